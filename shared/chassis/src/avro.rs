@@ -1,0 +1,150 @@
+//! Avro in Confluent's wire format: a zero, the schema's id in four bytes, the body.
+//!
+//! Promise: bytes that are not exactly one record of the writer's schema are refused, whatever they
+//! are, without a panic and without allocating more than a bounded amount. Apache Avro's reader
+//! alone takes the end of input inside a string for null and ignores bytes left over; see
+//! [`Whole`].
+
+use std::io::{self, Read};
+
+use apache_avro::{
+    Schema, from_value,
+    reader::datum::GenericDatumReader,
+    writer::datum::GenericDatumWriter,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+/// The largest body, in bytes, that is written or read: far above any event, far below the
+/// broker's limit for a record (1 MiB).
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// No array, map, string or bytes of a record may claim more memory than this.
+const ALLOCATION_BYTES_MAX: usize = 1024 * 1024;
+
+const MAGIC: u8 = 0;
+
+/// Bytes that are no record of ours, because. They become a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Undecodable(pub String);
+
+/// Identifies a schema by its text, white space apart: SHA-256 of the JSON without it.
+/// (Avro's own canonical form drops defaults and logical types, which matter here.)
+pub type Fingerprint = [u8; 32];
+
+/// Writer and reader of one schema, made once: resolving a schema costs more than using it.
+pub struct Codec {
+    schema: &'static Schema,
+    writer: GenericDatumWriter<'static>,
+    reader: GenericDatumReader<'static>,
+    /// Identifies the schema.
+    pub fingerprint: Fingerprint,
+}
+
+impl Codec {
+    /// Parses a schema.
+    ///
+    /// The parsed schema is never freed. There is one codec a schema version, and the caller keeps
+    /// it; only schemas that the registry holds, or that are compiled in, come here.
+    pub fn new(text: &str) -> Result<Codec, Undecodable> {
+        // Set once for the process, before the first decode would freeze the library's 512 MiB.
+        apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
+        let schema = Schema::parse_str(text).map_err(undecodable)?;
+        refuse_recursion(&schema)?;
+        let schema: &'static Schema = Box::leak(Box::new(schema));
+        Ok(Codec {
+            schema,
+            writer: GenericDatumWriter::builder(schema).human_readable(true).build().map_err(undecodable)?,
+            reader: GenericDatumReader::builder(schema).human_readable(true).build().map_err(undecodable)?,
+            fingerprint: fingerprint(text)?,
+        })
+    }
+
+    /// The body of an event, without wire header.
+    pub fn encode<T: Serialize>(&self, event: &T) -> Result<Vec<u8>, Undecodable> {
+        self.writer.write_ser_to_vec(event).map_err(undecodable)
+    }
+
+    /// Reads a body that was written with `written`'s schema into a struct of this codec's schema.
+    pub fn decode<T: DeserializeOwned>(&self, written: &Codec, body: &[u8]) -> Result<T, Undecodable> {
+        let mut input = Whole(body);
+        let event = if written.fingerprint == self.fingerprint {
+            self.reader.read_deser(&mut input).map_err(undecodable)?
+        } else {
+            // Another version: Avro's resolution fills in defaults, at five times the cost.
+            let resolving = GenericDatumReader::builder(written.schema)
+                .reader_schema(self.schema)
+                .build()
+                .map_err(undecodable)?;
+            let value = resolving.read_value(&mut input).map_err(undecodable)?;
+            from_value(&value).map_err(undecodable)?
+        };
+        match input.0.len() {
+            0 => Ok(event),
+            left => Err(Undecodable(format!("{left} bytes left over after the record"))),
+        }
+    }
+}
+
+/// Puts the wire header in front of a body.
+pub fn frame(schema_id: u32, body: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(5 + body.len());
+    record.push(MAGIC);
+    record.extend_from_slice(&schema_id.to_be_bytes());
+    record.extend_from_slice(body);
+    record
+}
+
+/// Takes the wire header off: the schema's id and the body.
+pub fn unframe(record: &[u8]) -> Result<(u32, &[u8]), Undecodable> {
+    let [magic, a, b, c, d, body @ ..] = record else {
+        return Err(Undecodable(format!("{} bytes are too few for a record", record.len())));
+    };
+    if *magic != MAGIC {
+        return Err(Undecodable(format!("the first byte is {magic}, not the magic 0")));
+    }
+    if body.len() > BODY_BYTES_MAX {
+        return Err(Undecodable(format!("a body of {} bytes exceeds {BODY_BYTES_MAX}", body.len())));
+    }
+    Ok((u32::from_be_bytes([*a, *b, *c, *d]), body))
+}
+
+/// See [`Fingerprint`].
+pub fn fingerprint(schema: &str) -> Result<Fingerprint, Undecodable> {
+    let json: serde_json::Value = serde_json::from_str(schema).map_err(undecodable)?;
+    Ok(Sha256::digest(json.to_string()).into())
+}
+
+/// A reader to whose end nobody can read: a short read is an error of its own kind.
+///
+/// apache-avro 0.22 turns `UnexpectedEof` inside a string or a union into null, so that a record
+/// cut short would read as a shorter record.
+struct Whole<'a>(&'a [u8]);
+
+impl Read for Whole<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.len() > self.0.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record ends early"));
+        }
+        self.0.read(buffer)
+    }
+}
+
+/// A type that contains itself lets a few kilobytes of input overflow the stack.
+fn refuse_recursion(schema: &Schema) -> Result<(), Undecodable> {
+    match schema {
+        Schema::Ref { name } => {
+            Err(Undecodable(format!("the schema refers to {name}, which could recurse")))
+        }
+        Schema::Record(record) => record.fields.iter().try_for_each(|f| refuse_recursion(&f.schema)),
+        Schema::Array(array) => refuse_recursion(&array.items),
+        Schema::Map(map) => refuse_recursion(&map.types),
+        Schema::Union(union) => union.variants().iter().try_for_each(refuse_recursion),
+        _ => Ok(()),
+    }
+}
+
+fn undecodable(error: impl std::fmt::Display) -> Undecodable {
+    Undecodable(error.to_string())
+}
