@@ -1,0 +1,86 @@
+//! Reads a struct of variables from the environment. A bad value is one sentence that names the
+//! variable, never a backtrace, and never shows a secret.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// A configuration that no service can run with, in one sentence.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadConfiguration(String);
+
+/// Reads a struct of variables from the process's environment.
+pub fn read<C: clap::Parser>() -> Result<C, BadConfiguration> {
+    read_from(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
+}
+
+/// Reads a struct of variables from anything that knows their values by name.
+pub fn read_from<C: clap::Parser>(
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<C, BadConfiguration> {
+    // The values are handed to clap as flags of its own: clap would take an empty variable for a
+    // value, and a test cannot change the environment of its process.
+    let command = C::command().no_binary_name(true);
+    let flags: Vec<String> = command
+        .get_arguments()
+        .filter_map(|arg| {
+            let value = value(arg.get_env()?.to_str()?).filter(|value| !value.is_empty())?;
+            Some(format!("--{}={value}", arg.get_long()?))
+        })
+        .collect();
+    command
+        .mut_args(|arg| arg.env(None))
+        .try_get_matches_from(flags)
+        .and_then(|matches| C::from_arg_matches(&matches))
+        .map_err(|error| sentence::<C>(&error))
+}
+
+/// Every variable of a struct with its default and meaning, one a line, for `--help`.
+pub fn variables<C: clap::Parser>() -> String {
+    let mut text = String::new();
+    for arg in C::command().get_arguments() {
+        let Some(name) = arg.get_env().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let default = match arg.get_default_values() {
+            [value] => format!(" (default {})", value.to_string_lossy()),
+            _ if arg.is_required_set() => " (required)".to_owned(),
+            _ => String::new(),
+        };
+        let meaning = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        text += &format!("  {name}{default}\n      {meaning}\n");
+    }
+    text
+}
+
+fn sentence<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    // clap speaks of `--database_url <DATABASE_URL>`; the reader knows the part in brackets.
+    let args = context(ContextKind::InvalidArg);
+    let names: Vec<&str> = args
+        .split(['<', '>'])
+        .skip(1)
+        .step_by(2)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let names = names.join(", ");
+    let command = C::command();
+    let is_secret = command
+        .get_arguments()
+        .any(|arg| arg.is_hide_env_values_set() && arg.get_env().is_some_and(|env| env == &*names));
+    let shown = match context(ContextKind::InvalidValue) {
+        value if !is_secret && !value.is_empty() => format!(" is `{value}`, which"),
+        _ => String::new(),
+    };
+    BadConfiguration(match (error.kind(), std::error::Error::source(error)) {
+        (ErrorKind::MissingRequiredArgument, _) => format!("{names} must be set."),
+        (_, Some(why)) => format!("{names}{shown} cannot be used: {why}."),
+        _ => format!(
+            "{names}{shown} is not one of: {}.",
+            context(ContextKind::ValidValue)
+        ),
+    })
+}
