@@ -1,0 +1,393 @@
+//! Serves a router over HTTP/1.1: every connection ends in bounded time, and a stop lets the
+//! requests under way finish, within a bound of its own.
+//!
+//! axum's own server would keep a half-sent header open for ever, and at a stop wait for a stalled
+//! request for ever.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits::{self, Limits};
+
+/// Serves until `stop`, then for at most `drain` the requests that are under way.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    serve_within(Limits::default(), listener, router, stop, drain).await
+}
+
+/// [`serve`] with limits other than the default.
+pub async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    let router = limits::hold(router, limits);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            (stream, slot) = accept(&listener, &slots) => {
+                connections.spawn(converse(stream, slot, router.clone(), limits, stop.clone()));
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(drain, drained).await.is_err() {
+        let open = connections.len();
+        tracing::warn!(
+            open,
+            "connections were closed amid a request: {drain:?} had passed"
+        );
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let slot = slots
+        .clone()
+        .acquire_owned()
+        .await
+        .expect("nobody closes this semaphore");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Mostly too many open files: no descriptor comes free by asking at once.
+                tracing::error!(%error, "no connection can be accepted");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    _slot: OwnedSemaphorePermit,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    // Best effort: without them a slow reader holds one of the slots for longer, and no more.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_buf_size(limits.header_bytes)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::routing::{get, post};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const QUICK: Duration = Duration::from_millis(300);
+    /// Far beyond every bound in these tests: a stream still open by then is open for ever.
+    const LONG: Duration = Duration::from_secs(5);
+
+    struct Server {
+        addr: SocketAddr,
+        stop: CancellationToken,
+        ended: JoinHandle<anyhow::Result<()>>,
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            header: QUICK,
+            request: QUICK,
+            connections: 4,
+            ..Limits::default()
+        }
+    }
+
+    async fn start(limits: Limits, drain: Duration) -> Server {
+        let router = Router::new()
+            .route("/", get(async || "here"))
+            .route("/echo", post(async |body: String| body))
+            .route("/panic", get(async || -> String { panic!("on purpose") }))
+            .route("/slow", get(slow).post(slow));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let ended = tokio::spawn(serve_within(limits, listener, router, stop.clone(), drain));
+        Server { addr, stop, ended }
+    }
+
+    async fn slow() -> &'static str {
+        sleep(Duration::from_millis(600)).await;
+        "at last"
+    }
+
+    impl Server {
+        async fn send(&self, text: &str) -> TcpStream {
+            let mut stream = TcpStream::connect(self.addr).await.unwrap();
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream
+        }
+
+        /// Everything until the server closes.
+        async fn ask(&self, text: &str) -> String {
+            read(self.send(text).await).await
+        }
+
+        async fn stopped(self) -> Duration {
+            let began = Instant::now();
+            self.stop.cancel();
+            timeout(LONG, self.ended).await.unwrap().unwrap().unwrap();
+            began.elapsed()
+        }
+    }
+
+    async fn read(mut stream: TcpStream) -> String {
+        let mut answer = String::new();
+        timeout(LONG, stream.read_to_string(&mut answer))
+            .await
+            .expect("the server closes")
+            .unwrap();
+        answer
+    }
+
+    fn assert_problem(answer: &str, status: &str, kind: &str) {
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("content-type: application/problem+json"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains(&format!("\"/problems/{kind}\"")),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_header_that_never_ends_is_closed_within_its_timeout() {
+        let server = start(limits(), LONG).await;
+        assert_eq!(server.ask("").await, "", "nothing sent");
+        assert_eq!(
+            server.ask("GET / HTTP/1.1\r\nhost: a\r\n").await,
+            "",
+            "half sent"
+        );
+        let kept = server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /").await;
+        assert!(kept.ends_with("here"), "half of a second one: {kept}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_a_408_within_the_request_timeout() {
+        let server = start(limits(), LONG).await;
+        let half = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+        assert_problem(&server.ask(half).await, "408", "request-timeout");
+        let chunked =
+            "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+        assert_problem(&server.ask(chunked).await, "408", "request-timeout");
+        let expecting =
+            "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+        let answer = server.ask(expecting).await;
+        let answer = answer
+            .strip_prefix("HTTP/1.1 100 Continue\r\n\r\n")
+            .expect("asked to go on");
+        assert_problem(answer, "408", "request-timeout");
+        let unread = "GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+        assert_problem(&server.ask(unread).await, "408", "request-timeout");
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_a_413_and_is_told_to_a_client_that_sends_it_all_first() {
+        let server = start(limits(), LONG).await;
+        let size = 300_000;
+        let declared = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
+        let whole = declared + &"x".repeat(size);
+        assert_problem(&server.ask(&whole).await, "413", "body-too-large");
+        let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", size, "x".repeat(size));
+        let chunked = "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        let mut stream = server.send(chunked).await;
+        stream.write_all(chunk.as_bytes()).await.unwrap();
+        assert_problem(&read(stream).await, "413", "body-too-large");
+        let asking = "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n\
+             content-length: 99999\r\n\r\n";
+        assert_problem(&server.ask(asking).await, "413", "body-too-large");
+        let fits = format!(
+            "{}{}",
+            "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n",
+            {
+                let body = "x".repeat(limits().body_bytes);
+                format!("content-length: {}\r\n\r\n{body}", body.len())
+            }
+        );
+        assert!(server.ask(&fits).await.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn a_header_over_the_limit_is_a_431() {
+        let server = start(limits(), LONG).await;
+        let long = format!(
+            "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
+            "x".repeat(17_000)
+        );
+        assert!(server.ask(&long).await.starts_with("HTTP/1.1 431 "));
+        let many = format!(
+            "GET / HTTP/1.1\r\nhost: a\r\n{}\r\n",
+            "x: y\r\n".repeat(200)
+        );
+        assert!(server.ask(&many).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_address_or_method_is_a_problem() {
+        let server = start(limits(), LONG).await;
+        let nowhere = server.ask("GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_problem(&nowhere, "404", "not-found");
+        let deleted = server.ask("DELETE /echo HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_problem(&deleted, "405", "method-not-allowed");
+        assert!(deleted.contains("allow: POST"), "{deleted}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_opaque_500_and_the_server_goes_on() {
+        let server = start(limits(), LONG).await;
+        let answer = server.ask("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_problem(&answer, "500", "internal");
+        assert!(!answer.contains("on purpose"), "{answer}");
+        assert!(
+            server
+                .ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .ends_with("here")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_takes_too_long_is_unavailable_to_a_reader_and_unknown_to_a_writer() {
+        let server = start(limits(), LONG).await;
+        let read = server.ask("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_problem(&read, "503", "unavailable");
+        let written = server
+            .ask("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        assert_problem(&written, "503", "outcome-unknown");
+        assert!(written.contains("retry-after: 1"), "{written}");
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_cap_wait_for_a_free_slot() {
+        let server = start(limits(), LONG).await;
+        let mut idle = Vec::new();
+        for _ in 0..limits().connections {
+            idle.push(server.send("GET / HTTP/1.1\r\nhost: a\r\n").await);
+        }
+        let began = Instant::now();
+        assert!(
+            server
+                .ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .ends_with("here")
+        );
+        assert!(
+            began.elapsed() > QUICK / 2,
+            "served beside {} others",
+            idle.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stop_closes_idle_connections_at_once() {
+        let server = start(
+            Limits {
+                header: LONG,
+                ..limits()
+            },
+            LONG,
+        )
+        .await;
+        let never_used = server.send("").await;
+        let mut kept = server.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut answer = [0; 512];
+        assert!(kept.read(&mut answer).await.unwrap() > 0);
+        assert!(server.stopped().await < QUICK);
+        assert_eq!(read(kept).await + &read(never_used).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_a_request_under_way_finish() {
+        let server = start(
+            Limits {
+                request: LONG,
+                ..limits()
+            },
+            LONG,
+        )
+        .await;
+        let under_way = server.send("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        sleep(Duration::from_millis(100)).await;
+        let addr = server.addr;
+        server.stopped().await;
+        assert!(read(under_way).await.ends_with("at last"));
+        assert!(
+            TcpStream::connect(addr).await.is_err(),
+            "nobody listens any more"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stalled_request_does_not_hold_a_stop_beyond_its_bound() {
+        let server = start(
+            Limits {
+                header: LONG,
+                request: LONG,
+                ..limits()
+            },
+            QUICK,
+        )
+        .await;
+        let _header = server.send("GET / HTTP/1.1\r\nhost").await;
+        let _body = server
+            .send("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx")
+            .await;
+        sleep(Duration::from_millis(100)).await;
+        let took = server.stopped().await;
+        assert!((QUICK..2 * QUICK).contains(&took), "{took:?}");
+    }
+}

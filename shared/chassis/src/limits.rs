@@ -1,0 +1,139 @@
+//! What a client may take: how many connections, how many bytes, how long. Beyond each there is an
+//! answer that says so, or a closed connection where there is nobody to answer.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::time::{Instant, timeout, timeout_at};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::observe;
+use crate::problem::Problem;
+
+/// What a client may take. The defaults are the promise; tests use shorter ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the opening of a connection, or the end of the request before, to the end of a header.
+    /// So it is also how long an idle connection is kept.
+    pub header: Duration,
+    /// From the end of the header to the answer, the sending of the body included.
+    pub request: Duration,
+    /// How long what we sent may stay unread by the client.
+    pub unread: Duration,
+    /// The size of a request's line and headers.
+    pub header_bytes: usize,
+    /// The size of a request's body.
+    pub body_bytes: usize,
+    /// Connections served at a time; further ones wait in the listener's backlog.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            request: Duration::from_secs(15),
+            unread: Duration::from_secs(15),
+            header_bytes: 16 * 1024,
+            body_bytes: 64 * 1024,
+            connections: 1024,
+        }
+    }
+}
+
+/// Puts a router behind the limits that are not the connection's, with an answer for whatever it
+/// does not answer itself: an unknown address or method, a panic.
+pub(crate) fn hold(router: Router, limits: Limits) -> Router {
+    router
+        .fallback(async || Problem::not_found("There is nothing at this address."))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "The header `Allow` names the methods that this address knows.",
+            )
+        })
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(limits, bounded))
+        .layer(middleware::from_fn(observe::request))
+}
+
+/// One deadline for the body and the answer. The body is read before the handler runs: so a slow
+/// sender is told so, and what a handler was cut off in was work.
+async fn bounded(
+    State(limits): State<Limits>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let deadline = Instant::now() + limits.request;
+    let is_safe = request.method().is_safe();
+    let request = match timeout_at(deadline, read_whole(request, limits.body_bytes)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(problem)) => return Ok(closing(problem)),
+        Err(_) => return Ok(closing(too_slow())),
+    };
+    timeout_at(deadline, next.run(request))
+        .await
+        .map_err(|_| match is_safe {
+            true => Problem::unavailable("The answer took too long."),
+            false => Problem::outcome_unknown(),
+        })
+}
+
+async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Problem> {
+    let (parts, mut body) = request.into_parts();
+    if body.size_hint().lower() > bytes_max as u64 {
+        // A client that waits for `100 Continue` has sent nothing and will not; any other would
+        // lose our answer to a reset connection if we closed it while it is still sending.
+        if !parts.headers.contains_key(header::EXPECT) {
+            let _ = timeout(Duration::from_secs(1), discard(&mut body, 16 * bytes_max)).await;
+        }
+        return Err(too_large(bytes_max));
+    }
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(body) => Ok(Request::from_parts(parts, Body::from(body.to_bytes()))),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
+        Err(_) => Err(Problem::malformed("The body ended before it was complete.")),
+    }
+}
+
+async fn discard(body: &mut Body, bytes_max: usize) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, |data| data.len());
+        if bytes > bytes_max {
+            return;
+        }
+    }
+}
+
+fn too_large(bytes_max: usize) -> Problem {
+    let detail = format!("The body may have {bytes_max} bytes at most.");
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+}
+
+fn too_slow() -> Problem {
+    let detail = "The body did not arrive in time; nothing was stored.";
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
+}
+
+/// Where a body is left unread the next request cannot be found.
+fn closing(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    // The panic hook has logged what and where.
+    Problem::internal().into_response()
+}

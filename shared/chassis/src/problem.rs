@@ -1,0 +1,215 @@
+//! What a client reads when it does not get what it asked for: `application/problem+json` (RFC
+//! 9457).
+//!
+//! Three outcomes exist: ok, refused (nothing was stored), unknown (ask again with the same key).
+//! Whoever answers 503 says which of the last two it is, and only [`Problem::outcome_unknown`] is
+//! the unknown one.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A refusal or a failure, as the client reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The last part of the type `/problems/{kind}`: lower case, words joined by hyphens, never
+    /// changed once published.
+    pub kind: &'static str,
+    /// What happened this time, for people.
+    pub detail: String,
+    /// The offending value's place in the request, like `lines[2].quantity`.
+    pub field: Option<String>,
+    /// When to ask again, at the earliest.
+    pub retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// Any status and kind; the constructors below read better where they fit.
+    pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            detail: detail.into(),
+            field: None,
+            retry_after: None,
+        }
+    }
+
+    /// 400: this is not the request that it claims to be (broken JSON, a bad header).
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed-request", detail)
+    }
+
+    /// 422: the request can be read, and the value of `field` breaks a rule.
+    pub fn invalid(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", detail).at(field)
+    }
+
+    /// 404: there is no such thing.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    /// 409: the state of things does not allow it.
+    pub fn conflict(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, detail)
+    }
+
+    /// 503: not now. Nothing was stored.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+        problem.retry_after = Some(RETRY_AFTER);
+        problem
+    }
+
+    /// 503: it may have been stored or not.
+    pub fn outcome_unknown() -> Self {
+        let mut problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "outcome-unknown",
+            "Whether this was stored is not known: ask again with the same Idempotency-Key.",
+        );
+        problem.retry_after = Some(RETRY_AFTER);
+        problem
+    }
+
+    /// 500: our fault. The reason is in the log and nowhere else.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something went wrong on our side.",
+        )
+    }
+
+    /// Names the offending value's place in the request.
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into()).filter(|field| !field.is_empty());
+        self
+    }
+
+    /// The kind, readable: `insufficient-funds` is "Insufficient funds".
+    fn title(&self) -> String {
+        let words = self.kind.replace('-', " ");
+        let (first, rest) = words.split_at(words.len().min(1));
+        first.to_uppercase() + rest
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_struct("Problem", 5)?;
+        object.serialize_field("type", &format_args!("/problems/{}", self.kind))?;
+        object.serialize_field("title", &self.title())?;
+        object.serialize_field("status", &self.status.as_u16())?;
+        object.serialize_field("detail", &self.detail)?;
+        match &self.field {
+            Some(field) => object.serialize_field("field", field)?,
+            None => object.skip_field("field")?,
+        }
+        object.end()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(&self)).into_response();
+        let content_type = HeaderValue::from_static("application/problem+json");
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type);
+        if let Some(after) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        }
+        response
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.status.as_u16(), self.kind, self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// For reads, and for writes before their COMMIT was sent: an error of the COMMIT itself leaves the
+/// outcome unknown, and is not for this conversion.
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        if is_passing(&error) {
+            return Self::unavailable(
+                "The database cannot be reached just now; nothing was stored.",
+            );
+        }
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a statement of the API failed"
+        );
+        Self::internal()
+    }
+}
+
+/// Whether the same statement may well succeed in a moment.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection, resources, operator and timeouts; serialization and deadlock; locks; a
+            // standby.
+            ["08", "53", "57", "40"]
+                .iter()
+                .any(|class| code.starts_with(class))
+                || ["55P03", "25006"].contains(&&*code)
+        }),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_reads_as_rfc_9457_says() {
+        let problem = Problem::invalid("lines[2].quantity", "It must be from 1 to 1,000.");
+        assert_eq!(
+            serde_json::to_value(&problem).unwrap(),
+            serde_json::json!({
+                "type": "/problems/invalid-value",
+                "title": "Invalid value",
+                "status": 422,
+                "detail": "It must be from 1 to 1,000.",
+                "field": "lines[2].quantity",
+            })
+        );
+        let response = Problem::outcome_unknown().into_response();
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            "application/problem+json"
+        );
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_database_that_is_away_is_unavailable_and_a_wrong_statement_is_our_fault() {
+        let away = Problem::from(sqlx::Error::PoolTimedOut);
+        assert_eq!((away.status.as_u16(), away.kind), (503, "unavailable"));
+        let wrong = Problem::from(sqlx::Error::ColumnNotFound("till".into()));
+        assert_eq!((wrong.status.as_u16(), wrong.kind), (500, "internal"));
+        assert!(!wrong.detail.contains("till"));
+    }
+}
