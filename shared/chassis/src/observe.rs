@@ -1,0 +1,125 @@
+//! Each request is a span, and is counted. Handlers run inside the span: what they publish
+//! continues the caller's trace.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::Response;
+use opentelemetry::trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::{Context, KeyValue};
+
+use crate::telemetry;
+
+/// Asked every few seconds by machines: as traces they would drown the others.
+const UNTRACED: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
+/// A middleware around every route.
+pub async fn request(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = known(request.method());
+    // The route, not the path: paths hold ids, and each would be a time series.
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let cx = match UNTRACED.contains(&&*path) {
+        true => Context::new(),
+        false => span(&request, method, &path),
+    };
+
+    let response = next.run(request).with_context(cx.clone()).await;
+
+    let status = response.status();
+    let span = cx.span();
+    span.set_attribute(KeyValue::new(
+        "http.response.status_code",
+        i64::from(status.as_u16()),
+    ));
+    if status.is_server_error() {
+        span.set_status(Status::error(""));
+    }
+    span.end();
+    metrics::counter!("http_requests_total",
+        "method" => method, "path" => path.clone(), "status" => status.as_str().to_owned())
+    .increment(1);
+    metrics::histogram!("http_request_duration_seconds", "method" => method, "path" => path)
+        .record(started.elapsed());
+    response
+}
+
+/// What the metrics of this file mean.
+pub fn describe() {
+    metrics::describe_counter!(
+        "http_requests_total",
+        "Requests answered, by method, route and status."
+    );
+    metrics::describe_histogram!(
+        "http_request_duration_seconds",
+        "From the end of a request's header to the start of its answer."
+    );
+}
+
+fn span(request: &Request, method: &'static str, path: &str) -> Context {
+    let header = request
+        .headers()
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok());
+    let caller = telemetry::context(header);
+    let tracer = telemetry::tracer();
+    let span = tracer
+        .span_builder(format!("{method} {path}"))
+        .with_kind(SpanKind::Server)
+        .with_attributes([
+            KeyValue::new("http.request.method", method),
+            KeyValue::new("http.route", path.to_owned()),
+            KeyValue::new("url.path", request.uri().path().to_owned()),
+            KeyValue::new("url.scheme", "http"),
+        ])
+        .start_with_context(&tracer, &caller);
+    caller.with_span(span)
+}
+
+/// A client may invent methods; each would be a time series.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use axum::{Router, middleware};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_runs_in_a_span_that_continues_its_callers_trace() {
+        opentelemetry::global::set_tracer_provider(SdkTracerProvider::builder().build());
+        let route = get(async || telemetry::traceparent(&Context::current()));
+        let router = Router::new().route("/baskets/{id}", route);
+        let router = router.layer(middleware::from_fn(super::request));
+        let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let asked = Request::get("/baskets/7").header("traceparent", caller);
+        let response = router
+            .oneshot(asked.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let inside = to_bytes(response.into_body(), 100).await.unwrap();
+        let inside = String::from_utf8(inside.to_vec()).unwrap();
+        assert_eq!(inside[..36], caller[..36], "the same trace");
+        assert_ne!(inside[36..52], caller[36..52], "a span of its own");
+    }
+}
