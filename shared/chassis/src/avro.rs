@@ -8,9 +8,7 @@
 use std::io::{self, Read};
 
 use apache_avro::{
-    Schema, from_value,
-    reader::datum::GenericDatumReader,
-    writer::datum::GenericDatumWriter,
+    Schema, from_value, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
@@ -55,8 +53,14 @@ impl Codec {
         let schema: &'static Schema = Box::leak(Box::new(schema));
         Ok(Codec {
             schema,
-            writer: GenericDatumWriter::builder(schema).human_readable(true).build().map_err(undecodable)?,
-            reader: GenericDatumReader::builder(schema).human_readable(true).build().map_err(undecodable)?,
+            writer: GenericDatumWriter::builder(schema)
+                .human_readable(true)
+                .build()
+                .map_err(undecodable)?,
+            reader: GenericDatumReader::builder(schema)
+                .human_readable(true)
+                .build()
+                .map_err(undecodable)?,
             fingerprint: fingerprint(text)?,
         })
     }
@@ -67,7 +71,11 @@ impl Codec {
     }
 
     /// Reads a body that was written with `written`'s schema into a struct of this codec's schema.
-    pub fn decode<T: DeserializeOwned>(&self, written: &Codec, body: &[u8]) -> Result<T, Undecodable> {
+    pub fn decode<T: DeserializeOwned>(
+        &self,
+        written: &Codec,
+        body: &[u8],
+    ) -> Result<T, Undecodable> {
         let mut input = Whole(body);
         let event = if written.fingerprint == self.fingerprint {
             self.reader.read_deser(&mut input).map_err(undecodable)?
@@ -82,7 +90,9 @@ impl Codec {
         };
         match input.0.len() {
             0 => Ok(event),
-            left => Err(Undecodable(format!("{left} bytes left over after the record"))),
+            left => Err(Undecodable(format!(
+                "{left} bytes left over after the record"
+            ))),
         }
     }
 }
@@ -99,13 +109,21 @@ pub fn frame(schema_id: u32, body: &[u8]) -> Vec<u8> {
 /// Takes the wire header off: the schema's id and the body.
 pub fn unframe(record: &[u8]) -> Result<(u32, &[u8]), Undecodable> {
     let [magic, a, b, c, d, body @ ..] = record else {
-        return Err(Undecodable(format!("{} bytes are too few for a record", record.len())));
+        return Err(Undecodable(format!(
+            "{} bytes are too few for a record",
+            record.len()
+        )));
     };
     if *magic != MAGIC {
-        return Err(Undecodable(format!("the first byte is {magic}, not the magic 0")));
+        return Err(Undecodable(format!(
+            "the first byte is {magic}, not the magic 0"
+        )));
     }
     if body.len() > BODY_BYTES_MAX {
-        return Err(Undecodable(format!("a body of {} bytes exceeds {BODY_BYTES_MAX}", body.len())));
+        return Err(Undecodable(format!(
+            "a body of {} bytes exceeds {BODY_BYTES_MAX}",
+            body.len()
+        )));
     }
     Ok((u32::from_be_bytes([*a, *b, *c, *d]), body))
 }
@@ -125,7 +143,10 @@ struct Whole<'a>(&'a [u8]);
 impl Read for Whole<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.len() > self.0.len() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record ends early"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the record ends early",
+            ));
         }
         self.0.read(buffer)
     }
@@ -134,10 +155,13 @@ impl Read for Whole<'_> {
 /// A type that contains itself lets a few kilobytes of input overflow the stack.
 fn refuse_recursion(schema: &Schema) -> Result<(), Undecodable> {
     match schema {
-        Schema::Ref { name } => {
-            Err(Undecodable(format!("the schema refers to {name}, which could recurse")))
-        }
-        Schema::Record(record) => record.fields.iter().try_for_each(|f| refuse_recursion(&f.schema)),
+        Schema::Ref { name } => Err(Undecodable(format!(
+            "the schema refers to {name}, which could recurse"
+        ))),
+        Schema::Record(record) => record
+            .fields
+            .iter()
+            .try_for_each(|f| refuse_recursion(&f.schema)),
         Schema::Array(array) => refuse_recursion(&array.items),
         Schema::Map(map) => refuse_recursion(&map.types),
         Schema::Union(union) => union.variants().iter().try_for_each(refuse_recursion),

@@ -58,7 +58,15 @@ impl Topic {
         schema: &'static str,
     ) -> Topic {
         let (partitions, retention) = (12, Retention::Days(14));
-        Topic { name, publisher, subscribers, partitions, retention, schema, codec: OnceLock::new() }
+        Topic {
+            name,
+            publisher,
+            subscribers,
+            partitions,
+            retention,
+            schema,
+            codec: OnceLock::new(),
+        }
     }
 
     /// A compacted topic of state, in 12 partitions.
@@ -69,7 +77,15 @@ impl Topic {
         schema: &'static str,
     ) -> Topic {
         let (partitions, retention) = (12, Retention::Compact);
-        Topic { name, publisher, subscribers, partitions, retention, schema, codec: OnceLock::new() }
+        Topic {
+            name,
+            publisher,
+            subscribers,
+            partitions,
+            retention,
+            schema,
+            codec: OnceLock::new(),
+        }
     }
 
     /// The registry's name for this topic's schema (Confluent's `TopicNameStrategy`).
@@ -82,7 +98,8 @@ impl Topic {
     /// # Panics
     /// If the schema that was compiled in is not valid Avro; the contract tests use every one.
     pub fn codec(&'static self) -> &'static Codec {
-        self.codec.get_or_init(|| Codec::new(self.schema).expect("the committed schema is valid"))
+        self.codec
+            .get_or_init(|| Codec::new(self.schema).expect("the committed schema is valid"))
     }
 }
 
@@ -127,8 +144,15 @@ impl Outgoing {
     /// # Panics
     /// If the struct does not fit its schema, which the contract tests rule out.
     pub fn of<E: Event>(event: &E) -> Outgoing {
-        let body = E::topic().codec().encode(event).expect("the struct fits its schema");
-        Outgoing { topic: E::topic(), key: event.key(), body }
+        let body = E::topic()
+            .codec()
+            .encode(event)
+            .expect("the struct fits its schema");
+        Outgoing {
+            topic: E::topic(),
+            key: event.key(),
+            body,
+        }
     }
 }
 

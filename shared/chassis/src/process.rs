@@ -1,0 +1,112 @@
+//! The process of a service: `serve | migrate | health`, from the first line of `main` to the exit
+//! code.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::migrate::Migrator;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::environment::{self, BadConfiguration};
+use crate::service::Service;
+use crate::{schema, telemetry};
+
+const BAD_CONFIGURATION: u8 = 64;
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The `main` of a service. `serve` makes its parts and ends in [`Service::run`].
+pub fn main<F, R>(name: &'static str, migrator: Migrator, serve: F) -> ExitCode
+where
+    F: FnOnce(Service) -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let mut args = std::env::args().skip(1);
+    let command = match (args.next().as_deref(), args.next()) {
+        (Some(command @ ("serve" | "migrate" | "health")), None) => command.to_owned(),
+        _ => {
+            let variables = environment::variables::<Config>();
+            eprintln!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(name, &error.into()),
+    };
+    let ended = runtime.block_on(async {
+        let config: Config = environment::read()?;
+        match &*command {
+            "serve" => started(name, config, migrator, serve).await,
+            "migrate" => {
+                telemetry::init_logs(config.log_format)?;
+                schema::migrate(name, &config, migrator).await
+            }
+            _ => health(config.probe_addr).await,
+        }
+    });
+    // A thread that blocks would keep the runtime, and so the process, for as long as it likes.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(name, &error),
+    }
+}
+
+async fn started<F, R>(
+    name: &'static str,
+    config: Config,
+    migrator: Migrator,
+    serve: F,
+) -> anyhow::Result<()>
+where
+    F: FnOnce(Service) -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let telemetry = telemetry::init(name, &config)?;
+    let service = Service::new(name, config, migrator, telemetry.metrics())?;
+    let ended = serve(service).await;
+    telemetry.shutdown().await;
+    ended
+}
+
+fn failed(name: &str, error: &anyhow::Error) -> ExitCode {
+    // Before there are logs, and of a configuration that may keep them from being, people are told
+    // directly.
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{name} ends: {error:#}");
+    } else {
+        eprintln!("{name}: {error:#}");
+    }
+    match error.is::<BadConfiguration>() {
+        true => ExitCode::from(BAD_CONFIGURATION),
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// What a container's health check runs: is the service beside it ready?
+pub(crate) async fn health(mut probe_addr: SocketAddr) -> anyhow::Result<()> {
+    if probe_addr.ip().is_unspecified() {
+        probe_addr.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let ask = async {
+        let mut stream = TcpStream::connect(probe_addr).await?;
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nhost: {probe_addr}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = timeout(HEALTH_TIMEOUT, ask)
+        .await
+        .with_context(|| format!("{probe_addr} did not answer within {HEALTH_TIMEOUT:?}"))?
+        .with_context(|| format!("{probe_addr} cannot be asked"))?;
+    let status = answer.lines().next().unwrap_or_default();
+    anyhow::ensure!(status.starts_with("HTTP/1.1 200 "), "not ready: {status}");
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! The pool, and the schema that a service's own database must have.
+//!
+//! `migrate` changes it, as the role that owns it. `serve` only looks: it waits for a schema that
+//! is at least as new as itself, so that an older version can run beside a newer schema, and never
+//! the other way round.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::time::{Instant, sleep};
+
+use crate::config::{Config, Secret};
+
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const MIGRATION_WAIT: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_secs(1);
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// The pool of the serving role. It connects when first used, so that a service starts without its
+/// database.
+pub fn connect(service: &str, config: &Config) -> anyhow::Result<PgPool> {
+    // No statement, lock or forgotten transaction may hold others up for ever, and a backend whose
+    // client vanished must let go of its locks: Linux alone would wait two hours.
+    let options = options(service, &config.database_url)?.options([
+        ("statement_timeout", "5s"),
+        ("lock_timeout", "2s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(config.database_pool_size)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from
+/// two places at once.
+pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
+    let owner = config
+        .migration_database_url
+        .as_ref()
+        .unwrap_or(&config.database_url);
+    let owner = options(service, owner)?;
+    let mut db = connect_within(&owner, MIGRATION_WAIT).await?;
+    // An older version may be deployed again after a newer one; its migrations are all there.
+    migrator.set_ignore_missing(true);
+    migrator
+        .run(&mut db)
+        .await
+        .context("the migrations failed")?;
+    let server = options(service, &config.database_url)?;
+    if server.get_username() != owner.get_username() {
+        grant(&mut db, server.get_username())
+            .await
+            .context("the grants failed")?;
+    }
+    let version = newest(&migrator);
+    tracing::info!(version, "the schema is up to date");
+    Ok(db.close().await?)
+}
+
+/// Waits, for ever if need be, until the schema is as new as the newest embedded migration.
+pub async fn wait_until_current(db: &PgPool, migrator: &Migrator) {
+    let needed = newest(migrator);
+    let mut logged: Option<(String, Instant)> = None;
+    loop {
+        let applied: Result<Option<i64>, sqlx::Error> =
+            sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
+                .fetch_one(db)
+                .await;
+        let why = match applied {
+            Ok(Some(version)) if version >= needed => return,
+            Ok(version) => format!(
+                "its schema is at {}, {needed} is needed",
+                version.unwrap_or(0)
+            ),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+                "it was never migrated".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let is_news = logged
+            .as_ref()
+            .is_none_or(|(last, at)| *last != why || at.elapsed() > LOG_EVERY);
+        if is_news {
+            tracing::warn!("waiting for the database: {why}");
+            logged = Some((why, Instant::now()));
+        }
+        sleep(RETRY).await;
+    }
+}
+
+fn newest(migrator: &Migrator) -> i64 {
+    migrator
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
+}
+
+async fn connect_within(
+    options: &PgConnectOptions,
+    bound: Duration,
+) -> anyhow::Result<PgConnection> {
+    let deadline = Instant::now() + bound;
+    loop {
+        match PgConnection::connect_with(options).await {
+            Ok(db) => return Ok(db),
+            Err(error) if Instant::now() < deadline => {
+                tracing::warn!(%error, "waiting for the database");
+                sleep(RETRY).await;
+            }
+            Err(error) => return Err(error).context(format!("no database within {bound:?}")),
+        }
+    }
+}
+
+async fn grant(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
+    let role = format!("\"{}\"", role.replace('"', "\"\""));
+    let mut tx = db.begin().await?;
+    // Two grants at once on one table fail with "tuple concurrently updated".
+    sqlx::query("select pg_advisory_xact_lock(hashtext('grants'))")
+        .execute(&mut *tx)
+        .await?;
+    let schema: String = sqlx::query_scalar("select quote_ident(current_schema())")
+        .fetch_one(&mut *tx)
+        .await?;
+    for grant in [
+        format!("grant usage on schema {schema} to {role}"),
+        format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),
+        format!("grant usage on all sequences in schema {schema} to {role}"),
+        format!("revoke insert, update, delete on _sqlx_migrations from {role}"),
+    ] {
+        sqlx::query(AssertSqlSafe(grant)).execute(&mut *tx).await?;
+    }
+    tx.commit().await
+}
+
+fn options(service: &str, url: &Secret) -> anyhow::Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url.expose()).context("the database's URL")?;
+    Ok(options.application_name(service))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::borrow::Cow;
+
+    use sqlx::SqlSafeStr;
+    use sqlx::migrate::{Migration, MigrationType};
+
+    use super::*;
+
+    /// A database of its own for a test, with an owner and a server, on the cluster of
+    /// TEST_DATABASE_URL.
+    pub(crate) async fn fresh_database() -> (Secret, Secret) {
+        let cluster = std::env::var("TEST_DATABASE_URL")
+            .expect("TEST_DATABASE_URL is the superuser's URL of a throw-away cluster");
+        let cluster = PgConnectOptions::from_str(&cluster).unwrap();
+        let mut db = PgConnection::connect_with(&cluster).await.unwrap();
+        let name = format!("t{}", uuid::Uuid::now_v7().simple());
+        for statement in [
+            format!("create role \"{name} owner\" login"),
+            format!("create role \"{name} server\" login"),
+            format!("create database {name} owner \"{name} owner\""),
+        ] {
+            sqlx::query(AssertSqlSafe(statement))
+                .execute(&mut db)
+                .await
+                .unwrap();
+        }
+        let at = format!("{}:{}/{name}", cluster.get_host(), cluster.get_port());
+        let url = |role| Secret::from(format!("postgres://{name}%20{role}@{at}"));
+        (url("owner"), url("server"))
+    }
+
+    pub(crate) fn config(owner: Secret, server: Secret) -> Config {
+        crate::environment::read_from(|name| match name {
+            "DATABASE_URL" => Some(server.expose().to_owned()),
+            "MIGRATION_DATABASE_URL" => Some(owner.expose().to_owned()),
+            "KAFKA_BOOTSTRAP_SERVERS" | "SCHEMA_REGISTRY_URL" => Some("nowhere".to_owned()),
+            _ => None,
+        })
+        .unwrap()
+    }
+
+    pub(crate) fn migrations(upto: i64) -> Migrator {
+        let migration = |version| {
+            let sql =
+                AssertSqlSafe(format!("create table t{version} (id bigserial)")).into_sql_str();
+            Migration::new(
+                version,
+                Cow::from("tables"),
+                MigrationType::Simple,
+                sql,
+                false,
+            )
+        };
+        Migrator::with_migrations((1..=upto).map(migration).collect())
+    }
+
+    #[tokio::test]
+    async fn migrate_lets_the_serving_role_work_in_every_table_and_change_none() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner, server);
+        let (once, twice) = (
+            migrate("till", &config, migrations(2)),
+            migrate("till", &config, migrations(2)),
+        );
+        let (once, twice) = tokio::join!(once, twice);
+        once.and(twice).unwrap();
+        let db = connect("till", &config).unwrap();
+        for may in [
+            "insert into t1 default values",
+            "update t2 set id = 2",
+            "delete from t1",
+            "select id from t2",
+        ] {
+            sqlx::query(may).execute(&db).await.expect(may);
+        }
+        for may_not in [
+            "drop table t1",
+            "delete from _sqlx_migrations",
+            "create table mine ()",
+        ] {
+            let refused = sqlx::query(may_not).execute(&db).await.expect_err(may_not);
+            assert!(
+                refused
+                    .as_database_error()
+                    .unwrap()
+                    .code()
+                    .is_some_and(|code| code == "42501")
+            );
+        }
+        let name: String = sqlx::query_scalar("show application_name")
+            .fetch_one(&db)
+            .await
+            .unwrap();
+        assert_eq!(name, "till");
+        let timeout: String = sqlx::query_scalar("show statement_timeout")
+            .fetch_one(&db)
+            .await
+            .unwrap();
+        assert_eq!(timeout, "5s");
+    }
+
+    #[tokio::test]
+    async fn serve_waits_for_a_schema_as_new_as_itself_and_a_newer_one_is_fine() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner, server);
+        let db = connect("till", &config).unwrap();
+        let waits = async |version| {
+            let migrator = migrations(version);
+            let looked = wait_until_current(&db, &migrator);
+            tokio::time::timeout(Duration::from_millis(300), looked)
+                .await
+                .is_err()
+        };
+        assert!(waits(1).await, "never migrated");
+        migrate("till", &config, migrations(2)).await.unwrap();
+        assert!(waits(3).await, "older than needed");
+        assert!(!waits(2).await);
+        assert!(!waits(1).await, "newer than needed");
+        migrate("till", &config, migrations(1))
+            .await
+            .expect("an older version is deployed again");
+    }
+}
