@@ -136,6 +136,7 @@ mod tests {
         Limits {
             header: QUICK,
             request: QUICK,
+            unread: QUICK,
             connections: 4,
             ..Limits::default()
         }
@@ -146,6 +147,7 @@ mod tests {
             .route("/", get(async || "here"))
             .route("/echo", post(async |body: String| body))
             .route("/panic", get(async || -> String { panic!("on purpose") }))
+            .route("/huge", get(async || "x".repeat(50_000_000)))
             .route("/slow", get(slow).post(slow));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -330,6 +332,21 @@ mod tests {
             "served beside {} others",
             idle.len()
         );
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answer_gives_its_slot_back() {
+        let server = start(
+            Limits {
+                connections: 1,
+                ..limits()
+            },
+            LONG,
+        )
+        .await;
+        let _deaf = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let next = server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(next.ends_with("here"), "{next}");
     }
 
     #[tokio::test]

@@ -28,9 +28,12 @@ where
     let mut args = std::env::args().skip(1);
     let command = match (args.next().as_deref(), args.next()) {
         (Some(command @ ("serve" | "migrate" | "health")), None) => command.to_owned(),
+        (Some("help" | "--help" | "-h"), None) => {
+            println!("{}", usage(name));
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            let variables = environment::variables::<Config>();
-            eprintln!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}");
+            eprintln!("{}", usage(name));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -72,6 +75,11 @@ where
     let ended = serve(service).await;
     telemetry.shutdown().await;
     ended
+}
+
+fn usage(name: &str) -> String {
+    let variables = environment::variables::<Config>();
+    format!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}")
 }
 
 fn failed(name: &str, error: &anyhow::Error) -> ExitCode {

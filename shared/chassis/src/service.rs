@@ -175,10 +175,14 @@ impl Service {
         // What is cut off here was rolled back; the timeout is for a database that is away.
         let _ = timeout(EDGE_DRAIN, self.db.close()).await;
 
-        ended.and(drained).and(stopped).and(closed)?;
-        anyhow::ensure!(late.is_empty(), "did not stop within {bound:?}: {late}");
-        tracing::info!("stopped");
-        Ok(())
+        let ended = ended.and(drained).and(stopped).and(closed);
+        let late = (!late.is_empty()).then(|| format!("did not stop within {bound:?}: {late}"));
+        match (ended, late) {
+            (Ok(()), None) => Ok(tracing::info!("stopped")),
+            (Ok(()), Some(late)) => Err(anyhow::anyhow!(late)),
+            (Err(failure), None) => Err(failure),
+            (Err(failure), Some(late)) => Err(failure.context(late)),
+        }
     }
 
     /// Binds all three ports, so that a taken one is told at once, and serves them from then on.

@@ -22,8 +22,9 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 use crate::observe;
 
-const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn";
+const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const UPKEEP: Duration = Duration::from_secs(5);
 
 const SECONDS: [f64; 14] = [
@@ -68,7 +69,14 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("the logs were set up before: {error}"))?;
-    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!("panicked at {place}: {message}");
+    }));
     Ok(())
 }
 
@@ -80,7 +88,7 @@ impl Telemetry {
 
     /// Sends the last spans. The exporter blocks, so this happens off the runtime's own threads.
     pub async fn shutdown(self) {
-        let flush = move || self.traces.shutdown_with_timeout(EXPORT_TIMEOUT);
+        let flush = move || self.traces.shutdown_with_timeout(FLUSH_TIMEOUT);
         match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last spans were not exported"),
