@@ -1,0 +1,111 @@
+//! What the payment service says.
+
+use chassis::event::{Event, Topic};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// See [`PaymentVerified`].
+pub static VERIFIED: Topic = Topic::facts(
+    "payments.verified",
+    "payment",
+    &["order"],
+    include_str!("../../../schemas/payments.verified.avsc"),
+);
+
+/// See [`PaymentDeclined`].
+pub static DECLINED: Topic = Topic::facts(
+    "payments.declined",
+    "payment",
+    &["order"],
+    include_str!("../../../schemas/payments.declined.avsc"),
+);
+
+/// See [`PaymentRefunded`].
+pub static REFUNDED: Topic = Topic::facts(
+    "payments.refunded",
+    "payment",
+    &["order"],
+    include_str!("../../../schemas/payments.refunded.avsc"),
+);
+
+/// The money for an order was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentVerified {
+    /// The order.
+    pub order_id: Uuid,
+    /// What was taken.
+    pub amount_cents: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Database time of the decision.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// The order can't be paid for; nothing was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentDeclined {
+    /// The order.
+    pub order_id: Uuid,
+    /// Why.
+    pub reason: DeclineReason,
+    /// Database time of the decision.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// Why a payment was declined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeclineReason {
+    /// The balance is smaller than the total.
+    InsufficientFunds,
+    /// The customer has no account.
+    NoAccount,
+    /// The account is in another currency.
+    CurrencyMismatch,
+    /// A reason newer than this reader.
+    Unknown,
+}
+
+/// A cancelled order is undone on payment's side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentRefunded {
+    /// The order.
+    pub order_id: Uuid,
+    /// What was given back; `None` where nothing had been taken.
+    pub amount_cents: Option<i64>,
+    /// ISO 4217; `None` where there is no amount.
+    pub currency: Option<String>,
+    /// Database time of the decision.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub occurred_at: DateTime<Utc>,
+}
+
+impl Event for PaymentVerified {
+    fn topic() -> &'static Topic {
+        &VERIFIED
+    }
+    fn key(&self) -> String {
+        self.order_id.to_string()
+    }
+}
+
+impl Event for PaymentDeclined {
+    fn topic() -> &'static Topic {
+        &DECLINED
+    }
+    fn key(&self) -> String {
+        self.order_id.to_string()
+    }
+}
+
+impl Event for PaymentRefunded {
+    fn topic() -> &'static Topic {
+        &REFUNDED
+    }
+    fn key(&self) -> String {
+        self.order_id.to_string()
+    }
+}

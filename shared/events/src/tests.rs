@@ -1,0 +1,152 @@
+//! The contracts hold: struct and schema agree, in both directions.
+
+use std::collections::BTreeSet;
+
+use chassis::event::{Event, Retention};
+use chrono::DateTime;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{TOPICS, orders, orders::*, payments::*, stock::*};
+
+const ID: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_cdef);
+
+fn now() -> chrono::DateTime<chrono::Utc> {
+    DateTime::from_timestamp_micros(1_795_132_800_123_456).unwrap()
+}
+
+/// Writes, reads, compares; then compares the struct's fields with the schema's, so that neither has
+/// one that the other lacks, and cuts and extends the body, which must not read.
+fn agrees<E: Event + PartialEq + std::fmt::Debug>(event: E) {
+    let codec = E::topic().codec();
+    let body = codec.encode(&event).unwrap();
+    assert_eq!(codec.decode::<E>(codec, &body).unwrap(), event);
+
+    let fields: BTreeSet<String> =
+        serde_json::to_value(&event).unwrap().as_object().unwrap().keys().cloned().collect();
+    let schema: Value = serde_json::from_str(E::topic().schema).unwrap();
+    let declared: BTreeSet<String> = schema["fields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|field| field["name"].as_str().unwrap().to_string())
+        .collect();
+    assert_eq!(fields, declared, "{}", E::topic().name);
+
+    for end in 0..body.len() {
+        assert!(codec.decode::<E>(codec, &body[..end]).is_err(), "cut at {end}: {event:?}");
+    }
+    let longer = [&body[..], &[0]].concat();
+    assert!(codec.decode::<E>(codec, &longer).is_err(), "a byte too many: {event:?}");
+}
+
+#[test]
+fn every_struct_writes_and_reads_exactly_its_schema() {
+    let line = OrderLine { sku: "pen".into(), quantity: 2, unit_price_cents: 150 };
+    let confirmed = ConfirmedLine { sku: "pen".into(), quantity: 2, unit_price_cents: 150 };
+    let (order_id, customer_id, occurred_at) = (ID, ID, now());
+    let currency = || "EUR".to_string();
+    let lines = vec![line];
+    agrees(OrderCreated { order_id, customer_id, lines, total_cents: 300, currency: currency(), occurred_at });
+    let lines = vec![confirmed];
+    agrees(OrderConfirmed { order_id, customer_id, lines, total_cents: 300, currency: currency(), occurred_at });
+    for reason in [
+        CancelReason::PaymentDeclined,
+        CancelReason::StockRejected,
+        CancelReason::Customer,
+        CancelReason::Deadline,
+        CancelReason::Unknown,
+    ] {
+        agrees(OrderCancelled { order_id, reason, occurred_at });
+    }
+    agrees(PaymentVerified { order_id, amount_cents: 300, currency: currency(), occurred_at });
+    for reason in [
+        DeclineReason::InsufficientFunds,
+        DeclineReason::NoAccount,
+        DeclineReason::CurrencyMismatch,
+        DeclineReason::Unknown,
+    ] {
+        agrees(PaymentDeclined { order_id, reason, occurred_at });
+    }
+    let amount_cents = Some(300);
+    agrees(PaymentRefunded { order_id, amount_cents, currency: Some(currency()), occurred_at });
+    agrees(PaymentRefunded { order_id, amount_cents: None, currency: None, occurred_at });
+    let lines = vec![ReservedLine { sku: "pen".into(), quantity: 2 }];
+    agrees(StockReserved { order_id, lines, occurred_at });
+    for reason in [RejectReason::OutOfStock, RejectReason::NoSuchItem, RejectReason::Unknown] {
+        let sku = "pen".to_string();
+        agrees(StockRejected { order_id, reason, sku, requested: 2, available: 1, occurred_at });
+    }
+    let lines = vec![ReleasedLine { sku: "pen".into(), quantity: 2 }];
+    agrees(StockReleased { order_id, lines, occurred_at });
+    agrees(StockReleased { order_id, lines: vec![], occurred_at });
+    let (sku, name) = ("pen".to_string(), "Pen".to_string());
+    agrees(StockItem { sku, name, price_cents: 150, currency: currency(), version: 1, occurred_at });
+}
+
+#[test]
+fn every_schema_file_is_one_declared_topic_and_says_what_its_fields_mean() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas");
+    let files: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let declared: BTreeSet<String> =
+        TOPICS.iter().map(|topic| format!("{}.avsc", topic.name)).collect();
+    assert_eq!(files, declared);
+    for topic in TOPICS {
+        documented(topic.name, &serde_json::from_str(topic.schema).unwrap());
+        assert_eq!(topic.retention == Retention::Compact, topic.name == "stock.items");
+    }
+}
+
+/// Every record, enum and field has a `doc`; every enum a default, so that a reader survives a
+/// symbol it does not know.
+fn documented(topic: &str, schema: &Value) {
+    if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
+        assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);
+        assert!(kind != "enum" || schema["default"] == "unknown", "{topic}: an enum lacks its default");
+    }
+    for field in schema["fields"].as_array().into_iter().flatten() {
+        assert!(field["doc"].is_string(), "{topic}: {} has no doc", field["name"]);
+        documented(topic, &field["type"]);
+    }
+    if schema["items"].is_object() {
+        documented(topic, &schema["items"]);
+    }
+}
+
+#[test]
+fn a_reader_survives_what_a_newer_writer_adds() {
+    use chassis::avro::Codec;
+    let mut newer: Value = serde_json::from_str(CANCELLED.schema).unwrap();
+    let fields = newer["fields"].as_array_mut().unwrap();
+    fields[1]["type"]["symbols"].as_array_mut().unwrap().push("fraud".into());
+    fields.push(serde_json::json!({"name": "note", "type": ["null", "string"], "default": null}));
+    let newer = Codec::new(&newer.to_string()).unwrap();
+
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "snake_case")]
+    enum CancelReason {
+        Fraud,
+    }
+    #[derive(serde::Serialize)]
+    struct OrderCancelled {
+        order_id: Uuid,
+        reason: CancelReason,
+        occurred_at: i64,
+        note: Option<&'static str>,
+    }
+    let event = OrderCancelled {
+        order_id: ID,
+        reason: CancelReason::Fraud,
+        occurred_at: 1,
+        note: Some("seen before"),
+    };
+    let body = newer.encode(&event).unwrap();
+    let read: orders::OrderCancelled = CANCELLED.codec().decode(&newer, &body).unwrap();
+    assert_eq!((read.order_id, read.reason), (ID, orders::CancelReason::Unknown));
+    for end in 0..body.len() {
+        assert!(CANCELLED.codec().decode::<orders::OrderCancelled>(&newer, &body[..end]).is_err());
+    }
+}
