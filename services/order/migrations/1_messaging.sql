@@ -1,0 +1,82 @@
+-- What every service keeps for its three loops. This file is the same in every service, on purpose:
+-- a service's migrations show its whole database. `make check` compares the copies.
+
+-- Events that were decided and not yet acknowledged by the broker. The relay deletes a row when its
+-- record is acknowledged, so the table is as long as what is waiting.
+create table outbox (
+    -- Drawn while the aggregate is locked, so it orders the events of one key. It does not order
+    -- commits: the relay takes what is there and never continues after the last one it saw.
+    position           bigint generated always as identity primary key,
+    event_id           uuid not null,
+    topic              text not null,
+    key                text not null,
+    schema_fingerprint bytea not null,
+    -- Without the wire header: writing an event needs no registry. The bound is the chassis's
+    -- `BODY_BYTES_MAX`, well below what a broker takes.
+    body               bytea not null check (octet_length(body) <= 262144),
+    traceparent        text,
+    cause              uuid,
+    occurred_at        timestamptz not null
+)
+-- Rows come and go by the thousand: the default of a fifth of the table would let it bloat.
+with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+
+-- The text of each schema that an outbox row was written with, so that a relay of an older version
+-- can publish what a newer replica wrote.
+create table outbox_schemas (
+    fingerprint bytea primary key,
+    schema      text not null
+);
+
+-- One row for each event that was handled, written in the transaction of its effect.
+create table inbox (
+    event_id    uuid primary key,
+    topic       text not null,
+    received_at timestamptz not null default now()
+);
+-- For pruning by time of receipt; rows arrive in that order, so a few kilobytes of BRIN are enough.
+create index inbox_received_at on inbox using brin (received_at) with (autosummarize = on);
+
+-- Answers to commands that came with an Idempotency-Key, for 24 hours. A row without an answer
+-- exists only inside the transaction that is working on it.
+create table idempotency_keys (
+    path         text not null,
+    key          text not null,
+    request_hash bytea not null,
+    status       smallint,
+    location     text,
+    answer       bytea,
+    created_at   timestamptz not null default now(),
+    primary key (path, key)
+);
+create index idempotency_keys_created_at on idempotency_keys using brin (created_at) with (autosummarize = on);
+
+-- Events that can never be handled, set aside with their bytes and the reason.
+create table dead_letters (
+    letter_id   bigint generated always as identity primary key,
+    -- Where it lies. A cluster made anew counts from 0 again, hence its id and the hash.
+    cluster     text not null,
+    topic       text not null,
+    partition   integer not null,
+    "offset"    bigint not null,
+    hash        bytea not null,
+    event_id    uuid,
+    key         bytea,
+    headers     jsonb not null,
+    -- Null is what the record held, not an omission.
+    record      bytea,
+    kind        text not null check (kind in ('undecodable', 'impossible', 'failing')),
+    reason      text not null,
+    state       text not null default 'waiting' check (state in ('waiting', 'replayed', 'discarded')),
+    received_at timestamptz not null default now(),
+    settled_at  timestamptz,
+    unique (cluster, topic, partition, "offset", hash)
+);
+
+-- Whether the consumer was paused by a run of events that it could not handle. One row.
+create table consumer (
+    only_row  boolean primary key default true check (only_row),
+    paused_at timestamptz,
+    reason    text
+);
+insert into consumer default values;

@@ -1,0 +1,49 @@
+-- Stock's articles as the order service knows them: a read model of the topic stock.items, so that
+-- ordering works while stock is down.
+create table items (
+    sku         text primary key,
+    name        text not null,
+    price_cents bigint not null,
+    currency    text not null,
+    version     bigint not null
+);
+
+-- The order row decides, and nothing else does: status leaves 'pending' once. The legs say what
+-- payment and stock answered; they only climb, also after the order has ended.
+create table orders (
+    -- UUIDv7: rows of one time lie together, in the table and in the index.
+    order_id         uuid primary key,
+    customer_id      uuid not null,
+    status           text not null check (status in ('pending', 'confirmed', 'cancelled')),
+    reason           text check (reason in ('payment_declined', 'stock_rejected', 'customer', 'deadline')),
+    payment          text not null check (payment in ('waiting', 'verified', 'declined', 'refunded', 'void')),
+    stock            text not null check (stock in ('waiting', 'reserved', 'rejected', 'released', 'void')),
+    total_cents      bigint not null check (total_cents >= 0),
+    currency         text not null,
+    lines            jsonb not null,
+    created_at       timestamptz not null,
+    ended_at         timestamptz,
+    -- orders.created; orders.confirmed or orders.cancelled.
+    created_event_id uuid not null,
+    ended_event_id   uuid,
+    constraint ended_or_pending check ((status = 'pending') = (ended_at is null)),
+    constraint ended_is_published check ((status = 'pending') = (ended_event_id is null)),
+    constraint cancelled_has_a_reason check ((status = 'cancelled') = (reason is not null))
+)
+-- Each order is updated two or three times soon after it was written, and no index knows its
+-- status: with room on the page these updates touch no index at all.
+with (fillfactor = 60);
+create index orders_of_customer on orders (customer_id, order_id);
+
+-- Every event of an order, those it published and those it heard, in the order in which they became
+-- true here.
+create table history (
+    order_id    uuid not null,
+    event_id    uuid not null,
+    position    bigint generated always as identity,
+    event       text not null,
+    detail      jsonb not null,
+    occurred_at timestamptz not null,
+    recorded_at timestamptz not null,
+    primary key (order_id, event_id)
+);

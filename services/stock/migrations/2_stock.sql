@@ -1,0 +1,41 @@
+-- What there is of each article. The three counters are the books, and the database keeps them.
+create table items (
+    sku         text primary key check (char_length(sku) between 1 and 64),
+    name        text not null,
+    price_cents bigint not null check (price_cents between 0 and 1000000000),
+    currency    text not null,
+    -- Counts the changes that stock.items announces; readers keep the highest.
+    version     bigint not null,
+    delivered   bigint not null default 0,
+    available   bigint not null default 0 check (available >= 0),
+    reserved    bigint not null default 0 check (reserved >= 0),
+    -- The newest stock.items that was published for it.
+    event_id    uuid not null,
+    constraint what_came_in_is_there_or_reserved check (delivered = available + reserved)
+)
+-- Every order updates its articles; room on the page keeps these updates off the index.
+with (fillfactor = 70);
+
+-- What came in, one row a delivery.
+create table deliveries (
+    delivery_id uuid primary key,
+    sku         text not null,
+    quantity    bigint not null check (quantity > 0),
+    created_at  timestamptz not null
+);
+
+-- What stock did for an order, and what it said. Rows are kept: a void one is the tombstone of a
+-- cancellation that overtook its order.
+create table reservations (
+    order_id        uuid primary key,
+    state           text not null check (state in ('reserved', 'rejected', 'released', 'void')),
+    lines           jsonb not null,
+    reason          text,
+    -- stock.reserved or stock.rejected; none for a void one.
+    answer_event_id uuid,
+    -- stock.released, once cancelled; none for a rejected one.
+    undo_event_id   uuid,
+    created_at      timestamptz not null,
+    updated_at      timestamptz not null
+)
+with (fillfactor = 80);

@@ -1,0 +1,54 @@
+//! The inbox: which events were handled.
+//!
+//! Promise: an event has its effect once, however often it arrives. It is broken by admitting in
+//! another transaction than the effect's, or by pruning sooner than Kafka could redeliver.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sqlx::{PgPool, PgTransaction};
+use uuid::Uuid;
+
+/// Kept longer than any topic (14 days) and any committed offset (15 days) can bring an event back.
+pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Rows deleted at a time: a few milliseconds of locks.
+const PRUNED_MAX: i64 = 1_000;
+
+/// Enters events into the inbox; answers those that were not there yet. The others were handled.
+///
+/// Where another transaction is just entering one of them, this waits for its end. Ids are sorted,
+/// so that two batches wait in one direction only.
+pub async fn admit(
+    tx: &mut PgTransaction<'_>,
+    events: &[(Uuid, &'static str)],
+) -> sqlx::Result<HashSet<Uuid>> {
+    let mut events = events.to_vec();
+    events.sort_unstable();
+    events.dedup_by_key(|(event_id, _)| *event_id);
+    let admitted: Vec<Uuid> = sqlx::query_scalar(
+        "insert into inbox (event_id, topic)
+         select * from unnest($1::uuid[], $2::text[])
+         on conflict do nothing
+         returning event_id",
+    )
+    .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
+    .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(admitted.into_iter().collect())
+}
+
+/// Deletes a few rows that are older than [`KEPT`]; answers how many.
+pub async fn prune(db: &PgPool) -> sqlx::Result<u64> {
+    let pruned = sqlx::query(
+        "delete from inbox where event_id in (
+             select event_id from inbox
+             where received_at < now() - make_interval(secs => $1) limit $2)",
+    )
+    .bind(KEPT.as_secs_f64())
+    .bind(PRUNED_MAX)
+    .execute(db)
+    .await?;
+    Ok(pruned.rows_affected())
+}

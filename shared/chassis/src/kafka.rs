@@ -1,0 +1,84 @@
+//! How this service talks to Kafka: every setting that a promise depends on, with its reason.
+
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+
+use crate::config::{Config, Secret};
+
+/// What producer and consumer share.
+fn client(service: &str, config: &Config) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.kafka_bootstrap_servers)
+        .set("client.id", service)
+        .set("socket.keepalive.enable", "true")
+        // A topic that is made or made anew while we run is seen within ten seconds, not five
+        // minutes.
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    for (setting, value) in [
+        ("security.protocol", config.kafka_security_protocol.as_deref()),
+        ("sasl.mechanism", config.kafka_sasl_mechanism.as_deref()),
+        ("sasl.username", config.kafka_sasl_username.as_deref()),
+        ("sasl.password", config.kafka_sasl_password.as_ref().map(Secret::expose)),
+        ("ssl.ca.location", config.kafka_ssl_ca_location.as_deref()),
+        ("ssl.certificate.location", config.kafka_ssl_certificate_location.as_deref()),
+        ("ssl.key.location", config.kafka_ssl_key_location.as_deref()),
+    ] {
+        if let Some(value) = value {
+            client.set(setting, value);
+        }
+    }
+    client
+}
+
+/// The relay's producer.
+pub fn producer(service: &str, config: &Config) -> ClientConfig {
+    let mut producer = client(service, config);
+    producer
+        // Acknowledged means: by every replica in sync.
+        .set("acks", "all")
+        // A retry inside the client is written once and in order.
+        .set("enable.idempotence", "true")
+        // Never given up: a record that is given up leaves a gap that a later one would overtake.
+        // What is too long in flight is purged by the relay, which still has the row.
+        .set("message.timeout.ms", "0")
+        // The same key goes to the same partition as from a Java client; librdkafka's own default
+        // differs for most keys.
+        .set("partitioner", "murmur2_random")
+        .set("allow.auto.create.topics", "false")
+        // How long a topic may be unknown before its records come back as undeliverable.
+        .set("topic.metadata.propagation.max.ms", "5000")
+        // The relay sends what is waiting at once; to wait for more would only add latency.
+        .set("linger.ms", "0")
+        .set("compression.type", "lz4");
+    producer
+}
+
+/// The consumer of this service's group.
+pub fn consumer(service: &str, config: &Config) -> ClientConfig {
+    let mut consumer = client(service, config);
+    consumer
+        .set("group.id", service)
+        // Offsets are stored by us, after the commit of what was handled; the client commits what
+        // is stored once a second, when partitions move, and at the end.
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        // A group that is new, or whose offsets were lost, starts with the oldest record; the
+        // inbox absorbs the repeats. The client's default would skip everything.
+        .set("auto.offset.reset", "earliest")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // A killed instance's partitions move within ten seconds.
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "3000")
+        .set("max.poll.interval.ms", "300000")
+        .set("isolation.level", "read_committed")
+        .set("check.crcs", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.partition.eof", "false")
+        // Memory: at most so much is fetched ahead (the default is 64 MiB).
+        .set("queued.max.messages.kbytes", "8192")
+        .set("fetch.error.backoff.ms", "200");
+    consumer
+}

@@ -1,0 +1,68 @@
+//! The outbox: events are written in the transaction that decides them, and nowhere else.
+//!
+//! Promise: an event exists if and only if its cause was committed. It is broken by publishing to
+//! Kafka directly, or by writing to the outbox in a transaction of its own; so [`publish`] takes an
+//! open transaction and nothing else.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, PgTransaction};
+use uuid::Uuid;
+
+use crate::event::{Outgoing, Topic};
+
+/// An event with what travels beside it.
+#[derive(Debug)]
+pub struct Envelope {
+    /// Topic, key and body.
+    pub event: Outgoing,
+    /// Its identity for ever; the inbox of every subscriber knows it by this.
+    pub event_id: Uuid,
+    /// The W3C trace context of what caused it.
+    pub traceparent: Option<String>,
+    /// The event that caused it, if one did.
+    pub cause: Option<Uuid>,
+    /// When it was decided.
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// Writes events into the outbox: one statement, in the order given.
+pub async fn publish(tx: &mut PgTransaction<'_>, events: &[Envelope]) -> sqlx::Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into outbox
+             (event_id, topic, key, schema_fingerprint, body, traceparent, cause, occurred_at)
+         select event_id, topic, key, fingerprint, body, traceparent, cause, occurred_at
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
+                     $6::text[], $7::uuid[], $8::timestamptz[])
+             with ordinality as event
+                 (event_id, topic, key, fingerprint, body, traceparent, cause, occurred_at, nth)
+         order by nth",
+    )
+    .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.event.key.as_str()).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.event.topic.codec().fingerprint.as_slice()).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.event.body.as_slice()).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.traceparent.as_deref()).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.cause).collect::<Vec<_>>())
+    .bind(events.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Stores the schemas of the topics that a service publishes, before it publishes anything.
+pub async fn store_schemas(db: &PgPool, topics: &[&'static Topic]) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into outbox_schemas (fingerprint, schema)
+         select * from unnest($1::bytea[], $2::text[])
+         on conflict do nothing",
+    )
+    .bind(topics.iter().map(|t| t.codec().fingerprint.as_slice()).collect::<Vec<_>>())
+    .bind(topics.iter().map(|t| t.schema).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The schema registry, as seen by relay and consumer: ids of schemas and schemas of ids.
+//!
+//! Both never change once known, so each is asked for once and kept. A registry that is away stops
+//! nothing that was seen before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use schema_registry_converter::{
+    async_impl::schema_registry::{SrSettings, get_schema_by_id, perform_sr_call},
+    error::SRCError,
+    schema_registry_common::{SchemaType, SrCall},
+};
+
+use crate::avro::{Codec, Undecodable};
+use crate::config::{Config, Secret};
+
+/// One request, at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An unknown id is asked for this often within [`UNKNOWN_WAIT`]: a registry with replicas may
+/// know a new schema here and not yet there.
+const UNKNOWN_TRIES: u32 = 3;
+const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
+
+/// For how long an id is then taken to be unknown without asking again.
+const UNKNOWN_KEPT: Duration = Duration::from_secs(60);
+
+/// Ids remembered at most, of either kind: junk must not fill the memory.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// A client of the registry with what it has learned.
+pub struct Registry {
+    settings: SrSettings,
+    ids: RwLock<HashMap<(String, Vec<u8>), u32>>,
+    schemas: RwLock<HashMap<u32, Known>>,
+}
+
+/// What is known of a schema id.
+#[derive(Clone)]
+pub enum Known {
+    /// The registry's schema.
+    Schema(Arc<Codec>),
+    /// A healthy registry does not have it, or it is no schema we could read.
+    Unreadable(String, Instant),
+}
+
+/// The registry gave no answer that settles the question: wait and ask again.
+#[derive(Debug, thiserror::Error)]
+#[error("the schema registry: {0}")]
+pub struct Unreachable(String);
+
+impl Registry {
+    /// A client; connects at first use.
+    pub fn new(config: &Config) -> anyhow::Result<Registry> {
+        let mut settings = SrSettings::new_builder(config.schema_registry_url.clone());
+        if let Some(username) = &config.schema_registry_username {
+            let password = config.schema_registry_password.as_ref().map(Secret::expose);
+            settings.set_basic_authorization(username, password);
+        }
+        Ok(Registry {
+            settings: settings.set_timeout(REQUEST_TIMEOUT).build()?,
+            ids: RwLock::default(),
+            schemas: RwLock::default(),
+        })
+    }
+
+    /// The id under which a subject holds exactly this schema. Services look up and never register:
+    /// contracts are applied by one explicit command.
+    pub async fn id_of(&self, subject: &str, fingerprint: &[u8], schema: &str) -> Result<u32, Unreachable> {
+        let wanted = (subject.to_string(), fingerprint.to_vec());
+        if let Some(id) = self.ids.read().expect("not poisoned").get(&wanted) {
+            return Ok(*id);
+        }
+        let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
+        let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
+        let id = found
+            .map_err(|error| Unreachable(format!("{subject}: {}", brief(&error))))?
+            .id
+            .ok_or_else(|| Unreachable(format!("{subject}: an answer without an id")))?;
+        self.ids.write().expect("not poisoned").insert(wanted, id);
+        Ok(id)
+    }
+
+    /// The schemas of these ids, asked for together; every id asked for is in the answer.
+    pub async fn schemas_of(
+        &self,
+        ids: impl IntoIterator<Item = u32>,
+    ) -> Result<HashMap<u32, Known>, Unreachable> {
+        let mut known: HashMap<u32, Known> = HashMap::new();
+        let mut asked: Vec<u32> = Vec::new();
+        {
+            let schemas = self.schemas.read().expect("not poisoned");
+            for id in ids {
+                match schemas.get(&id) {
+                    Some(Known::Unreadable(_, since)) if since.elapsed() > UNKNOWN_KEPT => asked.push(id),
+                    Some(found) => {
+                        known.insert(id, found.clone());
+                    }
+                    None => asked.push(id),
+                }
+            }
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        for attempt in 1..=UNKNOWN_TRIES {
+            // A handful at a time: a batch of junk must not become a thousand requests at once.
+            let mut unknown = Vec::new();
+            for some in asked.chunks(16) {
+                let answers = futures::future::join_all(some.iter().map(|id| self.ask(*id))).await;
+                for (id, answer) in some.iter().zip(answers) {
+                    match answer? {
+                        Known::Unreadable(..) if attempt < UNKNOWN_TRIES => unknown.push(*id),
+                        found => {
+                            known.insert(*id, found);
+                        }
+                    }
+                }
+            }
+            if unknown.is_empty() {
+                break;
+            }
+            asked = unknown;
+            tokio::time::sleep(UNKNOWN_WAIT / (UNKNOWN_TRIES - 1)).await;
+        }
+        let mut schemas = self.schemas.write().expect("not poisoned");
+        if schemas.len() > REMEMBERED_MAX {
+            schemas.retain(|_, known| matches!(known, Known::Schema(_)));
+        }
+        schemas.extend(known.iter().map(|(id, found)| (*id, found.clone())));
+        Ok(known)
+    }
+
+    async fn ask(&self, id: u32) -> Result<Known, Unreachable> {
+        let unreadable = |because: String| Ok(Known::Unreadable(because, Instant::now()));
+        // Ids are positive 32-bit integers; a registry may answer 500 to a larger one, which would
+        // read as a registry that is ill, and wait for ever.
+        if i32::try_from(id).is_err() {
+            return unreadable(format!("{id} is no schema id"));
+        }
+        match get_schema_by_id(id, &self.settings).await {
+            Ok(found) if found.schema_type != SchemaType::Avro => {
+                unreadable(format!("schema {id} is not Avro"))
+            }
+            Ok(found) => match Codec::new(&found.schema) {
+                Ok(codec) => Ok(Known::Schema(Arc::new(codec))),
+                Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
+            },
+            Err(error) if not_found(&error) => unreadable(format!("schema id {id} is unknown")),
+            Err(error) => Err(Unreachable(format!("schema {id}: {}", brief(&error)))),
+        }
+    }
+}
+
+/// A healthy registry says 404 to an id that it does not have; whatever else it says is no answer.
+fn not_found(error: &SRCError) -> bool {
+    error.error.contains("status 404") || error.error.contains("status 422")
+}
+
+/// One line for a log.
+fn brief(error: &SRCError) -> String {
+    let cause = error.cause.as_deref().unwrap_or("no cause given");
+    format!("{} ({cause})", error.error).chars().take(300).collect()
+}

@@ -1,0 +1,468 @@
+//! The relay carries the outbox to Kafka.
+//!
+//! Promises: every row of the outbox reaches its topic at least once, and the records of one key are
+//! first acknowledged in the order in which they were made. They rest on four rules. One relay a
+//! database is active: it holds an advisory lock on the very session that it reads with. At most one
+//! record of a key is unacknowledged. It takes what is there, never what comes after the last row
+//! it saw: rows become visible in order of commit, not of position. It deletes exactly the rows that
+//! the broker acknowledged.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use chrono::{DateTime, SecondsFormat, Utc};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use metrics::{counter, gauge, histogram};
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord, Producer, PurgeConfig},
+};
+use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::avro::frame;
+use crate::config::Config;
+use crate::kafka;
+use crate::probes::Heartbeat;
+use crate::registry::Registry;
+
+/// The advisory lock of the active relay. A lock belongs to a database, and a service has its own,
+/// so one number does for all.
+const LOCK: i64 = 0x0072_656c_6179;
+
+/// A relay whose session is silent for this long is taken to be frozen or cut off: Postgres ends
+/// the session, and with it the lock. The relay itself polls more often than this by far.
+const SESSION_IDLE_MAX: &str = "10s";
+
+/// How long one look may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(8);
+
+/// Rows taken at a time, and records in flight at most, in all and of one topic: a topic that
+/// stalls may not use up what the others need.
+const TAKEN_MAX: usize = 1_000;
+const IN_FLIGHT_MAX: usize = 4_000;
+const IN_FLIGHT_OF_TOPIC_MAX: usize = 1_000;
+
+/// How often to look for rows of other replicas, which can't wake us: while there is work, and idle.
+const POLL_BUSY: Duration = Duration::from_millis(20);
+const POLL_IDLE: Duration = Duration::from_millis(500);
+const BUSY_FOR: Duration = Duration::from_secs(2);
+
+/// How long a topic or key is left alone after the broker or the registry refused it.
+const HELD_FOR: Duration = Duration::from_secs(2);
+
+/// How far the floor lags, and how often to look below it all the same; see [`Floor`].
+const FLOOR_LAG: Duration = Duration::from_secs(5);
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long records in flight may take when the process ends.
+const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// One of the three loops of a service.
+pub struct Relay {
+    service: &'static str,
+    config: Config,
+    session: PgConnectOptions,
+    registry: Arc<Registry>,
+    wake: Arc<Notify>,
+    heartbeat: Heartbeat,
+}
+
+/// A row of the outbox.
+#[derive(sqlx::FromRow)]
+struct Row {
+    position: i64,
+    event_id: Uuid,
+    topic: String,
+    key: String,
+    schema_fingerprint: Vec<u8>,
+    body: Vec<u8>,
+    traceparent: Option<String>,
+    cause: Option<Uuid>,
+    occurred_at: DateTime<Utc>,
+}
+
+/// What became of a record that was sent.
+struct Landed {
+    position: i64,
+    topic: String,
+    key: String,
+    occurred_at: DateTime<Utc>,
+    result: Result<(), KafkaError>,
+}
+
+impl Relay {
+    /// A relay of the outbox in the database of `session`, woken by `wake` after each commit here.
+    pub fn new(
+        service: &'static str,
+        config: &Config,
+        session: &PgConnectOptions,
+        registry: Arc<Registry>,
+        wake: Arc<Notify>,
+        heartbeat: Heartbeat,
+    ) -> Relay {
+        let session = session.clone().options([("idle_session_timeout", SESSION_IDLE_MAX)]);
+        Relay { service, config: config.clone(), session, registry, wake, heartbeat }
+    }
+
+    /// Runs until stopped. Whatever fails is tried again, for ever.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.lead(&stop).await {
+                warn!("the relay starts again: {error:#}");
+                self.pause(&stop).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits to become the active relay, then relays until stopped or until something breaks.
+    async fn lead(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut db = self.session.connect().await.context("no session with the database")?;
+        let locked = "select pg_try_advisory_lock($1)";
+        while !sqlx::query_scalar::<_, bool>(locked).bind(LOCK).fetch_one(&mut db).await? {
+            gauge!("relay_active").set(0);
+            self.pause(stop).await;
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+        gauge!("relay_active").set(1);
+        info!("relaying");
+        let producer: FutureProducer = kafka::producer(self.service, &self.config).create()?;
+        let mut round = Round::new(self.service, &producer, &self.registry);
+        let ended = self.relay(&mut db, &mut round, stop).await;
+        // What is still in flight belongs to whoever relays next. Nothing may be sent from here
+        // once the lock is gone, so it is purged before the session is given up.
+        producer.purge(PurgeConfig::default().queue().inflight());
+        gauge!("relay_active").set(0);
+        let _ = db.close().await;
+        ended
+    }
+
+    async fn relay(
+        &self,
+        db: &mut PgConnection,
+        round: &mut Round<'_>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut worked_at = Instant::now();
+        while !stop.is_cancelled() {
+            self.heartbeat.beat();
+            let full = round.in_flight.len() >= IN_FLIGHT_MAX;
+            let sent = round.turn(db, if full { 0 } else { TAKEN_MAX }).await?;
+            if sent > 0 {
+                worked_at = Instant::now();
+            }
+            if sent == TAKEN_MAX {
+                continue;
+            }
+            let poll = if worked_at.elapsed() < BUSY_FOR { POLL_BUSY } else { POLL_IDLE };
+            tokio::select! {
+                landed = round.in_flight.next(), if !round.in_flight.is_empty() => {
+                    round.landed(landed)?;
+                }
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(poll) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        let last = tokio::time::Instant::now() + LAST_ACKS_WITHIN;
+        while !round.in_flight.is_empty() {
+            match tokio::time::timeout_at(last, round.in_flight.next()).await {
+                Ok(landed) => round.landed(landed)?,
+                Err(_) => break,
+            }
+        }
+        round.turn(db, 0).await.map(drop)
+    }
+
+    async fn pause(&self, stop: &CancellationToken) {
+        self.heartbeat.beat();
+        let a_second = Duration::from_millis(rand::random_range(500..1_500));
+        tokio::select! {
+            () = tokio::time::sleep(a_second) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// What the active relay knows between two looks at the outbox.
+struct Round<'a> {
+    service: &'static str,
+    producer: &'a FutureProducer,
+    registry: &'a Registry,
+    in_flight: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// Keys with a record in flight, and how many records of each topic are.
+    keys: HashSet<String>,
+    topics: HashMap<String, usize>,
+    /// Topics and keys that were refused, until when.
+    held_topics: HashMap<String, Instant>,
+    held_keys: HashMap<String, Instant>,
+    /// Acknowledged, not yet deleted.
+    acknowledged: Vec<i64>,
+    schemas: HashMap<Vec<u8>, String>,
+    positions: HashSet<i64>,
+    floor: Floor,
+}
+
+impl<'a> Round<'a> {
+    fn new(
+        service: &'static str,
+        producer: &'a FutureProducer,
+        registry: &'a Registry,
+    ) -> Round<'a> {
+        Round {
+            service,
+            producer,
+            registry,
+            in_flight: FuturesUnordered::new(),
+            keys: HashSet::new(),
+            topics: HashMap::new(),
+            held_topics: HashMap::new(),
+            held_keys: HashMap::new(),
+            acknowledged: Vec::new(),
+            schemas: HashMap::new(),
+            positions: HashSet::new(),
+            floor: Floor::new(),
+        }
+    }
+
+    /// Deletes what was acknowledged, takes up to `limit` rows that nothing holds up, sends them.
+    /// Answers how many were sent.
+    async fn turn(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<usize> {
+        while let Some(Some(landed)) = self.in_flight.next().now_or_never() {
+            self.landed(Some(landed))?;
+        }
+        let rows = self.take(db, limit).await?;
+        let (mut sent, mut waiting) = (0, HashSet::new());
+        for row in rows {
+            // An earlier row of this very look may hold it up.
+            let held = self.held_topics.contains_key(&row.topic) || waiting.contains(&row.key);
+            let key = row.key.clone();
+            if held || self.keys.contains(&key) || !self.send(db, row).await? {
+                waiting.insert(key);
+            } else {
+                sent += 1;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// One statement: the delete of what was acknowledged, and the look at what is there.
+    async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
+        let now = Instant::now();
+        self.held_topics.retain(|_, until| *until > now);
+        self.held_keys.retain(|_, until| *until > now);
+        let stalled = self.topics.iter().filter(|(_, n)| **n >= IN_FLIGHT_OF_TOPIC_MAX);
+        let topics: Vec<&String> =
+            self.held_topics.keys().chain(stalled.map(|(topic, _)| topic)).collect();
+        let keys: Vec<&String> = self.keys.iter().chain(self.held_keys.keys()).collect();
+        if limit == 0 && self.acknowledged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let floor = self.floor.now(&self.positions, topics.is_empty() && self.held_keys.is_empty());
+        // A row that its topic holds up holds up its key too: a later row of the key must not
+        // overtake it. Without held topics, which is nearly always, that clause is left out.
+        let query = if topics.is_empty() {
+            sqlx::query_as(
+                "with acknowledged as (delete from outbox where position = any($1))
+                 select * from outbox
+                 where position > $2 and position <> all($1) and key <> all($3)
+                 order by position limit $4",
+            )
+            .bind(&self.acknowledged)
+        } else {
+            sqlx::query_as(
+                "with acknowledged as (delete from outbox where position = any($1))
+                 select * from outbox
+                 where position > $2 and position <> all($1) and key <> all($3)
+                   and not exists (
+                       select from outbox as earlier
+                       where earlier.topic = any($5) and earlier.key = outbox.key
+                         and earlier.position <= outbox.position)
+                 order by position limit $4",
+            )
+            .bind(&self.acknowledged)
+        };
+        let query = query.bind(floor).bind(keys).bind(limit as i64);
+        let query = if topics.is_empty() { query } else { query.bind(topics) };
+        // A session that hangs is as good as lost; by then Postgres has ended it, or will.
+        let rows = tokio::time::timeout(LOOK_WITHIN, query.fetch_all(db))
+            .await
+            .context("the outbox did not answer in time")?
+            .context("the outbox could not be read")?;
+        self.floor.deleted(&self.acknowledged);
+        self.acknowledged.clear();
+        Ok(rows)
+    }
+
+    /// Hands a record to the producer; false if its topic has to wait.
+    async fn send(&mut self, db: &mut PgConnection, row: Row) -> anyhow::Result<bool> {
+        let schema = match self.schemas.get(&row.schema_fingerprint) {
+            Some(schema) => schema,
+            None => {
+                let schema = sqlx::query_scalar("select schema from outbox_schemas where fingerprint = $1")
+                    .bind(&row.schema_fingerprint)
+                    .fetch_one(db)
+                    .await
+                    .context("an outbox row's schema is not stored")?;
+                self.schemas.entry(row.schema_fingerprint.clone()).or_insert(schema)
+            }
+        };
+        let subject = format!("{}-value", row.topic);
+        let id = match self.registry.id_of(&subject, &row.schema_fingerprint, schema).await {
+            Ok(id) => id,
+            Err(error) => {
+                self.hold_topic(&row.topic, &error.to_string());
+                return Ok(false);
+            }
+        };
+        let record = frame(id, &row.body);
+        let record = FutureRecord::to(&row.topic).key(&row.key).payload(&record).headers(headers(self.service, &row));
+        let delivery = match self.producer.send_result(record) {
+            Ok(delivery) => delivery,
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(false),
+            Err((error, _)) => {
+                self.refused(&row.topic, &row.key, &error)?;
+                return Ok(false);
+            }
+        };
+        self.keys.insert(row.key.clone());
+        self.positions.insert(row.position);
+        *self.topics.entry(row.topic.clone()).or_default() += 1;
+        let Row { position, topic, key, occurred_at, .. } = row;
+        self.in_flight.push(
+            async move {
+                let result = match delivery.await {
+                    Ok(Ok(_)) => Ok(()),
+                    Ok(Err((error, _))) => Err(error),
+                    Err(_) => Err(KafkaError::Canceled),
+                };
+                Landed { position, topic, key, occurred_at, result }
+            }
+            .boxed(),
+        );
+        Ok(true)
+    }
+
+    /// Notes what became of a record.
+    fn landed(&mut self, landed: Option<Landed>) -> anyhow::Result<()> {
+        let Some(Landed { position, topic, key, occurred_at, result }) = landed else {
+            return Ok(());
+        };
+        self.keys.remove(&key);
+        self.positions.remove(&position);
+        if let Some(in_flight) = self.topics.get_mut(&topic) {
+            *in_flight -= 1;
+        }
+        match result {
+            Ok(()) => {
+                self.acknowledged.push(position);
+                let waited = (Utc::now() - occurred_at).to_std().unwrap_or_default();
+                histogram!("outbox_wait_seconds", "topic" => topic.clone()).record(waited);
+                counter!("events_published_total", "topic" => topic).increment(1);
+                Ok(())
+            }
+            Err(error) => self.refused(&topic, &key, &error),
+        }
+    }
+
+    /// A record came back. It stays in the outbox; its key or its topic is left alone for a while.
+    /// A producer that is beyond repair is an error: the relay starts again with a new one.
+    fn refused(&mut self, topic: &str, key: &str, error: &KafkaError) -> anyhow::Result<()> {
+        if let Some((code, because)) = self.producer.client().fatal_error() {
+            counter!("relay_producers_rebuilt_total").increment(1);
+            anyhow::bail!("the producer is beyond repair: {because} ({code})");
+        }
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessage
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidMessageSize,
+            ) => {
+                warn!("a record for {topic} with key {key} was refused and is held: {error}");
+                self.held_keys.insert(key.to_string(), Instant::now() + HELD_FOR);
+            }
+            _ => self.hold_topic(topic, &error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn hold_topic(&mut self, topic: &str, because: &str) {
+        if self.held_topics.insert(topic.to_string(), Instant::now() + HELD_FOR).is_none() {
+            warn!("{topic} has to wait: {because}");
+            counter!("relay_topic_held_total", "topic" => topic.to_string()).increment(1);
+        }
+    }
+}
+
+/// A position below which there was nothing left some seconds ago.
+///
+/// Dead rows stay in the table for as long as any transaction on the server is old enough to see
+/// them; to step over them at every look made polls 700 times slower when it was measured. The
+/// floor is a hint only: a transaction may still commit a row below it, so it lags, and a regular
+/// look starts from zero.
+struct Floor {
+    floor: i64,
+    next: i64,
+    deleted_max: i64,
+    moved_at: Instant,
+    full_look_at: Instant,
+}
+
+impl Floor {
+    fn new() -> Floor {
+        let now = Instant::now();
+        Floor { floor: 0, next: 0, deleted_max: 0, moved_at: now, full_look_at: now }
+    }
+
+    fn deleted(&mut self, positions: &[i64]) {
+        self.deleted_max = positions.iter().copied().max().unwrap_or(0).max(self.deleted_max);
+    }
+
+    /// Where to start looking. It moves only while nothing is held, since what is held is not known
+    /// by position.
+    fn now(&mut self, in_flight: &HashSet<i64>, nothing_held: bool) -> i64 {
+        if nothing_held && self.moved_at.elapsed() > FLOOR_LAG {
+            self.floor = self.next;
+            let oldest = in_flight.iter().copied().min().unwrap_or(i64::MAX);
+            self.next = self.deleted_max.min(oldest.saturating_sub(1));
+            self.moved_at = Instant::now();
+        }
+        if self.full_look_at.elapsed() > FULL_LOOK_EVERY {
+            self.full_look_at = Instant::now();
+            return 0;
+        }
+        self.floor
+    }
+}
+
+/// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,
+/// and the id of the cause.
+fn headers(service: &str, row: &Row) -> OwnedHeaders {
+    let source = format!("/{service}");
+    let (id, time) = (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
+    let cause = row.cause.map(|cause| cause.to_string());
+    let headers = [
+        ("ce_specversion", Some("1.0")),
+        ("ce_id", Some(id.as_str())),
+        ("ce_type", Some(row.topic.as_str())),
+        ("ce_source", Some(source.as_str())),
+        ("ce_time", Some(time.as_str())),
+        ("content-type", Some("application/avro")),
+        ("traceparent", row.traceparent.as_deref()),
+        ("ce_causeid", cause.as_deref()),
+    ];
+    headers.into_iter().filter(|(_, value)| value.is_some()).fold(
+        OwnedHeaders::new_with_capacity(8),
+        |headers, (key, value)| headers.insert(Header { key, value }),
+    )
+}
