@@ -1,1 +1,46 @@
-fn main() {}
+//! The stock service knows what there is, and sets it aside for orders.
+//!
+//! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
+//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`.
+//! Articles as they are now are announced in `stock.items`.
+//!
+//! The smallest service, hence the template for the next one.
+
+mod stock; // the aggregate: its rules and its SQL
+mod saga; // what other services' events cause
+mod api; // what clients ask for
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use chassis::config;
+use chassis::service::{self, Routers, Service};
+
+/// What this service reads from its environment beside what every service does.
+#[derive(clap::Parser)]
+struct Settings {
+    /// ISO 4217 code of the currency of all prices.
+    #[arg(long, env, default_value = "EUR")]
+    currency: String,
+}
+
+fn main() -> ExitCode {
+    service::main("stock", sqlx::migrate!(), serve)
+}
+
+async fn serve(service: Service) -> anyhow::Result<()> {
+    let Settings { currency } = config::from_env()?;
+
+    // One database, three loops around it.
+    let (commands, writers) = service.commands();
+    let relay = service.relay(&events::TOPICS)?;
+    let consumer = service.consumer()?.on(saga::reserve_stock).on(saga::release_stock);
+
+    let routers = Routers {
+        api: api::router(service.db.clone(), commands, currency),
+        books: api::books(service.db.clone()),
+        operator: service.operator(),
+    };
+    service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
+}

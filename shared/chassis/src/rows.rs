@@ -2,6 +2,8 @@
 //! saves them. Everything that writes does it the same way, whether the work came from Kafka or
 //! from HTTP: load what is touched, decide with pure functions, save what changed, commit.
 
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sqlx::PgConnection;
@@ -36,4 +38,66 @@ pub(crate) fn guarded<T>(decide: impl FnOnce() -> T) -> Result<T, String> {
         let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or("panic".into())
     })
+}
+
+/// The rows of one table that a batch touches, by key, with what is to become of each in the
+/// database. Sorted, so that inserts wait for one another in one direction, like locks.
+pub struct Table<K, T> {
+    rows: BTreeMap<K, (T, Fate)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Keep,
+    Update,
+    Insert,
+}
+
+impl<K: Ord, T> Table<K, T> {
+    /// Rows as they were just read.
+    pub fn read(rows: Vec<T>, key: impl Fn(&T) -> K) -> Table<K, T> {
+        Table { rows: rows.into_iter().map(|row| (key(&row), (row, Fate::Keep))).collect() }
+    }
+
+    /// The row of a key, if there is one.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&T>
+    where
+        K: Borrow<Q>,
+    {
+        self.rows.get(key).map(|(row, _)| row)
+    }
+
+    /// Adds a row, or puts it in the place of the one that was there.
+    pub fn put(&mut self, key: K, row: T) {
+        let fate = match self.rows.get(&key) {
+            Some((_, Fate::Keep | Fate::Update)) => Fate::Update,
+            Some((_, Fate::Insert)) | None => Fate::Insert,
+        };
+        self.rows.insert(key, (row, fate));
+    }
+
+    /// All rows, by key.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.rows.values().map(|(row, _)| row)
+    }
+
+    /// Rows to be updated, by key.
+    pub fn updated(&self) -> Vec<&T> {
+        self.with(Fate::Update)
+    }
+
+    /// Rows to be inserted, by key.
+    pub fn inserted(&self) -> Vec<&T> {
+        self.with(Fate::Insert)
+    }
+
+    fn with(&self, fate: Fate) -> Vec<&T> {
+        self.rows.values().filter(|(_, f)| *f == fate).map(|(row, _)| row).collect()
+    }
+}
+
+impl<K: Ord, T> Default for Table<K, T> {
+    fn default() -> Self {
+        Table { rows: BTreeMap::new() }
+    }
 }

@@ -1,0 +1,187 @@
+//! What other services' events cause here, and what clients' commands do: pure functions from an
+//! event or a command and the rows in memory to what is published.
+
+use chassis::event::{Answer, At, Outcome, Outgoing};
+use chassis::impossible;
+use events::orders::{OrderCancelled, OrderCreated};
+use events::stock::{
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased, StockReserved,
+};
+use sqlx::types::Json;
+
+use crate::stock::{Delivery, Item, Line, PutItem, Reservation, State, Warehouse};
+
+/// Of one article, all that ever came in: far from overflow, and more than anybody has.
+const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
+
+/// The answer to an order.
+#[derive(Debug, PartialEq)]
+pub enum Reserving {
+    Reserved(StockReserved),
+    Rejected(StockRejected),
+}
+
+impl Outcome for Reserving {
+    fn publish(self) -> Option<Outgoing> {
+        match self {
+            Reserving::Reserved(event) => event.publish(),
+            Reserving::Rejected(event) => event.publish(),
+        }
+    }
+}
+
+/// `orders.created` → `stock.reserved` | `stock.rejected`
+///
+/// Every line is reserved, or nothing is.
+pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) -> Answer<Reserving> {
+    if warehouse.reservation(order.order_id).is_some() {
+        return Ok(None); // answered before, or cancelled before it was heard of
+    }
+    let mut lines: Vec<Line> = order
+        .lines
+        .iter()
+        .map(|line| Line { sku: line.sku.clone(), quantity: line.quantity })
+        .collect();
+    lines.sort_by(|a, b| a.sku.cmp(&b.sku));
+    if lines.is_empty() || lines.iter().any(|line| line.quantity <= 0) {
+        impossible!("order {} has no lines, or one that orders nothing", order.order_id);
+    }
+    if lines.windows(2).any(|pair| pair[0].sku == pair[1].sku) {
+        impossible!("order {} names an article twice", order.order_id);
+    }
+
+    let (order_id, occurred_at) = (order.order_id, at.now);
+    let short = lines.iter().find_map(|line| shortfall(line, warehouse));
+    let (state, answer) = match short {
+        None => {
+            for line in &lines {
+                warehouse.set_aside(&line.sku, line.quantity);
+            }
+            let reserved =
+                lines.iter().map(|l| ReservedLine { sku: l.sku.clone(), quantity: l.quantity });
+            let lines = reserved.collect();
+            (State::Reserved, Reserving::Reserved(StockReserved { order_id, lines, occurred_at }))
+        }
+        Some((reason, line, available)) => {
+            let (sku, requested) = (line.sku.clone(), line.quantity);
+            let rejected =
+                StockRejected { order_id, reason, sku, requested, available, occurred_at };
+            (State::Rejected, Reserving::Rejected(rejected))
+        }
+    };
+    let reason = match &answer {
+        Reserving::Reserved(_) => None,
+        Reserving::Rejected(no) => Some(format!(
+            "{} of {} ordered, {} available",
+            no.requested, no.sku, no.available
+        )),
+    };
+    if state == State::Rejected {
+        lines.clear();
+    }
+    warehouse.put_reservation(Reservation {
+        order_id,
+        state,
+        lines: Json(lines),
+        reason,
+        answer_event_id: Some(at.event_id),
+        undo_event_id: None,
+        created_at: at.now,
+        updated_at: at.now,
+    });
+    Ok(Some(answer))
+}
+
+/// Why a line can't be supplied, and how many there are.
+fn shortfall<'a>(line: &'a Line, warehouse: &Warehouse) -> Option<(RejectReason, &'a Line, i64)> {
+    match warehouse.item(&line.sku) {
+        None => Some((RejectReason::NoSuchItem, line, 0)),
+        Some(item) if item.available < i64::from(line.quantity) => {
+            Some((RejectReason::OutOfStock, line, item.available))
+        }
+        Some(_) => None,
+    }
+}
+
+/// `orders.cancelled` → `stock.released`, unless stock had said no
+pub fn release_stock(
+    order: &OrderCancelled,
+    warehouse: &mut Warehouse,
+    at: At,
+) -> Answer<StockReleased> {
+    let (order_id, occurred_at) = (order.order_id, at.now);
+    let released = match warehouse.reservation(order_id).cloned() {
+        Some(Reservation { state: State::Rejected | State::Released | State::Void, .. }) => {
+            return Ok(None);
+        }
+        Some(reservation) => {
+            for line in reservation.lines.iter() {
+                warehouse.set_aside(&line.sku, -line.quantity);
+            }
+            Reservation {
+                state: State::Released,
+                undo_event_id: Some(at.event_id),
+                updated_at: at.now,
+                ..reservation
+            }
+        }
+        // The cancellation overtook its order: the row keeps the order from being served later.
+        None => Reservation {
+            order_id,
+            state: State::Void,
+            lines: Json(Vec::new()),
+            reason: None,
+            answer_event_id: None,
+            undo_event_id: Some(at.event_id),
+            created_at: at.now,
+            updated_at: at.now,
+        },
+    };
+    let lines = released.lines.iter();
+    let lines = lines.map(|l| ReleasedLine { sku: l.sku.clone(), quantity: l.quantity }).collect();
+    warehouse.put_reservation(released);
+    Ok(Some(StockReleased { order_id, lines, occurred_at }))
+}
+
+/// The command to have an article → `stock.items`, if that changes anything
+pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<StockItem> {
+    let PutItem { sku, name, price_cents, currency } = put.clone();
+    let item = match warehouse.item(&sku).cloned() {
+        Some(item)
+            if (&item.name, item.price_cents, &item.currency)
+                == (&name, price_cents, &currency) =>
+        {
+            return None;
+        }
+        Some(item) => {
+            let (version, event_id) = (item.version + 1, at.event_id);
+            Item { name, price_cents, currency, version, event_id, ..item }
+        }
+        None => {
+            let (version, event_id) = (1, at.event_id);
+            let (delivered, available, reserved) = (0, 0, 0);
+            Item { sku, name, price_cents, currency, version, delivered, available, reserved, event_id }
+        }
+    };
+    warehouse.put_item(item.clone());
+    let Item { sku, name, price_cents, currency, version, .. } = item;
+    Some(StockItem { sku, name, price_cents, currency, version, occurred_at: at.now })
+}
+
+/// Why a command is refused.
+#[derive(Debug, PartialEq)]
+pub enum Refusal {
+    NoSuchItem,
+    TooMuch,
+}
+
+/// The command that takes in a delivery. It publishes nothing: `stock.items` says nothing of
+/// availability.
+pub fn take_in(delivery: &Delivery, warehouse: &mut Warehouse, at: At) -> Result<(), Refusal> {
+    let item = warehouse.item(&delivery.sku).ok_or(Refusal::NoSuchItem)?;
+    if item.delivered > DELIVERED_MAX - delivery.quantity {
+        return Err(Refusal::TooMuch);
+    }
+    warehouse.deliver(delivery, at.now);
+    Ok(())
+}

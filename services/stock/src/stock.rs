@@ -1,0 +1,292 @@
+//! The aggregate: articles, and what is set aside of them for which order.
+
+use std::collections::BTreeSet;
+
+use chassis::rows::{Rows, Table, Touches};
+use chrono::{DateTime, Utc};
+use events::orders::{OrderCancelled, OrderCreated};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+/// An article.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Item {
+    pub sku: String,
+    pub name: String,
+    pub price_cents: i64,
+    pub currency: String,
+    pub version: i64,
+    pub delivered: i64,
+    pub available: i64,
+    pub reserved: i64,
+    #[serde(skip)]
+    pub event_id: Uuid,
+}
+
+/// What stock did for an order, and what it said.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Reservation {
+    pub order_id: Uuid,
+    pub state: State,
+    pub lines: Json<Vec<Line>>,
+    pub reason: Option<String>,
+    #[serde(skip)]
+    pub answer_event_id: Option<Uuid>,
+    #[serde(skip)]
+    pub undo_event_id: Option<Uuid>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// An article of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub sku: String,
+    pub quantity: i32,
+}
+
+/// Where a reservation stands. It only moves down this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum State {
+    /// Every line is set aside.
+    Reserved,
+    /// Something fell short; nothing was set aside.
+    Rejected,
+    /// It was set aside and is back.
+    Released,
+    /// The cancellation came before the order: a tombstone.
+    Void,
+}
+
+/// An article as it is to be from now on.
+#[derive(Clone, Debug)]
+pub struct PutItem {
+    pub sku: String,
+    pub name: String,
+    pub price_cents: i64,
+    pub currency: String,
+}
+
+/// More of an article arrived.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Delivery {
+    pub delivery_id: Uuid,
+    pub sku: String,
+    pub quantity: i64,
+}
+
+/// The rows of one batch.
+#[derive(Default)]
+pub struct Warehouse {
+    items: Table<String, Item>,
+    reservations: Table<Uuid, Reservation>,
+    deliveries: Vec<(Delivery, DateTime<Utc>)>,
+}
+
+/// Which rows a batch touches.
+#[derive(Default)]
+pub struct Keys {
+    orders: BTreeSet<Uuid>,
+    skus: BTreeSet<String>,
+}
+
+impl Warehouse {
+    /// An article, if there is one.
+    pub fn item(&self, sku: &str) -> Option<&Item> {
+        self.items.get(sku)
+    }
+
+    /// Adds an article, or replaces what is known of one.
+    pub fn put_item(&mut self, item: Item) {
+        self.items.put(item.sku.clone(), item);
+    }
+
+    /// What was done for an order, if anything.
+    pub fn reservation(&self, order_id: Uuid) -> Option<&Reservation> {
+        self.reservations.get(&order_id)
+    }
+
+    /// Notes what was done for an order.
+    pub fn put_reservation(&mut self, reservation: Reservation) {
+        self.reservations.put(reservation.order_id, reservation);
+    }
+
+    /// Moves so many of an article from available to reserved; back where negative.
+    pub fn set_aside(&mut self, sku: &str, quantity: i32) {
+        if let Some(mut item) = self.item(sku).cloned() {
+            item.available -= i64::from(quantity);
+            item.reserved += i64::from(quantity);
+            self.put_item(item);
+        }
+    }
+
+    /// More of an article arrived.
+    pub fn deliver(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
+        if let Some(mut item) = self.item(&delivery.sku).cloned() {
+            item.delivered += delivery.quantity;
+            item.available += delivery.quantity;
+            self.put_item(item);
+            self.deliveries.push((delivery.clone(), now));
+        }
+    }
+}
+
+impl Touches<OrderCreated> for Warehouse {
+    fn touch(order: &OrderCreated, keys: &mut Keys) {
+        keys.orders.insert(order.order_id);
+        keys.skus.extend(order.lines.iter().map(|line| line.sku.clone()));
+    }
+}
+
+impl Touches<OrderCancelled> for Warehouse {
+    fn touch(order: &OrderCancelled, keys: &mut Keys) {
+        keys.orders.insert(order.order_id);
+    }
+}
+
+impl Touches<PutItem> for Warehouse {
+    fn touch(put: &PutItem, keys: &mut Keys) {
+        keys.skus.insert(put.sku.clone());
+    }
+}
+
+impl Touches<Delivery> for Warehouse {
+    fn touch(delivery: &Delivery, keys: &mut Keys) {
+        keys.skus.insert(delivery.sku.clone());
+    }
+}
+
+impl Rows for Warehouse {
+    type Keys = Keys;
+
+    async fn load(db: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
+        let mut warehouse = Warehouse::default();
+        if !keys.orders.is_empty() {
+            let reservations: Vec<Reservation> = sqlx::query_as(
+                "select * from reservations where order_id = any($1) order by order_id for update",
+            )
+            .bind(Vec::from_iter(keys.orders))
+            .fetch_all(&mut *db)
+            .await?;
+            // A cancellation names no articles; what is put back stands in the reservation.
+            let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
+            keys.skus.extend(lines.map(|line| line.sku.clone()));
+            warehouse.reservations = Table::read(reservations, |r| r.order_id);
+        }
+        if !keys.skus.is_empty() {
+            let items: Vec<Item> =
+                sqlx::query_as("select * from items where sku = any($1) order by sku for update")
+                    .bind(Vec::from_iter(keys.skus))
+                    .fetch_all(&mut *db)
+                    .await?;
+            warehouse.items = Table::read(items, |item| item.sku.clone());
+        }
+        Ok(warehouse)
+    }
+
+    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
+        save_items(db, UPDATE_ITEMS, self.items.updated()).await?;
+        save_items(db, INSERT_ITEMS, self.items.inserted()).await?;
+        save_reservations(db, UPDATE_RESERVATIONS, self.reservations.updated()).await?;
+        save_reservations(db, INSERT_RESERVATIONS, self.reservations.inserted()).await?;
+        save_deliveries(db, &self.deliveries).await
+    }
+}
+
+const UPDATE_ITEMS: &str = "
+    update items set name = i.name, price_cents = i.price_cents, currency = i.currency,
+        version = i.version, delivered = i.delivered, available = i.available,
+        reserved = i.reserved, event_id = i.event_id
+    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+                $7::bigint[], $8::bigint[], $9::uuid[])
+        as i (sku, name, price_cents, currency, version, delivered, available, reserved, event_id)
+    where items.sku = i.sku";
+
+const INSERT_ITEMS: &str = "
+    insert into items
+        (sku, name, price_cents, currency, version, delivered, available, reserved, event_id)
+    select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
+                         $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[])";
+
+async fn save_items(
+    db: &mut PgConnection,
+    statement: &'static str,
+    items: Vec<&Item>,
+) -> sqlx::Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(statement)
+        .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.version).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.delivered).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.available).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.reserved).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.event_id).collect::<Vec<_>>())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+const UPDATE_RESERVATIONS: &str = "
+    update reservations set state = r.state, lines = r.lines, reason = r.reason,
+        answer_event_id = r.answer_event_id, undo_event_id = r.undo_event_id,
+        created_at = r.created_at, updated_at = r.updated_at
+    from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::uuid[],
+                $7::timestamptz[], $8::timestamptz[])
+        as r (order_id, state, lines, reason, answer_event_id, undo_event_id, created_at, updated_at)
+    where reservations.order_id = r.order_id";
+
+const INSERT_RESERVATIONS: &str = "
+    insert into reservations
+        (order_id, state, lines, reason, answer_event_id, undo_event_id, created_at, updated_at)
+    select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::uuid[],
+                         $7::timestamptz[], $8::timestamptz[])";
+
+async fn save_reservations(
+    db: &mut PgConnection,
+    statement: &'static str,
+    reservations: Vec<&Reservation>,
+) -> sqlx::Result<()> {
+    if reservations.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(statement)
+        .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| &r.lines).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.answer_event_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.created_at).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+async fn save_deliveries(
+    db: &mut PgConnection,
+    deliveries: &[(Delivery, DateTime<Utc>)],
+) -> sqlx::Result<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into deliveries (delivery_id, sku, quantity, created_at)
+         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])",
+    )
+    .bind(deliveries.iter().map(|(d, _)| d.delivery_id).collect::<Vec<_>>())
+    .bind(deliveries.iter().map(|(d, _)| d.sku.as_str()).collect::<Vec<_>>())
+    .bind(deliveries.iter().map(|(d, _)| d.quantity).collect::<Vec<_>>())
+    .bind(deliveries.iter().map(|(_, at)| *at).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
