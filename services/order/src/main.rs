@@ -1,1 +1,47 @@
-fn main() {}
+//! The order service takes orders and decides each one: the one decider of the saga.
+//!
+//! `POST /orders` announces `orders.created`; payment and stock each answer it. Both yes:
+//! `orders.confirmed`. The first no, a customer's cancel or the deadline: `orders.cancelled`, which
+//! payment and stock undo and answer once more. Prices come from a read model of `stock.items`.
+
+mod order; // the aggregate: its rules and its SQL
+mod saga; // what other services' events cause
+mod api; // what clients ask for
+mod deadline; // what ends an order that nobody answers, if that is wanted
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use chassis::environment;
+use chassis::process;
+use chassis::service::{Routers, Service};
+
+fn main() -> ExitCode {
+    process::main("order", sqlx::migrate!(), serve)
+}
+
+async fn serve(service: Service) -> anyhow::Result<()> {
+    let settings: deadline::Settings = environment::read()?;
+
+    // One database, three loops around it.
+    let (commands, writers) = service.commands();
+    let relay = service.relay(&events::TOPICS);
+    let consumer = service
+        .consumer()
+        .on(saga::payment_verified)
+        .on(saga::payment_declined)
+        .on(saga::payment_refunded)
+        .on(saga::stock_reserved)
+        .on(saga::stock_rejected)
+        .on(saga::stock_released)
+        .on(saga::item_changed);
+    let sweep = deadline::sweep(settings, service.db.clone(), commands.clone(), consumer.group());
+
+    let routers = Routers {
+        api: api::router(service.db.clone(), commands),
+        books: api::books(service.db.clone()),
+        operator: service.operator(),
+    };
+    service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
+}

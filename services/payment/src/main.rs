@@ -1,1 +1,44 @@
-fn main() {}
+//! The payment service keeps customers' accounts, and takes the money for orders.
+//!
+//! `orders.created` takes the total or nothing and is answered with `payments.verified` or
+//! `payments.declined`; `orders.cancelled` gives it back and is answered with `payments.refunded`.
+
+mod payment; // the aggregate: its rules and its SQL
+mod saga; // what other services' events cause
+mod api; // what clients ask for
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use chassis::environment;
+use chassis::process;
+use chassis::service::{Routers, Service};
+
+/// What this service reads from its environment beside what every service does.
+#[derive(clap::Parser)]
+struct Settings {
+    /// ISO 4217 code of the currency of all accounts.
+    #[arg(long, env, default_value = "EUR")]
+    currency: String,
+}
+
+fn main() -> ExitCode {
+    process::main("payment", sqlx::migrate!(), serve)
+}
+
+async fn serve(service: Service) -> anyhow::Result<()> {
+    let Settings { currency } = environment::read()?;
+
+    // One database, three loops around it.
+    let (commands, writers) = service.commands();
+    let relay = service.relay(&events::TOPICS);
+    let consumer = service.consumer().on(saga::verify_payment).on(saga::refund_payment);
+
+    let routers = Routers {
+        api: api::router(service.db.clone(), commands, currency),
+        books: api::books(service.db.clone()),
+        operator: service.operator(),
+    };
+    service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
+}

@@ -14,8 +14,9 @@ mod tests;
 
 use std::process::ExitCode;
 
-use chassis::config;
-use chassis::service::{self, Routers, Service};
+use chassis::environment;
+use chassis::process;
+use chassis::service::{Routers, Service};
 
 /// What this service reads from its environment beside what every service does.
 #[derive(clap::Parser)]
@@ -26,16 +27,16 @@ struct Settings {
 }
 
 fn main() -> ExitCode {
-    service::main("stock", sqlx::migrate!(), serve)
+    process::main("stock", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service) -> anyhow::Result<()> {
-    let Settings { currency } = config::from_env()?;
+    let Settings { currency } = environment::read()?;
 
     // One database, three loops around it.
     let (commands, writers) = service.commands();
-    let relay = service.relay(&events::TOPICS)?;
-    let consumer = service.consumer()?.on(saga::reserve_stock).on(saga::release_stock);
+    let relay = service.relay(&events::TOPICS);
+    let consumer = service.consumer().on(saga::reserve_stock).on(saga::release_stock);
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),

@@ -77,9 +77,9 @@ impl Reply {
         Reply { status: StatusCode::CREATED, location, ..Reply::ok(answer) }
     }
 
-    /// Publishes an event with the command's effect.
-    pub fn publishing(self, event: impl Outcome) -> Reply {
-        Reply { event: event.publish(), ..self }
+    /// Publishes an event, if there is one, with the command's effect.
+    pub fn publishing(self, event: Option<impl Outcome>) -> Reply {
+        Reply { event: event.and_then(Outcome::publish), ..self }
     }
 }
 
@@ -114,6 +114,12 @@ impl Once {
 /// Where the API hands commands over.
 pub struct Commands<R: Rows> {
     waiting: mpsc::Sender<Pending<R>>,
+}
+
+impl<R: Rows> Clone for Commands<R> {
+    fn clone(&self) -> Self {
+        Commands { waiting: self.waiting.clone() }
+    }
 }
 
 /// The writers behind [`Commands`]: part of the API loop.
@@ -345,7 +351,7 @@ async fn attempt<R: Rows>(
     let mut decided = Vec::new();
     for (nth, pending) in batch.iter().enumerate() {
         if answers[nth].is_none() {
-            let at = At { now, event_id: pending.event_id };
+            let at = At { now, event_id: pending.event_id, cause: None };
             let answer = guarded(|| pending.command.decide(&mut rows, at));
             answers[nth] = Some(answer.map_err(|panic| Trouble::Panicked(nth, panic))?);
             decided.push(nth);

@@ -23,7 +23,7 @@ use rdkafka::{
 use sqlx::PgPool;
 use tokio::sync::{Notify, OnceCell, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::avro::{Codec, Undecodable, unframe};
@@ -310,7 +310,7 @@ impl<R: Rows> Batches<'_, R> {
         let mut spans = Vec::with_capacity(handled.len());
         for (nth, topic, item, work) in &handled {
             let span = item.span(topic);
-            let at = At { now, event_id: Uuid::now_v7() };
+            let at = At { now, event_id: Uuid::now_v7(), cause: item.event_id };
             let decided = guarded(|| work.decide(&mut rows, at))
                 .map_err(|panic| (Kind::Failing, format!("its handler panicked: {panic}")))
                 .and_then(|answer| answer.map_err(|Impossible(why)| (Kind::Impossible, why)));

@@ -111,6 +111,8 @@ pub struct At {
     pub now: DateTime<Utc>,
     /// The id that the event published in answer will bear; rows record it.
     pub event_id: Uuid,
+    /// The id of the event that is being handled; none for a command.
+    pub cause: Option<Uuid>,
 }
 
 /// What a handler answers: an outcome to publish, nothing, or that the event can't be.

@@ -1,13 +1,39 @@
-//! What every service stands on. It has never heard of an order.
+//! What every service stands on: one database and three loops around it. It has never heard of an
+//! order.
 //!
-//! In reading order: what a service is (`process`, `service`, `supervise`, `schema`), its edge
-//! (`config`, `http`, `extract`, `problem`, `probes`), and what an operator sees of it
-//! (`telemetry`, `observe`).
+//! # Layout, in reading order
+//!
+//! What travels and what is touched:
+//! - [`event`]: topics, events, what a handler may answer
+//! - [`avro`]: the strict codec; [`registry`]: schema ids
+//! - [`rows`]: the rows of one batch
+//!
+//! The loops:
+//! - [`commands`]: clients' wishes, decided in batches
+//! - [`outbox`], [`relay`]: events on their way to Kafka
+//! - [`consumer`], [`inbox`], [`dead_letter`]: events on their way in
+//! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
+//!
+//! The service around them:
+//! - [`process`], [`service`], [`supervise`], [`schema`]: from `main` to the exit code
+//! - [`config`], [`environment`], [`http`], [`limits`], [`extract`], [`problem`], [`probes`]: its edge
+//! - [`telemetry`], [`observe`]: what an operator sees
 
 #![warn(missing_docs)]
 
 pub mod event;
 pub mod avro;
+pub mod registry;
+pub mod rows;
+
+pub mod commands;
+pub mod outbox;
+pub mod relay;
+pub mod consumer;
+pub mod inbox;
+pub mod dead_letter;
+pub mod db;
+pub mod kafka;
 
 pub mod process;
 pub mod service;

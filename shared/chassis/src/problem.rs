@@ -80,6 +80,12 @@ impl Problem {
         problem
     }
 
+    /// 422: this Idempotency-Key came before, with another request.
+    pub fn key_reused() -> Self {
+        let detail = "This Idempotency-Key was used here for another request.";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail)
+    }
+
     /// 500: our fault. The reason is in the log and nowhere else.
     pub fn internal() -> Self {
         Self::new(

@@ -20,7 +20,7 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord, Producer, PurgeConfig},
 };
-use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -28,7 +28,9 @@ use uuid::Uuid;
 
 use crate::avro::frame;
 use crate::config::Config;
+use crate::event::Topic;
 use crate::kafka;
+use crate::outbox;
 use crate::probes::Heartbeat;
 use crate::registry::Registry;
 
@@ -68,7 +70,8 @@ const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
 pub struct Relay {
     service: &'static str,
     config: Config,
-    session: PgConnectOptions,
+    db: PgPool,
+    published: Vec<&'static Topic>,
     registry: Arc<Registry>,
     wake: Arc<Notify>,
     heartbeat: Heartbeat,
@@ -98,17 +101,18 @@ struct Landed {
 }
 
 impl Relay {
-    /// A relay of the outbox in the database of `session`, woken by `wake` after each commit here.
+    /// A relay of the outbox in `db`, woken by `wake` after each commit here. `published` are the
+    /// topics whose schemas it stores beside the outbox.
     pub fn new(
         service: &'static str,
         config: &Config,
-        session: &PgConnectOptions,
+        db: PgPool,
+        published: Vec<&'static Topic>,
         registry: Arc<Registry>,
         wake: Arc<Notify>,
         heartbeat: Heartbeat,
     ) -> Relay {
-        let session = session.clone().options([("idle_session_timeout", SESSION_IDLE_MAX)]);
-        Relay { service, config: config.clone(), session, registry, wake, heartbeat }
+        Relay { service, config: config.clone(), db, published, registry, wake, heartbeat }
     }
 
     /// Runs until stopped. Whatever fails is tried again, for ever.
@@ -124,7 +128,12 @@ impl Relay {
 
     /// Waits to become the active relay, then relays until stopped or until something breaks.
     async fn lead(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let mut db = self.session.connect().await.context("no session with the database")?;
+        // By every instance, active or not, before its first event: an older relay can then publish
+        // what a newer replica writes.
+        outbox::store_schemas(&self.db, &self.published).await.context("no schemas stored")?;
+        let session = self.db.connect_options();
+        let session = session.as_ref().clone().options([("idle_session_timeout", SESSION_IDLE_MAX)]);
+        let mut db = session.connect().await.context("no session with the database")?;
         let locked = "select pg_try_advisory_lock($1)";
         while !sqlx::query_scalar::<_, bool>(locked).bind(LOCK).fetch_one(&mut db).await? {
             gauge!("relay_active").set(0);
@@ -308,11 +317,12 @@ impl<'a> Round<'a> {
         let schema = match self.schemas.get(&row.schema_fingerprint) {
             Some(schema) => schema,
             None => {
-                let schema = sqlx::query_scalar("select schema from outbox_schemas where fingerprint = $1")
-                    .bind(&row.schema_fingerprint)
-                    .fetch_one(db)
-                    .await
-                    .context("an outbox row's schema is not stored")?;
+                let stored = "select schema from outbox_schemas where fingerprint = $1";
+                let stored = sqlx::query_scalar(stored).bind(&row.schema_fingerprint);
+                let Some(schema) = stored.fetch_optional(db).await? else {
+                    self.hold_topic(&row.topic, "the schema of a row is not stored yet");
+                    return Ok(false);
+                };
                 self.schemas.entry(row.schema_fingerprint.clone()).or_insert(schema)
             }
         };

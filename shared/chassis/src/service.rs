@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,21 +19,33 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::{Commands, Writers};
 use crate::config::Config;
+use crate::consumer::Consumer;
+use crate::event::Topic;
 use crate::probes::{self, Heartbeats, Phase, Probes};
 use crate::problem::Problem;
+use crate::registry::Registry;
+use crate::relay::Relay;
+use crate::rows::Rows;
 use crate::supervise::Tasks;
-use crate::{http, schema};
+use crate::{commands, dead_letter, http, schema};
 
 const API: &str = "API";
 const PROBES: &str = "probes";
 const OPERATOR: &str = "operator's port";
 
 const EDGE_DRAIN: Duration = Duration::from_secs(1);
+
+/// How long a loop may take to show that it moves: the longest it can wait within its own bounds,
+/// with room to spare. An outage of anything it needs is waited for step by step, and each step beats.
+const WRITERS_BEAT_WITHIN: Duration = Duration::from_secs(60);
+const RELAY_BEATS_WITHIN: Duration = Duration::from_secs(60);
+const CONSUMER_BEATS_WITHIN: Duration = Duration::from_secs(120);
 
 /// What the parts of a service are made from.
 pub struct Service {
@@ -46,6 +59,9 @@ pub struct Service {
     pub heartbeats: Heartbeats,
     /// Cancelled when the loops are to end, after the API has drained.
     pub stop: CancellationToken,
+    registry: Arc<Registry>,
+    /// Wakes the relay after a commit in this process.
+    wake: Arc<Notify>,
     migrator: Migrator,
     metrics: PrometheusHandle,
 }
@@ -81,6 +97,24 @@ impl Loop {
     }
 }
 
+impl<R: Rows> From<Writers<R>> for Loop {
+    fn from(writers: Writers<R>) -> Loop {
+        Loop::new("writers", |stop| writers.run(stop))
+    }
+}
+
+impl From<Relay> for Loop {
+    fn from(relay: Relay) -> Loop {
+        Loop::new("relay", |stop| relay.run(stop))
+    }
+}
+
+impl<R: Rows> From<Consumer<R>> for Loop {
+    fn from(consumer: Consumer<R>) -> Loop {
+        Loop::new("consumer", |stop| consumer.run(stop))
+    }
+}
+
 impl Service {
     pub(crate) fn new(
         name: &'static str,
@@ -90,15 +124,46 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let db = schema::connect(name, &config)?;
         let (heartbeats, stop) = (Heartbeats::new(), CancellationToken::new());
+        let registry = Arc::new(Registry::new(&config)?);
         Ok(Self {
             name,
             config,
             db,
             heartbeats,
             stop,
+            registry,
+            wake: Arc::default(),
             migrator,
             metrics,
         })
+    }
+
+    /// What takes clients' commands, and the writers behind it: a part of the API loop.
+    pub fn commands<R: Rows>(&self) -> (Commands<R>, Writers<R>) {
+        let heartbeat = self.heartbeats.register("writers", WRITERS_BEAT_WITHIN);
+        commands::commands(self.db.clone(), self.wake.clone(), heartbeat)
+    }
+
+    /// The loop that carries the outbox to Kafka. Of all topics, it stores the schemas of those
+    /// that this service publishes.
+    pub fn relay(&self, topics: &[&'static Topic]) -> Relay {
+        let published = topics.iter().filter(|topic| topic.publisher == self.name);
+        let heartbeat = self.heartbeats.register("relay", RELAY_BEATS_WITHIN);
+        let (registry, wake) = (self.registry.clone(), self.wake.clone());
+        let published = published.copied().collect();
+        Relay::new(self.name, &self.config, self.db.clone(), published, registry, wake, heartbeat)
+    }
+
+    /// The loop that brings other services' events in; give it a handler for each topic.
+    pub fn consumer<R: Rows>(&self) -> Consumer<R> {
+        let heartbeat = self.heartbeats.register("consumer", CONSUMER_BEATS_WITHIN);
+        let (registry, wake) = (self.registry.clone(), self.wake.clone());
+        Consumer::new(self.name, &self.config, self.db.clone(), registry, wake, heartbeat)
+    }
+
+    /// What operators may do about dead letters.
+    pub fn operator(&self) -> Router {
+        dead_letter::router(self.db.clone())
     }
 
     /// Serves the three ports and runs the loops, until a signal or the first of them to end.

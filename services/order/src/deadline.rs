@@ -1,0 +1,97 @@
+//! What ends an order that nobody answers, if that is wanted. It is off by default: an order waits
+//! for payment and stock for as long as they are away, and shows it.
+//!
+//! The time is the database's. The sweep goes through the same command as a customer's cancel, so
+//! that the order row decides; and it only sweeps when this service has read everything that was
+//! said to it, since the answers may lie there unread.
+
+use std::time::Duration;
+
+use chassis::commands::{Commands, Reply};
+use chassis::consumer::Group;
+use chassis::problem::Problem;
+use chassis::service::Loop;
+use events::orders::CancelReason;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::order::{CancelOrder, Orders};
+use crate::saga;
+
+/// How often to look, and how many orders to end at a time.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEPT_MAX: i64 = 200;
+
+/// The outage of payment or stock that we promise to survive is as long as topics are kept, less a
+/// day. A shorter deadline ends orders that would have ended well.
+const PROMISED_OUTAGE: Duration = Duration::from_secs(13 * 24 * 3600);
+
+/// What the deadline reads from the environment.
+#[derive(clap::Parser)]
+pub struct Settings {
+    /// How long an order may be pending before it is cancelled. Unset: for ever.
+    #[arg(long, env, value_parser = clap::value_parser!(u64).range(1..))]
+    order_deadline_seconds: Option<u64>,
+}
+
+/// The loop that sweeps, or one that only waits for the end where no deadline is set.
+pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: Group) -> Loop {
+    let deadline = settings.order_deadline_seconds.map(Duration::from_secs);
+    if let Some(deadline) = deadline.filter(|deadline| *deadline < PROMISED_OUTAGE) {
+        tracing::warn!("orders are cancelled after {deadline:?}, sooner than an outage that would be survived");
+    }
+    Loop::new("deadline", move |stop: CancellationToken| async move {
+        let Some(deadline) = deadline else {
+            stop.cancelled().await;
+            return Ok(());
+        };
+        let mut from = Uuid::nil();
+        while !stop.is_cancelled() {
+            if group.caught_up().await && let Err(error) = once(&db, &commands, deadline, &mut from).await {
+                tracing::warn!("the deadline sweep is tried again: {error}");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Ends the oldest overdue orders.
+///
+/// Ids grow with time and an ended order stays ended, so the look starts where the last one found
+/// its first pending order: no index has to know which orders are pending.
+async fn once(
+    db: &PgPool,
+    commands: &Commands<Orders>,
+    deadline: Duration,
+    from: &mut Uuid,
+) -> Result<(), Problem> {
+    let overdue: Vec<Uuid> = sqlx::query_scalar(
+        "select order_id from orders
+         where order_id >= $1 and status = 'pending'
+           and created_at < now() - make_interval(secs => $2)
+         order by order_id limit $3",
+    )
+    .bind(*from)
+    .bind(deadline.as_secs_f64())
+    .bind(SWEPT_MAX)
+    .fetch_all(db)
+    .await?;
+    if let Some(first) = overdue.first() {
+        *from = *first;
+    }
+    for order_id in overdue {
+        let cancel = CancelOrder { order_id, reason: CancelReason::Deadline };
+        let decide = |cancel: &CancelOrder, orders: &mut Orders, at| {
+            // Confirmed meanwhile: then there is nothing to end.
+            let event = saga::cancel_order(cancel, orders, at).unwrap_or_default();
+            Ok(Reply::ok(&()).publishing(event))
+        };
+        commands.run(cancel, None, decide).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,373 @@
+//! The aggregate: orders with their two legs and their history, and the articles they can name.
+
+use std::collections::BTreeSet;
+
+use chassis::event::{At, Event};
+use chassis::rows::{Rows, Table, Touches};
+use chrono::{DateTime, Utc};
+use events::orders::CancelReason;
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+/// An order: the row that decides.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Order {
+    pub order_id: Uuid,
+    pub customer_id: Uuid,
+    pub status: Status,
+    pub reason: Option<Reason>,
+    pub payment: PaymentLeg,
+    pub stock: StockLeg,
+    pub total_cents: i64,
+    pub currency: String,
+    pub lines: Json<Vec<Line>>,
+    pub created_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    pub created_event_id: Uuid,
+    #[serde(skip)]
+    pub ended_event_id: Option<Uuid>,
+}
+
+/// One article of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub sku: String,
+    pub quantity: i32,
+    pub unit_price_cents: i64,
+}
+
+/// Leaves `Pending` once, and never again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Status {
+    Pending,
+    Confirmed,
+    Cancelled,
+}
+
+/// Why an order was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Reason {
+    PaymentDeclined,
+    StockRejected,
+    Customer,
+    Deadline,
+}
+
+/// What payment answered. It only climbs: waiting < verified < refunded, waiting < declined,
+/// waiting < void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum PaymentLeg {
+    Waiting,
+    Verified,
+    Declined,
+    Refunded,
+    Void,
+}
+
+/// What stock answered. It only climbs: waiting < reserved < released, waiting < rejected,
+/// waiting < void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum StockLeg {
+    Waiting,
+    Reserved,
+    Rejected,
+    Released,
+    Void,
+}
+
+/// An article, as last heard of.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Item {
+    pub sku: String,
+    pub name: String,
+    pub price_cents: i64,
+    pub currency: String,
+    pub version: i64,
+}
+
+/// A line of an order's history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub order_id: Uuid,
+    pub event_id: Uuid,
+    pub event: &'static str,
+    pub detail: Value,
+    pub occurred_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// A customer wants these articles.
+#[derive(Clone, Debug)]
+pub struct PlaceOrder {
+    /// Drawn when the wish arrived, so that a repeated try meets its own row.
+    pub order_id: Uuid,
+    pub customer_id: Uuid,
+    pub lines: Vec<Wanted>,
+}
+
+/// One article that a customer wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    pub sku: String,
+    pub quantity: i32,
+}
+
+/// An order is to end: by its customer's wish, or because its time is over.
+#[derive(Clone, Debug)]
+pub struct CancelOrder {
+    pub order_id: Uuid,
+    pub reason: CancelReason,
+}
+
+/// The rows of one batch.
+#[derive(Default)]
+pub struct Orders {
+    orders: Table<Uuid, Order>,
+    items: Table<String, Item>,
+    history: Vec<Entry>,
+}
+
+/// Which rows a batch touches.
+#[derive(Default)]
+pub struct Keys {
+    orders: BTreeSet<Uuid>,
+    skus: BTreeSet<String>,
+}
+
+impl Orders {
+    /// An order, if there is one.
+    pub fn order(&self, order_id: Uuid) -> Option<&Order> {
+        self.orders.get(&order_id)
+    }
+
+    /// Adds an order, or replaces what is known of one.
+    pub fn put_order(&mut self, order: Order) {
+        self.orders.put(order.order_id, order);
+    }
+
+    /// An article, if stock announced it.
+    pub fn item(&self, sku: &str) -> Option<&Item> {
+        self.items.get(sku)
+    }
+
+    /// Notes what stock announced, unless something newer is known.
+    pub fn put_item(&mut self, item: Item) {
+        if self.item(&item.sku).is_none_or(|known| known.version < item.version) {
+            self.items.put(item.sku.clone(), item);
+        }
+    }
+
+    /// Adds the event that is being handled to its order's history.
+    pub fn heard<E: Event>(&mut self, event: &E, order_id: Uuid, occurred_at: DateTime<Utc>, at: At) {
+        if let Some(event_id) = at.cause {
+            self.record(event, order_id, event_id, occurred_at, at);
+        }
+    }
+
+    /// Adds the event that is being published to its order's history.
+    pub fn said<E: Event>(&mut self, event: &E, order_id: Uuid, at: At) {
+        self.record(event, order_id, at.event_id, at.now, at);
+    }
+
+    fn record<E: Event>(
+        &mut self,
+        event: &E,
+        order_id: Uuid,
+        event_id: Uuid,
+        occurred_at: DateTime<Utc>,
+        At { now: recorded_at, .. }: At,
+    ) {
+        let detail = serde_json::to_value(event).unwrap_or_default();
+        let event = E::topic().name;
+        self.history.push(Entry { order_id, event_id, event, detail, occurred_at, recorded_at });
+    }
+
+    /// What was added to histories.
+    pub fn history(&self) -> &[Entry] {
+        &self.history
+    }
+}
+
+impl Touches<PlaceOrder> for Orders {
+    fn touch(place: &PlaceOrder, keys: &mut Keys) {
+        keys.orders.insert(place.order_id);
+        keys.skus.extend(place.lines.iter().map(|line| line.sku.clone()));
+    }
+}
+
+impl Touches<StockItem> for Orders {
+    fn touch(item: &StockItem, keys: &mut Keys) {
+        keys.skus.insert(item.sku.clone());
+    }
+}
+
+macro_rules! touches_its_order {
+    ($($event:ty),*) => {$(
+        impl Touches<$event> for Orders {
+            fn touch(event: &$event, keys: &mut Keys) {
+                keys.orders.insert(event.order_id);
+            }
+        }
+    )*};
+}
+
+touches_its_order!(
+    CancelOrder,
+    PaymentVerified,
+    PaymentDeclined,
+    PaymentRefunded,
+    StockReserved,
+    StockRejected,
+    StockReleased
+);
+
+impl Rows for Orders {
+    type Keys = Keys;
+
+    async fn load(db: &mut PgConnection, keys: Keys) -> sqlx::Result<Orders> {
+        let mut rows = Orders::default();
+        if !keys.orders.is_empty() {
+            let orders: Vec<Order> = sqlx::query_as(
+                "select * from orders where order_id = any($1) order by order_id for update",
+            )
+            .bind(Vec::from_iter(keys.orders))
+            .fetch_all(&mut *db)
+            .await?;
+            rows.orders = Table::read(orders, |order| order.order_id);
+        }
+        if !keys.skus.is_empty() {
+            // Not locked: an order takes the price that was known when it was placed.
+            let items: Vec<Item> = sqlx::query_as("select * from items where sku = any($1)")
+                .bind(Vec::from_iter(keys.skus))
+                .fetch_all(&mut *db)
+                .await?;
+            rows.items = Table::read(items, |item| item.sku.clone());
+        }
+        Ok(rows)
+    }
+
+    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
+        insert_orders(db, self.orders.inserted()).await?;
+        update_orders(db, self.orders.updated()).await?;
+        insert_history(db, &self.history).await?;
+        let mut items = self.items.inserted();
+        items.extend(self.items.updated());
+        items.sort_by(|a, b| a.sku.cmp(&b.sku));
+        upsert_items(db, items).await
+    }
+}
+
+async fn insert_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into orders
+             (order_id, customer_id, status, reason, payment, stock, total_cents, currency, lines,
+              created_at, ended_at, created_event_id, ended_event_id)
+         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[],
+                              $6::text[], $7::bigint[], $8::text[], $9::jsonb[],
+                              $10::timestamptz[], $11::timestamptz[], $12::uuid[], $13::uuid[])",
+    )
+    .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.reason).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.created_at).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.created_event_id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// What an order is about never changes; where it stands does.
+async fn update_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update orders set status = o.status, reason = o.reason, payment = o.payment,
+             stock = o.stock, ended_at = o.ended_at, ended_event_id = o.ended_event_id
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
+                     $6::timestamptz[], $7::uuid[])
+             as o (order_id, status, reason, payment, stock, ended_at, ended_event_id)
+         where orders.order_id = o.order_id",
+    )
+    .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.reason).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
+    .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn insert_history(db: &mut PgConnection, entries: &[Entry]) -> sqlx::Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into history (order_id, event_id, event, detail, occurred_at, recorded_at)
+         select order_id, event_id, event, detail, occurred_at, recorded_at
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::jsonb[], $5::timestamptz[],
+                     $6::timestamptz[])
+             with ordinality as entry
+                 (order_id, event_id, event, detail, occurred_at, recorded_at, nth)
+         order by nth",
+    )
+    .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| e.event).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| &e.detail).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
+    .bind(entries.iter().map(|e| e.recorded_at).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The version decides, in memory and once more here: another instance may know a newer one.
+async fn upsert_items(db: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into items (sku, name, price_cents, currency, version)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[])
+         on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
+             currency = excluded.currency, version = excluded.version
+         where items.version < excluded.version",
+    )
+    .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.version).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! The decider: what payment's and stock's answers cause, and what customers' commands do. Pure
+//! functions from an event or a command and the rows in memory to what is published.
+//!
+//! Each answer does two things. Its leg climbs, whatever the order's status: answers to an order
+//! that has ended still arrive. Then the row decides, once: both yes confirm a pending order, the
+//! first no cancels it.
+
+use chassis::event::{Answer, At, Impossible};
+use chassis::impossible;
+use events::orders::{CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use crate::order::{
+    CancelOrder, Item, Line, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
+};
+
+/// Why a command is refused.
+#[derive(Debug, PartialEq)]
+pub enum Refusal {
+    NoSuchItem { nth: usize },
+    MixedCurrencies { nth: usize },
+    NoSuchOrder,
+    AlreadyConfirmed,
+}
+
+/// The command that places an order → `orders.created`
+///
+/// Prices are the order service's own, never the client's.
+pub fn place_order(
+    place: &PlaceOrder,
+    orders: &mut Orders,
+    at: At,
+) -> Result<Option<OrderCreated>, Refusal> {
+    if orders.order(place.order_id).is_some() {
+        return Ok(None); // an earlier try was committed after all
+    }
+    let mut lines = Vec::with_capacity(place.lines.len());
+    let mut currency: Option<String> = None;
+    let mut total_cents = 0;
+    for (nth, wanted) in place.lines.iter().enumerate() {
+        let item = orders.item(&wanted.sku).ok_or(Refusal::NoSuchItem { nth })?;
+        if currency.as_ref().is_some_and(|currency| *currency != item.currency) {
+            return Err(Refusal::MixedCurrencies { nth });
+        }
+        currency = Some(item.currency.clone());
+        // Within the API's limits this can't overflow: 50 lines × 1,000 × 10⁹ cents.
+        total_cents += i64::from(wanted.quantity) * item.price_cents;
+        let (sku, quantity, unit_price_cents) = (wanted.sku.clone(), wanted.quantity, item.price_cents);
+        lines.push(Line { sku, quantity, unit_price_cents });
+    }
+    let currency = currency.unwrap_or_default();
+    let created = OrderCreated {
+        order_id: place.order_id,
+        customer_id: place.customer_id,
+        lines: lines
+            .iter()
+            .cloned()
+            .map(|Line { sku, quantity, unit_price_cents }| OrderLine { sku, quantity, unit_price_cents })
+            .collect(),
+        total_cents,
+        currency: currency.clone(),
+        occurred_at: at.now,
+    };
+    orders.put_order(Order {
+        order_id: place.order_id,
+        customer_id: place.customer_id,
+        status: Status::Pending,
+        reason: None,
+        payment: PaymentLeg::Waiting,
+        stock: StockLeg::Waiting,
+        total_cents,
+        currency,
+        lines: Json(lines),
+        created_at: at.now,
+        ended_at: None,
+        created_event_id: at.event_id,
+        ended_event_id: None,
+    });
+    orders.said(&created, place.order_id, at);
+    Ok(Some(created))
+}
+
+/// The command that cancels an order → `orders.cancelled`, unless it was cancelled already
+pub fn cancel_order(
+    cancel: &CancelOrder,
+    orders: &mut Orders,
+    at: At,
+) -> Result<Option<OrderCancelled>, Refusal> {
+    let order = orders.order(cancel.order_id).cloned().ok_or(Refusal::NoSuchOrder)?;
+    match order.status {
+        Status::Pending => Ok(Some(end_cancelled(order, cancel.reason, orders, at))),
+        Status::Cancelled => Ok(None),
+        Status::Confirmed => Err(Refusal::AlreadyConfirmed),
+    }
+}
+
+/// `payments.verified` → nothing yet | `orders.confirmed`
+pub fn payment_verified(event: &PaymentVerified, orders: &mut Orders, at: At) -> Answer<OrderConfirmed> {
+    let mut order = known(event.order_id, orders)?;
+    if (event.amount_cents, &event.currency) != (order.total_cents, &order.currency) {
+        impossible!("payment verified another amount than order {} is about", event.order_id);
+    }
+    match order.payment {
+        PaymentLeg::Waiting => order.payment = PaymentLeg::Verified,
+        PaymentLeg::Verified | PaymentLeg::Refunded => {}
+        no => impossible!("payment of order {} was {no:?} and is now verified", event.order_id),
+    }
+    orders.heard(event, event.order_id, event.occurred_at, at);
+    Ok(confirm_if_both_said_yes(order, orders, at))
+}
+
+/// `payments.declined` → `orders.cancelled`, unless the order has ended
+pub fn payment_declined(event: &PaymentDeclined, orders: &mut Orders, at: At) -> Answer<OrderCancelled> {
+    let mut order = known(event.order_id, orders)?;
+    match order.payment {
+        PaymentLeg::Waiting => order.payment = PaymentLeg::Declined,
+        PaymentLeg::Declined => {}
+        said => impossible!("payment of order {} was {said:?} and is now declined", event.order_id),
+    }
+    orders.heard(event, event.order_id, event.occurred_at, at);
+    Ok(cancel_if_pending(order, CancelReason::PaymentDeclined, orders, at))
+}
+
+/// `payments.refunded` → nothing: the leg ends
+pub fn payment_refunded(event: &PaymentRefunded, orders: &mut Orders, at: At) -> Answer<()> {
+    let mut order = known(event.order_id, orders)?;
+    if order.status != Status::Cancelled {
+        impossible!("payment refunded order {}, which was not cancelled", event.order_id);
+    }
+    let nothing_taken = event.amount_cents.is_none();
+    let whole = (event.amount_cents, event.currency.as_ref()) == (Some(order.total_cents), Some(&order.currency));
+    if !nothing_taken && !whole {
+        impossible!("payment refunded another amount than order {} is about", event.order_id);
+    }
+    order.payment = match (order.payment, nothing_taken) {
+        (PaymentLeg::Waiting | PaymentLeg::Void, true) => PaymentLeg::Void,
+        // The refund may overtake the verification that it undoes.
+        (PaymentLeg::Waiting | PaymentLeg::Verified | PaymentLeg::Refunded, false) => PaymentLeg::Refunded,
+        (said, _) => impossible!("payment of order {} was {said:?} and is now undone", event.order_id),
+    };
+    orders.heard(event, event.order_id, event.occurred_at, at);
+    orders.put_order(order);
+    Ok(None)
+}
+
+/// `stock.reserved` → nothing yet | `orders.confirmed`
+pub fn stock_reserved(event: &StockReserved, orders: &mut Orders, at: At) -> Answer<OrderConfirmed> {
+    let mut order = known(event.order_id, orders)?;
+    let reserved = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+    if !is_the_whole_order(reserved, &order) {
+        impossible!("stock reserved other lines than order {} has", event.order_id);
+    }
+    match order.stock {
+        StockLeg::Waiting => order.stock = StockLeg::Reserved,
+        StockLeg::Reserved | StockLeg::Released => {}
+        no => impossible!("stock of order {} was {no:?} and is now reserved", event.order_id),
+    }
+    orders.heard(event, event.order_id, event.occurred_at, at);
+    Ok(confirm_if_both_said_yes(order, orders, at))
+}
+
+/// `stock.rejected` → `orders.cancelled`, unless the order has ended
+pub fn stock_rejected(event: &StockRejected, orders: &mut Orders, at: At) -> Answer<OrderCancelled> {
+    let mut order = known(event.order_id, orders)?;
+    match order.stock {
+        StockLeg::Waiting => order.stock = StockLeg::Rejected,
+        StockLeg::Rejected => {}
+        said => impossible!("stock of order {} was {said:?} and is now rejected", event.order_id),
+    }
+    orders.heard(event, event.order_id, event.occurred_at, at);
+    Ok(cancel_if_pending(order, CancelReason::StockRejected, orders, at))
+}
+
+/// `stock.released` → nothing: the leg ends
+pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Answer<()> {
+    let mut order = known(event.order_id, orders)?;
+    if order.status != Status::Cancelled {
+        impossible!("stock released order {}, which was not cancelled", event.order_id);
+    }
+    let nothing_reserved = event.lines.is_empty();
+    let released = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+    if !nothing_reserved && !is_the_whole_order(released, &order) {
+        impossible!("stock released other lines than order {} has", event.order_id);
+    }
+    order.stock = match (order.stock, nothing_reserved) {
+        (StockLeg::Waiting | StockLeg::Void, true) => StockLeg::Void,
+        // The release may overtake the reservation that it undoes.
+        (StockLeg::Waiting | StockLeg::Reserved | StockLeg::Released, false) => StockLeg::Released,
+        (said, _) => impossible!("stock of order {} was {said:?} and is now undone", event.order_id),
+    };
+    orders.heard(event, event.order_id, event.occurred_at, at);
+    orders.put_order(order);
+    Ok(None)
+}
+
+/// `stock.items` → nothing: the read model that orders take their prices from
+pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> {
+    let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
+    orders.put_item(Item { sku, name, price_cents, currency, version });
+    Ok(None)
+}
+
+fn known(order_id: Uuid, orders: &Orders) -> Result<Order, Impossible> {
+    match orders.order(order_id) {
+        Some(order) => Ok(order.clone()),
+        None => impossible!("there is no order {order_id}"),
+    }
+}
+
+fn is_the_whole_order<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &Order) -> bool {
+    let mut lines: Vec<_> = lines.collect();
+    let mut ordered: Vec<_> = order.lines.iter().map(|l| (l.sku.as_str(), l.quantity)).collect();
+    lines.sort_unstable();
+    ordered.sort_unstable();
+    lines == ordered
+}
+
+fn confirm_if_both_said_yes(mut order: Order, orders: &mut Orders, at: At) -> Option<OrderConfirmed> {
+    let both = order.payment == PaymentLeg::Verified && order.stock == StockLeg::Reserved;
+    if order.status != Status::Pending || !both {
+        orders.put_order(order);
+        return None;
+    }
+    order.status = Status::Confirmed;
+    order.ended_at = Some(at.now);
+    order.ended_event_id = Some(at.event_id);
+    let lines = order.lines.iter().cloned();
+    let confirmed = OrderConfirmed {
+        order_id: order.order_id,
+        customer_id: order.customer_id,
+        lines: lines
+            .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine { sku, quantity, unit_price_cents })
+            .collect(),
+        total_cents: order.total_cents,
+        currency: order.currency.clone(),
+        occurred_at: at.now,
+    };
+    orders.said(&confirmed, order.order_id, at);
+    orders.put_order(order);
+    Some(confirmed)
+}
+
+fn cancel_if_pending(order: Order, reason: CancelReason, orders: &mut Orders, at: At) -> Option<OrderCancelled> {
+    if order.status == Status::Pending {
+        return Some(end_cancelled(order, reason, orders, at));
+    }
+    orders.put_order(order);
+    None
+}
+
+fn end_cancelled(mut order: Order, reason: CancelReason, orders: &mut Orders, at: At) -> OrderCancelled {
+    order.status = Status::Cancelled;
+    order.reason = Some(match reason {
+        CancelReason::PaymentDeclined => Reason::PaymentDeclined,
+        CancelReason::StockRejected => Reason::StockRejected,
+        CancelReason::Deadline => Reason::Deadline,
+        CancelReason::Customer | CancelReason::Unknown => Reason::Customer,
+    });
+    order.ended_at = Some(at.now);
+    order.ended_event_id = Some(at.event_id);
+    let cancelled = OrderCancelled { order_id: order.order_id, reason, occurred_at: at.now };
+    orders.said(&cancelled, order.order_id, at);
+    orders.put_order(order);
+    cancelled
+}

@@ -1,0 +1,147 @@
+//! What other services' events cause here, and what clients' commands do: pure functions from an
+//! event or a command and the rows in memory to what is published.
+
+use chassis::event::{Answer, At, Outcome, Outgoing};
+use chassis::impossible;
+use events::orders::{OrderCancelled, OrderCreated};
+use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
+
+use crate::payment::{Deposit, Ledger, Payment, State};
+
+/// An account takes in so much at most, what is taken from it included: a refund, which may not be
+/// refused, then can't overflow.
+pub const DEPOSITED_MAX_CENTS: i64 = 1_000_000_000_000_000;
+
+/// The answer to an order.
+#[derive(Debug, PartialEq)]
+pub enum Paying {
+    Verified(PaymentVerified),
+    Declined(PaymentDeclined),
+}
+
+impl Outcome for Paying {
+    fn publish(self) -> Option<Outgoing> {
+        match self {
+            Paying::Verified(event) => event.publish(),
+            Paying::Declined(event) => event.publish(),
+        }
+    }
+}
+
+/// `orders.created` → `payments.verified` | `payments.declined`
+///
+/// A payment provider would not be called from here: that takes two steps, the request published
+/// and the reply heard, since no network call belongs inside a transaction.
+pub fn verify_payment(order: &OrderCreated, ledger: &mut Ledger, at: At) -> Answer<Paying> {
+    if ledger.payment(order.order_id).is_some() {
+        return Ok(None); // answered before, or cancelled before it was heard of
+    }
+    let OrderCreated { order_id, customer_id, total_cents: amount_cents, .. } = *order;
+    if amount_cents < 0 {
+        impossible!("order {order_id} has a total of {amount_cents} cents");
+    }
+    let no = match ledger.account(customer_id) {
+        None => Some(DeclineReason::NoAccount),
+        Some(account) if account.currency != order.currency => Some(DeclineReason::CurrencyMismatch),
+        Some(account) if account.balance_cents < amount_cents => {
+            Some(DeclineReason::InsufficientFunds)
+        }
+        Some(_) => None,
+    };
+
+    let (currency, occurred_at) = (order.currency.clone(), at.now);
+    let mut payment = Payment {
+        order_id,
+        state: State::Declined,
+        customer_id: Some(customer_id),
+        amount_cents,
+        currency: Some(currency.clone()),
+        reason: None,
+        answer_event_id: Some(at.event_id),
+        undo_event_id: None,
+        created_at: at.now,
+        updated_at: at.now,
+    };
+    let answer = match no {
+        None => {
+            ledger.take(customer_id, amount_cents);
+            payment.state = State::Verified;
+            Paying::Verified(PaymentVerified { order_id, amount_cents, currency, occurred_at })
+        }
+        Some(reason) => {
+            payment.reason = Some(in_words(reason).into());
+            Paying::Declined(PaymentDeclined { order_id, reason, occurred_at })
+        }
+    };
+    ledger.put_payment(payment);
+    Ok(Some(answer))
+}
+
+fn in_words(reason: DeclineReason) -> &'static str {
+    match reason {
+        DeclineReason::InsufficientFunds => "insufficient_funds",
+        DeclineReason::NoAccount => "no_account",
+        DeclineReason::CurrencyMismatch => "currency_mismatch",
+        DeclineReason::Unknown => "unknown",
+    }
+}
+
+/// `orders.cancelled` → `payments.refunded`, unless payment had said no
+pub fn refund_payment(
+    order: &OrderCancelled,
+    ledger: &mut Ledger,
+    at: At,
+) -> Answer<PaymentRefunded> {
+    let (order_id, occurred_at) = (order.order_id, at.now);
+    let (refunded, amount_cents, currency) = match ledger.payment(order_id).cloned() {
+        Some(Payment { state: State::Declined | State::Refunded | State::Void, .. }) => {
+            return Ok(None);
+        }
+        Some(payment) => {
+            if let Some(customer_id) = payment.customer_id {
+                ledger.take(customer_id, -payment.amount_cents);
+            }
+            let (amount_cents, currency) = (Some(payment.amount_cents), payment.currency.clone());
+            let undo_event_id = Some(at.event_id);
+            let refunded =
+                Payment { state: State::Refunded, undo_event_id, updated_at: at.now, ..payment };
+            (refunded, amount_cents, currency)
+        }
+        // The cancellation overtook its order: the row keeps the order from being paid for later.
+        None => {
+            let void = Payment {
+                order_id,
+                state: State::Void,
+                customer_id: None,
+                amount_cents: 0,
+                currency: None,
+                reason: None,
+                answer_event_id: None,
+                undo_event_id: Some(at.event_id),
+                created_at: at.now,
+                updated_at: at.now,
+            };
+            (void, None, None)
+        }
+    };
+    ledger.put_payment(refunded);
+    Ok(Some(PaymentRefunded { order_id, amount_cents, currency, occurred_at }))
+}
+
+/// Why a command is refused.
+#[derive(Debug, PartialEq)]
+pub enum Refusal {
+    TooMuch,
+}
+
+/// The command that takes in a deposit; the first opens the account. It publishes nothing.
+pub fn take_in(deposit: &Deposit, ledger: &mut Ledger, at: At) -> Result<(), Refusal> {
+    let deposited = ledger.account(deposit.customer_id).map_or(0, |a| a.deposited_cents);
+    match deposited.checked_add(deposit.amount_cents) {
+        Some(sum) if sum <= DEPOSITED_MAX_CENTS => {
+            ledger.deposit(deposit, at.now);
+            Ok(())
+        }
+        _ => Err(Refusal::TooMuch),
+    }
+}
