@@ -35,6 +35,33 @@ pub struct Config {
     #[arg(long, env, default_value = "127.0.0.1:9091")]
     pub operator_addr: SocketAddr,
 
+    /// Its way to Kafka.
+    #[command(flatten)]
+    pub kafka: Kafka,
+    /// Its way to the schema registry.
+    #[command(flatten)]
+    pub schema_registry: SchemaRegistry,
+
+    /// Where traces go by OTLP (http/protobuf), without `/v1/traces`. Unset: nowhere.
+    #[arg(long, env)]
+    pub otel_exporter_otlp_endpoint: Option<String>,
+    /// How log lines look; RUST_LOG chooses which there are.
+    #[arg(long, env, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// How long a stop may take. Half of it is for requests under way, the rest for the loops.
+    #[arg(
+        long,
+        env = "SHUTDOWN_TIMEOUT_SECONDS",
+        value_name = "SHUTDOWN_TIMEOUT_SECONDS",
+        default_value = "20",
+        value_parser = seconds
+    )]
+    pub shutdown_timeout: Duration,
+}
+
+/// The way to Kafka.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Kafka {
     /// Kafka's brokers, comma-separated.
     #[arg(long, env)]
     pub kafka_bootstrap_servers: String,
@@ -59,7 +86,11 @@ pub struct Config {
     /// The key of that certificate.
     #[arg(long, env)]
     pub kafka_ssl_key_location: Option<String>,
+}
 
+/// The way to the schema registry.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SchemaRegistry {
     /// The base of a Confluent-compatible schema registry's API.
     #[arg(long, env)]
     pub schema_registry_url: String,
@@ -69,22 +100,6 @@ pub struct Config {
     /// The password of the registry.
     #[arg(long, env, hide_env_values = true)]
     pub schema_registry_password: Option<Secret>,
-
-    /// Where traces go by OTLP (http/protobuf), without `/v1/traces`. Unset: nowhere.
-    #[arg(long, env)]
-    pub otel_exporter_otlp_endpoint: Option<String>,
-    /// How log lines look; RUST_LOG chooses which there are.
-    #[arg(long, env, value_enum, default_value = "text")]
-    pub log_format: LogFormat,
-    /// How long a stop may take. Half of it is for requests under way, the rest for the loops.
-    #[arg(
-        long,
-        env = "SHUTDOWN_TIMEOUT_SECONDS",
-        value_name = "SHUTDOWN_TIMEOUT_SECONDS",
-        default_value = "20",
-        value_parser = seconds
-    )]
-    pub shutdown_timeout: Duration,
 }
 
 /// How log lines look.
@@ -166,7 +181,7 @@ mod tests {
         let config = config(&[("KAFKA_SASL_USERNAME", "")]).unwrap();
         assert_eq!(config.shutdown_timeout, Duration::from_secs(20));
         assert_eq!(config.database_pool_size, 16);
-        assert_eq!(config.kafka_sasl_username, None, "empty is unset");
+        assert_eq!(config.kafka.kafka_sasl_username, None, "empty is unset");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::avro::{Codec, Undecodable, unframe};
-use crate::config::Config;
+use crate::config::Kafka;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
@@ -63,7 +63,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 /// One of the three loops of a service.
 pub struct Consumer<R: Rows> {
     service: &'static str,
-    config: Config,
+    config: Kafka,
     db: PgPool,
     registry: Arc<Registry>,
     wake: Arc<Notify>,
@@ -126,7 +126,7 @@ impl<R: Rows> Consumer<R> {
     /// A consumer without handlers; add each with [`Consumer::on`].
     pub fn new(
         service: &'static str,
-        config: &Config,
+        config: &Kafka,
         db: PgPool,
         registry: Arc<Registry>,
         wake: Arc<Notify>,

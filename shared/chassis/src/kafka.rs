@@ -2,10 +2,10 @@
 
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
-use crate::config::{Config, Secret};
+use crate::config::{Kafka, Secret};
 
-/// What producer and consumer share.
-fn client(service: &str, config: &Config) -> ClientConfig {
+/// What producer, consumer and the command that applies contracts share.
+pub fn client(service: &str, config: &Kafka) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", &config.kafka_bootstrap_servers)
@@ -33,7 +33,7 @@ fn client(service: &str, config: &Config) -> ClientConfig {
 }
 
 /// The relay's producer.
-pub fn producer(service: &str, config: &Config) -> ClientConfig {
+pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
     let mut producer = client(service, config);
     producer
         // Acknowledged means: by every replica in sync.
@@ -56,7 +56,7 @@ pub fn producer(service: &str, config: &Config) -> ClientConfig {
 }
 
 /// The consumer of this service's group.
-pub fn consumer(service: &str, config: &Config) -> ClientConfig {
+pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
     let mut consumer = client(service, config);
     consumer
         .set("group.id", service)

@@ -14,7 +14,7 @@ use schema_registry_converter::{
 };
 
 use crate::avro::{Codec, Undecodable};
-use crate::config::{Config, Secret};
+use crate::config::{SchemaRegistry, Secret};
 
 /// One request, at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -53,7 +53,7 @@ pub struct Unreachable(String);
 
 impl Registry {
     /// A client; connects at first use.
-    pub fn new(config: &Config) -> anyhow::Result<Registry> {
+    pub fn new(config: &SchemaRegistry) -> anyhow::Result<Registry> {
         let mut settings = SrSettings::new_builder(config.schema_registry_url.clone());
         if let Some(username) = &config.schema_registry_username {
             let password = config.schema_registry_password.as_ref().map(Secret::expose);

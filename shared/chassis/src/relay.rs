@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::avro::frame;
-use crate::config::Config;
+use crate::config::Kafka;
 use crate::event::Topic;
 use crate::kafka;
 use crate::outbox;
@@ -69,7 +69,7 @@ const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
 /// One of the three loops of a service.
 pub struct Relay {
     service: &'static str,
-    config: Config,
+    config: Kafka,
     db: PgPool,
     published: Vec<&'static Topic>,
     registry: Arc<Registry>,
@@ -105,7 +105,7 @@ impl Relay {
     /// topics whose schemas it stores beside the outbox.
     pub fn new(
         service: &'static str,
-        config: &Config,
+        config: &Kafka,
         db: PgPool,
         published: Vec<&'static Topic>,
         registry: Arc<Registry>,

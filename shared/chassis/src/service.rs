@@ -124,7 +124,7 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let db = schema::connect(name, &config)?;
         let (heartbeats, stop) = (Heartbeats::new(), CancellationToken::new());
-        let registry = Arc::new(Registry::new(&config)?);
+        let registry = Arc::new(Registry::new(&config.schema_registry)?);
         Ok(Self {
             name,
             config,
@@ -151,14 +151,14 @@ impl Service {
         let heartbeat = self.heartbeats.register("relay", RELAY_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
         let published = published.copied().collect();
-        Relay::new(self.name, &self.config, self.db.clone(), published, registry, wake, heartbeat)
+        Relay::new(self.name, &self.config.kafka, self.db.clone(), published, registry, wake, heartbeat)
     }
 
     /// The loop that brings other services' events in; give it a handler for each topic.
     pub fn consumer<R: Rows>(&self) -> Consumer<R> {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
-        Consumer::new(self.name, &self.config, self.db.clone(), registry, wake, heartbeat)
+        Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
     }
 
     /// What operators may do about dead letters.

@@ -1,1 +1,206 @@
-fn main() {}
+//! `contracts apply` makes Kafka and the schema registry hold what is declared here: every topic,
+//! with its partitions and retention, and every schema, under `FULL_TRANSITIVE` compatibility.
+//!
+//! It is the one place that creates either; services only look up. Safe to run twice. What is there
+//! and differs in a way that can't be changed under running services is an error, not a surprise.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use chassis::config::{Kafka, SchemaRegistry, Secret};
+use chassis::environment;
+use chassis::event::{Retention, Topic};
+use chassis::kafka;
+use events::TOPICS;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use tokio::time::Instant;
+
+/// How long Kafka and the registry may take to come up.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the command reads from the environment.
+#[derive(clap::Parser)]
+struct Settings {
+    #[command(flatten)]
+    kafka: Kafka,
+    #[command(flatten)]
+    registry: SchemaRegistry,
+    /// How many brokers keep each record. With three, two must have it before it is acknowledged.
+    #[arg(long, env, default_value = "1", value_parser = clap::value_parser!(i32).range(1..=10))]
+    replication_factor: i32,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    if std::env::args().skip(1).ne(["apply".to_string()]) {
+        let variables = environment::variables::<Settings>();
+        eprintln!("usage: contracts apply\n\nThe environment:\n{variables}");
+        return ExitCode::from(64);
+    }
+    match apply().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("contracts: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn apply() -> anyhow::Result<()> {
+    let settings: Settings = environment::read()?;
+    let admin: AdminClient<DefaultClientContext> =
+        kafka::client("contracts", &settings.kafka).create()?;
+    let there = topics_that_are_there(&admin).await?;
+    for topic in TOPICS {
+        match there.iter().find(|(name, _)| name == topic.name) {
+            None => create(&admin, topic, settings.replication_factor).await?,
+            Some((_, partitions)) => adjust(&admin, topic, *partitions, &settings).await?,
+        }
+    }
+    for topic in TOPICS {
+        register(&settings.registry, topic).await?;
+    }
+    Ok(())
+}
+
+/// Every topic with the number of its partitions, as soon as Kafka answers.
+async fn topics_that_are_there(
+    admin: &AdminClient<DefaultClientContext>,
+) -> anyhow::Result<Vec<(String, i32)>> {
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let within = Duration::from_secs(5);
+        match tokio::task::block_in_place(|| admin.inner().fetch_metadata(None, within)) {
+            Ok(metadata) => {
+                let topics = metadata.topics().iter();
+                return Ok(topics.map(|t| (t.name().into(), t.partitions().len() as i32)).collect());
+            }
+            Err(error) if Instant::now() > deadline => return Err(error).context("no Kafka"),
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// The settings of a topic, as Kafka names them.
+fn configuration(topic: &Topic, replication: i32) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        // A producer's wrong clock must not shorten or lengthen what is kept.
+        ("message.timestamp.type", "LogAppendTime".to_string()),
+        // With three replicas, one may be away and nothing acknowledged is on one disk only.
+        ("min.insync.replicas", if replication >= 3 { "2" } else { "1" }.to_string()),
+    ];
+    match topic.retention {
+        Retention::Compact => settings.push(("cleanup.policy", "compact".into())),
+        Retention::Days(days) => {
+            settings.push(("cleanup.policy", "delete".into()));
+            settings.push(("retention.ms", (i64::from(days) * 86_400_000).to_string()));
+        }
+    }
+    settings
+}
+
+async fn create(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+    replication: i32,
+) -> anyhow::Result<()> {
+    let settings = configuration(topic, replication);
+    let mut new =
+        NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
+    for (name, value) in &settings {
+        new = new.set(name, value);
+    }
+    let made = admin.create_topics([&new], &options()).await?;
+    if let Some(Err((_, error))) = made.into_iter().next() {
+        // Somebody else may be applying the same contracts at this moment.
+        ensure!(
+            error == rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists,
+            "{} could not be created: {error}",
+            topic.name
+        );
+    }
+    println!("{:<20} created, {} partitions", topic.name, topic.partitions);
+    Ok(())
+}
+
+/// Partitions can't change: that would move keys. The settings can, and are set as declared.
+async fn adjust(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+    partitions: i32,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    if partitions != topic.partitions {
+        bail!(
+            "{} has {partitions} partitions and is declared with {}; to change that takes a new topic",
+            topic.name,
+            topic.partitions
+        );
+    }
+    let declared = configuration(topic, settings.replication_factor);
+    let named = ResourceSpecifier::Topic(topic.name);
+    let described = admin.describe_configs([&named], &options()).await?;
+    let described = described.into_iter().next().context("no description")??;
+    let as_declared = declared
+        .iter()
+        .all(|(name, value)| described.get(name).is_some_and(|e| e.value.as_ref() == Some(value)));
+    if !as_declared {
+        let mut altered = AlterConfig::new(named);
+        for (name, value) in &declared {
+            altered = altered.set(name, value);
+        }
+        let answers = admin.alter_configs([&altered], &options()).await?;
+        if let Some(Err((_, error))) = answers.into_iter().next() {
+            bail!("the settings of {} could not be changed: {error}", topic.name);
+        }
+    }
+    println!("{:<20} {}", topic.name, if as_declared { "as declared" } else { "settings changed" });
+    Ok(())
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
+}
+
+/// Registers a schema under the strictest compatibility, so that every reader can read every
+/// writer, older or newer.
+async fn register(registry: &SchemaRegistry, topic: &Topic) -> anyhow::Result<()> {
+    let subject = topic.subject();
+    let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+    let base = registry.schema_registry_url.trim_end_matches('/');
+    let username = registry.schema_registry_username.as_deref();
+    let password = registry.schema_registry_password.as_ref().map(Secret::expose);
+    let deadline = Instant::now() + READY_WITHIN;
+    loop {
+        let mut request = http
+            .put(format!("{base}/config/{subject}"))
+            .json(&serde_json::json!({ "compatibility": "FULL_TRANSITIVE" }));
+        if let Some(username) = username {
+            request = request.basic_auth(username, password);
+        }
+        match request.send().await.and_then(reqwest::Response::error_for_status) {
+            Ok(_) => break,
+            Err(error) if Instant::now() > deadline => return Err(error).context("no registry"),
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+    let mut settings = SrSettings::new_builder(base.to_string());
+    settings.set_timeout(REQUEST_TIMEOUT);
+    if let Some(username) = username {
+        settings.set_basic_authorization(username, password);
+    }
+    let schema = SuppliedSchema::new(None, SchemaType::Avro, topic.schema.to_string());
+    let registered = post_schema(&settings.build()?, subject.clone(), schema)
+        .await
+        .with_context(|| format!("{subject} was refused"))?;
+    println!("{subject:<26} schema {}", registered.id);
+    Ok(())
+}
