@@ -1,1 +1,201 @@
-fn main() {}
+//! `e2e` starts, stops and looks at the native stack, and runs tests on its parts.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use e2e::stack::{State, Stopped, state_directory};
+use e2e::{Ports, Stack, parts};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The native stack: Kafka, a schema registry, three PostgreSQL clusters and the services.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start what does not run, and return when everything is ready
+    Up,
+    /// Stop everything and keep all data
+    Down,
+    /// Stop everything and forget all data
+    Clean,
+    /// Show every member: process, port, state, memory, uptime
+    Status,
+    /// Show the last lines of a log
+    Logs {
+        name: String,
+        /// Go on showing what is written
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Kill a member with SIGKILL
+    Kill { name: String },
+    /// Stop a member gracefully
+    Stop { name: String },
+    /// Start a member; a further instance of a service is called order-2
+    Start { name: String },
+    /// Run a command while databases, Kafka and registry run on free ports
+    WithParts {
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up => Stack::of_checkout()?.up().await?,
+        Command::Down => Stack::of_checkout_as_it_is()?.down().await?,
+        Command::Clean => Stack::of_checkout_as_it_is()?.clean().await?,
+        Command::Status => print_status(&Stack::of_checkout_as_it_is()?).await?,
+        Command::Logs { name, follow } => return print_log(&name, follow).await,
+        Command::Kill { name } => {
+            let killed = Stack::of_checkout_as_it_is()?.kill(&name).await?;
+            println!(
+                "{name} {}",
+                if killed { "is killed" } else { "did not run" }
+            );
+        }
+        Command::Stop { name } => match Stack::of_checkout_as_it_is()?.stop(&name).await? {
+            Stopped::WasNotRunning => println!("{name} did not run"),
+            Stopped::Gracefully(after) => {
+                println!("{name} stopped after {:.1} s", after.as_secs_f64())
+            }
+            Stopped::Killed => println!("{name} did not stop in time and was killed"),
+        },
+        Command::Start { name } => Stack::of_checkout_as_it_is()?.start(&name).await?,
+        Command::WithParts { command } => return with_parts(&command).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn print_status(stack: &Stack) -> Result<()> {
+    println!(
+        "{:<12} {:>8} {:>6}  {:<9} {:>8}  UPTIME",
+        "NAME", "PID", "PORT", "STATE", "MEMORY"
+    );
+    for member in stack.status().await? {
+        let state = match member.state {
+            State::Stopped => "stopped",
+            State::Starting => "starting",
+            State::Ready => "ready",
+            State::Paused => "paused",
+        };
+        let pid = member.pid.map_or("-".to_string(), |pid| pid.to_string());
+        let memory = format!("{} MB", member.memory_bytes / 1_000_000);
+        let seconds = member.uptime.as_secs();
+        let uptime = format!(
+            "{}:{:02}:{:02}",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        );
+        let (memory, uptime) = member
+            .pid
+            .map_or(("-".into(), "-".into()), |_| (memory, uptime));
+        println!(
+            "{:<12} {pid:>8} {:>6}  {state:<9} {memory:>8}  {uptime}",
+            member.name, member.port
+        );
+    }
+    Ok(())
+}
+
+async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
+    let log = Stack::of_checkout_as_it_is()?.log_file(name)?;
+    let mut tail = tokio::process::Command::new("tail");
+    tail.args(["-n", "200"])
+        .args(follow.then_some("-F"))
+        .arg(log);
+    Ok(exit_code(tail.status().await?))
+}
+
+/// One run of the tests at a time: its directory is always the same, so that what a broken-off run
+/// left behind is found and removed.
+async fn with_parts(command: &[String]) -> Result<ExitCode> {
+    let state = state_directory()?;
+    parts::create_open_directory(&state)?;
+    let waiting = || eprintln!("waiting for another run of the tests …");
+    let _lock = parts::lock(&state.join("test.lock"), &waiting).await?;
+    let directory = state.join("test");
+    if let Ok(left_behind) = Stack::open(&directory) {
+        left_behind.clean().await?;
+    }
+    let stack = Stack::at(&directory, Ports::free()?)?.quiet();
+    let ended = run_on(&stack, command).await;
+    stack.clean().await?;
+    ended
+}
+
+async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    eprintln!("starting databases, Kafka and registry for the tests …");
+    tokio::select! {
+        up = stack.up_parts() => up?,
+        _ = interrupt.recv() => return Ok(ExitCode::from(130)),
+        _ = terminate.recv() => return Ok(ExitCode::from(143)),
+        _ = hangup.recv() => return Ok(ExitCode::from(129)),
+    }
+    let mut child = tokio::process::Command::new(&command[0])
+        .args(&command[1..])
+        .env("HOLDFAST_TEST_STACK", stack.directory())
+        .env("TEST_DATABASE_URL", stack.cluster_url("order")?)
+        .env("TEST_ORDER_DATABASE_URL", stack.cluster_url("order")?)
+        .env("TEST_PAYMENT_DATABASE_URL", stack.cluster_url("payment")?)
+        .env("TEST_STOCK_DATABASE_URL", stack.cluster_url("stock")?)
+        .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
+        .env("TEST_SCHEMA_REGISTRY_URL", stack.registry_url()?)
+        .spawn()
+        .with_context(|| format!("cannot run {}", command[0]))?;
+    // A terminal interrupts the command as well; whoever ends only us gets the command ended too.
+    tokio::select! {
+        status = child.wait() => return Ok(exit_code(status?)),
+        _ = interrupt.recv() => (),
+        _ = terminate.recv() => (),
+        _ = hangup.recv() => (),
+    }
+    if let Some(pid) = child.id() {
+        let kill = format!("kill -TERM {pid}");
+        tokio::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .await?;
+    }
+    match tokio::time::timeout(Duration::from_secs(20), child.wait()).await {
+        Ok(status) => Ok(exit_code(status?)),
+        Err(_) => {
+            child.kill().await?;
+            Ok(ExitCode::from(137))
+        }
+    }
+}
+
+/// As a shell has it: 128 and the signal's number for what a signal ended.
+fn exit_code(status: std::process::ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt;
+    let signal = status.signal().map(|signal| 128 + signal);
+    ExitCode::from(
+        status
+            .code()
+            .or(signal)
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1),
+    )
+}

@@ -1,0 +1,64 @@
+# Every command of the project; CI runs these and no others. `make` alone lists them.
+# A member of the stack is named by SERVICE=order, payment, stock, kafka, registry, order-db, payment-db or stock-db.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Where rustup puts cargo, for a shell that was opened before.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)/ci
+E2E := $(TARGET)/e2e
+
+.PHONY: help demo test up down clean status logs kill stop start verify check build tools
+
+help: ## List these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+
+demo: build ## From nothing to the story: stock is killed, orders go on, everything ends and the books balance
+	@$(E2E) demo
+
+test: build ## Every test, on real Kafka, registry and databases
+	@cargo test --workspace --profile ci --locked --no-run --quiet
+	@$(E2E) with-parts -- cargo test --workspace --profile ci --locked
+
+up: build ## Start the stack in the background; returns when everything is ready
+	@$(E2E) up
+
+down: build ## Stop the stack, keep all data
+	@$(E2E) down
+
+clean: build ## Stop the stack, forget all data
+	@$(E2E) clean
+
+status: build ## Who runs, on which port, with how much memory
+	@$(E2E) status
+
+logs: build named ## Last lines of the log of SERVICE=x (FOLLOW=1 goes on showing)
+	@$(E2E) logs $(SERVICE) $(if $(FOLLOW),--follow)
+
+kill: build named ## SIGKILL to SERVICE=x
+	@$(E2E) kill $(SERVICE)
+
+stop: build named ## Stop SERVICE=x gracefully
+	@$(E2E) stop $(SERVICE)
+
+start: build named ## Start SERVICE=x again
+	@$(E2E) start $(SERVICE)
+
+verify: build ## Check that nothing was lost or applied twice and that the books balance
+	@$(E2E) verify
+
+check: tools ## Formatting, lints (warnings are errors)
+	@cargo fmt --check
+	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
+
+.PHONY: named
+named:
+	@[ -n "$(SERVICE)" ] || { echo "name one: SERVICE=order, payment, stock, kafka, registry, order-db, payment-db or stock-db" >&2; exit 1; }
+
+build: tools
+	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
+	@cargo build --workspace --profile ci --locked 2>&1 | sed '/^ *Finished /d' >&2
+
+tools:
+	@sh e2e/tools.sh

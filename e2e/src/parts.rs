@@ -1,0 +1,411 @@
+//! Kafka, the schema registry and PostgreSQL, fetched once with Maven into a cache that every
+//! checkout shares. What is fetched is checked against `parts.sha256`; a part that is complete is
+//! never fetched again, and one that was broken off leaves nothing that looks complete.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::process::Launch;
+
+/// Versions stand in the Maven file, where tools that propose updates look for them.
+const POM: &str = include_str!("../pom.xml");
+const CHECKSUMS: &str = include_str!("../parts.sha256");
+const FETCH_WITHIN: Duration = Duration::from_secs(900);
+
+/// Where the parts are, all of them complete.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    cache: PathBuf,
+    pub java: PathBuf,
+    /// Kafka's jars, joined in a fixed order: the class archive is bound to it.
+    pub kafka_classpath: String,
+    pub registry_jar: PathBuf,
+    pub postgres_bin: PathBuf,
+}
+
+impl Parts {
+    /// Fetches what is not there yet. `progress` hears one line for each long step.
+    pub async fn obtain(progress: &impl Fn(&str)) -> Result<Self> {
+        ensure!(
+            cfg!(all(target_os = "linux", target_arch = "x86_64")),
+            "the native stack runs on Linux x86-64; elsewhere use `docker compose up`"
+        );
+        let cache = cache_directory()?;
+        if PARTS.iter().any(|part| !part.is_complete(&cache)) {
+            fetch_absent(&cache, progress).await?;
+        }
+        let kafka = PARTS[0].directory(&cache);
+        let mut jars: Vec<String> = list(&kafka)?
+            .into_iter()
+            .filter(|path| path.ends_with(".jar"))
+            .collect();
+        jars.sort();
+        let registry = PARTS[1].directory(&cache);
+        let runner = list(&registry)?
+            .into_iter()
+            .find(|path| path.ends_with("-runner.jar"));
+        Ok(Self {
+            java: java()?,
+            kafka_classpath: jars.join(":"),
+            registry_jar: runner.context("the registry has no runner jar")?.into(),
+            postgres_bin: PARTS[2].directory(&cache).join("bin"),
+            cache,
+        })
+    }
+
+    /// Where the archive of preloaded classes is for what `java` runs with `flags`. A changed Java
+    /// would ignore the old archive without a word, so its own build is part of the name.
+    pub fn class_archive(&self, name: &str, flags: &str) -> PathBuf {
+        let release = self
+            .java
+            .ancestors()
+            .nth(2)
+            .map(|home| home.join("release"));
+        let release = release
+            .and_then(|file| fs::read_to_string(file).ok())
+            .unwrap_or_default();
+        let mut hash = Sha256::new();
+        let java = self.java.display().to_string();
+        let registry = self.registry_jar.display().to_string();
+        for word in [&java, &release, &self.kafka_classpath, &registry, flags] {
+            hash.update(word);
+            hash.update([0]);
+        }
+        let key: String = hash
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.cache
+            .join("class-archives")
+            .join(format!("{name}-{key}.jsa"))
+    }
+}
+
+struct Part {
+    name: &'static str,
+    title: &'static str,
+    size: &'static str,
+    unpack: Option<Unpack>,
+}
+
+/// The archive within what was fetched, by the end of its name, and how `tar` opens it.
+struct Unpack {
+    archive: &'static str,
+    flags: &'static str,
+}
+
+const PARTS: [Part; 3] = [
+    Part {
+        name: "kafka",
+        title: "Kafka",
+        size: "41 MB",
+        unpack: None,
+    },
+    Part {
+        name: "registry",
+        title: "Apicurio Registry",
+        size: "109 MB",
+        unpack: Some(Unpack {
+            archive: ".tar.gz",
+            flags: "-xzf",
+        }),
+    },
+    Part {
+        name: "postgres",
+        title: "PostgreSQL",
+        size: "15 MB",
+        unpack: Some(Unpack {
+            archive: ".txz",
+            flags: "-xJf",
+        }),
+    },
+];
+
+impl Part {
+    fn version(&self) -> &'static str {
+        let tag = format!("<{}.version>", self.name);
+        let rest = POM.split_once(tag.as_str()).map_or("", |(_, rest)| rest);
+        rest.split('<').next().unwrap_or_default()
+    }
+
+    fn directory(&self, cache: &Path) -> PathBuf {
+        cache.join(format!("{}-{}", self.name, self.version()))
+    }
+
+    /// File name and checksum of everything that must have been fetched.
+    fn checksums(&self) -> BTreeMap<String, String> {
+        let lines = CHECKSUMS.lines().filter_map(|line| line.split_once("  "));
+        lines
+            .filter_map(|(sum, path)| Some((path.split_once('/')?, sum)))
+            .filter(|((part, _), _)| *part == self.name)
+            .map(|((_, file), sum)| (file.to_string(), sum.to_string()))
+            .collect()
+    }
+
+    /// The stamp holds the checksums: a changed list fetches anew, also for an unchanged version.
+    fn is_complete(&self, cache: &Path) -> bool {
+        let stamp = fs::read_to_string(self.directory(cache).join("complete"));
+        stamp.is_ok_and(|stamp| stamp == format!("{:?}", self.checksums()))
+    }
+
+    async fn fetch(&self, cache: &Path, work: &Path, progress: &impl Fn(&str)) -> Result<()> {
+        let begun = Instant::now();
+        progress(&format!(
+            "fetching {} {} ({}) …",
+            self.title,
+            self.version(),
+            self.size
+        ));
+        let into = work.join(self.name);
+        let fetched = into.join("fetched");
+        self.run_maven(work, &into).await?;
+        self.verify(&fetched)?;
+
+        let ready = if let Some(unpack) = &self.unpack {
+            let ready = into.join("ready");
+            fs::create_dir_all(&ready)?;
+            let mut candidates = list(&fetched)?;
+            candidates.extend(list(&into.join("unpacked")).unwrap_or_default());
+            let archive = candidates
+                .into_iter()
+                .find(|path| path.ends_with(unpack.archive));
+            let archive = archive.with_context(|| format!("no {} was fetched", unpack.archive))?;
+            let into = ready.display().to_string();
+            let arguments = ["--no-same-owner", unpack.flags, &archive, "-C", &into];
+            run("tar", &arguments, work, "cannot unpack").await?;
+            ready
+        } else {
+            fetched
+        };
+        fs::write(ready.join("complete"), format!("{:?}", self.checksums()))?;
+        fs::set_permissions(&ready, fs::Permissions::from_mode(0o755))?;
+        let home = self.directory(cache);
+        if home.exists() {
+            fs::remove_dir_all(&home)?;
+        }
+        fs::rename(&ready, &home)?;
+        progress(&format!(
+            "fetched {} in {:.0} s",
+            self.title,
+            begun.elapsed().as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    async fn run_maven(&self, work: &Path, into: &Path) -> Result<()> {
+        let pom = work.join("pom.xml");
+        fs::write(&pom, POM)?;
+        // A repository of its own, thrown away afterwards: the user's stays as it is.
+        let repository = format!("-Dmaven.repo.local={}", work.join("repository").display());
+        let users = std::env::var("MAVEN_OPTS").unwrap_or_default();
+        let maven = Launch {
+            program: "mvn".into(),
+            arguments: [
+                "-B",
+                "-U",
+                "-e",
+                "-C",
+                "-f",
+                &pom.display().to_string(),
+                "-P",
+                self.name,
+                &format!("-Dinto={}", into.display()),
+                "package",
+            ]
+            .map(String::from)
+            .to_vec(),
+            environment: vec![("MAVEN_OPTS".into(), format!("{users} {repository}"))],
+            unprivileged: false,
+        };
+        let log = work.join(format!("{}.log", self.name));
+        // Twice: a connection that broke off is no reason to give up.
+        for _ in 0..2 {
+            if maven.run(work, &log, FETCH_WITHIN).await? {
+                return Ok(());
+            }
+        }
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let reason = text
+            .lines()
+            .find(|line| line.contains("[ERROR]"))
+            .unwrap_or("it gave no reason");
+        bail!(
+            "Maven could not fetch {} {}: {reason}",
+            self.title,
+            self.version()
+        )
+    }
+
+    fn verify(&self, fetched: &Path) -> Result<()> {
+        let expected = self.checksums();
+        let mut found = BTreeMap::new();
+        for path in list(fetched)? {
+            let name = Path::new(&path).file_name().unwrap_or_default();
+            found.insert(
+                name.to_string_lossy().into_owned(),
+                sha256(Path::new(&path))?,
+            );
+        }
+        for (file, sum) in &expected {
+            match found.get(file) {
+                None => bail!("{file} of {} was not fetched", self.title),
+                Some(found) if found != sum => {
+                    bail!("{file} is not what e2e/parts.sha256 says: its sha256 is {found}")
+                }
+                Some(_) => (),
+            }
+        }
+        if let Some(file) = found.keys().find(|file| !expected.contains_key(*file)) {
+            bail!(
+                "{file} was fetched with {}, and e2e/parts.sha256 does not list it",
+                self.title
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn fetch_absent(cache: &Path, progress: &impl Fn(&str)) -> Result<()> {
+    create_open_directory(cache).with_context(|| {
+        format!(
+            "cannot make the cache {} (HOLDFAST_CACHE moves it)",
+            cache.display()
+        )
+    })?;
+    let _lock = lock(&cache.join("lock"), &|| {
+        progress("waiting for another launcher that fetches …")
+    })
+    .await?;
+    // Under the lock nobody else fetches: what lies here was left by one that was broken off.
+    let work = cache.join("partial");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work)?;
+    for part in &PARTS {
+        if !part.is_complete(cache) {
+            part.fetch(cache, &work, progress).await?;
+        }
+    }
+    fs::remove_dir_all(&work)?;
+    Ok(())
+}
+
+/// Takes a lock that ends with this process, however it ends. `waiting` is told once.
+pub async fn lock(path: &Path, waiting: &impl Fn()) -> Result<File> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let mut attempts = 0;
+    while let Err(error) = file.try_lock() {
+        if let fs::TryLockError::Error(error) = error {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+        attempts += 1;
+        if attempts == 50 {
+            waiting();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(file)
+}
+
+/// Makes a directory that every user may enter, whatever the umask: PostgreSQL runs as `nobody`.
+pub fn create_open_directory(path: &Path) -> Result<()> {
+    let absent: Vec<&Path> = path
+        .ancestors()
+        .take_while(|parent| !parent.exists())
+        .collect();
+    for directory in absent.into_iter().rev() {
+        fs::create_dir(directory).or_else(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        })?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+fn cache_directory() -> Result<PathBuf> {
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(cache) = set("HOLDFAST_CACHE") {
+        return Ok(std::path::absolute(cache)?);
+    }
+    if is_root() {
+        return Ok("/var/cache/holdfast".into());
+    }
+    let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    Ok(user
+        .context("neither HOLDFAST_CACHE nor HOME is set")?
+        .join("holdfast"))
+}
+
+/// The Java to be run, with links followed: Debian's `java` is a link to a link.
+fn java() -> Result<PathBuf> {
+    let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = home.into_iter().chain(std::env::split_paths(&path));
+    let java = places.find_map(|place| fs::canonicalize(place.join("java")).ok());
+    java.context("no Java found: `sh e2e/tools.sh` installs it, or says what to install")
+}
+
+fn list(directory: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("no {}", directory.display()))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry?.path().display().to_string());
+    }
+    Ok(paths)
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        let length = file.read(&mut block)?;
+        if length == 0 {
+            return Ok(hash
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect());
+        }
+        hash.update(&block[..length]);
+    }
+}
+
+async fn run(program: &str, arguments: &[&str], work: &Path, failure: &str) -> Result<()> {
+    let arguments = arguments.iter().map(|word| word.to_string()).collect();
+    let launch = Launch {
+        program: program.into(),
+        arguments,
+        ..Launch::default()
+    };
+    let log = work.join("run.log");
+    if !launch.run(work, &log, FETCH_WITHIN).await? {
+        bail!(
+            "{failure}: {}",
+            fs::read_to_string(&log).unwrap_or_default().trim()
+        );
+    }
+    Ok(())
+}

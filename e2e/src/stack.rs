@@ -1,0 +1,981 @@
+//! The stack as a whole: one directory that holds every member's data, log and pid file.
+//! Whatever is known about it is read from that directory and from `/proc`, so that any number of
+//! launchers, tests and shells can work on one stack, and a launcher that crashed is not missed.
+
+use std::fs::{self, File};
+use std::future::Future;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::future::{join_all, try_join_all};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::time::{Instant, sleep};
+
+use crate::parts::{self, Parts, create_open_directory, is_root};
+use crate::process::{self, Identity, Launch, NOBODY, Process, Signal};
+use crate::topology::{self, ClassArchive, HOST, InstancePorts, Layout, Member, Ports, SERVICES};
+
+const READY_WITHIN: Duration = Duration::from_secs(120);
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(3);
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const MIGRATE_WITHIN: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub struct Stack {
+    directory: PathBuf,
+    quiet: bool,
+    /// Kills everything and deletes the directory at the end of its life.
+    ephemeral: bool,
+}
+
+/// How a graceful stop went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    WasNotRunning,
+    /// It ended by itself after this long.
+    Gracefully(Duration),
+    /// It had to be killed when its time was up.
+    Killed,
+}
+
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub name: String,
+    pub pid: Option<u32>,
+    /// Where clients reach it.
+    pub port: u16,
+    pub state: State,
+    pub memory_bytes: u64,
+    pub uptime: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Stopped,
+    Starting,
+    Ready,
+    Paused,
+}
+
+/// Which stack is meant and where it is.
+impl Stack {
+    /// The stack in `directory`, on these ports unless it already runs on others.
+    pub fn at(directory: impl Into<PathBuf>, ports: Ports) -> Result<Self> {
+        let stack = Self {
+            directory: directory.into(),
+            quiet: false,
+            ephemeral: false,
+        };
+        if !stack.runs() {
+            stack.change(|layout| layout.ports = ports)?;
+        } else if stack.layout()?.ports != ports {
+            bail!(
+                "the stack in {} runs on other ports: stop it first",
+                stack.directory.display()
+            );
+        }
+        Ok(stack)
+    }
+
+    /// A stack that was made before.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
+        let stack = Self {
+            directory: directory.into(),
+            quiet: true,
+            ephemeral: false,
+        };
+        stack.layout()?;
+        Ok(stack)
+    }
+
+    /// The stack of this checkout, on the default ports or where the environment moves them.
+    pub fn of_checkout() -> Result<Self> {
+        let directory = state_directory()?.join("stack");
+        let stack = Self {
+            directory,
+            quiet: false,
+            ephemeral: false,
+        };
+        // While something runs, ports that nobody names stay where they are.
+        let ports = if stack.runs() {
+            stack.layout()?.ports
+        } else {
+            Ports::default()
+        };
+        Self::at(stack.directory.clone(), ports.moved_by_environment()?)
+    }
+
+    /// The stack of this checkout as it was last started, or as it would be started.
+    pub fn of_checkout_as_it_is() -> Result<Self> {
+        let stack = Self {
+            directory: state_directory()?.join("stack"),
+            quiet: false,
+            ephemeral: false,
+        };
+        if stack.layout().is_ok() {
+            Ok(stack)
+        } else {
+            Self::of_checkout()
+        }
+    }
+
+    /// The parts that `e2e with-parts` runs for the tests.
+    pub fn of_tests() -> Result<Self> {
+        let directory = std::env::var("HOLDFAST_TEST_STACK").context(
+            "this test needs Kafka, the registry and the databases: run it by `make test`, or by \
+             `target/ci/e2e with-parts -- cargo test --workspace --profile ci`",
+        )?;
+        Self::open(directory)
+    }
+
+    /// A stack of its own on free ports, gone when it is dropped.
+    pub fn ephemeral() -> Result<Self> {
+        let name = format!(
+            "holdfast-{}-{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        );
+        let mut stack = Self::at(std::env::temp_dir().join(name), Ports::free()?)?;
+        stack.ephemeral = true;
+        stack.quiet = true;
+        Ok(stack)
+    }
+
+    /// Says nothing of its progress.
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `http://127.0.0.1:8001` of a service or one of its instances.
+    pub fn url(&self, name: &str) -> Result<String> {
+        Ok(format!(
+            "http://{HOST}:{}",
+            self.layout()?.of_instance(name)?.api
+        ))
+    }
+
+    pub fn probe_url(&self, name: &str) -> Result<String> {
+        Ok(format!(
+            "http://{HOST}:{}",
+            self.layout()?.of_instance(name)?.probe
+        ))
+    }
+
+    pub fn operator_url(&self, name: &str) -> Result<String> {
+        Ok(format!(
+            "http://{HOST}:{}",
+            self.layout()?.of_instance(name)?.operator
+        ))
+    }
+
+    /// The service's own database, as its superuser.
+    pub fn database_url(&self, service: &str) -> Result<String> {
+        self.layout()?.database_url(service, "postgres", service)
+    }
+
+    /// The same cluster's maintenance database, for those who make databases of their own.
+    pub fn cluster_url(&self, service: &str) -> Result<String> {
+        self.layout()?.database_url(service, "postgres", "postgres")
+    }
+
+    /// Kafka's listener that belongs to no service.
+    pub fn kafka_bootstrap(&self) -> Result<String> {
+        Ok(format!("{HOST}:{}", self.layout()?.ports.kafka))
+    }
+
+    /// Kafka's listener of one service, where it really listens.
+    pub fn kafka_listener(&self, service: &str) -> Result<String> {
+        Ok(format!(
+            "{HOST}:{}",
+            self.layout()?.of_service(service)?.kafka
+        ))
+    }
+
+    pub fn registry_url(&self) -> Result<String> {
+        Ok(self.layout()?.registry_url())
+    }
+
+    pub fn log_file(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.process(&name.parse()?).log)
+    }
+}
+
+/// What can be set before a start.
+impl Stack {
+    /// Sets a variable for every later start of a service (all its instances) or of one instance;
+    /// `None` takes it back.
+    pub fn set_environment(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+        name.parse::<Member>()?;
+        self.change(|layout| {
+            let variables = layout.environment.entry(name.to_string()).or_default();
+            match value {
+                Some(value) => variables.insert(key.to_string(), value.to_string()),
+                None => variables.remove(key),
+            };
+        })
+    }
+
+    /// Sends a service's Kafka traffic through a proxy at `address`, from Kafka's and the service's
+    /// next start on; `None` takes it back.
+    pub fn advertise_kafka(&self, service: &str, address: Option<&str>) -> Result<()> {
+        self.layout()?.of_service(service)?;
+        self.change(|layout| {
+            match address {
+                Some(address) => layout
+                    .kafka_advertised
+                    .insert(service.to_string(), address.to_string()),
+                None => layout.kafka_advertised.remove(service),
+            };
+        })
+    }
+
+    fn layout(&self) -> Result<Layout> {
+        let file = self.directory.join("layout.json");
+        let text = fs::read(&file).with_context(|| {
+            format!(
+                "there is no stack in {}: `make up` starts one",
+                self.directory.display()
+            )
+        })?;
+        serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
+        for directory in ["", "run", "log"] {
+            create_open_directory(&self.directory.join(directory)).with_context(|| {
+                format!(
+                    "cannot make {} (HOLDFAST_STATE moves it)",
+                    self.directory.display()
+                )
+            })?;
+        }
+        let lock = File::create(self.directory.join("layout.lock"))?;
+        lock.lock()?;
+        let mut layout = self.layout().unwrap_or_default();
+        change(&mut layout);
+        let fresh = self.directory.join("layout.json.new");
+        fs::write(&fresh, serde_json::to_vec_pretty(&layout)?)?;
+        fs::rename(fresh, self.directory.join("layout.json"))?;
+        Ok(())
+    }
+}
+
+/// All of it.
+impl Stack {
+    /// Starts what does not run: parts, contracts, migrations, services. Returns when all is ready.
+    pub async fn up(&self) -> Result<()> {
+        self.layout()?;
+        let programs = programs()?;
+        let services: Vec<Member> = self
+            .members()
+            .into_iter()
+            .filter(|member| matches!(member, Member::Service { .. }))
+            .collect();
+        self.claim_ports(&self.members()).await?;
+        self.start_parts().await?;
+
+        let idle: Vec<&Member> = services
+            .iter()
+            .filter(|member| self.process(member).living().is_none())
+            .collect();
+        let migrations = SERVICES
+            .iter()
+            .filter(|service| {
+                idle.iter()
+                    .any(|member| **member == Member::service(service))
+            })
+            .map(|service| self.migrate(&programs, service));
+        tokio::try_join!(self.apply_contracts(&programs), try_join_all(migrations))?;
+        try_join_all(services.iter().map(|member| self.start_member(member))).await?;
+        Ok(())
+    }
+
+    /// Starts the databases, Kafka and the registry only.
+    pub async fn up_parts(&self) -> Result<()> {
+        self.claim_ports(&Member::parts()).await?;
+        self.start_parts().await
+    }
+
+    /// Applies topics and schemas, as `up` does.
+    pub async fn apply_contracts(&self, programs: &Path) -> Result<()> {
+        let mut launch = Launch {
+            program: programs.join("contracts"),
+            ..Launch::default()
+        };
+        ensure!(
+            launch.program.is_file(),
+            "there is no program {}",
+            launch.program.display()
+        );
+        launch.arguments.push("apply".to_string());
+        launch.environment = vec![
+            (
+                "KAFKA_BOOTSTRAP_SERVERS".to_string(),
+                self.kafka_bootstrap()?,
+            ),
+            ("SCHEMA_REGISTRY_URL".to_string(), self.registry_url()?),
+        ];
+        self.run_to_end("contracts apply", &launch, "contracts")
+            .await
+    }
+
+    /// Stops everything and keeps all data. Nothing of the stack runs afterwards.
+    pub async fn down(&self) -> Result<()> {
+        let members = self.members();
+        let (services, parts): (Vec<_>, Vec<_>) = members
+            .iter()
+            .partition(|member| matches!(member, Member::Service { .. }));
+        for group in [services, parts] {
+            for (member, stopped) in group
+                .iter()
+                .zip(join_all(group.iter().map(|member| self.stop_member(member))).await)
+            {
+                if stopped? == Stopped::Killed {
+                    self.say(&format!(
+                        "{member} did not stop in {STOP_WITHIN:?} and was killed"
+                    ));
+                }
+            }
+        }
+        self.kill_everything()
+    }
+
+    /// Kills everything and forgets all data.
+    pub async fn clean(&self) -> Result<()> {
+        self.kill_everything()?;
+        match fs::remove_dir_all(&self.directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot delete {}", self.directory.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every member with what can be seen of it.
+    pub async fn status(&self) -> Result<Vec<Status>> {
+        let layout = self.layout()?;
+        let members = layout.members();
+        join_all(members.iter().map(|member| self.status_of(&layout, member)))
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    async fn status_of(&self, layout: &Layout, member: &Member) -> Result<Status> {
+        let process = self.process(member);
+        let living = process.living();
+        let state = match living {
+            None => State::Stopped,
+            Some(living) if living.is_paused() => State::Paused,
+            Some(_) if self.answers(layout, member).await => State::Ready,
+            Some(_) => State::Starting,
+        };
+        Ok(Status {
+            name: member.to_string(),
+            pid: living.map(|living| living.pid),
+            port: layout
+                .listens_on(member)?
+                .first()
+                .map_or(0, |(port, _)| *port),
+            state,
+            memory_bytes: process.family().iter().map(Identity::memory_bytes).sum(),
+            uptime: living.map_or(Duration::ZERO, |living| living.age()),
+        })
+    }
+
+    async fn start_parts(&self) -> Result<()> {
+        let parts = self.parts().await?;
+        self.make_class_archives(&parts).await;
+        let members = Member::parts();
+        try_join_all(members.iter().map(|member| self.start_member(member))).await?;
+        Ok(())
+    }
+
+    fn members(&self) -> Vec<Member> {
+        self.layout().unwrap_or_default().members()
+    }
+
+    fn runs(&self) -> bool {
+        self.members()
+            .iter()
+            .any(|member| self.process(member).living().is_some())
+    }
+
+    /// Also finds what no pid file names.
+    fn kill_everything(&self) -> Result<()> {
+        let programs = ["java", "postgres", "order", "payment", "stock"];
+        process::kill_until_gone(|| process::processes_in(&self.directory, &programs))?;
+        for member in self.members() {
+            let _ = fs::remove_file(self.process(&member).pid_file);
+        }
+        Ok(())
+    }
+}
+
+/// One member, by its name: `order`, `order-2`, `kafka`, `registry`, `order-db`.
+impl Stack {
+    /// Starts it unless it runs, and returns when it is ready. An instance that is not known yet,
+    /// such as `order-2`, is given free ports.
+    pub async fn start(&self, name: &str) -> Result<()> {
+        let member: Member = name.parse()?;
+        if matches!(member, Member::Service { instance: 2.., .. })
+            && self.layout()?.of_instance(name).is_err()
+        {
+            let ports = InstancePorts::free()?;
+            self.change(|layout| {
+                layout.instances.insert(name.to_string(), ports);
+            })?;
+        }
+        self.start_member(&member).await
+    }
+
+    /// Asks it to stop, and kills it when its time is up.
+    pub async fn stop(&self, name: &str) -> Result<Stopped> {
+        self.stop_member(&name.parse()?).await
+    }
+
+    /// SIGKILL to all its processes. Returns when they are gone; false if none was there.
+    pub async fn kill(&self, name: &str) -> Result<bool> {
+        let member = name.parse()?;
+        let _lock = self.lock(&member).await?;
+        let process = self.process(&member);
+        let was_there = !process.family().is_empty();
+        process.kill_family()?;
+        Ok(was_there)
+    }
+
+    /// Freezes all its processes.
+    pub async fn pause(&self, name: &str) -> Result<()> {
+        self.signal_family(name, Signal::Stop)
+    }
+
+    pub async fn resume(&self, name: &str) -> Result<()> {
+        self.signal_family(name, Signal::Continue)
+    }
+
+    pub fn is_running(&self, name: &str) -> Result<bool> {
+        Ok(self.process(&name.parse()?).living().is_some())
+    }
+
+    fn signal_family(&self, name: &str, signal: Signal) -> Result<()> {
+        let process = self.process(&name.parse()?);
+        let living = process
+            .living()
+            .with_context(|| format!("{name} does not run"))?;
+        // The first of the family first, so that it starts no child that is missed.
+        process::send(signal, &[living])?;
+        process::send(signal, &process.family())
+    }
+
+    async fn start_member(&self, member: &Member) -> Result<()> {
+        let begun = Instant::now();
+        let process = self.process(member);
+        let log_from = process.log_length();
+        let (started, identity) = {
+            let _lock = self.lock(member).await?;
+            match process.living() {
+                Some(living) => (false, living),
+                None => {
+                    process.kill_family()?;
+                    (true, self.launch(member, &process).await?)
+                }
+            }
+        };
+        if identity.is_paused() {
+            self.resume(&member.to_string()).await?;
+        }
+        self.ready(member, identity, log_from).await?;
+        if let Member::Database(service) = member {
+            self.make_roles(service).await?;
+        }
+        if started {
+            self.say(&format!(
+                "{member} is ready ({:.1} s)",
+                begun.elapsed().as_secs_f64()
+            ));
+        }
+        Ok(())
+    }
+
+    async fn launch(&self, member: &Member, process: &Process) -> Result<Identity> {
+        let layout = self.layout()?;
+        self.claim_ports(std::slice::from_ref(member)).await?;
+        create_open_directory(&process.home)?;
+        let launch = match member {
+            Member::Database(service) => {
+                let parts = self.parts().await?;
+                self.prepare_postgres(&parts, process).await?;
+                topology::postgres(&parts, &process.home, layout.of_service(service)?.database)
+            }
+            Member::Kafka => {
+                let parts = self.parts().await?;
+                prepare_java(&process.home)?;
+                prepare_kafka(&parts, &layout, process).await?;
+                let archive =
+                    parts.class_archive("kafka", &topology::java_options("KAFKA_JAVA_OPTS"));
+                topology::kafka(&parts, &process.home, use_if_there(&archive), &archive)
+            }
+            Member::Registry => {
+                let parts = self.parts().await?;
+                prepare_java(&process.home)?;
+                let archive =
+                    parts.class_archive("registry", &topology::java_options("REGISTRY_JAVA_OPTS"));
+                let port = layout.ports.registry;
+                topology::registry(
+                    &parts,
+                    &process.home,
+                    port,
+                    use_if_there(&archive),
+                    &archive,
+                )
+            }
+            Member::Service { service, .. } => {
+                topology::service(&programs()?, service, "serve", &layout, member)?
+            }
+        };
+        process.spawn(&launch)
+    }
+
+    async fn stop_member(&self, member: &Member) -> Result<Stopped> {
+        let _lock = self.lock(member).await?;
+        let process = self.process(member);
+        let Some(living) = process.living() else {
+            process.kill_family()?;
+            return Ok(Stopped::WasNotRunning);
+        };
+        let begun = Instant::now();
+        // What PostgreSQL calls smart, on SIGTERM, waits for its clients to go.
+        let graceful = if matches!(member, Member::Database(_)) {
+            Signal::Int
+        } else {
+            Signal::Term
+        };
+        process::send(graceful, &[living])?;
+        process::send(Signal::Continue, &process.family())?;
+        let by_itself = living.ended(STOP_WITHIN).await;
+        process.kill_family()?;
+        Ok(if by_itself {
+            Stopped::Gracefully(begun.elapsed())
+        } else {
+            Stopped::Killed
+        })
+    }
+
+    async fn migrate(&self, programs: &Path, service: &str) -> Result<()> {
+        let member = Member::service(service);
+        let launch = topology::service(programs, service, "migrate", &self.layout()?, &member)?;
+        self.run_to_end(&format!("{service} migrate"), &launch, service)
+            .await
+    }
+
+    async fn run_to_end(&self, what: &str, launch: &Launch, log_name: &str) -> Result<()> {
+        let log = self.directory.join("log").join(format!("{log_name}.log"));
+        let process = Process {
+            log: log.clone(),
+            ..self.process(&Member::Kafka)
+        };
+        let from = process.log_length();
+        let succeeded = launch.run(&self.directory, &log, MIGRATE_WITHIN).await?;
+        ensure!(
+            succeeded,
+            "`{what}` failed; {} ends with:\n{}",
+            log.display(),
+            process.log_tail(from)
+        );
+        Ok(())
+    }
+
+    fn process(&self, member: &Member) -> Process {
+        let name = member.to_string();
+        let program = match member {
+            Member::Database(_) => "postgres",
+            Member::Kafka | Member::Registry => "java",
+            Member::Service { service, .. } => service,
+        };
+        Process {
+            home: self.directory.join(&name),
+            program: program.to_string(),
+            log: self.directory.join("log").join(format!("{name}.log")),
+            pid_file: self.directory.join("run").join(format!("{name}.pid")),
+        }
+    }
+
+    async fn lock(&self, member: &Member) -> Result<File> {
+        let path = self.directory.join("run").join(format!("{member}.lock"));
+        parts::lock(&path, &|| {
+            self.say(&format!(
+                "waiting for another launcher, busy with {member} …"
+            ))
+        })
+        .await
+    }
+
+    async fn parts(&self) -> Result<Parts> {
+        Parts::obtain(&|line| eprintln!("{line}")).await
+    }
+
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Makes sure that nobody else listens where members that do not run yet will listen. Waits a
+    /// little: a client that keeps asking for a dead server can for a moment be given its very port.
+    async fn claim_ports(&self, members: &[Member]) -> Result<()> {
+        let layout = self.layout()?;
+        let deadline = Instant::now() + PORT_FREE_WITHIN;
+        for member in members {
+            if self.process(member).living().is_some() {
+                continue;
+            }
+            // What no pid file names must not be taken for a stranger.
+            self.process(member).kill_family()?;
+            for (port, moved_by) in layout.listens_on(member)? {
+                while let Err(error) = TcpListener::bind((HOST, port)) {
+                    if Instant::now() > deadline {
+                        bail!(
+                            "{member} cannot have port {port} ({error}): set {moved_by} to move it, or stop \
+                             the program that uses it"
+                        );
+                    }
+                    sleep(POLL).await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Readiness.
+impl Stack {
+    async fn ready(&self, member: &Member, identity: Identity, log_from: u64) -> Result<()> {
+        let layout = self.layout()?;
+        let process = self.process(member);
+        let begun = Instant::now();
+        let mut said = begun;
+        while !self.answers(&layout, member).await {
+            if !identity.lives() {
+                bail!(
+                    "{member} ended while it started; {} ends with:\n{}",
+                    process.log.display(),
+                    process.log_tail(log_from)
+                );
+            }
+            if begun.elapsed() > READY_WITHIN {
+                bail!(
+                    "{member} was not ready after {} s; {} ends with:\n{}",
+                    READY_WITHIN.as_secs(),
+                    process.log.display(),
+                    process.log_tail(log_from)
+                );
+            }
+            if said.elapsed() > PROGRESS_EVERY {
+                said = Instant::now();
+                self.say(&format!(
+                    "{member} is starting ({:.0} s) …",
+                    begun.elapsed().as_secs_f64()
+                ));
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    async fn answers(&self, layout: &Layout, member: &Member) -> bool {
+        let answer = async {
+            match member {
+                Member::Database(service) => {
+                    let url = layout.database_url(service, "postgres", "postgres").ok()?;
+                    connect(&url).await.ok()?.ping().await.ok()
+                }
+                Member::Kafka => kafka_answers(layout.ports.kafka).await,
+                Member::Registry => {
+                    http_answers(&format!("{}/subjects", layout.registry_url())).await
+                }
+                Member::Service { .. } => {
+                    let probe = layout.of_instance(&member.to_string()).ok()?.probe;
+                    http_answers(&format!("http://{HOST}:{probe}/readyz")).await
+                }
+            }
+        };
+        within(Duration::from_secs(5), answer).await
+    }
+}
+
+async fn within(time: Duration, answer: impl Future<Output = Option<()>>) -> bool {
+    matches!(tokio::time::timeout(time, answer).await, Ok(Some(())))
+}
+
+async fn http_answers(url: &str) -> Option<()> {
+    // Loopback is never asked through a proxy, whatever the user's environment says.
+    let client = reqwest::Client::builder().no_proxy().build().ok()?;
+    client
+        .get(url)
+        .send()
+        .await
+        .ok()?
+        .error_for_status()
+        .ok()
+        .map(|_| ())
+}
+
+/// The broker is in its own metadata once it may serve.
+async fn kafka_answers(port: u16) -> Option<()> {
+    // Asked first because Kafka's client, once refused, waits before it asks again.
+    tokio::net::TcpStream::connect((HOST, port)).await.ok()?;
+    let ask = move || {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", format!("{HOST}:{port}"))
+            .set("reconnect.backoff.max.ms", "100")
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+            .create()
+            .ok()?;
+        let metadata = client.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+        (!metadata.brokers().is_empty()).then_some(())
+    };
+    tokio::task::spawn_blocking(ask).await.ok()?
+}
+
+async fn connect(url: &str) -> Result<PgConnection> {
+    let options: PgConnectOptions = url.parse()?;
+    Ok(options.disable_statement_logging().connect().await?)
+}
+
+/// What has to be there before a member can start.
+impl Stack {
+    async fn prepare_postgres(&self, parts: &Parts, process: &Process) -> Result<()> {
+        if is_root() {
+            let closed = process.home.ancestors().find(|parent| {
+                fs::metadata(parent)
+                    .is_ok_and(|found| found.mode() & 0o001 == 0 && found.uid() != NOBODY)
+            });
+            if let Some(closed) = closed {
+                bail!(
+                    "PostgreSQL runs as `nobody`, who cannot enter {}: set HOLDFAST_STATE to a directory \
+                     that all may enter",
+                    closed.display()
+                );
+            }
+            chown(&process.home, Some(NOBODY), Some(NOBODY))?;
+        }
+        let cluster = process.home.join("data");
+        if !cluster.exists() {
+            // Made under another name: a cluster is there whole or not at all.
+            let fresh = process.home.join("data.new");
+            let _ = fs::remove_dir_all(&fresh);
+            let from = process.log_length();
+            let launch = topology::initdb(parts, &fresh);
+            if !launch
+                .run(&process.home, &process.log, READY_WITHIN)
+                .await?
+            {
+                bail!(
+                    "initdb failed; {} ends with:\n{}",
+                    process.log.display(),
+                    process.log_tail(from)
+                );
+            }
+            fs::rename(&fresh, &cluster)?;
+        }
+        // No process of this cluster lives, or we would not be here; but its old pid may live on as
+        // somebody else's, and PostgreSQL would then refuse to start.
+        let _ = fs::remove_file(cluster.join("postmaster.pid"));
+        Ok(())
+    }
+
+    /// A database named like its service, owned by the role that migrates it; the role that serves
+    /// is granted what it needs by the migration.
+    async fn make_roles(&self, service: &str) -> Result<()> {
+        let mut db = connect(&self.cluster_url(service)?).await?;
+        let there: bool =
+            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+                .bind(service)
+                .fetch_one(&mut db)
+                .await?;
+        if there {
+            return Ok(());
+        }
+        let statements = [
+            format!(r#"create role "{service}_migrator" login"#),
+            format!(r#"create role "{service}" login"#),
+            "create extension if not exists pg_stat_statements".to_string(),
+            format!(r#"create database "{service}" owner "{service}_migrator""#),
+        ];
+        for statement in statements {
+            let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+            // Two launchers may be at it, or one was broken off between two of them.
+            let there = |error: &sqlx::Error| {
+                let code = error.as_database_error().and_then(|error| error.code());
+                matches!(code.as_deref(), Some("42710" | "42P04" | "23505"))
+            };
+            if let Err(error) = made
+                && !there(&error)
+            {
+                return Err(error)
+                    .with_context(|| format!("cannot prepare the database of {service}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs Kafka and the registry once, so that Java writes down the classes they load. Only speed
+    /// is at stake: where it fails the stack starts without.
+    async fn make_class_archives(&self, parts: &Parts) {
+        let archives = ["kafka", "registry"].map(|name| {
+            let options = topology::java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
+            (name, parts.class_archive(name, &options))
+        });
+        if archives.iter().all(|(_, archive)| archive.exists()) {
+            return;
+        }
+        eprintln!("preparing Java's class archives (once) …");
+        let made = async {
+            let directory = archives[0]
+                .1
+                .parent()
+                .context("an archive lies in a directory")?;
+            create_open_directory(directory)?;
+            let _lock = parts::lock(&directory.join("lock"), &|| ()).await?;
+            let stack = Stack::ephemeral()?;
+            try_join_all(
+                archives
+                    .iter()
+                    .map(|(name, archive)| stack.make_class_archive(parts, name, archive)),
+            )
+            .await?;
+            stack.clean().await
+        };
+        if let Err(error) = made.await {
+            eprintln!("without class archives, starts take longer: {error:#}");
+        }
+    }
+
+    async fn make_class_archive(&self, parts: &Parts, name: &str, archive: &Path) -> Result<()> {
+        if archive.exists() {
+            return Ok(());
+        }
+        let member: Member = name.parse()?;
+        let layout = self.layout()?;
+        let process = self.process(&member);
+        prepare_java(&process.home)?;
+        let fresh = archive.with_extension("new");
+        let launch = if member == Member::Kafka {
+            prepare_kafka(parts, &layout, &process).await?;
+            topology::kafka(parts, &process.home, ClassArchive::Make, &fresh)
+        } else {
+            let port = layout.ports.registry;
+            topology::registry(parts, &process.home, port, ClassArchive::Make, &fresh)
+        };
+        let identity = process.spawn(&launch)?;
+        self.ready(&member, identity, 0).await?;
+        process::send(Signal::Term, &[identity])?;
+        ensure!(identity.ended(READY_WITHIN).await, "{name} did not end");
+        fs::rename(fresh, archive).with_context(|| format!("{name} wrote no archive"))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if self.ephemeral {
+            let _ = self.kill_everything();
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+fn use_if_there(archive: &Path) -> ClassArchive {
+    if archive.exists() {
+        ClassArchive::Use
+    } else {
+        ClassArchive::Without
+    }
+}
+
+fn prepare_java(home: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(home.join("tmp"));
+    create_open_directory(&home.join("tmp"))?;
+    Ok(())
+}
+
+/// Writes Kafka's settings anew, and formats its log directory if there is none.
+async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) -> Result<()> {
+    let home = &process.home;
+    let logs = home.join("data");
+    fs::write(home.join("log4j2.properties"), topology::kafka_logging())?;
+    fs::write(
+        home.join("server.properties"),
+        topology::kafka_config(layout, &logs)?,
+    )?;
+    if logs.exists() {
+        return Ok(());
+    }
+    let fresh = home.join("data.new");
+    let config = home.join("format.properties");
+    let _ = fs::remove_dir_all(&fresh);
+    fs::write(&config, topology::kafka_config(layout, &fresh)?)?;
+    let from = process.log_length();
+    let launch = topology::kafka_format(parts, home, &config);
+    if !launch.run(home, &process.log, READY_WITHIN).await? {
+        bail!(
+            "Kafka could not format its log; {} ends with:\n{}",
+            process.log.display(),
+            process.log_tail(from)
+        );
+    }
+    fs::rename(fresh, logs)?;
+    Ok(())
+}
+
+/// Where the services' programs are: beside the launcher, or beside the test that uses it.
+pub fn programs() -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os("HOLDFAST_BIN") {
+        return Ok(std::path::absolute(directory)?);
+    }
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("a program lies in a directory")?;
+    let beside = if directory.ends_with("deps") {
+        directory.parent()
+    } else {
+        Some(directory)
+    };
+    Ok(beside
+        .context("a program lies in a directory")?
+        .to_path_buf())
+}
+
+/// Where everything is that this checkout's stacks leave behind.
+pub fn state_directory() -> Result<PathBuf> {
+    if let Some(directory) = std::env::var_os("HOLDFAST_STATE").filter(|value| !value.is_empty()) {
+        return Ok(std::path::absolute(directory)?);
+    }
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("e2e lies in a checkout")?;
+    if !is_root() {
+        return Ok(checkout.join(".holdfast"));
+    }
+    // Not in the checkout: `nobody`, as whom PostgreSQL runs, need not be able to enter it.
+    let name = checkout.file_name().unwrap_or_default().to_string_lossy();
+    let hash = Sha256::digest(checkout.as_os_str().as_encoded_bytes());
+    let hash: String = hash
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(PathBuf::from("/var/lib/holdfast").join(format!("{name}-{hash}")))
+}

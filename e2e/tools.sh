@@ -1,0 +1,82 @@
+#!/bin/sh
+# Makes sure that what cargo and Maven cannot fetch is on this machine. Where all is there it looks and starts nothing.
+# What is missing is installed where that is allowed (Debian or Ubuntu, as root or with passwordless sudo); elsewhere
+# one sentence says what to install.
+set -eu
+
+absent=
+want() { absent="$absent $1"; } # by its Debian package
+
+command -v gcc >/dev/null || want gcc
+command -v g++ >/dev/null || want g++
+command -v make >/dev/null || want make
+command -v xz >/dev/null || want xz-utils
+command -v setpriv >/dev/null || want util-linux
+command -v mvn >/dev/null || want maven
+if command -v pkg-config >/dev/null; then
+  pkg-config --exists openssl || want libssl-dev
+  pkg-config --exists zlib || want zlib1g-dev
+else
+  absent="$absent pkg-config libssl-dev zlib1g-dev"
+fi
+
+# Java's version is read from the file beside it: asking Java itself would take longer than all the rest.
+java=$(command -v "${JAVA_HOME:+$JAVA_HOME/bin/}java" || true)
+release=$(dirname "$(dirname "$(readlink -f "${java:-/nowhere/bin/java}" || true)")")/release
+major=$(sed -n 's/^JAVA_VERSION="\([0-9]*\).*/\1/p' "$release" 2>/dev/null || true)
+if [ -n "$java" ] && [ -z "$major" ]; then
+  major=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
+fi
+[ "${major:-0}" -ge 17 ] || want java
+
+if ! command -v cargo >/dev/null; then
+  echo "Rust is missing: install it as https://rustup.rs says, then run this again." >&2
+  exit 1
+fi
+[ -n "$absent" ] || exit 0
+
+case "$absent" in
+*java*)
+  if [ -n "${JAVA_HOME:-}" ]; then
+    echo "JAVA_HOME points at Java ${major:-(none)}: point it at Java 17 or newer, or unset it." >&2
+    exit 1
+  fi
+  ;;
+esac
+
+if [ "$(id -u)" = 0 ]; then
+  as_root=
+elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+  as_root=sudo
+else
+  as_root=none
+fi
+if [ "$as_root" = none ] || ! command -v apt-get >/dev/null; then
+  echo "This machine lacks (named as in Debian): $(echo "$absent" | sed 's/ java/ openjdk-17-jre-headless/; s/^ //'); install them, then run this again." >&2
+  exit 1
+fi
+
+echo "installing:$absent (once) …" >&2
+log=$(mktemp)
+# The lock is waited for: a fresh machine often updates itself in its first minutes.
+apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1 </dev/null; }
+fail() {
+  tail -n 20 "$log" >&2
+  echo "apt-get could not install:$absent (its last lines are above)." >&2
+  exit 1
+}
+apt update || fail
+case "$absent" in
+*java*)
+  # The newest long-term release that this distribution has.
+  for jre in openjdk-25-jre-headless openjdk-21-jre-headless openjdk-17-jre-headless; do
+    if apt-cache show "$jre" >/dev/null 2>&1; then
+      absent=$(echo "$absent" | sed "s/java/$jre/")
+      break
+    fi
+  done
+  ;;
+esac
+# shellcheck disable=SC2086  # one word a package
+apt install --no-install-recommends $absent || fail
+rm -f "$log"
