@@ -1,11 +1,12 @@
 //! `e2e` starts, stops and looks at the native stack, and runs tests on its parts.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use e2e::stack::{State, Stopped, state_directory};
+use e2e::topology::SERVICES;
 use e2e::{Ports, Stack, parts};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -59,7 +60,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up => Stack::of_checkout()?.up().await?,
+        Command::Up => up().await?,
         Command::Down => Stack::of_checkout_as_it_is()?.down().await?,
         Command::Clean => Stack::of_checkout_as_it_is()?.clean().await?,
         Command::Status => print_status(&Stack::of_checkout_as_it_is()?).await?,
@@ -82,6 +83,20 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::WithParts { command } => return with_parts(&command).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn up() -> Result<()> {
+    let begun = Instant::now();
+    let stack = Stack::of_checkout()?;
+    stack.up().await?;
+    eprintln!(
+        "everything is ready ({:.1} s)",
+        begun.elapsed().as_secs_f64()
+    );
+    for service in SERVICES {
+        println!("{service:<8} {}", stack.url(service)?);
+    }
+    Ok(())
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {

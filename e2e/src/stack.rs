@@ -77,11 +77,8 @@ impl Stack {
         };
         if !stack.runs() {
             stack.change(|layout| layout.ports = ports)?;
-        } else if stack.layout()?.ports != ports {
-            bail!(
-                "the stack in {} runs on other ports: stop it first",
-                stack.directory.display()
-            );
+        } else if let Some(moved) = stack.layout()?.ports.moved_in(ports) {
+            bail!("the stack is running, and not with {moved}: stop it first (`make down`)");
         }
         Ok(stack)
     }
@@ -417,7 +414,7 @@ impl Stack {
 
     /// Also finds what no pid file names.
     fn kill_everything(&self) -> Result<()> {
-        let programs = ["java", "postgres", "order", "payment", "stock"];
+        let programs: Vec<&str> = ["java", "postgres"].into_iter().chain(SERVICES).collect();
         process::kill_until_gone(|| process::processes_in(&self.directory, &programs))?;
         for member in self.members() {
             let _ = fs::remove_file(self.process(&member).pid_file);
@@ -432,15 +429,26 @@ impl Stack {
     /// such as `order-2`, is given free ports.
     pub async fn start(&self, name: &str) -> Result<()> {
         let member: Member = name.parse()?;
-        if matches!(member, Member::Service { instance: 2.., .. })
-            && self.layout()?.of_instance(name).is_err()
-        {
-            let ports = InstancePorts::free()?;
-            self.change(|layout| {
-                layout.instances.insert(name.to_string(), ports);
-            })?;
+        if !matches!(member, Member::Service { .. }) || self.layout()?.of_instance(name).is_ok() {
+            return self.start_member(&member).await;
         }
-        self.start_member(&member).await
+        let ports = InstancePorts::free()?;
+        self.change(|layout| {
+            layout.instances.insert(name.to_string(), ports);
+        })?;
+        let started = self.start_member(&member).await;
+        if started.is_err() {
+            self.remove(name).await?;
+        }
+        started
+    }
+
+    /// Stops a further instance of a service and forgets its ports.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        self.stop(name).await?;
+        self.change(|layout| {
+            layout.instances.remove(name);
+        })
     }
 
     /// Asks it to stop, and kills it when its time is up.

@@ -178,6 +178,14 @@ impl Ports {
         Ok(self)
     }
 
+    /// The first setting that is different in `other`, as in `KAFKA_PORT=19092`.
+    pub fn moved_in(&self, mut other: Ports) -> Option<String> {
+        let mut own = self.clone();
+        let mut pairs = own.settings().into_iter().zip(other.settings());
+        let (_, (variable, port)) = pairs.find(|((_, own), (_, other))| own != other)?;
+        Some(format!("{variable}={port}"))
+    }
+
     /// Ports that nobody uses now, for a stack beside others.
     pub fn free() -> Result<Self> {
         let mut ports = Self::default();
@@ -490,6 +498,9 @@ pub fn kafka_config(layout: &Layout, data: &Path) -> Result<String> {
         format!("advertised.listeners={}", advertised.join(",")),
         format!("listener.security.protocol.map={}", protocols.join(",")),
         format!("log.dirs={}", data.display()),
+        // After a SIGKILL the new broker may register when the old one's session is over.
+        "broker.heartbeat.interval.ms=500".to_string(),
+        "broker.session.timeout.ms=3000".to_string(),
         "auto.create.topics.enable=false".to_string(),
         "log.message.timestamp.type=LogAppendTime".to_string(),
         // 21 days: longer than topics are kept, so that a consumer that was down keeps its place.
