@@ -413,7 +413,7 @@ impl Stack {
     }
 
     /// Also finds what no pid file names.
-    fn kill_everything(&self) -> Result<()> {
+    pub fn kill_everything(&self) -> Result<()> {
         let programs: Vec<&str> = ["java", "postgres"].into_iter().chain(SERVICES).collect();
         process::kill_until_gone(|| process::processes_in(&self.directory, &programs))?;
         for member in self.members() {

@@ -1,0 +1,348 @@
+//! The launcher itself: nothing that a crash leaves behind blocks a start or outlives a stop, and
+//! what the parts have acknowledged survives SIGKILL. Each test has a stack of its own.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::process::{NOBODY, processes_in};
+use e2e::stack::{State, Stopped};
+use e2e::{Stack, parts};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+
+#[tokio::test]
+async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.up_parts().await?;
+    for service in ["order", "payment", "stock"] {
+        let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+        sqlx::query("create table kept as select 42 as answer")
+            .execute(&mut db)
+            .await?;
+    }
+    produce(&stack, "kept").await?;
+    let schema = json!({"schema": r#"{"type":"record","name":"Kept","fields":[]}"#});
+    let subject = format!("{}/subjects/kept-value/versions", stack.registry_url()?);
+    let registered: Value = reqwest::Client::new()
+        .post(&subject)
+        .json(&schema)
+        .send()
+        .await?
+        .error_for_status()?
+        .json()
+        .await?;
+
+    let names = ["kafka", "registry", "order-db", "payment-db", "stock-db"];
+    for name in names {
+        assert!(stack.kill(name).await?, "{name} did not run");
+        assert!(!stack.is_running(name)?, "{name} survived");
+    }
+    assert_eq!(left_in(stack.directory()), 0);
+    stack.up_parts().await?;
+
+    for service in ["order", "payment", "stock"] {
+        let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+        let answer: i32 = sqlx::query_scalar("select answer from kept")
+            .fetch_one(&mut db)
+            .await?;
+        assert_eq!(answer, 42);
+    }
+    let bootstrap = stack.kafka_bootstrap()?;
+    let records = tokio::task::spawn_blocking(move || -> Result<i64> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .create()?;
+        Ok(consumer
+            .fetch_watermarks("kept", 0, Duration::from_secs(20))?
+            .1)
+    });
+    assert_eq!(records.await??, 1);
+    let versions: Value = reqwest::get(format!("{subject}/1"))
+        .await?
+        .error_for_status()?
+        .json()
+        .await?;
+    assert_eq!(versions["id"], registered["id"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.start("order-db").await?;
+    stack.start("kafka").await?;
+    std::fs::remove_file(stack.directory().join("run/order-db.pid"))?;
+    assert!(left_in(stack.directory()) > 2);
+    stack.down().await?;
+    assert_eq!(left_in(stack.directory()), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.start("order-db").await?;
+    let pid_file = stack.directory().join("run/order-db.pid");
+    let written = std::fs::read_to_string(&pid_file)?;
+    stack.kill("order-db").await?;
+
+    // The pid belongs to somebody else now, this test, as after a long time or a new boot.
+    let own = std::process::id().to_string();
+    let rest = written.split_once(' ').context("pid, start time, boot")?.1;
+    std::fs::write(&pid_file, format!("{own} {rest}"))?;
+    assert!(!stack.is_running("order-db")?);
+    assert_eq!(stack.stop("order-db").await?, Stopped::WasNotRunning);
+
+    // PostgreSQL's own pid file names a living process as well.
+    let postmaster = stack.directory().join("order-db/data/postmaster.pid");
+    std::fs::write(&postmaster, format!("{own}\n"))?;
+    stack.start("order-db").await?;
+    assert!(stack.is_running("order-db")?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named_with_what_moves_it() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    let url = stack.database_url("stock")?;
+    let port: u16 = url.rsplit([':', '/']).nth(1).context("a port")?.parse()?;
+    let taken = TcpListener::bind(("127.0.0.1", port))?;
+    let refusal = stack
+        .start("stock-db")
+        .await
+        .expect_err("the port is taken")
+        .to_string();
+    assert!(refusal.contains(&port.to_string()), "{refusal}");
+    assert!(refusal.contains("STOCK_DB_PORT"), "{refusal}");
+    drop(taken);
+    stack.start("stock-db").await
+}
+
+#[tokio::test]
+async fn two_starts_at_once_start_one_process() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    let other = Stack::open(stack.directory())?;
+    tokio::try_join!(stack.start("order-db"), other.start("order-db"))?;
+    let postmaster =
+        std::fs::read_to_string(stack.directory().join("order-db/data/postmaster.pid"))?;
+    let status = stack.status().await?;
+    let order_db = status
+        .iter()
+        .find(|member| member.name == "order-db")
+        .context("listed")?;
+    assert_eq!(
+        postmaster.lines().next(),
+        order_db.pid.map(|pid| pid.to_string()).as_deref()
+    );
+    assert_eq!(order_db.state, State::Ready);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.start("order-db").await?;
+    let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
+    stack.pause("order-db").await?;
+    let asked = sqlx::query("select 1").execute(&mut db);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), asked)
+            .await
+            .is_err()
+    );
+    stack.resume("order-db").await?;
+    let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
+    sqlx::query("select 1").execute(&mut db).await?;
+
+    // An open connection does not hold a graceful stop up, nor does a pause a kill.
+    assert!(matches!(
+        stack.stop("order-db").await?,
+        Stopped::Gracefully(_)
+    ));
+    stack.start("order-db").await?;
+    stack.pause("order-db").await?;
+    assert!(stack.kill("order-db").await?);
+    assert_eq!(left_in(stack.directory()), 0);
+    stack.start("order-db").await
+}
+
+#[tokio::test]
+async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.advertise_kafka("stock", Some("127.0.0.1:7"))?;
+    stack.start("kafka").await?;
+    for (service, listener) in [
+        ("order", stack.kafka_listener("order")?),
+        ("payment", stack.kafka_listener("payment")?),
+        ("stock", "127.0.0.1:7".to_string()),
+    ] {
+        let bootstrap = stack.kafka_listener(service)?;
+        let advertised = tokio::task::spawn_blocking(move || -> Result<String> {
+            let client: BaseConsumer = ClientConfig::new()
+                .set("bootstrap.servers", bootstrap)
+                .create()?;
+            let metadata = client.fetch_metadata(None, Duration::from_secs(20))?;
+            let broker = metadata.brokers().first().context("one broker")?;
+            Ok(format!("{}:{}", broker.host(), broker.port()))
+        });
+        assert_eq!(advertised.await??, listener, "{service}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_run_with_parts_decides_the_exit_status_and_leaves_nothing() -> Result<()> {
+    let place = Place::new()?;
+    let script = r#"test -n "$TEST_STOCK_DATABASE_URL" && exit 7"#;
+    let status = place
+        .e2e(&["with-parts", "--", "sh", "-c", script])
+        .status()?;
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(left_in(&place.0), 0);
+    assert!(!place.0.join("state/test").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next_start()
+-> Result<()> {
+    let place = Place::new()?;
+    let marker = place.0.join("started");
+    let script = format!("touch {}; exec sleep 300", marker.display());
+    let mut launcher = place
+        .e2e(&["with-parts", "--", "sh", "-c", &script])
+        .spawn()?;
+    appears(&marker).await?;
+    launcher.kill()?;
+    launcher.wait()?;
+    assert!(
+        left_in(&place.0) > 0,
+        "a launcher killed by SIGKILL cannot take its stack along"
+    );
+
+    std::fs::remove_file(&marker)?;
+    let mut launcher = place
+        .e2e(&["with-parts", "--", "sh", "-c", &script])
+        .spawn()?;
+    appears(&marker).await?;
+    Command::new("sh")
+        .args(["-c", &format!("kill -TERM {}", launcher.id())])
+        .status()?;
+    assert_eq!(launcher.wait()?.code(), Some(143));
+    assert_eq!(left_in(&place.0), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_parts_run_as_an_ordinary_user() -> Result<()> {
+    if !parts::is_root() {
+        return Ok(()); // Every other test here is the proof.
+    }
+    let place = Place::new()?;
+    // `nobody` is the one user besides root that every machine has.
+    let id = NOBODY.to_string();
+    let own = place.0.join("user");
+    std::fs::create_dir(&own)?;
+    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY))?;
+    // The checkout may lie where an ordinary user cannot enter.
+    let program = place.0.join("e2e");
+    std::fs::copy(env!("CARGO_BIN_EXE_e2e"), &program)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let status = Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+        .arg(&program)
+        .args([
+            "with-parts",
+            "--",
+            "sh",
+            "-c",
+            "test $(id -u) != 0 && exit 7",
+        ])
+        .env("HOME", &own)
+        .env("HOLDFAST_STATE", own.join("state"))
+        .env("HOLDFAST_CACHE", parts::cache_directory()?)
+        .current_dir(&own)
+        .status()?;
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(left_in(&place.0), 0);
+    Ok(())
+}
+
+/// A directory that a launcher started as a program keeps its state in.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Result<Self> {
+        let name = format!(
+            "holdfast-place-{}-{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        );
+        let place = Self(std::env::temp_dir().join(name));
+        parts::create_open_directory(&place.0)?;
+        Ok(place)
+    }
+
+    fn e2e(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2e"));
+        command
+            .args(arguments)
+            .env("HOLDFAST_STATE", self.0.join("state"))
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Ok(left) = Stack::open(self.0.join("state/test")) {
+            let _ = left.kill_everything();
+        }
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn left_in(directory: &Path) -> usize {
+    processes_in(directory, &["java", "postgres"]).len()
+}
+
+async fn appears(file: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while !file.exists() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(120),
+            "{} did not appear",
+            file.display()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn produce(stack: &Stack, topic: &str) -> Result<()> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", stack.kafka_bootstrap()?)
+        .set("acks", "all");
+    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    for made in admin.create_topics([&new], &AdminOptions::new()).await? {
+        made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+    }
+    let producer: FutureProducer = config.create()?;
+    let record = FutureRecord::to(topic).key("key").payload("payload");
+    producer
+        .send(record, Duration::from_secs(20))
+        .await
+        .map_err(|(error, _)| error)?;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! What is proved on the native stack.
+
+mod launcher;
