@@ -6,11 +6,19 @@
 //! - `stack`: start, stop, kill, pause and look at the members.
 //! - `process`: one detached process, known by more than its pid.
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
+//! - `client`: the services as their clients see them.
+//! - `seed`: demo articles and customers.
+//! - `verify`: the checker; `checks`: what must hold; `topics`: what lies in Kafka.
 
 pub mod topology;
 pub mod stack;
 pub mod process;
 pub mod parts;
+pub mod client;
+pub mod seed;
+pub mod verify;
+pub mod checks;
+pub mod topics;
 
 pub use stack::Stack;
 pub use topology::Ports;

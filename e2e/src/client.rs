@@ -1,0 +1,452 @@
+//! The services as a client sees them: over HTTP, with an Idempotency-Key, and three outcomes.
+//! Nothing here shares code with the services, so what they answer is read as anybody would.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::Stack;
+use crate::topology::SERVICES;
+
+/// Longer than a service takes to say 503.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+const POLL: Duration = Duration::from_millis(50);
+
+/// Where everything of a stack is reached.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Of each service: its API, its probes and its operators' port.
+    pub apis: BTreeMap<String, String>,
+    pub probes: BTreeMap<String, String>,
+    pub operators: BTreeMap<String, String>,
+    pub databases: BTreeMap<String, String>,
+    pub kafka: String,
+    pub registry: String,
+}
+
+impl Addresses {
+    pub fn of(stack: &Stack) -> Result<Addresses> {
+        let each = |address: &dyn Fn(&str) -> Result<String>| -> Result<BTreeMap<String, String>> {
+            SERVICES
+                .iter()
+                .map(|service| Ok((service.to_string(), address(service)?)))
+                .collect()
+        };
+        Ok(Addresses {
+            apis: each(&|service| stack.url(service))?,
+            probes: each(&|service| stack.probe_url(service))?,
+            operators: each(&|service| stack.operator_url(service))?,
+            databases: each(&|service| stack.database_url(service))?,
+            kafka: stack.kafka_bootstrap()?,
+            registry: stack.registry_url()?,
+        })
+    }
+}
+
+/// A client of all three services.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub addresses: Addresses,
+}
+
+/// An answer as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    pub location: Option<String>,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+/// What a command came to, as far as its client can tell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Durable.
+    Ok(Answer),
+    /// Nothing was stored.
+    Refused(Answer),
+    /// It may be stored or not: only the same key, asked again, tells.
+    Unknown(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    pub sku: String,
+    pub quantity: i64,
+}
+
+/// An order as its customer reads it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    pub order_id: Uuid,
+    pub customer_id: Uuid,
+    pub status: String,
+    pub reason: Option<String>,
+    pub payment: String,
+    pub stock: String,
+    pub total_cents: i64,
+    pub currency: String,
+    pub lines: Vec<OrderLine>,
+    pub created_at: chrono::DateTime<chrono::Utc>,
+    pub ended_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderLine {
+    pub sku: String,
+    pub quantity: i64,
+    pub unit_price_cents: i64,
+}
+
+impl Order {
+    /// Whether it is over for everybody: decided, and both legs have ended.
+    pub fn has_ended(&self) -> bool {
+        match self.status.as_str() {
+            "confirmed" => self.payment == "verified" && self.stock == "reserved",
+            "cancelled" => {
+                ["declined", "refunded", "void"].contains(&self.payment.as_str())
+                    && ["rejected", "released", "void"].contains(&self.stock.as_str())
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Answer {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body).with_context(|| format!("cannot read {self}"))
+    }
+
+    /// The JSON of a 2xx; anything else is an error that shows the answer.
+    pub fn accepted<T: DeserializeOwned>(&self) -> Result<T> {
+        ensure!(self.is_success(), "{self}");
+        self.json()
+    }
+
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The last part of a problem's type.
+    pub fn problem(&self) -> Option<String> {
+        let problem: Value = serde_json::from_slice(&self.body).ok()?;
+        Some(problem["type"].as_str()?.rsplit('/').next()?.to_string())
+    }
+
+    fn outcome(self) -> Outcome {
+        match self.status {
+            200..300 => Outcome::Ok(self),
+            503 if self.problem().as_deref() == Some("outcome-unknown") => {
+                Outcome::Unknown(self.to_string())
+            }
+            400..500 | 503 => Outcome::Refused(self),
+            _ => Outcome::Unknown(self.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(
+            out,
+            "{} {}",
+            self.status,
+            body.chars().take(500).collect::<String>()
+        )
+    }
+}
+
+impl Client {
+    pub fn of(stack: &Stack) -> Result<Client> {
+        Client::at(Addresses::of(stack)?)
+    }
+
+    pub fn at(addresses: Addresses) -> Result<Client> {
+        let http = reqwest::Client::builder()
+            // Loopback is never asked through a proxy, whatever the user's environment says.
+            .no_proxy()
+            .timeout(ANSWER_WITHIN)
+            .pool_max_idle_per_host(256)
+            // A service closes what is idle for ten seconds; to reuse a connection at that moment
+            // would lose a request.
+            .pool_idle_timeout(Duration::from_secs(5))
+            .build()?;
+        Ok(Client { http, addresses })
+    }
+
+    /// One request, and its answer whatever it is.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> reqwest::Result<Answer> {
+        let mut request = self.http.request(method, url);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if let Some(body) = body {
+            request = request
+                .header("Content-Type", "application/json")
+                .body(body);
+        }
+        let response = request.send().await?;
+        let header = |name| {
+            let value = response.headers().get(name)?;
+            value.to_str().ok().map(str::to_string)
+        };
+        let location = header("location");
+        let content_type = header("content-type").unwrap_or_default();
+        let status = response.status().as_u16();
+        Ok(Answer {
+            status,
+            location,
+            content_type,
+            body: response.bytes().await?.to_vec(),
+        })
+    }
+
+    /// A command: its outcome, never an error.
+    pub async fn command(
+        &self,
+        method: Method,
+        service: &str,
+        path: &str,
+        key: Option<&str>,
+        body: &Value,
+    ) -> Outcome {
+        let url = format!("{}{path}", self.addresses.apis[service]);
+        match self
+            .send(method, &url, key, Some(body.to_string().into_bytes()))
+            .await
+        {
+            Ok(answer) => answer.outcome(),
+            Err(error) => Outcome::Unknown(format!("no answer: {error}")),
+        }
+    }
+
+    pub async fn place(&self, customer_id: Uuid, lines: &[Wish], key: &str) -> Outcome {
+        let order = json!({ "customer_id": customer_id, "lines": lines });
+        self.command(Method::POST, "order", "/orders", Some(key), &order)
+            .await
+    }
+
+    /// Places an order that has to be accepted.
+    pub async fn placed(&self, customer_id: Uuid, lines: &[Wish]) -> Result<Order> {
+        let key = Uuid::now_v7().to_string();
+        match self.place(customer_id, lines, &key).await {
+            Outcome::Ok(answer) => answer.json(),
+            Outcome::Refused(answer) => bail!("the order was refused: {answer}"),
+            Outcome::Unknown(because) => bail!("the order's outcome is unknown: {because}"),
+        }
+    }
+
+    pub async fn cancel(&self, order_id: Uuid) -> Result<Answer> {
+        let url = format!("{}/orders/{order_id}/cancel", self.addresses.apis["order"]);
+        Ok(self.send(Method::POST, &url, None, None).await?)
+    }
+
+    pub async fn order(&self, order_id: Uuid) -> Result<Order> {
+        self.read("order", &format!("/orders/{order_id}")).await
+    }
+
+    /// Waits until an order is over for everybody.
+    pub async fn ended(&self, order_id: Uuid, within: Duration) -> Result<Order> {
+        let what = format!("order {order_id} to end");
+        eventually(&what, within, async || {
+            let order = self.order(order_id).await?;
+            ensure!(
+                order.has_ended(),
+                "it is {} / {} / {}",
+                order.status,
+                order.payment,
+                order.stock
+            );
+            Ok(order)
+        })
+        .await
+    }
+
+    /// A deposit or a delivery, safe to repeat with its key.
+    pub async fn bring(&self, service: &str, path: &str, key: &str, body: &Value) -> Result<Value> {
+        match self
+            .command(Method::POST, service, path, Some(key), body)
+            .await
+        {
+            Outcome::Ok(answer) => answer.json(),
+            Outcome::Refused(answer) => bail!("{service} refused {path}: {answer}"),
+            Outcome::Unknown(because) => bail!("{service} did not settle {path}: {because}"),
+        }
+    }
+
+    pub async fn deposit(&self, customer_id: Uuid, amount_cents: i64, key: &str) -> Result<Value> {
+        let path = format!("/accounts/{customer_id}/deposits");
+        self.bring(
+            "payment",
+            &path,
+            key,
+            &json!({ "amount_cents": amount_cents }),
+        )
+        .await
+    }
+
+    pub async fn deliver(&self, sku: &str, quantity: i64, key: &str) -> Result<Value> {
+        let path = format!("/items/{sku}/deliveries");
+        self.bring("stock", &path, key, &json!({ "quantity": quantity }))
+            .await
+    }
+
+    pub async fn put_item(&self, sku: &str, name: &str, price_cents: i64) -> Result<Value> {
+        let item = json!({ "name": name, "price_cents": price_cents });
+        match self
+            .command(Method::PUT, "stock", &format!("/items/{sku}"), None, &item)
+            .await
+        {
+            Outcome::Ok(answer) => answer.json(),
+            Outcome::Refused(answer) => bail!("stock refused {sku}: {answer}"),
+            Outcome::Unknown(because) => bail!("stock did not settle {sku}: {because}"),
+        }
+    }
+
+    /// Reads from a service's API.
+    pub async fn read<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<T> {
+        self.get(&format!("{}{path}", self.addresses.apis[service]))
+            .await
+    }
+
+    /// As [`Client::read`]; `None` where there is no such thing.
+    pub async fn find<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<Option<T>> {
+        let url = format!("{}{path}", self.addresses.apis[service]);
+        let answer = self.send(Method::GET, &url, None, None).await?;
+        if answer.status == 404 {
+            Ok(None)
+        } else {
+            answer.accepted().map(Some)
+        }
+    }
+
+    /// The sums of a service that must balance.
+    pub async fn books(&self, service: &str) -> Result<Value> {
+        self.get(&format!("{}/books", self.addresses.probes[service]))
+            .await
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
+        let answer = self
+            .send(Method::GET, url, None, None)
+            .await
+            .with_context(|| url.to_string())?;
+        answer.accepted().with_context(|| format!("GET {url}"))
+    }
+}
+
+/// Asks until the answer is right, or for as long as `within`; then the last wrong one is the error.
+/// Every wait from outside goes through here.
+pub async fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        match look().await {
+            Ok(found) => return Ok(found),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("waited {} s for {what}", within.as_secs())));
+            }
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn grouped(number: impl Into<i128>) -> String {
+    let number: i128 = number.into();
+    let digits = number.unsigned_abs().to_string();
+    let mut grouped = String::new();
+    for (nth, digit) in digits.chars().enumerate() {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    if number < 0 {
+        format!("-{grouped}")
+    } else {
+        grouped
+    }
+}
+
+/// Cents as `12,345.67`.
+pub fn money(cents: impl Into<i128>) -> String {
+    let cents: i128 = cents.into();
+    let sign = if cents < 0 { "-" } else { "" };
+    let (whole, rest) = (cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
+    format!(
+        "{sign}{}.{rest:02}",
+        grouped(i128::try_from(whole).unwrap_or(i128::MAX))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, kind: &str) -> Answer {
+        let body = json!({ "type": format!("/problems/{kind}") })
+            .to_string()
+            .into_bytes();
+        Answer {
+            status,
+            location: None,
+            content_type: String::new(),
+            body,
+        }
+    }
+
+    #[test]
+    fn only_a_503_that_says_so_and_what_nobody_expects_are_unknown() {
+        assert!(matches!(answer(201, "").outcome(), Outcome::Ok(_)));
+        assert!(matches!(
+            answer(422, "invalid-value").outcome(),
+            Outcome::Refused(_)
+        ));
+        assert!(matches!(
+            answer(429, "slow-down").outcome(),
+            Outcome::Refused(_)
+        ));
+        assert!(matches!(
+            answer(503, "unavailable").outcome(),
+            Outcome::Refused(_)
+        ));
+        assert!(matches!(
+            answer(503, "outcome-unknown").outcome(),
+            Outcome::Unknown(_)
+        ));
+        assert!(matches!(
+            answer(500, "internal").outcome(),
+            Outcome::Unknown(_)
+        ));
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(-1_234_567), "-1,234,567");
+        assert_eq!(money(123_456_789), "1,234,567.89");
+        assert_eq!(money(-5), "-0.05");
+    }
+}

@@ -1,0 +1,575 @@
+//! The topics as they lie in Kafka: every record from the first to the high watermark, read without
+//! the chassis's consumer, decoded with the schema that the registry has for it.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use chassis::avro::{Codec, unframe};
+use chassis::event::{Event, Topic};
+use chrono::{DateTime, Utc};
+use events::TOPICS;
+use events::orders::{self, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::checks::{self, Described, Fact, Foreign, OrderLine, Place, Says};
+use crate::client::Client;
+
+const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// After so long without a record, before the high watermark, something is wrong.
+const SILENT_MAX: Duration = Duration::from_secs(30);
+
+/// What lies in all topics.
+#[derive(Default)]
+pub struct Log {
+    pub records: u64,
+    pub facts: Vec<Fact>,
+    /// The newest record of each article.
+    pub items: HashMap<String, (Uuid, Described)>,
+    pub foreign: Vec<Foreign>,
+    /// What is wrong with the envelopes of records that otherwise say what they are.
+    pub faults: Vec<(Place, String)>,
+    /// Of the places asked for, those that hold no record.
+    pub missing: HashSet<Place>,
+}
+
+/// A client of Kafka that belongs to no group of ours.
+pub fn reader(kafka: &str, group: &str) -> Result<BaseConsumer> {
+    let consumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("check.crcs", "true")
+        .set("isolation.level", "read_uncommitted")
+        .set("allow.auto.create.topics", "false")
+        .set_log_level(RDKafkaLogLevel::Critical)
+        .create()?;
+    Ok(consumer)
+}
+
+/// The high watermarks of a topic's partitions, by their number.
+pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
+    let metadata = client.fetch_metadata(Some(topic), REQUEST_WITHIN)?;
+    let partitions = metadata
+        .topics()
+        .first()
+        .map_or(0, |topic| topic.partitions().len());
+    ensure!(partitions > 0, "there is no topic {topic}");
+    let partitions = i32::try_from(partitions)?;
+    let of = |partition| Ok(client.fetch_watermarks(topic, partition, REQUEST_WITHIN)?);
+    (0..partitions).map(of).collect()
+}
+
+/// How many records of a topic a group has not handled yet.
+pub fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
+    let watermarks = watermarks(group, topic)?;
+    let mut places = TopicPartitionList::new();
+    for partition in 0..watermarks.len() {
+        places.add_partition(topic, i32::try_from(partition)?);
+    }
+    let committed = group.committed_offsets(places, REQUEST_WITHIN)?;
+    let committed = committed.elements();
+    let behind = committed.iter().map(|place| {
+        let (low, high) = watermarks[usize::try_from(place.partition()).unwrap_or(0)];
+        match place.offset() {
+            Offset::Offset(next) => high - next.max(low),
+            _ => high - low,
+        }
+    });
+    Ok(behind.sum())
+}
+
+pub fn cluster_id(client: &BaseConsumer) -> Result<String> {
+    client
+        .client()
+        .fetch_cluster_id(REQUEST_WITHIN)
+        .context("Kafka does not tell its cluster's id")
+}
+
+/// Reads every topic. `letters` are places of which is asked whether a record lies there.
+pub async fn read_all(client: &Client, letters: HashSet<Place>) -> Result<Log> {
+    let (client, handle) = (client.clone(), Handle::current());
+    tokio::task::spawn_blocking(move || {
+        let mut reading = Reading {
+            log: Log {
+                missing: letters,
+                ..Log::default()
+            },
+            writers: HashMap::new(),
+            client,
+            handle,
+        };
+        for topic in TOPICS {
+            reading
+                .topic(topic)
+                .with_context(|| format!("reading {}", topic.name))?;
+        }
+        Ok(reading.log)
+    })
+    .await?
+}
+
+struct Reading {
+    log: Log,
+    /// By schema id, as the registry has them; `None` where it has none.
+    writers: HashMap<u32, Option<Writer>>,
+    client: Client,
+    handle: Handle,
+}
+
+struct Writer {
+    codec: Codec,
+    reader: GenericDatumReader<'static>,
+    writer: GenericDatumWriter<'static>,
+}
+
+impl Writer {
+    fn new(schema: &str) -> Result<Writer> {
+        let codec = Codec::new(schema)?;
+        // Never freed; there are as many as versions of schemas.
+        let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(schema)?));
+        let reader = GenericDatumReader::builder(schema).build()?;
+        let writer = GenericDatumWriter::builder(schema).build()?;
+        Ok(Writer {
+            codec,
+            reader,
+            writer,
+        })
+    }
+}
+
+impl Reading {
+    fn topic(&mut self, topic: &'static Topic) -> Result<()> {
+        let consumer = reader(&self.client.addresses.kafka, "verify")?;
+        let watermarks = watermarks(&consumer, topic.name)?;
+        let number = checks::topic_number(topic);
+        let mut assigned = TopicPartitionList::new();
+        let mut open = HashSet::new();
+        for (partition, (low, high)) in (0..).zip(&watermarks) {
+            if low < high {
+                assigned.add_partition_offset(topic.name, partition, Offset::Offset(*low))?;
+                open.insert(partition);
+            }
+        }
+        consumer.assign(&assigned)?;
+        while !open.is_empty() {
+            let message = match consumer.poll(SILENT_MAX) {
+                Some(Ok(message)) => message,
+                // Also where the last record was compacted away.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                    continue;
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => bail!("Kafka is silent"),
+            };
+            let partition = message.partition();
+            let (_, high) = watermarks[usize::try_from(partition)?];
+            if message.offset() + 1 >= high {
+                open.remove(&partition);
+            }
+            // What came after we looked may be half of something.
+            if message.offset() < high {
+                let place = Place {
+                    topic: number,
+                    partition,
+                    offset: message.offset(),
+                };
+                self.record(topic, place, &message)?;
+            }
+        }
+        let below = |place: &Place| {
+            let (low, _) = watermarks[usize::try_from(place.partition).unwrap_or(0)];
+            place.topic == number && place.offset < low
+        };
+        self.log.missing.retain(|place| !below(place));
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        topic: &'static Topic,
+        place: Place,
+        message: &BorrowedMessage<'_>,
+    ) -> Result<()> {
+        self.log.records += 1;
+        self.log.missing.remove(&place);
+        if let Some(Ok((id, _))) = message.payload().map(unframe) {
+            self.learn(id)?;
+        }
+        match self.read(topic, place, message) {
+            Ok(Record::Fact(fact)) => self.log.facts.push(fact),
+            Ok(Record::Item(event_id, item)) => {
+                self.log.items.insert(item.sku.clone(), (event_id, item));
+            }
+            Err(reason) => {
+                let hash = Sha256::digest(message.payload().unwrap_or_default()).into();
+                self.log.foreign.push(Foreign {
+                    place,
+                    hash,
+                    reason,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the registry for a schema, once.
+    fn learn(&mut self, id: u32) -> Result<()> {
+        if self.writers.contains_key(&id) {
+            return Ok(());
+        }
+        let url = format!("{}/schemas/ids/{id}", self.client.addresses.registry);
+        let asked = self
+            .handle
+            .block_on(self.client.send(reqwest::Method::GET, &url, None, None));
+        let answer = asked.context("the registry does not answer")?;
+        let writer = match answer.status {
+            200 => {
+                let found: Value = answer.json()?;
+                let text = found["schema"]
+                    .as_str()
+                    .context("the registry's answer has no schema")?;
+                Some(Writer::new(text)?)
+            }
+            404 => None,
+            // A registry may be at a loss over an id that no schema could have.
+            _ if i32::try_from(id).is_err() => None,
+            _ => bail!("the registry says {answer} to schema {id}"),
+        };
+        self.writers.insert(id, writer);
+        Ok(())
+    }
+
+    /// What a record says, or why it is none of ours.
+    fn read(
+        &mut self,
+        topic: &'static Topic,
+        place: Place,
+        message: &BorrowedMessage<'_>,
+    ) -> Result<Record, String> {
+        let payload = message.payload().ok_or("it is empty")?;
+        let (id, body) = unframe(payload).map_err(|error| error.0)?;
+        let writer = self.writers[&id]
+            .as_ref()
+            .ok_or(format!("the registry has no schema {id}"))?;
+        let said = said(topic, writer, body)?;
+        let header = |name| {
+            let header = message
+                .headers()?
+                .iter()
+                .find(|header| header.key == name)?;
+            std::str::from_utf8(header.value?).ok()
+        };
+        let event_id = header("ce_id").ok_or("it has no ce_id")?;
+        let event_id = Uuid::parse_str(event_id).map_err(|_| "its ce_id is no UUID")?;
+
+        let key = message.key().map(String::from_utf8_lossy);
+        let source = format!("/{}", topic.publisher);
+        let mut fault = |holds: bool, what: String| {
+            if !holds {
+                self.log.faults.push((place, what));
+            }
+        };
+        fault(
+            key.as_deref() == Some(said.key()),
+            format!("its key is {key:?}, not {}", said.key()),
+        );
+        for (name, value) in [
+            ("ce_specversion", "1.0"),
+            ("ce_type", topic.name),
+            ("ce_source", &source),
+            ("content-type", "application/avro"),
+        ] {
+            let is = header(name);
+            fault(is == Some(value), format!("{name} is {is:?}, not {value}"));
+        }
+        let time = header("ce_time").and_then(|time| time.parse::<DateTime<Utc>>().ok());
+        fault(
+            time == Some(said.occurred_at),
+            format!("ce_time is {time:?}, not {}", said.occurred_at),
+        );
+        let trace = header("traceparent").and_then(trace_id);
+        fault(
+            trace.is_some(),
+            format!("its traceparent is {:?}", header("traceparent")),
+        );
+        let trace = checks::hash(&trace);
+        Ok(match said.what {
+            What::Order(order_id, content, _) => Record::Fact(Fact {
+                order_id,
+                event_id,
+                place,
+                content,
+                trace,
+            }),
+            What::Item(item) => Record::Item(event_id, item),
+        })
+    }
+}
+
+enum Record {
+    Fact(Fact),
+    Item(Uuid, Described),
+}
+
+/// What the body of a record says.
+struct Said {
+    what: What,
+    occurred_at: DateTime<Utc>,
+}
+
+enum What {
+    Order(Uuid, u64, String),
+    Item(Described),
+}
+
+impl Said {
+    fn of_order(order_id: Uuid, content: u64, occurred_at: DateTime<Utc>) -> Said {
+        Said {
+            what: What::Order(order_id, content, order_id.to_string()),
+            occurred_at,
+        }
+    }
+
+    fn key(&self) -> &str {
+        match &self.what {
+            What::Order(_, _, key) => key,
+            What::Item(item) => &item.sku,
+        }
+    }
+}
+
+/// Reads a body twice: into its struct, and, without the chassis's codec, into a value which written
+/// again has to be the same bytes. That refuses what ends early, runs on, or is not canonical.
+fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, String> {
+    let value = writer.reader.read_value(&mut &body[..]);
+    let again = value.and_then(|value| writer.writer.write_value_to_vec(value));
+    if !again.is_ok_and(|again| again == body) {
+        return Err("its body is not exactly one record of its schema".to_string());
+    }
+    let said = match topic.name {
+        "orders.created" => {
+            let OrderCreated {
+                order_id,
+                customer_id,
+                lines,
+                total_cents,
+                currency,
+                occurred_at,
+            } = decode(writer, body)?;
+            let line = |l: orders::OrderLine| OrderLine {
+                sku: l.sku,
+                quantity: l.quantity,
+                unit_price_cents: l.unit_price_cents,
+            };
+            let lines: Vec<OrderLine> = lines.into_iter().map(line).collect();
+            let content = Says::ordered(customer_id, total_cents, &currency, &lines);
+            Said::of_order(order_id, content, occurred_at)
+        }
+        "orders.confirmed" => {
+            let OrderConfirmed {
+                order_id,
+                customer_id,
+                lines,
+                total_cents,
+                currency,
+                occurred_at,
+            } = decode(writer, body)?;
+            let line = |l: ConfirmedLine| OrderLine {
+                sku: l.sku,
+                quantity: l.quantity,
+                unit_price_cents: l.unit_price_cents,
+            };
+            let lines: Vec<OrderLine> = lines.into_iter().map(line).collect();
+            let content = Says::ordered(customer_id, total_cents, &currency, &lines);
+            Said::of_order(order_id, content, occurred_at)
+        }
+        "orders.cancelled" => {
+            let OrderCancelled {
+                order_id,
+                reason,
+                occurred_at,
+            } = decode(writer, body)?;
+            Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
+        }
+        "payments.verified" => {
+            let PaymentVerified {
+                order_id,
+                amount_cents,
+                currency,
+                occurred_at,
+            } = decode(writer, body)?;
+            Said::of_order(order_id, Says::paid(amount_cents, &currency), occurred_at)
+        }
+        "payments.declined" => {
+            let PaymentDeclined {
+                order_id,
+                reason,
+                occurred_at,
+            } = decode(writer, body)?;
+            Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
+        }
+        "payments.refunded" => {
+            let PaymentRefunded {
+                order_id,
+                amount_cents,
+                currency,
+                occurred_at,
+            } = decode(writer, body)?;
+            Said::of_order(
+                order_id,
+                Says::refunded(amount_cents, currency.as_deref()),
+                occurred_at,
+            )
+        }
+        "stock.reserved" => {
+            let StockReserved {
+                order_id,
+                lines,
+                occurred_at,
+            } = decode(writer, body)?;
+            let content = Says::set_aside(lines.iter().map(|l| (l.sku.as_str(), l.quantity)));
+            Said::of_order(order_id, content, occurred_at)
+        }
+        "stock.rejected" => {
+            let StockRejected {
+                order_id,
+                reason,
+                occurred_at,
+                ..
+            } = decode(writer, body)?;
+            Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
+        }
+        "stock.released" => {
+            let StockReleased {
+                order_id,
+                lines,
+                occurred_at,
+            } = decode(writer, body)?;
+            let content = Says::set_aside(lines.iter().map(|l| (l.sku.as_str(), l.quantity)));
+            Said::of_order(order_id, content, occurred_at)
+        }
+        "stock.items" => {
+            let StockItem {
+                sku,
+                name,
+                price_cents,
+                currency,
+                version,
+                occurred_at,
+            } = decode(writer, body)?;
+            let item = Described {
+                sku,
+                name,
+                price_cents,
+                currency,
+                version,
+            };
+            Said {
+                what: What::Item(item),
+                occurred_at,
+            }
+        }
+        other => return Err(format!("the checker does not know {other}")),
+    };
+    Ok(said)
+}
+
+fn decode<E: Event>(writer: &Writer, body: &[u8]) -> Result<E, String> {
+    E::topic()
+        .codec()
+        .decode(&writer.codec, body)
+        .map_err(|error| error.0)
+}
+
+/// The word that an enum's value is written with.
+fn word(reason: &impl Serialize) -> Result<String, String> {
+    let word = serde_json::to_value(reason).map_err(|error| error.to_string())?;
+    Ok(word.as_str().unwrap_or_default().to_string())
+}
+
+/// The trace's id of a W3C `traceparent`, if it is one.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    let [version, trace, span, flags] = parts[..] else {
+        return None;
+    };
+    let hex = |text: &str, length| {
+        text.len() == length
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let fits = version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
+    let set = |text: &str| text.bytes().any(|b| b != b'0');
+    (fits && set(trace) && set(span)).then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_read_strictly() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(
+            trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")),
+            Some(trace)
+        );
+        for bad in [
+            String::new(),
+            format!("00-{trace}-00f067aa0ba902b7"),
+            format!("00-{trace}-0000000000000000-01"),
+            format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
+        ] {
+            assert_eq!(trace_id(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_exactly_one_record_is_refused() {
+        let topic = &events::orders::CREATED;
+        let writer = Writer::new(topic.schema).unwrap();
+        let line = |sku: &str| orders::OrderLine {
+            sku: sku.into(),
+            quantity: 2,
+            unit_price_cents: 150,
+        };
+        let order = OrderCreated {
+            order_id: Uuid::now_v7(),
+            customer_id: Uuid::now_v7(),
+            lines: vec![line("pen"), line("ink")],
+            total_cents: 600,
+            currency: "EUR".into(),
+            occurred_at: DateTime::from_timestamp_micros(1_795_132_800_123_456).unwrap(),
+        };
+        let body = topic.codec().encode(&order).unwrap();
+        let said_of = said(topic, &writer, &body).unwrap();
+        assert_eq!(said_of.key(), order.order_id.to_string());
+        assert_eq!(said_of.occurred_at, order.occurred_at);
+        for end in 0..body.len() {
+            assert!(said(topic, &writer, &body[..end]).is_err(), "cut at {end}");
+        }
+        assert!(said(topic, &writer, &[&body[..], &[0]].concat()).is_err());
+    }
+}

@@ -1,0 +1,582 @@
+//! The checker: reads the three databases and every record of every topic, and says whether
+//! anything was lost, done twice, or does not balance.
+//!
+//! It only reads, from the outside: SQL, raw Kafka and the registry. Rows are streamed, ordered by
+//! order, against the records, of which a few bytes each are kept; so its memory is bounded by the
+//! number of records, at some 100 bytes each.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use chrono::{TimeDelta, Utc};
+use events::TOPICS;
+use futures::stream::{BoxStream, StreamExt};
+use rdkafka::consumer::BaseConsumer;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{FromRow, PgPool, postgres::PgRow};
+use uuid::Uuid;
+
+use crate::checks::{
+    self, AccountRow, Around, Case, Described, Fact, Findings, Goods, HistoryRow, InboxCheck,
+    InboxRow, ItemRow, Letters, Money, OrderRow, PaymentRow, Place, ReservationRow, Tally,
+    check_account, check_case, check_foreign, check_item, check_totals,
+};
+use crate::client::{Client, grouped, money};
+use crate::topics::{self, Log};
+use crate::topology::SERVICES;
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// Topics are kept for 14 days; a segment may go a little early.
+const KEPT_DAYS: i64 = 13;
+
+/// How to check.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Seconds to wait for everything to come to rest.
+    #[arg(long, default_value_t = 60)]
+    pub within: u64,
+    /// Dead letters may be waiting; each must still be a record of its topic.
+    #[arg(long)]
+    pub dead_letters_allowed: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            within: 60,
+            dead_letters_allowed: false,
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Verdict {
+    pub tally: Tally,
+    pub money: Money,
+    pub goods: Goods,
+    pub records: u64,
+    pub foreign: u64,
+    /// Events handled, by service.
+    pub handled: BTreeMap<&'static str, u64>,
+    pub letters_waiting: i64,
+    pub findings: Findings,
+    pub took: Duration,
+}
+
+/// Waits until everything rests, then checks.
+pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
+    let began = Instant::now();
+    let stack = Reading::open(client).await?;
+    let mut findings = Findings::default();
+    let restless = stack.rest(Duration::from_secs(options.within)).await?;
+    for what in restless {
+        findings.add("unrest", || what);
+    }
+    let before = stack.marks().await?;
+    let (letters, letters_waiting) = stack.letters().await?;
+    findings.unless(
+        letters_waiting == 0 || options.dead_letters_allowed,
+        "dead letters",
+        || format!("{letters_waiting} are waiting"),
+    );
+
+    let mut log = topics::read_all(client, letters.1).await?;
+    let around = Around {
+        letters: &letters.0,
+        kept_since: Utc::now() - TimeDelta::days(KEPT_DAYS),
+    };
+    check_records(&log, &around, options, &mut findings);
+    log.facts
+        .sort_unstable_by_key(|fact| (fact.order_id, fact.place));
+    let mut tally = Tally::default();
+    stack
+        .check_orders(&log.facts, &around, &mut tally, &mut findings)
+        .await?;
+    let mut handled = BTreeMap::new();
+    for service in SERVICES {
+        let entered = stack
+            .check_inbox(service, &log.facts, &around, &mut findings)
+            .await?;
+        handled.insert(service, entered);
+    }
+    let money = stack.check_money(&mut findings).await?;
+    check_totals(&money, &tally, &mut findings);
+    let goods = stack.check_goods(&log, &mut findings).await?;
+    findings.unless(stack.marks().await? == before, "unrest", || {
+        "records were written meanwhile: is somebody placing orders? Check again when all is quiet".into()
+    });
+    let (records, foreign) = (log.records, log.foreign.len() as u64);
+    let took = began.elapsed();
+    Ok(Verdict {
+        tally,
+        money,
+        goods,
+        records,
+        foreign,
+        handled,
+        letters_waiting,
+        findings,
+        took,
+    })
+}
+
+fn check_records(log: &Log, around: &Around<'_>, options: &Options, findings: &mut Findings) {
+    for foreign in &log.foreign {
+        check_foreign(
+            foreign,
+            around.letters,
+            options.dead_letters_allowed,
+            findings,
+        );
+    }
+    for (place, fault) in &log.faults {
+        findings.unless(around.letters.has(*place), "envelope", || {
+            format!("{place}: {fault}")
+        });
+    }
+    for place in &log.missing {
+        // A compacted topic may have forgotten it.
+        if place.topic().name != events::stock::ITEMS.name {
+            findings.add("dead letters", || {
+                format!("{place}: a dead letter of a record that is not there")
+            });
+        }
+    }
+}
+
+/// Connections to everything that is read.
+struct Reading {
+    databases: HashMap<&'static str, PgPool>,
+    /// One for each consumer group. They never join it.
+    groups: HashMap<&'static str, BaseConsumer>,
+}
+
+impl Reading {
+    async fn open(client: &Client) -> Result<Reading> {
+        let (mut databases, mut groups) = (HashMap::new(), HashMap::new());
+        for service in SERVICES {
+            let pool = PgPoolOptions::new()
+                .max_connections(4)
+                .acquire_timeout(Duration::from_secs(10))
+                .connect(&client.addresses.databases[service])
+                .await
+                .with_context(|| format!("the database of {service} cannot be read"))?;
+            databases.insert(service, pool);
+            groups.insert(service, topics::reader(&client.addresses.kafka, service)?);
+        }
+        Ok(Reading { databases, groups })
+    }
+
+    fn db(&self, service: &str) -> &PgPool {
+        &self.databases[service]
+    }
+
+    /// Waits until nothing moves any more. Answers what still does when the time is up.
+    async fn rest(&self, within: Duration) -> Result<Vec<String>> {
+        let began = Instant::now();
+        let mut said = began;
+        loop {
+            let restless = self.restless().await?;
+            if restless.is_empty() || began.elapsed() > within {
+                return Ok(restless);
+            }
+            if said.elapsed() > SAY_EVERY {
+                said = Instant::now();
+                eprintln!("waiting for rest: {} …", restless.join(", "));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn restless(&self) -> Result<Vec<String>> {
+        let mut restless = Vec::new();
+        let open: i64 = sqlx::query_scalar(
+            "select count(*) from orders
+             where not (status = 'confirmed' and payment = 'verified' and stock = 'reserved'
+                     or status = 'cancelled' and payment in ('declined', 'refunded', 'void')
+                                             and stock in ('rejected', 'released', 'void'))",
+        )
+        .fetch_one(self.db("order"))
+        .await?;
+        if open > 0 {
+            restless.push(format!("{} orders have not ended", grouped(open)));
+        }
+        for service in SERVICES {
+            let waiting: i64 = sqlx::query_scalar("select count(*) from outbox")
+                .fetch_one(self.db(service))
+                .await?;
+            if waiting > 0 {
+                restless.push(format!(
+                    "{} events wait in the outbox of {service}",
+                    grouped(waiting)
+                ));
+            }
+            let paused: Option<String> =
+                sqlx::query_scalar("select reason from consumer where paused_at is not null")
+                    .fetch_optional(self.db(service))
+                    .await?
+                    .flatten();
+            if let Some(reason) = paused {
+                restless.push(format!("the consumer of {service} is paused: {reason}"));
+            }
+        }
+        restless.extend(tokio::task::block_in_place(|| self.lags())?);
+        Ok(restless)
+    }
+
+    fn lags(&self) -> Result<Vec<String>> {
+        let mut lags = Vec::new();
+        for topic in TOPICS {
+            for service in topic.subscribers {
+                let lag = topics::lag(&self.groups[service], topic.name)?;
+                if lag > 0 {
+                    lags.push(format!(
+                        "{service} has {} records of {} to read",
+                        grouped(lag),
+                        topic.name
+                    ));
+                }
+            }
+        }
+        Ok(lags)
+    }
+
+    /// The ends of all topics: whether they moved tells whether anything did.
+    async fn marks(&self) -> Result<Vec<(i64, i64)>> {
+        tokio::task::block_in_place(|| {
+            let mut marks = Vec::new();
+            for topic in TOPICS {
+                let all = topics::watermarks(&self.groups[topic.publisher], topic.name)?;
+                marks.extend(all.into_iter().map(|(_, high)| (0, high)));
+            }
+            Ok(marks)
+        })
+    }
+
+    /// The dead letters of this cluster, their places, and how many wait for an operator.
+    async fn letters(&self) -> Result<((Letters, HashSet<Place>), i64)> {
+        let cluster = tokio::task::block_in_place(|| topics::cluster_id(&self.groups["order"]))?;
+        let (mut letters, mut places, mut waiting) = (Letters::default(), HashSet::new(), 0);
+        for service in SERVICES {
+            let mut rows = sqlx::query_as::<_, (String, i32, i64, Vec<u8>, bool)>(
+                "select topic, partition, \"offset\", hash, state = 'waiting'
+                 from dead_letters where cluster = $1",
+            )
+            .bind(&cluster)
+            .fetch(self.db(service));
+            while let Some(row) = rows.next().await {
+                let (topic, partition, offset, hash, is_waiting) = row?;
+                waiting += i64::from(is_waiting);
+                let Some(topic) = TOPICS.iter().find(|declared| declared.name == topic) else {
+                    continue;
+                };
+                let place = Place {
+                    topic: checks::topic_number(topic),
+                    partition,
+                    offset,
+                };
+                letters.add(place, service, hash.try_into().unwrap_or_default());
+                places.insert(place);
+            }
+        }
+        Ok(((letters, places), waiting))
+    }
+
+    /// Goes through orders, payments, reservations, history and records, all by order id, once.
+    async fn check_orders(
+        &self,
+        facts: &[Fact],
+        around: &Around<'_>,
+        tally: &mut Tally,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let mut orders = Rows::<OrderRow>::of(
+            self.db("order"),
+            "select * from orders order by order_id",
+            |row| row.order_id,
+        );
+        let mut history = Rows::<HistoryRow>::of(
+            self.db("order"),
+            "select order_id, event_id, event from history order by order_id, event_id",
+            |row| row.order_id,
+        );
+        let mut payments = Rows::<PaymentRow>::of(
+            self.db("payment"),
+            "select * from payments order by order_id",
+            |row| row.order_id,
+        );
+        let mut reservations = Rows::<ReservationRow>::of(
+            self.db("stock"),
+            "select * from reservations order by order_id",
+            |row| row.order_id,
+        );
+        let mut facts = facts.iter().copied().peekable();
+        loop {
+            let next = [
+                orders.next_id().await?,
+                history.next_id().await?,
+                payments.next_id().await?,
+                reservations.next_id().await?,
+                facts.peek().map(|fact| fact.order_id),
+            ];
+            let Some(order_id) = next.into_iter().flatten().min() else {
+                return Ok(());
+            };
+            let mut case = Case {
+                order_id,
+                order: orders.take(order_id).await?,
+                payment: payments.take(order_id).await?,
+                reservation: reservations.take(order_id).await?,
+                ..Case::default()
+            };
+            while let Some(row) = history.take(order_id).await? {
+                case.history.push(row);
+            }
+            while let Some(fact) = facts.next_if(|fact| fact.order_id == order_id) {
+                case.facts.push(fact);
+            }
+            check_case(&case, around, tally, findings);
+        }
+    }
+
+    /// Answers how many events the service handled.
+    async fn check_inbox(
+        &self,
+        service: &'static str,
+        facts: &[Fact],
+        around: &Around<'_>,
+        findings: &mut Findings,
+    ) -> Result<u64> {
+        let mut heard: Vec<&Fact> = facts
+            .iter()
+            .filter(|fact| checks::enters(service, fact.place.topic()))
+            .collect();
+        heard.sort_unstable_by_key(|fact| fact.event_id);
+        let mut check = InboxCheck::new(service, &heard, around);
+        let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")
+            .fetch(self.db(service));
+        while let Some(row) = rows.next().await {
+            check.row(&row?, findings);
+        }
+        check.end(findings);
+        Ok(check.matched)
+    }
+
+    async fn check_money(&self, findings: &mut Findings) -> Result<Money> {
+        let mut rows = sqlx::query_as::<_, AccountRow>(
+            "select customer_id,
+                    coalesce(deposits_cents, 0)::bigint as deposits_cents,
+                    coalesce(verified_cents, 0)::bigint as verified_cents,
+                    deposited_cents, balance_cents, taken_cents
+             from accounts
+             full join (select customer_id, sum(amount_cents) as deposits_cents
+                        from deposits group by customer_id) as deposits using (customer_id)
+             full join (select customer_id, sum(amount_cents) as verified_cents
+                        from payments where state = 'verified'
+                        group by customer_id) as payments using (customer_id)",
+        )
+        .fetch(self.db("payment"));
+        let mut money = Money::default();
+        while let Some(row) = rows.next().await {
+            check_account(&row?, &mut money, findings);
+        }
+        Ok(money)
+    }
+
+    async fn check_goods(&self, log: &Log, findings: &mut Findings) -> Result<Goods> {
+        let known: Vec<Described> = sqlx::query_as("select * from items")
+            .fetch_all(self.db("order"))
+            .await?;
+        let known: HashMap<&str, &Described> =
+            known.iter().map(|item| (item.sku.as_str(), item)).collect();
+        let rows: Vec<ItemRow> = sqlx::query_as(
+            "select sku, coalesce(deliveries, 0)::bigint as deliveries, coalesce(held, 0)::bigint as held,
+                    name, price_cents, currency, version, delivered, available, reserved, event_id
+             from items
+             full join (select sku, sum(quantity) as deliveries
+                        from deliveries group by sku) as deliveries using (sku)
+             full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as held
+                        from reservations, jsonb_array_elements(lines) as line
+                        where state = 'reserved' group by 1) as lines using (sku)",
+        )
+        .fetch_all(self.db("stock"))
+        .await?;
+        let mut goods = Goods::default();
+        for row in &rows {
+            let (newest, known) = (
+                log.items.get(&row.sku),
+                known.get(row.sku.as_str()).copied(),
+            );
+            check_item(row, newest, known, &mut goods, findings);
+        }
+        let there: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
+        let strangers = known
+            .keys()
+            .copied()
+            .chain(log.items.keys().map(String::as_str));
+        for sku in strangers
+            .filter(|sku| !there.contains(sku))
+            .collect::<HashSet<_>>()
+        {
+            findings.add("item", || format!("{sku}: stock has no such article"));
+        }
+        Ok(goods)
+    }
+}
+
+/// Rows in order of their order's id, one ahead.
+struct Rows<'a, T> {
+    stream: BoxStream<'a, sqlx::Result<T>>,
+    ahead: Option<T>,
+    id: fn(&T) -> Uuid,
+}
+
+impl<'a, T: for<'r> FromRow<'r, PgRow> + Send + Unpin + 'a> Rows<'a, T> {
+    fn of(db: &'a PgPool, sql: &'static str, id: fn(&T) -> Uuid) -> Rows<'a, T> {
+        Rows {
+            stream: sqlx::query_as(sql).fetch(db),
+            ahead: None,
+            id,
+        }
+    }
+
+    async fn next_id(&mut self) -> Result<Option<Uuid>> {
+        if self.ahead.is_none() {
+            self.ahead = self.stream.next().await.transpose()?;
+        }
+        Ok(self.ahead.as_ref().map(self.id))
+    }
+
+    /// The next row, if it is of this order.
+    async fn take(&mut self, order_id: Uuid) -> Result<Option<T>> {
+        let is_next = self.next_id().await? == Some(order_id);
+        Ok(if is_next { self.ahead.take() } else { None })
+    }
+}
+
+impl Verdict {
+    pub fn holds(&self) -> bool {
+        self.findings.count() == 0
+    }
+
+    /// The figures and what is off, for people.
+    pub fn lines(&self) -> Vec<String> {
+        let Tally {
+            pending,
+            confirmed,
+            cancelled,
+            ..
+        } = &self.tally;
+        let cancelled_all: u64 = cancelled.values().sum();
+        let by = |counts: &BTreeMap<String, u64>| {
+            let counts: Vec<String> = counts
+                .iter()
+                .map(|(name, count)| format!("{} {name}", grouped(*count)))
+                .collect();
+            counts.join(", ")
+        };
+        let mut reasons = by(cancelled);
+        if !reasons.is_empty() {
+            reasons = format!(" ({reasons})");
+        }
+        let handled: Vec<String> = self
+            .handled
+            .iter()
+            .map(|(service, count)| format!("{service} {}", grouped(*count)))
+            .collect();
+        let Money {
+            deposited_cents,
+            balance_cents,
+            taken_cents,
+            ..
+        } = self.money;
+        let Goods {
+            delivered,
+            available,
+            reserved,
+            ..
+        } = self.goods;
+        let mut rows = vec![
+            (
+                "orders",
+                format!(
+                    "{} confirmed, {} cancelled{reasons}, {} pending",
+                    grouped(*confirmed),
+                    grouped(cancelled_all),
+                    grouped(*pending)
+                ),
+            ),
+            ("payments", by(&self.tally.payments)),
+            ("stock", by(&self.tally.reservations)),
+            (
+                "money",
+                format!(
+                    "deposited {} = balance {} + taken {}",
+                    money(deposited_cents),
+                    money(balance_cents),
+                    money(taken_cents)
+                ),
+            ),
+            (
+                "",
+                format!(
+                    "confirmed orders come to {}",
+                    money(self.tally.confirmed_cents)
+                ),
+            ),
+            (
+                "articles",
+                format!(
+                    "delivered {} = available {} + reserved {}",
+                    grouped(delivered),
+                    grouped(available),
+                    grouped(reserved)
+                ),
+            ),
+            (
+                "records",
+                format!(
+                    "{} in {} topics: {} are events of orders, of them {} repeats; {} foreign",
+                    grouped(self.records),
+                    TOPICS.len(),
+                    grouped(self.tally.facts),
+                    grouped(self.tally.repeats),
+                    grouped(self.foreign + self.tally.set_aside)
+                ),
+            ),
+            ("handled", format!("each once: {}", handled.join(", "))),
+            ("dead letters", format!("{} waiting", self.letters_waiting)),
+        ];
+        if self.tally.expired > 0 {
+            rows.push((
+                "expired",
+                format!("{} events, older than their topics", self.tally.expired),
+            ));
+        }
+        let mut lines: Vec<String> = rows
+            .into_iter()
+            .map(|(name, row)| format!("  {name:<13} {row}"))
+            .collect();
+        let seconds = self.took.as_secs_f64();
+        if self.holds() {
+            lines.push(format!(
+                "  verified in {seconds:.1} s: nothing is lost, nothing happened twice, the books balance."
+            ));
+        }
+        for (kind, count, shown) in self.findings.iter() {
+            lines.push(format!("  VIOLATED: {kind}, {} times", grouped(count)));
+            lines.extend(shown.iter().map(|what| format!("    {what}")));
+            if count > shown.len() as u64 {
+                lines.push(format!(
+                    "    and {} more",
+                    grouped(count - shown.len() as u64)
+                ));
+            }
+        }
+        lines
+    }
+}
