@@ -8,6 +8,7 @@
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
 //! - `client`: the services as their clients see them.
 //! - `seed`: demo articles and customers.
+//! - `load`: orders at a fixed rate, with a client's history; `demo`: the story.
 //! - `verify`: the checker; `checks`: what must hold; `topics`: what lies in Kafka.
 
 pub mod topology;
@@ -16,6 +17,8 @@ pub mod process;
 pub mod parts;
 pub mod client;
 pub mod seed;
+pub mod load;
+pub mod demo;
 pub mod verify;
 pub mod checks;
 pub mod topics;

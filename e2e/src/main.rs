@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use e2e::client::Client;
+use e2e::load::{self, Load};
 use e2e::stack::{State, Stopped, state_directory};
 use e2e::topology::SERVICES;
-use e2e::{Ports, Stack, parts};
+use e2e::{Ports, Stack, demo, parts, seed, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The native stack: Kafka, a schema registry, three PostgreSQL clusters and the services.
@@ -40,6 +42,20 @@ enum Command {
     Stop { name: String },
     /// Start a member; a further instance of a service is called order-2
     Start { name: String },
+    /// Tell the story: orders go through, stock is killed and comes back, nothing is lost
+    Demo,
+    /// Make the demo articles and accounts that are missing
+    Seed,
+    /// Place orders at a fixed rate, and wait until every one has ended
+    Load {
+        #[command(flatten)]
+        load: Load,
+        /// Check everything afterwards
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Check that nothing was lost or applied twice and that the books balance
+    Verify(verify::Options),
     /// Run a command while databases, Kafka and registry run on free ports
     WithParts {
         #[arg(last = true, required = true)]
@@ -80,6 +96,13 @@ async fn run(command: Command) -> Result<ExitCode> {
             Stopped::Killed => println!("{name} did not stop in time and was killed"),
         },
         Command::Start { name } => Stack::of_checkout_as_it_is()?.start(&name).await?,
+        Command::Demo => demo::run(&Stack::of_checkout()?).await?,
+        Command::Seed => seed::run(&Client::of(&Stack::of_checkout_as_it_is()?)?).await?,
+        Command::Load { load, verify } => return place_load(&load, verify).await,
+        Command::Verify(options) => {
+            let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+            return check(&client, &options).await;
+        }
         Command::WithParts { command } => return with_parts(&command).await,
     }
     Ok(ExitCode::SUCCESS)
@@ -97,6 +120,33 @@ async fn up() -> Result<()> {
         println!("{service:<8} {}", stack.url(service)?);
     }
     Ok(())
+}
+
+async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
+    let stack = Stack::of_checkout_as_it_is()?.quiet();
+    let client = Client::of(&stack)?;
+    let summary = load::run(&stack, &client, load).await?;
+    summary.lines().iter().for_each(|line| println!("{line}"));
+    let checked = if verify {
+        check(&client, &verify::Options::default()).await?
+    } else {
+        ExitCode::SUCCESS
+    };
+    Ok(if summary.holds(load) {
+        checked
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn check(client: &Client, options: &verify::Options) -> Result<ExitCode> {
+    let verdict = verify::run(client, options).await?;
+    verdict.lines().iter().for_each(|line| println!("{line}"));
+    Ok(if verdict.holds() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {
