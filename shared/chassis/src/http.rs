@@ -117,6 +117,7 @@ mod tests {
 
     use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
@@ -149,7 +150,11 @@ mod tests {
             .route("/panic", get(async || -> String { panic!("on purpose") }))
             .route("/huge", get(async || "x".repeat(50_000_000)))
             .route("/slow", get(slow).post(slow));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Small, so that a client which sends much has to wait for the server to read it.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1024).unwrap();
         let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let ended = tokio::spawn(serve_within(limits, listener, router, stop.clone(), drain));
         Server { addr, stop, ended }
@@ -239,7 +244,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_over_the_limit_is_a_413_and_is_told_to_a_client_that_sends_it_all_first() {
         let server = start(limits(), LONG).await;
-        let size = 300_000;
+        let size = 900_000;
         let declared = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
         let whole = declared + &"x".repeat(size);
         assert_problem(&server.ask(&whole).await, "413", "body-too-large");

@@ -89,19 +89,24 @@ async fn bounded(
 
 async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Problem> {
     let (parts, mut body) = request.into_parts();
-    if body.size_hint().lower() > bytes_max as u64 {
-        // A client that waits for `100 Continue` has sent nothing and will not; any other would
-        // lose our answer to a reset connection if we closed it while it is still sending.
-        if !parts.headers.contains_key(header::EXPECT) {
-            let _ = timeout(Duration::from_secs(1), discard(&mut body, 16 * bytes_max)).await;
+    if body.size_hint().lower() <= bytes_max as u64 {
+        match Limited::new(&mut body, bytes_max).collect().await {
+            Ok(whole) => return Ok(Request::from_parts(parts, Body::from(whole.to_bytes()))),
+            Err(error) if error.is::<LengthLimitError>() => {}
+            Err(_) => return Err(Problem::malformed("The body ended before it was complete.")),
         }
-        return Err(too_large(bytes_max));
     }
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(body) => Ok(Request::from_parts(parts, Body::from(body.to_bytes()))),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
-        Err(_) => Err(Problem::malformed("The body ended before it was complete.")),
+    // A client that waits for `100 Continue` has sent nothing and will not; any other would lose our
+    // answer to a reset connection if we closed it while it is still sending.
+    if !parts.headers.contains_key(header::EXPECT) {
+        let _ = timeout(Duration::from_secs(1), discard(&mut body, 16 * bytes_max)).await;
     }
+    let detail = format!("The body may have {bytes_max} bytes at most.");
+    Err(Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body-too-large",
+        detail,
+    ))
 }
 
 async fn discard(body: &mut Body, bytes_max: usize) {
@@ -112,11 +117,6 @@ async fn discard(body: &mut Body, bytes_max: usize) {
             return;
         }
     }
-}
-
-fn too_large(bytes_max: usize) -> Problem {
-    let detail = format!("The body may have {bytes_max} bytes at most.");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
 }
 
 fn too_slow() -> Problem {

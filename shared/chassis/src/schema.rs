@@ -208,11 +208,10 @@ pub(crate) mod tests {
     async fn migrate_lets_the_serving_role_work_in_every_table_and_change_none() {
         let (owner, server) = fresh_database().await;
         let config = config(owner, server);
-        let (once, twice) = (
+        let (once, twice) = tokio::join!(
             migrate("till", &config, migrations(2)),
-            migrate("till", &config, migrations(2)),
+            migrate("till", &config, migrations(2))
         );
-        let (once, twice) = tokio::join!(once, twice);
         once.and(twice).unwrap();
         let db = connect("till", &config).unwrap();
         for may in [
@@ -247,6 +246,20 @@ pub(crate) mod tests {
             .await
             .unwrap();
         assert_eq!(timeout, "5s");
+    }
+
+    #[tokio::test]
+    async fn grants_that_meet_wait_for_one_another() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner.clone(), server.clone());
+        migrate("till", &config, migrations(2)).await.unwrap();
+        let owner = options("till", &owner).unwrap();
+        let server = options("till", &server).unwrap();
+        let grants = (0..8).map(async |_| {
+            let mut db = PgConnection::connect_with(&owner).await?;
+            grant(&mut db, server.get_username()).await
+        });
+        futures::future::try_join_all(grants).await.unwrap();
     }
 
     #[tokio::test]

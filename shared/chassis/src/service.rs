@@ -243,7 +243,10 @@ impl Service {
         let ended = ended.and(drained).and(stopped).and(closed);
         let late = (!late.is_empty()).then(|| format!("did not stop within {bound:?}: {late}"));
         match (ended, late) {
-            (Ok(()), None) => Ok(tracing::info!("stopped")),
+            (Ok(()), None) => {
+                tracing::info!("stopped");
+                Ok(())
+            }
             (Ok(()), Some(late)) => Err(anyhow::anyhow!(late)),
             (Err(failure), None) => Err(failure),
             (Err(failure), Some(late)) => Err(failure.context(late)),
