@@ -150,7 +150,7 @@ mod tests {
             .route("/panic", get(async || -> String { panic!("on purpose") }))
             .route("/huge", get(async || "x".repeat(50_000_000)))
             .route("/slow", get(slow).post(slow));
-        // Small, so that a client which sends much has to wait for the server to read it.
+        // Both buffers are small, so that a client which sends much waits for the server to read it.
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -167,7 +167,9 @@ mod tests {
 
     impl Server {
         async fn send(&self, text: &str) -> TcpStream {
-            let mut stream = TcpStream::connect(self.addr).await.unwrap();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_send_buffer_size(16 * 1024).unwrap();
+            let mut stream = socket.connect(self.addr).await.unwrap();
             stream.write_all(text.as_bytes()).await.unwrap();
             stream
         }
