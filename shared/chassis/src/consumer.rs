@@ -7,7 +7,7 @@
 //! that would pass for one that never will.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -174,7 +174,7 @@ impl<R: Rows> Consumer<R> {
             kafka::consumer(self.service, &self.config).create_with_context(Reports)?;
         let client = Arc::new(client);
         client.subscribe(&topics)?;
-        let _ = self.group.client.set(client.clone());
+        let _ = self.group.client.set(Arc::downgrade(&client));
         let (ahead, mut records) = mpsc::channel(AHEAD_MAX);
         let reading = tokio::spawn(read(client.clone(), ahead));
         let pruning = tokio::spawn(prune(self.db.clone()));
@@ -200,9 +200,10 @@ impl<R: Rows> Consumer<R> {
         }
         reading.abort();
         pruning.abort();
-        // Commits what is stored and leaves, so that others take over at once. It has been known to
-        // hang; then the session ends by itself within seconds.
-        let leaving = tokio::task::spawn_blocking(move || client.unsubscribe_and_close());
+        let _ = reading.await;
+        // The last handle closes the client: it commits what is stored and leaves the group, so that
+        // others take over at once. It has been known to hang; then the session ends by itself.
+        let leaving = tokio::task::spawn_blocking(move || drop(client));
         if tokio::time::timeout(LEAVE_WITHIN, leaving).await.is_err() {
             warn!("the consumer group could not be left in time");
         }
@@ -593,7 +594,7 @@ async fn prune(db: PgPool) {
 /// The consumer group of a service, as far as others in the process need to know.
 #[derive(Clone, Default)]
 pub struct Group {
-    client: Arc<OnceCell<Arc<StreamConsumer<Reports>>>>,
+    client: Arc<OnceCell<Weak<StreamConsumer<Reports>>>>,
     cluster: Arc<OnceCell<String>>,
 }
 
@@ -601,7 +602,7 @@ impl Group {
     /// Whether the group has handled everything that its topics hold: all instances, all
     /// partitions. False where that can't be told.
     pub async fn caught_up(&self) -> bool {
-        let Some(client) = self.client.get().cloned() else { return false };
+        let Some(client) = self.client.get().and_then(Weak::upgrade) else { return false };
         let asked = move || caught_up(&client).unwrap_or(false);
         tokio::task::spawn_blocking(asked).await.unwrap_or(false)
     }
@@ -647,15 +648,3 @@ impl ClientContext for Reports {
 }
 
 impl ConsumerContext for Reports {}
-
-/// Leaving in one call, on a thread that may block.
-trait Leave {
-    fn unsubscribe_and_close(&self);
-}
-
-impl Leave for Arc<StreamConsumer<Reports>> {
-    fn unsubscribe_and_close(&self) {
-        let _ = self.commit_consumer_state(rdkafka::consumer::CommitMode::Sync);
-        self.unsubscribe();
-    }
-}
