@@ -5,7 +5,7 @@
 //! that the order row decides; and it only sweeps when this service has read everything that was
 //! said to it, since the answers may lie there unread.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chassis::commands::{Commands, Reply};
 use chassis::consumer::Group;
@@ -19,9 +19,12 @@ use uuid::Uuid;
 use crate::order::{CancelOrder, Orders};
 use crate::saga;
 
-/// How often to look, and how many orders to end at a time.
+/// How often to look, and at how many orders at a time.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-const SWEPT_MAX: i64 = 200;
+const LOOKED_AT_MAX: i64 = 1_000;
+
+/// How far the clocks of a service and of its database may be apart.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 /// The outage of payment or stock that we promise to survive is as long as topics are kept, less a
 /// day. A shorter deadline ends orders that would have ended well.
@@ -46,9 +49,9 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
             stop.cancelled().await;
             return Ok(());
         };
-        let mut from = Uuid::nil();
+        let mut ended_up_to = Uuid::nil();
         while !stop.is_cancelled() {
-            if group.caught_up().await && let Err(error) = once(&db, &commands, deadline, &mut from).await {
+            if group.caught_up().await && let Err(error) = once(&db, &commands, deadline, &mut ended_up_to).await {
                 tracing::warn!("the deadline sweep is tried again: {error}");
             }
             tokio::select! {
@@ -60,38 +63,50 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
     })
 }
 
-/// Ends the oldest overdue orders.
+/// Ends every overdue order, oldest first, a bounded number of rows at a time.
 ///
-/// Ids grow with time and an ended order stays ended, so the look starts where the last one found
-/// its first pending order: no index has to know which orders are pending.
+/// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
+/// no index has to know which orders are pending. Ids carry the time of the service that drew them;
+/// whether an order is overdue is the database's word.
 async fn once(
     db: &PgPool,
     commands: &Commands<Orders>,
     deadline: Duration,
-    from: &mut Uuid,
+    ended_up_to: &mut Uuid,
 ) -> Result<(), Problem> {
-    let overdue: Vec<Uuid> = sqlx::query_scalar(
-        "select order_id from orders
-         where order_id >= $1 and status = 'pending'
-           and created_at < now() - make_interval(secs => $2)
-         order by order_id limit $3",
-    )
-    .bind(*from)
-    .bind(deadline.as_secs_f64())
-    .bind(SWEPT_MAX)
-    .fetch_all(db)
-    .await?;
-    if let Some(first) = overdue.first() {
-        *from = *first;
+    let newest = (SystemTime::now() - deadline + CLOCKS_APART).duration_since(UNIX_EPOCH);
+    let before = Uuid::from_u128(newest.unwrap_or_default().as_millis() << 80);
+    loop {
+        let looked_at: Vec<(Uuid, bool)> = sqlx::query_as(
+            "select order_id, status = 'pending' from orders
+             where order_id > $1 and order_id < $2
+               and created_at < now() - make_interval(secs => $3)
+             order by order_id limit $4",
+        )
+        .bind(*ended_up_to)
+        .bind(before)
+        .bind(deadline.as_secs_f64())
+        .bind(LOOKED_AT_MAX)
+        .fetch_all(db)
+        .await?;
+        for (order_id, pending) in &looked_at {
+            if *pending {
+                cancel(commands, *order_id).await?;
+            }
+            *ended_up_to = *order_id;
+        }
+        if looked_at.is_empty() {
+            return Ok(());
+        }
     }
-    for order_id in overdue {
-        let cancel = CancelOrder { order_id, reason: CancelReason::Deadline };
-        let decide = |cancel: &CancelOrder, orders: &mut Orders, at| {
-            // Confirmed meanwhile: then there is nothing to end.
-            let event = saga::cancel_order(cancel, orders, at).unwrap_or_default();
-            Ok(Reply::ok(&()).publishing(event))
-        };
-        commands.run(cancel, None, decide).await?;
-    }
-    Ok(())
+}
+
+async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {
+    let cancel = CancelOrder { order_id, reason: CancelReason::Deadline };
+    let decide = |cancel: &CancelOrder, orders: &mut Orders, at| {
+        // Confirmed meanwhile: then there is nothing to end.
+        let event = saga::cancel_order(cancel, orders, at).unwrap_or_default();
+        Ok(Reply::ok(&()).publishing(event))
+    };
+    commands.run(cancel, None, decide).await.map(drop)
 }

@@ -43,8 +43,12 @@ const BATCH_MAX: usize = 256;
 /// Commands waiting, at most. Beyond that the answer is 503, before memory grows.
 const WAITING_MAX: usize = 4_096;
 
-/// How long a caller waits for its answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// No try begins later than this after a command's arrival; what was not begun is refused.
+const TRIED_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a caller waits for its answer: the last try, with all its waits for a connection and for
+/// locks, has ended by then, so that "unknown" is said only where it is so.
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 
 /// Between two tries of a batch, at most.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
@@ -182,7 +186,7 @@ impl<R: Rows> Commands<R> {
             // Drawn once: a batch that is run again after a cut commit meets its own rows.
             event_id: Uuid::now_v7(),
             traceparent: telemetry::traceparent(&Context::current()),
-            deadline: Instant::now() + ANSWER_WITHIN,
+            deadline: Instant::now() + TRIED_WITHIN,
             caller,
         };
         if self.waiting.try_send(pending).is_err() {
