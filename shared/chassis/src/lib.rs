@@ -48,3 +48,6 @@ pub mod problem;
 pub mod probes;
 pub mod telemetry;
 pub mod observe;
+
+#[doc(hidden)]
+pub mod testing;

@@ -156,38 +156,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A database of its own for a test, with an owner and a server, on the cluster of
-    /// TEST_DATABASE_URL.
-    pub(crate) async fn fresh_database() -> (Secret, Secret) {
-        let cluster = std::env::var("TEST_DATABASE_URL")
-            .expect("TEST_DATABASE_URL is the superuser's URL of a throw-away cluster");
-        let cluster = PgConnectOptions::from_str(&cluster).unwrap();
-        let mut db = PgConnection::connect_with(&cluster).await.unwrap();
-        let name = format!("t{}", uuid::Uuid::now_v7().simple());
-        for statement in [
-            format!("create role \"{name} owner\" login"),
-            format!("create role \"{name} server\" login"),
-            format!("create database {name} owner \"{name} owner\""),
-        ] {
-            sqlx::query(AssertSqlSafe(statement))
-                .execute(&mut db)
-                .await
-                .unwrap();
-        }
-        let at = format!("{}:{}/{name}", cluster.get_host(), cluster.get_port());
-        let url = |role| Secret::from(format!("postgres://{name}%20{role}@{at}"));
-        (url("owner"), url("server"))
-    }
-
-    pub(crate) fn config(owner: Secret, server: Secret) -> Config {
-        crate::environment::read_from(|name| match name {
-            "DATABASE_URL" => Some(server.expose().to_owned()),
-            "MIGRATION_DATABASE_URL" => Some(owner.expose().to_owned()),
-            "KAFKA_BOOTSTRAP_SERVERS" | "SCHEMA_REGISTRY_URL" => Some("nowhere".to_owned()),
-            _ => None,
-        })
-        .unwrap()
-    }
+    pub(crate) use crate::testing::{config, fresh_database};
 
     pub(crate) fn migrations(upto: i64) -> Migrator {
         let migration = |version| {

@@ -1,0 +1,189 @@
+//! What the tests of a service stand on: a database of its own, migrated as in production, with the
+//! service's writers at work on it; one event brought in; one request sent.
+//!
+//! It is public because services' tests are other crates, and hidden because nothing else may use
+//! it. A feature of its own would make every test build compile the chassis a second time; nothing
+//! here is reached from a service's `main`, so the linker leaves it out.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+use serde_json::Value;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::commands::{self, Commands};
+use crate::config::{Config, Secret};
+use crate::db;
+use crate::event::{Answer, At, Event, Impossible, Outcome};
+use crate::outbox::{self, Envelope};
+use crate::probes::Heartbeats;
+use crate::rows::{Rows, Touches};
+use crate::{environment, inbox, schema};
+
+/// A database of its own for a test, with an owner and a server, on the cluster of
+/// TEST_DATABASE_URL.
+pub async fn fresh_database() -> (Secret, Secret) {
+    let cluster = std::env::var("TEST_DATABASE_URL")
+        .expect("TEST_DATABASE_URL is the superuser's URL of a throw-away cluster");
+    let cluster = PgConnectOptions::from_str(&cluster).expect("the URL can be read");
+    let mut db = PgConnection::connect_with(&cluster).await.expect("the cluster runs");
+    let name = format!("t{}", Uuid::now_v7().simple());
+    for statement in [
+        format!("create role \"{name} owner\" login"),
+        format!("create role \"{name} server\" login"),
+        format!("create database {name} owner \"{name} owner\""),
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await.expect("a superuser");
+    }
+    let at = format!("{}:{}/{name}", cluster.get_host(), cluster.get_port());
+    let url = |role| Secret::from(format!("postgres://{name}%20{role}@{at}"));
+    (url("owner"), url("server"))
+}
+
+/// A configuration that knows these databases, and neither Kafka nor registry.
+pub fn config(owner: Secret, server: Secret) -> Config {
+    environment::read_from(|name| match name {
+        "DATABASE_URL" => Some(server.expose().to_owned()),
+        "MIGRATION_DATABASE_URL" => Some(owner.expose().to_owned()),
+        "KAFKA_BOOTSTRAP_SERVERS" | "SCHEMA_REGISTRY_URL" => Some("nowhere".to_owned()),
+        _ => None,
+    })
+    .expect("all that is required is there")
+}
+
+/// A service's database and writers, without its loops to Kafka. The writers end with it.
+pub struct Bench<R: Rows> {
+    /// The pool of the serving role.
+    pub db: PgPool,
+    /// Where commands are handed over.
+    pub commands: Commands<R>,
+    _stop: DropGuard,
+}
+
+impl<R: Rows> Bench<R> {
+    /// Makes a database, migrates it as its owner, and starts the writers as its server.
+    pub async fn new(service: &'static str, migrator: Migrator) -> Bench<R> {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner, server);
+        schema::migrate(service, &config, migrator).await.expect("the migrations run");
+        let db = schema::connect(service, &config).expect("the URL can be read");
+        let heartbeat = Heartbeats::new().register("writers", Duration::from_secs(60));
+        let (commands, writers) = commands::commands(db.clone(), Arc::default(), heartbeat);
+        let stop = CancellationToken::new();
+        tokio::spawn(writers.run(stop.clone()));
+        Bench { db, commands, _stop: stop.drop_guard() }
+    }
+
+    /// Brings events of one type in, in one transaction, as the consumer does: admit, load, decide,
+    /// save, publish, commit. Answers the ids of what was published; an impossible event leaves
+    /// nothing behind.
+    pub async fn bring<E: Event, O: Outcome>(
+        &self,
+        events: &[(Uuid, &E)],
+        handler: fn(&E, &mut R, At) -> Answer<O>,
+    ) -> Result<Vec<Uuid>, Impossible>
+    where
+        R: Touches<E>,
+    {
+        let (mut tx, now) = db::begin(&self.db).await.expect("a transaction");
+        let entering: Vec<_> = events.iter().map(|(id, _)| (*id, E::topic().name)).collect();
+        let mut admitted = inbox::admit(&mut tx, &entering).await.expect("admission");
+        let new: Vec<_> = events.iter().filter(|(id, _)| admitted.remove(id)).collect();
+        let mut keys = R::Keys::default();
+        new.iter().for_each(|(_, event)| R::touch(event, &mut keys));
+        let mut rows = R::load(&mut tx, keys).await.expect("the rows");
+        let mut envelopes = Vec::new();
+        for (id, event) in new {
+            let at = At { now, event_id: Uuid::now_v7(), cause: Some(*id) };
+            let published = handler(event, &mut rows, at)?.and_then(Outcome::publish);
+            envelopes.extend(published.map(|event| Envelope {
+                event,
+                event_id: at.event_id,
+                traceparent: None,
+                cause: at.cause,
+                occurred_at: now,
+            }));
+        }
+        rows.save(&mut tx).await.expect("the rows are saved");
+        outbox::publish(&mut tx, &envelopes).await.expect("the outbox");
+        tx.commit().await.expect("the commit");
+        Ok(envelopes.into_iter().map(|envelope| envelope.event_id).collect())
+    }
+
+    /// What waits in the outbox, in its order: topic, key and event id.
+    pub async fn outbox(&self) -> Vec<(String, String, Uuid)> {
+        sqlx::query_as("select topic, key, event_id from outbox order by position")
+            .fetch_all(&self.db)
+            .await
+            .expect("the outbox")
+    }
+
+    /// How many rows a table has.
+    pub async fn count(&self, table: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))
+            .fetch_one(&self.db)
+            .await
+            .expect("the table")
+    }
+}
+
+/// What a client gets.
+#[derive(Debug)]
+pub struct Answered {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Location`.
+    pub location: Option<String>,
+    /// The body; null where it is no JSON.
+    pub body: Value,
+}
+
+/// A client of a router, without a socket between them.
+pub struct Client(pub Router);
+
+impl Client {
+    /// Asks for something.
+    pub async fn get(&self, uri: &str) -> Answered {
+        self.send(Method::GET, uri, None, None).await
+    }
+
+    /// Sends a wish.
+    pub async fn put(&self, uri: &str, body: Value) -> Answered {
+        self.send(Method::PUT, uri, None, Some(body)).await
+    }
+
+    /// Sends a wish, with an idempotency key or without.
+    pub async fn post(&self, uri: &str, key: Option<&str>, body: Value) -> Answered {
+        self.send(Method::POST, uri, key, Some(body)).await
+    }
+
+    async fn send(&self, method: Method, uri: &str, key: Option<&str>, body: Option<Value>) -> Answered {
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let body = match body {
+            None => Body::empty(),
+            Some(json) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Body::from(json.to_string())
+            }
+        };
+        let request = request.body(body).expect("a request");
+        let response = self.0.clone().oneshot(request).await.expect("routers don't fail");
+        let location = response.headers().get(header::LOCATION);
+        let location = location.and_then(|place| Some(place.to_str().ok()?.to_owned()));
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 22).await.expect("a body");
+        Answered { status, location, body: serde_json::from_slice(&body).unwrap_or_default() }
+    }
+}
