@@ -4,6 +4,8 @@
 //! # Layout
 //! - `topology`: what the stack consists of, its ports, and the settings each member runs with.
 //! - `stack`: start, stop, kill, pause and look at the members.
+//! - `preparation`: what has to be there before a member can start.
+//! - `readiness`: whether a member answers.
 //! - `process`: one detached process, known by more than its pid.
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
 //! - `client`: the services as their clients see them.
@@ -13,6 +15,8 @@
 
 pub mod topology;
 pub mod stack;
+mod preparation;
+mod readiness;
 pub mod process;
 pub mod parts;
 pub mod client;

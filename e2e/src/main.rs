@@ -201,7 +201,7 @@ async fn with_parts(command: &[String]) -> Result<ExitCode> {
     if let Ok(left_behind) = Stack::open(&directory) {
         left_behind.clean().await?;
     }
-    let stack = Stack::at(&directory, Ports::free()?)?.quiet();
+    let stack = Stack::at(&directory, Ports::free_for_tests()?)?.quiet();
     let ended = run_on(&stack, command).await;
     stack.clean().await?;
     ended

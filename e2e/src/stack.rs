@@ -3,26 +3,22 @@
 //! launchers, tests and shells can work on one stack, and a launcher that crashed is not missed.
 
 use std::fs::{self, File};
-use std::future::Future;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::{join_all, try_join_all};
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use sha2::{Digest, Sha256};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::time::{Instant, sleep};
 
 use crate::parts::{self, Parts, create_open_directory, is_root};
-use crate::process::{self, Identity, Launch, NOBODY, Process, Signal};
-use crate::topology::{self, ClassArchive, HOST, InstancePorts, Layout, Member, Ports, SERVICES};
+use crate::preparation::{self, use_if_there};
+use crate::process::{self, Identity, Launch, Process, Signal};
+use crate::readiness::answers;
+use crate::topology::{self, HOST, InstancePorts, Layout, Member, Ports, SERVICES};
 
-const READY_WITHIN: Duration = Duration::from_secs(120);
+pub const READY_WITHIN: Duration = Duration::from_secs(120);
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(3);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 const MIGRATE_WITHIN: Duration = Duration::from_secs(120);
@@ -240,7 +236,7 @@ impl Stack {
         })
     }
 
-    fn layout(&self) -> Result<Layout> {
+    pub(crate) fn layout(&self) -> Result<Layout> {
         let file = self.directory.join("layout.json");
         let text = fs::read(&file).with_context(|| {
             format!(
@@ -378,7 +374,7 @@ impl Stack {
         let state = match living {
             None => State::Stopped,
             Some(living) if living.is_paused() => State::Paused,
-            Some(_) if self.answers(layout, member).await => State::Ready,
+            Some(_) if answers(layout, member).await => State::Ready,
             Some(_) => State::Starting,
         };
         Ok(Status {
@@ -396,7 +392,7 @@ impl Stack {
 
     async fn start_parts(&self) -> Result<()> {
         let parts = self.parts().await?;
-        self.make_class_archives(&parts).await;
+        preparation::make_class_archives(&parts).await;
         let members = Member::parts();
         try_join_all(members.iter().map(|member| self.start_member(member))).await?;
         Ok(())
@@ -508,7 +504,7 @@ impl Stack {
         }
         self.ready(member, identity, log_from).await?;
         if let Member::Database(service) = member {
-            self.make_roles(service).await?;
+            preparation::make_roles(&self.layout()?, service).await?;
         }
         if started {
             self.say(&format!(
@@ -526,20 +522,20 @@ impl Stack {
         let launch = match member {
             Member::Database(service) => {
                 let parts = self.parts().await?;
-                self.prepare_postgres(&parts, process).await?;
+                preparation::prepare_postgres(&parts, process).await?;
                 topology::postgres(&parts, &process.home, layout.of_service(service)?.database)
             }
             Member::Kafka => {
                 let parts = self.parts().await?;
-                prepare_java(&process.home)?;
-                prepare_kafka(&parts, &layout, process).await?;
+                preparation::prepare_java(&process.home)?;
+                preparation::prepare_kafka(&parts, &layout, process).await?;
                 let archive =
                     parts.class_archive("kafka", &topology::java_options("KAFKA_JAVA_OPTS"));
                 topology::kafka(&parts, &process.home, use_if_there(&archive), &archive)
             }
             Member::Registry => {
                 let parts = self.parts().await?;
-                prepare_java(&process.home)?;
+                preparation::prepare_java(&process.home)?;
                 let archive =
                     parts.class_archive("registry", &topology::java_options("REGISTRY_JAVA_OPTS"));
                 let port = layout.ports.registry;
@@ -607,7 +603,7 @@ impl Stack {
         Ok(())
     }
 
-    fn process(&self, member: &Member) -> Process {
+    pub(crate) fn process(&self, member: &Member) -> Process {
         let name = member.to_string();
         let program = match member {
             Member::Database(_) => "postgres",
@@ -656,9 +652,10 @@ impl Stack {
             for (port, moved_by) in layout.listens_on(member)? {
                 while let Err(error) = TcpListener::bind((HOST, port)) {
                     if Instant::now() > deadline {
+                        let set = moved_by
+                            .map_or(String::new(), |set| format!("set {set} to move it, or "));
                         bail!(
-                            "{member} cannot have port {port} ({error}): set {moved_by} to move it, or stop \
-                             the program that uses it"
+                            "{member} cannot have port {port} ({error}): {set}stop the program that uses it"
                         );
                     }
                     sleep(POLL).await;
@@ -671,12 +668,17 @@ impl Stack {
 
 /// Readiness.
 impl Stack {
-    async fn ready(&self, member: &Member, identity: Identity, log_from: u64) -> Result<()> {
+    pub(crate) async fn ready(
+        &self,
+        member: &Member,
+        identity: Identity,
+        log_from: u64,
+    ) -> Result<()> {
         let layout = self.layout()?;
         let process = self.process(member);
         let begun = Instant::now();
         let mut said = begun;
-        while !self.answers(&layout, member).await {
+        while !answers(&layout, member).await {
             if !identity.lives() {
                 bail!(
                     "{member} ended while it started; {} ends with:\n{}",
@@ -703,198 +705,6 @@ impl Stack {
         }
         Ok(())
     }
-
-    async fn answers(&self, layout: &Layout, member: &Member) -> bool {
-        let answer = async {
-            match member {
-                Member::Database(service) => {
-                    let url = layout.database_url(service, "postgres", "postgres").ok()?;
-                    connect(&url).await.ok()?.ping().await.ok()
-                }
-                Member::Kafka => kafka_answers(layout.ports.kafka).await,
-                Member::Registry => {
-                    http_answers(&format!("{}/subjects", layout.registry_url())).await
-                }
-                Member::Service { .. } => {
-                    let probe = layout.of_instance(&member.to_string()).ok()?.probe;
-                    http_answers(&format!("http://{HOST}:{probe}/readyz")).await
-                }
-            }
-        };
-        within(Duration::from_secs(5), answer).await
-    }
-}
-
-async fn within(time: Duration, answer: impl Future<Output = Option<()>>) -> bool {
-    matches!(tokio::time::timeout(time, answer).await, Ok(Some(())))
-}
-
-async fn http_answers(url: &str) -> Option<()> {
-    // Loopback is never asked through a proxy, whatever the user's environment says.
-    let client = reqwest::Client::builder().no_proxy().build().ok()?;
-    client
-        .get(url)
-        .send()
-        .await
-        .ok()?
-        .error_for_status()
-        .ok()
-        .map(|_| ())
-}
-
-/// The broker is in its own metadata once it may serve.
-async fn kafka_answers(port: u16) -> Option<()> {
-    // Asked first because Kafka's client, once refused, waits before it asks again.
-    tokio::net::TcpStream::connect((HOST, port)).await.ok()?;
-    let ask = move || {
-        let client: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", format!("{HOST}:{port}"))
-            .set("reconnect.backoff.max.ms", "100")
-            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
-            .create()
-            .ok()?;
-        let metadata = client.fetch_metadata(None, Duration::from_secs(2)).ok()?;
-        (!metadata.brokers().is_empty()).then_some(())
-    };
-    tokio::task::spawn_blocking(ask).await.ok()?
-}
-
-async fn connect(url: &str) -> Result<PgConnection> {
-    let options: PgConnectOptions = url.parse()?;
-    Ok(options.disable_statement_logging().connect().await?)
-}
-
-/// What has to be there before a member can start.
-impl Stack {
-    async fn prepare_postgres(&self, parts: &Parts, process: &Process) -> Result<()> {
-        if is_root() {
-            let closed = process.home.ancestors().find(|parent| {
-                fs::metadata(parent)
-                    .is_ok_and(|found| found.mode() & 0o001 == 0 && found.uid() != NOBODY)
-            });
-            if let Some(closed) = closed {
-                bail!(
-                    "PostgreSQL runs as `nobody`, who cannot enter {}: set HOLDFAST_STATE to a directory \
-                     that all may enter",
-                    closed.display()
-                );
-            }
-            chown(&process.home, Some(NOBODY), Some(NOBODY))?;
-        }
-        let cluster = process.home.join("data");
-        if !cluster.exists() {
-            // Made under another name: a cluster is there whole or not at all.
-            let fresh = process.home.join("data.new");
-            let _ = fs::remove_dir_all(&fresh);
-            let from = process.log_length();
-            let launch = topology::initdb(parts, &fresh);
-            if !launch
-                .run(&process.home, &process.log, READY_WITHIN)
-                .await?
-            {
-                bail!(
-                    "initdb failed; {} ends with:\n{}",
-                    process.log.display(),
-                    process.log_tail(from)
-                );
-            }
-            fs::rename(&fresh, &cluster)?;
-        }
-        // No process of this cluster lives, or we would not be here; but its old pid may live on as
-        // somebody else's, and PostgreSQL would then refuse to start.
-        let _ = fs::remove_file(cluster.join("postmaster.pid"));
-        Ok(())
-    }
-
-    /// A database named like its service, owned by the role that migrates it; the role that serves
-    /// is granted what it needs by the migration.
-    async fn make_roles(&self, service: &str) -> Result<()> {
-        let mut db = connect(&self.cluster_url(service)?).await?;
-        let there: bool =
-            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-                .bind(service)
-                .fetch_one(&mut db)
-                .await?;
-        if there {
-            return Ok(());
-        }
-        let statements = [
-            format!(r#"create role "{service}_migrator" login"#),
-            format!(r#"create role "{service}" login"#),
-            "create extension if not exists pg_stat_statements".to_string(),
-            format!(r#"create database "{service}" owner "{service}_migrator""#),
-        ];
-        for statement in statements {
-            let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
-            // Two launchers may be at it, or one was broken off between two of them.
-            let there = |error: &sqlx::Error| {
-                let code = error.as_database_error().and_then(|error| error.code());
-                matches!(code.as_deref(), Some("42710" | "42P04" | "23505"))
-            };
-            if let Err(error) = made
-                && !there(&error)
-            {
-                return Err(error)
-                    .with_context(|| format!("cannot prepare the database of {service}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs Kafka and the registry once, so that Java writes down the classes they load. Only speed
-    /// is at stake: where it fails the stack starts without.
-    async fn make_class_archives(&self, parts: &Parts) {
-        let archives = ["kafka", "registry"].map(|name| {
-            let options = topology::java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
-            (name, parts.class_archive(name, &options))
-        });
-        if archives.iter().all(|(_, archive)| archive.exists()) {
-            return;
-        }
-        eprintln!("preparing Java's class archives (once) …");
-        let made = async {
-            let directory = archives[0]
-                .1
-                .parent()
-                .context("an archive lies in a directory")?;
-            create_open_directory(directory)?;
-            let _lock = parts::lock(&directory.join("lock"), &|| ()).await?;
-            let stack = Stack::ephemeral()?;
-            try_join_all(
-                archives
-                    .iter()
-                    .map(|(name, archive)| stack.make_class_archive(parts, name, archive)),
-            )
-            .await?;
-            stack.clean().await
-        };
-        if let Err(error) = made.await {
-            eprintln!("without class archives, starts take longer: {error:#}");
-        }
-    }
-
-    async fn make_class_archive(&self, parts: &Parts, name: &str, archive: &Path) -> Result<()> {
-        if archive.exists() {
-            return Ok(());
-        }
-        let member: Member = name.parse()?;
-        let layout = self.layout()?;
-        let process = self.process(&member);
-        prepare_java(&process.home)?;
-        let fresh = archive.with_extension("new");
-        let launch = if member == Member::Kafka {
-            prepare_kafka(parts, &layout, &process).await?;
-            topology::kafka(parts, &process.home, ClassArchive::Make, &fresh)
-        } else {
-            let port = layout.ports.registry;
-            topology::registry(parts, &process.home, port, ClassArchive::Make, &fresh)
-        };
-        let identity = process.spawn(&launch)?;
-        self.ready(&member, identity, 0).await?;
-        process::send(Signal::Term, &[identity])?;
-        ensure!(identity.ended(READY_WITHIN).await, "{name} did not end");
-        fs::rename(fresh, archive).with_context(|| format!("{name} wrote no archive"))
-    }
 }
 
 impl Drop for Stack {
@@ -904,49 +714,6 @@ impl Drop for Stack {
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
-}
-
-fn use_if_there(archive: &Path) -> ClassArchive {
-    if archive.exists() {
-        ClassArchive::Use
-    } else {
-        ClassArchive::Without
-    }
-}
-
-fn prepare_java(home: &Path) -> Result<()> {
-    let _ = fs::remove_dir_all(home.join("tmp"));
-    create_open_directory(&home.join("tmp"))?;
-    Ok(())
-}
-
-/// Writes Kafka's settings anew, and formats its log directory if there is none.
-async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) -> Result<()> {
-    let home = &process.home;
-    let logs = home.join("data");
-    fs::write(home.join("log4j2.properties"), topology::kafka_logging())?;
-    fs::write(
-        home.join("server.properties"),
-        topology::kafka_config(layout, &logs)?,
-    )?;
-    if logs.exists() {
-        return Ok(());
-    }
-    let fresh = home.join("data.new");
-    let config = home.join("format.properties");
-    let _ = fs::remove_dir_all(&fresh);
-    fs::write(&config, topology::kafka_config(layout, &fresh)?)?;
-    let from = process.log_length();
-    let launch = topology::kafka_format(parts, home, &config);
-    if !launch.run(home, &process.log, READY_WITHIN).await? {
-        bail!(
-            "Kafka could not format its log; {} ends with:\n{}",
-            process.log.display(),
-            process.log_tail(from)
-        );
-    }
-    fs::rename(fresh, logs)?;
-    Ok(())
 }
 
 /// Where the services' programs are: beside the launcher, or beside the test that uses it.

@@ -2,11 +2,13 @@
 //! The settings that decide what survives a crash (`fsync`, `synchronous_commit`, `acks`) are left
 //! as they are; the others make a small, quick stack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::Rng;
@@ -104,9 +106,9 @@ pub struct InstancePorts {
 impl InstancePorts {
     pub fn free() -> Result<Self> {
         Ok(Self {
-            api: free_port()?,
-            probe: free_port()?,
-            operator: free_port()?,
+            api: free_port(FREE_PORTS)?,
+            probe: free_port(FREE_PORTS)?,
+            operator: free_port(FREE_PORTS)?,
         })
     }
 }
@@ -188,14 +190,18 @@ impl Ports {
 
     /// Ports that nobody uses now, for a stack beside others.
     pub fn free() -> Result<Self> {
+        Self::free_in(FREE_PORTS)
+    }
+
+    /// Ports that no stack of `free` ports is given: the tests' parts run beside many of those.
+    pub fn free_for_tests() -> Result<Self> {
+        Self::free_in(FREE_TEST_PORTS)
+    }
+
+    fn free_in(range: Range<u16>) -> Result<Self> {
         let mut ports = Self::default();
-        let mut given = Vec::new();
         for (_, port) in ports.settings() {
-            *port = free_port()?;
-            while given.contains(port) {
-                *port = free_port()?;
-            }
-            given.push(*port);
+            *port = free_port(range.clone())?;
         }
         Ok(ports)
     }
@@ -224,14 +230,21 @@ impl Ports {
 
 /// Below the range from which Linux takes the ports of outgoing connections: a client that keeps
 /// asking for a dead server there can be given the server's own port.
-fn free_port() -> Result<u16> {
+const FREE_PORTS: Range<u16> = 14_000..32_000;
+const FREE_TEST_PORTS: Range<u16> = 10_240..14_000;
+
+/// A port that nobody listens on and that this process has not given away yet.
+fn free_port(range: Range<u16>) -> Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..1000 {
-        let port = rand::rng().random_range(10_240..32_000);
-        if TcpListener::bind((HOST, port)).is_ok() {
+        let port = rand::rng().random_range(range.clone());
+        if !given.contains(&port) && TcpListener::bind((HOST, port)).is_ok() {
+            given.insert(port);
             return Ok(port);
         }
     }
-    bail!("found no free port between 10240 and 32000 on {HOST}")
+    bail!("found no free port in {range:?} on {HOST}")
 }
 
 /// All that a stack remembers between two commands, beside its data.
@@ -271,18 +284,15 @@ impl Layout {
             .with_context(|| format!("there is no instance `{name}`"))
     }
 
-    /// The ports that a member listens on, each with what moves it.
-    pub fn listens_on(&self, member: &Member) -> Result<Vec<(u16, String)>> {
+    /// The ports that a member listens on, each with the variable that moves it.
+    pub fn listens_on(&self, member: &Member) -> Result<Vec<(u16, Option<String>)>> {
         let moved_by = |port: u16| {
             let mut ports = self.ports.clone();
             let mut settings = ports.settings().into_iter();
             let setting = settings
                 .find(|(_, set)| **set == port)
                 .map(|(variable, _)| variable);
-            (
-                port,
-                setting.unwrap_or_else(|| "starting it again".to_string()),
-            )
+            (port, setting)
         };
         let ports = match member {
             Member::Database(service) => vec![self.of_service(service)?.database],

@@ -200,6 +200,56 @@ async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() ->
 }
 
 #[tokio::test]
+async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_runs() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.up().await?;
+    stack.start("order-2").await?;
+    assert_ne!(stack.url("order")?, stack.url("order-2")?);
+    let before = pids(&stack).await?;
+    assert!(before.iter().all(|(_, pid)| pid.is_some()), "{before:?}");
+
+    assert!(stack.kill("order-2").await?);
+    stack.up().await?;
+    let changed = |name: &str, pid: &Option<u32>| {
+        before
+            .iter()
+            .any(|(other, old)| other == name && old != pid)
+    };
+    for (name, pid) in pids(&stack).await? {
+        assert_eq!(changed(&name, &pid), name == "order-2", "{name}");
+    }
+
+    // What is set for a service holds for all its instances, from their next start on.
+    stack.set_environment("order", "HTTP_ADDR", Some("nonsense"))?;
+    for name in ["order", "order-2"] {
+        assert!(
+            matches!(stack.stop(name).await?, Stopped::Gracefully(_)),
+            "{name}"
+        );
+        let refusal = stack
+            .start(name)
+            .await
+            .expect_err("the address is nonsense")
+            .to_string();
+        assert!(refusal.contains("ended while it started"), "{refusal}");
+    }
+    stack.set_environment("order", "HTTP_ADDR", None)?;
+    stack.start("order").await?;
+    stack.remove("order-2").await?;
+    assert!(stack.url("order-2").is_err());
+
+    stack.down().await?;
+    assert_eq!(
+        processes_in(
+            stack.directory(),
+            &["java", "postgres", "order", "payment", "stock"]
+        ),
+        []
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_command_run_with_parts_decides_the_exit_status_and_leaves_nothing() -> Result<()> {
     let place = Place::new()?;
     let script = r#"test -n "$TEST_STOCK_DATABASE_URL" && exit 7"#;
@@ -313,6 +363,15 @@ impl Drop for Place {
 
 fn left_in(directory: &Path) -> usize {
     processes_in(directory, &["java", "postgres"]).len()
+}
+
+async fn pids(stack: &Stack) -> Result<Vec<(String, Option<u32>)>> {
+    Ok(stack
+        .status()
+        .await?
+        .into_iter()
+        .map(|member| (member.name, member.pid))
+        .collect())
 }
 
 async fn appears(file: &Path) -> Result<()> {
