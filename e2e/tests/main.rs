@@ -1,7 +1,12 @@
 //! What is proved on the native stack, and of the whole workspace.
 
-mod launcher;
 mod model;
+mod launcher;
+mod stage;
+mod saga;
+mod outages;
+mod hostile;
+mod records;
 
 // Where the services' files, as compiled into the model, look for their aggregates.
 use model::{order, payment, stock};

@@ -1,0 +1,357 @@
+//! The saga as its customers see it: how an order can end, and that repeating changes nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use e2e::client::{Answer, Client, Order, Outcome, eventually};
+use e2e::seed;
+use futures::future::join_all;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::stage::{SOON, Stage, alone, basket, rich, together, wish};
+
+/// The events of an order, in the order in which they became true.
+async fn events(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
+    let history: Value = client
+        .read("order", &format!("/orders/{order_id}/history"))
+        .await?;
+    let events = history["history"].as_array().into_iter().flatten();
+    Ok(events
+        .filter_map(|event| Some(event["event"].as_str()?.to_string()))
+        .collect())
+}
+
+async fn state(client: &Client, service: &str, path: &str) -> Result<String> {
+    let found: Value = client.read(service, path).await?;
+    Ok(found["state"].as_str().unwrap_or_default().to_string())
+}
+
+/// What payment and stock themselves say about an order.
+async fn legs(client: &Client, order_id: Uuid) -> Result<(String, String)> {
+    Ok((
+        state(client, "payment", &format!("/payments/{order_id}")).await?,
+        state(client, "stock", &format!("/reservations/{order_id}")).await?,
+    ))
+}
+
+fn accepted(outcome: Outcome) -> Result<Answer> {
+    match outcome {
+        Outcome::Ok(answer) => Ok(answer),
+        other => bail!("not accepted: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_can_be_paid_and_supplied_is_confirmed() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let placed = client
+            .placed(rich(), &[wish("hand-compass", 1), wish("dock-line", 3)])
+            .await?;
+        assert_eq!(
+            (placed.total_cents, placed.currency.as_str()),
+            (7_900 + 3 * 2_450, "EUR")
+        );
+        let order = client.ended(placed.order_id, SOON).await?;
+        assert_eq!((order.status.as_str(), order.reason), ("confirmed", None));
+        let legs = legs(client, order.order_id).await?;
+        assert_eq!((legs.0.as_str(), legs.1.as_str()), ("verified", "reserved"));
+        let events = events(client, order.order_id).await?;
+        assert_eq!(events.len(), 4, "{events:?}");
+        assert_eq!(
+            (events[0].as_str(), events[3].as_str()),
+            ("orders.created", "orders.confirmed")
+        );
+        let between: BTreeSet<&str> = events[1..3].iter().map(String::as_str).collect();
+        assert_eq!(
+            between,
+            BTreeSet::from(["payments.verified", "stock.reserved"])
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_cannot_be_paid_is_cancelled_and_its_stock_is_released() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let placed = client.placed(seed::POOR.customer_id, &basket()).await?;
+        let order = client.ended(placed.order_id, SOON).await?;
+        assert_eq!(
+            (order.status.as_str(), order.reason.as_deref()),
+            ("cancelled", Some("payment_declined"))
+        );
+        assert_eq!(order.payment, "declined");
+        assert!(
+            ["released", "void"].contains(&order.stock.as_str()),
+            "{order:?}"
+        );
+        let legs = legs(client, order.order_id).await?;
+        assert_eq!(legs, (order.payment, order.stock));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_of_more_than_there_is_is_cancelled_and_its_payment_is_refunded() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let before: Value = client
+            .read("stock", &format!("/items/{}", seed::SCARCE.sku))
+            .await?;
+        let wishes = [
+            wish("wool-cap", 1),
+            wish(seed::SCARCE.sku, seed::SCARCE.delivered + 1),
+        ];
+        let placed = client.placed(rich(), &wishes).await?;
+        let order = client.ended(placed.order_id, SOON).await?;
+        assert_eq!(
+            (order.status.as_str(), order.reason.as_deref()),
+            ("cancelled", Some("stock_rejected"))
+        );
+        assert_eq!(order.stock, "rejected");
+        assert!(
+            ["refunded", "void"].contains(&order.payment.as_str()),
+            "{order:?}"
+        );
+        let after: Value = client
+            .read("stock", &format!("/items/{}", seed::SCARCE.sku))
+            .await?;
+        assert_eq!(before, after, "every line is reserved, or nothing is");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        // The saga may be quicker than the customer; then it is another test's case.
+        for _ in 0..20 {
+            let placed = client.placed(rich(), &basket()).await?;
+            let cancelled = client.cancel(placed.order_id).await?;
+            let order = client.ended(placed.order_id, SOON).await?;
+            if cancelled.status == 409 {
+                assert_eq!(order.status, "confirmed");
+                continue;
+            }
+            assert_eq!(cancelled.accepted::<Order>()?.status, "cancelled");
+            assert_eq!(
+                (order.status.as_str(), order.reason.as_deref()),
+                ("cancelled", Some("customer"))
+            );
+            assert!(
+                ["refunded", "void"].contains(&order.payment.as_str()),
+                "{order:?}"
+            );
+            assert!(
+                ["released", "void"].contains(&order.stock.as_str()),
+                "{order:?}"
+            );
+            assert_eq!(
+                legs(client, order.order_id).await?,
+                (order.payment.clone(), order.stock.clone())
+            );
+            let again: Order = client.cancel(order.order_id).await?.accepted()?;
+            assert_eq!(again, order, "to cancel twice changes nothing");
+            return Ok(());
+        }
+        bail!("no order could be cancelled before it was confirmed");
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_order_cannot_be_cancelled() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let placed = client.placed(rich(), &basket()).await?;
+        let order = client.ended(placed.order_id, SOON).await?;
+        let refused = client.cancel(order.order_id).await?;
+        assert_eq!(refused.status, 409, "{refused}");
+        assert_eq!(client.order(order.order_id).await?, order);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at_once() -> Result<()>
+{
+    alone(async |Stage { stack, client }| {
+        stack.kill("stock").await?;
+        let placed = client.placed(rich(), &basket()).await?;
+        let order_id = placed.order_id;
+        let order = eventually("payment to be verified", SOON, async || {
+            let order = client.order(order_id).await?;
+            ensure!(order.payment == "verified", "{order:?}");
+            Ok(order)
+        })
+        .await?;
+        assert_eq!(
+            (order.status.as_str(), order.stock.as_str()),
+            ("pending", "waiting")
+        );
+        let items: Value = client.read("order", "/items").await?;
+        assert!(
+            items["items"]
+                .as_array()
+                .is_some_and(|items| items.len() > 10),
+            "{items}"
+        );
+
+        client.cancel(order_id).await?.accepted::<Order>()?;
+        let order = eventually("the refund", SOON, async || {
+            let order = client.order(order_id).await?;
+            ensure!(order.payment == "refunded", "{order:?}");
+            Ok(order)
+        })
+        .await?;
+        assert_eq!(
+            (order.status.as_str(), order.stock.as_str()),
+            ("cancelled", "waiting")
+        );
+        stack.start("stock").await?;
+        let order = client.ended(order_id, SOON).await?;
+        assert!(
+            ["released", "void"].contains(&order.stock.as_str()),
+            "{order:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_key_and_body_are_answered_the_same_and_another_body_is_refused() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let (customer, key) = (rich(), Uuid::now_v7().to_string());
+        let first = accepted(client.place(customer, &basket(), &key).await)?;
+        let order: Order = first.json()?;
+        assert_eq!(
+            (first.status, first.location.as_deref()),
+            (201, Some(&*format!("/orders/{}", order.order_id)))
+        );
+        client.ended(order.order_id, SOON).await?;
+        let repeat = accepted(client.place(customer, &basket(), &key).await)?;
+        assert_eq!(first, repeat, "also after the order has ended");
+
+        let other = client.place(customer, &[wish("wool-cap", 3)], &key).await;
+        let Outcome::Refused(refused) = other else {
+            bail!("{other:?}")
+        };
+        assert_eq!(refused.status, 422, "{refused}");
+        let elsewhere = client
+            .place(customer, &basket(), &Uuid::now_v7().to_string())
+            .await;
+        assert_ne!(
+            accepted(elsewhere)?.json::<Order>()?.order_id,
+            order.order_id
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_posts_with_one_key_at_once_are_one_order() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        // Nobody else's, so that its orders can be counted.
+        let (customer, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
+        let wishes = basket();
+        let posts = (0..10).map(|_| client.place(customer, &wishes, &key));
+        let answers: Vec<Answer> = join_all(posts)
+            .await
+            .into_iter()
+            .map(accepted)
+            .collect::<Result<_>>()?;
+        assert!(
+            answers.iter().all(|answer| *answer == answers[0]),
+            "{answers:?}"
+        );
+        let orders: Value = client
+            .read("order", &format!("/orders?customer_id={customer}"))
+            .await?;
+        assert_eq!(
+            orders["orders"].as_array().map(Vec::len),
+            Some(1),
+            "{orders}"
+        );
+        let order: Order = answers[0].json()?;
+        let order = client.ended(order.order_id, SOON).await?;
+        assert_eq!(
+            order.reason.as_deref(),
+            Some("payment_declined"),
+            "it has no account"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposit_and_a_delivery_are_taken_in_once_however_often_they_are_sent() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let (customer, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
+        let deposits = join_all((0..5).map(|_| client.deposit(customer, 700, &key))).await;
+        for account in deposits {
+            assert_eq!(account?["deposited_cents"], 700);
+        }
+        let sku = format!("brick-{}", &key[24..]);
+        client.put_item(&sku, "Brick", 50).await?;
+        let deliveries = join_all((0..5).map(|_| client.deliver(&sku, 9, &key))).await;
+        for item in deliveries {
+            assert_eq!(item?["available"], 9);
+        }
+        let body = json!({ "amount_cents": 701 });
+        let path = format!("/accounts/{customer}/deposits");
+        let other = client
+            .command(reqwest::Method::POST, "payment", &path, Some(&key), &body)
+            .await;
+        assert!(
+            matches!(&other, Outcome::Refused(answer) if answer.status == 422),
+            "{other:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_price_counts_for_new_orders_and_for_no_old_one() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        let sku = format!("candle-{}", &Uuid::now_v7().to_string()[24..]);
+        client.put_item(&sku, "Candle", 100).await?;
+        client.deliver(&sku, 10, "candles").await?;
+        let priced = async |price: i64| {
+            eventually("the order service to know the price", SOON, async || {
+                let items: Value = client.read("order", "/items").await?;
+                let items = items["items"].as_array().into_iter().flatten();
+                let known = items.into_iter().find(|item| item["sku"] == sku.as_str());
+                ensure!(
+                    known.is_some_and(|item| item["price_cents"] == price),
+                    "{known:?}"
+                );
+                Ok(())
+            })
+            .await
+        };
+        priced(100).await?;
+        let cheap = client.placed(rich(), &[wish(&sku, 2)]).await?;
+        client.put_item(&sku, "Candle", 150).await?;
+        priced(150).await?;
+        let dear = client.placed(rich(), &[wish(&sku, 2)]).await?;
+        assert_eq!((cheap.total_cents, dear.total_cents), (200, 300));
+        for order in [cheap, dear] {
+            let ended = client
+                .ended(order.order_id, Duration::from_secs(30))
+                .await?;
+            assert_eq!(
+                (ended.status.as_str(), ended.total_cents),
+                ("confirmed", order.total_cents)
+            );
+        }
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,80 @@
+//! The stage of the tests from outside: the services, started once for all of them, and turns. A
+//! test that kills or poisons has the stage to itself, and leaves it running, quiet and in order.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::{Client, Wish};
+use e2e::{Stack, seed, verify};
+use tokio::sync::{OnceCell, RwLock};
+use uuid::Uuid;
+
+pub const SOON: Duration = Duration::from_secs(30);
+
+static STARTED: OnceCell<()> = OnceCell::const_new();
+static TURNS: RwLock<()> = RwLock::const_new(());
+
+pub struct Stage {
+    pub stack: Stack,
+    pub client: Client,
+}
+
+impl Stage {
+    async fn open() -> Result<Stage> {
+        let stack = Stack::of_tests()?;
+        STARTED
+            .get_or_try_init(async || {
+                stack.up().await?;
+                seed::run(&Client::of(&stack)?).await
+            })
+            .await?;
+        let client = Client::of(&stack)?;
+        Ok(Stage { stack, client })
+    }
+
+    /// The checker's word for it. Dead letters are what some tests make.
+    pub async fn verify(&self) -> Result<verify::Verdict> {
+        let options = verify::Options {
+            within: 90,
+            dead_letters_allowed: true,
+        };
+        let verdict = verify::run(&self.client, &options).await?;
+        ensure!(verdict.holds(), "verify:\n{}", verdict.lines().join("\n"));
+        Ok(verdict)
+    }
+}
+
+/// A test beside others.
+pub async fn together(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
+    let stage = Stage::open().await?;
+    let _turn = TURNS.read().await;
+    test(&stage).await
+}
+
+/// A test that has the stage to itself. Whatever it killed is started again, and then everything
+/// must be in order.
+pub async fn alone(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
+    let stage = Stage::open().await?;
+    let _turn = TURNS.write().await;
+    let tested = test(&stage).await;
+    stage.stack.up().await.context("after the test")?;
+    tested?;
+    stage.verify().await.map(drop)
+}
+
+/// A customer who can pay, as long as there are some.
+pub fn rich() -> Uuid {
+    seed::CUSTOMERS[rand::random_range(0..seed::CUSTOMERS.len())].customer_id
+}
+
+pub fn wish(sku: &str, quantity: i64) -> Wish {
+    Wish {
+        sku: sku.to_string(),
+        quantity,
+    }
+}
+
+/// What anybody could order.
+pub fn basket() -> Vec<Wish> {
+    vec![wish("wool-cap", 2), wish("ships-biscuit", 1)]
+}
