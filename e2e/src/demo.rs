@@ -195,6 +195,9 @@ async fn come_back(
         "  {:>5.1} s  stock is up",
         began.elapsed().as_secs_f64()
     ));
+    say(
+        "         Kafka gives it the dead one's work when the dead one's session has run out (10 s) …",
+    );
     let mut shown = starts_with;
     eventually("every order to end", DRAINED_WITHIN, async || {
         let left = pending(client).await?;

@@ -112,6 +112,7 @@ async fn up() -> Result<()> {
     let begun = Instant::now();
     let stack = Stack::of_checkout()?;
     stack.up().await?;
+    seed::run(&Client::of(&stack)?).await?;
     eprintln!(
         "everything is ready ({:.1} s)",
         begun.elapsed().as_secs_f64()

@@ -1,7 +1,8 @@
 //! What can lie in a topic: poison, strangers, and everything once more from the beginning.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chassis::avro::frame;
@@ -32,6 +33,9 @@ use uuid::Uuid;
 use crate::stage::{SOON, Stage, alone, basket, rich};
 
 const PARTITIONS: i32 = 12;
+
+/// How long poison may hold up what lies behind it.
+const BLOCKED_MAX: Duration = Duration::from_secs(5);
 
 /// Below the largest id that a registry could give, and never given.
 const UNKNOWN_SCHEMA: u32 = 2_000_000_001;
@@ -301,16 +305,24 @@ async fn poison_in_every_partition_of_every_topic_becomes_dead_letters_and_block
 -> Result<()> {
     alone(async |Stage { stack, client }| {
         let before = stack.status().await?;
-        let places = poison_everything(client).await?;
-        // Whatever partition an order's events go to, poison lies before them.
-        let began = Instant::now();
-        let orders =
-            try_join_all((0..50).map(async |_| client.placed(rich(), &basket()).await)).await?;
-        for order in &orders {
-            let left = Duration::from_secs(5).saturating_sub(began.elapsed());
-            let ended = client.ended(order.order_id, left).await?;
-            ensure!(ended.status == "confirmed", "{ended:?}");
-        }
+        // Whatever partition an order's events go to, poison comes before them and among them.
+        let poisoned = AtomicBool::new(false);
+        let poisoning = async {
+            let places = poison_everything(client).await;
+            poisoned.store(true, Ordering::Relaxed);
+            places
+        };
+        let ordering = async {
+            let mut last_ones = 20;
+            while last_ones > 0 {
+                last_ones -= i32::from(poisoned.load(Ordering::Relaxed));
+                let placed = client.placed(rich(), &basket()).await?;
+                let ended = client.ended(placed.order_id, BLOCKED_MAX).await?;
+                ensure!(ended.status == "confirmed", "{ended:?}");
+            }
+            Ok(())
+        };
+        let (places, ()) = tokio::try_join!(poisoning, ordering)?;
         for topic in TOPICS {
             for service in topic.subscribers {
                 let letters = eventually("every dead letter", SOON, async || {
