@@ -84,7 +84,7 @@ async fn put_item(
         let item = warehouse.item(&put.sku).ok_or_else(Problem::internal)?;
         let reply = match known {
             true => Reply::ok(item),
-            false => Reply::created(format!("/items/{}", put.sku), item),
+            false => Reply::created(place_of(&put.sku), item),
         };
         Ok(reply.publishing(event))
     };
@@ -114,7 +114,7 @@ async fn take_in(
     let decide = |delivery: &Delivery, warehouse: &mut Warehouse, at| {
         saga::take_in(delivery, warehouse, at)?;
         let item = warehouse.item(&delivery.sku).ok_or_else(Problem::internal)?;
-        Ok(Reply::created(format!("/items/{}", delivery.sku), item))
+        Ok(Reply::created(place_of(&delivery.sku), item))
     };
     api.commands.run(delivery, Some(once), decide).await
 }
@@ -135,6 +135,19 @@ fn valid_sku(sku: String) -> Result<String, Problem> {
         true => Ok(sku),
         false => Err(Problem::invalid("sku", "must have 1 to 64 characters, none of them a control character")),
     }
+}
+
+/// An article's place as a URI says it: a SKU may hold anything, a slash or a space for instance.
+fn place_of(sku: &str) -> String {
+    let mut place = String::from("/items/");
+    for byte in sku.bytes() {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => place.push(byte.into()),
+            _ if byte.is_ascii_alphanumeric() => place.push(byte.into()),
+            _ => place.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    place
 }
 
 fn no_such_item() -> Problem {

@@ -402,6 +402,18 @@ async fn an_article_is_made_changed_and_shown() {
 }
 
 #[tokio::test]
+async fn the_place_of_an_article_can_be_asked_whatever_its_name() {
+    let (_bench, client) = bench().await;
+    for place in ["/items/a%20b", "/items/a%2Fb", "/items/%C3%BC%3F"] {
+        let made = client.put(place, json!({"name": "Pen", "price_cents": 150})).await;
+        assert_eq!((made.status, made.location.as_deref()), (201, Some(place)));
+        let wish = json!({"quantity": 1});
+        let delivered = client.post(&format!("{place}/deliveries"), Some("a"), wish).await;
+        assert_eq!((delivered.status, delivered.location.as_deref()), (201, Some(place)));
+    }
+}
+
+#[tokio::test]
 async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
     let (bench, client) = bench().await;
     let long = "x".repeat(65);
