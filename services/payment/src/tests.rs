@@ -1,0 +1,462 @@
+//! The rules of payment, by table and by property; then its edges on a real database.
+
+use std::collections::BTreeMap;
+
+use chassis::event::At;
+use chassis::testing::{Bench, Client};
+use chrono::DateTime;
+use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
+use events::payments::{DeclineReason, PaymentDeclined, PaymentVerified};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::api;
+use crate::payment::{Account, Deposit, Ledger, Payment, State};
+use crate::saga::{self, DEPOSITED_MAX_CENTS, Paying, Refusal};
+
+const ORDER: Uuid = Uuid::from_u128(7);
+const CUSTOMER: Uuid = Uuid::from_u128(8);
+
+fn at(nth: u128) -> At {
+    let (event_id, cause) = (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
+    At { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, cause }
+}
+
+fn euros() -> String {
+    "EUR".into()
+}
+
+fn created(order_id: Uuid, customer_id: Uuid, total_cents: i64, currency: &str) -> OrderCreated {
+    OrderCreated {
+        order_id,
+        customer_id,
+        lines: vec![OrderLine { sku: "pen".into(), quantity: 1, unit_price_cents: total_cents }],
+        total_cents,
+        currency: currency.into(),
+        occurred_at: at(0).now,
+    }
+}
+
+fn cancelled(order_id: Uuid) -> OrderCancelled {
+    OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at: at(0).now }
+}
+
+fn deposit(customer_id: Uuid, amount_cents: i64) -> Deposit {
+    Deposit { deposit_id: Uuid::now_v7(), customer_id, amount_cents, currency: euros() }
+}
+
+/// An account with 1,000 cents, 300 of them taken; and what was done for the order, if anything.
+fn ledger(state: Option<State>) -> Ledger {
+    let mut ledger = Ledger::default();
+    ledger.deposit(&deposit(CUSTOMER, 1_000), at(0).now);
+    ledger.take(CUSTOMER, 300);
+    if let Some(state) = state {
+        let void = state == State::Void;
+        ledger.put_payment(Payment {
+            order_id: ORDER,
+            state,
+            customer_id: (!void).then_some(CUSTOMER),
+            amount_cents: if void { 0 } else { 300 },
+            currency: (!void).then(euros),
+            reason: (state == State::Declined).then(|| "insufficient_funds".into()),
+            answer_event_id: (!void).then(Uuid::max),
+            undo_event_id: matches!(state, State::Refunded | State::Void).then(Uuid::max),
+            created_at: at(0).now,
+            updated_at: at(0).now,
+        });
+    }
+    ledger
+}
+
+fn rows(ledger: &Ledger) -> (Option<Account>, Option<Payment>) {
+    (ledger.account(CUSTOMER).cloned(), ledger.payment(ORDER).cloned())
+}
+
+/// Deposited, there, taken.
+fn counts(ledger: &Ledger) -> (i64, i64, i64) {
+    let account = ledger.account(CUSTOMER).unwrap();
+    (account.deposited_cents, account.balance_cents, account.taken_cents)
+}
+
+#[test]
+fn a_new_order_is_paid_for_where_the_money_is_there() {
+    for total_cents in [0, 1, 700] {
+        let mut ledger = ledger(None);
+        let order = created(ORDER, CUSTOMER, total_cents, "EUR");
+        let answer = saga::verify_payment(&order, &mut ledger, at(1)).unwrap();
+        let (currency, occurred_at) = (euros(), at(1).now);
+        let yes = PaymentVerified { order_id: ORDER, amount_cents: total_cents, currency, occurred_at };
+        assert_eq!(answer, Some(Paying::Verified(yes)));
+        assert_eq!(counts(&ledger), (1_000, 700 - total_cents, 300 + total_cents));
+        let row = ledger.payment(ORDER).unwrap();
+        assert_eq!((row.state, row.customer_id, row.amount_cents), (State::Verified, Some(CUSTOMER), total_cents));
+        assert_eq!((row.answer_event_id, row.undo_event_id), (Some(at(1).event_id), None));
+        assert_eq!((row.currency.as_deref(), &row.reason), (Some("EUR"), &None));
+    }
+}
+
+#[test]
+fn an_order_that_cannot_be_paid_for_takes_nothing_and_hears_why() {
+    let stranger = Uuid::from_u128(9);
+    for (customer_id, total_cents, currency, reason, in_words) in [
+        (CUSTOMER, 701, "EUR", DeclineReason::InsufficientFunds, "insufficient_funds"),
+        (CUSTOMER, i64::MAX, "EUR", DeclineReason::InsufficientFunds, "insufficient_funds"),
+        (stranger, 1, "EUR", DeclineReason::NoAccount, "no_account"),
+        (CUSTOMER, 1, "CHF", DeclineReason::CurrencyMismatch, "currency_mismatch"),
+    ] {
+        let mut ledger = ledger(None);
+        let before = rows(&ledger).0;
+        let order = created(ORDER, customer_id, total_cents, currency);
+        let answer = saga::verify_payment(&order, &mut ledger, at(1)).unwrap();
+        let no = PaymentDeclined { order_id: ORDER, reason, occurred_at: at(1).now };
+        assert_eq!(answer, Some(Paying::Declined(no)));
+        assert_eq!(rows(&ledger).0, before);
+        let row = ledger.payment(ORDER).unwrap();
+        assert_eq!((row.state, row.reason.as_deref()), (State::Declined, Some(in_words)));
+        assert_eq!((row.answer_event_id, row.undo_event_id), (Some(at(1).event_id), None));
+    }
+}
+
+#[test]
+fn an_order_that_was_answered_or_cancelled_gets_no_other_answer() {
+    for state in [State::Verified, State::Declined, State::Refunded, State::Void] {
+        let mut ledger = ledger(Some(state));
+        let before = rows(&ledger);
+        let order = created(ORDER, CUSTOMER, 300, "EUR");
+        assert_eq!(saga::verify_payment(&order, &mut ledger, at(1)), Ok(None), "{state:?}");
+        assert_eq!(rows(&ledger), before, "{state:?}");
+    }
+}
+
+#[test]
+fn an_order_with_a_negative_total_cannot_be() {
+    let mut ledger = ledger(None);
+    let before = rows(&ledger);
+    for total_cents in [-1, i64::MIN] {
+        saga::verify_payment(&created(ORDER, CUSTOMER, total_cents, "EUR"), &mut ledger, at(1)).unwrap_err();
+        assert_eq!(rows(&ledger), before);
+    }
+}
+
+#[test]
+fn a_cancelled_order_gets_its_money_back() {
+    let mut ledger = ledger(Some(State::Verified));
+    let event = saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)).unwrap().unwrap();
+    assert_eq!((event.order_id, event.occurred_at), (ORDER, at(1).now));
+    assert_eq!((event.amount_cents, event.currency), (Some(300), Some(euros())));
+    assert_eq!(counts(&ledger), (1_000, 1_000, 0));
+    let row = ledger.payment(ORDER).unwrap();
+    assert_eq!((row.state, row.undo_event_id), (State::Refunded, Some(at(1).event_id)));
+    assert_eq!((row.answer_event_id, row.amount_cents), (Some(Uuid::max()), 300));
+    assert_eq!((row.created_at, row.updated_at), (at(0).now, at(1).now));
+}
+
+#[test]
+fn a_cancellation_that_overtook_its_order_is_answered_with_nothing_and_remembered() {
+    let mut ledger = ledger(None);
+    let account = rows(&ledger).0;
+    let event = saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)).unwrap().unwrap();
+    assert_eq!((event.order_id, event.amount_cents, event.currency), (ORDER, None, None));
+    let row = ledger.payment(ORDER).unwrap();
+    assert_eq!((row.state, row.customer_id, row.amount_cents), (State::Void, None, 0));
+    assert_eq!((row.answer_event_id, row.undo_event_id), (None, Some(at(1).event_id)));
+    let late = saga::verify_payment(&created(ORDER, CUSTOMER, 1, "EUR"), &mut ledger, at(2));
+    assert_eq!(late, Ok(None));
+    assert_eq!(rows(&ledger).0, account);
+}
+
+#[test]
+fn there_is_nothing_to_undo_after_a_no_or_twice() {
+    for state in [State::Declined, State::Refunded, State::Void] {
+        let mut ledger = ledger(Some(state));
+        let before = rows(&ledger);
+        assert_eq!(saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)), Ok(None), "{state:?}");
+        assert_eq!(rows(&ledger), before, "{state:?}");
+    }
+}
+
+#[test]
+fn the_first_deposit_opens_the_account_and_the_next_adds_to_it() {
+    let mut ledger = Ledger::default();
+    assert_eq!(saga::take_in(&deposit(CUSTOMER, 5), &mut ledger, at(1)), Ok(()));
+    assert_eq!(saga::take_in(&deposit(CUSTOMER, 7), &mut ledger, at(2)), Ok(()));
+    assert_eq!(counts(&ledger), (12, 12, 0));
+}
+
+#[test]
+fn a_refused_deposit_changes_nothing() {
+    for (deposit, answer) in [
+        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS), Err(Refusal::TooMuch)),
+        (deposit(CUSTOMER, i64::MAX), Err(Refusal::TooMuch)),
+        // What was taken counts, since it may come back.
+        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 999), Err(Refusal::TooMuch)),
+        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 1_000), Ok(())),
+    ] {
+        let mut ledger = ledger(Some(State::Verified));
+        let before = rows(&ledger);
+        assert_eq!(saga::take_in(&deposit, &mut ledger, at(1)), answer);
+        match answer {
+            Ok(()) => {
+                saga::refund_payment(&cancelled(ORDER), &mut ledger, at(2)).unwrap();
+                assert_eq!(counts(&ledger), (DEPOSITED_MAX_CENTS, DEPOSITED_MAX_CENTS, 0));
+            }
+            Err(_) => assert_eq!(rows(&ledger), before),
+        }
+    }
+}
+
+/// What may happen to a ledger.
+#[derive(Clone, Debug)]
+enum Happening {
+    Created(usize),
+    Cancelled(usize),
+    Deposited(usize, i64),
+}
+
+const ORDERS: usize = 5;
+const CUSTOMERS: usize = 2;
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let amount = prop_oneof![4 => 1..500_i64, 1 => Just(DEPOSITED_MAX_CENTS - 400), 1 => Just(i64::MAX)];
+    let happening = prop_oneof![
+        4 => (0..ORDERS).prop_map(Happening::Created),
+        3 => (0..ORDERS).prop_map(Happening::Cancelled),
+        3 => (0..CUSTOMERS, amount).prop_map(|(nth, cents)| Happening::Deposited(nth, cents)),
+    ];
+    prop::collection::vec(happening, 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    /// Whatever comes, in whatever order and however often: no cent is lost or made, no order gets a
+    /// second answer or a second undo, and what is refused changes nothing.
+    #[test]
+    fn money_is_conserved_and_orders_are_answered_once(
+        orders in prop::collection::vec((0..CUSTOMERS, -1..400_i64), ORDERS),
+        happenings in happenings(),
+    ) {
+        let mut ledger = Ledger::default();
+        let mut deposited = [0_i64; CUSTOMERS];
+        let (mut answers, mut undos) = (BTreeMap::new(), BTreeMap::new());
+        let order_id = |nth: usize| Uuid::from_u128(nth as u128);
+        let customer_id = |nth: usize| Uuid::from_u128(100 + nth as u128);
+        let all = |ledger: &Ledger| {
+            let accounts: Vec<_> = (0..CUSTOMERS).map(|nth| ledger.account(customer_id(nth)).cloned()).collect();
+            let payments: Vec<_> = (0..ORDERS).map(|nth| ledger.payment(order_id(nth)).cloned()).collect();
+            (accounts, payments)
+        };
+        for (now, happening) in happenings.into_iter().enumerate() {
+            let before = all(&ledger);
+            let at = at(now as u128 + 1);
+            let nothing_may_change = match happening {
+                Happening::Created(nth) => {
+                    let (customer, total_cents) = orders[nth];
+                    let order = created(order_id(nth), customer_id(customer), total_cents, "EUR");
+                    match saga::verify_payment(&order, &mut ledger, at) {
+                        Ok(Some(_)) => {
+                            *answers.entry(nth).or_insert(0) += 1;
+                            prop_assert_eq!(ledger.payment(order_id(nth)).unwrap().answer_event_id, Some(at.event_id));
+                            false
+                        }
+                        Ok(None) | Err(_) => true,
+                    }
+                }
+                Happening::Cancelled(nth) => match saga::refund_payment(&cancelled(order_id(nth)), &mut ledger, at).unwrap() {
+                    Some(_) => {
+                        *undos.entry(nth).or_insert(0) += 1;
+                        prop_assert_eq!(ledger.payment(order_id(nth)).unwrap().undo_event_id, Some(at.event_id));
+                        false
+                    }
+                    None => true,
+                },
+                Happening::Deposited(nth, amount_cents) => {
+                    match saga::take_in(&deposit(customer_id(nth), amount_cents), &mut ledger, at) {
+                        Ok(()) => {
+                            deposited[nth] += amount_cents;
+                            false
+                        }
+                        Err(_) => true,
+                    }
+                }
+            };
+            if nothing_may_change {
+                prop_assert_eq!(&all(&ledger), &before);
+            }
+            for (nth, deposited) in deposited.into_iter().enumerate() {
+                let Some(account) = ledger.account(customer_id(nth)) else { continue };
+                let payments = (0..ORDERS).filter_map(|nth| ledger.payment(order_id(nth)));
+                let taken: i64 = payments
+                    .filter(|row| row.state == State::Verified && row.customer_id == Some(customer_id(nth)))
+                    .map(|row| row.amount_cents)
+                    .sum();
+                prop_assert!(account.balance_cents >= 0 && deposited <= DEPOSITED_MAX_CENTS);
+                prop_assert_eq!((account.deposited_cents, account.taken_cents), (deposited, taken));
+                prop_assert_eq!(account.deposited_cents, account.balance_cents + account.taken_cents);
+            }
+            for (nth, was) in before.1.iter().enumerate() {
+                let (was, is) = (was.as_ref().map(|row| row.state), ledger.payment(order_id(nth)).map(|row| row.state));
+                let moves_down = matches!((was, is), (None, _) | (Some(State::Verified), Some(State::Refunded)));
+                prop_assert!(was == is || moves_down, "{:?} became {:?}", was, is);
+            }
+        }
+        prop_assert!(answers.values().chain(undos.values()).all(|times| *times == 1));
+    }
+}
+
+async fn bench() -> (Bench<Ledger>, Client) {
+    let bench = Bench::new("payment", sqlx::migrate!()).await;
+    let api = api::router(bench.db.clone(), bench.commands.clone(), "EUR".into());
+    (bench, Client(api))
+}
+
+async fn books(bench: &Bench<Ledger>) -> Value {
+    Client(api::books(bench.db.clone())).get("/books").await.body
+}
+
+async fn deposited(client: &Client, customer_id: Uuid, amount_cents: i64, key: &str) {
+    let place = format!("/accounts/{customer_id}/deposits");
+    let answer = client.post(&place, Some(key), json!({"amount_cents": amount_cents})).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_deposit_opens_an_account_once_however_often_it_is_told() {
+    let (bench, client) = bench().await;
+    let place = format!("/accounts/{CUSTOMER}/deposits");
+    let opened = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
+    let account = json!({"customer_id": CUSTOMER, "currency": "EUR", "balance_cents": 500,
+                         "taken_cents": 0, "deposited_cents": 500});
+    assert_eq!((opened.status, &opened.body), (201, &account));
+    assert_eq!(opened.location, Some(format!("/accounts/{CUSTOMER}")));
+    deposited(&client, CUSTOMER, 70, "b").await;
+    let again = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
+    assert_eq!((again.status, &again.body), (201, &account), "the same answer");
+    let other = client.post(&place, Some("a"), json!({"amount_cents": 501})).await;
+    assert_eq!((other.status, &other.body["type"]), (422, &json!("/problems/idempotency-key-reused")));
+    let together = (0..10).map(|_| deposited(&client, CUSTOMER, 1, "c"));
+    futures::future::join_all(together).await;
+    assert_eq!(client.get(&format!("/accounts/{CUSTOMER}")).await.body["balance_cents"], 571);
+    assert_eq!((bench.count("deposits").await, bench.count("outbox").await), (3, 0));
+    let sums = json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true});
+    assert_eq!(books(&bench).await, sums);
+    assert_eq!(client.get(&format!("/accounts/{ORDER}")).await.status, 404);
+    assert_eq!(client.get("/accounts/7").await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
+    let (bench, client) = bench().await;
+    let place = format!("/accounts/{CUSTOMER}/deposits");
+    for (wish, field) in [
+        (json!({"amount_cents": 0}), "amount_cents"),
+        (json!({"amount_cents": -1}), "amount_cents"),
+        (json!({"amount_cents": DEPOSITED_MAX_CENTS + 1}), "amount_cents"),
+        (json!({"amount_cents": 1e30}), "amount_cents"),
+        (json!({"amount_cents": "1"}), "amount_cents"),
+        (json!({}), "amount_cents"),
+        (json!({"amount_cents": 1, "currency": "CHF"}), "currency"),
+    ] {
+        let refused = client.post(&place, Some("a"), wish).await;
+        assert_eq!((refused.status, refused.body["field"].as_str()), (422, Some(field)), "{refused:?}");
+    }
+    let keyless = client.post(&place, None, json!({"amount_cents": 1})).await;
+    assert_eq!((keyless.status, &keyless.body["type"]), (400, &json!("/problems/idempotency-key-missing")));
+    assert_eq!((bench.count("accounts").await, bench.count("idempotency_keys").await), (0, 0));
+
+    deposited(&client, CUSTOMER, DEPOSITED_MAX_CENTS, "a").await;
+    let refused = client.post(&place, Some("b"), json!({"amount_cents": 1})).await;
+    assert_eq!((refused.status, &refused.body["field"]), (422, &json!("amount_cents")));
+    assert_eq!((bench.count("deposits").await, bench.count("idempotency_keys").await), (1, 1));
+    assert_eq!(books(&bench).await["balanced"], true);
+}
+
+#[tokio::test]
+async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 500, "a").await;
+    let event_id = Uuid::now_v7();
+    let order = created(ORDER, CUSTOMER, 300, "EUR");
+    let published = bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap();
+    assert!(bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap().is_empty());
+    assert!(bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap().is_empty());
+    let answer = (String::from("payments.verified"), ORDER.to_string(), published[0]);
+    assert_eq!(bench.outbox().await, [answer]);
+    let shown = client.get(&format!("/payments/{ORDER}")).await.body;
+    assert_eq!((&shown["state"], &shown["amount_cents"]), (&json!("verified"), &json!(300)));
+    assert_eq!((&shown["customer_id"], &shown["currency"]), (&json!(CUSTOMER), &json!("EUR")));
+    let sums = json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true});
+    assert_eq!(books(&bench).await, sums);
+
+    let undone = bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::refund_payment).await.unwrap();
+    assert_eq!(bench.outbox().await[1], (String::from("payments.refunded"), ORDER.to_string(), undone[0]));
+    let ids: (Option<Uuid>, Option<Uuid>) =
+        sqlx::query_as("select answer_event_id, undo_event_id from payments").fetch_one(&bench.db).await.unwrap();
+    assert_eq!(ids, (Some(published[0]), Some(undone[0])));
+    assert_eq!(client.get(&format!("/payments/{ORDER}")).await.body["state"], "refunded");
+    let sums = json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true});
+    assert_eq!(books(&bench).await, sums);
+    assert_eq!(client.get(&format!("/payments/{}", Uuid::nil())).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_batch_updates_some_rows_and_inserts_others() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 250, "a").await;
+    let order_id = |nth: u128| Uuid::from_u128(nth);
+    let first: Vec<_> = (1..4).map(|nth| created(order_id(nth), CUSTOMER, 100, "EUR")).collect();
+    let first: Vec<_> = first.iter().map(|order| (Uuid::now_v7(), order)).collect();
+    assert_eq!(bench.bring(&first, saga::verify_payment).await.unwrap().len(), 3);
+    let cancelled = [cancelled(order_id(9)), cancelled(order_id(3)), cancelled(order_id(2))];
+    let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
+    assert_eq!(bench.bring(&cancelled, saga::refund_payment).await.unwrap().len(), 2);
+    let states: Vec<(Uuid, String, Option<String>)> =
+        sqlx::query_as("select order_id, state, reason from payments order by order_id").fetch_all(&bench.db).await.unwrap();
+    let states: Vec<_> = states.iter().map(|(id, state, no)| (id.as_u128(), state.as_str(), no.as_deref())).collect();
+    let short = Some("insufficient_funds");
+    assert_eq!(states, [(1, "verified", None), (2, "refunded", None), (3, "declined", short), (9, "void", None)]);
+    let sums = json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true});
+    assert_eq!(books(&bench).await, sums);
+}
+
+#[tokio::test]
+async fn an_impossible_order_leaves_nothing_behind() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 250, "a").await;
+    let (good, bad) = (created(Uuid::now_v7(), CUSTOMER, 1, "EUR"), created(Uuid::now_v7(), CUSTOMER, -1, "EUR"));
+    let batch = [(Uuid::now_v7(), &good), (Uuid::now_v7(), &bad)];
+    bench.bring(&batch, saga::verify_payment).await.unwrap_err();
+    assert_eq!((bench.count("payments").await, bench.count("inbox").await, bench.count("outbox").await), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_a_circle() {
+    let (bench, client) = bench().await;
+    let customers: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
+    for customer_id in &customers {
+        deposited(&client, *customer_id, 1_000, "a").await;
+    }
+    let id = Uuid::now_v7;
+    for _ in 0..5 {
+        let there: Vec<_> = customers.iter().map(|customer| created(id(), *customer, 1, "EUR")).collect();
+        let back: Vec<_> = customers.iter().rev().map(|customer| created(id(), *customer, 1, "EUR")).collect();
+        let forth: Vec<_> = there.iter().map(|order| (id(), order)).collect();
+        let aft: Vec<_> = back.iter().map(|order| (id(), order)).collect();
+        let (forth, aft) = tokio::join!(
+            bench.bring(&forth, saga::verify_payment),
+            bench.bring(&aft, saga::verify_payment)
+        );
+        assert_eq!((forth.unwrap().len(), aft.unwrap().len()), (20, 20));
+        let undone: Vec<_> = there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
+        let forth: Vec<_> = undone.iter().map(|order| (id(), order)).collect();
+        let aft: Vec<_> = undone.iter().rev().map(|order| (id(), order)).collect();
+        let (forth, aft) = tokio::join!(
+            bench.bring(&forth, saga::refund_payment),
+            bench.bring(&aft, saga::refund_payment)
+        );
+        assert_eq!(forth.unwrap().len() + aft.unwrap().len(), 40, "each is undone once");
+    }
+    let books = books(&bench).await;
+    assert_eq!((&books["balance_cents"], &books["balanced"]), (&json!(20_000), &json!(true)));
+}
