@@ -132,11 +132,16 @@ pub fn refund_payment(
 #[derive(Debug, PartialEq)]
 pub enum Refusal {
     TooMuch,
+    OtherCurrency,
 }
 
 /// The command that takes in a deposit; the first opens the account. It publishes nothing.
 pub fn take_in(deposit: &Deposit, ledger: &mut Ledger, at: At) -> Result<(), Refusal> {
-    let deposited = ledger.account(deposit.customer_id).map_or(0, |a| a.deposited_cents);
+    let account = ledger.account(deposit.customer_id);
+    if account.is_some_and(|account| account.currency != deposit.currency) {
+        return Err(Refusal::OtherCurrency);
+    }
+    let deposited = account.map_or(0, |account| account.deposited_cents);
     match deposited.checked_add(deposit.amount_cents) {
         Some(sum) if sum <= DEPOSITED_MAX_CENTS => {
             ledger.deposit(deposit, at.now);

@@ -186,11 +186,13 @@ fn the_first_deposit_opens_the_account_and_the_next_adds_to_it() {
 
 #[test]
 fn a_refused_deposit_changes_nothing() {
+    let francs = Deposit { currency: "CHF".into(), ..deposit(CUSTOMER, 1) };
     for (deposit, answer) in [
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS), Err(Refusal::TooMuch)),
         (deposit(CUSTOMER, i64::MAX), Err(Refusal::TooMuch)),
         // What was taken counts, since it may come back.
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 999), Err(Refusal::TooMuch)),
+        (francs, Err(Refusal::OtherCurrency)),
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 1_000), Ok(())),
     ] {
         let mut ledger = ledger(Some(State::Verified));
@@ -370,6 +372,17 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
     assert_eq!((refused.status, &refused.body["field"]), (422, &json!("amount_cents")));
     assert_eq!((bench.count("deposits").await, bench.count("idempotency_keys").await), (1, 1));
     assert_eq!(books(&bench).await["balanced"], true);
+}
+
+#[tokio::test]
+async fn an_account_takes_in_no_other_currency() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 5, "a").await;
+    let moved = Client(api::router(bench.db.clone(), bench.commands.clone(), "CHF".into()));
+    let place = format!("/accounts/{CUSTOMER}/deposits");
+    let refused = moved.post(&place, Some("b"), json!({"amount_cents": 5})).await;
+    assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/other-currency")));
+    assert_eq!(bench.count("deposits").await, 1);
 }
 
 #[tokio::test]
