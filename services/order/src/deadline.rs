@@ -68,7 +68,7 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
 /// no index has to know which orders are pending. Ids carry the time of the service that drew them;
 /// whether an order is overdue is the database's word.
-async fn once(
+pub(crate) async fn once(
     db: &PgPool,
     commands: &Commands<Orders>,
     deadline: Duration,

@@ -197,6 +197,7 @@ impl Orders {
     }
 
     /// What was added to histories.
+    #[cfg(test)]
     pub fn history(&self) -> &[Entry] {
         &self.history
     }
