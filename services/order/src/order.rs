@@ -327,6 +327,7 @@ async fn update_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Resu
     Ok(())
 }
 
+/// An event that is there already is heard again, after the inbox forgot it: that changes nothing.
 async fn insert_history(db: &mut PgConnection, entries: &[Entry]) -> sqlx::Result<()> {
     if entries.is_empty() {
         return Ok(());
@@ -338,7 +339,8 @@ async fn insert_history(db: &mut PgConnection, entries: &[Entry]) -> sqlx::Resul
                      $6::timestamptz[])
              with ordinality as entry
                  (order_id, event_id, event, detail, occurred_at, recorded_at, nth)
-         order by nth",
+         order by nth
+         on conflict (order_id, event_id) do nothing",
     )
     .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
     .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())

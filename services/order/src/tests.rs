@@ -600,6 +600,19 @@ async fn the_first_no_cancels_and_what_comes_later_moves_its_leg_only() {
 }
 
 #[tokio::test]
+async fn an_event_that_the_inbox_forgot_changes_nothing_when_it_comes_again() {
+    let (bench, client) = stocked_bench().await;
+    let (order_id, event_id) = (placed(&client).await, Uuid::now_v7());
+    bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    let before = client.get(&format!("/orders/{order_id}/history")).await.body;
+    let known = bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    sqlx::query("delete from inbox").execute(&bench.db).await.unwrap();
+    let forgotten = bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    assert!(known.is_empty() && forgotten.is_empty());
+    assert_eq!(client.get(&format!("/orders/{order_id}/history")).await.body, before);
+}
+
+#[tokio::test]
 async fn a_batch_of_answers_is_one_transaction() {
     let (bench, client) = stocked_bench().await;
     let (one, other) = (placed(&client).await, placed(&client).await);
