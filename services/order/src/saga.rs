@@ -22,6 +22,7 @@ use crate::order::{
 pub enum Refusal {
     NoSuchItem { nth: usize },
     MixedCurrencies { nth: usize },
+    TooMuch { nth: usize },
     NoSuchOrder,
     AlreadyConfirmed,
 }
@@ -39,15 +40,17 @@ pub fn place_order(
     }
     let mut lines = Vec::with_capacity(place.lines.len());
     let mut currency: Option<String> = None;
-    let mut total_cents = 0;
+    let mut total_cents = 0_i64;
     for (nth, wanted) in place.lines.iter().enumerate() {
         let item = orders.item(&wanted.sku).ok_or(Refusal::NoSuchItem { nth })?;
         if currency.as_ref().is_some_and(|currency| *currency != item.currency) {
             return Err(Refusal::MixedCurrencies { nth });
         }
         currency = Some(item.currency.clone());
-        // Within the API's limits this can't overflow: 50 lines × 1,000 × 10⁹ cents.
-        total_cents += i64::from(wanted.quantity) * item.price_cents;
+        total_cents = i64::from(wanted.quantity)
+            .checked_mul(item.price_cents)
+            .and_then(|cents| total_cents.checked_add(cents))
+            .ok_or(Refusal::TooMuch { nth })?;
         let (sku, quantity, unit_price_cents) = (wanted.sku.clone(), wanted.quantity, item.price_cents);
         lines.push(Line { sku, quantity, unit_price_cents });
     }
@@ -199,6 +202,9 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
 /// `stock.items` → nothing: the read model that orders take their prices from
 pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> {
     let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
+    if price_cents < 0 {
+        impossible!("article {sku:?} has a price of {price_cents} cents");
+    }
     orders.put_item(Item { sku, name, price_cents, currency, version });
     Ok(None)
 }

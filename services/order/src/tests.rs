@@ -280,8 +280,13 @@ fn a_refused_order_is_not_there() {
     for (lines, refusal) in [
         (&[("pen", 1), ("cap", 1)][..], Refusal::NoSuchItem { nth: 1 }),
         (&[("pen", 1), ("ink", 1), ("nib", 1)], Refusal::MixedCurrencies { nth: 2 }),
+        (&[("ink", 1), ("gem", 1_000)], Refusal::TooMuch { nth: 1 }),
+        (&[("gem", 1), ("gold", 1)], Refusal::TooMuch { nth: 1 }),
     ] {
         let mut rows = articles();
+        for sku in ["gem", "gold"] {
+            saga::item_changed(&item(sku, i64::MAX / 2 + 1, "EUR", 1), &mut rows, at(0)).unwrap();
+        }
         assert_eq!(saga::place_order(&place(lines), &mut rows, at(1)), Err(refusal));
         assert!(rows.order(ORDER).is_none() && rows.history().is_empty());
     }
@@ -335,6 +340,8 @@ fn of_an_article_the_highest_version_is_known_whatever_comes_last() {
         assert_eq!(saga::item_changed(&item("pen", version, "EUR", version), &mut rows, at(0)), Ok(None));
         assert_eq!(rows.item("pen").map(|item| (item.version, item.price_cents)), Some((known, known)));
     }
+    saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, at(0)).unwrap_err();
+    assert_eq!(rows.item("pen").unwrap().version, 5);
 }
 
 /// How far a leg has climbed.
@@ -486,7 +493,7 @@ async fn what_is_not_there_is_not_found() {
 #[tokio::test]
 async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
     let (bench, client) = stocked_bench().await;
-    bring(&bench, &[item("nib", 1, "CHF", 1)], saga::item_changed).await;
+    bring(&bench, &[item("nib", 1, "CHF", 1), item("gem", i64::MAX / 2, "EUR", 1)], saga::item_changed).await;
     let line = |sku: &str, quantity: i64| json!({"sku": sku, "quantity": quantity});
     let many: Vec<Value> = (0..51).map(|nth| line(&format!("pen{nth}"), 1)).collect();
     for (lines, field) in [
@@ -503,6 +510,7 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!([line("pen", 1), line("ink", 1), line("pen", 1)]), "lines[2].sku"),
         (json!([line("pen", 1), line("cap", 1)]), "lines[1].sku"),
         (json!([line("pen", 1), line("nib", 1)]), "lines[1].sku"),
+        (json!([line("pen", 1), line("gem", 3)]), "lines[1].quantity"),
         (json!([{"sku": "pen", "quantity": 1, "unit_price_cents": 1}]), "lines[0].unit_price_cents"),
         (json!("pen"), "lines"),
     ] {
