@@ -67,15 +67,18 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
 ///
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
 /// no index has to know which orders are pending. Ids carry the time of the service that drew them;
-/// whether an order is overdue is the database's word.
+/// whether an order is overdue is the database's word. The two may differ, and an order be overdue
+/// later than one with a greater id: what is younger by less than that is looked at again.
 pub(crate) async fn once(
     db: &PgPool,
     commands: &Commands<Orders>,
     deadline: Duration,
     ended_up_to: &mut Uuid,
 ) -> Result<(), Problem> {
-    let newest = (SystemTime::now() - deadline + CLOCKS_APART).duration_since(UNIX_EPOCH);
-    let before = Uuid::from_u128(newest.unwrap_or_default().as_millis() << 80);
+    let due = SystemTime::now().checked_sub(deadline).unwrap_or(UNIX_EPOCH);
+    let before = first_id_of(due + CLOCKS_APART);
+    let surely_ended = first_id_of(due - CLOCKS_APART);
+    let mut looked_up_to = *ended_up_to;
     loop {
         let looked_at: Vec<(Uuid, bool)> = sqlx::query_as(
             "select order_id, status = 'pending' from orders
@@ -83,7 +86,7 @@ pub(crate) async fn once(
                and created_at < now() - make_interval(secs => $3)
              order by order_id limit $4",
         )
-        .bind(*ended_up_to)
+        .bind(looked_up_to)
         .bind(before)
         .bind(deadline.as_secs_f64())
         .bind(LOOKED_AT_MAX)
@@ -93,12 +96,19 @@ pub(crate) async fn once(
             if *pending {
                 cancel(commands, *order_id).await?;
             }
-            *ended_up_to = *order_id;
+            looked_up_to = *order_id;
+            *ended_up_to = looked_up_to.min(surely_ended);
         }
         if looked_at.is_empty() {
             return Ok(());
         }
     }
+}
+
+/// No id that is drawn at this time or later is smaller.
+fn first_id_of(time: SystemTime) -> Uuid {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Uuid::from_u128(since.as_millis() << 80)
 }
 
 async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {

@@ -713,3 +713,18 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
     assert_eq!(bench.count("outbox").await, 7, "nothing is cancelled twice");
 }
+
+#[tokio::test]
+async fn an_order_that_is_overdue_later_than_one_with_a_greater_id_is_ended_too() {
+    let (bench, client) = stocked_bench().await;
+    let (slow, quick) = (placed(&client).await, placed(&client).await);
+    let past = "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
+    sqlx::query(past).bind(quick).execute(&bench.db).await.unwrap();
+    let mut ended_up_to = Uuid::nil();
+    let deadline = Duration::from_secs(30);
+    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "pending");
+    sqlx::query(past).bind(slow).execute(&bench.db).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "cancelled");
+}
