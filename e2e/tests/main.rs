@@ -1,5 +1,6 @@
 //! What is proved on the native stack, and of the whole workspace.
 
+mod structure;
 mod model;
 mod launcher;
 mod stage;

@@ -1,0 +1,197 @@
+//! What keeps the tree in the shape that the README promises. `make check` runs these by name; they
+//! need nothing but the files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use chassis::event::{Answer, At, Event};
+use events::TOPICS;
+use serde_json::Value;
+
+use crate::model::{order_saga, payment_saga, stock_saga};
+
+const SERVICES: [&str; 3] = ["order", "payment", "stock"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn every_service_has_the_same_messaging_tables() {
+    let [one, others @ ..] = SERVICES.map(|service| read(&format!("services/{service}/migrations/1_messaging.sql")));
+    assert!(others.iter().all(|other| *other == one), "the copies of 1_messaging.sql differ");
+}
+
+#[test]
+fn every_main_fits_on_a_page() {
+    for service in SERVICES {
+        let main = read(&format!("services/{service}/src/main.rs"));
+        let lines = main.lines().count();
+        // What stands before `mod` says what the service is; it is not wiring.
+        assert!(lines <= 50, "services/{service}/src/main.rs has {lines} lines");
+    }
+}
+
+/// Which members of the workspace each one depends on, by cargo's own account.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
+    let told = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let packages = told["packages"].as_array().unwrap();
+    let name = |package: &Value| package["name"].as_str().unwrap().to_string();
+    let members: BTreeSet<String> = packages.iter().map(name).collect();
+    let of = |package: &Value| {
+        package["dependencies"].as_array().unwrap().iter().map(name).filter(|it| members.contains(it)).collect()
+    };
+    packages.iter().map(|package| (name(package), of(package))).collect()
+}
+
+#[test]
+fn dependencies_point_one_way_and_no_service_knows_another() {
+    let dependencies = dependencies();
+    let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(dependencies["chassis"], on(&[]));
+    assert_eq!(dependencies["events"], on(&["chassis"]));
+    for service in SERVICES {
+        assert_eq!(dependencies[service], on(&["chassis", "events"]), "{service}");
+    }
+    let folders: BTreeSet<String> = std::fs::read_dir(root().join("services"))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(folders, on(&SERVICES), "a service's folder, crate and name are one word");
+}
+
+/// What the services speak of, in one form. The chassis serves any other trade as well.
+const DOMAIN: [&str; 12] = [
+    "order", "payment", "stock", "customer", "sku", "cents", "currency", "refund", "reservation",
+    "warehouse", "ledger", "deposit",
+];
+
+/// Every word of every name and of every text in quotes, comments left out, in lower case and
+/// singular. SQL's `order by` is no order, and neither is the first word of `Ordering`.
+fn words(source: &str) -> BTreeSet<String> {
+    let mut text = String::new();
+    for line in source.lines() {
+        let code = line.trim_start();
+        if code.starts_with("//") {
+            continue;
+        }
+        // A comment behind code; `://` stands in addresses.
+        let code = code.split_once(" // ").map_or(code, |(code, _)| code);
+        text.push_str(code);
+        text.push('\n');
+    }
+    let mut words = BTreeSet::new();
+    let names: Vec<&str> =
+        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|name| !name.is_empty()).collect();
+    for (nth, name) in names.iter().enumerate() {
+        if *name == "order" && names.get(nth + 1) == Some(&"by") {
+            continue;
+        }
+        let mut word = String::new();
+        for c in name.chars() {
+            if c.is_ascii_uppercase() && !word.is_empty() && !word.ends_with(|c: char| c.is_ascii_uppercase()) {
+                words.insert(singular(&word));
+                word.clear();
+            }
+            word.push(c);
+        }
+        words.insert(singular(&word));
+    }
+    words
+}
+
+fn singular(word: &str) -> String {
+    let word = word.to_ascii_lowercase();
+    match word.as_str() {
+        "cents" => word,
+        plural => plural.strip_suffix('s').unwrap_or(plural).to_string(),
+    }
+}
+
+#[test]
+fn words_are_found_in_names_and_texts_and_not_in_comments() {
+    let source = r#"
+        // the order's comment
+        let OrderCreated { total_cents, .. } = from("payments.verified"); // refund
+        select("select * from t order by position", "http://stock");
+        use std::sync::atomic::Ordering;
+    "#;
+    let found = words(source);
+    let domain: Vec<&str> = DOMAIN.into_iter().filter(|word| found.contains(*word)).collect();
+    assert_eq!(domain, ["order", "payment", "stock", "cents"]);
+    assert!(!words("select * from t order by sum").contains("order"));
+    assert!(words("Ordering::Relaxed").is_disjoint(&DOMAIN.map(str::to_string).into()));
+}
+
+#[test]
+fn the_chassis_has_never_heard_of_an_order() {
+    let source = root().join("shared/chassis/src");
+    for entry in std::fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        let found = words(&std::fs::read_to_string(&path).unwrap());
+        let domain: Vec<&str> = DOMAIN.into_iter().filter(|word| found.contains(*word)).collect();
+        assert!(domain.is_empty(), "{} speaks of {domain:?}", path.display());
+    }
+}
+
+/// The handlers that a `main.rs` wires, by name.
+fn wired(service: &str) -> BTreeSet<String> {
+    let main = read(&format!("services/{service}/src/main.rs"));
+    let handlers = main.split(".on(saga::").skip(1);
+    handlers.map(|rest| rest.split(')').next().unwrap().to_string()).collect()
+}
+
+fn topic<E: Event, R, O>(_: fn(&E, &mut R, At) -> Answer<O>) -> String {
+    E::topic().name.to_string()
+}
+
+macro_rules! handlers {
+    ($saga:ident: $($handler:ident),* $(,)?) => {
+        [$((stringify!($handler).to_string(), topic($saga::$handler))),*].into()
+    };
+}
+
+#[test]
+fn a_service_handles_exactly_the_topics_that_name_it_as_subscriber() {
+    let handlers: [(&str, BTreeMap<String, String>); 3] = [
+        (
+            "order",
+            handlers!(order_saga: payment_verified, payment_declined, payment_refunded,
+                      stock_reserved, stock_rejected, stock_released, item_changed),
+        ),
+        ("payment", handlers!(payment_saga: verify_payment, refund_payment)),
+        ("stock", handlers!(stock_saga: reserve_stock, release_stock)),
+    ];
+    for (service, handlers) in handlers {
+        assert_eq!(wired(service), handlers.keys().cloned().collect(), "services/{service}/src/main.rs");
+        let subscribed = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
+        let subscribed: BTreeSet<String> = subscribed.map(|topic| topic.name.to_string()).collect();
+        assert_eq!(handlers.values().cloned().collect::<BTreeSet<_>>(), subscribed, "{service}");
+    }
+}
+
+#[test]
+fn a_topic_is_named_after_its_publisher_and_its_schema_file_after_it() {
+    for topic in TOPICS {
+        let (publisher, _) = topic.name.split_once('.').unwrap();
+        assert_eq!(publisher.strip_suffix('s').unwrap_or(publisher), topic.publisher, "{}", topic.name);
+        assert_eq!(read(&format!("schemas/{}.avsc", topic.name)), topic.schema);
+        assert!(topic.subscribers.iter().all(|subscriber| SERVICES.contains(subscriber)));
+        assert!(!topic.subscribers.contains(&topic.publisher));
+    }
+    let files = std::fs::read_dir(root().join("schemas")).unwrap();
+    assert_eq!(files.count(), TOPICS.len());
+}
