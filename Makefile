@@ -48,9 +48,10 @@ start: build named ## Start SERVICE=x again
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
 
-check: tools ## Formatting, lints (warnings are errors)
+check: tools ## Formatting, lints (warnings are errors), contracts and the shape of the tree
 	@cargo fmt --check
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: every_struct every_schema a_reader_survives
 
 .PHONY: named
 named:

@@ -10,6 +10,9 @@
 //! from it, the real function is called, and the rows are read back. A rule that is broken on
 //! purpose (see [`Mutant`]) has to be caught, else the checker would be blind to it.
 
+// Clippy knows tests by their attribute, and all of this is one.
+#![allow(clippy::unwrap_used)]
+
 // The services are programs, not libraries, so their files are compiled in here. They look for
 // their aggregate at `crate::order` and so on, which is why `main.rs` imports these three.
 #[allow(dead_code)]
@@ -40,7 +43,9 @@ use chrono::DateTime;
 use events::orders::{self, CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{self, DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock as stock_events;
-use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockRejected, StockReleased, StockReserved};
+use events::stock::{
+    RejectReason, ReleasedLine, ReservedLine, StockRejected, StockReleased, StockReserved,
+};
 use sqlx::types::Json;
 use stateright::{Checker, Model, Property};
 use uuid::Uuid;
@@ -79,8 +84,17 @@ enum Kind {
 use Kind::*;
 
 const KINDS: [Kind; 11] = [
-    Created, Verified, Declined, Refunded, PaymentVoid, Reserved, Rejected, Released, StockVoid,
-    Cancelled, Confirmed,
+    Created,
+    Verified,
+    Declined,
+    Refunded,
+    PaymentVoid,
+    Reserved,
+    Rejected,
+    Released,
+    StockVoid,
+    Cancelled,
+    Confirmed,
 ];
 
 impl Kind {
@@ -310,7 +324,9 @@ impl<const N: usize> Saga<N> {
         let mut ignored = false;
         match (self.mutant, to, kind) {
             (Some(NonAtomicDedupeInPayment), Service::Payment, Created)
-                if before.payment == Some(payment::State::Verified) && before.charges < 2 && rich =>
+                if before.payment == Some(payment::State::Verified)
+                    && before.charges < 2
+                    && rich =>
             {
                 shown.payment = None;
             }
@@ -336,16 +352,23 @@ impl<const N: usize> Saga<N> {
             (Some(FirstYesDropped), Service::Order, Reserved) => {
                 ignored = before.payment_leg != PaymentLeg::Verified;
             }
-            (Some(ConfirmedOnOneYes), Service::Order, Verified) => shown.stock_leg = StockLeg::Reserved,
-            (Some(ConfirmedOnOneYes), Service::Order, Reserved) => shown.payment_leg = PaymentLeg::Verified,
-            (Some(LegsOnlyWhilePending), Service::Order, _) => ignored = before.status != Status::Pending,
+            (Some(ConfirmedOnOneYes), Service::Order, Verified) => {
+                shown.stock_leg = StockLeg::Reserved
+            }
+            (Some(ConfirmedOnOneYes), Service::Order, Reserved) => {
+                shown.payment_leg = PaymentLeg::Verified
+            }
+            (Some(LegsOnlyWhilePending), Service::Order, _) => {
+                ignored = before.status != Status::Pending
+            }
             (Some(LegsMayFall), Service::Order, _) if kind.topic().publisher == "payment" => {
                 shown.payment_leg = PaymentLeg::Waiting;
             }
             (Some(LegsMayFall), Service::Order, _) => shown.stock_leg = StockLeg::Waiting,
             (Some(UnguardedDecrement), Service::Stock, Created) => shown_available += PLENTY,
             (Some(ReleasedTwice), Service::Stock, Cancelled)
-                if before.reservation == Some(stock::State::Released) && available <= self.units =>
+                if before.reservation == Some(stock::State::Released)
+                    && available <= self.units =>
             {
                 shown.reservation = Some(stock::State::Reserved);
             }
@@ -362,10 +385,14 @@ impl<const N: usize> Saga<N> {
         };
         after.heard |= to.bit(kind);
         match (self.mutant, to, kind) {
-            (Some(NoTombstoneInStock), Service::Stock, Cancelled) if before.reservation.is_none() => {
+            (Some(NoTombstoneInStock), Service::Stock, Cancelled)
+                if before.reservation.is_none() =>
+            {
                 after.reservation = None;
             }
-            (Some(NoTombstoneInPayment), Service::Payment, Cancelled) if before.payment.is_none() => {
+            (Some(NoTombstoneInPayment), Service::Payment, Cancelled)
+                if before.payment.is_none() =>
+            {
                 after.payment = None;
             }
             (Some(LateYesWins), Service::Order, Verified | Reserved)
@@ -373,8 +400,12 @@ impl<const N: usize> Saga<N> {
             {
                 after.status = before.status;
             }
-            (Some(ConfirmedOnOneYes), Service::Order, Verified) => after.stock_leg = before.stock_leg,
-            (Some(ConfirmedOnOneYes), Service::Order, Reserved) => after.payment_leg = before.payment_leg,
+            (Some(ConfirmedOnOneYes), Service::Order, Verified) => {
+                after.stock_leg = before.stock_leg
+            }
+            (Some(ConfirmedOnOneYes), Service::Order, Reserved) => {
+                after.payment_leg = before.payment_leg
+            }
             (Some(PaymentRefusalIgnored), Service::Order, Declined)
             | (Some(StockRefusalIgnored), Service::Order, Rejected) => {
                 after.status = before.status;
@@ -397,7 +428,11 @@ impl<const N: usize> Saga<N> {
             Ok(event) => self.read_order(shown, &rows, event),
             Err(refusal) => {
                 assert_eq!(refusal, order_saga::Refusal::AlreadyConfirmed);
-                assert_eq!(rows.order(ORDER), orders_of(&shown).order(ORDER), "a refusal changes nothing");
+                assert_eq!(
+                    rows.order(ORDER),
+                    orders_of(&shown).order(ORDER),
+                    "a refusal changes nothing"
+                );
                 shown
             }
         }
@@ -409,17 +444,41 @@ impl<const N: usize> Saga<N> {
             Service::Order => {
                 let mut rows = orders_of(&shown);
                 let after = match kind {
-                    Verified => self.order(shown, order_saga::payment_verified(&verified(), &mut rows, at()), &rows),
-                    Declined => self.order(shown, order_saga::payment_declined(&declined(), &mut rows, at()), &rows),
+                    Verified => self.order(
+                        shown,
+                        order_saga::payment_verified(&verified(), &mut rows, at()),
+                        &rows,
+                    ),
+                    Declined => self.order(
+                        shown,
+                        order_saga::payment_declined(&declined(), &mut rows, at()),
+                        &rows,
+                    ),
                     Refunded | PaymentVoid => {
                         let event = refunded(kind == Refunded);
-                        self.order(shown, order_saga::payment_refunded(&event, &mut rows, at()), &rows)
+                        self.order(
+                            shown,
+                            order_saga::payment_refunded(&event, &mut rows, at()),
+                            &rows,
+                        )
                     }
-                    Reserved => self.order(shown, order_saga::stock_reserved(&reserved(), &mut rows, at()), &rows),
-                    Rejected => self.order(shown, order_saga::stock_rejected(&rejected(), &mut rows, at()), &rows),
+                    Reserved => self.order(
+                        shown,
+                        order_saga::stock_reserved(&reserved(), &mut rows, at()),
+                        &rows,
+                    ),
+                    Rejected => self.order(
+                        shown,
+                        order_saga::stock_rejected(&rejected(), &mut rows, at()),
+                        &rows,
+                    ),
                     Released | StockVoid => {
                         let event = released(kind == Released);
-                        self.order(shown, order_saga::stock_released(&event, &mut rows, at()), &rows)
+                        self.order(
+                            shown,
+                            order_saga::stock_released(&event, &mut rows, at()),
+                            &rows,
+                        )
                     }
                     Created | Cancelled | Confirmed => unreachable!("order does not hear {kind:?}"),
                 };
@@ -428,8 +487,16 @@ impl<const N: usize> Saga<N> {
             Service::Payment => {
                 let mut rows = ledger_of(&shown, rich);
                 let after = match kind {
-                    Created => self.payment(shown, payment_saga::verify_payment(&created(), &mut rows, at()), &rows),
-                    Cancelled => self.payment(shown, payment_saga::refund_payment(&cancelled(), &mut rows, at()), &rows),
+                    Created => self.payment(
+                        shown,
+                        payment_saga::verify_payment(&created(), &mut rows, at()),
+                        &rows,
+                    ),
+                    Cancelled => self.payment(
+                        shown,
+                        payment_saga::refund_payment(&cancelled(), &mut rows, at()),
+                        &rows,
+                    ),
                     _ => unreachable!("payment does not hear {kind:?}"),
                 };
                 (after, available)
@@ -438,8 +505,16 @@ impl<const N: usize> Saga<N> {
                 let part = (shown, available);
                 let mut rows = warehouse_of(&shown, available, self.units);
                 match kind {
-                    Created => self.stock(part, stock_saga::reserve_stock(&created(), &mut rows, at()), &rows),
-                    Cancelled => self.stock(part, stock_saga::release_stock(&cancelled(), &mut rows, at()), &rows),
+                    Created => self.stock(
+                        part,
+                        stock_saga::reserve_stock(&created(), &mut rows, at()),
+                        &rows,
+                    ),
+                    Cancelled => self.stock(
+                        part,
+                        stock_saga::release_stock(&cancelled(), &mut rows, at()),
+                        &rows,
+                    ),
                     _ => unreachable!("stock does not hear {kind:?}"),
                 }
             }
@@ -450,7 +525,11 @@ impl<const N: usize> Saga<N> {
         match answer {
             Ok(event) => self.read_order(shown, rows, event),
             Err(_) => {
-                assert_eq!(rows.order(ORDER), orders_of(&shown).order(ORDER), "impossible changes nothing");
+                assert_eq!(
+                    rows.order(ORDER),
+                    orders_of(&shown).order(ORDER),
+                    "impossible changes nothing"
+                );
                 Placed { impossible: true, ..shown }
             }
         }
@@ -485,7 +564,12 @@ impl<const N: usize> Saga<N> {
         self.published(after, "payment", event)
     }
 
-    fn stock(&self, (shown, available): Part, answer: Answer<impl Outcome>, rows: &Warehouse) -> Part {
+    fn stock(
+        &self,
+        (shown, available): Part,
+        answer: Answer<impl Outcome>,
+        rows: &Warehouse,
+    ) -> Part {
         let Ok(event) = answer else { return (Placed { impossible: true, ..shown }, available) };
         let item = rows.item(SKU).unwrap();
         assert_eq!(item.delivered, item.available + item.reserved);
@@ -531,7 +615,10 @@ fn deliveries(placed: &Placed) -> impl Iterator<Item = (Service, Kind)> {
     let published = placed.published;
     let kinds = KINDS.into_iter().filter(move |kind| published & kind.bit() != 0);
     kinds.flat_map(|kind| {
-        SERVICES.into_iter().filter(move |service| service.hears(kind)).map(move |service| (service, kind))
+        SERVICES
+            .into_iter()
+            .filter(move |service| service.hears(kind))
+            .map(move |service| (service, kind))
     })
 }
 
@@ -591,10 +678,14 @@ impl<const N: usize> Model for Saga<N> {
         vec![
             Property::always(NEVER_NEGATIVE, |_, world: &World<N>| world.available >= 0),
             Property::always(CONSERVED, |saga: &Saga<N>, world: &World<N>| {
-                world.available + world.orders.iter().map(|placed| placed.held).sum::<i8>() == saga.units
+                world.available + world.orders.iter().map(|placed| placed.held).sum::<i8>()
+                    == saga.units
             }),
             Property::always(CHARGED_ONCE, |_, world: &World<N>| {
-                world.orders.iter().all(|placed| placed.charges <= 1 && placed.refunds <= placed.charges)
+                world
+                    .orders
+                    .iter()
+                    .all(|placed| placed.charges <= 1 && placed.refunds <= placed.charges)
             }),
             Property::always(HELD_ONCE, |_, world: &World<N>| {
                 world.orders.iter().all(|placed| (0..=1).contains(&placed.held))
@@ -700,7 +791,13 @@ fn orders_of(placed: &Placed) -> Orders {
 fn place() -> (Orders, OrderCreated) {
     let mut rows = Orders::default();
     let (sku, name) = (SKU.to_string(), "Pen".to_string());
-    rows.put_item(order::Item { sku, name, price_cents: TOTAL_CENTS, currency: euros(), version: 1 });
+    rows.put_item(order::Item {
+        sku,
+        name,
+        price_cents: TOTAL_CENTS,
+        currency: euros(),
+        version: 1,
+    });
     let lines = vec![Wanted { sku: SKU.into(), quantity: 1 }];
     let place = PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines };
     let at = At { cause: None, ..at() };
@@ -716,7 +813,8 @@ fn ledger_of(placed: &Placed, rich: bool) -> Ledger {
     let mut rows = Ledger::default();
     let taken_cents = taken(placed) * TOTAL_CENTS;
     let amount_cents = taken_cents + if rich { TOTAL_CENTS } else { 0 };
-    let deposit = Deposit { deposit_id: PUBLISHED, customer_id: CUSTOMER, amount_cents, currency: euros() };
+    let deposit =
+        Deposit { deposit_id: PUBLISHED, customer_id: CUSTOMER, amount_cents, currency: euros() };
     rows.deposit(&deposit, at().now);
     rows.take(CUSTOMER, taken_cents);
     if let Some(state) = placed.payment {
@@ -810,7 +908,8 @@ fn released(something: bool) -> StockReleased {
 }
 
 fn confirmed() -> OrderConfirmed {
-    let line = orders::ConfirmedLine { sku: SKU.into(), quantity: 1, unit_price_cents: TOTAL_CENTS };
+    let line =
+        orders::ConfirmedLine { sku: SKU.into(), quantity: 1, unit_price_cents: TOTAL_CENTS };
     OrderConfirmed {
         order_id: ORDER,
         customer_id: CUSTOMER,
@@ -872,7 +971,10 @@ fn explore<const N: usize>(saga: Saga<N>) -> (usize, Vec<String>) {
 #[test]
 fn one_order_and_two_orders_always_end_in_agreement() {
     // With a unit for the only order, nothing is ever out of stock.
-    assert_eq!(explore(Saga::<1>::without_memory(1)), (177, vec!["never seen: out of stock".into()]));
+    assert_eq!(
+        explore(Saga::<1>::without_memory(1)),
+        (177, vec!["never seen: out of stock".into()])
+    );
     assert_eq!(explore(Saga::<2>::without_memory(1)), (42_429, vec![]));
     assert_eq!(explore(Saga::<2>::new(1, None)), (42_429, vec![]));
 }

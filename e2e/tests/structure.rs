@@ -1,6 +1,9 @@
 //! What keeps the tree in the shape that the README promises. `make check` runs these by name; they
 //! need nothing but the files.
 
+// Clippy knows tests by their attribute, and all of this is one.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +26,8 @@ fn read(path: &str) -> String {
 
 #[test]
 fn every_service_has_the_same_messaging_tables() {
-    let [one, others @ ..] = SERVICES.map(|service| read(&format!("services/{service}/migrations/1_messaging.sql")));
+    let [one, others @ ..] =
+        SERVICES.map(|service| read(&format!("services/{service}/migrations/1_messaging.sql")));
     assert!(others.iter().all(|other| *other == one), "the copies of 1_messaging.sql differ");
 }
 
@@ -50,7 +54,13 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let name = |package: &Value| package["name"].as_str().unwrap().to_string();
     let members: BTreeSet<String> = packages.iter().map(name).collect();
     let of = |package: &Value| {
-        package["dependencies"].as_array().unwrap().iter().map(name).filter(|it| members.contains(it)).collect()
+        package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(name)
+            .filter(|it| members.contains(it))
+            .collect()
     };
     packages.iter().map(|package| (name(package), of(package))).collect()
 }
@@ -75,8 +85,18 @@ fn dependencies_point_one_way_and_no_service_knows_another() {
 
 /// What the services speak of, in one form. The chassis serves any other trade as well.
 const DOMAIN: [&str; 12] = [
-    "order", "payment", "stock", "customer", "sku", "cents", "currency", "refund", "reservation",
-    "warehouse", "ledger", "deposit",
+    "order",
+    "payment",
+    "stock",
+    "customer",
+    "sku",
+    "cents",
+    "currency",
+    "refund",
+    "reservation",
+    "warehouse",
+    "ledger",
+    "deposit",
 ];
 
 /// Every word of every name and of every text in quotes, comments left out, in lower case and
@@ -102,7 +122,10 @@ fn words(source: &str) -> BTreeSet<String> {
         }
         let mut word = String::new();
         for c in name.chars() {
-            if c.is_ascii_uppercase() && !word.is_empty() && !word.ends_with(|c: char| c.is_ascii_uppercase()) {
+            if c.is_ascii_uppercase()
+                && !word.is_empty()
+                && !word.ends_with(|c: char| c.is_ascii_uppercase())
+            {
                 words.insert(singular(&word));
                 word.clear();
             }
@@ -176,7 +199,11 @@ fn a_service_handles_exactly_the_topics_that_name_it_as_subscriber() {
         ("stock", handlers!(stock_saga: reserve_stock, release_stock)),
     ];
     for (service, handlers) in handlers {
-        assert_eq!(wired(service), handlers.keys().cloned().collect(), "services/{service}/src/main.rs");
+        assert_eq!(
+            wired(service),
+            handlers.keys().cloned().collect(),
+            "services/{service}/src/main.rs"
+        );
         let subscribed = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
         let subscribed: BTreeSet<String> = subscribed.map(|topic| topic.name.to_string()).collect();
         assert_eq!(handlers.values().cloned().collect::<BTreeSet<_>>(), subscribed, "{service}");
@@ -187,7 +214,12 @@ fn a_service_handles_exactly_the_topics_that_name_it_as_subscriber() {
 fn a_topic_is_named_after_its_publisher_and_its_schema_file_after_it() {
     for topic in TOPICS {
         let (publisher, _) = topic.name.split_once('.').unwrap();
-        assert_eq!(publisher.strip_suffix('s').unwrap_or(publisher), topic.publisher, "{}", topic.name);
+        assert_eq!(
+            publisher.strip_suffix('s').unwrap_or(publisher),
+            topic.publisher,
+            "{}",
+            topic.name
+        );
         assert_eq!(read(&format!("schemas/{}.avsc", topic.name)), topic.schema);
         assert!(topic.subscribers.iter().all(|subscriber| SERVICES.contains(subscriber)));
         assert!(!topic.subscribers.contains(&topic.publisher));

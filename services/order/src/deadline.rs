@@ -42,7 +42,9 @@ pub struct Settings {
 pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: Group) -> Loop {
     let deadline = settings.order_deadline_seconds.map(Duration::from_secs);
     if let Some(deadline) = deadline.filter(|deadline| *deadline < PROMISED_OUTAGE) {
-        tracing::warn!("orders are cancelled after {deadline:?}, sooner than an outage that would be survived");
+        tracing::warn!(
+            "orders are cancelled after {deadline:?}, sooner than an outage that would be survived"
+        );
     }
     Loop::new("deadline", move |stop: CancellationToken| async move {
         let Some(deadline) = deadline else {
@@ -51,7 +53,9 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
         };
         let mut ended_up_to = Uuid::nil();
         while !stop.is_cancelled() {
-            if group.caught_up().await && let Err(error) = once(&db, &commands, deadline, &mut ended_up_to).await {
+            if group.caught_up().await
+                && let Err(error) = once(&db, &commands, deadline, &mut ended_up_to).await
+            {
                 tracing::warn!("the deadline sweep is tried again: {error}");
             }
             tokio::select! {

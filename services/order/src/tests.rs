@@ -8,7 +8,8 @@ use chrono::DateTime;
 use events::orders::CancelReason;
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
-    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased, StockReserved,
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
+    StockReserved,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -16,7 +17,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::order::{
-    CancelOrder, Item, Line, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg, Wanted,
+    CancelOrder, Item, Line, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
+    Wanted,
 };
 use crate::saga::{self, Refusal};
 use crate::{api, deadline};
@@ -36,7 +38,11 @@ fn euros() -> String {
 
 /// Two pens and an ink.
 fn order(order_id: Uuid, status: Status, payment: PaymentLeg, stock: StockLeg) -> Order {
-    let line = |sku: &str, quantity, unit_price_cents| Line { sku: sku.into(), quantity, unit_price_cents };
+    let line = |sku: &str, quantity, unit_price_cents| Line {
+        sku: sku.into(),
+        quantity,
+        unit_price_cents,
+    };
     let ended = status != Status::Pending;
     Order {
         order_id,
@@ -76,10 +82,16 @@ enum Heard {
 
 use Heard::*;
 
-const ALL: [Heard; 8] = [Verified, Declined, Refunded, PaymentVoid, Reserved, Rejected, Released, StockVoid];
+const ALL: [Heard; 8] =
+    [Verified, Declined, Refunded, PaymentVoid, Reserved, Rejected, Released, StockVoid];
 
 fn verified(order_id: Uuid) -> PaymentVerified {
-    PaymentVerified { order_id, amount_cents: TOTAL_CENTS, currency: euros(), occurred_at: at(1).now }
+    PaymentVerified {
+        order_id,
+        amount_cents: TOTAL_CENTS,
+        currency: euros(),
+        occurred_at: at(1).now,
+    }
 }
 
 fn declined(order_id: Uuid) -> PaymentDeclined {
@@ -103,12 +115,18 @@ fn rejected(order_id: Uuid) -> StockRejected {
 }
 
 fn released(order_id: Uuid, lines: &[(&str, i32)]) -> StockReleased {
-    let line = |(sku, quantity): &(&str, i32)| ReleasedLine { sku: sku.to_string(), quantity: *quantity };
+    let line =
+        |(sku, quantity): &(&str, i32)| ReleasedLine { sku: sku.to_string(), quantity: *quantity };
     StockReleased { order_id, lines: lines.iter().map(line).collect(), occurred_at: at(1).now }
 }
 
 /// The handler's answer: the topic it publishes to, nothing, or why the event cannot be.
-fn hear(heard: Heard, order_id: Uuid, rows: &mut Orders, at: At) -> Result<Option<&'static str>, String> {
+fn hear(
+    heard: Heard,
+    order_id: Uuid,
+    rows: &mut Orders,
+    at: At,
+) -> Result<Option<&'static str>, String> {
     fn topic(answer: Answer<impl Outcome>) -> Result<Option<&'static str>, String> {
         let event = answer.map_err(|impossible| impossible.0)?;
         Ok(event.and_then(Outcome::publish).map(|event| event.topic.name))
@@ -120,15 +138,22 @@ fn hear(heard: Heard, order_id: Uuid, rows: &mut Orders, at: At) -> Result<Optio
         PaymentVoid => topic(saga::payment_refunded(&refunded(order_id, None), rows, at)),
         Reserved => topic(saga::stock_reserved(&reserved(order_id), rows, at)),
         Rejected => topic(saga::stock_rejected(&rejected(order_id), rows, at)),
-        Released => topic(saga::stock_released(&released(order_id, &[("ink", 1), ("pen", 2)]), rows, at)),
+        Released => {
+            topic(saga::stock_released(&released(order_id, &[("ink", 1), ("pen", 2)]), rows, at))
+        }
         StockVoid => topic(saga::stock_released(&released(order_id, &[]), rows, at)),
     }
 }
 
 const STATUSES: [Status; 3] = [Status::Pending, Status::Confirmed, Status::Cancelled];
 
-const PAYMENT_LEGS: [PaymentLeg; 5] =
-    [PaymentLeg::Waiting, PaymentLeg::Verified, PaymentLeg::Declined, PaymentLeg::Refunded, PaymentLeg::Void];
+const PAYMENT_LEGS: [PaymentLeg; 5] = [
+    PaymentLeg::Waiting,
+    PaymentLeg::Verified,
+    PaymentLeg::Declined,
+    PaymentLeg::Refunded,
+    PaymentLeg::Void,
+];
 
 const STOCK_LEGS: [StockLeg; 5] =
     [StockLeg::Waiting, StockLeg::Reserved, StockLeg::Rejected, StockLeg::Released, StockLeg::Void];
@@ -170,7 +195,9 @@ fn every_answer_in_every_state_moves_its_leg_up_and_lets_the_row_decide_once() {
         let both = (expected.payment, expected.stock) == (PaymentLeg::Verified, StockLeg::Reserved);
         let decided = match heard {
             Verified | Reserved if both => Some(("orders.confirmed", Status::Confirmed, None)),
-            Declined => Some(("orders.cancelled", Status::Cancelled, Some(Reason::PaymentDeclined))),
+            Declined => {
+                Some(("orders.cancelled", Status::Cancelled, Some(Reason::PaymentDeclined)))
+            }
             Rejected => Some(("orders.cancelled", Status::Cancelled, Some(Reason::StockRejected))),
             _ => None,
         };
@@ -191,7 +218,9 @@ fn every_answer_in_every_state_moves_its_leg_up_and_lets_the_row_decide_once() {
 
 fn every_state() -> impl Iterator<Item = (Status, usize, usize, Heard)> {
     STATUSES.into_iter().flat_map(|status| {
-        (0..25).flat_map(move |legs| ALL.into_iter().map(move |heard| (status, legs / 5, legs % 5, heard)))
+        (0..25).flat_map(move |legs| {
+            ALL.into_iter().map(move |heard| (status, legs / 5, legs % 5, heard))
+        })
     })
 }
 
@@ -199,9 +228,13 @@ fn every_state() -> impl Iterator<Item = (Status, usize, usize, Heard)> {
 fn a_confirmed_order_is_announced_whole() {
     let mut rows = rows(order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Reserved));
     let event = saga::payment_verified(&verified(ORDER), &mut rows, at(1)).unwrap().unwrap();
-    assert_eq!((event.order_id, event.customer_id, event.occurred_at), (ORDER, CUSTOMER, at(1).now));
+    assert_eq!(
+        (event.order_id, event.customer_id, event.occurred_at),
+        (ORDER, CUSTOMER, at(1).now)
+    );
     assert_eq!((event.total_cents, event.currency), (TOTAL_CENTS, euros()));
-    let lines: Vec<_> = event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
+    let lines: Vec<_> =
+        event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
     assert_eq!(lines, [("pen", 2, 150), ("ink", 1, 90)]);
 }
 
@@ -222,17 +255,31 @@ fn an_answer_about_something_else_than_was_ordered_cannot_be() {
         let money = [(Some(TOTAL_CENTS - 1), "EUR"), (Some(0), "EUR"), (Some(TOTAL_CENTS), "CHF")];
         for (amount_cents, currency) in money {
             let currency = currency.to_string();
-            let event = PaymentRefunded { currency: Some(currency.clone()), ..refunded(ORDER, amount_cents) };
+            let event = PaymentRefunded {
+                currency: Some(currency.clone()),
+                ..refunded(ORDER, amount_cents)
+            };
             saga::payment_refunded(&event, &mut rows, at(1)).unwrap_err();
-            let event = PaymentVerified { amount_cents: amount_cents.unwrap(), currency, ..verified(ORDER) };
+            let event = PaymentVerified {
+                amount_cents: amount_cents.unwrap(),
+                currency,
+                ..verified(ORDER)
+            };
             saga::payment_verified(&event, &mut rows, at(1)).unwrap_err();
         }
-        let without_currency = PaymentRefunded { currency: None, ..refunded(ORDER, Some(TOTAL_CENTS)) };
+        let without_currency =
+            PaymentRefunded { currency: None, ..refunded(ORDER, Some(TOTAL_CENTS)) };
         saga::payment_refunded(&without_currency, &mut rows, at(1)).unwrap_err();
-        for lines in [&[("pen", 2)][..], &[("ink", 1), ("pen", 3)], &[("ink", 1), ("nib", 1), ("pen", 2)]] {
+        for lines in
+            [&[("pen", 2)][..], &[("ink", 1), ("pen", 3)], &[("ink", 1), ("nib", 1), ("pen", 2)]]
+        {
             saga::stock_released(&released(ORDER, lines), &mut rows, at(1)).unwrap_err();
-            let line = |(sku, quantity): &(&str, i32)| ReservedLine { sku: sku.to_string(), quantity: *quantity };
-            let event = StockReserved { lines: lines.iter().map(line).collect(), ..reserved(ORDER) };
+            let line = |(sku, quantity): &(&str, i32)| ReservedLine {
+                sku: sku.to_string(),
+                quantity: *quantity,
+            };
+            let event =
+                StockReserved { lines: lines.iter().map(line).collect(), ..reserved(ORDER) };
             saga::stock_reserved(&event, &mut rows, at(1)).unwrap_err();
         }
         let nothing = StockReserved { lines: vec![], ..reserved(ORDER) };
@@ -263,10 +310,12 @@ fn place(lines: &[(&str, i32)]) -> PlaceOrder {
 fn a_placed_order_is_pending_and_announced_with_our_prices() {
     let mut rows = articles();
     let at = At { cause: None, ..at(1) };
-    let event = saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, at).unwrap().unwrap();
+    let event =
+        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, at).unwrap().unwrap();
     assert_eq!((event.order_id, event.customer_id, event.occurred_at), (ORDER, CUSTOMER, at.now));
     assert_eq!((event.total_cents, event.currency), (TOTAL_CENTS, euros()));
-    let lines: Vec<_> = event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
+    let lines: Vec<_> =
+        event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
     assert_eq!(lines, [("pen", 2, 150), ("ink", 1, 90)]);
     let placed = order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting);
     let placed = Order { created_at: at.now, created_event_id: at.event_id, ..placed };
@@ -302,17 +351,19 @@ fn an_order_whose_earlier_try_was_committed_is_not_placed_again() {
 
 #[test]
 fn a_cancel_ends_a_pending_order_and_no_other() {
-    for (reason, kept) in [
-        (CancelReason::Customer, Reason::Customer),
-        (CancelReason::Deadline, Reason::Deadline),
-    ] {
+    for (reason, kept) in
+        [(CancelReason::Customer, Reason::Customer), (CancelReason::Deadline, Reason::Deadline)]
+    {
         for legs in 0..25 {
             let (payment, stock) = (PAYMENT_LEGS[legs / 5], STOCK_LEGS[legs % 5]);
             let cancel = CancelOrder { order_id: ORDER, reason };
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
             let event = saga::cancel_order(&cancel, &mut rows_of_pending, at(1)).unwrap().unwrap();
-            assert_eq!((event.order_id, event.reason, event.occurred_at), (ORDER, reason, at(1).now));
+            assert_eq!(
+                (event.order_id, event.reason, event.occurred_at),
+                (ORDER, reason, at(1).now)
+            );
             let (ended_at, ended_event_id) = (Some(at(1).now), Some(at(1).event_id));
             let (status, reason) = (Status::Cancelled, Some(kept));
             let ended = Order { status, reason, ended_at, ended_event_id, ..pending };
@@ -330,15 +381,24 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
         }
     }
     let cancel = CancelOrder { order_id: ORDER, reason: CancelReason::Customer };
-    assert_eq!(saga::cancel_order(&cancel, &mut Orders::default(), at(1)), Err(Refusal::NoSuchOrder));
+    assert_eq!(
+        saga::cancel_order(&cancel, &mut Orders::default(), at(1)),
+        Err(Refusal::NoSuchOrder)
+    );
 }
 
 #[test]
 fn of_an_article_the_highest_version_is_known_whatever_comes_last() {
     let mut rows = Orders::default();
     for (version, known) in [(2, 2), (1, 2), (2, 2), (5, 5), (4, 5)] {
-        assert_eq!(saga::item_changed(&item("pen", version, "EUR", version), &mut rows, at(0)), Ok(None));
-        assert_eq!(rows.item("pen").map(|item| (item.version, item.price_cents)), Some((known, known)));
+        assert_eq!(
+            saga::item_changed(&item("pen", version, "EUR", version), &mut rows, at(0)),
+            Ok(None)
+        );
+        assert_eq!(
+            rows.item("pen").map(|item| (item.version, item.price_cents)),
+            Some((known, known))
+        );
     }
     saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, at(0)).unwrap_err();
     assert_eq!(rows.item("pen").unwrap().version, 5);
@@ -467,13 +527,18 @@ async fn an_order_is_placed_shown_and_announced() {
     assert_eq!(others, json!({"orders": [], "next": null}));
 
     let outbox = bench.outbox().await;
-    let created_event_id: Uuid =
-        sqlx::query_scalar("select created_event_id from orders").fetch_one(&bench.db).await.unwrap();
+    let created_event_id: Uuid = sqlx::query_scalar("select created_event_id from orders")
+        .fetch_one(&bench.db)
+        .await
+        .unwrap();
     assert_eq!(outbox, [("orders.created".to_string(), order_id.clone(), created_event_id)]);
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
     assert_eq!(history["order_id"], json!(order_id));
     let line = &history["history"][0];
-    assert_eq!((&line["event"], &line["event_id"]), (&json!("orders.created"), &json!(created_event_id)));
+    assert_eq!(
+        (&line["event"], &line["event_id"]),
+        (&json!("orders.created"), &json!(created_event_id))
+    );
     assert_eq!((&line["detail"]["total_cents"], &line["occurred_at"]), (&json!(390), &created_at));
     assert_eq!(history["history"].as_array().unwrap().len(), 1);
 }
@@ -481,7 +546,9 @@ async fn an_order_is_placed_shown_and_announced() {
 #[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let (_bench, client) = bench().await;
-    for place in [format!("/orders/{ORDER}"), format!("/orders/{ORDER}/history"), "/orders/7".into()] {
+    for place in
+        [format!("/orders/{ORDER}"), format!("/orders/{ORDER}/history"), "/orders/7".into()]
+    {
         let answer = client.get(&place).await;
         assert_eq!((answer.status, &answer.body["type"]), (404, &json!("/problems/not-found")));
     }
@@ -493,7 +560,12 @@ async fn what_is_not_there_is_not_found() {
 #[tokio::test]
 async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
     let (bench, client) = stocked_bench().await;
-    bring(&bench, &[item("nib", 1, "CHF", 1), item("gem", i64::MAX / 2, "EUR", 1)], saga::item_changed).await;
+    bring(
+        &bench,
+        &[item("nib", 1, "CHF", 1), item("gem", i64::MAX / 2, "EUR", 1)],
+        saga::item_changed,
+    )
+    .await;
     let line = |sku: &str, quantity: i64| json!({"sku": sku, "quantity": quantity});
     let many: Vec<Value> = (0..51).map(|nth| line(&format!("pen{nth}"), 1)).collect();
     for (lines, field) in [
@@ -511,19 +583,35 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!([line("pen", 1), line("cap", 1)]), "lines[1].sku"),
         (json!([line("pen", 1), line("nib", 1)]), "lines[1].sku"),
         (json!([line("pen", 1), line("gem", 3)]), "lines[1].quantity"),
-        (json!([{"sku": "pen", "quantity": 1, "unit_price_cents": 1}]), "lines[0].unit_price_cents"),
+        (
+            json!([{"sku": "pen", "quantity": 1, "unit_price_cents": 1}]),
+            "lines[0].unit_price_cents",
+        ),
         (json!("pen"), "lines"),
     ] {
-        let refused = client.post("/orders", Some("a"), json!({"customer_id": CUSTOMER, "lines": lines})).await;
-        assert_eq!((refused.status, refused.body["field"].as_str()), (422, Some(field)), "{refused:?}");
+        let refused = client
+            .post("/orders", Some("a"), json!({"customer_id": CUSTOMER, "lines": lines}))
+            .await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
     }
     for (wish, field) in [
         (json!({"lines": [line("pen", 1)]}), "customer_id"),
         (json!({"customer_id": "me", "lines": [line("pen", 1)]}), "customer_id"),
-        (json!({"customer_id": CUSTOMER, "lines": [line("pen", 1)], "total_cents": 1}), "total_cents"),
+        (
+            json!({"customer_id": CUSTOMER, "lines": [line("pen", 1)], "total_cents": 1}),
+            "total_cents",
+        ),
     ] {
         let refused = client.post("/orders", Some("a"), wish).await;
-        assert_eq!((refused.status, refused.body["field"].as_str()), (422, Some(field)), "{refused:?}");
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
     }
     for table in ["orders", "history", "outbox", "idempotency_keys"] {
         assert_eq!(bench.count(table).await, 0, "{table}");
@@ -539,9 +627,13 @@ async fn the_largest_order_is_taken() {
     let items: Vec<StockItem> = skus.iter().map(|sku| item(sku, 1_000_000_000, "EUR", 1)).collect();
     bring(&bench, &items, saga::item_changed).await;
     let lines: Vec<Value> = skus.iter().map(|sku| json!({"sku": sku, "quantity": 1_000})).collect();
-    let answer = client.post("/orders", None, json!({"customer_id": CUSTOMER, "lines": lines})).await;
+    let answer =
+        client.post("/orders", None, json!({"customer_id": CUSTOMER, "lines": lines})).await;
     assert_eq!((answer.status, &answer.body["total_cents"]), (201, &json!(50_000_000_000_000_i64)));
-    let size: i32 = sqlx::query_scalar("select octet_length(body) from outbox").fetch_one(&bench.db).await.unwrap();
+    let size: i32 = sqlx::query_scalar("select octet_length(body) from outbox")
+        .fetch_one(&bench.db)
+        .await
+        .unwrap();
     assert!(size < 64 * 1024, "{size}");
 }
 
@@ -553,8 +645,12 @@ async fn an_order_that_is_asked_for_twice_with_a_key_is_placed_once() {
     assert_eq!((again.status, &again.body, &again.location), (201, &first.body, &first.location));
     let other = json!({"customer_id": CUSTOMER, "lines": [{"sku": "pen", "quantity": 1}]});
     let other = client.post("/orders", Some("a"), other).await;
-    assert_eq!((other.status, &other.body["type"]), (422, &json!("/problems/idempotency-key-reused")));
-    let together = futures::future::join_all((0..20).map(|_| client.post("/orders", Some("b"), wish()))).await;
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-key-reused"))
+    );
+    let together =
+        futures::future::join_all((0..20).map(|_| client.post("/orders", Some("b"), wish()))).await;
     assert!(together.iter().all(|answer| answer.status == 201 && answer.body == together[0].body));
     assert_eq!((bench.count("orders").await, bench.count("outbox").await), (2, 2));
     placed(&client).await;
@@ -582,13 +678,30 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
     let refused = client.post(&format!("/orders/{order_id}/cancel"), Some("a"), json!({})).await;
     assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/order-confirmed")));
     let order = client.get(&format!("/orders/{order_id}")).await.body;
-    assert_eq!((&order["status"], &order["payment"], &order["stock"]), (&json!("confirmed"), &json!("verified"), &json!("reserved")));
-    assert_eq!(bench.outbox().await[3], ("orders.confirmed".into(), order_id.to_string(), confirmed[0]));
+    assert_eq!(
+        (&order["status"], &order["payment"], &order["stock"]),
+        (&json!("confirmed"), &json!("verified"), &json!("reserved"))
+    );
+    assert_eq!(
+        bench.outbox().await[3],
+        ("orders.confirmed".into(), order_id.to_string(), confirmed[0])
+    );
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
-    let history: Vec<_> = history["history"].as_array().unwrap().iter().map(|line| line["event"].as_str().unwrap().to_string()).collect();
-    assert_eq!(history, ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"]);
+    let history: Vec<_> = history["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["event"].as_str().unwrap().to_string())
+        .collect();
+    assert_eq!(
+        history,
+        ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"]
+    );
     let counts = json!({"pending": 0, "confirmed": 1, "cancelled": 1});
-    assert_eq!(books(&bench).await, json!({"orders": counts, "confirmed_cents": 390, "balanced": true}));
+    assert_eq!(
+        books(&bench).await,
+        json!({"orders": counts, "confirmed_cents": 390, "balanced": true})
+    );
 }
 
 #[tokio::test]
@@ -598,7 +711,10 @@ async fn the_first_no_cancels_and_what_comes_later_moves_its_leg_only() {
     bring(&bench, &[rejected(order_id)], saga::stock_rejected).await;
     let shown = async || client.get(&format!("/orders/{order_id}")).await.body;
     let ended = shown().await;
-    assert_eq!((&ended["status"], &ended["reason"], &ended["payment"]), (&json!("cancelled"), &json!("stock_rejected"), &json!("waiting")));
+    assert_eq!(
+        (&ended["status"], &ended["reason"], &ended["payment"]),
+        (&json!("cancelled"), &json!("stock_rejected"), &json!("waiting"))
+    );
     assert!(bring(&bench, &[verified(order_id)], saga::payment_verified).await.is_empty());
     bring(&bench, &[refunded(order_id, Some(TOTAL_CENTS))], saga::payment_refunded).await;
     let settled = shown().await;
@@ -613,9 +729,11 @@ async fn an_event_that_the_inbox_forgot_changes_nothing_when_it_comes_again() {
     let (order_id, event_id) = (placed(&client).await, Uuid::now_v7());
     bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
     let before = client.get(&format!("/orders/{order_id}/history")).await.body;
-    let known = bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    let known =
+        bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
     sqlx::query("delete from inbox").execute(&bench.db).await.unwrap();
-    let forgotten = bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    let forgotten =
+        bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
     assert!(known.is_empty() && forgotten.is_empty());
     assert_eq!(client.get(&format!("/orders/{order_id}/history")).await.body, before);
 }
@@ -626,8 +744,11 @@ async fn a_batch_of_answers_is_one_transaction() {
     let (one, other) = (placed(&client).await, placed(&client).await);
     bring(&bench, &[verified(other), verified(one)], saga::payment_verified).await;
     let confirmed = bring(&bench, &[reserved(one), reserved(other)], saga::stock_reserved).await;
-    let ended: Vec<Option<Uuid>> = sqlx::query_scalar("select ended_event_id from orders order by order_id")
-        .fetch_all(&bench.db).await.unwrap();
+    let ended: Vec<Option<Uuid>> =
+        sqlx::query_scalar("select ended_event_id from orders order by order_id")
+            .fetch_all(&bench.db)
+            .await
+            .unwrap();
     assert_eq!(ended, confirmed.into_iter().map(Some).collect::<Vec<_>>());
     let events = [reserved(one), reserved(Uuid::now_v7())];
     let events: Vec<_> = events.iter().map(|event| (Uuid::now_v7(), event)).collect();
@@ -657,12 +778,20 @@ async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_o
     let (bench, _client) = stocked_bench().await;
     let mut slow = bench.db.begin().await.unwrap();
     let mut rows = Orders::load(&mut slow, Default::default()).await.unwrap();
-    rows.put_item(Item { sku: "pen".into(), name: "Pen".into(), price_cents: 2, currency: euros(), version: 2 });
+    rows.put_item(Item {
+        sku: "pen".into(),
+        name: "Pen".into(),
+        price_cents: 2,
+        currency: euros(),
+        version: 2,
+    });
     bring(&bench, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
     rows.save(&mut slow).await.unwrap();
     slow.commit().await.unwrap();
-    let version: i64 =
-        sqlx::query_scalar("select version from items where sku = 'pen'").fetch_one(&bench.db).await.unwrap();
+    let version: i64 = sqlx::query_scalar("select version from items where sku = 'pen'")
+        .fetch_one(&bench.db)
+        .await
+        .unwrap();
     assert_eq!(version, 3);
 }
 
@@ -688,13 +817,22 @@ async fn batches_that_touch_the_same_orders_the_other_way_round_wait_and_never_i
 #[tokio::test]
 async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     let (bench, client) = stocked_bench().await;
-    let (confirmed, overdue, other, young) =
-        (placed(&client).await, placed(&client).await, placed(&client).await, placed(&client).await);
+    let (confirmed, overdue, other, young) = (
+        placed(&client).await,
+        placed(&client).await,
+        placed(&client).await,
+        placed(&client).await,
+    );
     bring(&bench, &[verified(confirmed)], saga::payment_verified).await;
     bring(&bench, &[reserved(confirmed)], saga::stock_reserved).await;
     // By the database's time the last is young; its id says nothing.
-    sqlx::query("update orders set created_at = created_at - interval '1 minute' where order_id <> $1")
-        .bind(young).execute(&bench.db).await.unwrap();
+    sqlx::query(
+        "update orders set created_at = created_at - interval '1 minute' where order_id <> $1",
+    )
+    .bind(young)
+    .execute(&bench.db)
+    .await
+    .unwrap();
     let mut ended_up_to = Uuid::nil();
     let deadline = Duration::from_secs(30);
     deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
@@ -706,7 +844,12 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     assert_eq!(status(overdue).await, ("cancelled".into(), json!("deadline")));
     assert_eq!(status(other).await, ("cancelled".into(), json!("deadline")));
     assert_eq!(status(young).await, ("pending".into(), Value::Null));
-    let cancelled: Vec<_> = bench.outbox().await.into_iter().filter(|(topic, ..)| topic == "orders.cancelled").collect();
+    let cancelled: Vec<_> = bench
+        .outbox()
+        .await
+        .into_iter()
+        .filter(|(topic, ..)| topic == "orders.cancelled")
+        .collect();
     let keys: Vec<_> = cancelled.iter().map(|(_, key, _)| key.as_str()).collect();
     assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
 
@@ -718,7 +861,8 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
 async fn an_order_that_is_overdue_later_than_one_with_a_greater_id_is_ended_too() {
     let (bench, client) = stocked_bench().await;
     let (slow, quick) = (placed(&client).await, placed(&client).await);
-    let past = "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
+    let past =
+        "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
     sqlx::query(past).bind(quick).execute(&bench.db).await.unwrap();
     let mut ended_up_to = Uuid::nil();
     let deadline = Duration::from_secs(30);

@@ -86,11 +86,15 @@ fn a_new_order_is_paid_for_where_the_money_is_there() {
         let order = created(ORDER, CUSTOMER, total_cents, "EUR");
         let answer = saga::verify_payment(&order, &mut ledger, at(1)).unwrap();
         let (currency, occurred_at) = (euros(), at(1).now);
-        let yes = PaymentVerified { order_id: ORDER, amount_cents: total_cents, currency, occurred_at };
+        let yes =
+            PaymentVerified { order_id: ORDER, amount_cents: total_cents, currency, occurred_at };
         assert_eq!(answer, Some(Paying::Verified(yes)));
         assert_eq!(counts(&ledger), (1_000, 700 - total_cents, 300 + total_cents));
         let row = ledger.payment(ORDER).unwrap();
-        assert_eq!((row.state, row.customer_id, row.amount_cents), (State::Verified, Some(CUSTOMER), total_cents));
+        assert_eq!(
+            (row.state, row.customer_id, row.amount_cents),
+            (State::Verified, Some(CUSTOMER), total_cents)
+        );
         assert_eq!((row.answer_event_id, row.undo_event_id), (Some(at(1).event_id), None));
         assert_eq!((row.currency.as_deref(), &row.reason), (Some("EUR"), &None));
     }
@@ -134,7 +138,8 @@ fn an_order_with_a_negative_total_cannot_be() {
     let mut ledger = ledger(None);
     let before = rows(&ledger);
     for total_cents in [-1, i64::MIN] {
-        saga::verify_payment(&created(ORDER, CUSTOMER, total_cents, "EUR"), &mut ledger, at(1)).unwrap_err();
+        saga::verify_payment(&created(ORDER, CUSTOMER, total_cents, "EUR"), &mut ledger, at(1))
+            .unwrap_err();
         assert_eq!(rows(&ledger), before);
     }
 }
@@ -171,7 +176,11 @@ fn there_is_nothing_to_undo_after_a_no_or_twice() {
     for state in [State::Declined, State::Refunded, State::Void] {
         let mut ledger = ledger(Some(state));
         let before = rows(&ledger);
-        assert_eq!(saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)), Ok(None), "{state:?}");
+        assert_eq!(
+            saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)),
+            Ok(None),
+            "{state:?}"
+        );
         assert_eq!(rows(&ledger), before, "{state:?}");
     }
 }
@@ -220,7 +229,8 @@ const ORDERS: usize = 5;
 const CUSTOMERS: usize = 2;
 
 fn happenings() -> impl Strategy<Value = Vec<Happening>> {
-    let amount = prop_oneof![4 => 1..500_i64, 1 => Just(DEPOSITED_MAX_CENTS - 400), 1 => Just(i64::MAX)];
+    let amount =
+        prop_oneof![4 => 1..500_i64, 1 => Just(DEPOSITED_MAX_CENTS - 400), 1 => Just(i64::MAX)];
     let happening = prop_oneof![
         4 => (0..ORDERS).prop_map(Happening::Created),
         3 => (0..ORDERS).prop_map(Happening::Cancelled),
@@ -336,12 +346,16 @@ async fn a_deposit_opens_an_account_once_however_often_it_is_told() {
     let again = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
     assert_eq!((again.status, &again.body), (201, &account), "the same answer");
     let other = client.post(&place, Some("a"), json!({"amount_cents": 501})).await;
-    assert_eq!((other.status, &other.body["type"]), (422, &json!("/problems/idempotency-key-reused")));
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-key-reused"))
+    );
     let together = (0..10).map(|_| deposited(&client, CUSTOMER, 1, "c"));
     futures::future::join_all(together).await;
     assert_eq!(client.get(&format!("/accounts/{CUSTOMER}")).await.body["balance_cents"], 571);
     assert_eq!((bench.count("deposits").await, bench.count("outbox").await), (3, 0));
-    let sums = json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true});
+    let sums =
+        json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true});
     assert_eq!(books(&bench).await, sums);
     assert_eq!(client.get(&format!("/accounts/{ORDER}")).await.status, 404);
     assert_eq!(client.get("/accounts/7").await.status, 404);
@@ -361,10 +375,17 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!({"amount_cents": 1, "currency": "CHF"}), "currency"),
     ] {
         let refused = client.post(&place, Some("a"), wish).await;
-        assert_eq!((refused.status, refused.body["field"].as_str()), (422, Some(field)), "{refused:?}");
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
     }
     let keyless = client.post(&place, None, json!({"amount_cents": 1})).await;
-    assert_eq!((keyless.status, &keyless.body["type"]), (400, &json!("/problems/idempotency-key-missing")));
+    assert_eq!(
+        (keyless.status, &keyless.body["type"]),
+        (400, &json!("/problems/idempotency-key-missing"))
+    );
     assert_eq!((bench.count("accounts").await, bench.count("idempotency_keys").await), (0, 0));
 
     deposited(&client, CUSTOMER, DEPOSITED_MAX_CENTS, "a").await;
@@ -393,22 +414,33 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
     let order = created(ORDER, CUSTOMER, 300, "EUR");
     let published = bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap();
     assert!(bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap().is_empty());
-    assert!(bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap().is_empty());
+    assert!(
+        bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap().is_empty()
+    );
     let answer = (String::from("payments.verified"), ORDER.to_string(), published[0]);
     assert_eq!(bench.outbox().await, [answer]);
     let shown = client.get(&format!("/payments/{ORDER}")).await.body;
     assert_eq!((&shown["state"], &shown["amount_cents"]), (&json!("verified"), &json!(300)));
     assert_eq!((&shown["customer_id"], &shown["currency"]), (&json!(CUSTOMER), &json!("EUR")));
-    let sums = json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true});
+    let sums =
+        json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true});
     assert_eq!(books(&bench).await, sums);
 
-    let undone = bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::refund_payment).await.unwrap();
-    assert_eq!(bench.outbox().await[1], (String::from("payments.refunded"), ORDER.to_string(), undone[0]));
+    let undone =
+        bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::refund_payment).await.unwrap();
+    assert_eq!(
+        bench.outbox().await[1],
+        (String::from("payments.refunded"), ORDER.to_string(), undone[0])
+    );
     let ids: (Option<Uuid>, Option<Uuid>) =
-        sqlx::query_as("select answer_event_id, undo_event_id from payments").fetch_one(&bench.db).await.unwrap();
+        sqlx::query_as("select answer_event_id, undo_event_id from payments")
+            .fetch_one(&bench.db)
+            .await
+            .unwrap();
     assert_eq!(ids, (Some(published[0]), Some(undone[0])));
     assert_eq!(client.get(&format!("/payments/{ORDER}")).await.body["state"], "refunded");
-    let sums = json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true});
+    let sums =
+        json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true});
     assert_eq!(books(&bench).await, sums);
     assert_eq!(client.get(&format!("/payments/{}", Uuid::nil())).await.status, 404);
 }
@@ -425,11 +457,21 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
     let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
     assert_eq!(bench.bring(&cancelled, saga::refund_payment).await.unwrap().len(), 2);
     let states: Vec<(Uuid, String, Option<String>)> =
-        sqlx::query_as("select order_id, state, reason from payments order by order_id").fetch_all(&bench.db).await.unwrap();
-    let states: Vec<_> = states.iter().map(|(id, state, no)| (id.as_u128(), state.as_str(), no.as_deref())).collect();
+        sqlx::query_as("select order_id, state, reason from payments order by order_id")
+            .fetch_all(&bench.db)
+            .await
+            .unwrap();
+    let states: Vec<_> = states
+        .iter()
+        .map(|(id, state, no)| (id.as_u128(), state.as_str(), no.as_deref()))
+        .collect();
     let short = Some("insufficient_funds");
-    assert_eq!(states, [(1, "verified", None), (2, "refunded", None), (3, "declined", short), (9, "void", None)]);
-    let sums = json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true});
+    assert_eq!(
+        states,
+        [(1, "verified", None), (2, "refunded", None), (3, "declined", short), (9, "void", None)]
+    );
+    let sums =
+        json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true});
     assert_eq!(books(&bench).await, sums);
 }
 
@@ -437,10 +479,14 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
 async fn an_impossible_order_leaves_nothing_behind() {
     let (bench, client) = bench().await;
     deposited(&client, CUSTOMER, 250, "a").await;
-    let (good, bad) = (created(Uuid::now_v7(), CUSTOMER, 1, "EUR"), created(Uuid::now_v7(), CUSTOMER, -1, "EUR"));
+    let (good, bad) =
+        (created(Uuid::now_v7(), CUSTOMER, 1, "EUR"), created(Uuid::now_v7(), CUSTOMER, -1, "EUR"));
     let batch = [(Uuid::now_v7(), &good), (Uuid::now_v7(), &bad)];
     bench.bring(&batch, saga::verify_payment).await.unwrap_err();
-    assert_eq!((bench.count("payments").await, bench.count("inbox").await, bench.count("outbox").await), (0, 0, 0));
+    assert_eq!(
+        (bench.count("payments").await, bench.count("inbox").await, bench.count("outbox").await),
+        (0, 0, 0)
+    );
 }
 
 #[tokio::test]
@@ -452,8 +498,10 @@ async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_
     }
     let id = Uuid::now_v7;
     for _ in 0..5 {
-        let there: Vec<_> = customers.iter().map(|customer| created(id(), *customer, 1, "EUR")).collect();
-        let back: Vec<_> = customers.iter().rev().map(|customer| created(id(), *customer, 1, "EUR")).collect();
+        let there: Vec<_> =
+            customers.iter().map(|customer| created(id(), *customer, 1, "EUR")).collect();
+        let back: Vec<_> =
+            customers.iter().rev().map(|customer| created(id(), *customer, 1, "EUR")).collect();
         let forth: Vec<_> = there.iter().map(|order| (id(), order)).collect();
         let aft: Vec<_> = back.iter().map(|order| (id(), order)).collect();
         let (forth, aft) = tokio::join!(
@@ -461,7 +509,8 @@ async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_
             bench.bring(&aft, saga::verify_payment)
         );
         assert_eq!((forth.unwrap().len(), aft.unwrap().len()), (20, 20));
-        let undone: Vec<_> = there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
+        let undone: Vec<_> =
+            there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
         let forth: Vec<_> = undone.iter().map(|order| (id(), order)).collect();
         let aft: Vec<_> = undone.iter().rev().map(|order| (id(), order)).collect();
         let (forth, aft) = tokio::join!(

@@ -191,7 +191,11 @@ fn there_is_nothing_to_undo_after_a_no_or_twice() {
     for state in [State::Rejected, State::Released, State::Void] {
         let mut warehouse = warehouse(Some(state));
         let before = rows(&warehouse);
-        assert_eq!(saga::release_stock(&cancelled(ORDER), &mut warehouse, at(1)), Ok(None), "{state:?}");
+        assert_eq!(
+            saga::release_stock(&cancelled(ORDER), &mut warehouse, at(1)),
+            Ok(None),
+            "{state:?}"
+        );
         assert_eq!(rows(&warehouse), before, "{state:?}");
     }
 }
@@ -219,9 +223,15 @@ fn an_article_is_announced_when_it_is_made_or_changed_and_only_then() {
         let event = saga::put_item(&put, &mut warehouse, at(nth as u128));
         assert_eq!(event.as_ref().map(|event| event.version), version);
         let item = warehouse.item("pen").unwrap();
-        assert_eq!((&item.name, item.price_cents, &item.currency), (&put.name, put.price_cents, &put.currency));
+        assert_eq!(
+            (&item.name, item.price_cents, &item.currency),
+            (&put.name, put.price_cents, &put.currency)
+        );
         if let Some(event) = event {
-            assert_eq!((event.name, event.price_cents, event.currency), (put.name, put.price_cents, put.currency));
+            assert_eq!(
+                (event.name, event.price_cents, event.currency),
+                (put.name, put.price_cents, put.currency)
+            );
             assert_eq!(item.event_id, at(nth as u128).event_id);
         }
     }
@@ -230,7 +240,8 @@ fn an_article_is_announced_when_it_is_made_or_changed_and_only_then() {
 #[test]
 fn a_changed_article_keeps_its_counts() {
     let mut warehouse = warehouse(None);
-    let put = PutItem { sku: "pen".into(), name: "Quill".into(), price_cents: 1, currency: "EUR".into() };
+    let put =
+        PutItem { sku: "pen".into(), name: "Quill".into(), price_cents: 1, currency: "EUR".into() };
     saga::put_item(&put, &mut warehouse, at(1)).unwrap();
     assert_eq!(counts(&warehouse, "pen"), (5, 3, 2));
 }
@@ -376,7 +387,10 @@ async fn books(bench: &Bench<Warehouse>) -> Value {
 async fn stocked(client: &Client, sku: &str, quantity: i64) {
     client.put(&format!("/items/{sku}"), json!({"name": sku, "price_cents": 150})).await;
     let wish = json!({"quantity": quantity});
-    assert_eq!(client.post(&format!("/items/{sku}/deliveries"), Some("first"), wish).await.status, 201);
+    assert_eq!(
+        client.post(&format!("/items/{sku}/deliveries"), Some("first"), wish).await.status,
+        201
+    );
 }
 
 #[tokio::test]
@@ -394,9 +408,11 @@ async fn an_article_is_made_changed_and_shown() {
     let dearer = client.put("/items/pen", json!({"name": "Pen", "price_cents": 160})).await;
     assert_eq!((dearer.status, &dearer.body["version"]), (200, &json!(2)));
     let outbox = bench.outbox().await;
-    let announced: Vec<_> = outbox.iter().map(|(topic, key, _)| (topic.as_str(), key.as_str())).collect();
+    let announced: Vec<_> =
+        outbox.iter().map(|(topic, key, _)| (topic.as_str(), key.as_str())).collect();
     assert_eq!(announced, [("stock.items", "pen"), ("stock.items", "pen")]);
-    let newest: Uuid = sqlx::query_scalar("select event_id from items").fetch_one(&bench.db).await.unwrap();
+    let newest: Uuid =
+        sqlx::query_scalar("select event_id from items").fetch_one(&bench.db).await.unwrap();
     assert_eq!(newest, outbox[1].2);
     assert_eq!(client.get("/items/nib").await.status, 404);
 }
@@ -430,24 +446,45 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         ("a%00b", json!({"name": "Pen", "price_cents": 1}), "sku"),
     ] {
         let refused = client.put(&format!("/items/{sku}"), wish).await;
-        assert_eq!((refused.status, refused.body["field"].as_str()), (422, Some(field)), "{refused:?}");
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
     }
     assert_eq!((bench.count("items").await, bench.count("outbox").await), (0, 0));
     let most = json!({"name": "ü".repeat(200), "price_cents": 1_000_000_000});
     assert_eq!(client.put(&format!("/items/{}", "x".repeat(64)), most).await.status, 201);
 
     stocked(&client, "pen", 1).await;
-    for (quantity, field) in [(json!(0), "quantity"), (json!(-1), "quantity"), (json!(1_000_000_001), "quantity"), (json!("1"), "quantity")] {
-        let refused = client.post("/items/pen/deliveries", Some("k"), json!({"quantity": quantity})).await;
-        assert_eq!((refused.status, refused.body["field"].as_str()), (422, Some(field)), "{refused:?}");
+    for (quantity, field) in [
+        (json!(0), "quantity"),
+        (json!(-1), "quantity"),
+        (json!(1_000_000_001), "quantity"),
+        (json!("1"), "quantity"),
+    ] {
+        let refused =
+            client.post("/items/pen/deliveries", Some("k"), json!({"quantity": quantity})).await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
     }
     let keyless = client.post("/items/pen/deliveries", None, json!({"quantity": 1})).await;
-    assert_eq!((keyless.status, keyless.body["type"].as_str()), (400, Some("/problems/idempotency-key-missing")));
+    assert_eq!(
+        (keyless.status, keyless.body["type"].as_str()),
+        (400, Some("/problems/idempotency-key-missing"))
+    );
     let unknown = client.post("/items/nib/deliveries", Some("k"), json!({"quantity": 1})).await;
     assert_eq!(unknown.status, 404);
     assert_eq!((bench.count("deliveries").await, bench.count("idempotency_keys").await), (1, 1));
     let later = client.post("/items/pen/deliveries", Some("k"), json!({"quantity": 2})).await;
-    assert_eq!((later.status, &later.body["available"]), (201, &json!(3)), "a refused wish leaves no key");
+    assert_eq!(
+        (later.status, &later.body["available"]),
+        (201, &json!(3)),
+        "a refused wish leaves no key"
+    );
 }
 
 #[tokio::test]
@@ -455,7 +492,9 @@ async fn more_than_can_be_counted_does_not_come_in() {
     let (bench, client) = bench().await;
     stocked(&client, "pen", 1).await;
     sqlx::query("update items set delivered = 999999999999999, available = 999999999999999")
-        .execute(&bench.db).await.unwrap();
+        .execute(&bench.db)
+        .await
+        .unwrap();
     let one = json!({"quantity": 1});
     assert_eq!(client.post("/items/pen/deliveries", Some("a"), one.clone()).await.status, 201);
     let refused = client.post("/items/pen/deliveries", Some("b"), one).await;
@@ -471,12 +510,25 @@ async fn a_delivery_that_is_told_twice_comes_in_once() {
     assert_eq!((again.status, &again.body["available"]), (201, &json!(5)));
     assert_eq!(again.location.as_deref(), Some("/items/pen"));
     let other = client.post("/items/pen/deliveries", Some("first"), json!({"quantity": 6})).await;
-    assert_eq!((other.status, &other.body["type"]), (422, &json!("/problems/idempotency-key-reused")));
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-key-reused"))
+    );
     stocked(&client, "ink", 1).await; // the same key at another place is another key
     assert_eq!(bench.count("deliveries").await, 2);
-    let together = futures::future::join_all((0..10).map(|_| client.post("/items/pen/deliveries", Some("b"), json!({"quantity": 1})))).await;
-    assert!(together.iter().all(|answer| (answer.status, &answer.body["available"]) == (201, &json!(6))));
-    assert_eq!(books(&bench).await, json!({"delivered": 7, "available": 7, "reserved": 0, "balanced": true}));
+    let together = futures::future::join_all(
+        (0..10).map(|_| client.post("/items/pen/deliveries", Some("b"), json!({"quantity": 1}))),
+    )
+    .await;
+    assert!(
+        together
+            .iter()
+            .all(|answer| (answer.status, &answer.body["available"]) == (201, &json!(6)))
+    );
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 7, "available": 7, "reserved": 0, "balanced": true})
+    );
 }
 
 #[tokio::test]
@@ -488,21 +540,39 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
     let order = created(ORDER, &[("pen", 2), ("ink", 1)]);
     let published = bench.bring(&[(event_id, &order)], saga::reserve_stock).await.unwrap();
     assert!(bench.bring(&[(event_id, &order)], saga::reserve_stock).await.unwrap().is_empty());
-    assert!(bench.bring(&[(Uuid::now_v7(), &order)], saga::reserve_stock).await.unwrap().is_empty());
+    assert!(
+        bench.bring(&[(Uuid::now_v7(), &order)], saga::reserve_stock).await.unwrap().is_empty()
+    );
     let answer = (String::from("stock.reserved"), ORDER.to_string(), published[0]);
     assert_eq!(bench.outbox().await[2..], [answer]);
     let shown = client.get(&format!("/reservations/{ORDER}")).await.body;
     assert_eq!(shown["state"], "reserved");
-    assert_eq!(shown["lines"], json!([{"sku": "ink", "quantity": 1}, {"sku": "pen", "quantity": 2}]));
-    assert_eq!(books(&bench).await, json!({"delivered": 6, "available": 3, "reserved": 3, "balanced": true}));
+    assert_eq!(
+        shown["lines"],
+        json!([{"sku": "ink", "quantity": 1}, {"sku": "pen", "quantity": 2}])
+    );
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 6, "available": 3, "reserved": 3, "balanced": true})
+    );
 
-    let undone = bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::release_stock).await.unwrap();
-    assert_eq!(bench.outbox().await[3], (String::from("stock.released"), ORDER.to_string(), undone[0]));
+    let undone =
+        bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::release_stock).await.unwrap();
+    assert_eq!(
+        bench.outbox().await[3],
+        (String::from("stock.released"), ORDER.to_string(), undone[0])
+    );
     let ids: (Option<Uuid>, Option<Uuid>) =
-        sqlx::query_as("select answer_event_id, undo_event_id from reservations").fetch_one(&bench.db).await.unwrap();
+        sqlx::query_as("select answer_event_id, undo_event_id from reservations")
+            .fetch_one(&bench.db)
+            .await
+            .unwrap();
     assert_eq!(ids, (Some(published[0]), Some(undone[0])));
     assert_eq!(client.get(&format!("/reservations/{ORDER}")).await.body["state"], "released");
-    assert_eq!(books(&bench).await, json!({"delivered": 6, "available": 6, "reserved": 0, "balanced": true}));
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 6, "available": 6, "reserved": 0, "balanced": true})
+    );
     assert_eq!(client.get(&format!("/reservations/{}", Uuid::nil())).await.status, 404);
     assert_eq!(client.get("/reservations/7").await.status, 404);
 }
@@ -512,7 +582,8 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
     let (bench, client) = bench().await;
     stocked(&client, "pen", 5).await;
     let id = |nth: u128| Uuid::from_u128(nth);
-    let first: Vec<_> = (1..4).map(|nth| created(id(nth), &[("pen", if nth == 3 { 9 } else { 1 })])).collect();
+    let first: Vec<_> =
+        (1..4).map(|nth| created(id(nth), &[("pen", if nth == 3 { 9 } else { 1 })])).collect();
     let first: Vec<_> = first.iter().map(|order| (Uuid::now_v7(), order)).collect();
     assert_eq!(bench.bring(&first, saga::reserve_stock).await.unwrap().len(), 3);
     // One was reserved, one was refused, one was never heard of.
@@ -520,10 +591,16 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
     let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
     assert_eq!(bench.bring(&cancelled, saga::release_stock).await.unwrap().len(), 2);
     let states: Vec<(Uuid, String)> =
-        sqlx::query_as("select order_id, state from reservations order by order_id").fetch_all(&bench.db).await.unwrap();
+        sqlx::query_as("select order_id, state from reservations order by order_id")
+            .fetch_all(&bench.db)
+            .await
+            .unwrap();
     let states: Vec<_> = states.iter().map(|(id, state)| (id.as_u128(), state.as_str())).collect();
     assert_eq!(states, [(1, "reserved"), (2, "released"), (3, "rejected"), (9, "void")]);
-    assert_eq!(books(&bench).await, json!({"delivered": 5, "available": 4, "reserved": 1, "balanced": true}));
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 5, "available": 4, "reserved": 1, "balanced": true})
+    );
 }
 
 #[tokio::test]
@@ -556,7 +633,8 @@ async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_
             bench.bring(&aft, saga::reserve_stock)
         );
         assert_eq!((forth.unwrap().len(), aft.unwrap().len()), (40, 40));
-        let undone: Vec<_> = there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
+        let undone: Vec<_> =
+            there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
         let forth: Vec<_> = undone.iter().map(|order| (id(), order)).collect();
         let aft: Vec<_> = undone.iter().rev().map(|order| (id(), order)).collect();
         let (forth, aft) = tokio::join!(

@@ -166,7 +166,13 @@ impl Client {
         self.send(Method::POST, uri, key, Some(body)).await
     }
 
-    async fn send(&self, method: Method, uri: &str, key: Option<&str>, body: Option<Value>) -> Answered {
+    async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> Answered {
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
