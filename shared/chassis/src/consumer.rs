@@ -236,6 +236,10 @@ impl<R: Rows> Batches<'_, R> {
             }
             if self.strikes >= STRIKES_MAX {
                 self.give_up().await;
+                // Stopped while paused: the rest of the batch is not to slip through.
+                if self.stop.is_cancelled() {
+                    return;
+                }
             }
         }
     }
