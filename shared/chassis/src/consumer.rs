@@ -47,6 +47,10 @@ const AHEAD_MAX: usize = 1_000;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// How long one try of a part may take. Far more than its statements may, so that it only ends what
+/// hangs on a connection whose other end is gone.
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
+
 /// So many events in a row that can't be handled are a bad deployment, not bad events.
 const STRIKES_MAX: u32 = 20;
 
@@ -250,7 +254,9 @@ impl<R: Rows> Batches<'_, R> {
         loop {
             self.consumer.heartbeat.beat();
             let alone = part.len() == 1;
-            let because = match self.attempt(&part).await {
+            let attempt = tokio::time::timeout(ATTEMPT_WITHIN, self.attempt(&part)).await;
+            let late = || Err(Trouble::Waiting("the database did not answer in time".into()));
+            let because = match attempt.unwrap_or_else(|_| late()) {
                 Ok(()) => {
                     self.committed(&part);
                     return Settled::Done;

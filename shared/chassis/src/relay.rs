@@ -130,12 +130,13 @@ impl Relay {
     async fn lead(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         // By every instance, active or not, before its first event: an older relay can then publish
         // what a newer replica writes.
-        outbox::store_schemas(&self.db, &self.published).await.context("no schemas stored")?;
+        let stored = outbox::store_schemas(&self.db, &self.published);
+        in_time(stored).await.context("no schemas stored")?;
         let session = self.db.connect_options();
         let session = session.as_ref().clone().options([("idle_session_timeout", SESSION_IDLE_MAX)]);
-        let mut db = session.connect().await.context("no session with the database")?;
+        let mut db = in_time(session.connect()).await.context("no session with the database")?;
         let locked = "select pg_try_advisory_lock($1)";
-        while !sqlx::query_scalar::<_, bool>(locked).bind(LOCK).fetch_one(&mut db).await? {
+        while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
             gauge!("relay_active").set(0);
             self.pause(stop).await;
             if stop.is_cancelled() {
@@ -200,6 +201,12 @@ impl Relay {
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// A session that hangs is as good as lost; by then Postgres has ended it, or will.
+async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> anyhow::Result<T> {
+    let in_time = tokio::time::timeout(LOOK_WITHIN, answer).await;
+    Ok(in_time.context("the database did not answer in time")??)
 }
 
 /// What the active relay knows between two looks at the outbox.
@@ -302,11 +309,7 @@ impl<'a> Round<'a> {
         };
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
-        // A session that hangs is as good as lost; by then Postgres has ended it, or will.
-        let rows = tokio::time::timeout(LOOK_WITHIN, query.fetch_all(db))
-            .await
-            .context("the outbox did not answer in time")?
-            .context("the outbox could not be read")?;
+        let rows = in_time(query.fetch_all(db)).await.context("the outbox could not be read")?;
         self.floor.deleted(&self.acknowledged);
         self.acknowledged.clear();
         Ok(rows)
