@@ -183,7 +183,7 @@ impl<R: Rows> Consumer<R> {
         let reading = tokio::spawn(read(client.clone(), ahead));
         let pruning = tokio::spawn(prune(self.db.clone()));
 
-        let mut batches = Batches { consumer: &self, client: &client, stop: &stop, strikes: 0 };
+        let mut batches = self.batches(&client, &stop);
         batches.paused_looked_at().await;
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
@@ -213,10 +213,19 @@ impl<R: Rows> Consumer<R> {
         }
         Ok(())
     }
+
+    /// The loop's one step, apart from where its batches come from.
+    pub(crate) fn batches<'a>(
+        &'a self,
+        client: &'a Arc<StreamConsumer<Reports>>,
+        stop: &'a CancellationToken,
+    ) -> Batches<'a, R> {
+        Batches { consumer: self, client, stop, strikes: 0 }
+    }
 }
 
 /// The consumer at work on its batches.
-struct Batches<'a, R: Rows> {
+pub(crate) struct Batches<'a, R: Rows> {
     consumer: &'a Consumer<R>,
     client: &'a Arc<StreamConsumer<Reports>>,
     stop: &'a CancellationToken,
@@ -227,7 +236,7 @@ struct Batches<'a, R: Rows> {
 impl<R: Rows> Batches<'_, R> {
     /// Handles a batch, part by part from left to right. Returns early only when stopped; what was
     /// not committed by then is read again.
-    async fn handle(&mut self, messages: Vec<OwnedMessage>) {
+    pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>) {
         histogram!("consumer_batch_size").record(messages.len() as f64);
         let Some(items) = self.prepare(messages).await else { return };
         let mut parts = vec![items];

@@ -210,7 +210,7 @@ async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> anyhow::Re
 }
 
 /// What the active relay knows between two looks at the outbox.
-struct Round<'a> {
+pub(crate) struct Round<'a> {
     service: &'static str,
     producer: &'a FutureProducer,
     registry: &'a Registry,
@@ -229,7 +229,7 @@ struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(
+    pub(crate) fn new(
         service: &'static str,
         producer: &'a FutureProducer,
         registry: &'a Registry,
@@ -252,7 +252,7 @@ impl<'a> Round<'a> {
 
     /// Deletes what was acknowledged, takes up to `limit` rows that nothing holds up, sends them.
     /// Answers how many were sent.
-    async fn turn(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<usize> {
+    pub(crate) async fn turn(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<usize> {
         while let Some(Some(landed)) = self.in_flight.next().now_or_never() {
             self.landed(Some(landed))?;
         }
