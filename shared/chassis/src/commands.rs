@@ -50,6 +50,11 @@ const TRIED_WITHIN: Duration = Duration::from_secs(3);
 /// locks, has ended by then, so that "unknown" is said only where it is so.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 
+/// How long a try may take up to its commit, and the commit: more than a connection and the locks
+/// may, so that only what hangs on a connection whose other end is gone is ended.
+const PREPARED_WITHIN: Duration = Duration::from_secs(7);
+const COMMITTED_WITHIN: Duration = Duration::from_secs(2);
+
 /// Between two tries of a batch, at most.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -338,11 +343,27 @@ impl From<sqlx::Error> for Trouble {
     }
 }
 
-/// Admit, load, decide, save, publish, commit: one transaction, all or nothing.
+/// One transaction, all or nothing.
 async fn attempt<R: Rows>(
     db: &PgPool,
     batch: &[Pending<R>],
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
+    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
+    let prepared = tokio::time::timeout(PREPARED_WITHIN, prepare(db, batch)).await;
+    let (tx, answers) = prepared.map_err(late)??;
+    let committed = tokio::time::timeout(COMMITTED_WITHIN, tx.commit()).await;
+    committed
+        .map_err(late)
+        .flatten()
+        .map_err(|error| Trouble::Database { error, at_commit: true })?;
+    Ok(answers)
+}
+
+/// Admit, load, decide, save, publish: all but the commit.
+async fn prepare<R: Rows>(
+    db: &PgPool,
+    batch: &[Pending<R>],
+) -> Result<(PgTransaction<'static>, Vec<Result<Reply, Problem>>), Trouble> {
     let (mut tx, now) = db::begin(db).await?;
     let mut answers: Vec<Option<Result<Reply, Problem>>> = admit(&mut tx, batch).await?;
     let mut keys = R::Keys::default();
@@ -371,8 +392,7 @@ async fn attempt<R: Rows>(
     }
     outbox::publish(&mut tx, &envelopes).await?;
     remember(&mut tx, batch, &answers, &decided).await?;
-    tx.commit().await.map_err(|error| Trouble::Database { error, at_commit: true })?;
-    Ok(answers)
+    Ok((tx, answers))
 }
 
 fn envelope<R: Rows>(event: Outgoing, pending: &Pending<R>, now: DateTime<Utc>) -> Envelope {
