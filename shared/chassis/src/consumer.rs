@@ -79,8 +79,11 @@ pub struct Consumer<R: Rows> {
 /// How the events of a topic become work.
 struct Route<R: Rows> {
     topic: &'static Topic,
-    read: Box<dyn Fn(&Codec, &[u8]) -> Result<Box<dyn Work<R>>, Undecodable> + Send + Sync>,
+    read: Read<R>,
 }
+
+type Decoded<R> = Result<Box<dyn Work<R>>, Undecodable>;
+type Read<R> = Box<dyn Fn(&Codec, &[u8]) -> Decoded<R> + Send + Sync>;
 
 /// An event with the function that handles it.
 trait Work<R: Rows>: Send + Sync {
