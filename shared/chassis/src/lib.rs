@@ -51,3 +51,6 @@ pub mod observe;
 
 #[doc(hidden)]
 pub mod testing;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! What a client is told is true: done once and durable, refused and nothing stored, or unknown.
+
+use axum::response::IntoResponse;
+use futures::future::join_all;
+use http_body_util::BodyExt;
+
+use super::*;
+use crate::commands::Once;
+
+/// Status and body, as the client reads them.
+async fn told(answer: Result<Reply, Problem>) -> (u16, String) {
+    let response = answer.into_response();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn once<const TEST: u32>(key: &str, wish: &Counted<TEST>) -> Option<Once> {
+    Some(Once::new(format!("/tills/{}/counts", wish.till), key, wish))
+}
+
+#[tokio::test]
+async fn a_lone_command_waits_for_nobody_and_those_that_wait_together_share_a_transaction() {
+    let till = Till::<201>::open().await;
+    let (commands, writing) = till.commands();
+    // Another command's row is locked: it waits, in a batch of its own.
+    let lock = till.lock("locked").await;
+    let stuck = commands.run(counted::<201>("locked", 1), None, count);
+    let alone = async {
+        till.blocked(1).await;
+        commands.run(counted::<201>("alone", 1), None, count).await.unwrap();
+        lock.commit().await.unwrap();
+    };
+    let (stuck, ()) = tokio::join!(stuck, alone);
+    stuck.unwrap();
+
+    // On one thread, all of these are waiting before a writer is woken.
+    let many = join_all((0..100).map(|nth| {
+        let wish = counted::<201>(&format!("till {nth}"), 1);
+        commands.run(wish, None, count)
+    }));
+    assert!(many.await.iter().all(Result::is_ok));
+    let transactions = "select count(distinct xmin::text) from tallies where till like 'till %'";
+    assert_eq!(till.number(transactions).await, 1);
+    writing.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_key_is_answered_the_same_and_has_one_effect() {
+    let till = Till::<202>::open().await;
+    let (commands, writing) = till.commands();
+    let run = async |key: &str, wish: &Counted<202>| {
+        told(commands.run(wish.clone(), once(key, wish), count).await).await
+    };
+    let (five, six) = (counted("a", 5), counted("a", 6));
+    let first = run("key", &five).await;
+    assert_eq!(first.0, 201);
+    assert_eq!(run("key", &five).await, first, "the first answer, not the newest state");
+    let (status, problem) = run("key", &six).await;
+    assert!(status == 422 && problem.contains("idempotency-key-reused"), "{problem}");
+    assert_eq!(run("key", &counted("b", 5)).await.0, 201, "the same key, elsewhere");
+    assert_eq!(till.tallies().await["a"], (1, 5));
+
+    // At once, in one batch; and at once, in two transactions, of which one waits for the other.
+    let together = tokio::join!(run("together", &five), run("together", &five));
+    assert_eq!(together.0, together.1);
+    assert_eq!(till.tallies().await["a"], (2, 10));
+    let lock = till.lock("a").await;
+    let second = async {
+        till.blocked(1).await;
+        let (answer, ()) = tokio::join!(run("two", &five), async {
+            till.blocked(2).await;
+            lock.commit().await.unwrap();
+        });
+        answer
+    };
+    let (first, second) = tokio::join!(run("two", &five), second);
+    assert_eq!((first.0, &first), (201, &second));
+    assert_eq!(till.tallies().await["a"], (3, 15));
+
+    // A refusal is not remembered, and an answer for a day.
+    assert_eq!(run("refused", &counted("a", 0)).await.0, 422);
+    let refused = "select count(*) from idempotency_keys where key = 'refused'";
+    assert_eq!(till.number(refused).await, 0);
+    assert_eq!(run("refused", &five).await.0, 201);
+    till.force("update idempotency_keys set created_at = now() - interval '25 hours'").await;
+    assert_eq!(run("key", &five).await.0, 201);
+    assert_eq!(till.tallies().await["a"], (5, 25));
+    writing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_cut_settles_to_one_effect_and_the_caller_learns_the_truth() {
+    let till = Till::<203>::open().await;
+    let (proxied, proxy) = till.with_database_proxy().await;
+    let (commands, writing) = proxied.commands();
+    let wish = counted::<203>("a", 5);
+    for (nth, cut) in [Way::LosesAnswer, Way::LosesCommit].into_iter().enumerate() {
+        proxy.set(cut);
+        let answer = commands.run(wish.clone(), once(&format!("key {nth}"), &wish), count).await;
+        assert_eq!(*proxy.way.borrow(), Way::Open, "a commit was cut");
+        let total = 5 * (nth as i64 + 1);
+        let (status, body) = told(answer).await;
+        assert_eq!((status, body.contains(&format!(r#""total":{total}"#))), (201, true), "{body}");
+        assert_eq!(till.tallies().await["a"], (nth as i64 + 1, total));
+        assert_eq!(till.number("select count(*) from outbox").await, nth as i64 + 1);
+    }
+
+    // What stays unsettled is said to be unknown, and the same key tells later.
+    proxy.set(Way::LosesAnswerAndShuts);
+    let asked = Instant::now();
+    let answer = commands.run(wish.clone(), once("unsettled", &wish), count).await;
+    let (status, problem) = told(answer).await;
+    assert!(status == 503 && problem.contains("outcome-unknown"), "{status} {problem}");
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    proxy.set(Way::Open);
+    let (status, body) =
+        told(commands.run(wish.clone(), once("unsettled", &wish), count).await).await;
+    assert_eq!((status, body.contains(r#""total":15"#)), (201, true), "{body}");
+    assert_eq!(till.tallies().await["a"], (3, 15));
+    writing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_a_caller_is_told_in_time_that_nothing_was_stored() {
+    let till = Till::<204>::open().await;
+    let (proxied, proxy) = till.with_database_proxy().await;
+    let (commands, writing) = proxied.commands();
+    commands.run(counted::<204>("a", 1), None, count).await.unwrap();
+    for (nth, away) in [Way::Shut, Way::Silent].into_iter().enumerate() {
+        proxy.set(away);
+        let asked = Instant::now();
+        let (status, problem) = told(commands.run(counted::<204>("a", 1), None, count).await).await;
+        assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+        assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+        proxy.set(Way::Open);
+        commands.run(counted::<204>("a", 1), None, count).await.unwrap();
+        assert_eq!(till.tallies().await["a"], (nth as i64 + 2, nth as i64 + 2));
+    }
+
+    // The same in the middle of a transaction, which nothing but the bound on a try ends.
+    let lock = till.lock("a").await;
+    let asked = Instant::now();
+    let (answer, ()) = tokio::join!(commands.run(counted::<204>("a", 1), None, count), async {
+        till.blocked(1).await;
+        proxy.set(Way::Silent);
+    });
+    let (status, problem) = told(answer).await;
+    assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+    assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
+    lock.rollback().await.unwrap();
+    proxy.set(Way::Open);
+    eventually("commands are served again", async || {
+        commands.run(counted::<204>("a", 1), None, count).await.is_ok()
+    })
+    .await;
+    assert_eq!(till.tallies().await["a"], (4, 4));
+    writing.stop().await;
+}
+
+#[tokio::test]
+async fn more_than_can_wait_is_refused_at_once_and_nothing_of_it_is_stored() {
+    let till = Till::<205>::open().await;
+    let beat = Heartbeats::new().register("writers", WITHIN);
+    let (commands, writers) = commands(till.db.clone(), till.wake.clone(), beat);
+    // No writer runs yet: the queue only fills.
+    let waiting = (0..4_096).map(|_| commands.run(counted::<205>("waiting", 1), None, count));
+    let waiting = join_all(waiting);
+    let more = async {
+        let asked = Instant::now();
+        let (status, problem) =
+            told(commands.run(counted::<205>("more", 1), None, count).await).await;
+        assert_eq!((status, problem.contains("nothing was stored")), (503, true), "{problem}");
+        assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+        Running::start(|stop| writers.run(stop))
+    };
+    let (waited, writing) = tokio::join!(waiting, more);
+    assert!(waited.iter().all(Result::is_ok), "those that waited are served");
+    let tallies = till.tallies().await;
+    assert_eq!(tallies["waiting"], (4_096, 4_096));
+    assert_eq!(tallies.get("more"), None);
+    writing.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_that_panics_or_that_the_database_refuses_is_a_500_for_its_caller_alone() {
+    let till = Till::<206>::open().await;
+    let (commands, writing) = till.commands();
+    let amounts = [1, 1, -1, 1, 1_000_000, 1, 1];
+    let answers = join_all(amounts.iter().enumerate().map(|(nth, amount)| {
+        let wish = counted::<206>(&format!("till {nth}"), *amount);
+        commands.run(wish, None, count)
+    }));
+    let answers: Vec<u16> = answers.await.iter().map(|answer| status(answer).as_u16()).collect();
+    assert_eq!(answers, [201, 201, 500, 201, 500, 201, 201]);
+    assert_eq!(till.tallies().await.values().map(|(counted, _)| counted).sum::<i64>(), 5);
+    assert_eq!(till.number("select count(*) from outbox").await, 5);
+    writing.stop().await;
+}
