@@ -41,9 +41,7 @@ impl Findings {
 
     /// Kind, how many, and the first few.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64, &[String])> {
-        self.kinds
-            .iter()
-            .map(|(kind, (count, shown))| (*kind, *count, shown.as_slice()))
+        self.kinds.iter().map(|(kind, (count, shown))| (*kind, *count, shown.as_slice()))
     }
 
     pub fn kinds(&self) -> Vec<&'static str> {
@@ -67,20 +65,12 @@ impl Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            out,
-            "{}[{}]@{}",
-            self.topic().name,
-            self.partition,
-            self.offset
-        )
+        write!(out, "{}[{}]@{}", self.topic().name, self.partition, self.offset)
     }
 }
 
 pub fn topic_number(topic: &Topic) -> u8 {
-    let at = TOPICS
-        .iter()
-        .position(|declared| declared.name == topic.name);
+    let at = TOPICS.iter().position(|declared| declared.name == topic.name);
     u8::try_from(at.expect("every topic is declared")).expect("there are ten topics")
 }
 
@@ -113,10 +103,7 @@ pub struct Letters {
 
 impl Letters {
     pub fn add(&mut self, place: Place, service: &'static str, hash: [u8; 32]) {
-        self.by_place
-            .entry(place)
-            .or_default()
-            .push((service, hash));
+        self.by_place.entry(place).or_default().push((service, hash));
     }
 
     pub fn has(&self, place: Place) -> bool {
@@ -146,10 +133,8 @@ impl Says {
         currency: &str,
         lines: &[OrderLine],
     ) -> u64 {
-        let mut lines: Vec<_> = lines
-            .iter()
-            .map(|line| (&line.sku, line.quantity, line.unit_price_cents))
-            .collect();
+        let mut lines: Vec<_> =
+            lines.iter().map(|line| (&line.sku, line.quantity, line.unit_price_cents)).collect();
         lines.sort_unstable();
         hash(&(customer_id, total_cents, currency, lines))
     }
@@ -301,18 +286,14 @@ pub fn check_case(case: &Case, around: &Around<'_>, tally: &mut Tally, findings:
     if let Some(order) = &case.order {
         check_order(order, case, tally, findings);
     } else if case.payment.is_some() || case.reservation.is_some() || !case.history.is_empty() {
-        findings.add("ghost", || {
-            format!("{}: payment or stock has it, order does not", case.order_id)
-        });
+        findings
+            .add("ghost", || format!("{}: payment or stock has it, order does not", case.order_id));
     }
     if let Some(payment) = &case.payment {
         *tally.payments.entry(payment.state.clone()).or_default() += 1;
     }
     if let Some(reservation) = &case.reservation {
-        *tally
-            .reservations
-            .entry(reservation.state.clone())
-            .or_default() += 1;
+        *tally.reservations.entry(reservation.state.clone()).or_default() += 1;
     }
     let expected = expected(case, findings);
     check_history(case, &expected, findings);
@@ -327,25 +308,12 @@ fn check_order(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut 
         .map(|line| i128::from(line.quantity) * i128::from(line.unit_price_cents))
         .sum();
     findings.unless(total == i128::from(order.total_cents), "amounts", || {
-        format!(
-            "{id}: its lines come to {total}, its total is {}",
-            order.total_cents
-        )
+        format!("{id}: its lines come to {total}, its total is {}", order.total_cents)
     });
-    let payment = case
-        .payment
-        .as_ref()
-        .map_or("waiting", |payment| &payment.state);
-    let stock = case
-        .reservation
-        .as_ref()
-        .map_or("waiting", |reservation| &reservation.state);
-    let legs = || {
-        format!(
-            "{id}: {}, payment {}, stock {}",
-            order.status, order.payment, order.stock
-        )
-    };
+    let payment = case.payment.as_ref().map_or("waiting", |payment| &payment.state);
+    let stock = case.reservation.as_ref().map_or("waiting", |reservation| &reservation.state);
+    let legs =
+        || format!("{id}: {}, payment {}, stock {}", order.status, order.payment, order.stock);
     match order.status.as_str() {
         "confirmed" => {
             tally.confirmed += 1;
@@ -354,10 +322,7 @@ fn check_order(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut 
             findings.unless(both, "open", legs);
         }
         "cancelled" => {
-            *tally
-                .cancelled
-                .entry(order.reason.clone().unwrap_or_default())
-                .or_default() += 1;
+            *tally.cancelled.entry(order.reason.clone().unwrap_or_default()).or_default() += 1;
             let paid = ["refunded", "declined", "void"].contains(&order.payment.as_str());
             let held = ["released", "rejected", "void"].contains(&order.stock.as_str());
             findings.unless(paid && held, "open", legs);
@@ -368,16 +333,10 @@ fn check_order(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut 
         }
     }
     findings.unless(order.payment == payment, "disagreement", || {
-        format!(
-            "{id}: order says payment is {}, payment says {payment}",
-            order.payment
-        )
+        format!("{id}: order says payment is {}, payment says {payment}", order.payment)
     });
     findings.unless(order.stock == stock, "disagreement", || {
-        format!(
-            "{id}: order says stock is {}, stock says {stock}",
-            order.stock
-        )
+        format!("{id}: order says stock is {}, stock says {stock}", order.stock)
     });
     if let Some(payment) = &case.payment {
         check_payment(order, payment, findings);
@@ -395,41 +354,28 @@ fn check_payment(order: &OrderRow, payment: &PaymentRow, findings: &mut Findings
         findings.unless(taken == due, "amounts", || {
             format!("{id}: payment took {taken:?}, the order is about {due:?}")
         });
-        findings.unless(
-            payment.customer_id == Some(order.customer_id),
-            "amounts",
-            || {
-                format!(
-                    "{id}: payment took it from {:?}, not from {}",
-                    payment.customer_id, order.customer_id
-                )
-            },
-        );
+        findings.unless(payment.customer_id == Some(order.customer_id), "amounts", || {
+            format!(
+                "{id}: payment took it from {:?}, not from {}",
+                payment.customer_id, order.customer_id
+            )
+        });
     } else if payment.state == "void" {
         findings.unless(payment.amount_cents == 0, "amounts", || {
-            format!(
-                "{id}: payment is void and about {} cents",
-                payment.amount_cents
-            )
+            format!("{id}: payment is void and about {} cents", payment.amount_cents)
         });
     }
 }
 
 fn check_reservation(order: &OrderRow, reservation: &ReservationRow, findings: &mut Findings) {
     let id = order.order_id;
-    let ordered = order
-        .lines
-        .iter()
-        .map(|line| (line.sku.as_str(), line.quantity));
+    let ordered = order.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
     let same = match reservation.state.as_str() {
         "reserved" | "released" => Says::lines(&reservation.lines) == Says::set_aside(ordered),
         _ => true,
     };
     findings.unless(same, "lines", || {
-        format!(
-            "{id}: stock set aside {:?}, ordered were {:?}",
-            reservation.lines, order.lines
-        )
+        format!("{id}: stock set aside {:?}, ordered were {:?}", reservation.lines, order.lines)
     });
 }
 
@@ -439,29 +385,13 @@ fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
     let mut expected = Vec::with_capacity(6);
     let mut unrecorded = Vec::new();
     let mut expect = |topic: &'static Topic, event_id: Option<Uuid>, content, at| match event_id {
-        Some(event_id) => expected.push(Expected {
-            topic,
-            event_id,
-            content,
-            at,
-        }),
+        Some(event_id) => expected.push(Expected { topic, event_id, content, at }),
         None => unrecorded.push(topic.name),
     };
     if let Some(order) = &case.order {
-        let OrderRow {
-            customer_id,
-            total_cents,
-            currency,
-            lines,
-            ..
-        } = order;
+        let OrderRow { customer_id, total_cents, currency, lines, .. } = order;
         let content = Some(Says::ordered(*customer_id, *total_cents, currency, lines));
-        expect(
-            &orders::CREATED,
-            Some(order.created_event_id),
-            content,
-            order.created_at,
-        );
+        expect(&orders::CREATED, Some(order.created_event_id), content, order.created_at);
         let ended_at = order.ended_at.unwrap_or(order.created_at);
         match order.status.as_str() {
             "confirmed" => expect(&orders::CONFIRMED, order.ended_event_id, content, ended_at),
@@ -484,12 +414,7 @@ fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
                 expect(&payments::VERIFIED, answer, paid, answered_at);
                 expect(&payments::REFUNDED, undo, paid, undone_at);
             }
-            _ => expect(
-                &payments::REFUNDED,
-                undo,
-                Some(Says::refunded(None, None)),
-                undone_at,
-            ),
+            _ => expect(&payments::REFUNDED, undo, Some(Says::refunded(None, None)), undone_at),
         }
     }
     if let Some(reservation) = &case.reservation {
@@ -507,9 +432,7 @@ fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
         }
     }
     for topic in unrecorded {
-        findings.add("unrecorded", || {
-            format!("{}: no row records its {topic}", case.order_id)
-        });
+        findings.add("unrecorded", || format!("{}: no row records its {topic}", case.order_id));
     }
     expected
 }
@@ -520,32 +443,23 @@ fn check_history(case: &Case, expected: &[Expected], findings: &mut Findings) {
         return;
     }
     let id = case.order_id;
-    let mut should: Vec<(Uuid, &str)> = expected
-        .iter()
-        .map(|e| (e.event_id, e.topic.name))
-        .collect();
-    let mut is: Vec<(Uuid, &str)> = case
-        .history
-        .iter()
-        .map(|row| (row.event_id, row.event.as_str()))
-        .collect();
+    let mut should: Vec<(Uuid, &str)> =
+        expected.iter().map(|e| (e.event_id, e.topic.name)).collect();
+    let mut is: Vec<(Uuid, &str)> =
+        case.history.iter().map(|row| (row.event_id, row.event.as_str())).collect();
     should.sort_unstable();
     is.sort_unstable();
     for row in &should {
-        findings.unless(is.contains(row), "history", || {
-            format!("{id}: lacks {} {}", row.1, row.0)
-        });
+        findings.unless(is.contains(row), "history", || format!("{id}: lacks {} {}", row.1, row.0));
     }
     for row in &is {
         findings.unless(should.contains(row), "history", || {
             format!("{id}: has {} {}, which nobody recorded", row.1, row.0)
         });
     }
-    findings.unless(
-        is.windows(2).all(|pair| pair[0].0 != pair[1].0),
-        "history",
-        || format!("{id}: has an event twice"),
-    );
+    findings.unless(is.windows(2).all(|pair| pair[0].0 != pair[1].0), "history", || {
+        format!("{id}: has an event twice")
+    });
 }
 
 /// What lies in the topics is what the rows say was published, both ways.
@@ -612,11 +526,8 @@ fn check_traces(case: &Case, expected: &[Expected], findings: &mut Findings) {
         let fact = case.facts.iter().find(|fact| fact.event_id == e.event_id)?;
         Some(fact.trace)
     };
-    let by_customer = case
-        .order
-        .as_ref()
-        .and_then(|order| order.reason.as_deref())
-        == Some("customer");
+    let by_customer =
+        case.order.as_ref().and_then(|order| order.reason.as_deref()) == Some("customer");
     let mut caused: Vec<(&Topic, &Topic)> = vec![
         (&orders::CREATED, &payments::VERIFIED),
         (&orders::CREATED, &payments::DECLINED),
@@ -632,10 +543,7 @@ fn check_traces(case: &Case, expected: &[Expected], findings: &mut Findings) {
     for (cause, effect) in caused {
         if let (Some(before), Some(after)) = (trace(cause), trace(effect)) {
             findings.unless(before == after, "trace", || {
-                format!(
-                    "{}: {} is not in the trace of {}",
-                    case.order_id, effect.name, cause.name
-                )
+                format!("{}: {} is not in the trace of {}", case.order_id, effect.name, cause.name)
             });
         }
     }
@@ -651,16 +559,12 @@ pub fn check_foreign(
     let subscribers = foreign.place.topic().subscribers;
     for service in subscribers {
         findings.unless(letters.has_exactly(foreign, service), "foreign", || {
-            format!(
-                "{}: {}; {service} has no dead letter of it",
-                foreign.place, foreign.reason
-            )
+            format!("{}: {}; {service} has no dead letter of it", foreign.place, foreign.reason)
         });
     }
     if subscribers.is_empty() && !letters_allowed {
-        findings.add("foreign", || {
-            format!("{}: {}; nobody reads it", foreign.place, foreign.reason)
-        });
+        findings
+            .add("foreign", || format!("{}: {}; nobody reads it", foreign.place, foreign.reason));
     }
 }
 
@@ -689,10 +593,7 @@ pub fn check_account(row: &AccountRow, money: &mut Money, findings: &mut Finding
         (row.deposited_cents, row.balance_cents, row.taken_cents)
     else {
         findings.add("money", || {
-            format!(
-                "customer {}: deposits or payments without account",
-                row.customer_id
-            )
+            format!("customer {}: deposits or payments without account", row.customer_id)
         });
         return;
     };
@@ -702,9 +603,7 @@ pub fn check_account(row: &AccountRow, money: &mut Money, findings: &mut Finding
     money.taken_cents += i128::from(taken);
     let conserved = i128::from(deposited) == i128::from(balance) + i128::from(taken);
     let holds = conserved && row.deposits_cents == deposited && row.verified_cents == taken;
-    findings.unless(holds, "money", || {
-        format!("customer {}: {row:?}", row.customer_id)
-    });
+    findings.unless(holds, "money", || format!("customer {}: {row:?}", row.customer_id));
     findings.unless(balance >= 0 && taken >= 0, "negative", || {
         format!("customer {}: {row:?}", row.customer_id)
     });
@@ -766,9 +665,7 @@ pub fn check_item(
     let (Some(delivered), Some(available), Some(reserved)) =
         (row.delivered, row.available, row.reserved)
     else {
-        findings.add("stock", || {
-            format!("{sku}: deliveries or reservations without article")
-        });
+        findings.add("stock", || format!("{sku}: deliveries or reservations without article"));
         return;
     };
     goods.items += 1;
@@ -778,37 +675,21 @@ pub fn check_item(
     let conserved = i128::from(delivered) == i128::from(available) + i128::from(reserved);
     let holds = conserved && row.deliveries == delivered && row.held == reserved;
     findings.unless(holds, "stock", || format!("{row:?}"));
-    findings.unless(available >= 0 && reserved >= 0, "negative", || {
-        format!("{row:?}")
+    findings.unless(available >= 0 && reserved >= 0, "negative", || format!("{row:?}"));
+    findings.unless(newest.map(|(event_id, _)| *event_id) == row.event_id, "item", || {
+        format!("{sku}: its row recorded {:?}, the newest record is {newest:?}", row.event_id)
     });
-    findings.unless(
-        newest.map(|(event_id, _)| *event_id) == row.event_id,
-        "item",
-        || {
-            format!(
-                "{sku}: its row recorded {:?}, the newest record is {newest:?}",
-                row.event_id
-            )
-        },
-    );
     let same = |described: &Described| {
         (
             Some(&described.name),
             Some(described.price_cents),
             Some(&described.currency),
             Some(described.version),
-        ) == (
-            row.name.as_ref(),
-            row.price_cents,
-            row.currency.as_ref(),
-            row.version,
-        )
+        ) == (row.name.as_ref(), row.price_cents, row.currency.as_ref(), row.version)
     };
-    findings.unless(
-        newest.is_some_and(|(_, newest)| same(newest)),
-        "item",
-        || format!("{sku}: the newest record says something else than the row: {newest:?}"),
-    );
+    findings.unless(newest.is_some_and(|(_, newest)| same(newest)), "item", || {
+        format!("{sku}: the newest record says something else than the row: {newest:?}")
+    });
     findings.unless(known.is_some_and(same), "item", || {
         format!("{sku}: the order service knows it differently: {known:?}")
     });
@@ -837,12 +718,7 @@ impl<'a> InboxCheck<'a> {
         facts: &'a [&'a Fact],
         around: &'a Around<'a>,
     ) -> InboxCheck<'a> {
-        InboxCheck {
-            service,
-            facts: facts.iter().peekable(),
-            around,
-            matched: 0,
-        }
+        InboxCheck { service, facts: facts.iter().peekable(), around, matched: 0 }
     }
 
     /// The next row, in order of event id.
@@ -861,16 +737,12 @@ impl<'a> InboxCheck<'a> {
             });
         }
         self.matched += u64::from(known);
-        findings.unless(
-            known || row.received_at < self.around.kept_since,
-            "inbox",
-            || {
-                format!(
-                    "{}: {} of {} is entered, and in no topic",
-                    self.service, row.event_id, row.topic
-                )
-            },
-        );
+        findings.unless(known || row.received_at < self.around.kept_since, "inbox", || {
+            format!(
+                "{}: {} of {} is entered, and in no topic",
+                self.service, row.event_id, row.topic
+            )
+        });
     }
 
     pub fn end(&mut self, findings: &mut Findings) {
@@ -881,16 +753,9 @@ impl<'a> InboxCheck<'a> {
 
     fn unhandled(&self, fact: &Fact, findings: &mut Findings) {
         let service = self.service;
-        findings.unless(
-            self.around.letters.has_of(fact.place, service),
-            "inbox",
-            || {
-                format!(
-                    "{service}: never handled {} at {}",
-                    fact.event_id, fact.place
-                )
-            },
-        );
+        findings.unless(self.around.letters.has_of(fact.place, service), "inbox", || {
+            format!("{service}: never handled {} at {}", fact.event_id, fact.place)
+        });
     }
 }
 

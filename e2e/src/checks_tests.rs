@@ -22,16 +22,8 @@ const GIVEN_BACK: u128 = 16;
 
 fn order(status: &str, payment: &str, stock: &str) -> OrderRow {
     let lines = vec![
-        OrderLine {
-            sku: "pen".into(),
-            quantity: 2,
-            unit_price_cents: 150,
-        },
-        OrderLine {
-            sku: "ink".into(),
-            quantity: 1,
-            unit_price_cents: 700,
-        },
+        OrderLine { sku: "pen".into(), quantity: 2, unit_price_cents: 150 },
+        OrderLine { sku: "ink".into(), quantity: 1, unit_price_cents: 700 },
     ];
     let ended = status != "pending";
     OrderRow {
@@ -68,19 +60,14 @@ fn payment(state: &str) -> PaymentRow {
 
 fn reservation(state: &str) -> ReservationRow {
     let void = state == "void";
-    let lines = [("ink", 1), ("pen", 2)].map(|(sku, quantity)| Line {
-        sku: sku.into(),
-        quantity,
-    });
+    let lines = [("ink", 1), ("pen", 2)].map(|(sku, quantity)| Line { sku: sku.into(), quantity });
     let held = ["reserved", "released"].contains(&state);
     ReservationRow {
         order_id: id(1),
         state: state.into(),
         lines: if held { lines.to_vec() } else { vec![] },
         answer_event_id: (!void).then(|| id(HELD)),
-        undo_event_id: ["released", "void"]
-            .contains(&state)
-            .then(|| id(GIVEN_BACK)),
+        undo_event_id: ["released", "void"].contains(&state).then(|| id(GIVEN_BACK)),
         created_at: now(),
         updated_at: now(),
     }
@@ -105,11 +92,7 @@ fn case(status: &str, payment_state: &str, stock_state: &str) -> Case {
         case.facts.push(Fact {
             order_id: id(1),
             event_id: e.event_id,
-            place: Place {
-                topic: topic_number(e.topic),
-                partition: 3,
-                offset,
-            },
+            place: Place { topic: topic_number(e.topic), partition: 3, offset },
             content: e.content.unwrap_or(7),
             trace: 1,
         });
@@ -124,10 +107,7 @@ fn checked(case: &Case) -> (Tally, Findings) {
 
 fn checked_with(case: &Case, letters: &Letters) -> (Tally, Findings) {
     let (mut tally, mut findings) = (Tally::default(), Findings::default());
-    let around = Around {
-        letters,
-        kept_since: now() - TimeDelta::days(13),
-    };
+    let around = Around { letters, kept_since: now() - TimeDelta::days(13) };
     check_case(case, &around, &mut tally, &mut findings);
     (tally, findings)
 }
@@ -159,15 +139,8 @@ fn every_way_an_order_can_end_is_right() {
         ("cancelled", "void", "void"),
     ] {
         let (tally, findings) = checked(&case(status, payment, stock));
-        assert_eq!(
-            findings.count(),
-            0,
-            "{status} {payment} {stock}: {findings:?}"
-        );
-        assert_eq!(
-            tally.confirmed_cents,
-            if status == "confirmed" { 1000 } else { 0 }
-        );
+        assert_eq!(findings.count(), 0, "{status} {payment} {stock}: {findings:?}");
+        assert_eq!(tally.confirmed_cents, if status == "confirmed" { 1000 } else { 0 });
         assert_eq!(tally.repeats, 0);
     }
 }
@@ -181,18 +154,8 @@ fn an_order_that_has_not_ended_is_refused() {
     pending.history.retain(|row| row.event_id != id(HELD));
     pending.facts.retain(|fact| fact.event_id != id(HELD));
     assert_eq!(checked(&pending).1.kinds(), ["open"]);
-    assert_eq!(
-        checked(&case("cancelled", "verified", "rejected"))
-            .1
-            .kinds(),
-        ["open"]
-    );
-    assert_eq!(
-        checked(&case("confirmed", "verified", "released"))
-            .1
-            .kinds(),
-        ["open"]
-    );
+    assert_eq!(checked(&case("cancelled", "verified", "rejected")).1.kinds(), ["open"]);
+    assert_eq!(checked(&case("confirmed", "verified", "released")).1.kinds(), ["open"]);
 }
 
 #[test]
@@ -218,9 +181,8 @@ fn amounts_and_lines_that_differ_are_refused() {
         fact_mut(case, PAID).content = Says::paid(1000, "USD");
     });
     assert_eq!(off, ["amounts"]);
-    let off = refused(confirmed(), |case| {
-        case.payment.as_mut().unwrap().customer_id = Some(id(99))
-    });
+    let off =
+        refused(confirmed(), |case| case.payment.as_mut().unwrap().customer_id = Some(id(99)));
     assert_eq!(off, ["amounts"]);
     let off = refused(confirmed(), |case| {
         let reservation = case.reservation.as_mut().unwrap();
@@ -234,17 +196,11 @@ fn amounts_and_lines_that_differ_are_refused() {
         order.total_cents = 1001;
         case.payment.as_mut().unwrap().amount_cents = 1001;
     });
-    assert!(
-        off.contains(&"amounts") && off.contains(&"content"),
-        "{off:?}"
-    );
+    assert!(off.contains(&"amounts") && off.contains(&"content"), "{off:?}");
 }
 
 fn fact_mut(case: &mut Case, event: u128) -> &mut Fact {
-    case.facts
-        .iter_mut()
-        .find(|fact| fact.event_id == id(event))
-        .unwrap()
+    case.facts.iter_mut().find(|fact| fact.event_id == id(event)).unwrap()
 }
 
 #[test]
@@ -279,11 +235,7 @@ fn a_record_that_no_row_recorded_is_refused_unless_a_dead_letter_names_it() {
     let mut case = confirmed();
     let ghost = Fact {
         event_id: id(66),
-        place: Place {
-            topic: topic_number(&orders::CANCELLED),
-            partition: 1,
-            offset: 5,
-        },
+        place: Place { topic: topic_number(&orders::CANCELLED), partition: 1, offset: 5 },
         ..case.facts[0]
     };
     case.facts.push(ghost);
@@ -309,51 +261,30 @@ fn a_repeat_of_a_record_is_counted_and_a_repeat_that_says_something_else_is_refu
 #[test]
 fn a_record_that_says_something_else_than_its_row_is_refused() {
     for event in [CREATED, ENDED, PAID, HELD] {
-        assert_eq!(
-            refused(confirmed(), |case| fact_mut(case, event).content += 1),
-            ["content"]
-        );
+        assert_eq!(refused(confirmed(), |case| fact_mut(case, event).content += 1), ["content"]);
     }
-    assert_eq!(
-        refused(cancelled(), |case| fact_mut(case, PAID_BACK).content += 1),
-        ["content"]
-    );
+    assert_eq!(refused(cancelled(), |case| fact_mut(case, PAID_BACK).content += 1), ["content"]);
 }
 
 #[test]
 fn a_row_that_does_not_record_what_it_published_is_refused() {
-    let off = refused(confirmed(), |case| {
-        case.payment.as_mut().unwrap().answer_event_id = None
-    });
-    assert!(
-        off.contains(&"unrecorded") && off.contains(&"foreign"),
-        "{off:?}"
-    );
-    let off = refused(cancelled(), |case| {
-        case.payment.as_mut().unwrap().undo_event_id = None
-    });
+    let off = refused(confirmed(), |case| case.payment.as_mut().unwrap().answer_event_id = None);
+    assert!(off.contains(&"unrecorded") && off.contains(&"foreign"), "{off:?}");
+    let off = refused(cancelled(), |case| case.payment.as_mut().unwrap().undo_event_id = None);
     assert!(off.contains(&"unrecorded"), "{off:?}");
 }
 
 #[test]
 fn a_history_with_an_event_too_few_too_many_or_twice_is_refused() {
-    assert_eq!(
-        refused(confirmed(), |case| drop(case.history.pop())),
-        ["history"]
-    );
+    assert_eq!(refused(confirmed(), |case| drop(case.history.pop())), ["history"]);
     let off = refused(confirmed(), |case| {
-        let row = HistoryRow {
-            order_id: id(1),
-            event_id: id(77),
-            event: "orders.cancelled".into(),
-        };
+        let row =
+            HistoryRow { order_id: id(1), event_id: id(77), event: "orders.cancelled".into() };
         case.history.push(row);
     });
     assert_eq!(off, ["history"]);
     assert_eq!(
-        refused(confirmed(), |case| case
-            .history
-            .push(case.history[0].clone())),
+        refused(confirmed(), |case| case.history.push(case.history[0].clone())),
         ["history"]
     );
 }
@@ -361,10 +292,7 @@ fn a_history_with_an_event_too_few_too_many_or_twice_is_refused() {
 #[test]
 fn what_an_event_causes_is_in_its_trace() {
     for event in [ENDED, PAID, HELD] {
-        assert_eq!(
-            refused(confirmed(), |case| fact_mut(case, event).trace = 2),
-            ["trace"]
-        );
+        assert_eq!(refused(confirmed(), |case| fact_mut(case, event).trace = 2), ["trace"]);
     }
     let mut by_customer = case("cancelled", "refunded", "void");
     for event in [ENDED, PAID_BACK, GIVEN_BACK] {
@@ -378,16 +306,8 @@ fn what_an_event_causes_is_in_its_trace() {
 
 #[test]
 fn a_foreign_record_must_be_among_the_dead_letters_of_all_who_read_its_topic() {
-    let place = Place {
-        topic: topic_number(&orders::CREATED),
-        partition: 1,
-        offset: 5,
-    };
-    let foreign = Foreign {
-        place,
-        hash: [1; 32],
-        reason: "it is empty".into(),
-    };
+    let place = Place { topic: topic_number(&orders::CREATED), partition: 1, offset: 5 };
+    let foreign = Foreign { place, hash: [1; 32], reason: "it is empty".into() };
     let off = |letters: &Letters, foreign: &Foreign, allowed| {
         let mut findings = Findings::default();
         check_foreign(foreign, letters, allowed, &mut findings);
@@ -397,25 +317,12 @@ fn a_foreign_record_must_be_among_the_dead_letters_of_all_who_read_its_topic() {
     assert_eq!(off(&letters, &foreign, true), 2);
     letters.add(place, "payment", [1; 32]);
     letters.add(place, "stock", [2; 32]);
-    assert_eq!(
-        off(&letters, &foreign, true),
-        1,
-        "stock's letter is of other bytes"
-    );
+    assert_eq!(off(&letters, &foreign, true), 1, "stock's letter is of other bytes");
     letters.add(place, "stock", [1; 32]);
     assert_eq!(off(&letters, &foreign, true), 0);
-    let unread = Place {
-        topic: topic_number(&orders::CONFIRMED),
-        ..place
-    };
-    let unread = Foreign {
-        place: unread,
-        ..foreign
-    };
-    assert_eq!(
-        (off(&letters, &unread, true), off(&letters, &unread, false)),
-        (0, 1)
-    );
+    let unread = Place { topic: topic_number(&orders::CONFIRMED), ..place };
+    let unread = Foreign { place: unread, ..foreign };
+    assert_eq!((off(&letters, &unread, true), off(&letters, &unread, false)), (0, 1));
 }
 
 #[test]
@@ -434,34 +341,10 @@ fn money_that_does_not_balance_is_refused() {
         findings.kinds()
     };
     assert!(off(&right).is_empty());
-    assert_eq!(
-        off(&AccountRow {
-            deposits_cents: 499,
-            ..right.clone()
-        }),
-        ["money"]
-    );
-    assert_eq!(
-        off(&AccountRow {
-            verified_cents: 100,
-            ..right.clone()
-        }),
-        ["money"]
-    );
-    assert_eq!(
-        off(&AccountRow {
-            balance_cents: Some(301),
-            ..right.clone()
-        }),
-        ["money"]
-    );
-    assert_eq!(
-        off(&AccountRow {
-            deposited_cents: None,
-            ..right.clone()
-        }),
-        ["money"]
-    );
+    assert_eq!(off(&AccountRow { deposits_cents: 499, ..right.clone() }), ["money"]);
+    assert_eq!(off(&AccountRow { verified_cents: 100, ..right.clone() }), ["money"]);
+    assert_eq!(off(&AccountRow { balance_cents: Some(301), ..right.clone() }), ["money"]);
+    assert_eq!(off(&AccountRow { deposited_cents: None, ..right.clone() }), ["money"]);
     let negative = AccountRow {
         verified_cents: 600,
         balance_cents: Some(-100),
@@ -470,28 +353,11 @@ fn money_that_does_not_balance_is_refused() {
     };
     assert_eq!(off(&negative), ["negative"]);
 
-    let money = Money {
-        taken_cents: 200,
-        ..Money::default()
-    };
+    let money = Money { taken_cents: 200, ..Money::default() };
     let mut findings = Findings::default();
-    check_totals(
-        &money,
-        &Tally {
-            confirmed_cents: 200,
-            ..Tally::default()
-        },
-        &mut findings,
-    );
+    check_totals(&money, &Tally { confirmed_cents: 200, ..Tally::default() }, &mut findings);
     assert_eq!(findings.count(), 0);
-    check_totals(
-        &money,
-        &Tally {
-            confirmed_cents: 100,
-            ..Tally::default()
-        },
-        &mut findings,
-    );
+    check_totals(&money, &Tally { confirmed_cents: 100, ..Tally::default() }, &mut findings);
     assert_eq!(findings.kinds(), ["money"]);
 }
 
@@ -524,46 +390,27 @@ fn an_article_that_does_not_balance_or_is_announced_differently_is_refused() {
         findings.kinds()
     };
     assert!(off(&right, Some(&newest), Some(&described)).is_empty());
-    let row = ItemRow {
-        deliveries: 9,
-        ..right.clone()
-    };
+    let row = ItemRow { deliveries: 9, ..right.clone() };
     assert_eq!(off(&row, Some(&newest), Some(&described)), ["stock"]);
-    let row = ItemRow {
-        held: 3,
-        ..right.clone()
-    };
+    let row = ItemRow { held: 3, ..right.clone() };
     assert_eq!(off(&row, Some(&newest), Some(&described)), ["stock"]);
-    let row = ItemRow {
-        available: Some(7),
-        ..right.clone()
-    };
+    let row = ItemRow { available: Some(7), ..right.clone() };
     assert_eq!(off(&row, Some(&newest), Some(&described)), ["stock"]);
-    let row = ItemRow {
-        held: 11,
-        available: Some(-1),
-        reserved: Some(11),
-        ..right.clone()
-    };
+    let row = ItemRow { held: 11, available: Some(-1), reserved: Some(11), ..right.clone() };
     assert_eq!(off(&row, Some(&newest), Some(&described)), ["negative"]);
     let older = (id(4), described.clone());
     assert_eq!(off(&right, Some(&older), Some(&described)), ["item"]);
     assert_eq!(off(&right, None, Some(&described)), ["item"]);
     assert_eq!(off(&right, Some(&newest), None), ["item"]);
-    let stale = Described {
-        version: 1,
-        ..described
-    };
+    let stale = Described { version: 1, ..described };
     assert_eq!(off(&right, Some(&newest), Some(&stale)), ["item"]);
 }
 
 #[test]
 fn an_inbox_holds_each_event_of_its_topics_and_nothing_else() {
     let facts = confirmed().facts;
-    let mut heard: Vec<&Fact> = facts
-        .iter()
-        .filter(|fact| enters("order", fact.place.topic()))
-        .collect();
+    let mut heard: Vec<&Fact> =
+        facts.iter().filter(|fact| enters("order", fact.place.topic())).collect();
     heard.sort_by_key(|fact| fact.event_id);
     let row = |event: u128, topic: &Topic| InboxRow {
         event_id: id(event),
@@ -572,57 +419,28 @@ fn an_inbox_holds_each_event_of_its_topics_and_nothing_else() {
     };
     let right = [row(PAID, &payments::VERIFIED), row(HELD, &stock::RESERVED)];
     let check = |rows: &[InboxRow], heard: &[&Fact], letters: &Letters| {
-        let around = Around {
-            letters,
-            kept_since: now() - TimeDelta::days(13),
-        };
-        let (mut check, mut findings) = (
-            InboxCheck::new("order", heard, &around),
-            Findings::default(),
-        );
+        let around = Around { letters, kept_since: now() - TimeDelta::days(13) };
+        let (mut check, mut findings) =
+            (InboxCheck::new("order", heard, &around), Findings::default());
         rows.iter().for_each(|row| check.row(row, &mut findings));
         check.end(&mut findings);
         (check.matched, findings.count())
     };
     let none = Letters::default();
     assert_eq!(check(&right, &heard, &none), (2, 0));
-    assert_eq!(
-        check(&right[..1], &heard, &none),
-        (1, 1),
-        "one was never handled"
-    );
+    assert_eq!(check(&right[..1], &heard, &none), (1, 1), "one was never handled");
     let mut letters = Letters::default();
     letters.add(heard[1].place, "order", [0; 32]);
-    assert_eq!(
-        check(&right[..1], &heard, &letters),
-        (1, 0),
-        "it is a dead letter"
-    );
+    assert_eq!(check(&right[..1], &heard, &letters), (1, 0), "it is a dead letter");
     let wrong = [row(PAID, &payments::DECLINED), right[1].clone()];
-    assert_eq!(
-        check(&wrong, &heard, &none),
-        (2, 1),
-        "entered for another topic"
-    );
-    let unknown = [
-        right[0].clone(),
-        right[1].clone(),
-        row(99, &stock::RESERVED),
-    ];
+    assert_eq!(check(&wrong, &heard, &none), (2, 1), "entered for another topic");
+    let unknown = [right[0].clone(), right[1].clone(), row(99, &stock::RESERVED)];
     assert_eq!(check(&unknown, &heard, &none), (2, 1), "it is in no topic");
     let mut old = unknown.clone();
     old[2].received_at = now() - TimeDelta::days(20);
-    assert_eq!(
-        check(&old, &heard, &none),
-        (2, 0),
-        "its topic has forgotten it"
-    );
+    assert_eq!(check(&old, &heard, &none), (2, 0), "its topic has forgotten it");
     let twice = [heard[0], heard[0], heard[1]];
-    assert_eq!(
-        check(&right, &twice, &none),
-        (2, 0),
-        "a repeat in the topic is handled once"
-    );
+    assert_eq!(check(&right, &twice, &none), (2, 0), "a repeat in the topic is handled once");
 }
 
 #[test]

@@ -34,10 +34,7 @@ pub struct Addresses {
 impl Addresses {
     pub fn of(stack: &Stack) -> Result<Addresses> {
         let each = |address: &dyn Fn(&str) -> Result<String>| -> Result<BTreeMap<String, String>> {
-            SERVICES
-                .iter()
-                .map(|service| Ok((service.to_string(), address(service)?)))
-                .collect()
+            SERVICES.iter().map(|service| Ok((service.to_string(), address(service)?))).collect()
         };
         Ok(Addresses {
             apis: each(&|service| stack.url(service))?,
@@ -158,12 +155,7 @@ impl Answer {
 impl std::fmt::Display for Answer {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let body = String::from_utf8_lossy(&self.body);
-        write!(
-            out,
-            "{} {}",
-            self.status,
-            body.chars().take(500).collect::<String>()
-        )
+        write!(out, "{} {}", self.status, body.chars().take(500).collect::<String>())
     }
 }
 
@@ -198,9 +190,7 @@ impl Client {
             request = request.header("Idempotency-Key", key);
         }
         if let Some(body) = body {
-            request = request
-                .header("Content-Type", "application/json")
-                .body(body);
+            request = request.header("Content-Type", "application/json").body(body);
         }
         let response = request.send().await?;
         let header = |name| {
@@ -210,12 +200,7 @@ impl Client {
         let location = header("location");
         let content_type = header("content-type").unwrap_or_default();
         let status = response.status().as_u16();
-        Ok(Answer {
-            status,
-            location,
-            content_type,
-            body: response.bytes().await?.to_vec(),
-        })
+        Ok(Answer { status, location, content_type, body: response.bytes().await?.to_vec() })
     }
 
     /// A command: its outcome, never an error.
@@ -228,10 +213,7 @@ impl Client {
         body: &Value,
     ) -> Outcome {
         let url = format!("{}{path}", self.addresses.apis[service]);
-        match self
-            .send(method, &url, key, Some(body.to_string().into_bytes()))
-            .await
-        {
+        match self.send(method, &url, key, Some(body.to_string().into_bytes())).await {
             Ok(answer) => answer.outcome(),
             Err(error) => Outcome::Unknown(format!("no answer: {error}")),
         }
@@ -239,8 +221,7 @@ impl Client {
 
     pub async fn place(&self, customer_id: Uuid, lines: &[Wish], key: &str) -> Outcome {
         let order = json!({ "customer_id": customer_id, "lines": lines });
-        self.command(Method::POST, "order", "/orders", Some(key), &order)
-            .await
+        self.command(Method::POST, "order", "/orders", Some(key), &order).await
     }
 
     /// Places an order that has to be accepted.
@@ -281,10 +262,7 @@ impl Client {
 
     /// A deposit or a delivery, safe to repeat with its key.
     pub async fn bring(&self, service: &str, path: &str, key: &str, body: &Value) -> Result<Value> {
-        match self
-            .command(Method::POST, service, path, Some(key), body)
-            .await
-        {
+        match self.command(Method::POST, service, path, Some(key), body).await {
             Outcome::Ok(answer) => answer.json(),
             Outcome::Refused(answer) => bail!("{service} refused {path}: {answer}"),
             Outcome::Unknown(because) => bail!("{service} did not settle {path}: {because}"),
@@ -293,27 +271,17 @@ impl Client {
 
     pub async fn deposit(&self, customer_id: Uuid, amount_cents: i64, key: &str) -> Result<Value> {
         let path = format!("/accounts/{customer_id}/deposits");
-        self.bring(
-            "payment",
-            &path,
-            key,
-            &json!({ "amount_cents": amount_cents }),
-        )
-        .await
+        self.bring("payment", &path, key, &json!({ "amount_cents": amount_cents })).await
     }
 
     pub async fn deliver(&self, sku: &str, quantity: i64, key: &str) -> Result<Value> {
         let path = format!("/items/{sku}/deliveries");
-        self.bring("stock", &path, key, &json!({ "quantity": quantity }))
-            .await
+        self.bring("stock", &path, key, &json!({ "quantity": quantity })).await
     }
 
     pub async fn put_item(&self, sku: &str, name: &str, price_cents: i64) -> Result<Value> {
         let item = json!({ "name": name, "price_cents": price_cents });
-        match self
-            .command(Method::PUT, "stock", &format!("/items/{sku}"), None, &item)
-            .await
-        {
+        match self.command(Method::PUT, "stock", &format!("/items/{sku}"), None, &item).await {
             Outcome::Ok(answer) => answer.json(),
             Outcome::Refused(answer) => bail!("stock refused {sku}: {answer}"),
             Outcome::Unknown(because) => bail!("stock did not settle {sku}: {because}"),
@@ -322,32 +290,24 @@ impl Client {
 
     /// Reads from a service's API.
     pub async fn read<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<T> {
-        self.get(&format!("{}{path}", self.addresses.apis[service]))
-            .await
+        self.get(&format!("{}{path}", self.addresses.apis[service])).await
     }
 
     /// As [`Client::read`]; `None` where there is no such thing.
     pub async fn find<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<Option<T>> {
         let url = format!("{}{path}", self.addresses.apis[service]);
         let answer = self.send(Method::GET, &url, None, None).await?;
-        if answer.status == 404 {
-            Ok(None)
-        } else {
-            answer.accepted().map(Some)
-        }
+        if answer.status == 404 { Ok(None) } else { answer.accepted().map(Some) }
     }
 
     /// The sums of a service that must balance.
     pub async fn books(&self, service: &str) -> Result<Value> {
-        self.get(&format!("{}/books", self.addresses.probes[service]))
-            .await
+        self.get(&format!("{}/books", self.addresses.probes[service])).await
     }
 
     pub async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
-        let answer = self
-            .send(Method::GET, url, None, None)
-            .await
-            .with_context(|| url.to_string())?;
+        let answer =
+            self.send(Method::GET, url, None, None).await.with_context(|| url.to_string())?;
         answer.accepted().with_context(|| format!("GET {url}"))
     }
 }
@@ -382,11 +342,7 @@ pub fn grouped(number: impl Into<i128>) -> String {
         }
         grouped.push(digit);
     }
-    if number < 0 {
-        format!("-{grouped}")
-    } else {
-        grouped
-    }
+    if number < 0 { format!("-{grouped}") } else { grouped }
 }
 
 /// Cents as `12,345.67`.
@@ -394,10 +350,7 @@ pub fn money(cents: impl Into<i128>) -> String {
     let cents: i128 = cents.into();
     let sign = if cents < 0 { "-" } else { "" };
     let (whole, rest) = (cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
-    format!(
-        "{sign}{}.{rest:02}",
-        grouped(i128::try_from(whole).unwrap_or(i128::MAX))
-    )
+    format!("{sign}{}.{rest:02}", grouped(i128::try_from(whole).unwrap_or(i128::MAX)))
 }
 
 #[cfg(test)]
@@ -405,40 +358,18 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, kind: &str) -> Answer {
-        let body = json!({ "type": format!("/problems/{kind}") })
-            .to_string()
-            .into_bytes();
-        Answer {
-            status,
-            location: None,
-            content_type: String::new(),
-            body,
-        }
+        let body = json!({ "type": format!("/problems/{kind}") }).to_string().into_bytes();
+        Answer { status, location: None, content_type: String::new(), body }
     }
 
     #[test]
     fn only_a_503_that_says_so_and_what_nobody_expects_are_unknown() {
         assert!(matches!(answer(201, "").outcome(), Outcome::Ok(_)));
-        assert!(matches!(
-            answer(422, "invalid-value").outcome(),
-            Outcome::Refused(_)
-        ));
-        assert!(matches!(
-            answer(429, "slow-down").outcome(),
-            Outcome::Refused(_)
-        ));
-        assert!(matches!(
-            answer(503, "unavailable").outcome(),
-            Outcome::Refused(_)
-        ));
-        assert!(matches!(
-            answer(503, "outcome-unknown").outcome(),
-            Outcome::Unknown(_)
-        ));
-        assert!(matches!(
-            answer(500, "internal").outcome(),
-            Outcome::Unknown(_)
-        ));
+        assert!(matches!(answer(422, "invalid-value").outcome(), Outcome::Refused(_)));
+        assert!(matches!(answer(429, "slow-down").outcome(), Outcome::Refused(_)));
+        assert!(matches!(answer(503, "unavailable").outcome(), Outcome::Refused(_)));
+        assert!(matches!(answer(503, "outcome-unknown").outcome(), Outcome::Unknown(_)));
+        assert!(matches!(answer(500, "internal").outcome(), Outcome::Unknown(_)));
     }
 
     #[test]

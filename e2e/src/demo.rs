@@ -39,19 +39,14 @@ pub async fn run(stack: &Stack) -> Result<()> {
         stack.down().await?;
     }
     told?;
-    say(&format!(
-        "\nAll of it was checked. The story took {} s.",
-        began.elapsed().as_secs()
-    ));
+    say(&format!("\nAll of it was checked. The story took {} s.", began.elapsed().as_secs()));
     next_steps(was_up);
     Ok(())
 }
 
 async fn tell(stack: &Stack, was_up: bool) -> Result<()> {
-    say(
-        "Holdfast: three services, order, payment and stock, each with a PostgreSQL of its own.\n\
-         They talk through Kafka only. Let us see what happens when one of them is killed.",
-    );
+    say("Holdfast: three services, order, payment and stock, each with a PostgreSQL of its own.\n\
+         They talk through Kafka only. Let us see what happens when one of them is killed.");
     step(1, "Start everything");
     if was_up {
         say("Something is running already; starting what is missing …");
@@ -62,10 +57,7 @@ async fn tell(stack: &Stack, was_up: bool) -> Result<()> {
     stack.up().await?;
     let client = Client::of(stack)?;
     seed::run(&client).await?;
-    say(&format!(
-        "Everything is ready after {:.1} s.",
-        began.elapsed().as_secs_f64()
-    ));
+    say(&format!("Everything is ready after {:.1} s.", began.elapsed().as_secs_f64()));
 
     step(2, "One order goes through");
     one_order(&client).await?;
@@ -88,10 +80,7 @@ async fn tell(stack: &Stack, was_up: bool) -> Result<()> {
 async fn one_order(client: &Client) -> Result<()> {
     let (ada, lantern) = (&seed::CUSTOMERS[0], &seed::ARTICLES[3]);
     let wishes = [wish(lantern.sku, 1), wish("wool-cap", 2)];
-    say(&format!(
-        "{} orders a deck lantern and two caps:\n",
-        ada.name
-    ));
+    say(&format!("{} orders a deck lantern and two caps:\n", ada.name));
     say(&curl_order(client, ada.customer_id, &wishes));
     let placed = client.placed(ada.customer_id, &wishes).await?;
     show("201 Created", &placed);
@@ -101,17 +90,13 @@ async fn one_order(client: &Client) -> Result<()> {
     let ended = client.ended(placed.order_id, SOON).await?;
     show("200 OK", &ended);
     ensure!(ended.status == "confirmed", "the order should be confirmed");
-    let history: Value = client
-        .read("order", &format!("/orders/{}/history", placed.order_id))
-        .await?;
+    let history: Value =
+        client.read("order", &format!("/orders/{}/history", placed.order_id)).await?;
     say("\nIts history, as the order service recorded it:\n");
     for event in history["history"].as_array().into_iter().flatten() {
         let at = event["recorded_at"].as_str().unwrap_or_default();
         let at = at.get(11..23).unwrap_or(at);
-        say(&format!(
-            "  {at}  {}",
-            event["event"].as_str().unwrap_or_default()
-        ));
+        say(&format!("  {at}  {}", event["event"].as_str().unwrap_or_default()));
     }
     Ok(())
 }
@@ -122,10 +107,7 @@ async fn a_batch(client: &Client) -> Result<()> {
     let accepted = began.elapsed();
     for order_id in &orders {
         let order = client.ended(*order_id, SOON).await?;
-        ensure!(
-            order.status == "confirmed",
-            "order {order_id} should be confirmed"
-        );
+        ensure!(order.status == "confirmed", "order {order_id} should be confirmed");
     }
     say(&format!(
         "{BATCH} accepted in {:.2} s; all confirmed {:.2} s after the first POST.",
@@ -139,22 +121,12 @@ async fn a_batch(client: &Client) -> Result<()> {
 async fn meanwhile(client: &Client) -> Result<(Vec<Uuid>, u64)> {
     let began = Instant::now();
     let orders = place(client, MEANWHILE).await?;
-    say(&format!(
-        "All {MEANWHILE} accepted, in {:.2} s.",
-        began.elapsed().as_secs_f64()
-    ));
+    say(&format!("All {MEANWHILE} accepted, in {:.2} s.", began.elapsed().as_secs_f64()));
     for order_id in &orders {
         eventually("payment to be verified", SOON, async || {
             let order = client.order(*order_id).await?;
-            ensure!(
-                order.payment == "verified",
-                "order {order_id}: payment is {}",
-                order.payment
-            );
-            ensure!(
-                order.status == "pending" && order.stock == "waiting",
-                "{order:?}"
-            );
+            ensure!(order.payment == "verified", "order {order_id}: payment is {}", order.payment);
+            ensure!(order.status == "pending" && order.stock == "waiting", "{order:?}");
             Ok(())
         })
         .await?;
@@ -167,10 +139,7 @@ async fn meanwhile(client: &Client) -> Result<(Vec<Uuid>, u64)> {
     show("200 OK", &client.order(orders[0]).await?);
     let items: Value = client.read("order", "/items").await?;
     let prices = items["items"].as_array().map_or(0, Vec::len);
-    ensure!(
-        prices >= seed::ARTICLES.len(),
-        "the order service should still know the prices"
-    );
+    ensure!(prices >= seed::ARTICLES.len(), "the order service should still know the prices");
     say(&format!(
         "\nPrices are served too, from the order service's own copy: {prices} articles.\n"
     ));
@@ -185,16 +154,10 @@ async fn come_back(
     orders: &[Uuid],
     starts_with: u64,
 ) -> Result<()> {
-    say(&format!(
-        "{} orders wait. Starting stock …",
-        grouped(starts_with)
-    ));
+    say(&format!("{} orders wait. Starting stock …", grouped(starts_with)));
     let began = Instant::now();
     stack.start("stock").await?;
-    say(&format!(
-        "  {:>5.1} s  stock is up",
-        began.elapsed().as_secs_f64()
-    ));
+    say(&format!("  {:>5.1} s  stock is up", began.elapsed().as_secs_f64()));
     say(
         "         Kafka gives it the dead one's work when the dead one's session has run out (10 s) …",
     );
@@ -215,10 +178,7 @@ async fn come_back(
     .await?;
     for order_id in orders {
         let order = client.ended(*order_id, SOON).await?;
-        ensure!(
-            order.status == "confirmed",
-            "order {order_id} should be confirmed"
-        );
+        ensure!(order.status == "confirmed", "order {order_id} should be confirmed");
     }
     say(&format!(
         "It read what it had missed. All {} orders ended, {:.1} s after the start.",
@@ -238,15 +198,9 @@ async fn check(client: &Client) -> Result<()> {
     say("\nEach service keeps books of its own, to be asked at any time:\n");
     for service in crate::topology::SERVICES {
         let books = client.books(service).await?;
-        say(&format!(
-            "  $ curl {}/books",
-            client.addresses.probes[service]
-        ));
+        say(&format!("  $ curl {}/books", client.addresses.probes[service]));
         say(&format!("  {books}"));
-        ensure!(
-            books["balanced"] == true,
-            "the books of {service} do not balance"
-        );
+        ensure!(books["balanced"] == true, "the books of {service} do not balance");
     }
     Ok(())
 }
@@ -283,27 +237,17 @@ async fn place(client: &Client, count: usize) -> Result<Vec<Uuid>> {
 }
 
 async fn pending(client: &Client) -> Result<u64> {
-    client.books("order").await?["orders"]["pending"]
-        .as_u64()
-        .context("the books count orders")
+    client.books("order").await?["orders"]["pending"].as_u64().context("the books count orders")
 }
 
 fn wish(sku: &str, quantity: i64) -> Wish {
-    Wish {
-        sku: sku.to_string(),
-        quantity,
-    }
+    Wish { sku: sku.to_string(), quantity }
 }
 
 fn curl_order(client: &Client, customer_id: Uuid, wishes: &[Wish]) -> String {
     let lines: Vec<String> = wishes
         .iter()
-        .map(|wish| {
-            format!(
-                r#"{{"sku": "{}", "quantity": {}}}"#,
-                wish.sku, wish.quantity
-            )
-        })
+        .map(|wish| format!(r#"{{"sku": "{}", "quantity": {}}}"#, wish.sku, wish.quantity))
         .collect();
     format!(
         "  $ curl {}/orders -H 'content-type: application/json' \\\n         \

@@ -73,18 +73,7 @@ impl Default for Load {
     fn default() -> Load {
         let (cancelled, poor, scarce, repeated) = (5, 5, 5, 5);
         let (kill, every, down, drain) = (None, 30, 5, 60);
-        Load {
-            rate: 100,
-            seconds: 90,
-            cancelled,
-            poor,
-            scarce,
-            repeated,
-            kill,
-            every,
-            down,
-            drain,
-        }
+        Load { rate: 100, seconds: 90, cancelled, poor, scarce, repeated, kill, every, down, drain }
     }
 }
 
@@ -154,16 +143,10 @@ pub async fn run(stack: &Stack, client: &Client, load: &Load) -> Result<Summary>
     let prices = provide(client, load).await?;
     let plans = plans(load);
     let began = Instant::now();
-    let (told, last_start) = tokio::try_join!(
-        place_all(client, load, plans, began),
-        kills(stack, load, began)
-    )?;
+    let (told, last_start) =
+        tokio::try_join!(place_all(client, load, plans, began), kills(stack, load, began))?;
     let (kills, last_start) = last_start;
-    let mut summary = Summary {
-        took: began.elapsed(),
-        kills,
-        ..Summary::default()
-    };
+    let mut summary = Summary { took: began.elapsed(), kills, ..Summary::default() };
     let orders = settle(client, told, &mut summary).await;
     let from = last_start.unwrap_or_else(Instant::now);
     let deadline = from.max(Instant::now()) + Duration::from_secs(load.drain.into());
@@ -177,20 +160,12 @@ async fn provide(client: &Client, load: &Load) -> Result<BTreeMap<String, i64>> 
     let key = format!("load-{}", Uuid::now_v7());
     let orders = i64::from(load.rate) * i64::from(load.seconds);
     let pieces = orders * QUANTITY_MAX;
-    let dearest = seed::ARTICLES
-        .iter()
-        .map(|article| article.price_cents)
-        .max()
-        .unwrap_or(0);
+    let dearest = seed::ARTICLES.iter().map(|article| article.price_cents).max().unwrap_or(0);
     // Spread evenly, with as much again to spare.
     let customers = seed::CUSTOMERS.len() as i64;
     let cents = orders * dearest * QUANTITY_MAX * LINES_MAX as i64 / customers + dearest;
-    let money = seed::CUSTOMERS
-        .iter()
-        .map(|c| client.deposit(c.customer_id, cents, &key));
-    let goods = seed::ARTICLES
-        .iter()
-        .map(|article| client.deliver(article.sku, pieces, &key));
+    let money = seed::CUSTOMERS.iter().map(|c| client.deposit(c.customer_id, cents, &key));
+    let goods = seed::ARTICLES.iter().map(|article| client.deliver(article.sku, pieces, &key));
     tokio::try_join!(try_join_all(money), try_join_all(goods)).context("before the load")?;
     let items: serde_json::Value = client.read("order", "/items").await?;
     let items = items["items"].as_array().into_iter().flatten();
@@ -207,11 +182,7 @@ fn plans(load: &Load) -> Vec<Plan> {
             let mut chosen = |share: u32| rng.random_range(0..100) < share;
             let (poor, scarce) = (chosen(load.poor), chosen(load.scarce));
             let (cancelled, repeated) = (chosen(load.cancelled), chosen(load.repeated));
-            let customer = if poor {
-                Some(&seed::POOR)
-            } else {
-                seed::CUSTOMERS.choose(&mut rng)
-            };
+            let customer = if poor { Some(&seed::POOR) } else { seed::CUSTOMERS.choose(&mut rng) };
             let wanted = rng.random_range(1..=LINES_MAX);
             let mut lines: Vec<Wish> = seed::ARTICLES
                 .choose_multiple(&mut rng, wanted)
@@ -222,10 +193,7 @@ fn plans(load: &Load) -> Vec<Plan> {
                 .collect();
             if scarce {
                 let quantity = seed::SCARCE.delivered + 1 + rng.random_range(0..20);
-                lines.push(Wish {
-                    sku: seed::SCARCE.sku.to_string(),
-                    quantity,
-                });
+                lines.push(Wish { sku: seed::SCARCE.sku.to_string(), quantity });
             }
             Plan {
                 at: Duration::from_secs_f64(nth as f64 / f64::from(load.rate)),
@@ -263,11 +231,7 @@ async fn place_all(
         if said.elapsed() > SAY_EVERY {
             said = Instant::now();
             let nth = grouped(nth as u64);
-            eprintln!(
-                "{nth} of {} orders placed at {}/s …",
-                grouped(count as u64),
-                load.rate
-            );
+            eprintln!("{nth} of {} orders placed at {}/s …", grouped(count as u64), load.rate);
         }
     }
     while let Some(ended) = placing.join_next().await {
@@ -302,13 +266,7 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
         }
         _ => Cancel::None,
     };
-    Told {
-        plan,
-        outcome,
-        latency,
-        repeat,
-        cancel,
-    }
+    Told { plan, outcome, latency, repeat, cancel }
 }
 
 async fn timed(post: impl Future<Output = Outcome>, due: Instant) -> (Outcome, Duration) {
@@ -359,16 +317,9 @@ async fn settle(client: &Client, told: Vec<Told>, summary: &mut Summary) -> Vec<
     latencies.sort_unstable();
     let at = |share: f64| {
         let nth = (latencies.len() as f64 * share) as usize;
-        latencies
-            .get(nth.min(latencies.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or_default()
+        latencies.get(nth.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default()
     };
-    (
-        summary.latency_p50,
-        summary.latency_p99,
-        summary.latency_max,
-    ) = (at(0.5), at(0.99), at(1.0));
+    (summary.latency_p50, summary.latency_p99, summary.latency_max) = (at(0.5), at(0.99), at(1.0));
     summary.placed = told.len() as u64;
     let deadline = Instant::now() + SETTLED_WITHIN;
     let settled: Vec<(Told, Outcome)> = stream::iter(told)
@@ -376,9 +327,8 @@ async fn settle(client: &Client, told: Vec<Told>, summary: &mut Summary) -> Vec<
             let mut outcome = told.outcome.clone();
             while matches!(outcome, Outcome::Unknown(_)) && Instant::now() < deadline {
                 sleep(LOOK_EVERY).await;
-                outcome = client
-                    .place(told.plan.customer_id, &told.plan.lines, &told.plan.key)
-                    .await;
+                outcome =
+                    client.place(told.plan.customer_id, &told.plan.lines, &told.plan.key).await;
                 // Refused for now is no answer to what became of the first try.
                 if matches!(&outcome, Outcome::Refused(answer) if answer.status == 503) {
                     outcome = Outcome::Unknown(String::new());
@@ -414,11 +364,7 @@ async fn settle(client: &Client, told: Vec<Told>, summary: &mut Summary) -> Vec<
         match (&outcome, order_id(&outcome)) {
             (Outcome::Ok(_), Some(order_id)) => {
                 summary.accepted += 1;
-                accepted.push(Accepted {
-                    order_id,
-                    lines: told.plan.lines,
-                    cancel: told.cancel,
-                });
+                accepted.push(Accepted { order_id, lines: told.plan.lines, cancel: told.cancel });
             }
             (Outcome::Refused(answer), _) => {
                 example("refused", answer);
@@ -472,24 +418,16 @@ async fn drain(
     }
     summary.not_ended = open.len() as u64;
     for accepted in open.iter().take(5) {
-        summary
-            .examples
-            .push(format!("not ended: {}", accepted.order_id));
+        summary.examples.push(format!("not ended: {}", accepted.order_id));
     }
     Ok(())
 }
 
 fn note(accepted: &Accepted, order: &Order, prices: &BTreeMap<String, i64>, summary: &mut Summary) {
-    let total: i64 = accepted
-        .lines
-        .iter()
-        .filter_map(|line| Some(prices.get(&line.sku)? * line.quantity))
-        .sum();
+    let total: i64 =
+        accepted.lines.iter().filter_map(|line| Some(prices.get(&line.sku)? * line.quantity)).sum();
     if order.total_cents != total {
-        summary.examples.push(format!(
-            "{}: {} and not {total}",
-            order.order_id, order.total_cents
-        ));
+        summary.examples.push(format!("{}: {} and not {total}", order.order_id, order.total_cents));
         summary.repeats_differ += 1;
     }
     match order.reason.as_deref() {
@@ -513,10 +451,7 @@ impl Summary {
     /// Whether everything went as promised. Refusals are none of a load's; unknown outcomes may be,
     /// where the order service or its database was the victim, but must be settled.
     pub fn holds(&self, load: &Load) -> bool {
-        let order_was_hit = load
-            .kill
-            .as_deref()
-            .is_some_and(|victim| victim.starts_with("order"));
+        let order_was_hit = load.kill.as_deref().is_some_and(|victim| victim.starts_with("order"));
         let answered = self.unknown == 0 && self.refused == 0;
         (answered || order_was_hit)
             && self.unsettled == 0
@@ -557,11 +492,7 @@ impl Summary {
             format!(
                 "  drained       {:.1} s after {}",
                 self.drained_in.as_secs_f64(),
-                if self.kills > 0 {
-                    "the last start"
-                } else {
-                    "the last order"
-                }
+                if self.kills > 0 { "the last start" } else { "the last order" }
             ),
             format!(
                 "  repeats       {} told the same, {} told something else",
@@ -596,30 +527,18 @@ mod tests {
 
     #[test]
     fn a_load_is_as_long_as_it_says_and_mixed_as_it_says() {
-        let load = Load {
-            rate: 50,
-            seconds: 20,
-            poor: 100,
-            scarce: 0,
-            repeated: 0,
-            ..Load::default()
-        };
+        let load =
+            Load { rate: 50, seconds: 20, poor: 100, scarce: 0, repeated: 0, ..Load::default() };
         let plans = plans(&load);
         assert_eq!(plans.len(), 1_000);
         assert!(plans.windows(2).all(|pair| pair[0].at < pair[1].at));
         assert!(
-            plans
-                .iter()
-                .all(|plan| plan.customer_id == seed::POOR.customer_id && !plan.repeated)
+            plans.iter().all(|plan| plan.customer_id == seed::POOR.customer_id && !plan.repeated)
         );
         for plan in &plans {
             let skus: std::collections::BTreeSet<_> =
                 plan.lines.iter().map(|line| &line.sku).collect();
-            assert_eq!(
-                skus.len(),
-                plan.lines.len(),
-                "no article stands on two lines"
-            );
+            assert_eq!(skus.len(), plan.lines.len(), "no article stands on two lines");
             assert!((1..=LINES_MAX).contains(&plan.lines.len()));
         }
     }

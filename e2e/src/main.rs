@@ -83,10 +83,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Logs { name, follow } => return print_log(&name, follow).await,
         Command::Kill { name } => {
             let killed = Stack::of_checkout_as_it_is()?.kill(&name).await?;
-            println!(
-                "{name} {}",
-                if killed { "is killed" } else { "did not run" }
-            );
+            println!("{name} {}", if killed { "is killed" } else { "did not run" });
         }
         Command::Stop { name } => match Stack::of_checkout_as_it_is()?.stop(&name).await? {
             Stopped::WasNotRunning => println!("{name} did not run"),
@@ -113,10 +110,7 @@ async fn up() -> Result<()> {
     let stack = Stack::of_checkout()?;
     stack.up().await?;
     seed::run(&Client::of(&stack)?).await?;
-    eprintln!(
-        "everything is ready ({:.1} s)",
-        begun.elapsed().as_secs_f64()
-    );
+    eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
     for service in SERVICES {
         println!("{service:<8} {}", stack.url(service)?);
     }
@@ -128,33 +122,19 @@ async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
     let client = Client::of(&stack)?;
     let summary = load::run(&stack, &client, load).await?;
     summary.lines().iter().for_each(|line| println!("{line}"));
-    let checked = if verify {
-        check(&client, &verify::Options::default()).await?
-    } else {
-        ExitCode::SUCCESS
-    };
-    Ok(if summary.holds(load) {
-        checked
-    } else {
-        ExitCode::FAILURE
-    })
+    let checked =
+        if verify { check(&client, &verify::Options::default()).await? } else { ExitCode::SUCCESS };
+    Ok(if summary.holds(load) { checked } else { ExitCode::FAILURE })
 }
 
 async fn check(client: &Client, options: &verify::Options) -> Result<ExitCode> {
     let verdict = verify::run(client, options).await?;
     verdict.lines().iter().for_each(|line| println!("{line}"));
-    Ok(if verdict.holds() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {
-    println!(
-        "{:<12} {:>8} {:>6}  {:<9} {:>8}  UPTIME",
-        "NAME", "PID", "PORT", "STATE", "MEMORY"
-    );
+    println!("{:<12} {:>8} {:>6}  {:<9} {:>8}  UPTIME", "NAME", "PID", "PORT", "STATE", "MEMORY");
     for member in stack.status().await? {
         let state = match member.state {
             State::Stopped => "stopped",
@@ -165,15 +145,8 @@ async fn print_status(stack: &Stack) -> Result<()> {
         let pid = member.pid.map_or("-".to_string(), |pid| pid.to_string());
         let memory = format!("{} MB", member.memory_bytes / 1_000_000);
         let seconds = member.uptime.as_secs();
-        let uptime = format!(
-            "{}:{:02}:{:02}",
-            seconds / 3600,
-            seconds / 60 % 60,
-            seconds % 60
-        );
-        let (memory, uptime) = member
-            .pid
-            .map_or(("-".into(), "-".into()), |_| (memory, uptime));
+        let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let (memory, uptime) = member.pid.map_or(("-".into(), "-".into()), |_| (memory, uptime));
         println!(
             "{:<12} {pid:>8} {:>6}  {state:<9} {memory:>8}  {uptime}",
             member.name, member.port
@@ -185,9 +158,7 @@ async fn print_status(stack: &Stack) -> Result<()> {
 async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
     let log = Stack::of_checkout_as_it_is()?.log_file(name)?;
     let mut tail = tokio::process::Command::new("tail");
-    tail.args(["-n", "200"])
-        .args(follow.then_some("-F"))
-        .arg(log);
+    tail.args(["-n", "200"]).args(follow.then_some("-F")).arg(log);
     Ok(exit_code(tail.status().await?))
 }
 
@@ -239,10 +210,7 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     }
     if let Some(pid) = child.id() {
         let kill = format!("kill -TERM {pid}");
-        tokio::process::Command::new("sh")
-            .args(["-c", &kill])
-            .status()
-            .await?;
+        tokio::process::Command::new("sh").args(["-c", &kill]).status().await?;
     }
     match tokio::time::timeout(Duration::from_secs(20), child.wait()).await {
         Ok(status) => Ok(exit_code(status?)),
@@ -257,11 +225,5 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
 fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
     let signal = status.signal().map(|signal| 128 + signal);
-    ExitCode::from(
-        status
-            .code()
-            .or(signal)
-            .and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(1),
-    )
+    ExitCode::from(status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

@@ -42,15 +42,11 @@ impl Parts {
             fetch_absent(&cache, progress).await?;
         }
         let kafka = PARTS[0].directory(&cache);
-        let mut jars: Vec<String> = list(&kafka)?
-            .into_iter()
-            .filter(|path| path.ends_with(".jar"))
-            .collect();
+        let mut jars: Vec<String> =
+            list(&kafka)?.into_iter().filter(|path| path.ends_with(".jar")).collect();
         jars.sort();
         let registry = PARTS[1].directory(&cache);
-        let runner = list(&registry)?
-            .into_iter()
-            .find(|path| path.ends_with("-runner.jar"));
+        let runner = list(&registry)?.into_iter().find(|path| path.ends_with("-runner.jar"));
         Ok(Self {
             java: java()?,
             kafka_classpath: jars.join(":"),
@@ -63,14 +59,8 @@ impl Parts {
     /// Where the archive of preloaded classes is for what `java` runs with `flags`. A changed Java
     /// would ignore the old archive without a word, so its own build is part of the name.
     pub fn class_archive(&self, name: &str, flags: &str) -> PathBuf {
-        let release = self
-            .java
-            .ancestors()
-            .nth(2)
-            .map(|home| home.join("release"));
-        let release = release
-            .and_then(|file| fs::read_to_string(file).ok())
-            .unwrap_or_default();
+        let release = self.java.ancestors().nth(2).map(|home| home.join("release"));
+        let release = release.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
         let mut hash = Sha256::new();
         let java = self.java.display().to_string();
         let registry = self.registry_jar.display().to_string();
@@ -78,15 +68,9 @@ impl Parts {
             hash.update(word);
             hash.update([0]);
         }
-        let key: String = hash
-            .finalize()
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        self.cache
-            .join("class-archives")
-            .join(format!("{name}-{key}.jsa"))
+        let key: String =
+            hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        self.cache.join("class-archives").join(format!("{name}-{key}.jsa"))
     }
 }
 
@@ -104,29 +88,18 @@ struct Unpack {
 }
 
 const PARTS: [Part; 3] = [
-    Part {
-        name: "kafka",
-        title: "Kafka",
-        size: "41 MB",
-        unpack: None,
-    },
+    Part { name: "kafka", title: "Kafka", size: "41 MB", unpack: None },
     Part {
         name: "registry",
         title: "Apicurio Registry",
         size: "109 MB",
-        unpack: Some(Unpack {
-            archive: ".tar.gz",
-            flags: "-xzf",
-        }),
+        unpack: Some(Unpack { archive: ".tar.gz", flags: "-xzf" }),
     },
     Part {
         name: "postgres",
         title: "PostgreSQL",
         size: "15 MB",
-        unpack: Some(Unpack {
-            archive: ".txz",
-            flags: "-xJf",
-        }),
+        unpack: Some(Unpack { archive: ".txz", flags: "-xJf" }),
     },
 ];
 
@@ -159,12 +132,7 @@ impl Part {
 
     async fn fetch(&self, cache: &Path, work: &Path, progress: &impl Fn(&str)) -> Result<()> {
         let begun = Instant::now();
-        progress(&format!(
-            "fetching {} {} ({}) …",
-            self.title,
-            self.version(),
-            self.size
-        ));
+        progress(&format!("fetching {} {} ({}) …", self.title, self.version(), self.size));
         let into = work.join(self.name);
         let fetched = into.join("fetched");
         self.run_maven(work, &into).await?;
@@ -175,9 +143,7 @@ impl Part {
             fs::create_dir_all(&ready)?;
             let mut candidates = list(&fetched)?;
             candidates.extend(list(&into.join("unpacked")).unwrap_or_default());
-            let archive = candidates
-                .into_iter()
-                .find(|path| path.ends_with(unpack.archive));
+            let archive = candidates.into_iter().find(|path| path.ends_with(unpack.archive));
             let archive = archive.with_context(|| format!("no {} was fetched", unpack.archive))?;
             let into = ready.display().to_string();
             let arguments = ["--no-same-owner", unpack.flags, &archive, "-C", &into];
@@ -193,11 +159,7 @@ impl Part {
             fs::remove_dir_all(&home)?;
         }
         fs::rename(&ready, &home)?;
-        progress(&format!(
-            "fetched {} in {:.0} s",
-            self.title,
-            begun.elapsed().as_secs_f64()
-        ));
+        progress(&format!("fetched {} in {:.0} s", self.title, begun.elapsed().as_secs_f64()));
         Ok(())
     }
 
@@ -234,15 +196,9 @@ impl Part {
             }
         }
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let reason = text
-            .lines()
-            .find(|line| line.contains("[ERROR]"))
-            .unwrap_or("it gave no reason");
-        bail!(
-            "Maven could not fetch {} {}: {reason}",
-            self.title,
-            self.version()
-        )
+        let reason =
+            text.lines().find(|line| line.contains("[ERROR]")).unwrap_or("it gave no reason");
+        bail!("Maven could not fetch {} {}: {reason}", self.title, self.version())
     }
 
     fn verify(&self, fetched: &Path) -> Result<()> {
@@ -250,10 +206,7 @@ impl Part {
         let mut found = BTreeMap::new();
         for path in list(fetched)? {
             let name = Path::new(&path).file_name().unwrap_or_default();
-            found.insert(
-                name.to_string_lossy().into_owned(),
-                sha256(Path::new(&path))?,
-            );
+            found.insert(name.to_string_lossy().into_owned(), sha256(Path::new(&path))?);
         }
         for (file, sum) in &expected {
             match found.get(file) {
@@ -265,10 +218,7 @@ impl Part {
             }
         }
         if let Some(file) = found.keys().find(|file| !expected.contains_key(*file)) {
-            bail!(
-                "{file} was fetched with {}, and e2e/parts.sha256 does not list it",
-                self.title
-            );
+            bail!("{file} was fetched with {}, and e2e/parts.sha256 does not list it", self.title);
         }
         Ok(())
     }
@@ -276,15 +226,11 @@ impl Part {
 
 async fn fetch_absent(cache: &Path, progress: &impl Fn(&str)) -> Result<()> {
     create_open_directory(cache).with_context(|| {
-        format!(
-            "cannot make the cache {} (HOLDFAST_CACHE moves it)",
-            cache.display()
-        )
+        format!("cannot make the cache {} (HOLDFAST_CACHE moves it)", cache.display())
     })?;
-    let _lock = lock(&cache.join("lock"), &|| {
-        progress("waiting for another launcher that fetches …")
-    })
-    .await?;
+    let _lock =
+        lock(&cache.join("lock"), &|| progress("waiting for another launcher that fetches …"))
+            .await?;
     // Under the lock nobody else fetches: what lies here was left by one that was broken off.
     let work = cache.join("partial");
     let _ = fs::remove_dir_all(&work);
@@ -300,11 +246,7 @@ async fn fetch_absent(cache: &Path, progress: &impl Fn(&str)) -> Result<()> {
 
 /// Takes a lock that ends with this process, however it ends. `waiting` is told once.
 pub async fn lock(path: &Path, waiting: &impl Fn()) -> Result<File> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path);
+    let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
     let mut attempts = 0;
     while let Err(error) = file.try_lock() {
@@ -322,10 +264,7 @@ pub async fn lock(path: &Path, waiting: &impl Fn()) -> Result<File> {
 
 /// Makes a directory that every user may enter, whatever the umask: PostgreSQL runs as `nobody`.
 pub fn create_open_directory(path: &Path) -> Result<()> {
-    let absent: Vec<&Path> = path
-        .ancestors()
-        .take_while(|parent| !parent.exists())
-        .collect();
+    let absent: Vec<&Path> = path.ancestors().take_while(|parent| !parent.exists()).collect();
     for directory in absent.into_iter().rev() {
         fs::create_dir(directory).or_else(|error| match error.kind() {
             std::io::ErrorKind::AlreadyExists => Ok(()),
@@ -341,11 +280,8 @@ pub fn is_root() -> bool {
 }
 
 pub fn cache_directory() -> Result<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(cache) = set("HOLDFAST_CACHE") {
         return Ok(std::path::absolute(cache)?);
     }
@@ -353,9 +289,7 @@ pub fn cache_directory() -> Result<PathBuf> {
         return Ok("/var/cache/holdfast".into());
     }
     let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(user
-        .context("neither HOLDFAST_CACHE nor HOME is set")?
-        .join("holdfast"))
+    Ok(user.context("neither HOLDFAST_CACHE nor HOME is set")?.join("holdfast"))
 }
 
 /// The Java to be run, with links followed: Debian's `java` is a link to a link.
@@ -383,11 +317,7 @@ fn sha256(path: &Path) -> Result<String> {
     loop {
         let length = file.read(&mut block)?;
         if length == 0 {
-            return Ok(hash
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect());
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
         }
         hash.update(&block[..length]);
     }
@@ -395,17 +325,10 @@ fn sha256(path: &Path) -> Result<String> {
 
 async fn run(program: &str, arguments: &[&str], work: &Path, failure: &str) -> Result<()> {
     let arguments = arguments.iter().map(|word| word.to_string()).collect();
-    let launch = Launch {
-        program: program.into(),
-        arguments,
-        ..Launch::default()
-    };
+    let launch = Launch { program: program.into(), arguments, ..Launch::default() };
     let log = work.join("run.log");
     if !launch.run(work, &log, FETCH_WITHIN).await? {
-        bail!(
-            "{failure}: {}",
-            fs::read_to_string(&log).unwrap_or_default().trim()
-        );
+        bail!("{failure}: {}", fs::read_to_string(&log).unwrap_or_default().trim());
     }
     Ok(())
 }

@@ -39,10 +39,7 @@ pub async fn prepare_postgres(parts: &Parts, process: &Process) -> Result<()> {
         let _ = fs::remove_dir_all(&fresh);
         let from = process.log_length();
         let launch = topology::initdb(parts, &fresh);
-        if !launch
-            .run(&process.home, &process.log, READY_WITHIN)
-            .await?
-        {
+        if !launch.run(&process.home, &process.log, READY_WITHIN).await? {
             bail!(
                 "initdb failed; {} ends with:\n{}",
                 process.log.display(),
@@ -92,11 +89,7 @@ pub async fn make_roles(layout: &Layout, service: &str) -> Result<()> {
 }
 
 pub fn use_if_there(archive: &Path) -> ClassArchive {
-    if archive.exists() {
-        ClassArchive::Use
-    } else {
-        ClassArchive::Without
-    }
+    if archive.exists() { ClassArchive::Use } else { ClassArchive::Without }
 }
 
 pub fn prepare_java(home: &Path) -> Result<()> {
@@ -110,10 +103,7 @@ pub async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) ->
     let home = &process.home;
     let logs = home.join("data");
     fs::write(home.join("log4j2.properties"), topology::kafka_logging())?;
-    fs::write(
-        home.join("server.properties"),
-        topology::kafka_config(layout, &logs)?,
-    )?;
+    fs::write(home.join("server.properties"), topology::kafka_config(layout, &logs)?)?;
     if logs.exists() {
         return Ok(());
     }
@@ -146,17 +136,12 @@ pub async fn make_class_archives(parts: &Parts) {
     }
     eprintln!("preparing Java's class archives (once) …");
     let made = async {
-        let directory = archives[0]
-            .1
-            .parent()
-            .context("an archive lies in a directory")?;
+        let directory = archives[0].1.parent().context("an archive lies in a directory")?;
         create_open_directory(directory)?;
         let _lock = parts::lock(&directory.join("lock"), &|| ()).await?;
         let stack = Stack::ephemeral()?;
         try_join_all(
-            archives
-                .iter()
-                .map(|(name, archive)| make_class_archive(&stack, parts, name, archive)),
+            archives.iter().map(|(name, archive)| make_class_archive(&stack, parts, name, archive)),
         )
         .await?;
         stack.clean().await

@@ -87,9 +87,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {}", words.join(" ")))?;
         let pid = child.id().context("the process ended at once")?;
-        let started_ticks = Stat::of(pid)
-            .context("the process ended at once")?
-            .started_ticks;
+        let started_ticks = Stat::of(pid).context("the process ended at once")?.started_ticks;
         let text = format!("{pid} {started_ticks} {}\n", boot_id());
         let fresh = self.pid_file.with_extension("pid.new");
         fs::write(&fresh, text)?;
@@ -186,11 +184,8 @@ impl Identity {
     /// How long it has been running.
     pub fn age(&self) -> Duration {
         let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let uptime: f64 = uptime
-            .split(' ')
-            .next()
-            .and_then(|word| word.parse().ok())
-            .unwrap_or(0.0);
+        let uptime: f64 =
+            uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
         let started = self.started_ticks as f64 / TICKS_PER_SECOND as f64;
         Duration::from_secs_f64((uptime - started).max(0.0))
     }
@@ -263,9 +258,8 @@ pub fn processes_in(home: &Path, programs: &[&str]) -> Vec<Identity> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| {
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
         let (Ok(directory), Ok(program)) = (link("cwd"), link("exe")) else {
@@ -274,9 +268,7 @@ pub fn processes_in(home: &Path, programs: &[&str]) -> Vec<Identity> {
         let directory = directory.to_string_lossy().replace(" (deleted)", "");
         let program = program.to_string_lossy().replace(" (deleted)", "");
         Path::new(&directory).starts_with(home)
-            && programs
-                .iter()
-                .any(|name| Path::new(&program).ends_with(name))
+            && programs.iter().any(|name| Path::new(&program).ends_with(name))
     })
     .filter_map(|pid| {
         let started_ticks = Stat::of(pid)?.started_ticks;
@@ -295,10 +287,7 @@ impl Stat {
     fn of(pid: u32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the program's name, which may itself contain blanks and brackets.
-        let fields: Vec<&str> = text
-            .get(text.rfind(')')? + 1..)?
-            .split_whitespace()
-            .collect();
+        let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
         Some(Self {
             state: fields.first()?.chars().next()?,
             started_ticks: fields.get(19)?.parse().ok()?,

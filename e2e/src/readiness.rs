@@ -31,10 +31,7 @@ pub async fn answers(layout: &Layout, member: &Member) -> bool {
             }
         }
     };
-    matches!(
-        tokio::time::timeout(ANSWER_WITHIN, answer).await,
-        Ok(Some(()))
-    )
+    matches!(tokio::time::timeout(ANSWER_WITHIN, answer).await, Ok(Some(())))
 }
 
 /// By hand: this is asked many times a second, and a client reads its certificates when it is made.

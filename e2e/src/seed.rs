@@ -23,23 +23,14 @@ pub struct Article {
 }
 
 const fn article(sku: &'static str, name: &'static str, price_cents: i64) -> Article {
-    Article {
-        sku,
-        name,
-        price_cents,
-        delivered: 1_000_000,
-    }
+    Article { sku, name, price_cents, delivered: 1_000_000 }
 }
 
 /// Plenty of each: whoever tries the stack with a load of their own shall not run out.
 pub const ARTICLES: [Article; 10] = [
     article("anchor-shackle", "Anchor shackle, galvanised, 12 mm", 890),
     article("bosun-whistle", "Bosun's whistle, brass", 1_950),
-    article(
-        "chart-north-sea",
-        "Chart of the North Sea, 1:750,000",
-        3_400,
-    ),
+    article("chart-north-sea", "Chart of the North Sea, 1:750,000", 3_400),
     article("deck-lantern", "Deck lantern, storm-proof", 5_990),
     article("dock-line", "Dock line, 10 m, spliced eye", 2_450),
     article("folding-knife", "Folding knife with marlinspike", 4_200),
@@ -67,11 +58,7 @@ pub struct Customer {
 const fn customer(name: &'static str, number: u128, deposited_cents: i64) -> Customer {
     // UUIDs of version 7, as the services make them.
     let customer_id = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number);
-    Customer {
-        name,
-        customer_id,
-        deposited_cents,
-    }
+    Customer { name, customer_id, deposited_cents }
 }
 
 pub const CUSTOMERS: [Customer; 4] = [
@@ -93,22 +80,16 @@ pub async fn run(client: &Client) -> Result<()> {
         try_join_all(customers.map(|customer| funded(client, customer))),
     )
     .context("the demo articles and accounts could not be made")?;
-    eventually(
-        "the order service to know the demo articles",
-        KNOWN_WITHIN,
-        async || {
-            let known = skus(&client.read("order", "/items").await?);
-            let missing = ARTICLES
-                .iter()
-                .find(|article| !known.iter().any(|sku| sku == article.sku));
-            ensure!(
-                missing.is_none(),
-                "{} is not known yet",
-                missing.map_or("", |article| article.sku)
-            );
-            Ok(())
-        },
-    )
+    eventually("the order service to know the demo articles", KNOWN_WITHIN, async || {
+        let known = skus(&client.read("order", "/items").await?);
+        let missing = ARTICLES.iter().find(|article| !known.iter().any(|sku| sku == article.sku));
+        ensure!(
+            missing.is_none(),
+            "{} is not known yet",
+            missing.map_or("", |article| article.sku)
+        );
+        Ok(())
+    })
     .await
 }
 
@@ -116,14 +97,10 @@ async fn stocked(client: &Client, article: &Article) -> Result<()> {
     let path = format!("/items/{}", article.sku);
     let found: Option<Value> = client.find("stock", &path).await?;
     if found.is_none() {
-        client
-            .put_item(article.sku, article.name, article.price_cents)
-            .await?;
+        client.put_item(article.sku, article.name, article.price_cents).await?;
     }
     if found.is_none_or(|item| item["delivered"] == 0) {
-        client
-            .deliver(article.sku, article.delivered, "demo-delivery")
-            .await?;
+        client.deliver(article.sku, article.delivered, "demo-delivery").await?;
     }
     Ok(())
 }
@@ -131,22 +108,14 @@ async fn stocked(client: &Client, article: &Article) -> Result<()> {
 async fn funded(client: &Client, customer: &Customer) -> Result<()> {
     let path = format!("/accounts/{}", customer.customer_id);
     if client.find::<Value>("payment", &path).await?.is_none() {
-        client
-            .deposit(
-                customer.customer_id,
-                customer.deposited_cents,
-                "demo-deposit",
-            )
-            .await?;
+        client.deposit(customer.customer_id, customer.deposited_cents, "demo-deposit").await?;
     }
     Ok(())
 }
 
 fn skus(items: &Value) -> Vec<String> {
     let items = items["items"].as_array().into_iter().flatten();
-    items
-        .filter_map(|item| Some(item["sku"].as_str()?.to_string()))
-        .collect()
+    items.filter_map(|item| Some(item["sku"].as_str()?.to_string())).collect()
 }
 
 #[cfg(test)]
@@ -158,14 +127,8 @@ mod tests {
         let cheapest = ARTICLES.iter().map(|article| article.price_cents).min();
         assert!(Some(POOR.deposited_cents) < cheapest);
         assert!(
-            CUSTOMERS
-                .iter()
-                .all(|customer| customer.deposited_cents > 1_000 * SCARCE.price_cents)
+            CUSTOMERS.iter().all(|customer| customer.deposited_cents > 1_000 * SCARCE.price_cents)
         );
-        assert!(
-            CUSTOMERS
-                .iter()
-                .all(|customer| customer.customer_id.get_version_num() == 7)
-        );
+        assert!(CUSTOMERS.iter().all(|customer| customer.customer_id.get_version_num() == 7));
     }
 }

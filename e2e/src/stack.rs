@@ -66,11 +66,7 @@ pub enum State {
 impl Stack {
     /// The stack in `directory`, on these ports unless it already runs on others.
     pub fn at(directory: impl Into<PathBuf>, ports: Ports) -> Result<Self> {
-        let stack = Self {
-            directory: directory.into(),
-            quiet: false,
-            ephemeral: false,
-        };
+        let stack = Self { directory: directory.into(), quiet: false, ephemeral: false };
         if !stack.runs() {
             stack.change(|layout| layout.ports = ports)?;
         } else if let Some(moved) = stack.layout()?.ports.moved_in(ports) {
@@ -81,11 +77,7 @@ impl Stack {
 
     /// A stack that was made before.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
-        let stack = Self {
-            directory: directory.into(),
-            quiet: true,
-            ephemeral: false,
-        };
+        let stack = Self { directory: directory.into(), quiet: true, ephemeral: false };
         stack.layout()?;
         Ok(stack)
     }
@@ -93,32 +85,17 @@ impl Stack {
     /// The stack of this checkout, on the default ports or where the environment moves them.
     pub fn of_checkout() -> Result<Self> {
         let directory = state_directory()?.join("stack");
-        let stack = Self {
-            directory,
-            quiet: false,
-            ephemeral: false,
-        };
+        let stack = Self { directory, quiet: false, ephemeral: false };
         // While something runs, ports that nobody names stay where they are.
-        let ports = if stack.runs() {
-            stack.layout()?.ports
-        } else {
-            Ports::default()
-        };
+        let ports = if stack.runs() { stack.layout()?.ports } else { Ports::default() };
         Self::at(stack.directory.clone(), ports.moved_by_environment()?)
     }
 
     /// The stack of this checkout as it was last started, or as it would be started.
     pub fn of_checkout_as_it_is() -> Result<Self> {
-        let stack = Self {
-            directory: state_directory()?.join("stack"),
-            quiet: false,
-            ephemeral: false,
-        };
-        if stack.layout().is_ok() {
-            Ok(stack)
-        } else {
-            Self::of_checkout()
-        }
+        let stack =
+            Self { directory: state_directory()?.join("stack"), quiet: false, ephemeral: false };
+        if stack.layout().is_ok() { Ok(stack) } else { Self::of_checkout() }
     }
 
     /// The parts that `e2e with-parts` runs for the tests.
@@ -132,11 +109,7 @@ impl Stack {
 
     /// A stack of its own on free ports, gone when it is dropped.
     pub fn ephemeral() -> Result<Self> {
-        let name = format!(
-            "holdfast-{}-{:08x}",
-            std::process::id(),
-            rand::random::<u32>()
-        );
+        let name = format!("holdfast-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let mut stack = Self::at(std::env::temp_dir().join(name), Ports::free()?)?;
         stack.ephemeral = true;
         stack.quiet = true;
@@ -155,24 +128,15 @@ impl Stack {
 
     /// `http://127.0.0.1:8001` of a service or one of its instances.
     pub fn url(&self, name: &str) -> Result<String> {
-        Ok(format!(
-            "http://{HOST}:{}",
-            self.layout()?.of_instance(name)?.api
-        ))
+        Ok(format!("http://{HOST}:{}", self.layout()?.of_instance(name)?.api))
     }
 
     pub fn probe_url(&self, name: &str) -> Result<String> {
-        Ok(format!(
-            "http://{HOST}:{}",
-            self.layout()?.of_instance(name)?.probe
-        ))
+        Ok(format!("http://{HOST}:{}", self.layout()?.of_instance(name)?.probe))
     }
 
     pub fn operator_url(&self, name: &str) -> Result<String> {
-        Ok(format!(
-            "http://{HOST}:{}",
-            self.layout()?.of_instance(name)?.operator
-        ))
+        Ok(format!("http://{HOST}:{}", self.layout()?.of_instance(name)?.operator))
     }
 
     /// The service's own database, as its superuser.
@@ -192,10 +156,7 @@ impl Stack {
 
     /// Kafka's listener of one service, where it really listens.
     pub fn kafka_listener(&self, service: &str) -> Result<String> {
-        Ok(format!(
-            "{HOST}:{}",
-            self.layout()?.of_service(service)?.kafka
-        ))
+        Ok(format!("{HOST}:{}", self.layout()?.of_service(service)?.kafka))
     }
 
     pub fn registry_url(&self) -> Result<String> {
@@ -228,9 +189,9 @@ impl Stack {
         self.layout()?.of_service(service)?;
         self.change(|layout| {
             match address {
-                Some(address) => layout
-                    .kafka_advertised
-                    .insert(service.to_string(), address.to_string()),
+                Some(address) => {
+                    layout.kafka_advertised.insert(service.to_string(), address.to_string())
+                }
                 None => layout.kafka_advertised.remove(service),
             };
         })
@@ -239,10 +200,7 @@ impl Stack {
     pub(crate) fn layout(&self) -> Result<Layout> {
         let file = self.directory.join("layout.json");
         let text = fs::read(&file).with_context(|| {
-            format!(
-                "there is no stack in {}: `make up` starts one",
-                self.directory.display()
-            )
+            format!("there is no stack in {}: `make up` starts one", self.directory.display())
         })?;
         serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))
     }
@@ -250,10 +208,7 @@ impl Stack {
     fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
         for directory in ["", "run", "log"] {
             create_open_directory(&self.directory.join(directory)).with_context(|| {
-                format!(
-                    "cannot make {} (HOLDFAST_STATE moves it)",
-                    self.directory.display()
-                )
+                format!("cannot make {} (HOLDFAST_STATE moves it)", self.directory.display())
             })?;
         }
         let lock = File::create(self.directory.join("layout.lock"))?;
@@ -281,16 +236,11 @@ impl Stack {
         self.claim_ports(&self.members()).await?;
         self.start_parts().await?;
 
-        let idle: Vec<&Member> = services
-            .iter()
-            .filter(|member| self.process(member).living().is_none())
-            .collect();
+        let idle: Vec<&Member> =
+            services.iter().filter(|member| self.process(member).living().is_none()).collect();
         let migrations = SERVICES
             .iter()
-            .filter(|service| {
-                idle.iter()
-                    .any(|member| **member == Member::service(service))
-            })
+            .filter(|service| idle.iter().any(|member| **member == Member::service(service)))
             .map(|service| self.migrate(&programs, service));
         tokio::try_join!(self.apply_contracts(&programs), try_join_all(migrations))?;
         try_join_all(services.iter().map(|member| self.start_member(member))).await?;
@@ -305,42 +255,28 @@ impl Stack {
 
     /// Applies topics and schemas, as `up` does.
     pub async fn apply_contracts(&self, programs: &Path) -> Result<()> {
-        let mut launch = Launch {
-            program: programs.join("contracts"),
-            ..Launch::default()
-        };
-        ensure!(
-            launch.program.is_file(),
-            "there is no program {}",
-            launch.program.display()
-        );
+        let mut launch = Launch { program: programs.join("contracts"), ..Launch::default() };
+        ensure!(launch.program.is_file(), "there is no program {}", launch.program.display());
         launch.arguments.push("apply".to_string());
         launch.environment = vec![
-            (
-                "KAFKA_BOOTSTRAP_SERVERS".to_string(),
-                self.kafka_bootstrap()?,
-            ),
+            ("KAFKA_BOOTSTRAP_SERVERS".to_string(), self.kafka_bootstrap()?),
             ("SCHEMA_REGISTRY_URL".to_string(), self.registry_url()?),
         ];
-        self.run_to_end("contracts apply", &launch, "contracts")
-            .await
+        self.run_to_end("contracts apply", &launch, "contracts").await
     }
 
     /// Stops everything and keeps all data. Nothing of the stack runs afterwards.
     pub async fn down(&self) -> Result<()> {
         let members = self.members();
-        let (services, parts): (Vec<_>, Vec<_>) = members
-            .iter()
-            .partition(|member| matches!(member, Member::Service { .. }));
+        let (services, parts): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| matches!(member, Member::Service { .. }));
         for group in [services, parts] {
             for (member, stopped) in group
                 .iter()
                 .zip(join_all(group.iter().map(|member| self.stop_member(member))).await)
             {
                 if stopped? == Stopped::Killed {
-                    self.say(&format!(
-                        "{member} did not stop in {STOP_WITHIN:?} and was killed"
-                    ));
+                    self.say(&format!("{member} did not stop in {STOP_WITHIN:?} and was killed"));
                 }
             }
         }
@@ -380,10 +316,7 @@ impl Stack {
         Ok(Status {
             name: member.to_string(),
             pid: living.map(|living| living.pid),
-            port: layout
-                .listens_on(member)?
-                .first()
-                .map_or(0, |(port, _)| *port),
+            port: layout.listens_on(member)?.first().map_or(0, |(port, _)| *port),
             state,
             memory_bytes: process.family().iter().map(Identity::memory_bytes).sum(),
             uptime: living.map_or(Duration::ZERO, |living| living.age()),
@@ -403,9 +336,7 @@ impl Stack {
     }
 
     fn runs(&self) -> bool {
-        self.members()
-            .iter()
-            .any(|member| self.process(member).living().is_some())
+        self.members().iter().any(|member| self.process(member).living().is_some())
     }
 
     /// Also finds what no pid file names.
@@ -477,9 +408,7 @@ impl Stack {
 
     fn signal_family(&self, name: &str, signal: Signal) -> Result<()> {
         let process = self.process(&name.parse()?);
-        let living = process
-            .living()
-            .with_context(|| format!("{name} does not run"))?;
+        let living = process.living().with_context(|| format!("{name} does not run"))?;
         // The first of the family first, so that it starts no child that is missed.
         process::send(signal, &[living])?;
         process::send(signal, &process.family())
@@ -507,10 +436,7 @@ impl Stack {
             preparation::make_roles(&self.layout()?, service).await?;
         }
         if started {
-            self.say(&format!(
-                "{member} is ready ({:.1} s)",
-                begun.elapsed().as_secs_f64()
-            ));
+            self.say(&format!("{member} is ready ({:.1} s)", begun.elapsed().as_secs_f64()));
         }
         Ok(())
     }
@@ -539,13 +465,7 @@ impl Stack {
                 let archive =
                     parts.class_archive("registry", &topology::java_options("REGISTRY_JAVA_OPTS"));
                 let port = layout.ports.registry;
-                topology::registry(
-                    &parts,
-                    &process.home,
-                    port,
-                    use_if_there(&archive),
-                    &archive,
-                )
+                topology::registry(&parts, &process.home, port, use_if_there(&archive), &archive)
             }
             Member::Service { service, .. } => {
                 topology::service(&programs()?, service, "serve", &layout, member)?
@@ -563,35 +483,24 @@ impl Stack {
         };
         let begun = Instant::now();
         // What PostgreSQL calls smart, on SIGTERM, waits for its clients to go.
-        let graceful = if matches!(member, Member::Database(_)) {
-            Signal::Int
-        } else {
-            Signal::Term
-        };
+        let graceful =
+            if matches!(member, Member::Database(_)) { Signal::Int } else { Signal::Term };
         process::send(graceful, &[living])?;
         process::send(Signal::Continue, &process.family())?;
         let by_itself = living.ended(STOP_WITHIN).await;
         process.kill_family()?;
-        Ok(if by_itself {
-            Stopped::Gracefully(begun.elapsed())
-        } else {
-            Stopped::Killed
-        })
+        Ok(if by_itself { Stopped::Gracefully(begun.elapsed()) } else { Stopped::Killed })
     }
 
     async fn migrate(&self, programs: &Path, service: &str) -> Result<()> {
         let member = Member::service(service);
         let launch = topology::service(programs, service, "migrate", &self.layout()?, &member)?;
-        self.run_to_end(&format!("{service} migrate"), &launch, service)
-            .await
+        self.run_to_end(&format!("{service} migrate"), &launch, service).await
     }
 
     async fn run_to_end(&self, what: &str, launch: &Launch, log_name: &str) -> Result<()> {
         let log = self.directory.join("log").join(format!("{log_name}.log"));
-        let process = Process {
-            log: log.clone(),
-            ..self.process(&Member::Kafka)
-        };
+        let process = Process { log: log.clone(), ..self.process(&Member::Kafka) };
         let from = process.log_length();
         let succeeded = launch.run(&self.directory, &log, MIGRATE_WITHIN).await?;
         ensure!(
@@ -621,9 +530,7 @@ impl Stack {
     async fn lock(&self, member: &Member) -> Result<File> {
         let path = self.directory.join("run").join(format!("{member}.lock"));
         parts::lock(&path, &|| {
-            self.say(&format!(
-                "waiting for another launcher, busy with {member} …"
-            ))
+            self.say(&format!("waiting for another launcher, busy with {member} …"))
         })
         .await
     }
@@ -723,14 +630,8 @@ pub fn programs() -> Result<PathBuf> {
     }
     let own = std::env::current_exe()?;
     let directory = own.parent().context("a program lies in a directory")?;
-    let beside = if directory.ends_with("deps") {
-        directory.parent()
-    } else {
-        Some(directory)
-    };
-    Ok(beside
-        .context("a program lies in a directory")?
-        .to_path_buf())
+    let beside = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
+    Ok(beside.context("a program lies in a directory")?.to_path_buf())
 }
 
 /// Where everything is that this checkout's stacks leave behind.
@@ -738,19 +639,14 @@ pub fn state_directory() -> Result<PathBuf> {
     if let Some(directory) = std::env::var_os("HOLDFAST_STATE").filter(|value| !value.is_empty()) {
         return Ok(std::path::absolute(directory)?);
     }
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("e2e lies in a checkout")?;
+    let checkout =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("e2e lies in a checkout")?;
     if !is_root() {
         return Ok(checkout.join(".holdfast"));
     }
     // Not in the checkout: `nobody`, as whom PostgreSQL runs, need not be able to enter it.
     let name = checkout.file_name().unwrap_or_default().to_string_lossy();
     let hash = Sha256::digest(checkout.as_os_str().as_encoded_bytes());
-    let hash: String = hash
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     Ok(PathBuf::from("/var/lib/holdfast").join(format!("{name}-{hash}")))
 }

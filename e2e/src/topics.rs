@@ -68,10 +68,7 @@ pub fn reader(kafka: &str, group: &str) -> Result<BaseConsumer> {
 /// The high watermarks of a topic's partitions, by their number.
 pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
     let metadata = client.fetch_metadata(Some(topic), REQUEST_WITHIN)?;
-    let partitions = metadata
-        .topics()
-        .first()
-        .map_or(0, |topic| topic.partitions().len());
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     ensure!(partitions > 0, "there is no topic {topic}");
     let partitions = i32::try_from(partitions)?;
     let of = |partition| Ok(client.fetch_watermarks(topic, partition, REQUEST_WITHIN)?);
@@ -98,10 +95,7 @@ pub fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
 }
 
 pub fn cluster_id(client: &BaseConsumer) -> Result<String> {
-    client
-        .client()
-        .fetch_cluster_id(REQUEST_WITHIN)
-        .context("Kafka does not tell its cluster's id")
+    client.client().fetch_cluster_id(REQUEST_WITHIN).context("Kafka does not tell its cluster's id")
 }
 
 /// Reads every topic. `letters` are places of which is asked whether a record lies there.
@@ -109,18 +103,13 @@ pub async fn read_all(client: &Client, letters: HashSet<Place>) -> Result<Log> {
     let (client, handle) = (client.clone(), Handle::current());
     tokio::task::spawn_blocking(move || {
         let mut reading = Reading {
-            log: Log {
-                missing: letters,
-                ..Log::default()
-            },
+            log: Log { missing: letters, ..Log::default() },
             writers: HashMap::new(),
             client,
             handle,
         };
         for topic in TOPICS {
-            reading
-                .topic(topic)
-                .with_context(|| format!("reading {}", topic.name))?;
+            reading.topic(topic).with_context(|| format!("reading {}", topic.name))?;
         }
         Ok(reading.log)
     })
@@ -148,11 +137,7 @@ impl Writer {
         let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(schema)?));
         let reader = GenericDatumReader::builder(schema).build()?;
         let writer = GenericDatumWriter::builder(schema).build()?;
-        Ok(Writer {
-            codec,
-            reader,
-            writer,
-        })
+        Ok(Writer { codec, reader, writer })
     }
 }
 
@@ -188,11 +173,7 @@ impl Reading {
             }
             // What came after we looked may be half of something.
             if message.offset() < high {
-                let place = Place {
-                    topic: number,
-                    partition,
-                    offset: message.offset(),
-                };
+                let place = Place { topic: number, partition, offset: message.offset() };
                 self.record(topic, place, &message)?;
             }
         }
@@ -222,11 +203,7 @@ impl Reading {
             }
             Err(reason) => {
                 let hash = Sha256::digest(message.payload().unwrap_or_default()).into();
-                self.log.foreign.push(Foreign {
-                    place,
-                    hash,
-                    reason,
-                });
+                self.log.foreign.push(Foreign { place, hash, reason });
             }
         }
         Ok(())
@@ -238,16 +215,13 @@ impl Reading {
             return Ok(());
         }
         let url = format!("{}/schemas/ids/{id}", self.client.addresses.registry);
-        let asked = self
-            .handle
-            .block_on(self.client.send(reqwest::Method::GET, &url, None, None));
+        let asked = self.handle.block_on(self.client.send(reqwest::Method::GET, &url, None, None));
         let answer = asked.context("the registry does not answer")?;
         let writer = match answer.status {
             200 => {
                 let found: Value = answer.json()?;
-                let text = found["schema"]
-                    .as_str()
-                    .context("the registry's answer has no schema")?;
+                let text =
+                    found["schema"].as_str().context("the registry's answer has no schema")?;
                 Some(Writer::new(text)?)
             }
             404 => None,
@@ -268,15 +242,11 @@ impl Reading {
     ) -> Result<Record, String> {
         let payload = message.payload().ok_or("it is empty")?;
         let (id, body) = unframe(payload).map_err(|error| error.0)?;
-        let writer = self.writers[&id]
-            .as_ref()
-            .ok_or(format!("the registry has no schema {id}"))?;
+        let writer =
+            self.writers[&id].as_ref().ok_or(format!("the registry has no schema {id}"))?;
         let said = said(topic, writer, body)?;
         let header = |name| {
-            let header = message
-                .headers()?
-                .iter()
-                .find(|header| header.key == name)?;
+            let header = message.headers()?.iter().find(|header| header.key == name)?;
             std::str::from_utf8(header.value?).ok()
         };
         let event_id = header("ce_id").ok_or("it has no ce_id")?;
@@ -308,19 +278,12 @@ impl Reading {
             format!("ce_time is {time:?}, not {}", said.occurred_at),
         );
         let trace = header("traceparent").and_then(trace_id);
-        fault(
-            trace.is_some(),
-            format!("its traceparent is {:?}", header("traceparent")),
-        );
+        fault(trace.is_some(), format!("its traceparent is {:?}", header("traceparent")));
         let trace = checks::hash(&trace);
         Ok(match said.what {
-            What::Order(order_id, content, _) => Record::Fact(Fact {
-                order_id,
-                event_id,
-                place,
-                content,
-                trace,
-            }),
+            What::Order(order_id, content, _) => {
+                Record::Fact(Fact { order_id, event_id, place, content, trace })
+            }
             What::Item(item) => Record::Item(event_id, item),
         })
     }
@@ -344,10 +307,7 @@ enum What {
 
 impl Said {
     fn of_order(order_id: Uuid, content: u64, occurred_at: DateTime<Utc>) -> Said {
-        Said {
-            what: What::Order(order_id, content, order_id.to_string()),
-            occurred_at,
-        }
+        Said { what: What::Order(order_id, content, order_id.to_string()), occurred_at }
     }
 
     fn key(&self) -> &str {
@@ -368,14 +328,8 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, Str
     }
     let said = match topic.name {
         "orders.created" => {
-            let OrderCreated {
-                order_id,
-                customer_id,
-                lines,
-                total_cents,
-                currency,
-                occurred_at,
-            } = decode(writer, body)?;
+            let OrderCreated { order_id, customer_id, lines, total_cents, currency, occurred_at } =
+                decode(writer, body)?;
             let line = |l: orders::OrderLine| OrderLine {
                 sku: l.sku,
                 quantity: l.quantity,
@@ -386,14 +340,8 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, Str
             Said::of_order(order_id, content, occurred_at)
         }
         "orders.confirmed" => {
-            let OrderConfirmed {
-                order_id,
-                customer_id,
-                lines,
-                total_cents,
-                currency,
-                occurred_at,
-            } = decode(writer, body)?;
+            let OrderConfirmed { order_id, customer_id, lines, total_cents, currency, occurred_at } =
+                decode(writer, body)?;
             let line = |l: ConfirmedLine| OrderLine {
                 sku: l.sku,
                 quantity: l.quantity,
@@ -404,90 +352,42 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, Str
             Said::of_order(order_id, content, occurred_at)
         }
         "orders.cancelled" => {
-            let OrderCancelled {
-                order_id,
-                reason,
-                occurred_at,
-            } = decode(writer, body)?;
+            let OrderCancelled { order_id, reason, occurred_at } = decode(writer, body)?;
             Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
         }
         "payments.verified" => {
-            let PaymentVerified {
-                order_id,
-                amount_cents,
-                currency,
-                occurred_at,
-            } = decode(writer, body)?;
+            let PaymentVerified { order_id, amount_cents, currency, occurred_at } =
+                decode(writer, body)?;
             Said::of_order(order_id, Says::paid(amount_cents, &currency), occurred_at)
         }
         "payments.declined" => {
-            let PaymentDeclined {
-                order_id,
-                reason,
-                occurred_at,
-            } = decode(writer, body)?;
+            let PaymentDeclined { order_id, reason, occurred_at } = decode(writer, body)?;
             Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
         }
         "payments.refunded" => {
-            let PaymentRefunded {
-                order_id,
-                amount_cents,
-                currency,
-                occurred_at,
-            } = decode(writer, body)?;
-            Said::of_order(
-                order_id,
-                Says::refunded(amount_cents, currency.as_deref()),
-                occurred_at,
-            )
+            let PaymentRefunded { order_id, amount_cents, currency, occurred_at } =
+                decode(writer, body)?;
+            Said::of_order(order_id, Says::refunded(amount_cents, currency.as_deref()), occurred_at)
         }
         "stock.reserved" => {
-            let StockReserved {
-                order_id,
-                lines,
-                occurred_at,
-            } = decode(writer, body)?;
+            let StockReserved { order_id, lines, occurred_at } = decode(writer, body)?;
             let content = Says::set_aside(lines.iter().map(|l| (l.sku.as_str(), l.quantity)));
             Said::of_order(order_id, content, occurred_at)
         }
         "stock.rejected" => {
-            let StockRejected {
-                order_id,
-                reason,
-                occurred_at,
-                ..
-            } = decode(writer, body)?;
+            let StockRejected { order_id, reason, occurred_at, .. } = decode(writer, body)?;
             Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
         }
         "stock.released" => {
-            let StockReleased {
-                order_id,
-                lines,
-                occurred_at,
-            } = decode(writer, body)?;
+            let StockReleased { order_id, lines, occurred_at } = decode(writer, body)?;
             let content = Says::set_aside(lines.iter().map(|l| (l.sku.as_str(), l.quantity)));
             Said::of_order(order_id, content, occurred_at)
         }
         "stock.items" => {
-            let StockItem {
-                sku,
-                name,
-                price_cents,
-                currency,
-                version,
-                occurred_at,
-            } = decode(writer, body)?;
-            let item = Described {
-                sku,
-                name,
-                price_cents,
-                currency,
-                version,
-            };
-            Said {
-                what: What::Item(item),
-                occurred_at,
-            }
+            let StockItem { sku, name, price_cents, currency, version, occurred_at } =
+                decode(writer, body)?;
+            let item = Described { sku, name, price_cents, currency, version };
+            Said { what: What::Item(item), occurred_at }
         }
         other => return Err(format!("the checker does not know {other}")),
     };
@@ -495,10 +395,7 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, Str
 }
 
 fn decode<E: Event>(writer: &Writer, body: &[u8]) -> Result<E, String> {
-    E::topic()
-        .codec()
-        .decode(&writer.codec, body)
-        .map_err(|error| error.0)
+    E::topic().codec().decode(&writer.codec, body).map_err(|error| error.0)
 }
 
 /// The word that an enum's value is written with.
@@ -515,9 +412,7 @@ fn trace_id(traceparent: &str) -> Option<&str> {
     };
     let hex = |text: &str, length| {
         text.len() == length
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let fits = version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
     let set = |text: &str| text.bytes().any(|b| b != b'0');
@@ -531,10 +426,7 @@ mod tests {
     #[test]
     fn a_traceparent_is_read_strictly() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(
-            trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")),
-            Some(trace)
-        );
+        assert_eq!(trace_id(&format!("00-{trace}-00f067aa0ba902b7-01")), Some(trace));
         for bad in [
             String::new(),
             format!("00-{trace}-00f067aa0ba902b7"),
@@ -550,11 +442,8 @@ mod tests {
     fn a_body_that_is_not_exactly_one_record_is_refused() {
         let topic = &events::orders::CREATED;
         let writer = Writer::new(topic.schema).unwrap();
-        let line = |sku: &str| orders::OrderLine {
-            sku: sku.into(),
-            quantity: 2,
-            unit_price_cents: 150,
-        };
+        let line =
+            |sku: &str| orders::OrderLine { sku: sku.into(), quantity: 2, unit_price_cents: 150 };
         let order = OrderCreated {
             order_id: Uuid::now_v7(),
             customer_id: Uuid::now_v7(),

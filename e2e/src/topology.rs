@@ -41,17 +41,11 @@ impl Member {
     /// The parts: everything but the services.
     pub fn parts() -> Vec<Member> {
         let databases = SERVICES.map(|service| Member::Database(service.to_string()));
-        databases
-            .into_iter()
-            .chain([Member::Kafka, Member::Registry])
-            .collect()
+        databases.into_iter().chain([Member::Kafka, Member::Registry]).collect()
     }
 
     pub fn service(service: &str) -> Member {
-        Member::Service {
-            service: service.to_string(),
-            instance: 1,
-        }
+        Member::Service { service: service.to_string(), instance: 1 }
     }
 }
 
@@ -67,10 +61,7 @@ impl FromStr for Member {
             (_, "db") if known => Member::Database(service.to_string()),
             (_, "") if known && service == name => Member::service(service),
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
-                Member::Service {
-                    service: service.to_string(),
-                    instance: number.parse()?,
-                }
+                Member::Service { service: service.to_string(), instance: number.parse()? }
             }
             _ => bail!(
                 "there is no `{name}`: say order, payment, stock, kafka, registry, order-db, payment-db \
@@ -86,10 +77,7 @@ impl Display for Member {
             Member::Database(service) => write!(out, "{service}-db"),
             Member::Kafka => write!(out, "kafka"),
             Member::Registry => write!(out, "registry"),
-            Member::Service {
-                service,
-                instance: 1,
-            } => write!(out, "{service}"),
+            Member::Service { service, instance: 1 } => write!(out, "{service}"),
             Member::Service { service, instance } => write!(out, "{service}-{instance}"),
         }
     }
@@ -135,24 +123,11 @@ pub struct Ports {
 impl Default for Ports {
     fn default() -> Self {
         let services = SERVICES.iter().zip(1..).map(|(service, n)| {
-            let first = InstancePorts {
-                api: 8000 + n,
-                probe: 9000 + n,
-                operator: 9010 + n,
-            };
-            let ports = ServicePorts {
-                first,
-                database: 54320 + n,
-                kafka: 9093 + n,
-            };
+            let first = InstancePorts { api: 8000 + n, probe: 9000 + n, operator: 9010 + n };
+            let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
             (service.to_string(), ports)
         });
-        Self {
-            services: services.collect(),
-            kafka: 9092,
-            kafka_controller: 9093,
-            registry: 8081,
-        }
+        Self { services: services.collect(), kafka: 9092, kafka_controller: 9093, registry: 8081 }
     }
 }
 
@@ -166,9 +141,8 @@ impl Ports {
     pub fn moved_by_environment(mut self) -> Result<Self> {
         for (variable, port) in self.settings() {
             if let Ok(value) = std::env::var(&variable) {
-                *port = value
-                    .parse()
-                    .with_context(|| format!("{variable}={value} is not a port"))?;
+                *port =
+                    value.parse().with_context(|| format!("{variable}={value} is not a port"))?;
             }
         }
         let mut taken = BTreeMap::new();
@@ -210,10 +184,7 @@ impl Ports {
     pub fn settings(&mut self) -> Vec<(String, &mut u16)> {
         let mut settings = vec![
             ("KAFKA_PORT".to_string(), &mut self.kafka),
-            (
-                "KAFKA_CONTROLLER_PORT".to_string(),
-                &mut self.kafka_controller,
-            ),
+            ("KAFKA_CONTROLLER_PORT".to_string(), &mut self.kafka_controller),
             ("REGISTRY_PORT".to_string(), &mut self.registry),
         ];
         for (service, ports) in &mut self.services {
@@ -263,18 +234,11 @@ impl Layout {
     pub fn members(&self) -> Vec<Member> {
         let first = SERVICES.map(Member::service);
         let further = self.instances.keys().filter_map(|name| name.parse().ok());
-        Member::parts()
-            .into_iter()
-            .chain(first)
-            .chain(further)
-            .collect()
+        Member::parts().into_iter().chain(first).chain(further).collect()
     }
 
     pub fn of_service(&self, service: &str) -> Result<&ServicePorts> {
-        self.ports
-            .services
-            .get(service)
-            .with_context(|| format!("there is no service `{service}`"))
+        self.ports.services.get(service).with_context(|| format!("there is no service `{service}`"))
     }
 
     pub fn of_instance(&self, name: &str) -> Result<&InstancePorts> {
@@ -289,9 +253,7 @@ impl Layout {
         let moved_by = |port: u16| {
             let mut ports = self.ports.clone();
             let mut settings = ports.settings().into_iter();
-            let setting = settings
-                .find(|(_, set)| **set == port)
-                .map(|(variable, _)| variable);
+            let setting = settings.find(|(_, set)| **set == port).map(|(variable, _)| variable);
             (port, setting)
         };
         let ports = match member {
@@ -338,10 +300,7 @@ impl Layout {
         let at = |port: u16| format!("{HOST}:{port}");
         let mut environment = BTreeMap::from(
             [
-                (
-                    "DATABASE_URL",
-                    self.database_url(service, service, service)?,
-                ),
+                ("DATABASE_URL", self.database_url(service, service, service)?),
                 (
                     "MIGRATION_DATABASE_URL",
                     self.database_url(service, &format!("{service}_migrator"), service)?,
@@ -420,17 +379,9 @@ pub enum ClassArchive {
 pub fn kafka(parts: &Parts, home: &Path, archive: ClassArchive, into: &Path) -> Launch {
     let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", archive, into);
     let config = home.join("server.properties").display().to_string();
-    let logging = format!(
-        "-Dlog4j2.configurationFile={}",
-        home.join("log4j2.properties").display()
-    );
-    let words = [
-        &logging,
-        "-cp",
-        &parts.kafka_classpath,
-        "kafka.Kafka",
-        &config,
-    ];
+    let logging =
+        format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
+    let words = [&logging, "-cp", &parts.kafka_classpath, "kafka.Kafka", &config];
     launch.arguments.extend(words.map(String::from));
     launch
 }
@@ -438,33 +389,15 @@ pub fn kafka(parts: &Parts, home: &Path, archive: ClassArchive, into: &Path) -> 
 /// Writes the identity of a new cluster into the log directory that `config` names.
 pub fn kafka_format(parts: &Parts, home: &Path, config: &Path) -> Launch {
     // 128 random bits in base64: the last of 22 characters holds only two of them.
-    let mut id: String = (0..21)
-        .map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric)))
-        .collect();
+    let mut id: String =
+        (0..21).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
     id.push('A');
-    let mut launch = java(
-        parts,
-        home,
-        "KAFKA_JAVA_OPTS",
-        ClassArchive::Without,
-        Path::new(""),
-    );
-    let logging = format!(
-        "-Dlog4j2.configurationFile={}",
-        home.join("log4j2.properties").display()
-    );
+    let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", ClassArchive::Without, Path::new(""));
+    let logging =
+        format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
     let config = config.display().to_string();
-    let words = [
-        "kafka.tools.StorageTool",
-        "format",
-        "-t",
-        &id,
-        "-c",
-        &config,
-    ];
-    launch
-        .arguments
-        .extend([&logging, "-cp", &parts.kafka_classpath].map(String::from));
+    let words = ["kafka.tools.StorageTool", "format", "-t", &id, "-c", &config];
+    launch.arguments.extend([&logging, "-cp", &parts.kafka_classpath].map(String::from));
     launch.arguments.extend(words.map(String::from));
     launch
 }
@@ -490,18 +423,13 @@ pub fn kafka_config(layout: &Layout, data: &Path) -> Result<String> {
         advertised.push(format!("{name}://{}", layout.kafka_of(service)?));
     }
     listeners.push(format!("CONTROLLER://{HOST}:{}", ports.kafka_controller));
-    let names = listeners
-        .iter()
-        .filter_map(|listener| listener.split(':').next());
+    let names = listeners.iter().filter_map(|listener| listener.split(':').next());
     let protocols: Vec<String> = names.map(|name| format!("{name}:PLAINTEXT")).collect();
     let lines = [
         "process.roles=broker,controller".to_string(),
         "node.id=1".to_string(),
         // Named here and not in the log directory, so that the ports can move.
-        format!(
-            "controller.quorum.voters=1@{HOST}:{}",
-            ports.kafka_controller
-        ),
+        format!("controller.quorum.voters=1@{HOST}:{}", ports.kafka_controller),
         "controller.listener.names=CONTROLLER".to_string(),
         "inter.broker.listener.name=CLIENTS".to_string(),
         format!("listeners={}", listeners.join(",")),
@@ -549,10 +477,8 @@ pub fn registry(
     ];
     launch.arguments.extend(words.map(String::from));
     // A commit reaches the disk before it is answered; H2 would otherwise wait up to half a second.
-    let url = format!(
-        "jdbc:h2:file:{};WRITE_DELAY=0",
-        home.join("data").join("registry").display()
-    );
+    let url =
+        format!("jdbc:h2:file:{};WRITE_DELAY=0", home.join("data").join("registry").display());
     launch.environment = [
         ("QUARKUS_OTEL_SDK_DISABLED", "true"),
         ("APICURIO_DATASOURCE_URL", &url),
@@ -582,11 +508,7 @@ fn java(parts: &Parts, home: &Path, variable: &str, archive: ClassArchive, file:
     // Native libraries are unpacked there; in the system's own directory a SIGKILL would leave them.
     arguments.push(format!("-Djava.io.tmpdir={}", home.join("tmp").display()));
     arguments.push("-XX:-UsePerfData".to_string());
-    Launch {
-        program: parts.java.clone(),
-        arguments,
-        ..Launch::default()
-    }
+    Launch { program: parts.java.clone(), arguments, ..Launch::default() }
 }
 
 /// A service's program: `serve` or `migrate`.

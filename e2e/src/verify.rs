@@ -45,10 +45,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            within: 60,
-            dead_letters_allowed: false,
-        }
+        Options { within: 60, dead_letters_allowed: false }
     }
 }
 
@@ -78,29 +75,20 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     }
     let before = stack.marks().await?;
     let (letters, letters_waiting) = stack.letters().await?;
-    findings.unless(
-        letters_waiting == 0 || options.dead_letters_allowed,
-        "dead letters",
-        || format!("{letters_waiting} are waiting"),
-    );
+    findings.unless(letters_waiting == 0 || options.dead_letters_allowed, "dead letters", || {
+        format!("{letters_waiting} are waiting")
+    });
 
     let mut log = topics::read_all(client, letters.1).await?;
-    let around = Around {
-        letters: &letters.0,
-        kept_since: Utc::now() - TimeDelta::days(KEPT_DAYS),
-    };
+    let around =
+        Around { letters: &letters.0, kept_since: Utc::now() - TimeDelta::days(KEPT_DAYS) };
     check_records(&log, &around, options, &mut findings);
-    log.facts
-        .sort_unstable_by_key(|fact| (fact.order_id, fact.place));
+    log.facts.sort_unstable_by_key(|fact| (fact.order_id, fact.place));
     let mut tally = Tally::default();
-    stack
-        .check_orders(&log.facts, &around, &mut tally, &mut findings)
-        .await?;
+    stack.check_orders(&log.facts, &around, &mut tally, &mut findings).await?;
     let mut handled = BTreeMap::new();
     for service in SERVICES {
-        let entered = stack
-            .check_inbox(service, &log.facts, &around, &mut findings)
-            .await?;
+        let entered = stack.check_inbox(service, &log.facts, &around, &mut findings).await?;
         handled.insert(service, entered);
     }
     let money = stack.check_money(&mut findings).await?;
@@ -111,32 +99,15 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     });
     let (records, foreign) = (log.records, log.foreign.len() as u64);
     let took = began.elapsed();
-    Ok(Verdict {
-        tally,
-        money,
-        goods,
-        records,
-        foreign,
-        handled,
-        letters_waiting,
-        findings,
-        took,
-    })
+    Ok(Verdict { tally, money, goods, records, foreign, handled, letters_waiting, findings, took })
 }
 
 fn check_records(log: &Log, around: &Around<'_>, options: &Options, findings: &mut Findings) {
     for foreign in &log.foreign {
-        check_foreign(
-            foreign,
-            around.letters,
-            options.dead_letters_allowed,
-            findings,
-        );
+        check_foreign(foreign, around.letters, options.dead_letters_allowed, findings);
     }
     for (place, fault) in &log.faults {
-        findings.unless(around.letters.has(*place), "envelope", || {
-            format!("{place}: {fault}")
-        });
+        findings.unless(around.letters.has(*place), "envelope", || format!("{place}: {fault}"));
     }
     for place in &log.missing {
         // A compacted topic may have forgotten it.
@@ -210,10 +181,8 @@ impl Reading {
                 .fetch_one(self.db(service))
                 .await?;
             if waiting > 0 {
-                restless.push(format!(
-                    "{} events wait in the outbox of {service}",
-                    grouped(waiting)
-                ));
+                restless
+                    .push(format!("{} events wait in the outbox of {service}", grouped(waiting)));
             }
             let paused: Option<String> =
                 sqlx::query_scalar("select reason from consumer where paused_at is not null")
@@ -274,11 +243,7 @@ impl Reading {
                 let Some(topic) = TOPICS.iter().find(|declared| declared.name == topic) else {
                     continue;
                 };
-                let place = Place {
-                    topic: checks::topic_number(topic),
-                    partition,
-                    offset,
-                };
+                let place = Place { topic: checks::topic_number(topic), partition, offset };
                 letters.add(place, service, hash.try_into().unwrap_or_default());
                 places.insert(place);
             }
@@ -351,10 +316,8 @@ impl Reading {
         around: &Around<'_>,
         findings: &mut Findings,
     ) -> Result<u64> {
-        let mut heard: Vec<&Fact> = facts
-            .iter()
-            .filter(|fact| checks::enters(service, fact.place.topic()))
-            .collect();
+        let mut heard: Vec<&Fact> =
+            facts.iter().filter(|fact| checks::enters(service, fact.place.topic())).collect();
         heard.sort_unstable_by_key(|fact| fact.event_id);
         let mut check = InboxCheck::new(service, &heard, around);
         let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")
@@ -388,9 +351,8 @@ impl Reading {
     }
 
     async fn check_goods(&self, log: &Log, findings: &mut Findings) -> Result<Goods> {
-        let known: Vec<Described> = sqlx::query_as("select * from items")
-            .fetch_all(self.db("order"))
-            .await?;
+        let known: Vec<Described> =
+            sqlx::query_as("select * from items").fetch_all(self.db("order")).await?;
         let known: HashMap<&str, &Described> =
             known.iter().map(|item| (item.sku.as_str(), item)).collect();
         let rows: Vec<ItemRow> = sqlx::query_as(
@@ -407,21 +369,12 @@ impl Reading {
         .await?;
         let mut goods = Goods::default();
         for row in &rows {
-            let (newest, known) = (
-                log.items.get(&row.sku),
-                known.get(row.sku.as_str()).copied(),
-            );
+            let (newest, known) = (log.items.get(&row.sku), known.get(row.sku.as_str()).copied());
             check_item(row, newest, known, &mut goods, findings);
         }
         let there: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
-        let strangers = known
-            .keys()
-            .copied()
-            .chain(log.items.keys().map(String::as_str));
-        for sku in strangers
-            .filter(|sku| !there.contains(sku))
-            .collect::<HashSet<_>>()
-        {
+        let strangers = known.keys().copied().chain(log.items.keys().map(String::as_str));
+        for sku in strangers.filter(|sku| !there.contains(sku)).collect::<HashSet<_>>() {
             findings.add("item", || format!("{sku}: stock has no such article"));
         }
         Ok(goods)
@@ -437,11 +390,7 @@ struct Rows<'a, T> {
 
 impl<'a, T: for<'r> FromRow<'r, PgRow> + Send + Unpin + 'a> Rows<'a, T> {
     fn of(db: &'a PgPool, sql: &'static str, id: fn(&T) -> Uuid) -> Rows<'a, T> {
-        Rows {
-            stream: sqlx::query_as(sql).fetch(db),
-            ahead: None,
-            id,
-        }
+        Rows { stream: sqlx::query_as(sql).fetch(db), ahead: None, id }
     }
 
     async fn next_id(&mut self) -> Result<Option<Uuid>> {
@@ -465,18 +414,11 @@ impl Verdict {
 
     /// The figures and what is off, for people.
     pub fn lines(&self) -> Vec<String> {
-        let Tally {
-            pending,
-            confirmed,
-            cancelled,
-            ..
-        } = &self.tally;
+        let Tally { pending, confirmed, cancelled, .. } = &self.tally;
         let cancelled_all: u64 = cancelled.values().sum();
         let by = |counts: &BTreeMap<String, u64>| {
-            let counts: Vec<String> = counts
-                .iter()
-                .map(|(name, count)| format!("{} {name}", grouped(*count)))
-                .collect();
+            let counts: Vec<String> =
+                counts.iter().map(|(name, count)| format!("{} {name}", grouped(*count))).collect();
             counts.join(", ")
         };
         let mut reasons = by(cancelled);
@@ -488,18 +430,8 @@ impl Verdict {
             .iter()
             .map(|(service, count)| format!("{service} {}", grouped(*count)))
             .collect();
-        let Money {
-            deposited_cents,
-            balance_cents,
-            taken_cents,
-            ..
-        } = self.money;
-        let Goods {
-            delivered,
-            available,
-            reserved,
-            ..
-        } = self.goods;
+        let Money { deposited_cents, balance_cents, taken_cents, .. } = self.money;
+        let Goods { delivered, available, reserved, .. } = self.goods;
         let mut rows = vec![
             (
                 "orders",
@@ -521,13 +453,7 @@ impl Verdict {
                     money(taken_cents)
                 ),
             ),
-            (
-                "",
-                format!(
-                    "confirmed orders come to {}",
-                    money(self.tally.confirmed_cents)
-                ),
-            ),
+            ("", format!("confirmed orders come to {}", money(self.tally.confirmed_cents))),
             (
                 "articles",
                 format!(
@@ -557,10 +483,8 @@ impl Verdict {
                 format!("{} events, older than their topics", self.tally.expired),
             ));
         }
-        let mut lines: Vec<String> = rows
-            .into_iter()
-            .map(|(name, row)| format!("  {name:<13} {row}"))
-            .collect();
+        let mut lines: Vec<String> =
+            rows.into_iter().map(|(name, row)| format!("  {name:<13} {row}")).collect();
         let seconds = self.took.as_secs_f64();
         if self.holds() {
             lines.push(format!(
@@ -571,10 +495,7 @@ impl Verdict {
             lines.push(format!("  VIOLATED: {kind}, {} times", grouped(count)));
             lines.extend(shown.iter().map(|what| format!("    {what}")));
             if count > shown.len() as u64 {
-                lines.push(format!(
-                    "    and {} more",
-                    grouped(count - shown.len() as u64)
-                ));
+                lines.push(format!("    and {} more", grouped(count - shown.len() as u64)));
             }
         }
         lines

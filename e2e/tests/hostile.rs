@@ -23,29 +23,12 @@ async fn refused(
     key: Option<&str>,
     body: Vec<u8>,
 ) -> Result<Answer> {
-    let shown = String::from_utf8_lossy(&body)
-        .chars()
-        .take(200)
-        .collect::<String>();
+    let shown = String::from_utf8_lossy(&body).chars().take(200).collect::<String>();
     let began = Instant::now();
-    let answer = client
-        .send(method, url, key, Some(body))
-        .await
-        .with_context(|| shown.clone())?;
-    ensure!(
-        (400..500).contains(&answer.status),
-        "{shown} was answered {answer}"
-    );
-    ensure!(
-        began.elapsed() < AT_ONCE,
-        "{shown} took {:?}",
-        began.elapsed()
-    );
-    ensure!(
-        answer.content_type == "application/problem+json",
-        "{shown}: {}",
-        answer.content_type
-    );
+    let answer = client.send(method, url, key, Some(body)).await.with_context(|| shown.clone())?;
+    ensure!((400..500).contains(&answer.status), "{shown} was answered {answer}");
+    ensure!(began.elapsed() < AT_ONCE, "{shown} took {:?}", began.elapsed());
+    ensure!(answer.content_type == "application/problem+json", "{shown}: {}", answer.content_type);
     let problem: Value = answer.json()?;
     ensure!(
         problem["status"] == answer.status && problem["detail"].is_string(),
@@ -56,10 +39,7 @@ async fn refused(
 
 /// The field that a problem names.
 fn field(answer: &Answer) -> Result<String> {
-    Ok(answer.json::<Value>()?["field"]
-        .as_str()
-        .unwrap_or_default()
-        .to_string())
+    Ok(answer.json::<Value>()?["field"].as_str().unwrap_or_default().to_string())
 }
 
 fn line(sku: &str, quantity: Value) -> Value {
@@ -74,32 +54,20 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
         let customer = Uuid::now_v7();
         let url = format!("{}/orders", client.addresses.apis["order"]);
         let cap = || line("wool-cap", json!(1));
-        let numbered = |count: usize| {
-            (0..count)
-                .map(|nth| line(&format!("no-{nth}"), json!(1)))
-                .collect()
-        };
+        let numbered =
+            |count: usize| (0..count).map(|nth| line(&format!("no-{nth}"), json!(1))).collect();
         let cases: Vec<(Value, &str)> = vec![
             (json!([]), "lines"),
             (Value::Array(numbered(51)), "lines"),
             (json!([line("wool-cap", json!(0))]), "lines[0].quantity"),
             (json!([line("wool-cap", json!(1_001))]), "lines[0].quantity"),
-            (
-                json!([cap(), line("dock-line", json!(-1))]),
-                "lines[1].quantity",
-            ),
+            (json!([cap(), line("dock-line", json!(-1))]), "lines[1].quantity"),
             (json!([line("wool-cap", json!("1"))]), "lines[0].quantity"),
             (json!([line("wool-cap", json!(1.5))]), "lines[0].quantity"),
-            (
-                json!([line("wool-cap", json!(10_000_000_000_i64))]),
-                "lines[0].quantity",
-            ),
+            (json!([line("wool-cap", json!(10_000_000_000_i64))]), "lines[0].quantity"),
             (json!([line("wool-cap", Value::Null)]), "lines[0].quantity"),
             (json!([line("no-such-thing", json!(1))]), "lines[0].sku"),
-            (
-                json!([cap(), line("dock-line", json!(1)), cap()]),
-                "lines[2].sku",
-            ),
+            (json!([cap(), line("dock-line", json!(1)), cap()]), "lines[2].sku"),
             (json!([line(&"x".repeat(65), json!(1))]), "lines[0].sku"),
             (json!([line("", json!(1))]), "lines[0].sku"),
             (json!([line("a\0b", json!(1))]), "lines[0].sku"),
@@ -113,40 +81,23 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
         for (lines, named) in cases {
             let order = json!({ "customer_id": customer, "lines": lines });
             let key = Uuid::now_v7().to_string();
-            let answer = refused(
-                client,
-                Method::POST,
-                &url,
-                Some(&key),
-                order.to_string().into(),
-            )
-            .await?;
+            let answer =
+                refused(client, Method::POST, &url, Some(&key), order.to_string().into()).await?;
             assert_eq!(field(&answer)?, named, "{order} was answered {answer}");
         }
         for (order, named) in [
-            (
-                json!({ "customer_id": "me", "lines": [cap()] }),
-                "customer_id",
-            ),
+            (json!({ "customer_id": "me", "lines": [cap()] }), "customer_id"),
             (json!({ "lines": [cap()] }), "customer_id"),
             (json!({ "customer_id": customer }), "lines"),
-            (
-                json!({ "customer_id": customer, "lines": [cap()], "discount": 100 }),
-                "discount",
-            ),
+            (json!({ "customer_id": customer, "lines": [cap()], "discount": 100 }), "discount"),
         ] {
             let answer =
                 refused(client, Method::POST, &url, None, order.to_string().into()).await?;
             assert_eq!(field(&answer)?, named, "{order} was answered {answer}");
         }
-        let stored: Value = client
-            .read("order", &format!("/orders?customer_id={customer}"))
-            .await?;
-        assert_eq!(
-            stored["orders"].as_array().map(Vec::len),
-            Some(0),
-            "{stored}"
-        );
+        let stored: Value =
+            client.read("order", &format!("/orders?customer_id={customer}")).await?;
+        assert_eq!(stored["orders"].as_array().map(Vec::len), Some(0), "{stored}");
         Ok(())
     })
     .await
@@ -161,13 +112,7 @@ async fn what_is_no_request_at_all_is_refused_and_the_service_goes_on() -> Resul
         for end in [0, 1, whole.len() / 2, whole.len() - 1] {
             refused(client, Method::POST, &url, None, whole[..end].into()).await?;
         }
-        for body in [
-            "[[[[[",
-            "{}{}",
-            "null",
-            "\u{1}",
-            "{\"customer_id\": \"\\ud800\"}",
-        ] {
+        for body in ["[[[[[", "{}{}", "null", "\u{1}", "{\"customer_id\": \"\\ud800\"}"] {
             refused(client, Method::POST, &url, None, body.into()).await?;
         }
         refused(client, Method::POST, &url, None, vec![0xff; 100]).await?;
@@ -175,49 +120,16 @@ async fn what_is_no_request_at_all_is_refused_and_the_service_goes_on() -> Resul
         let large = refused(client, Method::POST, &url, None, vec![b' '; 65 * 1024]).await?;
         assert_eq!(large.status, 413);
         let long_key = "k".repeat(256);
-        refused(
-            client,
-            Method::POST,
-            &url,
-            Some(&long_key),
-            whole.clone().into(),
-        )
-        .await?;
-        refused(
-            client,
-            Method::POST,
-            &url,
-            Some("two words"),
-            whole.clone().into(),
-        )
-        .await?;
+        refused(client, Method::POST, &url, Some(&long_key), whole.clone().into()).await?;
+        refused(client, Method::POST, &url, Some("two words"), whole.clone().into()).await?;
         refused(client, Method::PUT, &url, None, whole.clone().into()).await?;
-        refused(
-            client,
-            Method::POST,
-            &format!("{url}/nobody/cancel"),
-            None,
-            vec![],
-        )
-        .await?;
-        refused(
-            client,
-            Method::POST,
-            &format!("{url}/{customer}/cancel"),
-            None,
-            vec![],
-        )
-        .await?;
+        refused(client, Method::POST, &format!("{url}/nobody/cancel"), None, vec![]).await?;
+        refused(client, Method::POST, &format!("{url}/{customer}/cancel"), None, vec![]).await?;
         let none: Option<Value> = client.find("order", &format!("/orders/{customer}")).await?;
         assert_eq!(none, None);
-        let stored: Value = client
-            .read("order", &format!("/orders?customer_id={customer}"))
-            .await?;
-        assert_eq!(
-            stored["orders"].as_array().map(Vec::len),
-            Some(0),
-            "{stored}"
-        );
+        let stored: Value =
+            client.read("order", &format!("/orders?customer_id={customer}")).await?;
+        assert_eq!(stored["orders"].as_array().map(Vec::len), Some(0), "{stored}");
         let order = client.placed(rich(), &basket()).await?;
         client.ended(order.order_id, SOON).await?;
         Ok(())
@@ -229,10 +141,7 @@ async fn what_is_no_request_at_all_is_refused_and_the_service_goes_on() -> Resul
 async fn payment_and_stock_hold_their_limits_too() -> Result<()> {
     together(async |Stage { client, .. }| {
         let customer = Uuid::now_v7();
-        let (payment, stock) = (
-            &client.addresses.apis["payment"],
-            &client.addresses.apis["stock"],
-        );
+        let (payment, stock) = (&client.addresses.apis["payment"], &client.addresses.apis["stock"]);
         let deposits = format!("{payment}/accounts/{customer}/deposits");
         let key = || Uuid::now_v7().to_string();
         for amount in [
@@ -250,9 +159,8 @@ async fn payment_and_stock_hold_their_limits_too() -> Result<()> {
         }
         let good = json!({ "amount_cents": 1 }).to_string();
         refused(client, Method::POST, &deposits, None, good.into()).await?;
-        let account: Option<Value> = client
-            .find("payment", &format!("/accounts/{customer}"))
-            .await?;
+        let account: Option<Value> =
+            client.find("payment", &format!("/accounts/{customer}")).await?;
         assert_eq!(account, None);
 
         let sku = format!("never-{}", &customer.to_string()[24..]);
@@ -294,18 +202,12 @@ async fn a_header_that_is_never_finished_is_closed_within_its_timeout() -> Resul
         for url in client.addresses.apis.values() {
             let address = url.trim_start_matches("http://");
             let mut connection = TcpStream::connect(address).await?;
-            connection
-                .write_all(b"POST /orders HTTP/1.1\r\nHost: half")
-                .await?;
+            connection.write_all(b"POST /orders HTTP/1.1\r\nHost: half").await?;
             let began = Instant::now();
             let mut answer = Vec::new();
             let closed = connection.read_to_end(&mut answer);
             let closed = tokio::time::timeout(Duration::from_secs(15), closed).await;
-            ensure!(
-                closed.is_ok(),
-                "{url} was still open after {:?}",
-                began.elapsed()
-            );
+            ensure!(closed.is_ok(), "{url} was still open after {:?}", began.elapsed());
         }
         Ok(())
     })

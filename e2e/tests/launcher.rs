@@ -25,9 +25,7 @@ async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
     stack.up_parts().await?;
     for service in ["order", "payment", "stock"] {
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
-        sqlx::query("create table kept as select 42 as answer")
-            .execute(&mut db)
-            .await?;
+        sqlx::query("create table kept as select 42 as answer").execute(&mut db).await?;
     }
     produce(&stack, "kept").await?;
     let schema = json!({"schema": r#"{"type":"record","name":"Kept","fields":[]}"#});
@@ -51,26 +49,18 @@ async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
 
     for service in ["order", "payment", "stock"] {
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
-        let answer: i32 = sqlx::query_scalar("select answer from kept")
-            .fetch_one(&mut db)
-            .await?;
+        let answer: i32 = sqlx::query_scalar("select answer from kept").fetch_one(&mut db).await?;
         assert_eq!(answer, 42);
     }
     let bootstrap = stack.kafka_bootstrap()?;
     let records = tokio::task::spawn_blocking(move || -> Result<i64> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .create()?;
-        Ok(consumer
-            .fetch_watermarks("kept", 0, Duration::from_secs(20))?
-            .1)
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+        Ok(consumer.fetch_watermarks("kept", 0, Duration::from_secs(20))?.1)
     });
     assert_eq!(records.await??, 1);
-    let versions: Value = reqwest::get(format!("{subject}/1"))
-        .await?
-        .error_for_status()?
-        .json()
-        .await?;
+    let versions: Value =
+        reqwest::get(format!("{subject}/1")).await?.error_for_status()?.json().await?;
     assert_eq!(versions["id"], registered["id"]);
     Ok(())
 }
@@ -116,11 +106,7 @@ async fn a_port_that_is_taken_is_named_with_what_moves_it() -> Result<()> {
     let url = stack.database_url("stock")?;
     let port: u16 = url.rsplit([':', '/']).nth(1).context("a port")?.parse()?;
     let taken = TcpListener::bind(("127.0.0.1", port))?;
-    let refusal = stack
-        .start("stock-db")
-        .await
-        .expect_err("the port is taken")
-        .to_string();
+    let refusal = stack.start("stock-db").await.expect_err("the port is taken").to_string();
     assert!(refusal.contains(&port.to_string()), "{refusal}");
     assert!(refusal.contains("STOCK_DB_PORT"), "{refusal}");
     drop(taken);
@@ -135,14 +121,8 @@ async fn two_starts_at_once_start_one_process() -> Result<()> {
     let postmaster =
         std::fs::read_to_string(stack.directory().join("order-db/data/postmaster.pid"))?;
     let status = stack.status().await?;
-    let order_db = status
-        .iter()
-        .find(|member| member.name == "order-db")
-        .context("listed")?;
-    assert_eq!(
-        postmaster.lines().next(),
-        order_db.pid.map(|pid| pid.to_string()).as_deref()
-    );
+    let order_db = status.iter().find(|member| member.name == "order-db").context("listed")?;
+    assert_eq!(postmaster.lines().next(), order_db.pid.map(|pid| pid.to_string()).as_deref());
     assert_eq!(order_db.state, State::Ready);
     Ok(())
 }
@@ -154,20 +134,13 @@ async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Res
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     stack.pause("order-db").await?;
     let asked = sqlx::query("select 1").execute(&mut db);
-    assert!(
-        tokio::time::timeout(Duration::from_millis(300), asked)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(300), asked).await.is_err());
     stack.resume("order-db").await?;
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     sqlx::query("select 1").execute(&mut db).await?;
 
     // An open connection does not hold a graceful stop up, nor does a pause a kill.
-    assert!(matches!(
-        stack.stop("order-db").await?,
-        Stopped::Gracefully(_)
-    ));
+    assert!(matches!(stack.stop("order-db").await?, Stopped::Gracefully(_)));
     stack.start("order-db").await?;
     stack.pause("order-db").await?;
     assert!(stack.kill("order-db").await?);
@@ -187,9 +160,8 @@ async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() ->
     ] {
         let bootstrap = stack.kafka_listener(service)?;
         let advertised = tokio::task::spawn_blocking(move || -> Result<String> {
-            let client: BaseConsumer = ClientConfig::new()
-                .set("bootstrap.servers", bootstrap)
-                .create()?;
+            let client: BaseConsumer =
+                ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
             let metadata = client.fetch_metadata(None, Duration::from_secs(20))?;
             let broker = metadata.brokers().first().context("one broker")?;
             Ok(format!("{}:{}", broker.host(), broker.port()))
@@ -211,9 +183,7 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
     assert!(stack.kill("order-2").await?);
     stack.up().await?;
     let changed = |name: &str, pid: &Option<u32>| {
-        before
-            .iter()
-            .any(|(other, old)| other == name && old != pid)
+        before.iter().any(|(other, old)| other == name && old != pid)
     };
     for (name, pid) in pids(&stack).await? {
         assert_eq!(changed(&name, &pid), name == "order-2", "{name}");
@@ -222,15 +192,8 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
     // What is set for a service holds for all its instances, from their next start on.
     stack.set_environment("order", "HTTP_ADDR", Some("nonsense"))?;
     for name in ["order", "order-2"] {
-        assert!(
-            matches!(stack.stop(name).await?, Stopped::Gracefully(_)),
-            "{name}"
-        );
-        let refusal = stack
-            .start(name)
-            .await
-            .expect_err("the address is nonsense")
-            .to_string();
+        assert!(matches!(stack.stop(name).await?, Stopped::Gracefully(_)), "{name}");
+        let refusal = stack.start(name).await.expect_err("the address is nonsense").to_string();
         assert!(refusal.contains("ended while it started"), "{refusal}");
     }
     stack.set_environment("order", "HTTP_ADDR", None)?;
@@ -240,10 +203,7 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
 
     stack.down().await?;
     assert_eq!(
-        processes_in(
-            stack.directory(),
-            &["java", "postgres", "order", "payment", "stock"]
-        ),
+        processes_in(stack.directory(), &["java", "postgres", "order", "payment", "stock"]),
         []
     );
     Ok(())
@@ -253,9 +213,7 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
 async fn a_command_run_with_parts_decides_the_exit_status_and_leaves_nothing() -> Result<()> {
     let place = Place::new()?;
     let script = r#"test -n "$TEST_STOCK_DATABASE_URL" && exit 7"#;
-    let status = place
-        .e2e(&["with-parts", "--", "sh", "-c", script])
-        .status()?;
+    let status = place.e2e(&["with-parts", "--", "sh", "-c", script]).status()?;
     assert_eq!(status.code(), Some(7));
     assert_eq!(left_in(&place.0), 0);
     assert!(!place.0.join("state/test").exists());
@@ -268,25 +226,16 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
     let place = Place::new()?;
     let marker = place.0.join("started");
     let script = format!("touch {}; exec sleep 300", marker.display());
-    let mut launcher = place
-        .e2e(&["with-parts", "--", "sh", "-c", &script])
-        .spawn()?;
+    let mut launcher = place.e2e(&["with-parts", "--", "sh", "-c", &script]).spawn()?;
     appears(&marker).await?;
     launcher.kill()?;
     launcher.wait()?;
-    assert!(
-        left_in(&place.0) > 0,
-        "a launcher killed by SIGKILL cannot take its stack along"
-    );
+    assert!(left_in(&place.0) > 0, "a launcher killed by SIGKILL cannot take its stack along");
 
     std::fs::remove_file(&marker)?;
-    let mut launcher = place
-        .e2e(&["with-parts", "--", "sh", "-c", &script])
-        .spawn()?;
+    let mut launcher = place.e2e(&["with-parts", "--", "sh", "-c", &script]).spawn()?;
     appears(&marker).await?;
-    Command::new("sh")
-        .args(["-c", &format!("kill -TERM {}", launcher.id())])
-        .status()?;
+    Command::new("sh").args(["-c", &format!("kill -TERM {}", launcher.id())]).status()?;
     assert_eq!(launcher.wait()?.code(), Some(143));
     assert_eq!(left_in(&place.0), 0);
     Ok(())
@@ -310,13 +259,7 @@ async fn the_parts_run_as_an_ordinary_user() -> Result<()> {
     let status = Command::new("setpriv")
         .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
         .arg(&program)
-        .args([
-            "with-parts",
-            "--",
-            "sh",
-            "-c",
-            "test $(id -u) != 0 && exit 7",
-        ])
+        .args(["with-parts", "--", "sh", "-c", "test $(id -u) != 0 && exit 7"])
         .env("HOME", &own)
         .env("HOLDFAST_STATE", own.join("state"))
         .env("HOLDFAST_CACHE", parts::cache_directory()?)
@@ -332,11 +275,7 @@ struct Place(PathBuf);
 
 impl Place {
     fn new() -> Result<Self> {
-        let name = format!(
-            "holdfast-place-{}-{:08x}",
-            std::process::id(),
-            rand::random::<u32>()
-        );
+        let name = format!("holdfast-place-{}-{:08x}", std::process::id(), rand::random::<u32>());
         let place = Self(std::env::temp_dir().join(name));
         parts::create_open_directory(&place.0)?;
         Ok(place)
@@ -344,10 +283,7 @@ impl Place {
 
     fn e2e(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_e2e"));
-        command
-            .args(arguments)
-            .env("HOLDFAST_STATE", self.0.join("state"))
-            .stdin(Stdio::null());
+        command.args(arguments).env("HOLDFAST_STATE", self.0.join("state")).stdin(Stdio::null());
         command
     }
 }
@@ -366,22 +302,13 @@ fn left_in(directory: &Path) -> usize {
 }
 
 async fn pids(stack: &Stack) -> Result<Vec<(String, Option<u32>)>> {
-    Ok(stack
-        .status()
-        .await?
-        .into_iter()
-        .map(|member| (member.name, member.pid))
-        .collect())
+    Ok(stack.status().await?.into_iter().map(|member| (member.name, member.pid)).collect())
 }
 
 async fn appears(file: &Path) -> Result<()> {
     let begun = Instant::now();
     while !file.exists() {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(120),
-            "{} did not appear",
-            file.display()
-        );
+        ensure!(begun.elapsed() < Duration::from_secs(120), "{} did not appear", file.display());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
@@ -389,9 +316,7 @@ async fn appears(file: &Path) -> Result<()> {
 
 async fn produce(stack: &Stack, topic: &str) -> Result<()> {
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", stack.kafka_bootstrap()?)
-        .set("acks", "all");
+    config.set("bootstrap.servers", stack.kafka_bootstrap()?).set("acks", "all");
     let admin: AdminClient<DefaultClientContext> = config.create()?;
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     for made in admin.create_topics([&new], &AdminOptions::new()).await? {
@@ -399,9 +324,6 @@ async fn produce(stack: &Stack, topic: &str) -> Result<()> {
     }
     let producer: FutureProducer = config.create()?;
     let record = FutureRecord::to(topic).key("key").payload("payload");
-    producer
-        .send(record, Duration::from_secs(20))
-        .await
-        .map_err(|(error, _)| error)?;
+    producer.send(record, Duration::from_secs(20)).await.map_err(|(error, _)| error)?;
     Ok(())
 }

@@ -18,22 +18,10 @@ async fn load_while_killing(victim: &str) -> Result<()> {
     alone(async |Stage { stack, client }| {
         let (every, down, drain) = (8, 2, 60);
         let kill = Some(victim.to_string());
-        let load = Load {
-            rate: 50,
-            seconds: 16,
-            kill,
-            every,
-            down,
-            drain,
-            ..Load::default()
-        };
+        let load = Load { rate: 50, seconds: 16, kill, every, down, drain, ..Load::default() };
         let summary = load::run(stack, client, &load).await?;
         ensure!(summary.holds(&load), "{}", summary.lines().join("\n"));
-        ensure!(
-            summary.kills == 2 && summary.confirmed > 400,
-            "{}",
-            summary.lines().join("\n")
-        );
+        ensure!(summary.kills == 2 && summary.confirmed > 400, "{}", summary.lines().join("\n"));
         Ok(())
     })
     .await
@@ -70,13 +58,8 @@ async fn the_databases_killed_one_after_the_other_cost_no_order() -> Result<()> 
             all_end(client, &orders).await?;
         }
         stack.kill("order-db").await?;
-        let refused = client
-            .place(rich(), &basket(), "while its database is away")
-            .await;
-        ensure!(
-            !matches!(refused, e2e::client::Outcome::Ok(_)),
-            "{refused:?}"
-        );
+        let refused = client.place(rich(), &basket(), "while its database is away").await;
+        ensure!(!matches!(refused, e2e::client::Outcome::Ok(_)), "{refused:?}");
         stack.start("order-db").await?;
         let order = eventually("orders to be accepted again", SOON, async || {
             client.placed(rich(), &basket()).await
@@ -94,11 +77,7 @@ async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_ar
         tokio::try_join!(stack.kill("kafka"), stack.kill("registry"))?;
         let began = Instant::now();
         let orders = place_all(client, 200).await?;
-        ensure!(
-            began.elapsed() < Duration::from_secs(10),
-            "it took {:?}",
-            began.elapsed()
-        );
+        ensure!(began.elapsed() < Duration::from_secs(10), "it took {:?}", began.elapsed());
         tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
         all_end(client, &orders).await
     })
@@ -109,11 +88,7 @@ async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_ar
 #[tokio::test(flavor = "multi_thread")]
 async fn order_starts_without_kafka_and_registry() -> Result<()> {
     alone(async |Stage { stack, client }| {
-        tokio::try_join!(
-            stack.kill("kafka"),
-            stack.kill("registry"),
-            stack.kill("order")
-        )?;
+        tokio::try_join!(stack.kill("kafka"), stack.kill("registry"), stack.kill("order"))?;
         stack.start("order").await?;
         let orders = place_all(client, 20).await?;
         tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
@@ -129,9 +104,7 @@ async fn place_all(client: &Client, count: usize) -> Result<Vec<Order>> {
 async fn all_end(client: &Client, orders: &[Order]) -> Result<()> {
     let deadline = Instant::now() + DRAINED;
     for order in orders {
-        let ended = client
-            .ended(order.order_id, deadline - Instant::now())
-            .await?;
+        let ended = client.ended(order.order_id, deadline - Instant::now()).await?;
         ensure!(ended.status == "confirmed", "{ended:?}");
     }
     Ok(())

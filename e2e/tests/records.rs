@@ -58,95 +58,40 @@ fn body(topic: &Topic) -> Result<Vec<u8>> {
     let (total_cents, amount_cents, currency) = (150, 150, || "EUR".to_string());
     match topic.name {
         "orders.created" => {
-            let lines = vec![OrderLine {
-                sku: sku(),
-                quantity,
-                unit_price_cents,
-            }];
+            let lines = vec![OrderLine { sku: sku(), quantity, unit_price_cents }];
             let currency = currency();
-            of(OrderCreated {
-                order_id,
-                customer_id,
-                lines,
-                total_cents,
-                currency,
-                occurred_at,
-            })
+            of(OrderCreated { order_id, customer_id, lines, total_cents, currency, occurred_at })
         }
         "orders.confirmed" => {
-            let lines = vec![ConfirmedLine {
-                sku: sku(),
-                quantity,
-                unit_price_cents,
-            }];
+            let lines = vec![ConfirmedLine { sku: sku(), quantity, unit_price_cents }];
             let currency = currency();
-            of(OrderConfirmed {
-                order_id,
-                customer_id,
-                lines,
-                total_cents,
-                currency,
-                occurred_at,
-            })
+            of(OrderConfirmed { order_id, customer_id, lines, total_cents, currency, occurred_at })
         }
-        "orders.cancelled" => of(OrderCancelled {
-            order_id,
-            reason: CancelReason::Customer,
-            occurred_at,
-        }),
-        "payments.verified" => of(PaymentVerified {
-            order_id,
-            amount_cents,
-            currency: currency(),
-            occurred_at,
-        }),
-        "payments.declined" => of(PaymentDeclined {
-            order_id,
-            reason: DeclineReason::NoAccount,
-            occurred_at,
-        }),
+        "orders.cancelled" => {
+            of(OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at })
+        }
+        "payments.verified" => {
+            of(PaymentVerified { order_id, amount_cents, currency: currency(), occurred_at })
+        }
+        "payments.declined" => {
+            of(PaymentDeclined { order_id, reason: DeclineReason::NoAccount, occurred_at })
+        }
         "payments.refunded" => {
             let (amount_cents, currency) = (Some(amount_cents), Some(currency()));
-            of(PaymentRefunded {
-                order_id,
-                amount_cents,
-                currency,
-                occurred_at,
-            })
+            of(PaymentRefunded { order_id, amount_cents, currency, occurred_at })
         }
         "stock.reserved" => {
-            let lines = vec![ReservedLine {
-                sku: sku(),
-                quantity,
-            }];
-            of(StockReserved {
-                order_id,
-                lines,
-                occurred_at,
-            })
+            let lines = vec![ReservedLine { sku: sku(), quantity }];
+            of(StockReserved { order_id, lines, occurred_at })
         }
         "stock.rejected" => {
             let (requested, available) = (1, 0);
             let reason = RejectReason::OutOfStock;
-            of(StockRejected {
-                order_id,
-                reason,
-                sku: sku(),
-                requested,
-                available,
-                occurred_at,
-            })
+            of(StockRejected { order_id, reason, sku: sku(), requested, available, occurred_at })
         }
         "stock.released" => {
-            let lines = vec![ReleasedLine {
-                sku: sku(),
-                quantity,
-            }];
-            of(StockReleased {
-                order_id,
-                lines,
-                occurred_at,
-            })
+            let lines = vec![ReleasedLine { sku: sku(), quantity }];
+            of(StockReleased { order_id, lines, occurred_at })
         }
         _ => {
             let (name, price_cents, version) = ("Pen".to_string(), 150, 1);
@@ -173,27 +118,17 @@ fn envelope(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
         ("ce_source", &source),
         ("ce_time", &time),
         ("content-type", "application/avro"),
-        (
-            "traceparent",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ),
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ]
     .into_iter()
     .fold(OwnedHeaders::new(), |headers, (key, value)| {
-        headers.insert(Header {
-            key,
-            value: Some(value),
-        })
+        headers.insert(Header { key, value: Some(value) })
     })
 }
 
 /// The id of a topic's schema in the registry.
 async fn schema_id(client: &Client, topic: &Topic) -> Result<u32> {
-    let url = format!(
-        "{}/subjects/{}/versions/latest",
-        client.addresses.registry,
-        topic.subject()
-    );
+    let url = format!("{}/subjects/{}/versions/latest", client.addresses.registry, topic.subject());
     let found: Value = client.get(&url).await?;
     u32::try_from(found["id"].as_u64().context("a version has an id")?).context("an id")
 }
@@ -211,45 +146,17 @@ fn poison(id: u32, body: &[u8]) -> Vec<(&'static str, Option<Vec<u8>>, bool)> {
         ("nothing", None, true),
         ("no bytes", Some(vec![]), true),
         ("random bytes", Some([&[7], &random[..]].concat()), true),
-        (
-            "random bytes without an envelope",
-            Some([&[7], &random[..]].concat()),
-            false,
-        ),
-        (
-            "random bytes of a schema",
-            Some(frame(id, &[&[0x7f], &random[..]].concat())),
-            true,
-        ),
+        ("random bytes without an envelope", Some([&[7], &random[..]].concat()), false),
+        ("random bytes of a schema", Some(frame(id, &[&[0x7f], &random[..]].concat())), true),
         ("a wrong magic byte", Some(wrong_magic), true),
-        (
-            "an unknown schema id",
-            Some(frame(UNKNOWN_SCHEMA, body)),
-            true,
-        ),
-        (
-            "a schema id that can't be",
-            Some(frame(u32::MAX, body)),
-            true,
-        ),
+        ("an unknown schema id", Some(frame(UNKNOWN_SCHEMA, body)), true),
+        ("a schema id that can't be", Some(frame(u32::MAX, body)), true),
         ("a header only", Some(right[..5].to_vec()), true),
         ("half a header", Some(right[..3].to_vec()), true),
-        (
-            "a cut record",
-            Some(right[..right.len() - 1].to_vec()),
-            true,
-        ),
-        (
-            "half a record",
-            Some(right[..right.len() / 2].to_vec()),
-            true,
-        ),
+        ("a cut record", Some(right[..right.len() - 1].to_vec()), true),
+        ("half a record", Some(right[..right.len() / 2].to_vec()), true),
         ("a byte too many", Some([&right[..], &[0]].concat()), true),
-        (
-            "too many bytes",
-            Some(frame(id, &vec![b'x'; 300 * 1024])),
-            true,
-        ),
+        ("too many bytes", Some(frame(id, &vec![b'x'; 300 * 1024])), true),
         ("a bomb", Some(bomb), true),
         ("an event without an id", Some(right), false),
     ]
@@ -267,22 +174,14 @@ async fn poison_everything(client: &Client) -> Result<Places> {
         let records =
             (0..PARTITIONS).flat_map(|partition| kinds.iter().map(move |kind| (partition, kind)));
         let sent = records.map(async |(partition, (what, payload, with_envelope))| {
-            let headers = if *with_envelope {
-                envelope(topic, Uuid::now_v7())
-            } else {
-                OwnedHeaders::new()
-            };
-            let mut record = FutureRecord::to(topic.name)
-                .partition(partition)
-                .key("poison")
-                .headers(headers);
+            let headers =
+                if *with_envelope { envelope(topic, Uuid::now_v7()) } else { OwnedHeaders::new() };
+            let mut record =
+                FutureRecord::to(topic.name).partition(partition).key("poison").headers(headers);
             if let Some(payload) = payload {
                 record = record.payload(payload);
             }
-            let landed = producer
-                .send(record, SOON)
-                .await
-                .map_err(|(error, _)| error);
+            let landed = producer.send(record, SOON).await.map_err(|(error, _)| error);
             let landed = landed.with_context(|| format!("{what} for {}", topic.name))?;
             Ok::<_, anyhow::Error>((landed.partition, landed.offset))
         });
@@ -356,10 +255,7 @@ async fn poison_in_every_partition_of_every_topic_becomes_dead_letters_and_block
                     listed["waiting"]
                 );
                 let first = &listed["dead_letters"][0];
-                ensure!(
-                    first["reason"].is_string() && first["topic"].is_string(),
-                    "{first}"
-                );
+                ensure!(first["reason"].is_string() && first["topic"].is_string(), "{first}");
             }
         }
         let after = stack.status().await?;
@@ -379,24 +275,16 @@ async fn an_answer_about_an_order_that_nobody_placed_is_a_dead_letter() -> Resul
         for topic in [&events::payments::VERIFIED, &events::stock::RELEASED] {
             let record = frame(schema_id(client, topic).await?, &body(topic)?);
             let headers = envelope(topic, Uuid::now_v7());
-            let record = FutureRecord::to(topic.name)
-                .key("stranger")
-                .payload(&record)
-                .headers(headers);
-            let landed = producer
-                .send(record, SOON)
-                .await
-                .map_err(|(error, _)| error)?;
+            let record =
+                FutureRecord::to(topic.name).key("stranger").payload(&record).headers(headers);
+            let landed = producer.send(record, SOON).await.map_err(|(error, _)| error)?;
             eventually("the dead letter", SOON, async || {
                 let letters = letters_of(client, "order").await?;
                 let letter = letters.iter().find(|letter| {
                     (letter.0.as_str(), letter.1, letter.2)
                         == (topic.name, landed.partition, landed.offset)
                 });
-                ensure!(
-                    letter.is_some_and(|letter| letter.3 == "impossible"),
-                    "{letter:?}"
-                );
+                ensure!(letter.is_some_and(|letter| letter.3 == "impossible"), "{letter:?}");
                 Ok(())
             })
             .await?;
@@ -421,9 +309,7 @@ async fn known(client: &Client, service: &str) -> Result<BTreeMap<String, String
             "select count(*) || ' ' || coalesce(md5(string_agg(row::text, '|' order by row::text)), '')
              from \"{table}\" as row"
         );
-        let hash = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-            .fetch_one(&mut db)
-            .await?;
+        let hash = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut db).await?;
         known.insert(format!("{service}.{table}"), hash);
     }
     Ok(known)
@@ -433,10 +319,7 @@ async fn known(client: &Client, service: &str) -> Result<BTreeMap<String, String
 fn rewind(client: &Client, service: &str) -> Result<()> {
     let group = reader(&client.addresses.kafka, service)?;
     let mut places = TopicPartitionList::new();
-    for topic in TOPICS
-        .iter()
-        .filter(|topic| topic.subscribers.contains(&service))
-    {
+    for topic in TOPICS.iter().filter(|topic| topic.subscribers.contains(&service)) {
         for (partition, (low, _)) in (0..).zip(watermarks(&group, topic.name)?) {
             places.add_partition_offset(topic.name, partition, Offset::Offset(low))?;
         }
@@ -447,9 +330,7 @@ fn rewind(client: &Client, service: &str) -> Result<()> {
 
 fn behind(client: &Client, service: &str) -> Result<i64> {
     let group = reader(&client.addresses.kafka, service)?;
-    let topics = TOPICS
-        .iter()
-        .filter(|topic| topic.subscribers.contains(&service));
+    let topics = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
     topics.map(|topic| lag(&group, topic.name)).sum()
 }
 

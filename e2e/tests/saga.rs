@@ -14,13 +14,9 @@ use crate::stage::{SOON, Stage, alone, basket, rich, together, wish};
 
 /// The events of an order, in the order in which they became true.
 async fn events(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
-    let history: Value = client
-        .read("order", &format!("/orders/{order_id}/history"))
-        .await?;
+    let history: Value = client.read("order", &format!("/orders/{order_id}/history")).await?;
     let events = history["history"].as_array().into_iter().flatten();
-    Ok(events
-        .filter_map(|event| Some(event["event"].as_str()?.to_string()))
-        .collect())
+    Ok(events.filter_map(|event| Some(event["event"].as_str()?.to_string())).collect())
 }
 
 async fn state(client: &Client, service: &str, path: &str) -> Result<String> {
@@ -46,13 +42,9 @@ fn accepted(outcome: Outcome) -> Result<Answer> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_can_be_paid_and_supplied_is_confirmed() -> Result<()> {
     together(async |Stage { client, .. }| {
-        let placed = client
-            .placed(rich(), &[wish("hand-compass", 1), wish("dock-line", 3)])
-            .await?;
-        assert_eq!(
-            (placed.total_cents, placed.currency.as_str()),
-            (7_900 + 3 * 2_450, "EUR")
-        );
+        let placed =
+            client.placed(rich(), &[wish("hand-compass", 1), wish("dock-line", 3)]).await?;
+        assert_eq!((placed.total_cents, placed.currency.as_str()), (7_900 + 3 * 2_450, "EUR"));
         let order = client.ended(placed.order_id, SOON).await?;
         assert_eq!((order.status.as_str(), order.reason), ("confirmed", None));
         let legs = legs(client, order.order_id).await?;
@@ -64,10 +56,7 @@ async fn an_order_that_can_be_paid_and_supplied_is_confirmed() -> Result<()> {
             ("orders.created", "orders.confirmed")
         );
         let between: BTreeSet<&str> = events[1..3].iter().map(String::as_str).collect();
-        assert_eq!(
-            between,
-            BTreeSet::from(["payments.verified", "stock.reserved"])
-        );
+        assert_eq!(between, BTreeSet::from(["payments.verified", "stock.reserved"]));
         Ok(())
     })
     .await
@@ -83,10 +72,7 @@ async fn an_order_that_cannot_be_paid_is_cancelled_and_its_stock_is_released() -
             ("cancelled", Some("payment_declined"))
         );
         assert_eq!(order.payment, "declined");
-        assert!(
-            ["released", "void"].contains(&order.stock.as_str()),
-            "{order:?}"
-        );
+        assert!(["released", "void"].contains(&order.stock.as_str()), "{order:?}");
         let legs = legs(client, order.order_id).await?;
         assert_eq!(legs, (order.payment, order.stock));
         Ok(())
@@ -97,13 +83,8 @@ async fn an_order_that_cannot_be_paid_is_cancelled_and_its_stock_is_released() -
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_of_more_than_there_is_is_cancelled_and_its_payment_is_refunded() -> Result<()> {
     together(async |Stage { client, .. }| {
-        let before: Value = client
-            .read("stock", &format!("/items/{}", seed::SCARCE.sku))
-            .await?;
-        let wishes = [
-            wish("wool-cap", 1),
-            wish(seed::SCARCE.sku, seed::SCARCE.delivered + 1),
-        ];
+        let before: Value = client.read("stock", &format!("/items/{}", seed::SCARCE.sku)).await?;
+        let wishes = [wish("wool-cap", 1), wish(seed::SCARCE.sku, seed::SCARCE.delivered + 1)];
         let placed = client.placed(rich(), &wishes).await?;
         let order = client.ended(placed.order_id, SOON).await?;
         assert_eq!(
@@ -111,13 +92,8 @@ async fn an_order_of_more_than_there_is_is_cancelled_and_its_payment_is_refunded
             ("cancelled", Some("stock_rejected"))
         );
         assert_eq!(order.stock, "rejected");
-        assert!(
-            ["refunded", "void"].contains(&order.payment.as_str()),
-            "{order:?}"
-        );
-        let after: Value = client
-            .read("stock", &format!("/items/{}", seed::SCARCE.sku))
-            .await?;
+        assert!(["refunded", "void"].contains(&order.payment.as_str()), "{order:?}");
+        let after: Value = client.read("stock", &format!("/items/{}", seed::SCARCE.sku)).await?;
         assert_eq!(before, after, "every line is reserved, or nothing is");
         Ok(())
     })
@@ -141,14 +117,8 @@ async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
                 (order.status.as_str(), order.reason.as_deref()),
                 ("cancelled", Some("customer"))
             );
-            assert!(
-                ["refunded", "void"].contains(&order.payment.as_str()),
-                "{order:?}"
-            );
-            assert!(
-                ["released", "void"].contains(&order.stock.as_str()),
-                "{order:?}"
-            );
+            assert!(["refunded", "void"].contains(&order.payment.as_str()), "{order:?}");
+            assert!(["released", "void"].contains(&order.stock.as_str()), "{order:?}");
             assert_eq!(
                 legs(client, order.order_id).await?,
                 (order.payment.clone(), order.stock.clone())
@@ -188,17 +158,9 @@ async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at
             Ok(order)
         })
         .await?;
-        assert_eq!(
-            (order.status.as_str(), order.stock.as_str()),
-            ("pending", "waiting")
-        );
+        assert_eq!((order.status.as_str(), order.stock.as_str()), ("pending", "waiting"));
         let items: Value = client.read("order", "/items").await?;
-        assert!(
-            items["items"]
-                .as_array()
-                .is_some_and(|items| items.len() > 10),
-            "{items}"
-        );
+        assert!(items["items"].as_array().is_some_and(|items| items.len() > 10), "{items}");
 
         client.cancel(order_id).await?.accepted::<Order>()?;
         let order = eventually("the refund", SOON, async || {
@@ -207,16 +169,10 @@ async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at
             Ok(order)
         })
         .await?;
-        assert_eq!(
-            (order.status.as_str(), order.stock.as_str()),
-            ("cancelled", "waiting")
-        );
+        assert_eq!((order.status.as_str(), order.stock.as_str()), ("cancelled", "waiting"));
         stack.start("stock").await?;
         let order = client.ended(order_id, SOON).await?;
-        assert!(
-            ["released", "void"].contains(&order.stock.as_str()),
-            "{order:?}"
-        );
+        assert!(["released", "void"].contains(&order.stock.as_str()), "{order:?}");
         Ok(())
     })
     .await
@@ -237,17 +193,10 @@ async fn the_same_key_and_body_are_answered_the_same_and_another_body_is_refused
         assert_eq!(first, repeat, "also after the order has ended");
 
         let other = client.place(customer, &[wish("wool-cap", 3)], &key).await;
-        let Outcome::Refused(refused) = other else {
-            bail!("{other:?}")
-        };
+        let Outcome::Refused(refused) = other else { bail!("{other:?}") };
         assert_eq!(refused.status, 422, "{refused}");
-        let elsewhere = client
-            .place(customer, &basket(), &Uuid::now_v7().to_string())
-            .await;
-        assert_ne!(
-            accepted(elsewhere)?.json::<Order>()?.order_id,
-            order.order_id
-        );
+        let elsewhere = client.place(customer, &basket(), &Uuid::now_v7().to_string()).await;
+        assert_ne!(accepted(elsewhere)?.json::<Order>()?.order_id, order.order_id);
         Ok(())
     })
     .await
@@ -260,30 +209,15 @@ async fn ten_posts_with_one_key_at_once_are_one_order() -> Result<()> {
         let (customer, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
         let wishes = basket();
         let posts = (0..10).map(|_| client.place(customer, &wishes, &key));
-        let answers: Vec<Answer> = join_all(posts)
-            .await
-            .into_iter()
-            .map(accepted)
-            .collect::<Result<_>>()?;
-        assert!(
-            answers.iter().all(|answer| *answer == answers[0]),
-            "{answers:?}"
-        );
-        let orders: Value = client
-            .read("order", &format!("/orders?customer_id={customer}"))
-            .await?;
-        assert_eq!(
-            orders["orders"].as_array().map(Vec::len),
-            Some(1),
-            "{orders}"
-        );
+        let answers: Vec<Answer> =
+            join_all(posts).await.into_iter().map(accepted).collect::<Result<_>>()?;
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        let orders: Value =
+            client.read("order", &format!("/orders?customer_id={customer}")).await?;
+        assert_eq!(orders["orders"].as_array().map(Vec::len), Some(1), "{orders}");
         let order: Order = answers[0].json()?;
         let order = client.ended(order.order_id, SOON).await?;
-        assert_eq!(
-            order.reason.as_deref(),
-            Some("payment_declined"),
-            "it has no account"
-        );
+        assert_eq!(order.reason.as_deref(), Some("payment_declined"), "it has no account");
         Ok(())
     })
     .await
@@ -305,13 +239,9 @@ async fn a_deposit_and_a_delivery_are_taken_in_once_however_often_they_are_sent(
         }
         let body = json!({ "amount_cents": 701 });
         let path = format!("/accounts/{customer}/deposits");
-        let other = client
-            .command(reqwest::Method::POST, "payment", &path, Some(&key), &body)
-            .await;
-        assert!(
-            matches!(&other, Outcome::Refused(answer) if answer.status == 422),
-            "{other:?}"
-        );
+        let other =
+            client.command(reqwest::Method::POST, "payment", &path, Some(&key), &body).await;
+        assert!(matches!(&other, Outcome::Refused(answer) if answer.status == 422), "{other:?}");
         Ok(())
     })
     .await
@@ -328,10 +258,7 @@ async fn a_new_price_counts_for_new_orders_and_for_no_old_one() -> Result<()> {
                 let items: Value = client.read("order", "/items").await?;
                 let items = items["items"].as_array().into_iter().flatten();
                 let known = items.into_iter().find(|item| item["sku"] == sku.as_str());
-                ensure!(
-                    known.is_some_and(|item| item["price_cents"] == price),
-                    "{known:?}"
-                );
+                ensure!(known.is_some_and(|item| item["price_cents"] == price), "{known:?}");
                 Ok(())
             })
             .await
@@ -343,9 +270,7 @@ async fn a_new_price_counts_for_new_orders_and_for_no_old_one() -> Result<()> {
         let dear = client.placed(rich(), &[wish(&sku, 2)]).await?;
         assert_eq!((cheap.total_cents, dear.total_cents), (200, 300));
         for order in [cheap, dear] {
-            let ended = client
-                .ended(order.order_id, Duration::from_secs(30))
-                .await?;
+            let ended = client.ended(order.order_id, Duration::from_secs(30)).await?;
             assert_eq!(
                 (ended.status.as_str(), ended.total_cents),
                 ("confirmed", order.total_cents)

@@ -34,10 +34,7 @@ impl Stage {
 
     /// The checker's word for it. Dead letters are what some tests make.
     pub async fn verify(&self) -> Result<verify::Verdict> {
-        let options = verify::Options {
-            within: 90,
-            dead_letters_allowed: true,
-        };
+        let options = verify::Options { within: 90, dead_letters_allowed: true };
         let verdict = verify::run(&self.client, &options).await?;
         ensure!(verdict.holds(), "verify:\n{}", verdict.lines().join("\n"));
         Ok(verdict)
@@ -68,10 +65,7 @@ pub fn rich() -> Uuid {
 }
 
 pub fn wish(sku: &str, quantity: i64) -> Wish {
-    Wish {
-        sku: sku.to_string(),
-        quantity,
-    }
+    Wish { sku: sku.to_string(), quantity }
 }
 
 /// What anybody could order.

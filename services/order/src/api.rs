@@ -115,13 +115,15 @@ impl From<Refusal> for Problem {
                 let detail = "is sold in another currency than the lines before it";
                 Problem::invalid(format!("lines[{nth}].sku"), detail)
             }
-            Refusal::TooMuch { nth } => {
-                Problem::invalid(format!("lines[{nth}].quantity"), "makes the order cost more than can be counted")
-            }
+            Refusal::TooMuch { nth } => Problem::invalid(
+                format!("lines[{nth}].quantity"),
+                "makes the order cost more than can be counted",
+            ),
             Refusal::NoSuchOrder => no_such_order(),
-            Refusal::AlreadyConfirmed => {
-                Problem::conflict("order-confirmed", "the order is confirmed and can't be cancelled")
-            }
+            Refusal::AlreadyConfirmed => Problem::conflict(
+                "order-confirmed",
+                "the order is confirmed and can't be cancelled",
+            ),
         }
     }
 }

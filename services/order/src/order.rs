@@ -172,7 +172,13 @@ impl Orders {
     }
 
     /// Adds the event that is being handled to its order's history.
-    pub fn heard<E: Event>(&mut self, event: &E, order_id: Uuid, occurred_at: DateTime<Utc>, at: At) {
+    pub fn heard<E: Event>(
+        &mut self,
+        event: &E,
+        order_id: Uuid,
+        occurred_at: DateTime<Utc>,
+        at: At,
+    ) {
         if let Some(event_id) = at.cause {
             self.record(event, order_id, event_id, occurred_at, at);
         }

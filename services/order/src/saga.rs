@@ -7,7 +7,9 @@
 
 use chassis::event::{Answer, At, Impossible};
 use chassis::impossible;
-use events::orders::{CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine};
+use events::orders::{
+    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
+};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::types::Json;
@@ -51,7 +53,8 @@ pub fn place_order(
             .checked_mul(item.price_cents)
             .and_then(|cents| total_cents.checked_add(cents))
             .ok_or(Refusal::TooMuch { nth })?;
-        let (sku, quantity, unit_price_cents) = (wanted.sku.clone(), wanted.quantity, item.price_cents);
+        let (sku, quantity, unit_price_cents) =
+            (wanted.sku.clone(), wanted.quantity, item.price_cents);
         lines.push(Line { sku, quantity, unit_price_cents });
     }
     let currency = currency.unwrap_or_default();
@@ -61,7 +64,11 @@ pub fn place_order(
         lines: lines
             .iter()
             .cloned()
-            .map(|Line { sku, quantity, unit_price_cents }| OrderLine { sku, quantity, unit_price_cents })
+            .map(|Line { sku, quantity, unit_price_cents }| OrderLine {
+                sku,
+                quantity,
+                unit_price_cents,
+            })
             .collect(),
         total_cents,
         currency: currency.clone(),
@@ -101,7 +108,11 @@ pub fn cancel_order(
 }
 
 /// `payments.verified` → nothing yet | `orders.confirmed`
-pub fn payment_verified(event: &PaymentVerified, orders: &mut Orders, at: At) -> Answer<OrderConfirmed> {
+pub fn payment_verified(
+    event: &PaymentVerified,
+    orders: &mut Orders,
+    at: At,
+) -> Answer<OrderConfirmed> {
     let mut order = known(event.order_id, orders)?;
     if (event.amount_cents, &event.currency) != (order.total_cents, &order.currency) {
         impossible!("payment verified another amount than order {} is about", event.order_id);
@@ -116,7 +127,11 @@ pub fn payment_verified(event: &PaymentVerified, orders: &mut Orders, at: At) ->
 }
 
 /// `payments.declined` → `orders.cancelled`, unless the order has ended
-pub fn payment_declined(event: &PaymentDeclined, orders: &mut Orders, at: At) -> Answer<OrderCancelled> {
+pub fn payment_declined(
+    event: &PaymentDeclined,
+    orders: &mut Orders,
+    at: At,
+) -> Answer<OrderCancelled> {
     let mut order = known(event.order_id, orders)?;
     match order.payment {
         PaymentLeg::Waiting => order.payment = PaymentLeg::Declined,
@@ -134,15 +149,20 @@ pub fn payment_refunded(event: &PaymentRefunded, orders: &mut Orders, at: At) ->
         impossible!("payment refunded order {}, which was not cancelled", event.order_id);
     }
     let nothing_taken = event.amount_cents.is_none();
-    let whole = (event.amount_cents, event.currency.as_ref()) == (Some(order.total_cents), Some(&order.currency));
+    let whole = (event.amount_cents, event.currency.as_ref())
+        == (Some(order.total_cents), Some(&order.currency));
     if !nothing_taken && !whole {
         impossible!("payment refunded another amount than order {} is about", event.order_id);
     }
     order.payment = match (order.payment, nothing_taken) {
         (PaymentLeg::Waiting | PaymentLeg::Void, true) => PaymentLeg::Void,
         // The refund may overtake the verification that it undoes.
-        (PaymentLeg::Waiting | PaymentLeg::Verified | PaymentLeg::Refunded, false) => PaymentLeg::Refunded,
-        (said, _) => impossible!("payment of order {} was {said:?} and is now undone", event.order_id),
+        (PaymentLeg::Waiting | PaymentLeg::Verified | PaymentLeg::Refunded, false) => {
+            PaymentLeg::Refunded
+        }
+        (said, _) => {
+            impossible!("payment of order {} was {said:?} and is now undone", event.order_id)
+        }
     };
     orders.heard(event, event.order_id, event.occurred_at, at);
     orders.put_order(order);
@@ -150,7 +170,11 @@ pub fn payment_refunded(event: &PaymentRefunded, orders: &mut Orders, at: At) ->
 }
 
 /// `stock.reserved` → nothing yet | `orders.confirmed`
-pub fn stock_reserved(event: &StockReserved, orders: &mut Orders, at: At) -> Answer<OrderConfirmed> {
+pub fn stock_reserved(
+    event: &StockReserved,
+    orders: &mut Orders,
+    at: At,
+) -> Answer<OrderConfirmed> {
     let mut order = known(event.order_id, orders)?;
     let reserved = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
     if !is_the_whole_order(reserved, &order) {
@@ -166,7 +190,11 @@ pub fn stock_reserved(event: &StockReserved, orders: &mut Orders, at: At) -> Ans
 }
 
 /// `stock.rejected` → `orders.cancelled`, unless the order has ended
-pub fn stock_rejected(event: &StockRejected, orders: &mut Orders, at: At) -> Answer<OrderCancelled> {
+pub fn stock_rejected(
+    event: &StockRejected,
+    orders: &mut Orders,
+    at: At,
+) -> Answer<OrderCancelled> {
     let mut order = known(event.order_id, orders)?;
     match order.stock {
         StockLeg::Waiting => order.stock = StockLeg::Rejected,
@@ -192,7 +220,9 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
         (StockLeg::Waiting | StockLeg::Void, true) => StockLeg::Void,
         // The release may overtake the reservation that it undoes.
         (StockLeg::Waiting | StockLeg::Reserved | StockLeg::Released, false) => StockLeg::Released,
-        (said, _) => impossible!("stock of order {} was {said:?} and is now undone", event.order_id),
+        (said, _) => {
+            impossible!("stock of order {} was {said:?} and is now undone", event.order_id)
+        }
     };
     orders.heard(event, event.order_id, event.occurred_at, at);
     orders.put_order(order);
@@ -224,7 +254,11 @@ fn is_the_whole_order<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &O
     lines == ordered
 }
 
-fn confirm_if_both_said_yes(mut order: Order, orders: &mut Orders, at: At) -> Option<OrderConfirmed> {
+fn confirm_if_both_said_yes(
+    mut order: Order,
+    orders: &mut Orders,
+    at: At,
+) -> Option<OrderConfirmed> {
     let both = order.payment == PaymentLeg::Verified && order.stock == StockLeg::Reserved;
     if order.status != Status::Pending || !both {
         orders.put_order(order);
@@ -238,7 +272,11 @@ fn confirm_if_both_said_yes(mut order: Order, orders: &mut Orders, at: At) -> Op
         order_id: order.order_id,
         customer_id: order.customer_id,
         lines: lines
-            .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine { sku, quantity, unit_price_cents })
+            .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine {
+                sku,
+                quantity,
+                unit_price_cents,
+            })
             .collect(),
         total_cents: order.total_cents,
         currency: order.currency.clone(),
@@ -249,7 +287,12 @@ fn confirm_if_both_said_yes(mut order: Order, orders: &mut Orders, at: At) -> Op
     Some(confirmed)
 }
 
-fn cancel_if_pending(order: Order, reason: CancelReason, orders: &mut Orders, at: At) -> Option<OrderCancelled> {
+fn cancel_if_pending(
+    order: Order,
+    reason: CancelReason,
+    orders: &mut Orders,
+    at: At,
+) -> Option<OrderCancelled> {
     if order.status == Status::Pending {
         return Some(end_cancelled(order, reason, orders, at));
     }
@@ -257,7 +300,12 @@ fn cancel_if_pending(order: Order, reason: CancelReason, orders: &mut Orders, at
     None
 }
 
-fn end_cancelled(mut order: Order, reason: CancelReason, orders: &mut Orders, at: At) -> OrderCancelled {
+fn end_cancelled(
+    mut order: Order,
+    reason: CancelReason,
+    orders: &mut Orders,
+    at: At,
+) -> OrderCancelled {
     order.status = Status::Cancelled;
     order.reason = Some(match reason {
         CancelReason::PaymentDeclined => Reason::PaymentDeclined,

@@ -88,9 +88,10 @@ impl From<Refusal> for Problem {
                 let detail = format!("an account takes in {DEPOSITED_MAX_CENTS} at most, ever");
                 Problem::invalid("amount_cents", detail)
             }
-            Refusal::OtherCurrency => {
-                Problem::conflict("other-currency", "the account is in another currency than deposits are now")
-            }
+            Refusal::OtherCurrency => Problem::conflict(
+                "other-currency",
+                "the account is in another currency than deposits are now",
+            ),
         }
     }
 }

@@ -42,7 +42,9 @@ pub fn verify_payment(order: &OrderCreated, ledger: &mut Ledger, at: At) -> Answ
     }
     let no = match ledger.account(customer_id) {
         None => Some(DeclineReason::NoAccount),
-        Some(account) if account.currency != order.currency => Some(DeclineReason::CurrencyMismatch),
+        Some(account) if account.currency != order.currency => {
+            Some(DeclineReason::CurrencyMismatch)
+        }
         Some(account) if account.balance_cents < amount_cents => {
             Some(DeclineReason::InsufficientFunds)
         }

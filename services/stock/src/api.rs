@@ -48,7 +48,10 @@ async fn list_items(State(api): State<Api>) -> Result<Answer<Items>, Problem> {
     Ok(Answer(Items { items, next: None }))
 }
 
-async fn show_item(State(api): State<Api>, Path(sku): Path<String>) -> Result<Answer<Item>, Problem> {
+async fn show_item(
+    State(api): State<Api>,
+    Path(sku): Path<String>,
+) -> Result<Answer<Item>, Problem> {
     let item = sqlx::query_as("select * from items where sku = $1")
         .bind(valid_sku(sku)?)
         .fetch_optional(&api.db)
@@ -72,7 +75,10 @@ async fn put_item(
     let sku = valid_sku(sku)?;
     let ItemWish { name, price_cents } = wish;
     if !(1..=200).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-        return Err(Problem::invalid("name", "must have 1 to 200 characters, none of them a control character"));
+        return Err(Problem::invalid(
+            "name",
+            "must have 1 to 200 characters, none of them a control character",
+        ));
     }
     if !(0..=1_000_000_000).contains(&price_cents) {
         return Err(Problem::invalid("price_cents", "must be 0 to 1,000,000,000"));
@@ -133,7 +139,10 @@ async fn show_reservation(
 fn valid_sku(sku: String) -> Result<String, Problem> {
     match (1..=64).contains(&sku.chars().count()) && !sku.chars().any(char::is_control) {
         true => Ok(sku),
-        false => Err(Problem::invalid("sku", "must have 1 to 64 characters, none of them a control character")),
+        false => Err(Problem::invalid(
+            "sku",
+            "must have 1 to 64 characters, none of them a control character",
+        )),
     }
 }
 
@@ -158,7 +167,9 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
             Refusal::NoSuchItem => no_such_item(),
-            Refusal::TooMuch => Problem::invalid("quantity", "is more than can be counted of one item"),
+            Refusal::TooMuch => {
+                Problem::invalid("quantity", "is more than can be counted of one item")
+            }
         }
     }
 }

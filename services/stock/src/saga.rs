@@ -5,7 +5,8 @@ use chassis::event::{Answer, At, Outcome, Outgoing};
 use chassis::impossible;
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{
-    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased, StockReserved,
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
+    StockReserved,
 };
 use sqlx::types::Json;
 
@@ -71,10 +72,9 @@ pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) ->
     };
     let reason = match &answer {
         Reserving::Reserved(_) => None,
-        Reserving::Rejected(no) => Some(format!(
-            "{} of {} ordered, {} available",
-            no.requested, no.sku, no.available
-        )),
+        Reserving::Rejected(no) => {
+            Some(format!("{} of {} ordered, {} available", no.requested, no.sku, no.available))
+        }
     };
     if state == State::Rejected {
         lines.clear();
@@ -160,7 +160,17 @@ pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<Stoc
         None => {
             let (version, event_id) = (1, at.event_id);
             let (delivered, available, reserved) = (0, 0, 0);
-            Item { sku, name, price_cents, currency, version, delivered, available, reserved, event_id }
+            Item {
+                sku,
+                name,
+                price_cents,
+                currency,
+                version,
+                delivered,
+                available,
+                reserved,
+                event_id,
+            }
         }
     };
     warehouse.put_item(item.clone());

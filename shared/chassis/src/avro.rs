@@ -90,9 +90,7 @@ impl Codec {
         };
         match input.0.len() {
             0 => Ok(event),
-            left => Err(Undecodable(format!(
-                "{left} bytes left over after the record"
-            ))),
+            left => Err(Undecodable(format!("{left} bytes left over after the record"))),
         }
     }
 }
@@ -109,15 +107,10 @@ pub fn frame(schema_id: u32, body: &[u8]) -> Vec<u8> {
 /// Takes the wire header off: the schema's id and the body.
 pub fn unframe(record: &[u8]) -> Result<(u32, &[u8]), Undecodable> {
     let [magic, a, b, c, d, body @ ..] = record else {
-        return Err(Undecodable(format!(
-            "{} bytes are too few for a record",
-            record.len()
-        )));
+        return Err(Undecodable(format!("{} bytes are too few for a record", record.len())));
     };
     if *magic != MAGIC {
-        return Err(Undecodable(format!(
-            "the first byte is {magic}, not the magic 0"
-        )));
+        return Err(Undecodable(format!("the first byte is {magic}, not the magic 0")));
     }
     if body.len() > BODY_BYTES_MAX {
         return Err(Undecodable(format!(
@@ -143,10 +136,7 @@ struct Whole<'a>(&'a [u8]);
 impl Read for Whole<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.len() > self.0.len() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the record ends early",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the record ends early"));
         }
         self.0.read(buffer)
     }
@@ -155,13 +145,12 @@ impl Read for Whole<'_> {
 /// A type that contains itself lets a few kilobytes of input overflow the stack.
 fn refuse_recursion(schema: &Schema) -> Result<(), Undecodable> {
     match schema {
-        Schema::Ref { name } => Err(Undecodable(format!(
-            "the schema refers to {name}, which could recurse"
-        ))),
-        Schema::Record(record) => record
-            .fields
-            .iter()
-            .try_for_each(|f| refuse_recursion(&f.schema)),
+        Schema::Ref { name } => {
+            Err(Undecodable(format!("the schema refers to {name}, which could recurse")))
+        }
+        Schema::Record(record) => {
+            record.fields.iter().try_for_each(|f| refuse_recursion(&f.schema))
+        }
         Schema::Array(array) => refuse_recursion(&array.items),
         Schema::Map(map) => refuse_recursion(&map.types),
         Schema::Union(union) => union.variants().iter().try_for_each(refuse_recursion),

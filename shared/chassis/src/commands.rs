@@ -95,7 +95,8 @@ impl Reply {
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let json = HeaderValue::from_static("application/json");
-        let mut response = (self.status, [(header::CONTENT_TYPE, json)], self.answer).into_response();
+        let mut response =
+            (self.status, [(header::CONTENT_TYPE, json)], self.answer).into_response();
         if let Some(location) = self.location.and_then(|place| HeaderValue::try_from(place).ok()) {
             response.headers_mut().insert(header::LOCATION, location);
         }
@@ -155,7 +156,9 @@ trait Decide<R: Rows>: Send + Sync {
     fn decide(&self, rows: &mut R, at: At) -> Result<Reply, Problem>;
 }
 
-impl<R: Touches<C>, C: Send + Sync> Decide<R> for (C, fn(&C, &mut R, At) -> Result<Reply, Problem>) {
+impl<R: Touches<C>, C: Send + Sync> Decide<R>
+    for (C, fn(&C, &mut R, At) -> Result<Reply, Problem>)
+{
     fn touch(&self, keys: &mut R::Keys) {
         R::touch(&self.0, keys);
     }
@@ -165,7 +168,11 @@ impl<R: Touches<C>, C: Send + Sync> Decide<R> for (C, fn(&C, &mut R, At) -> Resu
 }
 
 /// Makes both ends.
-pub fn commands<R: Rows>(db: PgPool, wake: Arc<Notify>, heartbeat: Heartbeat) -> (Commands<R>, Writers<R>) {
+pub fn commands<R: Rows>(
+    db: PgPool,
+    wake: Arc<Notify>,
+    heartbeat: Heartbeat,
+) -> (Commands<R>, Writers<R>) {
     let (sender, waiting) = mpsc::channel(WAITING_MAX);
     (Commands { waiting: sender }, Writers { db, waiting, wake, heartbeat })
 }
@@ -460,11 +467,12 @@ async fn admit<R: Rows>(
         if entered.contains(&(path, key)) {
             continue;
         }
-        answers[nth] = Some(match (status.and_then(|s| StatusCode::from_u16(s as u16).ok()), answer) {
-            _ if hash != once.hash => Err(Problem::key_reused()),
-            (Some(status), Some(answer)) => Ok(Reply { status, location, answer, event: None }),
-            _ => Err(Problem::outcome_unknown()),
-        });
+        answers[nth] =
+            Some(match (status.and_then(|s| StatusCode::from_u16(s as u16).ok()), answer) {
+                _ if hash != once.hash => Err(Problem::key_reused()),
+                (Some(status), Some(answer)) => Ok(Reply { status, location, answer, event: None }),
+                _ => Err(Problem::outcome_unknown()),
+            });
     }
     Ok(answers)
 }

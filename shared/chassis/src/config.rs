@@ -156,18 +156,12 @@ mod tests {
 
     fn config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguration> {
         let required = [
-            (
-                "DATABASE_URL",
-                "postgres://till:hunter2@127.0.0.1:5432/till",
-            ),
+            ("DATABASE_URL", "postgres://till:hunter2@127.0.0.1:5432/till"),
             ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
             ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:8081"),
         ];
         read_from(|name| {
-            let chosen = changes
-                .iter()
-                .chain(&required)
-                .find(|(key, _)| *key == name)?;
+            let chosen = changes.iter().chain(&required).find(|(key, _)| *key == name)?;
             Some(chosen.1.to_owned())
         })
     }
@@ -208,10 +202,7 @@ mod tests {
         let config = config(&[
             ("KAFKA_SASL_PASSWORD", "hunter2"),
             ("SCHEMA_REGISTRY_PASSWORD", "hunter2"),
-            (
-                "MIGRATION_DATABASE_URL",
-                "postgres://owner:hunter2@127.0.0.1/till",
-            ),
+            ("MIGRATION_DATABASE_URL", "postgres://owner:hunter2@127.0.0.1/till"),
         ])
         .unwrap();
         assert!(!format!("{config:#?}").contains("hunter2"));
@@ -225,10 +216,7 @@ mod tests {
     fn help_explains_every_variable() {
         let help = variables::<Config>();
         assert!(help.contains("  DATABASE_URL (required)\n"), "{help}");
-        assert!(
-            help.contains("  DATABASE_POOL_SIZE (default 16)\n"),
-            "{help}"
-        );
+        assert!(help.contains("  DATABASE_POOL_SIZE (default 16)\n"), "{help}");
         assert!(help.lines().all(|line| !line.trim().is_empty()), "{help}");
     }
 }

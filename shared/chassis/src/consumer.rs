@@ -149,7 +149,10 @@ impl<R: Rows> Consumer<R> {
     /// # Panics
     /// If the topic has a handler already, or does not name this service among its subscribers:
     /// mistakes of wiring, found at the first start.
-    pub fn on<E: Event, O: Outcome + 'static>(mut self, handler: fn(&E, &mut R, At) -> Answer<O>) -> Self
+    pub fn on<E: Event, O: Outcome + 'static>(
+        mut self,
+        handler: fn(&E, &mut R, At) -> Answer<O>,
+    ) -> Self
     where
         R: Touches<E>,
     {
@@ -377,9 +380,18 @@ impl<R: Rows> Batches<'_, R> {
             match content {
                 Content::Event(..) => self.strikes = 0,
                 Content::Dead(Cause { kind, reason }) => {
-                    let place = format!("{}[{}]@{}", message.topic(), message.partition(), message.offset());
-                    error!("{place} is a dead letter: {}", reason.chars().take(300).collect::<String>());
-                    counter!("dead_letters_total", "topic" => message.topic().to_string()).increment(1);
+                    let place = format!(
+                        "{}[{}]@{}",
+                        message.topic(),
+                        message.partition(),
+                        message.offset()
+                    );
+                    error!(
+                        "{place} is a dead letter: {}",
+                        reason.chars().take(300).collect::<String>()
+                    );
+                    counter!("dead_letters_total", "topic" => message.topic().to_string())
+                        .increment(1);
                     if *kind != Kind::Undecodable {
                         self.strikes += 1;
                     }
@@ -416,7 +428,10 @@ impl<R: Rows> Batches<'_, R> {
             Ok((event_id, topic, work)) => (Content::Event(topic, work), Some(event_id)),
             Err(Undecodable(reason)) => {
                 let kind = Kind::Undecodable;
-                (Content::Dead(Cause { kind, reason }), header(&message, "ce_id").and_then(|id| id.parse().ok()))
+                (
+                    Content::Dead(Cause { kind, reason }),
+                    header(&message, "ce_id").and_then(|id| id.parse().ok()),
+                )
             }
         };
         let parent = telemetry::context(header(&message, "traceparent"));
@@ -449,7 +464,9 @@ impl<R: Rows> Batches<'_, R> {
             let asked = move || client.client().fetch_cluster_id(Duration::from_secs(5));
             tokio::task::spawn_blocking(asked).await.ok().flatten().ok_or(())
         });
-        id.await.cloned().map_err(|()| Trouble::Waiting("Kafka does not tell its cluster's id".into()))
+        id.await
+            .cloned()
+            .map_err(|()| Trouble::Waiting("Kafka does not tell its cluster's id".into()))
     }
 
     /// Pauses the consumer of every instance and waits for an operator. API and relay go on.
@@ -473,7 +490,9 @@ impl<R: Rows> Batches<'_, R> {
             match dead_letter::paused(&self.consumer.db).await {
                 Ok(false) => break,
                 Ok(true) if !said => {
-                    error!("the consumer is paused until an operator resumes it: see the dead letters");
+                    error!(
+                        "the consumer is paused until an operator resumes it: see the dead letters"
+                    );
                     said = true;
                 }
                 Ok(true) => {}
@@ -545,9 +564,15 @@ impl<R: Rows> Item<R> {
                 KeyValue::new("messaging.operation.name", "process"),
                 KeyValue::new("messaging.operation.type", "process"),
                 KeyValue::new("messaging.destination.name", topic.name),
-                KeyValue::new("messaging.destination.partition.id", self.message.partition().to_string()),
+                KeyValue::new(
+                    "messaging.destination.partition.id",
+                    self.message.partition().to_string(),
+                ),
                 KeyValue::new("messaging.kafka.offset", self.message.offset()),
-                KeyValue::new("messaging.message.id", self.event_id.map(|id| id.to_string()).unwrap_or_default()),
+                KeyValue::new(
+                    "messaging.message.id",
+                    self.event_id.map(|id| id.to_string()).unwrap_or_default(),
+                ),
             ])
             .start_with_context(&tracer, &self.parent);
         self.parent.with_span(span)
@@ -663,7 +688,8 @@ pub struct Reports;
 impl ClientContext for Reports {
     fn stats(&self, statistics: Statistics) {
         for topic in statistics.topics.values() {
-            let lags = topic.partitions.values().map(|partition| partition.consumer_lag_stored.max(0));
+            let lags =
+                topic.partitions.values().map(|partition| partition.consumer_lag_stored.max(0));
             gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lags.sum::<i64>() as f64);
         }
     }

@@ -124,9 +124,10 @@ pub fn router(db: PgPool) -> Router {
 
 /// The letters that nobody has settled yet, oldest first.
 async fn list(State(db): State<PgPool>) -> Result<Json<Value>, Problem> {
-    let waiting: i64 = sqlx::query_scalar("select count(*) from dead_letters where state = 'waiting'")
-        .fetch_one(&db)
-        .await?;
+    let waiting: i64 =
+        sqlx::query_scalar("select count(*) from dead_letters where state = 'waiting'")
+            .fetch_one(&db)
+            .await?;
     let letters: Vec<Letter> = sqlx::query_as(
         "select letter_id, topic, partition, \"offset\", event_id, kind, reason, state, headers,
                 encode(record, 'base64') as record, received_at

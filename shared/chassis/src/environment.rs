@@ -60,12 +60,8 @@ fn sentence<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
     };
     // clap speaks of `--database_url <DATABASE_URL>`; the reader knows the part in brackets.
     let args = context(ContextKind::InvalidArg);
-    let names: Vec<&str> = args
-        .split(['<', '>'])
-        .skip(1)
-        .step_by(2)
-        .filter(|name| !name.is_empty())
-        .collect();
+    let names: Vec<&str> =
+        args.split(['<', '>']).skip(1).step_by(2).filter(|name| !name.is_empty()).collect();
     let names = names.join(", ");
     let command = C::command();
     let is_secret = command
@@ -78,9 +74,6 @@ fn sentence<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
     BadConfiguration(match (error.kind(), std::error::Error::source(error)) {
         (ErrorKind::MissingRequiredArgument, _) => format!("{names} must be set."),
         (_, Some(why)) => format!("{names}{shown} cannot be used: {why}."),
-        _ => format!(
-            "{names}{shown} is not one of: {}.",
-            context(ContextKind::ValidValue)
-        ),
+        _ => format!("{names}{shown} is not one of: {}.", context(ContextKind::ValidValue)),
     })
 }

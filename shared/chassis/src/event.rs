@@ -98,8 +98,7 @@ impl Topic {
     /// # Panics
     /// If the schema that was compiled in is not valid Avro; the contract tests use every one.
     pub fn codec(&'static self) -> &'static Codec {
-        self.codec
-            .get_or_init(|| Codec::new(self.schema).expect("the committed schema is valid"))
+        self.codec.get_or_init(|| Codec::new(self.schema).expect("the committed schema is valid"))
     }
 }
 
@@ -146,15 +145,8 @@ impl Outgoing {
     /// # Panics
     /// If the struct does not fit its schema, which the contract tests rule out.
     pub fn of<E: Event>(event: &E) -> Outgoing {
-        let body = E::topic()
-            .codec()
-            .encode(event)
-            .expect("the struct fits its schema");
-        Outgoing {
-            topic: E::topic(),
-            key: event.key(),
-            body,
-        }
+        let body = E::topic().codec().encode(event).expect("the struct fits its schema");
+        Outgoing { topic: E::topic(), key: event.key(), body }
     }
 }
 

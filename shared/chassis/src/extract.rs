@@ -89,9 +89,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             .map(|axum::extract::Query(value)| Self(value))
             .map_err(|error: QueryRejection| {
                 let text = error.body_text();
-                let message = text
-                    .rsplit_once("query string: ")
-                    .map_or(&*text, |(_, rest)| rest);
+                let message = text.rsplit_once("query string: ").map_or(&*text, |(_, rest)| rest);
                 let field = message.split_once(": ").map_or("", |(field, _)| field);
                 Problem::invalid(field_of(field, message), message)
             })
@@ -139,10 +137,7 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
         .strip_prefix('"')
         .map_or(Some(text), |rest| rest.strip_suffix('"'))
         .filter(|key| (1..=KEY_CHARACTERS_MAX).contains(&key.len()))
-        .filter(|key| {
-            key.bytes()
-                .all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
-        });
+        .filter(|key| key.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\'));
     match (key, values.next()) {
         (Some(key), None) => Ok(Some(IdempotencyKey(key.to_owned()))),
         _ => Err(refused()),
@@ -150,15 +145,8 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let value = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let media_type = value
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = value.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     media_type.eq_ignore_ascii_case("application/json")
         || media_type.to_ascii_lowercase().ends_with("+json")
 }
@@ -168,9 +156,7 @@ fn refused_json(path: &str, error: &serde_json::Error) -> Problem {
     if !error.is_data() {
         return Problem::malformed(format!("The body is not JSON: {text}."));
     }
-    let message = text
-        .rsplit_once(" at line ")
-        .map_or(&*text, |(message, _)| message);
+    let message = text.rsplit_once(" at line ").map_or(&*text, |(message, _)| message);
     Problem::invalid(field_of(path, message), message)
 }
 
@@ -223,12 +209,7 @@ mod tests {
         let Err(problem) = Json::<Basket>::from_request(request, &()).await else {
             panic!("{body} was taken")
         };
-        (
-            problem.status.as_u16(),
-            problem.kind,
-            problem.field,
-            problem.detail,
-        )
+        (problem.status.as_u16(), problem.kind, problem.field, problem.detail)
     }
 
     async fn offending_field(body: Value) -> String {
@@ -258,19 +239,9 @@ mod tests {
 
     #[tokio::test]
     async fn broken_json_is_a_400_that_says_where() {
-        for body in [
-            "",
-            "{",
-            r#"{"owner": "#,
-            "nonsense",
-            r#"{"owner":"a","lines":[]} x"#,
-        ] {
+        for body in ["", "{", r#"{"owner": "#, "nonsense", r#"{"owner":"a","lines":[]} x"#] {
             let (status, kind, field, detail) = refusal("application/json", body).await;
-            assert_eq!(
-                (status, kind, field),
-                (400, "malformed-request", None),
-                "{detail}"
-            );
+            assert_eq!((status, kind, field), (400, "malformed-request", None), "{detail}");
             assert!(detail.contains("at line 1 column"), "{detail}");
         }
         let (status, ..) = refusal("application/json", "\u{0}").await;
@@ -291,27 +262,17 @@ mod tests {
             owner: uuid::Uuid,
         }
         let router = axum::Router::new()
-            .route(
-                "/baskets/{id}",
-                axum::routing::get(async |_: Path<uuid::Uuid>| "found"),
-            )
-            .route(
-                "/baskets",
-                axum::routing::get(async |_: Query<Page>| "found"),
-            );
+            .route("/baskets/{id}", axum::routing::get(async |_: Path<uuid::Uuid>| "found"))
+            .route("/baskets", axum::routing::get(async |_: Query<Page>| "found"));
         for (uri, status, field) in [
             ("/baskets/7", 404, None),
             ("/baskets?owner=7", 422, Some("owner")),
             ("/baskets?page=7", 422, Some("owner")),
         ] {
             let request = Request::get(uri).body(Body::empty()).unwrap();
-            let response = tower::ServiceExt::oneshot(router.clone(), request)
-                .await
-                .unwrap();
+            let response = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
             assert_eq!(response.status(), status, "{uri}");
-            let body = axum::body::to_bytes(response.into_body(), 4096)
-                .await
-                .unwrap();
+            let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
             let problem: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(problem["field"].as_str(), field, "{problem}");
         }
@@ -319,10 +280,7 @@ mod tests {
 
     fn headers(values: &[&str]) -> HeaderMap {
         let name = axum::http::HeaderName::from_static(IDEMPOTENCY_KEY);
-        values
-            .iter()
-            .map(|value| (name.clone(), value.parse().unwrap()))
-            .collect()
+        values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
     }
 
     #[test]
@@ -337,17 +295,7 @@ mod tests {
     #[tokio::test]
     async fn a_bad_idempotency_key_is_a_400_and_so_is_its_absence_where_it_is_required() {
         let long = "x".repeat(256);
-        for bad in [
-            "",
-            "\"\"",
-            "\"open",
-            "a b",
-            "a\"b",
-            "\"a\\b\"",
-            "\"a\";b=1",
-            "é",
-            &long,
-        ] {
+        for bad in ["", "\"\"", "\"open", "a b", "a\"b", "\"a\\b\"", "\"a\";b=1", "é", &long] {
             assert_eq!(key(&headers(&[bad])).unwrap_err().status, 400, "{bad}");
         }
         assert_eq!(key(&headers(&["a", "a"])).unwrap_err().status, 400);

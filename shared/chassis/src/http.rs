@@ -57,10 +57,7 @@ pub async fn serve_within(
     let drained = async { while connections.join_next().await.is_some() {} };
     if timeout(drain, drained).await.is_err() {
         let open = connections.len();
-        tracing::warn!(
-            open,
-            "connections were closed amid a request: {drain:?} had passed"
-        );
+        tracing::warn!(open, "connections were closed amid a request: {drain:?} had passed");
     }
     connections.shutdown().await;
     Ok(())
@@ -70,11 +67,7 @@ async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
 ) -> (TcpStream, OwnedSemaphorePermit) {
-    let slot = slots
-        .clone()
-        .acquire_owned()
-        .await
-        .expect("nobody closes this semaphore");
+    let slot = slots.clone().acquire_owned().await.expect("nobody closes this semaphore");
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return (stream, slot),
@@ -134,13 +127,7 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits {
-            header: QUICK,
-            request: QUICK,
-            unread: QUICK,
-            connections: 4,
-            ..Limits::default()
-        }
+        Limits { header: QUICK, request: QUICK, unread: QUICK, connections: 4, ..Limits::default() }
     }
 
     async fn start(limits: Limits, drain: Duration) -> Server {
@@ -197,29 +184,16 @@ mod tests {
     }
 
     fn assert_problem(answer: &str, status: &str, kind: &str) {
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}"
-        );
-        assert!(
-            answer.contains("content-type: application/problem+json"),
-            "{answer}"
-        );
-        assert!(
-            answer.contains(&format!("\"/problems/{kind}\"")),
-            "{answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("content-type: application/problem+json"), "{answer}");
+        assert!(answer.contains(&format!("\"/problems/{kind}\"")), "{answer}");
     }
 
     #[tokio::test]
     async fn a_header_that_never_ends_is_closed_within_its_timeout() {
         let server = start(limits(), LONG).await;
         assert_eq!(server.ask("").await, "", "nothing sent");
-        assert_eq!(
-            server.ask("GET / HTTP/1.1\r\nhost: a\r\n").await,
-            "",
-            "half sent"
-        );
+        assert_eq!(server.ask("GET / HTTP/1.1\r\nhost: a\r\n").await, "", "half sent");
         let kept = server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /").await;
         assert!(kept.ends_with("here"), "half of a second one: {kept}");
     }
@@ -235,9 +209,7 @@ mod tests {
         let expecting =
             "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
         let answer = server.ask(expecting).await;
-        let answer = answer
-            .strip_prefix("HTTP/1.1 100 Continue\r\n\r\n")
-            .expect("asked to go on");
+        let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").expect("asked to go on");
         assert_problem(answer, "408", "request-timeout");
         let unread = "GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
         assert_problem(&server.ask(unread).await, "408", "request-timeout");
@@ -258,29 +230,19 @@ mod tests {
         let asking = "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n\
              content-length: 99999\r\n\r\n";
         assert_problem(&server.ask(asking).await, "413", "body-too-large");
-        let fits = format!(
-            "{}{}",
-            "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n",
-            {
-                let body = "x".repeat(limits().body_bytes);
-                format!("content-length: {}\r\n\r\n{body}", body.len())
-            }
-        );
+        let fits = format!("{}{}", "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n", {
+            let body = "x".repeat(limits().body_bytes);
+            format!("content-length: {}\r\n\r\n{body}", body.len())
+        });
         assert!(server.ask(&fits).await.starts_with("HTTP/1.1 200 "));
     }
 
     #[tokio::test]
     async fn a_header_over_the_limit_is_a_431() {
         let server = start(limits(), LONG).await;
-        let long = format!(
-            "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
-            "x".repeat(17_000)
-        );
+        let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(17_000));
         assert!(server.ask(&long).await.starts_with("HTTP/1.1 431 "));
-        let many = format!(
-            "GET / HTTP/1.1\r\nhost: a\r\n{}\r\n",
-            "x: y\r\n".repeat(200)
-        );
+        let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
         assert!(server.ask(&many).await.starts_with("HTTP/1.1 431 "));
     }
 
@@ -300,12 +262,7 @@ mod tests {
         let answer = server.ask("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert_problem(&answer, "500", "internal");
         assert!(!answer.contains("on purpose"), "{answer}");
-        assert!(
-            server
-                .ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-                .await
-                .ends_with("here")
-        );
+        assert!(server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
     }
 
     #[tokio::test]
@@ -313,9 +270,8 @@ mod tests {
         let server = start(limits(), LONG).await;
         let read = server.ask("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert_problem(&read, "503", "unavailable");
-        let written = server
-            .ask("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
-            .await;
+        let written =
+            server.ask("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
         assert_problem(&written, "503", "outcome-unknown");
         assert!(written.contains("retry-after: 1"), "{written}");
     }
@@ -328,29 +284,13 @@ mod tests {
             idle.push(server.send("GET / HTTP/1.1\r\nhost: a\r\n").await);
         }
         let began = Instant::now();
-        assert!(
-            server
-                .ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
-                .await
-                .ends_with("here")
-        );
-        assert!(
-            began.elapsed() > QUICK / 2,
-            "served beside {} others",
-            idle.len()
-        );
+        assert!(server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
+        assert!(began.elapsed() > QUICK / 2, "served beside {} others", idle.len());
     }
 
     #[tokio::test]
     async fn a_client_that_does_not_read_its_answer_gives_its_slot_back() {
-        let server = start(
-            Limits {
-                connections: 1,
-                ..limits()
-            },
-            LONG,
-        )
-        .await;
+        let server = start(Limits { connections: 1, ..limits() }, LONG).await;
         let _deaf = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
         let next = server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert!(next.ends_with("here"), "{next}");
@@ -358,14 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_closes_idle_connections_at_once() {
-        let server = start(
-            Limits {
-                header: LONG,
-                ..limits()
-            },
-            LONG,
-        )
-        .await;
+        let server = start(Limits { header: LONG, ..limits() }, LONG).await;
         let never_used = server.send("").await;
         let mut kept = server.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         let mut answer = [0; 512];
@@ -376,40 +309,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_lets_a_request_under_way_finish() {
-        let server = start(
-            Limits {
-                request: LONG,
-                ..limits()
-            },
-            LONG,
-        )
-        .await;
+        let server = start(Limits { request: LONG, ..limits() }, LONG).await;
         let under_way = server.send("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
         sleep(Duration::from_millis(100)).await;
         let addr = server.addr;
         server.stopped().await;
         assert!(read(under_way).await.ends_with("at last"));
-        assert!(
-            TcpStream::connect(addr).await.is_err(),
-            "nobody listens any more"
-        );
+        assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
     }
 
     #[tokio::test]
     async fn a_stalled_request_does_not_hold_a_stop_beyond_its_bound() {
-        let server = start(
-            Limits {
-                header: LONG,
-                request: LONG,
-                ..limits()
-            },
-            QUICK,
-        )
-        .await;
+        let server = start(Limits { header: LONG, request: LONG, ..limits() }, QUICK).await;
         let _header = server.send("GET / HTTP/1.1\r\nhost").await;
-        let _body = server
-            .send("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx")
-            .await;
+        let _body =
+            server.send("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx").await;
         sleep(Duration::from_millis(100)).await;
         let took = server.stopped().await;
         assert!((QUICK..2 * QUICK).contains(&took), "{took:?}");

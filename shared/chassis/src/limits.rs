@@ -79,12 +79,10 @@ async fn bounded(
         Ok(Err(problem)) => return Ok(closing(problem)),
         Err(_) => return Ok(closing(too_slow())),
     };
-    timeout_at(deadline, next.run(request))
-        .await
-        .map_err(|_| match is_safe {
-            true => Problem::unavailable("The answer took too long."),
-            false => Problem::outcome_unknown(),
-        })
+    timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
+        true => Problem::unavailable("The answer took too long."),
+        false => Problem::outcome_unknown(),
+    })
 }
 
 async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Problem> {
@@ -102,11 +100,7 @@ async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Probl
         let _ = timeout(Duration::from_secs(1), discard(&mut body, 16 * bytes_max)).await;
     }
     let detail = format!("The body may have {bytes_max} bytes at most.");
-    Err(Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "body-too-large",
-        detail,
-    ))
+    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
 }
 
 async fn discard(body: &mut Body, bytes_max: usize) {
@@ -127,9 +121,7 @@ fn too_slow() -> Problem {
 /// Where a body is left unread the next request cannot be found.
 fn closing(problem: Problem) -> Response {
     let mut response = problem.into_response();
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -33,10 +33,7 @@ pub async fn request(request: Request, next: Next) -> Response {
 
     let status = response.status();
     let span = cx.span();
-    span.set_attribute(KeyValue::new(
-        "http.response.status_code",
-        i64::from(status.as_u16()),
-    ));
+    span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
     if status.is_server_error() {
         span.set_status(Status::error(""));
     }
@@ -62,10 +59,7 @@ pub fn describe() {
 }
 
 fn span(request: &Request, method: &'static str, path: &str) -> Context {
-    let header = request
-        .headers()
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok());
+    let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let caller = telemetry::context(header);
     let tracer = telemetry::tracer();
     let span = tracer
@@ -113,10 +107,7 @@ mod tests {
         let router = router.layer(middleware::from_fn(super::request));
         let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let asked = Request::get("/baskets/7").header("traceparent", caller);
-        let response = router
-            .oneshot(asked.body(Body::empty()).unwrap())
-            .await
-            .unwrap();
+        let response = router.oneshot(asked.body(Body::empty()).unwrap()).await.unwrap();
         let inside = to_bytes(response.into_body(), 100).await.unwrap();
         let inside = String::from_utf8(inside.to_vec()).unwrap();
         assert_eq!(inside[..36], caller[..36], "the same trace");

@@ -75,11 +75,9 @@ async fn livez(State(probes): State<Probes>) -> Result<&'static str, Problem> {
     // Before and after, the loops are not there to beat; start and stop have bounds of their own.
     let is_serving = *probes.phase.borrow() == Phase::Serving;
     match probes.heartbeats.stalled() {
-        Some(stall) if is_serving => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stalled",
-            stall,
-        )),
+        Some(stall) if is_serving => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stalled", stall))
+        }
         _ => Ok("ok\n"),
     }
 }
@@ -91,12 +89,7 @@ async fn readyz(State(probes): State<Probes>) -> Result<&'static str, Problem> {
         Phase::Stopping => return Err(Problem::unavailable("Stopping.")),
         Phase::Serving => {}
     }
-    match timeout(
-        DATABASE_TIMEOUT,
-        sqlx::query("select 1").execute(&probes.db),
-    )
-    .await
-    {
+    match timeout(DATABASE_TIMEOUT, sqlx::query("select 1").execute(&probes.db)).await {
         Ok(Ok(_)) => Ok("ok\n"),
         _ => Err(Problem::unavailable("The database does not answer.")),
     }
@@ -110,19 +103,12 @@ impl Heartbeats {
     /// None yet.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        Self {
-            epoch: Instant::now(),
-            loops: Arc::default(),
-        }
+        Self { epoch: Instant::now(), loops: Arc::default() }
     }
 
     /// A loop that must beat at least once in every `bound`.
     pub fn register(&self, name: &'static str, bound: Duration) -> Heartbeat {
-        let beat = Heartbeat {
-            name,
-            epoch: self.epoch,
-            last_ms: Arc::default(),
-        };
+        let beat = Heartbeat { name, epoch: self.epoch, last_ms: Arc::default() };
         beat.beat();
         self.lock().push((beat.clone(), bound));
         beat
@@ -130,9 +116,7 @@ impl Heartbeats {
 
     /// Counts from now on, for all: they were registered long before they run.
     pub(crate) fn restart(&self) {
-        self.lock()
-            .iter()
-            .for_each(|(heartbeat, _)| heartbeat.beat());
+        self.lock().iter().for_each(|(heartbeat, _)| heartbeat.beat());
     }
 
     fn stalled(&self) -> Option<String> {
@@ -151,8 +135,7 @@ impl Heartbeats {
 impl Heartbeat {
     /// The loop has come round.
     pub fn beat(&self) {
-        self.last_ms
-            .store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last_ms.store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     fn since(&self) -> Duration {
@@ -175,12 +158,7 @@ mod tests {
         // Nothing listens there: only readiness may notice.
         let db = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nowhere").unwrap();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        Probes {
-            db,
-            phase,
-            heartbeats: Heartbeats::new(),
-            metrics,
-        }
+        Probes { db, phase, heartbeats: Heartbeats::new(), metrics }
     }
 
     async fn get(probes: &Probes, path: &str) -> (u16, String) {
@@ -196,9 +174,7 @@ mod tests {
         let probes = probes(Phase::Serving);
         let bound = Duration::from_millis(50);
         let relay = probes.heartbeats.register("relay", bound);
-        let _consumer = probes
-            .heartbeats
-            .register("consumer", Duration::from_secs(60));
+        let _consumer = probes.heartbeats.register("consumer", Duration::from_secs(60));
         assert_eq!(get(&probes, "/livez").await.0, 200, "without a database");
         tokio::time::sleep(2 * bound).await;
         let (status, body) = get(&probes, "/livez").await;

@@ -33,13 +33,7 @@ pub struct Problem {
 impl Problem {
     /// Any status and kind; the constructors below read better where they fit.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            kind,
-            detail: detail.into(),
-            field: None,
-            retry_after: None,
-        }
+        Self { status, kind, detail: detail.into(), field: None, retry_after: None }
     }
 
     /// 400: this is not the request that it claims to be (broken JSON, a bad header).
@@ -128,13 +122,9 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(&self)).into_response();
         let content_type = HeaderValue::from_static("application/problem+json");
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, content_type);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         if let Some(after) = self.retry_after {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+            response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
         }
         response
     }
@@ -157,10 +147,7 @@ impl From<sqlx::Error> for Problem {
                 "The database cannot be reached just now; nothing was stored.",
             );
         }
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "a statement of the API failed"
-        );
+        tracing::error!(error = &error as &dyn std::error::Error, "a statement of the API failed");
         Self::internal()
     }
 }
@@ -176,9 +163,7 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // Connection, resources, operator and timeouts; serialization and deadlock; locks; a
             // standby.
-            ["08", "53", "57", "40"]
-                .iter()
-                .any(|class| code.starts_with(class))
+            ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class))
                 || ["55P03", "25006"].contains(&&*code)
         }),
         _ => false,
@@ -203,10 +188,7 @@ mod tests {
             })
         );
         let response = Problem::outcome_unknown().into_response();
-        assert_eq!(
-            response.headers()[header::CONTENT_TYPE],
-            "application/problem+json"
-        );
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 

@@ -68,7 +68,12 @@ impl Registry {
 
     /// The id under which a subject holds exactly this schema. Services look up and never register:
     /// contracts are applied by one explicit command.
-    pub async fn id_of(&self, subject: &str, fingerprint: &[u8], schema: &str) -> Result<u32, Unreachable> {
+    pub async fn id_of(
+        &self,
+        subject: &str,
+        fingerprint: &[u8],
+        schema: &str,
+    ) -> Result<u32, Unreachable> {
         let wanted = (subject.to_string(), fingerprint.to_vec());
         if let Some(id) = self.ids.read().expect("not poisoned").get(&wanted) {
             return Ok(*id);
@@ -94,7 +99,9 @@ impl Registry {
             let schemas = self.schemas.read().expect("not poisoned");
             for id in ids {
                 match schemas.get(&id) {
-                    Some(Known::Unreadable(_, since)) if since.elapsed() > UNKNOWN_KEPT => asked.push(id),
+                    Some(Known::Unreadable(_, since)) if since.elapsed() > UNKNOWN_KEPT => {
+                        asked.push(id)
+                    }
                     Some(found) => {
                         known.insert(id, found.clone());
                     }

@@ -133,7 +133,8 @@ impl Relay {
         let stored = outbox::store_schemas(&self.db, &self.published);
         in_time(stored).await.context("no schemas stored")?;
         let session = self.db.connect_options();
-        let session = session.as_ref().clone().options([("idle_session_timeout", SESSION_IDLE_MAX)]);
+        let session =
+            session.as_ref().clone().options([("idle_session_timeout", SESSION_IDLE_MAX)]);
         let mut db = in_time(session.connect()).await.context("no session with the database")?;
         let locked = "select pg_try_advisory_lock($1)";
         while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
@@ -252,7 +253,11 @@ impl<'a> Round<'a> {
 
     /// Deletes what was acknowledged, takes up to `limit` rows that nothing holds up, sends them.
     /// Answers how many were sent.
-    pub(crate) async fn turn(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<usize> {
+    pub(crate) async fn turn(
+        &mut self,
+        db: &mut PgConnection,
+        limit: usize,
+    ) -> anyhow::Result<usize> {
         while let Some(Some(landed)) = self.in_flight.next().now_or_never() {
             self.landed(Some(landed))?;
         }
@@ -338,10 +343,15 @@ impl<'a> Round<'a> {
             }
         };
         let record = frame(id, &row.body);
-        let record = FutureRecord::to(&row.topic).key(&row.key).payload(&record).headers(headers(self.service, &row));
+        let record = FutureRecord::to(&row.topic)
+            .key(&row.key)
+            .payload(&record)
+            .headers(headers(self.service, &row));
         let delivery = match self.producer.send_result(record) {
             Ok(delivery) => delivery,
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(false),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                return Ok(false);
+            }
             Err((error, _)) => {
                 self.refused(&row.topic, &row.key, &error)?;
                 return Ok(false);
@@ -462,7 +472,8 @@ impl Floor {
 /// and the id of the cause.
 fn headers(service: &str, row: &Row) -> OwnedHeaders {
     let source = format!("/{service}");
-    let (id, time) = (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
+    let (id, time) =
+        (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
     let cause = row.cause.map(|cause| cause.to_string());
     let headers = [
         ("ce_specversion", Some("1.0")),
@@ -474,8 +485,10 @@ fn headers(service: &str, row: &Row) -> OwnedHeaders {
         ("traceparent", row.traceparent.as_deref()),
         ("ce_causeid", cause.as_deref()),
     ];
-    headers.into_iter().filter(|(_, value)| value.is_some()).fold(
-        OwnedHeaders::new_with_capacity(8),
-        |headers, (key, value)| headers.insert(Header { key, value }),
-    )
+    headers
+        .into_iter()
+        .filter(|(_, value)| value.is_some())
+        .fold(OwnedHeaders::new_with_capacity(8), |headers, (key, value)| {
+            headers.insert(Header { key, value })
+        })
 }

@@ -42,23 +42,15 @@ pub fn connect(service: &str, config: &Config) -> anyhow::Result<PgPool> {
 /// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from
 /// two places at once.
 pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
-    let owner = config
-        .migration_database_url
-        .as_ref()
-        .unwrap_or(&config.database_url);
+    let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
     let owner = options(service, owner)?;
     let mut db = connect_within(&owner, MIGRATION_WAIT).await?;
     // An older version may be deployed again after a newer one; its migrations are all there.
     migrator.set_ignore_missing(true);
-    migrator
-        .run(&mut db)
-        .await
-        .context("the migrations failed")?;
+    migrator.run(&mut db).await.context("the migrations failed")?;
     let server = options(service, &config.database_url)?;
     if server.get_username() != owner.get_username() {
-        grant(&mut db, server.get_username())
-            .await
-            .context("the grants failed")?;
+        grant(&mut db, server.get_username()).await.context("the grants failed")?;
     }
     let version = newest(&migrator);
     tracing::info!(version, "the schema is up to date");
@@ -76,18 +68,14 @@ pub async fn wait_until_current(db: &PgPool, migrator: &Migrator) {
                 .await;
         let why = match applied {
             Ok(Some(version)) if version >= needed => return,
-            Ok(version) => format!(
-                "its schema is at {}, {needed} is needed",
-                version.unwrap_or(0)
-            ),
+            Ok(version) => format!("its schema is at {}, {needed} is needed", version.unwrap_or(0)),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
                 "it was never migrated".to_owned()
             }
             Err(error) => error.to_string(),
         };
-        let is_news = logged
-            .as_ref()
-            .is_none_or(|(last, at)| *last != why || at.elapsed() > LOG_EVERY);
+        let is_news =
+            logged.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() > LOG_EVERY);
         if is_news {
             tracing::warn!("waiting for the database: {why}");
             logged = Some((why, Instant::now()));
@@ -97,11 +85,7 @@ pub async fn wait_until_current(db: &PgPool, migrator: &Migrator) {
 }
 
 fn newest(migrator: &Migrator) -> i64 {
-    migrator
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0)
+    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 async fn connect_within(
@@ -125,12 +109,9 @@ async fn grant(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
     let role = format!("\"{}\"", role.replace('"', "\"\""));
     let mut tx = db.begin().await?;
     // Two grants at once on one table fail with "tuple concurrently updated".
-    sqlx::query("select pg_advisory_xact_lock(hashtext('grants'))")
-        .execute(&mut *tx)
-        .await?;
-    let schema: String = sqlx::query_scalar("select quote_ident(current_schema())")
-        .fetch_one(&mut *tx)
-        .await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtext('grants'))").execute(&mut *tx).await?;
+    let schema: String =
+        sqlx::query_scalar("select quote_ident(current_schema())").fetch_one(&mut *tx).await?;
     for grant in [
         format!("grant usage on schema {schema} to {role}"),
         format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),
@@ -162,13 +143,7 @@ pub(crate) mod tests {
         let migration = |version| {
             let sql =
                 AssertSqlSafe(format!("create table t{version} (id bigserial)")).into_sql_str();
-            Migration::new(
-                version,
-                Cow::from("tables"),
-                MigrationType::Simple,
-                sql,
-                false,
-            )
+            Migration::new(version, Cow::from("tables"), MigrationType::Simple, sql, false)
         };
         Migrator::with_migrations((1..=upto).map(migration).collect())
     }
@@ -191,29 +166,17 @@ pub(crate) mod tests {
         ] {
             sqlx::query(may).execute(&db).await.expect(may);
         }
-        for may_not in [
-            "drop table t1",
-            "delete from _sqlx_migrations",
-            "create table mine ()",
-        ] {
+        for may_not in ["drop table t1", "delete from _sqlx_migrations", "create table mine ()"] {
             let refused = sqlx::query(may_not).execute(&db).await.expect_err(may_not);
             assert!(
-                refused
-                    .as_database_error()
-                    .unwrap()
-                    .code()
-                    .is_some_and(|code| code == "42501")
+                refused.as_database_error().unwrap().code().is_some_and(|code| code == "42501")
             );
         }
-        let name: String = sqlx::query_scalar("show application_name")
-            .fetch_one(&db)
-            .await
-            .unwrap();
+        let name: String =
+            sqlx::query_scalar("show application_name").fetch_one(&db).await.unwrap();
         assert_eq!(name, "till");
-        let timeout: String = sqlx::query_scalar("show statement_timeout")
-            .fetch_one(&db)
-            .await
-            .unwrap();
+        let timeout: String =
+            sqlx::query_scalar("show statement_timeout").fetch_one(&db).await.unwrap();
         assert_eq!(timeout, "5s");
     }
 
@@ -239,17 +202,13 @@ pub(crate) mod tests {
         let waits = async |version| {
             let migrator = migrations(version);
             let looked = wait_until_current(&db, &migrator);
-            tokio::time::timeout(Duration::from_millis(300), looked)
-                .await
-                .is_err()
+            tokio::time::timeout(Duration::from_millis(300), looked).await.is_err()
         };
         assert!(waits(1).await, "never migrated");
         migrate("till", &config, migrations(2)).await.unwrap();
         assert!(waits(3).await, "older than needed");
         assert!(!waits(2).await);
         assert!(!waits(1).await, "newer than needed");
-        migrate("till", &config, migrations(1))
-            .await
-            .expect("an older version is deployed again");
+        migrate("till", &config, migrations(1)).await.expect("an older version is deployed again");
     }
 }

@@ -90,10 +90,7 @@ impl Loop {
         F: FnOnce(CancellationToken) -> R + Send + 'static,
         R: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        Self {
-            name,
-            run: Box::new(|stop| Box::pin(run(stop))),
-        }
+        Self { name, run: Box::new(|stop| Box::pin(run(stop))) }
     }
 }
 
@@ -151,7 +148,15 @@ impl Service {
         let heartbeat = self.heartbeats.register("relay", RELAY_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
         let published = published.copied().collect();
-        Relay::new(self.name, &self.config.kafka, self.db.clone(), published, registry, wake, heartbeat)
+        Relay::new(
+            self.name,
+            &self.config.kafka,
+            self.db.clone(),
+            published,
+            registry,
+            wake,
+            heartbeat,
+        )
     }
 
     /// The loop that brings other services' events in; give it a handler for each topic.
@@ -228,15 +233,10 @@ impl Service {
         let drained = tasks.join(&[API], deadline).await;
         self.stop.cancel();
         let stopped = tasks.join(&names, deadline).await;
-        let late = tasks
-            .running()
-            .into_iter()
-            .filter(|task| names.contains(task));
+        let late = tasks.running().into_iter().filter(|task| names.contains(task));
         let late = late.collect::<Vec<_>>().join(", ");
         edge.others.cancel();
-        let closed = tasks
-            .join(&[PROBES, OPERATOR], Instant::now() + EDGE_DRAIN)
-            .await;
+        let closed = tasks.join(&[PROBES, OPERATOR], Instant::now() + EDGE_DRAIN).await;
         // What is cut off here was rolled back; the timeout is for a database that is away.
         let _ = timeout(EDGE_DRAIN, self.db.close()).await;
 
@@ -260,10 +260,7 @@ impl Service {
         life: watch::Receiver<Phase>,
         tasks: &mut Tasks,
     ) -> anyhow::Result<Edge> {
-        let edge = Edge {
-            api: CancellationToken::new(),
-            others: CancellationToken::new(),
-        };
+        let edge = Edge { api: CancellationToken::new(), others: CancellationToken::new() };
         let probes = Probes {
             db: self.db.clone(),
             phase: life.clone(),
@@ -271,18 +268,13 @@ impl Service {
             metrics: self.metrics.clone(),
         };
         let probes = probes::router(probes).merge(routers.books);
-        let api = routers
-            .api
-            .layer(middleware::from_fn_with_state(life, once_started));
+        let api = routers.api.layer(middleware::from_fn_with_state(life, once_started));
         let api_drain = self.config.shutdown_timeout / 2;
 
         let listener = bind("HTTP_ADDR", self.config.http_addr).await?;
         tasks.spawn(API, http::serve(listener, api, edge.api.clone(), api_drain));
         let listener = bind("PROBE_ADDR", self.config.probe_addr).await?;
-        tasks.spawn(
-            PROBES,
-            http::serve(listener, probes, edge.others.clone(), EDGE_DRAIN),
-        );
+        tasks.spawn(PROBES, http::serve(listener, probes, edge.others.clone(), EDGE_DRAIN));
         let listener = bind("OPERATOR_ADDR", self.config.operator_addr).await?;
         let operator = http::serve(listener, routers.operator, edge.others.clone(), EDGE_DRAIN);
         tasks.spawn(OPERATOR, operator);
@@ -344,39 +336,21 @@ mod tests {
         config.operator_addr = free_addr().await;
         config.shutdown_timeout = Duration::from_secs(2);
         if migrated {
-            schema::migrate("till", &config, schema::tests::migrations(1))
-                .await
-                .unwrap();
+            schema::migrate("till", &config, schema::tests::migrations(1)).await.unwrap();
         }
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let migrator = schema::tests::migrations(1);
         let service = Service::new("till", config.clone(), migrator, metrics).unwrap();
         let (stop, asked) = oneshot::channel();
-        let routers = Routers {
-            api,
-            books: Router::new(),
-            operator: Router::new(),
-        };
+        let routers = Routers { api, books: Router::new(), operator: Router::new() };
         let asked = async move { asked.await.unwrap_or(()) };
         let ended = tokio::spawn(service.run_until(asked, routers, loops));
         let (api, probes) = (config.http_addr, config.probe_addr);
-        (
-            Running {
-                api,
-                probes,
-                stop,
-                ended,
-            },
-            config,
-        )
+        (Running { api, probes, stop, ended }, config)
     }
 
     async fn free_addr() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap()
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
     }
 
     impl Running {
@@ -390,10 +364,7 @@ mod tests {
         }
 
         async fn end(self) -> anyhow::Result<()> {
-            timeout(SOON, self.ended)
-                .await
-                .expect("an end in bounded time")
-                .unwrap()
+            timeout(SOON, self.ended).await.expect("an end in bounded time").unwrap()
         }
     }
 
@@ -438,18 +409,10 @@ mod tests {
         service.ready().await;
         let request = tokio::spawn(ask(service.api));
         began.await.unwrap();
-        let Running {
-            probes,
-            stop,
-            ended,
-            ..
-        } = service;
+        let Running { probes, stop, ended, .. } = service;
         stop.send(()).unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(
-            ask(probes).await.starts_with("HTTP/1.1 404"),
-            "probes answer until the end"
-        );
+        assert!(ask(probes).await.starts_with("HTTP/1.1 404"), "probes answer until the end");
         assert!(health(probes).await.is_err(), "not ready any more");
         assert!(request.await.unwrap().ends_with("carried out"));
         timeout(SOON, ended).await.unwrap().unwrap().unwrap();
@@ -460,10 +423,7 @@ mod tests {
         let relay = Loop::new("relay", async |_| panic!("on purpose"));
         let (service, _) = start(true, Router::new(), vec![relay, obedient("consumer")]).await;
         let failure = service.end().await.unwrap_err();
-        assert_eq!(
-            format!("{failure:#}"),
-            "the relay failed: panicked: on purpose"
-        );
+        assert_eq!(format!("{failure:#}"), "the relay failed: panicked: on purpose");
     }
 
     #[tokio::test]
@@ -488,16 +448,12 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        timeout(SOON, answered)
-            .await
-            .expect("probes while it waits");
+        timeout(SOON, answered).await.expect("probes while it waits");
         assert!(health(service.probes).await.is_err());
         let refused = ask(service.api).await;
         assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
         assert!(refused.contains("nothing was stored"), "{refused}");
-        schema::migrate("till", &config, schema::tests::migrations(1))
-            .await
-            .unwrap();
+        schema::migrate("till", &config, schema::tests::migrations(1)).await.unwrap();
         service.ready().await;
         assert!(ask(service.api).await.ends_with("here"));
     }
@@ -505,9 +461,7 @@ mod tests {
     #[tokio::test]
     async fn a_taken_port_is_told_with_the_variable_that_moves_it() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let failure = bind("HTTP_ADDR", taken.local_addr().unwrap())
-            .await
-            .unwrap_err();
+        let failure = bind("HTTP_ADDR", taken.local_addr().unwrap()).await.unwrap_err();
         let failure = format!("{failure:#}");
         assert!(failure.starts_with("HTTP_ADDR is 127.0.0.1:"), "{failure}");
         assert!(failure.contains("Address already in use"), "{failure}");

@@ -67,11 +67,8 @@ impl Tasks {
 
     async fn next(&mut self) -> Option<(&'static str, anyhow::Result<()>)> {
         // A task is aborted only by the drop of the set, and its panics are caught inside.
-        let (name, ended) = self
-            .tasks
-            .join_next()
-            .await?
-            .expect("a task neither panics nor is aborted");
+        let (name, ended) =
+            self.tasks.join_next().await?.expect("a task neither panics nor is aborted");
         self.running.remove(name);
         Some((name, ended))
     }
@@ -79,8 +76,7 @@ impl Tasks {
 
 fn said(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]
@@ -130,12 +126,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
             Ok(())
         });
-        let failure = tasks
-            .join(&["API"], Instant::now() + Duration::from_secs(60))
-            .await;
-        assert_eq!(
-            format!("{:#}", failure.unwrap_err()),
-            "the relay failed: no lock"
-        );
+        let failure = tasks.join(&["API"], Instant::now() + Duration::from_secs(60)).await;
+        assert_eq!(format!("{:#}", failure.unwrap_err()), "the relay failed: no lock");
     }
 }

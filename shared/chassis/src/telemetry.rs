@@ -27,12 +27,9 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const UPKEEP: Duration = Duration::from_secs(5);
 
-const SECONDS: [f64; 14] = [
-    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0,
-];
-const SIZES: [f64; 11] = [
-    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
-];
+const SECONDS: [f64; 14] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0];
+const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// What must be flushed at the end, and read by `/metrics`.
 pub struct Telemetry {
@@ -46,9 +43,7 @@ pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry>
     let traces = traces(service, config.otel_exporter_otlp_endpoint.as_deref())?;
     global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(traces.clone());
-    let metrics = prometheus()?
-        .install_recorder()
-        .context("metrics were set up before")?;
+    let metrics = prometheus()?.install_recorder().context("metrics were set up before")?;
     observe::describe();
     let upkeep = metrics.clone();
     tokio::spawn(async move {
@@ -70,10 +65,7 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
     };
     set.map_err(|error| anyhow::anyhow!("the logs were set up before: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic
-            .location()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!("panicked at {place}: {message}");
     }));
@@ -112,12 +104,7 @@ pub fn traceparent(cx: &Context) -> String {
     let span = cx.span();
     match span.span_context() {
         span if span.is_valid() => format(span),
-        _ => format(
-            Context::new()
-                .with_span(tracer().start("publish"))
-                .span()
-                .span_context(),
-        ),
+        _ => format(Context::new().with_span(tracer().start("publish")).span().span_context()),
     }
 }
 
@@ -195,15 +182,10 @@ mod tests {
         let metrics = prometheus().unwrap().build_recorder().handle();
         Telemetry { metrics, traces }.shutdown().await;
 
-        let export = received
-            .try_recv()
-            .expect("an export before the end of the shutdown");
+        let export = received.try_recv().expect("an export before the end of the shutdown");
         let resource = &export.resource_spans[0];
         let attributes = format!("{:?}", resource.resource.as_ref().unwrap().attributes);
-        assert!(
-            attributes.contains("service.name") && attributes.contains("till"),
-            "{attributes}"
-        );
+        assert!(attributes.contains("service.name") && attributes.contains("till"), "{attributes}");
         assert_eq!(resource.scope_spans[0].spans[0].name, "a span");
     }
 
@@ -216,10 +198,7 @@ mod tests {
             metrics::counter!("http_requests_total").increment(1);
         });
         let text = recorder.handle().render();
-        assert!(
-            text.contains("http_request_duration_seconds_bucket{le=\"0.005\"} 1"),
-            "{text}"
-        );
+        assert!(text.contains("http_request_duration_seconds_bucket{le=\"0.005\"} 1"), "{text}");
         assert!(text.contains("# HELP http_requests_total "), "{text}");
     }
 }

@@ -81,7 +81,9 @@ async fn topics_that_are_there(
         match tokio::task::block_in_place(|| admin.inner().fetch_metadata(None, within)) {
             Ok(metadata) => {
                 let topics = metadata.topics().iter();
-                return Ok(topics.map(|t| (t.name().into(), t.partitions().len() as i32)).collect());
+                return Ok(topics
+                    .map(|t| (t.name().into(), t.partitions().len() as i32))
+                    .collect());
             }
             Err(error) if Instant::now() > deadline => return Err(error).context("no Kafka"),
             Err(_) => tokio::time::sleep(RETRY).await,
@@ -113,8 +115,7 @@ async fn create(
     replication: i32,
 ) -> anyhow::Result<()> {
     let settings = configuration(topic, replication);
-    let mut new =
-        NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
+    let mut new = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
     for (name, value) in &settings {
         new = new.set(name, value);
     }
@@ -167,7 +168,9 @@ async fn adjust(
 }
 
 fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT))
+    AdminOptions::new()
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .operation_timeout(Some(REQUEST_TIMEOUT))
 }
 
 /// Registers a schema under the strictest compatibility, so that every reader can read every

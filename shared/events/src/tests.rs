@@ -47,9 +47,23 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
     let (order_id, customer_id, occurred_at) = (ID, ID, now());
     let currency = || "EUR".to_string();
     let lines = vec![line];
-    agrees(OrderCreated { order_id, customer_id, lines, total_cents: 300, currency: currency(), occurred_at });
+    agrees(OrderCreated {
+        order_id,
+        customer_id,
+        lines,
+        total_cents: 300,
+        currency: currency(),
+        occurred_at,
+    });
     let lines = vec![confirmed];
-    agrees(OrderConfirmed { order_id, customer_id, lines, total_cents: 300, currency: currency(), occurred_at });
+    agrees(OrderConfirmed {
+        order_id,
+        customer_id,
+        lines,
+        total_cents: 300,
+        currency: currency(),
+        occurred_at,
+    });
     for reason in [
         CancelReason::PaymentDeclined,
         CancelReason::StockRejected,
@@ -81,7 +95,14 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
     agrees(StockReleased { order_id, lines, occurred_at });
     agrees(StockReleased { order_id, lines: vec![], occurred_at });
     let (sku, name) = ("pen".to_string(), "Pen".to_string());
-    agrees(StockItem { sku, name, price_cents: 150, currency: currency(), version: 1, occurred_at });
+    agrees(StockItem {
+        sku,
+        name,
+        price_cents: 150,
+        currency: currency(),
+        version: 1,
+        occurred_at,
+    });
 }
 
 #[test]
@@ -105,7 +126,10 @@ fn every_schema_file_is_one_declared_topic_and_says_what_its_fields_mean() {
 fn documented(topic: &str, schema: &Value) {
     if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
         assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);
-        assert!(kind != "enum" || schema["default"] == "unknown", "{topic}: an enum lacks its default");
+        assert!(
+            kind != "enum" || schema["default"] == "unknown",
+            "{topic}: an enum lacks its default"
+        );
     }
     for field in schema["fields"].as_array().into_iter().flatten() {
         assert!(field["doc"].is_string(), "{topic}: {} has no doc", field["name"]);
