@@ -10,7 +10,7 @@
 //!
 //! The loops:
 //! - [`commands`]: clients' wishes, decided in batches
-//! - [`outbox`], [`relay`]: events on their way to Kafka
+//! - [`outbox`], [`relay`] with its producer: events on their way to Kafka
 //! - [`consumer`], [`inbox`], [`dead_letter`]: events on their way in
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
 //!
@@ -29,6 +29,7 @@ pub mod rows;
 pub mod commands;
 pub mod outbox;
 pub mod relay;
+mod producer;
 pub mod consumer;
 pub mod inbox;
 pub mod dead_letter;

@@ -66,6 +66,12 @@ impl Registry {
         })
     }
 
+    /// The same as [`Registry::id_of`], without asking.
+    pub fn known_id_of(&self, subject: &str, fingerprint: &[u8]) -> Option<u32> {
+        let wanted = (subject.to_string(), fingerprint.to_vec());
+        self.ids.read().expect("not poisoned").get(&wanted).copied()
+    }
+
     /// The id under which a subject holds exactly this schema. Services look up and never register:
     /// contracts are applied by one explicit command.
     pub async fn id_of(
@@ -74,10 +80,10 @@ impl Registry {
         fingerprint: &[u8],
         schema: &str,
     ) -> Result<u32, Unreachable> {
-        let wanted = (subject.to_string(), fingerprint.to_vec());
-        if let Some(id) = self.ids.read().expect("not poisoned").get(&wanted) {
-            return Ok(*id);
+        if let Some(id) = self.known_id_of(subject, fingerprint) {
+            return Ok(id);
         }
+        let wanted = (subject.to_string(), fingerprint.to_vec());
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
         let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
         let id = found

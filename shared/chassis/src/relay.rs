@@ -13,13 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use metrics::{counter, gauge, histogram};
-use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord, Producer, PurgeConfig},
-};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -29,9 +25,9 @@ use uuid::Uuid;
 use crate::avro::frame;
 use crate::config::Kafka;
 use crate::event::Topic;
-use crate::kafka;
 use crate::outbox;
 use crate::probes::Heartbeat;
+use crate::producer::{Flight, Landed, Producer};
 use crate::registry::Registry;
 
 /// The advisory lock of the active relay. A lock belongs to a database, and a service has its own,
@@ -91,15 +87,6 @@ struct Row {
     occurred_at: DateTime<Utc>,
 }
 
-/// What became of a record that was sent.
-struct Landed {
-    position: i64,
-    topic: String,
-    key: String,
-    occurred_at: DateTime<Utc>,
-    result: Result<(), KafkaError>,
-}
-
 impl Relay {
     /// A relay of the outbox in `db`, woken by `wake` after each commit here. `published` are the
     /// topics whose schemas it stores beside the outbox.
@@ -146,12 +133,12 @@ impl Relay {
         }
         gauge!("relay_active").set(1);
         info!("relaying");
-        let producer: FutureProducer = kafka::producer(self.service, &self.config).create()?;
-        let mut round = Round::new(self.service, &producer, &self.registry);
+        let producer = Producer::new(self.service, &self.config)?;
+        let mut round = Round::new(self.service, producer, &self.registry);
         let ended = self.relay(&mut db, &mut round, stop).await;
         // What is still in flight belongs to whoever relays next. Nothing may be sent from here
-        // once the lock is gone, so it is purged before the session is given up.
-        producer.purge(PurgeConfig::default().queue().inflight());
+        // once the lock is gone, so the producer goes before the session is given up.
+        drop(round);
         gauge!("relay_active").set(0);
         let _ = db.close().await;
         ended
@@ -166,7 +153,7 @@ impl Relay {
         let mut worked_at = Instant::now();
         while !stop.is_cancelled() {
             self.heartbeat.beat();
-            let full = round.in_flight.len() >= IN_FLIGHT_MAX;
+            let full = round.positions.len() >= IN_FLIGHT_MAX;
             let sent = round.turn(db, if full { 0 } else { TAKEN_MAX }).await?;
             if sent > 0 {
                 worked_at = Instant::now();
@@ -176,19 +163,17 @@ impl Relay {
             }
             let poll = if worked_at.elapsed() < BUSY_FOR { POLL_BUSY } else { POLL_IDLE };
             tokio::select! {
-                landed = round.in_flight.next(), if !round.in_flight.is_empty() => {
-                    round.landed(landed)?;
-                }
+                Some(landed) = round.producer.landed() => round.landed(landed)?,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(poll) => {}
                 () = stop.cancelled() => {}
             }
         }
         let last = tokio::time::Instant::now() + LAST_ACKS_WITHIN;
-        while !round.in_flight.is_empty() {
-            match tokio::time::timeout_at(last, round.in_flight.next()).await {
-                Ok(landed) => round.landed(landed)?,
-                Err(_) => break,
+        while !round.positions.is_empty() {
+            match tokio::time::timeout_at(last, round.producer.landed()).await {
+                Ok(Some(landed)) => round.landed(landed)?,
+                Ok(None) | Err(_) => break,
             }
         }
         round.turn(db, 0).await.map(drop)
@@ -213,10 +198,10 @@ async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> anyhow::Re
 /// What the active relay knows between two looks at the outbox.
 pub(crate) struct Round<'a> {
     service: &'static str,
-    producer: &'a FutureProducer,
+    producer: Producer,
     registry: &'a Registry,
-    in_flight: FuturesUnordered<BoxFuture<'static, Landed>>,
-    /// Keys with a record in flight, and how many records of each topic are.
+    /// Rows with a record in flight, their keys, and how many there are of each topic.
+    positions: HashSet<i64>,
     keys: HashSet<String>,
     topics: HashMap<String, usize>,
     /// Topics and keys that were refused, until when.
@@ -225,28 +210,29 @@ pub(crate) struct Round<'a> {
     /// Acknowledged, not yet deleted.
     acknowledged: Vec<i64>,
     schemas: HashMap<Vec<u8>, String>,
-    positions: HashSet<i64>,
+    /// The registry gave no answer lately: it is not asked again before this.
+    registry_away: Option<Instant>,
     floor: Floor,
 }
 
 impl<'a> Round<'a> {
     pub(crate) fn new(
         service: &'static str,
-        producer: &'a FutureProducer,
+        producer: Producer,
         registry: &'a Registry,
     ) -> Round<'a> {
         Round {
             service,
             producer,
             registry,
-            in_flight: FuturesUnordered::new(),
+            positions: HashSet::new(),
             keys: HashSet::new(),
             topics: HashMap::new(),
             held_topics: HashMap::new(),
             held_keys: HashMap::new(),
             acknowledged: Vec::new(),
             schemas: HashMap::new(),
-            positions: HashSet::new(),
+            registry_away: None,
             floor: Floor::new(),
         }
     }
@@ -258,8 +244,8 @@ impl<'a> Round<'a> {
         db: &mut PgConnection,
         limit: usize,
     ) -> anyhow::Result<usize> {
-        while let Some(Some(landed)) = self.in_flight.next().now_or_never() {
-            self.landed(Some(landed))?;
+        while let Some(landed) = self.producer.landed_already() {
+            self.landed(landed)?;
         }
         let rows = self.take(db, limit).await?;
         let (mut sent, mut waiting) = (0, HashSet::new());
@@ -322,88 +308,82 @@ impl<'a> Round<'a> {
 
     /// Hands a record to the producer; false if its topic has to wait.
     async fn send(&mut self, db: &mut PgConnection, row: Row) -> anyhow::Result<bool> {
-        let schema = match self.schemas.get(&row.schema_fingerprint) {
-            Some(schema) => schema,
-            None => {
-                let stored = "select schema from outbox_schemas where fingerprint = $1";
-                let stored = sqlx::query_scalar(stored).bind(&row.schema_fingerprint);
-                let Some(schema) = stored.fetch_optional(db).await? else {
-                    self.hold_topic(&row.topic, "the schema of a row is not stored yet");
-                    return Ok(false);
-                };
-                self.schemas.entry(row.schema_fingerprint.clone()).or_insert(schema)
-            }
-        };
-        let subject = format!("{}-value", row.topic);
-        let id = match self.registry.id_of(&subject, &row.schema_fingerprint, schema).await {
-            Ok(id) => id,
-            Err(error) => {
-                self.hold_topic(&row.topic, &error.to_string());
-                return Ok(false);
-            }
-        };
-        let record = frame(id, &row.body);
-        let record = FutureRecord::to(&row.topic)
-            .key(&row.key)
-            .payload(&record)
-            .headers(headers(self.service, &row));
-        let delivery = match self.producer.send_result(record) {
-            Ok(delivery) => delivery,
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                return Ok(false);
-            }
-            Err((error, _)) => {
-                self.refused(&row.topic, &row.key, &error)?;
-                return Ok(false);
-            }
-        };
-        self.keys.insert(row.key.clone());
-        self.positions.insert(row.position);
-        *self.topics.entry(row.topic.clone()).or_default() += 1;
+        let Some(schema_id) = self.schema_id(db, &row).await? else { return Ok(false) };
+        let (record, headers) = (frame(schema_id, &row.body), headers(self.service, &row));
         let Row { position, topic, key, occurred_at, .. } = row;
-        self.in_flight.push(
-            async move {
-                let result = match delivery.await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err((error, _))) => Err(error),
-                    Err(_) => Err(KafkaError::Canceled),
-                };
-                Landed { position, topic, key, occurred_at, result }
+        let flight = Flight { position, topic: topic.clone(), key: key.clone(), occurred_at };
+        match self.producer.send(flight, &record, headers) {
+            Ok(()) => {
+                self.positions.insert(position);
+                self.keys.insert(key);
+                *self.topics.entry(topic).or_default() += 1;
+                Ok(true)
             }
-            .boxed(),
-        );
-        Ok(true)
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+            Err((error, flight)) => {
+                self.refused(&flight, &error)?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// The id under which the registry knows the schema of a row; `None` if the row has to wait for
+    /// that. A registry that does not answer is asked once in a while and not for each topic: the
+    /// session may not fall silent meanwhile.
+    async fn schema_id(&mut self, db: &mut PgConnection, row: &Row) -> anyhow::Result<Option<u32>> {
+        let Row { topic, schema_fingerprint: fingerprint, .. } = row;
+        let subject = format!("{topic}-value");
+        if let Some(id) = self.registry.known_id_of(&subject, fingerprint) {
+            return Ok(Some(id));
+        }
+        if self.registry_away.is_some_and(|until| until > Instant::now()) {
+            self.hold_topic(topic, "the schema registry does not answer");
+            return Ok(None);
+        }
+        if !self.schemas.contains_key(fingerprint) {
+            let stored = "select schema from outbox_schemas where fingerprint = $1";
+            let stored = sqlx::query_scalar(stored).bind(fingerprint);
+            let Some(schema) = in_time(stored.fetch_optional(db)).await? else {
+                self.hold_topic(topic, "the schema of a row is not stored yet");
+                return Ok(None);
+            };
+            self.schemas.insert(fingerprint.clone(), schema);
+        }
+        match self.registry.id_of(&subject, fingerprint, &self.schemas[fingerprint]).await {
+            Ok(id) => Ok(Some(id)),
+            Err(error) => {
+                self.registry_away = Some(Instant::now() + HELD_FOR);
+                self.hold_topic(topic, &error.to_string());
+                Ok(None)
+            }
+        }
     }
 
     /// Notes what became of a record.
-    fn landed(&mut self, landed: Option<Landed>) -> anyhow::Result<()> {
-        let Some(Landed { position, topic, key, occurred_at, result }) = landed else {
-            return Ok(());
-        };
-        self.keys.remove(&key);
-        self.positions.remove(&position);
-        if let Some(in_flight) = self.topics.get_mut(&topic) {
+    fn landed(&mut self, (flight, result): Landed) -> anyhow::Result<()> {
+        self.positions.remove(&flight.position);
+        self.keys.remove(&flight.key);
+        if let Some(in_flight) = self.topics.get_mut(&flight.topic) {
             *in_flight -= 1;
         }
-        match result {
-            Ok(()) => {
-                self.acknowledged.push(position);
-                let waited = (Utc::now() - occurred_at).to_std().unwrap_or_default();
-                histogram!("outbox_wait_seconds", "topic" => topic.clone()).record(waited);
-                counter!("events_published_total", "topic" => topic).increment(1);
-                Ok(())
-            }
-            Err(error) => self.refused(&topic, &key, &error),
+        if let Err(error) = result {
+            return self.refused(&flight, &error);
         }
+        self.acknowledged.push(flight.position);
+        let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
+        histogram!("outbox_wait_seconds", "topic" => flight.topic.clone()).record(waited);
+        counter!("events_published_total", "topic" => flight.topic).increment(1);
+        Ok(())
     }
 
     /// A record came back. It stays in the outbox; its key or its topic is left alone for a while.
     /// A producer that is beyond repair is an error: the relay starts again with a new one.
-    fn refused(&mut self, topic: &str, key: &str, error: &KafkaError) -> anyhow::Result<()> {
-        if let Some((code, because)) = self.producer.client().fatal_error() {
+    fn refused(&mut self, flight: &Flight, error: &KafkaError) -> anyhow::Result<()> {
+        if let Some(because) = self.producer.beyond_repair() {
             counter!("relay_producers_rebuilt_total").increment(1);
-            anyhow::bail!("the producer is beyond repair: {because} ({code})");
+            anyhow::bail!("the producer is beyond repair: {because}");
         }
+        let Flight { topic, key, .. } = flight;
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::MessageSizeTooLarge
@@ -412,7 +392,7 @@ impl<'a> Round<'a> {
                 | RDKafkaErrorCode::InvalidMessageSize,
             ) => {
                 warn!("a record for {topic} with key {key} was refused and is held: {error}");
-                self.held_keys.insert(key.to_string(), Instant::now() + HELD_FOR);
+                self.held_keys.insert(key.clone(), Instant::now() + HELD_FOR);
             }
             _ => self.hold_topic(topic, &error.to_string()),
         }

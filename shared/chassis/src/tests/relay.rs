@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::FutureProducer;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
+use crate::producer::Producer;
 use crate::relay::Round;
 
 /// First arrivals, per till: what the broker was first given of each event, in order.
@@ -214,10 +214,9 @@ async fn of_a_key_at_most_one_record_is_unacknowledged() {
     let (till, mock) = on_a_mock(&till).await;
     mock.broker_down(-1).unwrap();
     till.publish(&[counted("a", 1), counted("a", 2), counted("b", 1), counted("a", 3)]).await;
-    let producer: FutureProducer =
-        kafka::producer(till.service, &till.config.kafka).create().unwrap();
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, &producer, &registry);
+    let mut round = Round::new(till.service, producer, &registry);
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 2, "the first of each key");
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0);
     mock.broker_up(-1).unwrap();
@@ -333,10 +332,9 @@ async fn looks_at_the_outbox_stay_fast_while_a_snapshot_is_held() {
          delete from outbox",
     )
     .await;
-    let producer: FutureProducer =
-        kafka::producer(till.service, &till.config.kafka).create().unwrap();
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, &producer, &registry);
+    let mut round = Round::new(till.service, producer, &registry);
     let begun = Instant::now();
     let (mut slow, mut fast) = (Duration::ZERO, Vec::new());
     while begun.elapsed() < Duration::from_secs(14) {

@@ -1,0 +1,111 @@
+//! The relay's producer: what is sent comes back once, acknowledged or refused.
+//!
+//! librdkafka's own client of this kind wakes ten times a second, and spins through the last
+//! millisecond of each wait: half a percent of a core for doing nothing. Here one thread waits for a
+//! second at a time, and is woken by what comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use tokio::sync::mpsc;
+
+use crate::config::Kafka;
+use crate::kafka;
+
+/// How long the serving thread waits at a time; it ends within this after the producer is dropped.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A record on its way: the row it was made from.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub position: i64,
+    pub topic: String,
+    pub key: String,
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// What became of a record.
+pub(crate) type Landed = (Flight, KafkaResult<()>);
+
+/// The client, and where its records come back. No more come back than were sent, which bounds the
+/// channel.
+pub(crate) struct Producer {
+    client: Arc<BaseProducer<Reports>>,
+    landed: mpsc::UnboundedReceiver<Landed>,
+    ended: Arc<AtomicBool>,
+}
+
+struct Reports(mpsc::UnboundedSender<Landed>);
+
+impl ClientContext for Reports {}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = Box<Flight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<Flight>) {
+        let result = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
+        // Nobody listens once the producer is dropped.
+        let _ = self.0.send((*flight, result));
+    }
+}
+
+impl Producer {
+    pub(crate) fn new(service: &str, config: &Kafka) -> anyhow::Result<Producer> {
+        let (reports, landed) = mpsc::unbounded_channel();
+        let client: BaseProducer<Reports> =
+            kafka::producer(service, config).create_with_context(Reports(reports))?;
+        let (client, ended) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
+        let (served, over) = (client.clone(), ended.clone());
+        std::thread::Builder::new().name("producer".into()).spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                served.poll(POLL);
+            }
+        })?;
+        Ok(Producer { client, landed, ended })
+    }
+
+    /// Hands a record over, or says at once why not.
+    pub(crate) fn send(
+        &self,
+        flight: Flight,
+        record: &[u8],
+        headers: OwnedHeaders,
+    ) -> Result<(), (KafkaError, Box<Flight>)> {
+        let (topic, key) = (flight.topic.clone(), flight.key.clone());
+        let record = BaseRecord::with_opaque_to(&topic, Box::new(flight))
+            .key(&key)
+            .payload(record)
+            .headers(headers);
+        self.client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
+    }
+
+    /// The next record that came back; waits for it.
+    pub(crate) async fn landed(&mut self) -> Option<Landed> {
+        self.landed.recv().await
+    }
+
+    /// The next record that came back, if one has.
+    pub(crate) fn landed_already(&mut self) -> Option<Landed> {
+        self.landed.try_recv().ok()
+    }
+
+    /// Why this producer will never send again, if that is so.
+    pub(crate) fn beyond_repair(&self) -> Option<String> {
+        let (code, because) = self.client.client().fatal_error()?;
+        Some(format!("{because} ({code})"))
+    }
+}
+
+impl Drop for Producer {
+    /// What is in flight is not sent any more, where that can still be helped.
+    fn drop(&mut self) {
+        self.client.purge(PurgeConfig::default().queue().inflight());
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
