@@ -50,26 +50,25 @@ pub const SCARCE: Article = Article {
 
 /// Customers, with what they have. Only their ids are known to the services.
 pub struct Customer {
-    pub name: &'static str,
     pub customer_id: Uuid,
     pub deposited_cents: i64,
 }
 
-const fn customer(name: &'static str, number: u128, deposited_cents: i64) -> Customer {
+const fn customer(number: u128, deposited_cents: i64) -> Customer {
     // UUIDs of version 7, as the services make them.
     let customer_id = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number);
-    Customer { name, customer_id, deposited_cents }
+    Customer { customer_id, deposited_cents }
 }
 
 pub const CUSTOMERS: [Customer; 4] = [
-    customer("Ada", 1, 10_000_000_000),
-    customer("Ben", 2, 10_000_000_000),
-    customer("Cleo", 3, 10_000_000_000),
-    customer("Dan", 4, 10_000_000_000),
+    customer(1, 10_000_000_000),
+    customer(2, 10_000_000_000),
+    customer(3, 10_000_000_000),
+    customer(4, 10_000_000_000),
 ];
 
 /// Who can't pay for anything here.
-pub const POOR: Customer = customer("Pip", 13, 100);
+pub const POOR: Customer = customer(13, 100);
 
 /// Makes what is missing, and waits until it can be ordered.
 pub async fn run(client: &Client) -> Result<()> {

@@ -16,7 +16,9 @@ use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
     consumer::{Consumer as _, ConsumerContext, StreamConsumer},
+    error::KafkaError,
     message::{Headers, Message, OwnedMessage},
     statistics::Statistics,
 };
@@ -32,7 +34,7 @@ use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
 use crate::inbox;
-use crate::kafka;
+use crate::kafka::{self, Sayings};
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeat;
 use crate::registry::{Known, Registry};
@@ -181,7 +183,7 @@ impl<R: Rows> Consumer<R> {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let topics: Vec<&str> = self.routes.keys().copied().collect();
         let client: StreamConsumer<Reports> =
-            kafka::consumer(self.service, &self.config).create_with_context(Reports)?;
+            kafka::consumer(self.service, &self.config).create_with_context(Reports::default())?;
         let client = Arc::new(client);
         client.subscribe(&topics)?;
         let _ = self.group.client.set(Arc::downgrade(&client));
@@ -682,15 +684,24 @@ fn caught_up(client: &StreamConsumer<Reports>) -> rdkafka::error::KafkaResult<bo
     Ok(true)
 }
 
-/// What librdkafka tells about itself, as metrics.
-pub struct Reports;
+/// What the client tells about itself, as metrics and log lines.
+#[derive(Default)]
+pub struct Reports(Sayings);
 
 impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
+        self.0.say(level, kind, text);
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        self.0.say(RDKafkaLogLevel::Error, &error.to_string(), text);
+    }
+
     fn stats(&self, statistics: Statistics) {
         for topic in statistics.topics.values() {
-            let lags =
-                topic.partitions.values().map(|partition| partition.consumer_lag_stored.max(0));
-            gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lags.sum::<i64>() as f64);
+            let partitions = topic.partitions.values();
+            let lag: i64 = partitions.map(|partition| partition.consumer_lag_stored.max(0)).sum();
+            gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lag as f64);
         }
     }
 }

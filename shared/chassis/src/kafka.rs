@@ -1,6 +1,11 @@
 //! How this service talks to Kafka: every setting that a promise depends on, with its reason.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use tracing::{debug, warn};
 
 use crate::config::{Kafka, Secret};
 
@@ -77,8 +82,32 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         .set("check.crcs", "true")
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "false")
+        // How far behind each partition is, for the metrics.
+        .set("statistics.interval.ms", "10000")
         // Memory: at most so much is fetched ahead (the default is 64 MiB).
         .set("queued.max.messages.kbytes", "8192")
         .set("fetch.error.backoff.ms", "200");
     consumer
+}
+
+/// How often one kind of message from librdkafka becomes a log line.
+const SAID_EVERY: Duration = Duration::from_secs(30);
+
+/// What a client says of itself. While its brokers are away it says so several times a second; that
+/// it waits is one fact, and a warning: it goes on by itself.
+#[derive(Default)]
+pub(crate) struct Sayings(Mutex<HashMap<String, Instant>>);
+
+impl Sayings {
+    pub(crate) fn say(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
+        if level as i32 > RDKafkaLogLevel::Warning as i32 {
+            debug!("Kafka's client: {text}");
+            return;
+        }
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.get(kind).is_none_or(|at| at.elapsed() > SAID_EVERY) {
+            said.insert(kind.to_string(), Instant::now());
+            warn!("Kafka's client: {text}");
+        }
+    }
 }

@@ -56,6 +56,32 @@ pub fn describe() {
         "http_request_duration_seconds",
         "From the end of a request's header to the start of its answer."
     );
+    for (name, meaning) in [
+        ("commands_refused_total", "Commands refused because too many were waiting."),
+        ("consumer_retries_total", "Parts of batches that had to wait and were tried again."),
+        ("dead_letters_total", "Records set aside because they can never be handled, by topic."),
+        ("events_handled_total", "Events that had their effect, by topic."),
+        ("events_published_total", "Events that the broker acknowledged, by topic."),
+        ("relay_producers_rebuilt_total", "Producers that were beyond repair and replaced."),
+        ("relay_topic_held_total", "Times that a topic's events had to wait, by topic."),
+    ] {
+        metrics::describe_counter!(name, meaning);
+    }
+    for (name, meaning) in [
+        ("consumer_lag", "Records of a topic that are not handled yet, here."),
+        ("consumer_paused", "1 while the consumer waits for an operator."),
+        ("relay_active", "1 in the instance whose relay is the active one."),
+    ] {
+        metrics::describe_gauge!(name, meaning);
+    }
+    for (name, meaning) in [
+        ("command_batch_size", "Commands that shared a transaction."),
+        ("consumer_batch_size", "Records that were taken together."),
+        ("event_delivery_seconds", "From an event's decision to its effect here, by topic."),
+        ("outbox_wait_seconds", "From an event's decision to the broker's word, by topic."),
+    ] {
+        metrics::describe_histogram!(name, meaning);
+    }
 }
 
 fn span(request: &Request, method: &'static str, path: &str) -> Context {

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use tokio::sync::mpsc;
 
 use crate::config::Kafka;
-use crate::kafka;
+use crate::kafka::{self, Sayings};
 
 /// How long the serving thread waits at a time; it ends within this after the producer is dropped.
 const POLL: Duration = Duration::from_secs(1);
@@ -41,9 +42,20 @@ pub(crate) struct Producer {
     ended: Arc<AtomicBool>,
 }
 
-struct Reports(mpsc::UnboundedSender<Landed>);
+struct Reports {
+    landed: mpsc::UnboundedSender<Landed>,
+    sayings: Sayings,
+}
 
-impl ClientContext for Reports {}
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
+        self.sayings.say(level, kind, text);
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        self.sayings.say(RDKafkaLogLevel::Error, &error.to_string(), text);
+    }
+}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Flight>;
@@ -51,15 +63,16 @@ impl ProducerContext for Reports {
     fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<Flight>) {
         let result = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
         // Nobody listens once the producer is dropped.
-        let _ = self.0.send((*flight, result));
+        let _ = self.landed.send((*flight, result));
     }
 }
 
 impl Producer {
     pub(crate) fn new(service: &str, config: &Kafka) -> anyhow::Result<Producer> {
-        let (reports, landed) = mpsc::unbounded_channel();
+        let (sender, landed) = mpsc::unbounded_channel();
+        let reports = Reports { landed: sender, sayings: Sayings::default() };
         let client: BaseProducer<Reports> =
-            kafka::producer(service, config).create_with_context(Reports(reports))?;
+            kafka::producer(service, config).create_with_context(reports)?;
         let (client, ended) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
         let (served, over) = (client.clone(), ended.clone());
         std::thread::Builder::new().name("producer".into()).spawn(move || {

@@ -52,8 +52,11 @@ const POLL_BUSY: Duration = Duration::from_millis(20);
 const POLL_IDLE: Duration = Duration::from_millis(500);
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
-/// How long a topic or key is left alone after the broker or the registry refused it.
+/// How long a topic is left alone after the broker or the registry refused it; a key, whose record
+/// was refused itself, at first and at most. Each refusal costs all others a pause: an idempotent
+/// producer starts a new epoch after it.
 const HELD_FOR: Duration = Duration::from_secs(2);
+const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
 /// How far the floor lags, and how often to look below it all the same; see [`Floor`].
 const FLOOR_LAG: Duration = Duration::from_secs(5);
@@ -204,9 +207,9 @@ pub(crate) struct Round<'a> {
     positions: HashSet<i64>,
     keys: HashSet<String>,
     topics: HashMap<String, usize>,
-    /// Topics and keys that were refused, until when.
+    /// Topics that were refused, until when; keys likewise, with how long it was this time.
     held_topics: HashMap<String, Instant>,
-    held_keys: HashMap<String, Instant>,
+    held_keys: HashMap<String, (Instant, Duration)>,
     /// Acknowledged, not yet deleted.
     acknowledged: Vec<i64>,
     schemas: HashMap<Vec<u8>, String>,
@@ -266,11 +269,11 @@ impl<'a> Round<'a> {
     async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
         let now = Instant::now();
         self.held_topics.retain(|_, until| *until > now);
-        self.held_keys.retain(|_, until| *until > now);
         let stalled = self.topics.iter().filter(|(_, n)| **n >= IN_FLIGHT_OF_TOPIC_MAX);
         let topics: Vec<&String> =
             self.held_topics.keys().chain(stalled.map(|(topic, _)| topic)).collect();
-        let keys: Vec<&String> = self.keys.iter().chain(self.held_keys.keys()).collect();
+        let held = self.held_keys.iter().filter(|(_, (until, _))| *until > now);
+        let keys: Vec<&String> = self.keys.iter().chain(held.map(|(key, _)| key)).collect();
         if limit == 0 && self.acknowledged.is_empty() {
             return Ok(Vec::new());
         }
@@ -369,6 +372,7 @@ impl<'a> Round<'a> {
         if let Err(error) = result {
             return self.refused(&flight, &error);
         }
+        self.held_keys.remove(&flight.key);
         self.acknowledged.push(flight.position);
         let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
         histogram!("outbox_wait_seconds", "topic" => flight.topic.clone()).record(waited);
@@ -392,7 +396,9 @@ impl<'a> Round<'a> {
                 | RDKafkaErrorCode::InvalidMessageSize,
             ) => {
                 warn!("a record for {topic} with key {key} was refused and is held: {error}");
-                self.held_keys.insert(key.clone(), Instant::now() + HELD_FOR);
+                let before = self.held_keys.get(key).map_or(HELD_FOR / 2, |(_, held)| *held);
+                let held = (before * 2).min(KEY_HELD_FOR_MAX);
+                self.held_keys.insert(key.clone(), (Instant::now() + held, held));
             }
             _ => self.hold_topic(topic, &error.to_string()),
         }

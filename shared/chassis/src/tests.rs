@@ -367,7 +367,7 @@ impl<const TEST: u32> Till<TEST> {
     /// the process died after each commit.
     pub fn client(&self) -> Arc<StreamConsumer<Reports>> {
         let config = kafka::consumer(self.service, &self.config.kafka);
-        Arc::new(config.create_with_context(Reports).unwrap())
+        Arc::new(config.create_with_context(Reports::default()).unwrap())
     }
 
     /// The consumer's one step, on a given batch.
