@@ -59,7 +59,7 @@ named:
 
 build: tools
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
-	@cargo build --workspace --profile ci --locked 2>&1 | sed '/^ *Finished /d' >&2
+	@cargo build --workspace --profile ci --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 
 tools:
 	@sh e2e/tools.sh

@@ -38,14 +38,11 @@ pub struct Options {
     /// Seconds to wait for everything to come to rest.
     #[arg(long, default_value_t = 60)]
     pub within: u64,
-    /// Dead letters may be waiting; each must still be a record of its topic.
-    #[arg(long)]
-    pub dead_letters_allowed: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { within: 60, dead_letters_allowed: false }
+        Options { within: 60 }
     }
 }
 
@@ -75,14 +72,11 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     }
     let before = stack.marks().await?;
     let (letters, letters_waiting) = stack.letters().await?;
-    findings.unless(letters_waiting == 0 || options.dead_letters_allowed, "dead letters", || {
-        format!("{letters_waiting} are waiting")
-    });
 
     let mut log = topics::read_all(client, letters.1).await?;
     let around =
         Around { letters: &letters.0, kept_since: Utc::now() - TimeDelta::days(KEPT_DAYS) };
-    check_records(&log, &around, options, &mut findings);
+    check_records(&log, &around, &mut findings);
     log.facts.sort_unstable_by_key(|fact| (fact.order_id, fact.place));
     let mut tally = Tally::default();
     stack.check_orders(&log.facts, &around, &mut tally, &mut findings).await?;
@@ -102,9 +96,9 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     Ok(Verdict { tally, money, goods, records, foreign, handled, letters_waiting, findings, took })
 }
 
-fn check_records(log: &Log, around: &Around<'_>, options: &Options, findings: &mut Findings) {
+fn check_records(log: &Log, around: &Around<'_>, findings: &mut Findings) {
     for foreign in &log.foreign {
-        check_foreign(foreign, around.letters, options.dead_letters_allowed, findings);
+        check_foreign(foreign, around.letters, findings);
     }
     for (place, fault) in &log.faults {
         findings.unless(around.letters.has(*place), "envelope", || format!("{place}: {fault}"));
@@ -245,6 +239,9 @@ impl Reading {
                 };
                 let place = Place { topic: checks::topic_number(topic), partition, offset };
                 letters.add(place, service, hash.try_into().unwrap_or_default());
+                if is_waiting {
+                    letters.add_waiting(place);
+                }
                 places.insert(place);
             }
         }
