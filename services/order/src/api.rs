@@ -3,8 +3,9 @@
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
-use chassis::commands::{Commands, Once, Reply};
+use chassis::commands::{Commands, Reply};
 use chassis::extract::{IdempotencyKey, Json, Path, Query};
+use chassis::idempotency::Once;
 use chassis::problem::Problem;
 use chrono::{DateTime, Utc};
 use events::orders::CancelReason;

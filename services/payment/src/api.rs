@@ -3,8 +3,9 @@
 use axum::extract::{OriginalUri, State};
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
-use chassis::commands::{Commands, Once, Reply};
+use chassis::commands::{Commands, Reply};
 use chassis::extract::{IdempotencyKey, Json, Path};
+use chassis::idempotency::Once;
 use chassis::problem::Problem;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;

@@ -7,7 +7,7 @@
 //! Idempotency-Key has its effect once. It is broken by answering before the commit, or by writing
 //! the key in another transaction than the effect.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -27,6 +26,7 @@ use uuid::Uuid;
 
 use crate::db::{self, Failure};
 use crate::event::{At, Outcome, Outgoing};
+use crate::idempotency::{self, Once};
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeat;
 use crate::problem::Problem;
@@ -58,22 +58,21 @@ const COMMITTED_WITHIN: Duration = Duration::from_secs(2);
 /// Between two tries of a batch, at most.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
-/// How long an answer is remembered; after that a repeat is a new request.
-const KEYS_KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// Keys deleted at a time.
-const PRUNED_MAX: i64 = 1_000;
-
 /// What a command is answered with, and what it publishes.
 #[derive(Debug)]
 pub struct Reply {
-    status: StatusCode,
-    location: Option<String>,
-    answer: Vec<u8>,
+    pub(crate) status: StatusCode,
+    pub(crate) location: Option<String>,
+    pub(crate) answer: Vec<u8>,
     event: Option<Outgoing>,
 }
 
 impl Reply {
+    /// What an earlier command was answered, once more.
+    pub(crate) fn again(status: StatusCode, location: Option<String>, answer: Vec<u8>) -> Reply {
+        Reply { status, location, answer, event: None }
+    }
+
     /// 200 with a JSON answer.
     pub fn ok(answer: &impl Serialize) -> Reply {
         let answer = serde_json::to_vec(answer).expect("answers are plain JSON");
@@ -101,23 +100,6 @@ impl IntoResponse for Reply {
             response.headers_mut().insert(header::LOCATION, location);
         }
         response
-    }
-}
-
-/// A command that is to have its effect once: where it was sent, the client's key, and a hash of
-/// what was sent, so that the same key with another wish is refused.
-#[derive(Clone, Debug)]
-pub struct Once {
-    path: String,
-    key: String,
-    hash: Vec<u8>,
-}
-
-impl Once {
-    /// `path` is the concrete one, with its ids: a key belongs to one place.
-    pub fn new(path: impl Into<String>, key: &str, command: &impl Serialize) -> Once {
-        let wish = serde_json::to_vec(command).expect("commands are plain JSON");
-        Once { path: path.into(), key: key.into(), hash: Sha256::digest(wish).to_vec() }
     }
 }
 
@@ -227,7 +209,7 @@ impl<R: Rows> Writers<R> {
                 }
             });
         }
-        let pruning = tokio::spawn(prune(self.db.clone(), stop));
+        let pruning = tokio::spawn(idempotency::prune(self.db.clone()));
         while let Some(ended) = writers.join_next().await {
             ended?;
         }
@@ -331,9 +313,9 @@ async fn write<R: Rows>(db: &PgPool, wake: &Notify, batch: Vec<Pending<R>>, hear
 /// Splits a batch so that no key stands in the first part twice: the second command of a key is to
 /// find the first one's answer.
 fn first_of_each_key<R: Rows>(batch: Vec<Pending<R>>) -> (Vec<Pending<R>>, Vec<Pending<R>>) {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     batch.into_iter().partition(|pending| match &pending.once {
-        Some(once) => seen.insert((once.path.clone(), once.key.clone())),
+        Some(once) => seen.insert(once.place()),
         None => true,
     })
 }
@@ -372,7 +354,10 @@ async fn prepare<R: Rows>(
     batch: &[Pending<R>],
 ) -> Result<(PgTransaction<'static>, Vec<Result<Reply, Problem>>), Trouble> {
     let (mut tx, now) = db::begin(db).await?;
-    let mut answers: Vec<Option<Result<Reply, Problem>>> = admit(&mut tx, batch).await?;
+    let mut answers: Vec<Option<Result<Reply, Problem>>> = batch.iter().map(|_| None).collect();
+    for (nth, answer) in idempotency::admit(&mut tx, keyed(batch)).await? {
+        answers[nth] = Some(answer);
+    }
     let mut keys = R::Keys::default();
     for (pending, answer) in batch.iter().zip(&answers) {
         if answer.is_none() {
@@ -380,162 +365,35 @@ async fn prepare<R: Rows>(
         }
     }
     let mut rows = R::load(&mut tx, keys).await?;
-    let mut decided = Vec::new();
+    let mut decided = HashSet::new();
     for (nth, pending) in batch.iter().enumerate() {
         if answers[nth].is_none() {
             let at = At { now, event_id: pending.event_id, cause: None };
             let answer = guarded(|| pending.command.decide(&mut rows, at));
             answers[nth] = Some(answer.map_err(|panic| Trouble::Panicked(nth, panic))?);
-            decided.push(nth);
+            decided.insert(nth);
         }
     }
     rows.save(&mut tx).await?;
     let mut answers: Vec<_> = answers.into_iter().map(|a| a.expect("each was answered")).collect();
     let mut envelopes = Vec::new();
-    for &nth in &decided {
-        if let Ok(reply) = &mut answers[nth] {
-            envelopes.extend(reply.event.take().map(|event| envelope(event, &batch[nth], now)));
+    for (pending, answer) in batch.iter().zip(&mut answers) {
+        if let Ok(reply) = answer {
+            envelopes.extend(reply.event.take().map(|event| envelope(event, pending, now)));
         }
     }
     outbox::publish(&mut tx, &envelopes).await?;
-    remember(&mut tx, batch, &answers, &decided).await?;
+    let decided = keyed(batch).filter(|(nth, _)| decided.contains(nth));
+    idempotency::remember(&mut tx, decided.map(|(nth, once)| (once, &answers[nth]))).await?;
     Ok((tx, answers))
+}
+
+/// The commands of a batch that came with a key, with their places in it.
+fn keyed<R: Rows>(batch: &[Pending<R>]) -> impl Iterator<Item = (usize, &Once)> {
+    batch.iter().enumerate().filter_map(|(nth, pending)| Some((nth, pending.once.as_ref()?)))
 }
 
 fn envelope<R: Rows>(event: Outgoing, pending: &Pending<R>, now: DateTime<Utc>) -> Envelope {
     let traceparent = Some(pending.traceparent.clone());
     Envelope { event, event_id: pending.event_id, traceparent, cause: None, occurred_at: now }
-}
-
-/// Enters the keys of a batch, in order, so that batches wait in one direction only. A key that was
-/// there is answered from memory, or refused if the wish was another; a key whose first command is
-/// still at work elsewhere is waited for.
-async fn admit<R: Rows>(
-    tx: &mut PgTransaction<'_>,
-    batch: &[Pending<R>],
-) -> sqlx::Result<Vec<Option<Result<Reply, Problem>>>> {
-    let mut answers: Vec<Option<Result<Reply, Problem>>> = batch.iter().map(|_| None).collect();
-    let keyed: BTreeMap<(&str, &str), (usize, &Once)> = batch
-        .iter()
-        .enumerate()
-        .filter_map(|(nth, pending)| Some((nth, pending.once.as_ref()?)))
-        .map(|(nth, once)| ((once.path.as_str(), once.key.as_str()), (nth, once)))
-        .collect();
-    if keyed.is_empty() {
-        return Ok(answers);
-    }
-    let paths: Vec<&str> = keyed.keys().map(|(path, _)| *path).collect();
-    let keys: Vec<&str> = keyed.keys().map(|(_, key)| *key).collect();
-    let hashes: Vec<&[u8]> = keyed.values().map(|(_, once)| once.hash.as_slice()).collect();
-    sqlx::query(
-        "delete from idempotency_keys using unnest($1::text[], $2::text[]) as old (path, key)
-         where idempotency_keys.path = old.path and idempotency_keys.key = old.key
-           and created_at < now() - make_interval(secs => $3)",
-    )
-    .bind(&paths)
-    .bind(&keys)
-    .bind(KEYS_KEPT.as_secs_f64())
-    .execute(&mut **tx)
-    .await?;
-    let entered: Vec<(String, String)> = sqlx::query_as(
-        "insert into idempotency_keys (path, key, request_hash)
-         select * from unnest($1::text[], $2::text[], $3::bytea[])
-         on conflict do nothing
-         returning path, key",
-    )
-    .bind(&paths)
-    .bind(&keys)
-    .bind(&hashes)
-    .fetch_all(&mut **tx)
-    .await?;
-    if entered.len() == keyed.len() {
-        return Ok(answers);
-    }
-    let entered: std::collections::HashSet<_> = entered.into_iter().collect();
-    type Remembered = (String, String, Vec<u8>, Option<i16>, Option<String>, Option<Vec<u8>>);
-    let remembered: Vec<Remembered> = sqlx::query_as(
-        "select path, key, request_hash, status, location, answer
-         from unnest($1::text[], $2::text[]) as wanted (path, key)
-         join idempotency_keys using (path, key)",
-    )
-    .bind(&paths)
-    .bind(&keys)
-    .fetch_all(&mut **tx)
-    .await?;
-    for (path, key, hash, status, location, answer) in remembered {
-        let (nth, once) = keyed[&(path.as_str(), key.as_str())];
-        if entered.contains(&(path, key)) {
-            continue;
-        }
-        answers[nth] =
-            Some(match (status.and_then(|s| StatusCode::from_u16(s as u16).ok()), answer) {
-                _ if hash != once.hash => Err(Problem::key_reused()),
-                (Some(status), Some(answer)) => Ok(Reply { status, location, answer, event: None }),
-                _ => Err(Problem::outcome_unknown()),
-            });
-    }
-    Ok(answers)
-}
-
-/// Stores what keyed commands were answered, and forgets the keys of those that were refused: a
-/// refusal is not remembered.
-async fn remember<R: Rows>(
-    tx: &mut PgTransaction<'_>,
-    batch: &[Pending<R>],
-    answers: &[Result<Reply, Problem>],
-    decided: &[usize],
-) -> sqlx::Result<()> {
-    let mut stored: HashMap<bool, Vec<(&Once, Option<&Reply>)>> = HashMap::new();
-    for &nth in decided {
-        if let Some(once) = &batch[nth].once {
-            let reply = answers[nth].as_ref().ok();
-            stored.entry(reply.is_some()).or_default().push((once, reply));
-        }
-    }
-    if let Some(accepted) = stored.get(&true) {
-        let replies = || accepted.iter().filter_map(|(_, reply)| *reply);
-        sqlx::query(
-            "update idempotency_keys set status = a.status, location = a.location, answer = a.answer
-             from unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bytea[])
-                 as a (path, key, status, location, answer)
-             where idempotency_keys.path = a.path and idempotency_keys.key = a.key",
-        )
-        .bind(accepted.iter().map(|(once, _)| once.path.as_str()).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|(once, _)| once.key.as_str()).collect::<Vec<_>>())
-        .bind(replies().map(|reply| reply.status.as_u16() as i16).collect::<Vec<_>>())
-        .bind(replies().map(|reply| reply.location.as_deref()).collect::<Vec<_>>())
-        .bind(replies().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>())
-        .execute(&mut **tx)
-        .await?;
-    }
-    if let Some(refused) = stored.get(&false) {
-        sqlx::query(
-            "delete from idempotency_keys using unnest($1::text[], $2::text[]) as r (path, key)
-             where idempotency_keys.path = r.path and idempotency_keys.key = r.key",
-        )
-        .bind(refused.iter().map(|(once, _)| once.path.as_str()).collect::<Vec<_>>())
-        .bind(refused.iter().map(|(once, _)| once.key.as_str()).collect::<Vec<_>>())
-        .execute(&mut **tx)
-        .await?;
-    }
-    Ok(())
-}
-
-/// Deletes old keys, a few at a time.
-async fn prune(db: PgPool, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        let pruned = sqlx::query(
-            "delete from idempotency_keys where (path, key) in (
-                 select path, key from idempotency_keys
-                 where created_at < now() - make_interval(secs => $1) limit $2)",
-        )
-        .bind(KEYS_KEPT.as_secs_f64())
-        .bind(PRUNED_MAX)
-        .execute(&db)
-        .await;
-        if let Err(error) = pruned {
-            warn!("old idempotency keys could not be deleted: {error}");
-        }
-    }
 }

@@ -9,7 +9,7 @@
 //! - [`rows`]: the rows of one batch
 //!
 //! The loops:
-//! - [`commands`]: clients' wishes, decided in batches
+//! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its producer: events on their way to Kafka
 //! - [`consumer`], [`inbox`], [`dead_letter`]: events on their way in
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
@@ -27,6 +27,7 @@ pub mod registry;
 pub mod rows;
 
 pub mod commands;
+pub mod idempotency;
 pub mod outbox;
 pub mod relay;
 mod producer;

@@ -5,7 +5,7 @@ use futures::future::join_all;
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::commands::Once;
+use crate::idempotency::Once;
 
 /// Status and body, as the client reads them.
 async fn told(answer: Result<Reply, Problem>) -> (u16, String) {
