@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chassis::commands::{Commands, Reply};
-use chassis::consumer::Group;
+use chassis::group::Group;
 use chassis::problem::Problem;
 use chassis::service::Loop;
 use events::orders::CancelReason;

@@ -6,24 +6,18 @@
 //! commit, by handling a later part of a batch while an earlier one waits, and by taking a failure
 //! that would pass for one that never will.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Weak};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use metrics::{counter, gauge, histogram};
 use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue, global};
-use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{Consumer as _, ConsumerContext, StreamConsumer},
-    error::KafkaError,
-    message::{Headers, Message, OwnedMessage},
-    statistics::Statistics,
-};
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::{Headers, Message, OwnedMessage};
 use sqlx::PgPool;
-use tokio::sync::{Notify, OnceCell, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -33,8 +27,9 @@ use crate::config::Kafka;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
+use crate::group::{self, Group, Reports};
 use crate::inbox;
-use crate::kafka::{self, Sayings};
+use crate::kafka;
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeat;
 use crate::registry::{Known, Registry};
@@ -56,12 +51,8 @@ const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 /// So many events in a row that can't be handled are a bad deployment, not bad events.
 const STRIKES_MAX: u32 = 20;
 
-/// How often to look whether the consumer is paused, and whether the inbox has old rows.
+/// How often to look whether the consumer is paused.
 const PAUSED_LOOK_EVERY: Duration = Duration::from_secs(3);
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
-
-/// After so long without room for another record, fetching is paused and the group is kept.
-const FULL_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -186,10 +177,10 @@ impl<R: Rows> Consumer<R> {
             kafka::consumer(self.service, &self.config).create_with_context(Reports::default())?;
         let client = Arc::new(client);
         client.subscribe(&topics)?;
-        let _ = self.group.client.set(Arc::downgrade(&client));
+        self.group.joined_by(&client);
         let (ahead, mut records) = mpsc::channel(AHEAD_MAX);
-        let reading = tokio::spawn(read(client.clone(), ahead));
-        let pruning = tokio::spawn(prune(self.db.clone()));
+        let reading = tokio::spawn(group::read(client.clone(), ahead));
+        let pruning = tokio::spawn(inbox::prune(self.db.clone()));
 
         let mut batches = self.batches(&client, &stop);
         batches.paused_looked_at().await;
@@ -461,14 +452,8 @@ impl<R: Rows> Batches<'_, R> {
 
     /// Where the cluster was made anew, offsets start again; its id tells the places apart.
     async fn cluster(&self) -> Result<String, Trouble> {
-        let client = self.client.clone();
-        let id = self.consumer.group.cluster.get_or_try_init(async || {
-            let asked = move || client.client().fetch_cluster_id(Duration::from_secs(5));
-            tokio::task::spawn_blocking(asked).await.ok().flatten().ok_or(())
-        });
-        id.await
-            .cloned()
-            .map_err(|()| Trouble::Waiting("Kafka does not tell its cluster's id".into()))
+        let cluster = self.consumer.group.cluster(self.client).await;
+        cluster.ok_or_else(|| Trouble::Waiting("Kafka does not tell its cluster's id".into()))
     }
 
     /// Pauses the consumer of every instance and waits for an operator. API and relay go on.
@@ -585,125 +570,3 @@ fn header<'a>(message: &'a OwnedMessage, key: &str) -> Option<&'a str> {
     let header = message.headers()?.iter().find(|header| header.key == key)?;
     std::str::from_utf8(header.value?).ok()
 }
-
-/// Reads ahead, up to a bound. Where there is no room for long, fetching is paused and the group
-/// goes on being polled: an outage of our database must not cost us our partitions.
-async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Sender<OwnedMessage>) {
-    let mut spare = VecDeque::new();
-    let mut paused = false;
-    let mut said = (String::new(), Instant::now());
-    loop {
-        let room = match tokio::time::timeout(FULL_FOR_MAX, ahead.reserve()).await {
-            Ok(Ok(room)) => room,
-            Ok(Err(_)) => return,
-            Err(_) => {
-                if let Ok(assigned) = client.assignment() {
-                    paused = client.pause(&assigned).is_ok();
-                }
-                if let Ok(Ok(message)) = tokio::time::timeout(BACKOFF_MIN, client.recv()).await {
-                    spare.push_back(message.detach());
-                }
-                continue;
-            }
-        };
-        if paused && let Ok(assigned) = client.assignment() {
-            paused = client.resume(&assigned).is_err();
-        }
-        if let Some(message) = spare.pop_front() {
-            room.send(message);
-            continue;
-        }
-        match client.recv().await {
-            Ok(message) => room.send(message.detach()),
-            Err(error) => {
-                // The client goes on by itself; one line says what it is waiting for.
-                let text = error.to_string();
-                if said.0 != text || said.1.elapsed() > Duration::from_secs(60) {
-                    warn!("reading waits: {text}");
-                    said = (text, Instant::now());
-                }
-            }
-        }
-    }
-}
-
-async fn prune(db: PgPool) {
-    loop {
-        match inbox::prune(&db).await {
-            Ok(0) => tokio::time::sleep(PRUNE_EVERY).await,
-            Ok(_) => tokio::task::yield_now().await,
-            Err(error) => {
-                warn!("old inbox rows could not be deleted: {error}");
-                tokio::time::sleep(PRUNE_EVERY).await;
-            }
-        }
-    }
-}
-
-/// The consumer group of a service, as far as others in the process need to know.
-#[derive(Clone, Default)]
-pub struct Group {
-    client: Arc<OnceCell<Weak<StreamConsumer<Reports>>>>,
-    cluster: Arc<OnceCell<String>>,
-}
-
-impl Group {
-    /// Whether the group has handled everything that its topics hold: all instances, all
-    /// partitions. False where that can't be told.
-    pub async fn caught_up(&self) -> bool {
-        let Some(client) = self.client.get().and_then(Weak::upgrade) else { return false };
-        let asked = move || caught_up(&client).unwrap_or(false);
-        tokio::task::spawn_blocking(asked).await.unwrap_or(false)
-    }
-}
-
-fn caught_up(client: &StreamConsumer<Reports>) -> rdkafka::error::KafkaResult<bool> {
-    let within = Duration::from_secs(5);
-    let subscribed = client.subscription()?;
-    let mut all = TopicPartitionList::new();
-    for topic in subscribed.elements() {
-        let metadata = client.fetch_metadata(Some(topic.topic()), within)?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        for partition in partitions {
-            all.add_partition(topic.topic(), partition.id());
-        }
-    }
-    if all.count() == 0 {
-        return Ok(false);
-    }
-    for place in client.committed_offsets(all, within)?.elements() {
-        let (low, high) = client.fetch_watermarks(place.topic(), place.partition(), within)?;
-        let caught_up = match place.offset() {
-            Offset::Offset(next) => next >= high,
-            _ => low == high,
-        };
-        if !caught_up {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// What the client tells about itself, as metrics and log lines.
-#[derive(Default)]
-pub struct Reports(Sayings);
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
-        self.0.say(level, kind, text);
-    }
-
-    fn error(&self, error: KafkaError, text: &str) {
-        self.0.say(RDKafkaLogLevel::Error, &error.to_string(), text);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        for topic in statistics.topics.values() {
-            let partitions = topic.partitions.values();
-            let lag: i64 = partitions.map(|partition| partition.consumer_lag_stored.max(0)).sum();
-            gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lag as f64);
-        }
-    }
-}
-
-impl ConsumerContext for Reports {}

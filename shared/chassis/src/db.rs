@@ -1,7 +1,14 @@
 //! Transactions on the service's own database, and what their failures mean.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, PgTransaction};
+use tracing::warn;
+
+/// Rows deleted at a time, which is a few milliseconds of locks, and how often to look for old ones.
+const PRUNED_MAX: i64 = 1_000;
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// Begins a transaction for a batch; answers it and now, by the database's clock.
 ///
@@ -51,4 +58,29 @@ pub fn classify(error: &sqlx::Error) -> Failure {
         },
         _ => Failure::Transient,
     }
+}
+
+/// Deletes old rows, a few at a time, for as long as the process runs. `statement` deletes at most
+/// `$2` rows that are older than `$1` seconds.
+pub(crate) async fn prune(db: PgPool, statement: &'static str, kept: Duration) {
+    loop {
+        match prune_some(&db, statement, kept).await {
+            Ok(0) => tokio::time::sleep(PRUNE_EVERY).await,
+            Ok(_) => tokio::task::yield_now().await,
+            Err(error) => {
+                warn!("old rows could not be deleted: {error}");
+                tokio::time::sleep(PRUNE_EVERY).await;
+            }
+        }
+    }
+}
+
+/// One step of [`prune`]; answers how many rows went.
+pub(crate) async fn prune_some(
+    db: &PgPool,
+    statement: &'static str,
+    kept: Duration,
+) -> sqlx::Result<u64> {
+    let pruned = sqlx::query(statement).bind(kept.as_secs_f64()).bind(PRUNED_MAX).execute(db);
+    Ok(pruned.await?.rows_affected())
 }

@@ -10,17 +10,13 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
-use tracing::warn;
 
 use crate::commands::Reply;
+use crate::db;
 use crate::problem::Problem;
 
 /// How long an answer is remembered; after that a repeat is a new request.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// Keys deleted at a time, and how often to look for old ones.
-const PRUNED_MAX: i64 = 1_000;
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// A command that is to have its effect once: where it was sent, the client's key, and a hash of
 /// what was sent, so that the same key with another wish is refused.
@@ -155,23 +151,12 @@ pub(crate) async fn remember<'a>(
     Ok(())
 }
 
-/// Deletes old keys, a few at a time, for as long as the process runs.
+pub(crate) const PRUNE: &str = "
+    delete from idempotency_keys where (path, key) in (
+        select path, key from idempotency_keys
+        where created_at < now() - make_interval(secs => $1) limit $2)";
+
+/// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {
-    loop {
-        let pruned = sqlx::query(
-            "delete from idempotency_keys where (path, key) in (
-                 select path, key from idempotency_keys
-                 where created_at < now() - make_interval(secs => $1) limit $2)",
-        )
-        .bind(KEPT.as_secs_f64())
-        .bind(PRUNED_MAX)
-        .execute(&db)
-        .await;
-        match pruned {
-            Ok(pruned) if pruned.rows_affected() > 0 => continue,
-            Ok(_) => {}
-            Err(error) => warn!("old idempotency keys could not be deleted: {error}"),
-        }
-        tokio::time::sleep(PRUNE_EVERY).await;
-    }
+    db::prune(db, PRUNE, KEPT).await;
 }

@@ -9,11 +9,10 @@ use std::time::Duration;
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
+use crate::db;
+
 /// Kept longer than any topic (14 days) and any committed offset (15 days) can bring an event back.
 pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// Rows deleted at a time: a few milliseconds of locks.
-const PRUNED_MAX: i64 = 1_000;
 
 /// Enters events into the inbox; answers those that were not there yet. The others were handled.
 ///
@@ -39,16 +38,12 @@ pub async fn admit(
     Ok(admitted.into_iter().collect())
 }
 
-/// Deletes a few rows that are older than [`KEPT`]; answers how many.
-pub async fn prune(db: &PgPool) -> sqlx::Result<u64> {
-    let pruned = sqlx::query(
-        "delete from inbox where event_id in (
-             select event_id from inbox
-             where received_at < now() - make_interval(secs => $1) limit $2)",
-    )
-    .bind(KEPT.as_secs_f64())
-    .bind(PRUNED_MAX)
-    .execute(db)
-    .await?;
-    Ok(pruned.rows_affected())
+pub(crate) const PRUNE: &str = "
+    delete from inbox where event_id in (
+        select event_id from inbox
+        where received_at < now() - make_interval(secs => $1) limit $2)";
+
+/// Deletes what is older than [`KEPT`], for as long as the process runs.
+pub(crate) async fn prune(db: PgPool) {
+    db::prune(db, PRUNE, KEPT).await;
 }

@@ -11,7 +11,7 @@
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its producer: events on their way to Kafka
-//! - [`consumer`], [`inbox`], [`dead_letter`]: events on their way in
+//! - [`consumer`] and its [`group`], [`inbox`], [`dead_letter`]: events on their way in
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
 //!
 //! The service around them:
@@ -32,6 +32,7 @@ pub mod outbox;
 pub mod relay;
 mod producer;
 pub mod consumer;
+pub mod group;
 pub mod inbox;
 pub mod dead_letter;
 pub mod db;

@@ -5,7 +5,8 @@ use futures::future::join_all;
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::idempotency::Once;
+use crate::idempotency::{self, Once};
+use crate::{db, inbox};
 
 /// Status and body, as the client reads them.
 async fn told(answer: Result<Reply, Problem>) -> (u16, String) {
@@ -196,4 +197,26 @@ async fn a_command_that_panics_or_that_the_database_refuses_is_a_500_for_its_cal
     assert_eq!(till.tallies().await.values().map(|(counted, _)| counted).sum::<i64>(), 5);
     assert_eq!(till.number("select count(*) from outbox").await, 5);
     writing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_else() {
+    let till = Till::<207>::open().await;
+    till.force(
+        "insert into inbox (event_id, topic, received_at)
+         select gen_random_uuid(), 't', now() - interval '31 days' from generate_series(1, 1001);
+         insert into inbox (event_id, topic, received_at)
+         values (gen_random_uuid(), 't', now() - interval '29 days');
+         insert into idempotency_keys (path, key, request_hash, created_at)
+         values ('/old', 'k', '', now() - interval '25 hours'), ('/new', 'k', '', now() - interval '23 hours')",
+    )
+    .await;
+    for gone in [1_000, 1, 0] {
+        let pruned = db::prune_some(&till.db, inbox::PRUNE, inbox::KEPT).await;
+        assert_eq!(pruned.unwrap(), gone);
+    }
+    let pruned = db::prune_some(&till.db, idempotency::PRUNE, idempotency::KEPT).await;
+    assert_eq!(pruned.unwrap(), 1);
+    assert_eq!(till.number("select count(*) from inbox").await, 1);
+    assert_eq!(till.number("select count(*) from idempotency_keys where path = '/new'").await, 1);
 }
