@@ -19,7 +19,7 @@ demo: build ## From nothing to the story: stock is killed, orders go on, everyth
 
 test: build ## Every test, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
-	@$(E2E) with-parts -- cargo test --workspace --profile ci --locked
+	@$(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
 
 up: build ## Start the stack in the background; returns when everything is ready
 	@$(E2E) up

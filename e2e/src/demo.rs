@@ -222,7 +222,7 @@ fn next_steps(is_up: bool) {
     say("\nAnd place orders with curl, as in step 2.");
 }
 
-/// Places so many orders of random customers, each accepted.
+/// Places so many orders the customers taking turns, each accepted.
 async fn place(client: &Client, count: usize) -> Result<Vec<Uuid>> {
     stream::iter(0..count)
         .map(async |nth| {

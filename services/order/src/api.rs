@@ -19,6 +19,7 @@ use crate::saga::{self, Refusal};
 
 const LINES_MAX: usize = 50;
 const QUANTITY_MAX: i32 = 1_000;
+const SKU_CHARS_MAX: usize = 64;
 
 /// Orders and articles listed at a time.
 const ORDERS_LISTED_MAX: i64 = 100;
@@ -60,8 +61,11 @@ impl OrderWish {
                 return Err(Problem::invalid(format!("lines[{nth}].quantity"), detail));
             }
             let sku = format!("lines[{nth}].sku");
-            if !(1..=64).contains(&line.sku.chars().count()) || line.sku.contains('\0') {
-                return Err(Problem::invalid(sku, "must have 1 to 64 characters"));
+            let characters = line.sku.chars().count();
+            if !(1..=SKU_CHARS_MAX).contains(&characters) || line.sku.chars().any(char::is_control)
+            {
+                let rule = "must have 1 to 64 characters, none of them a control character";
+                return Err(Problem::invalid(sku, rule));
             }
             if self.lines[..nth].iter().any(|earlier| earlier.sku == line.sku) {
                 return Err(Problem::invalid(sku, "stands on an earlier line already"));

@@ -5,7 +5,7 @@
 //! payment and stock undo and answer once more. Prices come from a read model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
-mod saga; // what other services' events cause
+mod saga; // what events and commands cause
 mod api; // what clients ask for
 mod deadline; // what ends an order that nobody answers, if that is wanted
 #[cfg(test)]

@@ -232,6 +232,13 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
 /// `stock.items` → nothing: the read model that orders take their prices from
 pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> {
     let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
+    if !(1..=64).contains(&sku.chars().count()) || !(1..=200).contains(&name.chars().count()) {
+        impossible!(
+            "an article of {} and {} characters",
+            sku.chars().count(),
+            name.chars().count()
+        );
+    }
     if price_cents < 0 {
         impossible!("article {sku:?} has a price of {price_cents} cents");
     }

@@ -1,6 +1,6 @@
 //! What clients ask of the payment service.
 
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
@@ -50,7 +50,6 @@ struct DepositWish {
 /// Money comes in; the first deposit opens the account.
 async fn take_in(
     State(api): State<Api>,
-    OriginalUri(uri): OriginalUri,
     IdempotencyKey(key): IdempotencyKey,
     Path(customer_id): Path<Uuid>,
     Json(wish): Json<DepositWish>,
@@ -60,7 +59,8 @@ async fn take_in(
         let detail = format!("must be 1 to {DEPOSITED_MAX_CENTS}");
         return Err(Problem::invalid("amount_cents", detail));
     }
-    let once = Once::new(uri.path(), &key, &wish);
+    let place = format!("/accounts/{customer_id}/deposits");
+    let once = Once::new(place, &key, &wish);
     let (deposit_id, currency) = (Uuid::now_v7(), api.currency.clone());
     let deposit = Deposit { deposit_id, customer_id, amount_cents, currency };
     let decide = |deposit: &Deposit, ledger: &mut Ledger, at| {

@@ -4,7 +4,7 @@
 //! `payments.declined`; `orders.cancelled` gives it back and is answered with `payments.refunded`.
 
 mod payment; // the aggregate: its rules and its SQL
-mod saga; // what other services' events cause
+mod saga; // what events and commands cause
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What clients ask of the stock service.
 
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
@@ -107,7 +107,6 @@ struct DeliveryWish {
 /// More of an article arrived.
 async fn take_in(
     State(api): State<Api>,
-    OriginalUri(uri): OriginalUri,
     IdempotencyKey(key): IdempotencyKey,
     Path(sku): Path<String>,
     Json(wish): Json<DeliveryWish>,
@@ -116,7 +115,7 @@ async fn take_in(
     if !(1..=1_000_000_000).contains(&wish.quantity) {
         return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
     }
-    let once = Once::new(uri.path(), &key, &wish);
+    let once = Once::new(format!("/items/{sku}/deliveries"), &key, &wish);
     let delivery = Delivery { delivery_id: Uuid::now_v7(), sku, quantity: wish.quantity };
     let decide = |delivery: &Delivery, warehouse: &mut Warehouse, at| {
         saga::take_in(delivery, warehouse, at)?;

@@ -7,7 +7,7 @@
 //! The smallest service, hence the template for the next one.
 
 mod stock; // the aggregate: its rules and its SQL
-mod saga; // what other services' events cause
+mod saga; // what events and commands cause
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;

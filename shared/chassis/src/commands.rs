@@ -279,7 +279,7 @@ async fn write<R: Rows>(db: &PgPool, wake: &Notify, batch: Vec<Pending<R>>, hear
             Err(Trouble::Panicked(nth, panic)) => {
                 error!("a command panicked: {panic}");
                 let mut batch = batch;
-                let _ = batch.remove(nth).caller.send(Err(Problem::internal()));
+                let _ = batch.remove(nth).caller.send(Err(failed(unknown)));
                 rounds.push(batch);
             }
             Err(Trouble::Database { error, at_commit }) => {
@@ -294,7 +294,7 @@ async fn write<R: Rows>(db: &PgPool, wake: &Notify, batch: Vec<Pending<R>>, hear
                     Failure::Refused => {
                         error!("the database refuses a command: {error}");
                         for pending in batch {
-                            let _ = pending.caller.send(Err(Problem::internal()));
+                            let _ = pending.caller.send(Err(failed(unknown)));
                         }
                     }
                     Failure::Race | Failure::Transient | Failure::TooSlow => {
@@ -308,6 +308,11 @@ async fn write<R: Rows>(db: &PgPool, wake: &Notify, batch: Vec<Pending<R>>, hear
             }
         }
     }
+}
+
+/// What a command is told that can't be carried out: our fault, unless an earlier commit was cut.
+fn failed(unknown: bool) -> Problem {
+    if unknown { Problem::outcome_unknown() } else { Problem::internal() }
 }
 
 /// Splits a batch so that no key stands in the first part twice: the second command of a key is to

@@ -27,7 +27,7 @@ use crate::config::Kafka;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
-use crate::group::{self, Group, Reports};
+use crate::group::{self, Ahead, Group, Reports};
 use crate::inbox;
 use crate::kafka;
 use crate::outbox::{self, Envelope};
@@ -184,7 +184,7 @@ impl<R: Rows> Consumer<R> {
 
         let mut batches = self.batches(&client, &stop);
         batches.paused_looked_at().await;
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
         while !stop.is_cancelled() {
             self.heartbeat.beat();
@@ -195,7 +195,10 @@ impl<R: Rows> Consumer<R> {
             tokio::select! {
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
-                    batches.handle(std::mem::take(&mut batch)).await;
+                    let (messages, memory): (_, Vec<_>) =
+                        batch.drain(..).map(|ahead| (ahead.message, ahead.memory)).unzip();
+                    batches.handle(messages).await;
+                    drop(memory);
                 }
                 () = tokio::time::sleep(PAUSED_LOOK_EVERY) => {}
                 () = stop.cancelled() => {}
@@ -405,7 +408,7 @@ impl<R: Rows> Batches<'_, R> {
         let mut backoff = BACKOFF_MIN;
         let schemas = loop {
             self.consumer.heartbeat.beat();
-            match self.consumer.registry.schemas_of(ids.iter().copied()).await {
+            match self.beating(self.consumer.registry.schemas_of(ids.iter().copied())).await {
                 Ok(schemas) => break schemas,
                 Err(error) => {
                     warn!("{} events wait: {error}", messages.len());
@@ -460,7 +463,7 @@ impl<R: Rows> Batches<'_, R> {
     async fn give_up(&mut self) {
         let reason = format!("{STRIKES_MAX} events in a row could not be handled");
         let mut backoff = BACKOFF_MIN;
-        while let Err(error) = dead_letter::pause(&self.consumer.db, &reason).await {
+        while let Err(error) = in_time(dead_letter::pause(&self.consumer.db, &reason)).await {
             warn!("the pause could not be stored: {error}");
             if self.wait(&mut backoff).await.is_err() {
                 return;
@@ -474,7 +477,7 @@ impl<R: Rows> Batches<'_, R> {
     async fn paused_looked_at(&self) {
         let mut said = false;
         while !self.stop.is_cancelled() {
-            match dead_letter::paused(&self.consumer.db).await {
+            match in_time(dead_letter::paused(&self.consumer.db)).await {
                 Ok(false) => break,
                 Ok(true) if !said => {
                     error!(
@@ -491,6 +494,17 @@ impl<R: Rows> Batches<'_, R> {
         gauge!("consumer_paused").set(0);
     }
 
+    /// Waits for something whose every step is bounded, though there may be many.
+    async fn beating<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match tokio::time::timeout(BACKOFF_MAX, answer.as_mut()).await {
+                Ok(answer) => return answer,
+                Err(_) => self.consumer.heartbeat.beat(),
+            }
+        }
+    }
+
     /// Waits once, longer each time up to a bound, by a random part less so that instances don't
     /// come back in step. An error means: stopped.
     async fn wait(&self, backoff: &mut Duration) -> Result<(), ()> {
@@ -502,6 +516,12 @@ impl<R: Rows> Batches<'_, R> {
             () = self.stop.cancelled() => Err(()),
         }
     }
+}
+
+/// A database that says nothing at all is as good as away.
+async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
+    tokio::time::timeout(ATTEMPT_WITHIN, answer).await.map_err(late).flatten()
 }
 
 enum Settled<R: Rows> {

@@ -14,7 +14,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 ///
 /// The planner may not choose a sequential scan or a hash over a whole table in it. On a young
 /// table without statistics it does so for `update … from unnest(…)`, reading the table once a
-/// batch: measured, that halved the rate of orders.
+/// batch: measured, that halved the rate of commands.
 pub async fn begin(db: &PgPool) -> sqlx::Result<(PgTransaction<'static>, DateTime<Utc>)> {
     let mut tx = db.begin().await?;
     let now = sqlx::query_scalar(
@@ -44,7 +44,7 @@ pub enum Failure {
 }
 
 /// Tells failures apart by SQLSTATE. Only what can never succeed counts as refused (class 22, bad
-/// values, and 23, broken constraints); whatever is unknown waits, since a wrong guess in that
+/// values, 23, broken constraints, and 54, larger than Postgres can hold); whatever is unknown waits, since a wrong guess in that
 /// direction loses nothing.
 pub fn classify(error: &sqlx::Error) -> Failure {
     match error {
@@ -53,7 +53,9 @@ pub fn classify(error: &sqlx::Error) -> Failure {
         sqlx::Error::Database(error) => match error.code().as_deref() {
             Some("23505") => Failure::Race,
             Some("57014") => Failure::TooSlow,
-            Some(code) if code.starts_with("22") || code.starts_with("23") => Failure::Refused,
+            Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
+                Failure::Refused
+            }
             _ => Failure::Transient,
         },
         _ => Failure::Transient,
@@ -81,6 +83,9 @@ pub(crate) async fn prune_some(
     statement: &'static str,
     kept: Duration,
 ) -> sqlx::Result<u64> {
-    let pruned = sqlx::query(statement).bind(kept.as_secs_f64()).bind(PRUNED_MAX).execute(db);
-    Ok(pruned.await?.rows_affected())
+    // Planned anew each time: a plan for any age would expect a third of the table to be that old,
+    // and read all of it.
+    let statement = sqlx::query(statement).persistent(false);
+    let pruned = statement.bind(kept.as_secs_f64()).bind(PRUNED_MAX).execute(db).await?;
+    Ok(pruned.rows_affected())
 }

@@ -24,7 +24,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 
 /// The declaration of a topic.
 pub struct Topic {
-    /// `service.eventType`; also the schema's file name and, with `-value`, its registry subject.
+    /// `service.eventType`, or the plural of what the service is about; also the schema's file name and, with `-value`, its registry subject.
     pub name: &'static str,
     /// The one service that writes it.
     pub publisher: &'static str,

@@ -3,21 +3,25 @@
 //! Promise: as long as the process lives it keeps its partitions, however long its own database is
 //! away. It is broken by not polling while there is no room.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::OwnedMessage;
+use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
 
 use crate::kafka::Sayings;
+
+/// Bytes of records that are read ahead or being handled, at most: records may be a thousand times
+/// larger than events are.
+const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// After so long without room for another record, fetching is paused and the group is kept.
 const FULL_FOR_MAX: Duration = Duration::from_secs(10);
@@ -36,7 +40,11 @@ const ASKED_WITHIN: Duration = Duration::from_secs(5);
 pub struct Group {
     client: Arc<OnceCell<Weak<StreamConsumer<Reports>>>>,
     cluster: Arc<OnceCell<String>>,
+    /// Where each partition ended when it was last asked.
+    ends: Arc<Mutex<Option<Ends>>>,
 }
+
+type Ends = HashMap<(String, i32), i64>;
 
 impl Group {
     pub(crate) fn joined_by(&self, client: &Arc<StreamConsumer<Reports>>) {
@@ -53,16 +61,22 @@ impl Group {
         id.await.ok().cloned()
     }
 
-    /// Whether the group has handled everything that its topics hold: all instances, all
-    /// partitions. False where that can't be told.
+    /// Whether the group has handled everything that its topics held when this was last asked: all
+    /// instances, all partitions. False where that can't be told, and at first.
     pub async fn caught_up(&self) -> bool {
         let Some(client) = self.client.get().and_then(Weak::upgrade) else { return false };
-        let asked = move || caught_up(&client).unwrap_or(false);
-        tokio::task::spawn_blocking(asked).await.unwrap_or(false)
+        let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
+        let Ok(Ok((handled, ends))) = asked else { return false };
+        let before = self.ends.lock().await.replace(ends);
+        before.is_some_and(|before| {
+            before.iter().all(|(place, end)| handled.get(place).is_some_and(|next| next >= end))
+        })
     }
 }
 
-fn caught_up(client: &StreamConsumer<Reports>) -> KafkaResult<bool> {
+/// How far the group has committed in each partition of its topics, and where each ends now. A
+/// partition that never held anything counts as handled up to its end.
+fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
     let subscribed = client.subscription()?;
     let mut all = TopicPartitionList::new();
     for topic in subscribed.elements() {
@@ -72,21 +86,18 @@ fn caught_up(client: &StreamConsumer<Reports>) -> KafkaResult<bool> {
             all.add_partition(topic.topic(), partition.id());
         }
     }
-    if all.count() == 0 {
-        return Ok(false);
-    }
-    for place in client.committed_offsets(all, ASKED_WITHIN)?.elements() {
-        let (low, high) =
-            client.fetch_watermarks(place.topic(), place.partition(), ASKED_WITHIN)?;
-        let caught_up = match place.offset() {
-            Offset::Offset(next) => next >= high,
-            _ => low == high,
+    let (mut handled, mut ends) = (Ends::new(), Ends::new());
+    for committed in client.committed_offsets(all, ASKED_WITHIN)?.elements() {
+        let place = (committed.topic().to_string(), committed.partition());
+        let (begin, end) = client.fetch_watermarks(&place.0, place.1, ASKED_WITHIN)?;
+        let next = match committed.offset() {
+            Offset::Offset(next) => next,
+            _ => begin,
         };
-        if !caught_up {
-            return Ok(false);
-        }
+        handled.insert(place.clone(), next);
+        ends.insert(place, end);
     }
-    Ok(true)
+    Ok((handled, ends))
 }
 
 /// What the client tells about itself, as metrics and log lines.
@@ -111,43 +122,67 @@ impl ClientContext for Reports {
     }
 }
 
-impl ConsumerContext for Reports {}
+impl ConsumerContext for Reports {
+    /// A partition that was paused when it went away comes back paused, and nobody else would
+    /// resume it. Where there is still no room, the reader pauses it again.
+    fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(assigned) = rebalance
+            && let Err(error) = client.resume(assigned)
+        {
+            warn!("newly assigned partitions could not be resumed: {error}");
+        }
+    }
+}
 
-/// Reads ahead, up to a bound. Where there is no room for long, fetching is paused and the group
-/// goes on being polled: an outage of our database must not cost us our partitions.
-pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Sender<OwnedMessage>) {
-    let mut spare = VecDeque::new();
+/// A record that was read ahead, with its share of the memory for such records.
+pub(crate) struct Ahead {
+    pub message: OwnedMessage,
+    pub memory: OwnedSemaphorePermit,
+}
+
+/// Reads ahead, up to a bound of records and of bytes. Where there is no room for long, fetching is
+/// paused and the group goes on being polled: an outage of our database must not cost us our
+/// partitions.
+pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Sender<Ahead>) {
+    let memory = Arc::new(Semaphore::new(AHEAD_BYTES_MAX));
+    let mut unplaced = VecDeque::new();
     let mut paused = false;
     let mut said = (String::new(), Instant::now());
     loop {
-        let room = match tokio::time::timeout(FULL_FOR_MAX, ahead.reserve()).await {
-            Ok(Ok(room)) => room,
-            Ok(Err(_)) => return,
+        let message = match unplaced.pop_front() {
+            Some(message) => message,
+            None => match client.recv().await {
+                Ok(message) => message.detach(),
+                Err(error) => {
+                    // The client goes on by itself; one line says what it is waiting for.
+                    let text = error.to_string();
+                    if said.0 != text || said.1.elapsed() > SAID_EVERY {
+                        warn!("reading waits: {text}");
+                        said = (text, Instant::now());
+                    }
+                    continue;
+                }
+            },
+        };
+        let bytes = message.payload().map_or(1, |bytes| bytes.len().clamp(1, AHEAD_BYTES_MAX));
+        let room = async {
+            (memory.clone().acquire_many_owned(bytes as u32).await, ahead.reserve().await)
+        };
+        match tokio::time::timeout(FULL_FOR_MAX, room).await {
+            Ok((Ok(memory), Ok(place))) => {
+                place.send(Ahead { message, memory });
+                if paused && let Ok(assigned) = client.assignment() {
+                    paused = client.resume(&assigned).is_err();
+                }
+            }
+            Ok(_) => return,
             Err(_) => {
+                unplaced.push_front(message);
                 if let Ok(assigned) = client.assignment() {
                     paused = client.pause(&assigned).is_ok();
                 }
                 if let Ok(Ok(message)) = tokio::time::timeout(POLL, client.recv()).await {
-                    spare.push_back(message.detach());
-                }
-                continue;
-            }
-        };
-        if paused && let Ok(assigned) = client.assignment() {
-            paused = client.resume(&assigned).is_err();
-        }
-        if let Some(message) = spare.pop_front() {
-            room.send(message);
-            continue;
-        }
-        match client.recv().await {
-            Ok(message) => room.send(message.detach()),
-            Err(error) => {
-                // The client goes on by itself; one line says what it is waiting for.
-                let text = error.to_string();
-                if said.0 != text || said.1.elapsed() > SAID_EVERY {
-                    warn!("reading waits: {text}");
-                    said = (text, Instant::now());
+                    unplaced.push_back(message.detach());
                 }
             }
         }

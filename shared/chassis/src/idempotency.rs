@@ -93,6 +93,10 @@ pub(crate) async fn admit<'a>(
     .bind(&keys)
     .fetch_all(&mut **tx)
     .await?;
+    // A row that was in the way and has gone since was just pruned: the next try enters its key.
+    if remembered.len() < keyed.len() {
+        return Err(sqlx::Error::RowNotFound);
+    }
     let mut answers = Vec::new();
     for (path, key, hash, status, location, answer) in remembered {
         let (nth, once) = keyed[&(&*path, &*key)];

@@ -4,13 +4,14 @@
 //! nothing that was seen before.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use schema_registry_converter::{
     async_impl::schema_registry::{SrSettings, get_schema_by_id, perform_sr_call},
     error::SRCError,
-    schema_registry_common::{SchemaType, SrCall},
+    schema_registry_common::{RawError, SchemaType, SrCall},
 };
 
 use crate::avro::{Codec, Undecodable};
@@ -117,6 +118,22 @@ impl Registry {
         }
         asked.sort_unstable();
         asked.dedup();
+        let asked = self.ask_for(asked, &mut known).await;
+        let mut schemas = self.schemas.write().expect("not poisoned");
+        if schemas.len() > REMEMBERED_MAX {
+            schemas.retain(|_, known| matches!(known, Known::Schema(_)));
+        }
+        schemas.extend(known.iter().map(|(id, found)| (*id, found.clone())));
+        asked.map(|()| known)
+    }
+
+    /// Asks for ids, those that are unknown a few times, and notes each answer. An error says that
+    /// some are still open.
+    async fn ask_for(
+        &self,
+        mut asked: Vec<u32>,
+        known: &mut HashMap<u32, Known>,
+    ) -> Result<(), Unreachable> {
         for attempt in 1..=UNKNOWN_TRIES {
             // A handful at a time: a batch of junk must not become a thousand requests at once.
             let mut unknown = Vec::new();
@@ -137,12 +154,7 @@ impl Registry {
             asked = unknown;
             tokio::time::sleep(UNKNOWN_WAIT / (UNKNOWN_TRIES - 1)).await;
         }
-        let mut schemas = self.schemas.write().expect("not poisoned");
-        if schemas.len() > REMEMBERED_MAX {
-            schemas.retain(|_, known| matches!(known, Known::Schema(_)));
-        }
-        schemas.extend(known.iter().map(|(id, found)| (*id, found.clone())));
-        Ok(known)
+        Ok(())
     }
 
     async fn ask(&self, id: u32) -> Result<Known, Unreachable> {
@@ -160,15 +172,18 @@ impl Registry {
                 Ok(codec) => Ok(Known::Schema(Arc::new(codec))),
                 Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
             },
-            Err(error) if not_found(&error) => unreadable(format!("schema id {id} is unknown")),
+            Err(error) if unknown(&error) => unreadable(format!("schema id {id} is unknown")),
             Err(error) => Err(Unreachable(format!("schema {id}: {}", brief(&error)))),
         }
     }
 }
 
-/// A healthy registry says 404 to an id that it does not have; whatever else it says is no answer.
-fn not_found(error: &SRCError) -> bool {
-    error.error.contains("status 404") || error.error.contains("status 422")
+/// A healthy registry says so with an error code of its own. A bare 404 may come from anybody on the
+/// way to it, and is no answer.
+fn unknown(error: &SRCError) -> bool {
+    const SCHEMA_NOT_FOUND: u32 = 40403;
+    let said = error.source().and_then(|source| source.downcast_ref::<RawError>());
+    said.is_some_and(|said| said.error_code == SCHEMA_NOT_FOUND)
 }
 
 /// One line for a log.

@@ -58,8 +58,16 @@ const BUSY_FOR: Duration = Duration::from_secs(2);
 const HELD_FOR: Duration = Duration::from_secs(2);
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
-/// How far the floor lags, and how often to look below it all the same; see [`Floor`].
-const FLOOR_LAG: Duration = Duration::from_secs(5);
+/// While something is held up, looks are longer, and no more frequent than this.
+const HELD_LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A topic with as many records in flight as it may have is stalled if none came back for so long.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+
+/// How far the floor lags, and how often to look below it all the same; see [`Floor`]. A row that
+/// becomes visible below the floor could be overtaken by a later one of its key, so the lag is
+/// longer than any transaction of ours may take.
+const FLOOR_LAG: Duration = Duration::from_secs(30);
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// How long records in flight may take when the process ends.
@@ -164,10 +172,14 @@ impl Relay {
             if sent == TAKEN_MAX {
                 continue;
             }
-            let poll = if worked_at.elapsed() < BUSY_FOR { POLL_BUSY } else { POLL_IDLE };
+            let poll = match worked_at.elapsed() < BUSY_FOR {
+                _ if round.held_up() => HELD_LOOK_EVERY,
+                true => POLL_BUSY,
+                false => POLL_IDLE,
+            };
             tokio::select! {
                 Some(landed) = round.producer.landed() => round.landed(landed)?,
-                () = self.wake.notified() => {}
+                () = self.wake.notified(), if !round.held_up() => {}
                 () = tokio::time::sleep(poll) => {}
                 () = stop.cancelled() => {}
             }
@@ -203,10 +215,11 @@ pub(crate) struct Round<'a> {
     service: &'static str,
     producer: Producer,
     registry: &'a Registry,
-    /// Rows with a record in flight, their keys, and how many there are of each topic.
+    /// Rows with a record in flight, their keys, and how many there are of each topic, with the last
+    /// time that one of them came back.
     positions: HashSet<i64>,
     keys: HashSet<String>,
-    topics: HashMap<String, usize>,
+    topics: HashMap<String, (usize, Instant)>,
     /// Topics that were refused, until when; keys likewise, with how long it was this time.
     held_topics: HashMap<String, Instant>,
     held_keys: HashMap<String, (Instant, Duration)>,
@@ -215,7 +228,7 @@ pub(crate) struct Round<'a> {
     schemas: HashMap<Vec<u8>, String>,
     /// The registry gave no answer lately: it is not asked again before this.
     registry_away: Option<Instant>,
-    floor: Floor,
+    pub(crate) floor: Floor,
 }
 
 impl<'a> Round<'a> {
@@ -265,19 +278,29 @@ impl<'a> Round<'a> {
         Ok(sent)
     }
 
+    fn stalled_topics(&self) -> impl Iterator<Item = &String> {
+        let stalled = |(in_flight, came_back): &(usize, Instant)| {
+            *in_flight >= IN_FLIGHT_OF_TOPIC_MAX && came_back.elapsed() > STALLED_AFTER
+        };
+        self.topics.iter().filter(move |(_, state)| stalled(state)).map(|(topic, _)| topic)
+    }
+
+    fn held_up(&self) -> bool {
+        !self.held_topics.is_empty() || self.stalled_topics().next().is_some()
+    }
+
     /// One statement: the delete of what was acknowledged, and the look at what is there.
     async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
         let now = Instant::now();
         self.held_topics.retain(|_, until| *until > now);
-        let stalled = self.topics.iter().filter(|(_, n)| **n >= IN_FLIGHT_OF_TOPIC_MAX);
-        let topics: Vec<&String> =
-            self.held_topics.keys().chain(stalled.map(|(topic, _)| topic)).collect();
+        let nothing_held = !self.held_up() && self.held_keys.is_empty();
+        let floor = self.floor.now(&self.positions, nothing_held);
+        let topics: Vec<&String> = self.held_topics.keys().chain(self.stalled_topics()).collect();
         let held = self.held_keys.iter().filter(|(_, (until, _))| *until > now);
         let keys: Vec<&String> = self.keys.iter().chain(held.map(|(key, _)| key)).collect();
         if limit == 0 && self.acknowledged.is_empty() {
             return Ok(Vec::new());
         }
-        let floor = self.floor.now(&self.positions, topics.is_empty() && self.held_keys.is_empty());
         // A row that its topic holds up holds up its key too: a later row of the key must not
         // overtake it. Without held topics, which is nearly always, that clause is left out.
         let query = if topics.is_empty() {
@@ -293,7 +316,7 @@ impl<'a> Round<'a> {
                 "with acknowledged as (delete from outbox where position = any($1))
                  select * from outbox
                  where position > $2 and position <> all($1) and key <> all($3)
-                   and not exists (
+                   and topic <> all($5) and not exists (
                        select from outbox as earlier
                        where earlier.topic = any($5) and earlier.key = outbox.key
                          and earlier.position <= outbox.position)
@@ -319,7 +342,7 @@ impl<'a> Round<'a> {
             Ok(()) => {
                 self.positions.insert(position);
                 self.keys.insert(key);
-                *self.topics.entry(topic).or_default() += 1;
+                self.topics.entry(topic).or_insert((0, Instant::now())).0 += 1;
                 Ok(true)
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
@@ -366,8 +389,9 @@ impl<'a> Round<'a> {
     fn landed(&mut self, (flight, result): Landed) -> anyhow::Result<()> {
         self.positions.remove(&flight.position);
         self.keys.remove(&flight.key);
-        if let Some(in_flight) = self.topics.get_mut(&flight.topic) {
+        if let Some((in_flight, came_back)) = self.topics.get_mut(&flight.topic) {
             *in_flight -= 1;
+            *came_back = Instant::now();
         }
         if let Err(error) = result {
             return self.refused(&flight, &error);
@@ -397,7 +421,8 @@ impl<'a> Round<'a> {
             ) => {
                 warn!("a record for {topic} with key {key} was refused and is held: {error}");
                 let before = self.held_keys.get(key).map_or(HELD_FOR / 2, |(_, held)| *held);
-                let held = (before * 2).min(KEY_HELD_FOR_MAX);
+                // At random: what was refused together is not to come back together.
+                let held = (before * 2).min(KEY_HELD_FOR_MAX).mul_f64(rand::random_range(0.5..1.5));
                 self.held_keys.insert(key.clone(), (Instant::now() + held, held));
             }
             _ => self.hold_topic(topic, &error.to_string()),
@@ -419,7 +444,8 @@ impl<'a> Round<'a> {
 /// them; to step over them at every look made polls 700 times slower when it was measured. The
 /// floor is a hint only: a transaction may still commit a row below it, so it lags, and a regular
 /// look starts from zero.
-struct Floor {
+pub(crate) struct Floor {
+    pub(crate) lag: Duration,
     floor: i64,
     next: i64,
     deleted_max: i64,
@@ -430,7 +456,14 @@ struct Floor {
 impl Floor {
     fn new() -> Floor {
         let now = Instant::now();
-        Floor { floor: 0, next: 0, deleted_max: 0, moved_at: now, full_look_at: now }
+        Floor {
+            lag: FLOOR_LAG,
+            floor: 0,
+            next: 0,
+            deleted_max: 0,
+            moved_at: now,
+            full_look_at: now,
+        }
     }
 
     fn deleted(&mut self, positions: &[i64]) {
@@ -440,7 +473,7 @@ impl Floor {
     /// Where to start looking. It moves only while nothing is held, since what is held is not known
     /// by position.
     fn now(&mut self, in_flight: &HashSet<i64>, nothing_held: bool) -> i64 {
-        if nothing_held && self.moved_at.elapsed() > FLOOR_LAG {
+        if nothing_held && self.moved_at.elapsed() > self.lag {
             self.floor = self.next;
             let oldest = in_flight.iter().copied().min().unwrap_or(i64::MAX);
             self.next = self.deleted_max.min(oldest.saturating_sub(1));

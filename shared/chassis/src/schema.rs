@@ -32,6 +32,8 @@ pub fn connect(service: &str, config: &Config) -> anyhow::Result<PgPool> {
         ("tcp_keepalives_idle", "10"),
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
+        // Also where it vanished with an answer on its way, when no keepalive is sent.
+        ("tcp_user_timeout", "10000"),
     ]);
     Ok(PgPoolOptions::new()
         .max_connections(config.database_pool_size)
