@@ -401,6 +401,8 @@ fn of_an_article_the_highest_version_is_known_whatever_comes_last() {
         );
     }
     saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, at(0)).unwrap_err();
+    let long = "x".repeat(65);
+    saga::item_changed(&item(&long, 1, "EUR", 1), &mut rows, at(0)).unwrap_err();
     assert_eq!(rows.item("pen").unwrap().version, 5);
 }
 

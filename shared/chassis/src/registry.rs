@@ -191,3 +191,43 @@ fn brief(error: &SRCError) -> String {
     let cause = error.cause.as_deref().unwrap_or("no cause given");
     format!("{} ({cause})", error.error).chars().take(300).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::{Json, Router};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A client of something that answers every request with this.
+    async fn asking(status: StatusCode, body: serde_json::Value) -> Registry {
+        let answer = move || async move { (status, Json(body)) };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let schema_registry_url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        let (schema_registry_username, schema_registry_password) = (None, None);
+        Registry::new(&SchemaRegistry {
+            schema_registry_url,
+            schema_registry_username,
+            schema_registry_password,
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_the_registrys_own_word_makes_a_schema_unknown() {
+        let said = json!({ "error_code": 40403, "message": "Schema not found" });
+        let registry = asking(StatusCode::NOT_FOUND, said).await;
+        let known = registry.schemas_of([7, u32::MAX]).await.unwrap();
+        assert!(known.values().all(|known| matches!(known, Known::Unreadable(..))));
+        assert_eq!(known.len(), 2);
+        for (status, body) in [
+            (StatusCode::NOT_FOUND, json!("no such page")),
+            (StatusCode::UNPROCESSABLE_ENTITY, json!({ "error_code": 422, "message": "" })),
+            (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error_code": 50001, "message": "" })),
+        ] {
+            assert!(asking(status, body).await.schemas_of([7]).await.is_err(), "{status}");
+        }
+    }
+}
