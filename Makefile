@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)/ci
 E2E := $(TARGET)/e2e
 
-.PHONY: help demo test up down clean status logs kill stop start verify check build tools
+.PHONY: help demo test up down clean status logs kill stop start verify schema check build tools
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
@@ -48,10 +48,13 @@ start: build named ## Start SERVICE=x again
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
 
+schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
+	@$(TARGET)/contracts record
+
 check: tools ## Formatting, lints (warnings are errors), contracts and the shape of the tree
 	@cargo fmt --check
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: every_struct every_schema a_reader_survives
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives
 
 .PHONY: named
 named:

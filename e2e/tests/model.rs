@@ -18,6 +18,7 @@
 #[allow(dead_code)]
 #[path = "../../services/order/src/order.rs"]
 pub mod order;
+#[allow(dead_code)]
 #[path = "../../services/order/src/saga.rs"]
 pub mod order_saga;
 #[allow(dead_code)]

@@ -13,7 +13,6 @@ mod tests;
 
 use std::process::ExitCode;
 
-use chassis::environment;
 use chassis::process;
 use chassis::service::{Routers, Service};
 
@@ -21,9 +20,7 @@ fn main() -> ExitCode {
     process::main("order", sqlx::migrate!(), serve)
 }
 
-async fn serve(service: Service) -> anyhow::Result<()> {
-    let settings: deadline::Settings = environment::read()?;
-
+async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
     let (commands, writers) = service.commands();
     let relay = service.relay(&events::TOPICS);

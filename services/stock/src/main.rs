@@ -14,12 +14,11 @@ mod tests;
 
 use std::process::ExitCode;
 
-use chassis::environment;
 use chassis::process;
 use chassis::service::{Routers, Service};
 
 /// What this service reads from its environment beside what every service does.
-#[derive(clap::Parser)]
+#[derive(clap::Args)]
 struct Settings {
     /// ISO 4217 code of the currency of all prices.
     #[arg(long, env, default_value = "EUR")]
@@ -30,9 +29,7 @@ fn main() -> ExitCode {
     process::main("stock", sqlx::migrate!(), serve)
 }
 
-async fn serve(service: Service) -> anyhow::Result<()> {
-    let Settings { currency } = environment::read()?;
-
+async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
     let (commands, writers) = service.commands();
     let relay = service.relay(&events::TOPICS);

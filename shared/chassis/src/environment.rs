@@ -34,6 +34,13 @@ pub fn read_from<C: clap::Parser>(
         .map_err(|error| sentence::<C>(&error))
 }
 
+/// What a service alone reads, as a struct that can be read by itself. `()` has none.
+#[derive(clap::Parser)]
+pub(crate) struct Own<S: clap::Args> {
+    #[command(flatten)]
+    pub(crate) own: S,
+}
+
 /// Every variable of a struct with its default and meaning, one a line, for `--help`.
 pub fn variables<C: clap::Parser>() -> String {
     let mut text = String::new();

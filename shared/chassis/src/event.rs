@@ -50,42 +50,17 @@ pub enum Retention {
 }
 
 impl Topic {
-    /// A topic of facts, kept for 14 days, in 12 partitions.
-    pub const fn facts(
+    /// What stands in the struct, field by field.
+    pub const fn new(
         name: &'static str,
         publisher: &'static str,
         subscribers: &'static [&'static str],
+        partitions: i32,
+        retention: Retention,
         schema: &'static str,
     ) -> Topic {
-        let (partitions, retention) = (12, Retention::Days(14));
-        Topic {
-            name,
-            publisher,
-            subscribers,
-            partitions,
-            retention,
-            schema,
-            codec: OnceLock::new(),
-        }
-    }
-
-    /// A compacted topic of state, in 12 partitions.
-    pub const fn state(
-        name: &'static str,
-        publisher: &'static str,
-        subscribers: &'static [&'static str],
-        schema: &'static str,
-    ) -> Topic {
-        let (partitions, retention) = (12, Retention::Compact);
-        Topic {
-            name,
-            publisher,
-            subscribers,
-            partitions,
-            retention,
-            schema,
-            codec: OnceLock::new(),
-        }
+        let codec = OnceLock::new();
+        Topic { name, publisher, subscribers, partitions, retention, schema, codec }
     }
 
     /// The registry's name for this topic's schema (Confluent's `TopicNameStrategy`).

@@ -12,28 +12,30 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::environment::{self, BadConfiguration};
+use crate::environment::{self, BadConfiguration, Own};
 use crate::service::Service;
 use crate::{schema, telemetry};
 
 const BAD_CONFIGURATION: u8 = 64;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The `main` of a service. `serve` makes its parts and ends in [`Service::run`].
-pub fn main<F, R>(name: &'static str, migrator: Migrator, serve: F) -> ExitCode
+/// The `main` of a service. `serve` is given what the service alone reads from its environment
+/// (`()` for nothing), makes the service's parts and ends in [`Service::run`].
+pub fn main<S, F, R>(name: &'static str, migrator: Migrator, serve: F) -> ExitCode
 where
-    F: FnOnce(Service) -> R,
+    S: clap::Args,
+    F: FnOnce(Service, S) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
     let mut args = std::env::args().skip(1);
     let command = match (args.next().as_deref(), args.next()) {
         (Some(command @ ("serve" | "migrate" | "health")), None) => command.to_owned(),
         (Some("help" | "--help" | "-h"), None) => {
-            println!("{}", usage(name));
+            println!("{}", usage::<S>(name));
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!("{}", usage(name));
+            eprintln!("{}", usage::<S>(name));
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
@@ -60,25 +62,27 @@ where
     }
 }
 
-async fn started<F, R>(
+async fn started<S, F, R>(
     name: &'static str,
     config: Config,
     migrator: Migrator,
     serve: F,
 ) -> anyhow::Result<()>
 where
-    F: FnOnce(Service) -> R,
+    S: clap::Args,
+    F: FnOnce(Service, S) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
+    let Own { own } = environment::read()?;
     let telemetry = telemetry::init(name, &config)?;
     let service = Service::new(name, config, migrator, telemetry.metrics())?;
-    let ended = serve(service).await;
+    let ended = serve(service, own).await;
     telemetry.shutdown().await;
     ended
 }
 
-fn usage(name: &str) -> String {
-    let variables = environment::variables::<Config>();
+fn usage<S: clap::Args>(name: &str) -> String {
+    let variables = environment::variables::<Config>() + &environment::variables::<Own<S>>();
     format!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}")
 }
 

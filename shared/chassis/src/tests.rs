@@ -38,7 +38,7 @@ use crate::avro::frame;
 use crate::commands::{Commands, Reply, commands};
 use crate::config::{Config, Secret};
 use crate::consumer::Consumer;
-use crate::event::{Answer, At, Event, Outgoing, Topic};
+use crate::event::{Answer, At, Event, Outgoing, Retention, Topic};
 use crate::group::Reports;
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeats;
@@ -124,9 +124,8 @@ fn names(test: u32) -> &'static Names {
         let service: &'static str = format!("till-{run}").leak();
         let topic = |event: &str, schema| {
             let name = format!("till.{event}.{run}").leak();
-            let mut topic = Topic::facts(name, service, vec![service].leak(), schema);
-            topic.partitions = 3;
-            &*Box::leak(Box::new(topic))
+            let (heard_by, kept) = (vec![service].leak(), Retention::Days(1));
+            &*Box::leak(Box::new(Topic::new(name, service, heard_by, 3, kept, schema)))
         };
         let (counted, tallied) = (topic("counted", COUNTED), topic("tallied", TALLIED));
         Box::leak(Box::new(Names { service, counted, tallied }))

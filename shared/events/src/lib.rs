@@ -4,11 +4,23 @@
 //! holds each against its schema. A service depends on this crate and on the chassis, and on no
 //! other service.
 
+#![warn(missing_docs)]
+
 pub mod orders;
 pub mod payments;
 pub mod stock;
 
-use chassis::event::Topic;
+use chassis::event::{Retention, Topic};
+
+/// How many instances of a service can share a topic, at most. To change it takes a new topic.
+const PARTITIONS: i32 = 12;
+
+/// Facts are kept for two weeks: a consumer may be down that long, less a day. A test holds this
+/// against the inbox, which must remember for longer.
+const FACTS: Retention = Retention::Days(14);
+
+/// State is kept for ever: the newest record of each key.
+const STATE: Retention = Retention::Compact;
 
 /// Every topic there is, with publisher and subscribers.
 ///

@@ -3,7 +3,13 @@
 //!
 //! It is the one place that creates either; services only look up. Safe to run twice. What is there
 //! and differs in a way that can't be changed under running services is an error, not a surprise.
+//!
+//! `contracts record`, run in a checkout, writes down a schema that was changed as its next version.
 
+mod versions; // every version that was ever recorded, and what keeps them readable
+mod compatibility; // whether two versions can read each other
+
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,18 +46,32 @@ struct Settings {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    if std::env::args().skip(1).ne(["apply".to_string()]) {
-        let variables = environment::variables::<Settings>();
-        eprintln!("usage: contracts apply\n\nThe environment:\n{variables}");
-        return ExitCode::from(64);
-    }
-    match apply().await {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["apply"] => apply().await,
+        ["record"] => record(),
+        _ => {
+            let variables = environment::variables::<Settings>();
+            eprintln!("usage: contracts apply | record\n\nThe environment of apply:\n{variables}");
+            return ExitCode::from(64);
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("contracts: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn record() -> anyhow::Result<()> {
+    let made = versions::record(Path::new("schemas"))?;
+    made.iter().for_each(|file| println!("recorded {}", file.display()));
+    if made.is_empty() {
+        println!("every schema is its newest recorded version");
+    }
+    Ok(())
 }
 
 async fn apply() -> anyhow::Result<()> {

@@ -5,27 +5,35 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::{FACTS, PARTITIONS};
+
 /// See [`OrderCreated`].
-pub static CREATED: Topic = Topic::facts(
+pub static CREATED: Topic = Topic::new(
     "orders.created",
     "order",
     &["payment", "stock"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/orders.created.avsc"),
 );
 
 /// See [`OrderConfirmed`].
-pub static CONFIRMED: Topic = Topic::facts(
+pub static CONFIRMED: Topic = Topic::new(
     "orders.confirmed",
     "order",
     &[],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/orders.confirmed.avsc"),
 );
 
 /// See [`OrderCancelled`].
-pub static CANCELLED: Topic = Topic::facts(
+pub static CANCELLED: Topic = Topic::new(
     "orders.cancelled",
     "order",
     &["payment", "stock"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/orders.cancelled.avsc"),
 );
 

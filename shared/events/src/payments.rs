@@ -5,27 +5,35 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::{FACTS, PARTITIONS};
+
 /// See [`PaymentVerified`].
-pub static VERIFIED: Topic = Topic::facts(
+pub static VERIFIED: Topic = Topic::new(
     "payments.verified",
     "payment",
     &["order"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/payments.verified.avsc"),
 );
 
 /// See [`PaymentDeclined`].
-pub static DECLINED: Topic = Topic::facts(
+pub static DECLINED: Topic = Topic::new(
     "payments.declined",
     "payment",
     &["order"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/payments.declined.avsc"),
 );
 
 /// See [`PaymentRefunded`].
-pub static REFUNDED: Topic = Topic::facts(
+pub static REFUNDED: Topic = Topic::new(
     "payments.refunded",
     "payment",
     &["order"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/payments.refunded.avsc"),
 );
 

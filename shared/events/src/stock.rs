@@ -5,35 +5,45 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::{FACTS, PARTITIONS, STATE};
+
 /// See [`StockReserved`].
-pub static RESERVED: Topic = Topic::facts(
+pub static RESERVED: Topic = Topic::new(
     "stock.reserved",
     "stock",
     &["order"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/stock.reserved.avsc"),
 );
 
 /// See [`StockRejected`].
-pub static REJECTED: Topic = Topic::facts(
+pub static REJECTED: Topic = Topic::new(
     "stock.rejected",
     "stock",
     &["order"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/stock.rejected.avsc"),
 );
 
 /// See [`StockReleased`].
-pub static RELEASED: Topic = Topic::facts(
+pub static RELEASED: Topic = Topic::new(
     "stock.released",
     "stock",
     &["order"],
+    PARTITIONS,
+    FACTS,
     include_str!("../../../schemas/stock.released.avsc"),
 );
 
 /// See [`StockItem`].
-pub static ITEMS: Topic = Topic::state(
+pub static ITEMS: Topic = Topic::new(
     "stock.items",
     "stock",
     &["order"],
+    PARTITIONS,
+    STATE,
     include_str!("../../../schemas/stock.items.avsc"),
 );
 

@@ -1,6 +1,7 @@
 //! The contracts hold: struct and schema agree, in both directions.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use chassis::event::{Event, Retention};
 use chrono::DateTime;
@@ -111,6 +112,7 @@ fn every_schema_file_is_one_declared_topic_and_says_what_its_fields_mean() {
     let files: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "versions")
         .collect();
     let declared: BTreeSet<String> =
         TOPICS.iter().map(|topic| format!("{}.avsc", topic.name)).collect();
@@ -118,6 +120,17 @@ fn every_schema_file_is_one_declared_topic_and_says_what_its_fields_mean() {
     for topic in TOPICS {
         documented(topic.name, &serde_json::from_str(topic.schema).unwrap());
         assert_eq!(topic.retention == Retention::Compact, topic.name == "stock.items");
+    }
+}
+
+#[test]
+fn every_consumer_remembers_for_longer_than_a_topic_can_bring_an_event_back() {
+    for topic in TOPICS {
+        if let Retention::Days(days) = topic.retention {
+            // A segment is deleted as a whole, up to a week after its first record could be.
+            let gone = Duration::from_secs(u64::from(days + 7) * 86_400);
+            assert!(gone < chassis::inbox::KEPT, "{}", topic.name);
+        }
     }
 }
 
