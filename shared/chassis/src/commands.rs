@@ -345,10 +345,8 @@ async fn attempt<R: Rows>(
     let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
     let prepared = tokio::time::timeout(PREPARED_WITHIN, prepare(db, batch)).await;
     let (tx, answers) = prepared.map_err(late)??;
-    let committed = tokio::time::timeout(COMMITTED_WITHIN, tx.commit()).await;
-    committed
-        .map_err(late)
-        .flatten()
+    db::in_time(COMMITTED_WITHIN, tx.commit())
+        .await
         .map_err(|error| Trouble::Database { error, at_commit: true })?;
     Ok(answers)
 }

@@ -29,6 +29,15 @@ pub async fn begin(db: &PgPool) -> sqlx::Result<(PgTransaction<'static>, DateTim
     Ok((tx, now))
 }
 
+/// Waits for an answer no longer than this: a database that says nothing at all is as good as away.
+pub(crate) async fn in_time<T>(
+    within: Duration,
+    answer: impl Future<Output = sqlx::Result<T>>,
+) -> sqlx::Result<T> {
+    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
+    tokio::time::timeout(within, answer).await.map_err(late).flatten()
+}
+
 /// What a failed transaction means for the work that was in it. All of it was rolled back, except
 /// after a commit that was cut: then nobody knows, and the same work run again finds out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +53,8 @@ pub enum Failure {
 }
 
 /// Tells failures apart by SQLSTATE. Only what can never succeed counts as refused (class 22, bad
-/// values, 23, broken constraints, and 54, larger than Postgres can hold); whatever is unknown waits, since a wrong guess in that
-/// direction loses nothing.
+/// values, 23, broken constraints, and 54, larger than Postgres can hold); whatever is unknown
+/// waits, since a wrong guess in that direction loses nothing.
 pub fn classify(error: &sqlx::Error) -> Failure {
     match error {
         // A value that does not fit its column on the way in or out never will.

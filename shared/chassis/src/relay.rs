@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::avro::frame;
 use crate::config::Kafka;
+use crate::db;
 use crate::event::Topic;
 use crate::outbox;
 use crate::probes::Heartbeat;
@@ -205,9 +206,8 @@ impl Relay {
 }
 
 /// A session that hangs is as good as lost; by then Postgres has ended it, or will.
-async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> anyhow::Result<T> {
-    let in_time = tokio::time::timeout(LOOK_WITHIN, answer).await;
-    Ok(in_time.context("the database did not answer in time")??)
+async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    db::in_time(LOOK_WITHIN, answer).await
 }
 
 /// What the active relay knows between two looks at the outbox.
@@ -225,6 +225,7 @@ pub(crate) struct Round<'a> {
     held_keys: HashMap<String, (Instant, Duration)>,
     /// Acknowledged, not yet deleted.
     acknowledged: Vec<i64>,
+    /// Texts of schemas whose ids the registry has not told yet.
     schemas: HashMap<Vec<u8>, String>,
     /// The registry gave no answer lately: it is not asked again before this.
     registry_away: Option<Instant>,
@@ -376,7 +377,10 @@ impl<'a> Round<'a> {
             self.schemas.insert(fingerprint.clone(), schema);
         }
         match self.registry.id_of(&subject, fingerprint, &self.schemas[fingerprint]).await {
-            Ok(id) => Ok(Some(id)),
+            Ok(id) => {
+                self.schemas.remove(fingerprint);
+                Ok(Some(id))
+            }
             Err(error) => {
                 self.registry_away = Some(Instant::now() + HELD_FOR);
                 self.hold_topic(topic, &error.to_string());

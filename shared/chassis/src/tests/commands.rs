@@ -159,6 +159,29 @@ async fn while_the_database_is_away_a_caller_is_told_in_time_that_nothing_was_st
     writing.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_whose_other_end_vanished_give_their_place_in_the_pool_back() {
+    let till = Till::<208>::open().await;
+    let small = till.with(|config| config.database_pool_size = 1);
+    let (proxied, proxy) = small.with_database_proxy().await;
+    let (commands, writing) = proxied.commands();
+    commands.run(counted::<208>("a", 1), None, count).await.unwrap();
+    let lock = till.lock("a").await;
+    let (answer, ()) = tokio::join!(commands.run(counted::<208>("a", 1), None, count), async {
+        till.blocked(1).await;
+        proxy.set(Way::Silent);
+    });
+    assert_eq!(status(&answer), StatusCode::SERVICE_UNAVAILABLE);
+    lock.rollback().await.unwrap();
+    // New connections go through, the silent one stays silent.
+    proxy.set(Way::Open);
+    eventually("commands are served again", async || {
+        commands.run(counted::<208>("a", 1), None, count).await.is_ok()
+    })
+    .await;
+    writing.stop().await;
+}
+
 #[tokio::test]
 async fn more_than_can_wait_is_refused_at_once_and_nothing_of_it_is_stored() {
     let till = Till::<205>::open().await;
