@@ -1,5 +1,5 @@
 # Every command of the project; CI runs these and no others. `make` alone lists them.
-# A member of the stack is named by SERVICE=order, payment, stock, kafka, registry, order-db, payment-db or stock-db.
+# A member of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -33,17 +33,17 @@ clean: build ## Stop the stack, forget all data
 status: build ## Who runs, on which port, with how much memory
 	@$(E2E) status
 
-logs: build named ## Last lines of the log of SERVICE=x (FOLLOW=1 goes on showing)
-	@$(E2E) logs $(SERVICE) $(if $(FOLLOW),--follow)
+logs: build ## Last lines of the log of SERVICE=x (FOLLOW=1 goes on showing)
+	@$(E2E) logs "$(SERVICE)" $(if $(FOLLOW),--follow)
 
-kill: build named ## SIGKILL to SERVICE=x
-	@$(E2E) kill $(SERVICE)
+kill: build ## SIGKILL to SERVICE=x
+	@$(E2E) kill "$(SERVICE)"
 
-stop: build named ## Stop SERVICE=x gracefully
-	@$(E2E) stop $(SERVICE)
+stop: build ## Stop SERVICE=x gracefully
+	@$(E2E) stop "$(SERVICE)"
 
-start: build named ## Start SERVICE=x again
-	@$(E2E) start $(SERVICE)
+start: build ## Start SERVICE=x again
+	@$(E2E) start "$(SERVICE)"
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
@@ -55,10 +55,6 @@ check: tools ## Formatting, lints (warnings are errors), contracts and the shape
 	@cargo fmt --check
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives
-
-.PHONY: named
-named:
-	@[ -n "$(SERVICE)" ] || { echo "name one: SERVICE=order, payment, stock, kafka, registry, order-db, payment-db or stock-db" >&2; exit 1; }
 
 build: tools
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2

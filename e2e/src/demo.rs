@@ -51,7 +51,7 @@ async fn tell(stack: &Stack, was_up: bool) -> Result<()> {
     if was_up {
         say("Something is running already; starting what is missing …");
     } else {
-        say("Starting three databases, Kafka, a schema registry and the three services …");
+        say("Starting the databases, Kafka, a schema registry and the services …");
     }
     let began = Instant::now();
     stack.up().await?;
@@ -189,9 +189,7 @@ async fn come_back(
 }
 
 async fn check(client: &Client) -> Result<()> {
-    say(
-        "Reading the three databases and every record in Kafka, and comparing them order by order …\n",
-    );
+    say("Reading the databases and every record in Kafka, and comparing them order by order …\n");
     let verdict = verify::run(client, &verify::Options::default()).await?;
     verdict.lines().iter().for_each(|line| say(line));
     ensure!(verdict.holds(), "the check found something");
@@ -211,7 +209,7 @@ fn next_steps(is_up: bool) {
         say("  make up                    the same stack, to stay");
     }
     for line in [
-        "  make kill SERVICE=payment  or order, kafka, registry, order-db, payment-db, stock-db",
+        "  make kill SERVICE=payment  or any other: make status lists them",
         "  make start SERVICE=payment",
         "  make status                what runs, where, with how much memory",
         "  make verify                the check of step 7, at any time",

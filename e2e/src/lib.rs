@@ -1,5 +1,5 @@
-//! The native stack and what is proved on it: real Kafka, a real schema registry and three real
-//! PostgreSQL clusters, started on loopback beside the services.
+//! The native stack and what is proved on it: real Kafka, a real schema registry and a real
+//! PostgreSQL cluster for each service, started on loopback beside the services.
 //!
 //! # Layout
 //! - `topology`: what the stack consists of, its ports, and the settings each member runs with.

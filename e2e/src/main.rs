@@ -12,7 +12,7 @@ use e2e::topology::SERVICES;
 use e2e::{Ports, Stack, demo, parts, seed, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The native stack: Kafka, a schema registry, three PostgreSQL clusters and the services.
+/// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -193,10 +193,7 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])
         .env("HOLDFAST_TEST_STACK", stack.directory())
-        .env("TEST_DATABASE_URL", stack.cluster_url("order")?)
-        .env("TEST_ORDER_DATABASE_URL", stack.cluster_url("order")?)
-        .env("TEST_PAYMENT_DATABASE_URL", stack.cluster_url("payment")?)
-        .env("TEST_STOCK_DATABASE_URL", stack.cluster_url("stock")?)
+        .env("TEST_DATABASE_URL", stack.cluster_url(SERVICES[0])?)
         .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
         .env("TEST_SCHEMA_REGISTRY_URL", stack.registry_url()?)
         .spawn()

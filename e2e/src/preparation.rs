@@ -124,6 +124,14 @@ pub async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) ->
     Ok(())
 }
 
+/// Whether Kafka was started with other settings than it would be given now: a service that was
+/// added needs a listener of its own.
+pub fn kafka_runs_with_other_settings(layout: &Layout, process: &Process) -> Result<bool> {
+    let now = topology::kafka_config(layout, &process.home.join("data"))?;
+    let then = fs::read_to_string(process.home.join("server.properties")).unwrap_or_default();
+    Ok(process.living().is_some() && now != then)
+}
+
 /// Runs Kafka and the registry once, so that Java writes down the classes they load. Only speed
 /// is at stake: where it fails the stack starts without.
 pub async fn make_class_archives(parts: &Parts) {

@@ -202,7 +202,9 @@ impl Stack {
         let text = fs::read(&file).with_context(|| {
             format!("there is no stack in {}: `make up` starts one", self.directory.display())
         })?;
-        serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))
+        let layout: Layout = serde_json::from_slice(&text)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(layout.of_today())
     }
 
     fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
@@ -234,6 +236,13 @@ impl Stack {
             .filter(|member| matches!(member, Member::Service { .. }))
             .collect();
         self.claim_ports(&self.members()).await?;
+        if preparation::kafka_runs_with_other_settings(
+            &self.layout()?,
+            &self.process(&Member::Kafka),
+        )? {
+            self.say("Kafka's settings have changed: starting it again …");
+            self.stop_member(&Member::Kafka).await?;
+        }
         self.start_parts().await?;
 
         let idle: Vec<&Member> =

@@ -18,6 +18,8 @@ use crate::parts::{self, Parts};
 use crate::process::Launch;
 
 pub const HOST: &str = "127.0.0.1";
+/// All services there are. A further one is one more name here, and one more to their number: its
+/// ports, its database and Kafka's listener for it follow from its place.
 pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 
 /// Enough for a quick start; a benchmark wants a larger heap and the second compiler.
@@ -47,6 +49,20 @@ impl Member {
     pub fn service(service: &str) -> Member {
         Member::Service { service: service.to_string(), instance: 1 }
     }
+
+    /// What a stack of one instance a service consists of, services first.
+    pub fn all() -> Vec<Member> {
+        let (databases, others): (Vec<_>, Vec<_>) =
+            Member::parts().into_iter().partition(|part| matches!(part, Member::Database(_)));
+        SERVICES.map(Member::service).into_iter().chain(others).chain(databases).collect()
+    }
+
+    /// `order, payment, … or stock-db`, for people.
+    pub fn names() -> String {
+        let mut names: Vec<String> = Member::all().iter().map(Member::to_string).collect();
+        let last = names.pop().unwrap_or_default();
+        format!("{} or {last}", names.join(", "))
+    }
 }
 
 impl FromStr for Member {
@@ -63,9 +79,11 @@ impl FromStr for Member {
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
                 Member::Service { service: service.to_string(), instance: number.parse()? }
             }
+            ("", _) => bail!("name one by SERVICE=…: {}", Member::names()),
             _ => bail!(
-                "there is no `{name}`: say order, payment, stock, kafka, registry, order-db, payment-db \
-                 or stock-db (order-2 is a second instance)"
+                "there is no `{name}`: say {} ({}-2 is a second instance)",
+                Member::names(),
+                SERVICES[0]
             ),
         })
     }
@@ -231,6 +249,15 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// A layout that was written down before a service was added, or taken away.
+    pub fn of_today(mut self) -> Self {
+        self.ports.services.retain(|service, _| SERVICES.contains(&service.as_str()));
+        for (service, ports) in Ports::default().services {
+            self.ports.services.entry(service).or_insert(ports);
+        }
+        self
+    }
+
     pub fn members(&self) -> Vec<Member> {
         let first = SERVICES.map(Member::service);
         let further = self.instances.keys().filter_map(|name| name.parse().ok());
@@ -531,4 +558,27 @@ pub fn service(
         environment: layout.environment_of(member)?,
         unprivileged: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_that_is_older_than_a_service_is_given_its_ports() {
+        let mut older = Layout::default();
+        let taken_away = older.ports.services.remove(SERVICES[2]).unwrap();
+        older.ports.services.insert("retired".to_string(), taken_away);
+        assert_eq!(older.of_today(), Layout::default());
+    }
+
+    #[test]
+    fn every_member_is_found_by_the_name_that_people_are_told() {
+        for member in Member::all() {
+            assert_eq!(member.to_string().parse::<Member>().unwrap(), member);
+            let refusal = "nothing".parse::<Member>().unwrap_err().to_string();
+            assert!(refusal.contains(&member.to_string()), "{refusal}");
+        }
+        assert_eq!(Member::all().len(), 2 * SERVICES.len() + 2);
+    }
 }

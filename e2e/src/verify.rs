@@ -1,4 +1,4 @@
-//! The checker: reads the three databases and every record of every topic, and says whether
+//! The checker: reads the databases and every record of every topic, and says whether
 //! anything was lost, done twice, or does not balance.
 //!
 //! It only reads, from the outside: SQL, raw Kafka and the registry. Rows are streamed, ordered by

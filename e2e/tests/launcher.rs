@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use e2e::process::{NOBODY, processes_in};
 use e2e::stack::{State, Stopped};
+use e2e::topology::{Member, SERVICES};
 use e2e::{Stack, parts};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -23,7 +24,7 @@ use sqlx::{Connection, PgConnection};
 async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
     let stack = Stack::ephemeral()?;
     stack.up_parts().await?;
-    for service in ["order", "payment", "stock"] {
+    for service in SERVICES {
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
         sqlx::query("create table kept as select 42 as answer").execute(&mut db).await?;
     }
@@ -39,15 +40,15 @@ async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
         .json()
         .await?;
 
-    let names = ["kafka", "registry", "order-db", "payment-db", "stock-db"];
-    for name in names {
-        assert!(stack.kill(name).await?, "{name} did not run");
-        assert!(!stack.is_running(name)?, "{name} survived");
+    for part in Member::parts() {
+        let name = part.to_string();
+        assert!(stack.kill(&name).await?, "{name} did not run");
+        assert!(!stack.is_running(&name)?, "{name} survived");
     }
     assert_eq!(left_in(stack.directory()), 0);
     stack.up_parts().await?;
 
-    for service in ["order", "payment", "stock"] {
+    for service in SERVICES {
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
         let answer: i32 = sqlx::query_scalar("select answer from kept").fetch_one(&mut db).await?;
         assert_eq!(answer, 42);
@@ -202,17 +203,15 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
     assert!(stack.url("order-2").is_err());
 
     stack.down().await?;
-    assert_eq!(
-        processes_in(stack.directory(), &["java", "postgres", "order", "payment", "stock"]),
-        []
-    );
+    let programs: Vec<&str> = ["java", "postgres"].into_iter().chain(SERVICES).collect();
+    assert_eq!(processes_in(stack.directory(), &programs), []);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_command_run_with_parts_decides_the_exit_status_and_leaves_nothing() -> Result<()> {
     let place = Place::new()?;
-    let script = r#"test -n "$TEST_STOCK_DATABASE_URL" && exit 7"#;
+    let script = r#"test -n "$TEST_DATABASE_URL" && exit 7"#;
     let status = place.e2e(&["with-parts", "--", "sh", "-c", script]).status()?;
     assert_eq!(status.code(), Some(7));
     assert_eq!(left_in(&place.0), 0);
