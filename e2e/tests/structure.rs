@@ -184,7 +184,7 @@ fn the_chassis_has_never_heard_of_an_order() {
 fn wired(service: &str) -> BTreeSet<String> {
     let main = read(&format!("services/{service}/src/main.rs"));
     let handlers = main.split(".on(saga::").skip(1);
-    handlers.map(|rest| rest.split(')').next().unwrap().to_string()).collect()
+    handlers.map(|rest| rest.split([')', ',']).next().unwrap().to_string()).collect()
 }
 
 /// The topic of an event's struct, which is named like its record.

@@ -6,6 +6,7 @@ use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{IdempotencyKey, Json, Path, Query};
 use chassis::idempotency::Once;
+use chassis::loss::{self, WrittenOff};
 use chassis::problem::Problem;
 use chrono::{DateTime, Utc};
 use events::orders::CancelReason;
@@ -228,6 +229,8 @@ struct Books {
     orders: Counts,
     confirmed_cents: i64,
     balanced: bool,
+    /// With dead letters that were discarded.
+    written_off: Vec<WrittenOff>,
 }
 
 #[derive(Serialize, sqlx::FromRow)]
@@ -258,7 +261,8 @@ pub fn books(db: PgPool) -> Router {
         .await?;
         let balanced = orders.pending + orders.confirmed + orders.cancelled == orders.total;
         let confirmed_cents = orders.confirmed_cents;
-        Ok(Answer(Books { orders, confirmed_cents, balanced }))
+        let written_off = loss::written_off(&db).await?;
+        Ok(Answer(Books { orders, confirmed_cents, balanced, written_off }))
     };
     Router::new().route("/books", get(books)).with_state(db)
 }

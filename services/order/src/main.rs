@@ -26,19 +26,19 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::payment_verified)
-        .on(saga::payment_declined)
-        .on(saga::payment_refunded)
-        .on(saga::stock_reserved)
-        .on(saga::stock_rejected)
-        .on(saga::stock_released)
-        .on(saga::item_changed);
+        .on(saga::payment_verified, saga::verification_discarded)
+        .on(saga::payment_declined, saga::decline_discarded)
+        .on(saga::payment_refunded, saga::refund_discarded)
+        .on(saga::stock_reserved, saga::reservation_discarded)
+        .on(saga::stock_rejected, saga::rejection_discarded)
+        .on(saga::stock_released, saga::release_discarded)
+        .on(saga::item_changed, saga::item_discarded);
     let sweep = deadline::sweep(settings, service.db.clone(), commands.clone(), consumer.group());
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands),
         books: api::books(service.db.clone()),
-        operator: service.operator(),
+        operator: consumer.operator(),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
 }

@@ -7,6 +7,7 @@
 
 use chassis::event::{Answer, At, Impossible};
 use chassis::impossible;
+use chassis::loss::Loss;
 use events::orders::{
     CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
 };
@@ -326,4 +327,87 @@ fn end_cancelled(
     orders.said(&cancelled, order.order_id, at);
     orders.put_order(order);
     cancelled
+}
+
+/// What it costs to discard a `payments.verified` that the order can't handle.
+pub fn verification_discarded(event: &PaymentVerified, orders: &Orders) -> Loss {
+    answer_discarded(event.order_id, "payment's yes", orders)
+}
+
+/// What it costs to discard a `payments.declined` that the order can't handle.
+pub fn decline_discarded(event: &PaymentDeclined, orders: &Orders) -> Loss {
+    answer_discarded(event.order_id, "payment's no", orders)
+}
+
+/// What it costs to discard a `stock.reserved` that the order can't handle.
+pub fn reservation_discarded(event: &StockReserved, orders: &Orders) -> Loss {
+    answer_discarded(event.order_id, "stock's yes", orders)
+}
+
+/// What it costs to discard a `stock.rejected` that the order can't handle.
+pub fn rejection_discarded(event: &StockRejected, orders: &Orders) -> Loss {
+    answer_discarded(event.order_id, "stock's no", orders)
+}
+
+fn answer_discarded(order_id: Uuid, answer: &str, orders: &Orders) -> Loss {
+    match orders.order(order_id).map(|order| order.status) {
+        None => nobody_waits(order_id),
+        Some(Status::Pending) => {
+            Loss::that(format!("Order {order_id} never hears {answer} and may never end."))
+                .offering("cancels the order", "order", format!("/orders/{order_id}/cancel"))
+        }
+        Some(_) => Loss::that(format!(
+            "Order {order_id} is decided; that it never hears {answer} leaves that leg open."
+        )),
+    }
+}
+
+/// What it costs to discard a `payments.refunded` that the order can't handle.
+pub fn refund_discarded(event: &PaymentRefunded, orders: &Orders) -> Loss {
+    let order_id = event.order_id;
+    if orders.order(order_id).is_none() {
+        return nobody_waits(order_id);
+    }
+    let loss = Loss::that(format!(
+        "Order {order_id} never learns what payment gave back: its payment never reads as undone."
+    ));
+    match (event.amount_cents, &event.currency) {
+        (Some(amount_cents), Some(currency)) => {
+            let what = format!("the refund of order {order_id}");
+            loss.writing_off(what, amount_cents, format!("{currency} cents"))
+        }
+        _ => loss,
+    }
+}
+
+/// What it costs to discard a `stock.released` that the order can't handle.
+pub fn release_discarded(event: &StockReleased, orders: &Orders) -> Loss {
+    let order_id = event.order_id;
+    if orders.order(order_id).is_none() {
+        return nobody_waits(order_id);
+    }
+    let loss = Loss::that(format!(
+        "Order {order_id} never learns what stock put back: its stock never reads as undone."
+    ));
+    let what = format!("the release of order {order_id}");
+    event.lines.iter().fold(loss, |loss, l| loss.writing_off(&what, l.quantity, &l.sku))
+}
+
+/// What it costs to discard a `stock.items` that the order service can't handle.
+pub fn item_discarded(item: &StockItem, orders: &Orders) -> Loss {
+    let StockItem { sku, version, .. } = item;
+    Loss::that(match orders.item(sku) {
+        Some(known) if known.version >= *version => {
+            format!("Nothing is lost: version {} of {sku:?} is known.", known.version)
+        }
+        Some(known) => format!(
+            "Orders of {sku:?} go on with version {}, until stock announces it again.",
+            known.version
+        ),
+        None => format!("Nobody can order {sku:?} until stock announces it again."),
+    })
+}
+
+fn nobody_waits(order_id: Uuid) -> Loss {
+    Loss::that(format!("Nothing is lost here: there is no order {order_id} that waits for it."))
 }

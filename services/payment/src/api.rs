@@ -6,6 +6,7 @@ use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{IdempotencyKey, Json, Path};
 use chassis::idempotency::Once;
+use chassis::loss::{self, WrittenOff};
 use chassis::problem::Problem;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -103,12 +104,15 @@ struct Books {
     balance_cents: i64,
     taken_cents: i64,
     balanced: bool,
+    /// With dead letters that were discarded.
+    #[sqlx(skip)]
+    written_off: Vec<WrittenOff>,
 }
 
 /// What came in is there or taken.
 pub fn books(db: PgPool) -> Router {
     let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
-        let books = sqlx::query_as(
+        let mut books: Books = sqlx::query_as(
             "select *, deposited_cents = balance_cents + taken_cents as balanced
              from (select coalesce(sum(deposited_cents), 0)::bigint as deposited_cents,
                           coalesce(sum(balance_cents), 0)::bigint as balance_cents,
@@ -117,6 +121,7 @@ pub fn books(db: PgPool) -> Router {
         )
         .fetch_one(&db)
         .await?;
+        books.written_off = loss::written_off(&db).await?;
         Ok(Answer(books))
     };
     Router::new().route("/books", get(books)).with_state(db)

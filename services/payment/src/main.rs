@@ -30,12 +30,15 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
     // One database, three loops around it.
     let (commands, writers) = service.commands();
     let relay = service.relay(&events::TOPICS);
-    let consumer = service.consumer().on(saga::verify_payment).on(saga::refund_payment);
+    let consumer = service
+        .consumer()
+        .on(saga::verify_payment, saga::order_discarded)
+        .on(saga::refund_payment, saga::cancellation_discarded);
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        operator: service.operator(),
+        operator: consumer.operator(),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
 }

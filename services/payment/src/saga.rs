@@ -3,6 +3,7 @@
 
 use chassis::event::{Answer, At, Outcome, Outgoing};
 use chassis::impossible;
+use chassis::loss::Loss;
 use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 
@@ -150,5 +151,50 @@ pub fn take_in(deposit: &Deposit, ledger: &mut Ledger, at: At) -> Result<(), Ref
             Ok(())
         }
         _ => Err(Refusal::TooMuch),
+    }
+}
+
+/// What it costs to discard an `orders.created` that payment can't handle.
+pub fn order_discarded(order: &OrderCreated, ledger: &Ledger) -> Loss {
+    let order_id = order.order_id;
+    if ledger.payment(order_id).is_some() {
+        return Loss::that(format!("Nothing is lost: payment has answered order {order_id}."));
+    }
+    Loss::that(format!("Payment never answers order {order_id}, which may never end.")).offering(
+        "cancels the order, so that it ends",
+        "order",
+        format!("/orders/{order_id}/cancel"),
+    )
+}
+
+/// What it costs to discard an `orders.cancelled` that payment can't handle.
+pub fn cancellation_discarded(order: &OrderCancelled, ledger: &Ledger) -> Loss {
+    let order_id = order.order_id;
+    match ledger.payment(order_id) {
+        Some(Payment { state: State::Verified, amount_cents, currency, .. }) => {
+            let unit = format!("{} cents", currency.as_deref().unwrap_or("unknown"));
+            Loss::that(format!(
+                "What was taken for order {order_id} is never given back to its customer, and the \
+                 order's payment never reads as undone."
+            ))
+            .writing_off(
+                format!("the refund of order {order_id}"),
+                *amount_cents,
+                unit,
+            )
+        }
+        Some(_) => Loss::that(format!(
+            "Nothing is lost: nothing is taken for order {order_id}, or it was given back."
+        )),
+        // The amount is not known here: nothing yet.
+        None => Loss::that(format!(
+            "Payment has not heard of order {order_id}. Should it still, it takes the money for a \
+             cancelled order and never gives it back."
+        ))
+        .writing_off(
+            format!("the refund of order {order_id}, if it is paid for"),
+            0,
+            "cents",
+        ),
     }
 }

@@ -32,7 +32,9 @@ create table outbox_schemas (
 create table inbox (
     event_id    uuid primary key,
     topic       text not null,
-    received_at timestamptz not null default now()
+    received_at timestamptz not null default now(),
+    -- Tries that handling it took: one, unless something had to pass first.
+    attempts    integer not null default 1
 );
 -- For pruning by time of receipt; rows arrive in that order, so a few kilobytes of BRIN are enough.
 create index inbox_received_at on inbox using brin (received_at) with (autosummarize = on);
@@ -67,10 +69,26 @@ create table dead_letters (
     record      bytea,
     kind        text not null check (kind in ('undecodable', 'impossible', 'failing')),
     reason      text not null,
+    attempts    integer not null default 1,
+    -- Left once. Settled letters stay: a record that is read again meets its own.
     state       text not null default 'waiting' check (state in ('waiting', 'replayed', 'discarded')),
+    -- Why it was discarded, in the operator's words.
+    because     text,
     received_at timestamptz not null default now(),
     settled_at  timestamptz,
     unique (cluster, topic, partition, "offset", hash)
+);
+create index dead_letters_waiting on dead_letters (letter_id) where state = 'waiting';
+create index dead_letters_discarded on dead_letters (event_id) where state = 'discarded';
+
+-- What was given up with discarded letters, of which the books show the sums.
+create table write_offs (
+    write_off_id   bigint generated always as identity primary key,
+    letter_id      bigint not null references dead_letters,
+    what           text not null,
+    amount         bigint not null check (amount >= 0),
+    unit           text not null,
+    written_off_at timestamptz not null default now()
 );
 
 -- Whether the consumer was paused by a run of events that it could not handle. One row.

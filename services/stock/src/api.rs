@@ -6,6 +6,7 @@ use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{IdempotencyKey, Json, Path};
 use chassis::idempotency::Once;
+use chassis::loss::{self, WrittenOff};
 use chassis::problem::Problem;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -180,12 +181,15 @@ struct Books {
     available: i64,
     reserved: i64,
     balanced: bool,
+    /// With dead letters that were discarded.
+    #[sqlx(skip)]
+    written_off: Vec<WrittenOff>,
 }
 
 /// What came in is there or reserved.
 pub fn books(db: PgPool) -> Router {
     let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
-        let books = sqlx::query_as(
+        let mut books: Books = sqlx::query_as(
             "select delivered, available, reserved, delivered = available + reserved as balanced
              from (select coalesce(sum(delivered), 0)::bigint as delivered,
                           coalesce(sum(available), 0)::bigint as available,
@@ -194,6 +198,7 @@ pub fn books(db: PgPool) -> Router {
         )
         .fetch_one(&db)
         .await?;
+        books.written_off = loss::written_off(&db).await?;
         Ok(Answer(books))
     };
     Router::new().route("/books", get(books)).with_state(db)

@@ -2,9 +2,7 @@
 //!
 //! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
 //! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`.
-//! Articles as they are now are announced in `stock.items`.
-//!
-//! The smallest service, hence the template for the next one.
+//! Articles as they are now are announced in `stock.items`. The smallest service, hence the template.
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
@@ -33,12 +31,15 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
     // One database, three loops around it.
     let (commands, writers) = service.commands();
     let relay = service.relay(&events::TOPICS);
-    let consumer = service.consumer().on(saga::reserve_stock).on(saga::release_stock);
+    let consumer = service
+        .consumer()
+        .on(saga::reserve_stock, saga::order_discarded)
+        .on(saga::release_stock, saga::cancellation_discarded);
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        operator: service.operator(),
+        operator: consumer.operator(),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
 }

@@ -3,6 +3,7 @@
 
 use chassis::event::{Answer, At, Outcome, Outgoing};
 use chassis::impossible;
+use chassis::loss::Loss;
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{
     RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
@@ -194,4 +195,45 @@ pub fn take_in(delivery: &Delivery, warehouse: &mut Warehouse, at: At) -> Result
     }
     warehouse.deliver(delivery, at.now);
     Ok(())
+}
+
+/// What it costs to discard an `orders.created` that stock can't handle.
+pub fn order_discarded(order: &OrderCreated, warehouse: &Warehouse) -> Loss {
+    let order_id = order.order_id;
+    if warehouse.reservation(order_id).is_some() {
+        return Loss::that(format!("Nothing is lost: stock has answered order {order_id}."));
+    }
+    Loss::that(format!("Stock never answers order {order_id}, which may never end.")).offering(
+        "cancels the order, so that it ends",
+        "order",
+        format!("/orders/{order_id}/cancel"),
+    )
+}
+
+/// What it costs to discard an `orders.cancelled` that stock can't handle.
+pub fn cancellation_discarded(order: &OrderCancelled, warehouse: &Warehouse) -> Loss {
+    let order_id = order.order_id;
+    match warehouse.reservation(order_id) {
+        Some(Reservation { state: State::Reserved, lines, .. }) => {
+            let loss = Loss::that(format!(
+                "What is set aside for order {order_id} is never put back, and the order's stock \
+                 never reads as undone."
+            ));
+            let what = format!("the release of order {order_id}");
+            lines.iter().fold(loss, |loss, l| loss.writing_off(&what, l.quantity, &l.sku))
+        }
+        Some(_) => Loss::that(format!(
+            "Nothing is lost: nothing is set aside for order {order_id}, or it was put back."
+        )),
+        // The articles are not known here: none yet.
+        None => Loss::that(format!(
+            "Stock has not heard of order {order_id}. Should it still, it sets its articles aside \
+             for a cancelled order and never puts them back."
+        ))
+        .writing_off(
+            format!("the release of order {order_id}, if it is served"),
+            0,
+            "articles",
+        ),
+    }
 }

@@ -7,9 +7,11 @@
 
 use std::io::{self, Read};
 
+use apache_avro::types::Value;
 use apache_avro::{
     Schema, from_value, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
 };
+use chrono::{DateTime, SecondsFormat};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -88,11 +90,34 @@ impl Codec {
             let value = resolving.read_value(&mut input).map_err(undecodable)?;
             from_value(&value).map_err(undecodable)?
         };
-        match input.0.len() {
-            0 => Ok(event),
-            left => Err(Undecodable(format!("{left} bytes left over after the record"))),
-        }
+        input.is_at_its_end()?;
+        Ok(event)
     }
+
+    /// What a body says that was written with this schema, for people to read.
+    pub fn json(&self, body: &[u8]) -> Result<serde_json::Value, Undecodable> {
+        let mut input = Whole(body);
+        let value = self.reader.read_value(&mut input).map_err(undecodable)?;
+        input.is_at_its_end()?;
+        readable(value)
+    }
+}
+
+/// What a value says, for people: times as text rather than as numbers.
+fn readable(value: Value) -> Result<serde_json::Value, Undecodable> {
+    Ok(match value {
+        Value::Record(fields) => {
+            let read = fields.into_iter().map(|(name, value)| Ok((name, readable(value)?)));
+            serde_json::Value::Object(read.collect::<Result<_, Undecodable>>()?)
+        }
+        Value::Array(items) => items.into_iter().map(readable).collect::<Result<_, _>>()?,
+        Value::Union(_, value) => readable(*value)?,
+        Value::TimestampMicros(micros) => match DateTime::from_timestamp_micros(micros) {
+            Some(time) => time.to_rfc3339_opts(SecondsFormat::Micros, true).into(),
+            None => micros.into(),
+        },
+        other => other.try_into().map_err(|error: apache_avro::Error| undecodable(error))?,
+    })
 }
 
 /// Puts the wire header in front of a body.
@@ -132,6 +157,15 @@ pub fn fingerprint(schema: &str) -> Result<Fingerprint, Undecodable> {
 /// apache-avro 0.22 turns `UnexpectedEof` inside a string or a union into null, so that a record
 /// cut short would read as a shorter record.
 struct Whole<'a>(&'a [u8]);
+
+impl Whole<'_> {
+    fn is_at_its_end(&self) -> Result<(), Undecodable> {
+        match self.0.len() {
+            0 => Ok(()),
+            left => Err(Undecodable(format!("{left} bytes left over after the record"))),
+        }
+    }
+}
 
 impl Read for Whole<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -1,23 +1,18 @@
 //! Dead letters: events that can never be handled, set aside in the service's own database.
 //!
 //! Promise: nothing that was read from Kafka is dropped. What can't be handled is kept with its
-//! bytes, its place and the reason, in the transaction that passes over it. It is broken by counting
-//! as dead what only has to wait; so only the consumer's classification leads here.
+//! bytes, its place and the reason, in the transaction that passes over it; and what an operator did
+//! about it is kept as well. It is broken by counting as dead what only has to wait; so only the
+//! consumer's classification leads here.
 
-use axum::extract::State;
-use axum::{Json, Router, routing::get, routing::post};
 use chrono::{DateTime, Utc};
-use rdkafka::message::{Headers, Message, OwnedMessage};
-use serde::Serialize;
+use rdkafka::Timestamp;
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
-
-use crate::problem::Problem;
-
-/// Letters listed at a time.
-const LISTED_MAX: i64 = 200;
 
 /// Why an event is dead.
 #[derive(Clone, Debug)]
@@ -49,24 +44,39 @@ impl Kind {
     }
 }
 
-/// Sets records aside; one that lies there already is left as it is.
-pub async fn set_aside(
+impl Cause {
+    /// What the database refuses now it always will, as long as neither code nor tables change.
+    pub(crate) fn refused(error: &sqlx::Error) -> Cause {
+        Cause { kind: Kind::Failing, reason: format!("the database refuses it: {error}") }
+    }
+}
+
+/// Topic, partition and offset of a record.
+pub(crate) type Place = (String, i32, i64);
+
+/// Sets records aside, after so many `attempts`; one that lies there already is left as it is, so
+/// that what was settled stays settled when its topic is read again. Answers those that are new.
+pub(crate) async fn set_aside(
     tx: &mut PgTransaction<'_>,
     cluster: &str,
     letters: &[(&OwnedMessage, Option<Uuid>, &Cause)],
-) -> sqlx::Result<()> {
+    attempts: i32,
+) -> sqlx::Result<Vec<Place>> {
     if letters.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let hash = |m: &OwnedMessage| Sha256::digest(m.payload().unwrap_or_default()).to_vec();
-    sqlx::query(
+    sqlx::query_as(
         "insert into dead_letters
-             (cluster, topic, partition, \"offset\", hash, event_id, key, headers, record, kind, reason)
-         select $1, * from unnest($2::text[], $3::int[], $4::bigint[], $5::bytea[], $6::uuid[],
-                                  $7::bytea[], $8::jsonb[], $9::bytea[], $10::text[], $11::text[])
-         on conflict do nothing",
+             (cluster, attempts,
+              topic, partition, \"offset\", hash, event_id, key, headers, record, kind, reason)
+         select $1, $2, * from unnest($3::text[], $4::int[], $5::bigint[], $6::bytea[], $7::uuid[],
+                                      $8::bytea[], $9::jsonb[], $10::bytea[], $11::text[], $12::text[])
+         on conflict do nothing
+         returning topic, partition, \"offset\"",
     )
     .bind(cluster)
+    .bind(attempts)
     .bind(letters.iter().map(|(m, ..)| m.topic()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(m, ..)| m.partition()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(m, ..)| m.offset()).collect::<Vec<_>>())
@@ -77,93 +87,183 @@ pub async fn set_aside(
     .bind(letters.iter().map(|(m, ..)| m.payload()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| cause.kind.name()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| stored(&cause.reason)).collect::<Vec<_>>())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    .fetch_all(&mut **tx)
+    .await
 }
 
 /// Postgres text holds no NUL; Avro's errors can be pages long.
-fn stored(reason: &str) -> String {
+pub(crate) fn stored(reason: &str) -> String {
     reason.chars().filter(|c| *c != '\0').take(1_000).collect()
 }
 
+/// Of a header that comes twice, the first counts.
 fn headers(message: &OwnedMessage) -> Value {
     let mut headers = Map::new();
     for header in message.headers().into_iter().flat_map(|headers| headers.iter()) {
         let value = header.value.map(|value| stored(&String::from_utf8_lossy(value)));
-        headers.insert(stored(header.key), value.map_or(Value::Null, Value::String));
+        let value = value.map_or(Value::Null, Value::String);
+        headers.entry(stored(header.key)).or_insert(value);
     }
     Value::Object(headers)
 }
 
-/// A dead letter as operators see it.
+/// What became of a letter. `Waiting` is left once, for one of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum State {
+    /// Nobody has settled it yet.
+    Waiting,
+    /// Its event has had its effect.
+    Replayed,
+    /// It was given up.
+    Discarded,
+}
+
+/// A dead letter in a list: without its bytes.
 #[derive(Debug, Serialize, sqlx::FromRow)]
-pub struct Letter {
-    letter_id: i64,
+pub(crate) struct Short {
+    pub letter_id: i64,
     topic: String,
     partition: i32,
     offset: i64,
     event_id: Option<Uuid>,
+    key: Option<String>,
     kind: String,
     reason: String,
-    state: String,
-    headers: Value,
-    /// Base64: the record may be anything.
-    record: Option<String>,
+    state: State,
     received_at: DateTime<Utc>,
+    settled_at: Option<DateTime<Utc>>,
 }
 
-/// What operators do about dead letters, on a port of their own.
-pub fn router(db: PgPool) -> Router {
-    Router::new()
-        .route("/dead-letters", get(list))
-        .route("/consumer", get(consumer))
-        .route("/consumer/resume", post(resume))
-        .with_state(db)
+/// Which letters are wanted; `None` is all of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub state: Option<State>,
+    pub topic: Option<String>,
+    /// Only those after this one.
+    pub after: i64,
 }
 
-/// The letters that nobody has settled yet, oldest first.
-async fn list(State(db): State<PgPool>) -> Result<Json<Value>, Problem> {
-    let waiting: i64 =
-        sqlx::query_scalar("select count(*) from dead_letters where state = 'waiting'")
-            .fetch_one(&db)
-            .await?;
-    let letters: Vec<Letter> = sqlx::query_as(
-        "select letter_id, topic, partition, \"offset\", event_id, kind, reason, state, headers,
-                encode(record, 'base64') as record, received_at
-         from dead_letters where state = 'waiting' order by letter_id limit $1",
+/// A page of letters, oldest first.
+pub(crate) async fn page(db: &PgPool, wanted: &Wanted, limit: i64) -> sqlx::Result<Vec<Short>> {
+    sqlx::query_as(
+        "select letter_id, topic, partition, \"offset\", event_id, encode(key, 'escape') as key,
+                kind, reason, state, received_at, settled_at
+         from dead_letters
+         where letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)
+         order by letter_id limit $4",
     )
-    .bind(LISTED_MAX)
-    .fetch_all(&db)
+    .bind(wanted.after)
+    .bind(wanted.state)
+    .bind(wanted.topic.as_deref())
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// How many there are.
+pub(crate) async fn count(db: &PgPool, wanted: &Wanted) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from dead_letters
+         where letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)",
+    )
+    .bind(wanted.after)
+    .bind(wanted.state)
+    .bind(wanted.topic.as_deref())
+    .fetch_one(db)
+    .await
+}
+
+/// A dead letter, whole. All but its end never changes.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct Letter {
+    pub letter_id: i64,
+    pub cluster: String,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub event_id: Option<Uuid>,
+    pub key: Option<Vec<u8>>,
+    pub headers: Value,
+    pub record: Option<Vec<u8>>,
+    /// The same in base64.
+    pub base64: Option<String>,
+    pub kind: String,
+    pub reason: String,
+    pub attempts: i32,
+    pub state: State,
+    pub because: Option<String>,
+    pub received_at: DateTime<Utc>,
+    pub settled_at: Option<DateTime<Utc>>,
+}
+
+impl Letter {
+    /// The record as it came from Kafka.
+    pub fn message(&self) -> OwnedMessage {
+        let headers = self.headers.as_object().into_iter().flatten();
+        let headers = headers.fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_str() })
+        });
+        OwnedMessage::new(
+            self.record.clone(),
+            self.key.clone(),
+            self.topic.clone(),
+            Timestamp::NotAvailable,
+            self.partition,
+            self.offset,
+            Some(headers),
+        )
+    }
+}
+
+/// A letter, if there is one.
+pub(crate) async fn find(db: &PgPool, letter_id: i64) -> sqlx::Result<Option<Letter>> {
+    sqlx::query_as(
+        "select *, translate(encode(record, 'base64'), E'\\n', '') as base64
+         from dead_letters where letter_id = $1",
+    )
+    .bind(letter_id)
+    .fetch_optional(db)
+    .await
+}
+
+/// Where a letter stands. It stays there until the transaction ends: of two operators, one waits.
+pub(crate) async fn lock(tx: &mut PgTransaction<'_>, letter_id: i64) -> sqlx::Result<State> {
+    sqlx::query_scalar("select state from dead_letters where letter_id = $1 for update")
+        .bind(letter_id)
+        .fetch_one(&mut **tx)
+        .await
+}
+
+/// Whether an operator gave up this event, in whichever letter.
+pub(crate) async fn was_discarded(
+    tx: &mut PgTransaction<'_>,
+    event_id: Uuid,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select from dead_letters where event_id = $1 and state = 'discarded')",
+    )
+    .bind(event_id)
+    .fetch_one(&mut **tx)
+    .await
+}
+
+/// Ends a letter.
+pub(crate) async fn settle(
+    tx: &mut PgTransaction<'_>,
+    letter_id: i64,
+    state: State,
+    because: Option<&str>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update dead_letters set state = $2, because = $3, settled_at = now()
+         where letter_id = $1 and state = 'waiting'",
+    )
+    .bind(letter_id)
+    .bind(state)
+    .bind(because.map(stored))
+    .execute(&mut **tx)
     .await?;
-    Ok(Json(serde_json::json!({ "waiting": waiting, "dead_letters": letters })))
-}
-
-#[derive(Serialize, sqlx::FromRow)]
-struct ConsumerState {
-    paused_at: Option<DateTime<Utc>>,
-    reason: Option<String>,
-}
-
-async fn consumer(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
-    Ok(Json(sqlx::query_as("select paused_at, reason from consumer").fetch_one(&db).await?))
-}
-
-async fn resume(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
-    sqlx::query("update consumer set paused_at = null, reason = null").execute(&db).await?;
-    consumer(State(db)).await
-}
-
-/// Whether an operator has yet to resume the consumer.
-pub async fn paused(db: &PgPool) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select paused_at is not null from consumer").fetch_one(db).await
-}
-
-/// Pauses the consumer of every instance, until an operator resumes it.
-pub async fn pause(db: &PgPool, reason: &str) -> sqlx::Result<()> {
-    sqlx::query("update consumer set paused_at = now(), reason = $1")
-        .bind(stored(reason))
-        .execute(db)
-        .await?;
     Ok(())
 }

@@ -17,22 +17,24 @@ pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Enters events into the inbox; answers those that were not there yet. The others were handled.
 ///
 /// Where another transaction is just entering one of them, this waits for its end. Ids are sorted,
-/// so that two batches wait in one direction only.
+/// so that two batches wait in one direction only. `attempts` is how many tries this one makes.
 pub async fn admit(
     tx: &mut PgTransaction<'_>,
     events: &[(Uuid, &'static str)],
+    attempts: i32,
 ) -> sqlx::Result<HashSet<Uuid>> {
     let mut events = events.to_vec();
     events.sort_unstable();
     events.dedup_by_key(|(event_id, _)| *event_id);
     let admitted: Vec<Uuid> = sqlx::query_scalar(
-        "insert into inbox (event_id, topic)
-         select * from unnest($1::uuid[], $2::text[])
+        "insert into inbox (event_id, topic, attempts)
+         select *, $3 from unnest($1::uuid[], $2::text[])
          on conflict do nothing
          returning event_id",
     )
     .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
+    .bind(attempts)
     .fetch_all(&mut **tx)
     .await?;
     Ok(admitted.into_iter().collect())

@@ -11,7 +11,8 @@
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its producer: events on their way to Kafka
-//! - [`consumer`] and its [`group`], [`inbox`], [`dead_letter`]: events on their way in
+//! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
+//! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
 //!
 //! The service around them:
@@ -33,8 +34,15 @@ pub mod relay;
 mod producer;
 pub mod consumer;
 pub mod group;
+mod batches;
+mod route;
+mod effect;
 pub mod inbox;
 pub mod dead_letter;
+pub mod loss;
+mod replay;
+pub mod pause;
+mod operator;
 pub mod db;
 pub mod kafka;
 

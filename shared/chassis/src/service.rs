@@ -33,7 +33,7 @@ use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rows::Rows;
 use crate::supervise::Tasks;
-use crate::{commands, dead_letter, http, schema};
+use crate::{commands, http, schema};
 
 const API: &str = "API";
 const PROBES: &str = "probes";
@@ -164,11 +164,6 @@ impl Service {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
         Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
-    }
-
-    /// What operators may do about dead letters.
-    pub fn operator(&self) -> Router {
-        dead_letter::router(self.db.clone())
     }
 
     /// Serves the three ports and runs the loops, until a signal or the first of them to end.

@@ -96,7 +96,7 @@ impl<R: Rows> Bench<R> {
     {
         let (mut tx, now) = db::begin(&self.db).await.expect("a transaction");
         let entering: Vec<_> = events.iter().map(|(id, _)| (*id, E::topic().name)).collect();
-        let mut admitted = inbox::admit(&mut tx, &entering).await.expect("admission");
+        let mut admitted = inbox::admit(&mut tx, &entering, 1).await.expect("admission");
         let new: Vec<_> = events.iter().filter(|(id, _)| admitted.remove(id)).collect();
         let mut keys = R::Keys::default();
         new.iter().for_each(|(_, event)| R::touch(event, &mut keys));

@@ -5,6 +5,7 @@
 //! shows in the sums. Loops are run as a service runs them, or step by step on a given batch.
 
 mod consumer;
+mod letters;
 mod relay;
 mod commands;
 mod trace;
@@ -40,6 +41,7 @@ use crate::config::{Config, Secret};
 use crate::consumer::Consumer;
 use crate::event::{Answer, At, Event, Outgoing, Retention, Topic};
 use crate::group::Reports;
+use crate::loss::Loss;
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeats;
 use crate::problem::Problem;
@@ -212,6 +214,16 @@ fn tally<const TEST: u32>(
     }
 }
 
+/// What it costs that something is never counted: from 100 up it has to be written off.
+fn uncounted<const TEST: u32>(counted: &Counted<TEST>, drawer: &Drawer) -> Loss {
+    let total = drawer.tallies.get(&counted.till).map_or(0, |tally| tally.total);
+    let loss = Loss::that(format!("Till {} stays at {total}.", counted.till));
+    match counted.amount {
+        100.. => loss.writing_off("what was not counted", counted.amount, "coins"),
+        _ => loss.offering("counts it by hand", "till", format!("/tills/{}", counted.till)),
+    }
+}
+
 /// The command of a client who counts → `till.counted`. Nothing is refused, less is a panic.
 fn count<const TEST: u32>(
     wish: &Counted<TEST>,
@@ -340,7 +352,7 @@ impl<const TEST: u32> Till<TEST> {
         let beat = Heartbeats::new().register("consumer", WITHIN);
         let (db, wake) = (self.db.clone(), self.wake.clone());
         Consumer::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
-            .on(tally::<TEST>)
+            .on(tally::<TEST>, uncounted::<TEST>)
     }
 
     /// Where commands go, with the loop that runs them.

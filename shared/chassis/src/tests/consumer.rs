@@ -7,7 +7,6 @@ use sqlx::postgres::PgPoolOptions;
 use tower::ServiceExt;
 
 use super::*;
-use crate::dead_letter;
 
 #[tokio::test]
 async fn a_duplicate_has_one_effect_in_a_batch_across_batches_and_at_two_consumers_at_once() {
@@ -355,7 +354,7 @@ async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes
     sleep(MEANWHILE).await;
     assert_eq!(till.tallies().await["a"], (1, 1));
     let resume = axum::http::Request::post("/consumer/resume").body(axum::body::Body::empty());
-    let answer = dead_letter::router(till.db.clone()).oneshot(resume.unwrap()).await.unwrap();
+    let answer = till.consumer().operator().oneshot(resume.unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     eventually("it goes on", async || till.tallies().await["a"] == (2, 2)).await;
     eventually("to the end", async || group.caught_up().await).await;

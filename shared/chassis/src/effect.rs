@@ -1,0 +1,119 @@
+//! The effect of events: admitted, rows loaded, decided, saved, published, in a transaction that is
+//! open already. A batch from Kafka has many of them and commits its offsets afterwards; a replayed
+//! letter has one and is closed with it.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use metrics::{counter, histogram};
+use opentelemetry::Context;
+use sqlx::PgTransaction;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::dead_letter::{Cause, Kind};
+use crate::event::{At, Impossible, Retention, Topic};
+use crate::inbox;
+use crate::outbox::{self, Envelope};
+use crate::route::{Content, Item};
+use crate::rows::{Rows, guarded};
+use crate::telemetry;
+
+/// Why events did not have their effect. The transaction is to be rolled back.
+pub(crate) enum Trouble {
+    Database(sqlx::Error),
+    /// The event at this place can't be handled.
+    Event(usize, Cause),
+    /// Something else that has to pass.
+    Waiting(String),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Trouble {
+        Trouble::Database(error)
+    }
+}
+
+/// What was done, as long as it is not committed.
+#[must_use]
+pub(crate) struct Effect {
+    /// Topic, and how long it took to get here.
+    handled: Vec<(&'static Topic, std::time::Duration)>,
+    publishes: bool,
+    /// End when they are dropped.
+    _spans: Vec<Context>,
+}
+
+/// Lets events have their effect; those that had it before are passed over, and so is what is no
+/// event. `attempts` is how many tries this one makes.
+pub(crate) async fn take<R: Rows>(
+    tx: &mut PgTransaction<'_>,
+    now: DateTime<Utc>,
+    items: &[Item<R>],
+    attempts: i32,
+) -> Result<Effect, Trouble> {
+    let entering: Vec<_> = items.iter().filter_map(Item::entering).collect();
+    let mut admitted = match entering.is_empty() {
+        true => HashSet::new(),
+        false => inbox::admit(tx, &entering, attempts).await?,
+    };
+    let mut keys = R::Keys::default();
+    let mut new = Vec::with_capacity(items.len());
+    for (nth, item) in items.iter().enumerate() {
+        if let Content::Event(topic, work) = &item.content {
+            // Removed from the set, so that a repeat within the batch is a repeat too.
+            let state = topic.retention == Retention::Compact;
+            if state || item.event_id.is_some_and(|id| admitted.remove(&id)) {
+                work.touch(&mut keys);
+                new.push((nth, *topic, item, work));
+            }
+        }
+    }
+    let mut rows = R::load(tx, keys).await?;
+    let (mut envelopes, mut spans) = (Vec::new(), Vec::with_capacity(new.len()));
+    for (nth, topic, item, work) in &new {
+        let span = item.span(topic);
+        let at = At { now, event_id: Uuid::now_v7(), cause: item.event_id };
+        let decided = guarded(|| work.decide(&mut rows, at))
+            .map_err(|panic| (Kind::Failing, format!("its handler panicked: {panic}")))
+            .and_then(|answer| answer.map_err(|Impossible(why)| (Kind::Impossible, why)));
+        match decided {
+            Ok(event) => envelopes.extend(event.map(|event| Envelope {
+                event,
+                event_id: at.event_id,
+                traceparent: Some(telemetry::traceparent(&span)),
+                cause: item.event_id,
+                occurred_at: now,
+            })),
+            Err((kind, reason)) => return Err(Trouble::Event(*nth, Cause { kind, reason })),
+        }
+        spans.push(span);
+    }
+    if !new.is_empty() {
+        rows.save(tx).await?;
+    }
+    outbox::publish(tx, &envelopes).await?;
+    let took = |sent: DateTime<Utc>| (now - sent).to_std().ok();
+    let handled = new
+        .iter()
+        .map(|(_, topic, item, _)| (*topic, item.sent_at.and_then(took).unwrap_or_default()));
+    Ok(Effect { handled: handled.collect(), publishes: !envelopes.is_empty(), _spans: spans })
+}
+
+impl Effect {
+    /// Whether any event had an effect, rather than having had it before.
+    pub fn is_new(&self) -> bool {
+        !self.handled.is_empty()
+    }
+
+    /// After the commit, never before: wakes the relay, and counts.
+    pub fn committed(self, wake: &Notify) {
+        if self.publishes {
+            wake.notify_one();
+        }
+        for (topic, took) in &self.handled {
+            counter!("events_handled_total", "topic" => topic.name).increment(1);
+            histogram!("event_delivery_seconds", "topic" => topic.name).record(*took);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Whether the consumer is paused: too many events in a row could not be handled, and an operator has
+//! to look before more of them become dead letters. Kept in the database, so that it holds for every
+//! instance and outlives them.
+
+use axum::extract::State;
+use axum::{Json, Router, routing::get, routing::post};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::PgPool;
+
+use crate::dead_letter::stored;
+use crate::problem::Problem;
+
+/// Whether an operator has yet to resume the consumer.
+pub async fn paused(db: &PgPool) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select paused_at is not null from consumer").fetch_one(db).await
+}
+
+/// Pauses the consumer of every instance, until an operator resumes it.
+pub async fn pause(db: &PgPool, reason: &str) -> sqlx::Result<()> {
+    sqlx::query("update consumer set paused_at = now(), reason = $1")
+        .bind(stored(reason))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// What operators do about it.
+pub(crate) fn router(db: PgPool) -> Router {
+    Router::new()
+        .route("/consumer", get(consumer))
+        .route("/consumer/resume", post(resume))
+        .with_state(db)
+}
+
+#[derive(Serialize, sqlx::FromRow)]
+struct ConsumerState {
+    paused_at: Option<DateTime<Utc>>,
+    reason: Option<String>,
+}
+
+async fn consumer(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
+    Ok(Json(sqlx::query_as("select paused_at, reason from consumer").fetch_one(&db).await?))
+}
+
+async fn resume(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
+    sqlx::query("update consumer set paused_at = null, reason = null").execute(&db).await?;
+    consumer(State(db)).await
+}

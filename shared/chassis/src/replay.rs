@@ -1,0 +1,322 @@
+//! What becomes of a dead letter: replayed once its cause is gone, or discarded for ever.
+//!
+//! Promises: a letter's event has its effect in the transaction that closes the letter, and once,
+//! however often and by however many operators it is replayed; what was discarded never has an
+//! effect, even if it comes again. They are broken by settling a letter without the inbox, or
+//! without its row locked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::{PgPool, PgTransaction};
+use tokio::sync::Notify;
+
+use crate::avro::{Undecodable, unframe};
+use crate::db::{self, Failure};
+use crate::dead_letter::{self, Cause, Letter, State};
+use crate::effect::{self, Trouble};
+use crate::inbox;
+use crate::loss::{self, Loss};
+use crate::problem::Problem;
+use crate::registry::{Known, Registry};
+use crate::route::{Content, Item, Routes, schema_id};
+use crate::rows::{Rows, guarded};
+
+/// How long settling one letter may take, so that its operator gets our answer and not the
+/// server's.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The `kind` of the problem that says a letter can't be handled any better than before.
+pub(crate) const STILL_DEAD: &str = "still-dead";
+
+/// The dead letters of a service, with what it takes to settle them.
+pub(crate) struct Letters<R: Rows> {
+    pub db: PgPool,
+    pub registry: Arc<Registry>,
+    pub routes: Arc<Routes<R>>,
+    pub wake: Arc<Notify>,
+}
+
+/// What a replay or a discard came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Settled {
+    /// The event has had its effect, just now.
+    Replayed,
+    /// It had it before, when it came another time; now the letter is closed as well.
+    HandledBefore,
+    /// The event is given up, just now.
+    Discarded,
+    /// It was given up before, in another letter; now this one is closed as well.
+    DiscardedBefore,
+    /// Somebody settled the letter in this way before; nothing is done.
+    SettledBefore,
+}
+
+/// What a record says, as far as that can be told.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Decoded {
+    /// The event.
+    pub event: Option<Value>,
+    /// By which schema it was read.
+    pub read_with: Option<String>,
+    /// Why it could not be read, or not by the schema that the record names.
+    pub unreadable: Option<String>,
+}
+
+impl<R: Rows> Letters<R> {
+    pub async fn find(&self, letter_id: i64) -> Result<Letter, Problem> {
+        let letter = dead_letter::find(&self.db, letter_id).await?;
+        letter.ok_or_else(|| Problem::not_found(format!("There is no dead letter {letter_id}.")))
+    }
+
+    /// Lets the event have its effect, and closes the letter with it.
+    pub async fn replay(&self, letter_id: i64) -> Result<Settled, Problem> {
+        let letter = self.find(letter_id).await?;
+        match letter.state {
+            State::Waiting => {}
+            State::Replayed => return Ok(Settled::SettledBefore),
+            State::Discarded => return Err(given_up(letter_id)),
+        }
+        let item = self.item(&letter).await?;
+        if let Content::Dead(cause) = &item.content {
+            return Err(still_dead(letter_id, cause));
+        }
+        let mut races = 0;
+        loop {
+            let attempt = self.try_to_replay(&letter, &item);
+            let attempt = tokio::time::timeout(SETTLED_WITHIN, attempt).await;
+            match attempt.map_err(|_| unknown())?? {
+                Ok(settled) => return Ok(settled),
+                Err(Trouble::Event(_, cause)) => return Err(still_dead(letter_id, &cause)),
+                Err(Trouble::Waiting(because)) => return Err(not_now(because)),
+                Err(Trouble::Database(error)) => match db::classify(&error) {
+                    Failure::Race if races == 0 => races += 1,
+                    Failure::Race | Failure::Refused => {
+                        return Err(still_dead(letter_id, &Cause::refused(&error)));
+                    }
+                    Failure::TooSlow | Failure::Transient => return Err(not_now(error)),
+                },
+            }
+        }
+    }
+
+    async fn try_to_replay(
+        &self,
+        letter: &Letter,
+        item: &Item<R>,
+    ) -> Result<Result<Settled, Trouble>, Problem> {
+        let work = async {
+            let (mut tx, now) = db::begin(&self.db).await?;
+            let state = dead_letter::lock(&mut tx, letter.letter_id).await?;
+            if state != State::Waiting {
+                return Ok((tx, None, state));
+            }
+            let attempts = letter.attempts.saturating_add(1);
+            let effect = effect::take(&mut tx, now, std::slice::from_ref(item), attempts).await?;
+            let given_up = !effect.is_new() && self.was_discarded(&mut tx, item).await?;
+            let state = if given_up { State::Discarded } else { State::Replayed };
+            dead_letter::settle(&mut tx, letter.letter_id, state, None).await?;
+            Ok((tx, Some(effect), state))
+        };
+        let (tx, effect, state) = match work.await {
+            Ok(done) => done,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let Some(effect) = effect else {
+            return match state {
+                State::Discarded => Err(given_up(letter.letter_id)),
+                _ => Ok(Ok(Settled::SettledBefore)),
+            };
+        };
+        tx.commit().await.map_err(|_| unknown())?;
+        let settled = match (effect.is_new(), state) {
+            (true, _) => Settled::Replayed,
+            (false, State::Discarded) => Settled::DiscardedBefore,
+            (false, _) => Settled::HandledBefore,
+        };
+        effect.committed(&self.wake);
+        Ok(Ok(settled))
+    }
+
+    async fn was_discarded(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        item: &Item<R>,
+    ) -> sqlx::Result<bool> {
+        match item.event_id {
+            Some(event_id) => dead_letter::was_discarded(tx, event_id).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Gives the event up. It is entered into the inbox like one that was handled, so that it has no
+    /// effect when it comes again; what nobody can read has no identity to remember.
+    pub async fn discard(
+        &self,
+        letter_id: i64,
+        because: &str,
+        write_off: bool,
+    ) -> Result<(Settled, Option<Loss>), Problem> {
+        let letter = self.find(letter_id).await?;
+        match letter.state {
+            State::Waiting => {}
+            State::Discarded => return Ok((Settled::SettledBefore, None)),
+            State::Replayed => return Err(replayed(letter_id)),
+        }
+        let item = self.item(&letter).await?;
+        let work = async {
+            let (mut tx, _) = db::begin(&self.db).await.map_err(not_now)?;
+            match dead_letter::lock(&mut tx, letter_id).await.map_err(not_now)? {
+                State::Waiting => {}
+                State::Discarded => return Ok((tx, Settled::SettledBefore, None)),
+                State::Replayed => return Err(replayed(letter_id)),
+            }
+            let given_up = self.give_up(&mut tx, &letter, &item).await;
+            let (settled, loss) = given_up.map_err(not_now)?;
+            if !loss.write_offs.is_empty() && !write_off {
+                return Err(write_off_needed(letter_id, &loss));
+            }
+            loss::write_off(&mut tx, letter_id, &loss.write_offs).await.map_err(not_now)?;
+            dead_letter::settle(&mut tx, letter_id, State::Discarded, Some(because))
+                .await
+                .map_err(not_now)?;
+            Ok((tx, settled, Some(loss)))
+        };
+        let late = |_| Err(not_now("the database did not answer in time"));
+        let done = tokio::time::timeout(SETTLED_WITHIN, work).await;
+        let (tx, settled, loss) = done.unwrap_or_else(late)?;
+        tx.commit().await.map_err(|_| unknown())?;
+        Ok((settled, loss))
+    }
+
+    /// What it would cost to discard a letter, as things are now.
+    pub async fn if_discarded(&self, letter: &Letter) -> Result<Loss, Problem> {
+        let item = self.item(letter).await?;
+        let (mut tx, _) = db::begin(&self.db).await?;
+        let (_, loss) = self.give_up(&mut tx, letter, &item).await?;
+        tx.rollback().await?;
+        Ok(loss)
+    }
+
+    /// Takes the event's place in the inbox, and tells what is lost by that.
+    async fn give_up(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        letter: &Letter,
+        item: &Item<R>,
+    ) -> Result<(Settled, Loss), sqlx::Error> {
+        let Content::Event(_, work) = &item.content else {
+            return Ok((Settled::Discarded, Loss::that(WHATEVER_IT_SAID)));
+        };
+        if let Some(entering) = item.entering()
+            && inbox::admit(tx, &[entering], letter.attempts).await?.is_empty()
+        {
+            return Ok(match self.was_discarded(tx, item).await? {
+                true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),
+                false => (Settled::HandledBefore, Loss::that(HANDLED_BEFORE)),
+            });
+        }
+        let mut keys = R::Keys::default();
+        work.touch(&mut keys);
+        let rows = R::load(tx, keys).await?;
+        let loss = guarded(|| work.loss(&rows)).unwrap_or_else(|panic| {
+            Loss::that(format!(
+                "What that costs can't be told, since the telling panicked: {panic}"
+            ))
+        });
+        Ok((Settled::Discarded, loss))
+    }
+
+    /// The letter's event with its handler, by the code and the schemas of today.
+    async fn item(&self, letter: &Letter) -> Result<Item<R>, Problem> {
+        let message = letter.message();
+        let schemas = self.schemas_of(schema_id(&message)).await?;
+        Ok(self.routes.item(message, &schemas))
+    }
+
+    /// Asks the registry anew for what it did not know.
+    async fn schemas_of(&self, id: Option<u32>) -> Result<HashMap<u32, Known>, Problem> {
+        self.registry.forget_unknown(id);
+        self.registry.schemas_of(id).await.map_err(not_now)
+    }
+
+    /// What a letter says: by the schema that its record names, or else by this service's own.
+    pub async fn decoded(&self, letter: &Letter) -> Decoded {
+        let unreadable =
+            |because: String| Decoded { unreadable: Some(because), ..Decoded::default() };
+        let Some(record) = &letter.record else { return unreadable("the record is empty".into()) };
+        let (id, body) = match unframe(record) {
+            Ok(parts) => parts,
+            Err(Undecodable(because)) => return unreadable(because),
+        };
+        let because = match self.schemas_of(Some(id)).await {
+            Err(problem) => problem.detail,
+            Ok(schemas) => match &schemas[&id] {
+                Known::Unreadable(because, _) => because.clone(),
+                Known::Schema(written) => match written.json(body) {
+                    Ok(event) => {
+                        let read_with = Some(format!("schema {id} of the registry"));
+                        return Decoded { event: Some(event), read_with, unreadable: None };
+                    }
+                    // The writer's schema does not fit, so what another one reads is made up.
+                    Err(Undecodable(because)) => return unreadable(because),
+                },
+            },
+        };
+        let own = self.routes.topic(&letter.topic).map(|topic| topic.codec().json(body));
+        match own {
+            Some(Ok(event)) => {
+                let read_with = Some("this service's own schema of the topic".into());
+                Decoded { event: Some(event), read_with, unreadable: Some(because) }
+            }
+            Some(Err(_)) | None => unreadable(because),
+        }
+    }
+}
+
+const WHATEVER_IT_SAID: &str =
+    "Nobody can read what it said. Whatever that was is lost, and may be waited for elsewhere.";
+const HANDLED_BEFORE: &str = "Nothing is lost: the event was handled when it came another time.";
+const GIVEN_UP_BEFORE: &str = "Nothing more is lost: the event was given up in another letter.";
+
+fn still_dead(letter_id: i64, cause: &Cause) -> Problem {
+    let detail =
+        format!("Letter {letter_id} stays as it is, for it would be one again: {}.", cause.reason);
+    Problem::conflict(STILL_DEAD, detail)
+}
+
+fn given_up(letter_id: i64) -> Problem {
+    Problem::conflict("discarded", format!("Letter {letter_id} was discarded, which is for ever."))
+}
+
+fn replayed(letter_id: i64) -> Problem {
+    let detail = format!("Letter {letter_id} was replayed: there is nothing left to discard.");
+    Problem::conflict("replayed", detail)
+}
+
+fn write_off_needed(letter_id: i64, loss: &Loss) -> Problem {
+    let amounts: Vec<String> = loss.write_offs.iter().map(ToString::to_string).collect();
+    let detail = format!(
+        "{} To discard letter {letter_id} writes off {}. If that is what you want, say so with \"write_off\": true.",
+        loss.consequence,
+        amounts.join(" and "),
+    );
+    Problem::conflict("write-off-needed", detail)
+}
+
+fn not_now(because: impl std::fmt::Display) -> Problem {
+    Problem::unavailable(format!("Not now, and nothing was changed: {because}."))
+}
+
+/// A commit that was cut, or a database that fell silent at some point.
+fn unknown() -> Problem {
+    let mut problem = Problem::outcome_unknown();
+    problem.detail = "Whether the letter is settled is not known: look at it, or ask for the same \
+                      again, which is safe."
+        .into();
+    problem
+}

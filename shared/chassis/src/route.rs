@@ -1,0 +1,194 @@
+//! From a record to the handler of its event: the topics that a service hears, how their records
+//! are read, and what each event causes or costs. Batches from Kafka and letters that an operator
+//! replays go through the same.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
+use opentelemetry::{Context, KeyValue, global};
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use uuid::Uuid;
+
+use crate::avro::{Codec, Undecodable, unframe};
+use crate::dead_letter::{Cause, Kind};
+use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
+use crate::loss::Loss;
+use crate::registry::Known;
+use crate::rows::{Rows, Touches};
+
+/// The topics that a service hears.
+pub(crate) struct Routes<R: Rows> {
+    service: &'static str,
+    by_topic: HashMap<&'static str, Route<R>>,
+}
+
+/// How the events of a topic become work.
+struct Route<R: Rows> {
+    topic: &'static Topic,
+    read: Read<R>,
+}
+
+type Read<R> = Box<dyn Fn(&Codec, &[u8]) -> Result<Box<dyn Work<R>>, Undecodable> + Send + Sync>;
+
+/// An event with the functions that a service has for it.
+pub(crate) trait Work<R: Rows>: Send + Sync {
+    fn touch(&self, keys: &mut R::Keys);
+    fn decide(&self, rows: &mut R, at: At) -> Result<Option<Outgoing>, Impossible>;
+    fn loss(&self, rows: &R) -> Loss;
+}
+
+type Handler<R, E, O> = fn(&E, &mut R, At) -> Answer<O>;
+type IfDiscarded<R, E> = fn(&E, &R) -> Loss;
+
+impl<R: Touches<E>, E: Event, O: Outcome> Work<R> for (E, Handler<R, E, O>, IfDiscarded<R, E>) {
+    fn touch(&self, keys: &mut R::Keys) {
+        R::touch(&self.0, keys);
+    }
+    fn decide(&self, rows: &mut R, at: At) -> Result<Option<Outgoing>, Impossible> {
+        Ok((self.1)(&self.0, rows, at)?.and_then(Outcome::publish))
+    }
+    fn loss(&self, rows: &R) -> Loss {
+        (self.2)(&self.0, rows)
+    }
+}
+
+/// A record on its way to its effect.
+pub(crate) struct Item<R: Rows> {
+    pub message: OwnedMessage,
+    pub event_id: Option<Uuid>,
+    /// The trace that the event belongs to.
+    pub parent: Context,
+    pub sent_at: Option<DateTime<Utc>>,
+    pub content: Content<R>,
+}
+
+pub(crate) enum Content<R: Rows> {
+    Event(&'static Topic, Box<dyn Work<R>>),
+    Dead(Cause),
+}
+
+impl<R: Rows> Routes<R> {
+    pub fn of(service: &'static str) -> Routes<R> {
+        Routes { service, by_topic: HashMap::new() }
+    }
+
+    /// See [`crate::consumer::Consumer::on`].
+    pub fn add<E: Event, O: Outcome + 'static>(
+        &mut self,
+        handler: Handler<R, E, O>,
+        if_discarded: IfDiscarded<R, E>,
+    ) where
+        R: Touches<E>,
+    {
+        let topic = E::topic();
+        assert!(
+            topic.subscribers.contains(&self.service),
+            "{} is not declared as a subscriber of {}",
+            self.service,
+            topic.name
+        );
+        let read = move |written: &Codec, body: &[u8]| {
+            let event: E = topic.codec().decode(written, body)?;
+            Ok(Box::new((event, handler, if_discarded)) as Box<dyn Work<R>>)
+        };
+        let earlier = self.by_topic.insert(topic.name, Route { topic, read: Box::new(read) });
+        assert!(earlier.is_none(), "{} has two handlers", topic.name);
+    }
+
+    pub fn topics(&self) -> Vec<&'static str> {
+        self.by_topic.keys().copied().collect()
+    }
+
+    pub fn topic(&self, name: &str) -> Option<&'static Topic> {
+        Some(self.by_topic.get(name)?.topic)
+    }
+
+    /// Reads a record; `schemas` are those that [`schema_id`] asks for.
+    pub fn item(&self, message: OwnedMessage, schemas: &HashMap<u32, Known>) -> Item<R> {
+        let (content, event_id) = match self.decode(&message, schemas) {
+            Ok((event_id, topic, work)) => (Content::Event(topic, work), Some(event_id)),
+            Err(Undecodable(reason)) => {
+                let cause = Cause { kind: Kind::Undecodable, reason };
+                (Content::Dead(cause), header(&message, "ce_id").and_then(|id| id.parse().ok()))
+            }
+        };
+        let parent = crate::telemetry::context(header(&message, "traceparent"));
+        let sent_at = header(&message, "ce_time").and_then(|time| time.parse().ok());
+        Item { event_id, parent, sent_at, content, message }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn decode(
+        &self,
+        message: &OwnedMessage,
+        schemas: &HashMap<u32, Known>,
+    ) -> Result<(Uuid, &'static Topic, Box<dyn Work<R>>), Undecodable> {
+        let route = self.by_topic.get(message.topic());
+        let route =
+            route.ok_or_else(|| Undecodable("this service does not hear its topic".into()))?;
+        let record = message.payload().ok_or_else(|| Undecodable("the record is empty".into()))?;
+        let (id, body) = unframe(record)?;
+        let event_id = header(message, "ce_id")
+            .and_then(|id| Uuid::parse_str(id).ok())
+            .ok_or_else(|| Undecodable("the header ce_id is missing or no UUID".into()))?;
+        match &schemas[&id] {
+            Known::Schema(written) => Ok((event_id, route.topic, (route.read)(written, body)?)),
+            Known::Unreadable(because, _) => Err(Undecodable(because.clone())),
+        }
+    }
+}
+
+/// The id of the schema that a record says it was written with.
+pub(crate) fn schema_id(message: &OwnedMessage) -> Option<u32> {
+    Some(unframe(message.payload()?).ok()?.0)
+}
+
+impl<R: Rows> Item<R> {
+    /// What goes through the inbox: facts. State is guarded by its version.
+    pub fn entering(&self) -> Option<(Uuid, &'static str)> {
+        match &self.content {
+            Content::Event(topic, _) if topic.retention != Retention::Compact => {
+                Some((self.event_id?, topic.name))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn letter(&self) -> Option<(&OwnedMessage, Option<Uuid>, &Cause)> {
+        match &self.content {
+            Content::Dead(cause) => Some((&self.message, self.event_id, cause)),
+            Content::Event(..) => None,
+        }
+    }
+
+    /// The span of handling this event: a child of the one that published it.
+    pub fn span(&self, topic: &Topic) -> Context {
+        let tracer = global::tracer("chassis");
+        let span = tracer
+            .span_builder(format!("process {}", topic.name))
+            .with_kind(SpanKind::Consumer)
+            .with_attributes([
+                KeyValue::new("messaging.system", "kafka"),
+                KeyValue::new("messaging.operation.name", "process"),
+                KeyValue::new("messaging.operation.type", "process"),
+                KeyValue::new("messaging.destination.name", topic.name),
+                KeyValue::new(
+                    "messaging.destination.partition.id",
+                    self.message.partition().to_string(),
+                ),
+                KeyValue::new("messaging.kafka.offset", self.message.offset()),
+                KeyValue::new(
+                    "messaging.message.id",
+                    self.event_id.map(|id| id.to_string()).unwrap_or_default(),
+                ),
+            ])
+            .start_with_context(&tracer, &self.parent);
+        self.parent.with_span(span)
+    }
+}
+
+fn header<'a>(message: &'a OwnedMessage, key: &str) -> Option<&'a str> {
+    let header = message.headers()?.iter().find(|header| header.key == key)?;
+    std::str::from_utf8(header.value?).ok()
+}
