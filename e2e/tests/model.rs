@@ -53,7 +53,7 @@ use uuid::Uuid;
 
 use order::{CancelOrder, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg, Wanted};
 use payment::{Deposit, Ledger, Payment};
-use stock::{Item, Reservation, Warehouse};
+use stock::{Item, Reservation, Shortfall, Warehouse};
 
 /// All orders are alike, so one set of ids and values serves them all.
 const ORDER: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_0001);
@@ -850,6 +850,7 @@ fn warehouse_of(placed: &Placed, available: i8, units: i8) -> Warehouse {
         available: available.into(),
         reserved: i64::from(units) - i64::from(available),
         event_id: PUBLISHED,
+        changed_at: at().now,
     });
     if let Some(state) = placed.reservation {
         use stock::State::{Rejected, Released, Reserved, Void};
@@ -858,6 +859,10 @@ fn warehouse_of(placed: &Placed, available: i8, units: i8) -> Warehouse {
             order_id: ORDER,
             state,
             lines: Json(if matches!(state, Reserved | Released) { vec![line] } else { vec![] }),
+            shortfall: (state == Rejected).then(|| {
+                let (reason, sku) = (RejectReason::OutOfStock, SKU.into());
+                Json(Shortfall { reason, sku, requested: 1, available: 0 })
+            }),
             reason: (state == Rejected).then(|| "1 of pen ordered, 0 available".into()),
             answer_event_id: (state != Void).then_some(PUBLISHED),
             undo_event_id: matches!(state, Released | Void).then_some(PUBLISHED),

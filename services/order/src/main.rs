@@ -13,6 +13,7 @@ mod tests;
 
 use std::process::ExitCode;
 
+use chassis::announce;
 use chassis::process;
 use chassis::service::{Routers, Service};
 
@@ -38,7 +39,7 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
     let routers = Routers {
         api: api::router(service.db.clone(), commands),
         books: api::books(service.db.clone()),
-        operator: consumer.operator(),
+        operator: consumer.operator().merge(service.announce([announce::of::<order::Order>()])),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
 }

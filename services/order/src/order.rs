@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use chassis::announce::{Announce, Published};
 use chassis::event::{At, Event};
 use chassis::rows::{Rows, Table, Touches};
 use chrono::{DateTime, Utc};
-use events::orders::CancelReason;
+use events::orders::{
+    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
+};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use serde::{Deserialize, Serialize};
@@ -86,6 +89,76 @@ pub enum StockLeg {
     Rejected,
     Released,
     Void,
+}
+
+/// What the row says is what its events said: they are made from it, the first time and every time.
+impl Order {
+    pub fn created(&self) -> OrderCreated {
+        let lines = self.lines.iter().cloned();
+        OrderCreated {
+            order_id: self.order_id,
+            customer_id: self.customer_id,
+            lines: lines
+                .map(|Line { sku, quantity, unit_price_cents }| OrderLine {
+                    sku,
+                    quantity,
+                    unit_price_cents,
+                })
+                .collect(),
+            total_cents: self.total_cents,
+            currency: self.currency.clone(),
+            occurred_at: self.created_at,
+        }
+    }
+
+    pub fn confirmed(&self, occurred_at: DateTime<Utc>) -> OrderConfirmed {
+        let lines = self.lines.iter().cloned();
+        OrderConfirmed {
+            order_id: self.order_id,
+            customer_id: self.customer_id,
+            lines: lines
+                .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine {
+                    sku,
+                    quantity,
+                    unit_price_cents,
+                })
+                .collect(),
+            total_cents: self.total_cents,
+            currency: self.currency.clone(),
+            occurred_at,
+        }
+    }
+
+    pub fn cancelled(&self, reason: Reason, occurred_at: DateTime<Utc>) -> OrderCancelled {
+        let reason = match reason {
+            Reason::PaymentDeclined => CancelReason::PaymentDeclined,
+            Reason::StockRejected => CancelReason::StockRejected,
+            Reason::Customer => CancelReason::Customer,
+            Reason::Deadline => CancelReason::Deadline,
+        };
+        OrderCancelled { order_id: self.order_id, reason, occurred_at }
+    }
+}
+
+impl Announce for Order {
+    type Key = Uuid;
+    const TABLE: (&'static str, &'static str) = ("orders", "order_id");
+
+    fn key(&self) -> Uuid {
+        self.order_id
+    }
+
+    fn published(&self) -> Vec<Published> {
+        let mut published =
+            vec![Published::new(self.created_event_id, self.created_at, &self.created())];
+        if let (Some(event_id), Some(at)) = (self.ended_event_id, self.ended_at) {
+            published.push(match self.reason {
+                None => Published::new(event_id, at, &self.confirmed(at)),
+                Some(reason) => Published::new(event_id, at, &self.cancelled(reason, at)),
+            });
+        }
+        published
+    }
 }
 
 /// An article, as last heard of.
@@ -245,14 +318,14 @@ touches_its_order!(
 impl Rows for Orders {
     type Keys = Keys;
 
-    async fn load(db: &mut PgConnection, keys: Keys) -> sqlx::Result<Orders> {
+    async fn load(tx: &mut PgConnection, keys: Keys) -> sqlx::Result<Orders> {
         let mut rows = Orders::default();
         if !keys.orders.is_empty() {
             let orders: Vec<Order> = sqlx::query_as(
                 "select * from orders where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders))
-            .fetch_all(&mut *db)
+            .fetch_all(&mut *tx)
             .await?;
             rows.orders = Table::read(orders, |order| order.order_id);
         }
@@ -260,25 +333,25 @@ impl Rows for Orders {
             // Not locked: an order takes the price that was known when it was placed.
             let items: Vec<Item> = sqlx::query_as("select * from items where sku = any($1)")
                 .bind(Vec::from_iter(keys.skus))
-                .fetch_all(&mut *db)
+                .fetch_all(&mut *tx)
                 .await?;
             rows.items = Table::read(items, |item| item.sku.clone());
         }
         Ok(rows)
     }
 
-    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
-        insert_orders(db, self.orders.inserted()).await?;
-        update_orders(db, self.orders.updated()).await?;
-        insert_history(db, &self.history).await?;
+    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        insert_orders(tx, self.orders.inserted()).await?;
+        update_orders(tx, self.orders.updated()).await?;
+        insert_history(tx, &self.history).await?;
         let mut items = self.items.inserted();
         items.extend(self.items.updated());
         items.sort_by(|a, b| a.sku.cmp(&b.sku));
-        upsert_items(db, items).await
+        upsert_items(tx, items).await
     }
 }
 
-async fn insert_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
+async fn insert_orders(tx: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
     if orders.is_empty() {
         return Ok(());
     }
@@ -303,13 +376,13 @@ async fn insert_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Resu
     .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
     .bind(orders.iter().map(|o| o.created_event_id).collect::<Vec<_>>())
     .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// What an order is about never changes; where it stands does.
-async fn update_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
+async fn update_orders(tx: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
     if orders.is_empty() {
         return Ok(());
     }
@@ -328,13 +401,13 @@ async fn update_orders(db: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Resu
     .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
     .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
     .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// An event that is there already is heard again, after the inbox forgot it: that changes nothing.
-async fn insert_history(db: &mut PgConnection, entries: &[Entry]) -> sqlx::Result<()> {
+async fn insert_history(tx: &mut PgConnection, entries: &[Entry]) -> sqlx::Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
@@ -354,13 +427,13 @@ async fn insert_history(db: &mut PgConnection, entries: &[Entry]) -> sqlx::Resul
     .bind(entries.iter().map(|e| &e.detail).collect::<Vec<_>>())
     .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
     .bind(entries.iter().map(|e| e.recorded_at).collect::<Vec<_>>())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// The version decides, in memory and once more here: another instance may know a newer one.
-async fn upsert_items(db: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {
+async fn upsert_items(tx: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {
     if items.is_empty() {
         return Ok(());
     }
@@ -376,7 +449,7 @@ async fn upsert_items(db: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<
     .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
     .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
     .bind(items.iter().map(|i| i.version).collect::<Vec<_>>())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -8,9 +8,7 @@
 use chassis::event::{Answer, At, Impossible};
 use chassis::impossible;
 use chassis::loss::Loss;
-use events::orders::{
-    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
-};
+use events::orders::{CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::types::Json;
@@ -59,23 +57,7 @@ pub fn place_order(
         lines.push(Line { sku, quantity, unit_price_cents });
     }
     let currency = currency.unwrap_or_default();
-    let created = OrderCreated {
-        order_id: place.order_id,
-        customer_id: place.customer_id,
-        lines: lines
-            .iter()
-            .cloned()
-            .map(|Line { sku, quantity, unit_price_cents }| OrderLine {
-                sku,
-                quantity,
-                unit_price_cents,
-            })
-            .collect(),
-        total_cents,
-        currency: currency.clone(),
-        occurred_at: at.now,
-    };
-    orders.put_order(Order {
+    let order = Order {
         order_id: place.order_id,
         customer_id: place.customer_id,
         status: Status::Pending,
@@ -89,7 +71,9 @@ pub fn place_order(
         ended_at: None,
         created_event_id: at.event_id,
         ended_event_id: None,
-    });
+    };
+    let created = order.created();
+    orders.put_order(order);
     orders.said(&created, place.order_id, at);
     Ok(Some(created))
 }
@@ -275,21 +259,7 @@ fn confirm_if_both_said_yes(
     order.status = Status::Confirmed;
     order.ended_at = Some(at.now);
     order.ended_event_id = Some(at.event_id);
-    let lines = order.lines.iter().cloned();
-    let confirmed = OrderConfirmed {
-        order_id: order.order_id,
-        customer_id: order.customer_id,
-        lines: lines
-            .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine {
-                sku,
-                quantity,
-                unit_price_cents,
-            })
-            .collect(),
-        total_cents: order.total_cents,
-        currency: order.currency.clone(),
-        occurred_at: at.now,
-    };
+    let confirmed = order.confirmed(at.now);
     orders.said(&confirmed, order.order_id, at);
     orders.put_order(order);
     Some(confirmed)
@@ -314,16 +284,17 @@ fn end_cancelled(
     orders: &mut Orders,
     at: At,
 ) -> OrderCancelled {
-    order.status = Status::Cancelled;
-    order.reason = Some(match reason {
+    let reason = match reason {
         CancelReason::PaymentDeclined => Reason::PaymentDeclined,
         CancelReason::StockRejected => Reason::StockRejected,
         CancelReason::Deadline => Reason::Deadline,
         CancelReason::Customer | CancelReason::Unknown => Reason::Customer,
-    });
+    };
+    order.status = Status::Cancelled;
+    order.reason = Some(reason);
     order.ended_at = Some(at.now);
     order.ended_event_id = Some(at.event_id);
-    let cancelled = OrderCancelled { order_id: order.order_id, reason, occurred_at: at.now };
+    let cancelled = order.cancelled(reason, at.now);
     orders.said(&cancelled, order.order_id, at);
     orders.put_order(order);
     cancelled

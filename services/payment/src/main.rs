@@ -11,6 +11,7 @@ mod tests;
 
 use std::process::ExitCode;
 
+use chassis::announce;
 use chassis::process;
 use chassis::service::{Routers, Service};
 
@@ -38,7 +39,7 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        operator: consumer.operator(),
+        operator: consumer.operator().merge(service.announce([announce::of::<payment::Payment>()])),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use chassis::announce::{Announce, Published};
 use chassis::rows::{Rows, Table, Touches};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
+use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -49,6 +51,73 @@ pub enum State {
     Refunded,
     /// The cancellation came before the order: a tombstone.
     Void,
+}
+
+/// What the row says is what its events said: they are made from it, the first time and every time.
+impl Payment {
+    pub fn verified(&self) -> PaymentVerified {
+        PaymentVerified {
+            order_id: self.order_id,
+            amount_cents: self.amount_cents,
+            currency: self.currency.clone().unwrap_or_default(),
+            occurred_at: self.created_at,
+        }
+    }
+
+    pub fn declined(&self) -> PaymentDeclined {
+        let reason = self.reason.as_deref().map_or(DeclineReason::Unknown, of_word);
+        PaymentDeclined { order_id: self.order_id, reason, occurred_at: self.created_at }
+    }
+
+    /// Of nothing where nothing had been taken.
+    pub fn refunded(&self) -> PaymentRefunded {
+        let taken = self.answer_event_id.map(|_| self.amount_cents);
+        PaymentRefunded {
+            order_id: self.order_id,
+            amount_cents: taken,
+            currency: self.currency.clone(),
+            occurred_at: self.updated_at,
+        }
+    }
+}
+
+/// The word that a row keeps for why a payment was declined.
+pub fn in_words(reason: DeclineReason) -> &'static str {
+    match reason {
+        DeclineReason::InsufficientFunds => "insufficient_funds",
+        DeclineReason::NoAccount => "no_account",
+        DeclineReason::CurrencyMismatch => "currency_mismatch",
+        DeclineReason::Unknown => "unknown",
+    }
+}
+
+fn of_word(word: &str) -> DeclineReason {
+    let reasons = [
+        DeclineReason::InsufficientFunds,
+        DeclineReason::NoAccount,
+        DeclineReason::CurrencyMismatch,
+    ];
+    reasons.into_iter().find(|reason| in_words(*reason) == word).unwrap_or(DeclineReason::Unknown)
+}
+
+impl Announce for Payment {
+    type Key = Uuid;
+    const TABLE: (&'static str, &'static str) = ("payments", "order_id");
+
+    fn key(&self) -> Uuid {
+        self.order_id
+    }
+
+    fn published(&self) -> Vec<Published> {
+        let answer = self.answer_event_id.map(|event_id| match self.state {
+            State::Declined => Published::new(event_id, self.created_at, &self.declined()),
+            _ => Published::new(event_id, self.created_at, &self.verified()),
+        });
+        let undo = self
+            .undo_event_id
+            .map(|event_id| Published::new(event_id, self.updated_at, &self.refunded()));
+        answer.into_iter().chain(undo).collect()
+    }
 }
 
 /// Money comes in.
@@ -138,14 +207,14 @@ impl Touches<Deposit> for Ledger {
 impl Rows for Ledger {
     type Keys = Keys;
 
-    async fn load(db: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Ledger> {
+    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Ledger> {
         let mut ledger = Ledger::default();
         if !keys.orders.is_empty() {
             let payments: Vec<Payment> = sqlx::query_as(
                 "select * from payments where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders))
-            .fetch_all(&mut *db)
+            .fetch_all(&mut *tx)
             .await?;
             // A cancellation names no customer; whose money it was stands in the payment.
             keys.customers.extend(payments.iter().filter_map(|payment| payment.customer_id));
@@ -157,96 +226,111 @@ impl Rows for Ledger {
                  order by customer_id for update",
             )
             .bind(Vec::from_iter(keys.customers))
-            .fetch_all(&mut *db)
+            .fetch_all(&mut *tx)
             .await?;
             ledger.accounts = Table::read(accounts, |account| account.customer_id);
         }
         Ok(ledger)
     }
 
-    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
-        save_accounts(db, UPDATE_ACCOUNTS, self.accounts.updated()).await?;
-        save_accounts(db, INSERT_ACCOUNTS, self.accounts.inserted()).await?;
-        save_payments(db, UPDATE_PAYMENTS, self.payments.updated()).await?;
-        save_payments(db, INSERT_PAYMENTS, self.payments.inserted()).await?;
-        save_deposits(db, &self.deposits).await
+    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        update_accounts(tx, self.accounts.updated()).await?;
+        insert_accounts(tx, self.accounts.inserted()).await?;
+        update_payments(tx, self.payments.updated()).await?;
+        insert_payments(tx, self.payments.inserted()).await?;
+        insert_deposits(tx, &self.deposits).await
     }
 }
 
-const UPDATE_ACCOUNTS: &str = "
-    update accounts set currency = a.currency, deposited_cents = a.deposited_cents,
-        balance_cents = a.balance_cents, taken_cents = a.taken_cents
-    from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
-        as a (customer_id, currency, deposited_cents, balance_cents, taken_cents)
-    where accounts.customer_id = a.customer_id";
-
-const INSERT_ACCOUNTS: &str = "
-    insert into accounts (customer_id, currency, deposited_cents, balance_cents, taken_cents)
-    select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])";
-
-async fn save_accounts(
-    db: &mut PgConnection,
-    statement: &'static str,
-    accounts: Vec<&Account>,
-) -> sqlx::Result<()> {
+/// Whose account it is and in which currency never changes.
+async fn update_accounts(tx: &mut PgConnection, accounts: Vec<&Account>) -> sqlx::Result<()> {
     if accounts.is_empty() {
         return Ok(());
     }
-    sqlx::query(statement)
-        .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.currency.as_str()).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.balance_cents).collect::<Vec<_>>())
-        .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>())
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "update accounts set deposited_cents = a.deposited_cents,
+             balance_cents = a.balance_cents, taken_cents = a.taken_cents
+         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
+             as a (customer_id, deposited_cents, balance_cents, taken_cents)
+         where accounts.customer_id = a.customer_id",
+    )
+    .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.balance_cents).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-const UPDATE_PAYMENTS: &str = "
-    update payments set state = p.state, customer_id = p.customer_id,
-        amount_cents = p.amount_cents, currency = p.currency, reason = p.reason,
-        answer_event_id = p.answer_event_id, undo_event_id = p.undo_event_id,
-        created_at = p.created_at, updated_at = p.updated_at
-    from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[], $6::text[],
-                $7::uuid[], $8::uuid[], $9::timestamptz[], $10::timestamptz[])
-        as p (order_id, state, customer_id, amount_cents, currency, reason,
-              answer_event_id, undo_event_id, created_at, updated_at)
-    where payments.order_id = p.order_id";
+async fn insert_accounts(tx: &mut PgConnection, accounts: Vec<&Account>) -> sqlx::Result<()> {
+    if accounts.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into accounts (customer_id, currency, deposited_cents, balance_cents, taken_cents)
+         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])",
+    )
+    .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.currency.as_str()).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.balance_cents).collect::<Vec<_>>())
+    .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
 
-const INSERT_PAYMENTS: &str = "
-    insert into payments
-        (order_id, state, customer_id, amount_cents, currency, reason,
-         answer_event_id, undo_event_id, created_at, updated_at)
-    select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[], $6::text[],
-                         $7::uuid[], $8::uuid[], $9::timestamptz[], $10::timestamptz[])";
-
-async fn save_payments(
-    db: &mut PgConnection,
-    statement: &'static str,
-    payments: Vec<&Payment>,
-) -> sqlx::Result<()> {
+/// What was answered stays; it can be undone once.
+async fn update_payments(tx: &mut PgConnection, payments: Vec<&Payment>) -> sqlx::Result<()> {
     if payments.is_empty() {
         return Ok(());
     }
-    sqlx::query(statement)
-        .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.customer_id).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.amount_cents).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.currency.as_deref()).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.reason.as_deref()).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.answer_event_id).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.created_at).collect::<Vec<_>>())
-        .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>())
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "update payments set state = p.state, undo_event_id = p.undo_event_id,
+             updated_at = p.updated_at
+         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::timestamptz[])
+             as p (order_id, state, undo_event_id, updated_at)
+         where payments.order_id = p.order_id",
+    )
+    .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-async fn save_deposits(
-    db: &mut PgConnection,
+async fn insert_payments(tx: &mut PgConnection, payments: Vec<&Payment>) -> sqlx::Result<()> {
+    if payments.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into payments
+             (order_id, state, customer_id, amount_cents, currency, reason,
+              answer_event_id, undo_event_id, created_at, updated_at)
+         select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[],
+                              $6::text[], $7::uuid[], $8::uuid[], $9::timestamptz[],
+                              $10::timestamptz[])",
+    )
+    .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.customer_id).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.amount_cents).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.currency.as_deref()).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.reason.as_deref()).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.answer_event_id).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.created_at).collect::<Vec<_>>())
+    .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn insert_deposits(
+    tx: &mut PgConnection,
     deposits: &[(Deposit, DateTime<Utc>)],
 ) -> sqlx::Result<()> {
     if deposits.is_empty() {
@@ -260,7 +344,7 @@ async fn save_deposits(
     .bind(deposits.iter().map(|(d, _)| d.customer_id).collect::<Vec<_>>())
     .bind(deposits.iter().map(|(d, _)| d.amount_cents).collect::<Vec<_>>())
     .bind(deposits.iter().map(|(_, at)| *at).collect::<Vec<_>>())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }

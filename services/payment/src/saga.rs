@@ -7,7 +7,7 @@ use chassis::loss::Loss;
 use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 
-use crate::payment::{Deposit, Ledger, Payment, State};
+use crate::payment::{Deposit, Ledger, Payment, State, in_words};
 
 /// An account takes in so much at most, what is taken from it included: a refund, which may not be
 /// refused, then can't overflow.
@@ -52,14 +52,13 @@ pub fn verify_payment(order: &OrderCreated, ledger: &mut Ledger, at: At) -> Answ
         Some(_) => None,
     };
 
-    let (currency, occurred_at) = (order.currency.clone(), at.now);
     let mut payment = Payment {
         order_id,
         state: State::Declined,
         customer_id: Some(customer_id),
         amount_cents,
-        currency: Some(currency.clone()),
-        reason: None,
+        currency: Some(order.currency.clone()),
+        reason: no.map(|reason| in_words(reason).into()),
         answer_event_id: Some(at.event_id),
         undo_event_id: None,
         created_at: at.now,
@@ -69,24 +68,12 @@ pub fn verify_payment(order: &OrderCreated, ledger: &mut Ledger, at: At) -> Answ
         None => {
             ledger.take(customer_id, amount_cents);
             payment.state = State::Verified;
-            Paying::Verified(PaymentVerified { order_id, amount_cents, currency, occurred_at })
+            Paying::Verified(payment.verified())
         }
-        Some(reason) => {
-            payment.reason = Some(in_words(reason).into());
-            Paying::Declined(PaymentDeclined { order_id, reason, occurred_at })
-        }
+        Some(_) => Paying::Declined(payment.declined()),
     };
     ledger.put_payment(payment);
     Ok(Some(answer))
-}
-
-fn in_words(reason: DeclineReason) -> &'static str {
-    match reason {
-        DeclineReason::InsufficientFunds => "insufficient_funds",
-        DeclineReason::NoAccount => "no_account",
-        DeclineReason::CurrencyMismatch => "currency_mismatch",
-        DeclineReason::Unknown => "unknown",
-    }
 }
 
 /// `orders.cancelled` → `payments.refunded`, unless payment had said no
@@ -95,8 +82,8 @@ pub fn refund_payment(
     ledger: &mut Ledger,
     at: At,
 ) -> Answer<PaymentRefunded> {
-    let (order_id, occurred_at) = (order.order_id, at.now);
-    let (refunded, amount_cents, currency) = match ledger.payment(order_id).cloned() {
+    let order_id = order.order_id;
+    let undone = match ledger.payment(order_id).cloned() {
         Some(Payment { state: State::Declined | State::Refunded | State::Void, .. }) => {
             return Ok(None);
         }
@@ -104,31 +91,26 @@ pub fn refund_payment(
             if let Some(customer_id) = payment.customer_id {
                 ledger.take(customer_id, -payment.amount_cents);
             }
-            let (amount_cents, currency) = (Some(payment.amount_cents), payment.currency.clone());
             let undo_event_id = Some(at.event_id);
-            let refunded =
-                Payment { state: State::Refunded, undo_event_id, updated_at: at.now, ..payment };
-            (refunded, amount_cents, currency)
+            Payment { state: State::Refunded, undo_event_id, updated_at: at.now, ..payment }
         }
         // The cancellation overtook its order: the row keeps the order from being paid for later.
-        None => {
-            let void = Payment {
-                order_id,
-                state: State::Void,
-                customer_id: None,
-                amount_cents: 0,
-                currency: None,
-                reason: None,
-                answer_event_id: None,
-                undo_event_id: Some(at.event_id),
-                created_at: at.now,
-                updated_at: at.now,
-            };
-            (void, None, None)
-        }
+        None => Payment {
+            order_id,
+            state: State::Void,
+            customer_id: None,
+            amount_cents: 0,
+            currency: None,
+            reason: None,
+            answer_event_id: None,
+            undo_event_id: Some(at.event_id),
+            created_at: at.now,
+            updated_at: at.now,
+        },
     };
-    ledger.put_payment(refunded);
-    Ok(Some(PaymentRefunded { order_id, amount_cents, currency, occurred_at }))
+    let refunded = undone.refunded();
+    ledger.put_payment(undone);
+    Ok(Some(refunded))
 }
 
 /// Why a command is refused.

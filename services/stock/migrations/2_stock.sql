@@ -9,8 +9,9 @@ create table items (
     delivered   bigint not null default 0,
     available   bigint not null default 0 check (available >= 0),
     reserved    bigint not null default 0 check (reserved >= 0),
-    -- The newest stock.items that was published for it.
+    -- The newest stock.items that was published for it, and when.
     event_id    uuid not null,
+    changed_at  timestamptz not null,
     constraint what_came_in_is_there_or_reserved check (delivered = available + reserved)
 )
 -- Every order updates its articles; room on the page keeps these updates off the index.
@@ -30,12 +31,15 @@ create table reservations (
     order_id        uuid primary key,
     state           text not null check (state in ('reserved', 'rejected', 'released', 'void')),
     lines           jsonb not null,
+    -- Which article fell short and by how much, as stock.rejected says it, and in words.
+    shortfall       jsonb,
     reason          text,
     -- stock.reserved or stock.rejected; none for a void one.
     answer_event_id uuid,
     -- stock.released, once cancelled; none for a rejected one.
     undo_event_id   uuid,
     created_at      timestamptz not null,
-    updated_at      timestamptz not null
+    updated_at      timestamptz not null,
+    constraint rejected_for_a_shortfall check ((state = 'rejected') = (shortfall is not null))
 )
 with (fillfactor = 80);

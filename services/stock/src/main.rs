@@ -12,6 +12,7 @@ mod tests;
 
 use std::process::ExitCode;
 
+use chassis::announce;
 use chassis::process;
 use chassis::service::{Routers, Service};
 
@@ -36,10 +37,11 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
         .on(saga::reserve_stock, saga::order_discarded)
         .on(saga::release_stock, saga::cancellation_discarded);
 
+    let announced = [announce::of::<stock::Item>(), announce::of::<stock::Reservation>()];
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        operator: consumer.operator(),
+        operator: consumer.operator().merge(service.announce(announced)),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
 }

@@ -5,13 +5,10 @@ use chassis::event::{Answer, At, Outcome, Outgoing};
 use chassis::impossible;
 use chassis::loss::Loss;
 use events::orders::{OrderCancelled, OrderCreated};
-use events::stock::{
-    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
-    StockReserved,
-};
+use events::stock::{RejectReason, StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::types::Json;
 
-use crate::stock::{Delivery, Item, Line, PutItem, Reservation, State, Warehouse};
+use crate::stock::{Delivery, Item, Line, PutItem, Reservation, Shortfall, State, Warehouse};
 
 /// Of one article, all that ever came in: far from overflow, and more than anybody has.
 const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
@@ -52,56 +49,50 @@ pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) ->
         impossible!("order {} names an article twice", order.order_id);
     }
 
-    let (order_id, occurred_at) = (order.order_id, at.now);
-    let short = lines.iter().find_map(|line| shortfall(line, warehouse));
-    let (state, answer) = match short {
-        None => {
-            for line in &lines {
-                warehouse.set_aside(&line.sku, line.quantity);
-            }
-            let reserved =
-                lines.iter().map(|l| ReservedLine { sku: l.sku.clone(), quantity: l.quantity });
-            let lines = reserved.collect();
-            (State::Reserved, Reserving::Reserved(StockReserved { order_id, lines, occurred_at }))
-        }
-        Some((reason, line, available)) => {
-            let (sku, requested) = (line.sku.clone(), line.quantity);
-            let rejected =
-                StockRejected { order_id, reason, sku, requested, available, occurred_at };
-            (State::Rejected, Reserving::Rejected(rejected))
-        }
-    };
-    let reason = match &answer {
-        Reserving::Reserved(_) => None,
-        Reserving::Rejected(no) => {
-            Some(format!("{} of {} ordered, {} available", no.requested, no.sku, no.available))
-        }
-    };
-    if state == State::Rejected {
-        lines.clear();
-    }
-    warehouse.put_reservation(Reservation {
-        order_id,
-        state,
+    let shortfall = lines.iter().find_map(|line| shortfall(line, warehouse));
+    let mut reservation = Reservation {
+        order_id: order.order_id,
+        state: State::Reserved,
         lines: Json(lines),
-        reason,
+        shortfall: None,
+        reason: None,
         answer_event_id: Some(at.event_id),
         undo_event_id: None,
         created_at: at.now,
         updated_at: at.now,
-    });
+    };
+    let answer = match shortfall {
+        None => {
+            for line in reservation.lines.iter() {
+                warehouse.set_aside(&line.sku, line.quantity);
+            }
+            Reserving::Reserved(reservation.reserved())
+        }
+        Some(short) => {
+            let Shortfall { sku, requested, available, .. } = &short;
+            reservation.reason =
+                Some(format!("{requested} of {sku} ordered, {available} available"));
+            reservation.state = State::Rejected;
+            reservation.lines.clear();
+            let rejected = reservation.rejected(&short);
+            reservation.shortfall = Some(Json(short));
+            Reserving::Rejected(rejected)
+        }
+    };
+    warehouse.put_reservation(reservation);
     Ok(Some(answer))
 }
 
-/// Why a line can't be supplied, and how many there are.
-fn shortfall<'a>(line: &'a Line, warehouse: &Warehouse) -> Option<(RejectReason, &'a Line, i64)> {
-    match warehouse.item(&line.sku) {
-        None => Some((RejectReason::NoSuchItem, line, 0)),
+/// Why a line can't be supplied, if it can't.
+fn shortfall(line: &Line, warehouse: &Warehouse) -> Option<Shortfall> {
+    let (reason, available) = match warehouse.item(&line.sku) {
+        None => (RejectReason::NoSuchItem, 0),
         Some(item) if item.available < i64::from(line.quantity) => {
-            Some((RejectReason::OutOfStock, line, item.available))
+            (RejectReason::OutOfStock, item.available)
         }
-        Some(_) => None,
-    }
+        Some(_) => return None,
+    };
+    Some(Shortfall { reason, sku: line.sku.clone(), requested: line.quantity, available })
 }
 
 /// `orders.cancelled` → `stock.released`, unless stock had said no
@@ -110,7 +101,7 @@ pub fn release_stock(
     warehouse: &mut Warehouse,
     at: At,
 ) -> Answer<StockReleased> {
-    let (order_id, occurred_at) = (order.order_id, at.now);
+    let order_id = order.order_id;
     let released = match warehouse.reservation(order_id).cloned() {
         Some(Reservation { state: State::Rejected | State::Released | State::Void, .. }) => {
             return Ok(None);
@@ -131,6 +122,7 @@ pub fn release_stock(
             order_id,
             state: State::Void,
             lines: Json(Vec::new()),
+            shortfall: None,
             reason: None,
             answer_event_id: None,
             undo_event_id: Some(at.event_id),
@@ -138,10 +130,9 @@ pub fn release_stock(
             updated_at: at.now,
         },
     };
-    let lines = released.lines.iter();
-    let lines = lines.map(|l| ReleasedLine { sku: l.sku.clone(), quantity: l.quantity }).collect();
+    let event = released.released();
     warehouse.put_reservation(released);
-    Ok(Some(StockReleased { order_id, lines, occurred_at }))
+    Ok(Some(event))
 }
 
 /// The command to have an article → `stock.items`, if that changes anything
@@ -156,27 +147,25 @@ pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<Stoc
         }
         Some(item) => {
             let (version, event_id) = (item.version + 1, at.event_id);
-            Item { name, price_cents, currency, version, event_id, ..item }
+            let changed_at = at.now;
+            Item { name, price_cents, currency, version, event_id, changed_at, ..item }
         }
-        None => {
-            let (version, event_id) = (1, at.event_id);
-            let (delivered, available, reserved) = (0, 0, 0);
-            Item {
-                sku,
-                name,
-                price_cents,
-                currency,
-                version,
-                delivered,
-                available,
-                reserved,
-                event_id,
-            }
-        }
+        None => Item {
+            sku,
+            name,
+            price_cents,
+            currency,
+            version: 1,
+            delivered: 0,
+            available: 0,
+            reserved: 0,
+            event_id: at.event_id,
+            changed_at: at.now,
+        },
     };
-    warehouse.put_item(item.clone());
-    let Item { sku, name, price_cents, currency, version, .. } = item;
-    Some(StockItem { sku, name, price_cents, currency, version, occurred_at: at.now })
+    let announced = item.announced();
+    warehouse.put_item(item);
+    Some(announced)
 }
 
 /// Why a command is refused.

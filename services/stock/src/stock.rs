@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use chassis::announce::{Announce, Published};
 use chassis::rows::{Rows, Table, Touches};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
+use events::stock::{
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
+    StockReserved,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
@@ -22,6 +27,8 @@ pub struct Item {
     pub reserved: i64,
     #[serde(skip)]
     pub event_id: Uuid,
+    #[serde(skip)]
+    pub changed_at: DateTime<Utc>,
 }
 
 /// What stock did for an order, and what it said.
@@ -30,6 +37,8 @@ pub struct Reservation {
     pub order_id: Uuid,
     pub state: State,
     pub lines: Json<Vec<Line>>,
+    #[serde(skip)]
+    pub shortfall: Option<Json<Shortfall>>,
     pub reason: Option<String>,
     #[serde(skip)]
     pub answer_event_id: Option<Uuid>,
@@ -46,6 +55,15 @@ pub struct Line {
     pub quantity: i32,
 }
 
+/// Why a line of an order can't be supplied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortfall {
+    pub reason: RejectReason,
+    pub sku: String,
+    pub requested: i32,
+    pub available: i64,
+}
+
 /// Where a reservation stands. It only moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
@@ -59,6 +77,76 @@ pub enum State {
     Released,
     /// The cancellation came before the order: a tombstone.
     Void,
+}
+
+/// What a row says is what its events said: they are made from it, the first time and every time.
+impl Item {
+    pub fn announced(&self) -> StockItem {
+        StockItem {
+            sku: self.sku.clone(),
+            name: self.name.clone(),
+            price_cents: self.price_cents,
+            currency: self.currency.clone(),
+            version: self.version,
+            occurred_at: self.changed_at,
+        }
+    }
+}
+
+impl Announce for Item {
+    type Key = String;
+    const TABLE: (&'static str, &'static str) = ("items", "sku");
+
+    fn key(&self) -> String {
+        self.sku.clone()
+    }
+
+    fn published(&self) -> Vec<Published> {
+        vec![Published::new(self.event_id, self.changed_at, &self.announced())]
+    }
+}
+
+impl Reservation {
+    pub fn reserved(&self) -> StockReserved {
+        let lines = self.lines.iter();
+        let lines = lines.map(|l| ReservedLine { sku: l.sku.clone(), quantity: l.quantity });
+        let (order_id, occurred_at) = (self.order_id, self.created_at);
+        StockReserved { order_id, lines: lines.collect(), occurred_at }
+    }
+
+    pub fn rejected(&self, shortfall: &Shortfall) -> StockRejected {
+        let Shortfall { reason, sku, requested, available } = shortfall.clone();
+        let (order_id, occurred_at) = (self.order_id, self.created_at);
+        StockRejected { order_id, reason, sku, requested, available, occurred_at }
+    }
+
+    /// Of nothing where nothing had been set aside.
+    pub fn released(&self) -> StockReleased {
+        let lines = self.lines.iter();
+        let lines = lines.map(|l| ReleasedLine { sku: l.sku.clone(), quantity: l.quantity });
+        let (order_id, occurred_at) = (self.order_id, self.updated_at);
+        StockReleased { order_id, lines: lines.collect(), occurred_at }
+    }
+}
+
+impl Announce for Reservation {
+    type Key = Uuid;
+    const TABLE: (&'static str, &'static str) = ("reservations", "order_id");
+
+    fn key(&self) -> Uuid {
+        self.order_id
+    }
+
+    fn published(&self) -> Vec<Published> {
+        let answer = self.answer_event_id.map(|event_id| match &self.shortfall {
+            Some(short) => Published::new(event_id, self.created_at, &self.rejected(short)),
+            None => Published::new(event_id, self.created_at, &self.reserved()),
+        });
+        let undo = self
+            .undo_event_id
+            .map(|event_id| Published::new(event_id, self.updated_at, &self.released()));
+        answer.into_iter().chain(undo).collect()
+    }
 }
 
 /// An article as it is to be from now on.
@@ -162,14 +250,14 @@ impl Touches<Delivery> for Warehouse {
 impl Rows for Warehouse {
     type Keys = Keys;
 
-    async fn load(db: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
+    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
         let mut warehouse = Warehouse::default();
         if !keys.orders.is_empty() {
             let reservations: Vec<Reservation> = sqlx::query_as(
                 "select * from reservations where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders))
-            .fetch_all(&mut *db)
+            .fetch_all(&mut *tx)
             .await?;
             // A cancellation names no articles; what is put back stands in the reservation.
             let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
@@ -180,39 +268,41 @@ impl Rows for Warehouse {
             let items: Vec<Item> =
                 sqlx::query_as("select * from items where sku = any($1) order by sku for update")
                     .bind(Vec::from_iter(keys.skus))
-                    .fetch_all(&mut *db)
+                    .fetch_all(&mut *tx)
                     .await?;
             warehouse.items = Table::read(items, |item| item.sku.clone());
         }
         Ok(warehouse)
     }
 
-    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
-        save_items(db, UPDATE_ITEMS, self.items.updated()).await?;
-        save_items(db, INSERT_ITEMS, self.items.inserted()).await?;
-        save_reservations(db, UPDATE_RESERVATIONS, self.reservations.updated()).await?;
-        save_reservations(db, INSERT_RESERVATIONS, self.reservations.inserted()).await?;
-        save_deliveries(db, &self.deliveries).await
+    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
+        save_items(tx, UPDATE_ITEMS, self.items.updated()).await?;
+        save_items(tx, INSERT_ITEMS, self.items.inserted()).await?;
+        update_reservations(tx, self.reservations.updated()).await?;
+        insert_reservations(tx, self.reservations.inserted()).await?;
+        insert_deliveries(tx, &self.deliveries).await
     }
 }
 
 const UPDATE_ITEMS: &str = "
     update items set name = i.name, price_cents = i.price_cents, currency = i.currency,
         version = i.version, delivered = i.delivered, available = i.available,
-        reserved = i.reserved, event_id = i.event_id
+        reserved = i.reserved, event_id = i.event_id, changed_at = i.changed_at
     from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-                $7::bigint[], $8::bigint[], $9::uuid[])
-        as i (sku, name, price_cents, currency, version, delivered, available, reserved, event_id)
+                $7::bigint[], $8::bigint[], $9::uuid[], $10::timestamptz[])
+        as i (sku, name, price_cents, currency, version, delivered, available, reserved, event_id,
+              changed_at)
     where items.sku = i.sku";
 
 const INSERT_ITEMS: &str = "
     insert into items
-        (sku, name, price_cents, currency, version, delivered, available, reserved, event_id)
+        (sku, name, price_cents, currency, version, delivered, available, reserved, event_id,
+         changed_at)
     select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
-                         $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[])";
+                         $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[], $10::timestamptz[])";
 
 async fn save_items(
-    db: &mut PgConnection,
+    tx: &mut PgConnection,
     statement: &'static str,
     items: Vec<&Item>,
 ) -> sqlx::Result<()> {
@@ -229,50 +319,66 @@ async fn save_items(
         .bind(items.iter().map(|i| i.available).collect::<Vec<_>>())
         .bind(items.iter().map(|i| i.reserved).collect::<Vec<_>>())
         .bind(items.iter().map(|i| i.event_id).collect::<Vec<_>>())
-        .execute(db)
+        .bind(items.iter().map(|i| i.changed_at).collect::<Vec<_>>())
+        .execute(tx)
         .await?;
     Ok(())
 }
 
-const UPDATE_RESERVATIONS: &str = "
-    update reservations set state = r.state, lines = r.lines, reason = r.reason,
-        answer_event_id = r.answer_event_id, undo_event_id = r.undo_event_id,
-        created_at = r.created_at, updated_at = r.updated_at
-    from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::uuid[],
-                $7::timestamptz[], $8::timestamptz[])
-        as r (order_id, state, lines, reason, answer_event_id, undo_event_id, created_at, updated_at)
-    where reservations.order_id = r.order_id";
-
-const INSERT_RESERVATIONS: &str = "
-    insert into reservations
-        (order_id, state, lines, reason, answer_event_id, undo_event_id, created_at, updated_at)
-    select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::text[], $5::uuid[], $6::uuid[],
-                         $7::timestamptz[], $8::timestamptz[])";
-
-async fn save_reservations(
-    db: &mut PgConnection,
-    statement: &'static str,
+/// What was answered stays; it can be undone once.
+async fn update_reservations(
+    tx: &mut PgConnection,
     reservations: Vec<&Reservation>,
 ) -> sqlx::Result<()> {
     if reservations.is_empty() {
         return Ok(());
     }
-    sqlx::query(statement)
-        .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| &r.lines).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.answer_event_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.created_at).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>())
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "update reservations set state = r.state, undo_event_id = r.undo_event_id,
+             updated_at = r.updated_at
+         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::timestamptz[])
+             as r (order_id, state, undo_event_id, updated_at)
+         where reservations.order_id = r.order_id",
+    )
+    .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
-async fn save_deliveries(
-    db: &mut PgConnection,
+async fn insert_reservations(
+    tx: &mut PgConnection,
+    reservations: Vec<&Reservation>,
+) -> sqlx::Result<()> {
+    if reservations.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into reservations
+             (order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
+              created_at, updated_at)
+         select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::jsonb[], $5::text[],
+                              $6::uuid[], $7::uuid[], $8::timestamptz[], $9::timestamptz[])",
+    )
+    .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| &r.lines).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.shortfall.as_ref()).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.answer_event_id).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.created_at).collect::<Vec<_>>())
+    .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn insert_deliveries(
+    tx: &mut PgConnection,
     deliveries: &[(Delivery, DateTime<Utc>)],
 ) -> sqlx::Result<()> {
     if deliveries.is_empty() {
@@ -286,7 +392,7 @@ async fn save_deliveries(
     .bind(deliveries.iter().map(|(d, _)| d.sku.as_str()).collect::<Vec<_>>())
     .bind(deliveries.iter().map(|(d, _)| d.quantity).collect::<Vec<_>>())
     .bind(deliveries.iter().map(|(_, at)| *at).collect::<Vec<_>>())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }

@@ -11,6 +11,7 @@
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its producer: events on their way to Kafka
+//! - [`announce`]: what was published, once more
 //! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
 //! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
@@ -32,6 +33,7 @@ pub mod idempotency;
 pub mod outbox;
 pub mod relay;
 mod producer;
+pub mod announce;
 pub mod consumer;
 pub mod group;
 mod batches;

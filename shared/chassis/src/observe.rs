@@ -59,6 +59,7 @@ pub fn describe() {
     for (name, meaning) in [
         ("commands_refused_total", "Commands refused because too many were waiting."),
         ("consumer_retries_total", "Parts of batches that had to wait and were tried again."),
+        ("events_announced_total", "Events written to the outbox once more, as an operator asked."),
         ("dead_letters_total", "Records set aside because they can never be handled, by topic."),
         ("events_handled_total", "Events that had their effect, by topic."),
         ("events_published_total", "Events that the broker acknowledged, by topic."),

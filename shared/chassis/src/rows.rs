@@ -18,12 +18,12 @@ pub trait Rows: Sized + Send + 'static {
     /// Rows are locked in the order of their keys, and tables in the same order everywhere: two
     /// transactions that touch the same rows then wait for one another and never in a circle.
     fn load(
-        db: &mut PgConnection,
+        tx: &mut PgConnection,
         keys: Self::Keys,
     ) -> impl Future<Output = sqlx::Result<Self>> + Send;
 
     /// Writes what changed, one statement a table, inserts sorted like the locks.
-    fn save(&mut self, db: &mut PgConnection) -> impl Future<Output = sqlx::Result<()>> + Send;
+    fn save(&mut self, tx: &mut PgConnection) -> impl Future<Output = sqlx::Result<()>> + Send;
 }
 
 /// Which rows an event or a command touches.

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::{self, Source};
 use crate::commands::{Commands, Writers};
 use crate::config::Config;
 use crate::consumer::Consumer;
@@ -164,6 +165,11 @@ impl Service {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
         Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
+    }
+
+    /// What operators may have announced again: what these rows published.
+    pub fn announce(&self, sources: impl IntoIterator<Item = Source>) -> Router {
+        announce::router(self.db.clone(), self.wake.clone(), sources)
     }
 
     /// Serves the three ports and runs the loops, until a signal or the first of them to end.

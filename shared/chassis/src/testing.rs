@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
@@ -20,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use crate::announce::{self, Source};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Secret};
 use crate::db;
@@ -127,6 +129,31 @@ impl<R: Rows> Bench<R> {
             .expect("the outbox")
     }
 
+    /// What waits in the outbox, in its order, as it will lie in its topic: id, topic, key, schema,
+    /// body and time.
+    pub async fn said(&self) -> Vec<Said> {
+        sqlx::query_as(
+            "select event_id, topic, key, schema_fingerprint, body, occurred_at
+             from outbox order by position",
+        )
+        .fetch_all(&self.db)
+        .await
+        .expect("the outbox")
+    }
+
+    /// Asks for what was published to be announced again. Answers what the operator reads, and what
+    /// went into the outbox.
+    pub async fn announced(
+        &self,
+        sources: impl IntoIterator<Item = Source>,
+        wish: Value,
+    ) -> (Answered, Vec<Said>) {
+        let before = self.said().await.len();
+        let operator = Client(announce::router(self.db.clone(), Arc::default(), sources));
+        let answer = operator.post("/announce", None, wish).await;
+        (answer, self.said().await.split_off(before))
+    }
+
     /// How many rows a table has.
     pub async fn count(&self, table: &str) -> i64 {
         sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))
@@ -135,6 +162,9 @@ impl<R: Rows> Bench<R> {
             .expect("the table")
     }
 }
+
+/// An event in the outbox: id, topic, key, schema, body and time.
+pub type Said = (Uuid, String, String, Vec<u8>, Vec<u8>, DateTime<Utc>);
 
 /// What a client gets.
 #[derive(Debug)]

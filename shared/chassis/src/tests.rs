@@ -159,16 +159,16 @@ impl Drawer {
 impl Rows for Drawer {
     type Keys = BTreeSet<String>;
 
-    async fn load(db: &mut PgConnection, keys: Self::Keys) -> sqlx::Result<Drawer> {
+    async fn load(tx: &mut PgConnection, keys: Self::Keys) -> sqlx::Result<Drawer> {
         let tallies =
             sqlx::query_as("select * from tallies where till = any($1) order by till for update")
                 .bind(Vec::from_iter(keys))
-                .fetch_all(db)
+                .fetch_all(tx)
                 .await?;
         Ok(Drawer { tallies: Table::read(tallies, |tally: &Tally| tally.till.clone()) })
     }
 
-    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
+    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
         const UPDATE: &str = "
             update tallies set counted = t.counted, total = t.total
             from unnest($1::text[], $2::bigint[], $3::bigint[]) as t (till, counted, total)
@@ -183,7 +183,7 @@ impl Rows for Drawer {
                     .bind(rows.iter().map(|tally| tally.till.as_str()).collect::<Vec<_>>())
                     .bind(rows.iter().map(|tally| tally.counted).collect::<Vec<_>>())
                     .bind(rows.iter().map(|tally| tally.total).collect::<Vec<_>>())
-                    .execute(&mut *db)
+                    .execute(&mut *tx)
                     .await?;
             }
         }
