@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)/ci
 E2E := $(TARGET)/e2e
 
-.PHONY: help demo test up down clean status logs kill stop start verify schema check build tools
+.PHONY: help demo test up down clean status logs kill stop start verify service schema check build tools
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
@@ -47,6 +47,10 @@ start: build ## Start SERVICE=x again
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
+
+service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
+	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }
+	@$(E2E) service "$(NAME)"
 
 schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
 	@$(TARGET)/contracts record

@@ -12,6 +12,7 @@
 //! - `seed`: demo articles and customers.
 //! - `load`: orders at a fixed rate, with a client's history; `demo`: the story.
 //! - `verify`: the checker; `checks`: what must hold; `topics`: what lies in Kafka.
+//! - `template`: a service of your own.
 
 pub mod topology;
 pub mod stack;
@@ -26,6 +27,7 @@ pub mod demo;
 pub mod verify;
 pub mod checks;
 pub mod topics;
+pub mod template;
 
 pub use stack::Stack;
 pub use topology::Ports;

@@ -9,7 +9,7 @@ use e2e::client::Client;
 use e2e::load::{self, Load};
 use e2e::stack::{State, Stopped, state_directory};
 use e2e::topology::SERVICES;
-use e2e::{Ports, Stack, demo, parts, seed, verify};
+use e2e::{Ports, Stack, demo, parts, seed, template, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
@@ -56,6 +56,8 @@ enum Command {
     },
     /// Check that nothing was lost or applied twice and that the books balance
     Verify(verify::Options),
+    /// Write a service of your own, from the smallest one and a template
+    Service { name: String },
     /// Run a command while databases, Kafka and registry run on free ports
     WithParts {
         #[arg(last = true, required = true)]
@@ -100,6 +102,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
             return check(&client, &options).await;
         }
+        Command::Service { name } => template::run(&name)?,
         Command::WithParts { command } => return with_parts(&command).await,
     }
     Ok(ExitCode::SUCCESS)

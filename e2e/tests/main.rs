@@ -8,6 +8,8 @@ mod saga;
 mod outages;
 mod hostile;
 mod records;
+mod scratch;
+mod service;
 
 // Where the services' files, as compiled into the model, look for their aggregates.
 use model::{order, payment, stock};

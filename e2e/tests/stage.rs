@@ -59,6 +59,12 @@ pub async fn alone(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
     stage.verify().await.map(drop)
 }
 
+/// A test that needs the machine and not the stage: it compiles, or runs a stack of its own.
+pub async fn aside(test: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    let _turn = TURNS.write().await;
+    test().await
+}
+
 /// A customer who can pay, as long as there are some.
 pub fn rich() -> Uuid {
     seed::CUSTOMERS[rand::random_range(0..seed::CUSTOMERS.len())].customer_id

@@ -1,0 +1,81 @@
+//! The aggregate: orders that were confirmed.
+
+use std::collections::BTreeSet;
+
+use chassis::rows::{Rows, Table, Touches};
+use chrono::{DateTime, Utc};
+use events::orders::{ConfirmedLine, OrderConfirmed};
+use serde::Serialize;
+use sqlx::{PgConnection, types::Json};
+use uuid::Uuid;
+
+/// An order that was confirmed. It never changes.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+pub struct Confirmed {
+    pub order_id: Uuid,
+    pub customer_id: Uuid,
+    pub lines: Json<Vec<ConfirmedLine>>,
+    pub total_cents: i64,
+    pub currency: String,
+    pub confirmed_at: DateTime<Utc>,
+}
+
+/// The rows of one batch.
+#[derive(Default)]
+pub struct Orders {
+    confirmed: Table<Uuid, Confirmed>,
+}
+
+impl Orders {
+    /// What is known of an order, if anything.
+    pub fn order(&self, order_id: Uuid) -> Option<&Confirmed> {
+        self.confirmed.get(&order_id)
+    }
+
+    /// Notes an order.
+    pub fn put_order(&mut self, order: Confirmed) {
+        self.confirmed.put(order.order_id, order);
+    }
+}
+
+impl Touches<OrderConfirmed> for Orders {
+    fn touch(order: &OrderConfirmed, keys: &mut BTreeSet<Uuid>) {
+        keys.insert(order.order_id);
+    }
+}
+
+impl Rows for Orders {
+    type Keys = BTreeSet<Uuid>;
+
+    async fn load(db: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Orders> {
+        let confirmed = sqlx::query_as(
+            "select * from confirmed_orders where order_id = any($1) order by order_id for update",
+        )
+        .bind(Vec::from_iter(keys))
+        .fetch_all(db)
+        .await?;
+        Ok(Orders { confirmed: Table::read(confirmed, |order: &Confirmed| order.order_id) })
+    }
+
+    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
+        let orders = self.confirmed.inserted();
+        if orders.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "insert into confirmed_orders
+                 (order_id, customer_id, lines, total_cents, currency, confirmed_at)
+             select * from unnest($1::uuid[], $2::uuid[], $3::jsonb[], $4::bigint[], $5::text[],
+                                  $6::timestamptz[])",
+        )
+        .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.confirmed_at).collect::<Vec<_>>())
+        .execute(db)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,55 @@
+//! What clients ask of the shipping service.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json as Answer, Router};
+use chassis::extract::Path;
+use chassis::problem::Problem;
+use serde::Serialize;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::shipping::Confirmed;
+
+/// The API.
+pub fn router(db: PgPool) -> Router {
+    Router::new().route("/orders/{order_id}", get(show_order)).with_state(db)
+}
+
+async fn show_order(
+    State(db): State<PgPool>,
+    Path(order_id): Path<Uuid>,
+) -> Result<Answer<Confirmed>, Problem> {
+    let order = sqlx::query_as("select * from confirmed_orders where order_id = $1")
+        .bind(order_id)
+        .fetch_optional(&db)
+        .await?;
+    order.map(Answer).ok_or_else(|| Problem::not_found("no such order was confirmed"))
+}
+
+#[derive(Serialize, sqlx::FromRow)]
+struct Books {
+    orders: i64,
+    total_cents: i64,
+    lines_cents: i64,
+    balanced: bool,
+}
+
+/// What was paid is what the lines add up to.
+pub fn books(db: PgPool) -> Router {
+    let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
+        let books = sqlx::query_as(
+            "select orders, total_cents, lines_cents, total_cents = lines_cents as balanced
+             from (select count(*) as orders,
+                          coalesce(sum(total_cents), 0)::bigint as total_cents
+                   from confirmed_orders) as paid,
+                  (select coalesce(sum((line ->> 'quantity')::bigint
+                                       * (line ->> 'unit_price_cents')::bigint), 0)::bigint as lines_cents
+                   from confirmed_orders, jsonb_array_elements(lines) as line) as ordered",
+        )
+        .fetch_one(&db)
+        .await?;
+        Ok(Answer(books))
+    };
+    Router::new().route("/books", get(books)).with_state(db)
+}

@@ -1,0 +1,40 @@
+//! Outages of shipping: orders are confirmed without it, and once it is back it has them all. These
+//! tests run beside those of the whole stack, in `e2e`.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::client::eventually;
+use futures::future::try_join_all;
+use serde_json::Value;
+
+use crate::stage::{Stage, alone, basket, rich};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shipping_killed_or_without_its_database_misses_no_confirmed_order() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        for victim in ["shipping", "shipping-db"] {
+            stack.kill(victim).await?;
+            let placed = (0..50).map(async |_| client.placed(rich(), &basket()).await);
+            let placed = try_join_all(placed).await?;
+            for order in &placed {
+                let ended = client.ended(order.order_id, WITHIN).await?;
+                ensure!(ended.status == "confirmed", "{ended:?}");
+            }
+            stack.start(victim).await?;
+            for order in &placed {
+                let known = eventually("shipping to hear of the order", WITHIN, async || {
+                    client.read::<Value>("shipping", &format!("/orders/{}", order.order_id)).await
+                })
+                .await?;
+                ensure!(known["total_cents"] == order.total_cents, "{known}");
+            }
+        }
+        let books = client.books("shipping").await?;
+        ensure!(books["balanced"] == true && books["orders"].as_i64() >= Some(100), "{books}");
+        Ok(())
+    })
+    .await
+}

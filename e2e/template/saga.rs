@@ -1,0 +1,33 @@
+//! What other services' events cause here: pure functions from an event and the rows in memory to
+//! what is published.
+
+use chassis::event::{Answer, At};
+use chassis::impossible;
+use events::orders::OrderConfirmed;
+use sqlx::types::Json;
+
+use crate::shipping::{Confirmed, Orders};
+
+/// `orders.confirmed` → nothing yet
+///
+/// An order that was paid for otherwise than its lines add up to cannot be.
+pub fn note_confirmed(order: &OrderConfirmed, orders: &mut Orders, _: At) -> Answer<()> {
+    if orders.order(order.order_id).is_some() {
+        return Ok(None); // noted before
+    }
+    let sum = order.lines.iter().try_fold(0_i64, |sum, line| {
+        sum.checked_add(line.unit_price_cents.checked_mul(line.quantity.into())?)
+    });
+    if sum != Some(order.total_cents) {
+        impossible!("order {}: its lines do not add up to {}", order.order_id, order.total_cents);
+    }
+    orders.put_order(Confirmed {
+        order_id: order.order_id,
+        customer_id: order.customer_id,
+        lines: Json(order.lines.clone()),
+        total_cents: order.total_cents,
+        currency: order.currency.clone(),
+        confirmed_at: order.occurred_at,
+    });
+    Ok(None)
+}

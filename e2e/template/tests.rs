@@ -1,0 +1,84 @@
+//! The rules of shipping, then its edges on a real database.
+
+use chassis::event::At;
+use chassis::testing::{Bench, Client};
+use chrono::DateTime;
+use events::orders::{ConfirmedLine, OrderConfirmed};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::api;
+use crate::saga;
+use crate::shipping::Orders;
+
+const ORDER: Uuid = Uuid::from_u128(7);
+
+fn at() -> At {
+    let now = DateTime::from_timestamp(1_795_132_800, 0).unwrap();
+    At { now, event_id: Uuid::from_u128(1), cause: Some(Uuid::from_u128(2)) }
+}
+
+/// Two pens of 1.50 and an ink of 4.00.
+fn confirmed(order_id: Uuid, total_cents: i64) -> OrderConfirmed {
+    let line = |(sku, quantity, unit_price_cents): (&str, _, _)| ConfirmedLine {
+        sku: sku.to_string(),
+        quantity,
+        unit_price_cents,
+    };
+    OrderConfirmed {
+        order_id,
+        customer_id: Uuid::max(),
+        lines: [("pen", 2, 150), ("ink", 1, 400)].map(line).into(),
+        total_cents,
+        currency: "EUR".into(),
+        occurred_at: at().now,
+    }
+}
+
+#[test]
+fn a_confirmed_order_is_noted_once() {
+    let mut orders = Orders::default();
+    let order = confirmed(ORDER, 700);
+    assert_eq!(saga::note_confirmed(&order, &mut orders, at()), Ok(None));
+    let noted = orders.order(ORDER).unwrap().clone();
+    assert_eq!((noted.lines.len(), noted.total_cents, noted.confirmed_at), (2, 700, at().now));
+    assert_eq!(saga::note_confirmed(&order, &mut orders, at()), Ok(None));
+    assert_eq!(orders.order(ORDER), Some(&noted));
+}
+
+#[test]
+fn an_order_whose_lines_add_up_to_something_else_is_impossible() {
+    let mut orders = Orders::default();
+    saga::note_confirmed(&confirmed(ORDER, 701), &mut orders, at()).unwrap_err();
+    let mut beyond = confirmed(ORDER, 700);
+    beyond.lines[0].unit_price_cents = i64::MAX;
+    saga::note_confirmed(&beyond, &mut orders, at()).unwrap_err();
+    assert_eq!(orders.order(ORDER), None);
+}
+
+#[tokio::test]
+async fn what_was_confirmed_comes_in_once_can_be_read_and_balances() {
+    let bench = Bench::<Orders>::new("shipping", sqlx::migrate!()).await;
+    let client = Client(api::router(bench.db.clone()));
+    let (event_id, order) = (Uuid::now_v7(), confirmed(ORDER, 700));
+    for event_id in [event_id, event_id, Uuid::now_v7()] {
+        bench.bring(&[(event_id, &order)], saga::note_confirmed).await.unwrap();
+    }
+    let other = confirmed(Uuid::from_u128(8), 700);
+    bench.bring(&[(Uuid::now_v7(), &other)], saga::note_confirmed).await.unwrap();
+
+    let shown = client.get(&format!("/orders/{ORDER}")).await;
+    assert_eq!((shown.status, &shown.body["total_cents"]), (200, &json!(700)), "{shown:?}");
+    assert_eq!(
+        shown.body["lines"][0],
+        json!({"sku": "pen", "quantity": 2, "unit_price_cents": 150})
+    );
+    assert_eq!(client.get(&format!("/orders/{}", Uuid::nil())).await.status, 404);
+    let books = Client(api::books(bench.db.clone())).get("/books").await.body;
+    let (orders, total) = (2, 1_400);
+    assert_eq!(
+        books,
+        json!({"orders": orders, "total_cents": total, "lines_cents": total, "balanced": true})
+    );
+    assert_eq!(bench.count("outbox").await, 0);
+}

@@ -1,0 +1,128 @@
+//! A scratch copy of the checkout, to be changed and built beside the real one.
+//!
+//! What was compiled from registries is shared by hard links, so only members are built anew, and
+//! without optimisation: that takes half a minute, not five. Programs of the real target stay as
+//! they are.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::parts;
+use e2e::template;
+use tokio::process::Command;
+
+/// What a checkout holds that is not its source.
+const NOT_SOURCE: [&str; 3] = [".git", ".holdfast", "target"];
+
+const WITHIN: Duration = Duration::from_secs(600);
+
+/// Gone when it is dropped.
+pub struct Scratch {
+    pub root: PathBuf,
+    /// Its stacks' data: where PostgreSQL may enter, whoever owns the checkout.
+    pub state: PathBuf,
+}
+
+impl Scratch {
+    /// A copy of the checkout, under a name of its own.
+    pub fn copy(name: &str) -> Result<Scratch> {
+        let own = std::env::current_exe()?;
+        let built = own.ancestors().nth(2).context("a test lies in target/ci/deps")?;
+        ensure!(built.ends_with("ci"), "this test is built with `--profile ci`");
+        // In the target itself: hard links need one file system.
+        let root = built.with_file_name("scratch").join(name);
+        // Whatever a broken-off run left.
+        let _ = std::fs::remove_dir_all(&root);
+        let state = std::env::temp_dir().join(format!("holdfast-{name}-{}", std::process::id()));
+        parts::create_open_directory(&state)?;
+        let scratch = Scratch { root, state };
+        copy_folder(&template::checkout()?, &scratch.root, &NOT_SOURCE)?;
+
+        let target = scratch.root.join("target/ci");
+        std::fs::create_dir_all(&target)?;
+        let linked = std::process::Command::new("cp")
+            .arg("-al")
+            .args([".fingerprint", "build", "deps"].map(|folder| built.join(folder)))
+            .arg(&target)
+            .status()?;
+        ensure!(linked.success(), "what was compiled could not be linked");
+        scratch.settle()?;
+        Ok(scratch)
+    }
+
+    /// How cargo is to build the members: as quickly as it can. Called again when there is one more.
+    pub fn settle(&self) -> Result<()> {
+        let mut config = "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
+                          [profile.ci]\nincremental = false\n"
+            .to_string();
+        for entry in std::fs::read_dir(self.root.join("services"))? {
+            let entry = entry?;
+            if entry.path().is_dir() {
+                config += &quick(&entry.file_name().to_string_lossy());
+            }
+        }
+        ["chassis", "events", "e2e"].iter().for_each(|member| config += &quick(member));
+        std::fs::create_dir_all(self.root.join(".cargo"))?;
+        Ok(std::fs::write(self.root.join(".cargo/config.toml"), config)?)
+    }
+
+    /// Where its programs are.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("target/ci")
+    }
+
+    /// Replaces what stands in a file exactly once.
+    pub fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
+        let path = self.root.join(file);
+        let text = std::fs::read_to_string(&path).with_context(|| file.to_string())?;
+        let found = text.matches(from).count();
+        ensure!(found == 1, "`{from}` stands {found} times in {file}");
+        Ok(std::fs::write(path, text.replace(from, to))?)
+    }
+
+    /// Runs a command there; what it prints is the answer, or the error.
+    pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program.as_ref());
+        command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
+        command.env("HOLDFAST_STATE", &self.state);
+        for inherited in ["CARGO_TARGET_DIR", "HOLDFAST_BIN", "HOLDFAST_TEST_STACK"] {
+            command.env_remove(inherited);
+        }
+        let told =
+            tokio::time::timeout(WITHIN, command.output()).await.context("it takes too long")??;
+        let [out, error] =
+            [told.stdout, told.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+        let shown = || format!("{} {arguments:?}:\n{out}\n{error}", program.as_ref().display());
+        ensure!(told.status.success(), "{}", shown());
+        Ok(out + &error)
+    }
+}
+
+fn quick(member: &str) -> String {
+    format!("[profile.ci.package.{member}]\nopt-level = 0\n")
+}
+
+fn copy_folder(from: &Path, to: &Path, but: &[&str]) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        if but.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy_folder(&from, &to, &[])?,
+            false => std::fs::copy(from, to).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+        let _ = std::fs::remove_dir_all(&self.state);
+    }
+}

@@ -1,0 +1,56 @@
+//! `make service` keeps its word: what it writes under a throw-away name builds without a warning,
+//! passes its own tests, survives its own outage on a stack of its own, and leaves the tree in shape.
+
+use anyhow::{Context, Result, ensure};
+use e2e::template;
+
+use crate::scratch::Scratch;
+use crate::stage::aside;
+
+/// What a new service may change outside of its folder.
+const OUTSIDE_MAX: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Result<()> {
+    aside(async || {
+        let scratch = Scratch::copy("service")?;
+        // A fork may have a parcel service by now.
+        let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
+        let free = |name: &String| !scratch.root.join("services").join(name).exists();
+        let name = names.take(100).find(free).context("a free name")?;
+        let made = template::make(&scratch.root, &name)?;
+        ensure!(made.outside.len() <= OUTSIDE_MAX, "it changed {} files", made.outside.len());
+        scratch.settle()?;
+
+        let cargo = ["--workspace", "--profile", "ci", "--locked"];
+        let built = scratch.run("cargo", &[&["build"], &cargo[..]].concat()).await?;
+        ensure!(!built.contains("warning:"), "{built}");
+        scratch.run("cargo", &["fmt", "--check"]).await?;
+        let own = format!("cargo test {} --bin {name}", cargo.join(" "));
+        let all = format!("cargo test {} --test main -- {name}:: structure::", cargo.join(" "));
+        let tests = format!("{own} && {all}");
+        let program = scratch.programs().join("e2e");
+        let ran = scratch.run(program, &["with-parts", "--", "sh", "-c", &tests]).await?;
+        for test in
+            ["misses_no_confirmed_order ... ok", "comes_in_once_can_be_read_and_balances ... ok"]
+        {
+            ensure!(ran.contains(test), "not run: {test}\n{ran}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[test]
+fn the_wiring_of_the_template_is_that_of_the_smallest_service() -> Result<()> {
+    let root = template::checkout()?;
+    let lines = |file: &str| -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(root.join(file))?;
+        let body = text.split_once("// One database").context("a body")?.1.to_string();
+        let own = ["saga::", "commands", "api::router", "service.run", "//"];
+        let lines = body.lines().map(|line| line.trim().to_string());
+        Ok(lines.skip(1).filter(|line| !own.iter().any(|word| line.contains(word))).collect())
+    };
+    assert_eq!(lines("e2e/template/main.rs")?, lines("services/stock/src/main.rs")?);
+    Ok(())
+}
