@@ -20,7 +20,7 @@ use crate::consumer::Consumer;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
 use crate::effect::{self, Trouble};
-use crate::group::Reports;
+use crate::group::{self, Reports};
 use crate::pause;
 use crate::route::{Content, Item, schema_id};
 use crate::rows::Rows;
@@ -194,6 +194,11 @@ impl<'a, R: Rows> Batches<'a, R> {
                 Content::Dead(_) => {}
             }
         }
+        // These are places in a cluster that is gone: stored, they would be taken for places in
+        // the one that was made anew, and the records before them never be read.
+        if group::was_replaced(self.client) {
+            return;
+        }
         for ((topic, partition), offset) in newest {
             // Fails where the partition has moved on to another instance, which then reads these
             // records once more and finds them in the inbox.
@@ -203,7 +208,7 @@ impl<'a, R: Rows> Batches<'a, R> {
 
     /// Where the cluster was made anew, offsets start again; its id tells the places apart.
     async fn cluster(&self) -> Result<String, Trouble> {
-        let cluster = self.consumer.group.cluster(self.client).await;
+        let cluster = group::cluster(self.client).await;
         cluster.ok_or_else(|| Trouble::Waiting("Kafka does not tell its cluster's id".into()))
     }
 

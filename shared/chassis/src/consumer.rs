@@ -98,21 +98,32 @@ impl<R: Rows> Consumer<R> {
 
     /// Runs until stopped. Whatever fails and may pass is tried again, for ever.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let pruning = tokio::spawn(inbox::prune(self.db.clone()));
+        let mut ended = Ok(());
+        while ended.is_ok() && !stop.is_cancelled() {
+            ended = self.read(&stop).await;
+        }
+        pruning.abort();
+        ended
+    }
+
+    /// Reads with one client, until stopped or until the cluster that it found was replaced by one
+    /// that was made anew. The next client reads that from its beginning.
+    async fn read(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let topics = self.routes.topics();
         let client: StreamConsumer<Reports> =
             kafka::consumer(self.service, &self.config).create_with_context(Reports::default())?;
         let client = Arc::new(client);
         client.subscribe(&topics)?;
-        self.group.joined_by(&client);
+        self.group.joined_by(&client).await;
         let (ahead, mut records) = mpsc::channel(AHEAD_MAX);
         let reading = tokio::spawn(group::read(client.clone(), ahead));
-        let pruning = tokio::spawn(inbox::prune(self.db.clone()));
 
-        let mut batches = self.batches(&client, &stop);
+        let mut batches = self.batches(&client, stop);
         batches.paused_looked_at().await;
         let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !group::was_replaced(&client) {
             self.heartbeat.beat();
             if looked_at.elapsed() > PAUSED_LOOK_EVERY {
                 batches.paused_looked_at().await;
@@ -130,8 +141,10 @@ impl<R: Rows> Consumer<R> {
                 () = stop.cancelled() => {}
             }
         }
+        if !stop.is_cancelled() {
+            warn!("Kafka's cluster was made anew: it is read from its beginning");
+        }
         reading.abort();
-        pruning.abort();
         let _ = reading.await;
         // The last handle closes the client: it commits what is stored and leaves the group, so that
         // others take over at once. It has been known to hang; then the session ends by itself.

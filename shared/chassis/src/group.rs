@@ -4,7 +4,7 @@
 //! away. It is broken by not polling while there is no room.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use metrics::gauge;
@@ -14,7 +14,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
 
 use crate::kafka::Sayings;
@@ -38,8 +38,7 @@ const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// The consumer group of a service, as far as others in the process need to know.
 #[derive(Clone, Default)]
 pub struct Group {
-    client: Arc<OnceCell<Weak<StreamConsumer<Reports>>>>,
-    cluster: Arc<OnceCell<String>>,
+    client: Arc<Mutex<Weak<StreamConsumer<Reports>>>>,
     /// Where each partition ended when it was last asked.
     ends: Arc<Mutex<Option<Ends>>>,
 }
@@ -47,24 +46,15 @@ pub struct Group {
 type Ends = HashMap<(String, i32), i64>;
 
 impl Group {
-    pub(crate) fn joined_by(&self, client: &Arc<StreamConsumer<Reports>>) {
-        let _ = self.client.set(Arc::downgrade(client));
-    }
-
-    /// The id of the cluster, asked for once; `None` while it can't be told.
-    pub(crate) async fn cluster(&self, client: &Arc<StreamConsumer<Reports>>) -> Option<String> {
-        let client = client.clone();
-        let id = self.cluster.get_or_try_init(async || {
-            let asked = move || client.client().fetch_cluster_id(ASKED_WITHIN);
-            tokio::task::spawn_blocking(asked).await.ok().flatten().ok_or(())
-        });
-        id.await.ok().cloned()
+    pub(crate) async fn joined_by(&self, client: &Arc<StreamConsumer<Reports>>) {
+        *self.client.lock().await = Arc::downgrade(client);
+        *self.ends.lock().await = None;
     }
 
     /// Whether the group has handled everything that its topics held when this was last asked: all
     /// instances, all partitions. False where that can't be told, and at first.
     pub async fn caught_up(&self) -> bool {
-        let Some(client) = self.client.get().and_then(Weak::upgrade) else { return false };
+        let Some(client) = self.client.lock().await.upgrade() else { return false };
         let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
         let Ok(Ok((handled, ends))) = asked else { return false };
         let before = self.ends.lock().await.replace(ends);
@@ -102,15 +92,38 @@ fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
 
 /// What the client tells about itself, as metrics and log lines.
 #[derive(Default)]
-pub struct Reports(Sayings);
+pub struct Reports {
+    sayings: Sayings,
+    /// The id of the cluster that the client found first.
+    cluster: OnceLock<String>,
+}
+
+/// The id of the cluster that a client reads from; `None` while it can't be told.
+pub(crate) async fn cluster(client: &Arc<StreamConsumer<Reports>>) -> Option<String> {
+    let client = client.clone();
+    let asked = move || {
+        let first = &client.context().cluster;
+        if first.get().is_none() {
+            let id = client.client().fetch_cluster_id(ASKED_WITHIN)?;
+            let _ = first.set(id);
+        }
+        first.get().cloned()
+    };
+    tokio::task::spawn_blocking(asked).await.ok().flatten()
+}
+
+/// Whether that cluster is gone, and one that was made anew answers in its place.
+pub(crate) fn was_replaced(client: &StreamConsumer<Reports>) -> bool {
+    client.context().sayings.cluster_replaced()
+}
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
-        self.0.say(level, kind, text);
+        self.sayings.say(level, kind, text);
     }
 
     fn error(&self, error: KafkaError, text: &str) {
-        self.0.say(RDKafkaLogLevel::Error, &error.to_string(), text);
+        self.sayings.say(RDKafkaLogLevel::Error, &error.to_string(), text);
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -1,6 +1,7 @@
 //! How this service talks to Kafka: every setting that a promise depends on, with its reason.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,10 +94,16 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
 /// How often one kind of message from librdkafka becomes a log line.
 const SAID_EVERY: Duration = Duration::from_secs(30);
 
+/// What librdkafka calls its message that another cluster answers than the one it found first.
+const ANOTHER_CLUSTER: &str = "CLUSTERID";
+
 /// What a client says of itself. While its brokers are away it says so several times a second; that
 /// it waits is one fact, and a warning: it goes on by itself.
 #[derive(Default)]
-pub(crate) struct Sayings(Mutex<HashMap<String, Instant>>);
+pub(crate) struct Sayings {
+    said: Mutex<HashMap<String, Instant>>,
+    cluster_replaced: AtomicBool,
+}
 
 impl Sayings {
     pub(crate) fn say(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
@@ -104,10 +111,24 @@ impl Sayings {
             debug!("Kafka's client: {text}");
             return;
         }
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kind == ANOTHER_CLUSTER {
+            self.cluster_replaced.store(true, Ordering::Relaxed);
+        }
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.get(kind).is_none_or(|at| at.elapsed() > SAID_EVERY) {
             said.insert(kind.to_string(), Instant::now());
             warn!("Kafka's client: {text}");
         }
+    }
+
+    /// Whether the cluster that the client found first is gone, and one that was made anew answers
+    /// in its place.
+    ///
+    /// Whatever the client has in memory is then about records that are gone: positions, epochs,
+    /// sequence numbers. librdkafka goes on with them, and would step over records where a new topic
+    /// has grown longer than the old one was. Such a client is given up. It has heard of it as soon
+    /// as it has a connection: metadata is the first thing that it asks for.
+    pub(crate) fn cluster_replaced(&self) -> bool {
+        self.cluster_replaced.load(Ordering::Relaxed)
     }
 }

@@ -108,8 +108,11 @@ impl Producer {
         self.landed.try_recv().ok()
     }
 
-    /// Why this producer will never send again, if that is so.
+    /// Why this producer is of no more use, if that is so.
     pub(crate) fn beyond_repair(&self) -> Option<String> {
+        if self.client.context().sayings.cluster_replaced() {
+            return Some("Kafka's cluster was made anew".into());
+        }
         let (code, because) = self.client.client().fatal_error()?;
         Some(format!("{because} ({code})"))
     }

@@ -165,6 +165,7 @@ impl Relay {
         let mut worked_at = Instant::now();
         while !stop.is_cancelled() {
             self.heartbeat.beat();
+            round.still_of_use()?;
             let full = round.positions.len() >= IN_FLIGHT_MAX;
             let sent = round.turn(db, if full { 0 } else { TAKEN_MAX }).await?;
             if sent > 0 {
@@ -409,12 +410,8 @@ impl<'a> Round<'a> {
     }
 
     /// A record came back. It stays in the outbox; its key or its topic is left alone for a while.
-    /// A producer that is beyond repair is an error: the relay starts again with a new one.
     fn refused(&mut self, flight: &Flight, error: &KafkaError) -> anyhow::Result<()> {
-        if let Some(because) = self.producer.beyond_repair() {
-            counter!("relay_producers_rebuilt_total").increment(1);
-            anyhow::bail!("the producer is beyond repair: {because}");
-        }
+        self.still_of_use()?;
         let Flight { topic, key, .. } = flight;
         match error.rdkafka_error_code() {
             Some(
@@ -430,6 +427,15 @@ impl<'a> Round<'a> {
                 self.held_keys.insert(key.clone(), (Instant::now() + held, held));
             }
             _ => self.hold_topic(topic, &error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// A producer that can't go on is an error: the relay starts again with a new one.
+    fn still_of_use(&self) -> anyhow::Result<()> {
+        if let Some(because) = self.producer.beyond_repair() {
+            counter!("relay_producers_rebuilt_total").increment(1);
+            anyhow::bail!("the producer is beyond repair: {because}");
         }
         Ok(())
     }
