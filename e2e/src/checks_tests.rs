@@ -73,6 +73,34 @@ fn reservation(state: &str) -> ReservationRow {
     }
 }
 
+/// A line of a history: what its event said, and its place in the sequence of such events.
+fn line(case: &Case, event_id: Uuid, topic: &Topic) -> HistoryRow {
+    let sequence = [
+        &orders::CREATED,
+        &payments::VERIFIED,
+        &payments::DECLINED,
+        &stock::RESERVED,
+        &stock::REJECTED,
+        &orders::CONFIRMED,
+        &orders::CANCELLED,
+        &payments::REFUNDED,
+        &stock::RELEASED,
+    ];
+    let position = sequence.iter().position(|at| at.name == topic.name).unwrap() as i64;
+    let reason = case.order.as_ref().and_then(|order| order.reason.clone());
+    let amount = case.payment.as_ref().filter(|payment| payment.state != "void");
+    let lines: Vec<&str> = case
+        .reservation
+        .iter()
+        .flat_map(|held| held.lines.iter().map(|line| line.sku.as_str()))
+        .collect();
+    let detail = serde_json::json!({
+        "reason": reason, "amount_cents": amount.map(|payment| payment.amount_cents), "lines": lines
+    });
+    let (event, occurred_at) = (topic.name.into(), now());
+    HistoryRow { order_id: id(1), event_id, position, event, detail, occurred_at }
+}
+
 /// An order with its rows, and with the history and the records that belong to them.
 fn case(status: &str, payment_state: &str, stock_state: &str) -> Case {
     let mut case = Case {
@@ -84,17 +112,14 @@ fn case(status: &str, payment_state: &str, stock_state: &str) -> Case {
     };
     let mut none = Findings::default();
     for (offset, e) in (0..).zip(expected(&case, &mut none)) {
-        case.history.push(HistoryRow {
-            order_id: id(1),
-            event_id: e.event_id,
-            event: e.topic.name.into(),
-        });
+        case.history.push(line(&case, e.event_id, e.topic));
         case.facts.push(Fact {
             order_id: id(1),
             event_id: e.event_id,
             place: Place { topic: topic_number(e.topic), partition: 3, offset },
             content: e.content.unwrap_or(7),
             trace: 1,
+            announced: false,
         });
     }
     assert_eq!(none.count(), 0);
@@ -155,7 +180,7 @@ fn an_order_that_has_not_ended_is_refused() {
     pending.facts.retain(|fact| fact.event_id != id(HELD));
     assert_eq!(checked(&pending).1.kinds(), ["open"]);
     assert_eq!(checked(&case("cancelled", "verified", "rejected")).1.kinds(), ["open"]);
-    assert_eq!(checked(&case("confirmed", "verified", "released")).1.kinds(), ["open"]);
+    assert_eq!(checked(&case("confirmed", "verified", "released")).1.kinds(), ["audit", "open"]);
 }
 
 #[test]
@@ -214,6 +239,7 @@ fn an_event_that_is_in_no_topic_is_lost_unless_it_is_older_than_its_topic() {
     let long_ago = now() - TimeDelta::days(20);
     let order = old.order.as_mut().unwrap();
     (order.created_at, order.ended_at) = (long_ago, Some(long_ago));
+    old.history.iter_mut().for_each(|row| row.occurred_at = long_ago);
     let payment = old.payment.as_mut().unwrap();
     (payment.created_at, payment.updated_at) = (long_ago, long_ago);
     let reservation = old.reservation.as_mut().unwrap();
@@ -287,17 +313,70 @@ fn a_row_that_does_not_record_what_it_published_is_refused() {
 
 #[test]
 fn a_history_with_an_event_too_few_too_many_or_twice_is_refused() {
-    assert_eq!(refused(confirmed(), |case| drop(case.history.pop())), ["history"]);
+    let both = ["audit", "history"];
+    assert_eq!(refused(confirmed(), |case| drop(case.history.pop())), both);
     let off = refused(confirmed(), |case| {
-        let row =
-            HistoryRow { order_id: id(1), event_id: id(77), event: "orders.cancelled".into() };
-        case.history.push(row);
+        case.history.push(line(case, id(77), &orders::CANCELLED));
     });
-    assert_eq!(off, ["history"]);
+    assert_eq!(off, both);
+    assert_eq!(refused(confirmed(), |case| case.history.push(case.history[0].clone())), both);
+}
+
+#[test]
+fn a_history_that_comes_to_something_else_than_the_order_is_refused() {
+    let of = |change: fn(&mut OrderRow)| {
+        let change = |case: &mut Case| change(case.order.as_mut().unwrap());
+        refused(confirmed(), change)
+    };
+    assert!(of(|order| order.payment = "refunded".into()).contains(&"audit"));
+    assert!(of(|order| order.status = "pending".into()).contains(&"audit"));
+    assert_eq!(of(|order| order.ended_at = Some(now() + TimeDelta::seconds(1))), ["audit"]);
+    let off = refused(cancelled(), |case| {
+        case.order.as_mut().unwrap().reason = Some("deadline".into());
+        fact_mut(case, ENDED).content = Says::cancelled("deadline");
+    });
+    assert_eq!(off, ["audit"]);
+
+    // What cannot be, in whatever row it ends.
+    let out_of_turn = |case: &mut Case| case.history.iter_mut().for_each(|row| row.position *= -1);
+    assert_eq!(refused(confirmed(), out_of_turn), ["audit"]);
+    let confirmed_early = |case: &mut Case| case.history[1].position = 0;
     assert_eq!(
-        refused(confirmed(), |case| case.history.push(case.history[0].clone())),
-        ["history"]
+        refused(confirmed(), |case| {
+            case.history[0].position = -1;
+            confirmed_early(case);
+        }),
+        ["audit"]
     );
+    let undone_early = |case: &mut Case| {
+        let undo = case.history.iter_mut().find(|row| row.event == "payments.refunded").unwrap();
+        undo.position = 1;
+    };
+    assert_eq!(refused(cancelled(), undone_early), ["audit"]);
+}
+
+#[test]
+fn what_was_announced_again_is_no_repeat_and_belongs_to_no_trace_of_its_past() {
+    let again = |fact: &Fact| {
+        let place = Place { offset: fact.place.offset + 50, ..fact.place };
+        Fact { place, trace: 9, announced: true, ..*fact }
+    };
+    let mut beside = confirmed();
+    let announced: Vec<Fact> = beside.facts.iter().map(again).collect();
+    beside.facts.extend(announced);
+    let (tally, findings) = checked(&beside);
+    assert_eq!((findings.count(), tally.repeats, tally.facts), (0, 0, 8));
+    beside.facts[4].content += 1;
+    assert_eq!(checked(&beside).1.kinds(), ["content"], "it says what was said");
+
+    // The broker lost its disk: what was announced caused the rest.
+    let mut alone = confirmed();
+    *fact_mut(&mut alone, CREATED) = again(fact_mut(&mut alone, CREATED));
+    fact_mut(&mut alone, HELD).trace = 9;
+    assert_eq!(checked(&alone).1.count(), 0);
+    let mut first = confirmed();
+    fact_mut(&mut first, HELD).trace = 9;
+    assert_eq!(checked(&first).1.kinds(), ["trace"], "nothing was announced here");
 }
 
 #[test]
@@ -311,6 +390,7 @@ fn what_an_event_causes_is_in_its_trace() {
     }
     assert_eq!(checked(&by_customer).1.kinds(), ["trace"]);
     by_customer.order.as_mut().unwrap().reason = Some("customer".into());
+    by_customer.history[1].detail = serde_json::json!({ "reason": "customer" });
     fact_mut(&mut by_customer, ENDED).content = Says::cancelled("customer");
     assert_eq!(checked(&by_customer).1.count(), 0);
 }

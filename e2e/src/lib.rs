@@ -11,7 +11,9 @@
 //! - `client`: the services as their clients see them.
 //! - `seed`: demo articles and customers.
 //! - `load`: orders at a fixed rate, with a client's history; `demo`: the story.
-//! - `verify`: the checker; `checks`: what must hold; `topics`: what lies in Kafka.
+//! - `announce`: what was published, once more.
+//! - `verify`: the checker; `checks`: what must hold; `audit`: what histories come to; `topics`:
+//!   what lies in Kafka.
 //! - `template`: a service of your own.
 
 pub mod topology;
@@ -24,7 +26,9 @@ pub mod client;
 pub mod seed;
 pub mod load;
 pub mod demo;
+pub mod announce;
 pub mod verify;
+pub mod audit;
 pub mod checks;
 pub mod topics;
 pub mod template;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use e2e::announce::{self, Announce};
 use e2e::client::Client;
 use e2e::load::{self, Load};
 use e2e::stack::{State, Stopped, state_directory};
@@ -54,6 +55,8 @@ enum Command {
         #[arg(long)]
         verify: bool,
     },
+    /// Have the services announce again what they published; starts Kafka if it is down
+    Announce(Announce),
     /// Check that nothing was lost or applied twice and that the books balance
     Verify(verify::Options),
     /// Write a service of your own, from the smallest one and a template
@@ -103,6 +106,9 @@ async fn run(command: Command) -> Result<ExitCode> {
             return check(&client, &options).await;
         }
         Command::Service { name } => template::run(&name)?,
+        Command::Announce(wish) => {
+            announce::print(&announce::run(&Stack::of_checkout_as_it_is()?, &wish).await?)
+        }
         Command::WithParts { command } => return with_parts(&command).await,
     }
     Ok(ExitCode::SUCCESS)

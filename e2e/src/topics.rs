@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
+use chassis::announce;
 use chassis::avro::{Codec, unframe};
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
@@ -39,6 +40,8 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub struct Log {
     pub records: u64,
+    /// Of them, those that an operator had announced again.
+    pub announced: u64,
     pub facts: Vec<Fact>,
     /// The newest record of each article.
     pub items: HashMap<String, (Uuid, Described)>,
@@ -277,12 +280,15 @@ impl Reading {
             time == Some(said.occurred_at),
             format!("ce_time is {time:?}, not {}", said.occurred_at),
         );
+        // An announced event has the trace that is made from its key, and no other has that one.
+        let announced = header("traceparent") == Some(&*announce::traceparent(said.key()));
         let trace = header("traceparent").and_then(trace_id);
         fault(trace.is_some(), format!("its traceparent is {:?}", header("traceparent")));
         let trace = checks::hash(&trace);
+        self.log.announced += u64::from(announced);
         Ok(match said.what {
             What::Order(order_id, content, _) => {
-                Record::Fact(Fact { order_id, event_id, place, content, trace })
+                Record::Fact(Fact { order_id, event_id, place, content, trace, announced })
             }
             What::Item(item) => Record::Item(event_id, item),
         })

@@ -53,6 +53,8 @@ pub struct Verdict {
     pub money: Money,
     pub goods: Goods,
     pub records: u64,
+    /// Of them, those that an operator had announced again.
+    pub announced: u64,
     pub foreign: u64,
     /// Events handled, by service.
     pub handled: BTreeMap<&'static str, u64>,
@@ -91,9 +93,21 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     findings.unless(stack.marks().await? == before, "unrest", || {
         "records were written meanwhile: is somebody placing orders? Check again when all is quiet".into()
     });
-    let (records, foreign) = (log.records, log.foreign.len() as u64);
+    let (records, announced) = (log.records, log.announced);
+    let foreign = log.foreign.len() as u64;
     let took = began.elapsed();
-    Ok(Verdict { tally, money, goods, records, foreign, handled, letters_waiting, findings, took })
+    Ok(Verdict {
+        tally,
+        money,
+        goods,
+        records,
+        announced,
+        foreign,
+        handled,
+        letters_waiting,
+        findings,
+        took,
+    })
 }
 
 fn check_records(log: &Log, around: &Around<'_>, findings: &mut Findings) {
@@ -263,7 +277,8 @@ impl Reading {
         );
         let mut history = Rows::<HistoryRow>::of(
             self.db("order"),
-            "select order_id, event_id, event from history order by order_id, event_id",
+            "select order_id, event_id, position, event, detail, occurred_at
+             from history order by order_id, event_id",
             |row| row.order_id,
         );
         let mut payments = Rows::<PaymentRow>::of(
@@ -474,6 +489,10 @@ impl Verdict {
             ("handled", format!("each once: {}", handled.join(", "))),
             ("dead letters", format!("{} waiting", self.letters_waiting)),
         ];
+        if self.announced > 0 {
+            let announced = grouped(self.announced);
+            rows.push(("", format!("{announced} of the records were announced again")));
+        }
         if self.tally.expired > 0 {
             rows.push((
                 "expired",

@@ -10,6 +10,7 @@ mod hostile;
 mod records;
 mod scratch;
 mod service;
+mod announce;
 
 // Where the services' files, as compiled into the model, look for their aggregates.
 use model::{order, payment, stock};
