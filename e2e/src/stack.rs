@@ -183,6 +183,15 @@ impl Stack {
         })
     }
 
+    /// Takes the program of one instance from another directory, from its next start on: another
+    /// version of the service, beside the others.
+    pub fn set_programs(&self, name: &str, directory: &Path) -> Result<()> {
+        name.parse::<Member>()?;
+        self.change(|layout| {
+            layout.programs.insert(name.to_string(), directory.to_path_buf());
+        })
+    }
+
     /// Sends a service's Kafka traffic through a proxy at `address`, from Kafka's and the service's
     /// next start on; `None` takes it back.
     pub fn advertise_kafka(&self, service: &str, address: Option<&str>) -> Result<()> {
@@ -477,7 +486,9 @@ impl Stack {
                 topology::registry(&parts, &process.home, port, use_if_there(&archive), &archive)
             }
             Member::Service { service, .. } => {
-                topology::service(&programs()?, service, "serve", &layout, member)?
+                let own = layout.programs.get(&member.to_string()).cloned();
+                let programs = own.map_or_else(programs, Ok)?;
+                topology::service(&programs, service, "serve", &layout, member)?
             }
         };
         process.spawn(&launch)

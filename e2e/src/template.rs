@@ -115,9 +115,7 @@ pub fn run(name: &str) -> Result<()> {
     made.inside.iter().for_each(|path| println!("  {}", shown(path)));
     println!("changed outside of it:");
     made.outside.iter().for_each(|(path, why)| println!("  {:<28} {why}", shown(path)));
-    println!(
-        "next: `make test`; `make down up` (Kafka gets a listener for it), then `make kill SERVICE={name}`"
-    );
+    println!("next: `make test`, or `make up` and then `make kill SERVICE={name}`");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::net::TcpListener;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
@@ -246,6 +246,9 @@ pub struct Layout {
     pub kafka_advertised: BTreeMap<String, String>,
     /// Extra environment, by name of service or of instance.
     pub environment: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the program is, by name of instance, if it is another version than the others'.
+    #[serde(default)]
+    pub programs: BTreeMap<String, PathBuf>,
 }
 
 impl Layout {

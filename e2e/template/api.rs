@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::extract::Path;
+use chassis::loss::{self, WrittenOff};
 use chassis::problem::Problem;
 use serde::Serialize;
 use sqlx::PgPool;
@@ -33,12 +34,15 @@ struct Books {
     total_cents: i64,
     lines_cents: i64,
     balanced: bool,
+    /// With dead letters that were discarded.
+    #[sqlx(skip)]
+    written_off: Vec<WrittenOff>,
 }
 
 /// What was paid is what the lines add up to.
 pub fn books(db: PgPool) -> Router {
     let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
-        let books = sqlx::query_as(
+        let mut books: Books = sqlx::query_as(
             "select orders, total_cents, lines_cents, total_cents = lines_cents as balanced
              from (select count(*) as orders,
                           coalesce(sum(total_cents), 0)::bigint as total_cents
@@ -49,6 +53,7 @@ pub fn books(db: PgPool) -> Router {
         )
         .fetch_one(&db)
         .await?;
+        books.written_off = loss::written_off(&db).await?;
         Ok(Answer(books))
     };
     Router::new().route("/books", get(books)).with_state(db)

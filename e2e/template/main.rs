@@ -22,12 +22,12 @@ fn main() -> ExitCode {
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {
     // One database and the loops around it; with a first command comes the third, the writers.
     let relay = service.relay(&events::TOPICS);
-    let consumer = service.consumer().on(saga::note_confirmed);
+    let consumer = service.consumer().on(saga::note_confirmed, saga::confirmation_discarded);
 
     let routers = Routers {
         api: api::router(service.db.clone()),
         books: api::books(service.db.clone()),
-        operator: service.operator(),
+        operator: consumer.operator().merge(service.announce([])),
     };
     service.run(routers, [relay.into(), consumer.into()]).await
 }

@@ -3,6 +3,7 @@
 
 use chassis::event::{Answer, At};
 use chassis::impossible;
+use chassis::loss::Loss;
 use events::orders::OrderConfirmed;
 use sqlx::types::Json;
 
@@ -30,4 +31,13 @@ pub fn note_confirmed(order: &OrderConfirmed, orders: &mut Orders, _: At) -> Ans
         confirmed_at: order.occurred_at,
     });
     Ok(None)
+}
+
+/// What it costs to discard an `orders.confirmed` that can't be handled here.
+pub fn confirmation_discarded(order: &OrderConfirmed, orders: &Orders) -> Loss {
+    let order_id = order.order_id;
+    Loss::that(match orders.order(order_id) {
+        Some(_) => format!("Nothing is lost: order {order_id} is known here."),
+        None => format!("It is never known here that order {order_id} was confirmed."),
+    })
 }

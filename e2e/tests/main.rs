@@ -11,6 +11,7 @@ mod records;
 mod scratch;
 mod service;
 mod announce;
+mod evolution;
 
 // Where the services' files, as compiled into the model, look for their aggregates.
 use model::{order, payment, stock};

@@ -47,7 +47,8 @@ fn the_wiring_of_the_template_is_that_of_the_smallest_service() -> Result<()> {
     let lines = |file: &str| -> Result<Vec<String>> {
         let text = std::fs::read_to_string(root.join(file))?;
         let body = text.split_once("// One database").context("a body")?.1.to_string();
-        let own = ["saga::", "commands", "api::router", "service.run", "//"];
+        let own =
+            ["saga::", "commands", "announce", ".consumer()", "api::router", "service.run", "//"];
         let lines = body.lines().map(|line| line.trim().to_string());
         Ok(lines.skip(1).filter(|line| !own.iter().any(|word| line.contains(word))).collect())
     };

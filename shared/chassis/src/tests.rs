@@ -9,6 +9,7 @@ mod letters;
 mod relay;
 mod commands;
 mod trace;
+mod evolution;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};

@@ -1,0 +1,168 @@
+//! A schema that changes while everything runs: a newer version of the services is made in a scratch
+//! copy of this checkout, and works beside the one that is tested.
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::client::{Client, eventually};
+use e2e::{Stack, seed, verify};
+use futures::future::try_join_all;
+
+use crate::scratch::Scratch;
+use crate::stage::{SOON, aside, basket, rich};
+
+/// Orders that each client places, and cancels, in a round.
+const ORDERS: usize = 6;
+
+/// The newer version: `orders.cancelled` has a field more and its enum a symbol more, and the order
+/// service uses both whenever a customer cancels.
+fn make_newer(scratch: &Scratch) -> Result<()> {
+    let (schema, contracts) = ("schemas/orders.cancelled.avsc", "shared/events/src/orders.rs");
+    let (order, saga) = ("services/order/src/order.rs", "services/order/src/saga.rs");
+    let field = r#""fields": [{"name": "channel", "type": ["null", "string"], "default": null, "doc": "Where."},"#;
+    scratch.edit(schema, r#""fields": ["#, field)?;
+    scratch.edit(schema, r#""deadline","#, r#""deadline", "changed_mind","#)?;
+    scratch.edit(
+        contracts,
+        "pub struct OrderCancelled {",
+        "pub struct OrderCancelled {\n/// Where.\npub channel: Option<String>,",
+    )?;
+    scratch.edit(contracts, "    Deadline,", "    Deadline,\n/// The newer word.\nChangedMind,")?;
+    scratch.edit(
+        order,
+        "Reason::Customer => CancelReason::Customer,",
+        "Reason::Customer => CancelReason::ChangedMind,",
+    )?;
+    scratch.edit(
+        order,
+        "OrderCancelled { order_id",
+        "OrderCancelled { channel: Some(\"shop\".into()), order_id",
+    )?;
+    scratch.edit(
+        saga,
+        "CancelReason::Customer |",
+        "CancelReason::Customer | CancelReason::ChangedMind |",
+    )
+}
+
+/// Orders placed with stock away, so that they are pending: half of them are cancelled. Then stock
+/// is back, and all end.
+async fn round(stack: &Stack, stock: &str, clients: &[&Client]) -> Result<()> {
+    stack.stop(stock).await?;
+    let (mut cancelled, mut others) = (Vec::new(), Vec::new());
+    for client in clients {
+        let place =
+            || try_join_all((0..ORDERS).map(async |_| client.placed(rich(), &basket()).await));
+        for order in place().await? {
+            client.cancel(order.order_id).await?.accepted::<serde_json::Value>()?;
+            cancelled.push(order.order_id);
+        }
+        others.extend(place().await?.into_iter().map(|order| order.order_id));
+    }
+    stack.start(stock).await?;
+    for (orders, status) in [(cancelled, "cancelled"), (others, "confirmed")] {
+        for order_id in orders {
+            let ended = clients[0].ended(order_id, SOON).await?;
+            ensure!(ended.status == status, "{ended:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Cancellations that an instance of the order service has published, by its own count.
+async fn cancellations_of(stack: &Stack, name: &str) -> Result<u64> {
+    let metrics = reqwest::get(format!("{}/metrics", stack.probe_url(name)?)).await?.text().await?;
+    let name = "events_published_total{topic=\"orders.cancelled\"} ";
+    let count = metrics.lines().find_map(|line| line.strip_prefix(name));
+    Ok(count.map(str::parse).transpose()?.unwrap_or(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_of_the_services_run_side_by_side_and_every_order_ends() -> Result<()> {
+    aside(async || {
+        let scratch = Scratch::copy("evolution")?;
+        make_newer(&scratch)?;
+        let build = ["build", "--workspace", "--profile", "ci", "--locked"];
+        let programs = ["order", "payment", "stock", "contracts"];
+        let programs = programs.iter().flat_map(|program| ["--bin", program]);
+        scratch.run("cargo", &build.into_iter().chain(programs).collect::<Vec<_>>()).await?;
+        let recorded = scratch.run(scratch.programs().join("contracts"), &["record"]).await?;
+        ensure!(recorded.contains("orders.cancelled."), "a version more: {recorded}");
+
+        let stack = Stack::ephemeral()?;
+        stack.up().await?;
+        let client = Client::of(&stack)?;
+        seed::run(&client).await?;
+        stack.apply_contracts(&scratch.programs()).await?;
+        for name in ["order-2", "payment-2", "stock-2"] {
+            stack.set_programs(name, &scratch.programs())?;
+        }
+
+        // A newer order service takes orders too; all who read are older, and so is the relay.
+        stack.start("order-2").await?;
+        let mut addresses = client.addresses.clone();
+        addresses.apis.insert("order".to_string(), stack.url("order-2")?);
+        let newer = Client::at(addresses)?;
+        round(&stack, "stock", &[&client, &newer]).await?;
+        let each = 2 * ORDERS as u64;
+        let published = async |older, newer| {
+            let is = (
+                cancellations_of(&stack, "order").await?,
+                cancellations_of(&stack, "order-2").await?,
+            );
+            ensure!(is == (older, newer), "published by the older and the newer relay: {is:?}");
+            Ok(())
+        };
+        published(each, 0).await?;
+
+        // Then all who read are newer, and so is the relay; the older order service still takes orders.
+        for name in ["payment", "stock"] {
+            stack.start(&format!("{name}-2")).await?;
+            stack.stop(name).await?;
+        }
+        stack.stop("order").await?;
+        let led = newer.placed(rich(), &basket()).await?;
+        newer.ended(led.order_id, SOON).await?;
+        stack.start("order").await?;
+        round(&stack, "stock-2", &[&client, &newer]).await?;
+        published(0, each).await?;
+
+        let versions =
+            format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
+        let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
+        ensure!(versions.len() == 2, "the registry knows {versions:?}");
+        let written = eventually("both versions to be found in the topic", SOON, async || {
+            let topic = events::orders::CANCELLED.name;
+            let kafka = stack.kafka_bootstrap()?;
+            tokio::task::block_in_place(|| schema_ids(&kafka, topic))
+        })
+        .await?;
+        ensure!(written.len() == 2, "records were written with the schemas {written:?}");
+        for name in ["payment", "stock"] {
+            stack.start(name).await?;
+        }
+        let verdict = verify::run(&client, &verify::Options { within: 60 }).await?;
+        ensure!(verdict.holds() && verdict.letters_waiting == 0, "{}", verdict.lines().join("\n"));
+        Ok(())
+    })
+    .await
+}
+
+/// The ids of the schemas that a topic's records were written with.
+fn schema_ids(kafka: &str, topic: &str) -> Result<std::collections::BTreeSet<u32>> {
+    use rdkafka::consumer::Consumer;
+    use rdkafka::{Message, Offset, TopicPartitionList};
+
+    let reader = e2e::topics::reader(kafka, "evolution")?;
+    let (mut places, mut left) = (TopicPartitionList::new(), 0);
+    for (partition, (low, high)) in (0..).zip(e2e::topics::watermarks(&reader, topic)?) {
+        places.add_partition_offset(topic, partition, Offset::Offset(low))?;
+        left += high - low;
+    }
+    reader.assign(&places)?;
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in 0..left {
+        let record = reader.poll(SOON).context("a record is missing")??;
+        let Some(payload) = record.payload() else { bail!("a record is empty") };
+        ids.insert(chassis::avro::unframe(payload)?.0);
+    }
+    Ok(ids)
+}
