@@ -10,9 +10,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/ci
 E2E := $(TARGET)/e2e
 
 .PHONY: help demo test up down clean status logs kill stop start verify service schema check build tools
+.PHONY: dead-letters dead-letter replay discard resume poison sql
 
 help: ## List these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 demo: build ## From nothing to the story: stock is killed, orders go on, everything ends and the books balance
 	@$(E2E) demo
@@ -51,6 +52,27 @@ verify: build ## Check that nothing was lost or applied twice and that the books
 service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
 	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }
 	@$(E2E) service "$(NAME)"
+
+dead-letters: build ## Events that could not be handled and wait for an operator (SERVICE=x: of one service)
+	@$(E2E) dead-letters $(SERVICE)
+
+dead-letter: build ## Read one of them, decoded: SERVICE=x ID=n
+	@$(E2E) dead-letter "$(SERVICE)" "$(ID)"
+
+replay: build ## Handle it now, its cause being gone: SERVICE=x ID=n, or ID=all
+	@$(E2E) replay "$(SERVICE)" "$(ID)"
+
+discard: build ## Give it up for ever: SERVICE=x ID=n BECAUSE="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
+	@$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
+
+resume: build ## Let a consumer go on that paused after 20 bad events in a row: SERVICE=x
+	@$(E2E) resume "$(SERVICE)"
+
+poison: build ## Put a record that is no event into orders.created, to see what becomes of it
+	@$(E2E) poison
+
+sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
+	@$(E2E) sql "$(SERVICE)"
 
 schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
 	@$(TARGET)/contracts record

@@ -13,8 +13,9 @@
 //! - `load`: orders at a fixed rate, with a client's history; `demo`: the story.
 //! - `announce`: what was published, once more.
 //! - `verify`: the checker; `checks`: what must hold; `audit`: what histories come to; `topics`:
-//!   what lies in Kafka.
+//!   what lies in Kafka; `discarded`: what operators gave up.
 //! - `template`: a service of your own.
+//! - `letters`: dead letters on the command line.
 
 pub mod topology;
 pub mod stack;
@@ -32,6 +33,8 @@ pub mod audit;
 pub mod checks;
 pub mod topics;
 pub mod template;
+pub mod discarded;
+pub mod letters;
 
 pub use stack::Stack;
 pub use topology::Ports;

@@ -10,7 +10,7 @@ use e2e::client::Client;
 use e2e::load::{self, Load};
 use e2e::stack::{State, Stopped, state_directory};
 use e2e::topology::SERVICES;
-use e2e::{Ports, Stack, demo, parts, seed, template, verify};
+use e2e::{Ports, Stack, demo, letters, parts, seed, template, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
@@ -61,6 +61,8 @@ enum Command {
     Verify(verify::Options),
     /// Write a service of your own, from the smallest one and a template
     Service { name: String },
+    #[command(flatten)]
+    Letters(letters::Command),
     /// Run a command while databases, Kafka and registry run on free ports
     WithParts {
         #[arg(last = true, required = true)]
@@ -108,6 +110,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Service { name } => template::run(&name)?,
         Command::Announce(wish) => {
             announce::print(&announce::run(&Stack::of_checkout_as_it_is()?, &wish).await?)
+        }
+        Command::Letters(command) => {
+            let stack = Stack::of_checkout_as_it_is()?;
+            return letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
         Command::WithParts { command } => return with_parts(&command).await,
     }

@@ -20,9 +20,10 @@ use uuid::Uuid;
 use crate::checks::{
     self, AccountRow, Around, Case, Described, Fact, Findings, Goods, HistoryRow, InboxCheck,
     InboxRow, ItemRow, Letters, Money, OrderRow, PaymentRow, Place, ReservationRow, Tally,
-    check_account, check_case, check_foreign, check_item, check_totals,
+    check_account, check_foreign, check_item, check_totals,
 };
 use crate::client::{Client, grouped, money};
+use crate::discarded::Discarded;
 use crate::topics::{self, Log};
 use crate::topology::SERVICES;
 
@@ -59,6 +60,7 @@ pub struct Verdict {
     /// Events handled, by service.
     pub handled: BTreeMap<&'static str, u64>,
     pub letters_waiting: i64,
+    pub discarded: Discarded,
     pub findings: Findings,
     pub took: Duration,
 }
@@ -68,7 +70,8 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     let began = Instant::now();
     let stack = Reading::open(client).await?;
     let mut findings = Findings::default();
-    let restless = stack.rest(Duration::from_secs(options.within)).await?;
+    let mut discarded = Discarded::read(&stack.databases).await?;
+    let restless = stack.rest(&discarded, Duration::from_secs(options.within)).await?;
     for what in restless {
         findings.add("unrest", || what);
     }
@@ -81,15 +84,16 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     check_records(&log, &around, &mut findings);
     log.facts.sort_unstable_by_key(|fact| (fact.order_id, fact.place));
     let mut tally = Tally::default();
-    stack.check_orders(&log.facts, &around, &mut tally, &mut findings).await?;
+    stack.check_orders(&log.facts, &around, &mut discarded, &mut tally, &mut findings).await?;
     let mut handled = BTreeMap::new();
     for service in SERVICES {
         let entered = stack.check_inbox(service, &log.facts, &around, &mut findings).await?;
         handled.insert(service, entered);
     }
     let money = stack.check_money(&mut findings).await?;
-    check_totals(&money, &tally, &mut findings);
-    let goods = stack.check_goods(&log, &mut findings).await?;
+    let taken_cents = money.taken_cents - discarded.held_cents;
+    check_totals(&Money { taken_cents, ..money.clone() }, &tally, &mut findings);
+    let goods = stack.check_goods(&log, &discarded, &mut findings).await?;
     findings.unless(stack.marks().await? == before, "unrest", || {
         "records were written meanwhile: is somebody placing orders? Check again when all is quiet".into()
     });
@@ -105,6 +109,7 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
         foreign,
         handled,
         letters_waiting,
+        discarded,
         findings,
         took,
     })
@@ -155,11 +160,11 @@ impl Reading {
     }
 
     /// Waits until nothing moves any more. Answers what still does when the time is up.
-    async fn rest(&self, within: Duration) -> Result<Vec<String>> {
+    async fn rest(&self, discarded: &Discarded, within: Duration) -> Result<Vec<String>> {
         let began = Instant::now();
         let mut said = began;
         loop {
-            let restless = self.restless().await?;
+            let restless = self.restless(discarded).await?;
             if restless.is_empty() || began.elapsed() > within {
                 return Ok(restless);
             }
@@ -171,14 +176,16 @@ impl Reading {
         }
     }
 
-    async fn restless(&self) -> Result<Vec<String>> {
+    async fn restless(&self, discarded: &Discarded) -> Result<Vec<String>> {
         let mut restless = Vec::new();
         let open: i64 = sqlx::query_scalar(
             "select count(*) from orders
              where not (status = 'confirmed' and payment = 'verified' and stock = 'reserved'
                      or status = 'cancelled' and payment in ('declined', 'refunded', 'void')
-                                             and stock in ('rejected', 'released', 'void'))",
+                                             and stock in ('rejected', 'released', 'void'))
+               and order_id <> all($1)",
         )
+        .bind(discarded.orders())
         .fetch_one(self.db("order"))
         .await?;
         if open > 0 {
@@ -267,6 +274,7 @@ impl Reading {
         &self,
         facts: &[Fact],
         around: &Around<'_>,
+        discarded: &mut Discarded,
         tally: &mut Tally,
         findings: &mut Findings,
     ) -> Result<()> {
@@ -316,7 +324,7 @@ impl Reading {
             while let Some(fact) = facts.next_if(|fact| fact.order_id == order_id) {
                 case.facts.push(fact);
             }
-            check_case(&case, around, tally, findings);
+            discarded.check_case(&case, around, tally, findings);
         }
     }
 
@@ -362,7 +370,12 @@ impl Reading {
         Ok(money)
     }
 
-    async fn check_goods(&self, log: &Log, findings: &mut Findings) -> Result<Goods> {
+    async fn check_goods(
+        &self,
+        log: &Log,
+        discarded: &Discarded,
+        findings: &mut Findings,
+    ) -> Result<Goods> {
         let known: Vec<Described> =
             sqlx::query_as("select * from items").fetch_all(self.db("order")).await?;
         let known: HashMap<&str, &Described> =
@@ -381,7 +394,11 @@ impl Reading {
         .await?;
         let mut goods = Goods::default();
         for row in &rows {
-            let (newest, known) = (log.items.get(&row.sku), known.get(row.sku.as_str()).copied());
+            let newest = log.items.get(&row.sku);
+            let known = match discarded.has(&row.sku) {
+                true => newest.map(|(_, newest)| newest),
+                false => known.get(row.sku.as_str()).copied(),
+            };
             check_item(row, newest, known, &mut goods, findings);
         }
         let there: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
@@ -499,6 +516,7 @@ impl Verdict {
                 format!("{} events, older than their topics", self.tally.expired),
             ));
         }
+        rows.extend(self.discarded.rows());
         let mut lines: Vec<String> =
             rows.into_iter().map(|(name, row)| format!("  {name:<13} {row}")).collect();
         let seconds = self.took.as_secs_f64();

@@ -12,6 +12,7 @@ mod scratch;
 mod service;
 mod announce;
 mod evolution;
+mod letters;
 
 // Where the services' files, as compiled into the model, look for their aggregates.
 use model::{order, payment, stock};

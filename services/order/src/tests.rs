@@ -748,7 +748,7 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
     let counts = json!({"pending": 0, "confirmed": 1, "cancelled": 1});
     assert_eq!(
         books(&bench).await,
-        json!({"orders": counts, "confirmed_cents": 390, "balanced": true})
+        json!({"orders": counts, "confirmed_cents": 390, "balanced": true, "written_off": []})
     );
 }
 
@@ -958,4 +958,42 @@ async fn what_was_published_is_announced_again_word_for_word() {
 
 fn orders() -> chassis::announce::Source {
     chassis::announce::of::<Order>()
+}
+
+#[test]
+fn to_discard_an_event_costs_what_it_would_have_told_and_says_so() {
+    let pending = rows(order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting));
+    let ended = rows(order(ORDER, Status::Cancelled, PaymentLeg::Verified, StockLeg::Reserved));
+    let nothing = Orders::default();
+    for (orders, offers) in [(&pending, true), (&ended, false), (&nothing, false)] {
+        for loss in [
+            saga::verification_discarded(&verified(ORDER), orders),
+            saga::decline_discarded(&declined(ORDER), orders),
+            saga::reservation_discarded(&reserved(ORDER), orders),
+            saga::rejection_discarded(&rejected(ORDER), orders),
+        ] {
+            let path = loss.offer.as_ref().map(|offer| offer.path.clone());
+            assert_eq!(path, offers.then(|| format!("/orders/{ORDER}/cancel")), "{loss:?}");
+            assert_eq!(loss.write_offs, []);
+        }
+    }
+    let write_offs = |loss: chassis::loss::Loss| {
+        let write_offs = loss.write_offs.into_iter();
+        write_offs.map(|w| (w.amount, w.unit)).collect::<Vec<(i64, String)>>()
+    };
+    let refund =
+        |amount, orders| write_offs(saga::refund_discarded(&refunded(ORDER, amount), orders));
+    assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
+    assert_eq!(refund(None, &ended), [], "nothing had been taken");
+    assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "it is nobody's");
+    let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
+    let due = [(1, "ink".to_string()), (2, "pen".to_string())];
+    assert_eq!(write_offs(saga::release_discarded(&release, &ended)), due);
+    assert_eq!(write_offs(saga::release_discarded(&release, &nothing)), []);
+    let articles = articles();
+    for (version, is_lost) in [(1, false), (9, true)] {
+        let sku = articles.item("pen").map(|item| item.sku.clone()).unwrap();
+        let loss = saga::item_discarded(&item(&sku, 1, "EUR", version), &articles);
+        assert_eq!(loss.consequence.starts_with("Nothing is lost"), !is_lost, "{loss:?}");
+    }
 }

@@ -354,8 +354,7 @@ async fn a_deposit_opens_an_account_once_however_often_it_is_told() {
     futures::future::join_all(together).await;
     assert_eq!(client.get(&format!("/accounts/{CUSTOMER}")).await.body["balance_cents"], 571);
     assert_eq!((bench.count("deposits").await, bench.count("outbox").await), (3, 0));
-    let sums =
-        json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true});
+    let sums = json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true, "written_off": []});
     assert_eq!(books(&bench).await, sums);
     assert_eq!(client.get(&format!("/accounts/{ORDER}")).await.status, 404);
     assert_eq!(client.get("/accounts/7").await.status, 404);
@@ -422,8 +421,7 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
     let shown = client.get(&format!("/payments/{ORDER}")).await.body;
     assert_eq!((&shown["state"], &shown["amount_cents"]), (&json!("verified"), &json!(300)));
     assert_eq!((&shown["customer_id"], &shown["currency"]), (&json!(CUSTOMER), &json!("EUR")));
-    let sums =
-        json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true});
+    let sums = json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true, "written_off": []});
     assert_eq!(books(&bench).await, sums);
 
     let undone =
@@ -439,8 +437,7 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
             .unwrap();
     assert_eq!(ids, (Some(published[0]), Some(undone[0])));
     assert_eq!(client.get(&format!("/payments/{ORDER}")).await.body["state"], "refunded");
-    let sums =
-        json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true});
+    let sums = json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true, "written_off": []});
     assert_eq!(books(&bench).await, sums);
     assert_eq!(client.get(&format!("/payments/{}", Uuid::nil())).await.status, 404);
 }
@@ -470,8 +467,7 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
         states,
         [(1, "verified", None), (2, "refunded", None), (3, "declined", short), (9, "void", None)]
     );
-    let sums =
-        json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true});
+    let sums = json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true, "written_off": []});
     assert_eq!(books(&bench).await, sums);
 }
 
@@ -551,4 +547,31 @@ async fn what_was_published_is_announced_again_word_for_word() {
     assert_eq!(one, said[1..3]);
     let (nothing, _) = bench.announced(payments(), json!({"key": id(8)})).await;
     assert_eq!(nothing.status, 404);
+}
+
+#[test]
+fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
+    let (order, cancel) = (created(ORDER, CUSTOMER, 300, "EUR"), cancelled(ORDER));
+    for state in [
+        None,
+        Some(State::Verified),
+        Some(State::Declined),
+        Some(State::Refunded),
+        Some(State::Void),
+    ] {
+        let ledger = ledger(state);
+        let loss = saga::order_discarded(&order, &ledger);
+        assert_eq!(loss.offer.is_some(), state.is_none(), "{state:?}: {loss:?}");
+        assert_eq!(loss.write_offs, []);
+        let loss = saga::cancellation_discarded(&cancel, &ledger);
+        let write_offs: Vec<(i64, &str)> =
+            loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
+        let due: &[(i64, &str)] = match state {
+            Some(State::Verified) => &[(300, "EUR cents")],
+            // Nobody knows yet how much it will be.
+            None => &[(0, "cents")],
+            Some(_) => &[],
+        };
+        assert_eq!(write_offs, due, "{state:?}: {loss:?}");
+    }
 }

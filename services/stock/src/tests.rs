@@ -533,7 +533,7 @@ async fn a_delivery_that_is_told_twice_comes_in_once() {
     );
     assert_eq!(
         books(&bench).await,
-        json!({"delivered": 7, "available": 7, "reserved": 0, "balanced": true})
+        json!({"delivered": 7, "available": 7, "reserved": 0, "balanced": true, "written_off": []})
     );
 }
 
@@ -559,7 +559,7 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
     );
     assert_eq!(
         books(&bench).await,
-        json!({"delivered": 6, "available": 3, "reserved": 3, "balanced": true})
+        json!({"delivered": 6, "available": 3, "reserved": 3, "balanced": true, "written_off": []})
     );
 
     let undone =
@@ -577,7 +577,7 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
     assert_eq!(client.get(&format!("/reservations/{ORDER}")).await.body["state"], "released");
     assert_eq!(
         books(&bench).await,
-        json!({"delivered": 6, "available": 6, "reserved": 0, "balanced": true})
+        json!({"delivered": 6, "available": 6, "reserved": 0, "balanced": true, "written_off": []})
     );
     assert_eq!(client.get(&format!("/reservations/{}", Uuid::nil())).await.status, 404);
     assert_eq!(client.get("/reservations/7").await.status, 404);
@@ -605,7 +605,7 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
     assert_eq!(states, [(1, "reserved"), (2, "released"), (3, "rejected"), (9, "void")]);
     assert_eq!(
         books(&bench).await,
-        json!({"delivered": 5, "available": 4, "reserved": 1, "balanced": true})
+        json!({"delivered": 5, "available": 4, "reserved": 1, "balanced": true, "written_off": []})
     );
 }
 
@@ -763,4 +763,31 @@ async fn while_the_outbox_is_full_nothing_is_announced_and_the_answer_says_where
     sqlx::query("delete from outbox").execute(&bench.db).await.unwrap();
     let (_, again) = bench.announced(sources(), json!({"after": "items/"})).await;
     assert_eq!(again.len(), 1);
+}
+
+#[test]
+fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
+    let (order, cancel) = (created(ORDER, &[("pen", 2)]), cancelled(ORDER));
+    for state in [
+        None,
+        Some(State::Reserved),
+        Some(State::Rejected),
+        Some(State::Released),
+        Some(State::Void),
+    ] {
+        let warehouse = warehouse(state);
+        let loss = saga::order_discarded(&order, &warehouse);
+        assert_eq!(loss.offer.is_some(), state.is_none(), "{state:?}: {loss:?}");
+        assert_eq!(loss.write_offs, []);
+        let loss = saga::cancellation_discarded(&cancel, &warehouse);
+        let write_offs: Vec<(i64, &str)> =
+            loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
+        let due: &[(i64, &str)] = match state {
+            Some(State::Reserved) => &[(2, "pen")],
+            // Nobody knows yet which and how many it will be.
+            None => &[(0, "articles")],
+            Some(_) => &[],
+        };
+        assert_eq!(write_offs, due, "{state:?}: {loss:?}");
+    }
 }

@@ -47,7 +47,9 @@ impl Kind {
 impl Cause {
     /// What the database refuses now it always will, as long as neither code nor tables change.
     pub(crate) fn refused(error: &sqlx::Error) -> Cause {
-        Cause { kind: Kind::Failing, reason: format!("the database refuses it: {error}") }
+        let said = error.as_database_error().map(|error| error.message().to_string());
+        let said = said.unwrap_or_else(|| error.to_string());
+        Cause { kind: Kind::Failing, reason: format!("the database refuses it: {said}") }
     }
 }
 

@@ -396,3 +396,108 @@ async fn a_whole_topic_replayed_from_offset_0_changes_nothing() {
     assert_eq!(committed(&till).await.iter().sum::<i64>(), 301, "all were read again");
     assert_eq!(state().await, before);
 }
+
+const LABELLED: &str = r#"{"type": "record", "name": "Labelled", "fields": [
+    {"name": "till", "type": "string"},
+    {"name": "version", "type": "long"}]}"#;
+
+/// A till as it is now: state, of which the newest version counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Labelled {
+    till: String,
+    version: i64,
+}
+
+impl Event for Labelled {
+    fn topic() -> &'static Topic {
+        static TOPIC: LazyLock<Topic> = LazyLock::new(|| {
+            let service = names(12).service;
+            Topic::state("till.labels", service, vec![service].leak(), LABELLED)
+        });
+        &TOPIC
+    }
+    fn key(&self) -> String {
+        self.till.clone()
+    }
+}
+
+impl Touches<Labelled> for Drawer {
+    fn touch(labelled: &Labelled, keys: &mut BTreeSet<String>) {
+        keys.insert(labelled.till.clone());
+    }
+}
+
+/// `till.labels` → nothing: the total is the newest version
+fn label(labelled: &Labelled, drawer: &mut Drawer, _: At) -> Answer<()> {
+    let Labelled { till, version } = labelled;
+    let known = drawer.tallies.get(till).map_or(0, |tally| tally.total);
+    if known < *version {
+        drawer.add(till, version - known);
+    }
+    Ok(None)
+}
+
+#[tokio::test]
+async fn a_compacted_topic_needs_no_inbox_for_its_versions_guard_it() {
+    let till = Till::<12>::open().await;
+    let id = till.register(Labelled::topic(), LABELLED).await;
+    let message = |version: i64, offset: i64| {
+        let labelled = Labelled { till: "a".into(), version };
+        let record = Some(frame(id, &Outgoing::of(&labelled).body));
+        let headers = Some(event_id_header(&Uuid::now_v7().to_string()));
+        let topic = Labelled::topic().name.to_string();
+        OwnedMessage::new(record, None, topic, Timestamp::NotAvailable, 0, offset, headers)
+    };
+    let consumer = till.consumer().on(label, |_, _| Loss::that("An older label stays."));
+    let (client, stop) = (till.client(), CancellationToken::new());
+    let all: Vec<_> = (1..=3).map(|version| message(version, version)).collect();
+    for batch in [vec![all[0].clone(), all[2].clone()], all.clone(), vec![all[1].clone()], all] {
+        consumer.batches(&client, &stop).handle(batch).await;
+        assert_eq!(till.tallies().await["a"], (2, 3), "of what is older, nothing takes effect");
+    }
+    assert_eq!(till.number("select count(*) from inbox").await, 0);
+    assert_eq!(till.letters().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_paused_when_a_rebalance_took_it_away_is_read_when_it_is_back() {
+    let till = Till::<13>::open_with_contracts().await;
+    let topic = names(13).counted.name;
+    let assigned = |client: &StreamConsumer<Reports>| {
+        let assigned = client.assignment().unwrap();
+        assigned.elements().iter().map(|place| place.partition()).collect::<BTreeSet<i32>>()
+    };
+    let heard: Arc<Mutex<BTreeSet<i32>>> = Arc::default();
+    let reading = |client: Arc<StreamConsumer<Reports>>| {
+        let heard = heard.clone();
+        tokio::spawn(async move {
+            loop {
+                if let Ok(message) = client.recv().await {
+                    heard.lock().unwrap().insert(message.partition());
+                }
+            }
+        })
+    };
+    let (one, other) = (till.client(), till.client());
+    one.subscribe(&[topic]).unwrap();
+    let _reading = reading(one.clone());
+    eventually("all are its own", async || assigned(&one).len() == 3).await;
+    one.pause(&one.assignment().unwrap()).unwrap();
+
+    other.subscribe(&[topic]).unwrap();
+    let leaving = reading(other.clone());
+    eventually("some went to another", async || !assigned(&other).is_empty()).await;
+    let moved = assigned(&other);
+    leaving.abort();
+    let _ = leaving.await;
+    tokio::task::spawn_blocking(move || drop(other)).await.unwrap();
+    eventually("they are back", async || assigned(&one).len() == 3).await;
+
+    let producer: FutureProducer =
+        kafka::producer(till.service, &till.config.kafka).create().unwrap();
+    for partition in &moved {
+        let record = FutureRecord::<str, str>::to(topic).partition(*partition).payload("news");
+        producer.send(record, WITHIN).await.unwrap();
+    }
+    eventually("each is heard", async || moved.is_subset(&heard.lock().unwrap())).await;
+}

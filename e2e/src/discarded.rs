@@ -1,0 +1,145 @@
+//! What the checker has to allow for: events that an operator gave up. Their orders are named, need
+//! not end, and what they held has to be written off.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Result;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::checks::{Around, Case, Findings, Tally, check_case};
+use crate::client::grouped;
+
+/// Findings that follow from an event that nobody handled.
+const EXCUSED: [&str; 3] = ["open", "disagreement", "history"];
+
+/// Orders named, at most.
+const NAMED_MAX: usize = 20;
+
+/// The discarded letters of all services.
+#[derive(Debug, Default)]
+pub struct Discarded {
+    letters: usize,
+    /// By the key of the event, which names its order or article: who discarded what.
+    by_key: HashMap<String, Vec<String>>,
+    /// By key, service and unit.
+    written_off: BTreeMap<(String, &'static str, String), i64>,
+    /// Orders that are not as they should be, and may be so.
+    excused: BTreeMap<Uuid, Vec<String>>,
+    /// Taken for orders that are not confirmed and will not end.
+    pub held_cents: i128,
+}
+
+impl Discarded {
+    pub async fn read(databases: &HashMap<&'static str, PgPool>) -> Result<Discarded> {
+        let mut discarded = Discarded::default();
+        for (service, db) in databases {
+            let letters: Vec<(i64, String, Option<Vec<u8>>)> = sqlx::query_as(
+                "select letter_id, topic, key from dead_letters where state = 'discarded'",
+            )
+            .fetch_all(db)
+            .await?;
+            discarded.letters += letters.len();
+            for (letter_id, topic, key) in letters {
+                let who = format!("{service} discarded {topic} (letter {letter_id})");
+                discarded.by_key.entry(text(key)).or_default().push(who);
+            }
+            let write_offs: Vec<(Option<Vec<u8>>, String, i64)> = sqlx::query_as(
+                "select key, unit, sum(amount)::bigint
+                 from write_offs join dead_letters using (letter_id) group by key, unit",
+            )
+            .fetch_all(db)
+            .await?;
+            for (key, unit, amount) in write_offs {
+                discarded.written_off.insert((text(key), service, unit), amount);
+            }
+        }
+        Ok(discarded)
+    }
+
+    /// Orders that may never end.
+    pub fn orders(&self) -> Vec<Uuid> {
+        self.by_key.keys().filter_map(|key| key.parse().ok()).collect()
+    }
+
+    /// Whether an event of this order or article was discarded.
+    pub fn has(&self, key: &str) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// As [`check_case`], with what has to be allowed for.
+    pub fn check_case(
+        &mut self,
+        case: &Case,
+        around: &Around<'_>,
+        tally: &mut Tally,
+        findings: &mut Findings,
+    ) {
+        let key = case.order_id.to_string();
+        let Some(who) = self.by_key.get(&key) else {
+            return check_case(case, around, tally, findings);
+        };
+        let mut own = Findings::default();
+        check_case(case, around, tally, &mut own);
+        for (kind, _, shown) in own.iter() {
+            if EXCUSED.contains(&kind) {
+                self.excused.insert(case.order_id, who.clone());
+            } else {
+                shown.iter().for_each(|what| findings.add(kind, || what.clone()));
+            }
+        }
+        self.check_held(&key, case, findings);
+    }
+
+    /// What payment and stock keep for a cancelled order has to be written off.
+    fn check_held(&mut self, key: &str, case: &Case, findings: &mut Findings) {
+        let status = case.order.as_ref().map_or("unknown", |order| &order.status);
+        if status == "confirmed" {
+            return;
+        }
+        let mut check = |service, unit: String, amount: i64| {
+            let written_off = self.written_off.get(&(key.to_string(), service, unit.clone()));
+            let holds = status != "cancelled" || written_off == Some(&amount);
+            findings.unless(holds, "written off", || {
+                format!("{key}: {service} keeps {amount} {unit}, written off is {written_off:?}")
+            });
+        };
+        if let Some(payment) = case.payment.as_ref().filter(|payment| payment.state == "verified") {
+            let unit = format!("{} cents", payment.currency.as_deref().unwrap_or_default());
+            check("payment", unit, payment.amount_cents);
+            self.held_cents += i128::from(payment.amount_cents);
+        }
+        if let Some(held) = case.reservation.as_ref().filter(|held| held.state == "reserved") {
+            held.lines.iter().for_each(|l| check("stock", l.sku.clone(), i64::from(l.quantity)));
+        }
+    }
+
+    /// For people: what was discarded, what it cost, and who may stay open because of it.
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
+        if self.letters == 0 {
+            return Vec::new();
+        }
+        let mut sums: BTreeMap<(&str, &str), i128> = BTreeMap::new();
+        for ((_, service, unit), amount) in &self.written_off {
+            *sums.entry((service, unit)).or_default() += i128::from(*amount);
+        }
+        let sums: Vec<String> = sums
+            .iter()
+            .map(|((service, unit), sum)| format!("{} {unit} by {service}", grouped(*sum)))
+            .collect();
+        let sums = if sums.is_empty() { "nothing".into() } else { sums.join(", ") };
+        let mut rows =
+            vec![("discarded", format!("{} dead letters, written off: {sums}", self.letters))];
+        for (order_id, who) in self.excused.iter().take(NAMED_MAX) {
+            rows.push(("", format!("order {order_id} need not end: {}", who.join(", "))));
+        }
+        if self.excused.len() > NAMED_MAX {
+            rows.push(("", format!("and {} more orders", self.excused.len() - NAMED_MAX)));
+        }
+        rows
+    }
+}
+
+fn text(key: Option<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&key.unwrap_or_default()).into_owned()
+}
