@@ -192,6 +192,15 @@ pub struct Line {
     pub quantity: i32,
 }
 
+/// Why stock said no.
+#[derive(Clone, Debug, PartialEq, Hash, Deserialize)]
+pub struct Shortfall {
+    pub reason: String,
+    pub sku: String,
+    pub requested: i32,
+    pub available: i64,
+}
+
 /// A row of order's table.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct OrderRow {
@@ -219,6 +228,7 @@ pub struct PaymentRow {
     pub customer_id: Option<Uuid>,
     pub amount_cents: i64,
     pub currency: Option<String>,
+    pub reason: Option<String>,
     pub answer_event_id: Option<Uuid>,
     pub undo_event_id: Option<Uuid>,
     pub created_at: DateTime<Utc>,
@@ -232,6 +242,8 @@ pub struct ReservationRow {
     pub state: String,
     #[sqlx(json)]
     pub lines: Vec<Line>,
+    #[sqlx(json(nullable))]
+    pub shortfall: Option<Shortfall>,
     pub answer_event_id: Option<Uuid>,
     pub undo_event_id: Option<Uuid>,
     pub created_at: DateTime<Utc>,
@@ -261,11 +273,11 @@ pub struct Case {
 }
 
 /// An event that a row says was published.
-struct Expected {
-    topic: &'static Topic,
-    event_id: Uuid,
+pub struct Expected {
+    pub topic: &'static Topic,
+    pub event_id: Uuid,
     content: Option<u64>,
-    at: DateTime<Utc>,
+    pub at: DateTime<Utc>,
 }
 
 /// What the checks need to know beside an order's case.
@@ -396,7 +408,7 @@ fn check_reservation(order: &OrderRow, reservation: &ReservationRow, findings: &
 
 /// The events that the rows of an order say were published. A row that ought to say so and does not
 /// is a finding.
-fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
+pub fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
     let mut expected = Vec::with_capacity(6);
     let mut unrecorded = Vec::new();
     let mut expect = |topic: &'static Topic, event_id: Option<Uuid>, content, at| match event_id {
@@ -424,7 +436,10 @@ fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
         let paid = Some(Says::refunded(Some(payment.amount_cents), currency));
         match payment.state.as_str() {
             "verified" => expect(&payments::VERIFIED, answer, paid, answered_at),
-            "declined" => expect(&payments::DECLINED, answer, None, answered_at),
+            "declined" => {
+                let content = payment.reason.as_deref().map(Says::cancelled);
+                expect(&payments::DECLINED, answer, content, answered_at);
+            }
             "refunded" => {
                 expect(&payments::VERIFIED, answer, paid, answered_at);
                 expect(&payments::REFUNDED, undo, paid, undone_at);
@@ -438,7 +453,10 @@ fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
         let lines = Some(Says::lines(&reservation.lines));
         match reservation.state.as_str() {
             "reserved" => expect(&stock::RESERVED, answer, lines, answered_at),
-            "rejected" => expect(&stock::REJECTED, answer, None, answered_at),
+            "rejected" => {
+                let content = reservation.shortfall.as_ref().map(hash);
+                expect(&stock::REJECTED, answer, content, answered_at);
+            }
             "released" => {
                 expect(&stock::RESERVED, answer, lines, answered_at);
                 expect(&stock::RELEASED, undo, lines, undone_at);

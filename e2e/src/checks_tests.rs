@@ -51,6 +51,7 @@ fn payment(state: &str) -> PaymentRow {
         customer_id: (!void).then(|| id(2)),
         amount_cents: if void { 0 } else { 1000 },
         currency: (!void).then(|| "EUR".to_string()),
+        reason: (state == "declined").then(|| "no_account".to_string()),
         answer_event_id: (!void).then(|| id(PAID)),
         undo_event_id: ["refunded", "void"].contains(&state).then(|| id(PAID_BACK)),
         created_at: now(),
@@ -66,6 +67,12 @@ fn reservation(state: &str) -> ReservationRow {
         order_id: id(1),
         state: state.into(),
         lines: if held { lines.to_vec() } else { vec![] },
+        shortfall: (state == "rejected").then(|| Shortfall {
+            reason: "out_of_stock".into(),
+            sku: "pen".into(),
+            requested: 2,
+            available: 1,
+        }),
         answer_event_id: (!void).then(|| id(HELD)),
         undo_event_id: ["released", "void"].contains(&state).then(|| id(GIVEN_BACK)),
         created_at: now(),
@@ -301,6 +308,9 @@ fn a_record_that_says_something_else_than_its_row_is_refused() {
         assert_eq!(refused(confirmed(), |case| fact_mut(case, event).content += 1), ["content"]);
     }
     assert_eq!(refused(cancelled(), |case| fact_mut(case, PAID_BACK).content += 1), ["content"]);
+    assert_eq!(refused(cancelled(), |case| fact_mut(case, HELD).content += 1), ["content"]);
+    let declined = case("cancelled", "declined", "rejected");
+    assert_eq!(refused(declined, |case| fact_mut(case, PAID).content += 1), ["content"]);
 }
 
 #[test]

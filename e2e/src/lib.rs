@@ -11,7 +11,7 @@
 //! - `client`: the services as their clients see them.
 //! - `seed`: demo articles and customers.
 //! - `load`: orders at a fixed rate, with a client's history; `demo`: the story.
-//! - `announce`: what was published, once more.
+//! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `verify`: the checker; `checks`: what must hold; `audit`: what histories come to; `topics`:
 //!   what lies in Kafka; `discarded`: what operators gave up.
 //! - `template`: a service of your own.
@@ -28,6 +28,8 @@ pub mod seed;
 pub mod load;
 pub mod demo;
 pub mod announce;
+pub mod rebuild;
+pub mod trail;
 pub mod verify;
 pub mod audit;
 pub mod checks;

@@ -10,8 +10,9 @@ use e2e::client::Client;
 use e2e::load::{self, Load};
 use e2e::stack::{State, Stopped, state_directory};
 use e2e::topology::SERVICES;
-use e2e::{Ports, Stack, demo, letters, parts, seed, template, verify};
+use e2e::{Ports, Stack, demo, letters, parts, rebuild, seed, template, trail, verify};
 use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
 #[derive(Parser)]
@@ -57,6 +58,10 @@ enum Command {
     },
     /// Have the services announce again what they published; starts Kafka if it is down
     Announce(Announce),
+    /// Make the order service's read model of items anew from its topic
+    Rebuild,
+    /// Show a saga: every event of one order across the services
+    Order { order_id: Uuid },
     /// Check that nothing was lost or applied twice and that the books balance
     Verify(verify::Options),
     /// Write a service of your own, from the smallest one and a template
@@ -114,6 +119,14 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Letters(command) => {
             let stack = Stack::of_checkout_as_it_is()?;
             return letters::run(&stack, &command, &mut std::io::stdout()).await;
+        }
+        Command::Rebuild => {
+            let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+            rebuild::print(&rebuild::run(&client).await?)
+        }
+        Command::Order { order_id } => {
+            let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+            trail::run(&client, order_id).await?.iter().for_each(|line| println!("{line}"))
         }
         Command::WithParts { command } => return with_parts(&command).await,
     }

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::checks::{self, Described, Fact, Foreign, OrderLine, Place, Says};
+use crate::checks::{self, Described, Fact, Foreign, OrderLine, Place, Says, Shortfall};
 use crate::client::Client;
 
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
@@ -68,12 +68,17 @@ pub fn reader(kafka: &str, group: &str) -> Result<BaseConsumer> {
     Ok(consumer)
 }
 
-/// The high watermarks of a topic's partitions, by their number.
-pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
+/// How many partitions a topic has.
+pub fn partitions(client: &BaseConsumer, topic: &str) -> Result<i32> {
     let metadata = client.fetch_metadata(Some(topic), REQUEST_WITHIN)?;
     let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     ensure!(partitions > 0, "there is no topic {topic}");
-    let partitions = i32::try_from(partitions)?;
+    Ok(i32::try_from(partitions)?)
+}
+
+/// The high watermarks of a topic's partitions, by their number.
+pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
+    let partitions = partitions(client, topic)?;
     let of = |partition| Ok(client.fetch_watermarks(topic, partition, REQUEST_WITHIN)?);
     (0..partitions).map(of).collect()
 }
@@ -381,8 +386,10 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, Str
             Said::of_order(order_id, content, occurred_at)
         }
         "stock.rejected" => {
-            let StockRejected { order_id, reason, occurred_at, .. } = decode(writer, body)?;
-            Said::of_order(order_id, Says::cancelled(&word(&reason)?), occurred_at)
+            let StockRejected { order_id, reason, sku, requested, available, occurred_at } =
+                decode(writer, body)?;
+            let shortfall = Shortfall { reason: word(&reason)?, sku, requested, available };
+            Said::of_order(order_id, checks::hash(&shortfall), occurred_at)
         }
         "stock.released" => {
             let StockReleased { order_id, lines, occurred_at } = decode(writer, body)?;

@@ -13,6 +13,7 @@ mod service;
 mod announce;
 mod evolution;
 mod letters;
+mod operator;
 
 // Where the services' files, as compiled into the model, look for their aggregates.
 use model::{order, payment, stock};

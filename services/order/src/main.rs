@@ -7,6 +7,7 @@
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
 mod api; // what clients ask for
+mod rebuild; // what makes the read model of items anew
 mod deadline; // what ends an order that nobody answers, if that is wanted
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,10 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
     let routers = Routers {
         api: api::router(service.db.clone(), commands),
         books: api::books(service.db.clone()),
-        operator: consumer.operator().merge(service.announce([announce::of::<order::Order>()])),
+        operator: consumer
+            .operator()
+            .merge(service.announce([announce::of::<order::Order>()]))
+            .merge(rebuild::router(service.db.clone(), service.state())),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
 }

@@ -237,6 +237,11 @@ impl Orders {
         self.items.get(sku)
     }
 
+    /// Every article of the batch.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
+    }
+
     /// Notes what stock announced, unless something newer is known.
     pub fn put_item(&mut self, item: Item) {
         if self.item(&item.sku).is_none_or(|known| known.version < item.version) {

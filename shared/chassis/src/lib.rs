@@ -13,6 +13,7 @@
 //! - [`outbox`], [`relay`] with its producer: events on their way to Kafka
 //! - [`announce`]: what was published, once more
 //! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
+//! - [`state`]: a topic of state, read whole
 //! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
 //!
@@ -40,6 +41,7 @@ mod batches;
 mod route;
 mod effect;
 pub mod inbox;
+pub mod state;
 pub mod dead_letter;
 pub mod loss;
 mod replay;

@@ -27,12 +27,13 @@ use crate::announce::{self, Source};
 use crate::commands::{Commands, Writers};
 use crate::config::Config;
 use crate::consumer::Consumer;
-use crate::event::Topic;
+use crate::event::{Event, Topic};
 use crate::probes::{self, Heartbeats, Phase, Probes};
 use crate::problem::Problem;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rows::Rows;
+use crate::state::StateTopic;
 use crate::supervise::Tasks;
 use crate::{commands, http, schema};
 
@@ -165,6 +166,11 @@ impl Service {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
         Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
+    }
+
+    /// A topic of state that this service hears, to be read from its beginning.
+    pub fn state<E: Event>(&self) -> StateTopic<E> {
+        StateTopic::new(self.name, &self.config.kafka, self.registry.clone())
     }
 
     /// What operators may have announced again: what these rows published.

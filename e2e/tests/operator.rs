@@ -1,0 +1,112 @@
+//! What operators ask for beside announcements: the read model made anew, and a saga shown.
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::{Client, eventually};
+use e2e::{rebuild, trail};
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::stage::{SOON, Stage, alone, basket, rich};
+
+/// What a service says there is to buy, by SKU.
+async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
+    let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
+    let sql = "select sku, price_cents, version from items order by sku";
+    Ok(sqlx::query_as(sql).fetch_all(&mut db).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_model_that_was_spoiled_is_rebuilt_to_what_its_topic_says_while_orders_go_on()
+-> Result<()> {
+    alone(async |Stage { client, .. }| {
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        let before = items(client, "order").await?;
+        ensure!(before.len() > 10 && before == items(client, "stock").await?);
+        for spoil in [
+            "delete from items where sku in (select sku from items where sku > 'd' order by sku limit 3)",
+            // The right version, and one that stock has yet to reach: no later event repairs these.
+            "update items set price_cents = price_cents + 1 where sku = 'wool-cap'",
+            "update items set version = 99, name = 'Wrong' where sku = 'ships-biscuit'",
+            "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)",
+        ] {
+            sqlx::query(spoil).execute(&mut db).await?;
+        }
+        let ordering = async {
+            for _ in 0..20 {
+                client.placed(rich(), &basket()).await?;
+            }
+            Ok(())
+        };
+        let changing = async {
+            for price in 1..=20 {
+                client.put_item("changing", "Changing", price).await?;
+            }
+            Ok(())
+        };
+        let rebuilding = async {
+            let mut first = Value::Null;
+            for nth in 0..5 {
+                let rebuilt = rebuild::run(client).await?;
+                if nth == 0 {
+                    first = rebuilt;
+                }
+            }
+            Ok::<_, anyhow::Error>(first)
+        };
+        let (first, (), ()) = tokio::try_join!(rebuilding, ordering, changing)?;
+        ensure!(first["removed"] == 1 && first["repaired"].as_u64() >= Some(5), "{first}");
+        eventually("the read model to be stock's again", SOON, async || {
+            let (order, stock) = (items(client, "order").await?, items(client, "stock").await?);
+            ensure!(order == stock, "{order:?} is not {stock:?}");
+            Ok(())
+        })
+        .await?;
+        let again = rebuild::run(client).await?;
+        ensure!(again["removed"] == 0 && again["repaired"] == 0, "{again}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_shown_with_every_event_and_with_what_it_waits_for() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let ended = client.placed(rich(), &basket()).await?.order_id;
+        client.ended(ended, SOON).await?;
+        let shown = eventually("every inbox to be shown", SOON, async || {
+            let shown = trail::run(client, ended).await?;
+            ensure!(!shown.join("\n").contains("waits"), "{}", shown.join("\n"));
+            Ok(shown)
+        })
+        .await?;
+        let text = shown.join("\n");
+        for event in ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"] {
+            let line = shown.iter().find(|line| line.contains(event)).context(text.clone())?;
+            ensure!(line.contains('@') && line.contains(" ms"), "{text}");
+        }
+        ensure!(shown[3].contains("orders.created"), "in time order:\n{text}");
+        ensure!(text.contains("status confirmed, payment verified, stock reserved"), "{text}");
+        ensure!(text.ends_with("nothing is waited for"), "{text}");
+        ensure!(shown.iter().all(|line| line.chars().count() <= 100), "{text}");
+
+        stack.kill("stock").await?;
+        let pending = client.placed(rich(), &basket()).await?.order_id;
+        let waits = ["orders.created waits for stock", "the order waits for an answer of stock"];
+        eventually("payment's answer to be shown", SOON, async || {
+            let text = trail::run(client, pending).await?.join("\n");
+            ensure!(waits.iter().all(|wait| text.contains(wait)), "{text}");
+            ensure!(text.contains("status pending, payment verified, stock waiting"), "{text}");
+            Ok(())
+        })
+        .await?;
+        stack.kill("kafka").await?;
+        let unsent = client.placed(rich(), &basket()).await?.order_id;
+        stack.start("kafka").await?;
+        stack.start("stock").await?;
+        client.ended(unsent, SOON).await?;
+        ensure!(trail::run(client, Uuid::now_v7()).await.is_err(), "nobody placed that");
+        Ok(())
+    })
+    .await
+}

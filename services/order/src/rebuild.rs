@@ -1,0 +1,122 @@
+//! Makes the read model of items anew from its topic, for when it is doubted: `POST /items/rebuild`
+//! on the operators' port.
+//!
+//! Orders are placed all the while, at the prices of before. Only what writes items waits, and only
+//! for the last step: the table is locked, the topic is read on to the end it has by then, and so
+//! whatever the consumer had written is among what was read. A row that is newer than its topic can
+//! then only be wrong.
+
+use axum::extract::State;
+use axum::{Json as Answer, Router, routing::post};
+use chassis::db;
+use chassis::event::At;
+use chassis::problem::Problem;
+use chassis::state::{Reading, StateTopic};
+use events::stock::StockItem;
+use serde::Serialize;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::order::{Item, Orders};
+use crate::saga;
+
+#[derive(Clone)]
+struct Rebuild {
+    db: PgPool,
+    topic: StateTopic<StockItem>,
+}
+
+/// What operators may ask for.
+pub fn router(db: PgPool, topic: StateTopic<StockItem>) -> Router {
+    Router::new().route("/items/rebuild", post(rebuild)).with_state(Rebuild { db, topic })
+}
+
+/// What the rebuild came to.
+#[derive(Serialize)]
+struct Rebuilt {
+    /// Items that the topic has, and the table from now on.
+    items: u64,
+    /// Of them, those that were missing or said something else.
+    repaired: u64,
+    /// Rows of which the topic knows nothing.
+    removed: u64,
+    /// Records that are no items.
+    unreadable: u64,
+}
+
+async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Problem> {
+    let mut reading = rebuild.topic.read().await.map_err(not_now)?;
+    let (mut tx, now) = db::begin(&rebuild.db).await?;
+    let at = At { now, event_id: Uuid::nil(), cause: None };
+    // Beside the table and not in memory: there may be millions of items.
+    sqlx::query("create temporary table heard (like items including indexes) on commit drop")
+        .execute(&mut *tx)
+        .await?;
+    let mut strange = hear(&mut tx, &mut reading, at).await?;
+    sqlx::query("lock table items in share row exclusive mode").execute(&mut *tx).await?;
+    reading.go_on().map_err(not_now)?;
+    strange += hear(&mut tx, &mut reading, at).await?;
+
+    let items: i64 = sqlx::query_scalar("select count(*) from heard").fetch_one(&mut *tx).await?;
+    if items == 0 {
+        let detail = "The topic holds no item: has the broker lost its disk? Nothing was changed.";
+        return Err(Problem::conflict("nothing-announced", detail));
+    }
+    let removed = sqlx::query("delete from items where sku not in (select sku from heard)")
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+    let repaired = sqlx::query(
+        "insert into items select * from heard
+         on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
+             currency = excluded.currency, version = excluded.version
+         where (items.name, items.price_cents, items.currency, items.version) is distinct from
+             (excluded.name, excluded.price_cents, excluded.currency, excluded.version)",
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    tx.commit().await?;
+    let unreadable = reading.unreadable() + strange;
+    Ok(Answer(Rebuilt { items: items.unsigned_abs(), repaired, removed, unreadable }))
+}
+
+/// Reads to the end. Answers how many events the handler would call impossible.
+async fn hear(
+    tx: &mut PgConnection,
+    reading: &mut Reading<StockItem>,
+    at: At,
+) -> Result<u64, Problem> {
+    let mut strange = 0;
+    while let Some(events) = reading.page().await.map_err(not_now)? {
+        let mut page = Orders::default();
+        for event in &events {
+            // What the consumer would take, and nothing else.
+            strange += u64::from(saga::item_changed(event, &mut page, at).is_err());
+        }
+        note(tx, page.items().collect()).await?;
+    }
+    Ok(strange)
+}
+
+async fn note(tx: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into heard (sku, name, price_cents, currency, version)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[])
+         on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
+             currency = excluded.currency, version = excluded.version
+         where heard.version <= excluded.version",
+    )
+    .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|i| i.version).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn not_now(error: anyhow::Error) -> Problem {
+    Problem::unavailable(format!("The topic can't be read now: {error:#}; nothing was changed."))
+}

@@ -1,0 +1,146 @@
+//! A topic of state, read from its first record to its end by a client of its own: for a read model
+//! that is to be made anew.
+//!
+//! Promise: what is answered ends no sooner than the topic did when that was asked for. It is broken
+//! by taking a high watermark, or a client's word, from before the question. Memory is bounded by
+//! one page.
+
+use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::avro::unframe;
+use crate::config::Kafka;
+use crate::event::{Event, Retention};
+use crate::kafka;
+use crate::registry::{Known, Registry};
+
+/// Records read at a time.
+const PAGE: usize = 500;
+
+/// Whoever waits for us may hold locks; so long for one record, or for an answer.
+const SILENT_MAX: Duration = Duration::from_secs(4);
+
+/// Where a topic of state can be read.
+#[derive(Clone)]
+pub struct StateTopic<E> {
+    service: &'static str,
+    config: Kafka,
+    registry: Arc<Registry>,
+    of: PhantomData<fn() -> E>,
+}
+
+/// Such a topic while it is read.
+pub struct Reading<E> {
+    client: Arc<StreamConsumer>,
+    registry: Arc<Registry>,
+    /// Where to go on, by partition.
+    next: HashMap<i32, Offset>,
+    /// Partitions whose ends were not reached yet.
+    open: HashSet<i32>,
+    /// Records that are no events; live, they become dead letters.
+    unreadable: u64,
+    of: PhantomData<fn() -> E>,
+}
+
+impl<E: Event> StateTopic<E> {
+    /// A handle; nothing is connected yet.
+    ///
+    /// # Panics
+    /// If the topic forgets records by time: then its end says nothing of the whole.
+    pub fn new(service: &'static str, config: &Kafka, registry: Arc<Registry>) -> StateTopic<E> {
+        assert!(E::topic().retention == Retention::Compact, "{:?} is no state", E::topic());
+        StateTopic { service, config: config.clone(), registry, of: PhantomData }
+    }
+
+    /// Begins with the first record.
+    pub async fn read(&self) -> anyhow::Result<Reading<E>> {
+        let client: Arc<StreamConsumer> = Arc::new(
+            kafka::client(self.service, &self.config)
+                // A name that librdkafka asks for; the group is never joined, and nothing committed.
+                .set("group.id", format!("{}-rebuild", self.service))
+                .set("enable.auto.commit", "false")
+                .set("enable.partition.eof", "true")
+                .set("auto.offset.reset", "earliest")
+                .set("isolation.level", "read_committed")
+                .set("check.crcs", "true")
+                .set("allow.auto.create.topics", "false")
+                // The end is told when a fetch comes back empty.
+                .set("fetch.wait.max.ms", "20")
+                .set("queued.max.messages.kbytes", "8192")
+                .set_log_level(RDKafkaLogLevel::Error)
+                .create()?,
+        );
+        let (asked, topic) = (client.clone(), E::topic().name);
+        let metadata =
+            tokio::task::spawn_blocking(move || asked.fetch_metadata(Some(topic), SILENT_MAX))
+                .await?
+                .context("Kafka does not answer")?;
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let next: HashMap<i32, Offset> = partitions.map(|p| (p.id(), Offset::Beginning)).collect();
+        ensure!(!next.is_empty(), "there is no topic {topic}");
+        let (registry, open) = (self.registry.clone(), HashSet::new());
+        let mut reading = Reading { client, registry, next, open, unreadable: 0, of: PhantomData };
+        reading.go_on()?;
+        Ok(reading)
+    }
+}
+
+impl<E: Event> Reading<E> {
+    /// The next events; `None` at the end.
+    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<E>>> {
+        let mut messages: Vec<OwnedMessage> = Vec::new();
+        while messages.len() < PAGE && !self.open.is_empty() {
+            let received = tokio::time::timeout(SILENT_MAX, self.client.recv()).await;
+            match received.context("Kafka is silent")? {
+                Ok(message) => {
+                    let next = Offset::Offset(message.offset() + 1);
+                    self.next.insert(message.partition(), next);
+                    messages.push(message.detach());
+                }
+                Err(KafkaError::PartitionEOF(partition)) => drop(self.open.remove(&partition)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if messages.is_empty() {
+            return Ok(None);
+        }
+        let id = |message: &OwnedMessage| Some(unframe(message.payload()?).ok()?.0);
+        let schemas = self.registry.schemas_of(messages.iter().filter_map(id)).await?;
+        let read = |message: &OwnedMessage| {
+            let (id, body) = unframe(message.payload()?).ok()?;
+            match &schemas[&id] {
+                Known::Schema(written) => E::topic().codec().decode(written, body).ok(),
+                Known::Unreadable(..) => None,
+            }
+        };
+        let events: Vec<E> = messages.iter().filter_map(read).collect();
+        self.unreadable += (messages.len() - events.len()) as u64;
+        Ok(Some(events))
+    }
+
+    /// Goes on where it is, up to the end that the topic has from now on.
+    pub fn go_on(&mut self) -> anyhow::Result<()> {
+        let mut places = TopicPartitionList::new();
+        for (partition, next) in &self.next {
+            places.add_partition_offset(E::topic().name, *partition, *next)?;
+        }
+        // Assigned anew, also where nothing moved: an end that was told before is forgotten.
+        self.client.assign(&places)?;
+        self.open = self.next.keys().copied().collect();
+        Ok(())
+    }
+
+    /// Records so far that are no events.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+}
