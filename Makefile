@@ -11,6 +11,7 @@ E2E := $(TARGET)/e2e
 
 .PHONY: help demo test up down clean status logs kill stop start verify service schema check build tools
 .PHONY: dead-letters dead-letter replay discard resume poison sql
+.PHONY: announce rebuild order
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -73,6 +74,15 @@ poison: build ## Put a record that is no event into orders.created, to see what 
 
 sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
 	@$(E2E) sql "$(SERVICE)"
+
+announce: build ## Have everything published once more, as after Kafka lost its disk (SERVICE=x, KEY=…: less)
+	@$(E2E) announce $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
+
+rebuild: build ## Make the order service's copy of the items anew from their topic
+	@$(E2E) rebuild
+
+order: build ## Show the saga of the order ID=…: every event, its waits, and what is waited for
+	@$(E2E) order "$(ID)"
 
 schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
 	@$(TARGET)/contracts record
