@@ -2,7 +2,9 @@
 //! passes its own tests, survives its own outage on a stack of its own, and leaves the tree in shape.
 
 use anyhow::{Context, Result, ensure};
+use e2e::stack::programs;
 use e2e::template;
+use e2e::topology::SERVICES;
 
 use crate::scratch::Scratch;
 use crate::stage::aside;
@@ -53,5 +55,28 @@ fn the_wiring_of_the_template_is_that_of_the_smallest_service() -> Result<()> {
         Ok(lines.skip(1).filter(|line| !own.iter().any(|word| line.contains(word))).collect())
     };
     assert_eq!(lines("e2e/template/main.rs")?, lines("services/stock/src/main.rs")?);
+    Ok(())
+}
+
+#[test]
+fn help_prints_what_a_service_alone_reads_and_the_readme_names_every_variable() -> Result<()> {
+    let readme = std::fs::read_to_string(template::checkout()?.join("README.md"))?;
+    let variables = |service: &str| -> Result<Vec<String>> {
+        let told = std::process::Command::new(programs()?.join(service)).arg("--help").output()?;
+        let help = String::from_utf8(told.stdout)?;
+        let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+        let names = lines.filter_map(|line| line.split(' ').next()).filter(is_name);
+        Ok(names.filter(|name| !name.is_empty()).map(str::to_string).collect())
+    };
+    for service in SERVICES {
+        let variables = variables(service)?;
+        ensure!(variables.len() > 10, "{service} --help: {variables:?}");
+        for name in variables {
+            ensure!(readme.contains(&format!("`{name}`")), "{service} reads {name}");
+        }
+    }
+    ensure!(variables("order")?.contains(&"ORDER_DEADLINE_SECONDS".to_string()));
+    ensure!(variables("stock")?.contains(&"CURRENCY".to_string()));
     Ok(())
 }

@@ -235,3 +235,18 @@ fn a_topic_is_named_after_its_publisher_and_its_schema_file_after_it() {
     let files = files.filter(|file| file.as_ref().unwrap().path().is_file());
     assert_eq!(files.count(), TOPICS.len());
 }
+
+#[test]
+fn the_table_of_topics_says_what_is_declared() {
+    let text = read("shared/events/src/lib.rs");
+    for topic in TOPICS {
+        let row = text.lines().find_map(|line| line.strip_prefix(&format!("/// {} ", topic.name)));
+        let row = row.unwrap_or_else(|| panic!("{} is not in the table", topic.name));
+        let words: Vec<&str> =
+            row.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+        // In brackets stands who might hear it.
+        let heard_by: Vec<&str> =
+            words[1].split(", ").filter(|_| !words[1].starts_with('(')).collect();
+        assert_eq!((words[0], &*heard_by), (topic.publisher, topic.subscribers), "{}", topic.name);
+    }
+}

@@ -75,7 +75,8 @@ version!(newer, NEWER, [Coins, Vouchers, Notes, Unknown], [by: String]);
 fn changed(schema: &'static str) -> Topic {
     static NAME: LazyLock<String> =
         LazyLock::new(|| format!("till.changed.{}", Uuid::now_v7().simple()));
-    Topic::new(&NAME, "till", &["till"], 3, Retention::Days(1), schema)
+    let heard_by = vec![names(501).service, names(502).service].leak();
+    Topic::new(&NAME, names(501).service, heard_by, 3, Retention::Days(1), schema)
 }
 
 fn from_older(nth: i64) -> older::Changed {
