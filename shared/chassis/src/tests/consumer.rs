@@ -412,7 +412,8 @@ impl Event for Labelled {
     fn topic() -> &'static Topic {
         static TOPIC: LazyLock<Topic> = LazyLock::new(|| {
             let service = names(12).service;
-            Topic::state("till.labels", service, vec![service].leak(), LABELLED)
+            let heard_by = vec![service].leak();
+            Topic::new("till.labels", service, heard_by, 3, Retention::Compact, LABELLED)
         });
         &TOPIC
     }
