@@ -149,9 +149,16 @@ fn place(letter: &Value) -> String {
 
 async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) -> Result<bool> {
     let services = service.map_or(SERVICES.to_vec(), |service| vec![service]);
-    let mut first = None;
+    let (mut first, mut all) = (None, true);
     for service in services {
-        let desk = Desk::of(stack, service).await?;
+        let desk = match Desk::of(stack, service).await {
+            Ok(desk) => desk,
+            Err(error) => {
+                writeln!(out, "{service}: {error:#}")?;
+                all = false;
+                continue;
+            }
+        };
         let page = desk.get("/dead-letters").await?;
         writeln!(out, "{service}: {} waiting", page["waiting"])?;
         for letter in page["dead_letters"].as_array().into_iter().flatten() {
@@ -174,7 +181,7 @@ async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) -> Res
     if let Some(first) = first {
         writeln!(out, "read one: make dead-letter {first}")?;
     }
-    Ok(true)
+    Ok(all)
 }
 
 fn show(service: &str, letter: &Value, out: &mut impl Write) -> Result<()> {

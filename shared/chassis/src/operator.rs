@@ -137,6 +137,7 @@ async fn read<R: Rows>(
     State(letters): Desk<R>,
     Path(letter_id): Path<i64>,
 ) -> Result<Json<Whole>, Problem> {
+    letters.registry.forget_unknown();
     let letter = letters.find(letter_id).await?;
     let decoded = letters.decoded(&letter).await;
     let if_discarded = match letter.state {
@@ -189,6 +190,7 @@ async fn replay<R: Rows>(
     State(letters): Desk<R>,
     Path(letter_id): Path<i64>,
 ) -> Result<Json<Answer>, Problem> {
+    letters.registry.forget_unknown();
     let outcome = letters.replay(letter_id).await?;
     Ok(Json(Answer { letter_id, outcome, loss: None }))
 }
@@ -222,6 +224,8 @@ async fn replay_all<R: Rows>(
         true => ReplayAll::default(),
         false => serde_json::from_slice(&body).map_err(|e| Problem::malformed(e.to_string()))?,
     };
+    // Once for all of them: each unknown schema takes seconds to be unknown again.
+    letters.registry.forget_unknown();
     let state = Some(dead_letter::State::Waiting);
     let mut wanted = Wanted { state, topic: wanted.topic, after: wanted.after };
     let (began, mut replayed, mut still_dead) = (Instant::now(), 0, 0);
@@ -270,6 +274,7 @@ async fn discard<R: Rows>(
         let detail = format!("It must say why, in 1 to {BECAUSE_MAX} characters.");
         return Err(Problem::invalid("because", detail));
     }
+    letters.registry.forget_unknown();
     let (outcome, loss) = letters.discard(letter_id, because, wish.write_off).await?;
     Ok(Json(Answer { letter_id, outcome, loss }))
 }

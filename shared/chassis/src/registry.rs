@@ -127,15 +127,11 @@ impl Registry {
         asked.map(|()| known)
     }
 
-    /// Has an id asked for again, should it be remembered as unknown: somebody may just have
+    /// Has everything asked for again that is remembered as unknown: somebody may just have
     /// registered it.
-    pub fn forget_unknown(&self, id: Option<u32>) {
+    pub fn forget_unknown(&self) {
         let mut schemas = self.schemas.write().expect("not poisoned");
-        if let Some(id) = id
-            && matches!(schemas.get(&id), Some(Known::Unreadable(..)))
-        {
-            schemas.remove(&id);
-        }
+        schemas.retain(|_, known| matches!(known, Known::Schema(_)));
     }
 
     /// Asks for ids, those that are unknown a few times, and notes each answer. An error says that

@@ -181,9 +181,12 @@ impl<R: Rows> Letters<R> {
                 return Err(write_off_needed(letter_id, &loss));
             }
             loss::write_off(&mut tx, letter_id, &loss.write_offs).await.map_err(not_now)?;
-            dead_letter::settle(&mut tx, letter_id, State::Discarded, Some(because))
-                .await
-                .map_err(not_now)?;
+            let state = match settled {
+                Settled::HandledBefore => State::Replayed,
+                _ => State::Discarded,
+            };
+            let closed = dead_letter::settle(&mut tx, letter_id, state, Some(because)).await;
+            closed.map_err(not_now)?;
             Ok((tx, settled, Some(loss)))
         };
         let late = |_| Err(not_now("the database did not answer in time"));
@@ -238,9 +241,7 @@ impl<R: Rows> Letters<R> {
         Ok(self.routes.item(message, &schemas))
     }
 
-    /// Asks the registry anew for what it did not know.
     async fn schemas_of(&self, id: Option<u32>) -> Result<HashMap<u32, Known>, Problem> {
-        self.registry.forget_unknown(id);
         self.registry.schemas_of(id).await.map_err(not_now)
     }
 
