@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
+use events::TOPICS;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -37,8 +38,9 @@ pub struct Announce {
 /// announce. Answers how many events each announced.
 pub async fn run(stack: &Stack, wish: &Announce) -> Result<Vec<(&'static str, u64)>> {
     let of = |service: &&str| wish.service.as_deref().is_none_or(|name| name == *service);
-    let services: Vec<&'static str> = SERVICES.into_iter().filter(of).collect();
-    ensure!(!services.is_empty(), "there is no service {:?}", wish.service);
+    let publishes = |service: &&str| TOPICS.iter().any(|topic| topic.publisher == *service);
+    let services: Vec<&'static str> = SERVICES.into_iter().filter(of).filter(publishes).collect();
+    ensure!(!services.is_empty(), "there is no service {:?} that publishes", wish.service);
     tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
     stack.apply_contracts(&programs()?).await?;
     let client = Client::of(stack)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apache_avro::Schema;
+use apache_avro::types::Value;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::announce;
@@ -23,7 +24,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -43,6 +44,8 @@ pub struct Log {
     /// Of them, those that an operator had announced again.
     pub announced: u64,
     pub facts: Vec<Fact>,
+    /// Events of topics that are no part of an order's saga: a fork's own.
+    pub others: Vec<Fact>,
     /// The newest record of each article.
     pub items: HashMap<String, (Uuid, Described)>,
     pub foreign: Vec<Foreign>,
@@ -206,6 +209,7 @@ impl Reading {
         }
         match self.read(topic, place, message) {
             Ok(Record::Fact(fact)) => self.log.facts.push(fact),
+            Ok(Record::Other(fact)) => self.log.others.push(fact),
             Ok(Record::Item(event_id, item)) => {
                 self.log.items.insert(item.sku.clone(), (event_id, item));
             }
@@ -227,7 +231,7 @@ impl Reading {
         let answer = asked.context("the registry does not answer")?;
         let writer = match answer.status {
             200 => {
-                let found: Value = answer.json()?;
+                let found: Json = answer.json()?;
                 let text =
                     found["schema"].as_str().context("the registry's answer has no schema")?;
                 Some(Writer::new(text)?)
@@ -252,7 +256,8 @@ impl Reading {
         let (id, body) = unframe(payload).map_err(|error| error.0)?;
         let writer =
             self.writers[&id].as_ref().ok_or(format!("the registry has no schema {id}"))?;
-        let said = said(topic, writer, body)?;
+        let key = message.key().map(String::from_utf8_lossy);
+        let said = said(topic, writer, body, key.as_deref().unwrap_or_default())?;
         let header = |name| {
             let header = message.headers()?.iter().find(|header| header.key == name)?;
             std::str::from_utf8(header.value?).ok()
@@ -260,7 +265,6 @@ impl Reading {
         let event_id = header("ce_id").ok_or("it has no ce_id")?;
         let event_id = Uuid::parse_str(event_id).map_err(|_| "its ce_id is no UUID")?;
 
-        let key = message.key().map(String::from_utf8_lossy);
         let source = format!("/{}", topic.publisher);
         let mut fault = |holds: bool, what: String| {
             if !holds {
@@ -296,12 +300,17 @@ impl Reading {
                 Record::Fact(Fact { order_id, event_id, place, content, trace, announced })
             }
             What::Item(item) => Record::Item(event_id, item),
+            What::Other(_) => {
+                let (order_id, content) = (Uuid::nil(), checks::hash(body));
+                Record::Other(Fact { order_id, event_id, place, content, trace, announced })
+            }
         })
     }
 }
 
 enum Record {
     Fact(Fact),
+    Other(Fact),
     Item(Uuid, Described),
 }
 
@@ -314,6 +323,8 @@ struct Said {
 enum What {
     Order(Uuid, u64, String),
     Item(Described),
+    /// By its key, which only its publisher can tell from what it says.
+    Other(String),
 }
 
 impl Said {
@@ -325,13 +336,19 @@ impl Said {
         match &self.what {
             What::Order(_, _, key) => key,
             What::Item(item) => &item.sku,
+            What::Other(key) => key,
         }
     }
 }
 
 /// Reads a body twice: into its struct, and, without the chassis's codec, into a value which written
 /// again has to be the same bytes. That refuses what ends early, runs on, or is not canonical.
-fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, String> {
+fn said(
+    topic: &'static Topic,
+    writer: &Writer,
+    body: &[u8],
+    key: &str,
+) -> Result<Said, String> {
     let value = writer.reader.read_value(&mut &body[..]);
     let again = value.and_then(|value| writer.writer.write_value_to_vec(value));
     if !again.is_ok_and(|again| again == body) {
@@ -402,7 +419,17 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8]) -> Result<Said, Str
             let item = Described { sku, name, price_cents, currency, version };
             Said { what: What::Item(item), occurred_at }
         }
-        other => return Err(format!("the checker does not know {other}")),
+        _ => {
+            // A fork's own: that it is an event, and when it was decided, is all that is known here.
+            let again = writer.reader.read_value(&mut &body[..]).map_err(|e| e.to_string())?;
+            let Value::Record(fields) = again else { return Err("it is no record".into()) };
+            let time = fields.into_iter().find(|(name, _)| name == "occurred_at");
+            let Some((_, Value::TimestampMicros(micros))) = time else {
+                return Err("it has no occurred_at".into());
+            };
+            let occurred_at = DateTime::from_timestamp_micros(micros).ok_or("a time out of range")?;
+            Said { what: What::Other(key.to_string()), occurred_at }
+        }
     };
     Ok(said)
 }
@@ -466,12 +493,12 @@ mod tests {
             occurred_at: DateTime::from_timestamp_micros(1_795_132_800_123_456).unwrap(),
         };
         let body = topic.codec().encode(&order).unwrap();
-        let said_of = said(topic, &writer, &body).unwrap();
+        let said_of = said(topic, &writer, &body, "").unwrap();
         assert_eq!(said_of.key(), order.order_id.to_string());
         assert_eq!(said_of.occurred_at, order.occurred_at);
         for end in 0..body.len() {
-            assert!(said(topic, &writer, &body[..end]).is_err(), "cut at {end}");
+            assert!(said(topic, &writer, &body[..end], "").is_err(), "cut at {end}");
         }
-        assert!(said(topic, &writer, &[&body[..], &[0]].concat()).is_err());
+        assert!(said(topic, &writer, &[&body[..], &[0]].concat(), "").is_err());
     }
 }

@@ -87,7 +87,7 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     stack.check_orders(&log.facts, &around, &mut discarded, &mut tally, &mut findings).await?;
     let mut handled = BTreeMap::new();
     for service in SERVICES {
-        let entered = stack.check_inbox(service, &log.facts, &around, &mut findings).await?;
+        let entered = stack.check_inbox(service, &log, &around, &mut findings).await?;
         handled.insert(service, entered);
     }
     let money = stack.check_money(&mut findings).await?;
@@ -332,12 +332,12 @@ impl Reading {
     async fn check_inbox(
         &self,
         service: &'static str,
-        facts: &[Fact],
+        log: &Log,
         around: &Around<'_>,
         findings: &mut Findings,
     ) -> Result<u64> {
         let mut heard: Vec<&Fact> =
-            facts.iter().filter(|fact| checks::enters(service, fact.place.topic())).collect();
+            log.facts.iter().chain(&log.others).filter(|fact| checks::enters(service, fact.place.topic())).collect();
         heard.sort_unstable_by_key(|fact| fact.event_id);
         let mut check = InboxCheck::new(service, &heard, around);
         let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")

@@ -547,6 +547,9 @@ async fn what_was_published_is_announced_again_word_for_word() {
     assert_eq!(one, said[1..3]);
     let (nothing, _) = bench.announced(payments(), json!({"key": id(8)})).await;
     assert_eq!(nothing.status, 404);
+    // Of a service that records nothing, there is nothing to say.
+    let (silent, none) = bench.announced([], json!({})).await;
+    assert_eq!((silent.status, &silent.body["announced"], none.len()), (200, &json!(0), 0));
 }
 
 #[test]

@@ -229,7 +229,8 @@ async fn announce(
     let since = wish.since.unwrap_or(DateTime::<Utc>::MIN_UTC);
     let progress = match (&wish.key, &wish.after) {
         (Some(key), None) => announcer.one(key, since).await?,
-        (None, after) => announcer.all(announcer.place(after.as_deref())?, since).await?,
+        (None, None) => announcer.all(announcer.sources.first().map(Source::start), since).await?,
+        (None, Some(after)) => announcer.all(Some(announcer.place(after)?), since).await?,
         (Some(_), Some(_)) => return Err(Problem::invalid("after", "a key is announced at once")),
     };
     Ok(Answer(progress))
@@ -251,9 +252,9 @@ impl Announcer {
     }
 
     /// Goes on until everything is announced or the request's time is up.
-    async fn all(&self, from: Place, since: DateTime<Utc>) -> Result<Progress, Problem> {
+    async fn all(&self, from: Option<Place>, since: DateTime<Utc>) -> Result<Progress, Problem> {
         let until = Instant::now() + ASKED_WITHIN;
-        let mut progress = Progress { next: Some(from), ..Progress::default() };
+        let mut progress = Progress { next: from, ..Progress::default() };
         while let Some(place) = progress.next.clone() {
             progress.outbox = self.waiting().await?;
             if Instant::now() > until {
@@ -313,10 +314,8 @@ impl Announcer {
         self.sources.iter().position(|source| source.0.table() == table)
     }
 
-    fn place(&self, after: Option<&str>) -> Result<Place, Problem> {
+    fn place(&self, after: &str) -> Result<Place, Problem> {
         let nowhere = || Problem::invalid("after", "is not what an answer said as `next`");
-        let first = || self.sources.first().map(Source::start).ok_or_else(nowhere);
-        let Some(after) = after else { return first() };
         let (table, key) = after.split_once('/').ok_or_else(nowhere)?;
         let table = self.sources[self.nth(table).ok_or_else(nowhere)?].0.table();
         Ok(Place { table, key: key.to_string() })
