@@ -1,5 +1,5 @@
 //! What must hold, as pure functions over rows and records: an order with everything that is known
-//! of it, an account, an article, an inbox. Each is refused by the check that is meant for it, which
+//! of it, an account, an item, an inbox. Each is refused by the check that is meant for it, which
 //! the tests below show with hand-made rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -684,7 +684,7 @@ pub fn check_totals(money: &Money, tally: &Tally, findings: &mut Findings) {
     });
 }
 
-/// An article: what came in, what is there, what is set aside.
+/// An item: what came in, what is there, what is set aside.
 #[derive(Clone, Debug, Default, sqlx::FromRow)]
 pub struct ItemRow {
     pub sku: String,
@@ -700,7 +700,7 @@ pub struct ItemRow {
     pub event_id: Option<Uuid>,
 }
 
-/// An article as a record of `stock.items`, or order's read model, has it.
+/// An item as a record of `stock.items`, or order's read model, has it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Described {
     pub sku: String,
@@ -718,7 +718,7 @@ pub struct Goods {
     pub reserved: i128,
 }
 
-/// `newest` is the newest record of the article, `known` what the order service knows of it.
+/// `newest` is the newest record of the item, `known` what the order service knows of it.
 pub fn check_item(
     row: &ItemRow,
     newest: Option<&(Uuid, Described)>,
@@ -730,7 +730,7 @@ pub fn check_item(
     let (Some(delivered), Some(available), Some(reserved)) =
         (row.delivered, row.available, row.reserved)
     else {
-        findings.add("stock", || format!("{sku}: deliveries or reservations without article"));
+        findings.add("stock", || format!("{sku}: deliveries or reservations without item"));
         return;
     };
     goods.items += 1;

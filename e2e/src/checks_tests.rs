@@ -463,7 +463,7 @@ fn money_that_does_not_balance_is_refused() {
 }
 
 #[test]
-fn an_article_that_does_not_balance_or_is_announced_differently_is_refused() {
+fn an_item_that_does_not_balance_or_is_announced_differently_is_refused() {
     let described = Described {
         sku: "pen".into(),
         name: "Pen".into(),

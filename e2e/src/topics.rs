@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use apache_avro::Schema;
-use apache_avro::types::Value;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::announce;
 use chassis::avro::{Codec, unframe};
@@ -46,7 +46,7 @@ pub struct Log {
     pub facts: Vec<Fact>,
     /// Events of topics that are no part of an order's saga: a fork's own.
     pub others: Vec<Fact>,
-    /// The newest record of each article.
+    /// The newest record of each item.
     pub items: HashMap<String, (Uuid, Described)>,
     pub foreign: Vec<Foreign>,
     /// What is wrong with the envelopes of records that otherwise say what they are.
@@ -343,12 +343,7 @@ impl Said {
 
 /// Reads a body twice: into its struct, and, without the chassis's codec, into a value which written
 /// again has to be the same bytes. That refuses what ends early, runs on, or is not canonical.
-fn said(
-    topic: &'static Topic,
-    writer: &Writer,
-    body: &[u8],
-    key: &str,
-) -> Result<Said, String> {
+fn said(topic: &'static Topic, writer: &Writer, body: &[u8], key: &str) -> Result<Said, String> {
     let value = writer.reader.read_value(&mut &body[..]);
     let again = value.and_then(|value| writer.writer.write_value_to_vec(value));
     if !again.is_ok_and(|again| again == body) {
@@ -427,7 +422,8 @@ fn said(
             let Some((_, Value::TimestampMicros(micros))) = time else {
                 return Err("it has no occurred_at".into());
             };
-            let occurred_at = DateTime::from_timestamp_micros(micros).ok_or("a time out of range")?;
+            let occurred_at =
+                DateTime::from_timestamp_micros(micros).ok_or("a time out of range")?;
             Said { what: What::Other(key.to_string()), occurred_at }
         }
     };

@@ -336,8 +336,12 @@ impl Reading {
         around: &Around<'_>,
         findings: &mut Findings,
     ) -> Result<u64> {
-        let mut heard: Vec<&Fact> =
-            log.facts.iter().chain(&log.others).filter(|fact| checks::enters(service, fact.place.topic())).collect();
+        let mut heard: Vec<&Fact> = log
+            .facts
+            .iter()
+            .chain(&log.others)
+            .filter(|fact| checks::enters(service, fact.place.topic()))
+            .collect();
         heard.sort_unstable_by_key(|fact| fact.event_id);
         let mut check = InboxCheck::new(service, &heard, around);
         let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")
@@ -404,7 +408,7 @@ impl Reading {
         let there: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
         let strangers = known.keys().copied().chain(log.items.keys().map(String::as_str));
         for sku in strangers.filter(|sku| !there.contains(sku)).collect::<HashSet<_>>() {
-            findings.add("item", || format!("{sku}: stock has no such article"));
+            findings.add("item", || format!("{sku}: stock has no such item"));
         }
         Ok(goods)
     }
@@ -484,7 +488,7 @@ impl Verdict {
             ),
             ("", format!("confirmed orders come to {}", money(self.tally.confirmed_cents))),
             (
-                "articles",
+                "items",
                 format!(
                     "delivered {} = available {} + reserved {}",
                     grouped(delivered),

@@ -201,7 +201,7 @@ impl Hash for Placed {
     }
 }
 
-/// All orders, and what there is of the one article that each of them wants one of.
+/// All orders, and what there is of the one item that each of them wants one of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World<const N: usize> {
     orders: [Placed; N],
@@ -275,7 +275,7 @@ const PUBLISHED_ONCE: &str = "nothing is published twice";
 const POSSIBLE: &str = "no event is impossible";
 const IN_AGREEMENT: &str = "when all is heard, every order has ended and all three agree";
 
-/// One order and the article: all that a step can see and change.
+/// One order and the item: all that a step can see and change.
 type Part = (Placed, i8);
 
 /// The model: so many orders, so many units, and the rule that is broken, if one is.

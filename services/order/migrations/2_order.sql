@@ -1,4 +1,4 @@
--- Stock's articles as the order service knows them: a read model of the topic stock.items, so that
+-- Stock's items as the order service knows them: a read model of the topic stock.items, so that
 -- ordering works while stock is down.
 create table items (
     sku         text primary key,

@@ -1,4 +1,4 @@
-//! The aggregate: orders with their two legs and their history, and the articles they can name.
+//! The aggregate: orders with their two legs and their history, and the items they can name.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ pub struct Order {
     pub ended_event_id: Option<Uuid>,
 }
 
-/// One article of an order.
+/// One item of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     pub sku: String,
@@ -161,7 +161,7 @@ impl Announce for Order {
     }
 }
 
-/// An article, as last heard of.
+/// An item, as last heard of.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
 pub struct Item {
     pub sku: String,
@@ -182,7 +182,7 @@ pub struct Entry {
     pub recorded_at: DateTime<Utc>,
 }
 
-/// A customer wants these articles.
+/// A customer wants these items.
 #[derive(Clone, Debug)]
 pub struct PlaceOrder {
     /// Drawn when the wish arrived, so that a repeated try meets its own row.
@@ -191,7 +191,7 @@ pub struct PlaceOrder {
     pub lines: Vec<Wanted>,
 }
 
-/// One article that a customer wants.
+/// One item that a customer wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
@@ -232,12 +232,12 @@ impl Orders {
         self.orders.put(order.order_id, order);
     }
 
-    /// An article, if stock announced it.
+    /// An item, if stock announced it.
     pub fn item(&self, sku: &str) -> Option<&Item> {
         self.items.get(sku)
     }
 
-    /// Every article of the batch.
+    /// Every item of the batch.
     pub fn items(&self) -> impl Iterator<Item = &Item> {
         self.items.iter()
     }

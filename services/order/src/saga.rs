@@ -219,13 +219,13 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> 
     let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
     if !(1..=64).contains(&sku.chars().count()) || !(1..=200).contains(&name.chars().count()) {
         impossible!(
-            "an article of {} and {} characters",
+            "an item of {} and {} characters",
             sku.chars().count(),
             name.chars().count()
         );
     }
     if price_cents < 0 {
-        impossible!("article {sku:?} has a price of {price_cents} cents");
+        impossible!("item {sku:?} has a price of {price_cents} cents");
     }
     orders.put_item(Item { sku, name, price_cents, currency, version });
     Ok(None)

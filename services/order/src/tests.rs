@@ -293,7 +293,7 @@ fn item(sku: &str, price_cents: i64, currency: &str, version: i64) -> StockItem 
     StockItem { sku, name, price_cents, currency, version, occurred_at: at(0).now }
 }
 
-fn articles() -> Orders {
+fn items() -> Orders {
     let mut rows = Orders::default();
     for item in [item("pen", 150, "EUR", 1), item("ink", 90, "EUR", 1), item("nib", 1, "CHF", 1)] {
         saga::item_changed(&item, &mut rows, at(0)).unwrap();
@@ -308,7 +308,7 @@ fn place(lines: &[(&str, i32)]) -> PlaceOrder {
 
 #[test]
 fn a_placed_order_is_pending_and_announced_with_our_prices() {
-    let mut rows = articles();
+    let mut rows = items();
     let at = At { cause: None, ..at(1) };
     let event =
         saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, at).unwrap().unwrap();
@@ -332,7 +332,7 @@ fn a_refused_order_is_not_there() {
         (&[("ink", 1), ("gem", 1_000)], Refusal::TooMuch { nth: 1 }),
         (&[("gem", 1), ("gold", 1)], Refusal::TooMuch { nth: 1 }),
     ] {
-        let mut rows = articles();
+        let mut rows = items();
         for sku in ["gem", "gold"] {
             saga::item_changed(&item(sku, i64::MAX / 2 + 1, "EUR", 1), &mut rows, at(0)).unwrap();
         }
@@ -388,7 +388,7 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
 }
 
 #[test]
-fn of_an_article_the_highest_version_is_known_whatever_comes_last() {
+fn of_an_item_the_highest_version_is_known_whatever_comes_last() {
     let mut rows = Orders::default();
     for (version, known) in [(2, 2), (1, 2), (2, 2), (5, 5), (4, 5)] {
         assert_eq!(
@@ -493,7 +493,7 @@ proptest! {
     fn a_history_comes_to_where_its_order_stands(
         steps in prop::collection::vec(prop_oneof![9 => (0..ALL.len()).prop_map(Some), 1 => Just(None)], 1..30),
     ) {
-        let mut rows = articles();
+        let mut rows = items();
         saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, At { cause: None, ..at(1) }).unwrap();
         for (now, step) in steps.into_iter().enumerate() {
             let at = at(now as u128 + 2);
@@ -520,7 +520,7 @@ async fn bench() -> (Bench<Orders>, Client) {
     (bench, Client(api))
 }
 
-/// With the two articles of [`order`] announced.
+/// With the two items of [`order`] announced.
 async fn stocked_bench() -> (Bench<Orders>, Client) {
     let (bench, client) = bench().await;
     let items = [item("pen", 150, "EUR", 1), item("ink", 90, "EUR", 1)];
@@ -806,17 +806,17 @@ async fn a_batch_of_answers_is_one_transaction() {
 }
 
 #[tokio::test]
-async fn articles_are_listed_as_stock_last_announced_them() {
+async fn items_are_listed_as_stock_last_announced_them() {
     let (bench, client) = stocked_bench().await;
     // In one batch: one is new, one is newer, one is older than what is known.
     let batch = [item("nib", 5, "EUR", 1), item("pen", 160, "EUR", 3), item("pen", 155, "EUR", 2)];
     bring(&bench, &batch, saga::item_changed).await;
     bring(&bench, &[item("pen", 1, "EUR", 2)], saga::item_changed).await;
-    let article = |sku: &str, price_cents: i64, version: i64| {
+    let item = |sku: &str, price_cents: i64, version: i64| {
         json!({"sku": sku, "name": format!("{sku} {version}"), "price_cents": price_cents,
                "currency": "EUR", "version": version})
     };
-    let items = json!([article("ink", 90, 1), article("nib", 5, 1), article("pen", 160, 3)]);
+    let items = json!([item("ink", 90, 1), item("nib", 5, 1), item("pen", 160, 3)]);
     assert_eq!(client.get("/items").await.body, json!({"items": items, "next": null}));
 }
 
@@ -990,10 +990,10 @@ fn to_discard_an_event_costs_what_it_would_have_told_and_says_so() {
     let due = [(1, "ink".to_string()), (2, "pen".to_string())];
     assert_eq!(write_offs(saga::release_discarded(&release, &ended)), due);
     assert_eq!(write_offs(saga::release_discarded(&release, &nothing)), []);
-    let articles = articles();
+    let items = items();
     for (version, is_lost) in [(1, false), (9, true)] {
-        let sku = articles.item("pen").map(|item| item.sku.clone()).unwrap();
-        let loss = saga::item_discarded(&item(&sku, 1, "EUR", version), &articles);
+        let sku = items.item("pen").map(|item| item.sku.clone()).unwrap();
+        let loss = saga::item_discarded(&item(&sku, 1, "EUR", version), &items);
         assert_eq!(loss.consequence.starts_with("Nothing is lost"), !is_lost, "{loss:?}");
     }
 }

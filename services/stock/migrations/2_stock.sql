@@ -1,4 +1,4 @@
--- What there is of each article. The three counters are the books, and the database keeps them.
+-- What there is of each item. The three counters are the books, and the database keeps them.
 create table items (
     sku         text primary key check (char_length(sku) between 1 and 64),
     name        text not null,
@@ -14,7 +14,7 @@ create table items (
     changed_at  timestamptz not null,
     constraint what_came_in_is_there_or_reserved check (delivered = available + reserved)
 )
--- Every order updates its articles; room on the page keeps these updates off the index.
+-- Every order updates its items; room on the page keeps these updates off the index.
 with (fillfactor = 70);
 
 -- What came in, one row a delivery.
@@ -31,7 +31,7 @@ create table reservations (
     order_id        uuid primary key,
     state           text not null check (state in ('reserved', 'rejected', 'released', 'void')),
     lines           jsonb not null,
-    -- Which article fell short and by how much, as stock.rejected says it, and in words.
+    -- Which item fell short and by how much, as stock.rejected says it, and in words.
     shortfall       jsonb,
     reason          text,
     -- stock.reserved or stock.rejected; none for a void one.

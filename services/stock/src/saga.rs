@@ -10,7 +10,7 @@ use sqlx::types::Json;
 
 use crate::stock::{Delivery, Item, Line, PutItem, Reservation, Shortfall, State, Warehouse};
 
-/// Of one article, all that ever came in: far from overflow, and more than anybody has.
+/// Of one item, all that ever came in: far from overflow, and more than anybody has.
 const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
@@ -46,7 +46,7 @@ pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) ->
         impossible!("order {} has no lines, or one that orders nothing", order.order_id);
     }
     if lines.windows(2).any(|pair| pair[0].sku == pair[1].sku) {
-        impossible!("order {} names an article twice", order.order_id);
+        impossible!("order {} names an item twice", order.order_id);
     }
 
     let shortfall = lines.iter().find_map(|line| shortfall(line, warehouse));
@@ -135,7 +135,7 @@ pub fn release_stock(
     Ok(Some(event))
 }
 
-/// The command to have an article → `stock.items`, if that changes anything
+/// The command to have an item → `stock.items`, if that changes anything
 pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<StockItem> {
     let PutItem { sku, name, price_cents, currency } = put.clone();
     let item = match warehouse.item(&sku).cloned() {
@@ -214,15 +214,15 @@ pub fn cancellation_discarded(order: &OrderCancelled, warehouse: &Warehouse) -> 
         Some(_) => Loss::that(format!(
             "Nothing is lost: nothing is set aside for order {order_id}, or it was put back."
         )),
-        // The articles are not known here: none yet.
+        // The items are not known here: none yet.
         None => Loss::that(format!(
-            "Stock has not heard of order {order_id}. Should it still, it sets its articles aside \
+            "Stock has not heard of order {order_id}. Should it still, it sets its items aside \
              for a cancelled order and never puts them back."
         ))
         .writing_off(
             format!("the release of order {order_id}, if it is served"),
             0,
-            "articles",
+            "items",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! The aggregate: articles, and what is set aside of them for which order.
+//! The aggregate: items, and what is set aside of them for which order.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-/// An article.
+/// An item.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
 pub struct Item {
     pub sku: String,
@@ -48,7 +48,7 @@ pub struct Reservation {
     pub updated_at: DateTime<Utc>,
 }
 
-/// An article of a reservation.
+/// An item of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     pub sku: String,
@@ -149,7 +149,7 @@ impl Announce for Reservation {
     }
 }
 
-/// An article as it is to be from now on.
+/// An item as it is to be from now on.
 #[derive(Clone, Debug)]
 pub struct PutItem {
     pub sku: String,
@@ -158,7 +158,7 @@ pub struct PutItem {
     pub currency: String,
 }
 
-/// More of an article arrived.
+/// More of an item arrived.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Delivery {
     pub delivery_id: Uuid,
@@ -182,12 +182,12 @@ pub struct Keys {
 }
 
 impl Warehouse {
-    /// An article, if there is one.
+    /// An item, if there is one.
     pub fn item(&self, sku: &str) -> Option<&Item> {
         self.items.get(sku)
     }
 
-    /// Adds an article, or replaces what is known of one.
+    /// Adds an item, or replaces what is known of one.
     pub fn put_item(&mut self, item: Item) {
         self.items.put(item.sku.clone(), item);
     }
@@ -202,7 +202,7 @@ impl Warehouse {
         self.reservations.put(reservation.order_id, reservation);
     }
 
-    /// Moves so many of an article from available to reserved; back where negative.
+    /// Moves so many of an item from available to reserved; back where negative.
     pub fn set_aside(&mut self, sku: &str, quantity: i32) {
         if let Some(mut item) = self.item(sku).cloned() {
             item.available -= i64::from(quantity);
@@ -211,7 +211,7 @@ impl Warehouse {
         }
     }
 
-    /// More of an article arrived.
+    /// More of an item arrived.
     pub fn deliver(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
         if let Some(mut item) = self.item(&delivery.sku).cloned() {
             item.delivered += delivery.quantity;
@@ -259,7 +259,7 @@ impl Rows for Warehouse {
             .bind(Vec::from_iter(keys.orders))
             .fetch_all(&mut *tx)
             .await?;
-            // A cancellation names no articles; what is put back stands in the reservation.
+            // A cancellation names no items; what is put back stands in the reservation.
             let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
             keys.skus.extend(lines.map(|line| line.sku.clone()));
             warehouse.reservations = Table::read(reservations, |r| r.order_id);

@@ -207,7 +207,7 @@ fn there_is_nothing_to_undo_after_a_no_or_twice() {
 }
 
 #[test]
-fn an_article_is_announced_when_it_is_made_or_changed_and_only_then() {
+fn an_item_is_announced_when_it_is_made_or_changed_and_only_then() {
     let mut warehouse = Warehouse::default();
     let put = |name: &str, price_cents, currency: &str| PutItem {
         sku: "pen".into(),
@@ -244,7 +244,7 @@ fn an_article_is_announced_when_it_is_made_or_changed_and_only_then() {
 }
 
 #[test]
-fn a_changed_article_keeps_its_counts() {
+fn a_changed_item_keeps_its_counts() {
     let mut warehouse = warehouse(None);
     let put =
         PutItem { sku: "pen".into(), name: "Quill".into(), price_cents: 1, currency: "EUR".into() };
@@ -307,7 +307,7 @@ proptest! {
     /// Whatever comes, in whatever order and however often: nothing is lost or made, no order gets a
     /// second answer or a second undo, and what is refused changes nothing.
     #[test]
-    fn articles_are_conserved_and_orders_are_answered_once(orders in orders(), happenings in happenings()) {
+    fn items_are_conserved_and_orders_are_answered_once(orders in orders(), happenings in happenings()) {
         let mut warehouse = Warehouse::default();
         let mut delivered = BTreeMap::<&str, i64>::new();
         let (mut answers, mut undos) = (BTreeMap::new(), BTreeMap::new());
@@ -389,7 +389,7 @@ async fn books(bench: &Bench<Warehouse>) -> Value {
     Client(api::books(bench.db.clone())).get("/books").await.body
 }
 
-/// An article with so many of it there.
+/// An item with so many of it there.
 async fn stocked(client: &Client, sku: &str, quantity: i64) {
     client.put(&format!("/items/{sku}"), json!({"name": sku, "price_cents": 150})).await;
     let wish = json!({"quantity": quantity});
@@ -400,7 +400,7 @@ async fn stocked(client: &Client, sku: &str, quantity: i64) {
 }
 
 #[tokio::test]
-async fn an_article_is_made_changed_and_shown() {
+async fn an_item_is_made_changed_and_shown() {
     let (bench, client) = bench().await;
     let made = client.put("/items/pen", json!({"name": "Pen", "price_cents": 150})).await;
     assert_eq!((made.status, made.location.as_deref()), (201, Some("/items/pen")));
@@ -424,7 +424,7 @@ async fn an_article_is_made_changed_and_shown() {
 }
 
 #[tokio::test]
-async fn the_place_of_an_article_can_be_asked_whatever_its_name() {
+async fn the_place_of_an_item_can_be_asked_whatever_its_name() {
     let (_bench, client) = bench().await;
     for place in ["/items/a%20b", "/items/a%2Fb", "/items/%C3%BC%3F"] {
         let made = client.put(place, json!({"name": "Pen", "price_cents": 150})).await;
@@ -785,7 +785,7 @@ fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
         let due: &[(i64, &str)] = match state {
             Some(State::Reserved) => &[(2, "pen")],
             // Nobody knows yet which and how many it will be.
-            None => &[(0, "articles")],
+            None => &[(0, "items")],
             Some(_) => &[],
         };
         assert_eq!(write_offs, due, "{state:?}: {loss:?}");
