@@ -9,7 +9,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)/ci
 E2E := $(TARGET)/e2e
 
-.PHONY: help demo test up down clean status logs kill stop start verify service schema check build tools
+.PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: dead-letters dead-letter replay discard resume poison sql
 .PHONY: announce rebuild order
 
@@ -23,8 +23,8 @@ test: build ## Every test, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@$(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background; returns when everything is ready
-	@$(E2E) up
+up: build ## Start the stack in the background, INSTANCES=n of each service; returns when everything is ready
+	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
 down: build ## Stop the stack, keep all data
 	@$(E2E) down
@@ -46,6 +46,10 @@ stop: build ## Stop SERVICE=x gracefully
 
 start: build ## Start SERVICE=x again
 	@$(E2E) start "$(SERVICE)"
+
+outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any member, all, or instances (RATE=100 SECONDS=90 KILLS=3 DOWN=5)
+	@$(E2E) outage "$(SERVICE)" $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--load-seconds $(SECONDS)) \
+	  $(if $(KILLS),--kills $(KILLS)) $(if $(DOWN),--down-seconds $(DOWN))
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify

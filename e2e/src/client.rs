@@ -2,9 +2,11 @@
 //! Nothing here shares code with the services, so what they answer is read as anybody would.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rand::seq::SliceRandom;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Where everything of a stack is reached.
 #[derive(Clone, Debug)]
 pub struct Addresses {
-    /// Of each service: its API, its probes and its operators' port.
+    /// Of each service's first instance: its API, its probes and its operators' port.
     pub apis: BTreeMap<String, String>,
     pub probes: BTreeMap<String, String>,
     pub operators: BTreeMap<String, String>,
@@ -47,11 +49,14 @@ impl Addresses {
     }
 }
 
-/// A client of all three services.
+/// A client of all services. It asks the instances of a service by turns and, like any load
+/// balancer, asks another one where one refuses the connection or says that it is unavailable.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     pub addresses: Addresses,
+    /// The APIs of every instance.
+    instances: Arc<RwLock<BTreeMap<String, Vec<String>>>>,
 }
 
 /// An answer as it came.
@@ -140,12 +145,15 @@ impl Answer {
         Some(problem["type"].as_str()?.rsplit('/').next()?.to_string())
     }
 
+    /// A 503 that leaves open whether anything was stored.
+    fn is_doubtful(&self) -> bool {
+        self.status == 503 && self.problem().as_deref() == Some("outcome-unknown")
+    }
+
     fn outcome(self) -> Outcome {
         match self.status {
             200..300 => Outcome::Ok(self),
-            503 if self.problem().as_deref() == Some("outcome-unknown") => {
-                Outcome::Unknown(self.to_string())
-            }
+            503 if self.is_doubtful() => Outcome::Unknown(self.to_string()),
             400..500 | 503 => Outcome::Refused(self),
             _ => Outcome::Unknown(self.to_string()),
         }
@@ -161,7 +169,21 @@ impl std::fmt::Display for Answer {
 
 impl Client {
     pub fn of(stack: &Stack) -> Result<Client> {
-        Client::at(Addresses::of(stack)?)
+        let client = Client::at(Addresses::of(stack)?)?;
+        client.learn(stack)?;
+        Ok(client)
+    }
+
+    /// Learns which instances there are, as a load balancer is told.
+    pub fn learn(&self, stack: &Stack) -> Result<()> {
+        let mut instances = BTreeMap::new();
+        for service in SERVICES {
+            let names = stack.instances_of(service)?;
+            let urls: Result<Vec<String>> = names.iter().map(|name| stack.url(name)).collect();
+            instances.insert(service.to_string(), urls?);
+        }
+        *self.instances.write().unwrap_or_else(PoisonError::into_inner) = instances;
+        Ok(())
     }
 
     pub fn at(addresses: Addresses) -> Result<Client> {
@@ -174,7 +196,9 @@ impl Client {
             // would lose a request.
             .pool_idle_timeout(Duration::from_secs(5))
             .build()?;
-        Ok(Client { http, addresses })
+        let each = addresses.apis.iter().map(|(name, url)| (name.clone(), vec![url.clone()]));
+        let instances = Arc::new(RwLock::new(each.collect()));
+        Ok(Client { http, addresses, instances })
     }
 
     /// One request, and its answer whatever it is.
@@ -203,6 +227,34 @@ impl Client {
         Ok(Answer { status, location, content_type, body: response.bytes().await?.to_vec() })
     }
 
+    /// One request to a service, whichever of its instances takes it.
+    pub async fn ask(
+        &self,
+        method: Method,
+        service: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Result<Answer> {
+        let mut urls = {
+            let instances = self.instances.read().unwrap_or_else(PoisonError::into_inner);
+            instances.get(service).cloned().unwrap_or_default()
+        };
+        // By lot: turns would send every second request, of whatever kind, to the same one.
+        urls.shuffle(&mut rand::rng());
+        let last = urls.pop().with_context(|| format!("there is no service {service}"))?;
+        for url in urls {
+            let url = format!("{url}{path}");
+            match self.send(method.clone(), &url, key, body.clone()).await {
+                // Nothing was sent, or it says itself that nothing was stored.
+                Err(error) if error.is_connect() => {}
+                Ok(answer) if answer.status == 503 && !answer.is_doubtful() => {}
+                answer => return Ok(answer?),
+            }
+        }
+        Ok(self.send(method, &format!("{last}{path}"), key, body).await?)
+    }
+
     /// A command: its outcome, never an error.
     pub async fn command(
         &self,
@@ -212,10 +264,9 @@ impl Client {
         key: Option<&str>,
         body: &Value,
     ) -> Outcome {
-        let url = format!("{}{path}", self.addresses.apis[service]);
-        match self.send(method, &url, key, Some(body.to_string().into_bytes())).await {
+        match self.ask(method, service, path, key, Some(body.to_string().into_bytes())).await {
             Ok(answer) => answer.outcome(),
-            Err(error) => Outcome::Unknown(format!("no answer: {error}")),
+            Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
         }
     }
 
@@ -235,8 +286,7 @@ impl Client {
     }
 
     pub async fn cancel(&self, order_id: Uuid) -> Result<Answer> {
-        let url = format!("{}/orders/{order_id}/cancel", self.addresses.apis["order"]);
-        Ok(self.send(Method::POST, &url, None, None).await?)
+        self.ask(Method::POST, "order", &format!("/orders/{order_id}/cancel"), None, None).await
     }
 
     pub async fn order(&self, order_id: Uuid) -> Result<Order> {
@@ -290,13 +340,13 @@ impl Client {
 
     /// Reads from a service's API.
     pub async fn read<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<T> {
-        self.get(&format!("{}{path}", self.addresses.apis[service])).await
+        let answer = self.ask(Method::GET, service, path, None, None).await?;
+        answer.accepted().with_context(|| format!("GET {path} of {service}"))
     }
 
     /// As [`Client::read`]; `None` where there is no such thing.
     pub async fn find<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<Option<T>> {
-        let url = format!("{}{path}", self.addresses.apis[service]);
-        let answer = self.send(Method::GET, &url, None, None).await?;
+        let answer = self.ask(Method::GET, service, path, None, None).await?;
         if answer.status == 404 { Ok(None) } else { answer.accepted().map(Some) }
     }
 

@@ -2,7 +2,6 @@
 //! all the same; stock comes back and every order ends; the books balance.
 //! Each step says what it does, does it, shows it and checks it.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::client::{Client, Order, Wish, eventually, grouped, money};
-use crate::stack::State;
+use crate::narration::{as_found, is_up, say, step};
 use crate::{Stack, seed, verify};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -23,22 +22,8 @@ const AT_ONCE: usize = 16;
 /// Tells the story. The stack is taken down again if it was not up before.
 pub async fn run(stack: &Stack) -> Result<()> {
     let began = Instant::now();
-    let status = stack.status().await?;
-    let was_up = status.iter().any(|member| member.state != State::Stopped);
-    let told = tokio::select! {
-        told = tell(stack, was_up) => told,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("waiting for Ctrl-C")?;
-            Err(anyhow::anyhow!("interrupted"))
-        }
-    };
-    if was_up {
-        say("\nThe stack was up before, and stays up.");
-    } else {
-        say("\nTaking the stack down again; its data stays for the next time …");
-        stack.down().await?;
-    }
-    told?;
+    let was_up = is_up(stack).await?;
+    as_found(stack, was_up, tell(stack, was_up)).await?;
     say(&format!("\nAll of it was checked. The story took {} s.", began.elapsed().as_secs()));
     next_steps(was_up);
     Ok(())
@@ -64,7 +49,10 @@ async fn tell(stack: &Stack, was_up: bool) -> Result<()> {
     step(3, &format!("{BATCH} orders at once"));
     a_batch(&client).await?;
     step(4, "Kill stock");
-    stack.kill("stock").await?;
+    let instances = stack.instances_of("stock")?;
+    for name in &instances {
+        stack.kill(name).await?;
+    }
     let gone = client.read::<Value>("stock", "/items").await.is_err();
     ensure!(gone, "stock answers although it was killed");
     say("SIGKILL: no goodbye, nothing saved. Stock no longer answers.");
@@ -156,7 +144,9 @@ async fn come_back(
 ) -> Result<()> {
     say(&format!("{} orders wait. Starting stock …", grouped(starts_with)));
     let began = Instant::now();
-    stack.start("stock").await?;
+    for name in stack.instances_of("stock")? {
+        stack.start(&name).await?;
+    }
     say(&format!("  {:>5.1} s  stock is up", began.elapsed().as_secs_f64()));
     say(
         "         Kafka gives it the dead one's work when the dead one's session has run out (10 s) …",
@@ -209,6 +199,7 @@ fn next_steps(is_up: bool) {
         say("  make up                    the same stack, to stay");
     }
     for line in [
+        "  make outage SERVICE=kafka  a load, a victim of your choice, and the proof",
         "  make kill SERVICE=payment  or any other: make status lists them",
         "  make start SERVICE=payment",
         "  make status                what runs, where, with how much memory",
@@ -266,15 +257,4 @@ fn show(status: &str, order: &Order) {
         money(order.total_cents),
         order.currency
     ));
-}
-
-fn step(number: u32, what: &str) {
-    say(&format!("\n{number}. {what}\n"));
-}
-
-/// Standard output, at once; a reader that went away is no reason to stop half-way.
-fn say(line: &str) {
-    let mut out = std::io::stdout();
-    let _ = writeln!(out, "{line}");
-    let _ = out.flush();
 }

@@ -2,15 +2,18 @@
 //! PostgreSQL cluster for each service, started on loopback beside the services.
 //!
 //! # Layout
-//! - `topology`: what the stack consists of, its ports, and the settings each member runs with.
-//! - `stack`: start, stop, kill, pause and look at the members.
+//! - `topology`: what the stack consists of; `ports`: where it is reached; `settings`: with which
+//!   settings each member runs.
+//! - `stack`: the stack as a whole; `member`: start, stop, kill and pause one of it.
 //! - `preparation`: what has to be there before a member can start.
 //! - `readiness`: whether a member answers.
-//! - `process`: one detached process, known by more than its pid.
+//! - `process`: one detached process, known by more than its pid; `ends`: how each ended.
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
 //! - `client`: the services as their clients see them.
 //! - `seed`: demo articles and customers.
-//! - `load`: orders at a fixed rate, with a client's history; `demo`: the story.
+//! - `load`: orders at a fixed rate; `plan`: what its clients want; `history`: what they were told.
+//! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
+//!   `narration`: how both speak.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `verify`: the checker; `checks`: what must hold; `audit`: what histories come to; `topics`:
 //!   what lies in Kafka; `discarded`: what operators gave up.
@@ -18,18 +21,27 @@
 //! - `letters`: dead letters on the command line.
 
 pub mod topology;
+pub mod ports;
+mod settings;
 pub mod stack;
+pub mod member;
 mod preparation;
 mod readiness;
 pub mod process;
+pub mod ends;
 pub mod parts;
 pub mod client;
 pub mod seed;
 pub mod load;
+pub mod plan;
+pub mod history;
+pub mod narration;
 pub mod demo;
 pub mod announce;
 pub mod rebuild;
 pub mod trail;
+pub mod outage;
+pub mod progress;
 pub mod verify;
 pub mod audit;
 pub mod checks;
@@ -38,5 +50,5 @@ pub mod template;
 pub mod discarded;
 pub mod letters;
 
+pub use ports::Ports;
 pub use stack::Stack;
-pub use topology::Ports;

@@ -8,9 +8,10 @@ use clap::{Parser, Subcommand};
 use e2e::announce::{self, Announce};
 use e2e::client::Client;
 use e2e::load::{self, Load};
-use e2e::stack::{State, Stopped, state_directory};
+use e2e::member::Stopped;
+use e2e::stack::{State, state_directory};
 use e2e::topology::SERVICES;
-use e2e::{Ports, Stack, demo, letters, parts, rebuild, seed, template, trail, verify};
+use e2e::{Ports, Stack, demo, letters, outage, parts, rebuild, seed, template, trail, verify};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
@@ -24,7 +25,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Start what does not run, and return when everything is ready
-    Up,
+    Up {
+        /// So many of each service; as many as before if not named
+        #[arg(long)]
+        instances: Option<u16>,
+    },
     /// Stop everything and keep all data
     Down,
     /// Stop everything and forget all data
@@ -48,6 +53,8 @@ enum Command {
     Demo,
     /// Make the demo articles and accounts that are missing
     Seed,
+    /// A load, a victim that is killed again and again, and the proof that nothing was lost
+    Outage(outage::Options),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
@@ -88,7 +95,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up => up().await?,
+        Command::Up { instances } => up(instances).await?,
         Command::Down => Stack::of_checkout_as_it_is()?.down().await?,
         Command::Clean => Stack::of_checkout_as_it_is()?.clean().await?,
         Command::Status => print_status(&Stack::of_checkout_as_it_is()?).await?,
@@ -106,6 +113,11 @@ async fn run(command: Command) -> Result<ExitCode> {
         },
         Command::Start { name } => Stack::of_checkout_as_it_is()?.start(&name).await?,
         Command::Demo => demo::run(&Stack::of_checkout()?).await?,
+        Command::Outage(options) => {
+            let stack = Stack::of_checkout()?.quiet();
+            let held = outage::run(&stack, &options).await?;
+            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Seed => seed::run(&Client::of(&Stack::of_checkout_as_it_is()?)?).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
         Command::Verify(options) => {
@@ -133,26 +145,30 @@ async fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn up() -> Result<()> {
+async fn up(instances: Option<u16>) -> Result<()> {
     let begun = Instant::now();
     let stack = Stack::of_checkout()?;
+    if let Some(instances) = instances {
+        stack.set_instances(instances).await?;
+    }
     stack.up().await?;
     seed::run(&Client::of(&stack)?).await?;
     eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
     for service in SERVICES {
-        println!("{service:<8} {}", stack.url(service)?);
+        for name in stack.instances_of(service)? {
+            println!("{name:<9} {}", stack.url(&name)?);
+        }
     }
     Ok(())
 }
 
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
-    let stack = Stack::of_checkout_as_it_is()?.quiet();
-    let client = Client::of(&stack)?;
-    let summary = load::run(&stack, &client, load).await?;
+    let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+    let (summary, ()) = load::run(&client, load, async { Ok(()) }).await?;
     summary.lines().iter().for_each(|line| println!("{line}"));
     let checked =
         if verify { check(&client, &verify::Options::default()).await? } else { ExitCode::SUCCESS };
-    Ok(if summary.holds(load) { checked } else { ExitCode::FAILURE })
+    Ok(if summary.holds() && summary.answered_all() { checked } else { ExitCode::FAILURE })
 }
 
 async fn check(client: &Client, options: &verify::Options) -> Result<ExitCode> {
@@ -174,7 +190,8 @@ async fn print_status(stack: &Stack) -> Result<()> {
         let memory = format!("{} MB", member.memory_bytes / 1_000_000);
         let seconds = member.uptime.as_secs();
         let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-        let (memory, uptime) = member.pid.map_or(("-".into(), "-".into()), |_| (memory, uptime));
+        let ended = member.end.map_or("-".to_string(), |end| end.to_string());
+        let (memory, uptime) = member.pid.map_or(("-".into(), ended), |_| (memory, uptime));
         println!(
             "{:<12} {pid:>8} {:>6}  {state:<9} {memory:>8}  {uptime}",
             member.name, member.port

@@ -10,11 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use sqlx::AssertSqlSafe;
 
+use crate::Stack;
+use crate::member::READY_WITHIN;
 use crate::parts::{self, Parts, create_open_directory, is_root};
 use crate::process::{self, NOBODY, Process, Signal};
 use crate::readiness::connect;
-use crate::stack::{READY_WITHIN, Stack};
-use crate::topology::{self, ClassArchive, Layout, Member};
+use crate::settings::{self, ClassArchive};
+use crate::topology::{Layout, Member};
 
 /// Makes the cluster if there is none, and takes away what a killed one left in the way.
 pub async fn prepare_postgres(parts: &Parts, process: &Process) -> Result<()> {
@@ -38,7 +40,7 @@ pub async fn prepare_postgres(parts: &Parts, process: &Process) -> Result<()> {
         let fresh = process.home.join("data.new");
         let _ = fs::remove_dir_all(&fresh);
         let from = process.log_length();
-        let launch = topology::initdb(parts, &fresh);
+        let launch = settings::initdb(parts, &fresh);
         if !launch.run(&process.home, &process.log, READY_WITHIN).await? {
             bail!(
                 "initdb failed; {} ends with:\n{}",
@@ -102,17 +104,17 @@ pub fn prepare_java(home: &Path) -> Result<()> {
 pub async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) -> Result<()> {
     let home = &process.home;
     let logs = home.join("data");
-    fs::write(home.join("log4j2.properties"), topology::kafka_logging())?;
-    fs::write(home.join("server.properties"), topology::kafka_config(layout, &logs)?)?;
+    fs::write(home.join("log4j2.properties"), settings::kafka_logging())?;
+    fs::write(home.join("server.properties"), settings::kafka_config(layout, &logs)?)?;
     if logs.exists() {
         return Ok(());
     }
     let fresh = home.join("data.new");
     let config = home.join("format.properties");
     let _ = fs::remove_dir_all(&fresh);
-    fs::write(&config, topology::kafka_config(layout, &fresh)?)?;
+    fs::write(&config, settings::kafka_config(layout, &fresh)?)?;
     let from = process.log_length();
-    let launch = topology::kafka_format(parts, home, &config);
+    let launch = settings::kafka_format(parts, home, &config);
     if !launch.run(home, &process.log, READY_WITHIN).await? {
         bail!(
             "Kafka could not format its log; {} ends with:\n{}",
@@ -127,7 +129,7 @@ pub async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) ->
 /// Whether Kafka was started with other settings than it would be given now: a service that was
 /// added needs a listener of its own.
 pub fn kafka_runs_with_other_settings(layout: &Layout, process: &Process) -> Result<bool> {
-    let now = topology::kafka_config(layout, &process.home.join("data"))?;
+    let now = settings::kafka_config(layout, &process.home.join("data"))?;
     let then = fs::read_to_string(process.home.join("server.properties")).unwrap_or_default();
     Ok(process.living().is_some() && now != then)
 }
@@ -136,7 +138,7 @@ pub fn kafka_runs_with_other_settings(layout: &Layout, process: &Process) -> Res
 /// is at stake: where it fails the stack starts without.
 pub async fn make_class_archives(parts: &Parts) {
     let archives = ["kafka", "registry"].map(|name| {
-        let options = topology::java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
+        let options = settings::java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
         (name, parts.class_archive(name, &options))
     });
     if archives.iter().all(|(_, archive)| archive.exists()) {
@@ -175,12 +177,12 @@ async fn make_class_archive(
     let fresh = archive.with_extension("new");
     let launch = if member == Member::Kafka {
         prepare_kafka(parts, &layout, &process).await?;
-        topology::kafka(parts, &process.home, ClassArchive::Make, &fresh)
+        settings::kafka(parts, &process.home, ClassArchive::Make, &fresh)
     } else {
         let port = layout.ports.registry;
-        topology::registry(parts, &process.home, port, ClassArchive::Make, &fresh)
+        settings::registry(parts, &process.home, port, ClassArchive::Make, &fresh)
     };
-    let identity = process.spawn(&launch)?;
+    let identity = process.spawn(&launch).await?;
     stack.ready(&member, identity, 0).await?;
     process::send(Signal::Term, &[identity])?;
     ensure!(identity.ended(READY_WITHIN).await, "{name} did not end");

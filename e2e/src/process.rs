@@ -1,8 +1,10 @@
-//! One detached process: started in a session of its own, with a log and a pid file.
+//! One detached process: started in a session of its own, with a log, a pid file and a supervisor
+//! that writes down how it ended.
 //! It is known by its pid, its start time and the boot it belongs to, so that a pid file left by a
 //! crash is never mistaken for a living process; and by its working directory, so that a process
 //! whose pid file was never written is found as well.
 
+use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -10,23 +12,32 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
+
+use crate::ends::{self, Cause, SUPERVISE};
 
 /// A log longer than this is put aside at the next start.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Linux counts start times in hundredths of a second on every architecture that Rust runs on.
 const TICKS_PER_SECOND: u64 = 100;
+/// How long the supervisor of a process that is gone is waited for: it writes one line.
+const WRITTEN_DOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A place where one process runs: its working directory, log and pid file.
 #[derive(Clone, Debug)]
 pub struct Process {
+    /// Of the member.
+    pub name: String,
     /// Working directory, that no other process of the stack has.
     pub home: PathBuf,
     /// File name of the program, as `/proc/<pid>/exe` shows it.
     pub program: String,
     pub log: PathBuf,
     pub pid_file: PathBuf,
+    /// Where the ends of all processes of the stack are written down.
+    pub journal: PathBuf,
 }
 
 /// A living process, told from a later one with the same pid.
@@ -48,13 +59,21 @@ pub enum Signal {
 impl Process {
     /// The process that the pid file names, if it lives.
     pub fn living(&self) -> Option<Identity> {
+        self.named(0)
+    }
+
+    fn supervisor(&self) -> Option<Identity> {
+        self.named(1)
+    }
+
+    /// The pid file names the process, its supervisor and the boot.
+    fn named(&self, nth: usize) -> Option<Identity> {
         let text = fs::read_to_string(&self.pid_file).ok()?;
-        let mut words = text.split_whitespace();
-        let identity = Identity {
-            pid: words.next()?.parse().ok()?,
-            started_ticks: words.next()?.parse().ok()?,
-        };
-        (words.next()? == boot_id() && identity.lives()).then_some(identity)
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let &[pid, started_ticks] = words.chunks_exact(2).nth(nth)? else { return None };
+        let identity =
+            Identity { pid: pid.parse().ok()?, started_ticks: started_ticks.parse().ok()? };
+        (words.last() == Some(&boot_id().as_str()) && identity.lives()).then_some(identity)
     }
 
     /// Every living process of this place: the named one, its children, and what a crashed launcher
@@ -68,38 +87,59 @@ impl Process {
     }
 
     /// Starts `command` detached, and writes down what was started.
-    pub fn spawn(&self, command: &Launch) -> Result<Identity> {
+    pub async fn spawn(&self, command: &Launch) -> Result<Identity> {
         let too_long = fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_BYTES_MAX);
         if too_long {
             fs::rename(&self.log, self.log.with_extension("log.1"))?;
         }
-        let log = File::options().create(true).append(true).open(&self.log)?;
+        ends::open(&self.journal)?;
         // `setsid` and not a process group: the end of the terminal's session must not reach it.
-        let mut words = vec!["setsid".to_string()];
-        words.extend(command.words());
-        let child = Command::new(&words[0])
-            .args(&words[1..])
+        let mut supervisor = Command::new("setsid")
+            .args(["sh", "-c", SUPERVISE, "supervisor", &self.name])
+            .args([&self.log, &self.journal])
+            .args(command.words())
             .envs(command.environment.iter().map(|(key, value)| (key, value)))
             .current_dir(&self.home)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start {}", words.join(" ")))?;
-        let pid = child.id().context("the process ended at once")?;
-        let started_ticks = Stat::of(pid).context("the process ended at once")?.started_ticks;
-        let text = format!("{pid} {started_ticks} {}\n", boot_id());
+            .with_context(|| format!("cannot start {}", command.words().join(" ")))?;
+        let said = supervisor.stdout.take().context("it was given an output")?;
+        let pid = BufReader::new(said).lines().next_line().await?.unwrap_or_default();
+        let pid = pid.parse().with_context(|| format!("cannot start {}", self.name))?;
+        let process = Identity::of(pid);
+        let supervisor = Identity::of(supervisor.id().unwrap_or_default());
+        let text = format!("{process} {supervisor} {}\n", boot_id());
         let fresh = self.pid_file.with_extension("pid.new");
         fs::write(&fresh, text)?;
         fs::rename(&fresh, &self.pid_file)?;
-        Ok(Identity { pid, started_ticks })
+        Ok(process)
     }
 
-    /// Sends SIGKILL to the whole family, and returns when it is gone.
+    /// Writes down that its end is wanted.
+    pub fn announce_end(&self, cause: Cause) -> Result<()> {
+        match self.living() {
+            Some(living) => ends::announce(&self.journal, &self.name, living.pid, cause),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends SIGKILL to the whole family, and returns when it is gone and its end written down.
     pub fn kill_family(&self) -> Result<()> {
+        self.announce_end(Cause::Kill)?;
         kill_until_gone(|| self.family()).with_context(|| format!("in {}", self.home.display()))?;
-        let _ = fs::remove_file(&self.pid_file);
+        self.forget();
         Ok(())
+    }
+
+    /// Forgets a process that is gone, as soon as its end is written down.
+    pub fn forget(&self) {
+        let deadline = Instant::now() + WRITTEN_DOWN_WITHIN;
+        while self.supervisor().is_some() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = fs::remove_file(&self.pid_file);
     }
 
     /// How long the log is now; what comes later belongs to the next start.
@@ -171,6 +211,11 @@ impl Launch {
 pub const NOBODY: u32 = 65534;
 
 impl Identity {
+    /// Of a process that was just started; one that has ended already does not live.
+    fn of(pid: u32) -> Self {
+        Self { pid, started_ticks: Stat::of(pid).map_or(0, |stat| stat.started_ticks) }
+    }
+
     pub fn lives(&self) -> bool {
         Stat::of(self.pid).is_some_and(|stat| {
             stat.started_ticks == self.started_ticks && !matches!(stat.state, 'Z' | 'X')
@@ -209,6 +254,12 @@ impl Identity {
             sleep(Duration::from_millis(20)).await;
         }
         true
+    }
+}
+
+impl Display for Identity {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        write!(out, "{} {}", self.pid, self.started_ticks)
     }
 }
 

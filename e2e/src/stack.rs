@@ -3,27 +3,24 @@
 //! launchers, tests and shells can work on one stack, and a launcher that crashed is not missed.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::{join_all, try_join_all};
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, sleep};
 
-use crate::parts::{self, Parts, create_open_directory, is_root};
-use crate::preparation::{self, use_if_there};
-use crate::process::{self, Identity, Launch, Process, Signal};
+use crate::ends::{self, Cause, End};
+use crate::member::{STOP_WITHIN, Stopped};
+use crate::parts::{create_open_directory, is_root};
+use crate::ports::Ports;
+use crate::preparation;
+use crate::process::{self, Identity, Launch};
 use crate::readiness::answers;
-use crate::topology::{self, HOST, InstancePorts, Layout, Member, Ports, SERVICES};
+use crate::topology::{HOST, Layout, Member, SERVICES};
 
-pub const READY_WITHIN: Duration = Duration::from_secs(120);
-const PORT_FREE_WITHIN: Duration = Duration::from_secs(3);
-const STOP_WITHIN: Duration = Duration::from_secs(30);
-const MIGRATE_WITHIN: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(50);
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Each is a process with a pool of connections to the service's database.
+const INSTANCES_MAX: u16 = 9;
 
 #[derive(Debug)]
 pub struct Stack {
@@ -31,16 +28,6 @@ pub struct Stack {
     quiet: bool,
     /// Kills everything and deletes the directory at the end of its life.
     ephemeral: bool,
-}
-
-/// How a graceful stop went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    WasNotRunning,
-    /// It ended by itself after this long.
-    Gracefully(Duration),
-    /// It had to be killed when its time was up.
-    Killed,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +39,8 @@ pub struct Status {
     pub state: State,
     pub memory_bytes: u64,
     pub uptime: Duration,
+    /// How it ended the last time.
+    pub end: Option<End>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +152,11 @@ impl Stack {
         Ok(self.layout()?.registry_url())
     }
 
+    /// The names of a service's instances: `order`, `order-2`.
+    pub fn instances_of(&self, service: &str) -> Result<Vec<String>> {
+        Ok(self.layout()?.instances_of(service))
+    }
+
     pub fn log_file(&self, name: &str) -> Result<PathBuf> {
         Ok(self.process(&name.parse()?).log)
     }
@@ -192,6 +186,30 @@ impl Stack {
         })
     }
 
+    /// So many instances of each service: further ones start with the next `up`, and those beyond
+    /// are stopped and forgotten now.
+    pub async fn set_instances(&self, count: u16) -> Result<()> {
+        ensure!(
+            (1..=INSTANCES_MAX).contains(&count),
+            "from 1 to {INSTANCES_MAX} instances can run"
+        );
+        let layout = self.layout()?;
+        for service in SERVICES {
+            let there = layout.instances_of(service);
+            let wanted: Vec<String> = (1..=count)
+                .map(|instance| Member::instance(service, instance).to_string())
+                .collect();
+            for name in there.iter().filter(|name| !wanted.contains(name)) {
+                self.remove(name).await?;
+            }
+            for name in wanted.iter().filter(|name| !there.contains(name)) {
+                let ports = layout.ports_for(&name.parse()?)?;
+                self.change(|layout| drop(layout.instances.insert(name.clone(), ports)))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a service's Kafka traffic through a proxy at `address`, from Kafka's and the service's
     /// next start on; `None` takes it back.
     pub fn advertise_kafka(&self, service: &str, address: Option<&str>) -> Result<()> {
@@ -216,7 +234,7 @@ impl Stack {
         Ok(layout.of_today())
     }
 
-    fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
         for directory in ["", "run", "log"] {
             create_open_directory(&self.directory.join(directory)).with_context(|| {
                 format!("cannot make {} (HOLDFAST_STATE moves it)", self.directory.display())
@@ -315,14 +333,15 @@ impl Stack {
     /// Every member with what can be seen of it.
     pub async fn status(&self) -> Result<Vec<Status>> {
         let layout = self.layout()?;
-        let members = layout.members();
-        join_all(members.iter().map(|member| self.status_of(&layout, member)))
+        let (members, ends) = (layout.members(), self.ends()?);
+        join_all(members.iter().map(|member| self.status_of(&layout, member, &ends)))
             .await
             .into_iter()
             .collect()
     }
 
-    async fn status_of(&self, layout: &Layout, member: &Member) -> Result<Status> {
+    async fn status_of(&self, layout: &Layout, member: &Member, ends: &[End]) -> Result<Status> {
+        let name = member.to_string();
         let process = self.process(member);
         let living = process.living();
         let state = match living {
@@ -332,7 +351,8 @@ impl Stack {
             Some(_) => State::Starting,
         };
         Ok(Status {
-            name: member.to_string(),
+            end: ends.iter().rfind(|end| end.name == name).cloned(),
+            name,
             pid: living.map(|living| living.pid),
             port: layout.listens_on(member)?.first().map_or(0, |(port, _)| *port),
             state,
@@ -360,277 +380,28 @@ impl Stack {
     /// Also finds what no pid file names.
     pub fn kill_everything(&self) -> Result<()> {
         let programs: Vec<&str> = ["java", "postgres"].into_iter().chain(SERVICES).collect();
+        let members: Vec<_> = self.members().iter().map(|member| self.process(member)).collect();
+        for member in &members {
+            member.announce_end(Cause::Kill)?;
+        }
         process::kill_until_gone(|| process::processes_in(&self.directory, &programs))?;
-        for member in self.members() {
-            let _ = fs::remove_file(self.process(&member).pid_file);
-        }
-        Ok(())
-    }
-}
-
-/// One member, by its name: `order`, `order-2`, `kafka`, `registry`, `order-db`.
-impl Stack {
-    /// Starts it unless it runs, and returns when it is ready. An instance that is not known yet,
-    /// such as `order-2`, is given free ports.
-    pub async fn start(&self, name: &str) -> Result<()> {
-        let member: Member = name.parse()?;
-        if !matches!(member, Member::Service { .. }) || self.layout()?.of_instance(name).is_ok() {
-            return self.start_member(&member).await;
-        }
-        let ports = InstancePorts::free()?;
-        self.change(|layout| {
-            layout.instances.insert(name.to_string(), ports);
-        })?;
-        let started = self.start_member(&member).await;
-        if started.is_err() {
-            self.remove(name).await?;
-        }
-        started
-    }
-
-    /// Stops a further instance of a service and forgets its ports.
-    pub async fn remove(&self, name: &str) -> Result<()> {
-        self.stop(name).await?;
-        self.change(|layout| {
-            layout.instances.remove(name);
-        })
-    }
-
-    /// Asks it to stop, and kills it when its time is up.
-    pub async fn stop(&self, name: &str) -> Result<Stopped> {
-        self.stop_member(&name.parse()?).await
-    }
-
-    /// SIGKILL to all its processes. Returns when they are gone; false if none was there.
-    pub async fn kill(&self, name: &str) -> Result<bool> {
-        let member = name.parse()?;
-        let _lock = self.lock(&member).await?;
-        let process = self.process(&member);
-        let was_there = !process.family().is_empty();
-        process.kill_family()?;
-        Ok(was_there)
-    }
-
-    /// Freezes all its processes.
-    pub async fn pause(&self, name: &str) -> Result<()> {
-        self.signal_family(name, Signal::Stop)
-    }
-
-    pub async fn resume(&self, name: &str) -> Result<()> {
-        self.signal_family(name, Signal::Continue)
-    }
-
-    pub fn is_running(&self, name: &str) -> Result<bool> {
-        Ok(self.process(&name.parse()?).living().is_some())
-    }
-
-    fn signal_family(&self, name: &str, signal: Signal) -> Result<()> {
-        let process = self.process(&name.parse()?);
-        let living = process.living().with_context(|| format!("{name} does not run"))?;
-        // The first of the family first, so that it starts no child that is missed.
-        process::send(signal, &[living])?;
-        process::send(signal, &process.family())
-    }
-
-    async fn start_member(&self, member: &Member) -> Result<()> {
-        let begun = Instant::now();
-        let process = self.process(member);
-        let log_from = process.log_length();
-        let (started, identity) = {
-            let _lock = self.lock(member).await?;
-            match process.living() {
-                Some(living) => (false, living),
-                None => {
-                    process.kill_family()?;
-                    (true, self.launch(member, &process).await?)
-                }
-            }
-        };
-        if identity.is_paused() {
-            self.resume(&member.to_string()).await?;
-        }
-        self.ready(member, identity, log_from).await?;
-        if let Member::Database(service) = member {
-            preparation::make_roles(&self.layout()?, service).await?;
-        }
-        if started {
-            self.say(&format!("{member} is ready ({:.1} s)", begun.elapsed().as_secs_f64()));
-        }
+        members.iter().for_each(|member| member.forget());
         Ok(())
     }
 
-    async fn launch(&self, member: &Member, process: &Process) -> Result<Identity> {
-        let layout = self.layout()?;
-        self.claim_ports(std::slice::from_ref(member)).await?;
-        create_open_directory(&process.home)?;
-        let launch = match member {
-            Member::Database(service) => {
-                let parts = self.parts().await?;
-                preparation::prepare_postgres(&parts, process).await?;
-                topology::postgres(&parts, &process.home, layout.of_service(service)?.database)
-            }
-            Member::Kafka => {
-                let parts = self.parts().await?;
-                preparation::prepare_java(&process.home)?;
-                preparation::prepare_kafka(&parts, &layout, process).await?;
-                let archive =
-                    parts.class_archive("kafka", &topology::java_options("KAFKA_JAVA_OPTS"));
-                topology::kafka(&parts, &process.home, use_if_there(&archive), &archive)
-            }
-            Member::Registry => {
-                let parts = self.parts().await?;
-                preparation::prepare_java(&process.home)?;
-                let archive =
-                    parts.class_archive("registry", &topology::java_options("REGISTRY_JAVA_OPTS"));
-                let port = layout.ports.registry;
-                topology::registry(&parts, &process.home, port, use_if_there(&archive), &archive)
-            }
-            Member::Service { service, .. } => {
-                let own = layout.programs.get(&member.to_string()).cloned();
-                let programs = own.map_or_else(programs, Ok)?;
-                topology::service(&programs, service, "serve", &layout, member)?
-            }
-        };
-        process.spawn(&launch)
+    /// How every process of this stack ended, in order.
+    pub fn ends(&self) -> Result<Vec<End>> {
+        ends::read(&self.journal())
     }
 
-    async fn stop_member(&self, member: &Member) -> Result<Stopped> {
-        let _lock = self.lock(member).await?;
-        let process = self.process(member);
-        let Some(living) = process.living() else {
-            process.kill_family()?;
-            return Ok(Stopped::WasNotRunning);
-        };
-        let begun = Instant::now();
-        // What PostgreSQL calls smart, on SIGTERM, waits for its clients to go.
-        let graceful =
-            if matches!(member, Member::Database(_)) { Signal::Int } else { Signal::Term };
-        process::send(graceful, &[living])?;
-        process::send(Signal::Continue, &process.family())?;
-        let by_itself = living.ended(STOP_WITHIN).await;
-        process.kill_family()?;
-        Ok(if by_itself { Stopped::Gracefully(begun.elapsed()) } else { Stopped::Killed })
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.directory.join("run").join("ends")
     }
 
-    async fn migrate(&self, programs: &Path, service: &str) -> Result<()> {
-        let member = Member::service(service);
-        let launch = topology::service(programs, service, "migrate", &self.layout()?, &member)?;
-        self.run_to_end(&format!("{service} migrate"), &launch, service).await
-    }
-
-    async fn run_to_end(&self, what: &str, launch: &Launch, log_name: &str) -> Result<()> {
-        let log = self.directory.join("log").join(format!("{log_name}.log"));
-        let process = Process { log: log.clone(), ..self.process(&Member::Kafka) };
-        let from = process.log_length();
-        let succeeded = launch.run(&self.directory, &log, MIGRATE_WITHIN).await?;
-        ensure!(
-            succeeded,
-            "`{what}` failed; {} ends with:\n{}",
-            log.display(),
-            process.log_tail(from)
-        );
-        Ok(())
-    }
-
-    pub(crate) fn process(&self, member: &Member) -> Process {
-        let name = member.to_string();
-        let program = match member {
-            Member::Database(_) => "postgres",
-            Member::Kafka | Member::Registry => "java",
-            Member::Service { service, .. } => service,
-        };
-        Process {
-            home: self.directory.join(&name),
-            program: program.to_string(),
-            log: self.directory.join("log").join(format!("{name}.log")),
-            pid_file: self.directory.join("run").join(format!("{name}.pid")),
-        }
-    }
-
-    async fn lock(&self, member: &Member) -> Result<File> {
-        let path = self.directory.join("run").join(format!("{member}.lock"));
-        parts::lock(&path, &|| {
-            self.say(&format!("waiting for another launcher, busy with {member} …"))
-        })
-        .await
-    }
-
-    async fn parts(&self) -> Result<Parts> {
-        Parts::obtain(&|line| eprintln!("{line}")).await
-    }
-
-    fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         if !self.quiet {
             eprintln!("{line}");
         }
-    }
-
-    /// Makes sure that nobody else listens where members that do not run yet will listen. Waits a
-    /// little: a client that keeps asking for a dead server can for a moment be given its very port.
-    async fn claim_ports(&self, members: &[Member]) -> Result<()> {
-        let layout = self.layout()?;
-        let deadline = Instant::now() + PORT_FREE_WITHIN;
-        for member in members {
-            if self.process(member).living().is_some() {
-                continue;
-            }
-            // What no pid file names must not be taken for a stranger.
-            self.process(member).kill_family()?;
-            for (port, moved_by) in layout.listens_on(member)? {
-                while let Err(error) = TcpListener::bind((HOST, port)) {
-                    if Instant::now() > deadline {
-                        let set = moved_by
-                            .map_or(String::new(), |set| format!("set {set} to move it, or "));
-                        bail!(
-                            "{member} cannot have port {port} ({error}): {set}stop the program that uses it"
-                        );
-                    }
-                    sleep(POLL).await;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Readiness.
-impl Stack {
-    pub(crate) async fn ready(
-        &self,
-        member: &Member,
-        identity: Identity,
-        log_from: u64,
-    ) -> Result<()> {
-        let layout = self.layout()?;
-        let process = self.process(member);
-        let begun = Instant::now();
-        let mut said = begun;
-        while !answers(&layout, member).await {
-            if !identity.lives() {
-                bail!(
-                    "{member} ended while it started; {} ends with:\n{}",
-                    process.log.display(),
-                    process.log_tail(log_from)
-                );
-            }
-            if begun.elapsed() > READY_WITHIN {
-                bail!(
-                    "{member} was not ready after {} s; {} ends with:\n{}",
-                    READY_WITHIN.as_secs(),
-                    process.log.display(),
-                    process.log_tail(log_from)
-                );
-            }
-            if said.elapsed() > PROGRESS_EVERY {
-                said = Instant::now();
-                self.say(&format!(
-                    "{member} is starting ({:.0} s) …",
-                    begun.elapsed().as_secs_f64()
-                ));
-            }
-            sleep(POLL).await;
-        }
-        Ok(())
     }
 }
 

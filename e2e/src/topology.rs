@@ -1,29 +1,19 @@
-//! What the stack consists of, on which ports, and with which settings each member runs.
-//! The settings that decide what survives a crash (`fsync`, `synchronous_commit`, `acks`) are left
-//! as they are; the others make a small, quick stack.
+//! What the stack consists of, and all that it remembers between two commands.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::net::TcpListener;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
-use rand::Rng;
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::parts::{self, Parts};
-use crate::process::Launch;
+use crate::ports::{InstancePorts, Ports, ServicePorts};
 
 pub const HOST: &str = "127.0.0.1";
 /// All services there are. A further one is one more name here, and one more to their number: its
 /// ports, its database and Kafka's listener for it follow from its place.
 pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
-
-/// Enough for a quick start; a benchmark wants a larger heap and the second compiler.
-const JAVA_OPTIONS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 
 /// Whatever can be started, stopped and killed by its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +37,11 @@ impl Member {
     }
 
     pub fn service(service: &str) -> Member {
-        Member::Service { service: service.to_string(), instance: 1 }
+        Member::instance(service, 1)
+    }
+
+    pub fn instance(service: &str, instance: u16) -> Member {
+        Member::Service { service: service.to_string(), instance }
     }
 
     /// What a stack of one instance a service consists of, services first.
@@ -101,141 +95,6 @@ impl Display for Member {
     }
 }
 
-/// The three ports of one instance of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InstancePorts {
-    pub api: u16,
-    pub probe: u16,
-    pub operator: u16,
-}
-
-impl InstancePorts {
-    pub fn free() -> Result<Self> {
-        Ok(Self {
-            api: free_port(FREE_PORTS)?,
-            probe: free_port(FREE_PORTS)?,
-            operator: free_port(FREE_PORTS)?,
-        })
-    }
-}
-
-/// What a service has for itself, however many instances of it run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServicePorts {
-    /// Of its first instance.
-    pub first: InstancePorts,
-    pub database: u16,
-    /// Kafka's listener for this service alone, so that its traffic can be sent through a proxy.
-    pub kafka: u16,
-}
-
-/// Every port of the stack.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ports {
-    pub services: BTreeMap<String, ServicePorts>,
-    pub kafka: u16,
-    pub kafka_controller: u16,
-    pub registry: u16,
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        let services = SERVICES.iter().zip(1..).map(|(service, n)| {
-            let first = InstancePorts { api: 8000 + n, probe: 9000 + n, operator: 9010 + n };
-            let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
-            (service.to_string(), ports)
-        });
-        Self { services: services.collect(), kafka: 9092, kafka_controller: 9093, registry: 8081 }
-    }
-}
-
-impl Ports {
-    /// The default ports, moved by the environment.
-    pub fn from_environment() -> Result<Self> {
-        Self::default().moved_by_environment()
-    }
-
-    /// `ORDER_PORT`, `KAFKA_PORT` and so on move single ports.
-    pub fn moved_by_environment(mut self) -> Result<Self> {
-        for (variable, port) in self.settings() {
-            if let Ok(value) = std::env::var(&variable) {
-                *port =
-                    value.parse().with_context(|| format!("{variable}={value} is not a port"))?;
-            }
-        }
-        let mut taken = BTreeMap::new();
-        for (variable, port) in self.settings() {
-            if let Some(other) = taken.insert(*port, variable.clone()) {
-                bail!("{variable} and {other} are both {port}: move one of them");
-            }
-        }
-        Ok(self)
-    }
-
-    /// The first setting that is different in `other`, as in `KAFKA_PORT=19092`.
-    pub fn moved_in(&self, mut other: Ports) -> Option<String> {
-        let mut own = self.clone();
-        let mut pairs = own.settings().into_iter().zip(other.settings());
-        let (_, (variable, port)) = pairs.find(|((_, own), (_, other))| own != other)?;
-        Some(format!("{variable}={port}"))
-    }
-
-    /// Ports that nobody uses now, for a stack beside others.
-    pub fn free() -> Result<Self> {
-        Self::free_in(FREE_PORTS)
-    }
-
-    /// Ports that no stack of `free` ports is given: the tests' parts run beside many of those.
-    pub fn free_for_tests() -> Result<Self> {
-        Self::free_in(FREE_TEST_PORTS)
-    }
-
-    fn free_in(range: Range<u16>) -> Result<Self> {
-        let mut ports = Self::default();
-        for (_, port) in ports.settings() {
-            *port = free_port(range.clone())?;
-        }
-        Ok(ports)
-    }
-
-    /// Each port with the variable that moves it.
-    pub fn settings(&mut self) -> Vec<(String, &mut u16)> {
-        let mut settings = vec![
-            ("KAFKA_PORT".to_string(), &mut self.kafka),
-            ("KAFKA_CONTROLLER_PORT".to_string(), &mut self.kafka_controller),
-            ("REGISTRY_PORT".to_string(), &mut self.registry),
-        ];
-        for (service, ports) in &mut self.services {
-            let name = service.to_uppercase();
-            settings.push((format!("{name}_PORT"), &mut ports.first.api));
-            settings.push((format!("{name}_PROBE_PORT"), &mut ports.first.probe));
-            settings.push((format!("{name}_OPERATOR_PORT"), &mut ports.first.operator));
-            settings.push((format!("{name}_DB_PORT"), &mut ports.database));
-            settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
-        }
-        settings
-    }
-}
-
-/// Below the range from which Linux takes the ports of outgoing connections: a client that keeps
-/// asking for a dead server there can be given the server's own port.
-const FREE_PORTS: Range<u16> = 14_000..32_000;
-const FREE_TEST_PORTS: Range<u16> = 10_240..14_000;
-
-/// A port that nobody listens on and that this process has not given away yet.
-fn free_port(range: Range<u16>) -> Result<u16> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in 0..1000 {
-        let port = rand::rng().random_range(range.clone());
-        if !given.contains(&port) && TcpListener::bind((HOST, port)).is_ok() {
-            given.insert(port);
-            return Ok(port);
-        }
-    }
-    bail!("found no free port in {range:?} on {HOST}")
-}
-
 /// All that a stack remembers between two commands, beside its data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
@@ -276,6 +135,28 @@ impl Layout {
         further
             .or_else(|| self.ports.services.get(name).map(|ports| &ports.first))
             .with_context(|| format!("there is no instance `{name}`"))
+    }
+
+    /// The names of a service's instances, the first one first.
+    pub fn instances_of(&self, service: &str) -> Vec<String> {
+        let further = self.instances.keys().filter_map(|name| name.parse::<Member>().ok());
+        let mut numbers: Vec<u16> = further
+            .filter_map(|member| match member {
+                Member::Service { service: of, instance } if of == service => Some(instance),
+                _ => None,
+            })
+            .collect();
+        numbers.sort_unstable();
+        let instances = [1].into_iter().chain(numbers);
+        instances.map(|instance| Member::instance(service, instance).to_string()).collect()
+    }
+
+    /// The ports that a further instance will have.
+    pub fn ports_for(&self, member: &Member) -> Result<InstancePorts> {
+        let Member::Service { service, instance } = member else {
+            bail!("there is one {member} only");
+        };
+        InstancePorts::of_further(&self.of_service(service)?.first, *instance)
     }
 
     /// The ports that a member listens on, each with the variable that moves it.
@@ -348,219 +229,6 @@ impl Layout {
         }
         Ok(environment.into_iter().collect())
     }
-}
-
-/// PostgreSQL on `home/data`.
-pub fn postgres(parts: &Parts, home: &Path, port: u16) -> Launch {
-    let settings = [
-        format!("listen_addresses={HOST}"),
-        format!("port={port}"),
-        "unix_socket_directories=".to_string(),
-        "max_connections=200".to_string(),
-        "shared_buffers=64MB".to_string(),
-        // Tables that are emptied as fast as they fill, outbox and inbox, bloat within a minute.
-        "autovacuum_naptime=5s".to_string(),
-        "shared_preload_libraries=pg_stat_statements".to_string(),
-    ];
-    let mut arguments = vec!["-D".to_string(), home.join("data").display().to_string()];
-    for setting in settings {
-        arguments.extend(["-c".to_string(), setting]);
-    }
-    Launch {
-        program: parts.postgres_bin.join("postgres"),
-        arguments,
-        environment: Vec::new(),
-        unprivileged: parts::is_root(),
-    }
-}
-
-/// Makes a new cluster; only `postgres`, its superuser, can log in, and only from this machine.
-pub fn initdb(parts: &Parts, into: &Path) -> Launch {
-    let into = into.display().to_string();
-    let arguments = [
-        "-D",
-        &into,
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale-provider=builtin",
-        "--locale=C.UTF-8",
-        "--no-sync",
-    ];
-    Launch {
-        program: parts.postgres_bin.join("initdb"),
-        arguments: arguments.map(String::from).to_vec(),
-        environment: Vec::new(),
-        unprivileged: parts::is_root(),
-    }
-}
-
-/// How a Java process uses the archive of preloaded classes, which halves its start.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum ClassArchive {
-    Use,
-    Make,
-    Without,
-}
-
-pub fn kafka(parts: &Parts, home: &Path, archive: ClassArchive, into: &Path) -> Launch {
-    let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", archive, into);
-    let config = home.join("server.properties").display().to_string();
-    let logging =
-        format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
-    let words = [&logging, "-cp", &parts.kafka_classpath, "kafka.Kafka", &config];
-    launch.arguments.extend(words.map(String::from));
-    launch
-}
-
-/// Writes the identity of a new cluster into the log directory that `config` names.
-pub fn kafka_format(parts: &Parts, home: &Path, config: &Path) -> Launch {
-    // 128 random bits in base64: the last of 22 characters holds only two of them.
-    let mut id: String =
-        (0..21).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
-    id.push('A');
-    let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", ClassArchive::Without, Path::new(""));
-    let logging =
-        format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
-    let config = config.display().to_string();
-    let words = ["kafka.tools.StorageTool", "format", "-t", &id, "-c", &config];
-    launch.arguments.extend([&logging, "-cp", &parts.kafka_classpath].map(String::from));
-    launch.arguments.extend(words.map(String::from));
-    launch
-}
-
-pub fn kafka_logging() -> String {
-    "appender.console.type = Console\n\
-     appender.console.name = console\n\
-     appender.console.layout.type = PatternLayout\n\
-     appender.console.layout.pattern = %d{ISO8601} %-5p %c{1}: %m%n\n\
-     rootLogger.level = info\n\
-     rootLogger.appenderRef.console.ref = console\n"
-        .to_string()
-}
-
-/// Kafka's `server.properties`, with its log in `data`.
-pub fn kafka_config(layout: &Layout, data: &Path) -> Result<String> {
-    let ports = &layout.ports;
-    let mut listeners = vec![format!("CLIENTS://{HOST}:{}", ports.kafka)];
-    let mut advertised = listeners.clone();
-    for (service, ports) in &ports.services {
-        let name = service.to_uppercase();
-        listeners.push(format!("{name}://{HOST}:{}", ports.kafka));
-        advertised.push(format!("{name}://{}", layout.kafka_of(service)?));
-    }
-    listeners.push(format!("CONTROLLER://{HOST}:{}", ports.kafka_controller));
-    let names = listeners.iter().filter_map(|listener| listener.split(':').next());
-    let protocols: Vec<String> = names.map(|name| format!("{name}:PLAINTEXT")).collect();
-    let lines = [
-        "process.roles=broker,controller".to_string(),
-        "node.id=1".to_string(),
-        // Named here and not in the log directory, so that the ports can move.
-        format!("controller.quorum.voters=1@{HOST}:{}", ports.kafka_controller),
-        "controller.listener.names=CONTROLLER".to_string(),
-        "inter.broker.listener.name=CLIENTS".to_string(),
-        format!("listeners={}", listeners.join(",")),
-        format!("advertised.listeners={}", advertised.join(",")),
-        format!("listener.security.protocol.map={}", protocols.join(",")),
-        format!("log.dirs={}", data.display()),
-        // After a SIGKILL the new broker may register when the old one's session is over.
-        "broker.heartbeat.interval.ms=500".to_string(),
-        "broker.session.timeout.ms=3000".to_string(),
-        "auto.create.topics.enable=false".to_string(),
-        "log.message.timestamp.type=LogAppendTime".to_string(),
-        // 21 days: longer than topics are kept, so that a consumer that was down keeps its place.
-        "offsets.retention.minutes=30240".to_string(),
-        "default.replication.factor=1".to_string(),
-        "offsets.topic.replication.factor=1".to_string(),
-        "offsets.topic.num.partitions=4".to_string(),
-        "transaction.state.log.replication.factor=1".to_string(),
-        "transaction.state.log.min.isr=1".to_string(),
-        "transaction.state.log.num.partitions=4".to_string(),
-        "share.coordinator.state.topic.replication.factor=1".to_string(),
-        "share.coordinator.state.topic.min.isr=1".to_string(),
-        "group.initial.rebalance.delay.ms=0".to_string(),
-        // The default of 128 MB does not fit into a small heap.
-        "log.cleaner.dedupe.buffer.size=8388608".to_string(),
-        "num.network.threads=2".to_string(),
-        "num.io.threads=4".to_string(),
-    ];
-    Ok(lines.join("\n") + "\n")
-}
-
-pub fn registry(
-    parts: &Parts,
-    home: &Path,
-    port: u16,
-    archive: ClassArchive,
-    into: &Path,
-) -> Launch {
-    let mut launch = java(parts, home, "REGISTRY_JAVA_OPTS", archive, into);
-    let jar = parts.registry_jar.display().to_string();
-    let words = [
-        &format!("-Dquarkus.http.host={HOST}"),
-        &format!("-Dquarkus.http.port={port}"),
-        "-jar",
-        &jar,
-    ];
-    launch.arguments.extend(words.map(String::from));
-    // A commit reaches the disk before it is answered; H2 would otherwise wait up to half a second.
-    let url =
-        format!("jdbc:h2:file:{};WRITE_DELAY=0", home.join("data").join("registry").display());
-    launch.environment = [
-        ("QUARKUS_OTEL_SDK_DISABLED", "true"),
-        ("APICURIO_DATASOURCE_URL", &url),
-        ("APICURIO_DATASOURCE_JDBC_INITIAL_SIZE", "2"),
-        ("APICURIO_DATASOURCE_JDBC_MIN_SIZE", "2"),
-    ]
-    .map(|(key, value)| (key.to_string(), value.to_string()))
-    .to_vec();
-    launch
-}
-
-/// Java's options: the variable replaces the defaults, since two collectors exclude each other.
-pub fn java_options(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| JAVA_OPTIONS.to_string())
-}
-
-fn java(parts: &Parts, home: &Path, variable: &str, archive: ClassArchive, file: &Path) -> Launch {
-    let options = java_options(variable);
-    let mut arguments: Vec<String> = options.split_whitespace().map(String::from).collect();
-    match archive {
-        ClassArchive::Use => arguments.push(format!("-XX:SharedArchiveFile={}", file.display())),
-        ClassArchive::Make => {
-            arguments.push(format!("-XX:ArchiveClassesAtExit={}", file.display()))
-        }
-        ClassArchive::Without => (),
-    }
-    // Native libraries are unpacked there; in the system's own directory a SIGKILL would leave them.
-    arguments.push(format!("-Djava.io.tmpdir={}", home.join("tmp").display()));
-    arguments.push("-XX:-UsePerfData".to_string());
-    Launch { program: parts.java.clone(), arguments, ..Launch::default() }
-}
-
-/// A service's program: `serve` or `migrate`.
-pub fn service(
-    programs: &Path,
-    name: &str,
-    subcommand: &str,
-    layout: &Layout,
-    member: &Member,
-) -> Result<Launch> {
-    let program = programs.join(name);
-    ensure!(
-        program.is_file(),
-        "there is no program {}: `cargo build --workspace --profile ci` makes it, HOLDFAST_BIN says where it is",
-        program.display()
-    );
-    Ok(Launch {
-        program,
-        arguments: vec![subcommand.to_string()],
-        environment: layout.environment_of(member)?,
-        unprivileged: false,
-    })
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::ends::Cause;
+use e2e::member::Stopped;
 use e2e::process::{NOBODY, processes_in};
-use e2e::stack::{State, Stopped};
+use e2e::stack::State;
 use e2e::topology::{Member, SERVICES};
 use e2e::{Stack, parts};
 use rdkafka::ClientConfig;
@@ -115,6 +117,37 @@ async fn a_port_that_is_taken_is_named_with_what_moves_it() -> Result<()> {
 }
 
 #[tokio::test]
+async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.start("order-db").await?;
+    let pid = pids(&stack).await?.into_iter().find_map(
+        |(name, pid)| {
+            if name == "order-db" { pid } else { None }
+        },
+    );
+    // As if it had crashed: whoever did this is not the launcher.
+    let kill = format!("kill -SEGV {}", pid.context("it runs")?);
+    Command::new("sh").args(["-c", &kill]).status()?;
+    e2e::client::eventually("its end to be written down", Duration::from_secs(10), async || {
+        ensure!(stack.ends()?.len() == 1 && !stack.is_running("order-db")?);
+        Ok(())
+    })
+    .await?;
+    stack.start("order-db").await?;
+    stack.kill("order-db").await?;
+    stack.start("order-db").await?;
+    stack.stop("order-db").await?;
+    let ends = stack.ends()?;
+    let told: Vec<_> = ends.iter().map(|end| (end.name.as_str(), end.status, end.cause)).collect();
+    let killed = ("order-db", 137, Some(Cause::Kill));
+    assert_eq!(told, [("order-db", 139, None), killed, ("order-db", 0, Some(Cause::Stop))]);
+    let status = stack.status().await?;
+    let shown = status.iter().find(|member| member.name == "order-db").context("listed")?;
+    assert_eq!(shown.end.as_ref(), ends.last());
+    Ok(())
+}
+
+#[tokio::test]
 async fn two_starts_at_once_start_one_process() -> Result<()> {
     let stack = Stack::ephemeral()?;
     let other = Stack::open(stack.directory())?;
@@ -198,8 +231,16 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
         assert!(refusal.contains("ended while it started"), "{refusal}");
     }
     stack.set_environment("order", "HTTP_ADDR", None)?;
-    stack.start("order").await?;
-    stack.remove("order-2").await?;
+
+    // Another number of instances: what is new is started, what is too many is stopped.
+    stack.set_instances(2).await?;
+    stack.up().await?;
+    let running = async || -> Result<usize> {
+        Ok(pids(&stack).await?.iter().filter(|(_, pid)| pid.is_some()).count())
+    };
+    assert_eq!(running().await?, Member::all().len() + SERVICES.len());
+    stack.set_instances(1).await?;
+    assert_eq!(running().await?, Member::all().len());
     assert!(stack.url("order-2").is_err());
 
     stack.down().await?;

@@ -51,12 +51,22 @@ pub async fn together(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()
 /// A test that has the stage to itself. Whatever it killed is started again, and then everything
 /// must be in order.
 pub async fn alone(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
+    alone_and_checked(async |stage| {
+        test(stage).await?;
+        stage.stack.up().await.context("after the test")?;
+        stage.verify().await.map(drop)
+    })
+    .await
+}
+
+/// The same, of a test that runs the checker itself.
+pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
     let stage = Stage::open().await?;
     let _turn = TURNS.write().await;
     let tested = test(&stage).await;
+    stage.stack.set_instances(1).await?;
     stage.stack.up().await.context("after the test")?;
-    tested?;
-    stage.verify().await.map(drop)
+    tested
 }
 
 /// A test that needs the machine and not the stage: it compiles, or runs a stack of its own.

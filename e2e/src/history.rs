@@ -1,0 +1,436 @@
+//! A client's history of a load: what was asked, what was answered, and what became of it.
+//! An outcome is ok, refused or unknown. Whoever is left in doubt asks again with the same key until
+//! told the truth, and all that was ever told for one key must agree.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Display;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::stream::{self, StreamExt};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::client::{Answer, Client, Order, Outcome, Wish, grouped};
+use crate::plan::{Plan, Prices};
+
+/// Orders looked at in one go while they end.
+const LOOKED_AT: usize = 64;
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const SAY_EVERY: Duration = Duration::from_secs(5);
+const EXAMPLES_MAX: usize = 8;
+
+/// All that one client was told about its order.
+#[derive(Clone, Debug)]
+pub struct Told {
+    plan: Plan,
+    pub tries: Vec<Try>,
+    pub cancel: Cancel,
+}
+
+/// One POST, always with the same key and the same body.
+#[derive(Clone, Debug)]
+pub struct Try {
+    pub outcome: Outcome,
+    /// From the beginning of the load.
+    pub answered_at: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cancel {
+    None,
+    Accepted,
+    TooLate,
+    Unknown,
+}
+
+/// What a client can be sure of in the end.
+#[derive(Debug, PartialEq)]
+enum Truth<'a> {
+    Accepted(&'a Answer),
+    Refused(&'a Answer),
+    Unsettled,
+}
+
+impl Told {
+    pub fn new(plan: &Plan, tries: Vec<Try>) -> Told {
+        Told { plan: plan.clone(), tries, cancel: Cancel::None }
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.truth() != Truth::Unsettled
+    }
+
+    pub fn order(&self) -> Option<Order> {
+        match self.truth() {
+            Truth::Accepted(answer) => answer.json().ok(),
+            _ => None,
+        }
+    }
+
+    /// One yes is the truth. A 503 says that this very try stored nothing: that settles nothing
+    /// about another one which had no answer.
+    fn truth(&self) -> Truth<'_> {
+        let (mut refused, mut doubtful) = (None, false);
+        for Try { outcome, .. } in &self.tries {
+            match outcome {
+                Outcome::Ok(answer) => return Truth::Accepted(answer),
+                Outcome::Refused(answer) if answer.status != 503 => {
+                    return Truth::Refused(answer);
+                }
+                Outcome::Refused(answer) => refused = Some(answer),
+                Outcome::Unknown(_) => doubtful = true,
+            }
+        }
+        match refused {
+            Some(answer) if !doubtful => Truth::Refused(answer),
+            _ => Truth::Unsettled,
+        }
+    }
+
+    /// Every yes that was told, and what it said.
+    fn yeses(&self) -> Vec<&Answer> {
+        let answers = self.tries.iter().filter_map(|told| match &told.outcome {
+            Outcome::Ok(answer) => Some(answer),
+            _ => None,
+        });
+        answers.collect()
+    }
+
+    fn first_doubt(&self) -> Option<&str> {
+        self.tries.iter().find_map(|told| match &told.outcome {
+            Outcome::Unknown(why) => Some(why.as_str()),
+            _ => None,
+        })
+    }
+
+    fn latency(&self) -> Duration {
+        self.tries.first().map_or(Duration::ZERO, |first| first.answered_at - self.plan.at)
+    }
+
+    fn accepted_at(&self) -> Option<Duration> {
+        let yes = self.tries.iter().filter(|told| matches!(told.outcome, Outcome::Ok(_)));
+        yes.map(|told| told.answered_at).min()
+    }
+}
+
+/// The middle, the hundredth part at the end, and the very end of many spans of time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    pub p50: Duration,
+    pub p99: Duration,
+    pub max: Duration,
+}
+
+impl Spread {
+    fn of(mut spans: Vec<Duration>) -> Spread {
+        spans.sort_unstable();
+        let at = |share: f64| {
+            let nth = (spans.len() as f64 * share) as usize;
+            spans.get(nth.min(spans.len().saturating_sub(1))).copied().unwrap_or_default()
+        };
+        Spread { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+/// What became of a load.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub placed: u64,
+    pub accepted: u64,
+    pub refused: u64,
+    /// Orders with a try that had no clear answer, and what all of them asked again.
+    pub unknown: u64,
+    pub asked_again: u64,
+    /// Nobody could say until the end.
+    pub unsettled: u64,
+    /// Told the same, or something else, for the same key and body.
+    pub repeats_same: u64,
+    pub repeats_differ: u64,
+    /// Orders that are not what was asked for.
+    pub altered: u64,
+    pub cancels_accepted: u64,
+    pub cancels_too_late: u64,
+    /// Cancelled for their client, and not for the order.
+    pub cancels_broken: u64,
+    pub confirmed: u64,
+    pub cancelled: BTreeMap<String, u64>,
+    pub not_ended: u64,
+    pub took: Duration,
+    pub drained_in: Duration,
+    /// Of the first answers.
+    pub latency: Spread,
+    /// From an order's creation to its decision.
+    pub decided_in: Spread,
+    /// The longest time in which no order was accepted.
+    pub longest_silence: Duration,
+    /// The first refusals, doubts and faults, word for word.
+    pub examples: Vec<String>,
+    pub orders: Vec<Uuid>,
+}
+
+/// An order that was accepted.
+struct Accepted {
+    order_id: Uuid,
+    plan: Plan,
+    cancel: Cancel,
+}
+
+impl Summary {
+    /// Counts what the clients were told.
+    pub fn of(history: &[Told], took: Duration) -> Summary {
+        let mut summary = Summary { took, placed: history.len() as u64, ..Summary::default() };
+        for told in history {
+            summary.count(told);
+        }
+        summary.latency = Spread::of(history.iter().map(Told::latency).collect());
+        let mut accepted: Vec<Duration> = history.iter().filter_map(Told::accepted_at).collect();
+        accepted.extend([Duration::ZERO, took]);
+        accepted.sort_unstable();
+        let silences = accepted.windows(2).map(|pair| pair[1] - pair[0]);
+        summary.longest_silence = silences.max().unwrap_or_default();
+        summary
+    }
+
+    fn count(&mut self, told: &Told) {
+        if let Some(why) = told.first_doubt() {
+            self.example("unknown at first", &why);
+            self.unknown += 1;
+            let at_first = if told.plan.repeated { 2 } else { 1 };
+            self.asked_again += told.tries.len().saturating_sub(at_first) as u64;
+        }
+        let yeses = told.yeses();
+        if let Some(other) = yeses.iter().find(|answer| *answer != &yeses[0]) {
+            self.example("told something else", &format!("{}, then {other}", yeses[0]));
+            self.repeats_differ += 1;
+        } else if yeses.len() > 1 {
+            self.repeats_same += 1;
+        }
+        match told.truth() {
+            Truth::Accepted(_) => self.accepted += 1,
+            Truth::Refused(answer) => {
+                self.example("refused", answer);
+                self.refused += 1;
+            }
+            Truth::Unsettled => self.unsettled += 1,
+        }
+    }
+
+    fn example(&mut self, what: &str, why: &dyn Display) {
+        if self.examples.len() < EXAMPLES_MAX {
+            self.examples.push(format!("{what}: {why}"));
+        }
+    }
+
+    /// Waits until every accepted order has ended, oldest first, and notes how.
+    pub async fn drain(
+        &mut self,
+        client: &Client,
+        history: Vec<Told>,
+        prices: &Prices,
+        within: Duration,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let accepted = history.into_iter().filter_map(|told| {
+            let order_id = told.order()?.order_id;
+            Some(Accepted { order_id, cancel: told.cancel, plan: told.plan })
+        });
+        let mut open: Vec<Accepted> = accepted.collect();
+        open.sort_unstable_by_key(|accepted| accepted.order_id);
+        self.orders = open.iter().map(|accepted| accepted.order_id).collect();
+        let mut open = VecDeque::from(open);
+        let (mut said, mut decided_in) = (began, Vec::with_capacity(open.len()));
+        while !open.is_empty() && began.elapsed() < within {
+            let looked_at: Vec<Accepted> = open.drain(..open.len().min(LOOKED_AT)).collect();
+            let found: Vec<(Accepted, Result<Order>)> = stream::iter(looked_at)
+                .map(async |accepted| {
+                    let order = client.order(accepted.order_id).await;
+                    (accepted, order)
+                })
+                .buffered(16)
+                .collect()
+                .await;
+            let mut ended = 0;
+            for (accepted, order) in found.into_iter().rev() {
+                match order {
+                    Ok(order) if order.has_ended() => {
+                        ended += 1;
+                        let span = order.ended_at.map(|at| (at - order.created_at).to_std());
+                        decided_in.extend(span.and_then(std::result::Result::ok));
+                        self.note(&accepted, &order, prices);
+                    }
+                    _ => open.push_front(accepted),
+                }
+            }
+            if ended == 0 {
+                sleep(LOOK_EVERY).await;
+            }
+            if said.elapsed() > SAY_EVERY {
+                said = Instant::now();
+                eprintln!("{} orders to look at …", grouped(open.len() as u64));
+            }
+        }
+        self.not_ended = open.len() as u64;
+        for accepted in open.iter().take(EXAMPLES_MAX) {
+            self.examples.push(format!("not ended: {}", accepted.order_id));
+        }
+        self.decided_in = Spread::of(decided_in);
+        self.drained_in = began.elapsed();
+        Ok(())
+    }
+
+    fn note(&mut self, accepted: &Accepted, order: &Order, prices: &Prices) {
+        let Plan { lines, customer_id, .. } = &accepted.plan;
+        let total: i64 =
+            lines.iter().filter_map(|line| Some(prices.get(&line.sku)? * line.quantity)).sum();
+        let wished =
+            order.lines.iter().map(|line| Wish { sku: line.sku.clone(), quantity: line.quantity });
+        let is_as_asked = wished.eq(lines.iter().cloned())
+            && order.customer_id == *customer_id
+            && order.total_cents == total;
+        if !is_as_asked {
+            self.example("not what was ordered", &format!("{lines:?} for {total}: {order:?}"));
+            self.altered += 1;
+        }
+        match order.reason.as_deref() {
+            None => self.confirmed += 1,
+            Some(reason) => *self.cancelled.entry(reason.to_string()).or_default() += 1,
+        }
+        match accepted.cancel {
+            Cancel::Accepted => {
+                self.cancels_accepted += 1;
+                self.cancels_broken += u64::from(order.status != "cancelled");
+            }
+            Cancel::TooLate => {
+                self.cancels_too_late += 1;
+                self.cancels_broken += u64::from(order.status != "confirmed");
+            }
+            Cancel::None | Cancel::Unknown => {}
+        }
+    }
+
+    /// Whether every promise to a client was kept: doubts settled, all answers for one key alike, and
+    /// every accepted order ended as it was meant.
+    pub fn holds(&self) -> bool {
+        let broken = [
+            self.unsettled,
+            self.repeats_differ,
+            self.altered,
+            self.cancels_broken,
+            self.not_ended,
+        ];
+        broken == [0; 5]
+    }
+
+    /// Whether nobody was refused or left without an answer, as it must be unless the order service
+    /// or its database was away.
+    pub fn answered_all(&self) -> bool {
+        self.unknown == 0 && self.refused == 0
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        let cancelled: Vec<String> = self
+            .cancelled
+            .iter()
+            .map(|(reason, count)| format!("{} {reason}", grouped(*count)))
+            .collect();
+        let ms = |span: Duration| format!("{:.1} ms", span.as_secs_f64() * 1_000.0);
+        let spread =
+            |of: &Spread| format!("p50 {}, p99 {}, max {}", ms(of.p50), ms(of.p99), ms(of.max));
+        let mut lines = vec![
+            format!(
+                "  posted        {} in {:.0} s: {} accepted, {} refused, {} unsettled",
+                grouped(self.placed),
+                self.took.as_secs_f64(),
+                grouped(self.accepted),
+                grouped(self.refused),
+                grouped(self.unsettled)
+            ),
+            format!(
+                "  unknown       {} at first, asked again {} times until all were settled",
+                grouped(self.unknown),
+                grouped(self.asked_again)
+            ),
+            format!(
+                "  ended         {} confirmed, {} cancelled ({}), {} not ended, {} altered",
+                grouped(self.confirmed),
+                grouped(self.cancelled.values().sum::<u64>()),
+                cancelled.join(", "),
+                grouped(self.not_ended),
+                grouped(self.altered)
+            ),
+            format!("  POST          {}", spread(&self.latency)),
+            format!("  POST to end   {}", spread(&self.decided_in)),
+            format!("  drained       in {:.1} s", self.drained_in.as_secs_f64()),
+            format!(
+                "  repeats       {} told the same, {} told something else",
+                grouped(self.repeats_same),
+                grouped(self.repeats_differ)
+            ),
+            format!(
+                "  cancels       {} accepted, {} too late, {} broken",
+                grouped(self.cancels_accepted),
+                grouped(self.cancels_too_late),
+                grouped(self.cancels_broken)
+            ),
+        ];
+        if self.unsettled > 0 {
+            lines[1] = format!(
+                "  unknown       {} at first, asked again {} times, {} never settled",
+                grouped(self.unknown),
+                grouped(self.asked_again),
+                grouped(self.unsettled)
+            );
+        }
+        lines.extend(self.examples.iter().map(|example| format!("    {example}")));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Load;
+    use crate::plan;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        let body = body.as_bytes().to_vec();
+        Answer { status, location: None, content_type: String::new(), body }
+    }
+
+    fn told(outcomes: &[Outcome]) -> Told {
+        let tries = outcomes.iter().zip(1..).map(|(outcome, nth)| Try {
+            outcome: outcome.clone(),
+            answered_at: Duration::from_secs(nth),
+        });
+        let load = Load { rate: 1, lasting: Duration::from_secs(1), ..Load::default() };
+        Told::new(&plan::draw(&load)[0], tries.collect())
+    }
+
+    #[test]
+    fn only_a_yes_or_a_no_for_good_settles_a_doubt() {
+        let (ok, later) = (Outcome::Ok(answer(201, "x")), Outcome::Refused(answer(503, "")));
+        let (no, doubt) = (Outcome::Refused(answer(422, "")), Outcome::Unknown("cut".to_string()));
+        let settled = |outcomes: &[&Outcome]| {
+            let outcomes: Vec<Outcome> = outcomes.iter().map(|&outcome| outcome.clone()).collect();
+            told(&outcomes).is_settled()
+        };
+        assert!(settled(&[&ok]) && settled(&[&no]) && settled(&[&later]));
+        assert!(!settled(&[&doubt]));
+        assert!(!settled(&[&doubt, &later]), "a 503 says nothing of the try before it");
+        assert!(settled(&[&doubt, &later, &ok]) && settled(&[&doubt, &no]));
+        assert!(settled(&[&doubt, &ok, &doubt]), "a yes stays true");
+    }
+
+    #[test]
+    fn two_yeses_that_differ_are_no_truth_and_a_late_one_is_a_silence() {
+        let ok = |body: &str| Outcome::Ok(answer(201, body));
+        let doubt = Outcome::Unknown("cut".to_string());
+        let history = [told(&[ok("a"), ok("a")]), told(&[doubt.clone(), doubt, ok("b"), ok("c")])];
+        let summary = Summary::of(&history, Duration::from_secs(9));
+        assert_eq!((summary.repeats_same, summary.repeats_differ), (1, 1));
+        assert_eq!((summary.accepted, summary.unknown, summary.unsettled), (2, 1, 0));
+        assert_eq!(summary.longest_silence, Duration::from_secs(6));
+        assert!(!summary.holds());
+    }
+}

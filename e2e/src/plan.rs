@@ -1,0 +1,113 @@
+//! What the clients of a load are going to do, drawn by lot beforehand, and what they need for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use uuid::Uuid;
+
+use crate::client::{Client, Wish};
+use crate::load::Load;
+use crate::seed;
+
+/// Each order's lines at most, and pieces of each.
+const LINES_MAX: usize = 4;
+const QUANTITY_MAX: i64 = 3;
+
+/// What articles cost, in cents.
+pub type Prices = BTreeMap<String, i64>;
+
+/// One order as its client means it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// When it is due, from the beginning of the load.
+    pub at: Duration,
+    pub key: String,
+    pub customer_id: Uuid,
+    pub lines: Vec<Wish>,
+    pub cancel_after: Option<Duration>,
+    /// The client is impatient, and posts it twice.
+    pub repeated: bool,
+}
+
+/// The orders of a load, by the time when they are due.
+pub fn draw(load: &Load) -> Vec<Plan> {
+    let mut rng = rand::rng();
+    (0..load.orders())
+        .map(|nth| {
+            let mut chosen = |percent: u32| rng.random_range(0..100) < percent;
+            let (poor, scarce) = (chosen(load.poor_percent), chosen(load.scarce_percent));
+            let cancelled = chosen(load.cancelled_percent);
+            let repeated = chosen(load.repeated_percent);
+            let customer = if poor { Some(&seed::POOR) } else { seed::CUSTOMERS.choose(&mut rng) };
+            let wanted = rng.random_range(1..=LINES_MAX);
+            let mut lines: Vec<Wish> = seed::ARTICLES
+                .choose_multiple(&mut rng, wanted)
+                .map(|article| Wish {
+                    sku: article.sku.to_string(),
+                    quantity: rand::rng().random_range(1..=QUANTITY_MAX),
+                })
+                .collect();
+            if scarce {
+                let quantity = seed::SCARCE.delivered + 1 + rng.random_range(0..20);
+                lines.push(Wish { sku: seed::SCARCE.sku.to_string(), quantity });
+            }
+            Plan {
+                at: Duration::from_secs_f64(nth as f64 / f64::from(load.rate)),
+                key: Uuid::now_v7().to_string(),
+                customer_id: customer
+                    .map_or(seed::POOR.customer_id, |customer| customer.customer_id),
+                lines,
+                cancel_after: cancelled.then(|| Duration::from_millis(rng.random_range(0..1_000))),
+                repeated,
+            }
+        })
+        .collect()
+}
+
+/// Makes sure that money and articles suffice for all of it; answers the prices.
+pub async fn provide(client: &Client, load: &Load) -> Result<Prices> {
+    let key = format!("load-{}", Uuid::now_v7());
+    let orders = i64::try_from(load.orders())?;
+    let pieces = orders * QUANTITY_MAX;
+    let dearest = seed::ARTICLES.iter().map(|article| article.price_cents).max().unwrap_or(0);
+    // Spread evenly, with as much again to spare.
+    let customers = seed::CUSTOMERS.len() as i64;
+    let cents = orders * dearest * QUANTITY_MAX * LINES_MAX as i64 / customers + dearest;
+    let money = seed::CUSTOMERS.iter().map(|c| client.deposit(c.customer_id, cents, &key));
+    let goods = seed::ARTICLES.iter().map(|article| client.deliver(article.sku, pieces, &key));
+    tokio::try_join!(try_join_all(money), try_join_all(goods)).context("before the load")?;
+    let items: serde_json::Value = client.read("order", "/items").await?;
+    let items = items["items"].as_array().into_iter().flatten();
+    let prices = items
+        .filter_map(|item| Some((item["sku"].as_str()?.into(), item["price_cents"].as_i64()?)));
+    Ok(prices.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_load_is_as_long_as_it_says_and_mixed_as_it_says() {
+        let lasting = Duration::from_secs(20);
+        let load = Load { rate: 50, lasting, poor_percent: 100, ..Load::default() };
+        let load = Load { scarce_percent: 0, repeated_percent: 0, ..load };
+        let plans = draw(&load);
+        assert_eq!(plans.len(), 1_000);
+        assert!(plans.windows(2).all(|pair| pair[0].at < pair[1].at));
+        assert!(
+            plans.iter().all(|plan| plan.customer_id == seed::POOR.customer_id && !plan.repeated)
+        );
+        for plan in &plans {
+            let skus: BTreeSet<_> = plan.lines.iter().map(|line| &line.sku).collect();
+            assert_eq!(skus.len(), plan.lines.len(), "no article stands on two lines");
+            assert!((1..=LINES_MAX).contains(&plan.lines.len()));
+        }
+    }
+}

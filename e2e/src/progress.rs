@@ -1,0 +1,137 @@
+//! Whether every service makes progress, looked at from outside: as long as there is work for its
+//! consumer or its relay, rows have to come into its inbox and go out of its outbox.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use events::TOPICS;
+use futures::future::try_join_all;
+use rdkafka::consumer::BaseConsumer;
+use sqlx::{Connection, PgConnection};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::client::Client;
+use crate::topics;
+use crate::topology::SERVICES;
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Looks at all services for as long as it is polled.
+pub struct Watch(Vec<Watched>);
+
+/// The longest time for which a loop of a service had work and did not get on with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Standstill {
+    pub service: &'static str,
+    pub consumer: Duration,
+    pub relay: Duration,
+}
+
+struct Watched {
+    service: &'static str,
+    db: PgConnection,
+    group: Arc<BaseConsumer>,
+    consumer: Clock<DateTime<Utc>>,
+    relay: Clock<i64>,
+}
+
+/// Runs while there is work and its mark does not move.
+struct Clock<M> {
+    mark: Option<M>,
+    since: Instant,
+    longest: Duration,
+}
+
+impl<M: PartialEq> Clock<M> {
+    fn new(mark: Option<M>) -> Clock<M> {
+        Clock { mark, since: Instant::now(), longest: Duration::ZERO }
+    }
+
+    fn look(&mut self, has_work: bool, mark: Option<M>, now: Instant) {
+        if !has_work || mark != self.mark {
+            self.since = now;
+        }
+        self.mark = mark;
+        self.longest = self.longest.max(now - self.since);
+    }
+}
+
+impl Watch {
+    pub async fn open(client: &Client) -> Result<Watch> {
+        let watched = SERVICES.map(async |service| -> Result<Watched> {
+            let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
+            let now = sqlx::query_scalar("select now()").fetch_one(&mut db).await?;
+            let group = Arc::new(topics::reader(&client.addresses.kafka, service)?);
+            let (consumer, relay) = (Clock::new(Some(now)), Clock::new(None));
+            Ok(Watched { service, db, group, consumer, relay })
+        });
+        Ok(Watch(try_join_all(watched).await?))
+    }
+
+    /// Ends only where something cannot be looked at.
+    pub async fn run(&mut self) -> Result<()> {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            try_join_all(self.0.iter_mut().map(Watched::look)).await?;
+        }
+    }
+
+    pub fn standstills(&self) -> Vec<Standstill> {
+        let each = self.0.iter().map(|watched| Standstill {
+            service: watched.service,
+            consumer: watched.consumer.longest,
+            relay: watched.relay.longest,
+        });
+        each.collect()
+    }
+}
+
+impl Watched {
+    async fn look(&mut self) -> Result<()> {
+        let (service, group) = (self.service, self.group.clone());
+        let lag = tokio::task::spawn_blocking(move || lag(&group, service)).await??;
+        // The newest row that came in since the last look, and the oldest that waits to go out.
+        let (came_in, waits): (Option<DateTime<Utc>>, Option<i64>) = sqlx::query_as(
+            "select (select max(received_at) from inbox where received_at > $1),
+                    (select min(position) from outbox)",
+        )
+        .bind(self.consumer.mark)
+        .fetch_one(&mut self.db)
+        .await
+        .with_context(|| format!("looking at {service}"))?;
+        let now = Instant::now();
+        self.consumer.look(lag > 0, came_in.or(self.consumer.mark), now);
+        self.relay.look(waits.is_some(), waits, now);
+        Ok(())
+    }
+}
+
+/// The records that a service has still to handle.
+fn lag(group: &BaseConsumer, service: &str) -> Result<i64> {
+    let heard = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
+    heard.map(|topic| topics::lag(group, topic.name)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standstill_is_work_without_progress_and_idling_is_none() {
+        let mut clock = Clock::new(Some(1));
+        let began = clock.since;
+        let at = |seconds| began + Duration::from_secs(seconds);
+        clock.look(false, Some(1), at(10));
+        assert_eq!(clock.longest, Duration::ZERO, "there was nothing to do");
+        clock.look(true, Some(1), at(13));
+        clock.look(true, Some(2), at(14));
+        clock.look(true, Some(2), at(15));
+        assert_eq!(clock.longest, Duration::from_secs(3));
+        clock.look(true, Some(2), at(19));
+        assert_eq!(clock.longest, Duration::from_secs(5));
+    }
+}

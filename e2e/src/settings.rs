@@ -1,0 +1,228 @@
+//! With which settings each member of the stack runs.
+//! Those that decide what survives a crash (`fsync`, `synchronous_commit`, `acks`) are left as they
+//! are; the others make a small, quick stack.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use rand::Rng;
+
+use crate::parts::{self, Parts};
+use crate::process::Launch;
+use crate::topology::{HOST, Layout, Member};
+
+/// Enough for a quick start; a benchmark wants a larger heap and the second compiler.
+const JAVA_OPTIONS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
+
+/// PostgreSQL on `home/data`.
+pub fn postgres(parts: &Parts, home: &Path, port: u16) -> Launch {
+    let settings = [
+        format!("listen_addresses={HOST}"),
+        format!("port={port}"),
+        "unix_socket_directories=".to_string(),
+        "max_connections=200".to_string(),
+        "shared_buffers=64MB".to_string(),
+        // Tables that are emptied as fast as they fill, outbox and inbox, bloat within a minute.
+        "autovacuum_naptime=5s".to_string(),
+        "shared_preload_libraries=pg_stat_statements".to_string(),
+    ];
+    let mut arguments = vec!["-D".to_string(), home.join("data").display().to_string()];
+    for setting in settings {
+        arguments.extend(["-c".to_string(), setting]);
+    }
+    Launch {
+        program: parts.postgres_bin.join("postgres"),
+        arguments,
+        environment: Vec::new(),
+        unprivileged: parts::is_root(),
+    }
+}
+
+/// Makes a new cluster; only `postgres`, its superuser, can log in, and only from this machine.
+pub fn initdb(parts: &Parts, into: &Path) -> Launch {
+    let into = into.display().to_string();
+    let arguments = [
+        "-D",
+        &into,
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale-provider=builtin",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ];
+    Launch {
+        program: parts.postgres_bin.join("initdb"),
+        arguments: arguments.map(String::from).to_vec(),
+        environment: Vec::new(),
+        unprivileged: parts::is_root(),
+    }
+}
+
+/// How a Java process uses the archive of preloaded classes, which halves its start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ClassArchive {
+    Use,
+    Make,
+    Without,
+}
+
+pub fn kafka(parts: &Parts, home: &Path, archive: ClassArchive, into: &Path) -> Launch {
+    let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", archive, into);
+    let config = home.join("server.properties").display().to_string();
+    let logging =
+        format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
+    let words = [&logging, "-cp", &parts.kafka_classpath, "kafka.Kafka", &config];
+    launch.arguments.extend(words.map(String::from));
+    launch
+}
+
+/// Writes the identity of a new cluster into the log directory that `config` names.
+pub fn kafka_format(parts: &Parts, home: &Path, config: &Path) -> Launch {
+    // 128 random bits in base64: the last of 22 characters holds only two of them.
+    let mut id: String =
+        (0..21).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
+    id.push('A');
+    let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", ClassArchive::Without, Path::new(""));
+    let logging =
+        format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
+    let config = config.display().to_string();
+    let words = ["kafka.tools.StorageTool", "format", "-t", &id, "-c", &config];
+    launch.arguments.extend([&logging, "-cp", &parts.kafka_classpath].map(String::from));
+    launch.arguments.extend(words.map(String::from));
+    launch
+}
+
+pub fn kafka_logging() -> String {
+    "appender.console.type = Console\n\
+     appender.console.name = console\n\
+     appender.console.layout.type = PatternLayout\n\
+     appender.console.layout.pattern = %d{ISO8601} %-5p %c{1}: %m%n\n\
+     rootLogger.level = info\n\
+     rootLogger.appenderRef.console.ref = console\n"
+        .to_string()
+}
+
+/// Kafka's `server.properties`, with its log in `data`.
+pub fn kafka_config(layout: &Layout, data: &Path) -> Result<String> {
+    let ports = &layout.ports;
+    let mut listeners = vec![format!("CLIENTS://{HOST}:{}", ports.kafka)];
+    let mut advertised = listeners.clone();
+    for (service, ports) in &ports.services {
+        let name = service.to_uppercase();
+        listeners.push(format!("{name}://{HOST}:{}", ports.kafka));
+        advertised.push(format!("{name}://{}", layout.kafka_of(service)?));
+    }
+    listeners.push(format!("CONTROLLER://{HOST}:{}", ports.kafka_controller));
+    let names = listeners.iter().filter_map(|listener| listener.split(':').next());
+    let protocols: Vec<String> = names.map(|name| format!("{name}:PLAINTEXT")).collect();
+    let lines = [
+        "process.roles=broker,controller".to_string(),
+        "node.id=1".to_string(),
+        // Named here and not in the log directory, so that the ports can move.
+        format!("controller.quorum.voters=1@{HOST}:{}", ports.kafka_controller),
+        "controller.listener.names=CONTROLLER".to_string(),
+        "inter.broker.listener.name=CLIENTS".to_string(),
+        format!("listeners={}", listeners.join(",")),
+        format!("advertised.listeners={}", advertised.join(",")),
+        format!("listener.security.protocol.map={}", protocols.join(",")),
+        format!("log.dirs={}", data.display()),
+        // After a SIGKILL the new broker may register when the old one's session is over.
+        "broker.heartbeat.interval.ms=500".to_string(),
+        "broker.session.timeout.ms=3000".to_string(),
+        "auto.create.topics.enable=false".to_string(),
+        "log.message.timestamp.type=LogAppendTime".to_string(),
+        // 21 days: longer than topics are kept, so that a consumer that was down keeps its place.
+        "offsets.retention.minutes=30240".to_string(),
+        "default.replication.factor=1".to_string(),
+        "offsets.topic.replication.factor=1".to_string(),
+        "offsets.topic.num.partitions=4".to_string(),
+        "transaction.state.log.replication.factor=1".to_string(),
+        "transaction.state.log.min.isr=1".to_string(),
+        "transaction.state.log.num.partitions=4".to_string(),
+        "share.coordinator.state.topic.replication.factor=1".to_string(),
+        "share.coordinator.state.topic.min.isr=1".to_string(),
+        "group.initial.rebalance.delay.ms=0".to_string(),
+        // The default of 128 MB does not fit into a small heap.
+        "log.cleaner.dedupe.buffer.size=8388608".to_string(),
+        "num.network.threads=2".to_string(),
+        "num.io.threads=4".to_string(),
+    ];
+    Ok(lines.join("\n") + "\n")
+}
+
+pub fn registry(
+    parts: &Parts,
+    home: &Path,
+    port: u16,
+    archive: ClassArchive,
+    into: &Path,
+) -> Launch {
+    let mut launch = java(parts, home, "REGISTRY_JAVA_OPTS", archive, into);
+    let jar = parts.registry_jar.display().to_string();
+    let words = [
+        &format!("-Dquarkus.http.host={HOST}"),
+        &format!("-Dquarkus.http.port={port}"),
+        "-jar",
+        &jar,
+    ];
+    launch.arguments.extend(words.map(String::from));
+    // A commit reaches the disk before it is answered; H2 would otherwise wait up to half a second.
+    let url =
+        format!("jdbc:h2:file:{};WRITE_DELAY=0", home.join("data").join("registry").display());
+    launch.environment = [
+        ("QUARKUS_OTEL_SDK_DISABLED", "true"),
+        ("APICURIO_DATASOURCE_URL", &url),
+        ("APICURIO_DATASOURCE_JDBC_INITIAL_SIZE", "2"),
+        ("APICURIO_DATASOURCE_JDBC_MIN_SIZE", "2"),
+    ]
+    .map(|(key, value)| (key.to_string(), value.to_string()))
+    .to_vec();
+    launch
+}
+
+/// Java's options: the variable replaces the defaults, since two collectors exclude each other.
+pub fn java_options(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| JAVA_OPTIONS.to_string())
+}
+
+fn java(parts: &Parts, home: &Path, variable: &str, archive: ClassArchive, file: &Path) -> Launch {
+    let options = java_options(variable);
+    let mut arguments: Vec<String> = options.split_whitespace().map(String::from).collect();
+    match archive {
+        ClassArchive::Use => arguments.push(format!("-XX:SharedArchiveFile={}", file.display())),
+        ClassArchive::Make => {
+            arguments.push(format!("-XX:ArchiveClassesAtExit={}", file.display()))
+        }
+        ClassArchive::Without => (),
+    }
+    // Native libraries are unpacked there; in the system's own directory a SIGKILL would leave them.
+    arguments.push(format!("-Djava.io.tmpdir={}", home.join("tmp").display()));
+    arguments.push("-XX:-UsePerfData".to_string());
+    Launch { program: parts.java.clone(), arguments, ..Launch::default() }
+}
+
+/// A service's program: `serve` or `migrate`.
+pub fn service(
+    programs: &Path,
+    name: &str,
+    subcommand: &str,
+    layout: &Layout,
+    member: &Member,
+) -> Result<Launch> {
+    let program = programs.join(name);
+    ensure!(
+        program.is_file(),
+        "there is no program {}: `cargo build --workspace --profile ci` makes it, HOLDFAST_BIN says where it is",
+        program.display()
+    );
+    Ok(Launch {
+        program,
+        arguments: vec![subcommand.to_string()],
+        environment: layout.environment_of(member)?,
+        unprivileged: false,
+    })
+}
