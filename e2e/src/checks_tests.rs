@@ -4,6 +4,11 @@
 use chrono::TimeDelta;
 
 use super::*;
+use crate::balances::{
+    AccountRow, Described, Goods, ItemRow, Money, check_account, check_item, check_totals,
+};
+use crate::facts::{Place, topic_number};
+use crate::inboxes::{InboxCheck, InboxRow, enters};
 
 fn id(number: u128) -> Uuid {
     Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)

@@ -7,8 +7,9 @@ use anyhow::Result;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::checks::{Around, Case, Findings, Tally, check_case};
+use crate::checks::{Around, Case, Tally, check_case};
 use crate::client::grouped;
+use crate::findings::Findings;
 
 /// Findings that follow from an event that nobody handled.
 const EXCUSED: [&str; 3] = ["open", "disagreement", "history"];

@@ -15,8 +15,9 @@
 //! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
 //!   `narration`: how both speak.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
-//! - `verify`: the checker; `checks`: what must hold; `audit`: what histories come to; `topics`:
-//!   what lies in Kafka; `discarded`: what operators gave up.
+//! - `verify`: the checker; `checks`, `audit`, `balances`, `inboxes`: what must hold; `topics`,
+//!   `facts`: what lies in Kafka; `discarded`: what operators gave up; `findings`, `verdict`: what
+//!   is off.
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 
@@ -44,7 +45,12 @@ pub mod outage;
 pub mod progress;
 pub mod verify;
 pub mod audit;
+pub mod verdict;
 pub mod checks;
+pub mod facts;
+pub mod balances;
+pub mod inboxes;
+pub mod findings;
 pub mod topics;
 pub mod template;
 pub mod discarded;

@@ -29,8 +29,9 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::checks::{self, Described, Fact, Foreign, OrderLine, Place, Says, Shortfall};
+use crate::balances::Described;
 use crate::client::Client;
+use crate::facts::{self, Fact, Foreign, OrderLine, Place, Says, Shortfall};
 
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
@@ -156,7 +157,7 @@ impl Reading {
     fn topic(&mut self, topic: &'static Topic) -> Result<()> {
         let consumer = reader(&self.client.addresses.kafka, "verify")?;
         let watermarks = watermarks(&consumer, topic.name)?;
-        let number = checks::topic_number(topic);
+        let number = facts::topic_number(topic);
         let mut assigned = TopicPartitionList::new();
         let mut open = HashSet::new();
         for (partition, (low, high)) in (0..).zip(&watermarks) {
@@ -293,7 +294,7 @@ impl Reading {
         let announced = header("traceparent") == Some(&*announce::traceparent(said.key()));
         let trace = header("traceparent").and_then(trace_id);
         fault(trace.is_some(), format!("its traceparent is {:?}", header("traceparent")));
-        let trace = checks::hash(&trace);
+        let trace = facts::hash(&trace);
         self.log.announced += u64::from(announced);
         Ok(match said.what {
             What::Order(order_id, content, _) => {
@@ -301,7 +302,7 @@ impl Reading {
             }
             What::Item(item) => Record::Item(event_id, item),
             What::Other(_) => {
-                let (order_id, content) = (Uuid::nil(), checks::hash(body));
+                let (order_id, content) = (Uuid::nil(), facts::hash(body));
                 Record::Other(Fact { order_id, event_id, place, content, trace, announced })
             }
         })
@@ -401,7 +402,7 @@ fn said(topic: &'static Topic, writer: &Writer, body: &[u8], key: &str) -> Resul
             let StockRejected { order_id, reason, sku, requested, available, occurred_at } =
                 decode(writer, body)?;
             let shortfall = Shortfall { reason: word(&reason)?, sku, requested, available };
-            Said::of_order(order_id, checks::hash(&shortfall), occurred_at)
+            Said::of_order(order_id, facts::hash(&shortfall), occurred_at)
         }
         "stock.released" => {
             let StockReleased { order_id, lines, occurred_at } = decode(writer, body)?;

@@ -20,8 +20,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::checks::{Case, Expected, Findings, OrderRow, PaymentRow, ReservationRow, expected};
+use crate::checks::{Case, Expected, OrderRow, PaymentRow, ReservationRow, expected};
 use crate::client::Client;
+use crate::findings::Findings;
 use crate::topics;
 use crate::topology::SERVICES;
 

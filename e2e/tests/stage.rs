@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, Wish};
+use e2e::verdict::Verdict;
 use e2e::{Stack, seed, verify};
 use tokio::sync::{OnceCell, RwLock};
 use uuid::Uuid;
@@ -33,7 +34,7 @@ impl Stage {
     }
 
     /// The checker's word for it. Dead letters are what some tests make.
-    pub async fn verify(&self) -> Result<verify::Verdict> {
+    pub async fn verify(&self) -> Result<Verdict> {
         let options = verify::Options { within: 90 };
         let verdict = verify::run(&self.client, &options).await?;
         ensure!(verdict.holds(), "verify:\n{}", verdict.lines().join("\n"));
