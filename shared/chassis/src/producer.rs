@@ -108,9 +108,14 @@ impl Producer {
         self.landed.try_recv().ok()
     }
 
+    /// Whether another cluster answers than the one this producer began with.
+    pub(crate) fn cluster_replaced(&self) -> bool {
+        self.client.context().sayings.cluster_replaced()
+    }
+
     /// Why this producer is of no more use, if that is so.
     pub(crate) fn beyond_repair(&self) -> Option<String> {
-        if self.client.context().sayings.cluster_replaced() {
+        if self.cluster_replaced() {
             return Some("Kafka's cluster was made anew".into());
         }
         let (code, because) = self.client.client().fatal_error()?;

@@ -392,6 +392,12 @@ impl<'a> Round<'a> {
 
     /// Notes what became of a record.
     fn landed(&mut self, (flight, result): Landed) -> anyhow::Result<()> {
+        // What a cluster made anew acknowledged to a producer of the old one is sent again by the
+        // next. That may be given the same id; were this row gone, another would be the first of
+        // its partition, and the broker take it for a repeat of this one.
+        if self.producer.cluster_replaced() {
+            self.still_of_use()?;
+        }
         self.positions.remove(&flight.position);
         self.keys.remove(&flight.key);
         if let Some((in_flight, came_back)) = self.topics.get_mut(&flight.topic) {
