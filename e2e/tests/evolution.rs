@@ -36,15 +36,20 @@ fn make_newer(scratch: &Scratch) -> Result<()> {
         "pub struct OrderCancelled {\n/// Where.\npub channel: Option<String>,",
     )?;
     scratch.edit(contracts, "    Deadline,", "    Deadline,\n/// The newer word.\nChangedMind,")?;
+    scratch.edit(order, "OrderCancelled { order_id", "OrderCancelled { channel: None, order_id")?;
+    // Its own rows keep the older word: they are for others to read as well.
     scratch.edit(
-        order,
-        "Reason::Customer => CancelReason::Customer,",
-        "Reason::Customer => CancelReason::ChangedMind,",
-    )?;
-    scratch.edit(
-        order,
-        "OrderCancelled { order_id",
-        "OrderCancelled { channel: Some(\"shop\".into()), order_id",
+        saga,
+        "    orders.put_order(order);\n    cancelled\n",
+        "    orders.put_order(order);
+         match reason {
+             Reason::Customer => OrderCancelled {
+                 reason: CancelReason::ChangedMind,
+                 channel: Some(String::from(\"shop\")),
+                 ..cancelled
+             },
+             _ => cancelled,
+         }\n",
     )?;
     scratch.edit(
         saga,
