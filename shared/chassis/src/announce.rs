@@ -23,7 +23,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Encode, FromRow, PgPool, PgTransaction, Postgres, Type};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -32,6 +31,7 @@ use crate::event::{Event, Outgoing};
 use crate::extract::Json;
 use crate::outbox::{self, Envelope};
 use crate::problem::Problem;
+use crate::wake::Wake;
 
 /// Rows locked and announced in one transaction.
 const PAGE: i64 = 500;
@@ -167,12 +167,12 @@ fn page<A: Announce>(rows: Vec<A>) -> Page {
 
 struct Announcer {
     db: PgPool,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     sources: Vec<Source>,
 }
 
 /// What operators ask for: `POST /announce`.
-pub fn router(db: PgPool, wake: Arc<Notify>, sources: impl IntoIterator<Item = Source>) -> Router {
+pub fn router(db: PgPool, wake: Arc<Wake>, sources: impl IntoIterator<Item = Source>) -> Router {
     let sources = sources.into_iter().collect();
     let announcer = Arc::new(Announcer { db, wake, sources });
     Router::new().route("/announce", post(announce)).with_state(announcer)
@@ -296,7 +296,7 @@ impl Announcer {
             .collect();
         outbox::publish(&mut tx, &envelopes).await?;
         tx.commit().await?;
-        self.wake.notify_one();
+        self.wake.relay.notify_one();
         counter!("events_announced_total").increment(envelopes.len() as u64);
         progress.announced += envelopes.len() as u64;
         progress.rows += page.rows;

@@ -18,7 +18,7 @@ use metrics::{counter, histogram};
 use opentelemetry::Context;
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -32,6 +32,7 @@ use crate::probes::Heartbeat;
 use crate::problem::Problem;
 use crate::rows::{Rows, Touches, guarded};
 use crate::telemetry;
+use crate::wake::Wake;
 
 /// Writers of one service. With fewer, a client waits while another's commit is on its way to the
 /// disk; measured, eight served 16 clients twice as fast as two.
@@ -118,7 +119,7 @@ impl<R: Rows> Clone for Commands<R> {
 pub struct Writers<R: Rows> {
     db: PgPool,
     waiting: mpsc::Receiver<Pending<R>>,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     heartbeat: Heartbeat,
 }
 
@@ -152,7 +153,7 @@ impl<R: Touches<C>, C: Send + Sync> Decide<R>
 /// Makes both ends.
 pub fn commands<R: Rows>(
     db: PgPool,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     heartbeat: Heartbeat,
 ) -> (Commands<R>, Writers<R>) {
     let (sender, waiting) = mpsc::channel(WAITING_MAX);
@@ -241,7 +242,7 @@ async fn take<R: Rows>(
 /// Runs a batch until every caller has an answer. What can't go together goes apart: a command with
 /// the key of an earlier one of the batch waits for the next round, and a batch that the database
 /// refuses is halved.
-async fn write<R: Rows>(db: &PgPool, wake: &Notify, batch: Vec<Pending<R>>, heartbeat: &Heartbeat) {
+async fn write<R: Rows>(db: &PgPool, wake: &Wake, batch: Vec<Pending<R>>, heartbeat: &Heartbeat) {
     let mut rounds = vec![batch];
     let mut tries = 0;
     // Whether a commit may have been cut: from then on, nobody can say that nothing was stored.
@@ -270,7 +271,8 @@ async fn write<R: Rows>(db: &PgPool, wake: &Notify, batch: Vec<Pending<R>>, hear
         histogram!("command_batch_size").record(batch.len() as f64);
         match attempt(db, &batch).await {
             Ok(answers) => {
-                wake.notify_one();
+                wake.relay.notify_one();
+                wake.watchers.send_replace(());
                 tries = 0;
                 for (pending, answer) in batch.into_iter().zip(answers) {
                     let _ = pending.caller.send(answer);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use sqlx::PgPool;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -26,6 +26,7 @@ use crate::registry::Registry;
 use crate::replay::Letters;
 use crate::route::Routes;
 use crate::rows::{Rows, Touches};
+use crate::wake::Wake;
 
 /// Events in one transaction, and read ahead, at most.
 const BATCH_MAX: usize = 500;
@@ -43,7 +44,7 @@ pub struct Consumer<R: Rows> {
     config: Kafka,
     pub(crate) db: PgPool,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) wake: Arc<Notify>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) routes: Arc<Routes<R>>,
     pub(crate) group: Group,
@@ -56,7 +57,7 @@ impl<R: Rows> Consumer<R> {
         config: &Kafka,
         db: PgPool,
         registry: Arc<Registry>,
-        wake: Arc<Notify>,
+        wake: Arc<Wake>,
         heartbeat: Heartbeat,
     ) -> Consumer<R> {
         let config = config.clone();

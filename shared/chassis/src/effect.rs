@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
 use sqlx::PgTransaction;
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::dead_letter::{Cause, Kind};
@@ -18,6 +17,7 @@ use crate::outbox::{self, Envelope};
 use crate::route::{Content, Item};
 use crate::rows::{Rows, guarded};
 use crate::telemetry;
+use crate::wake::Wake;
 
 /// Why events did not have their effect. The transaction is to be rolled back.
 pub(crate) enum Trouble {
@@ -106,11 +106,12 @@ impl Effect {
         !self.handled.is_empty()
     }
 
-    /// After the commit, never before: wakes the relay, and counts.
-    pub fn committed(self, wake: &Notify) {
+    /// After the commit, never before: wakes the relay and whoever watches, and counts.
+    pub fn committed(self, wake: &Wake) {
         if self.publishes {
-            wake.notify_one();
+            wake.relay.notify_one();
         }
+        wake.watchers.send_replace(());
         for (topic, took) in &self.handled {
             counter!("events_handled_total", "topic" => topic.name).increment(1);
             histogram!("event_delivery_seconds", "topic" => topic.name).record(*took);

@@ -15,11 +15,13 @@
 //! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
 //! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
+//! - [`wake`]: what one loop tells another
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
 //!
 //! The service around them:
 //! - [`process`], [`service`], [`supervise`], [`schema`]: from `main` to the exit code
 //! - [`config`], [`environment`], [`http`], [`limits`], [`extract`], [`problem`], [`probes`]: its edge
+//! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
 //! - [`telemetry`], [`observe`]: what an operator sees
 
 #![warn(missing_docs)]
@@ -47,6 +49,7 @@ pub mod loss;
 mod replay;
 pub mod pause;
 mod operator;
+pub mod wake;
 pub mod db;
 pub mod kafka;
 
@@ -61,6 +64,8 @@ pub mod limits;
 pub mod extract;
 pub mod problem;
 pub mod probes;
+pub mod openapi;
+pub mod watch;
 pub mod telemetry;
 pub mod observe;
 

@@ -54,7 +54,7 @@ pub fn describe() {
     );
     metrics::describe_histogram!(
         "http_request_duration_seconds",
-        "From the end of a request's header to the start of its answer."
+        "From the end of a request's header to the start of its answer, what it was asked to wait included."
     );
     for (name, meaning) in [
         ("commands_refused_total", "Commands refused because too many were waiting."),
@@ -65,6 +65,8 @@ pub fn describe() {
         ("events_published_total", "Events that the broker acknowledged, by topic."),
         ("relay_producers_rebuilt_total", "Producers that were beyond repair and replaced."),
         ("relay_topic_held_total", "Times that a topic's events had to wait, by topic."),
+        ("watch_looks_total", "Looks at the database for those who wait for a change."),
+        ("watch_refused_total", "Clients that found no place to wait."),
     ] {
         metrics::describe_counter!(name, meaning);
     }
@@ -72,6 +74,7 @@ pub fn describe() {
         ("consumer_lag", "Records of a topic that are not handled yet, here."),
         ("consumer_paused", "1 while the consumer waits for an operator."),
         ("relay_active", "1 in the instance whose relay is the active one."),
+        ("watch_waiting", "Clients that wait for a change, or follow what happens."),
     ] {
         metrics::describe_gauge!(name, meaning);
     }

@@ -17,7 +17,6 @@ use metrics::{counter, gauge, histogram};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -30,6 +29,7 @@ use crate::outbox;
 use crate::probes::Heartbeat;
 use crate::producer::{Flight, Landed, Producer};
 use crate::registry::Registry;
+use crate::wake::Wake;
 
 /// The advisory lock of the active relay. A lock belongs to a database, and a service has its own,
 /// so one number does for all.
@@ -81,7 +81,7 @@ pub struct Relay {
     db: PgPool,
     published: Vec<&'static Topic>,
     registry: Arc<Registry>,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     heartbeat: Heartbeat,
 }
 
@@ -108,7 +108,7 @@ impl Relay {
         db: PgPool,
         published: Vec<&'static Topic>,
         registry: Arc<Registry>,
-        wake: Arc<Notify>,
+        wake: Arc<Wake>,
         heartbeat: Heartbeat,
     ) -> Relay {
         Relay { service, config: config.clone(), db, published, registry, wake, heartbeat }
@@ -181,7 +181,7 @@ impl Relay {
             };
             tokio::select! {
                 Some(landed) = round.producer.landed() => round.landed(landed)?,
-                () = self.wake.notified(), if !round.held_up() => {}
+                () = self.wake.relay.notified(), if !round.held_up() => {}
                 () = tokio::time::sleep(poll) => {}
                 () = stop.cancelled() => {}
             }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, PgTransaction};
-use tokio::sync::Notify;
 
 use crate::avro::{Undecodable, unframe};
 use crate::db::{self, Failure};
@@ -24,6 +23,7 @@ use crate::problem::Problem;
 use crate::registry::{Known, Registry};
 use crate::route::{Content, Item, Routes, schema_id};
 use crate::rows::{Rows, guarded};
+use crate::wake::Wake;
 
 /// How long settling one letter may take, so that its operator gets our answer and not the
 /// server's.
@@ -37,7 +37,7 @@ pub(crate) struct Letters<R: Rows> {
     pub db: PgPool,
     pub registry: Arc<Registry>,
     pub routes: Arc<Routes<R>>,
-    pub wake: Arc<Notify>,
+    pub wake: Arc<Wake>,
 }
 
 /// What a replay or a discard came to.

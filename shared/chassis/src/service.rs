@@ -19,7 +19,7 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +35,8 @@ use crate::relay::Relay;
 use crate::rows::Rows;
 use crate::state::StateTopic;
 use crate::supervise::Tasks;
+use crate::wake::Wake;
+use crate::watch::{Entry, Watch};
 use crate::{commands, http, schema};
 
 const API: &str = "API";
@@ -62,8 +64,9 @@ pub struct Service {
     /// Cancelled when the loops are to end, after the API has drained.
     pub stop: CancellationToken,
     registry: Arc<Registry>,
-    /// Wakes the relay after a commit in this process.
-    wake: Arc<Notify>,
+    /// Cancelled before the loops are: from then on the API only ends what is under way.
+    draining: CancellationToken,
+    wake: Arc<Wake>,
     migrator: Migrator,
     metrics: PrometheusHandle,
 }
@@ -131,6 +134,7 @@ impl Service {
             heartbeats,
             stop,
             registry,
+            draining: CancellationToken::new(),
             wake: Arc::default(),
             migrator,
             metrics,
@@ -166,6 +170,11 @@ impl Service {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
         Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
+    }
+
+    /// What lets clients wait for a change, on any replica.
+    pub fn watch<E: Entry>(&self) -> Watch<E> {
+        Watch::new(self.db.clone(), self.wake.clone(), self.draining.clone())
     }
 
     /// A topic of state that this service hears, to be read from its beginning.
@@ -267,7 +276,7 @@ impl Service {
         life: watch::Receiver<Phase>,
         tasks: &mut Tasks,
     ) -> anyhow::Result<Edge> {
-        let edge = Edge { api: CancellationToken::new(), others: CancellationToken::new() };
+        let edge = Edge { api: self.draining.clone(), others: CancellationToken::new() };
         let probes = Probes {
             db: self.db.clone(),
             phase: life.clone(),

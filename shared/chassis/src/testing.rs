@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::migrate::Migrator;
@@ -19,6 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::announce::{self, Source};
@@ -29,7 +31,9 @@ use crate::event::{Answer, At, Event, Impossible, Outcome};
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeats;
 use crate::rows::{Rows, Touches};
-use crate::{environment, inbox, schema};
+use crate::wake::Wake;
+use crate::watch::{Entry, Watch};
+use crate::{environment, inbox, openapi, schema};
 
 /// A database of its own for a test, with an owner and a server, on the cluster of
 /// TEST_DATABASE_URL.
@@ -68,6 +72,7 @@ pub struct Bench<R: Rows> {
     pub db: PgPool,
     /// Where commands are handed over.
     pub commands: Commands<R>,
+    wake: Arc<Wake>,
     _stop: DropGuard,
 }
 
@@ -79,10 +84,23 @@ impl<R: Rows> Bench<R> {
         schema::migrate(service, &config, migrator).await.expect("the migrations run");
         let db = schema::connect(service, &config).expect("the URL can be read");
         let heartbeat = Heartbeats::new().register("writers", Duration::from_secs(60));
-        let (commands, writers) = commands::commands(db.clone(), Arc::default(), heartbeat);
+        let wake = Arc::<Wake>::default();
+        let (commands, writers) = commands::commands(db.clone(), wake.clone(), heartbeat);
         let stop = CancellationToken::new();
         tokio::spawn(writers.run(stop.clone()));
-        Bench { db, commands, _stop: stop.drop_guard() }
+        Bench { db, commands, wake, _stop: stop.drop_guard() }
+    }
+
+    /// Where clients of this bench wait. With a wake of its own it is another replica's.
+    pub fn watch<E: Entry>(&self, stop: &CancellationToken) -> Watch<E> {
+        Watch::new(self.db.clone(), self.wake.clone(), stop.clone())
+    }
+
+    /// Where clients of another replica wait, on a pool of its own: what this bench commits is no
+    /// hint there.
+    pub fn watch_elsewhere<E: Entry>(&self, stop: &CancellationToken) -> Watch<E> {
+        let db = self.db.options().clone().connect_lazy_with((*self.db.connect_options()).clone());
+        Watch::new(db, Arc::default(), stop.clone())
     }
 
     /// Brings events of one type in, in one transaction, as the consumer does: admit, load, decide,
@@ -178,6 +196,7 @@ pub struct Answered {
 }
 
 /// A client of a router, without a socket between them.
+#[derive(Clone)]
 pub struct Client(pub Router);
 
 impl Client {
@@ -194,6 +213,16 @@ impl Client {
     /// Sends a wish, with an idempotency key or without.
     pub async fn post(&self, uri: &str, key: Option<&str>, body: Value) -> Answered {
         self.send(Method::POST, uri, key, Some(body)).await
+    }
+
+    /// Asks with headers of one's own, and reads the answer as it comes.
+    pub async fn ask(&self, uri: &str, headers: &[(&'static str, &str)]) -> Response {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        self.0.clone().oneshot(request).await.expect("routers don't fail")
     }
 
     async fn send(
@@ -222,4 +251,28 @@ impl Client {
         let body = axum::body::to_bytes(response.into_body(), 1 << 22).await.expect("a body");
         Answered { status, location, body: serde_json::from_slice(&body).unwrap_or_default() }
     }
+}
+
+/// Compares a service's committed description of its API with its code; rewrites it where
+/// `REWRITE_OPENAPI` is set, as `make openapi` does.
+pub fn compare_openapi<S>(service: &str, folder: &str, routes: &OpenApiRouter<S>)
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let (path, said) = (format!("{folder}/openapi.json"), openapi::document(service, routes));
+    if std::env::var_os("REWRITE_OPENAPI").is_some() {
+        std::fs::write(&path, said).expect("the file can be written");
+        return;
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut lines = committed.lines().zip(said.lines()).enumerate();
+    let differing = lines.find(|(_, (committed, said))| committed != said);
+    let differing = differing.map_or(String::new(), |(nth, (committed, said))| {
+        format!("; line {}: {committed:?} is now {said:?}", nth + 1)
+    });
+    assert!(
+        committed == said,
+        "services/{service}/openapi.json is not what the code says{differing}. \
+         `make openapi` rewrites it."
+    );
 }

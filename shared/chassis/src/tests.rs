@@ -10,6 +10,7 @@ mod relay;
 mod commands;
 mod trace;
 mod evolution;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -30,7 +31,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, SqlSafeStr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,7 @@ use crate::problem::Problem;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rows::{Rows, Table, Touches};
+use crate::wake::Wake;
 use crate::{impossible, kafka, schema, testing};
 
 /// How long anything may take that has to happen.
@@ -251,7 +253,7 @@ pub struct Till<const TEST: u32> {
     db: PgPool,
     /// The superuser's way into the same database, past every proxy.
     cluster: PgConnectOptions,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
 }
 
 impl<const TEST: u32> Till<TEST> {
@@ -413,7 +415,7 @@ impl<const TEST: u32> Till<TEST> {
             outbox::publish(&mut tx, &[envelope]).await.unwrap();
             tx.commit().await.unwrap();
         }
-        self.wake.notify_one();
+        self.wake.relay.notify_one();
         ids
     }
 

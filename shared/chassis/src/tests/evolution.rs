@@ -97,7 +97,7 @@ async fn publish<const TEST: u32, E: Event>(till: &Till<TEST>, event: &E) {
     let envelope = Envelope { event, event_id, traceparent: None, cause: None, occurred_at };
     outbox::publish(&mut tx, &[envelope]).await.unwrap();
     tx.commit().await.unwrap();
-    till.wake.notify_one();
+    till.wake.relay.notify_one();
 }
 
 /// Runs a relay that knows one version until the outbox is empty.

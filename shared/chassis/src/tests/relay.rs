@@ -42,7 +42,7 @@ async fn publish_next<const TEST: u32>(till: &Till<TEST>, name: &str, tail: Dura
     outbox::publish(&mut tx, &[envelope(&counted::<TEST>(name, nth))]).await.unwrap();
     sleep(tail).await;
     tx.commit().await.unwrap();
-    till.wake.notify_one();
+    till.wake.relay.notify_one();
 }
 
 #[tokio::test(flavor = "multi_thread")]

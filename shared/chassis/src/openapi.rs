@@ -1,0 +1,272 @@
+//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at `/`
+//! a page that shows it and tries it out, without any asset from elsewhere.
+//!
+//! A route and its description are one declaration, so there is none without the other. Handlers say
+//! what is their own: what they do, what they answer when all is well, and why they refuse. What
+//! every operation has in common is added here.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::http::{HeaderName, header};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use utoipa::openapi::Required;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::extract::IdempotencyKey;
+use crate::limits::Limits;
+
+const PAGE: &str = include_str!("openapi.html");
+
+/// Who reads the page executes and asks what is its own, and nothing else.
+static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = |element| format!("'sha256-{}'", base64(&Sha256::digest(inside(PAGE, element))));
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash("script"),
+        hash("style"),
+    )
+});
+
+/// The routes of a service, with their description and its page.
+pub fn serve<S>(service: &str, routes: OpenApiRouter<S>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let document = document(service, &routes);
+    let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
+    Router::from(routes).route("/openapi.json", get(json)).route("/", get(page))
+}
+
+async fn page() -> ([(HeaderName, &'static str); 4], &'static str) {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, &**PAGE_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, PAGE)
+}
+
+/// The description of a service's routes, as it is served and committed.
+pub fn document<S>(service: &str, routes: &OpenApiRouter<S>) -> String
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let mut document =
+        serde_json::to_value(routes.get_openapi()).expect("a description is plain JSON");
+    document["info"] = json!({ "title": service, "version": "1", "description": about() });
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            complete(path, method, operation);
+        }
+    }
+    let components = &mut document["components"];
+    components["schemas"]["Problem"] = problem();
+    components["responses"] =
+        common().into_iter().map(|(name, _, answer)| (name, answer)).collect();
+    let mut text = serde_json::to_string_pretty(&document).expect("a description is plain JSON");
+    text.push('\n');
+    text
+}
+
+fn about() -> String {
+    let Limits { body_bytes, header_bytes, .. } = Limits::default();
+    format!(
+        "A request has one of three outcomes. A 2xx: done, and durable. A 4xx, or a 503 of type \
+         `/problems/unavailable`: refused, and nothing was stored. No answer, or a 503 of type \
+         `/problems/outcome-unknown`: ask again with the same `Idempotency-Key`, and you learn which \
+         of the two it was.\n\n\
+         Every refusal is `application/problem+json` (RFC 9457); `field` names the offending value. \
+         Fields that are not listed here are refused. A body has {body_bytes} bytes at most, a \
+         request's line and headers {header_bytes}."
+    )
+}
+
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "description": "Why there is no better answer (RFC 9457).",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {
+                "type": "string",
+                "format": "uri-reference",
+                "description": "The kind of problem, the same for ever.",
+                "examples": ["/problems/invalid-value"],
+            },
+            "title": { "type": "string", "description": "The kind, readable." },
+            "status": {
+                "type": "integer", "minimum": 400, "maximum": 599,
+                "description": "The HTTP status.",
+            },
+            "detail": { "type": "string", "description": "What happened this time, for people." },
+            "field": {
+                "type": "string",
+                "description": "The offending value's place in the request, like `lines[2].size`.",
+            },
+        },
+    })
+}
+
+/// Who is answered so.
+enum Whose {
+    Every,
+    /// Those with an id in their path.
+    Placed,
+    /// Those that take a body.
+    Sent,
+    /// Those that take a value which may break a rule.
+    Valued,
+    /// Those that change nothing, and those that do.
+    Read,
+    Written,
+}
+
+/// What any operation may be answered: its name among the components, whose, how. The status is the
+/// name's end.
+fn common() -> Vec<(String, Whose, Value)> {
+    let told = |description: &str| json!({ "description": description, "content": content() });
+    let later = |description: &str| {
+        let mut answer = told(description);
+        answer["headers"]["Retry-After"] = json!({
+            "description": "Seconds after which to ask again, at the earliest.",
+            "schema": { "type": "integer", "minimum": 1 },
+        });
+        answer
+    };
+    let allowing = |description: &str| {
+        let mut answer = told(description);
+        answer["headers"]["Allow"] = json!({
+            "description": "The methods that this address knows.",
+            "schema": { "type": "string" },
+        });
+        answer
+    };
+    let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
+         `/problems/outcome-unknown`: it may be stored or not, and only the same request with the \
+         same `Idempotency-Key` tells.";
+    let answers = [
+        ("Malformed400", Whose::Every, told("Broken JSON, or a header that can't be read.")),
+        ("NotFound404", Whose::Placed, told("There is no such thing.")),
+        ("MethodNotAllowed405", Whose::Every, allowing("This address does not know the method.")),
+        ("TooSlow408", Whose::Sent, told("The body did not arrive in time; nothing was stored.")),
+        ("TooLarge413", Whose::Every, told("The body is larger than is taken.")),
+        ("NotJson415", Whose::Sent, told("The body is not sent as `application/json`.")),
+        ("Invalid422", Whose::Valued, told("`field` breaks a rule.")),
+        // Said before there is a request that could be answered with a body.
+        ("HeaderTooLarge431", Whose::Every, json!({ "description": "The headers are too large." })),
+        ("Internal500", Whose::Every, told("Our fault. The reason is in the log.")),
+        ("Unavailable503", Whose::Read, later("Not now.")),
+        ("Unknown503", Whose::Written, later(unknown)),
+    ];
+    answers.map(|(name, whose, answer)| (name.to_owned(), whose, answer)).into()
+}
+
+fn content() -> Value {
+    json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
+}
+
+/// Adds to one operation what all of its kind have.
+fn complete(path: &str, method: &str, operation: &mut Value) {
+    let is_read = method == "get";
+    if method == "post" {
+        let parameters = array(&mut operation["parameters"]);
+        if !parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key") {
+            let optional = IdempotencyKey::parameter(Required::False);
+            parameters.push(json!(optional));
+        }
+    }
+    for name in path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)) {
+        let described = array(&mut operation["parameters"]).iter().any(|it| it["name"] == name);
+        assert!(described, "{method} {path} does not describe its parameter {name}");
+    }
+    let is_sent = operation.get("requestBody").is_some();
+    let is_valued = is_sent
+        || array(&mut operation["parameters"])
+            .iter()
+            .any(|parameter| parameter["in"] == "query" || parameter["name"] == "Idempotency-Key");
+    let answers = object(&mut operation["responses"]);
+    for (status, answer) in answers.iter_mut() {
+        if status.starts_with(['4', '5']) {
+            answer["content"] = content();
+        }
+        if status == "201" {
+            answer["headers"]["Location"] = json!({
+                "description": "Where it can be read from now on.",
+                "schema": { "type": "string", "format": "uri-reference" },
+            });
+        }
+    }
+    for (name, whose, _) in common() {
+        let applies = match whose {
+            Whose::Every => true,
+            Whose::Placed => path.contains('{'),
+            Whose::Sent => is_sent,
+            Whose::Valued => is_valued,
+            Whose::Read => is_read,
+            Whose::Written => !is_read,
+        };
+        let status = &name[name.len() - 3..];
+        if applies && !answers.contains_key(status) {
+            let reference = format!("#/components/responses/{name}");
+            answers.insert(status.to_owned(), json!({ "$ref": reference }));
+        }
+    }
+}
+
+fn array(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = json!([]);
+    }
+    value.as_array_mut().expect("it was made one")
+}
+
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
+    }
+    value.as_object_mut().expect("it was made one")
+}
+
+/// What stands between the tags of the one element of this name.
+fn inside<'a>(page: &'a str, element: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has it");
+    rest.split_once(&format!("</{element}>")).expect("it is closed").0
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits_of = |chunk: &[u8]| {
+        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - chunk.len()));
+        let digit = |nth: usize| DIGITS[(bits >> (18 - 6 * nth) & 63) as usize] as char;
+        (0..4).map(|nth| if nth <= chunk.len() { digit(nth) } else { '=' }).collect::<String>()
+    };
+    bytes.chunks(3).map(digits_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_spelled_in_base64() {
+        let spelled: Vec<_> =
+            ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())).into();
+        assert_eq!(spelled, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+    }
+
+    #[test]
+    fn the_page_asks_for_nothing_from_elsewhere() {
+        for elsewhere in
+            ["http://", "https://", "//cdn", "@import", "url(", " style=\"", " onclick"]
+        {
+            assert!(!PAGE.contains(elsewhere), "{elsewhere}");
+        }
+        assert!(!PAGE_POLICY.contains("unsafe"));
+    }
+}
