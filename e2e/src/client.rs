@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rand::seq::SliceRandom;
-use reqwest::Method;
+use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -342,6 +342,21 @@ impl Client {
     pub async fn read<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<T> {
         let answer = self.ask(Method::GET, service, path, None, None).await?;
         answer.accepted().with_context(|| format!("GET {path} of {service}"))
+    }
+
+    /// Every item that a service knows, page by page.
+    pub async fn items(&self, service: &str) -> Result<Vec<Value>> {
+        let (mut items, mut after) = (Vec::new(), String::new());
+        loop {
+            let mut page: Value = self.read(service, &format!("/items?limit=1000{after}")).await?;
+            if let Some(rows) = page["items"].as_array_mut() {
+                items.append(rows);
+            }
+            let Some(next) = page["next"].as_str() else { return Ok(items) };
+            let mut query = Url::parse("http://items/")?;
+            query.query_pairs_mut().append_pair("after", next);
+            after = format!("&{}", query.query().unwrap_or_default());
+        }
     }
 
     /// As [`Client::read`]; `None` where there is no such thing.

@@ -125,8 +125,7 @@ async fn meanwhile(client: &Client) -> Result<(Vec<Uuid>, u64)> {
     let url = &client.addresses.apis["order"];
     say(&format!("  $ curl {url}/orders/{}", orders[0]));
     show("200 OK", &client.order(orders[0]).await?);
-    let items: Value = client.read("order", "/items").await?;
-    let prices = items["items"].as_array().map_or(0, Vec::len);
+    let prices = client.items("order").await?.len();
     ensure!(prices >= seed::ARTICLES.len(), "the order service should still know the prices");
     say(&format!(
         "\nPrices are served too, from the order service's own copy: {prices} articles.\n"

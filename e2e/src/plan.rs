@@ -80,9 +80,9 @@ pub async fn provide(client: &Client, load: &Load) -> Result<Prices> {
     let money = seed::CUSTOMERS.iter().map(|c| client.deposit(c.customer_id, cents, &key));
     let goods = seed::ARTICLES.iter().map(|article| client.deliver(article.sku, pieces, &key));
     tokio::try_join!(try_join_all(money), try_join_all(goods)).context("before the load")?;
-    let items: serde_json::Value = client.read("order", "/items").await?;
-    let items = items["items"].as_array().into_iter().flatten();
+    let items = client.items("order").await?;
     let prices = items
+        .iter()
         .filter_map(|item| Some((item["sku"].as_str()?.into(), item["price_cents"].as_i64()?)));
     Ok(prices.collect())
 }

@@ -80,7 +80,7 @@ pub async fn run(client: &Client) -> Result<()> {
     )
     .context("the demo articles and accounts could not be made")?;
     eventually("the order service to know the demo articles", KNOWN_WITHIN, async || {
-        let known = skus(&client.read("order", "/items").await?);
+        let known = skus(&client.items("order").await?);
         let missing = ARTICLES.iter().find(|article| !known.iter().any(|sku| sku == article.sku));
         ensure!(
             missing.is_none(),
@@ -112,9 +112,8 @@ async fn funded(client: &Client, customer: &Customer) -> Result<()> {
     Ok(())
 }
 
-fn skus(items: &Value) -> Vec<String> {
-    let items = items["items"].as_array().into_iter().flatten();
-    items.filter_map(|item| Some(item["sku"].as_str()?.to_string())).collect()
+fn skus(items: &[Value]) -> Vec<String> {
+    items.iter().filter_map(|item| Some(item["sku"].as_str()?.to_string())).collect()
 }
 
 #[cfg(test)]

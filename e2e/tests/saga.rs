@@ -159,8 +159,8 @@ async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at
         })
         .await?;
         assert_eq!((order.status.as_str(), order.stock.as_str()), ("pending", "waiting"));
-        let items: Value = client.read("order", "/items").await?;
-        assert!(items["items"].as_array().is_some_and(|items| items.len() > 10), "{items}");
+        let items = client.items("order").await?;
+        assert!(items.len() > 10, "{items:?}");
 
         client.cancel(order_id).await?.accepted::<Order>()?;
         let order = eventually("the refund", SOON, async || {
@@ -255,9 +255,8 @@ async fn a_new_price_counts_for_new_orders_and_for_no_old_one() -> Result<()> {
         client.deliver(&sku, 10, "candles").await?;
         let priced = async |price: i64| {
             eventually("the order service to know the price", SOON, async || {
-                let items: Value = client.read("order", "/items").await?;
-                let items = items["items"].as_array().into_iter().flatten();
-                let known = items.into_iter().find(|item| item["sku"] == sku.as_str());
+                let items = client.items("order").await?;
+                let known = items.iter().find(|item| item["sku"] == sku.as_str());
                 ensure!(known.is_some_and(|item| item["price_cents"] == price), "{known:?}");
                 Ok(())
             })

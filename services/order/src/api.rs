@@ -1,52 +1,64 @@
 //! What clients ask of the order service.
 
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::response::Response;
+use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
-use chassis::extract::{IdempotencyKey, Json, Path, Query};
+use chassis::extract::{IdempotencyKey, Json, LastEventId, Limit, Path, Query, Wait};
 use chassis::idempotency::Once;
 use chassis::loss::{self, WrittenOff};
+use chassis::openapi;
 use chassis::problem::Problem;
+use chassis::watch::{self, Watch};
 use chrono::{DateTime, Utc};
 use events::orders::CancelReason;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::order::{CancelOrder, Item, Order, Orders, PlaceOrder, Wanted};
+use crate::order::{CancelOrder, Item, Order, Orders, PlaceOrder, Status, Wanted};
 use crate::saga::{self, Refusal};
 
 const LINES_MAX: usize = 50;
 const QUANTITY_MAX: i32 = 1_000;
 const SKU_CHARS_MAX: usize = 64;
-
-/// Orders and articles listed at a time.
-const ORDERS_LISTED_MAX: i64 = 100;
-const ITEMS_LISTED_MAX: i64 = 1_000;
+const SKU_RULE: &str = "must have 1 to 64 characters, none of them a control character";
 
 #[derive(Clone)]
-struct Api {
+pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
+    watch: Watch<Entry>,
 }
 
 /// The API.
-pub fn router(db: PgPool, commands: Commands<Orders>) -> Router {
-    Router::new()
-        .route("/orders", post(place_order).get(list_orders))
-        .route("/orders/{order_id}", get(show_order))
-        .route("/orders/{order_id}/cancel", post(cancel_order))
-        .route("/orders/{order_id}/history", get(show_history))
-        .route("/items", get(list_items))
-        .with_state(Api { db, commands })
+pub fn router(db: PgPool, commands: Commands<Orders>, watch: Watch<Entry>) -> Router {
+    openapi::serve("order", routes()).with_state(Api { db, commands, watch })
 }
 
-#[derive(Deserialize, Serialize)]
+/// Its routes, each with its description.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(place_order, list_orders))
+        .routes(routes!(show_order))
+        .routes(routes!(cancel_order))
+        .routes(routes!(show_history))
+        .routes(routes!(follow_order))
+        .routes(routes!(list_items))
+}
+
+/// What a customer wants to order.
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OrderWish {
+    #[schema(examples("01900000-0000-7000-8000-000000000001"))]
     customer_id: Uuid,
+    #[schema(min_items = 1, max_items = 50)]
     lines: Vec<Wanted>,
 }
 
@@ -62,11 +74,8 @@ impl OrderWish {
                 return Err(Problem::invalid(format!("lines[{nth}].quantity"), detail));
             }
             let sku = format!("lines[{nth}].sku");
-            let characters = line.sku.chars().count();
-            if !(1..=SKU_CHARS_MAX).contains(&characters) || line.sku.chars().any(char::is_control)
-            {
-                let rule = "must have 1 to 64 characters, none of them a control character";
-                return Err(Problem::invalid(sku, rule));
+            if !is_sku(&line.sku) {
+                return Err(Problem::invalid(sku, SKU_RULE));
             }
             if self.lines[..nth].iter().any(|earlier| earlier.sku == line.sku) {
                 return Err(Problem::invalid(sku, "stands on an earlier line already"));
@@ -76,7 +85,20 @@ impl OrderWish {
     }
 }
 
-/// A customer places an order. Needs this service's own database and nothing else.
+fn is_sku(text: &str) -> bool {
+    (1..=SKU_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+/// Places an order.
+///
+/// It is durable when it is answered, and pending: payment and stock hear of it next. Prices are
+/// this service's own. Needs this service's own database and nothing else.
+#[utoipa::path(post, path = "/orders", responses(
+    (status = 201, description = "The order, pending.", body = Order),
+    (status = 422, description = "`field` breaks a rule: an item that is not known, one that \
+        stands on two lines, one in another currency than the lines before it, a total that can't \
+        be counted. Or the key came before with another request."),
+))]
 async fn place_order(
     State(api): State<Api>,
     key: Option<IdempotencyKey>,
@@ -94,7 +116,14 @@ async fn place_order(
     api.commands.run(place, once, decide).await
 }
 
-/// A customer cancels an order. To cancel a cancelled one changes nothing and is fine.
+/// Cancels an order.
+///
+/// Payment and stock undo what they did for it. To cancel a cancelled one changes nothing and is fine.
+#[utoipa::path(post, path = "/orders/{order_id}/cancel", responses(
+    (status = 200, description = "The order, cancelled.", body = Order),
+    (status = 404, description = "There is no such order."),
+    (status = 409, description = "The order is confirmed and can't be cancelled."),
+))]
 async fn cancel_order(
     State(api): State<Api>,
     key: Option<IdempotencyKey>,
@@ -138,90 +167,219 @@ fn no_such_order() -> Problem {
     Problem::not_found("there is no such order")
 }
 
+/// Shows an order.
+///
+/// With `Prefer: wait=N` the answer is held back until the order is confirmed or cancelled, for N
+/// seconds at most; then it shows the order as it is.
+#[utoipa::path(get, path = "/orders/{order_id}", params(Wait), responses(
+    (status = 200, description = "The order.", body = Order,
+        headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
+    (status = 404, description = "There is no such order."),
+))]
 async fn show_order(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
-) -> Result<Answer<Order>, Problem> {
+    wait: Wait,
+) -> Result<Response, Problem> {
+    let mut order = find_order(&api, order_id).await?;
+    if let Wait(Some(within)) = wait
+        && order.status == Status::Pending
+    {
+        api.watch.settled(order_id, within).await?;
+        order = find_order(&api, order_id).await?;
+    }
+    Ok(wait.applied(Answer(order)))
+}
+
+async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
     let order = sqlx::query_as("select * from orders where order_id = $1")
         .bind(order_id)
         .fetch_optional(&api.db)
         .await?;
-    order.map(Answer).ok_or_else(no_such_order)
+    order.ok_or_else(no_such_order)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct Whose {
+struct OrdersWanted {
     customer_id: Uuid,
+    /// Only older orders than this one: `next` of the page before.
+    after: Option<Uuid>,
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit<100>,
 }
 
-#[derive(Serialize)]
+/// A page of a customer's orders.
+#[derive(Serialize, ToSchema)]
 struct OrderList {
     orders: Vec<Order>,
-    next: Option<String>,
+    /// Where the next page begins; null where there are no further orders.
+    #[schema(required)]
+    next: Option<Uuid>,
 }
 
-/// A customer's newest orders.
+/// Lists a customer's orders, the newest first.
+#[utoipa::path(get, path = "/orders", params(OrdersWanted), responses(
+    (status = 200, description = "A page of orders.", body = OrderList),
+))]
 async fn list_orders(
     State(api): State<Api>,
-    Query(whose): Query<Whose>,
+    Query(wanted): Query<OrdersWanted>,
 ) -> Result<Answer<OrderList>, Problem> {
-    let orders = sqlx::query_as(
-        "select * from orders where customer_id = $1 order by order_id desc limit $2",
+    let OrdersWanted { customer_id, after, limit } = wanted;
+    let mut orders: Vec<Order> = sqlx::query_as(
+        "select * from orders where customer_id = $1 and order_id < $2
+         order by order_id desc limit $3",
     )
-    .bind(whose.customer_id)
-    .bind(ORDERS_LISTED_MAX)
+    .bind(customer_id)
+    // No order has the greatest id of all.
+    .bind(after.unwrap_or(Uuid::max()))
+    .bind(limit.rows())
     .fetch_all(&api.db)
     .await?;
-    Ok(Answer(OrderList { orders, next: None }))
+    let next = limit.page(&mut orders, |order| order.order_id);
+    Ok(Answer(OrderList { orders, next }))
 }
 
-#[derive(Serialize, sqlx::FromRow)]
-struct Entry {
+/// An event of an order.
+#[derive(Serialize, sqlx::FromRow, ToSchema)]
+pub struct Entry {
+    #[serde(skip)]
+    order_id: Uuid,
+    #[serde(skip)]
+    position: i64,
+    /// The topic that it went through.
+    #[schema(examples("orders.created"))]
     event: String,
     event_id: Uuid,
+    /// The event itself, without its envelope.
+    #[schema(value_type = Object)]
     detail: Value,
+    /// When it was decided, by its publisher's clock.
     occurred_at: DateTime<Utc>,
+    /// When it became true here.
     recorded_at: DateTime<Utc>,
 }
 
-#[derive(Serialize)]
+/// Positions are drawn while the order's row is locked, so within an order they grow as it commits.
+impl watch::Entry for Entry {
+    const READ: &str = "select entry.*
+        from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
+        cross join lateral (
+            select order_id, position, event, event_id, detail, occurred_at, recorded_at
+            from history
+            where history.order_id = seen.order_id and history.position > seen.position
+            order by position offset 0) as entry";
+
+    fn subject(&self) -> Uuid {
+        self.order_id
+    }
+    fn position(&self) -> i64 {
+        self.position
+    }
+    fn id(&self) -> Uuid {
+        self.event_id
+    }
+    fn event(&self) -> &str {
+        &self.event
+    }
+    fn is_last(&self) -> bool {
+        [events::orders::CONFIRMED.name, events::orders::CANCELLED.name].contains(&&*self.event)
+    }
+}
+
+/// The life of an order.
+#[derive(Serialize, ToSchema)]
 struct History {
     order_id: Uuid,
     history: Vec<Entry>,
 }
 
-/// Every event of an order, in the order in which they became true here.
+/// Shows every event of an order, in the sequence in which they became true here.
+#[utoipa::path(get, path = "/orders/{order_id}/history", responses(
+    (status = 200, description = "The events, the oldest first.", body = History),
+    (status = 404, description = "There is no such order."),
+))]
 async fn show_history(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<Answer<History>, Problem> {
-    let history: Vec<Entry> = sqlx::query_as(
-        "select event, event_id, detail, occurred_at, recorded_at from history
-         where order_id = $1 order by position",
-    )
-    .bind(order_id)
-    .fetch_all(&api.db)
-    .await?;
-    match history.is_empty() {
-        true => Err(no_such_order()),
-        false => Ok(Answer(History { order_id, history })),
-    }
+    let history = find_history(&api, order_id).await?;
+    Ok(Answer(History { order_id, history }))
 }
 
-#[derive(Serialize)]
-struct Items {
+async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<Entry>, Problem> {
+    let history: Vec<Entry> =
+        sqlx::query_as("select * from history where order_id = $1 order by position")
+            .bind(order_id)
+            .fetch_all(&api.db)
+            .await?;
+    if history.is_empty() { Err(no_such_order()) } else { Ok(history) }
+}
+
+/// Follows an order until it ends, as server-sent events.
+///
+/// Each event of the order is one: `id` is its event_id, `event` its name, `data` the entry as in
+/// the history. Those that are there already come first, then each as it happens, and the stream
+/// ends with the order: after its `orders.confirmed` or `orders.cancelled`. A stream that ends sooner
+/// is to be resumed with `Last-Event-ID`, as browsers do by themselves.
+#[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
+    (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+    (status = 204, description = "All was seen; there is nothing to come back for."),
+    (status = 404, description = "There is no such order."),
+))]
+async fn follow_order(
+    State(api): State<Api>,
+    Path(order_id): Path<Uuid>,
+    LastEventId(seen): LastEventId,
+) -> Result<Response, Problem> {
+    api.watch.stream(find_history(&api, order_id).await?, seen)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ItemsWanted {
+    /// Only items after this SKU: `next` of the page before.
+    #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    after: Option<String>,
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit<1_000>,
+}
+
+/// A page of items.
+#[derive(Serialize, ToSchema)]
+struct ItemList {
     items: Vec<Item>,
+    /// Where the next page begins; null where there are no further items.
+    #[schema(required)]
     next: Option<String>,
 }
 
-/// What can be ordered, as far as stock has announced it; stock itself may be down.
-async fn list_items(State(api): State<Api>) -> Result<Answer<Items>, Problem> {
-    let items = sqlx::query_as("select * from items order by sku limit $1")
-        .bind(ITEMS_LISTED_MAX)
-        .fetch_all(&api.db)
-        .await?;
-    Ok(Answer(Items { items, next: None }))
+/// Lists what can be ordered, by SKU.
+///
+/// As far as stock has announced it; stock itself may be down.
+#[utoipa::path(get, path = "/items", params(ItemsWanted), responses(
+    (status = 200, description = "A page of items.", body = ItemList),
+))]
+async fn list_items(
+    State(api): State<Api>,
+    Query(ItemsWanted { after, limit }): Query<ItemsWanted>,
+) -> Result<Answer<ItemList>, Problem> {
+    if after.as_deref().is_some_and(|after| !is_sku(after)) {
+        return Err(Problem::invalid("after", SKU_RULE));
+    }
+    let mut items: Vec<Item> =
+        sqlx::query_as("select * from items where sku > $1 order by sku limit $2")
+            .bind(after.unwrap_or_default())
+            .bind(limit.rows())
+            .fetch_all(&api.db)
+            .await?;
+    let next = limit.page(&mut items, |item| item.sku.clone());
+    Ok(Answer(ItemList { items, next }))
 }
 
 #[derive(Serialize)]

@@ -38,7 +38,7 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
     let sweep = deadline::sweep(settings, service.db.clone(), commands.clone(), consumer.group());
 
     let routers = Routers {
-        api: api::router(service.db.clone(), commands),
+        api: api::router(service.db.clone(), commands, service.watch()),
         books: api::books(service.db.clone()),
         operator: consumer
             .operator()

@@ -14,21 +14,25 @@ use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, types::Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// An order: the row that decides.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Order {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     pub status: Status,
+    #[schema(required)]
     pub reason: Option<Reason>,
     pub payment: PaymentLeg,
     pub stock: StockLeg,
     pub total_cents: i64,
     pub currency: String,
+    #[schema(value_type = Vec<Line>)]
     pub lines: Json<Vec<Line>>,
     pub created_at: DateTime<Utc>,
+    #[schema(required)]
     pub ended_at: Option<DateTime<Utc>>,
     #[serde(skip)]
     pub created_event_id: Uuid,
@@ -37,7 +41,7 @@ pub struct Order {
 }
 
 /// One item of an order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Line {
     pub sku: String,
     pub quantity: i32,
@@ -45,7 +49,7 @@ pub struct Line {
 }
 
 /// Leaves `Pending` once, and never again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Status {
@@ -55,7 +59,7 @@ pub enum Status {
 }
 
 /// Why an order was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Reason {
@@ -67,7 +71,7 @@ pub enum Reason {
 
 /// What payment answered. It only climbs: waiting < verified < refunded, waiting < declined,
 /// waiting < void.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum PaymentLeg {
@@ -80,7 +84,7 @@ pub enum PaymentLeg {
 
 /// What stock answered. It only climbs: waiting < reserved < released, waiting < rejected,
 /// waiting < void.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum StockLeg {
@@ -162,7 +166,7 @@ impl Announce for Order {
 }
 
 /// An item, as last heard of.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Item {
     pub sku: String,
     pub name: String,
@@ -192,10 +196,14 @@ pub struct PlaceOrder {
 }
 
 /// One item that a customer wants.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
+    /// Stands on one line only.
+    #[schema(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(examples("deck-lantern"))]
     pub sku: String,
+    #[schema(minimum = 1, maximum = 1_000, examples(2))]
     pub quantity: i32,
 }
 

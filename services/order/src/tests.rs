@@ -1,9 +1,9 @@
 //! The rules of the decider, by table and by property; then its edges on a real database.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chassis::event::{Answer, At, Event, Outcome};
-use chassis::testing::{Bench, Client};
+use chassis::testing::{self, Bench, Client};
 use chrono::DateTime;
 use events::orders::CancelReason;
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
@@ -14,6 +14,7 @@ use events::stock::{
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sqlx::types::Json;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::order::{
@@ -516,7 +517,8 @@ proptest! {
 
 async fn bench() -> (Bench<Orders>, Client) {
     let bench = Bench::new("order", sqlx::migrate!()).await;
-    let api = api::router(bench.db.clone(), bench.commands.clone());
+    let watch = bench.watch(&CancellationToken::new());
+    let api = api::router(bench.db.clone(), bench.commands.clone(), watch);
     (bench, Client(api))
 }
 
@@ -995,5 +997,181 @@ fn to_discard_an_event_costs_what_it_would_have_told_and_says_so() {
         let sku = items.item("pen").map(|item| item.sku.clone()).unwrap();
         let loss = saga::item_discarded(&item(&sku, 1, "EUR", version), &items);
         assert_eq!(loss.consequence.starts_with("Nothing is lost"), !is_lost, "{loss:?}");
+    }
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("order", env!("CARGO_MANIFEST_DIR"), &api::routes());
+}
+
+/// As another replica answers, which hears nothing of what this bench commits.
+fn elsewhere(bench: &Bench<Orders>) -> Client {
+    let watch = bench.watch_elsewhere(&CancellationToken::new());
+    Client(api::router(bench.db.clone(), bench.commands.clone(), watch))
+}
+
+async fn text(response: axum::response::Response) -> String {
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn an_order_that_ends_on_one_replica_wakes_who_waits_for_it_on_any() {
+    let (bench, client) = stocked_bench().await;
+    for waiting in [elsewhere(&bench), client.clone()] {
+        let order_id = placed(&client).await;
+        let (place, began) = (format!("/orders/{order_id}"), Instant::now());
+        let wait = waiting.ask(&place, &[("prefer", "wait=10")]);
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            bring(&bench, &[verified(order_id)], saga::payment_verified).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            bring(&bench, &[reserved(order_id)], saga::stock_reserved).await;
+        };
+        let (answer, ()) = tokio::join!(wait, end);
+        assert!((400..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+        assert_eq!(answer.headers()["preference-applied"], "wait=10");
+        let order: Value = serde_json::from_str(&text(answer).await).unwrap();
+        assert_eq!(order, client.get(&place).await.body);
+        assert_eq!(order["status"], "confirmed");
+
+        let began = Instant::now();
+        let answer = waiting.ask(&place, &[("prefer", "wait=10")]).await;
+        assert!(answer.status() == 200 && began.elapsed() < Duration::from_secs(2), "it is over");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_in_time_with_the_order_as_it_is() {
+    let (_bench, client) = stocked_bench().await;
+    let place = format!("/orders/{}", placed(&client).await);
+    let began = Instant::now();
+    let answer = client.ask(&place, &[("prefer", "wait=1")]).await;
+    assert!((1_000..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["preference-applied"]),
+        (200, &"wait=1".parse().unwrap())
+    );
+    assert!(text(answer).await.contains(r#""status":"pending""#));
+    for unread in [&[][..], &[("prefer", "wait=soon")]] {
+        let began = Instant::now();
+        let answer = client.ask(&place, unread).await;
+        assert!(answer.status() == 200 && !answer.headers().contains_key("preference-applied"));
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+    let nowhere = client.ask(&format!("/orders/{ORDER}"), &[("prefer", "wait=10")]).await;
+    assert_eq!(nowhere.status(), 404);
+}
+
+#[tokio::test]
+async fn an_order_is_followed_to_its_end_and_a_stream_that_broke_is_resumed() {
+    let (bench, client) = stocked_bench().await;
+    let order_id = placed(&client).await;
+    let place = format!("/orders/{order_id}/events");
+    let stream = elsewhere(&bench).ask(&place, &[]).await;
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let end = async {
+        bring(&bench, &[verified(order_id)], saga::payment_verified).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bring(&bench, &[rejected(order_id)], saga::stock_rejected).await;
+        let refunded = refunded(order_id, Some(TOTAL_CENTS));
+        bring(&bench, &[refunded], saga::payment_refunded).await;
+    };
+    let (told, ()) = tokio::join!(text(stream), end);
+    let history = client.get(&format!("/orders/{order_id}/history")).await.body;
+    let history = history["history"].as_array().unwrap();
+    let events: Vec<_> = history.iter().map(|entry| entry["event"].as_str().unwrap()).collect();
+    let whole = ["orders.created", "payments.verified", "stock.rejected", "orders.cancelled"];
+    assert_eq!(events, [&whole[..], &["payments.refunded"]].concat());
+
+    let ids: Vec<_> = history.iter().map(|entry| entry["event_id"].as_str().unwrap()).collect();
+    for (nth, event) in told.split_terminator("\n\n").enumerate() {
+        let line = |name| event.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!((line("event: "), line("id: ")), (events[nth], ids[nth]));
+        assert_eq!(&serde_json::from_str::<Value>(line("data: ")).unwrap(), &history[nth]);
+    }
+    assert_eq!(told.matches("\n\n").count(), 4, "it ends with the order: {told}");
+
+    let rest = text(client.ask(&place, &[("last-event-id", ids[1])]).await).await;
+    assert!(rest.starts_with(&format!("id: {}\n", ids[2])), "{rest}");
+    assert_eq!(rest.matches("\n\n").count(), 2);
+    for seen in &ids[3..] {
+        assert_eq!(client.ask(&place, &[("last-event-id", seen)]).await.status(), 204);
+    }
+    assert_eq!(client.get(&format!("/orders/{ORDER}/events")).await.status, 404);
+}
+
+/// Pages through a list, with something going on after each page, and answers every key that it saw.
+async fn paged(
+    client: &Client,
+    list: &str,
+    (rows, key): (&str, &str),
+    mut meanwhile: impl AsyncFnMut(),
+) -> Vec<String> {
+    let (mut seen, mut next) = (Vec::new(), String::new());
+    for _ in 0..100 {
+        let page = client.get(&format!("{list}limit=3{next}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let rows = page.body[rows].as_array().unwrap();
+        assert!(rows.len() == 3 || page.body["next"].is_null(), "{page:?}");
+        seen.extend(rows.iter().map(|row| row[key].as_str().unwrap().to_owned()));
+        let Some(after) = page.body["next"].as_str() else { return seen };
+        assert_eq!(seen.last().unwrap(), after);
+        next = format!("&after={after}");
+        meanwhile().await;
+    }
+    panic!("a list without an end");
+}
+
+#[tokio::test]
+async fn paging_through_a_list_that_grows_shows_what_was_there_exactly_once() {
+    let (bench, client) = stocked_bench().await;
+    let mut there = Vec::new();
+    for _ in 0..10 {
+        there.push(placed(&client).await.to_string());
+    }
+    let mine = format!("/orders?customer_id={CUSTOMER}&");
+    let seen = paged(&client, &mine, ("orders", "order_id"), async || {
+        placed(&client).await;
+    });
+    there.reverse();
+    assert_eq!(seen.await, there, "newest first");
+
+    let numbered = |nth: usize| item(&format!("sku-{nth:02}"), 1, "EUR", 1);
+    let even: Vec<_> = (0..10).map(|nth| numbered(2 * nth)).collect();
+    bring(&bench, &even, saga::item_changed).await;
+    let mut later = (0..10).map(|nth| numbered(2 * nth + 1));
+    let seen = paged(&client, "/items?", ("items", "sku"), async || {
+        bring(&bench, &[later.next().unwrap()], saga::item_changed).await;
+    });
+    let (mut seen, even) = (seen.await, even.iter().map(|item| item.sku.clone()));
+    assert!(seen.is_sorted_by(|a, b| a < b), "by SKU, and none twice: {seen:?}");
+    let expected: Vec<_> = ["ink", "pen"].map(String::from).into_iter().chain(even).collect();
+    seen.retain(|sku| !came_later(sku));
+    assert_eq!(seen, expected);
+}
+
+/// Whether an item came while the list was read: those have odd numbers.
+fn came_later(sku: &str) -> bool {
+    sku.strip_prefix("sku-").is_some_and(|nth| nth.parse::<u32>().unwrap() % 2 == 1)
+}
+
+#[tokio::test]
+async fn a_page_that_can_not_be_is_refused_by_its_parameter() {
+    let (_bench, client) = bench().await;
+    for (query, field) in [
+        ("/items?limit=0", "limit"),
+        ("/items?limit=1001", "limit"),
+        ("/items?limit=many", "limit"),
+        ("/items?after=", "after"),
+        ("/items?after=%00", "after"),
+        ("/items?page=2", "page"),
+        (&format!("/orders?customer_id={CUSTOMER}&limit=101"), "limit"),
+        (&format!("/orders?customer_id={CUSTOMER}&after=7"), "after"),
+    ] {
+        let refused = client.get(query).await;
+        let said = (refused.status, refused.body["field"].as_str());
+        assert_eq!(said, (422, Some(field)), "{query}: {refused:?}");
     }
 }

@@ -1,22 +1,26 @@
 //! What clients ask of the payment service.
 
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{IdempotencyKey, Json, Path};
 use chassis::idempotency::Once;
 use chassis::loss::{self, WrittenOff};
+use chassis::openapi;
 use chassis::problem::Problem;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::payment::{Account, Deposit, Ledger, Payment};
 use crate::saga::{self, DEPOSITED_MAX_CENTS, Refusal};
 
 #[derive(Clone)]
-struct Api {
+pub struct Api {
     db: PgPool,
     commands: Commands<Ledger>,
     currency: String,
@@ -24,13 +28,22 @@ struct Api {
 
 /// The API.
 pub fn router(db: PgPool, commands: Commands<Ledger>, currency: String) -> Router {
-    Router::new()
-        .route("/accounts/{customer_id}", get(show_account))
-        .route("/accounts/{customer_id}/deposits", post(take_in))
-        .route("/payments/{order_id}", get(show_payment))
-        .with_state(Api { db, commands, currency })
+    openapi::serve("payment", routes()).with_state(Api { db, commands, currency })
 }
 
+/// Its routes, each with its description.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(show_account))
+        .routes(routes!(take_in))
+        .routes(routes!(show_payment))
+}
+
+/// Shows a customer's account.
+#[utoipa::path(get, path = "/accounts/{customer_id}", responses(
+    (status = 200, description = "The account.", body = Account),
+    (status = 404, description = "This customer has no account."),
+))]
 async fn show_account(
     State(api): State<Api>,
     Path(customer_id): Path<Uuid>,
@@ -42,13 +55,24 @@ async fn show_account(
     account.map(Answer).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
-#[derive(Deserialize, Serialize)]
+/// What a customer brings.
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DepositWish {
+    #[schema(minimum = 1, maximum = 1_000_000_000_000_000_i64, examples(10_000))]
     amount_cents: i64,
 }
 
-/// Money comes in; the first deposit opens the account.
+/// Takes a deposit into an account.
+///
+/// The first one opens the account, in the currency of this service.
+#[utoipa::path(post, path = "/accounts/{customer_id}/deposits",
+    operation_id = "deposit", params(IdempotencyKey), responses(
+    (status = 201, description = "The account, with the deposit.", body = Account),
+    (status = 409, description = "The account is in another currency than deposits are now."),
+    (status = 422, description = "`field` breaks a rule; with what was deposited before it would be \
+        more than an account may take in. Or the key came before with another request."),
+))]
 async fn take_in(
     State(api): State<Api>,
     IdempotencyKey(key): IdempotencyKey,
@@ -72,6 +96,12 @@ async fn take_in(
     api.commands.run(deposit, Some(once), decide).await
 }
 
+/// Shows what was done about an order, and why.
+#[utoipa::path(get, path = "/payments/{order_id}", responses(
+    (status = 200, description = "The payment; a void one is about an order that was cancelled \
+        before payment heard of it.", body = Payment),
+    (status = 404, description = "Payment has not heard of this order."),
+))]
 async fn show_payment(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,

@@ -9,10 +9,11 @@ use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use serde::Serialize;
 use sqlx::PgConnection;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// A customer's account.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Account {
     pub customer_id: Uuid,
     pub currency: String,
@@ -22,13 +23,16 @@ pub struct Account {
 }
 
 /// What payment did for an order, and what it said.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Payment {
     pub order_id: Uuid,
     pub state: State,
+    #[schema(required)]
     pub customer_id: Option<Uuid>,
     pub amount_cents: i64,
+    #[schema(required)]
     pub currency: Option<String>,
+    #[schema(required)]
     pub reason: Option<String>,
     #[serde(skip)]
     pub answer_event_id: Option<Uuid>,
@@ -39,7 +43,7 @@ pub struct Payment {
 }
 
 /// Where a payment stands. It only moves down this list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum State {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chassis::event::At;
-use chassis::testing::{Bench, Client};
+use chassis::testing::{self, Bench, Client};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentVerified};
@@ -577,4 +577,9 @@ fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
         };
         assert_eq!(write_offs, due, "{state:?}: {loss:?}");
     }
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("payment", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }

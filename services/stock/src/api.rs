@@ -1,25 +1,26 @@
 //! What clients ask of the stock service.
 
 use axum::extract::State;
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
-use chassis::extract::{IdempotencyKey, Json, Path};
+use chassis::extract::{IdempotencyKey, Json, Limit, Path, Query};
 use chassis::idempotency::Once;
 use chassis::loss::{self, WrittenOff};
+use chassis::openapi;
 use chassis::problem::Problem;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::saga::{self, Refusal};
 use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 
-/// Articles listed at a time.
-const LISTED_MAX: i64 = 1_000;
-
 #[derive(Clone)]
-struct Api {
+pub struct Api {
     db: PgPool,
     commands: Commands<Warehouse>,
     currency: String,
@@ -27,54 +28,106 @@ struct Api {
 
 /// The API.
 pub fn router(db: PgPool, commands: Commands<Warehouse>, currency: String) -> Router {
-    Router::new()
-        .route("/items", get(list_items))
-        .route("/items/{sku}", get(show_item).put(put_item))
-        .route("/items/{sku}/deliveries", post(take_in))
-        .route("/reservations/{order_id}", get(show_reservation))
-        .with_state(Api { db, commands, currency })
+    openapi::serve("stock", routes()).with_state(Api { db, commands, currency })
 }
 
-#[derive(Serialize)]
-struct Items {
+/// Its routes, each with its description.
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list_items))
+        .routes(routes!(show_item, put_item))
+        .routes(routes!(take_in))
+        .routes(routes!(show_reservation))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ItemsWanted {
+    /// Only items after this SKU: `next` of the page before.
+    #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    after: Option<String>,
+    #[serde(default)]
+    #[param(inline)]
+    limit: Limit<1_000>,
+}
+
+/// A page of items.
+#[derive(Serialize, ToSchema)]
+struct ItemList {
     items: Vec<Item>,
+    /// Where the next page begins; null where there are no further items.
+    #[schema(required)]
     next: Option<String>,
 }
 
-/// Every article, by SKU, with what there is of it.
-async fn list_items(State(api): State<Api>) -> Result<Answer<Items>, Problem> {
-    let items = sqlx::query_as("select * from items order by sku limit $1")
-        .bind(LISTED_MAX)
-        .fetch_all(&api.db)
-        .await?;
-    Ok(Answer(Items { items, next: None }))
+/// Lists items by SKU, with what there is of each.
+#[utoipa::path(get, path = "/items", params(ItemsWanted), responses(
+    (status = 200, description = "A page of items.", body = ItemList),
+))]
+async fn list_items(
+    State(api): State<Api>,
+    Query(ItemsWanted { after, limit }): Query<ItemsWanted>,
+) -> Result<Answer<ItemList>, Problem> {
+    let after = after.map(|after| valid_sku("after", after)).transpose()?;
+    let mut items: Vec<Item> =
+        sqlx::query_as("select * from items where sku > $1 order by sku limit $2")
+            .bind(after.unwrap_or_default())
+            .bind(limit.rows())
+            .fetch_all(&api.db)
+            .await?;
+    let next = limit.page(&mut items, |item| item.sku.clone());
+    Ok(Answer(ItemList { items, next }))
 }
 
+/// An item's place.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct Place {
+    #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    #[param(example = "deck-lantern")]
+    sku: String,
+}
+
+/// Shows an item, with what there is of it.
+#[utoipa::path(get, path = "/items/{sku}", params(Place), responses(
+    (status = 200, description = "The item.", body = Item),
+    (status = 404, description = "There is no such item."),
+    (status = 422, description = "This can't be a SKU."),
+))]
 async fn show_item(
     State(api): State<Api>,
-    Path(sku): Path<String>,
+    Path(Place { sku }): Path<Place>,
 ) -> Result<Answer<Item>, Problem> {
     let item = sqlx::query_as("select * from items where sku = $1")
-        .bind(valid_sku(sku)?)
+        .bind(valid_sku("sku", sku)?)
         .fetch_optional(&api.db)
         .await?;
     item.map(Answer).ok_or_else(no_such_item)
 }
 
-#[derive(Deserialize)]
+/// An item as it is to be.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemWish {
+    #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(examples("Deck lantern, storm-proof"))]
     name: String,
+    #[schema(minimum = 0, maximum = 1_000_000_000, examples(5_990))]
     price_cents: i64,
 }
 
-/// Makes an article, or changes its name and price.
+/// Makes an item, or changes its name and price.
+#[utoipa::path(put, path = "/items/{sku}", params(Place), responses(
+    (status = 200, description = "The item, as it is now.", body = Item),
+    (status = 201, description = "The item, new: there is nothing of it yet.", body = Item),
+))]
 async fn put_item(
     State(api): State<Api>,
-    Path(sku): Path<String>,
+    Path(Place { sku }): Path<Place>,
     Json(wish): Json<ItemWish>,
 ) -> Result<Reply, Problem> {
-    let sku = valid_sku(sku)?;
+    let sku = valid_sku("sku", sku)?;
     let ItemWish { name, price_cents } = wish;
     if !(1..=200).contains(&name.chars().count()) || name.chars().any(char::is_control) {
         return Err(Problem::invalid(
@@ -99,20 +152,29 @@ async fn put_item(
     api.commands.run(put, None, decide).await
 }
 
-#[derive(Deserialize, Serialize)]
+/// What arrived of an item.
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeliveryWish {
+    #[schema(minimum = 1, maximum = 1_000_000_000, examples(100))]
     quantity: i64,
 }
 
-/// More of an article arrived.
+/// Takes in a delivery: more of an item arrived.
+#[utoipa::path(post, path = "/items/{sku}/deliveries",
+    operation_id = "take_in", params(Place, IdempotencyKey), responses(
+    (status = 201, description = "The item, with what arrived.", body = Item),
+    (status = 404, description = "There is no such item."),
+    (status = 422, description = "`field` breaks a rule; with what there is it would be more than can \
+        be counted. Or the key came before with another request."),
+))]
 async fn take_in(
     State(api): State<Api>,
     IdempotencyKey(key): IdempotencyKey,
-    Path(sku): Path<String>,
+    Path(Place { sku }): Path<Place>,
     Json(wish): Json<DeliveryWish>,
 ) -> Result<Reply, Problem> {
-    let sku = valid_sku(sku)?;
+    let sku = valid_sku("sku", sku)?;
     if !(1..=1_000_000_000).contains(&wish.quantity) {
         return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
     }
@@ -126,6 +188,12 @@ async fn take_in(
     api.commands.run(delivery, Some(once), decide).await
 }
 
+/// Shows what was done about an order, and why.
+#[utoipa::path(get, path = "/reservations/{order_id}", responses(
+    (status = 200, description = "The reservation; a void one is about an order that was cancelled \
+        before stock heard of it.", body = Reservation),
+    (status = 404, description = "Stock has not heard of this order."),
+))]
 async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
@@ -137,17 +205,17 @@ async fn show_reservation(
     reservation.map(Answer).ok_or_else(|| Problem::not_found("stock has not heard of this order"))
 }
 
-fn valid_sku(sku: String) -> Result<String, Problem> {
+fn valid_sku(field: &str, sku: String) -> Result<String, Problem> {
     match (1..=64).contains(&sku.chars().count()) && !sku.chars().any(char::is_control) {
         true => Ok(sku),
         false => Err(Problem::invalid(
-            "sku",
+            field,
             "must have 1 to 64 characters, none of them a control character",
         )),
     }
 }
 
-/// An article's place as a URI says it: a SKU may hold anything, a slash or a space for instance.
+/// An item's place as a URI says it: a SKU may hold anything, a slash or a space for instance.
 fn place_of(sku: &str) -> String {
     let mut place = String::from("/items/");
     for byte in sku.bytes() {

@@ -12,10 +12,11 @@ use events::stock::{
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// An item.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Item {
     pub sku: String,
     pub name: String,
@@ -32,13 +33,15 @@ pub struct Item {
 }
 
 /// What stock did for an order, and what it said.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Reservation {
     pub order_id: Uuid,
     pub state: State,
+    #[schema(value_type = Vec<Line>)]
     pub lines: Json<Vec<Line>>,
     #[serde(skip)]
     pub shortfall: Option<Json<Shortfall>>,
+    #[schema(required)]
     pub reason: Option<String>,
     #[serde(skip)]
     pub answer_event_id: Option<Uuid>,
@@ -49,7 +52,7 @@ pub struct Reservation {
 }
 
 /// An item of a reservation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Line {
     pub sku: String,
     pub quantity: i32,
@@ -65,7 +68,7 @@ pub struct Shortfall {
 }
 
 /// Where a reservation stands. It only moves down this list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum State {

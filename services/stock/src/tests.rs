@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chassis::announce;
 use chassis::event::At;
-use chassis::testing::{Bench, Client};
+use chassis::testing::{self, Bench, Client};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected};
@@ -790,4 +790,9 @@ fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
         };
         assert_eq!(write_offs, due, "{state:?}: {loss:?}");
     }
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("stock", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }
