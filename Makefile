@@ -12,6 +12,7 @@ E2E := $(TARGET)/e2e
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: dead-letters dead-letter replay discard resume poison sql
 .PHONY: announce rebuild order
+.PHONY: openapi
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -91,10 +92,13 @@ order: build ## Show the saga of the order ID=…: every event, its waits, and w
 schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
 	@$(TARGET)/contracts record
 
+openapi: tools ## Rewrite each service's openapi.json from its code
+	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
+
 check: tools ## Formatting, lints (warnings are errors), contracts and the shape of the tree
 	@cargo fmt --check
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives the_committed_openapi_document
 
 build: tools
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
