@@ -11,8 +11,7 @@ E2E := $(TARGET)/e2e
 
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: announce rebuild order
-.PHONY: openapi
+.PHONY: announce lose-disk rebuild order openapi
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -82,6 +81,9 @@ sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
 
 announce: build ## Have everything published once more, as after Kafka lost its disk (SERVICE=x, KEY=…: less)
 	@$(E2E) announce $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
+
+lose-disk: build ## Kill Kafka and delete its log directory: the disaster that announce makes good
+	@$(E2E) lose-disk
 
 rebuild: build ## Make the order service's copy of the items anew from their topic
 	@$(E2E) rebuild

@@ -57,6 +57,13 @@ pub async fn run(stack: &Stack, wish: &Announce) -> Result<Vec<(&'static str, u6
     Ok(announced)
 }
 
+/// The disaster: SIGKILL to Kafka, and its log directory is gone. Its next start makes a new cluster.
+pub async fn lose_the_disk(stack: &Stack) -> Result<()> {
+    stack.kill("kafka").await?;
+    let data = stack.directory().join("kafka").join("data");
+    std::fs::remove_dir_all(&data).with_context(|| format!("cannot delete {}", data.display()))
+}
+
 async fn of_service(client: &Client, service: &str, wish: &Announce) -> Result<u64> {
     let url = format!("{}/announce", client.addresses.operators[service]);
     let (mut announced, mut after) = (0, Value::Null);

@@ -65,6 +65,8 @@ enum Command {
     },
     /// Have the services announce again what they published; starts Kafka if it is down
     Announce(Announce),
+    /// Kill Kafka and delete its log, as a lost disk would
+    LoseDisk,
     /// Make the order service's read model of items anew from its topic
     Rebuild,
     /// Show a saga: every event of one order across the services
@@ -132,6 +134,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let stack = Stack::of_checkout_as_it_is()?;
             return letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
+        Command::LoseDisk => announce::lose_the_disk(&Stack::of_checkout_as_it_is()?).await?,
         Command::Rebuild => {
             let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
             rebuild::print(&rebuild::run(&client).await?)

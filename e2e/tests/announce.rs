@@ -26,13 +26,6 @@ async fn all_end(client: &Client, orders: &[Order]) -> Result<()> {
     Ok(())
 }
 
-/// SIGKILL to Kafka, and all that it knew is gone.
-async fn lose_the_disk(stage: &Stage) -> Result<()> {
-    stage.stack.kill("kafka").await?;
-    std::fs::remove_dir_all(stage.stack.directory().join("kafka").join("data"))?;
-    Ok(())
-}
-
 /// Stock has orders in memory that it read from the old cluster, and handles them when the new one
 /// is there: their places mean nothing in it.
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +43,7 @@ async fn after_the_broker_lost_its_disk_one_command_ends_every_order() -> Result
             Ok(())
         })
         .await?;
-        lose_the_disk(stage).await?;
+        announce::lose_the_disk(stack).await?;
         stack.start("stock-db").await?;
 
         let announced = announce::run(stack, &Announce::default()).await?;
@@ -69,11 +62,10 @@ async fn after_the_broker_lost_its_disk_one_command_ends_every_order() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_disk_is_survived_by_services_that_start_anew_and_by_a_second_announcement()
 -> Result<()> {
-    alone(async |stage| {
-        let Stage { stack, client } = stage;
+    alone(async |Stage { stack, client }| {
         stack.kill("payment").await?;
         let mut orders = place_all(client, 30).await?;
-        lose_the_disk(stage).await?;
+        announce::lose_the_disk(stack).await?;
         orders.extend(place_all(client, 30).await?);
         tokio::try_join!(stack.start("payment"), stack.kill("order"))?;
         stack.start("order").await?;
