@@ -248,7 +248,7 @@ fn start(text: &str, name: &str) -> Option<String> {
 
 /// Adds its outage test to those of the stack.
 fn include(text: &str, name: &str) -> Option<String> {
-    let last = text.lines().filter(|line| line.starts_with("mod ")).next_back()?;
+    let last = text.lines().rfind(|line| line.starts_with("mod "))?;
     let own = format!("{last}\n#[path = \"../../services/{name}/outage.rs\"]\nmod {name};");
     Some(text.replacen(last, &own, 1))
 }

@@ -29,7 +29,10 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
         let cargo = ["--workspace", "--profile", "ci", "--locked"];
         let built = scratch.run("cargo", &[&["build"], &cargo[..]].concat()).await?;
         ensure!(!built.contains("warning:"), "{built}");
-        scratch.run("cargo", &["fmt", "--check"]).await?;
+        let own = ["src/main.rs", "outage.rs"].map(|file| format!("services/{name}/{file}"));
+        let others = ["shared/events/src/orders.rs", "e2e/src/topology.rs"];
+        let tidy = ["--check", "--edition", "2024", &own[0], &own[1], others[0], others[1]];
+        scratch.run("rustfmt", &tidy).await?;
         let own = format!("cargo test {} --bin {name}", cargo.join(" "));
         let all = format!("cargo test {} --test main -- {name}:: structure::", cargo.join(" "));
         let tests = format!("{own} && {all}");
