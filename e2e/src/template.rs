@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Of a service of the template's own, by the name of the file that it becomes.
-const OWN: [(&str, &str); 7] = [
+const OWN: [(&str, &str); 8] = [
     ("src/main.rs", include_str!("../template/main.rs")),
     ("src/shipping.rs", include_str!("../template/aggregate.rs")),
     ("src/saga.rs", include_str!("../template/saga.rs")),
@@ -20,6 +20,7 @@ const OWN: [(&str, &str); 7] = [
     ("src/tests.rs", include_str!("../template/tests.rs")),
     ("migrations/2_shipping.sql", include_str!("../template/tables.sql")),
     ("outage.rs", include_str!("../template/outage.rs")),
+    ("openapi.json", include_str!("../template/openapi.json")),
 ];
 
 /// What the smallest service lends as it stands.

@@ -4,20 +4,30 @@ use std::collections::BTreeSet;
 
 use chassis::rows::{Rows, Table, Touches};
 use chrono::{DateTime, Utc};
-use events::orders::{ConfirmedLine, OrderConfirmed};
-use serde::Serialize;
+use events::orders::OrderConfirmed;
+use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// An order that was confirmed. It never changes.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
 pub struct Confirmed {
     pub order_id: Uuid,
     pub customer_id: Uuid,
-    pub lines: Json<Vec<ConfirmedLine>>,
+    #[schema(value_type = Vec<Line>)]
+    pub lines: Json<Vec<Line>>,
     pub total_cents: i64,
     pub currency: String,
     pub confirmed_at: DateTime<Utc>,
+}
+
+/// An article of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Line {
+    pub sku: String,
+    pub quantity: i32,
+    pub unit_price_cents: i64,
 }
 
 /// The rows of one batch.

@@ -5,18 +5,31 @@ use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::extract::Path;
 use chassis::loss::{self, WrittenOff};
+use chassis::openapi;
 use chassis::problem::Problem;
 use serde::Serialize;
 use sqlx::PgPool;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::shipping::Confirmed;
 
 /// The API.
 pub fn router(db: PgPool) -> Router {
-    Router::new().route("/orders/{order_id}", get(show_order)).with_state(db)
+    openapi::serve("shipping", routes()).with_state(db)
 }
 
+/// Its routes, each with its description.
+pub fn routes() -> OpenApiRouter<PgPool> {
+    OpenApiRouter::new().routes(routes!(show_order))
+}
+
+/// Shows an order that was confirmed.
+#[utoipa::path(get, path = "/orders/{order_id}", responses(
+    (status = 200, description = "The order.", body = Confirmed),
+    (status = 404, description = "No such order was confirmed, as far as is known here."),
+))]
 async fn show_order(
     State(db): State<PgPool>,
     Path(order_id): Path<Uuid>,

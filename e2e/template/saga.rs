@@ -4,10 +4,10 @@
 use chassis::event::{Answer, At};
 use chassis::impossible;
 use chassis::loss::Loss;
-use events::orders::OrderConfirmed;
+use events::orders::{ConfirmedLine, OrderConfirmed};
 use sqlx::types::Json;
 
-use crate::shipping::{Confirmed, Orders};
+use crate::shipping::{Confirmed, Line, Orders};
 
 /// `orders.confirmed` → nothing yet
 ///
@@ -22,10 +22,15 @@ pub fn note_confirmed(order: &OrderConfirmed, orders: &mut Orders, _: At) -> Ans
     if sum != Some(order.total_cents) {
         impossible!("order {}: its lines do not add up to {}", order.order_id, order.total_cents);
     }
+    let line = |line: &ConfirmedLine| Line {
+        sku: line.sku.clone(),
+        quantity: line.quantity,
+        unit_price_cents: line.unit_price_cents,
+    };
     orders.put_order(Confirmed {
         order_id: order.order_id,
         customer_id: order.customer_id,
-        lines: Json(order.lines.clone()),
+        lines: Json(order.lines.iter().map(line).collect()),
         total_cents: order.total_cents,
         currency: order.currency.clone(),
         confirmed_at: order.occurred_at,

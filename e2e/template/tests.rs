@@ -1,7 +1,7 @@
 //! The rules of shipping, then its edges on a real database.
 
 use chassis::event::At;
-use chassis::testing::{Bench, Client};
+use chassis::testing::{self, Bench, Client};
 use chrono::DateTime;
 use events::orders::{ConfirmedLine, OrderConfirmed};
 use serde_json::json;
@@ -83,4 +83,9 @@ async fn what_was_confirmed_comes_in_once_can_be_read_and_balances() {
         json!({"orders": 2, "total_cents": total, "lines_cents": total, "balanced": true, "written_off": none})
     );
     assert_eq!(bench.count("outbox").await, 0);
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("shipping", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }
