@@ -248,7 +248,7 @@ impl Report {
             self.faults.push(format!("{refused} clients were refused"));
         }
         // A run in which everything failed would hold as well.
-        if accepted + unknown + refused < self.summary.placed || accepted * 2 < self.summary.placed
+        if accepted + unknown + refused < self.summary.placed || accepted * 5 < self.summary.placed
         {
             self.faults.push(format!("only {accepted} orders were accepted"));
         }

@@ -35,7 +35,7 @@ async fn killed_under_load(victim: &str) -> Result<()> {
         let report = outage::one(stack, client, &outage).await?;
         ensure!(report.holds(), "{}", report.faults.join("\n"));
         let summary = &report.summary;
-        ensure!(summary.confirmed > 180, "{}", summary.lines().join("\n"));
+        ensure!(summary.confirmed > 60, "{}", summary.lines().join("\n"));
         Ok(())
     })
     .await
