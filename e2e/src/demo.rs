@@ -66,7 +66,7 @@ async fn tell(stack: &Stack, was_up: bool) -> Result<()> {
 
 /// Shows an order from the POST to its end.
 async fn one_order(client: &Client) -> Result<()> {
-    let (customer, lantern) = (&seed::CUSTOMERS[0], &seed::ARTICLES[3]);
+    let (customer, lantern) = (&seed::CUSTOMERS[0], &seed::ITEMS[3]);
     let wishes = [wish(lantern.sku, 1), wish("wool-cap", 2)];
     say("A customer orders a deck lantern and two caps:\n");
     say(&curl_order(client, customer.customer_id, &wishes));
@@ -126,10 +126,8 @@ async fn meanwhile(client: &Client) -> Result<(Vec<Uuid>, u64)> {
     say(&format!("  $ curl {url}/orders/{}", orders[0]));
     show("200 OK", &client.order(orders[0]).await?);
     let prices = client.items("order").await?.len();
-    ensure!(prices >= seed::ARTICLES.len(), "the order service should still know the prices");
-    say(&format!(
-        "\nPrices are served too, from the order service's own copy: {prices} articles.\n"
-    ));
+    ensure!(prices >= seed::ITEMS.len(), "the order service should still know the prices");
+    say(&format!("\nPrices are served too, from the order service's own copy: {prices} items.\n"));
     say(&format!("  $ curl {url}/items"));
     Ok((orders, pending(client).await?))
 }
@@ -215,7 +213,7 @@ async fn place(client: &Client, count: usize) -> Result<Vec<Uuid>> {
     stream::iter(0..count)
         .map(async |nth| {
             let customer = &seed::CUSTOMERS[nth % seed::CUSTOMERS.len()];
-            let sku = |nth: usize| seed::ARTICLES[nth % seed::ARTICLES.len()].sku;
+            let sku = |nth: usize| seed::ITEMS[nth % seed::ITEMS.len()].sku;
             let wishes = [wish(sku(nth), 1), wish(sku(nth + 1), 2)];
             Ok(client.placed(customer.customer_id, &wishes).await?.order_id)
         })

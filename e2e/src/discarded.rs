@@ -21,7 +21,7 @@ const NAMED_MAX: usize = 20;
 #[derive(Debug, Default)]
 pub struct Discarded {
     letters: usize,
-    /// By the key of the event, which names its order or article: who discarded what.
+    /// By the key of the event, which names its order or item: who discarded what.
     by_key: HashMap<String, Vec<String>>,
     /// By key, service and unit.
     written_off: BTreeMap<(String, &'static str, String), i64>,
@@ -63,7 +63,7 @@ impl Discarded {
         self.by_key.keys().filter_map(|key| key.parse().ok()).collect()
     }
 
-    /// Whether an event of this order or article was discarded.
+    /// Whether an event of this order or item was discarded.
     pub fn has(&self, key: &str) -> bool {
         self.by_key.contains_key(key)
     }

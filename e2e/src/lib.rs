@@ -10,7 +10,7 @@
 //! - `process`: one detached process, known by more than its pid; `ends`: how each ended.
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
 //! - `client`: the services as their clients see them.
-//! - `seed`: demo articles and customers.
+//! - `seed`: demo items and customers.
 //! - `load`: orders at a fixed rate; `plan`: what its clients want; `history`: what they were told.
 //! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
 //!   `narration`: how both speak.

@@ -36,7 +36,7 @@ pub struct Load {
     /// So many orders are placed by a customer who can't pay
     #[arg(long, default_value_t = 5)]
     pub poor_percent: u32,
-    /// So many orders want more of an article than there is
+    /// So many orders want more of an item than there is
     #[arg(long, default_value_t = 5)]
     pub scarce_percent: u32,
     /// So many orders are posted twice with the same key

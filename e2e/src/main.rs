@@ -51,7 +51,7 @@ enum Command {
     Start { name: String },
     /// Tell the story: orders go through, stock is killed and comes back, nothing is lost
     Demo,
-    /// Make the demo articles and accounts that are missing
+    /// Make the demo items and accounts that are missing
     Seed,
     /// A load, a victim that is killed again and again, and the proof that nothing was lost
     Outage(outage::Options),

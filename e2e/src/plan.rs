@@ -17,7 +17,7 @@ use crate::seed;
 const LINES_MAX: usize = 4;
 const QUANTITY_MAX: i64 = 3;
 
-/// What articles cost, in cents.
+/// What items cost, in cents.
 pub type Prices = BTreeMap<String, i64>;
 
 /// One order as its client means it.
@@ -44,10 +44,10 @@ pub fn draw(load: &Load) -> Vec<Plan> {
             let repeated = chosen(load.repeated_percent);
             let customer = if poor { Some(&seed::POOR) } else { seed::CUSTOMERS.choose(&mut rng) };
             let wanted = rng.random_range(1..=LINES_MAX);
-            let mut lines: Vec<Wish> = seed::ARTICLES
+            let mut lines: Vec<Wish> = seed::ITEMS
                 .choose_multiple(&mut rng, wanted)
-                .map(|article| Wish {
-                    sku: article.sku.to_string(),
+                .map(|item| Wish {
+                    sku: item.sku.to_string(),
                     quantity: rand::rng().random_range(1..=QUANTITY_MAX),
                 })
                 .collect();
@@ -68,17 +68,17 @@ pub fn draw(load: &Load) -> Vec<Plan> {
         .collect()
 }
 
-/// Makes sure that money and articles suffice for all of it; answers the prices.
+/// Makes sure that money and items suffice for all of it; answers the prices.
 pub async fn provide(client: &Client, load: &Load) -> Result<Prices> {
     let key = format!("load-{}", Uuid::now_v7());
     let orders = i64::try_from(load.orders())?;
     let pieces = orders * QUANTITY_MAX;
-    let dearest = seed::ARTICLES.iter().map(|article| article.price_cents).max().unwrap_or(0);
+    let dearest = seed::ITEMS.iter().map(|item| item.price_cents).max().unwrap_or(0);
     // Spread evenly, with as much again to spare.
     let customers = seed::CUSTOMERS.len() as i64;
     let cents = orders * dearest * QUANTITY_MAX * LINES_MAX as i64 / customers + dearest;
     let money = seed::CUSTOMERS.iter().map(|c| client.deposit(c.customer_id, cents, &key));
-    let goods = seed::ARTICLES.iter().map(|article| client.deliver(article.sku, pieces, &key));
+    let goods = seed::ITEMS.iter().map(|item| client.deliver(item.sku, pieces, &key));
     tokio::try_join!(try_join_all(money), try_join_all(goods)).context("before the load")?;
     let items = client.items("order").await?;
     let prices = items
@@ -106,7 +106,7 @@ mod tests {
         );
         for plan in &plans {
             let skus: BTreeSet<_> = plan.lines.iter().map(|line| &line.sku).collect();
-            assert_eq!(skus.len(), plan.lines.len(), "no article stands on two lines");
+            assert_eq!(skus.len(), plan.lines.len(), "no item stands on two lines");
             assert!((1..=LINES_MAX).contains(&plan.lines.len()));
         }
     }

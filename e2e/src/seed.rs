@@ -1,4 +1,4 @@
-//! Demo articles and customers, so that an order can be placed at once.
+//! Demo items and customers, so that an order can be placed at once.
 //!
 //! Safe to run any number of times, on any day: what is there is left alone, whatever became of it,
 //! and what a broken-off run brought is recognised by its Idempotency-Key.
@@ -14,39 +14,35 @@ use crate::client::{Client, eventually};
 
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 
-/// A demo article.
-pub struct Article {
+/// A demo item.
+pub struct Item {
     pub sku: &'static str,
     pub name: &'static str,
     pub price_cents: i64,
     pub delivered: i64,
 }
 
-const fn article(sku: &'static str, name: &'static str, price_cents: i64) -> Article {
-    Article { sku, name, price_cents, delivered: 1_000_000 }
+const fn item(sku: &'static str, name: &'static str, price_cents: i64) -> Item {
+    Item { sku, name, price_cents, delivered: 1_000_000 }
 }
 
 /// Plenty of each: whoever tries the stack with a load of their own shall not run out.
-pub const ARTICLES: [Article; 10] = [
-    article("anchor-shackle", "Anchor shackle, galvanised, 12 mm", 890),
-    article("bosun-whistle", "Bosun's whistle, brass", 1_950),
-    article("chart-north-sea", "Chart of the North Sea, 1:750,000", 3_400),
-    article("deck-lantern", "Deck lantern, storm-proof", 5_990),
-    article("dock-line", "Dock line, 10 m, spliced eye", 2_450),
-    article("folding-knife", "Folding knife with marlinspike", 4_200),
-    article("hand-compass", "Hand bearing compass", 7_900),
-    article("oilskin-jacket", "Oilskin jacket, yellow", 12_900),
-    article("ships-biscuit", "Ship's biscuit, tin of 40", 650),
-    article("wool-cap", "Watch cap, wool", 1_790),
+pub const ITEMS: [Item; 10] = [
+    item("anchor-shackle", "Anchor shackle, galvanised, 12 mm", 890),
+    item("bosun-whistle", "Bosun's whistle, brass", 1_950),
+    item("chart-north-sea", "Chart of the North Sea, 1:750,000", 3_400),
+    item("deck-lantern", "Deck lantern, storm-proof", 5_990),
+    item("dock-line", "Dock line, 10 m, spliced eye", 2_450),
+    item("folding-knife", "Folding knife with marlinspike", 4_200),
+    item("hand-compass", "Hand bearing compass", 7_900),
+    item("oilskin-jacket", "Oilskin jacket, yellow", 12_900),
+    item("ships-biscuit", "Ship's biscuit, tin of 40", 650),
+    item("wool-cap", "Watch cap, wool", 1_790),
 ];
 
 /// Of this one there are few, so that an order can be out of stock.
-pub const SCARCE: Article = Article {
-    sku: "sextant",
-    name: "Sextant, brass, in its box",
-    price_cents: 89_000,
-    delivered: 5,
-};
+pub const SCARCE: Item =
+    Item { sku: "sextant", name: "Sextant, brass, in its box", price_cents: 89_000, delivered: 5 };
 
 /// Customers, with what they have. Only their ids are known to the services.
 pub struct Customer {
@@ -72,34 +68,30 @@ pub const POOR: Customer = customer(13, 100);
 
 /// Makes what is missing, and waits until it can be ordered.
 pub async fn run(client: &Client) -> Result<()> {
-    let articles = ARTICLES.iter().chain([&SCARCE]);
+    let items = ITEMS.iter().chain([&SCARCE]);
     let customers = CUSTOMERS.iter().chain([&POOR]);
     tokio::try_join!(
-        try_join_all(articles.map(|article| stocked(client, article))),
+        try_join_all(items.map(|item| stocked(client, item))),
         try_join_all(customers.map(|customer| funded(client, customer))),
     )
-    .context("the demo articles and accounts could not be made")?;
-    eventually("the order service to know the demo articles", KNOWN_WITHIN, async || {
+    .context("the demo items and accounts could not be made")?;
+    eventually("the order service to know the demo items", KNOWN_WITHIN, async || {
         let known = skus(&client.items("order").await?);
-        let missing = ARTICLES.iter().find(|article| !known.iter().any(|sku| sku == article.sku));
-        ensure!(
-            missing.is_none(),
-            "{} is not known yet",
-            missing.map_or("", |article| article.sku)
-        );
+        let missing = ITEMS.iter().find(|item| !known.iter().any(|sku| sku == item.sku));
+        ensure!(missing.is_none(), "{} is not known yet", missing.map_or("", |item| item.sku));
         Ok(())
     })
     .await
 }
 
-async fn stocked(client: &Client, article: &Article) -> Result<()> {
-    let path = format!("/items/{}", article.sku);
+async fn stocked(client: &Client, item: &Item) -> Result<()> {
+    let path = format!("/items/{}", item.sku);
     let found: Option<Value> = client.find("stock", &path).await?;
     if found.is_none() {
-        client.put_item(article.sku, article.name, article.price_cents).await?;
+        client.put_item(item.sku, item.name, item.price_cents).await?;
     }
     if found.is_none_or(|item| item["delivered"] == 0) {
-        client.deliver(article.sku, article.delivered, "demo-delivery").await?;
+        client.deliver(item.sku, item.delivered, "demo-delivery").await?;
     }
     Ok(())
 }
@@ -122,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_poor_one_can_pay_for_nothing_and_the_others_for_much() {
-        let cheapest = ARTICLES.iter().map(|article| article.price_cents).min();
+        let cheapest = ITEMS.iter().map(|item| item.price_cents).min();
         assert!(Some(POOR.deposited_cents) < cheapest);
         assert!(
             CUSTOMERS.iter().all(|customer| customer.deposited_cents > 1_000 * SCARCE.price_cents)

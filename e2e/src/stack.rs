@@ -204,7 +204,9 @@ impl Stack {
             }
             for name in wanted.iter().filter(|name| !there.contains(name)) {
                 let ports = layout.ports_for(&name.parse()?)?;
-                self.change(|layout| drop(layout.instances.insert(name.clone(), ports)))?;
+                self.change(|layout| {
+                    layout.instances.insert(name.clone(), ports);
+                })?;
             }
         }
         Ok(())

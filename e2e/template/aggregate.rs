@@ -22,7 +22,7 @@ pub struct Confirmed {
     pub confirmed_at: DateTime<Utc>,
 }
 
-/// An article of an order.
+/// An item of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Line {
     pub sku: String,

@@ -53,7 +53,7 @@ pub(crate) enum Settled {
     /// It was given up before, in another letter; now this one is closed as well.
     DiscardedBefore,
     /// Somebody settled the letter in this way before; nothing is done.
-    SettledBefore,
+    DoneBefore,
 }
 
 /// What a record says, as far as that can be told.
@@ -78,7 +78,7 @@ impl<R: Rows> Letters<R> {
         let letter = self.find(letter_id).await?;
         match letter.state {
             State::Waiting => {}
-            State::Replayed => return Ok(Settled::SettledBefore),
+            State::Replayed => return Ok(Settled::DoneBefore),
             State::Discarded => return Err(given_up(letter_id)),
         }
         let item = self.item(&letter).await?;
@@ -129,7 +129,7 @@ impl<R: Rows> Letters<R> {
         let Some(effect) = effect else {
             return match state {
                 State::Discarded => Err(given_up(letter.letter_id)),
-                _ => Ok(Ok(Settled::SettledBefore)),
+                _ => Ok(Ok(Settled::DoneBefore)),
             };
         };
         tx.commit().await.map_err(|_| unknown())?;
@@ -164,7 +164,7 @@ impl<R: Rows> Letters<R> {
         let letter = self.find(letter_id).await?;
         match letter.state {
             State::Waiting => {}
-            State::Discarded => return Ok((Settled::SettledBefore, None)),
+            State::Discarded => return Ok((Settled::DoneBefore, None)),
             State::Replayed => return Err(replayed(letter_id)),
         }
         let item = self.item(&letter).await?;
@@ -172,7 +172,7 @@ impl<R: Rows> Letters<R> {
             let (mut tx, _) = db::begin(&self.db).await.map_err(not_now)?;
             match dead_letter::lock(&mut tx, letter_id).await.map_err(not_now)? {
                 State::Waiting => {}
-                State::Discarded => return Ok((tx, Settled::SettledBefore, None)),
+                State::Discarded => return Ok((tx, Settled::DoneBefore, None)),
                 State::Replayed => return Err(replayed(letter_id)),
             }
             let given_up = self.give_up(&mut tx, &letter, &item).await;

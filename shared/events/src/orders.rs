@@ -55,10 +55,10 @@ pub struct OrderCreated {
     pub occurred_at: DateTime<Utc>,
 }
 
-/// One article of an order.
+/// One item of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderLine {
-    /// The article.
+    /// The item.
     pub sku: String,
     /// How many.
     pub quantity: i32,
@@ -84,10 +84,10 @@ pub struct OrderConfirmed {
     pub occurred_at: DateTime<Utc>,
 }
 
-/// One article of a confirmed order.
+/// One item of a confirmed order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfirmedLine {
-    /// The article.
+    /// The item.
     pub sku: String,
     /// How many.
     pub quantity: i32,

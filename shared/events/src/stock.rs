@@ -59,10 +59,10 @@ pub struct StockReserved {
     pub occurred_at: DateTime<Utc>,
 }
 
-/// One reserved article.
+/// One reserved item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservedLine {
-    /// The article.
+    /// The item.
     pub sku: String,
     /// How many.
     pub quantity: i32,
@@ -75,7 +75,7 @@ pub struct StockRejected {
     pub order_id: Uuid,
     /// Why.
     pub reason: RejectReason,
-    /// The first article, in order of SKU, that fell short.
+    /// The first item, in order of SKU, that fell short.
     pub sku: String,
     /// How many of it were ordered.
     pub requested: i32,
@@ -92,7 +92,7 @@ pub struct StockRejected {
 pub enum RejectReason {
     /// Fewer are there than were ordered.
     OutOfStock,
-    /// Stock has never heard of the article.
+    /// Stock has never heard of the item.
     NoSuchItem,
     /// A reason newer than this reader.
     Unknown,
@@ -110,19 +110,19 @@ pub struct StockReleased {
     pub occurred_at: DateTime<Utc>,
 }
 
-/// One article put back.
+/// One item put back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleasedLine {
-    /// The article.
+    /// The item.
     pub sku: String,
     /// How many.
     pub quantity: i32,
 }
 
-/// An article as it is now: the newest record of a SKU replaces all before it.
+/// An item as it is now: the newest record of a SKU replaces all before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockItem {
-    /// The article.
+    /// The item.
     pub sku: String,
     /// What it is called.
     pub name: String,
@@ -130,7 +130,7 @@ pub struct StockItem {
     pub price_cents: i64,
     /// ISO 4217.
     pub currency: String,
-    /// Counts the changes of this article, from 1.
+    /// Counts the changes of this item, from 1.
     pub version: i64,
     /// Database time of the change.
     #[serde(with = "chrono::serde::ts_microseconds")]

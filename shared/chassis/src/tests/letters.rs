@@ -176,8 +176,8 @@ async fn once_its_cause_is_gone_a_letter_is_replayed_and_never_twice() {
     let again = outcome(&other, "/dead-letters/1/replay", Value::Null);
     let mut outcomes: [String; 2] = tokio::join!(once, again).into();
     outcomes.sort();
-    assert_eq!(outcomes, ["replayed", "settled_before"]);
-    assert_eq!(outcome(&desk, "/dead-letters/1/replay", Value::Null).await, "settled_before");
+    assert_eq!(outcomes, ["replayed", "done_before"]);
+    assert_eq!(outcome(&desk, "/dead-letters/1/replay", Value::Null).await, "done_before");
     assert_eq!(till.tallies().await["a"], (1, 7));
     assert_eq!(
         till.number("select count(*) from outbox").await,
@@ -248,7 +248,7 @@ async fn what_is_worth_something_is_discarded_only_with_a_write_off_that_the_boo
 
     let agreed = json!({ "because": "nobody knows them", "write_off": true });
     assert_eq!(outcome(&desk, path, agreed.clone()).await, "discarded");
-    assert_eq!(outcome(&desk, path, agreed.clone()).await, "settled_before");
+    assert_eq!(outcome(&desk, path, agreed.clone()).await, "done_before");
     assert_eq!(
         outcome(&desk, "/dead-letters/2/discard", because).await,
         "discarded",
