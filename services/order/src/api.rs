@@ -326,7 +326,7 @@ async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<Entry>, Problem> 
 /// ends with the order: after its `orders.confirmed` or `orders.cancelled`. A stream that ends sooner
 /// is to be resumed with `Last-Event-ID`, as browsers do by themselves.
 #[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
-    (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+    (status = 200, description = "The events.", body = watch::Told, content_type = "text/event-stream"),
     (status = 204, description = "All was seen; there is nothing to come back for."),
     (status = 404, description = "There is no such order."),
 ))]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chassis::announce::{Announce, Published};
 use chassis::event::{At, Event};
+use chassis::extract::whole;
 use chassis::rows::{Rows, Table, Touches};
 use chrono::{DateTime, Utc};
 use events::orders::{
@@ -204,6 +205,7 @@ pub struct Wanted {
     #[schema(examples("deck-lantern"))]
     pub sku: String,
     #[schema(minimum = 1, maximum = 1_000, examples(2))]
+    #[serde(deserialize_with = "whole")]
     pub quantity: i32,
 }
 

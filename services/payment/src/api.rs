@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
-use chassis::extract::{IdempotencyKey, Json, Path};
+use chassis::extract::{IdempotencyKey, Json, Path, whole};
 use chassis::idempotency::Once;
 use chassis::loss::{self, WrittenOff};
 use chassis::openapi;
@@ -60,6 +60,7 @@ async fn show_account(
 #[serde(deny_unknown_fields)]
 struct DepositWish {
     #[schema(minimum = 1, maximum = 1_000_000_000_000_000_i64, examples(10_000))]
+    #[serde(deserialize_with = "whole")]
     amount_cents: i64,
 }
 

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json as Answer, Router};
 use chassis::commands::{Commands, Reply};
-use chassis::extract::{IdempotencyKey, Json, Limit, Path, Query};
+use chassis::extract::{IdempotencyKey, Json, Limit, Path, Query, whole};
 use chassis::idempotency::Once;
 use chassis::loss::{self, WrittenOff};
 use chassis::openapi;
@@ -114,6 +114,7 @@ struct ItemWish {
     #[schema(examples("Deck lantern, storm-proof"))]
     name: String,
     #[schema(minimum = 0, maximum = 1_000_000_000, examples(5_990))]
+    #[serde(deserialize_with = "whole")]
     price_cents: i64,
 }
 
@@ -157,6 +158,7 @@ async fn put_item(
 #[serde(deny_unknown_fields)]
 struct DeliveryWish {
     #[schema(minimum = 1, maximum = 1_000_000_000, examples(100))]
+    #[serde(deserialize_with = "whole")]
     quantity: i64,
 }
 

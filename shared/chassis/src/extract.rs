@@ -5,6 +5,7 @@
 //! field. What they take is documented here as well, by utoipa's traits.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -13,7 +14,7 @@ use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Req
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::de::{DeserializeOwned, Error};
+use serde::de::{DeserializeOwned, Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, Type};
@@ -326,6 +327,38 @@ fn is_json(headers: &HeaderMap) -> bool {
         || media_type.to_ascii_lowercase().ends_with("+json")
 }
 
+/// Reads a whole number of a body, for `#[serde(deserialize_with)]`: to JSON, and to the schemas that
+/// describe it, `2` and `2.0` are the same number.
+pub fn whole<'de, D: Deserializer<'de>, N: TryFrom<i64>>(deserializer: D) -> Result<N, D::Error> {
+    struct Whole;
+
+    /// From here on, neighbours of a floating-point number are no longer one apart.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+    impl Visitor<'_> for Whole {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+        fn visit_i64<E: Error>(self, number: i64) -> Result<i64, E> {
+            Ok(number)
+        }
+        fn visit_u64<E: Error>(self, number: u64) -> Result<i64, E> {
+            number.try_into().map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+        fn visit_f64<E: Error>(self, number: f64) -> Result<i64, E> {
+            match number.fract() == 0.0 && number.abs() < EXACT_MAX {
+                true => Ok(number as i64),
+                false => Err(E::invalid_value(Unexpected::Float(number), &self)),
+            }
+        }
+    }
+
+    let number = deserializer.deserialize_any(Whole)?;
+    N::try_from(number).map_err(|_| D::Error::custom(format!("{number} is out of range")))
+}
+
 fn refused_json(path: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     if !error.is_data() {
@@ -372,6 +405,7 @@ mod tests {
     #[serde(deny_unknown_fields)]
     struct Line {
         #[allow(dead_code)]
+        #[serde(deserialize_with = "whole")]
         quantity: u32,
     }
 
@@ -410,6 +444,21 @@ mod tests {
         assert_eq!(offending_field(missing).await, "lines[0].quantity");
         let (status, ..) = refusal("application/json", "[1]").await;
         assert_eq!(status, 422);
+    }
+
+    #[test]
+    fn a_whole_number_is_one_with_and_without_a_point() {
+        let read = |json: &str| {
+            let mut json = serde_json::Deserializer::from_str(json);
+            whole::<_, i32>(&mut json).ok()
+        };
+        for (json, number) in [("2", 2), ("2.0", 2), ("-3e2", -300), ("0.0", 0)] {
+            assert_eq!(read(json), Some(number), "{json}");
+        }
+        for json in ["2.5", "2147483648", "1e300", "1e16", "18446744073709551615", "\"2\"", "null"]
+        {
+            assert_eq!(read(json), None, "{json}");
+        }
     }
 
     #[tokio::test]

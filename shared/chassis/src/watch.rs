@@ -27,6 +27,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -78,6 +81,28 @@ pub trait Entry: for<'r> FromRow<'r, PgRow> + Serialize + Send + Sync + Unpin + 
     /// Whether the subject is settled by it.
     fn is_last(&self) -> bool;
 }
+
+/// An entry as its followers read it, for the description of an API; nothing is ever made of it.
+pub struct Told;
+
+impl PartialSchema for Told {
+    fn schema() -> RefOr<Schema> {
+        let field = |kind: Type, description: &str| {
+            ObjectBuilder::new().schema_type(kind).description(Some(description))
+        };
+        let id = field(Type::String, "The entry's id, which `Last-Event-ID` names to resume.");
+        let retry = "Milliseconds after which to come back if the stream breaks; said once.";
+        let event = ObjectBuilder::new()
+            .description(Some("A server-sent event."))
+            .property("id", id.format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid))))
+            .property("event", field(Type::String, "What happened."))
+            .property("data", field(Type::String, "The entry, as JSON."))
+            .property("retry", field(Type::Integer, retry).minimum(Some(0)));
+        event.required("id").required("event").required("data").into()
+    }
+}
+
+impl ToSchema for Told {}
 
 /// Where clients wait for entries.
 pub struct Watch<E: Entry> {
