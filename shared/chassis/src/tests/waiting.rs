@@ -174,8 +174,9 @@ async fn many_who_wait_cost_one_statement_a_look() {
     log.watch.close().await;
     sleep(Duration::from_millis(200)).await;
     let statements = transactions().await - before;
-    // A few more are this test's own.
-    assert!(statements <= looks as i64 + 10, "{statements} statements in {looks} looks");
+    // To the statistics a look is three: the connection is tried, the statement planned, and run. A
+    // few more are this test's own.
+    assert!(statements <= 3 * looks as i64 + 10, "{statements} statements in {looks} looks");
 }
 
 #[tokio::test]
