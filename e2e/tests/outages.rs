@@ -173,7 +173,7 @@ async fn shared_by_two(stack: &Stack, service: &str) -> Result<()> {
         let all: BTreeSet<&(String, i32)> = shares.iter().flatten().collect();
         let count: usize = shares.iter().map(Vec::len).sum();
         ensure!(shares.len() == 2 && shares.iter().all(|own| !own.is_empty()), "{shares:?}");
-        ensure!(all.len() == count && count % 12 == 0, "{shares:?}");
+        ensure!(all.len() == count && count.is_multiple_of(12), "{shares:?}");
         Ok(())
     })
     .await
