@@ -277,9 +277,11 @@ async fn a_client_that_has_seen_all_so_far_is_told_only_what_is_new() {
     let response = log.stream(topic, Some(begin)).await;
     let write = async {
         log.waited_for_by(1).await;
+        log.write(topic, "middle").await;
+        sleep(Duration::from_millis(300)).await;
         log.write(topic, "end").await;
     };
-    assert_eq!(tokio::join!(told(response), write).0, ["end"]);
+    assert_eq!(tokio::join!(told(response), write).0, ["middle", "end"]);
 }
 
 #[tokio::test]
