@@ -190,7 +190,7 @@ async fn poison_everything(client: &Client) -> Result<Places> {
     Ok(places)
 }
 
-/// The dead letters of a service in the cluster that there is now: other tests have made it anew,
+/// The dead letters of a service that wait, in the cluster that there is now: other tests have made it anew,
 /// and offsets began again.
 async fn letters_of(
     client: &Client,
@@ -200,7 +200,7 @@ async fn letters_of(
     let cluster = tokio::task::block_in_place(|| cluster_id(&cluster))?;
     let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
     let sql = "select topic, partition, \"offset\", kind, reason from dead_letters
-               where cluster = $1";
+               where cluster = $1 and state = 'waiting'";
     Ok(sqlx::query_as(sql).bind(cluster).fetch_all(&mut db).await?)
 }
 
