@@ -190,8 +190,8 @@ async fn poison_everything(client: &Client) -> Result<Places> {
     Ok(places)
 }
 
-/// The dead letters of a service that wait, in the cluster that there is now: other tests have made it anew,
-/// and offsets began again.
+/// The dead letters of a service that wait, in the cluster that there is now: other tests have made
+/// it anew, and offsets began again.
 async fn letters_of(
     client: &Client,
     service: &str,
