@@ -1,30 +1,12 @@
 //! A broker that lost its disk: what the services remember is all there is, and it is enough.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use e2e::announce::{self, Announce};
-use e2e::client::{Client, Order, eventually};
-use futures::future::try_join_all;
-use tokio::time::Instant;
+use e2e::client::eventually;
 
-use crate::stage::{SOON, Stage, alone, basket, rich};
+use crate::stage::{SOON, Stage, all_end, alone, place_all};
 
 const PENDING: usize = 150;
-const DRAINED: Duration = Duration::from_secs(60);
-
-async fn place_all(client: &Client, count: usize) -> Result<Vec<Order>> {
-    try_join_all((0..count).map(async |_| client.placed(rich(), &basket()).await)).await
-}
-
-async fn all_end(client: &Client, orders: &[Order]) -> Result<()> {
-    let deadline = Instant::now() + DRAINED;
-    for order in orders {
-        let ended = client.ended(order.order_id, deadline - Instant::now()).await?;
-        ensure!(ended.status == "confirmed", "{ended:?}");
-    }
-    Ok(())
-}
 
 /// Stock has orders in memory that it read from the old cluster, and handles them when the new one
 /// is there: their places mean nothing in it.

@@ -6,19 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::Stack;
-use e2e::client::{Client, Order, eventually};
+use e2e::client::{Client, eventually};
 use e2e::load::{self, Load};
 use e2e::outage::{self, Outage};
 use e2e::topology::SERVICES;
-use futures::future::try_join_all;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reqwest::Method;
 use tokio::time::{Instant, sleep};
 
-use crate::stage::{SOON, Stage, alone, alone_and_checked, basket, rich};
-
-const DRAINED: Duration = Duration::from_secs(60);
+use crate::stage::{DRAINED, SOON, Stage, all_end, alone, alone_and_checked, place_all};
 
 /// What `make outage` does, in short: a load, one kill, the checker.
 async fn killed_under_load(victim: &str) -> Result<()> {
@@ -232,17 +229,4 @@ fn assigned(bytes: &[u8]) -> Result<Vec<(String, i32)>> {
         }
     }
     Ok(partitions)
-}
-
-async fn place_all(client: &Client, count: usize) -> Result<Vec<Order>> {
-    try_join_all((0..count).map(async |_| client.placed(rich(), &basket()).await)).await
-}
-
-async fn all_end(client: &Client, orders: &[Order]) -> Result<()> {
-    let deadline = Instant::now() + DRAINED;
-    for order in orders {
-        let ended = client.ended(order.order_id, deadline - Instant::now()).await?;
-        ensure!(ended.status == "confirmed", "{ended:?}");
-    }
-    Ok(())
 }

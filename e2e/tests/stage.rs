@@ -4,13 +4,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Client, Wish};
+use e2e::client::{Client, Order, Wish};
 use e2e::verdict::Verdict;
 use e2e::{Stack, seed, verify};
+use futures::future::try_join_all;
 use tokio::sync::{OnceCell, RwLock};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// How long after an outage every order has ended.
+pub const DRAINED: Duration = Duration::from_secs(60);
 
 static STARTED: OnceCell<()> = OnceCell::const_new();
 static TURNS: RwLock<()> = RwLock::const_new(());
@@ -88,4 +93,19 @@ pub fn wish(sku: &str, quantity: i64) -> Wish {
 /// What anybody could order.
 pub fn basket() -> Vec<Wish> {
     vec![wish("wool-cap", 2), wish("ships-biscuit", 1)]
+}
+
+/// As many orders at once, each with what anybody could order.
+pub async fn place_all(client: &Client, count: usize) -> Result<Vec<Order>> {
+    try_join_all((0..count).map(async |_| client.placed(rich(), &basket()).await)).await
+}
+
+/// Each of them ends confirmed, all within one time.
+pub async fn all_end(client: &Client, orders: &[Order]) -> Result<()> {
+    let deadline = Instant::now() + DRAINED;
+    for order in orders {
+        let ended = client.ended(order.order_id, deadline - Instant::now()).await?;
+        ensure!(ended.status == "confirmed", "{ended:?}");
+    }
+    Ok(())
 }

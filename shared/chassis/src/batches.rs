@@ -273,8 +273,7 @@ impl<'a, R: Rows> Batches<'a, R> {
 
 /// A database that says nothing at all is as good as away.
 async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
-    tokio::time::timeout(ATTEMPT_WITHIN, answer).await.map_err(late).flatten()
+    db::in_time(ATTEMPT_WITHIN, answer).await
 }
 
 impl<R: Rows> Part<R> {
