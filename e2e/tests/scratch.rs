@@ -1,8 +1,7 @@
 //! A scratch copy of the checkout, to be changed and built beside the real one.
 //!
-//! What was compiled from registries is shared by hard links, so only members are built anew, and
-//! without optimisation: that takes half a minute, not five. Programs of the real target stay as
-//! they are.
+//! What was compiled from registries is shared by hard links, so only members are built anew.
+//! Programs of the real target stay as they are.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -48,24 +47,12 @@ impl Scratch {
             .arg(&target)
             .status()?;
         ensure!(linked.success(), "what was compiled could not be linked");
-        scratch.settle()?;
+        std::fs::create_dir_all(scratch.root.join(".cargo"))?;
+        std::fs::write(
+            scratch.root.join(".cargo/config.toml"),
+            "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n[profile.ci]\nincremental = false\n",
+        )?;
         Ok(scratch)
-    }
-
-    /// How cargo is to build the members: as quickly as it can. Called again when there is one more.
-    pub fn settle(&self) -> Result<()> {
-        let mut config = "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
-                          [profile.ci]\nincremental = false\n"
-            .to_string();
-        for entry in std::fs::read_dir(self.root.join("services"))? {
-            let entry = entry?;
-            if entry.path().is_dir() {
-                config += &quick(&entry.file_name().to_string_lossy());
-            }
-        }
-        ["chassis", "events", "e2e"].iter().for_each(|member| config += &quick(member));
-        std::fs::create_dir_all(self.root.join(".cargo"))?;
-        Ok(std::fs::write(self.root.join(".cargo/config.toml"), config)?)
     }
 
     /// Where its programs are.
@@ -80,6 +67,14 @@ impl Scratch {
         let found = text.matches(from).count();
         ensure!(found == 1, "`{from}` stands {found} times in {file}");
         Ok(std::fs::write(path, text.replace(from, to))?)
+    }
+
+    /// Compiles there, behind whatever else the machine has to do: other tests go on meanwhile.
+    pub async fn cargo(&self, arguments: &[&str]) -> Result<String> {
+        let cargo = ["-n", "19", "cargo"];
+        let workspace = ["--workspace", "--profile", "ci", "--locked"];
+        let (command, rest) = arguments.split_first().context("a command of cargo's")?;
+        self.run("nice", &[&cargo, &[*command][..], &workspace, rest].concat()).await
     }
 
     /// Runs a command there; what it prints is the answer, or the error.
@@ -98,10 +93,6 @@ impl Scratch {
         ensure!(told.status.success(), "{}", shown());
         Ok(out + &error)
     }
-}
-
-fn quick(member: &str) -> String {
-    format!("[profile.ci.package.{member}]\nopt-level = 0\n")
 }
 
 fn copy_folder(from: &Path, to: &Path, but: &[&str]) -> Result<()> {

@@ -16,25 +16,25 @@ const OUTSIDE_MAX: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Result<()> {
-    aside(async || {
-        let scratch = Scratch::copy("service")?;
-        // A fork may have a parcel service by now.
-        let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
-        let free = |name: &String| !scratch.root.join("services").join(name).exists();
-        let name = names.take(100).find(free).context("a free name")?;
-        let made = template::make(&scratch.root, &name)?;
-        ensure!(made.outside.len() <= OUTSIDE_MAX, "it changed {} files", made.outside.len());
-        scratch.settle()?;
+    let scratch = Scratch::copy("service")?;
+    // A fork may have a parcel service by now.
+    let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
+    let free = |name: &String| !scratch.root.join("services").join(name).exists();
+    let name = names.take(100).find(free).context("a free name")?;
+    let made = template::make(&scratch.root, &name)?;
+    ensure!(made.outside.len() <= OUTSIDE_MAX, "it changed {} files", made.outside.len());
 
-        let cargo = ["--workspace", "--profile", "ci", "--locked"];
-        let built = scratch.run("cargo", &[&["build"], &cargo[..]].concat()).await?;
-        ensure!(!built.contains("warning:"), "{built}");
-        let own = ["src/main.rs", "outage.rs"].map(|file| format!("services/{name}/{file}"));
-        let others = ["shared/events/src/orders.rs", "e2e/src/topology.rs"];
-        let tidy = ["--check", "--edition", "2024", &own[0], &own[1], others[0], others[1]];
-        scratch.run("rustfmt", &tidy).await?;
-        let own = format!("cargo test {} --bin {name}", cargo.join(" "));
-        let all = format!("cargo test {} --test main -- {name}:: structure::", cargo.join(" "));
+    let built = scratch.cargo(&["build"]).await? + &scratch.cargo(&["test", "--no-run"]).await?;
+    ensure!(!built.contains("warning:"), "{built}");
+    let own = ["src/main.rs", "outage.rs"].map(|file| format!("services/{name}/{file}"));
+    let others = ["shared/events/src/orders.rs", "e2e/src/topology.rs"];
+    let tidy = ["--check", "--edition", "2024", &own[0], &own[1], others[0], others[1]];
+    scratch.run("rustfmt", &tidy).await?;
+
+    aside(async || {
+        let cargo = "cargo test --workspace --profile ci --locked";
+        let own = format!("{cargo} --bin {name}");
+        let all = format!("{cargo} --test main -- {name}:: structure::");
         let tests = format!("{own} && {all}");
         let program = scratch.programs().join("e2e");
         let ran = scratch.run(program, &["with-parts", "--", "sh", "-c", &tests]).await?;

@@ -1,0 +1,114 @@
+//! The saga, in every interleaving: a model checker that calls the handlers of the three services.
+//!
+//! What Kafka and crashes can do to an order is this, and all of it is tried: any published event is
+//! delivered to any of its subscribers at any time, in any order, any number of times. The customer
+//! cancels at any moment, the deadline passes at any moment, and payment finds money or does not.
+//! Assumed here, and proved with the chassis: a transaction is atomic and an outbox loses nothing.
+//!
+//! The inbox is left out on purpose: what is checked is that the rules alone survive repetition.
+//! A state holds what the handlers can tell apart and nothing else; for each step rows are built
+//! from it, the real function is called, and the rows are read back. A rule that is broken on
+//! purpose (see [`mutants`]) has to be caught, else the checker would be blind to it.
+
+// Clippy knows tests by their attribute, and all of this is one.
+#![allow(clippy::unwrap_used)]
+
+// The services are programs, not libraries, so their files are compiled in here. They look for
+// their aggregate at `crate::order` and so on.
+#[allow(dead_code)]
+#[path = "../../services/order/src/order.rs"]
+pub mod order;
+#[allow(dead_code)]
+#[path = "../../services/order/src/saga.rs"]
+pub mod order_saga;
+#[allow(dead_code)]
+#[path = "../../services/payment/src/payment.rs"]
+pub mod payment;
+#[allow(dead_code)]
+#[path = "../../services/payment/src/saga.rs"]
+pub mod payment_saga;
+#[allow(dead_code)]
+#[path = "../../services/stock/src/stock.rs"]
+pub mod stock;
+#[allow(dead_code)]
+#[path = "../../services/stock/src/saga.rs"]
+pub mod stock_saga;
+
+mod mutants;
+mod properties;
+mod rows;
+mod saga;
+mod world;
+
+use std::time::Instant;
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use mutants::{MUTANTS, Mutant};
+use saga::Saga;
+
+/// Explores everything; answers the number of states, which promises were broken and which
+/// happenings were never seen.
+fn explore<const N: usize>(saga: Saga<N>) -> (usize, Vec<String>) {
+    let (began, units, mutant) = (Instant::now(), saga.units, saga.mutant);
+    // A mutant is to show all that it breaks; a rule that is broken in earnest stops the search, which
+    // might have no end then.
+    let enough = match mutant {
+        Some(_) => HasDiscoveries::All,
+        None => HasDiscoveries::AnyFailures,
+    };
+    let checked = saga.checker().finish_when(enough).threads(2).spawn_bfs().join();
+    let discovered = checked.discoveries();
+    let mut findings = Vec::new();
+    for property in checked.model().properties() {
+        match (discovered.get(property.name), property.expectation) {
+            (Some(path), stateright::Expectation::Always) => {
+                let steps = path.clone().into_actions().len();
+                findings.push(format!("{} [{steps} steps]", property.name));
+            }
+            (None, stateright::Expectation::Sometimes) if mutant.is_none() => {
+                findings.push(format!("never seen: {}", property.name));
+            }
+            _ => {}
+        }
+    }
+    let name = mutant.map_or("the saga".into(), |mutant| format!("{mutant:?}"));
+    println!(
+        "{name:27} orders={N} units={units} states={} steps={} depth={} {:.1}s {}",
+        checked.unique_state_count(),
+        checked.state_count(),
+        checked.max_depth(),
+        began.elapsed().as_secs_f32(),
+        findings.join("; "),
+    );
+    (checked.unique_state_count(), findings)
+}
+
+#[test]
+fn one_order_and_two_orders_always_end_in_agreement() {
+    // With a unit for the only order, nothing is ever out of stock.
+    assert_eq!(
+        explore(Saga::<1>::without_memory(1)),
+        (177, vec!["never seen: out of stock".into()])
+    );
+    assert_eq!(explore(Saga::<2>::without_memory(1)), (42_429, vec![]));
+    assert_eq!(explore(Saga::<2>::new(1, None)), (42_429, vec![]));
+}
+
+#[test]
+fn three_orders_for_two_units_always_end_in_agreement() {
+    assert_eq!(explore(Saga::<3>::new(2, None)), (7_334_329, vec![]));
+}
+
+#[test]
+fn every_broken_rule_is_caught() {
+    let survivors: Vec<Mutant> = MUTANTS
+        .into_iter()
+        .filter(|(mutant, promise)| {
+            let (_, findings) = explore(Saga::<2>::new(1, Some(*mutant)));
+            !findings.iter().any(|finding| finding.starts_with(promise))
+        })
+        .map(|(mutant, _)| mutant)
+        .collect();
+    assert_eq!(survivors, []);
+}

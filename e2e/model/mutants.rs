@@ -1,0 +1,51 @@
+//! The rules, broken one by one.
+
+use crate::properties::*;
+
+/// A rule, broken. Each is a change to what the real handlers are shown, or to what is kept of
+/// their answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    NonAtomicDedupeInPayment,
+    NonAtomicDedupeInStock,
+    NoTombstoneInStock,
+    NoTombstoneInPayment,
+    LateYesWins,
+    CancelAfterConfirm,
+    NoRefund,
+    NoRelease,
+    FirstYesDropped,
+    ConfirmedOnOneYes,
+    PaymentRefusalIgnored,
+    StockRefusalIgnored,
+    LegsOnlyWhilePending,
+    LegsMayFall,
+    OvertakingCancelUnanswered,
+    UnguardedDecrement,
+    OffsetBeforeCommit,
+    ReleasedTwice,
+    RefundedTwice,
+}
+
+/// Each with the promise that it breaks, one of them where it breaks several.
+pub const MUTANTS: [(Mutant, &str); 19] = [
+    (Mutant::NonAtomicDedupeInPayment, CHARGED_ONCE),
+    (Mutant::NonAtomicDedupeInStock, IN_AGREEMENT),
+    (Mutant::NoTombstoneInStock, IN_AGREEMENT),
+    (Mutant::NoTombstoneInPayment, IN_AGREEMENT),
+    (Mutant::LateYesWins, ENDS_ONCE),
+    (Mutant::CancelAfterConfirm, ENDS_ONCE),
+    (Mutant::NoRefund, IN_AGREEMENT),
+    (Mutant::NoRelease, IN_AGREEMENT),
+    (Mutant::FirstYesDropped, IN_AGREEMENT),
+    (Mutant::ConfirmedOnOneYes, IN_AGREEMENT),
+    (Mutant::PaymentRefusalIgnored, IN_AGREEMENT),
+    (Mutant::StockRefusalIgnored, IN_AGREEMENT),
+    (Mutant::LegsOnlyWhilePending, IN_AGREEMENT),
+    (Mutant::LegsMayFall, IN_AGREEMENT),
+    (Mutant::OvertakingCancelUnanswered, IN_AGREEMENT),
+    (Mutant::UnguardedDecrement, NEVER_NEGATIVE),
+    (Mutant::OffsetBeforeCommit, IN_AGREEMENT),
+    (Mutant::ReleasedTwice, HELD_ONCE),
+    (Mutant::RefundedTwice, CHARGED_ONCE),
+];

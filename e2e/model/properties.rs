@@ -1,0 +1,162 @@
+//! The promises, and the whole space of what can happen to them.
+
+use events::orders::CancelReason;
+use stateright::{Model, Property};
+
+use crate::mutants::Mutant;
+use crate::order::{PaymentLeg, Status, StockLeg};
+use crate::rows::place;
+use crate::saga::Saga;
+use crate::world::Kind::*;
+use crate::world::{Placed, Service, Step, World, deliveries};
+use crate::{payment, stock};
+
+pub const NEVER_NEGATIVE: &str = "stock is never negative";
+pub const CONSERVED: &str = "stock is conserved";
+pub const CHARGED_ONCE: &str = "an order is charged once at most, and refunded no more";
+pub const HELD_ONCE: &str = "an order holds its units once at most";
+pub const ENDS_ONCE: &str = "an order ends once, and stays ended";
+pub const PUBLISHED_ONCE: &str = "nothing is published twice";
+pub const POSSIBLE: &str = "no event is impossible";
+pub const IN_AGREEMENT: &str = "when all is heard, every order has ended and all three agree";
+
+impl<const N: usize> Model for Saga<N> {
+    type State = World<N>;
+    type Action = (usize, Step);
+
+    /// Every order was just placed, by the real command.
+    fn init_states(&self) -> Vec<World<N>> {
+        let blank = Placed {
+            status: Status::Pending,
+            payment_leg: PaymentLeg::Waiting,
+            stock_leg: StockLeg::Waiting,
+            payment: None,
+            reservation: None,
+            charges: 0,
+            refunds: 0,
+            held: 0,
+            published: 0,
+            heard: 0,
+            repeated: false,
+            impossible: false,
+        };
+        let (rows, event) = place();
+        let placed = self.read_order(blank, &rows, Some(event));
+        vec![World { orders: [placed; N], available: self.units }]
+    }
+
+    fn actions(&self, world: &World<N>, actions: &mut Vec<(usize, Step)>) {
+        for (nth, placed) in world.orders.iter().enumerate() {
+            actions.push((nth, Step::Cancel(CancelReason::Customer)));
+            actions.push((nth, Step::Cancel(CancelReason::Deadline)));
+            for (to, kind) in deliveries(placed) {
+                actions.push((nth, Step::Deliver { to, kind, rich: true }));
+                if (to, kind) == (Service::Payment, Created) {
+                    actions.push((nth, Step::Deliver { to, kind, rich: false }));
+                }
+                if self.mutant == Some(Mutant::OffsetBeforeCommit) {
+                    actions.push((nth, Step::Lose(to, kind)));
+                }
+            }
+        }
+    }
+
+    fn next_state(&self, world: &World<N>, (nth, step): (usize, Step)) -> Option<World<N>> {
+        let part = (world.orders[nth], world.available);
+        let next = self.step(part, step);
+        if next == part {
+            return None;
+        }
+        let mut world = world.clone();
+        (world.orders[nth], world.available) = next;
+        Some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(NEVER_NEGATIVE, |_, world: &World<N>| world.available >= 0),
+            Property::always(CONSERVED, |saga: &Saga<N>, world: &World<N>| {
+                world.available + world.orders.iter().map(|placed| placed.held).sum::<i8>()
+                    == saga.units
+            }),
+            Property::always(CHARGED_ONCE, |_, world: &World<N>| {
+                world
+                    .orders
+                    .iter()
+                    .all(|placed| placed.charges <= 1 && placed.refunds <= placed.charges)
+            }),
+            Property::always(HELD_ONCE, |_, world: &World<N>| {
+                world.orders.iter().all(|placed| (0..=1).contains(&placed.held))
+            }),
+            Property::always(ENDS_ONCE, |_, world: &World<N>| {
+                world.orders.iter().all(|placed| {
+                    let said = placed.published & (Confirmed.bit() | Cancelled.bit());
+                    said == match placed.status {
+                        Status::Pending => 0,
+                        Status::Confirmed => Confirmed.bit(),
+                        Status::Cancelled => Cancelled.bit(),
+                    }
+                })
+            }),
+            Property::always(PUBLISHED_ONCE, |_, world: &World<N>| {
+                world.orders.iter().all(|placed| !placed.repeated)
+            }),
+            Property::always(POSSIBLE, |_, world: &World<N>| {
+                world.orders.iter().all(|placed| !placed.impossible)
+            }),
+            Property::always(IN_AGREEMENT, |saga: &Saga<N>, world: &World<N>| {
+                !saga.quiescent(world) || world.orders.iter().all(ended_in_agreement)
+            }),
+            Property::sometimes("confirmed", |_, world: &World<N>| {
+                world.orders.iter().any(|placed| placed.status == Status::Confirmed)
+            }),
+            Property::sometimes("refunded", |_, world: &World<N>| {
+                world.orders.iter().any(|placed| placed.payment == Some(payment::State::Refunded))
+            }),
+            Property::sometimes("released", |_, world: &World<N>| {
+                world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Released))
+            }),
+            Property::sometimes("cancelled before anybody heard of it", |_, world: &World<N>| {
+                world.orders.iter().any(|placed| {
+                    let void = (Some(payment::State::Void), Some(stock::State::Void));
+                    (placed.payment, placed.reservation) == void
+                })
+            }),
+            Property::sometimes("out of stock", |_, world: &World<N>| {
+                world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Rejected))
+            }),
+        ]
+    }
+}
+
+pub fn ended_in_agreement(placed: &Placed) -> bool {
+    let legs = (placed.payment, placed.payment_leg, placed.reservation, placed.stock_leg);
+    let done = (placed.charges - placed.refunds.min(placed.charges), placed.held);
+    match placed.status {
+        Status::Pending => false,
+        Status::Confirmed => {
+            let yes = (
+                Some(payment::State::Verified),
+                PaymentLeg::Verified,
+                Some(stock::State::Reserved),
+                StockLeg::Reserved,
+            );
+            legs == yes && done == (1, 1)
+        }
+        Status::Cancelled => {
+            let payment_agrees = matches!(
+                (placed.payment, placed.payment_leg),
+                (Some(payment::State::Declined), PaymentLeg::Declined)
+                    | (Some(payment::State::Refunded), PaymentLeg::Refunded)
+                    | (Some(payment::State::Void), PaymentLeg::Void)
+            );
+            let stock_agrees = matches!(
+                (placed.reservation, placed.stock_leg),
+                (Some(stock::State::Rejected), StockLeg::Rejected)
+                    | (Some(stock::State::Released), StockLeg::Released)
+                    | (Some(stock::State::Void), StockLeg::Void)
+            );
+            payment_agrees && stock_agrees && done == (0, 0)
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What is known of all orders at a moment, and what can happen next.
+
+use std::hash::{Hash, Hasher};
+
+use chassis::event::{Outgoing, Topic};
+use events::orders::{self, CancelReason};
+use events::payments::{self as payment_events, PaymentRefunded};
+use events::stock::{self as stock_events, StockReleased};
+
+use crate::order::{PaymentLeg, Status, StockLeg};
+use crate::{payment, stock};
+use Kind::*;
+
+/// One event type, the two that can undo nothing told apart from those that undo something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Created,
+    Verified,
+    Declined,
+    Refunded,
+    PaymentVoid,
+    Reserved,
+    Rejected,
+    Released,
+    StockVoid,
+    Cancelled,
+    Confirmed,
+}
+
+pub const KINDS: [Kind; 11] = [
+    Created,
+    Verified,
+    Declined,
+    Refunded,
+    PaymentVoid,
+    Reserved,
+    Rejected,
+    Released,
+    StockVoid,
+    Cancelled,
+    Confirmed,
+];
+
+impl Kind {
+    pub fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    pub fn topic(self) -> &'static Topic {
+        match self {
+            Created => &orders::CREATED,
+            Confirmed => &orders::CONFIRMED,
+            Cancelled => &orders::CANCELLED,
+            Verified => &payment_events::VERIFIED,
+            Declined => &payment_events::DECLINED,
+            Refunded | PaymentVoid => &payment_events::REFUNDED,
+            Reserved => &stock_events::RESERVED,
+            Rejected => &stock_events::REJECTED,
+            Released | StockVoid => &stock_events::RELEASED,
+        }
+    }
+
+    /// What was just published.
+    pub fn of(event: &Outgoing) -> Kind {
+        let own = event.topic.codec();
+        match event.topic.name {
+            "payments.refunded" => {
+                let refunded: PaymentRefunded = own.decode(own, &event.body).unwrap();
+                if refunded.amount_cents.is_some() { Refunded } else { PaymentVoid }
+            }
+            "stock.released" => {
+                let released: StockReleased = own.decode(own, &event.body).unwrap();
+                if released.lines.is_empty() { StockVoid } else { Released }
+            }
+            name => KINDS.into_iter().find(|kind| kind.topic().name == name).unwrap(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Service {
+    Order,
+    Payment,
+    Stock,
+}
+
+pub const SERVICES: [Service; 3] = [Service::Order, Service::Payment, Service::Stock];
+
+impl Service {
+    pub fn name(self) -> &'static str {
+        match self {
+            Service::Order => "order",
+            Service::Payment => "payment",
+            Service::Stock => "stock",
+        }
+    }
+
+    pub fn hears(self, kind: Kind) -> bool {
+        kind.topic().subscribers.contains(&self.name())
+    }
+
+    pub fn bit(self, kind: Kind) -> u64 {
+        1 << (self as u64 * KINDS.len() as u64 + kind as u64)
+    }
+}
+
+/// An order, as the three services know it together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub status: Status,
+    pub payment_leg: PaymentLeg,
+    pub stock_leg: StockLeg,
+    pub payment: Option<payment::State>,
+    pub reservation: Option<stock::State>,
+    /// How often money was taken for it, and how often it was given back.
+    pub charges: u8,
+    pub refunds: u8,
+    /// How many units are set aside for it.
+    pub held: i8,
+    /// A bit for each kind that was published, and for each that a service has heard.
+    pub published: u16,
+    pub heard: u64,
+    /// A kind was published a second time.
+    pub repeated: bool,
+    /// A handler was given an event that cannot be.
+    pub impossible: bool,
+}
+
+impl Hash for Placed {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let words = u64::from_be_bytes([
+            self.status as u8,
+            self.payment_leg as u8,
+            self.stock_leg as u8,
+            self.payment.map_or(u8::MAX, |state| state as u8),
+            self.reservation.map_or(u8::MAX, |state| state as u8),
+            self.charges,
+            self.refunds,
+            self.held as u8,
+        ]);
+        hasher.write_u64(words);
+        let faults = u64::from(self.repeated) << 1 | u64::from(self.impossible);
+        hasher.write_u64(faults << 62 | self.heard << 16 | u64::from(self.published));
+    }
+}
+
+/// All orders, and what there is of the one item that each of them wants one of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World<const N: usize> {
+    pub orders: [Placed; N],
+    pub available: i8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// A service hears an event; `rich` says whether the customer has the money just then.
+    Deliver { to: Service, kind: Kind, rich: bool },
+    /// Its customer, or the deadline, ends the order.
+    Cancel(CancelReason),
+    /// Only in a mutant: the event counts as heard, and had no effect.
+    Lose(Service, Kind),
+}
+
+pub fn deliveries(placed: &Placed) -> impl Iterator<Item = (Service, Kind)> {
+    let published = placed.published;
+    let kinds = KINDS.into_iter().filter(move |kind| published & kind.bit() != 0);
+    kinds.flat_map(|kind| {
+        SERVICES
+            .into_iter()
+            .filter(move |service| service.hears(kind))
+            .map(move |service| (service, kind))
+    })
+}
