@@ -19,9 +19,10 @@ help: ## List these targets
 demo: build ## From nothing to the story: stock is killed, orders go on, everything ends and the books balance
 	@$(E2E) demo
 
+# Most tests wait most of the time; those that need the machine for themselves take turns.
 test: build ## Every test, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
-	@$(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
+	@RUST_TEST_THREADS=4 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
 
 up: build ## Start the stack in the background, INSTANCES=n of each service; returns when everything is ready
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))

@@ -94,7 +94,9 @@ async fn cancellations_of(stack: &Stack, name: &str) -> Result<u64> {
 async fn two_versions_of_the_services_run_side_by_side_and_every_order_ends() -> Result<()> {
     let scratch = Scratch::copy("evolution")?;
     make_newer(&scratch)?;
-    scratch.cargo(&["build"]).await?;
+    let programs = ["order", "payment", "stock", "contracts"];
+    let programs = programs.iter().flat_map(|program| ["--bin", program]);
+    scratch.cargo(&["build"].into_iter().chain(programs).collect::<Vec<_>>()).await?;
     let recorded = scratch.run(scratch.programs().join("contracts"), &["record"]).await?;
     ensure!(recorded.contains("orders.cancelled."), "a version more: {recorded}");
 

@@ -8,7 +8,7 @@ mod outages;
 mod hostile;
 mod records;
 mod scratch;
-mod service;
+mod fork;
 mod announce;
 mod evolution;
 mod letters;
