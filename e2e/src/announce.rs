@@ -59,6 +59,7 @@ pub async fn run(stack: &Stack, wish: &Announce) -> Result<Vec<(&'static str, u6
 
 /// The disaster: SIGKILL to Kafka, and its log directory is gone. Its next start makes a new cluster.
 pub async fn lose_the_disk(stack: &Stack) -> Result<()> {
+    ensure!(stack.is_native(), "only the native stack can lose its disk");
     stack.kill("kafka").await?;
     let data = stack.directory().join("kafka").join("data");
     std::fs::remove_dir_all(&data).with_context(|| format!("cannot delete {}", data.display()))

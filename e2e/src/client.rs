@@ -22,7 +22,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Where everything of a stack is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Addresses {
     /// Of each service's first instance: its API, its probes and its operators' port.
     pub apis: BTreeMap<String, String>,

@@ -5,6 +5,7 @@
 //! - `topology`: what the stack consists of; `ports`: where it is reached; `settings`: with which
 //!   settings each member runs.
 //! - `stack`: the stack as a whole; `member`: start, stop, kill and pause one of it.
+//! - `compose`: the same in containers, for `STACK=compose`.
 //! - `preparation`: what has to be there before a member can start.
 //! - `readiness`: whether a member answers.
 //! - `process`: one detached process, known by more than its pid; `ends`: how each ended.
@@ -26,6 +27,7 @@ pub mod ports;
 mod settings;
 pub mod stack;
 pub mod member;
+pub mod compose;
 mod preparation;
 mod readiness;
 pub mod process;

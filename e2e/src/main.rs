@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use e2e::announce::{self, Announce};
 use e2e::client::Client;
+use e2e::compose::Compose;
 use e2e::load::{self, Load};
 use e2e::member::Stopped;
 use e2e::stack::{State, state_directory};
@@ -52,7 +53,7 @@ enum Command {
     /// Tell the story: orders go through, stock is killed and comes back, nothing is lost
     Demo,
     /// Make the demo items and accounts that are missing
-    Seed,
+    Seed(seed::Options),
     /// A load, a victim that is killed again and again, and the proof that nothing was lost
     Outage(outage::Options),
     /// Place orders at a fixed rate, and wait until every one has ended
@@ -120,7 +121,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let held = outage::run(&stack, &options).await?;
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Seed => seed::run(&Client::of(&Stack::of_checkout_as_it_is()?)?).await?,
+        Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
         Command::Verify(options) => {
             let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
@@ -204,6 +205,10 @@ async fn print_status(stack: &Stack) -> Result<()> {
 }
 
 async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
+    if let Some(compose) = Compose::from_environment()? {
+        compose.logs(name, follow).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let log = Stack::of_checkout_as_it_is()?.log_file(name)?;
     let mut tail = tokio::process::Command::new("tail");
     tail.args(["-n", "200"]).args(follow.then_some("-F")).arg(log);

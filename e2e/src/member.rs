@@ -40,6 +40,9 @@ impl Stack {
     /// such as `order-2`, is given free ports.
     pub async fn start(&self, name: &str) -> Result<()> {
         let member: Member = name.parse()?;
+        if let Some(compose) = &self.compose {
+            return compose.start(&member).await;
+        }
         if !matches!(member, Member::Service { .. }) || self.layout()?.of_instance(name).is_ok() {
             return self.start_member(&member).await;
         }
@@ -64,12 +67,18 @@ impl Stack {
 
     /// Asks it to stop, and kills it when its time is up.
     pub async fn stop(&self, name: &str) -> Result<Stopped> {
-        self.stop_member(&name.parse()?).await
+        match &self.compose {
+            Some(compose) => compose.stop(&name.parse()?).await,
+            None => self.stop_member(&name.parse()?).await,
+        }
     }
 
     /// SIGKILL to all its processes. Returns when they are gone; false if none was there.
     pub async fn kill(&self, name: &str) -> Result<bool> {
         let member = name.parse()?;
+        if let Some(compose) = &self.compose {
+            return compose.kill(&member).await;
+        }
         let _lock = self.lock(&member).await?;
         let process = self.process(&member);
         let was_there = !process.family().is_empty();
@@ -79,15 +88,24 @@ impl Stack {
 
     /// Freezes all its processes.
     pub async fn pause(&self, name: &str) -> Result<()> {
-        self.signal_family(name, Signal::Stop)
+        match &self.compose {
+            Some(compose) => compose.freeze(&name.parse()?, true).await,
+            None => self.signal_family(name, Signal::Stop),
+        }
     }
 
     pub async fn resume(&self, name: &str) -> Result<()> {
-        self.signal_family(name, Signal::Continue)
+        match &self.compose {
+            Some(compose) => compose.freeze(&name.parse()?, false).await,
+            None => self.signal_family(name, Signal::Continue),
+        }
     }
 
     pub fn is_running(&self, name: &str) -> Result<bool> {
-        Ok(self.process(&name.parse()?).living().is_some())
+        match &self.compose {
+            Some(compose) => compose.is_running(&name.parse()?),
+            None => Ok(self.process(&name.parse()?).living().is_some()),
+        }
     }
 
     pub(crate) fn process(&self, member: &Member) -> Process {

@@ -163,7 +163,7 @@ pub async fn one(stack: &Stack, client: &Client, outage: &Outage) -> Result<Repo
     let each = if outage.watched { "one of them killed by turns" } else { "killed" };
     say(&format!("\nOutage: {who}, {each} {times}, for {} s each time", down.as_secs_f64()));
     step(1, &format!("{rate} orders a second for {} s", lasting.as_secs_f64()));
-    let died_before = stack.ends()?.len();
+    let ended_before = stack.ends()?;
     let load = Load { rate, lasting, drained_within, ..Load::default() };
     let mut watch = Watch::open(client).await?;
     let loaded = load::run(client, &load, kill_again_and_again(stack, outage));
@@ -192,7 +192,8 @@ pub async fn one(stack: &Stack, client: &Client, outage: &Outage) -> Result<Repo
         standstills,
         faults,
     };
-    let ends = stack.ends()?.split_off(died_before);
+    let mut ends = stack.ends()?;
+    ends.retain(|end| !ended_before.contains(end));
     report.judge(outage, &ends);
     Ok(report)
 }

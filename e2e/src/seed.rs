@@ -8,11 +8,43 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use crate::client::{Client, eventually};
+use crate::Stack;
+use crate::client::{Addresses, Client, eventually};
 
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where the services are, and what to do besides.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The order service, as in http://order:8080; all three or none: the native stack's
+    #[arg(long, requires_all = ["payment", "stock"])]
+    order: Option<String>,
+    #[arg(long, requires = "order")]
+    payment: Option<String>,
+    #[arg(long, requires = "order")]
+    stock: Option<String>,
+    /// Make nothing, and say by the exit status whether an order would be taken
+    #[arg(long)]
+    check: bool,
+    /// Stay until SIGTERM, for who waits for a container to be healthy
+    #[arg(long, conflicts_with = "check")]
+    stay: bool,
+}
+
+impl Options {
+    fn client(&self) -> Result<Client> {
+        let (Some(order), Some(payment), Some(stock)) = (&self.order, &self.payment, &self.stock)
+        else {
+            return Client::of(&Stack::of_checkout_as_it_is()?);
+        };
+        let services = [("order", order), ("payment", payment), ("stock", stock)];
+        let apis = services.map(|(service, url)| (service.to_string(), url.clone()));
+        Client::at(Addresses { apis: apis.into(), ..Addresses::default() })
+    }
+}
 
 /// A demo item.
 pub struct Item {
@@ -66,6 +98,20 @@ pub const CUSTOMERS: [Customer; 4] = [
 /// Who can't pay for anything here.
 pub const POOR: Customer = customer(13, 100);
 
+/// What `e2e seed` does.
+pub async fn command(options: &Options) -> Result<()> {
+    let client = options.client()?;
+    if options.check {
+        return can_be_ordered(&client).await;
+    }
+    run(&client).await?;
+    println!("the demo items and accounts are there");
+    if options.stay {
+        signal(SignalKind::terminate())?.recv().await;
+    }
+    Ok(())
+}
+
 /// Makes what is missing, and waits until it can be ordered.
 pub async fn run(client: &Client) -> Result<()> {
     let items = ITEMS.iter().chain([&SCARCE]);
@@ -75,13 +121,15 @@ pub async fn run(client: &Client) -> Result<()> {
         try_join_all(customers.map(|customer| funded(client, customer))),
     )
     .context("the demo items and accounts could not be made")?;
-    eventually("the order service to know the demo items", KNOWN_WITHIN, async || {
-        let known = skus(&client.items("order").await?);
-        let missing = ITEMS.iter().find(|item| !known.iter().any(|sku| sku == item.sku));
-        ensure!(missing.is_none(), "{} is not known yet", missing.map_or("", |item| item.sku));
-        Ok(())
-    })
-    .await
+    let known = async || can_be_ordered(client).await;
+    eventually("the order service to know the demo items", KNOWN_WITHIN, known).await
+}
+
+async fn can_be_ordered(client: &Client) -> Result<()> {
+    let known = skus(&client.items("order").await?);
+    let missing = ITEMS.iter().find(|item| !known.iter().any(|sku| sku == item.sku));
+    ensure!(missing.is_none(), "{} is not known yet", missing.map_or("", |item| item.sku));
+    Ok(())
 }
 
 async fn stocked(client: &Client, item: &Item) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::future::{join_all, try_join_all};
 use sha2::{Digest, Sha256};
 
+use crate::compose::Compose;
 use crate::ends::{self, Cause, End};
 use crate::member::{STOP_WITHIN, Stopped};
 use crate::parts::{create_open_directory, is_root};
@@ -28,6 +29,8 @@ pub struct Stack {
     quiet: bool,
     /// Kills everything and deletes the directory at the end of its life.
     ephemeral: bool,
+    /// Where it is not native.
+    pub(crate) compose: Option<Compose>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +58,8 @@ pub enum State {
 impl Stack {
     /// The stack in `directory`, on these ports unless it already runs on others.
     pub fn at(directory: impl Into<PathBuf>, ports: Ports) -> Result<Self> {
-        let stack = Self { directory: directory.into(), quiet: false, ephemeral: false };
+        let stack =
+            Self { directory: directory.into(), quiet: false, ephemeral: false, compose: None };
         if !stack.runs() {
             stack.change(|layout| layout.ports = ports)?;
         } else if let Some(moved) = stack.layout()?.ports.moved_in(ports) {
@@ -66,7 +70,8 @@ impl Stack {
 
     /// A stack that was made before.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
-        let stack = Self { directory: directory.into(), quiet: true, ephemeral: false };
+        let stack =
+            Self { directory: directory.into(), quiet: true, ephemeral: false, compose: None };
         stack.layout()?;
         Ok(stack)
     }
@@ -74,7 +79,11 @@ impl Stack {
     /// The stack of this checkout, on the default ports or where the environment moves them.
     pub fn of_checkout() -> Result<Self> {
         let directory = state_directory()?.join("stack");
-        let stack = Self { directory, quiet: false, ephemeral: false };
+        let compose = Compose::from_environment()?;
+        if compose.is_some() {
+            return Ok(Self { directory, quiet: false, ephemeral: false, compose });
+        }
+        let stack = Self { directory, quiet: false, ephemeral: false, compose: None };
         // While something runs, ports that nobody names stay where they are.
         let ports = if stack.runs() { stack.layout()?.ports } else { Ports::default() };
         Self::at(stack.directory.clone(), ports.moved_by_environment()?)
@@ -82,8 +91,9 @@ impl Stack {
 
     /// The stack of this checkout as it was last started, or as it would be started.
     pub fn of_checkout_as_it_is() -> Result<Self> {
-        let stack =
-            Self { directory: state_directory()?.join("stack"), quiet: false, ephemeral: false };
+        let compose = Compose::from_environment()?;
+        let directory = state_directory()?.join("stack");
+        let stack = Self { directory, quiet: false, ephemeral: false, compose };
         if stack.layout().is_ok() { Ok(stack) } else { Self::of_checkout() }
     }
 
@@ -109,6 +119,11 @@ impl Stack {
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
         self
+    }
+
+    /// Whether its members are processes of this launcher's.
+    pub fn is_native(&self) -> bool {
+        self.compose.is_none()
     }
 
     pub fn directory(&self) -> &Path {
@@ -227,6 +242,9 @@ impl Stack {
     }
 
     pub(crate) fn layout(&self) -> Result<Layout> {
+        if let Some(compose) = &self.compose {
+            return Ok(compose.layout.clone());
+        }
         let file = self.directory.join("layout.json");
         let text = fs::read(&file).with_context(|| {
             format!("there is no stack in {}: `make up` starts one", self.directory.display())
@@ -237,6 +255,7 @@ impl Stack {
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
+        ensure!(self.compose.is_none(), "docker-compose.yml says how this stack is made");
         for directory in ["", "run", "log"] {
             create_open_directory(&self.directory.join(directory)).with_context(|| {
                 format!("cannot make {} (HOLDFAST_STATE moves it)", self.directory.display())
@@ -257,6 +276,9 @@ impl Stack {
 impl Stack {
     /// Starts what does not run: parts, contracts, migrations, services. Returns when all is ready.
     pub async fn up(&self) -> Result<()> {
+        if let Some(compose) = &self.compose {
+            return compose.up().await;
+        }
         self.layout()?;
         let programs = programs()?;
         let services: Vec<Member> = self
@@ -305,6 +327,9 @@ impl Stack {
 
     /// Stops everything and keeps all data. Nothing of the stack runs afterwards.
     pub async fn down(&self) -> Result<()> {
+        if let Some(compose) = &self.compose {
+            return compose.down().await;
+        }
         let members = self.members();
         let (services, parts): (Vec<_>, Vec<_>) =
             members.iter().partition(|member| matches!(member, Member::Service { .. }));
@@ -323,6 +348,9 @@ impl Stack {
 
     /// Kills everything and forgets all data.
     pub async fn clean(&self) -> Result<()> {
+        if let Some(compose) = &self.compose {
+            return compose.clean().await;
+        }
         self.kill_everything()?;
         match fs::remove_dir_all(&self.directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -335,6 +363,10 @@ impl Stack {
     /// Every member with what can be seen of it.
     pub async fn status(&self) -> Result<Vec<Status>> {
         let layout = self.layout()?;
+        if let Some(compose) = &self.compose {
+            let members = layout.members();
+            return try_join_all(members.iter().map(|member| compose.status_of(member))).await;
+        }
         let (members, ends) = (layout.members(), self.ends()?);
         join_all(members.iter().map(|member| self.status_of(&layout, member, &ends)))
             .await
@@ -393,6 +425,9 @@ impl Stack {
 
     /// How every process of this stack ended, in order.
     pub fn ends(&self) -> Result<Vec<End>> {
+        if let Some(compose) = &self.compose {
+            return compose.ends();
+        }
         ends::read(&self.journal())
     }
 

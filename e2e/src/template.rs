@@ -140,8 +140,12 @@ pub fn make(root: &Path, name: &str) -> Result<Made> {
     let copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
     let edited = [
         ("shared/events/src/orders.rs", format!("{name} hears {SUBSCRIBES_TO}"), subscribe as Edit),
-        ("shared/events/src/lib.rs", "the table of topics says so".to_string(), list),
         ("e2e/src/topology.rs", "the native stack starts it".to_string(), start),
+        (
+            "docker-compose.yml",
+            "and so does docker compose, on the same ports".to_string(),
+            compose,
+        ),
         ("e2e/tests/main.rs", "its outage test runs with the others".to_string(), include),
         ("Cargo.lock", "the workspace has a member more".to_string(), lock),
     ];
@@ -169,6 +173,14 @@ pub fn make(root: &Path, name: &str) -> Result<Made> {
     format(root, formatted.filter(|path| !path.ends_with("lib.rs") && !path.ends_with("main.rs")));
     Ok(made)
 }
+
+/// How a section of docker-compose.yml begins, that of stock, and that which follows the services'.
+const COMPOSE_SECTION: &str =
+    "  # ---------------------------------------------------------------- ";
+const COMPOSE_STOCK: &str =
+    "  # ---------------------------------------------------------------- stock: ";
+const COMPOSE_SHARED: &str =
+    "  # ---------------------------------------------------------------- what they share";
 
 type Edit = fn(&str, &str) -> Option<String>;
 
@@ -224,17 +236,6 @@ fn subscribe(text: &str, name: &str) -> Option<String> {
     Some(format!("{}{}{}", &text[..list], subscribers.join(", "), &text[end..]))
 }
 
-/// Adds it to the topic's row in the table of all topics.
-fn list(text: &str, name: &str) -> Option<String> {
-    let row = text.lines().find(|line| line.starts_with(&format!("/// {SUBSCRIBES_TO} ")))?;
-    let heard_by = row.split("  ").map(str::trim).filter(|word| !word.is_empty()).nth(2)?;
-    let longer = match heard_by.starts_with('(') {
-        true => row.replace(heard_by, name),
-        false => row.replace(heard_by, &format!("{heard_by}, {name}")),
-    };
-    Some(text.replace(row, &longer))
-}
-
 /// Adds it to the services that the stack starts.
 fn start(text: &str, name: &str) -> Option<String> {
     let begin = text.find("pub const SERVICES: [&str; ")?;
@@ -245,6 +246,23 @@ fn start(text: &str, name: &str) -> Option<String> {
     let line = format!("pub const SERVICES: [&str; {}] = [{members}, \"{name}\"]", count + 1);
     let end = begin + text[begin..].find("];")? + 1;
     Some(format!("{}{line}{}", &text[..begin], &text[end..]))
+}
+
+/// Adds what stock has there, under its name and at the ports of its place.
+fn compose(text: &str, name: &str) -> Option<String> {
+    let nth = text.matches("-migrations:\n").count() + 1;
+    let from = text.find(COMPOSE_STOCK)?;
+    let end = from + 1 + text[from + 1..].find(COMPOSE_SECTION)?;
+    let volume = text.rfind("  stock-db:\n")? + "  stock-db:\n".len();
+    let mut own = text[from..end].replace("stock", name).replace("STOCK", &name.to_uppercase());
+    let (_, rest) = own.split_once('\n')?;
+    own = format!("{COMPOSE_SECTION}{name}\n{rest}");
+    for port in [8000, 9000, 9010, 54320] {
+        own = own.replace(&format!(":-{}}}", port + 3), &format!(":-{}}}", port + nth));
+    }
+    let shared = text.find(COMPOSE_SHARED)?;
+    let (services, rest) = text[..volume].split_at(shared);
+    Some(format!("{services}{own}{rest}  {name}-db:\n{}", &text[volume..]))
 }
 
 /// Adds its outage test to those of the stack.
@@ -301,15 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_the_stack_and_the_tests_take_one_more_after_another() {
-        let table =
-            "/// orders.confirmed    order          (whoever ships)\n/// orders.x   order    a\n";
-        let once = list(table, "shipping").unwrap();
-        let twice = list(&once, "mail").unwrap();
-        assert!(
-            twice.starts_with("/// orders.confirmed    order          shipping, mail\n"),
-            "{twice}"
-        );
+    fn the_stack_and_the_tests_take_one_more_after_another() {
         let stack = "pub const SERVICES: [&str; 2] = [\"a\", \"b\"];\nx[1];";
         let twice = start(&start(stack, "shipping").unwrap(), "mail").unwrap();
         assert_eq!(
@@ -324,6 +334,30 @@ mod tests {
                 "mod shipping;\n#[path = \"../../services/mail/outage.rs\"]\nmod mail;\n"
             )
         );
+    }
+
+    #[test]
+    fn docker_compose_takes_one_more_after_another() {
+        let text = read(&checkout().unwrap().join("docker-compose.yml")).unwrap();
+        let before = text.matches("-migrations:\n").count();
+        let once = compose(&text, "zebra").unwrap();
+        let twice = compose(&once, "emu").unwrap();
+        for (name, nth) in [("zebra", before + 1), ("emu", before + 2)] {
+            for line in [
+                format!("\n  {name}:\n    <<: *service\n"),
+                format!("args: {{ SERVICE: {name} }}"),
+                format!("{}_OPERATOR_PORT:-{}}}:9091\n", name.to_uppercase(), 9010 + nth),
+                format!("{}_DB_PORT:-{}}}:5432", name.to_uppercase(), 54320 + nth),
+                format!("postgres://{name}_migrator:"),
+                format!("\n  {name}-db:\n"),
+            ] {
+                assert!(twice.contains(&line), "{line}\n{twice}");
+            }
+            assert_eq!(twice.matches(&format!("\n  {name}-db:\n")).count(), 2, "and its volume");
+        }
+        let shared = twice.find(COMPOSE_SHARED).unwrap();
+        assert!(twice.find("\n  emu-db:\n").unwrap() < shared);
+        assert_eq!(twice.matches("stock").count(), text.matches("stock").count());
     }
 
     #[test]

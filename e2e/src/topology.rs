@@ -108,6 +108,9 @@ pub struct Layout {
     /// Where the program is, by name of instance, if it is another version than the others'.
     #[serde(default)]
     pub programs: BTreeMap<String, PathBuf>,
+    /// What the databases want to hear from whom they do not know; natively they ask nobody.
+    #[serde(skip)]
+    pub database_password: Option<String>,
 }
 
 impl Layout {
@@ -197,7 +200,9 @@ impl Layout {
 
     pub fn database_url(&self, service: &str, role: &str, database: &str) -> Result<String> {
         let port = self.of_service(service)?.database;
-        Ok(format!("postgres://{role}@{HOST}:{port}/{database}"))
+        let password = self.database_password.as_ref();
+        let password = password.map_or(String::new(), |password| format!(":{password}"));
+        Ok(format!("postgres://{role}{password}@{HOST}:{port}/{database}"))
     }
 
     /// The environment of one instance: its addresses, then what was set for its service, then what

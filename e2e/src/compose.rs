@@ -1,0 +1,248 @@
+//! The stack as `docker compose` runs it, for `STACK=compose`: the same members by the same names, each
+//! a container. What a member answers, and whether it is ready, is asked of it over the wire as ever.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use crate::ends::End;
+use crate::member::{READY_WITHIN, Stopped};
+use crate::ports::Ports;
+use crate::readiness::answers;
+use crate::stack::{State, Status};
+use crate::template::checkout;
+use crate::topology::{Layout, Member, SERVICES};
+
+const POLL: Duration = Duration::from_millis(50);
+
+/// What `docker-compose.yml` gives the databases, unless the environment says otherwise.
+const PASSWORD: &str = "holdfast";
+
+/// The project of `docker-compose.yml`.
+#[derive(Clone, Debug)]
+pub struct Compose {
+    pub layout: Layout,
+}
+
+/// What Docker knows of a container.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Container {
+    restart_count: u32,
+    state: ContainerState,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerState {
+    running: bool,
+    paused: bool,
+    pid: u32,
+    exit_code: i32,
+    started_at: DateTime<Utc>,
+}
+
+impl Compose {
+    /// Whether `STACK` asks for it. The variables that move ports and set the password are read by
+    /// `docker compose` as well.
+    pub fn from_environment() -> Result<Option<Self>> {
+        let of = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
+        match of("STACK").as_deref() {
+            None | Some("native") => Ok(None),
+            Some("compose") => {
+                let password = of("POSTGRES_PASSWORD").unwrap_or(PASSWORD.to_string());
+                let ports = Ports::from_environment()?;
+                let layout =
+                    Layout { ports, database_password: Some(password), ..Layout::default() };
+                Ok(Some(Self { layout }))
+            }
+            Some(other) => bail!("STACK is `{other}`: say native or compose"),
+        }
+    }
+
+    /// Builds what has changed, starts what does not run, and returns when all of it is healthy.
+    pub async fn up(&self) -> Result<()> {
+        self.shown(&["up", "--detach", "--wait", "--build"]).await
+    }
+
+    /// Stops and removes every container; the volumes stay.
+    pub async fn down(&self) -> Result<()> {
+        self.shown(&["down"]).await
+    }
+
+    /// Removes the volumes as well.
+    pub async fn clean(&self) -> Result<()> {
+        self.shown(&["down", "--volumes"]).await
+    }
+
+    pub async fn logs(&self, name: &str, follow: bool) -> Result<()> {
+        let follow: &[&str] = if follow { &["--follow"] } else { &[] };
+        self.shown(&[&["logs", "--tail", "200", "--no-log-prefix"], follow, &[name]].concat()).await
+    }
+
+    pub async fn start(&self, member: &Member) -> Result<()> {
+        let id = self.id(member).await?;
+        docker(&["start", &id]).await?;
+        if self.container(member)?.is_some_and(|container| container.state.paused) {
+            docker(&["unpause", &id]).await?;
+        }
+        let deadline = Instant::now() + READY_WITHIN;
+        while !answers(&self.layout, member).await {
+            let late = Instant::now() > deadline;
+            ensure!(
+                !late,
+                "{member} was not ready after {READY_WITHIN:?}: `docker compose logs {member}`"
+            );
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    pub async fn stop(&self, member: &Member) -> Result<Stopped> {
+        if !self.is_running(member)? {
+            return Ok(Stopped::WasNotRunning);
+        }
+        let began = Instant::now();
+        docker(&["stop", &self.id(member).await?]).await?;
+        let status = self.container(member)?.map_or(0, |container| container.state.exit_code);
+        // What Docker does when the grace is over.
+        let killed = status == 128 + 9;
+        Ok(if killed { Stopped::Killed } else { Stopped::Gracefully(began.elapsed()) })
+    }
+
+    /// SIGKILL. Docker takes that for a wish: it does not start the container again.
+    pub async fn kill(&self, member: &Member) -> Result<bool> {
+        let ran = self.is_running(member)?;
+        if ran {
+            let id = self.id(member).await?;
+            docker(&["kill", &id]).await?;
+            docker(&["wait", &id]).await?;
+        }
+        Ok(ran)
+    }
+
+    /// Freezes it, or lets it go on.
+    pub async fn freeze(&self, member: &Member, frozen: bool) -> Result<()> {
+        let word = if frozen { "pause" } else { "unpause" };
+        docker(&[word, &self.id(member).await?]).await.map(drop)
+    }
+
+    pub fn is_running(&self, member: &Member) -> Result<bool> {
+        Ok(self.container(member)?.is_some_and(|container| container.state.running))
+    }
+
+    pub async fn status_of(&self, member: &Member) -> Result<Status> {
+        let found = self.container(member)?.filter(|container| container.state.running);
+        let state = match &found {
+            None => State::Stopped,
+            Some(container) if container.state.paused => State::Paused,
+            Some(_) if answers(&self.layout, member).await => State::Ready,
+            Some(_) => State::Starting,
+        };
+        let age = |container: &Container| (Utc::now() - container.state.started_at).to_std();
+        let memory = match &found {
+            Some(container) => memory_bytes(container.state.pid),
+            None => 0,
+        };
+        Ok(Status {
+            name: member.to_string(),
+            pid: found.as_ref().map(|container| container.state.pid),
+            port: self.layout.listens_on(member)?.first().map_or(0, |(port, _)| *port),
+            state,
+            memory_bytes: memory,
+            uptime: found.as_ref().and_then(|it| age(it).ok()).unwrap_or_default(),
+            end: None,
+        })
+    }
+
+    /// Who died by itself, so that Docker had to start it again.
+    pub fn ends(&self) -> Result<Vec<End>> {
+        let mut ends = Vec::new();
+        for member in self.layout.members() {
+            let Some(container) = self.container(&member)? else { continue };
+            let Container { restart_count, state } = container;
+            if restart_count > 0 {
+                ends.push(End {
+                    name: member.to_string(),
+                    pid: state.pid,
+                    at: state.started_at,
+                    status: state.exit_code,
+                    cause: None,
+                });
+            }
+        }
+        Ok(ends)
+    }
+
+    fn container(&self, member: &Member) -> Result<Option<Container>> {
+        let mut ids = std::process::Command::new("docker");
+        let ids = ids.args(arguments(&["ps", "--all", "--quiet", &member.to_string()])?);
+        let ids = printed("docker compose ps", ids.output()?)?;
+        let Some(id) = ids.lines().next() else { return Ok(None) };
+        let inspected = std::process::Command::new("docker").args(["inspect", id]).output()?;
+        let containers: Vec<Container> =
+            serde_json::from_str(&printed("docker inspect", inspected)?)?;
+        Ok(containers.into_iter().next())
+    }
+
+    async fn id(&self, member: &Member) -> Result<String> {
+        let named = arguments(&["ps", "--all", "--quiet", &member.to_string()])?;
+        let ids = docker(&named.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        let id = ids.lines().next().map(str::to_string);
+        id.with_context(|| format!("{member} has no container yet: `docker compose up` makes it"))
+    }
+
+    /// A command whose progress people see.
+    async fn shown(&self, words: &[&str]) -> Result<()> {
+        let mut command = Command::new("docker");
+        command.args(arguments(words)?).stdin(Stdio::null());
+        let status = command.status().await.context("docker cannot be run")?;
+        ensure!(status.success(), "`docker compose {}` failed", words.join(" "));
+        Ok(())
+    }
+}
+
+fn arguments(words: &[&str]) -> Result<Vec<String>> {
+    let file = checkout()?.join("docker-compose.yml").display().to_string();
+    let compose = ["compose", "--file", &file];
+    Ok(compose.iter().chain(words).map(|word| word.to_string()).collect())
+}
+
+async fn docker(words: &[&str]) -> Result<String> {
+    let output = Command::new("docker").args(words).stdin(Stdio::null()).output();
+    printed(&format!("docker {}", words.join(" ")), output.await.context("docker cannot be run")?)
+}
+
+fn printed(what: &str, output: Output) -> Result<String> {
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`{what}` failed: {}", error.trim());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Of a container's first process; none where Docker runs on another machine.
+fn memory_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_member_is_a_container_of_the_same_name() {
+        let file = checkout().unwrap().join("docker-compose.yml");
+        let text = std::fs::read_to_string(file).unwrap();
+        for member in Member::all() {
+            assert!(text.contains(&format!("\n  {member}:\n")), "{member}");
+        }
+        assert!(SERVICES.iter().all(|service| text.contains(&format!("SERVICE: {service} "))));
+    }
+}
