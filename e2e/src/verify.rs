@@ -28,6 +28,7 @@ use crate::discarded::Discarded;
 use crate::facts::{Fact, Letters, Place, topic_number};
 use crate::findings::Findings;
 use crate::inboxes::{InboxCheck, InboxRow, enters};
+use crate::load::seconds;
 use crate::topics::{self, Log};
 use crate::topology::SERVICES;
 use crate::verdict::Verdict;
@@ -41,14 +42,14 @@ const KEPT_DAYS: i64 = 13;
 /// How to check.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Seconds to wait for everything to come to rest.
-    #[arg(long, default_value_t = 60)]
-    pub within: u64,
+    /// How long to wait for everything to come to rest.
+    #[arg(long = "within-seconds", default_value = "60", value_parser = seconds)]
+    pub within: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { within: 60 }
+        Options { within: Duration::from_secs(60) }
     }
 }
 
@@ -58,7 +59,7 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     let stack = Reading::open(client).await?;
     let mut findings = Findings::default();
     let mut discarded = Discarded::read(&stack.databases).await?;
-    let restless = stack.rest(&discarded, Duration::from_secs(options.within)).await?;
+    let restless = stack.rest(&discarded, options.within).await?;
     for what in restless {
         findings.add("unrest", || what);
     }

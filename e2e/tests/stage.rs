@@ -40,7 +40,7 @@ impl Stage {
 
     /// The checker's word for it. Dead letters are what some tests make.
     pub async fn verify(&self) -> Result<Verdict> {
-        let options = verify::Options { within: 90 };
+        let options = verify::Options { within: Duration::from_secs(90) };
         let verdict = verify::run(&self.client, &options).await?;
         ensure!(verdict.holds(), "verify:\n{}", verdict.lines().join("\n"));
         Ok(verdict)

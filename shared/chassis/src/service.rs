@@ -56,13 +56,13 @@ pub struct Service {
     /// Its one name: of its folder, crate, image, database, consumer group and traces.
     pub name: &'static str,
     /// Its environment.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Its own database.
     pub db: PgPool,
     /// Where its loops register that they move.
-    pub heartbeats: Heartbeats,
+    pub(crate) heartbeats: Heartbeats,
     /// Cancelled when the loops are to end, after the API has drained.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     registry: Arc<Registry>,
     /// Cancelled before the loops are: from then on the API only ends what is under way.
     draining: CancellationToken,
