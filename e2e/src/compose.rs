@@ -16,7 +16,7 @@ use crate::ports::Ports;
 use crate::readiness::answers;
 use crate::stack::{State, Status};
 use crate::template::checkout;
-use crate::topology::{Layout, Member, SERVICES};
+use crate::topology::{Layout, Member};
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -235,6 +235,7 @@ fn memory_bytes(pid: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::SERVICES;
 
     #[test]
     fn every_member_is_a_container_of_the_same_name() {

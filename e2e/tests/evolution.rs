@@ -149,7 +149,8 @@ async fn two_versions_of_the_services_run_side_by_side_and_every_order_ends() ->
         for name in ["payment", "stock"] {
             stack.start(name).await?;
         }
-        let verdict = verify::run(&client, &verify::Options { within: Duration::from_secs(60) }).await?;
+        let verdict =
+            verify::run(&client, &verify::Options { within: Duration::from_secs(60) }).await?;
         ensure!(verdict.holds() && verdict.letters_waiting == 0, "{}", verdict.lines().join("\n"));
         Ok(())
     })
