@@ -1,5 +1,6 @@
 //! The stack as `docker compose` runs it, for `STACK=compose`: the same members by the same names, each
 //! a container. What a member answers, and whether it is ready, is asked of it over the wire as ever.
+//! For `STACK=k8s` it is reached at the same ports, which `k8s/forward.sh` opens, and managed by kubectl.
 
 use std::process::{Output, Stdio};
 use std::time::Duration;
@@ -27,6 +28,8 @@ const PASSWORD: &str = "holdfast";
 #[derive(Clone, Debug)]
 pub struct Compose {
     pub layout: Layout,
+    /// Somebody else starts and stops it.
+    is_only_reached: bool,
 }
 
 /// What Docker knows of a container.
@@ -52,17 +55,16 @@ impl Compose {
     /// `docker compose` as well.
     pub fn from_environment() -> Result<Option<Self>> {
         let of = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
-        match of("STACK").as_deref() {
-            None | Some("native") => Ok(None),
-            Some("compose") => {
-                let password = of("POSTGRES_PASSWORD").unwrap_or(PASSWORD.to_string());
-                let ports = Ports::from_environment()?;
-                let layout =
-                    Layout { ports, database_password: Some(password), ..Layout::default() };
-                Ok(Some(Self { layout }))
-            }
-            Some(other) => bail!("STACK is `{other}`: say native or compose"),
-        }
+        let is_only_reached = match of("STACK").as_deref() {
+            None | Some("native") => return Ok(None),
+            Some("compose") => false,
+            Some("k8s") => true,
+            Some(other) => bail!("STACK is `{other}`: say native, compose or k8s"),
+        };
+        let database_password = Some(of("POSTGRES_PASSWORD").unwrap_or(PASSWORD.to_string()));
+        let ports = Ports::from_environment()?;
+        let layout = Layout { ports, database_password, ..Layout::default() };
+        Ok(Some(Self { layout, is_only_reached }))
     }
 
     /// Builds what has changed, starts what does not run, and returns when all of it is healthy.
@@ -181,7 +183,7 @@ impl Compose {
 
     fn container(&self, member: &Member) -> Result<Option<Container>> {
         let mut ids = std::process::Command::new("docker");
-        let ids = ids.args(arguments(&["ps", "--all", "--quiet", &member.to_string()])?);
+        let ids = ids.args(self.arguments(&["ps", "--all", "--quiet", &member.to_string()])?);
         let ids = printed("docker compose ps", ids.output()?)?;
         let Some(id) = ids.lines().next() else { return Ok(None) };
         let inspected = std::process::Command::new("docker").args(["inspect", id]).output()?;
@@ -191,26 +193,27 @@ impl Compose {
     }
 
     async fn id(&self, member: &Member) -> Result<String> {
-        let named = arguments(&["ps", "--all", "--quiet", &member.to_string()])?;
+        let named = self.arguments(&["ps", "--all", "--quiet", &member.to_string()])?;
         let ids = docker(&named.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         let id = ids.lines().next().map(str::to_string);
         id.with_context(|| format!("{member} has no container yet: `docker compose up` makes it"))
     }
 
+    fn arguments(&self, words: &[&str]) -> Result<Vec<String>> {
+        ensure!(!self.is_only_reached, "what runs in Kubernetes is started and stopped by kubectl");
+        let file = checkout()?.join("docker-compose.yml").display().to_string();
+        let compose = ["compose", "--file", &file];
+        Ok(compose.iter().chain(words).map(|word| word.to_string()).collect())
+    }
+
     /// A command whose progress people see.
     async fn shown(&self, words: &[&str]) -> Result<()> {
         let mut command = Command::new("docker");
-        command.args(arguments(words)?).stdin(Stdio::null());
+        command.args(self.arguments(words)?).stdin(Stdio::null());
         let status = command.status().await.context("docker cannot be run")?;
         ensure!(status.success(), "`docker compose {}` failed", words.join(" "));
         Ok(())
     }
-}
-
-fn arguments(words: &[&str]) -> Result<Vec<String>> {
-    let file = checkout()?.join("docker-compose.yml").display().to_string();
-    let compose = ["compose", "--file", &file];
-    Ok(compose.iter().chain(words).map(|word| word.to_string()).collect())
 }
 
 async fn docker(words: &[&str]) -> Result<String> {
