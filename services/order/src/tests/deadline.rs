@@ -1,0 +1,63 @@
+//! The deadline ends what nobody answers.
+
+use super::*;
+use crate::deadline;
+
+#[tokio::test]
+async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
+    let (bench, client) = stocked_bench().await;
+    let (confirmed, overdue, other, young) = (
+        placed(&client).await,
+        placed(&client).await,
+        placed(&client).await,
+        placed(&client).await,
+    );
+    bring(&bench, &[verified(confirmed)], saga::payment_verified).await;
+    bring(&bench, &[reserved(confirmed)], saga::stock_reserved).await;
+    // By the database's time the last is young; its id says nothing.
+    sqlx::query(
+        "update orders set created_at = created_at - interval '1 minute' where order_id <> $1",
+    )
+    .bind(young)
+    .execute(&bench.db)
+    .await
+    .unwrap();
+    let mut ended_up_to = Uuid::nil();
+    let deadline = Duration::from_secs(30);
+    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    let status = async |order_id: Uuid| {
+        let order = client.get(&format!("/orders/{order_id}")).await.body;
+        (order["status"].as_str().unwrap().to_string(), order["reason"].clone())
+    };
+    assert_eq!(status(confirmed).await, ("confirmed".into(), Value::Null));
+    assert_eq!(status(overdue).await, ("cancelled".into(), json!("deadline")));
+    assert_eq!(status(other).await, ("cancelled".into(), json!("deadline")));
+    assert_eq!(status(young).await, ("pending".into(), Value::Null));
+    let cancelled: Vec<_> = bench
+        .outbox()
+        .await
+        .into_iter()
+        .filter(|(topic, ..)| topic == "orders.cancelled")
+        .collect();
+    let keys: Vec<_> = cancelled.iter().map(|(_, key, _)| key.as_str()).collect();
+    assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
+
+    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    assert_eq!(bench.count("outbox").await, 7, "nothing is cancelled twice");
+}
+
+#[tokio::test]
+async fn an_order_that_is_overdue_later_than_one_with_a_greater_id_is_ended_too() {
+    let (bench, client) = stocked_bench().await;
+    let (slow, quick) = (placed(&client).await, placed(&client).await);
+    let past =
+        "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
+    sqlx::query(past).bind(quick).execute(&bench.db).await.unwrap();
+    let mut ended_up_to = Uuid::nil();
+    let deadline = Duration::from_secs(30);
+    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "pending");
+    sqlx::query(past).bind(slow).execute(&bench.db).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "cancelled");
+}

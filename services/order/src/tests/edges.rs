@@ -1,0 +1,316 @@
+//! The edges on a real database: HTTP in, events in, events out.
+
+use super::*;
+use crate::order::Item;
+
+#[tokio::test]
+async fn an_order_is_placed_shown_and_announced() {
+    let (bench, client) = stocked_bench().await;
+    let answer = client.post("/orders", None, wish()).await;
+    let order_id = answer.body["order_id"].as_str().unwrap().to_string();
+    assert_eq!((answer.status, answer.location), (201, Some(format!("/orders/{order_id}"))));
+    let created_at = answer.body["created_at"].clone();
+    let lines = json!([{"sku": "pen", "quantity": 2, "unit_price_cents": 150},
+                       {"sku": "ink", "quantity": 1, "unit_price_cents": 90}]);
+    let order = json!({"order_id": order_id, "customer_id": CUSTOMER, "status": "pending", "reason": null,
+                       "payment": "waiting", "stock": "waiting", "total_cents": 390, "currency": "EUR",
+                       "lines": lines, "created_at": created_at, "ended_at": null});
+    assert_eq!(answer.body, order);
+    assert_eq!(client.get(&format!("/orders/{order_id}")).await.body, order);
+    let mine = client.get(&format!("/orders?customer_id={CUSTOMER}")).await.body;
+    assert_eq!(mine, json!({"orders": [order], "next": null}));
+    let others = client.get(&format!("/orders?customer_id={ORDER}")).await.body;
+    assert_eq!(others, json!({"orders": [], "next": null}));
+
+    let outbox = bench.outbox().await;
+    let created_event_id: Uuid = sqlx::query_scalar("select created_event_id from orders")
+        .fetch_one(&bench.db)
+        .await
+        .unwrap();
+    assert_eq!(outbox, [("orders.created".to_string(), order_id.clone(), created_event_id)]);
+    let history = client.get(&format!("/orders/{order_id}/history")).await.body;
+    assert_eq!(history["order_id"], json!(order_id));
+    let line = &history["history"][0];
+    assert_eq!(
+        (&line["event"], &line["event_id"]),
+        (&json!("orders.created"), &json!(created_event_id))
+    );
+    assert_eq!((&line["detail"]["total_cents"], &line["occurred_at"]), (&json!(390), &created_at));
+    assert_eq!(history["history"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let (_bench, client) = bench().await;
+    for place in
+        [format!("/orders/{ORDER}"), format!("/orders/{ORDER}/history"), "/orders/7".into()]
+    {
+        let answer = client.get(&place).await;
+        assert_eq!((answer.status, &answer.body["type"]), (404, &json!("/problems/not-found")));
+    }
+    assert_eq!(client.post(&format!("/orders/{ORDER}/cancel"), None, json!({})).await.status, 404);
+    let unasked = client.get("/orders").await;
+    assert_eq!((unasked.status, &unasked.body["field"]), (422, &json!("customer_id")));
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
+    let (bench, client) = stocked_bench().await;
+    bring(
+        &bench,
+        &[item("nib", 1, "CHF", 1), item("gem", i64::MAX / 2, "EUR", 1)],
+        saga::item_changed,
+    )
+    .await;
+    let line = |sku: &str, quantity: i64| json!({"sku": sku, "quantity": quantity});
+    let many: Vec<Value> = (0..51).map(|nth| line(&format!("pen{nth}"), 1)).collect();
+    for (lines, field) in [
+        (json!([]), "lines"),
+        (json!(many), "lines"),
+        (json!([line("pen", 0)]), "lines[0].quantity"),
+        (json!([line("ink", 1), line("pen", -1)]), "lines[1].quantity"),
+        (json!([line("pen", 1_001)]), "lines[0].quantity"),
+        (json!([line("pen", 1 << 40)]), "lines[0].quantity"),
+        (json!([{"sku": "pen"}]), "lines[0].quantity"),
+        (json!([line("", 1)]), "lines[0].sku"),
+        (json!([line(&"x".repeat(65), 1)]), "lines[0].sku"),
+        (json!([line("a\u{0}b", 1)]), "lines[0].sku"),
+        (json!([line("pen", 1), line("ink", 1), line("pen", 1)]), "lines[2].sku"),
+        (json!([line("pen", 1), line("cap", 1)]), "lines[1].sku"),
+        (json!([line("pen", 1), line("nib", 1)]), "lines[1].sku"),
+        (json!([line("pen", 1), line("gem", 3)]), "lines[1].quantity"),
+        (
+            json!([{"sku": "pen", "quantity": 1, "unit_price_cents": 1}]),
+            "lines[0].unit_price_cents",
+        ),
+        (json!("pen"), "lines"),
+    ] {
+        let refused = client
+            .post("/orders", Some("a"), json!({"customer_id": CUSTOMER, "lines": lines}))
+            .await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
+    }
+    for (wish, field) in [
+        (json!({"lines": [line("pen", 1)]}), "customer_id"),
+        (json!({"customer_id": "me", "lines": [line("pen", 1)]}), "customer_id"),
+        (
+            json!({"customer_id": CUSTOMER, "lines": [line("pen", 1)], "total_cents": 1}),
+            "total_cents",
+        ),
+    ] {
+        let refused = client.post("/orders", Some("a"), wish).await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
+    }
+    for table in ["orders", "history", "outbox", "idempotency_keys"] {
+        assert_eq!(bench.count(table).await, 0, "{table}");
+    }
+    let answer = client.post("/orders", Some("a"), wish()).await;
+    assert_eq!(answer.status, 201, "refusals are not remembered");
+}
+
+#[tokio::test]
+async fn the_largest_order_is_taken() {
+    let (bench, client) = bench().await;
+    let skus: Vec<String> = (10..60).map(|nth| format!("{}{nth}", "ü".repeat(62))).collect();
+    let items: Vec<StockItem> = skus.iter().map(|sku| item(sku, 1_000_000_000, "EUR", 1)).collect();
+    bring(&bench, &items, saga::item_changed).await;
+    let lines: Vec<Value> = skus.iter().map(|sku| json!({"sku": sku, "quantity": 1_000})).collect();
+    let answer =
+        client.post("/orders", None, json!({"customer_id": CUSTOMER, "lines": lines})).await;
+    assert_eq!((answer.status, &answer.body["total_cents"]), (201, &json!(50_000_000_000_000_i64)));
+    let size: i32 = sqlx::query_scalar("select octet_length(body) from outbox")
+        .fetch_one(&bench.db)
+        .await
+        .unwrap();
+    assert!(size < 64 * 1024, "{size}");
+}
+
+#[tokio::test]
+async fn an_order_that_is_asked_for_twice_with_a_key_is_placed_once() {
+    let (bench, client) = stocked_bench().await;
+    let first = client.post("/orders", Some("a"), wish()).await;
+    let again = client.post("/orders", Some("a"), wish()).await;
+    assert_eq!((again.status, &again.body, &again.location), (201, &first.body, &first.location));
+    let other = json!({"customer_id": CUSTOMER, "lines": [{"sku": "pen", "quantity": 1}]});
+    let other = client.post("/orders", Some("a"), other).await;
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-key-reused"))
+    );
+    let together =
+        futures::future::join_all((0..20).map(|_| client.post("/orders", Some("b"), wish()))).await;
+    assert!(together.iter().all(|answer| answer.status == 201 && answer.body == together[0].body));
+    assert_eq!((bench.count("orders").await, bench.count("outbox").await), (2, 2));
+    placed(&client).await;
+    placed(&client).await;
+    assert_eq!(bench.count("orders").await, 4, "without a key each is an order");
+}
+
+#[tokio::test]
+async fn a_customer_cancels_once_and_not_what_is_confirmed() {
+    let (bench, client) = stocked_bench().await;
+    let order_id = placed(&client).await;
+    let place = format!("/orders/{order_id}/cancel");
+    let cancelled = client.post(&place, None, json!({})).await;
+    assert_eq!((cancelled.status, &cancelled.body["status"]), (200, &json!("cancelled")));
+    assert_eq!(cancelled.body["reason"], "customer");
+    assert!(cancelled.body["ended_at"].is_string());
+    let again = client.post(&place, Some("a"), json!({})).await;
+    assert_eq!((again.status, &again.body), (200, &cancelled.body));
+    let topics: Vec<_> = bench.outbox().await.into_iter().map(|(topic, ..)| topic).collect();
+    assert_eq!(topics, ["orders.created", "orders.cancelled"]);
+
+    let order_id = placed(&client).await;
+    assert!(bring(&bench, &[verified(order_id)], saga::payment_verified).await.is_empty());
+    let confirmed = bring(&bench, &[reserved(order_id)], saga::stock_reserved).await;
+    let refused = client.post(&format!("/orders/{order_id}/cancel"), Some("a"), json!({})).await;
+    assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/order-confirmed")));
+    let order = client.get(&format!("/orders/{order_id}")).await.body;
+    assert_eq!(
+        (&order["status"], &order["payment"], &order["stock"]),
+        (&json!("confirmed"), &json!("verified"), &json!("reserved"))
+    );
+    assert_eq!(
+        bench.outbox().await[3],
+        ("orders.confirmed".into(), order_id.to_string(), confirmed[0])
+    );
+    let history = client.get(&format!("/orders/{order_id}/history")).await.body;
+    let history: Vec<_> = history["history"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["event"].as_str().unwrap().to_string())
+        .collect();
+    assert_eq!(
+        history,
+        ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"]
+    );
+    let counts = json!({"pending": 0, "confirmed": 1, "cancelled": 1});
+    assert_eq!(
+        books(&bench).await,
+        json!({"orders": counts, "confirmed_cents": 390, "balanced": true, "written_off": []})
+    );
+}
+
+#[tokio::test]
+async fn the_first_no_cancels_and_what_comes_later_moves_its_leg_only() {
+    let (bench, client) = stocked_bench().await;
+    let order_id = placed(&client).await;
+    bring(&bench, &[rejected(order_id)], saga::stock_rejected).await;
+    let shown = async || client.get(&format!("/orders/{order_id}")).await.body;
+    let ended = shown().await;
+    assert_eq!(
+        (&ended["status"], &ended["reason"], &ended["payment"]),
+        (&json!("cancelled"), &json!("stock_rejected"), &json!("waiting"))
+    );
+    assert!(bring(&bench, &[verified(order_id)], saga::payment_verified).await.is_empty());
+    bring(&bench, &[refunded(order_id, Some(TOTAL_CENTS))], saga::payment_refunded).await;
+    let settled = shown().await;
+    assert_eq!((&settled["payment"], &settled["stock"]), (&json!("refunded"), &json!("rejected")));
+    assert_eq!((&settled["ended_at"], &settled["reason"]), (&ended["ended_at"], &ended["reason"]));
+    assert_eq!(bench.count("outbox").await, 2);
+}
+
+#[tokio::test]
+async fn an_event_that_the_inbox_forgot_changes_nothing_when_it_comes_again() {
+    let (bench, client) = stocked_bench().await;
+    let (order_id, event_id) = (placed(&client).await, Uuid::now_v7());
+    bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    let before = client.get(&format!("/orders/{order_id}/history")).await.body;
+    let known =
+        bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    sqlx::query("delete from inbox").execute(&bench.db).await.unwrap();
+    let forgotten =
+        bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    assert!(known.is_empty() && forgotten.is_empty());
+    assert_eq!(client.get(&format!("/orders/{order_id}/history")).await.body, before);
+}
+
+#[tokio::test]
+async fn a_batch_of_answers_is_one_transaction() {
+    let (bench, client) = stocked_bench().await;
+    let (one, other) = (placed(&client).await, placed(&client).await);
+    bring(&bench, &[verified(other), verified(one)], saga::payment_verified).await;
+    let confirmed = bring(&bench, &[reserved(one), reserved(other)], saga::stock_reserved).await;
+    let ended: Vec<Option<Uuid>> =
+        sqlx::query_scalar("select ended_event_id from orders order by order_id")
+            .fetch_all(&bench.db)
+            .await
+            .unwrap();
+    assert_eq!(ended, confirmed.into_iter().map(Some).collect::<Vec<_>>());
+    let events = [reserved(one), reserved(Uuid::now_v7())];
+    let events: Vec<_> = events.iter().map(|event| (Uuid::now_v7(), event)).collect();
+    let inbox = bench.count("inbox").await;
+    bench.bring(&events, saga::stock_reserved).await.unwrap_err();
+    assert_eq!(bench.count("inbox").await, inbox, "an impossible event takes its whole batch back");
+}
+
+#[tokio::test]
+async fn items_are_listed_as_stock_last_announced_them() {
+    let (bench, client) = stocked_bench().await;
+    // In one batch: one is new, one is newer, one is older than what is known.
+    let batch = [item("nib", 5, "EUR", 1), item("pen", 160, "EUR", 3), item("pen", 155, "EUR", 2)];
+    bring(&bench, &batch, saga::item_changed).await;
+    bring(&bench, &[item("pen", 1, "EUR", 2)], saga::item_changed).await;
+    let item = |sku: &str, price_cents: i64, version: i64| {
+        json!({"sku": sku, "name": format!("{sku} {version}"), "price_cents": price_cents,
+               "currency": "EUR", "version": version})
+    };
+    let items = json!([item("ink", 90, 1), item("nib", 5, 1), item("pen", 160, 3)]);
+    assert_eq!(client.get("/items").await.body, json!({"items": items, "next": null}));
+}
+
+#[tokio::test]
+async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_older_one() {
+    use chassis::rows::Rows;
+    let (bench, _client) = stocked_bench().await;
+    let mut slow = bench.db.begin().await.unwrap();
+    let mut rows = Orders::load(&mut slow, Default::default()).await.unwrap();
+    rows.put_item(Item {
+        sku: "pen".into(),
+        name: "Pen".into(),
+        price_cents: 2,
+        currency: euros(),
+        version: 2,
+    });
+    bring(&bench, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
+    rows.save(&mut slow).await.unwrap();
+    slow.commit().await.unwrap();
+    let version: i64 = sqlx::query_scalar("select version from items where sku = 'pen'")
+        .fetch_one(&bench.db)
+        .await
+        .unwrap();
+    assert_eq!(version, 3);
+}
+
+#[tokio::test]
+async fn batches_that_touch_the_same_orders_the_other_way_round_wait_and_never_in_a_circle() {
+    let (bench, client) = stocked_bench().await;
+    for _ in 0..5 {
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            ids.push(placed(&client).await);
+        }
+        let payments: Vec<_> = ids.iter().map(|id| verified(*id)).collect();
+        let stock: Vec<_> = ids.iter().rev().map(|id| reserved(*id)).collect();
+        let (payments, stock) = tokio::join!(
+            bring(&bench, &payments, saga::payment_verified),
+            bring(&bench, &stock, saga::stock_reserved)
+        );
+        assert_eq!(payments.len() + stock.len(), 20, "each is confirmed once");
+    }
+    assert_eq!(books(&bench).await["orders"]["confirmed"], 100);
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("order", env!("CARGO_MANIFEST_DIR"), &api::routes());
+}

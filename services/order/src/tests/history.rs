@@ -1,0 +1,53 @@
+//! The history of an order alone tells where it stands, at every moment.
+
+use events::orders::CancelReason;
+use proptest::prelude::*;
+
+use super::*;
+use crate::order::CancelOrder;
+
+#[path = "../../../../e2e/src/audit.rs"]
+mod audit;
+
+/// What the rows say of an order, in the words of its API.
+fn standing(order: &Order) -> audit::Standing {
+    let word = |value: Value| value.as_str().unwrap().to_string();
+    let order = json!(order);
+    audit::Standing {
+        status: word(order["status"].clone()),
+        reason: order["reason"].as_str().map(str::to_string),
+        payment: word(order["payment"].clone()),
+        stock: word(order["stock"].clone()),
+        ended_at: serde_json::from_value(order["ended_at"].clone()).unwrap(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    /// Whatever is heard and whoever cancels, at every moment the history alone tells where the
+    /// order stands.
+    #[test]
+    fn a_history_comes_to_where_its_order_stands(
+        steps in prop::collection::vec(prop_oneof![9 => (0..ALL.len()).prop_map(Some), 1 => Just(None)], 1..30),
+    ) {
+        let mut rows = items();
+        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, At { cause: None, ..at(1) }).unwrap();
+        for (now, step) in steps.into_iter().enumerate() {
+            let at = at(now as u128 + 2);
+            match step {
+                Some(heard) => drop(hear(ALL[heard], ORDER, &mut rows, at)),
+                None => {
+                    let cancel = CancelOrder { order_id: ORDER, reason: CancelReason::Customer };
+                    let _ = saga::cancel_order(&cancel, &mut rows, At { cause: None, ..at });
+                }
+            }
+            let lines = rows.history().iter().map(|entry| audit::Line {
+                event: entry.event,
+                detail: &entry.detail,
+                occurred_at: entry.occurred_at,
+            });
+            prop_assert_eq!(audit::fold(lines), Ok(standing(rows.order(ORDER).unwrap())));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Lists come in pages, and nothing that happens meanwhile moves a row from one to another.
+
+use super::*;
+
+/// Pages through a list, with something going on after each page, and answers every key that it saw.
+async fn paged(
+    client: &Client,
+    list: &str,
+    (rows, key): (&str, &str),
+    mut meanwhile: impl AsyncFnMut(),
+) -> Vec<String> {
+    let (mut seen, mut next) = (Vec::new(), String::new());
+    for _ in 0..100 {
+        let page = client.get(&format!("{list}limit=3{next}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        let rows = page.body[rows].as_array().unwrap();
+        assert!(rows.len() == 3 || page.body["next"].is_null(), "{page:?}");
+        seen.extend(rows.iter().map(|row| row[key].as_str().unwrap().to_owned()));
+        let Some(after) = page.body["next"].as_str() else { return seen };
+        assert_eq!(seen.last().unwrap(), after);
+        next = format!("&after={after}");
+        meanwhile().await;
+    }
+    panic!("a list without an end");
+}
+
+#[tokio::test]
+async fn paging_through_a_list_that_grows_shows_what_was_there_exactly_once() {
+    let (bench, client) = stocked_bench().await;
+    let mut there = Vec::new();
+    for _ in 0..10 {
+        there.push(placed(&client).await.to_string());
+    }
+    let mine = format!("/orders?customer_id={CUSTOMER}&");
+    let seen = paged(&client, &mine, ("orders", "order_id"), async || {
+        placed(&client).await;
+    });
+    there.reverse();
+    assert_eq!(seen.await, there, "newest first");
+
+    let numbered = |nth: usize| item(&format!("sku-{nth:02}"), 1, "EUR", 1);
+    let even: Vec<_> = (0..10).map(|nth| numbered(2 * nth)).collect();
+    bring(&bench, &even, saga::item_changed).await;
+    let mut later = (0..10).map(|nth| numbered(2 * nth + 1));
+    let seen = paged(&client, "/items?", ("items", "sku"), async || {
+        bring(&bench, &[later.next().unwrap()], saga::item_changed).await;
+    });
+    let (mut seen, even) = (seen.await, even.iter().map(|item| item.sku.clone()));
+    assert!(seen.is_sorted_by(|a, b| a < b), "by SKU, and none twice: {seen:?}");
+    let expected: Vec<_> = ["ink", "pen"].map(String::from).into_iter().chain(even).collect();
+    seen.retain(|sku| !came_later(sku));
+    assert_eq!(seen, expected);
+}
+
+/// Whether an item came while the list was read: those have odd numbers.
+fn came_later(sku: &str) -> bool {
+    sku.strip_prefix("sku-").is_some_and(|nth| nth.parse::<u32>().unwrap() % 2 == 1)
+}
+
+#[tokio::test]
+async fn a_page_that_can_not_be_is_refused_by_its_parameter() {
+    let (_bench, client) = bench().await;
+    for (query, field) in [
+        ("/items?limit=0", "limit"),
+        ("/items?limit=1001", "limit"),
+        ("/items?limit=many", "limit"),
+        ("/items?after=", "after"),
+        ("/items?after=%00", "after"),
+        ("/items?page=2", "page"),
+        (&format!("/orders?customer_id={CUSTOMER}&limit=101"), "limit"),
+        (&format!("/orders?customer_id={CUSTOMER}&after=7"), "after"),
+    ] {
+        let refused = client.get(query).await;
+        let said = (refused.status, refused.body["field"].as_str());
+        assert_eq!(said, (422, Some(field)), "{query}: {refused:?}");
+    }
+}

@@ -1,0 +1,195 @@
+//! The edges on a real database: HTTP in, events in, events out.
+
+use super::*;
+use crate::saga::DEPOSITED_MAX_CENTS;
+
+#[tokio::test]
+async fn a_deposit_opens_an_account_once_however_often_it_is_told() {
+    let (bench, client) = bench().await;
+    let place = format!("/accounts/{CUSTOMER}/deposits");
+    let opened = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
+    let account = json!({"customer_id": CUSTOMER, "currency": "EUR", "balance_cents": 500,
+                         "taken_cents": 0, "deposited_cents": 500});
+    assert_eq!((opened.status, &opened.body), (201, &account));
+    assert_eq!(opened.location, Some(format!("/accounts/{CUSTOMER}")));
+    deposited(&client, CUSTOMER, 70, "b").await;
+    let again = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
+    assert_eq!((again.status, &again.body), (201, &account), "the same answer");
+    let other = client.post(&place, Some("a"), json!({"amount_cents": 501})).await;
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-key-reused"))
+    );
+    let together = (0..10).map(|_| deposited(&client, CUSTOMER, 1, "c"));
+    futures::future::join_all(together).await;
+    assert_eq!(client.get(&format!("/accounts/{CUSTOMER}")).await.body["balance_cents"], 571);
+    assert_eq!((bench.count("deposits").await, bench.count("outbox").await), (3, 0));
+    let sums = json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true, "written_off": []});
+    assert_eq!(books(&bench).await, sums);
+    assert_eq!(client.get(&format!("/accounts/{ORDER}")).await.status, 404);
+    assert_eq!(client.get("/accounts/7").await.status, 404);
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
+    let (bench, client) = bench().await;
+    let place = format!("/accounts/{CUSTOMER}/deposits");
+    for (wish, field) in [
+        (json!({"amount_cents": 0}), "amount_cents"),
+        (json!({"amount_cents": -1}), "amount_cents"),
+        (json!({"amount_cents": DEPOSITED_MAX_CENTS + 1}), "amount_cents"),
+        (json!({"amount_cents": 1e30}), "amount_cents"),
+        (json!({"amount_cents": "1"}), "amount_cents"),
+        (json!({}), "amount_cents"),
+        (json!({"amount_cents": 1, "currency": "CHF"}), "currency"),
+    ] {
+        let refused = client.post(&place, Some("a"), wish).await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
+    }
+    let keyless = client.post(&place, None, json!({"amount_cents": 1})).await;
+    assert_eq!(
+        (keyless.status, &keyless.body["type"]),
+        (400, &json!("/problems/idempotency-key-missing"))
+    );
+    assert_eq!((bench.count("accounts").await, bench.count("idempotency_keys").await), (0, 0));
+
+    deposited(&client, CUSTOMER, DEPOSITED_MAX_CENTS, "a").await;
+    let refused = client.post(&place, Some("b"), json!({"amount_cents": 1})).await;
+    assert_eq!((refused.status, &refused.body["field"]), (422, &json!("amount_cents")));
+    assert_eq!((bench.count("deposits").await, bench.count("idempotency_keys").await), (1, 1));
+    assert_eq!(books(&bench).await["balanced"], true);
+}
+
+#[tokio::test]
+async fn an_account_takes_in_no_other_currency() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 5, "a").await;
+    let moved = Client(api::router(bench.db.clone(), bench.commands.clone(), "CHF".into()));
+    let place = format!("/accounts/{CUSTOMER}/deposits");
+    let refused = moved.post(&place, Some("b"), json!({"amount_cents": 5})).await;
+    assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/other-currency")));
+    assert_eq!(bench.count("deposits").await, 1);
+}
+
+#[tokio::test]
+async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 500, "a").await;
+    let event_id = Uuid::now_v7();
+    let order = created(ORDER, CUSTOMER, 300, "EUR");
+    let published = bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap();
+    assert!(bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap().is_empty());
+    assert!(
+        bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap().is_empty()
+    );
+    let answer = (String::from("payments.verified"), ORDER.to_string(), published[0]);
+    assert_eq!(bench.outbox().await, [answer]);
+    let shown = client.get(&format!("/payments/{ORDER}")).await.body;
+    assert_eq!((&shown["state"], &shown["amount_cents"]), (&json!("verified"), &json!(300)));
+    assert_eq!((&shown["customer_id"], &shown["currency"]), (&json!(CUSTOMER), &json!("EUR")));
+    let sums = json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true, "written_off": []});
+    assert_eq!(books(&bench).await, sums);
+
+    let undone =
+        bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::refund_payment).await.unwrap();
+    assert_eq!(
+        bench.outbox().await[1],
+        (String::from("payments.refunded"), ORDER.to_string(), undone[0])
+    );
+    let ids: (Option<Uuid>, Option<Uuid>) =
+        sqlx::query_as("select answer_event_id, undo_event_id from payments")
+            .fetch_one(&bench.db)
+            .await
+            .unwrap();
+    assert_eq!(ids, (Some(published[0]), Some(undone[0])));
+    assert_eq!(client.get(&format!("/payments/{ORDER}")).await.body["state"], "refunded");
+    let sums = json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true, "written_off": []});
+    assert_eq!(books(&bench).await, sums);
+    assert_eq!(client.get(&format!("/payments/{}", Uuid::nil())).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_batch_updates_some_rows_and_inserts_others() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 250, "a").await;
+    let order_id = |nth: u128| Uuid::from_u128(nth);
+    let first: Vec<_> = (1..4).map(|nth| created(order_id(nth), CUSTOMER, 100, "EUR")).collect();
+    let first: Vec<_> = first.iter().map(|order| (Uuid::now_v7(), order)).collect();
+    assert_eq!(bench.bring(&first, saga::verify_payment).await.unwrap().len(), 3);
+    let cancelled = [cancelled(order_id(9)), cancelled(order_id(3)), cancelled(order_id(2))];
+    let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
+    assert_eq!(bench.bring(&cancelled, saga::refund_payment).await.unwrap().len(), 2);
+    let states: Vec<(Uuid, String, Option<String>)> =
+        sqlx::query_as("select order_id, state, reason from payments order by order_id")
+            .fetch_all(&bench.db)
+            .await
+            .unwrap();
+    let states: Vec<_> = states
+        .iter()
+        .map(|(id, state, no)| (id.as_u128(), state.as_str(), no.as_deref()))
+        .collect();
+    let short = Some("insufficient_funds");
+    assert_eq!(
+        states,
+        [(1, "verified", None), (2, "refunded", None), (3, "declined", short), (9, "void", None)]
+    );
+    let sums = json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true, "written_off": []});
+    assert_eq!(books(&bench).await, sums);
+}
+
+#[tokio::test]
+async fn an_impossible_order_leaves_nothing_behind() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 250, "a").await;
+    let (good, bad) =
+        (created(Uuid::now_v7(), CUSTOMER, 1, "EUR"), created(Uuid::now_v7(), CUSTOMER, -1, "EUR"));
+    let batch = [(Uuid::now_v7(), &good), (Uuid::now_v7(), &bad)];
+    bench.bring(&batch, saga::verify_payment).await.unwrap_err();
+    assert_eq!(
+        (bench.count("payments").await, bench.count("inbox").await, bench.count("outbox").await),
+        (0, 0, 0)
+    );
+}
+
+#[tokio::test]
+async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_a_circle() {
+    let (bench, client) = bench().await;
+    let customers: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
+    for customer_id in &customers {
+        deposited(&client, *customer_id, 1_000, "a").await;
+    }
+    let id = Uuid::now_v7;
+    for _ in 0..5 {
+        let there: Vec<_> =
+            customers.iter().map(|customer| created(id(), *customer, 1, "EUR")).collect();
+        let back: Vec<_> =
+            customers.iter().rev().map(|customer| created(id(), *customer, 1, "EUR")).collect();
+        let forth: Vec<_> = there.iter().map(|order| (id(), order)).collect();
+        let aft: Vec<_> = back.iter().map(|order| (id(), order)).collect();
+        let (forth, aft) = tokio::join!(
+            bench.bring(&forth, saga::verify_payment),
+            bench.bring(&aft, saga::verify_payment)
+        );
+        assert_eq!((forth.unwrap().len(), aft.unwrap().len()), (20, 20));
+        let undone: Vec<_> =
+            there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
+        let forth: Vec<_> = undone.iter().map(|order| (id(), order)).collect();
+        let aft: Vec<_> = undone.iter().rev().map(|order| (id(), order)).collect();
+        let (forth, aft) = tokio::join!(
+            bench.bring(&forth, saga::refund_payment),
+            bench.bring(&aft, saga::refund_payment)
+        );
+        assert_eq!(forth.unwrap().len() + aft.unwrap().len(), 40, "each is undone once");
+    }
+    let books = books(&bench).await;
+    assert_eq!((&books["balance_cents"], &books["balanced"]), (&json!(20_000), &json!(true)));
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("payment", env!("CARGO_MANIFEST_DIR"), &api::routes());
+}

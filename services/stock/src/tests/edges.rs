@@ -1,0 +1,262 @@
+//! The edges on a real database: HTTP in, events in, events out.
+
+use super::*;
+
+#[tokio::test]
+async fn an_item_is_made_changed_and_shown() {
+    let (bench, client) = bench().await;
+    let made = client.put("/items/pen", json!({"name": "Pen", "price_cents": 150})).await;
+    assert_eq!((made.status, made.location.as_deref()), (201, Some("/items/pen")));
+    let pen = json!({"sku": "pen", "name": "Pen", "price_cents": 150, "currency": "EUR", "version": 1,
+                     "delivered": 0, "available": 0, "reserved": 0});
+    assert_eq!(made.body, pen);
+    assert_eq!(client.get("/items/pen").await.body, pen);
+    assert_eq!(client.get("/items").await.body, json!({"items": [pen], "next": null}));
+    let same = client.put("/items/pen", json!({"name": "Pen", "price_cents": 150})).await;
+    assert_eq!((same.status, &same.body), (200, &pen));
+    let dearer = client.put("/items/pen", json!({"name": "Pen", "price_cents": 160})).await;
+    assert_eq!((dearer.status, &dearer.body["version"]), (200, &json!(2)));
+    let outbox = bench.outbox().await;
+    let announced: Vec<_> =
+        outbox.iter().map(|(topic, key, _)| (topic.as_str(), key.as_str())).collect();
+    assert_eq!(announced, [("stock.items", "pen"), ("stock.items", "pen")]);
+    let newest: Uuid =
+        sqlx::query_scalar("select event_id from items").fetch_one(&bench.db).await.unwrap();
+    assert_eq!(newest, outbox[1].2);
+    assert_eq!(client.get("/items/nib").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_place_of_an_item_can_be_asked_whatever_its_name() {
+    let (_bench, client) = bench().await;
+    for place in ["/items/a%20b", "/items/a%2Fb", "/items/%C3%BC%3F"] {
+        let made = client.put(place, json!({"name": "Pen", "price_cents": 150})).await;
+        assert_eq!((made.status, made.location.as_deref()), (201, Some(place)));
+        let wish = json!({"quantity": 1});
+        let delivered = client.post(&format!("{place}/deliveries"), Some("a"), wish).await;
+        assert_eq!((delivered.status, delivered.location.as_deref()), (201, Some(place)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
+    let (bench, client) = bench().await;
+    let long = "x".repeat(65);
+    for (sku, wish, field) in [
+        ("pen", json!({"name": "", "price_cents": 1}), "name"),
+        ("pen", json!({"name": "x".repeat(201), "price_cents": 1}), "name"),
+        ("pen", json!({"name": "a\u{0}b", "price_cents": 1}), "name"),
+        ("pen", json!({"name": "Pen", "price_cents": -1}), "price_cents"),
+        ("pen", json!({"name": "Pen", "price_cents": 1_000_000_001}), "price_cents"),
+        ("pen", json!({"name": "Pen", "price_cents": 1.5}), "price_cents"),
+        ("pen", json!({"name": "Pen"}), "price_cents"),
+        ("pen", json!({"name": "Pen", "price_cents": 1, "available": 7}), "available"),
+        (&long, json!({"name": "Pen", "price_cents": 1}), "sku"),
+        ("a%00b", json!({"name": "Pen", "price_cents": 1}), "sku"),
+    ] {
+        let refused = client.put(&format!("/items/{sku}"), wish).await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
+    }
+    assert_eq!((bench.count("items").await, bench.count("outbox").await), (0, 0));
+    let most = json!({"name": "ü".repeat(200), "price_cents": 1_000_000_000});
+    assert_eq!(client.put(&format!("/items/{}", "x".repeat(64)), most).await.status, 201);
+
+    stocked(&client, "pen", 1).await;
+    for (quantity, field) in [
+        (json!(0), "quantity"),
+        (json!(-1), "quantity"),
+        (json!(1_000_000_001), "quantity"),
+        (json!("1"), "quantity"),
+    ] {
+        let refused =
+            client.post("/items/pen/deliveries", Some("k"), json!({"quantity": quantity})).await;
+        assert_eq!(
+            (refused.status, refused.body["field"].as_str()),
+            (422, Some(field)),
+            "{refused:?}"
+        );
+    }
+    let keyless = client.post("/items/pen/deliveries", None, json!({"quantity": 1})).await;
+    assert_eq!(
+        (keyless.status, keyless.body["type"].as_str()),
+        (400, Some("/problems/idempotency-key-missing"))
+    );
+    let unknown = client.post("/items/nib/deliveries", Some("k"), json!({"quantity": 1})).await;
+    assert_eq!(unknown.status, 404);
+    assert_eq!((bench.count("deliveries").await, bench.count("idempotency_keys").await), (1, 1));
+    let later = client.post("/items/pen/deliveries", Some("k"), json!({"quantity": 2})).await;
+    assert_eq!(
+        (later.status, &later.body["available"]),
+        (201, &json!(3)),
+        "a refused wish leaves no key"
+    );
+}
+
+#[tokio::test]
+async fn more_than_can_be_counted_does_not_come_in() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 1).await;
+    sqlx::query("update items set delivered = 999999999999999, available = 999999999999999")
+        .execute(&bench.db)
+        .await
+        .unwrap();
+    let one = json!({"quantity": 1});
+    assert_eq!(client.post("/items/pen/deliveries", Some("a"), one.clone()).await.status, 201);
+    let refused = client.post("/items/pen/deliveries", Some("b"), one).await;
+    assert_eq!((refused.status, &refused.body["field"]), (422, &json!("quantity")));
+    assert_eq!(bench.count("deliveries").await, 2);
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_told_twice_comes_in_once() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 5).await;
+    let again = client.post("/items/pen/deliveries", Some("first"), json!({"quantity": 5})).await;
+    assert_eq!((again.status, &again.body["available"]), (201, &json!(5)));
+    assert_eq!(again.location.as_deref(), Some("/items/pen"));
+    let other = client.post("/items/pen/deliveries", Some("first"), json!({"quantity": 6})).await;
+    assert_eq!(
+        (other.status, &other.body["type"]),
+        (422, &json!("/problems/idempotency-key-reused"))
+    );
+    stocked(&client, "ink", 1).await; // the same key at another place is another key
+    assert_eq!(bench.count("deliveries").await, 2);
+    let together = futures::future::join_all(
+        (0..10).map(|_| client.post("/items/pen/deliveries", Some("b"), json!({"quantity": 1}))),
+    )
+    .await;
+    assert!(
+        together
+            .iter()
+            .all(|answer| (answer.status, &answer.body["available"]) == (201, &json!(6)))
+    );
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 7, "available": 7, "reserved": 0, "balanced": true, "written_off": []})
+    );
+}
+
+#[tokio::test]
+async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 5).await;
+    stocked(&client, "ink", 1).await;
+    let event_id = Uuid::now_v7();
+    let order = created(ORDER, &[("pen", 2), ("ink", 1)]);
+    let published = bench.bring(&[(event_id, &order)], saga::reserve_stock).await.unwrap();
+    assert!(bench.bring(&[(event_id, &order)], saga::reserve_stock).await.unwrap().is_empty());
+    assert!(
+        bench.bring(&[(Uuid::now_v7(), &order)], saga::reserve_stock).await.unwrap().is_empty()
+    );
+    let answer = (String::from("stock.reserved"), ORDER.to_string(), published[0]);
+    assert_eq!(bench.outbox().await[2..], [answer]);
+    let shown = client.get(&format!("/reservations/{ORDER}")).await.body;
+    assert_eq!(shown["state"], "reserved");
+    assert_eq!(
+        shown["lines"],
+        json!([{"sku": "ink", "quantity": 1}, {"sku": "pen", "quantity": 2}])
+    );
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 6, "available": 3, "reserved": 3, "balanced": true, "written_off": []})
+    );
+
+    let undone =
+        bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::release_stock).await.unwrap();
+    assert_eq!(
+        bench.outbox().await[3],
+        (String::from("stock.released"), ORDER.to_string(), undone[0])
+    );
+    let ids: (Option<Uuid>, Option<Uuid>) =
+        sqlx::query_as("select answer_event_id, undo_event_id from reservations")
+            .fetch_one(&bench.db)
+            .await
+            .unwrap();
+    assert_eq!(ids, (Some(published[0]), Some(undone[0])));
+    assert_eq!(client.get(&format!("/reservations/{ORDER}")).await.body["state"], "released");
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 6, "available": 6, "reserved": 0, "balanced": true, "written_off": []})
+    );
+    assert_eq!(client.get(&format!("/reservations/{}", Uuid::nil())).await.status, 404);
+    assert_eq!(client.get("/reservations/7").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_batch_updates_some_rows_and_inserts_others() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 5).await;
+    let id = |nth: u128| Uuid::from_u128(nth);
+    let first: Vec<_> =
+        (1..4).map(|nth| created(id(nth), &[("pen", if nth == 3 { 9 } else { 1 })])).collect();
+    let first: Vec<_> = first.iter().map(|order| (Uuid::now_v7(), order)).collect();
+    assert_eq!(bench.bring(&first, saga::reserve_stock).await.unwrap().len(), 3);
+    // One was reserved, one was refused, one was never heard of.
+    let cancelled = [cancelled(id(9)), cancelled(id(3)), cancelled(id(2))];
+    let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
+    assert_eq!(bench.bring(&cancelled, saga::release_stock).await.unwrap().len(), 2);
+    let states: Vec<(Uuid, String)> =
+        sqlx::query_as("select order_id, state from reservations order by order_id")
+            .fetch_all(&bench.db)
+            .await
+            .unwrap();
+    let states: Vec<_> = states.iter().map(|(id, state)| (id.as_u128(), state.as_str())).collect();
+    assert_eq!(states, [(1, "reserved"), (2, "released"), (3, "rejected"), (9, "void")]);
+    assert_eq!(
+        books(&bench).await,
+        json!({"delivered": 5, "available": 4, "reserved": 1, "balanced": true, "written_off": []})
+    );
+}
+
+#[tokio::test]
+async fn an_impossible_order_leaves_nothing_behind() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 5).await;
+    let (good, bad) = (created(id(), &[("pen", 1)]), created(id(), &[("pen", 1), ("pen", 1)]));
+    let batch = [(Uuid::now_v7(), &good), (Uuid::now_v7(), &bad)];
+    bench.bring(&batch, saga::reserve_stock).await.unwrap_err();
+    assert_eq!((bench.count("reservations").await, bench.count("inbox").await), (0, 0));
+    assert_eq!(bench.outbox().await.len(), 1);
+}
+
+fn id() -> Uuid {
+    Uuid::now_v7()
+}
+
+#[tokio::test]
+async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_a_circle() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 1_000).await;
+    stocked(&client, "ink", 1_000).await;
+    for _ in 0..5 {
+        let there: Vec<_> = (0..40).map(|_| created(id(), &[("ink", 1), ("pen", 1)])).collect();
+        let back: Vec<_> = (0..40).map(|_| created(id(), &[("pen", 1), ("ink", 1)])).collect();
+        let forth: Vec<_> = there.iter().map(|order| (id(), order)).collect();
+        let aft: Vec<_> = back.iter().rev().map(|order| (id(), order)).collect();
+        let (forth, aft) = tokio::join!(
+            bench.bring(&forth, saga::reserve_stock),
+            bench.bring(&aft, saga::reserve_stock)
+        );
+        assert_eq!((forth.unwrap().len(), aft.unwrap().len()), (40, 40));
+        let undone: Vec<_> =
+            there.iter().chain(&back).map(|order| cancelled(order.order_id)).collect();
+        let forth: Vec<_> = undone.iter().map(|order| (id(), order)).collect();
+        let aft: Vec<_> = undone.iter().rev().map(|order| (id(), order)).collect();
+        let (forth, aft) = tokio::join!(
+            bench.bring(&forth, saga::release_stock),
+            bench.bring(&aft, saga::release_stock)
+        );
+        assert_eq!(forth.unwrap().len() + aft.unwrap().len(), 80, "each is undone once");
+    }
+    let books = books(&bench).await;
+    assert_eq!((&books["available"], &books["balanced"]), (&json!(2_000), &json!(true)));
+}
+
+#[test]
+fn the_committed_openapi_document_is_what_the_code_says() {
+    testing::compare_openapi("stock", env!("CARGO_MANIFEST_DIR"), &api::routes());
+}
