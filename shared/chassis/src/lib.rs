@@ -20,7 +20,8 @@
 //!
 //! The service around them:
 //! - [`process`], [`service`], [`supervise`], [`schema`]: from `main` to the exit code
-//! - [`config`], [`environment`], [`http`], [`limits`], [`extract`], [`problem`], [`probes`]: its edge
+//! - [`config`], [`environment`], [`http`], [`limits`], [`extract`], [`headers`], [`pages`], [`problem`],
+//!   [`probes`]: its edge
 //! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
 //! - [`telemetry`], [`observe`]: what an operator sees
 
@@ -62,6 +63,8 @@ pub mod environment;
 pub mod http;
 pub mod limits;
 pub mod extract;
+pub mod headers;
+pub mod pages;
 pub mod problem;
 pub mod probes;
 pub mod openapi;

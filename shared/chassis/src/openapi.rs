@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use utoipa::openapi::Required;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::extract::IdempotencyKey;
+use crate::headers::IdempotencyKey;
 use crate::limits::Limits;
 
 const PAGE: &str = include_str!("openapi.html");
