@@ -25,6 +25,7 @@ use crate::avro::frame;
 use crate::config::Kafka;
 use crate::db;
 use crate::event::Topic;
+use crate::floor::Floor;
 use crate::outbox;
 use crate::probes::Heartbeat;
 use crate::producer::{Flight, Landed, Producer};
@@ -64,12 +65,6 @@ const HELD_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// A topic with as many records in flight as it may have is stalled if none came back for so long.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
-
-/// How far the floor lags, and how often to look below it all the same; see [`Floor`]. A row that
-/// becomes visible below the floor could be overtaken by a later one of its key, so the lag is
-/// longer than any transaction of ours may take.
-const FLOOR_LAG: Duration = Duration::from_secs(30);
-const FULL_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// How long records in flight may take when the process ends.
 const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
@@ -451,55 +446,6 @@ impl<'a> Round<'a> {
             warn!("{topic} has to wait: {because}");
             counter!("relay_topic_held_total", "topic" => topic.to_string()).increment(1);
         }
-    }
-}
-
-/// A position below which there was nothing left some seconds ago.
-///
-/// Dead rows stay in the table for as long as any transaction on the server is old enough to see
-/// them; to step over them at every look made polls 700 times slower when it was measured. The
-/// floor is a hint only: a transaction may still commit a row below it, so it lags, and a regular
-/// look starts from zero.
-pub(crate) struct Floor {
-    pub(crate) lag: Duration,
-    floor: i64,
-    next: i64,
-    deleted_max: i64,
-    moved_at: Instant,
-    full_look_at: Instant,
-}
-
-impl Floor {
-    fn new() -> Floor {
-        let now = Instant::now();
-        Floor {
-            lag: FLOOR_LAG,
-            floor: 0,
-            next: 0,
-            deleted_max: 0,
-            moved_at: now,
-            full_look_at: now,
-        }
-    }
-
-    fn deleted(&mut self, positions: &[i64]) {
-        self.deleted_max = positions.iter().copied().max().unwrap_or(0).max(self.deleted_max);
-    }
-
-    /// Where to start looking. It moves only while nothing is held, since what is held is not known
-    /// by position.
-    fn now(&mut self, in_flight: &HashSet<i64>, nothing_held: bool) -> i64 {
-        if nothing_held && self.moved_at.elapsed() > self.lag {
-            self.floor = self.next;
-            let oldest = in_flight.iter().copied().min().unwrap_or(i64::MAX);
-            self.next = self.deleted_max.min(oldest.saturating_sub(1));
-            self.moved_at = Instant::now();
-        }
-        if self.full_look_at.elapsed() > FULL_LOOK_EVERY {
-            self.full_look_at = Instant::now();
-            return 0;
-        }
-        self.floor
     }
 }
 
