@@ -17,8 +17,8 @@
 //!   `narration`: how both speak.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `verify`: the checker; `checks`, `audit`, `balances`, `inboxes`: what must hold; `topics`,
-//!   `facts`: what lies in Kafka; `discarded`: what operators gave up; `findings`, `verdict`: what
-//!   is off.
+//!   `said`, `facts`: what lies in Kafka; `discarded`: what operators gave up; `findings`,
+//!   `verdict`: what is off.
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 
@@ -54,6 +54,7 @@ pub mod balances;
 pub mod inboxes;
 pub mod findings;
 pub mod topics;
+mod said;
 pub mod template;
 pub mod discarded;
 pub mod letters;
