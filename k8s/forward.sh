@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Forwards all of the demo overlay to the ports of `make up`, until it is interrupted: then
+# `make verify STACK=k8s` and curl find everything where they find it on the other stacks. A forward
+# ends with its pod, and is taken up again.
+set -euo pipefail
+
+forward() { # resource, ports as local:remote
+  local pid=
+  trap 'kill $pid; exit' TERM
+  while sleep 0.5; do
+    kubectl --namespace holdfast port-forward "$@" >/dev/null 2>&1 &
+    pid=$!
+    wait "$pid" || true
+  done
+}
+
+trap 'kill $(jobs -p)' EXIT
+trap exit INT TERM
+nth=1
+for service in order payment stock; do
+  # Probes and operators listen in the pod, and no Service leads there.
+  forward "deployment/$service" "$((8000 + nth)):8080" "$((9000 + nth)):9090" "$((9010 + nth)):9091" &
+  forward "service/$service-db" "$((54320 + nth)):5432" &
+  nth=$((nth + 1))
+done
+forward service/registry 8081:8080 &
+forward statefulset/kafka 9092:9094 &
+echo "forwarding order, payment, stock (8001 to 8003) and what they stand on; Ctrl-C ends it"
+wait
