@@ -2,6 +2,7 @@
 
 mod rules;
 mod edges;
+mod paging;
 mod announcing;
 
 use chassis::event::At;

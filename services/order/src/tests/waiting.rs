@@ -2,7 +2,14 @@
 
 use std::time::Instant;
 
+use tokio::time::timeout;
+
 use super::*;
+
+/// An answer that is held back longer than any may be is none.
+async fn in_time<T>(answer: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), answer).await.expect("an answer")
+}
 
 /// As another replica answers, which hears nothing of what this bench commits.
 fn elsewhere(bench: &Bench<Orders>) -> Client {
@@ -21,7 +28,7 @@ async fn an_order_that_ends_on_one_replica_wakes_who_waits_for_it_on_any() {
     for waiting in [elsewhere(&bench), client.clone()] {
         let order_id = placed(&client).await;
         let (place, began) = (format!("/orders/{order_id}"), Instant::now());
-        let wait = waiting.ask(&place, &[("prefer", "wait=10")]);
+        let wait = in_time(waiting.ask(&place, &[("prefer", "wait=10")]));
         let end = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             bring(&bench, &[verified(order_id)], saga::payment_verified).await;
@@ -46,7 +53,7 @@ async fn a_wait_ends_in_time_with_the_order_as_it_is() {
     let (_bench, client) = stocked_bench().await;
     let place = format!("/orders/{}", placed(&client).await);
     let began = Instant::now();
-    let answer = client.ask(&place, &[("prefer", "wait=1")]).await;
+    let answer = in_time(client.ask(&place, &[("prefer", "wait=1")])).await;
     assert!((1_000..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["preference-applied"]),
@@ -77,7 +84,7 @@ async fn an_order_is_followed_to_its_end_and_a_stream_that_broke_is_resumed() {
         let refunded = refunded(order_id, Some(TOTAL_CENTS));
         bring(&bench, &[refunded], saga::payment_refunded).await;
     };
-    let (told, ()) = tokio::join!(text(stream), end);
+    let (told, ()) = tokio::join!(in_time(text(stream)), end);
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
     let history = history["history"].as_array().unwrap();
     let events: Vec<_> = history.iter().map(|entry| entry["event"].as_str().unwrap()).collect();
@@ -92,7 +99,7 @@ async fn an_order_is_followed_to_its_end_and_a_stream_that_broke_is_resumed() {
     }
     assert_eq!(told.matches("\n\n").count(), 4, "it ends with the order: {told}");
 
-    let rest = text(client.ask(&place, &[("last-event-id", ids[1])]).await).await;
+    let rest = in_time(text(client.ask(&place, &[("last-event-id", ids[1])]).await)).await;
     assert!(rest.starts_with(&format!("id: {}\n", ids[2])), "{rest}");
     assert_eq!(rest.matches("\n\n").count(), 2);
     for seen in &ids[3..] {

@@ -72,8 +72,9 @@ async fn an_item_announced_while_it_changes_is_never_followed_by_what_it_was() {
         }
     };
     let announcing = async {
-        for _ in 0..150 {
-            bench.announced(sources(), json!({})).await;
+        for nth in 0..150 {
+            let wish = if nth % 2 == 0 { json!({}) } else { json!({"key": "pen"}) };
+            bench.announced(sources(), wish).await;
         }
     };
     tokio::join!(changing, announcing);
