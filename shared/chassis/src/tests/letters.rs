@@ -170,11 +170,16 @@ async fn once_its_cause_is_gone_a_letter_is_replayed_and_never_twice() {
     assert_eq!(till.number("select count(*) from inbox").await, 2, "it is not entered");
 
     till.relent().await;
-    // Two operators at once, on two instances.
-    let other = till.desk();
+    // Two operators at once, on two instances: while one's replay is under way the other's waits.
+    let (other, held) = (till.desk(), till.lock("a").await);
     let once = outcome(&desk, "/dead-letters/1/replay", Value::Null);
     let again = outcome(&other, "/dead-letters/1/replay", Value::Null);
-    let mut outcomes: [String; 2] = tokio::join!(once, again).into();
+    let both_wait = async {
+        till.blocked(2).await;
+        held.rollback().await.unwrap();
+    };
+    let (once, again, ()) = tokio::join!(once, again, both_wait);
+    let mut outcomes = [once, again];
     outcomes.sort();
     assert_eq!(outcomes, ["done_before", "replayed"]);
     assert_eq!(outcome(&desk, "/dead-letters/1/replay", Value::Null).await, "done_before");
