@@ -214,6 +214,15 @@ async fn a_command_that_is_committed_is_told_to_whoever_watches() {
 }
 
 #[tokio::test]
+async fn an_event_that_took_effect_is_told_to_whoever_watches_and_its_answer_to_the_relay() {
+    let till = Till::<211>::open().await;
+    let committed = till.wake.watchers.subscribe();
+    till.handle(till.delivered(&[counted("watched", 1)]).await).await;
+    assert!(committed.has_changed().unwrap());
+    timeout(SOON, till.wake.relay.notified()).await.expect("what it says is in the outbox");
+}
+
+#[tokio::test]
 async fn who_finds_no_place_is_told_to_come_back_and_nothing_waits() {
     let log = Log::open().await;
     let topic = Uuid::now_v7();
