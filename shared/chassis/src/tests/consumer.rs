@@ -1,6 +1,8 @@
 //! What comes in has its effect once, or is set aside; nothing is dropped, whatever fails.
 
+use rdkafka::ClientContext;
 use rdkafka::admin::AdminOptions;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::CommitMode;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::postgres::PgPoolOptions;
@@ -56,6 +58,38 @@ async fn committed<const TEST: u32>(till: &Till<TEST>) -> Vec<i64> {
     };
     let offsets = tokio::task::spawn_blocking(look).await.unwrap();
     offsets.into_iter().filter(|offset| *offset >= 0).collect()
+}
+
+/// The message by which librdkafka tells that another cluster answers is said by the test: here it
+/// is the same broker still, so that an offset which was stored can be found.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_from_a_cluster_that_is_gone_leaves_no_offset_in_the_one_made_anew() {
+    let till = Till::<14>::open_with_contracts().await;
+    let (consumer, client, stop) = (till.consumer(), till.client(), CancellationToken::new());
+    client.subscribe(&[names(14).counted.name]).unwrap();
+    let polled = client.clone();
+    let polling = tokio::spawn(async move {
+        loop {
+            let _ = polled.recv().await;
+        }
+    });
+    eventually("all partitions are its own", async || {
+        client.assignment().unwrap().count() == names(14).counted.partitions as usize
+    })
+    .await;
+    let batch = till.delivered(&[counted("a", 1), counted("a", 2)]).await;
+    let mut batches = consumer.batches(&client, &stop);
+    batches.handle(batch[..1].to_vec()).await;
+    client.commit_consumer_state(CommitMode::Sync).unwrap();
+    assert_eq!(committed(&till).await, [1]);
+
+    client.context().log(RDKafkaLogLevel::Warning, "CLUSTERID", "another one answers");
+    batches.handle(batch[1..].to_vec()).await;
+    // Nothing is stored, so there is nothing to commit, which is an error.
+    let _ = client.commit_consumer_state(CommitMode::Sync);
+    assert_eq!(committed(&till).await, [1]);
+    assert_eq!(till.tallies().await["a"], (2, 3), "it had its effect all the same");
+    polling.abort();
 }
 
 /// A record as it is to be sent, the header `ce_id`, and a word of the reason to be given.

@@ -376,6 +376,44 @@ async fn a_producer_beyond_repair_is_replaced_and_loses_nothing() {
     assert!(in_order(&arrivals), "{arrivals:?}");
 }
 
+/// Two brokers stand at one address each and are never there at once: the second is the first after
+/// it lost its disk. What it acknowledges to a producer that had begun with the first proves
+/// nothing, since the next producer may be given the same id.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cluster_made_anew_acknowledges_to_a_producer_of_the_old_one_is_sent_again() {
+    let till = Till::<112>::open().await;
+    let (old, new) = (on_a_mock(&till).await.1, on_a_mock(&till).await.1);
+    let addresses = format!("{},{}", old.bootstrap_servers(), new.bootstrap_servers());
+    let till = till.with(|config| config.kafka.kafka_bootstrap_servers = addresses);
+    new.broker_down(-1).unwrap();
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+    till.publish(&[counted("a", 1)]).await;
+    eventually("the old cluster has it", async || {
+        round.turn(&mut db, 1_000).await.unwrap();
+        till.number("select count(*) from outbox").await == 0
+    })
+    .await;
+
+    old.broker_down(-1).unwrap();
+    till.publish(&[counted("a", 2), counted("b", 1)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 2);
+    new.broker_up(-1).unwrap();
+    eventually("the producer is given up", async || round.turn(&mut db, 1_000).await.is_err())
+        .await;
+    assert_eq!(till.number("select count(*) from outbox").await, 2, "none of them is sure");
+    drop(round);
+
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    till.outbox_is_empty().await;
+    relaying.stop().await;
+    let there = till.with(|config| config.kafka.kafka_bootstrap_servers = new.bootstrap_servers());
+    let arrivals = first_arrivals(&there).await;
+    assert_eq!((&arrivals["a"][..], &arrivals["b"][..]), (&[2][..], &[1][..]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_the_broker_refuses_holds_its_own_key_only() {
     let till = Till::<109>::open().await;
