@@ -69,6 +69,60 @@ async fn a_read_model_that_was_spoiled_is_rebuilt_to_what_its_topic_says_while_o
     .await
 }
 
+/// The rebuild is held in its last step, before it writes what it read: at a row that it is about to
+/// remove. Whoever writes an item now, as the consumer does, has to wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it() -> Result<()> {
+    alone(async |Stage { client, .. }| {
+        let url = &client.addresses.databases["order"];
+        let mut looking = PgConnection::connect(url).await?;
+        let mut holding = PgConnection::connect(url).await?;
+        let mut writing = PgConnection::connect(url).await?;
+        let nobodys = "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)";
+        sqlx::query(nobodys).execute(&mut looking).await?;
+        let mut held = holding.begin().await?;
+        let hold = "select from items where sku = 'nobodys' for update";
+        sqlx::query(hold).execute(&mut *held).await?;
+
+        let meanwhile = async {
+            waiting(&mut looking, |waiting| waiting == 1).await?;
+            let write = tokio::spawn(async move {
+                let newer = "update items set version = version + 1, name = 'Newer'
+                             where sku = 'wool-cap'";
+                sqlx::query(newer).execute(&mut writing).await
+            });
+            waiting(&mut looking, |waiting| waiting == 2 || write.is_finished()).await?;
+            held.rollback().await?;
+            Ok(write.await??)
+        };
+        let (rebuilt, written) = tokio::try_join!(rebuild::run(client), meanwhile)?;
+        ensure!(rebuilt["removed"] == 1 && written.rows_affected() == 1, "{rebuilt}");
+        let name: String = sqlx::query_scalar("select name from items where sku = 'wool-cap'")
+            .fetch_one(&mut looking)
+            .await?;
+        ensure!(name == "Newer", "it is {name} again");
+        let again = rebuild::run(client).await?;
+        ensure!(again["repaired"] == 1, "{again}");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until so many sessions of a database wait for locks.
+async fn waiting(db: &mut PgConnection, enough: impl Fn(i64) -> bool) -> Result<()> {
+    eventually("sessions to wait for a lock", SOON, async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&mut *db)
+        .await?;
+        ensure!(enough(waiting), "{waiting}");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_is_shown_with_every_event_and_with_what_it_waits_for() -> Result<()> {
     alone(async |Stage { stack, client }| {
