@@ -13,3 +13,4 @@ mod announce;
 mod evolution;
 mod letters;
 mod operator;
+mod manifests;
