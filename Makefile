@@ -1,5 +1,6 @@
 # Every command of the project; CI runs these and no others. `make` alone lists them.
 # A member of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
+# STACK=compose: demo, up, down, clean, status, logs, kill, stop, start, outage and verify work on docker compose.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -100,8 +101,10 @@ openapi: tools ## Rewrite each service's openapi.json from its code
 
 check: tools ## Formatting, lints (warnings are errors), contracts and the shape of the tree
 	@cargo fmt --check
+	@bash k8s/check.sh
+	@if command -v docker >/dev/null; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker"; fi
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives the_committed_openapi_document
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives the_committed_openapi_document manifests::
 
 build: tools
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
