@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use chassis::event::Retention;
 use e2e::stack::programs;
@@ -46,6 +47,8 @@ fn deployed() -> Vec<&'static str> {
 }
 
 /// What is applied together: base and overlays, with what they consist of.
+static TREES: LazyLock<Vec<(String, Vec<Value>)>> = LazyLock::new(trees);
+
 fn trees() -> Vec<(String, Vec<Value>)> {
     let rendered: Vec<_> = ["demo", "production"]
         .into_iter()
@@ -130,7 +133,8 @@ struct Variable {
 }
 
 fn variables(program: &str) -> BTreeMap<String, Variable> {
-    let told = Command::new(programs().unwrap().join(program)).arg("--help").output().unwrap();
+    let told = Command::new(programs().unwrap().join(program)).arg("--help").output();
+    let told = told.unwrap_or_else(|error| panic!("{program} --help: {error}: run `make build`"));
     let help = String::from_utf8([told.stdout, told.stderr].concat()).unwrap();
     let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
     let is_name =
@@ -200,12 +204,12 @@ fn every_variable_that_a_program_needs_is_set_and_none_that_it_does_not_know() {
         assert!(checked.contains(service), "docker-compose.yml has no {service}");
         assert!(checked.contains(&format!("{service}-migrations")));
     }
-    for (tree, objects) in trees() {
+    for (tree, objects) in TREES.iter() {
         let mut checked = BTreeSet::new();
-        for object in &objects {
+        for object in objects {
             for container in pod(object).into_iter().flat_map(containers) {
                 let Some(program) = program(text(&container["image"])) else { continue };
-                let set = environment(container, &objects);
+                let set = environment(container, objects);
                 hold_environment(program, &set, &format!("k8s, {tree}, {}", name(object)));
                 checked.insert(name(object));
             }
@@ -221,13 +225,13 @@ fn every_variable_that_a_program_needs_is_set_and_none_that_it_does_not_know() {
 #[test]
 fn ports_and_probes_are_those_that_the_code_answers_on() {
     let probes = read("shared/chassis/src/probes.rs");
-    for (tree, objects) in trees() {
+    for (tree, objects) in TREES.iter() {
         for service in deployed() {
             let [api, probe, operator] =
                 ["HTTP_ADDR", "PROBE_ADDR", "OPERATOR_ADDR"].map(|it| default(service, it));
             assert!(operator.starts_with("127.0.0.1:"), "the operators' port is on loopback");
             let container =
-                &find(&objects, "Deployment", service)["spec"]["template"]["spec"]["containers"][0];
+                &find(objects, "Deployment", service)["spec"]["template"]["spec"]["containers"][0];
             let ports = json!([
                 {"name": "api", "containerPort": port(&api)},
                 {"name": "probes", "containerPort": port(&probe)},
@@ -239,7 +243,7 @@ fn ports_and_probes_are_those_that_the_code_answers_on() {
                 assert_eq!(*asked, json!({"path": path, "port": "probes"}), "{tree}, {service}");
                 assert!(probes.contains(&format!(".route(\"{path}\"")), "{path} is not answered");
             }
-            let reached = &find(&objects, "Service", service)["spec"];
+            let reached = &find(objects, "Service", service)["spec"];
             assert_eq!(reached["ports"][0]["port"], port(&api));
             assert_eq!(reached["ports"][0]["targetPort"], "api");
             assert_eq!(list(&reached["ports"]).len(), 1, "{tree}, {service}: clients see the API");
@@ -272,10 +276,10 @@ fn whoever_stops_is_given_longer_than_it_may_take() {
         let given: u64 = given.strip_suffix('s').unwrap().parse().unwrap();
         assert!(given > within, "docker-compose.yml, {service}");
     }
-    for (tree, objects) in trees() {
+    for (tree, objects) in TREES.iter() {
         for service in deployed() {
             let within: u64 = default(service, "SHUTDOWN_TIMEOUT_SECONDS").parse().unwrap();
-            let (grace, waits) = grace(pod(find(&objects, "Deployment", service)).unwrap());
+            let (grace, waits) = grace(pod(find(objects, "Deployment", service)).unwrap());
             assert!(waits > 0, "{tree}, {service}: requests still come after it was told to go");
             assert!(grace > waits + within, "{tree}, {service}: {grace} s");
         }
@@ -390,7 +394,7 @@ fn a_part_has_one_version_wherever_it_runs() {
         .values()
         .map(|service| text(&service["image"]).to_string())
         .collect();
-    for (_, objects) in trees() {
+    for (_, objects) in TREES.iter() {
         let pods = objects.iter().filter_map(pod).flat_map(containers);
         images.extend(pods.map(|container| text(&container["image"]).to_string()));
     }
@@ -491,8 +495,8 @@ fn allowed(objects: &[Value], from: &Peer, to: &Peer, port: u64) -> bool {
 
 #[test]
 fn every_edge_in_use_is_open_and_no_other() {
-    for (tree, objects) in trees() {
-        let deny = &find(&objects, "NetworkPolicy", "default-deny")["spec"];
+    for (tree, objects) in TREES.iter() {
+        let deny = &find(objects, "NetworkPolicy", "default-deny")["spec"];
         assert_eq!(*deny, json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
         let is_kafka_here = tree != "production";
         let (api, probes, operator) = (8080, 9090, 9091);
@@ -517,25 +521,25 @@ fn every_edge_in_use_is_open_and_no_other() {
             for to in apps.iter().filter(|to| *to != from) {
                 for port in [5432, 9092, api, probes, operator] {
                     let is_used = used.contains(&(from.clone(), to.clone(), port));
-                    let [from, to] = [from, to].map(|app| Peer::app(&objects, app));
-                    let is_open = allowed(&objects, &from, &to, port);
+                    let [from, to] = [from, to].map(|app| Peer::app(objects, app));
+                    let is_open = allowed(objects, &from, &to, port);
                     let (from, to) = (&from.labels["app"], &to.labels["app"]);
                     assert_eq!(is_open, is_used, "{tree}: {from} to {to}, port {port}");
                 }
             }
         }
         for service in deployed() {
-            let service = Peer::app(&objects, service);
+            let service = Peer::app(objects, service);
             let reached =
-                |namespace, port| allowed(&objects, &Peer::stranger(namespace), &service, port);
+                |namespace, port| allowed(objects, &Peer::stranger(namespace), &service, port);
             assert!(reached("gateway", api) && !reached("gateway", probes));
             assert!(reached("monitoring", probes));
             assert!(!["gateway", "monitoring"].iter().any(|from| reached(from, operator)));
             let dns = Peer::stranger("kube-system");
-            assert!(allowed(&objects, &service, &dns, 53));
+            assert!(allowed(objects, &service, &dns, 53));
         }
-        let own = Peer::app(&objects, "kafka");
-        let alone = !allowed(&objects, &Peer::stranger("gateway"), &own, 9092);
+        let own = Peer::app(objects, "kafka");
+        let alone = !allowed(objects, &Peer::stranger("gateway"), &own, 9092);
         assert!(alone || !is_kafka_here, "{tree}: strangers reach Kafka");
     }
 }
@@ -609,13 +613,13 @@ fn broken(object: &Value) -> Vec<&'static str> {
 
 #[test]
 fn every_workload_keeps_every_rule() {
-    for (tree, objects) in trees() {
+    for (tree, objects) in TREES.iter() {
         assert!(objects.iter().filter(|object| pod(object).is_some()).count() >= 8, "{tree}");
-        for object in &objects {
+        for object in objects {
             let broken = broken(object);
             assert!(broken.is_empty(), "{tree}, {} {}: {broken:?}", object["kind"], name(object));
         }
-        let namespace = find(&objects, "Namespace", "holdfast");
+        let namespace = find(objects, "Namespace", "holdfast");
         for mode in ["enforce", "warn", "audit"] {
             let label = format!("pod-security.kubernetes.io/{mode}");
             assert_eq!(namespace["metadata"]["labels"][label], "restricted", "{tree}");
