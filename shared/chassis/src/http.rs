@@ -10,6 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::middleware::map_response_with_state;
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,6 +25,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{self, Limits};
+
+/// After a stop, whoever keeps a connection may ask once more on it, and is told with the answer that
+/// it ends. Closed at once, a request that is on its way would be lost with it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`, then for at most `drain` the requests that are under way.
 pub async fn serve(
@@ -40,7 +48,8 @@ pub async fn serve_within(
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
-    let router = limits::hold(router, limits);
+    let router =
+        limits::hold(router, limits).layer(map_response_with_state(stop.clone(), take_leave));
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -61,6 +70,13 @@ pub async fn serve_within(
     }
     connections.shutdown().await;
     Ok(())
+}
+
+async fn take_leave(State(stop): State<CancellationToken>, mut answer: Response) -> Response {
+    if stop.is_cancelled() {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 async fn accept(
@@ -99,7 +115,11 @@ async fn converse(
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stop.cancelled() => {}
+    }
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = sleep(LAST_WORDS) => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
 }
@@ -297,14 +317,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_closes_idle_connections_at_once() {
+    async fn a_stop_closes_idle_connections_after_a_moment() {
         let server = start(Limits { header: LONG, ..limits() }, LONG).await;
         let never_used = server.send("").await;
         let mut kept = server.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
         let mut answer = [0; 512];
         assert!(kept.read(&mut answer).await.unwrap() > 0);
-        assert!(server.stopped().await < QUICK);
+        assert!(server.stopped().await < LAST_WORDS + QUICK);
         assert_eq!(read(kept).await + &read(never_used).await, "");
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_on_a_kept_connection_after_a_stop_is_answered_and_told_to_leave() {
+        let server = start(Limits { header: LONG, ..limits() }, LONG).await;
+        let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut kept = server.send(request).await;
+        let mut answer = [0; 512];
+        assert!(kept.read(&mut answer).await.unwrap() > 0);
+        server.stop.cancel();
+        sleep(LAST_WORDS / 10).await;
+        kept.write_all(request.as_bytes()).await.unwrap();
+        let last = read(kept).await;
+        assert!(last.contains("connection: close\r\n") && last.ends_with("here"), "{last}");
     }
 
     #[tokio::test]
