@@ -28,7 +28,7 @@ use crate::limits::{self, Limits};
 
 /// After a stop, whoever keeps a connection may ask once more on it, and is told with the answer that
 /// it ends. Closed at once, a request that is on its way would be lost with it.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves until `stop`, then for at most `drain` the requests that are under way.
 pub async fn serve(
