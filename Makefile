@@ -102,7 +102,7 @@ openapi: tools ## Rewrite each service's openapi.json from its code
 check: build ## Formatting, lints (warnings are errors), contracts and the shape of the tree
 	@cargo fmt --check
 	@bash k8s/check.sh
-	@if command -v docker >/dev/null; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker"; fi
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct every_schema every_consumer a_reader_survives the_committed_openapi_document manifests::
 

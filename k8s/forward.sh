@@ -14,6 +14,14 @@ forward() { # resource, ports as local:remote
   done
 }
 
+kubectl get namespace holdfast >/dev/null
+for port in 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092; do
+  if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+    echo "somebody listens on port $port already: another stack? \`make down\`, \`docker compose down\`" >&2
+    exit 1
+  fi
+done
+
 trap 'kill $(jobs -p)' EXIT
 trap exit INT TERM
 nth=1

@@ -21,6 +21,9 @@ use crate::topology::{Layout, Member};
 
 const POLL: Duration = Duration::from_millis(50);
 
+/// Longer than any container is given to stop.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+
 /// What `docker-compose.yml` gives the databases, unless the environment says otherwise.
 const PASSWORD: &str = "holdfast";
 
@@ -52,7 +55,7 @@ struct ContainerState {
 
 impl Compose {
     /// Whether `STACK` asks for it. The variables that move ports and set the password are read by
-    /// `docker compose` as well.
+    /// `docker compose` as well; it alone reads a file `.env`.
     pub fn from_environment() -> Result<Option<Self>> {
         let of = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
         let is_only_reached = match of("STACK").as_deref() {
@@ -69,17 +72,17 @@ impl Compose {
 
     /// Builds what has changed, starts what does not run, and returns when all of it is healthy.
     pub async fn up(&self) -> Result<()> {
-        self.shown(&["up", "--detach", "--wait", "--build"]).await
+        self.shown(&["up", "--detach", "--wait", "--wait-timeout", "600"]).await
     }
 
     /// Stops and removes every container; the volumes stay.
     pub async fn down(&self) -> Result<()> {
-        self.shown(&["down"]).await
+        self.shown(&["--profile", "*", "down"]).await
     }
 
     /// Removes the volumes as well.
     pub async fn clean(&self) -> Result<()> {
-        self.shown(&["down", "--volumes"]).await
+        self.shown(&["--profile", "*", "down", "--volumes"]).await
     }
 
     pub async fn logs(&self, name: &str, follow: bool) -> Result<()> {
@@ -217,8 +220,11 @@ impl Compose {
 }
 
 async fn docker(words: &[&str]) -> Result<String> {
+    let what = format!("docker {}", words.join(" "));
     let output = Command::new("docker").args(words).stdin(Stdio::null()).output();
-    printed(&format!("docker {}", words.join(" ")), output.await.context("docker cannot be run")?)
+    let output = tokio::time::timeout(ANSWER_WITHIN, output).await;
+    let output = output.with_context(|| format!("`{what}` takes too long"))?;
+    printed(&what, output.context("docker cannot be run")?)
 }
 
 fn printed(what: &str, output: Output) -> Result<String> {

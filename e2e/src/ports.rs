@@ -83,7 +83,8 @@ impl Ports {
     /// `ORDER_PORT`, `KAFKA_PORT` and so on move single ports.
     pub fn moved_by_environment(mut self) -> Result<Self> {
         for (variable, port) in self.settings() {
-            if let Ok(value) = std::env::var(&variable) {
+            let value = std::env::var(&variable).ok().filter(|value| !value.is_empty());
+            if let Some(value) = value {
                 *port =
                     value.parse().with_context(|| format!("{variable}={value} is not a port"))?;
             }

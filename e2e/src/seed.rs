@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -102,12 +102,17 @@ pub const POOR: Customer = customer(13, 100);
 pub async fn command(options: &Options) -> Result<()> {
     let client = options.client()?;
     if options.check {
-        return can_be_ordered(&client).await;
+        can_be_ordered(&client).await?;
+        return can_be_confirmed(&client).await;
     }
-    run(&client).await?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        seeded = run(&client) => seeded?,
+        _ = terminated.recv() => bail!("stopped before everything was there"),
+    }
     println!("the demo items and accounts are there");
     if options.stay {
-        signal(SignalKind::terminate())?.recv().await;
+        terminated.recv().await;
     }
     Ok(())
 }
@@ -129,6 +134,17 @@ async fn can_be_ordered(client: &Client) -> Result<()> {
     let known = skus(&client.items("order").await?);
     let missing = ITEMS.iter().find(|item| !known.iter().any(|sku| sku == item.sku));
     ensure!(missing.is_none(), "{} is not known yet", missing.map_or("", |item| item.sku));
+    Ok(())
+}
+
+async fn can_be_confirmed(client: &Client) -> Result<()> {
+    for item in ITEMS.iter().chain([&SCARCE]) {
+        let found: Value = client.read("stock", &format!("/items/{}", item.sku)).await?;
+        ensure!(found["delivered"] != 0, "{} is not delivered yet", item.sku);
+    }
+    for customer in CUSTOMERS.iter().chain([&POOR]) {
+        client.read::<Value>("payment", &format!("/accounts/{}", customer.customer_id)).await?;
+    }
     Ok(())
 }
 
