@@ -1,0 +1,135 @@
+//! Who may speak to whom: the network policies, evaluated. Every edge in use is open, and no other.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+type Labels = BTreeMap<String, String>;
+
+/// Whoever sends or receives: its labels, its namespace, and the numbers of its ports by name.
+struct Peer {
+    namespace: &'static str,
+    labels: Labels,
+    ports: BTreeMap<String, u64>,
+}
+
+impl Peer {
+    /// A pod by its label `app`: of a workload, or of what an operator makes of a custom resource.
+    fn app(objects: &[Value], app: &str) -> Peer {
+        let templates =
+            objects.iter().filter(|it| pod(it).is_some()).map(|it| &it["spec"]["template"]);
+        let template = templates.into_iter().find(|it| it["metadata"]["labels"]["app"] == app);
+        let labels = template.map(|it| labels(&it["metadata"]["labels"]));
+        let labels = labels.unwrap_or(BTreeMap::from([("app".into(), app.into())]));
+        let containers = template.map_or(&[][..], |it| list(&it["spec"]["containers"]));
+        let ports = containers.iter().flat_map(|it| list(&it["ports"]));
+        let ports = ports
+            .map(|it| (text(&it["name"]).into(), it["containerPort"].as_u64().unwrap()))
+            .collect();
+        Peer { namespace: "holdfast", labels, ports }
+    }
+
+    fn stranger(namespace: &'static str) -> Peer {
+        Peer { namespace, labels: Labels::new(), ports: BTreeMap::new() }
+    }
+}
+
+fn labels(value: &Value) -> Labels {
+    let pairs = value.as_object().unwrap().iter();
+    pairs.map(|(key, value)| (key.clone(), text(value).to_string())).collect()
+}
+
+fn selects(selector: &Value, of: &Labels) -> bool {
+    let by_label = selector["matchLabels"].as_object().into_iter().flatten();
+    let by_expression = list(&selector["matchExpressions"]);
+    by_label.into_iter().all(|(key, value)| of.get(key).is_some_and(|it| it == text(value)))
+        && by_expression.iter().all(|expression| {
+            let value = of.get(text(&expression["key"]));
+            match text(&expression["operator"]) {
+                "In" => value.is_some_and(|it| texts(&expression["values"]).contains(&&**it)),
+                "Exists" => value.is_some(),
+                other => panic!("this test does not know {other}"),
+            }
+        })
+}
+
+/// Whether one side of an edge is open: `direction` is ingress or egress, seen from `own`.
+fn open(objects: &[Value], direction: &str, own: &Peer, other: &Peer, to_port: u64) -> bool {
+    let receiver = if direction == "ingress" { own } else { other };
+    let is_port = |port: &Value| match &port["port"] {
+        Value::String(name) => receiver.ports.get(name) == Some(&to_port),
+        number => number.as_u64() == Some(to_port),
+    };
+    let is_peer = |peer: &Value| {
+        let namespace =
+            Labels::from([("kubernetes.io/metadata.name".into(), other.namespace.into())]);
+        let is_there = match &peer["namespaceSelector"] {
+            Value::Null => other.namespace == own.namespace,
+            selector => selects(selector, &namespace),
+        };
+        is_there && selects(&peer["podSelector"], &other.labels)
+    };
+    let rule = |rule: &Value| {
+        let peers = &rule[if direction == "ingress" { "from" } else { "to" }];
+        (peers.is_null() || list(peers).iter().any(is_peer))
+            && (rule["ports"].is_null() || list(&rule["ports"]).iter().any(is_port))
+    };
+    let policies = of_kind(objects, "NetworkPolicy").into_iter().map(|it| &it["spec"]);
+    let mut for_own = policies.filter(|it| selects(&it["podSelector"], &own.labels));
+    own.namespace != "holdfast" || for_own.any(|it| list(&it[direction]).iter().any(rule))
+}
+
+fn allowed(objects: &[Value], from: &Peer, to: &Peer, port: u64) -> bool {
+    open(objects, "egress", from, to, port) && open(objects, "ingress", to, from, port)
+}
+
+#[test]
+fn every_edge_in_use_is_open_and_no_other() {
+    for (tree, objects) in TREES.iter() {
+        let deny = &find(objects, "NetworkPolicy", "default-deny")["spec"];
+        assert_eq!(*deny, json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
+        let is_kafka_here = tree != "production";
+        let (api, probes, operator) = (8080, 9090, 9091);
+        let mut used: BTreeSet<(String, String, u64)> = BTreeSet::new();
+        for service in deployed() {
+            let database = format!("{service}-db");
+            used.insert((service.into(), database.clone(), 5432));
+            used.insert((format!("{service}-migrations"), database, 5432));
+            used.insert((service.into(), "kafka".into(), 9092));
+            used.insert((service.into(), "registry".into(), api));
+            if tree == "demo" {
+                used.insert(("seed".into(), service.into(), api));
+            }
+        }
+        used.insert(("contracts".into(), "kafka".into(), 9092));
+        used.insert(("contracts".into(), "registry".into(), api));
+        used.insert(("registry".into(), "registry-db".into(), 5432));
+
+        let mut apps: BTreeSet<String> = BTreeSet::new();
+        used.iter().for_each(|(from, to, _)| apps.extend([from.clone(), to.clone()]));
+        for from in &apps {
+            for to in apps.iter().filter(|to| *to != from) {
+                for port in [5432, 9092, api, probes, operator] {
+                    let is_used = used.contains(&(from.clone(), to.clone(), port));
+                    let [from, to] = [from, to].map(|app| Peer::app(objects, app));
+                    let is_open = allowed(objects, &from, &to, port);
+                    let (from, to) = (&from.labels["app"], &to.labels["app"]);
+                    assert_eq!(is_open, is_used, "{tree}: {from} to {to}, port {port}");
+                }
+            }
+        }
+        for service in deployed() {
+            let service = Peer::app(objects, service);
+            let reached =
+                |namespace, port| allowed(objects, &Peer::stranger(namespace), &service, port);
+            assert!(reached("gateway", api) && !reached("gateway", probes));
+            assert!(reached("monitoring", probes));
+            assert!(!["gateway", "monitoring"].iter().any(|from| reached(from, operator)));
+            let dns = Peer::stranger("kube-system");
+            assert!(allowed(objects, &service, &dns, 53));
+        }
+        let own = Peer::app(objects, "kafka");
+        let alone = !allowed(objects, &Peer::stranger("gateway"), &own, 9092);
+        assert!(alone || !is_kafka_here, "{tree}: strangers reach Kafka");
+    }
+}

@@ -1,0 +1,288 @@
+//! What is set, asked and declared there is what the code reads, answers and declares.
+
+use std::collections::BTreeSet;
+
+use chassis::event::Retention;
+use e2e::stack::programs;
+use events::TOPICS;
+
+use super::*;
+
+/// What a program says of a variable in its `--help`.
+#[derive(Debug)]
+struct Variable {
+    is_required: bool,
+    default: Option<String>,
+}
+
+fn variables(program: &str) -> BTreeMap<String, Variable> {
+    let told = Command::new(programs().unwrap().join(program)).arg("--help").output();
+    let told = told.unwrap_or_else(|error| panic!("{program} --help: {error}: run `make build`"));
+    let help = String::from_utf8([told.stdout, told.stderr].concat()).unwrap();
+    let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    let found: BTreeMap<_, _> = lines
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+            let default = rest.strip_prefix("(default ").and_then(|it| it.strip_suffix(')'));
+            let is_required = rest == "(required)";
+            let variable = Variable { is_required, default: default.map(str::to_string) };
+            is_name(name).then(|| (name.to_string(), variable))
+        })
+        .collect();
+    assert!(found.len() > 2, "{program} --help: {help}");
+    found
+}
+
+fn default(program: &str, variable: &str) -> String {
+    variables(program)[variable].default.clone().unwrap()
+}
+
+fn port(address: &str) -> u64 {
+    address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap()
+}
+
+/// Read by what every program logs with, whatever its settings.
+const READ_BY_THE_LOGS: &str = "RUST_LOG";
+
+fn hold_environment(program: &str, set: &BTreeSet<String>, whence: &str) {
+    if program == "e2e" {
+        assert!(set.is_empty(), "{whence}: e2e is told by its arguments, not by {set:?}");
+        return;
+    }
+    let known = variables(program);
+    let required = known.iter().filter(|(_, variable)| variable.is_required);
+    let missing: Vec<&String> = required.map(|it| it.0).filter(|it| !set.contains(*it)).collect();
+    assert!(missing.is_empty(), "{whence}: {program} needs {missing:?}");
+    let is_known = |name: &&String| {
+        known.contains_key(*name) || (*name == READ_BY_THE_LOGS && program != "contracts")
+    };
+    let unknown: Vec<&String> = set.iter().filter(|name| !is_known(name)).collect();
+    assert!(unknown.is_empty(), "{whence}: {program} does not know {unknown:?}");
+}
+
+/// The variables of a container, from its own list and from the ConfigMaps that it names.
+fn environment(container: &Value, objects: &[Value]) -> BTreeSet<String> {
+    let own = list(&container["env"]).iter().map(|variable| text(&variable["name"]).to_string());
+    let maps = list(&container["envFrom"]).iter().flat_map(|from| {
+        let map = find(objects, "ConfigMap", text(&from["configMapRef"]["name"]));
+        map["data"].as_object().unwrap().keys().cloned()
+    });
+    own.chain(maps).collect()
+}
+
+#[test]
+fn every_variable_that_a_program_needs_is_set_and_none_that_it_does_not_know() {
+    let compose = compose();
+    let mut checked = BTreeSet::new();
+    for (name, service) in compose["services"].as_object().unwrap() {
+        let Some(program) = program(text(&service["image"])) else { continue };
+        let variables = service["environment"].as_object();
+        let set = variables.into_iter().flat_map(|it| it.keys().cloned()).collect();
+        hold_environment(program, &set, &format!("docker-compose.yml, {name}"));
+        checked.insert(name.clone());
+    }
+    for service in SERVICES {
+        assert!(checked.contains(service), "docker-compose.yml has no {service}");
+        assert!(checked.contains(&format!("{service}-migrations")));
+    }
+    for (tree, objects) in TREES.iter() {
+        let mut checked = BTreeSet::new();
+        for object in objects {
+            for container in pod(object).into_iter().flat_map(containers) {
+                let Some(program) = program(text(&container["image"])) else { continue };
+                let set = environment(container, objects);
+                hold_environment(program, &set, &format!("k8s, {tree}, {}", name(object)));
+                checked.insert(name(object));
+            }
+        }
+        for service in deployed() {
+            assert!(checked.contains(service), "{tree} has no {service}");
+            assert!(checked.contains(&*format!("{service}-migrations")));
+        }
+        assert!(checked.contains("contracts"));
+    }
+}
+
+#[test]
+fn ports_and_probes_are_those_that_the_code_answers_on() {
+    let probes = read("shared/chassis/src/probes.rs");
+    for (tree, objects) in TREES.iter() {
+        for service in deployed() {
+            let [api, probe, operator] =
+                ["HTTP_ADDR", "PROBE_ADDR", "OPERATOR_ADDR"].map(|it| default(service, it));
+            assert!(operator.starts_with("127.0.0.1:"), "the operators' port is on loopback");
+            let container =
+                &find(objects, "Deployment", service)["spec"]["template"]["spec"]["containers"][0];
+            let ports = json!([
+                {"name": "api", "containerPort": port(&api)},
+                {"name": "probes", "containerPort": port(&probe)},
+            ]);
+            assert_eq!(container["ports"], ports, "{tree}, {service}");
+            let paths = [("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/readyz")];
+            for (probe, path) in paths {
+                let asked = &container[format!("{probe}Probe")]["httpGet"];
+                assert_eq!(*asked, json!({"path": path, "port": "probes"}), "{tree}, {service}");
+                assert!(probes.contains(&format!(".route(\"{path}\"")), "{path} is not answered");
+            }
+            let reached = &find(objects, "Service", service)["spec"];
+            assert_eq!(reached["ports"][0]["port"], port(&api));
+            assert_eq!(reached["ports"][0]["targetPort"], "api");
+            assert_eq!(list(&reached["ports"]).len(), 1, "{tree}, {service}: clients see the API");
+        }
+    }
+    let compose = compose();
+    for service in SERVICES {
+        let ports =
+            ["HTTP_ADDR", "PROBE_ADDR", "OPERATOR_ADDR"].map(|it| port(&default(service, it)));
+        let published = texts(&compose["services"][service]["ports"]);
+        let inside: Vec<u64> = published.iter().map(|published| port(published)).collect();
+        assert_eq!(inside, ports, "docker-compose.yml, {service}");
+    }
+}
+
+#[test]
+fn whoever_stops_is_given_longer_than_it_may_take() {
+    let compose = compose();
+    for service in SERVICES {
+        let within: u64 = default(service, "SHUTDOWN_TIMEOUT_SECONDS").parse().unwrap();
+        let given = text(&compose["services"][service]["stop_grace_period"]);
+        let given: u64 = given.strip_suffix('s').unwrap().parse().unwrap();
+        assert!(given > within, "docker-compose.yml, {service}");
+    }
+    for (tree, objects) in TREES.iter() {
+        for service in deployed() {
+            let within: u64 = default(service, "SHUTDOWN_TIMEOUT_SECONDS").parse().unwrap();
+            let (grace, waits) = grace(pod(find(objects, "Deployment", service)).unwrap());
+            assert!(waits > 0, "{tree}, {service}: requests still come after it was told to go");
+            assert!(grace > waits + within, "{tree}, {service}: {grace} s");
+        }
+    }
+}
+
+#[test]
+fn topics_are_declared_to_strimzi_as_they_are_in_code() {
+    let declared: BTreeMap<String, Value> = file("k8s/overlays/production/topics.yaml")
+        .into_iter()
+        .map(|topic| {
+            assert_eq!(topic["kind"], "KafkaTopic");
+            (name(&topic).to_string(), topic["spec"].clone())
+        })
+        .collect();
+    let expected: BTreeMap<String, Value> = TOPICS
+        .iter()
+        .map(|topic| {
+            let mut config =
+                json!({"message.timestamp.type": "LogAppendTime", "min.insync.replicas": 2});
+            match topic.retention {
+                Retention::Compact => config["cleanup.policy"] = "compact".into(),
+                Retention::Days(days) => {
+                    config["cleanup.policy"] = "delete".into();
+                    config["retention.ms"] = (i64::from(days) * 86_400_000).into();
+                }
+            }
+            let spec = json!({"partitions": topic.partitions, "replicas": 3, "config": config});
+            (topic.name.to_string(), spec)
+        })
+        .collect();
+    assert_eq!(declared, expected);
+}
+
+#[test]
+fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
+    let scaled = file("k8s/overlays/production/scaling.yaml");
+    let databases = file("k8s/overlays/production/databases.yaml");
+    for service in deployed() {
+        let scaled = &find(&scaled, "ScaledObject", service)["spec"];
+        let replicas_max = scaled["maxReplicaCount"].as_u64().unwrap();
+        let heard = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
+        let partitions = heard.map(|topic| topic.partitions as u64).min().unwrap();
+        assert!(replicas_max <= partitions, "{service}: {replicas_max} of {partitions}");
+        assert_eq!(scaled["minReplicaCount"], 2, "{service}");
+        assert_eq!(scaled["scaleTargetRef"]["name"], service);
+        let trigger = &scaled["triggers"][0];
+        assert_eq!(
+            trigger["metadata"]["consumerGroup"], service,
+            "a group is named as its service"
+        );
+        let database = &find(&databases, "Cluster", &format!("{service}-db"))["spec"];
+        let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
+        let pool: u64 = default(service, "DATABASE_POOL_SIZE").parse().unwrap();
+        // One more while a rollout adds a replica.
+        let needed = (replicas_max + 1) * pool;
+        assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
+        assert_eq!(database["instances"], 3);
+        assert_eq!(database["postgresql"]["synchronous"]["dataDurability"], "required");
+    }
+}
+
+#[test]
+fn a_service_that_is_deployed_has_all_that_it_needs() {
+    let base = file("k8s/base/kustomization.yaml").remove(0);
+    let demo = file("k8s/overlays/demo/kustomization.yaml").remove(0);
+    for service in deployed() {
+        let own = file(&format!("k8s/base/{service}.yaml"));
+        assert!(texts(&base["resources"]).contains(&&*format!("{service}.yaml")));
+        for kind in
+            ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount", "NetworkPolicy"]
+        {
+            find(&own, kind, service);
+        }
+        find(&own, "Job", &format!("{service}-migrations"));
+        assert!(texts(&demo["resources"]).contains(&&*format!("{service}-db")));
+        let secrets = list(&demo["secretGenerator"]);
+        let secret = secrets.iter().find(|it| it["name"] == format!("{service}-database")).unwrap();
+        let (roles, host) =
+            ([service, &format!("{service}_migrator")], format!("@{service}-db:5432/"));
+        for (url, role) in texts(&secret["literals"]).iter().zip(roles) {
+            assert!(url.contains(&format!("//{role}:")) && url.contains(&host), "{url}");
+            assert!(url.ends_with(&format!("/{service}")), "{url}");
+        }
+    }
+}
+
+/// The version in an image's name.
+fn tag(image: &str) -> &str {
+    image.rsplit(':').next().unwrap()
+}
+
+#[test]
+fn a_part_has_one_version_wherever_it_runs() {
+    let pom = read("e2e/pom.xml");
+    let natively = |part: &str| {
+        let (_, rest) = pom.split_once(&format!("<{part}.version>")).unwrap();
+        rest.split('<').next().unwrap().to_string()
+    };
+    let [kafka, registry, postgres] = ["kafka", "registry", "postgres"].map(natively);
+    let postgres = postgres.split('.').next().unwrap();
+    let wanted = |image: &str| match image.split(':').next().unwrap() {
+        "apache/kafka" => Some(kafka.clone()),
+        "apicurio/apicurio-registry" => Some(registry.clone()),
+        "postgres" => Some(postgres.to_string()),
+        _ => None,
+    };
+    let compose = compose();
+    let mut images: Vec<String> = compose["services"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|service| text(&service["image"]).to_string())
+        .collect();
+    for (_, objects) in TREES.iter() {
+        let pods = objects.iter().filter_map(pod).flat_map(containers);
+        images.extend(pods.map(|container| text(&container["image"]).to_string()));
+    }
+    let parts: Vec<(&String, String)> =
+        images.iter().filter_map(|image| Some((image, wanted(image)?))).collect();
+    assert!(parts.len() >= 8, "{parts:?}");
+    for (image, version) in parts {
+        assert_eq!(tag(image), version, "{image}");
+    }
+    let strimzi = file("k8s/overlays/production/kafka.yaml");
+    assert_eq!(find(&strimzi, "Kafka", "kafka")["spec"]["kafka"]["version"], kafka);
+    for cluster in file("k8s/overlays/production/databases.yaml") {
+        let version = tag(text(&cluster["spec"]["imageName"])).split(['.', '-']).next();
+        assert_eq!(version, Some(postgres), "{}", name(&cluster));
+    }
+}
