@@ -7,6 +7,8 @@ use axum::routing::get;
 use futures::future::join_all;
 use http_body_util::BodyExt;
 use sqlx::postgres::PgPoolOptions;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
