@@ -47,7 +47,7 @@ pub async fn run(stack: &Stack, wish: &Announce) -> Result<Vec<(&'static str, u6
     let mut announced = Vec::new();
     for service in services {
         ensure!(
-            stack.is_running(service)?,
+            stack.is_running(service).await?,
             "{service} does not run, and only it knows what it published: `make start SERVICE={service}`, then announce again"
         );
         announced.push((service, of_service(&client, service, wish).await?));

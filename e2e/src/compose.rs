@@ -2,7 +2,7 @@
 //! a container. What a member answers, and whether it is ready, is asked of it over the wire as ever.
 //! For `STACK=k8s` it is reached at the same ports, which `k8s/forward.sh` opens, and managed by kubectl.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,6 +39,7 @@ pub struct Compose {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Container {
+    id: String,
     restart_count: u32,
     state: ContainerState,
 }
@@ -91,10 +92,10 @@ impl Compose {
     }
 
     pub async fn start(&self, member: &Member) -> Result<()> {
-        let id = self.id(member).await?;
-        docker(&["start", &id]).await?;
-        if self.container(member)?.is_some_and(|container| container.state.paused) {
-            docker(&["unpause", &id]).await?;
+        let container = self.container(member).await?;
+        docker(&["start", &container.id]).await?;
+        if container.state.paused {
+            docker(&["unpause", &container.id]).await?;
         }
         let deadline = Instant::now() + READY_WITHIN;
         while !answers(&self.layout, member).await {
@@ -109,40 +110,39 @@ impl Compose {
     }
 
     pub async fn stop(&self, member: &Member) -> Result<Stopped> {
-        if !self.is_running(member)? {
+        let container = self.container(member).await?;
+        if !container.state.running {
             return Ok(Stopped::WasNotRunning);
         }
         let began = Instant::now();
-        docker(&["stop", &self.id(member).await?]).await?;
-        let status = self.container(member)?.map_or(0, |container| container.state.exit_code);
+        docker(&["stop", &container.id]).await?;
         // What Docker does when the grace is over.
-        let killed = status == 128 + 9;
+        let killed = self.container(member).await?.state.exit_code == 128 + 9;
         Ok(if killed { Stopped::Killed } else { Stopped::Gracefully(began.elapsed()) })
     }
 
     /// SIGKILL. Docker takes that for a wish: it does not start the container again.
     pub async fn kill(&self, member: &Member) -> Result<bool> {
-        let ran = self.is_running(member)?;
-        if ran {
-            let id = self.id(member).await?;
+        let Container { id, state, .. } = self.container(member).await?;
+        if state.running {
             docker(&["kill", &id]).await?;
             docker(&["wait", &id]).await?;
         }
-        Ok(ran)
+        Ok(state.running)
     }
 
     /// Freezes it, or lets it go on.
     pub async fn freeze(&self, member: &Member, frozen: bool) -> Result<()> {
         let word = if frozen { "pause" } else { "unpause" };
-        docker(&[word, &self.id(member).await?]).await.map(drop)
+        docker(&[word, &self.container(member).await?.id]).await.map(drop)
     }
 
-    pub fn is_running(&self, member: &Member) -> Result<bool> {
-        Ok(self.container(member)?.is_some_and(|container| container.state.running))
+    pub async fn is_running(&self, member: &Member) -> Result<bool> {
+        Ok(self.found(member).await?.is_some_and(|container| container.state.running))
     }
 
     pub async fn status_of(&self, member: &Member) -> Result<Status> {
-        let found = self.container(member)?.filter(|container| container.state.running);
+        let found = self.found(member).await?.filter(|container| container.state.running);
         let state = match &found {
             None => State::Stopped,
             Some(container) if container.state.paused => State::Paused,
@@ -166,11 +166,11 @@ impl Compose {
     }
 
     /// Who died by itself, so that Docker had to start it again.
-    pub fn ends(&self) -> Result<Vec<End>> {
+    pub async fn ends(&self) -> Result<Vec<End>> {
         let mut ends = Vec::new();
         for member in self.layout.members() {
-            let Some(container) = self.container(&member)? else { continue };
-            let Container { restart_count, state } = container;
+            let Some(container) = self.found(&member).await? else { continue };
+            let Container { restart_count, state, .. } = container;
             if restart_count > 0 {
                 ends.push(End {
                     name: member.to_string(),
@@ -184,22 +184,18 @@ impl Compose {
         Ok(ends)
     }
 
-    fn container(&self, member: &Member) -> Result<Option<Container>> {
-        let mut ids = std::process::Command::new("docker");
-        let ids = ids.args(self.arguments(&["ps", "--all", "--quiet", &member.to_string()])?);
-        let ids = printed("docker compose ps", ids.output()?)?;
-        let Some(id) = ids.lines().next() else { return Ok(None) };
-        let inspected = std::process::Command::new("docker").args(["inspect", id]).output()?;
-        let containers: Vec<Container> =
-            serde_json::from_str(&printed("docker inspect", inspected)?)?;
-        Ok(containers.into_iter().next())
+    async fn container(&self, member: &Member) -> Result<Container> {
+        let found = self.found(member).await?;
+        found
+            .with_context(|| format!("{member} has no container yet: `docker compose up` makes it"))
     }
 
-    async fn id(&self, member: &Member) -> Result<String> {
+    async fn found(&self, member: &Member) -> Result<Option<Container>> {
         let named = self.arguments(&["ps", "--all", "--quiet", &member.to_string()])?;
         let ids = docker(&named.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-        let id = ids.lines().next().map(str::to_string);
-        id.with_context(|| format!("{member} has no container yet: `docker compose up` makes it"))
+        let Some(id) = ids.lines().next() else { return Ok(None) };
+        let containers: Vec<Container> = serde_json::from_str(&docker(&["inspect", id]).await?)?;
+        Ok(containers.into_iter().next())
     }
 
     fn arguments(&self, words: &[&str]) -> Result<Vec<String>> {
@@ -224,10 +220,7 @@ async fn docker(words: &[&str]) -> Result<String> {
     let output = Command::new("docker").args(words).stdin(Stdio::null()).output();
     let output = tokio::time::timeout(ANSWER_WITHIN, output).await;
     let output = output.with_context(|| format!("`{what}` takes too long"))?;
-    printed(&what, output.context("docker cannot be run")?)
-}
-
-fn printed(what: &str, output: Output) -> Result<String> {
+    let output = output.context("docker cannot be run")?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "`{what}` failed: {}", error.trim());
     Ok(String::from_utf8(output.stdout)?)

@@ -101,9 +101,9 @@ impl Stack {
         }
     }
 
-    pub fn is_running(&self, name: &str) -> Result<bool> {
+    pub async fn is_running(&self, name: &str) -> Result<bool> {
         match &self.compose {
-            Some(compose) => compose.is_running(&name.parse()?),
+            Some(compose) => compose.is_running(&name.parse()?).await,
             None => Ok(self.process(&name.parse()?).living().is_some()),
         }
     }

@@ -163,7 +163,7 @@ pub async fn one(stack: &Stack, client: &Client, outage: &Outage) -> Result<Repo
     let each = if outage.watched { "one of them killed by turns" } else { "killed" };
     say(&format!("\nOutage: {who}, {each} {times}, for {} s each time", down.as_secs_f64()));
     step(1, &format!("{rate} orders a second for {} s", lasting.as_secs_f64()));
-    let ended_before = stack.ends()?;
+    let ended_before = stack.ends().await?;
     let load = Load { rate, lasting, drained_within, ..Load::default() };
     let mut watch = Watch::open(client).await?;
     let loaded = load::run(client, &load, kill_again_and_again(stack, outage));
@@ -192,7 +192,7 @@ pub async fn one(stack: &Stack, client: &Client, outage: &Outage) -> Result<Repo
         standstills,
         faults,
     };
-    let mut ends = stack.ends()?;
+    let mut ends = stack.ends().await?;
     ends.retain(|end| !ended_before.contains(end));
     report.judge(outage, &ends);
     Ok(report)

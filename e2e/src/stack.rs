@@ -367,7 +367,7 @@ impl Stack {
             let members = layout.members();
             return try_join_all(members.iter().map(|member| compose.status_of(member))).await;
         }
-        let (members, ends) = (layout.members(), self.ends()?);
+        let (members, ends) = (layout.members(), self.ends().await?);
         join_all(members.iter().map(|member| self.status_of(&layout, member, &ends)))
             .await
             .into_iter()
@@ -424,9 +424,9 @@ impl Stack {
     }
 
     /// How every process of this stack ended, in order.
-    pub fn ends(&self) -> Result<Vec<End>> {
+    pub async fn ends(&self) -> Result<Vec<End>> {
         if let Some(compose) = &self.compose {
-            return compose.ends();
+            return compose.ends().await;
         }
         ends::read(&self.journal())
     }

@@ -45,7 +45,7 @@ async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
     for part in Member::parts() {
         let name = part.to_string();
         assert!(stack.kill(&name).await?, "{name} did not run");
-        assert!(!stack.is_running(&name)?, "{name} survived");
+        assert!(!stack.is_running(&name).await?, "{name} survived");
     }
     assert_eq!(left_in(stack.directory()), 0);
     stack.up_parts().await?;
@@ -92,14 +92,14 @@ async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
     let own = std::process::id().to_string();
     let rest = written.split_once(' ').context("pid, start time, boot")?.1;
     std::fs::write(&pid_file, format!("{own} {rest}"))?;
-    assert!(!stack.is_running("order-db")?);
+    assert!(!stack.is_running("order-db").await?);
     assert_eq!(stack.stop("order-db").await?, Stopped::WasNotRunning);
 
     // PostgreSQL's own pid file names a living process as well.
     let postmaster = stack.directory().join("order-db/data/postmaster.pid");
     std::fs::write(&postmaster, format!("{own}\n"))?;
     stack.start("order-db").await?;
-    assert!(stack.is_running("order-db")?);
+    assert!(stack.is_running("order-db").await?);
     Ok(())
 }
 
@@ -129,7 +129,7 @@ async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill(
     let kill = format!("kill -SEGV {}", pid.context("it runs")?);
     Command::new("sh").args(["-c", &kill]).status()?;
     e2e::client::eventually("its end to be written down", Duration::from_secs(10), async || {
-        ensure!(stack.ends()?.len() == 1 && !stack.is_running("order-db")?);
+        ensure!(stack.ends().await?.len() == 1 && !stack.is_running("order-db").await?);
         Ok(())
     })
     .await?;
@@ -137,7 +137,7 @@ async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill(
     stack.kill("order-db").await?;
     stack.start("order-db").await?;
     stack.stop("order-db").await?;
-    let ends = stack.ends()?;
+    let ends = stack.ends().await?;
     let told: Vec<_> = ends.iter().map(|end| (end.name.as_str(), end.status, end.cause)).collect();
     let killed = ("order-db", 137, Some(Cause::Kill));
     assert_eq!(told, [("order-db", 139, None), killed, ("order-db", 0, Some(Cause::Stop))]);

@@ -104,7 +104,7 @@ async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_ar
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_join_die_and_leave_under_load_lose_nothing() -> Result<()> {
     alone(async |Stage { stack, client }| {
-        let died_before = stack.ends()?.len();
+        let died_before = stack.ends().await?.len();
         let lasting = Duration::from_secs(20);
         let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
         let (summary, ()) = load::run(client, &load, async {
@@ -131,7 +131,7 @@ async fn instances_that_join_die_and_leave_under_load_lose_nothing() -> Result<(
         })
         .await?;
         ensure!(summary.holds() && summary.refused == 0, "{}", summary.lines().join("\n"));
-        let ends = stack.ends()?.split_off(died_before);
+        let ends = stack.ends().await?.split_off(died_before);
         ensure!(!ends.iter().any(|end| end.is_death()), "{ends:?}");
         Ok(())
     })
@@ -181,7 +181,7 @@ async fn one_relays(stack: &Stack, service: &str) -> Result<()> {
     eventually(&format!("one relay of {service} to be active"), SOON, async || {
         let mut active = 0;
         for name in stack.instances_of(service)? {
-            if stack.is_running(&name)? {
+            if stack.is_running(&name).await? {
                 let client = Client::of(stack)?;
                 let url = format!("{}/metrics", stack.probe_url(&name)?);
                 let metrics = client.send(Method::GET, &url, None, None).await?;
