@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use chassis::rows::{Rows, Table, Touches};
+use chassis::writes::Writes;
 use chrono::{DateTime, Utc};
 use events::orders::OrderConfirmed;
 use serde::{Deserialize, Serialize};
@@ -67,12 +68,12 @@ impl Rows for Orders {
         Ok(Orders { confirmed: Table::read(confirmed, |order: &Confirmed| order.order_id) })
     }
 
-    async fn save(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
+    fn save(&self, writes: &mut Writes<'_>) {
         let orders = self.confirmed.inserted();
         if orders.is_empty() {
-            return Ok(());
+            return;
         }
-        sqlx::query(
+        writes.add(
             "insert into confirmed_orders
                  (order_id, customer_id, lines, total_cents, currency, confirmed_at)
              select * from unnest($1::uuid[], $2::uuid[], $3::jsonb[], $4::bigint[], $5::text[],
@@ -83,9 +84,6 @@ impl Rows for Orders {
         .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.confirmed_at).collect::<Vec<_>>())
-        .execute(db)
-        .await?;
-        Ok(())
+        .bind(orders.iter().map(|o| o.confirmed_at).collect::<Vec<_>>());
     }
 }

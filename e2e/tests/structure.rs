@@ -83,7 +83,7 @@ fn dependencies_point_one_way_and_no_service_knows_another() {
         assert_eq!(dependencies[&service], on(&["chassis", "events"]), "{service}");
     }
     let members: BTreeSet<String> = dependencies.into_keys().collect();
-    let others = on(&["chassis", "events", "e2e", "model"]);
+    let others = on(&["chassis", "events", "e2e", "model", "bench"]);
     let named = members.difference(&others).cloned().collect();
     assert_eq!(services(), named, "a service's folder, crate and name are one word");
     assert_eq!(services(), on(&SERVICES), "the native stack starts each");

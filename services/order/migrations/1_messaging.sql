@@ -39,15 +39,14 @@ create table inbox (
 -- For pruning by time of receipt; rows arrive in that order, so a few kilobytes of BRIN are enough.
 create index inbox_received_at on inbox using brin (received_at) with (autosummarize = on);
 
--- Answers to commands that came with an Idempotency-Key, for 24 hours. A row without an answer
--- exists only inside the transaction that is working on it.
+-- Answers to commands that came with an Idempotency-Key, for 24 hours.
 create table idempotency_keys (
     path         text not null,
     key          text not null,
     request_hash bytea not null,
-    status       smallint,
+    status       smallint not null,
     location     text,
-    answer       bytea,
+    answer       bytea not null,
     created_at   timestamptz not null default now(),
     primary key (path, key)
 );

@@ -42,7 +42,8 @@ create table history (
     event_id    uuid not null,
     position    bigint generated always as identity,
     event       text not null,
-    detail      jsonb not null,
+    -- Read whole and never searched: text, which costs nothing to take apart or to count.
+    detail      json not null,
     occurred_at timestamptz not null,
     recorded_at timestamptz not null,
     primary key (order_id, event_id)

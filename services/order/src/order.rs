@@ -6,6 +6,7 @@ use chassis::announce::{Announce, Published};
 use chassis::event::{At, Event};
 use chassis::extract::whole;
 use chassis::rows::{Rows, Table, Touches};
+use chassis::writes::Writes;
 use chrono::{DateTime, Utc};
 use events::orders::{
     CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
@@ -355,116 +356,108 @@ impl Rows for Orders {
         Ok(rows)
     }
 
-    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        insert_orders(tx, self.orders.inserted()).await?;
-        update_orders(tx, self.orders.updated()).await?;
-        insert_history(tx, &self.history).await?;
+    fn save(&self, writes: &mut Writes<'_>) {
+        insert_orders(writes, self.orders.inserted());
+        update_orders(writes, self.orders.updated());
+        insert_history(writes, &self.history);
         let mut items = self.items.inserted();
         items.extend(self.items.updated());
         items.sort_by(|a, b| a.sku.cmp(&b.sku));
-        upsert_items(tx, items).await
+        upsert_items(writes, items);
     }
 }
 
-async fn insert_orders(tx: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
+fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
     if orders.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into orders
+    writes
+        .add(
+            "insert into orders
              (order_id, customer_id, status, reason, payment, stock, total_cents, currency, lines,
               created_at, ended_at, created_event_id, ended_event_id)
          select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[],
                               $6::text[], $7::bigint[], $8::text[], $9::jsonb[],
                               $10::timestamptz[], $11::timestamptz[], $12::uuid[], $13::uuid[])",
-    )
-    .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.reason).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.created_at).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.created_event_id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.reason).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.created_at).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.created_event_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>());
 }
 
 /// What an order is about never changes; where it stands does.
-async fn update_orders(tx: &mut PgConnection, orders: Vec<&Order>) -> sqlx::Result<()> {
+fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
     if orders.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "update orders set status = o.status, reason = o.reason, payment = o.payment,
+    writes
+        .add(
+            "update orders set status = o.status, reason = o.reason, payment = o.payment,
              stock = o.stock, ended_at = o.ended_at, ended_event_id = o.ended_event_id
          from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
                      $6::timestamptz[], $7::uuid[])
              as o (order_id, status, reason, payment, stock, ended_at, ended_event_id)
          where orders.order_id = o.order_id",
-    )
-    .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.reason).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
-    .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.reason).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
+        .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>());
 }
 
 /// An event that is there already is heard again, after the inbox forgot it: that changes nothing.
-async fn insert_history(tx: &mut PgConnection, entries: &[Entry]) -> sqlx::Result<()> {
+fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
     if entries.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into history (order_id, event_id, event, detail, occurred_at, recorded_at)
-         select order_id, event_id, event, detail, occurred_at, recorded_at
-         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::jsonb[], $5::timestamptz[],
+    writes
+        .add(
+            "insert into history (order_id, event_id, event, detail, occurred_at, recorded_at)
+         select order_id, event_id, event, detail::json, occurred_at, recorded_at
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
                      $6::timestamptz[])
              with ordinality as entry
                  (order_id, event_id, event, detail, occurred_at, recorded_at, nth)
          order by nth
          on conflict (order_id, event_id) do nothing",
-    )
-    .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
-    .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())
-    .bind(entries.iter().map(|e| e.event).collect::<Vec<_>>())
-    .bind(entries.iter().map(|e| &e.detail).collect::<Vec<_>>())
-    .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
-    .bind(entries.iter().map(|e| e.recorded_at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.event).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.detail.to_string()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.recorded_at).collect::<Vec<_>>());
 }
 
 /// The version decides, in memory and once more here: another instance may know a newer one.
-async fn upsert_items(tx: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {
+fn upsert_items(writes: &mut Writes<'_>, items: Vec<&Item>) {
     if items.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into items (sku, name, price_cents, currency, version)
+    writes
+        .add(
+            "insert into items (sku, name, price_cents, currency, version)
          select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[])
          on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
              currency = excluded.currency, version = excluded.version
          where items.version < excluded.version",
-    )
-    .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|i| i.version).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|i| i.version).collect::<Vec<_>>());
 }

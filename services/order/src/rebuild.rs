@@ -46,7 +46,8 @@ struct Rebuilt {
 
 async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Problem> {
     let mut reading = rebuild.topic.read().await.map_err(not_now)?;
-    let (mut tx, now) = db::begin(&rebuild.db).await?;
+    let mut tx = db::begin(&rebuild.db).await?;
+    let now = db::now(&mut tx).await?;
     let at = At { now, event_id: Uuid::nil(), cause: None };
     // Beside the table and not in memory: there may be millions of items.
     sqlx::query("create temporary table heard (like items including indexes) on commit drop")

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chassis::announce::{Announce, Published};
 use chassis::rows::{Rows, Table, Touches};
+use chassis::writes::Writes;
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
@@ -237,41 +238,39 @@ impl Rows for Ledger {
         Ok(ledger)
     }
 
-    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        update_accounts(tx, self.accounts.updated()).await?;
-        insert_accounts(tx, self.accounts.inserted()).await?;
-        update_payments(tx, self.payments.updated()).await?;
-        insert_payments(tx, self.payments.inserted()).await?;
-        insert_deposits(tx, &self.deposits).await
+    fn save(&self, writes: &mut Writes<'_>) {
+        update_accounts(writes, self.accounts.updated());
+        insert_accounts(writes, self.accounts.inserted());
+        update_payments(writes, self.payments.updated());
+        insert_payments(writes, self.payments.inserted());
+        insert_deposits(writes, &self.deposits);
     }
 }
 
 /// Whose account it is and in which currency never changes.
-async fn update_accounts(tx: &mut PgConnection, accounts: Vec<&Account>) -> sqlx::Result<()> {
+fn update_accounts(writes: &mut Writes<'_>, accounts: Vec<&Account>) {
     if accounts.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "update accounts set deposited_cents = a.deposited_cents,
+    writes
+        .add(
+            "update accounts set deposited_cents = a.deposited_cents,
              balance_cents = a.balance_cents, taken_cents = a.taken_cents
          from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
              as a (customer_id, deposited_cents, balance_cents, taken_cents)
          where accounts.customer_id = a.customer_id",
-    )
-    .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|a| a.balance_cents).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
+        .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
+        .bind(accounts.iter().map(|a| a.balance_cents).collect::<Vec<_>>())
+        .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>());
 }
 
-async fn insert_accounts(tx: &mut PgConnection, accounts: Vec<&Account>) -> sqlx::Result<()> {
+fn insert_accounts(writes: &mut Writes<'_>, accounts: Vec<&Account>) {
     if accounts.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
+    writes.add(
         "insert into accounts (customer_id, currency, deposited_cents, balance_cents, taken_cents)
          select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])",
     )
@@ -279,76 +278,64 @@ async fn insert_accounts(tx: &mut PgConnection, accounts: Vec<&Account>) -> sqlx
     .bind(accounts.iter().map(|a| a.currency.as_str()).collect::<Vec<_>>())
     .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
     .bind(accounts.iter().map(|a| a.balance_cents).collect::<Vec<_>>())
-    .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+    .bind(accounts.iter().map(|a| a.taken_cents).collect::<Vec<_>>());
 }
 
 /// What was answered stays; it can be undone once.
-async fn update_payments(tx: &mut PgConnection, payments: Vec<&Payment>) -> sqlx::Result<()> {
+fn update_payments(writes: &mut Writes<'_>, payments: Vec<&Payment>) {
     if payments.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "update payments set state = p.state, undo_event_id = p.undo_event_id,
+    writes
+        .add(
+            "update payments set state = p.state, undo_event_id = p.undo_event_id,
              updated_at = p.updated_at
          from unnest($1::uuid[], $2::text[], $3::uuid[], $4::timestamptz[])
              as p (order_id, state, undo_event_id, updated_at)
          where payments.order_id = p.order_id",
-    )
-    .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>());
 }
 
-async fn insert_payments(tx: &mut PgConnection, payments: Vec<&Payment>) -> sqlx::Result<()> {
+fn insert_payments(writes: &mut Writes<'_>, payments: Vec<&Payment>) {
     if payments.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into payments
+    writes
+        .add(
+            "insert into payments
              (order_id, state, customer_id, amount_cents, currency, reason,
               answer_event_id, undo_event_id, created_at, updated_at)
          select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[],
                               $6::text[], $7::uuid[], $8::uuid[], $9::timestamptz[],
                               $10::timestamptz[])",
-    )
-    .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.customer_id).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.amount_cents).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.currency.as_deref()).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.reason.as_deref()).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.answer_event_id).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.created_at).collect::<Vec<_>>())
-    .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.customer_id).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.amount_cents).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.currency.as_deref()).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.reason.as_deref()).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.answer_event_id).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.undo_event_id).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.created_at).collect::<Vec<_>>())
+        .bind(payments.iter().map(|p| p.updated_at).collect::<Vec<_>>());
 }
 
-async fn insert_deposits(
-    tx: &mut PgConnection,
-    deposits: &[(Deposit, DateTime<Utc>)],
-) -> sqlx::Result<()> {
+fn insert_deposits(writes: &mut Writes<'_>, deposits: &[(Deposit, DateTime<Utc>)]) {
     if deposits.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into deposits (deposit_id, customer_id, amount_cents, created_at)
+    writes
+        .add(
+            "insert into deposits (deposit_id, customer_id, amount_cents, created_at)
          select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[])",
-    )
-    .bind(deposits.iter().map(|(d, _)| d.deposit_id).collect::<Vec<_>>())
-    .bind(deposits.iter().map(|(d, _)| d.customer_id).collect::<Vec<_>>())
-    .bind(deposits.iter().map(|(d, _)| d.amount_cents).collect::<Vec<_>>())
-    .bind(deposits.iter().map(|(_, at)| *at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(deposits.iter().map(|(d, _)| d.deposit_id).collect::<Vec<_>>())
+        .bind(deposits.iter().map(|(d, _)| d.customer_id).collect::<Vec<_>>())
+        .bind(deposits.iter().map(|(d, _)| d.amount_cents).collect::<Vec<_>>())
+        .bind(deposits.iter().map(|(_, at)| *at).collect::<Vec<_>>());
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chassis::announce::{Announce, Published};
 use chassis::rows::{Rows, Table, Touches};
+use chassis::writes::Writes;
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{
@@ -278,12 +279,12 @@ impl Rows for Warehouse {
         Ok(warehouse)
     }
 
-    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
-        save_items(tx, UPDATE_ITEMS, self.items.updated()).await?;
-        save_items(tx, INSERT_ITEMS, self.items.inserted()).await?;
-        update_reservations(tx, self.reservations.updated()).await?;
-        insert_reservations(tx, self.reservations.inserted()).await?;
-        insert_deliveries(tx, &self.deliveries).await
+    fn save(&self, writes: &mut Writes<'_>) {
+        save_items(writes, UPDATE_ITEMS, self.items.updated());
+        save_items(writes, INSERT_ITEMS, self.items.inserted());
+        update_reservations(writes, self.reservations.updated());
+        insert_reservations(writes, self.reservations.inserted());
+        insert_deliveries(writes, &self.deliveries);
     }
 }
 
@@ -304,15 +305,12 @@ const INSERT_ITEMS: &str = "
     select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
                          $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[], $10::timestamptz[])";
 
-async fn save_items(
-    tx: &mut PgConnection,
-    statement: &'static str,
-    items: Vec<&Item>,
-) -> sqlx::Result<()> {
+fn save_items(writes: &mut Writes<'_>, statement: &'static str, items: Vec<&Item>) {
     if items.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(statement)
+    writes
+        .add(statement)
         .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
         .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
         .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
@@ -322,80 +320,62 @@ async fn save_items(
         .bind(items.iter().map(|i| i.available).collect::<Vec<_>>())
         .bind(items.iter().map(|i| i.reserved).collect::<Vec<_>>())
         .bind(items.iter().map(|i| i.event_id).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.changed_at).collect::<Vec<_>>())
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(items.iter().map(|i| i.changed_at).collect::<Vec<_>>());
 }
 
 /// What was answered stays; it can be undone once.
-async fn update_reservations(
-    tx: &mut PgConnection,
-    reservations: Vec<&Reservation>,
-) -> sqlx::Result<()> {
+fn update_reservations(writes: &mut Writes<'_>, reservations: Vec<&Reservation>) {
     if reservations.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "update reservations set state = r.state, undo_event_id = r.undo_event_id,
+    writes
+        .add(
+            "update reservations set state = r.state, undo_event_id = r.undo_event_id,
              updated_at = r.updated_at
          from unnest($1::uuid[], $2::text[], $3::uuid[], $4::timestamptz[])
              as r (order_id, state, undo_event_id, updated_at)
          where reservations.order_id = r.order_id",
-    )
-    .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>());
 }
 
-async fn insert_reservations(
-    tx: &mut PgConnection,
-    reservations: Vec<&Reservation>,
-) -> sqlx::Result<()> {
+fn insert_reservations(writes: &mut Writes<'_>, reservations: Vec<&Reservation>) {
     if reservations.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into reservations
+    writes
+        .add(
+            "insert into reservations
              (order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
               created_at, updated_at)
          select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::jsonb[], $5::text[],
                               $6::uuid[], $7::uuid[], $8::timestamptz[], $9::timestamptz[])",
-    )
-    .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| &r.lines).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.shortfall.as_ref()).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.answer_event_id).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.created_at).collect::<Vec<_>>())
-    .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| &r.lines).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.shortfall.as_ref()).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.answer_event_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.created_at).collect::<Vec<_>>())
+        .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>());
 }
 
-async fn insert_deliveries(
-    tx: &mut PgConnection,
-    deliveries: &[(Delivery, DateTime<Utc>)],
-) -> sqlx::Result<()> {
+fn insert_deliveries(writes: &mut Writes<'_>, deliveries: &[(Delivery, DateTime<Utc>)]) {
     if deliveries.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into deliveries (delivery_id, sku, quantity, created_at)
+    writes
+        .add(
+            "insert into deliveries (delivery_id, sku, quantity, created_at)
          select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])",
-    )
-    .bind(deliveries.iter().map(|(d, _)| d.delivery_id).collect::<Vec<_>>())
-    .bind(deliveries.iter().map(|(d, _)| d.sku.as_str()).collect::<Vec<_>>())
-    .bind(deliveries.iter().map(|(d, _)| d.quantity).collect::<Vec<_>>())
-    .bind(deliveries.iter().map(|(_, at)| *at).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
+        )
+        .bind(deliveries.iter().map(|(d, _)| d.delivery_id).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|(d, _)| d.sku.as_str()).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|(d, _)| d.quantity).collect::<Vec<_>>())
+        .bind(deliveries.iter().map(|(_, at)| *at).collect::<Vec<_>>());
 }

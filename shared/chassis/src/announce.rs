@@ -32,6 +32,7 @@ use crate::extract::Json;
 use crate::outbox::{self, Envelope};
 use crate::problem::Problem;
 use crate::wake::Wake;
+use crate::writes::Writes;
 
 /// Rows locked and announced in one transaction.
 const PAGE: i64 = 500;
@@ -240,7 +241,7 @@ impl Announcer {
     async fn one(&self, key: &str, since: DateTime<Utc>) -> Result<Progress, Problem> {
         let mut progress = Progress::default();
         for source in &self.sources {
-            let (mut tx, _) = db::begin(&self.db).await?;
+            let mut tx = db::begin(&self.db).await?;
             let page = source.0.one(&mut tx, key).await?;
             self.write(tx, page, since, &mut progress).await?;
         }
@@ -266,7 +267,7 @@ impl Announcer {
             }
             let nth = self.nth(place.table).unwrap_or(self.sources.len());
             let Some(source) = self.sources.get(nth) else { break };
-            let (mut tx, _) = db::begin(&self.db).await?;
+            let mut tx = db::begin(&self.db).await?;
             let page = source.0.after(&mut tx, &place.key).await?;
             let last = page.last.clone().filter(|_| page.rows == PAGE as u64);
             self.write(tx, page, since, &mut progress).await?;
@@ -282,7 +283,7 @@ impl Announcer {
     /// what it publishes comes later.
     async fn write(
         &self,
-        mut tx: PgTransaction<'_>,
+        mut tx: PgTransaction<'static>,
         page: Page,
         since: DateTime<Utc>,
         progress: &mut Progress,
@@ -294,7 +295,9 @@ impl Announcer {
                 Envelope { event, event_id, traceparent, cause: None, occurred_at }
             })
             .collect();
-        outbox::publish(&mut tx, &envelopes).await?;
+        let mut writes = Writes::of(&mut tx);
+        outbox::publish(&mut writes, &envelopes);
+        writes.run().await?;
         tx.commit().await?;
         self.wake.relay.notify_one();
         counter!("events_announced_total").increment(envelopes.len() as u64);

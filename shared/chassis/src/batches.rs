@@ -164,8 +164,8 @@ impl<'a, R: Rows> Batches<'a, R> {
             false => self.cluster().await?,
         };
         let attempts = i32::try_from(part.tries).unwrap_or(i32::MAX);
-        let (mut tx, now) = db::begin(&self.consumer.db).await?;
-        let effect = effect::take(&mut tx, now, &part.items, attempts).await?;
+        let mut tx = db::begin(&self.consumer.db).await?;
+        let effect = effect::take(&mut tx, &part.items, attempts).await?;
         let new = dead_letter::set_aside(&mut tx, &cluster, &letters, attempts).await?;
         tx.commit().await?;
         effect.committed(&self.consumer.wake);

@@ -21,6 +21,7 @@ use crate::inbox;
 use crate::kafka;
 use crate::loss::Loss;
 use crate::operator;
+use crate::pace::Pace;
 use crate::probes::Heartbeat;
 use crate::registry::Registry;
 use crate::replay::Letters;
@@ -31,6 +32,9 @@ use crate::wake::Wake;
 /// Events in one transaction, and read ahead, at most.
 const BATCH_MAX: usize = 500;
 const AHEAD_MAX: usize = 1_000;
+
+/// How far apart batches begin, in times that the last one took; see [`crate::pace`].
+const APART: f64 = 2.0;
 
 /// How often to look whether the consumer is paused.
 const PAUSED_LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -124,6 +128,7 @@ impl<R: Rows> Consumer<R> {
         batches.paused_looked_at().await;
         let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
+        let mut pace = Pace::of(APART);
         while !stop.is_cancelled() && !group::was_replaced(&client) {
             self.heartbeat.beat();
             if looked_at.elapsed() > PAUSED_LOOK_EVERY {
@@ -133,6 +138,10 @@ impl<R: Rows> Consumer<R> {
             tokio::select! {
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
+                    let _lap = pace.next().await;
+                    while batch.len() < BATCH_MAX && let Ok(ahead) = records.try_recv() {
+                        batch.push(ahead);
+                    }
                     let (messages, memory): (_, Vec<_>) =
                         batch.drain(..).map(|ahead| (ahead.message, ahead.memory)).unzip();
                     batches.handle(messages).await;

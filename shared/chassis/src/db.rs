@@ -10,23 +10,26 @@ use tracing::warn;
 const PRUNED_MAX: i64 = 1_000;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
-/// Begins a transaction for a batch; answers it and now, by the database's clock.
+/// Begins a transaction for a batch.
 ///
 /// The planner may not choose a sequential scan or a hash over a whole table in it. On a young
 /// table without statistics it does so for `update … from unnest(…)`, reading the table once a
 /// batch: measured, that halved the rate of commands.
-pub async fn begin(db: &PgPool) -> sqlx::Result<(PgTransaction<'static>, DateTime<Utc>)> {
-    let mut tx = db.begin().await?;
-    let now = sqlx::query_scalar(
-        "select transaction_timestamp() from (select
-             set_config('enable_seqscan', 'off', true),
-             set_config('enable_hashjoin', 'off', true),
-             set_config('enable_mergejoin', 'off', true)
-         offset 0) as settings",
+/// Nor may it make a plan for each batch anew: that takes longer than a small batch itself, and comes
+/// to the same plan. Nor compile a plan to machine code, which it would for what looks as expensive as
+/// a scan that it may not choose.
+pub async fn begin(db: &PgPool) -> sqlx::Result<PgTransaction<'static>> {
+    db.begin_with(
+        "begin; set local enable_seqscan = off; set local enable_hashjoin = off;
+         set local enable_mergejoin = off; set local plan_cache_mode = force_generic_plan;
+         set local jit = off",
     )
-    .fetch_one(&mut *tx)
-    .await?;
-    Ok((tx, now))
+    .await
+}
+
+/// Now, by the database's clock: when the transaction began.
+pub async fn now(tx: &mut PgTransaction<'_>) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar("select transaction_timestamp()").fetch_one(&mut **tx).await
 }
 
 /// Waits for an answer no longer than this: a database that says nothing at all is as good as away.

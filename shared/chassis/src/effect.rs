@@ -2,8 +2,6 @@
 //! open already. A batch from Kafka has many of them and commits its offsets afterwards; a replayed
 //! letter has one and is closed with it.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
@@ -18,6 +16,7 @@ use crate::route::{Content, Item};
 use crate::rows::{Rows, guarded};
 use crate::telemetry;
 use crate::wake::Wake;
+use crate::writes::Writes;
 
 /// Why events did not have their effect. The transaction is to be rolled back.
 pub(crate) enum Trouble {
@@ -47,16 +46,12 @@ pub(crate) struct Effect {
 /// Lets events have their effect; those that had it before are passed over, and so is what is no
 /// event. `attempts` is how many tries this one makes.
 pub(crate) async fn take<R: Rows>(
-    tx: &mut PgTransaction<'_>,
-    now: DateTime<Utc>,
+    tx: &mut PgTransaction<'static>,
     items: &[Item<R>],
     attempts: i32,
 ) -> Result<Effect, Trouble> {
     let entering: Vec<_> = items.iter().filter_map(Item::entering).collect();
-    let mut admitted = match entering.is_empty() {
-        true => HashSet::new(),
-        false => inbox::admit(tx, &entering, attempts).await?,
-    };
+    let (mut admitted, now) = inbox::admit(tx, &entering, attempts).await?;
     let mut keys = R::Keys::default();
     let mut new = Vec::with_capacity(items.len());
     for (nth, item) in items.iter().enumerate() {
@@ -89,10 +84,10 @@ pub(crate) async fn take<R: Rows>(
         }
         spans.push(span);
     }
-    if !new.is_empty() {
-        rows.save(tx).await?;
-    }
-    outbox::publish(tx, &envelopes).await?;
+    let mut writes = Writes::of(tx);
+    rows.save(&mut writes);
+    outbox::publish(&mut writes, &envelopes);
+    writes.run().await?;
     let took = |sent: DateTime<Utc>| (now - sent).to_std().ok();
     let handled = new
         .iter()

@@ -3,10 +3,11 @@
 //! Promise: within 24 hours, a key at a place means one effect and one answer. It is broken by writing
 //! the key in another transaction than the effect.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
@@ -14,6 +15,7 @@ use sqlx::{PgPool, PgTransaction};
 use crate::commands::Reply;
 use crate::db;
 use crate::problem::Problem;
+use crate::writes::Writes;
 
 /// How long an answer is remembered; after that a repeat is a new request.
 pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -40,119 +42,98 @@ impl Once {
     }
 }
 
-/// Enters the keys of a batch; answers those whose command had its effect before, each by the number
-/// it came with. No key stands in a batch twice.
-///
-/// Keys are entered in order, so that batches wait in one direction only. A key that was there is
-/// answered from memory, or refused if the wish was another; a key whose first command is still at
-/// work elsewhere is waited for.
-pub(crate) async fn admit<'a>(
+/// A key of the batch that is remembered; all but the time are null where none is.
+#[derive(sqlx::FromRow)]
+struct Row {
+    #[sqlx(rename = "transaction_timestamp")]
+    now: DateTime<Utc>,
+    path: Option<String>,
+    key: Option<String>,
+    request_hash: Option<Vec<u8>>,
+    status: Option<i16>,
+    location: Option<String>,
+    answer: Option<Vec<u8>>,
+}
+
+/// Answers those commands of a batch that had their effect before, each by the number it came with:
+/// from memory, or with a refusal if the wish was another. And now, by the database's clock.
+pub(crate) async fn remembered<'a>(
     tx: &mut PgTransaction<'_>,
     batch: impl Iterator<Item = (usize, &'a Once)>,
-) -> sqlx::Result<Vec<(usize, Result<Reply, Problem>)>> {
+) -> sqlx::Result<(Vec<(usize, Result<Reply, Problem>)>, DateTime<Utc>)> {
     let keyed: BTreeMap<(&str, &str), (usize, &Once)> =
         batch.map(|(nth, once)| ((&*once.path, &*once.key), (nth, once))).collect();
     if keyed.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), db::now(tx).await?));
     }
-    let paths: Vec<&str> = keyed.keys().map(|(path, _)| *path).collect();
-    let keys: Vec<&str> = keyed.keys().map(|(_, key)| *key).collect();
-    sqlx::query(
-        "delete from idempotency_keys using unnest($1::text[], $2::text[]) as old (path, key)
-         where idempotency_keys.path = old.path and idempotency_keys.key = old.key
-           and created_at < now() - make_interval(secs => $3)",
+    // One row at least: without an answer it tells the time alone.
+    let rows = sqlx::query_as(
+        "select transaction_timestamp(), path, key, request_hash, status, location, answer
+         from (select) as once left join (
+             select idempotency_keys.*
+             from unnest($1::text[], $2::text[]) as wanted (path, key)
+             join idempotency_keys using (path, key)
+             where created_at >= now() - make_interval(secs => $3)) as remembered on true",
     )
-    .bind(&paths)
-    .bind(&keys)
+    .bind(keyed.keys().map(|(path, _)| *path).collect::<Vec<_>>())
+    .bind(keyed.keys().map(|(_, key)| *key).collect::<Vec<_>>())
     .bind(KEPT.as_secs_f64())
-    .execute(&mut **tx)
-    .await?;
-    let entered: HashSet<(String, String)> = sqlx::query_as(
-        "insert into idempotency_keys (path, key, request_hash)
-         select * from unnest($1::text[], $2::text[], $3::bytea[])
-         on conflict do nothing
-         returning path, key",
-    )
-    .bind(&paths)
-    .bind(&keys)
-    .bind(keyed.values().map(|(_, once)| once.hash.as_slice()).collect::<Vec<_>>())
-    .fetch_all(&mut **tx)
-    .await?
-    .into_iter()
-    .collect();
-    if entered.len() == keyed.len() {
-        return Ok(Vec::new());
-    }
-    type Remembered = (String, String, Vec<u8>, Option<i16>, Option<String>, Option<Vec<u8>>);
-    let remembered: Vec<Remembered> = sqlx::query_as(
-        "select path, key, request_hash, status, location, answer
-         from unnest($1::text[], $2::text[]) as wanted (path, key)
-         join idempotency_keys using (path, key)",
-    )
-    .bind(&paths)
-    .bind(&keys)
-    .fetch_all(&mut **tx)
-    .await?;
-    // A row that was in the way and has gone since was just pruned: the next try enters its key.
-    if remembered.len() < keyed.len() {
-        return Err(sqlx::Error::RowNotFound);
-    }
-    let mut answers = Vec::new();
-    for (path, key, hash, status, location, answer) in remembered {
-        let (nth, once) = keyed[&(&*path, &*key)];
-        if entered.contains(&(path, key)) {
-            continue;
-        }
-        let status = status.and_then(|status| StatusCode::from_u16(status as u16).ok());
-        let answer = match (status, answer) {
-            _ if hash != once.hash => Err(Problem::key_reused()),
-            (Some(status), Some(answer)) => Ok(Reply::again(status, location, answer)),
-            _ => Err(Problem::outcome_unknown()),
+    .fetch_all(&mut **tx);
+    let rows: Vec<Row> = rows.await?;
+    let now = rows.first().ok_or(sqlx::Error::RowNotFound)?.now;
+    let answers = rows.into_iter().filter_map(|row| {
+        let (nth, once) = keyed.get(&(row.path.as_deref()?, row.key.as_deref()?))?;
+        let status = StatusCode::from_u16(row.status? as u16);
+        let answer = match status {
+            _ if row.request_hash? != once.hash => Err(Problem::key_reused()),
+            Ok(status) => Ok(Reply::again(status, row.location, row.answer?)),
+            Err(_) => Err(Problem::outcome_unknown()),
         };
-        answers.push((nth, answer));
-    }
-    Ok(answers)
+        Some((*nth, answer))
+    });
+    Ok((answers.collect(), now))
 }
 
-/// Stores what keyed commands were answered, and forgets the keys of those that were refused: a
-/// refusal is not remembered.
+/// Runs the writes of a batch, and with them stores what keyed commands were answered; a refusal is
+/// not remembered.
+///
+/// A key that another transaction is just writing is
+/// waited for, and if that commits, this fails: the batch is rolled back and run again, and then finds
+/// the answer. Keys are written in order, after every row is locked, so transactions wait
+/// in one direction only.
 pub(crate) async fn remember<'a>(
-    tx: &mut PgTransaction<'_>,
+    mut writes: Writes<'_>,
     decided: impl Iterator<Item = (&'a Once, &'a Result<Reply, Problem>)>,
 ) -> sqlx::Result<()> {
-    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
-    for (once, answer) in decided {
-        match answer {
-            Ok(reply) => accepted.push((once, reply)),
-            Err(_) => refused.push(once),
-        }
+    let accepted: BTreeMap<(&str, &str), (&Once, &Reply)> = decided
+        .filter_map(|(once, answer)| {
+            let reply = answer.as_ref().ok()?;
+            Some(((&*once.path, &*once.key), (once, reply)))
+        })
+        .collect();
+    if accepted.is_empty() {
+        return writes.run().await.map(drop);
     }
-    if !accepted.is_empty() {
-        sqlx::query(
-            "update idempotency_keys set status = a.status, location = a.location, answer = a.answer
-             from unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bytea[])
-                 as a (path, key, status, location, answer)
-             where idempotency_keys.path = a.path and idempotency_keys.key = a.key",
+    let (onces, replies): (Vec<_>, Vec<_>) = accepted.values().copied().unzip();
+    writes
+        .add(
+            "insert into idempotency_keys (path, key, request_hash, status, location, answer)
+         select * from unnest($1::text[], $2::text[], $3::bytea[], $4::smallint[], $5::text[],
+                              $6::bytea[])
+         on conflict (path, key) do update
+             set request_hash = excluded.request_hash, status = excluded.status,
+                 location = excluded.location, answer = excluded.answer, created_at = now()
+             where idempotency_keys.created_at < now() - make_interval(secs => $7)",
         )
-        .bind(accepted.iter().map(|(once, _)| once.path.as_str()).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|(once, _)| once.key.as_str()).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|(_, reply)| reply.status.as_u16() as i16).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|(_, reply)| reply.location.as_deref()).collect::<Vec<_>>())
-        .bind(accepted.iter().map(|(_, reply)| reply.answer.as_slice()).collect::<Vec<_>>())
-        .execute(&mut **tx)
-        .await?;
-    }
-    if !refused.is_empty() {
-        sqlx::query(
-            "delete from idempotency_keys using unnest($1::text[], $2::text[]) as r (path, key)
-             where idempotency_keys.path = r.path and idempotency_keys.key = r.key",
-        )
-        .bind(refused.iter().map(|once| once.path.as_str()).collect::<Vec<_>>())
-        .bind(refused.iter().map(|once| once.key.as_str()).collect::<Vec<_>>())
-        .execute(&mut **tx)
-        .await?;
-    }
-    Ok(())
+        .bind(onces.iter().map(|once| once.path.as_str()).collect::<Vec<_>>())
+        .bind(onces.iter().map(|once| once.key.as_str()).collect::<Vec<_>>())
+        .bind(onces.iter().map(|once| once.hash.as_slice()).collect::<Vec<_>>())
+        .bind(replies.iter().map(|reply| reply.status.as_u16() as i16).collect::<Vec<_>>())
+        .bind(replies.iter().map(|reply| reply.location.as_deref()).collect::<Vec<_>>())
+        .bind(replies.iter().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>())
+        .bind(KEPT.as_secs_f64());
+    let written = usize::try_from(writes.run().await?).unwrap_or(usize::MAX);
+    if written < accepted.len() { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
 }
 
 pub(crate) const PRUNE: &str = "

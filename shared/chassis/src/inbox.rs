@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
@@ -14,7 +15,8 @@ use crate::db;
 /// Kept longer than any topic (14 days) and any committed offset (15 days) can bring an event back.
 pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Enters events into the inbox; answers those that were not there yet. The others were handled.
+/// Enters events into the inbox; answers those that were not there yet, and now, by the database's
+/// clock. The others were handled.
 ///
 /// Where another transaction is just entering one of them, this waits for its end. Ids are sorted,
 /// so that two batches wait in one direction only. `attempts` is how many tries this one makes.
@@ -22,22 +24,24 @@ pub async fn admit(
     tx: &mut PgTransaction<'_>,
     events: &[(Uuid, &'static str)],
     attempts: i32,
-) -> sqlx::Result<HashSet<Uuid>> {
+) -> sqlx::Result<(HashSet<Uuid>, DateTime<Utc>)> {
     let mut events = events.to_vec();
     events.sort_unstable();
     events.dedup_by_key(|(event_id, _)| *event_id);
-    let admitted: Vec<Uuid> = sqlx::query_scalar(
-        "insert into inbox (event_id, topic, attempts)
-         select *, $3 from unnest($1::uuid[], $2::text[])
-         on conflict do nothing
-         returning event_id",
+    let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
+        "with admitted as (
+             insert into inbox (event_id, topic, attempts)
+             select *, $3 from unnest($1::uuid[], $2::text[])
+             on conflict do nothing
+             returning event_id)
+         select array(select event_id from admitted), transaction_timestamp()",
     )
     .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
     .bind(attempts)
-    .fetch_all(&mut **tx)
+    .fetch_one(&mut **tx)
     .await?;
-    Ok(admitted.into_iter().collect())
+    Ok((admitted.into_iter().collect(), now))
 }
 
 pub(crate) const PRUNE: &str = "

@@ -6,7 +6,7 @@
 //! What travels and what is touched:
 //! - [`event`]: topics, events, what a handler may answer
 //! - [`avro`]: the strict codec; [`registry`]: schema ids
-//! - [`rows`]: the rows of one batch
+//! - [`rows`]: the rows of one batch; [`writes`]: what it writes, as one statement
 //!
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
@@ -15,7 +15,7 @@
 //! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
 //! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
-//! - [`wake`]: what one loop tells another
+//! - [`wake`]: what one loop tells another; pace: how soon it may begin again
 //! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
 //!
 //! The service around them:
@@ -31,6 +31,7 @@ pub mod event;
 pub mod avro;
 pub mod registry;
 pub mod rows;
+pub mod writes;
 
 pub mod commands;
 pub mod idempotency;
@@ -52,6 +53,7 @@ mod replay;
 pub mod pause;
 mod operator;
 pub mod wake;
+mod pace;
 pub mod db;
 pub mod kafka;
 

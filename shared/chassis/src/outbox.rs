@@ -1,14 +1,15 @@
 //! The outbox: events are written in the transaction that decides them, and nowhere else.
 //!
 //! Promise: an event exists if and only if its cause was committed. It is broken by publishing to
-//! Kafka directly, or by writing to the outbox in a transaction of its own; so [`publish`] takes an
-//! open transaction and nothing else.
+//! Kafka directly, or by writing to the outbox in a transaction of its own; so [`publish`] takes the
+//! writes of an open transaction and nothing else.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::event::{Outgoing, Topic};
+use crate::writes::Writes;
 
 /// An event with what travels beside it.
 #[derive(Debug)]
@@ -26,12 +27,13 @@ pub struct Envelope {
 }
 
 /// Writes events into the outbox: one statement, in the order given.
-pub async fn publish(tx: &mut PgTransaction<'_>, events: &[Envelope]) -> sqlx::Result<()> {
+pub fn publish(writes: &mut Writes<'_>, events: &[Envelope]) {
     if events.is_empty() {
-        return Ok(());
+        return;
     }
-    sqlx::query(
-        "insert into outbox
+    writes
+        .add(
+            "insert into outbox
              (event_id, topic, key, schema_fingerprint, body, traceparent, cause, occurred_at)
          select event_id, topic, key, fingerprint, body, traceparent, cause, occurred_at
          from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
@@ -39,18 +41,17 @@ pub async fn publish(tx: &mut PgTransaction<'_>, events: &[Envelope]) -> sqlx::R
              with ordinality as event
                  (event_id, topic, key, fingerprint, body, traceparent, cause, occurred_at, nth)
          order by nth",
-    )
-    .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.event.key.as_str()).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.event.topic.codec().fingerprint.as_slice()).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.event.body.as_slice()).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.traceparent.as_deref()).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.cause).collect::<Vec<_>>())
-    .bind(events.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+        )
+        .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.event.key.as_str()).collect::<Vec<_>>())
+        .bind(
+            events.iter().map(|e| e.event.topic.codec().fingerprint.as_slice()).collect::<Vec<_>>(),
+        )
+        .bind(events.iter().map(|e| e.event.body.as_slice()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.cause).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.occurred_at).collect::<Vec<_>>());
 }
 
 /// Stores the schemas of the topics that a service publishes, before it publishes anything.

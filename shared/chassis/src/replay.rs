@@ -110,13 +110,13 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> Result<Result<Settled, Trouble>, Problem> {
         let work = async {
-            let (mut tx, now) = db::begin(&self.db).await?;
+            let mut tx = db::begin(&self.db).await?;
             let state = dead_letter::lock(&mut tx, letter.letter_id).await?;
             if state != State::Waiting {
                 return Ok((tx, None, state));
             }
             let attempts = letter.attempts.saturating_add(1);
-            let effect = effect::take(&mut tx, now, std::slice::from_ref(item), attempts).await?;
+            let effect = effect::take(&mut tx, std::slice::from_ref(item), attempts).await?;
             let given_up = !effect.is_new() && self.was_discarded(&mut tx, item).await?;
             let state = if given_up { State::Discarded } else { State::Replayed };
             dead_letter::settle(&mut tx, letter.letter_id, state, None).await?;
@@ -169,7 +169,7 @@ impl<R: Rows> Letters<R> {
         }
         let item = self.item(&letter).await?;
         let work = async {
-            let (mut tx, _) = db::begin(&self.db).await.map_err(not_now)?;
+            let mut tx = db::begin(&self.db).await.map_err(not_now)?;
             match dead_letter::lock(&mut tx, letter_id).await.map_err(not_now)? {
                 State::Waiting => {}
                 State::Discarded => return Ok((tx, Settled::DoneBefore, None)),
@@ -199,7 +199,7 @@ impl<R: Rows> Letters<R> {
     /// What it would cost to discard a letter, as things are now.
     pub async fn if_discarded(&self, letter: &Letter) -> Result<Loss, Problem> {
         let item = self.item(letter).await?;
-        let (mut tx, _) = db::begin(&self.db).await?;
+        let mut tx = db::begin(&self.db).await?;
         let (_, loss) = self.give_up(&mut tx, letter, &item).await?;
         tx.rollback().await?;
         Ok(loss)
@@ -216,7 +216,7 @@ impl<R: Rows> Letters<R> {
             return Ok((Settled::Discarded, Loss::that(WHATEVER_IT_SAID)));
         };
         if let Some(entering) = item.entering()
-            && inbox::admit(tx, &[entering], letter.attempts).await?.is_empty()
+            && inbox::admit(tx, &[entering], letter.attempts).await?.0.is_empty()
         {
             return Ok(match self.was_discarded(tx, item).await? {
                 true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),

@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sqlx::PgConnection;
 
+use crate::writes::Writes;
+
 /// The rows of one batch.
 pub trait Rows: Sized + Send + 'static {
     /// Which rows a batch touches; handlers' and commands' [`Touches`] fill it in.
@@ -23,7 +25,7 @@ pub trait Rows: Sized + Send + 'static {
     ) -> impl Future<Output = sqlx::Result<Self>> + Send;
 
     /// Writes what changed, one statement a table, inserts sorted like the locks.
-    fn save(&mut self, tx: &mut PgConnection) -> impl Future<Output = sqlx::Result<()>> + Send;
+    fn save(&self, writes: &mut Writes<'_>);
 }
 
 /// Which rows an event or a command touches.

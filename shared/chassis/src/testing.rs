@@ -33,6 +33,7 @@ use crate::probes::Heartbeats;
 use crate::rows::{Rows, Touches};
 use crate::wake::Wake;
 use crate::watch::{Entry, Watch};
+use crate::writes::Writes;
 use crate::{environment, inbox, openapi, schema};
 
 /// A database of its own for a test, with an owner and a server, on the cluster of
@@ -114,9 +115,9 @@ impl<R: Rows> Bench<R> {
     where
         R: Touches<E>,
     {
-        let (mut tx, now) = db::begin(&self.db).await.expect("a transaction");
+        let mut tx = db::begin(&self.db).await.expect("a transaction");
         let entering: Vec<_> = events.iter().map(|(id, _)| (*id, E::topic().name)).collect();
-        let mut admitted = inbox::admit(&mut tx, &entering, 1).await.expect("admission");
+        let (mut admitted, now) = inbox::admit(&mut tx, &entering, 1).await.expect("admission");
         let new: Vec<_> = events.iter().filter(|(id, _)| admitted.remove(id)).collect();
         let mut keys = R::Keys::default();
         new.iter().for_each(|(_, event)| R::touch(event, &mut keys));
@@ -133,8 +134,10 @@ impl<R: Rows> Bench<R> {
                 occurred_at: now,
             }));
         }
-        rows.save(&mut tx).await.expect("the rows are saved");
-        outbox::publish(&mut tx, &envelopes).await.expect("the outbox");
+        let mut writes = Writes::of(&mut tx);
+        rows.save(&mut writes);
+        outbox::publish(&mut writes, &envelopes);
+        writes.run().await.expect("the rows are saved");
         tx.commit().await.expect("the commit");
         Ok(envelopes.into_iter().map(|envelope| envelope.event_id).collect())
     }

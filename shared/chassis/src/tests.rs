@@ -29,7 +29,7 @@ use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSche
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, SqlSafeStr};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, PgTransaction, SqlSafeStr};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,7 @@ use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rows::{Rows, Table, Touches};
 use crate::wake::Wake;
+use crate::writes::Writes;
 use crate::{impossible, kafka, schema, testing};
 use proxy::{Proxy, Way};
 
@@ -158,6 +159,13 @@ impl Drawer {
     }
 }
 
+/// Publishes in a transaction that is open, and nothing else.
+async fn publish(tx: &mut PgTransaction<'static>, events: &[Envelope]) {
+    let mut writes = Writes::of(tx);
+    outbox::publish(&mut writes, events);
+    writes.run().await.unwrap();
+}
+
 impl Rows for Drawer {
     type Keys = BTreeSet<String>;
 
@@ -170,7 +178,7 @@ impl Rows for Drawer {
         Ok(Drawer { tallies: Table::read(tallies, |tally: &Tally| tally.till.clone()) })
     }
 
-    async fn save(&mut self, tx: &mut PgConnection) -> sqlx::Result<()> {
+    fn save(&self, writes: &mut Writes<'_>) {
         const UPDATE: &str = "
             update tallies set counted = t.counted, total = t.total
             from unnest($1::text[], $2::bigint[], $3::bigint[]) as t (till, counted, total)
@@ -181,15 +189,13 @@ impl Rows for Drawer {
             [(UPDATE, self.tallies.updated()), (INSERT, self.tallies.inserted())]
         {
             if !rows.is_empty() {
-                sqlx::query(statement)
+                writes
+                    .add(statement)
                     .bind(rows.iter().map(|tally| tally.till.as_str()).collect::<Vec<_>>())
                     .bind(rows.iter().map(|tally| tally.counted).collect::<Vec<_>>())
-                    .bind(rows.iter().map(|tally| tally.total).collect::<Vec<_>>())
-                    .execute(&mut *tx)
-                    .await?;
+                    .bind(rows.iter().map(|tally| tally.total).collect::<Vec<_>>());
             }
         }
-        Ok(())
     }
 }
 
@@ -411,7 +417,7 @@ impl<const TEST: u32> Till<TEST> {
             let mut tx = self.db.begin().await.unwrap();
             let envelope = envelope(event);
             ids.push(envelope.event_id);
-            outbox::publish(&mut tx, &[envelope]).await.unwrap();
+            publish(&mut tx, &[envelope]).await;
             tx.commit().await.unwrap();
         }
         self.wake.relay.notify_one();

@@ -271,6 +271,7 @@ async fn items_are_listed_as_stock_last_announced_them() {
 #[tokio::test]
 async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_older_one() {
     use chassis::rows::Rows;
+    use chassis::writes::Writes;
     let (bench, _client) = stocked_bench().await;
     let mut slow = bench.db.begin().await.unwrap();
     let mut rows = Orders::load(&mut slow, Default::default()).await.unwrap();
@@ -282,7 +283,9 @@ async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_o
         version: 2,
     });
     bring(&bench, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
-    rows.save(&mut slow).await.unwrap();
+    let mut writes = Writes::of(&mut slow);
+    rows.save(&mut writes);
+    writes.run().await.unwrap();
     slow.commit().await.unwrap();
     let version: i64 = sqlx::query_scalar("select version from items where sku = 'pen'")
         .fetch_one(&bench.db)

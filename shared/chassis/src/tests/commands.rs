@@ -230,8 +230,9 @@ async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_els
          select gen_random_uuid(), 't', now() - interval '31 days' from generate_series(1, 1001);
          insert into inbox (event_id, topic, received_at)
          values (gen_random_uuid(), 't', now() - interval '29 days');
-         insert into idempotency_keys (path, key, request_hash, created_at)
-         values ('/old', 'k', '', now() - interval '25 hours'), ('/new', 'k', '', now() - interval '23 hours')",
+         insert into idempotency_keys (path, key, request_hash, status, answer, created_at)
+         values ('/old', 'k', '', 200, '', now() - interval '25 hours'),
+                ('/new', 'k', '', 200, '', now() - interval '23 hours')",
     )
     .await;
     for gone in [1_000, 1, 0] {

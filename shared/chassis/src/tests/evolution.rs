@@ -95,7 +95,7 @@ async fn publish<const TEST: u32, E: Event>(till: &Till<TEST>, event: &E) {
     let (event_id, occurred_at) = (Uuid::now_v7(), chrono::Utc::now());
     let event = Outgoing::of(event);
     let envelope = Envelope { event, event_id, traceparent: None, cause: None, occurred_at };
-    outbox::publish(&mut tx, &[envelope]).await.unwrap();
+    super::publish(&mut tx, &[envelope]).await;
     tx.commit().await.unwrap();
     till.wake.relay.notify_one();
 }

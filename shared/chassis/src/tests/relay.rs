@@ -39,7 +39,7 @@ async fn publish_next<const TEST: u32>(till: &Till<TEST>, name: &str, tail: Dura
     .fetch_one(&mut *tx)
     .await
     .unwrap();
-    outbox::publish(&mut tx, &[envelope(&counted::<TEST>(name, nth))]).await.unwrap();
+    publish(&mut tx, &[envelope(&counted::<TEST>(name, nth))]).await;
     sleep(tail).await;
     tx.commit().await.unwrap();
     till.wake.relay.notify_one();
@@ -246,7 +246,7 @@ async fn a_missing_topic_holds_its_rows_and_later_ones_of_their_keys_and_nothing
     let mut events = vec![envelope(&counted::<105>("held", 1)), tallied];
     events.extend((2..=5).map(|nth| envelope(&counted::<105>("held", nth))));
     events.extend((1..=5).map(|nth| envelope(&counted::<105>("free", nth))));
-    outbox::publish(&mut tx, &events).await.unwrap();
+    publish(&mut tx, &events).await;
     tx.commit().await.unwrap();
     // Until the topic has been refused and tried again.
     let (begun, mut free) = (Instant::now(), 5);

@@ -1,0 +1,92 @@
+//! How soon after one batch the next may begin.
+//!
+//! A batch costs the same half a dozen round trips whether it holds one event or a hundred. Under load
+//! a loop that begins again at once makes many small ones, and the machine is busy with the trips. So
+//! after a batch a loop rests in proportion to how long it took, and takes what came meanwhile: the
+//! busier the machine, the longer batches take, and the larger they become. Who comes alone finds the
+//! rest long over and waits for nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// No rest is longer.
+const REST_MAX: Duration = Duration::from_millis(50);
+
+/// Of one loop, or of several that take from one queue.
+pub(crate) struct Pace {
+    /// From the beginning of a batch to that of the next, in times that the last batch took.
+    apart: f64,
+    began: Instant,
+    took_micros: Arc<AtomicU64>,
+}
+
+/// Of one batch: what it took counts when this is dropped.
+pub(crate) struct Lap {
+    began: Instant,
+    took_micros: Arc<AtomicU64>,
+}
+
+impl Pace {
+    pub(crate) fn of(apart: f64) -> Pace {
+        Pace { apart, began: Instant::now(), took_micros: Arc::default() }
+    }
+
+    /// Waits until a batch may begin; hold the lap for as long as it takes.
+    pub(crate) async fn next(&mut self) -> Lap {
+        let took = Duration::from_micros(self.took_micros.load(Ordering::Relaxed));
+        let next = self.began + took.mul_f64(self.apart).min(took + REST_MAX);
+        if next > Instant::now() {
+            sleep_until(next).await;
+        }
+        self.began = Instant::now();
+        Lap { began: self.began, took_micros: self.took_micros.clone() }
+    }
+}
+
+impl Drop for Lap {
+    fn drop(&mut self) {
+        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.took_micros.store(micros, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const TOOK: Duration = Duration::from_millis(30);
+
+    #[tokio::test]
+    async fn a_loop_rests_as_long_as_its_batch_took_and_not_for_ever() {
+        let mut pace = Pace::of(2.0);
+        let lap = pace.next().await;
+        sleep(TOOK).await;
+        drop(lap);
+        let ended = Instant::now();
+        drop(pace.next().await);
+        assert!(ended.elapsed() > TOOK / 2, "{:?}", ended.elapsed());
+
+        let lap = pace.next().await;
+        sleep(20 * REST_MAX).await;
+        drop(lap);
+        let ended = Instant::now();
+        drop(pace.next().await);
+        assert!(ended.elapsed() < 10 * REST_MAX, "{:?}", ended.elapsed());
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_the_rest_is_over_does_not_wait() {
+        let mut pace = Pace::of(2.0);
+        let lap = pace.next().await;
+        sleep(TOOK).await;
+        drop(lap);
+        sleep(TOOK + REST_MAX).await;
+        assert!(pace.next().now_or_never().is_some());
+    }
+}

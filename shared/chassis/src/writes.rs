@@ -1,0 +1,92 @@
+//! What a batch writes, as one statement.
+//!
+//! Each statement is a round trip, and a round trip costs more than the rows of a small batch do:
+//! measured at 16 callers, batches that wrote in five statements took a third more of Postgres's time
+//! than those that wrote in one. So the inserts and updates of a batch are gathered, and sent as the
+//! data-modifying parts of one `with`. All parts see the database as it was before: no part may
+//! depend on another one's rows, and no row be written by two.
+
+use std::fmt::Write as _;
+
+use sqlx::postgres::{PgArguments, Postgres};
+use sqlx::{Arguments, AssertSqlSafe, Encode, PgTransaction, Type};
+
+/// The writes of a transaction that is open.
+pub struct Writes<'tx> {
+    tx: &'tx mut PgTransaction<'static>,
+    parts: Vec<String>,
+    arguments: PgArguments,
+    bound: usize,
+    /// A value that can't be sent.
+    unfit: Option<sqlx::Error>,
+}
+
+impl<'tx> Writes<'tx> {
+    /// Nothing yet.
+    pub fn of(tx: &'tx mut PgTransaction<'static>) -> Writes<'tx> {
+        Writes { tx, parts: Vec::new(), arguments: PgArguments::default(), bound: 0, unfit: None }
+    }
+
+    /// Adds a statement that writes to one table. Its parameters are its own: `$1` is the first one
+    /// that is bound to it.
+    pub fn add(&mut self, statement: &'static str) -> Write<'_, 'tx> {
+        self.parts.push(renumbered(statement, self.bound));
+        Write { writes: self }
+    }
+
+    /// Sends it all. Answers how many rows the last statement wrote; that one begins first.
+    pub async fn run(self) -> sqlx::Result<u64> {
+        if let Some(unfit) = self.unfit {
+            return Err(unfit);
+        }
+        let Some((last, others)) = self.parts.split_last() else { return Ok(0) };
+        let mut statement = String::new();
+        for (nth, part) in others.iter().enumerate() {
+            let word = if nth == 0 { "with" } else { "," };
+            let _ = writeln!(statement, "{word} write_{nth} as ({part})");
+        }
+        statement += last;
+        let query = sqlx::query_with(AssertSqlSafe(statement), self.arguments);
+        Ok(query.execute(&mut **self.tx).await?.rows_affected())
+    }
+}
+
+/// A statement whose parameters are being bound.
+pub struct Write<'a, 'tx> {
+    writes: &'a mut Writes<'tx>,
+}
+
+impl Write<'_, '_> {
+    /// The next parameter.
+    pub fn bind<'v, T: Encode<'v, Postgres> + Type<Postgres>>(self, value: T) -> Self {
+        self.writes.bound += 1;
+        if let Err(unfit) = self.writes.arguments.add(value) {
+            self.writes.unfit = Some(sqlx::Error::Encode(unfit));
+        }
+        self
+    }
+}
+
+/// A statement with `by` added to the number of each parameter.
+fn renumbered(statement: &str, by: usize) -> String {
+    let mut pieces = statement.split('$');
+    let mut renumbered = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        let digits = piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len());
+        let number = piece[..digits].parse::<usize>().unwrap_or_default() + by;
+        let _ = write!(renumbered, "${number}{}", &piece[digits..]);
+    }
+    renumbered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_numbered_anew() {
+        assert_eq!(renumbered("a $1, $12::uuid[] b", 3), "a $4, $15::uuid[] b");
+        assert_eq!(renumbered("nothing", 3), "nothing");
+        assert_eq!(renumbered("$2", 0), "$2");
+    }
+}
