@@ -12,7 +12,7 @@ E2E := $(TARGET)/e2e
 
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: announce lose-disk rebuild order openapi
+.PHONY: announce lose-disk rebuild order openapi bench
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -55,6 +55,13 @@ outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any member, all, o
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
+
+# What a benchmark gives its members, where a small, quick stack is content with less.
+bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
+bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c max_wal_size=8GB
+bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (half an hour)
+	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
+	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 
 service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
 	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }

@@ -30,6 +30,9 @@ pub fn postgres(parts: &Parts, home: &Path, port: u16) -> Launch {
     for setting in settings {
         arguments.extend(["-c".to_string(), setting]);
     }
+    // The last one counts.
+    let options = std::env::var("POSTGRES_OPTS").unwrap_or_default();
+    arguments.extend(options.split_whitespace().map(String::from));
     Launch {
         program: parts.postgres_bin.join("postgres"),
         arguments,
