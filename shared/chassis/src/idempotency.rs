@@ -97,10 +97,9 @@ pub(crate) async fn remembered<'a>(
 /// Runs the writes of a batch, and with them stores what keyed commands were answered; a refusal is
 /// not remembered.
 ///
-/// A key that another transaction is just writing is
-/// waited for, and if that commits, this fails: the batch is rolled back and run again, and then finds
-/// the answer. Keys are written in order, after every row is locked, so transactions wait
-/// in one direction only.
+/// A key that another transaction is just writing is waited for, and if that commits, this fails: the
+/// batch is rolled back and run again, and then finds the answer. Keys are written in order, after
+/// every row is locked, so transactions wait in one direction only.
 pub(crate) async fn remember<'a>(
     mut writes: Writes<'_>,
     decided: impl Iterator<Item = (&'a Once, &'a Result<Reply, Problem>)>,

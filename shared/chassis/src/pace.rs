@@ -37,8 +37,9 @@ impl Pace {
     /// Waits until a batch may begin; hold the lap for as long as it takes.
     pub(crate) async fn next(&mut self) -> Lap {
         let took = Duration::from_micros(self.took_micros.load(Ordering::Relaxed));
-        let next = self.began + took.mul_f64(self.apart).min(took + REST_MAX);
-        if next > Instant::now() {
+        let now = Instant::now();
+        let next = (self.began + took.mul_f64(self.apart)).min(now + REST_MAX);
+        if next > now {
             sleep_until(next).await;
         }
         self.began = Instant::now();
@@ -78,6 +79,18 @@ mod tests {
         let ended = Instant::now();
         drop(pace.next().await);
         assert!(ended.elapsed() < 10 * REST_MAX, "{:?}", ended.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_hung_does_not_keep_the_others_of_its_queue_waiting() {
+        let mut pace = Pace::of(0.5);
+        let hung = pace.next().await;
+        sleep(40 * REST_MAX).await;
+        let _other = pace.next().await;
+        drop(hung);
+        let asked = Instant::now();
+        drop(pace.next().await);
+        assert!(asked.elapsed() < 10 * REST_MAX, "{:?}", asked.elapsed());
     }
 
     #[tokio::test]

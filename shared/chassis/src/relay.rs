@@ -134,7 +134,7 @@ impl Relay {
         let session = session.as_ref().clone().options([
             ("idle_session_timeout", SESSION_IDLE_MAX),
             // What is in flight is looked up by its hash. To compare each row with each of them,
-            // which is what the planner takes for cheaper, took most of the time of a look.
+            // which is what the planner takes for cheaper, takes as long as both are many.
             ("enable_nestloop", "off"),
             ("enable_mergejoin", "off"),
         ]);

@@ -1,8 +1,6 @@
 //! What a batch writes, as one statement.
 //!
-//! Each statement is a round trip, and a round trip costs more than the rows of a small batch do:
-//! measured at 16 callers, batches that wrote in five statements took a third more of Postgres's time
-//! than those that wrote in one. So the inserts and updates of a batch are gathered, and sent as the
+//! Each statement is a round trip, and a round trip costs more than the rows of a small batch do. So the inserts and updates of a batch are gathered, and sent as the
 //! data-modifying parts of one `with`. All parts see the database as it was before: no part may
 //! depend on another one's rows, and no row be written by two.
 
