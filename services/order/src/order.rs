@@ -14,7 +14,6 @@ use events::orders::{
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sqlx::{PgConnection, types::Json};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -183,7 +182,8 @@ pub struct Entry {
     pub order_id: Uuid,
     pub event_id: Uuid,
     pub event: &'static str,
-    pub detail: Value,
+    /// The event as JSON.
+    pub detail: String,
     pub occurred_at: DateTime<Utc>,
     pub recorded_at: DateTime<Utc>,
 }
@@ -286,7 +286,7 @@ impl Orders {
         occurred_at: DateTime<Utc>,
         At { now: recorded_at, .. }: At,
     ) {
-        let detail = serde_json::to_value(event).unwrap_or_default();
+        let detail = serde_json::to_string(event).expect("events are plain JSON");
         let event = E::topic().name;
         self.history.push(Entry { order_id, event_id, event, detail, occurred_at, recorded_at });
     }
@@ -437,7 +437,7 @@ fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
         .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.event).collect::<Vec<_>>())
-        .bind(entries.iter().map(|e| e.detail.to_string()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.recorded_at).collect::<Vec<_>>());
 }

@@ -243,7 +243,10 @@ async fn take<R: Rows>(
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
-    let lap = pace.next().await;
+    let lap = match batch.len() == BATCH_MAX {
+        true => pace.at_once(),
+        false => pace.next().await,
+    };
     while batch.len() < BATCH_MAX
         && let Ok(pending) = waiting.try_recv()
     {

@@ -30,8 +30,8 @@ use crate::rows::{Rows, Touches};
 use crate::wake::Wake;
 
 /// Events in one transaction, and read ahead, at most.
-const BATCH_MAX: usize = 500;
-const AHEAD_MAX: usize = 1_000;
+const BATCH_MAX: usize = 1_000;
+const AHEAD_MAX: usize = 2_000;
 
 /// How far apart batches begin, in times that the last one took; see [`crate::pace`].
 const APART: f64 = 2.0;
@@ -138,7 +138,10 @@ impl<R: Rows> Consumer<R> {
             tokio::select! {
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
-                    let _lap = pace.next().await;
+                    let _lap = match taken == BATCH_MAX {
+                        true => pace.at_once(),
+                        false => pace.next().await,
+                    };
                     while batch.len() < BATCH_MAX && let Ok(ahead) = records.try_recv() {
                         batch.push(ahead);
                     }

@@ -7,7 +7,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
-use opentelemetry::trace::{FutureExt, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{FutureExt, SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 
 use crate::telemetry;
@@ -91,18 +91,16 @@ pub fn describe() {
 fn span(request: &Request, method: &'static str, path: &str) -> Context {
     let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let caller = telemetry::context(header);
-    let tracer = telemetry::tracer();
-    let span = tracer
-        .span_builder(format!("{method} {path}"))
-        .with_kind(SpanKind::Server)
-        .with_attributes([
-            KeyValue::new("http.request.method", method),
-            KeyValue::new("http.route", path.to_owned()),
-            KeyValue::new("url.path", request.uri().path().to_owned()),
-            KeyValue::new("url.scheme", "http"),
-        ])
-        .start_with_context(&tracer, &caller);
-    caller.with_span(span)
+    telemetry::span(&caller, || {
+        SpanBuilder::from_name(format!("{method} {path}"))
+            .with_kind(SpanKind::Server)
+            .with_attributes([
+                KeyValue::new("http.request.method", method),
+                KeyValue::new("http.route", path.to_owned()),
+                KeyValue::new("url.path", request.uri().path().to_owned()),
+                KeyValue::new("url.scheme", "http"),
+            ])
+    })
 }
 
 /// A client may invent methods; each would be a time series.
@@ -131,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_runs_in_a_span_that_continues_its_callers_trace() {
-        opentelemetry::global::set_tracer_provider(SdkTracerProvider::builder().build());
+        telemetry::export(&SdkTracerProvider::builder().build());
         let route = get(async || telemetry::traceparent(&Context::current()));
         let router = Router::new().route("/baskets/{id}", route);
         let router = router.layer(middleware::from_fn(super::request));

@@ -42,6 +42,11 @@ impl Pace {
         if next > now {
             sleep_until(next).await;
         }
+        self.at_once()
+    }
+
+    /// For a batch that could not become larger by waiting.
+    pub(crate) fn at_once(&mut self) -> Lap {
         self.began = Instant::now();
         Lap { began: self.began, took_micros: self.took_micros.clone() }
     }

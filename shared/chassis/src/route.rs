@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use opentelemetry::trace::{SpanKind, TraceContextExt, Tracer};
-use opentelemetry::{Context, KeyValue, global};
+use opentelemetry::trace::{SpanBuilder, SpanKind};
+use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use uuid::Uuid;
 
@@ -16,6 +16,7 @@ use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, 
 use crate::loss::Loss;
 use crate::registry::Known;
 use crate::rows::{Rows, Touches};
+use crate::telemetry;
 
 /// The topics that a service hears.
 pub(crate) struct Routes<R: Rows> {
@@ -113,7 +114,7 @@ impl<R: Rows> Routes<R> {
                 (Content::Dead(cause), header(&message, "ce_id").and_then(|id| id.parse().ok()))
             }
         };
-        let parent = crate::telemetry::context(header(&message, "traceparent"));
+        let parent = telemetry::context(header(&message, "traceparent"));
         let sent_at = header(&message, "ce_time").and_then(|time| time.parse().ok());
         Item { event_id, parent, sent_at, content, message }
     }
@@ -164,27 +165,25 @@ impl<R: Rows> Item<R> {
 
     /// The span of handling this event: a child of the one that published it.
     pub fn span(&self, topic: &Topic) -> Context {
-        let tracer = global::tracer("chassis");
-        let span = tracer
-            .span_builder(format!("process {}", topic.name))
-            .with_kind(SpanKind::Consumer)
-            .with_attributes([
-                KeyValue::new("messaging.system", "kafka"),
-                KeyValue::new("messaging.operation.name", "process"),
-                KeyValue::new("messaging.operation.type", "process"),
-                KeyValue::new("messaging.destination.name", topic.name),
-                KeyValue::new(
-                    "messaging.destination.partition.id",
-                    self.message.partition().to_string(),
-                ),
-                KeyValue::new("messaging.kafka.offset", self.message.offset()),
-                KeyValue::new(
-                    "messaging.message.id",
-                    self.event_id.map(|id| id.to_string()).unwrap_or_default(),
-                ),
-            ])
-            .start_with_context(&tracer, &self.parent);
-        self.parent.with_span(span)
+        telemetry::span(&self.parent, || {
+            SpanBuilder::from_name(format!("process {}", topic.name))
+                .with_kind(SpanKind::Consumer)
+                .with_attributes([
+                    KeyValue::new("messaging.system", "kafka"),
+                    KeyValue::new("messaging.operation.name", "process"),
+                    KeyValue::new("messaging.operation.type", "process"),
+                    KeyValue::new("messaging.destination.name", topic.name),
+                    KeyValue::new(
+                        "messaging.destination.partition.id",
+                        self.message.partition().to_string(),
+                    ),
+                    KeyValue::new("messaging.kafka.offset", self.message.offset()),
+                    KeyValue::new(
+                        "messaging.message.id",
+                        self.event_id.map(|id| id.to_string()).unwrap_or_default(),
+                    ),
+                ])
+        })
     }
 }
 

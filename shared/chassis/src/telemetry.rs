@@ -1,22 +1,24 @@
 //! Logs, traces and metrics of a service: set up once at start, flushed at the end.
 //!
 //! A trace context exists whether or not traces are exported, so that every event carries a
-//! `traceparent` and a trace begun elsewhere never ends here.
+//! `traceparent` and a trace begun elsewhere never ends here. Where they are not, a service passes on
+//! the context that it was given and adds no span of its own: spans that nobody will read cost a
+//! tenth of what an event costs.
 
-use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::Context;
-use opentelemetry::global::{self, BoxedTracer};
-use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{SpanContext, TraceContextExt, Tracer};
+use opentelemetry::global;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{SpanBuilder, TraceContextExt, Tracer};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
@@ -34,15 +36,17 @@ const SIZES: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 51
 /// What must be flushed at the end, and read by `/metrics`.
 pub struct Telemetry {
     metrics: PrometheusHandle,
-    traces: SdkTracerProvider,
+    traces: Option<SdkTracerProvider>,
 }
 
 /// Sets up all three. Once a process.
 pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry> {
     init_logs(config.log_format)?;
-    let traces = traces(service, config.otel_exporter_otlp_endpoint.as_deref())?;
-    global::set_text_map_propagator(TraceContextPropagator::new());
-    global::set_tracer_provider(traces.clone());
+    let endpoint = config.otel_exporter_otlp_endpoint.as_deref();
+    let traces = endpoint.map(|endpoint| traces(service, endpoint)).transpose()?;
+    if let Some(traces) = &traces {
+        export(traces);
+    }
     let metrics = prometheus()?.install_recorder().context("metrics were set up before")?;
     observe::describe();
     let upkeep = metrics.clone();
@@ -80,7 +84,8 @@ impl Telemetry {
 
     /// Sends the last spans. The exporter blocks, so this happens off the runtime's own threads.
     pub async fn shutdown(self) {
-        let flush = move || self.traces.shutdown_with_timeout(FLUSH_TIMEOUT);
+        let Some(traces) = self.traces else { return };
+        let flush = move || traces.shutdown_with_timeout(FLUSH_TIMEOUT);
         match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last spans were not exported"),
@@ -89,40 +94,57 @@ impl Telemetry {
     }
 }
 
-/// The tracer of everything in this crate.
-pub fn tracer() -> BoxedTracer {
-    global::tracer("chassis")
+static EXPORTED: AtomicBool = AtomicBool::new(false);
+
+/// From here on spans are begun, and go where this provider sends them.
+pub(crate) fn export(traces: &SdkTracerProvider) {
+    global::set_tracer_provider(traces.clone());
+    EXPORTED.store(true, Ordering::Relaxed);
+}
+
+/// The context of a span that begins, below its parent; the parent's own where none is exported.
+pub(crate) fn span(parent: &Context, span: impl FnOnce() -> SpanBuilder) -> Context {
+    if !EXPORTED.load(Ordering::Relaxed) {
+        return parent.clone();
+    }
+    parent.with_span(global::tracer("chassis").build_with_context(span(), parent))
 }
 
 /// The W3C `traceparent` of a context, to be stored beside an event. Where no trace has begun, one
 /// begins.
 pub fn traceparent(cx: &Context) -> String {
-    let format = |span: &SpanContext| {
-        let (trace, id) = (span.trace_id(), span.span_id());
-        format!("00-{trace}-{id}-{:02x}", span.trace_flags().to_u8() & 1)
-    };
     let span = cx.span();
-    match span.span_context() {
-        span if span.is_valid() => format(span),
-        _ => format(Context::new().with_span(tracer().start("publish")).span().span_context()),
-    }
+    let span = span.span_context();
+    let (trace, id, sampled) = match span.is_valid() {
+        true => (span.trace_id(), span.span_id(), span.is_sampled()),
+        false => {
+            let ids = RandomIdGenerator::default();
+            (ids.new_trace_id(), ids.new_span_id(), true)
+        }
+    };
+    format!("00-{trace}-{id}-{:02x}", u8::from(sampled))
 }
 
 /// The context that a stored or received `traceparent` names; an empty one where it names none.
 pub fn context(traceparent: Option<&str>) -> Context {
+    struct Carrier<'a>(&'a str);
+    impl Extractor for Carrier<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            (key == "traceparent").then_some(self.0)
+        }
+        fn keys(&self) -> Vec<&str> {
+            vec!["traceparent"]
+        }
+    }
     let Some(traceparent) = traceparent else {
         return Context::new();
     };
-    let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier)
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &Carrier(traceparent))
 }
 
-fn traces(service: &'static str, endpoint: Option<&str>) -> anyhow::Result<SdkTracerProvider> {
+fn traces(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     let resource = Resource::builder().with_service_name(service).build();
     let provider = SdkTracerProvider::builder().with_resource(resource);
-    let Some(endpoint) = endpoint else {
-        return Ok(provider.build());
-    };
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
@@ -153,7 +175,6 @@ mod tests {
 
     #[test]
     fn a_traceparent_survives_the_outbox_and_the_header() {
-        global::set_tracer_provider(SdkTracerProvider::builder().build());
         let begun = traceparent(&Context::new());
         assert_eq!((begun.len(), &begun[..3], &begun[52..]), (55, "00-", "-01"));
         assert_eq!(traceparent(&context(Some(&begun))), begun);
@@ -177,10 +198,10 @@ mod tests {
         let endpoint = format!("http://{}/", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, receiver).await });
 
-        let traces = traces("till", Some(&endpoint)).unwrap();
+        let traces = traces("till", &endpoint).unwrap();
         drop(traces.tracer("test").start("a span"));
         let metrics = prometheus().unwrap().build_recorder().handle();
-        Telemetry { metrics, traces }.shutdown().await;
+        Telemetry { metrics, traces: Some(traces) }.shutdown().await;
 
         let export = received.try_recv().expect("an export before the end of the shutdown");
         let resource = &export.resource_spans[0];

@@ -42,9 +42,14 @@ proptest! {
                     let _ = saga::cancel_order(&cancel, &mut rows, At { cause: None, ..at });
                 }
             }
-            let lines = rows.history().iter().map(|entry| audit::Line {
+            let details: Vec<Value> = rows
+                .history()
+                .iter()
+                .map(|entry| serde_json::from_str(&entry.detail).unwrap())
+                .collect();
+            let lines = rows.history().iter().zip(&details).map(|(entry, detail)| audit::Line {
                 event: entry.event,
-                detail: &entry.detail,
+                detail,
                 occurred_at: entry.occurred_at,
             });
             prop_assert_eq!(audit::fold(lines), Ok(standing(rows.order(ORDER).unwrap())));

@@ -8,7 +8,7 @@ use crate::telemetry;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trace_of_a_command_goes_through_kafka_into_what_is_published_in_answer() {
-    opentelemetry::global::set_tracer_provider(SdkTracerProvider::builder().build());
+    telemetry::export(&SdkTracerProvider::builder().build());
     let till = Till::<301>::open_with_contracts().await;
     let (relay, consumer) = (till.relay(), till.consumer());
     let relaying = Running::start(|stop| relay.run(stop));
