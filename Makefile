@@ -12,7 +12,7 @@ E2E := $(TARGET)/e2e
 
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: announce lose-disk rebuild order openapi bench
+.PHONY: announce lose-disk rebuild order openapi bench microbench
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -62,6 +62,10 @@ bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c max_wal_size=8GB
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (half an hour)
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
+
+microbench: build ## What single steps cost: to write and read each event, the outbox and inbox statements, each handler (four minutes)
+	@cargo bench --workspace --locked --bench '*' --no-run --quiet
+	@$(E2E) with-parts -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet
 
 service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
 	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }

@@ -1,0 +1,281 @@
+//! What it costs to decide: each handler and command of the three services on batches of 1 to 1,000,
+//! on rows in memory, without SQL and without encoding what it answers. Each batch finds the rows
+//! that such a batch would have loaded; every order has two lines and a customer of its own.
+
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::time::Duration;
+
+use chassis::event::At;
+use chrono::DateTime;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use events::orders::{CancelReason, OrderCancelled, OrderCreated};
+use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockItem};
+use events::stock::{StockRejected, StockReleased, StockReserved};
+use uuid::Uuid;
+
+use order::{CancelOrder, Orders, PlaceOrder, Wanted};
+use payment::{Deposit, Ledger};
+use stock::{Delivery, PutItem, Warehouse};
+
+// The services are programs, not libraries: see the model checker's `main.rs`.
+#[allow(dead_code)]
+#[path = "../../../services/order/src/order.rs"]
+mod order;
+#[allow(dead_code)]
+#[path = "../../../services/order/src/saga.rs"]
+mod order_saga;
+#[allow(dead_code)]
+#[path = "../../../services/payment/src/payment.rs"]
+mod payment;
+#[allow(dead_code)]
+#[path = "../../../services/payment/src/saga.rs"]
+mod payment_saga;
+#[allow(dead_code)]
+#[path = "../../../services/stock/src/stock.rs"]
+mod stock;
+#[allow(dead_code)]
+#[path = "../../../services/stock/src/saga.rs"]
+mod stock_saga;
+
+const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
+
+const SKUS: [&str; 2] = ["deck-lantern", "pen"];
+const PRICE_CENTS: i64 = 150;
+const TOTAL_CENTS: i64 = 300;
+const PLENTY: i64 = 1_000_000;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    let c = &mut criterion;
+    measure(c, "place_order", |n| (items(), wishes(n)), order_saga::place_order);
+    measure(c, "verify_payment", |n| (ledger(n), created(n)), payment_saga::verify_payment);
+    measure(c, "reserve_stock", |n| (warehouse(), created(n)), stock_saga::reserve_stock);
+    // The first yes, and the second, which confirms.
+    measure(c, "payment_verified", |n| (placed(n), verified(n)), order_saga::payment_verified);
+    measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order_saga::stock_reserved);
+    measure(c, "payment_declined", |n| (placed(n), declined(n)), order_saga::payment_declined);
+    measure(c, "stock_rejected", |n| (placed(n), rejected(n)), order_saga::stock_rejected);
+    measure(c, "cancel_order", |n| (placed(n), cancels(n)), order_saga::cancel_order);
+    measure(c, "refund_payment", |n| (charged(n), cancelled(n)), payment_saga::refund_payment);
+    measure(c, "release_stock", |n| (set_aside(n), cancelled(n)), stock_saga::release_stock);
+    measure(c, "payment_refunded", |n| (ended(n), refunded(n)), order_saga::payment_refunded);
+    measure(c, "stock_released", |n| (ended(n), released(n)), order_saga::stock_released);
+    measure(
+        c,
+        "put_item",
+        |n| (Warehouse::default(), puts(n)),
+        |put, rows, at| Ok::<_, Infallible>(stock_saga::put_item(put, rows, at)),
+    );
+    measure(c, "item_changed", |n| (Orders::default(), changed(n)), order_saga::item_changed);
+    criterion.final_summary();
+}
+
+/// Calls a handler with each event of a batch, on fresh rows every time.
+fn measure<R, E, A, F>(
+    criterion: &mut Criterion,
+    name: &str,
+    batch: impl Fn(usize) -> (R, Vec<E>),
+    handler: fn(&E, &mut R, At) -> Result<A, F>,
+) {
+    let mut group = criterion.benchmark_group(name);
+    for size in BATCHES {
+        let (_, events) = batch(size);
+        group.throughput(Throughput::Elements(size as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            let decide = |mut rows| {
+                for event in &events {
+                    let answer = handler(black_box(event), &mut rows, at());
+                    assert!(answer.is_ok(), "{name} refuses");
+                    let _ = black_box(answer);
+                }
+                rows
+            };
+            b.iter_batched(|| batch(size).0, decide, BatchSize::LargeInput)
+        });
+    }
+    group.finish();
+}
+
+fn at() -> At {
+    At { now: DateTime::UNIX_EPOCH, event_id: id(0), cause: Some(id(0)) }
+}
+
+/// Of the order and of the customer of that number.
+fn id(nth: usize) -> Uuid {
+    Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_0000_0000 + nth as u128)
+}
+
+fn each<T>(count: usize, make: impl Fn(Uuid) -> T) -> Vec<T> {
+    (1..=count).map(|nth| make(id(nth))).collect()
+}
+
+fn euros() -> String {
+    "EUR".to_string()
+}
+
+/// Rows that are what a handler left behind.
+fn after<R, E, A>(mut rows: R, events: Vec<E>, handler: fn(&E, &mut R, At) -> A) -> R {
+    for event in &events {
+        handler(event, &mut rows, at());
+    }
+    rows
+}
+
+// Rows.
+
+fn items() -> Orders {
+    let item = |sku: &str| order::Item {
+        sku: sku.to_string(),
+        name: sku.to_string(),
+        price_cents: PRICE_CENTS,
+        currency: euros(),
+        version: 1,
+    };
+    let mut orders = Orders::default();
+    SKUS.iter().for_each(|sku| orders.put_item(item(sku)));
+    orders
+}
+
+fn placed(count: usize) -> Orders {
+    after(items(), wishes(count), order_saga::place_order)
+}
+
+fn paid(count: usize) -> Orders {
+    after(placed(count), verified(count), order_saga::payment_verified)
+}
+
+fn ended(count: usize) -> Orders {
+    after(placed(count), cancels(count), order_saga::cancel_order)
+}
+
+fn ledger(count: usize) -> Ledger {
+    let deposit = |customer_id| Deposit {
+        deposit_id: customer_id,
+        customer_id,
+        amount_cents: PLENTY,
+        currency: euros(),
+    };
+    after(Ledger::default(), each(count, deposit), payment_saga::take_in)
+}
+
+fn charged(count: usize) -> Ledger {
+    after(ledger(count), created(count), payment_saga::verify_payment)
+}
+
+fn warehouse() -> Warehouse {
+    let put = |sku: &str| PutItem {
+        sku: sku.to_string(),
+        name: sku.to_string(),
+        price_cents: PRICE_CENTS,
+        currency: euros(),
+    };
+    let delivery =
+        |sku: &str| Delivery { delivery_id: id(0), sku: sku.to_string(), quantity: PLENTY };
+    let there = after(Warehouse::default(), SKUS.map(put).into(), stock_saga::put_item);
+    after(there, SKUS.map(delivery).into(), stock_saga::take_in)
+}
+
+fn set_aside(count: usize) -> Warehouse {
+    after(warehouse(), created(count), stock_saga::reserve_stock)
+}
+
+// Commands and events.
+
+fn wishes(count: usize) -> Vec<PlaceOrder> {
+    let lines = || SKUS.map(|sku| Wanted { sku: sku.to_string(), quantity: 1 }).into();
+    each(count, |id| PlaceOrder { order_id: id, customer_id: id, lines: lines() })
+}
+
+fn cancels(count: usize) -> Vec<CancelOrder> {
+    each(count, |order_id| CancelOrder { order_id, reason: CancelReason::Customer })
+}
+
+fn created(count: usize) -> Vec<OrderCreated> {
+    let placed = placed(count);
+    each(count, |order_id| placed.order(order_id).expect("it was placed").created())
+}
+
+fn cancelled(count: usize) -> Vec<OrderCancelled> {
+    let (reason, occurred_at) = (CancelReason::Customer, at().now);
+    each(count, |order_id| OrderCancelled { order_id, reason, occurred_at })
+}
+
+fn verified(count: usize) -> Vec<PaymentVerified> {
+    let (amount_cents, occurred_at) = (TOTAL_CENTS, at().now);
+    each(count, |order_id| PaymentVerified {
+        order_id,
+        amount_cents,
+        currency: euros(),
+        occurred_at,
+    })
+}
+
+fn declined(count: usize) -> Vec<PaymentDeclined> {
+    let (reason, occurred_at) = (DeclineReason::InsufficientFunds, at().now);
+    each(count, |order_id| PaymentDeclined { order_id, reason, occurred_at })
+}
+
+fn refunded(count: usize) -> Vec<PaymentRefunded> {
+    let (amount_cents, occurred_at) = (Some(TOTAL_CENTS), at().now);
+    each(count, |order_id| PaymentRefunded {
+        order_id,
+        amount_cents,
+        currency: Some(euros()),
+        occurred_at,
+    })
+}
+
+fn reserved(count: usize) -> Vec<StockReserved> {
+    let line = |sku: &str| ReservedLine { sku: sku.to_string(), quantity: 1 };
+    each(count, |order_id| StockReserved {
+        order_id,
+        lines: SKUS.map(line).into(),
+        occurred_at: at().now,
+    })
+}
+
+fn rejected(count: usize) -> Vec<StockRejected> {
+    each(count, |order_id| StockRejected {
+        order_id,
+        reason: RejectReason::OutOfStock,
+        sku: SKUS[0].to_string(),
+        requested: 1,
+        available: 0,
+        occurred_at: at().now,
+    })
+}
+
+fn released(count: usize) -> Vec<StockReleased> {
+    let line = |sku: &str| ReleasedLine { sku: sku.to_string(), quantity: 1 };
+    each(count, |order_id| StockReleased {
+        order_id,
+        lines: SKUS.map(line).into(),
+        occurred_at: at().now,
+    })
+}
+
+fn puts(count: usize) -> Vec<PutItem> {
+    each(count, |id| PutItem {
+        sku: id.to_string(),
+        name: "Pen".to_string(),
+        price_cents: PRICE_CENTS,
+        currency: euros(),
+    })
+}
+
+fn changed(count: usize) -> Vec<StockItem> {
+    each(count, |id| StockItem {
+        sku: id.to_string(),
+        name: "Pen".to_string(),
+        price_cents: PRICE_CENTS,
+        currency: euros(),
+        version: 1,
+        occurred_at: at().now,
+    })
+}
