@@ -212,7 +212,7 @@ impl<R: Rows> Writers<R> {
             let (db, wake, waiting) = (self.db.clone(), self.wake.clone(), waiting.clone());
             let (stop, heartbeat) = (stop.clone(), self.heartbeat.clone());
             writers.spawn(async move {
-                while let Some((batch, _lap)) = take(&waiting, &stop, &heartbeat).await {
+                while let Some((batch, _lap)) = take(&waiting, &wake, &stop, &heartbeat).await {
                     write(&db, &wake, batch, &heartbeat).await;
                 }
             });
@@ -229,6 +229,7 @@ impl<R: Rows> Writers<R> {
 /// Whatever is waiting, up to a bound; `None` once stopped and nothing waits.
 async fn take<R: Rows>(
     waiting: &Mutex<(mpsc::Receiver<Pending<R>>, Pace)>,
+    wake: &Wake,
     stop: &CancellationToken,
     heartbeat: &Heartbeat,
 ) -> Option<(Vec<Pending<R>>, Lap)> {
@@ -243,6 +244,8 @@ async fn take<R: Rows>(
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
+    wake.relaying.after_you().await;
+    wake.consuming.after_you().await;
     let lap = match batch.len() == BATCH_MAX {
         true => pace.at_once(),
         false => pace.next().await,

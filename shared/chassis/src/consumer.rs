@@ -145,9 +145,11 @@ impl<R: Rows> Consumer<R> {
                     while batch.len() < BATCH_MAX && let Ok(ahead) = records.try_recv() {
                         batch.push(ahead);
                     }
-                    let (messages, memory): (_, Vec<_>) =
+                    let (messages, memory): (Vec<_>, Vec<_>) =
                         batch.drain(..).map(|ahead| (ahead.message, ahead.memory)).unzip();
+                    let behind = messages.len() == BATCH_MAX;
                     batches.handle(messages).await;
+                    self.wake.consuming.taken(behind);
                     drop(memory);
                 }
                 () = tokio::time::sleep(PAUSED_LOOK_EVERY) => {}

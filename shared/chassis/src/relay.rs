@@ -159,6 +159,7 @@ impl Relay {
         // What is still in flight belongs to whoever relays next. Nothing may be sent from here
         // once the lock is gone, so the producer goes before the session is given up.
         drop(round);
+        self.wake.relaying.taken(false);
         gauge!("relay_active").set(0);
         let _ = db.close().await;
         ended
@@ -183,6 +184,7 @@ impl Relay {
             let full = round.positions.len() >= IN_FLIGHT_MAX;
             sent = round.turn(db, if full { 0 } else { TAKEN_MAX }).await?;
             drop(lap);
+            self.wake.relaying.taken(sent == TAKEN_MAX);
             if sent > 0 {
                 worked_at = Instant::now();
             }

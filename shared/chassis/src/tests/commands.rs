@@ -47,6 +47,26 @@ async fn a_lone_command_waits_for_nobody_and_those_that_wait_together_share_a_tr
 }
 
 #[tokio::test]
+async fn commands_take_turns_with_a_loop_that_is_behind_and_do_not_wait_for_one_that_is_stuck() {
+    let till = Till::<212>::open().await;
+    let (commands, writing) = till.commands();
+    let run = |name| commands.run(counted::<212>(name, 1), None, count);
+    till.wake.consuming.taken(true);
+    let began = Instant::now();
+    run("while it is stuck").await.unwrap();
+    assert!(began.elapsed() > Duration::from_millis(150), "{:?}", began.elapsed());
+
+    let waiting = run("while it is at work");
+    let batch = async {
+        assert_eq!(till.number("select count(*) from tallies where till like '%at work'").await, 0);
+        till.wake.consuming.taken(false);
+    };
+    let (answer, ()) = tokio::join!(waiting, batch);
+    answer.unwrap();
+    writing.stop().await;
+}
+
+#[tokio::test]
 async fn the_same_key_is_answered_the_same_and_has_one_effect() {
     let till = Till::<202>::open().await;
     let (commands, writing) = till.commands();
