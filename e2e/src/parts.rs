@@ -74,6 +74,11 @@ impl Parts {
     }
 }
 
+/// Titles and versions of all of them.
+pub fn versions() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PARTS.iter().map(|part| (part.title, part.version()))
+}
+
 struct Part {
     name: &'static str,
     title: &'static str,

@@ -20,7 +20,7 @@ use crate::ends::{self, Cause, SUPERVISE};
 
 /// A log longer than this is put aside at the next start.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Linux counts start times in hundredths of a second on every architecture that Rust runs on.
+/// Linux counts start and processor times in hundredths of a second on every architecture that Rust runs on.
 const TICKS_PER_SECOND: u64 = 100;
 /// How long the supervisor of a process that is gone is waited for: it writes one line.
 const WRITTEN_DOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -212,7 +212,7 @@ pub const NOBODY: u32 = 65534;
 
 impl Identity {
     /// Of a process that was just started; one that has ended already does not live.
-    fn of(pid: u32) -> Self {
+    pub fn of(pid: u32) -> Self {
         Self { pid, started_ticks: Stat::of(pid).map_or(0, |stat| stat.started_ticks) }
     }
 
@@ -233,6 +233,12 @@ impl Identity {
             uptime.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
         let started = self.started_ticks as f64 / TICKS_PER_SECOND as f64;
         Duration::from_secs_f64((uptime - started).max(0.0))
+    }
+
+    /// Processor time of its own, and of its children that have ended.
+    pub fn cpu_time(&self) -> Duration {
+        let ticks = Stat::of(self.pid).map_or(0, |stat| stat.cpu_ticks);
+        Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
     }
 
     /// Memory of its own plus its share of what it shares with others.
@@ -331,6 +337,7 @@ pub fn processes_in(home: &Path, programs: &[&str]) -> Vec<Identity> {
 
 struct Stat {
     state: char,
+    cpu_ticks: u64,
     started_ticks: u64,
 }
 
@@ -341,6 +348,8 @@ impl Stat {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
         Some(Self {
             state: fields.first()?.chars().next()?,
+            // In user and in kernel mode, twice: its own, and its ended children's.
+            cpu_ticks: fields.get(11..15)?.iter().filter_map(|word| word.parse::<u64>().ok()).sum(),
             started_ticks: fields.get(19)?.parse().ok()?,
         })
     }

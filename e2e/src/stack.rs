@@ -374,6 +374,13 @@ impl Stack {
             .collect()
     }
 
+    /// Processor time that the processes of each native member have taken so far.
+    pub fn cpu_times(&self) -> Vec<(String, Duration)> {
+        let taken =
+            |member: &Member| self.process(member).family().iter().map(Identity::cpu_time).sum();
+        self.members().iter().map(|member| (member.to_string(), taken(member))).collect()
+    }
+
     async fn status_of(&self, layout: &Layout, member: &Member, ends: &[End]) -> Result<Status> {
         let name = member.to_string();
         let process = self.process(member);
