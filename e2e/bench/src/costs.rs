@@ -5,23 +5,24 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use e2e::Stack;
+use e2e::process::Identity;
 use e2e::topology::SERVICES;
 use sqlx::{Connection, PgConnection};
-
-/// Linux counts processor time in hundredths of a second on every architecture that Rust runs on.
-const TICK_MICROS: f64 = 10_000.0;
 
 /// The name under which this program itself is counted.
 pub const LOAD: &str = "load";
 
 /// Sums since the start of everything; the difference of two is what was spent between them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Costs {
-    /// Processor time of each member, with its ended children, in microseconds.
+    /// When the processor times were read, all of them within milliseconds.
+    pub at: DateTime<Utc>,
+    /// Of each member, with its ended children, in microseconds.
     pub cpu_micros: BTreeMap<String, f64>,
-    /// What each holds now.
-    pub memory_bytes: BTreeMap<String, u64>,
+    /// Of everything on this machine, the stack or not.
+    pub busy_micros: f64,
     pub loopback_bytes: f64,
     /// Write-ahead log and databases; Kafka's log.
     pub wal_bytes: f64,
@@ -31,15 +32,14 @@ pub struct Costs {
 
 impl Costs {
     pub async fn now(stack: &Stack) -> Result<Costs> {
-        let processes = Processes::look()?;
-        let mut costs = Costs::default();
-        for status in stack.status().await? {
-            let Some(pid) = status.pid else { continue };
-            costs.add(&status.name, processes.family(pid));
-        }
-        costs.add(LOAD, processes.family(std::process::id()));
-        costs.loopback_bytes = loopback_bytes()?;
-        costs.kafka_bytes = bytes_in(&stack.directory().join("kafka").join("data"));
+        let at = Utc::now();
+        let mut times = stack.cpu_times();
+        times.push((LOAD.to_string(), Identity::of(std::process::id()).cpu_time()));
+        let cpu_micros =
+            by_member(times.into_iter().map(|(name, time)| (name, time.as_secs_f64() * 1e6)));
+        let (busy_micros, loopback_bytes) = (busy_micros()?, loopback_bytes()?);
+        let kafka_bytes = bytes_in(&stack.directory().join("kafka").join("data"));
+        let (mut wal_bytes, mut table_bytes) = (0.0, 0.0);
         for service in SERVICES {
             let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
             let (wal, tables): (f64, f64) = sqlx::query_as(
@@ -49,27 +49,29 @@ impl Costs {
             .fetch_one(&mut db)
             .await?;
             db.close().await?;
-            costs.wal_bytes += wal;
-            costs.table_bytes += tables;
+            wal_bytes += wal;
+            table_bytes += tables;
         }
-        Ok(costs)
+        Ok(Costs {
+            at,
+            cpu_micros,
+            busy_micros,
+            loopback_bytes,
+            wal_bytes,
+            table_bytes,
+            kafka_bytes,
+        })
     }
 
-    fn add(&mut self, name: &str, (micros, memory): (f64, u64)) {
-        // A second instance counts as its service.
-        let name = name.trim_end_matches(|last: char| last.is_ascii_digit() || last == '-');
-        *self.cpu_micros.entry(name.to_string()).or_default() += micros;
-        *self.memory_bytes.entry(name.to_string()).or_default() += memory;
-    }
-
-    /// What was spent since `earlier`; memory is what is held now.
+    /// What was spent since `earlier`.
     pub fn since(&self, earlier: &Costs) -> Costs {
         let spent = |(name, micros): (&String, &f64)| {
             (name.clone(), micros - earlier.cpu_micros.get(name).copied().unwrap_or_default())
         };
         Costs {
+            at: self.at,
             cpu_micros: self.cpu_micros.iter().map(spent).collect(),
-            memory_bytes: self.memory_bytes.clone(),
+            busy_micros: self.busy_micros - earlier.busy_micros,
             loopback_bytes: self.loopback_bytes - earlier.loopback_bytes,
             wal_bytes: self.wal_bytes - earlier.wal_bytes,
             table_bytes: self.table_bytes - earlier.table_bytes,
@@ -87,68 +89,32 @@ impl Costs {
     }
 }
 
-/// All processes of the machine, as they were at one moment.
-struct Processes {
-    by_pid: BTreeMap<u32, Process>,
+/// What each member holds now. Slow, since it looks at every page: not for use within a measurement.
+pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
+    let held = stack.status().await?.into_iter();
+    let mut held: Vec<_> = held.map(|member| (member.name, member.memory_bytes as f64)).collect();
+    held.push((LOAD.to_string(), Identity::of(std::process::id()).memory_bytes() as f64));
+    Ok(by_member(held))
 }
 
-struct Process {
-    parent: u32,
-    /// Its own time, and that of children that have ended.
-    own_ticks: f64,
-    children_ticks: f64,
-    memory_bytes: u64,
-}
-
-impl Processes {
-    fn look() -> Result<Processes> {
-        let mut by_pid = BTreeMap::new();
-        for entry in fs::read_dir("/proc")? {
-            let name = entry?.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            // One that is gone by now is of no interest.
-            if let Some(process) = process(pid) {
-                by_pid.insert(pid, process);
-            }
-        }
-        Ok(Processes { by_pid })
+/// A second instance counts as its service.
+fn by_member(figures: impl IntoIterator<Item = (String, f64)>) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for (name, figure) in figures {
+        let name = name.trim_end_matches(|last: char| last.is_ascii_digit() || last == '-');
+        *sums.entry(name.to_string()).or_default() += figure;
     }
-
-    /// Processor time and memory of a process and of all its children.
-    fn family(&self, pid: u32) -> (f64, u64) {
-        let Some(head) = self.by_pid.get(&pid) else { return (0.0, 0) };
-        let children = self.by_pid.values().filter(|process| process.parent == pid);
-        let (mut ticks, mut memory) = (head.own_ticks + head.children_ticks, head.memory_bytes);
-        for child in children {
-            ticks += child.own_ticks;
-            memory += child.memory_bytes;
-        }
-        (ticks * TICK_MICROS, memory)
-    }
+    sums
 }
 
-fn process(pid: u32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, spaces and brackets too.
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
-    let ticks = |nth: usize| fields.get(nth).and_then(|ticks| ticks.parse::<f64>().ok());
-    // What it has for itself: what backends share would count once for each.
-    let rollup = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |of: &str| -> Option<u64> {
-        rollup
-            .lines()
-            .find_map(|line| line.strip_prefix(of))?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
-    };
-    Some(Process {
-        parent: fields.get(1)?.parse().ok()?,
-        own_ticks: ticks(11)? + ticks(12)?,
-        children_ticks: ticks(13)? + ticks(14)?,
-        memory_bytes: kib("RssAnon:").unwrap_or_default() * 1024,
-    })
+/// All processor time but idling and waiting for disks; hundredths of a second, as everywhere.
+fn busy_micros() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu "));
+    let words = line.context("/proc/stat does not begin with all processors")?.split_whitespace();
+    let ticks: Vec<f64> = words.filter_map(|word| word.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user.
+    Ok([0, 1, 2, 5, 6, 7].iter().filter_map(|nth| ticks.get(*nth)).sum::<f64>() * 10_000.0)
 }
 
 /// Everything sent over loopback since the machine started.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
-use hyper::body::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -16,9 +15,11 @@ use crate::caller::{Answer, Caller};
 use crate::ends::Ends;
 use crate::wishes::Wishes;
 
-/// Connections that an open loop posts over, and orders that wait for one of them at most: who comes
-/// then is turned away by the load itself, and counted.
-const CONNECTIONS: usize = 1_024;
+/// As many as an instance of the order service keeps open.
+pub const CONNECTIONS: usize = 1_024;
+
+/// Orders of an open loop that wait for a connection, at most: who comes then is turned away by the
+/// load itself, and counted.
 const QUEUED_MAX: usize = 10_000;
 
 /// How long a caller that was refused waits, as `Retry-After` asks of it at least.
@@ -77,9 +78,20 @@ pub struct Target {
     pub wishes: Wishes,
 }
 
+/// How orders come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    /// In a closed loop: so many callers, each with one order at a time.
+    Callers(usize),
+    /// In an open one: so many a second. What waits because others are slow counts as slow itself:
+    /// an order's time begins when it is due.
+    PerSecond(f64),
+}
+
 /// A load that runs until it is stopped.
 pub struct Running {
     pub told: Arc<Told>,
+    pub ends: Arc<Ends>,
     over: Arc<AtomicBool>,
     callers: JoinSet<Result<()>>,
 }
@@ -95,94 +107,113 @@ impl Running {
     }
 }
 
-/// So many callers, each with one order at a time.
-pub fn closed(target: &Target, callers: usize) -> Running {
-    let (told, over) = (Told::new(), Arc::new(AtomicBool::new(false)));
-    let mut running = JoinSet::new();
-    for nth in 0..callers {
-        let (target, told, over) = (target.clone(), told.clone(), over.clone());
-        running.spawn(async move {
-            let mut caller = Caller::to(target.apis[nth % target.apis.len()]);
-            while !over.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                if let Some(ended) = place(&target, &told, &mut caller, began).await? {
-                    told.note(&told.end, began, ended.await?);
-                } else {
-                    tokio::time::sleep(REFUSED_WAIT).await;
-                }
-            }
-            Ok(())
-        });
-    }
-    Running { told, over, callers: running }
-}
+impl Load {
+    /// As many as it takes to find the peak, and as many as the order service keeps connections.
+    pub const MANY: Load = Load::Callers(CONNECTIONS);
 
-/// So many orders a second. What waits because others are slow counts as slow itself: an order's
-/// time begins when it is due.
-pub fn open(target: &Target, per_second: f64) -> Running {
-    let (told, over) = (Told::new(), Arc::new(AtomicBool::new(false)));
-    let mut running = JoinSet::new();
-    let (queue, waiting) = mpsc::channel::<Instant>(QUEUED_MAX);
-    let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
-    for nth in 0..CONNECTIONS {
-        let (target, told, waiting) = (target.clone(), told.clone(), waiting.clone());
-        running.spawn(async move {
-            let mut caller = Caller::to(target.apis[nth % target.apis.len()]);
-            let mut awaited = JoinSet::new();
-            loop {
-                let due = waiting.lock().await.recv().await;
-                let Some(due) = due else { break };
-                if let Some(ended) = place(&target, &told, &mut caller, due).await? {
-                    let told = told.clone();
-                    awaited.spawn(async move {
-                        told.note(&told.end, due, ended.await?);
-                        anyhow::Ok(())
-                    });
+    pub fn start(self, target: Target) -> Running {
+        let (told, over) = (Told::new(), Arc::new(AtomicBool::new(false)));
+        let mut callers = JoinSet::new();
+        let connections = if let Load::Callers(count) = self { count } else { CONNECTIONS };
+        let (queue, due) = mpsc::channel(QUEUED_MAX);
+        let due = Arc::new(tokio::sync::Mutex::new(due));
+        for nth in 0..connections {
+            let caller = Caller::to(target.apis[nth % target.apis.len()]);
+            let (target, told) = (target.clone(), told.clone());
+            match self {
+                Load::Callers(_) => {
+                    callers.spawn(place_in_turn(target, told, caller, over.clone()));
                 }
-                while let Some(ended) = awaited.try_join_next() {
-                    ended??;
+                Load::PerSecond(_) => {
+                    callers.spawn(place_when_due(target, told, caller, due.clone()));
                 }
-            }
-            while let Some(ended) = awaited.join_next().await {
-                ended??;
-            }
-            Ok(())
-        });
-    }
-    let (turned_away, stopped) = (told.clone(), over.clone());
-    running.spawn(async move {
-        let began = Instant::now();
-        let mut nth = 0_u64;
-        while !stopped.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let due = (began.elapsed().as_secs_f64() * per_second) as u64;
-            while nth < due {
-                let at = began + Duration::from_secs_f64(nth as f64 / per_second);
-                if queue.try_send(at).is_err() {
-                    turned_away.turned_away.fetch_add(1, Ordering::Relaxed);
-                }
-                nth += 1;
             }
         }
-        Ok(())
-    });
-    Running { told, over, callers: running }
+        if let Load::PerSecond(per_second) = self {
+            callers.spawn(keep_time(per_second, queue, told.clone(), over.clone()));
+        }
+        Running { told, ends: target.ends, over, callers }
+    }
 }
 
-/// Posts one order; answers what waits for its end, unless it was refused.
+async fn place_in_turn(
+    target: Target,
+    told: Arc<Told>,
+    mut caller: Caller,
+    over: Arc<AtomicBool>,
+) -> Result<()> {
+    while !over.load(Ordering::Relaxed) {
+        match place(&target, &told, &mut caller, Instant::now()).await? {
+            Some(ended) => ended.await?,
+            None => tokio::time::sleep(REFUSED_WAIT).await,
+        }
+    }
+    Ok(())
+}
+
+async fn place_when_due(
+    target: Target,
+    told: Arc<Told>,
+    mut caller: Caller,
+    due: Arc<tokio::sync::Mutex<mpsc::Receiver<Instant>>>,
+) -> Result<()> {
+    let mut awaited = JoinSet::new();
+    loop {
+        let Some(due) = due.lock().await.recv().await else { break };
+        if let Some(ended) = place(&target, &told, &mut caller, due).await? {
+            awaited.spawn(ended);
+        }
+        while let Some(ended) = awaited.try_join_next() {
+            ended??;
+        }
+    }
+    while let Some(ended) = awaited.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Says when an order is due, until the load is over.
+async fn keep_time(
+    per_second: f64,
+    queue: mpsc::Sender<Instant>,
+    told: Arc<Told>,
+    over: Arc<AtomicBool>,
+) -> Result<()> {
+    let began = Instant::now();
+    let mut nth = 0_u64;
+    while !over.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let due = (began.elapsed().as_secs_f64() * per_second) as u64;
+        while nth < due {
+            let at = began + Duration::from_secs_f64(nth as f64 / per_second);
+            if queue.try_send(at).is_err() {
+                told.turned_away.fetch_add(1, Ordering::Relaxed);
+            }
+            nth += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Posts an order that was due at a time; answers what waits for its end, unless it was refused.
+/// Both note how long it took.
 async fn place(
     target: &Target,
-    told: &Told,
+    told: &Arc<Told>,
     caller: &mut Caller,
     due: Instant,
-) -> Result<Option<impl Future<Output = Result<Instant>> + use<>>> {
-    let wish: Bytes = target.wishes.draw();
-    match caller.place(wish).await? {
+) -> Result<Option<impl Future<Output = Result<()>> + use<>>> {
+    match caller.place(target.wishes.draw()).await? {
         Answer::Accepted(order_id) => {
             told.accepted.fetch_add(1, Ordering::Relaxed);
             told.note(&told.post, due, Instant::now());
-            let ends = target.ends.clone();
-            Ok(Some(async move { ends.of(order_id).await }))
+            let (ends, told) = (target.ends.clone(), told.clone());
+            Ok(Some(async move {
+                let ended = ends.of(order_id).await?;
+                told.note(&told.end, due, ended);
+                Ok(())
+            }))
         }
         Answer::Refused => {
             told.refused.fetch_add(1, Ordering::Relaxed);

@@ -6,12 +6,15 @@
 //!
 //! - `parts`: what is measured; `site`: the stack, and one measurement on it.
 //! - `loads`, `caller`, `wishes`: who orders what, and when; `ends`: when orders end.
+//! - `old`: orders of long ago; `machine`: what it all ran on.
 //! - `costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
 mod caller;
 mod costs;
 mod ends;
 mod loads;
+mod machine;
+mod old;
 mod parts;
 mod report;
 mod site;
@@ -25,6 +28,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
+use crate::loads::CONNECTIONS;
 use crate::parts::{Part, Plan};
 use crate::report::Report;
 use crate::site::Site;
@@ -36,20 +40,41 @@ struct Arguments {
     parts: Vec<Part>,
     #[arg(long, default_value_t = 3)]
     repeats: u32,
-    /// How long each measurement takes, and the load before it
+    /// How long each measurement takes
     #[arg(long, default_value_t = 8)]
     seconds: u64,
+    /// The load before each measurement
     #[arg(long, default_value_t = 4)]
     warm_seconds: u64,
+    /// The load before all of them, until Java's compiler has settled
+    #[arg(long, default_value_t = 50)]
+    warm_first_seconds: u64,
     /// So many callers in closed loops, one after the other
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024")]
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = callers)]
     callers: Vec<usize>,
+    /// So many of long ago, for the part `old`; ten million take 12 GB of disk, and are kept
+    #[arg(long, default_value_t = 10_000_000)]
+    old_orders: i64,
     /// Where bench.md and bench.json are written
     #[arg(long, default_value = "target/bench")]
     into: PathBuf,
+    /// Measure the yardstick by hand even where pgbench is at hand
+    #[arg(long)]
+    without_pgbench: bool,
     /// Leave the stack running, for who wants to look at it
     #[arg(long)]
     stay: bool,
+}
+
+fn callers(text: &str) -> Result<usize, String> {
+    let count = text.parse().map_err(|_| "that is no number".to_string())?;
+    if (1..=CONNECTIONS).contains(&count) {
+        return Ok(count);
+    }
+    Err(format!(
+        "from 1 to {CONNECTIONS}: the order service keeps no more connections open, so that more \
+         callers would measure how they wait for one"
+    ))
 }
 
 #[tokio::main]
@@ -71,31 +96,36 @@ async fn run(arguments: Arguments) -> Result<()> {
         warm: Duration::from_secs(arguments.warm_seconds),
         lasting: Duration::from_secs(arguments.seconds),
         callers: arguments.callers,
+        old_orders: arguments.old_orders,
     };
     let mut report = Report::default();
-    for (what, variable) in [("Kafka's Java", "KAFKA_JAVA_OPTS"), ("Postgres", "POSTGRES_OPTS")] {
-        let set = std::env::var(variable).unwrap_or_else(|_| "as for development".to_string());
-        eprintln!("{what}: {set}");
-        report.on.insert(what.to_string(), set);
-    }
-    let cores = std::thread::available_parallelism()?;
-    report.on.insert(
-        "Machine".to_string(),
-        format!("{cores} cores, shared by everything, the load too"),
-    );
-    let mut site = Site::open("bench", 10_000).await?;
-    let mut ended = Ok(());
-    for part in parts {
-        ended = part.run(&mut site, &plan, &mut report).await;
-        if ended.is_err() {
-            break;
+    // Old orders need a stack that has them.
+    let (old, others): (Vec<Part>, Vec<Part>) =
+        parts.into_iter().partition(|part| *part == Part::Old);
+    for (old, parts) in [(false, others), (true, old)] {
+        if parts.is_empty() {
+            continue;
         }
-        report.write(&arguments.into)?;
+        let mut site =
+            Site::open("bench", old.then_some(plan.old_orders), !arguments.without_pgbench).await?;
+        report.on.extend(machine::surroundings(&site.stack).await?);
+        report.on.insert("Yardstick".to_string(), site.yardstick.described());
+        report.on.insert("Measured".to_string(), plan.described());
+        eprintln!("{}", report.surroundings());
+        let measured = async {
+            site.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
+            for part in parts {
+                part.run(&mut site, &plan, &mut report).await?;
+                report.write(&arguments.into)?;
+            }
+            anyhow::Ok(())
+        };
+        let measured = measured.await;
+        if !arguments.stay {
+            site.close().await?;
+        }
+        measured?;
     }
-    if !arguments.stay {
-        site.stack.clean().await?;
-    }
-    ended?;
     println!("{}", report.markdown());
     println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
     Ok(())

@@ -1,5 +1,7 @@
 //! What is measured: each part alone takes less than ten minutes, and answers one question.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -7,8 +9,10 @@ use clap::ValueEnum;
 use e2e::client::eventually;
 use tokio::time::sleep;
 
-use crate::costs::Costs;
-use crate::loads::{self, Target};
+use crate::costs::{self, Costs};
+use crate::ends::{ENDED_WITHIN, Ends};
+use crate::loads::Load;
+use crate::old;
 use crate::report::{Report, Run, SAGAS};
 use crate::site::Site;
 use crate::wishes::{Skus, Wishes};
@@ -28,6 +32,8 @@ pub enum Part {
     Skus,
     /// 1 to 50 lines an order
     Lines,
+    /// Empty tables, and ten million old orders
+    Old,
     /// What a stack costs that does nothing
     Idle,
 }
@@ -38,177 +44,221 @@ pub struct Plan {
     pub lasting: Duration,
     /// Of closed loops.
     pub callers: Vec<usize>,
+    pub old_orders: i64,
 }
 
-/// As many as it takes to find the peak.
-const MANY: usize = 1_024;
+impl Plan {
+    pub fn described(&self) -> String {
+        let (warm, lasting) = (self.warm.as_secs(), self.lasting.as_secs());
+        format!("{} repeats of {lasting} s, each after {warm} s of the same load", self.repeats)
+    }
+}
+
+const IDLE: Duration = Duration::from_secs(30);
 
 impl Part {
     pub async fn run(self, site: &mut Site, plan: &Plan, report: &mut Report) -> Result<()> {
-        eprintln!("{self:?}");
-        for repeat in 0..plan.repeats {
-            let yardstick = yardstick(site, plan, report).await?;
-            let before = report.runs.len();
-            match self {
-                Part::Closed => closed(site, plan, report, repeat).await?,
-                Part::Open => open(site, plan, report).await?,
-                Part::Drain => drain(site, plan, report).await?,
-                Part::Instances => instances(site, plan, report).await?,
-                Part::Skus => skus(site, plan, report).await?,
-                Part::Lines => lines(site, plan, report).await?,
-                Part::Idle => return idle(site, report).await,
+        match self {
+            Part::Skus => site.provide(100_000).await?,
+            Part::Old => {
+                let described = old::described(&mut site.database().await?).await?;
+                report.on.insert("Old orders".to_string(), described);
             }
-            for run in &mut report.runs[before..] {
-                *run = run.clone().beside(&yardstick);
+            _ => (),
+        }
+        for nth in 0..plan.repeats {
+            eprintln!("{self:?}, {} of {}", nth + 1, plan.repeats);
+            if self == Part::Idle {
+                idle(site, report).await?;
+                continue;
+            }
+            let mut repeat = Repeat::begin(site, plan, report, nth).await?;
+            match self {
+                Part::Open => repeat.open().await?,
+                Part::Drain => repeat.drain().await?,
+                Part::Instances => repeat.instances().await?,
+                Part::Old => repeat.old().await?,
+                _ => repeat.cases(self.cases(plan)).await?,
             }
         }
         Ok(())
     }
-}
 
-async fn yardstick(site: &Site, plan: &Plan, report: &mut Report) -> Result<Yardstick> {
-    let tx4 = site.yardstick.run(&site.stack, plan.lasting, false).await?;
-    eprintln!("  tx4: {:.0}/s, Postgres {:.0} µs", tx4.per_second, tx4.postgres_micros);
-    let mut run = Run { name: "tx4, 16 clients".into(), figures: Default::default() };
-    run.set("tx4/s", tx4.per_second);
-    run.set("Postgres µs/tx4", tx4.postgres_micros);
-    report.runs.push(run);
-    Ok(tx4)
-}
-
-async fn measure_closed(
-    site: &Site,
-    plan: &Plan,
-    name: &str,
-    wishes: Wishes,
-    callers: usize,
-) -> Result<Run> {
-    let target = site.target(wishes)?;
-    site.measure(name, loads::closed(&target, callers), plan.warm, plan.lasting).await
-}
-
-async fn closed(site: &Site, plan: &Plan, report: &mut Report, repeat: u32) -> Result<()> {
-    // Up and down by turns, so that tables that grow and a machine that warms up favour nobody.
-    let mut callers = plan.callers.clone();
-    if repeat % 2 == 1 {
-        callers.reverse();
-    }
-    for callers in callers {
-        let name = format!("{callers} callers");
-        let mut run = measure_closed(site, plan, &name, Wishes::default(), callers).await?;
-        if callers == 1 {
-            let alone = site.yardstick.run(&site.stack, plan.lasting, true).await?;
-            let p50 = alone.p50_ms.unwrap_or_default();
-            run.set("tx4 alone p50 ms", p50);
-            run.set("end p50 × tx4 alone", run.get("end p50 ms") / p50);
+    /// Of parts that differ in what is ordered, or in how many order.
+    fn cases(self, plan: &Plan) -> Vec<Case> {
+        let many = |name: &str, wishes| (name.to_string(), wishes, Load::MANY);
+        let of = |skus| Wishes { skus, lines: 1 };
+        match self {
+            Part::Skus => vec![
+                many("10 items", of(Skus::Even(10))),
+                many("10,000 items", of(Skus::Even(10_000))),
+                many("100,000 items", of(Skus::Even(100_000))),
+                many("10,000 items, Zipf", of(Skus::Zipf(10_000))),
+                many("one item", of(Skus::Even(1))),
+            ],
+            Part::Lines => [1, 2, 10, 50]
+                .map(|lines| {
+                    many(&format!("{lines} lines an order"), Wishes { lines, ..Wishes::default() })
+                })
+                .to_vec(),
+            _ => {
+                let closed = |callers: &usize| {
+                    (format!("{callers} callers"), Wishes::default(), Load::Callers(*callers))
+                };
+                plan.callers.iter().map(closed).collect()
+            }
         }
-        report.runs.push(run);
     }
-    Ok(())
 }
 
-async fn open(site: &Site, plan: &Plan, report: &mut Report) -> Result<()> {
-    let peak = measure_closed(site, plan, "the peak", Wishes::default(), MANY).await?;
-    let per_second = peak.get(SAGAS);
-    report.runs.push(peak);
-    for percent in [25, 50, 75, 90, 150] {
-        let target = site.target(Wishes::default())?;
-        let load = loads::open(&target, per_second * f64::from(percent) / 100.0);
-        let name = format!("open, {percent} % of the peak");
-        let mut run = site.measure(&name, load, plan.warm, plan.lasting).await?;
-        run.set("goodput × peak", run.get(SAGAS) / per_second);
-        report.runs.push(run);
-    }
-    Ok(())
+type Case = (String, Wishes, Load);
+
+/// One of several, with the yardstick of the same minutes.
+struct Repeat<'a> {
+    site: &'a mut Site,
+    plan: &'a Plan,
+    report: &'a mut Report,
+    /// There and back by turns, so that tables that grow and a machine that warms up favour nobody.
+    backwards: bool,
+    tx4: Yardstick,
 }
 
-/// Orders are placed for a while with stock away; then it comes back.
-async fn drain(site: &Site, plan: &Plan, report: &mut Report) -> Result<()> {
-    let peak = measure_closed(site, plan, "the peak", Wishes::default(), MANY).await?;
-    let per_second = peak.get(SAGAS);
-    report.runs.push(peak);
-    let target = site.target(Wishes::default())?;
-    site.stack.stop("stock").await?;
-    let load = loads::open(&target, per_second * 0.75);
-    sleep(plan.lasting).await;
-    let told = load.told.clone();
-    let placing = tokio::spawn(load.stop());
-    sleep(Duration::from_secs(1)).await;
-    let backlog = told.accepted.load(std::sync::atomic::Ordering::Relaxed);
+impl<'a> Repeat<'a> {
+    async fn begin(
+        site: &'a mut Site,
+        plan: &'a Plan,
+        report: &'a mut Report,
+        nth: u32,
+    ) -> Result<Repeat<'a>> {
+        let load_average = costs::load_average();
+        let tx4 = site.yardstick.run(&site.stack, plan.lasting, false).await?;
+        eprintln!("  tx4: {:.0}/s, Postgres {:.0} µs", tx4.per_second, tx4.postgres_micros);
+        let run = report.add(Run::named("tx4, 16 clients"));
+        run.set("tx4/s", tx4.per_second);
+        run.set("Postgres µs/tx4", tx4.postgres_micros);
+        run.set("load average", load_average);
+        Ok(Repeat { site, plan, report, backwards: nth % 2 == 1, tx4 })
+    }
+
+    async fn measure(&mut self, name: &str, wishes: Wishes, load: Load) -> Result<&mut Run> {
+        let run = self.site.measure(name, wishes, load, self.plan).await?;
+        Ok(self.report.add(run.beside(&self.tx4)))
+    }
+
+    async fn peak(&mut self) -> Result<f64> {
+        Ok(self.measure("the peak", Wishes::default(), Load::MANY).await?.get(SAGAS))
+    }
+
+    async fn cases(&mut self, mut cases: Vec<Case>) -> Result<()> {
+        if self.backwards {
+            cases.reverse();
+        }
+        for (name, wishes, load) in cases {
+            self.measure(&name, wishes, load).await?;
+            if load == Load::Callers(1) {
+                let (site, plan) = (&self.site, self.plan);
+                let alone = site.yardstick.run(&site.stack, plan.lasting, true).await?;
+                let run = self.report.last();
+                run.set("tx4 alone p50 ms", alone.p50_ms);
+                run.set("end p50 × tx4 alone", run.get("end p50 ms") / alone.p50_ms);
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self) -> Result<()> {
+        let peak = self.peak().await?;
+        for percent in [25, 50, 75, 90, 150] {
+            let name = format!("open, {percent} % of the peak");
+            let load = Load::PerSecond(peak * f64::from(percent) / 100.0);
+            let run = self.measure(&name, Wishes::default(), load).await?;
+            run.set("goodput × peak", run.get(SAGAS) / peak);
+        }
+        Ok(())
+    }
+
+    /// Orders are placed for a while with stock away; then it comes back.
+    async fn drain(&mut self) -> Result<()> {
+        let peak = self.peak().await?;
+        let (site, load_average) = (&self.site, costs::load_average());
+        site.stack.stop("stock").await?;
+        let load = site.start(Wishes::default(), Load::PerSecond(peak * 0.75))?;
+        sleep(self.plan.lasting).await;
+        let (told, ends) = (load.told.clone(), load.ends.clone());
+        let placing = tokio::spawn(load.stop());
+        // Those that are on their way are accepted meanwhile.
+        sleep(Duration::from_secs(1)).await;
+        let backlog = told.accepted.load(Ordering::Relaxed);
+        let before = Costs::now(&site.stack).await?;
+        site.stack.start("stock").await?;
+        let first = ended(&ends, 1).await?;
+        let last = ended(&ends, backlog).await?;
+        let after = Costs::now(&site.stack).await?;
+        site.finish(&*placing.await??).await?;
+        let (spent, seconds) = (after.since(&before), (last - first).as_secs_f64());
+        let run = Run::of("drain after stock was away", &spent, backlog as f64, seconds);
+        let run = self.report.add(run.beside(&self.tx4));
+        run.set("drain × peak", run.get(SAGAS) / peak);
+        run.set("load average", load_average);
+        eprintln!("  drained {backlog} in {seconds:.1} s: {:.0}/s", run.get(SAGAS));
+        Ok(())
+    }
+
+    async fn instances(&mut self) -> Result<()> {
+        for count in [1, 2] {
+            self.site.stack.set_instances(count).await?;
+            self.site.stack.up().await?;
+            // The groups' partitions move.
+            sleep(Duration::from_secs(5)).await;
+            let name = format!("{count} of each service");
+            self.measure(&name, Wishes::default(), Load::MANY).await?;
+        }
+        self.site.stack.set_instances(1).await
+    }
+
+    async fn old(&mut self) -> Result<()> {
+        let mut runs = BTreeMap::new();
+        for old in [self.backwards, !self.backwards] {
+            self.site.bring_old(old).await?;
+            let millions = self.plan.old_orders as f64 / 1e6;
+            let with = format!("{millions} million old orders");
+            let name = if old { &with } else { "no old orders" };
+            let run = self.site.measure(name, Wishes::default(), Load::MANY, self.plan).await?;
+            runs.insert(old, run.beside(&self.tx4));
+        }
+        let ratio = runs[&true].get(SAGAS) / runs[&false].get(SAGAS);
+        for (_, run) in runs {
+            self.report.add(run);
+        }
+        self.report.last().set("× without", ratio);
+        eprintln!("  with old orders {ratio:.2} × the rate without");
+        Ok(())
+    }
+}
+
+async fn idle(site: &Site, report: &mut Report) -> Result<()> {
+    sleep(Duration::from_secs(10)).await;
     let before = Costs::now(&site.stack).await?;
-    site.stack.start("stock").await?;
-    let first = until(&target, 1).await?;
-    let last = until(&target, backlog).await?;
+    sleep(IDLE).await;
     let after = Costs::now(&site.stack).await?;
-    placing.await??;
-    site.count(backlog);
-    site.settled().await?;
-    let seconds = (last - first).as_secs_f64();
-    let mut run =
-        Run::of("drain after stock was away", &after.since(&before), backlog as f64, seconds);
-    run.set("drain × peak", run.get(SAGAS) / per_second);
-    eprintln!("  drained {backlog} in {seconds:.1} s: {:.0}/s", run.get(SAGAS));
-    report.runs.push(run);
+    let memory = costs::memory_bytes(&site.stack).await?;
+    let (spent, seconds) = (after.since(&before), (after.at - before.at).as_seconds_f64());
+    let run = report.add(Run::named("idle"));
+    run.set("load average", costs::load_average());
+    for (member, micros) in &spent.cpu_micros {
+        run.set(&format!("% of a core {member}"), micros / seconds / 1e4);
+        run.set(&format!("MB {member}"), memory.get(member).copied().unwrap_or_default() / 1e6);
+        eprintln!("  idle {member}: {:.2} % of a core", micros / seconds / 1e4);
+    }
     Ok(())
 }
 
 /// When so many orders have ended.
-async fn until(target: &Target, count: u64) -> Result<Instant> {
-    eventually("orders to end", crate::ends::ENDED_WITHIN, async || {
-        let (confirmed, cancelled) = target.ends.counts();
+async fn ended(ends: &Ends, count: u64) -> Result<Instant> {
+    eventually("orders to end", ENDED_WITHIN, async || {
+        let (confirmed, cancelled) = ends.counts();
         ensure!(confirmed + cancelled >= count, "{confirmed} are confirmed");
         Ok(Instant::now())
     })
     .await
-}
-
-async fn instances(site: &Site, plan: &Plan, report: &mut Report) -> Result<()> {
-    for count in [1, 2] {
-        site.stack.set_instances(count).await?;
-        site.stack.up().await?;
-        // The groups' partitions move.
-        sleep(Duration::from_secs(5)).await;
-        let name = format!("{count} of each service");
-        report.runs.push(measure_closed(site, plan, &name, Wishes::default(), MANY).await?);
-    }
-    site.stack.set_instances(1).await
-}
-
-async fn skus(site: &mut Site, plan: &Plan, report: &mut Report) -> Result<()> {
-    site.provide(100_000).await?;
-    for (name, skus) in [
-        ("10 items", Skus::Even(10)),
-        ("10,000 items", Skus::Even(10_000)),
-        ("100,000 items", Skus::Even(100_000)),
-        ("10,000 items, Zipf", Skus::Zipf(10_000)),
-        ("one item", Skus::One),
-    ] {
-        let wishes = Wishes { skus, lines: 1 };
-        report.runs.push(measure_closed(site, plan, name, wishes, MANY).await?);
-    }
-    Ok(())
-}
-
-async fn lines(site: &Site, plan: &Plan, report: &mut Report) -> Result<()> {
-    for lines in [1, 2, 10, 50] {
-        let wishes = Wishes { lines, ..Wishes::default() };
-        let name = format!("{lines} lines an order");
-        report.runs.push(measure_closed(site, plan, &name, wishes, MANY).await?);
-    }
-    Ok(())
-}
-
-async fn idle(site: &Site, report: &mut Report) -> Result<()> {
-    sleep(Duration::from_secs(5)).await;
-    let (before, began) = (Costs::now(&site.stack).await?, Instant::now());
-    sleep(Duration::from_secs(30)).await;
-    let spent = Costs::now(&site.stack).await?.since(&before);
-    let seconds = began.elapsed().as_secs_f64();
-    let mut run = Run { name: "idle".into(), figures: Default::default() };
-    for (name, micros) in &spent.cpu_micros {
-        run.set(&format!("% of a core {name}"), micros / seconds / 1e4);
-        eprintln!("  idle {name}: {:.2} % of a core", micros / seconds / 1e4);
-    }
-    report.runs.push(run);
-    Ok(())
 }

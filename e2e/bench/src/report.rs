@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::costs::Costs;
 use crate::yardstick::Yardstick;
@@ -19,11 +20,19 @@ pub struct Run {
 
 pub const SAGAS: &str = "sagas/s";
 const MICRO: &str = "µs/saga ";
+/// How busy the machine was beforehand, and how busy others kept it meanwhile.
+const BESIDE: [&str; 2] = ["load average", "others' cores"];
+/// Each a table of its own.
+const PREFIXES: [&str; 4] = [MICRO, "MB ", "% of a core ", "bytes/saga "];
 
 impl Run {
+    pub fn named(name: &str) -> Run {
+        Run { name: name.to_string(), figures: BTreeMap::new() }
+    }
+
     /// The figures that follow from what was spent on so many sagas.
     pub fn of(name: &str, spent: &Costs, sagas: f64, seconds: f64) -> Run {
-        let mut run = Run { name: name.to_string(), figures: BTreeMap::new() };
+        let mut run = Run::named(name);
         let each = sagas.max(1.0);
         run.set(SAGAS, sagas / seconds);
         run.set("CPU µs/saga", spent.all_micros() / each);
@@ -31,9 +40,8 @@ impl Run {
         for (name, micros) in &spent.cpu_micros {
             run.set(&format!("{MICRO}{name}"), micros / each);
         }
-        for (name, bytes) in &spent.memory_bytes {
-            run.set(&format!("MB {name}"), *bytes as f64 / 1e6);
-        }
+        let others = spent.busy_micros - spent.all_micros();
+        run.set("others' cores", others / seconds / 1e6);
         run.set("bytes/saga loopback", spent.loopback_bytes / each);
         run.set("bytes/saga WAL", spent.wal_bytes / each);
         run.set("bytes/saga tables", spent.table_bytes / each);
@@ -65,13 +73,14 @@ impl Run {
             .filter_map(|(what, figure)| Some(format!("{} {figure:.0}", what.strip_prefix(MICRO)?)))
             .collect();
         format!(
-            "  {:<28} {:>7.0} sagas/s  POST p50 {:.1} p99 {:.1}  end p50 {:.1} p99 {:.1} ms  CPU {:.0} µs: {}",
+            "  {:<28} {:>7.0} sagas/s  POST p50 {:.1} p99 {:.1}  end p50 {:.1} p99 {:.1} ms  load {:.1}  CPU {:.0} µs: {}",
             self.name,
             self.get(SAGAS),
             self.get("POST p50 ms"),
             self.get("POST p99 ms"),
             self.get("end p50 ms"),
             self.get("end p99 ms"),
+            self.get("load average"),
             self.get("CPU µs/saga"),
             cpu.join(", "),
         )
@@ -87,13 +96,23 @@ pub struct Spread {
 }
 
 /// All runs, and what they ran on.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub struct Report {
     pub on: BTreeMap<String, String>,
     pub runs: Vec<Run>,
 }
 
 impl Report {
+    pub fn add(&mut self, run: Run) -> &mut Run {
+        self.runs.push(run);
+        self.last()
+    }
+
+    /// The run that was added last.
+    pub fn last(&mut self) -> &mut Run {
+        self.runs.last_mut().expect("a run was added before")
+    }
+
     /// Names in the order in which they first ran, each with the spread of its figures.
     pub fn spreads(&self) -> Vec<(String, BTreeMap<String, Spread>)> {
         let mut names: Vec<&String> = Vec::new();
@@ -115,12 +134,15 @@ impl Report {
         figures.into_iter().map(|(what, figures)| (what, spread(figures))).collect()
     }
 
+    pub fn surroundings(&self) -> String {
+        let lines: Vec<String> =
+            self.on.iter().map(|(what, text)| format!("- {what}: {text}")).collect();
+        lines.join("\n")
+    }
+
     pub fn markdown(&self) -> String {
-        let mut text = String::from("# Benchmark\n\n");
-        for (what, value) in &self.on {
-            let _ = writeln!(text, "- {what}: {value}");
-        }
-        let columns = [
+        let mut text = format!("# Benchmark\n\n{}\n", self.surroundings());
+        let rates = [
             SAGAS,
             "× tx4",
             "POST p50 ms",
@@ -131,23 +153,31 @@ impl Report {
             "refused/s",
             "CPU µs/saga",
             "Postgres CPU × tx4",
-            "load average",
         ];
+        let ratios = [
+            "tx4/s",
+            "Postgres µs/tx4",
+            "tx4 alone p50 ms",
+            "end p50 × tx4 alone",
+            "goodput × peak",
+            "drain × peak",
+            "× without",
+        ];
+        let spreads = self.spreads();
         let _ = writeln!(text, "\nMedian (min to max) of all repeats.\n");
-        text += &table(&self.spreads(), &columns);
+        text += &table(&spreads, &[&rates[..], &BESIDE].concat());
+        text += "\n";
+        text += &table(&spreads, &[&ratios[..], &BESIDE].concat());
         let mut costs: Vec<String> =
             self.runs.iter().flat_map(|run| run.figures.keys().cloned()).collect();
-        costs.retain(|what| {
-            what.starts_with(MICRO) || what.starts_with("MB ") || what.starts_with("bytes/saga")
-        });
         costs.sort();
         costs.dedup();
-        for prefix in [MICRO, "MB ", "bytes/saga "] {
+        for prefix in PREFIXES {
             let columns: Vec<&str> =
                 costs.iter().map(String::as_str).filter(|what| what.starts_with(prefix)).collect();
             if !columns.is_empty() {
                 text += "\n";
-                text += &table(&self.spreads(), &columns);
+                text += &table(&spreads, &columns);
             }
         }
         text
@@ -156,7 +186,9 @@ impl Report {
     pub fn write(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory)?;
         std::fs::write(directory.join("bench.md"), self.markdown())?;
-        std::fs::write(directory.join("bench.json"), serde_json::to_vec_pretty(self)?)?;
+        let spreads: BTreeMap<_, _> = self.spreads().into_iter().collect();
+        let all = json!({ "on": self.on, "spreads": spreads, "runs": self.runs });
+        std::fs::write(directory.join("bench.json"), serde_json::to_vec_pretty(&all)?)?;
         Ok(())
     }
 }
@@ -173,7 +205,8 @@ fn table(rows: &[(String, BTreeMap<String, Spread>)], columns: &[&str]) -> Strin
     for (name, figures) in rows {
         let cells: Vec<String> =
             columns.iter().map(|column| figures.get(*column).map_or("".into(), cell)).collect();
-        if cells.iter().any(|cell| !cell.is_empty()) {
+        let said = |(column, cell): (&&str, &String)| !cell.is_empty() && !BESIDE.contains(column);
+        if columns.iter().zip(&cells).any(said) {
             let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
         }
     }

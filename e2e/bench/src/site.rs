@@ -16,7 +16,9 @@ use uuid::Uuid;
 
 use crate::costs::{self, Costs};
 use crate::ends::Ends;
-use crate::loads::{Running, Target, counted, percentile};
+use crate::loads::{Load, Running, Target, Told, counted, percentile};
+use crate::old;
+use crate::parts::Plan;
 use crate::report::Run;
 use crate::wishes::{CUSTOMERS, Wishes, customer, sku_of};
 use crate::yardstick;
@@ -24,6 +26,7 @@ use crate::yardstick;
 /// Enough for every order of every run.
 const DEPOSITED_CENTS: i64 = 10_000_000_000_000;
 const DELIVERED: i64 = 1_000_000_000;
+const SKUS: usize = 10_000;
 const PRICE_CENTS: i64 = 1_000;
 const PROVIDED_AT_ONCE: usize = 256;
 
@@ -35,29 +38,53 @@ pub struct Site {
     pub client: Client,
     pub yardstick: yardstick::Bench,
     skus: usize,
-    /// Orders that were there when the site was opened.
-    found: i64,
+    begun: Begun,
     /// Orders that were accepted since.
     accepted: AtomicI64,
 }
 
+/// Where the accounts of what is measured begin.
+struct Begun {
+    at: DateTime<Utc>,
+    /// What orders came to that payment never heard of: the old ones.
+    untaken_cents: i64,
+}
+
 impl Site {
-    /// Starts the stack of this name, with so many items and rich customers.
-    pub async fn open(name: &str, skus: usize) -> Result<Site> {
+    /// Starts the stack of this name, with items and rich customers; with so many old orders at
+    /// hand, if they are wanted.
+    pub async fn open(name: &str, old: Option<i64>, pgbench: bool) -> Result<Site> {
         let directory = e2e::stack::state_directory()?.join(name);
-        if let Ok(left_behind) = Stack::open(&directory) {
-            left_behind.clean().await?;
+        // Whatever is left behind of an earlier one, be it half deleted.
+        let left_behind = match Stack::open(&directory) {
+            Ok(stack) => stack,
+            Err(_) => Stack::at(&directory, Ports::free()?)?,
+        };
+        old::give_back(&left_behind)?;
+        left_behind.clean().await?;
+        if let Some(count) = old {
+            old::make(&directory, count).await?;
         }
         let stack = Stack::at(&directory, Ports::free()?)?.quiet();
         eprintln!("starting the stack in {} …", directory.display());
+        if old.is_some() {
+            old::lend(&stack).await?;
+        }
         stack.up().await?;
         let client = Client::of(&stack)?;
-        let yardstick = yardstick::Bench::prepare(&stack).await?;
-        let accepted = AtomicI64::new(0);
-        let mut site = Site { stack, client, yardstick, skus: 0, found: 0, accepted };
-        site.provide(skus).await?;
-        site.found = site.orders().await?;
+        let yardstick = yardstick::Bench::prepare(&stack, pgbench).await?;
+        let begun = Begun { at: Utc::now(), untaken_cents: 0 };
+        let mut site =
+            Site { stack, client, yardstick, skus: 0, begun, accepted: AtomicI64::new(0) };
+        site.provide(SKUS).await?;
         Ok(site)
+    }
+
+    /// Forgets the stack; stopped first, since a cluster with old orders outlives it.
+    pub async fn close(self) -> Result<()> {
+        self.stack.down().await?;
+        old::give_back(&self.stack)?;
+        self.stack.clean().await
     }
 
     /// Items, and money, as far as they are missing.
@@ -65,8 +92,7 @@ impl Site {
         if self.skus >= skus {
             return Ok(());
         }
-        let known: i64 = self.of_order("select count(*) from items").await?;
-        let (known, client) = (usize::try_from(known)?, &self.client);
+        let (known, client) = (self.skus, &self.client);
         if known == 0 {
             eprintln!("{CUSTOMERS} accounts …");
             let deposits = (0..CUSTOMERS).map(|nth| async move {
@@ -74,17 +100,17 @@ impl Site {
             });
             at_once(deposits).await?;
         }
-        if known < skus {
-            eprintln!("{} items …", skus - known);
-            let items = (known..skus).map(|nth| async move {
-                let sku = sku_of(nth);
-                client.put_item(&sku, "An item to be measured with", PRICE_CENTS).await?;
-                client.deliver(&sku, DELIVERED, "bench").await.map(drop)
-            });
-            at_once(items).await?;
-        }
+        eprintln!("{} items …", skus - known);
+        let items = (known..skus).map(|nth| async move {
+            let sku = sku_of(nth);
+            client.put_item(&sku, "An item to be measured with", PRICE_CENTS).await?;
+            client.deliver(&sku, DELIVERED, "bench").await.map(drop)
+        });
+        at_once(items).await?;
         eventually("the order service to know all items", SETTLED_WITHIN, async || {
-            let known: i64 = self.of_order("select count(*) from items").await?;
+            let mut db = self.database().await?;
+            let known: i64 =
+                sqlx::query_scalar("select count(*) from items").fetch_one(&mut db).await?;
             ensure!(usize::try_from(known)? >= skus, "it knows {known}");
             Ok(())
         })
@@ -93,14 +119,40 @@ impl Site {
         Ok(())
     }
 
-    pub fn target(&self, wishes: Wishes) -> Result<Target> {
+    /// Lets the order service work with the old orders, or without, and begins the accounts anew.
+    pub async fn bring_old(&mut self, old: bool) -> Result<()> {
+        old::bring(&mut self.database().await?, old).await?;
+        let [order, payment, _] = self.books().await?;
+        self.begun = Begun { at: Utc::now(), untaken_cents: untaken_cents(&order, &payment)? };
+        *self.accepted.get_mut() = 0;
+        Ok(())
+    }
+
+    /// Begins to place orders.
+    pub fn start(&self, wishes: Wishes, load: Load) -> Result<Running> {
         let apis = self.stack.instances_of("order")?;
         let address = |name: &String| -> Result<SocketAddr> {
             let url = self.stack.url(name)?;
             url.trim_start_matches("http://").parse().with_context(|| url.clone())
         };
+        let apis = apis.iter().map(address).collect::<Result<_>>()?;
         let ends = Arc::new(Ends::watch(&self.stack.kafka_bootstrap()?)?);
-        Ok(Target { apis: apis.iter().map(address).collect::<Result<_>>()?, ends, wishes })
+        Ok(load.start(Target { apis, ends, wishes }))
+    }
+
+    /// Waits until every order of a load that is over has ended.
+    pub async fn finish(&self, told: &Told) -> Result<()> {
+        let accepted = told.accepted.load(Ordering::Relaxed);
+        self.accepted.fetch_add(i64::try_from(accepted)?, Ordering::Relaxed);
+        self.settled().await
+    }
+
+    /// Until Java's compiler has seen it all: in its first minute Kafka spends five times as much.
+    pub async fn warm_up(&self, lasting: Duration) -> Result<()> {
+        eprintln!("warming up for {} s …", lasting.as_secs());
+        let load = self.start(Wishes::default(), Load::MANY)?;
+        tokio::time::sleep(lasting).await;
+        self.finish(&*load.stop().await?).await
     }
 
     /// Lets a load run for a while, then measures it, then lets it end. What is counted is what the
@@ -108,36 +160,38 @@ impl Site {
     pub async fn measure(
         &self,
         name: &str,
-        load: Running,
-        warm: Duration,
-        lasting: Duration,
+        wishes: Wishes,
+        load: Load,
+        plan: &Plan,
     ) -> Result<Run> {
-        tokio::time::sleep(warm).await;
+        let load = self.start(wishes, load)?;
+        tokio::time::sleep(plan.warm).await;
         let told = load.told.clone();
-        let load_before = costs::load_average();
+        let load_average = costs::load_average();
         let before = Costs::now(&self.stack).await?;
-        let (from, refused_before) = (Utc::now(), told.refused.load(Ordering::Relaxed));
-        told.open_window(lasting);
-        tokio::time::sleep(lasting).await;
-        let (to, refused) = (Utc::now(), told.refused.load(Ordering::Relaxed));
+        let refused_before = told.refused.load(Ordering::Relaxed);
+        told.open_window(plan.lasting);
+        tokio::time::sleep(plan.lasting).await;
+        let refused = told.refused.load(Ordering::Relaxed) - refused_before;
         let after = Costs::now(&self.stack).await?;
-        let told = load.stop().await?;
-        self.count(told.accepted.load(Ordering::Relaxed));
-        self.settled().await?;
-        let ended = self.ended_between(from, to).await?;
-        let seconds = (to - from).as_seconds_f64();
-        let placed = counted(&told.post)?;
-        let mut run = Run::of(name, &after.since(&before), ended as f64, seconds);
+        let memory = costs::memory_bytes(&self.stack).await?;
+        self.finish(&*load.stop().await?).await?;
+        let ended = self.ended_between(before.at, after.at).await?;
+        let (spent, seconds) = (after.since(&before), (after.at - before.at).as_seconds_f64());
+        let mut run = Run::of(name, &spent, ended as f64, seconds);
+        for (member, bytes) in memory {
+            run.set(&format!("MB {member}"), bytes / 1e6);
+        }
         for (what, figure) in [
-            ("placed/s", placed as f64 / lasting.as_secs_f64()),
-            ("refused/s", (refused - refused_before) as f64 / seconds),
+            ("placed/s", counted(&told.post)? as f64 / plan.lasting.as_secs_f64()),
+            ("refused/s", refused as f64 / plan.lasting.as_secs_f64()),
             ("turned away", told.turned_away.load(Ordering::Relaxed) as f64),
             ("POST p50 ms", percentile(&told.post, 50.0)),
             ("POST p99 ms", percentile(&told.post, 99.0)),
             ("end p50 ms", percentile(&told.end, 50.0)),
             ("end p99 ms", percentile(&told.end, 99.0)),
             ("end p99.9 ms", percentile(&told.end, 99.9)),
-            ("load average", load_before),
+            ("load average", load_average),
         ] {
             run.set(what, figure);
         }
@@ -145,64 +199,74 @@ impl Site {
         Ok(run)
     }
 
-    /// Nothing is reported of a stack that lost an order or whose books don't balance.
-    pub async fn settled(&self) -> Result<()> {
+    /// Nothing is reported of a stack that lost an order or whose books don't balance. Old orders
+    /// stand in the books alone, which read all there is.
+    async fn settled(&self) -> Result<()> {
+        let mut db = self.database().await?;
+        let since = id_at(self.begun.at)?;
         eventually("all orders to have ended", SETTLED_WITHIN, async || {
-            let pending: i64 = self
-                .of_order("select count(*) from orders where status = 'pending' or payment = 'waiting' or stock = 'waiting'")
-                .await?;
+            let pending: i64 = sqlx::query_scalar(
+                "select count(*) from orders where order_id >= $1
+                 and (status = 'pending' or payment = 'waiting' or stock = 'waiting')",
+            )
+            .bind(since)
+            .fetch_one(&mut self.database().await?)
+            .await?;
             ensure!(pending == 0, "{pending} have not");
             Ok(())
         })
         .await?;
-        let (there, accepted) =
-            (self.orders().await? - self.found, self.accepted.load(Ordering::Relaxed));
+        let there: i64 = sqlx::query_scalar("select count(*) from orders where order_id >= $1")
+            .bind(since)
+            .fetch_one(&mut db)
+            .await?;
+        let accepted = self.accepted.load(Ordering::Relaxed);
         ensure!(there == accepted, "{accepted} orders were accepted and {there} are there");
-        let mut books = Vec::new();
-        for service in ["order", "payment", "stock"] {
-            let of: Value = self.client.books(service).await?;
-            ensure!(of["balanced"] == json!(true), "the books of {service} don't balance: {of}");
-            books.push(of);
-        }
-        let (confirmed, taken) = (&books[0]["confirmed_cents"], &books[1]["taken_cents"]);
-        ensure!(confirmed == taken, "orders come to {confirmed}, and payment took {taken}");
-        let letters: i64 = self.of_order("select count(*) from dead_letters").await?;
+        let [order, payment, _] = self.books().await?;
+        let (untaken, before) = (untaken_cents(&order, &payment)?, self.begun.untaken_cents);
+        ensure!(untaken == before, "orders come to {} more than payment took", untaken - before);
+        let letters: i64 =
+            sqlx::query_scalar("select count(*) from dead_letters").fetch_one(&mut db).await?;
         ensure!(letters == 0, "{letters} dead letters");
         Ok(())
     }
 
-    /// Notes orders that were placed outside [`Site::measure`].
-    pub fn count(&self, accepted: u64) {
-        self.accepted.fetch_add(i64::try_from(accepted).unwrap_or(i64::MAX), Ordering::Relaxed);
+    async fn books(&self) -> Result<[Value; 3]> {
+        let books = ["order", "payment", "stock"].map(|service| async move {
+            let of: Value = self.client.books(service).await?;
+            ensure!(of["balanced"] == json!(true), "the books of {service} don't balance: {of}");
+            Ok(of)
+        });
+        let [order, payment, stock] = books;
+        Ok([order.await?, payment.await?, stock.await?])
     }
 
-    async fn orders(&self) -> Result<i64> {
-        self.of_order("select count(*) from orders").await
-    }
-
-    async fn of_order(&self, question: &'static str) -> Result<i64> {
-        let mut db = PgConnection::connect(&self.stack.database_url("order")?).await?;
-        let answer = sqlx::query_scalar(question).fetch_one(&mut db).await?;
-        db.close().await?;
-        Ok(answer)
+    pub async fn database(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.stack.database_url("order")?).await?)
     }
 
     /// Orders that ended in a span of time, by the database's clock, which is this machine's.
-    pub async fn ended_between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<i64> {
-        let mut db = PgConnection::connect(&self.stack.database_url("order")?).await?;
-        // Ids grow with time: no order that ended in the span is older than this.
-        let oldest = (from - chrono::Duration::minutes(10)).timestamp_millis();
+    async fn ended_between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<i64> {
         let count = sqlx::query_scalar(
             "select count(*) from orders where order_id >= $1 and ended_at >= $2 and ended_at < $3",
         )
-        .bind(Uuid::from_u128(u128::try_from(oldest)? << 80))
+        .bind(id_at(self.begun.at)?)
         .bind(from)
         .bind(to)
-        .fetch_one(&mut db)
+        .fetch_one(&mut self.database().await?)
         .await?;
-        db.close().await?;
         Ok(count)
     }
+}
+
+fn untaken_cents(order: &Value, payment: &Value) -> Result<i64> {
+    let cents = |of: &Value| of.as_i64().context("books hold sums");
+    Ok(cents(&order["confirmed_cents"])? - cents(&payment["taken_cents"])?)
+}
+
+/// Ids grow with time: no order that was placed later has a smaller one.
+fn id_at(at: DateTime<Utc>) -> Result<Uuid> {
+    Ok(Uuid::from_u128(u128::try_from(at.timestamp_millis())? << 80))
 }
 
 /// Many requests, a bounded number of them at a time.

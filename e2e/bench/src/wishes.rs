@@ -14,8 +14,6 @@ pub enum Skus {
     Even(usize),
     /// The nth of so many is as likely as 1/n.
     Zipf(usize),
-    /// Always the same one.
-    One,
 }
 
 /// What orders look like.
@@ -45,7 +43,6 @@ impl Wishes {
                     let nth = (rng.random::<f64>() * upper).exp() as usize;
                     nth.clamp(1, count) - 1
                 }
-                Skus::One => 0,
             };
             if !skus.contains(&sku) {
                 skus.push(sku);

@@ -1,9 +1,10 @@
 //! The yardstick: `tx4`, what a service does that writes an order and its event as one would by
 //! hand. `BEGIN`, two inserts, `COMMIT`, by pgbench with prepared statements, on the very cluster
-//! that the order service uses, with the same settings.
+//! that the order service uses, with the same settings. Where there is no pgbench, as on a machine
+//! that has nothing of PostgreSQL but what this project fetched, this program does the same itself.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::Stack;
@@ -27,35 +28,35 @@ const TABLES: &str = "
         position bigint generated always as identity primary key, order_id bigint not null,
         topic text not null, body bytea not null);";
 
-const TX4: &str = r#"
-\set cents random(1, 1000000)
-\set nth random(1, 9999)
-begin;
-insert into orders (customer_id, status, total_cents, lines) values ('01930000-0000-7000-8000-000000000000', 0, :cents, '[{"sku": "bench-000001", "quantity": 2, "unit_price_cents": 1000}, {"sku": "bench-000002", "quantity": 1, "unit_price_cents": 1000}]');
-insert into outbox (order_id, topic, body) values (:nth, 'orders.created', decode(repeat('5a', 155), 'hex'));
-commit;
-"#;
+const ORDER: &str = r#"insert into orders (customer_id, status, total_cents, lines) values ('01930000-0000-7000-8000-000000000000', 0, :cents, '[{"sku": "bench-000001", "quantity": 2, "unit_price_cents": 1000}, {"sku": "bench-000002", "quantity": 1, "unit_price_cents": 1000}]')"#;
+const EVENT: &str = "insert into outbox (order_id, topic, body) values (:nth, 'orders.created', decode(repeat('5a', 155), 'hex'))";
 
 /// What the yardstick showed.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Yardstick {
     pub per_second: f64,
-    /// Of a transaction, at the median; known where it is alone.
-    pub p50_ms: Option<f64>,
+    /// Of a transaction, at the median; asked for where it is alone.
+    pub p50_ms: f64,
     /// Of all of Postgres.
     pub postgres_micros: f64,
 }
 
 pub struct Bench {
-    program: PathBuf,
+    /// pgbench, and which.
+    program: Option<(PathBuf, String)>,
     script: PathBuf,
     url: String,
 }
 
 impl Bench {
-    pub async fn prepare(stack: &Stack) -> Result<Bench> {
+    pub async fn prepare(stack: &Stack, pgbench: bool) -> Result<Bench> {
         let script = stack.directory().join("tx4.sql");
-        std::fs::write(&script, TX4)?;
+        std::fs::write(
+            &script,
+            format!(
+                "\\set cents random(1, 1000000)\n\\set nth random(1, 9999)\nbegin;\n{ORDER};\n{EVENT};\ncommit;\n"
+            ),
+        )?;
         let mut db = PgConnection::connect(&stack.cluster_url("order")?).await?;
         let there: bool =
             sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
@@ -69,7 +70,19 @@ impl Bench {
         let url = stack.cluster_url("order")?;
         let url =
             format!("{}/{DATABASE}", url.rsplit_once('/').context("a URL names a database")?.0);
-        Ok(Bench { program: pgbench()?, script, url })
+        let program = if pgbench { self::pgbench() } else { None };
+        Ok(Bench { program, script, url })
+    }
+
+    pub fn described(&self) -> String {
+        let by = match &self.program {
+            Some((_, version)) => version,
+            None => "this program itself, for want of pgbench (sqlx, prepared statements)",
+        };
+        format!(
+            "tx4: begin, insert an order of two lines, insert its event, commit; by {CLIENTS} \
+             clients of {by}, on the order service's cluster"
+        )
     }
 
     /// Runs it; alone it is one client, else sixteen.
@@ -77,31 +90,74 @@ impl Bench {
         let mut db = PgConnection::connect(&self.url).await?;
         db.execute(TABLES).await?;
         db.close().await?;
-        let before = Costs::now(stack).await?;
         let clients = if alone { 1 } else { CLIENTS };
+        let before = Costs::now(stack).await?;
+        let (per_second, done, p50_ms) = match &self.program {
+            Some((program, _)) => self.by_pgbench(program, clients, lasting).await?,
+            None => self.by_hand(clients, lasting).await?,
+        };
+        let spent = Costs::now(stack).await?.since(&before);
+        let postgres_micros = spent.postgres_micros() / done.max(1.0);
+        Ok(Yardstick { per_second, p50_ms, postgres_micros })
+    }
+
+    /// How many a second, how many, and their median.
+    async fn by_pgbench(
+        &self,
+        program: &Path,
+        clients: u32,
+        lasting: Duration,
+    ) -> Result<(f64, f64, f64)> {
         let log = self.script.with_extension("log");
         std::fs::create_dir_all(&log)?;
-        let ran = Command::new(&self.program)
+        let ran = Command::new(program)
             .current_dir(&log)
             .args(["--no-vacuum", "--protocol=prepared"])
             .args([format!("--client={clients}"), format!("--jobs={}", clients.min(2))])
             .arg(format!("--time={}", lasting.as_secs().max(1)))
             .arg(format!("--file={}", self.script.display()))
-            .args(alone.then_some("--log"))
+            .args((clients == 1).then_some("--log"))
             .arg(&self.url)
             .output()
             .await
-            .with_context(|| format!("cannot run {}", self.program.display()))?;
+            .with_context(|| format!("cannot run {}", program.display()))?;
         let said = String::from_utf8_lossy(&ran.stdout);
         ensure!(ran.status.success(), "pgbench failed: {}", String::from_utf8_lossy(&ran.stderr));
-        let spent = Costs::now(stack).await?.since(&before);
         let done = number(&said, "number of transactions actually processed: ")?;
-        Ok(Yardstick {
-            per_second: number(&said, "tps = ")?,
-            p50_ms: if alone { Some(median_ms(&log)?) } else { None },
-            postgres_micros: spent.postgres_micros() / done.max(1.0),
-        })
+        let p50_ms = if clients == 1 { median_ms(logged(&log)?)? } else { f64::NAN };
+        Ok((number(&said, "tps = ")?, done, p50_ms))
     }
+
+    async fn by_hand(&self, clients: u32, lasting: Duration) -> Result<(f64, f64, f64)> {
+        let mut connections = Vec::new();
+        for _ in 0..clients {
+            connections.push(PgConnection::connect(&self.url).await?);
+        }
+        let began = Instant::now();
+        let running = connections.into_iter().map(|db| tokio::spawn(by_one(db, began + lasting)));
+        let micros = futures::future::try_join_all(running).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let micros = micros.into_iter().collect::<Result<Vec<_>>>()?.concat();
+        let done = micros.len() as f64;
+        Ok((done / seconds, done, median_ms(micros)?))
+    }
+}
+
+/// One client by hand; answers how many microseconds each transaction took.
+async fn by_one(mut db: PgConnection, until: Instant) -> Result<Vec<f64>> {
+    let (order, event) = (ORDER.replace(":cents", "$1"), EVENT.replace(":nth", "$1"));
+    let mut micros = Vec::new();
+    while Instant::now() < until {
+        let began = Instant::now();
+        let mut tx = db.begin().await?;
+        let (cents, nth) =
+            (rand::random_range(1..=1_000_000_i64), rand::random_range(1..10_000_i64));
+        sqlx::query(AssertSqlSafe(order.as_str())).bind(cents).execute(&mut *tx).await?;
+        sqlx::query(AssertSqlSafe(event.as_str())).bind(nth).execute(&mut *tx).await?;
+        tx.commit().await?;
+        micros.push(began.elapsed().as_micros() as f64);
+    }
+    Ok(micros)
 }
 
 fn number(said: &str, label: &str) -> Result<f64> {
@@ -111,7 +167,7 @@ fn number(said: &str, label: &str) -> Result<f64> {
 }
 
 /// From the log that pgbench writes: of each transaction a line, its microseconds the third word.
-fn median_ms(log: &Path) -> Result<f64> {
+fn logged(log: &Path) -> Result<Vec<f64>> {
     let mut micros = Vec::new();
     for entry in std::fs::read_dir(log)? {
         let lines = std::fs::read_to_string(entry?.path())?;
@@ -119,19 +175,22 @@ fn median_ms(log: &Path) -> Result<f64> {
         micros.extend(lines.lines().filter_map(of));
     }
     std::fs::remove_dir_all(log)?;
-    ensure!(!micros.is_empty(), "pgbench logged no transaction");
+    Ok(micros)
+}
+
+fn median_ms(mut micros: Vec<f64>) -> Result<f64> {
+    ensure!(!micros.is_empty(), "no transaction was committed");
     micros.sort_by(f64::total_cmp);
     Ok(micros[micros.len() / 2] / 1_000.0)
 }
 
-/// On the path, or where Debian puts it.
-fn pgbench() -> Result<PathBuf> {
+/// On the path, or where Debian puts it; and what it says of itself.
+fn pgbench() -> Option<(PathBuf, String)> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     places.extend(versions.map(|version| version.path().join("bin")));
-    let found = places.iter().map(|place| place.join("pgbench")).find(|file| Path::is_file(file));
-    found.context(
-        "pgbench, the yardstick, is needed: on Debian and Ubuntu it comes with `postgresql`",
-    )
+    let program = places.iter().map(|place| place.join("pgbench")).find(|file| file.is_file())?;
+    let version = std::process::Command::new(&program).arg("--version").output().ok()?;
+    Some((program, String::from_utf8_lossy(&version.stdout).trim().to_string()))
 }

@@ -1,0 +1,71 @@
+//! What was measured on: the machine, and the settings of what runs there, as they are and not as
+//! they were asked for.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::Result;
+use e2e::{Stack, parts};
+use sqlx::{Connection, PgConnection};
+
+/// Titles and what there is to say.
+pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let mut note = |what: &str, text: String| found.insert(what.to_string(), text);
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let value = |file: &str, label: &str| {
+        let text = read(file);
+        let line = text.lines().find_map(|line| line.strip_prefix(label));
+        line.unwrap_or_default().trim_start_matches([' ', '\t', ':']).to_string()
+    };
+    let kib = value("/proc/meminfo", "MemTotal:");
+    let kib: f64 = kib.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or_default();
+    let machine = format!(
+        "{} cores ({}) and {:.0} GB, shared by everything, the load too; Linux {}",
+        std::thread::available_parallelism()?,
+        value("/proc/cpuinfo", "model name"),
+        kib / 1e6,
+        read("/proc/sys/kernel/osrelease").trim(),
+    );
+    note("Machine", machine);
+
+    let (mut java, mut options) = (String::new(), BTreeMap::new());
+    for member in stack.status().await? {
+        let Some(pid) = member.pid else { continue };
+        let words = read(&format!("/proc/{pid}/cmdline"));
+        let chosen = words.split('\0').filter(|word| word.starts_with("-X"));
+        // Which classes are preloaded matters to a start alone.
+        let chosen: Vec<&str> = chosen.filter(|word| !word.contains("Archive")).collect();
+        if let Some(home) = words.split('\0').next().and_then(|java| java.strip_suffix("/bin/java"))
+        {
+            java = value(&format!("{home}/release"), "JAVA_RUNTIME_VERSION=").replace('"', "");
+        }
+        options.insert(member.name, chosen.join(" "));
+    }
+    for (title, version) in parts::versions() {
+        let text = match title {
+            "Kafka" => format!("{version} on Java {java}, {}; acks=all", options["kafka"]),
+            "PostgreSQL" => format!("{version}, {}", postgres(stack).await?),
+            _ => format!("{version} on Java {java}, {}", options["registry"]),
+        };
+        note(title, text);
+    }
+    Ok(found)
+}
+
+/// What was set, and what decides whether a commit survives.
+async fn postgres(stack: &Stack) -> Result<String> {
+    let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
+    let settings = sqlx::query_scalar(
+        "select string_agg(name || '=' || current_setting(name), ' ' order by name)
+         from pg_settings
+         where name in ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level',
+                        'data_checksums')
+            or source = 'command line'
+               and name not in ('port', 'listen_addresses', 'unix_socket_directories')",
+    )
+    .fetch_one(&mut db)
+    .await?;
+    db.close().await?;
+    Ok(settings)
+}
