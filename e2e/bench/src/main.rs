@@ -52,7 +52,7 @@ struct Arguments {
     /// So many callers in closed loops, one after the other
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = callers)]
     callers: Vec<usize>,
-    /// So many of long ago, for the part `old`; ten million take 12 GB of disk, and are kept
+    /// So many of long ago, for the part `old`; ten million take 13 GB of disk, and are kept
     #[arg(long, default_value_t = 10_000_000)]
     old_orders: i64,
     /// Where bench.md and bench.json are written
