@@ -10,7 +10,7 @@
 //!
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
-//! - [`outbox`], [`relay`] with its floor and its producer: events on their way to Kafka
+//! - [`outbox`], [`relay`] with its round, its floor and its producer: events on their way to Kafka
 //! - [`announce`]: what was published, once more
 //! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
@@ -37,6 +37,7 @@ pub mod commands;
 pub mod idempotency;
 pub mod outbox;
 pub mod relay;
+mod round;
 mod floor;
 mod producer;
 pub mod announce;

@@ -8,7 +8,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::producer::Producer;
-use crate::relay::Round;
+use crate::round::Round;
 
 /// First arrivals, per till: what the broker was first given of each event, in order.
 async fn first_arrivals<const TEST: u32>(till: &Till<TEST>) -> HashMap<String, Vec<i64>> {
