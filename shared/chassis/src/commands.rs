@@ -246,15 +246,7 @@ async fn take<R: Rows>(
     }
     wake.relaying.after_you().await;
     wake.consuming.after_you().await;
-    let lap = match batch.len() == BATCH_MAX {
-        true => pace.at_once(),
-        false => pace.next().await,
-    };
-    while batch.len() < BATCH_MAX
-        && let Ok(pending) = waiting.try_recv()
-    {
-        batch.push(pending);
-    }
+    let lap = pace.fill(&mut batch, BATCH_MAX, waiting).await;
     Some((batch, lap))
 }
 

@@ -138,13 +138,7 @@ impl<R: Rows> Consumer<R> {
             tokio::select! {
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
-                    let _lap = match taken == BATCH_MAX {
-                        true => pace.at_once(),
-                        false => pace.next().await,
-                    };
-                    while batch.len() < BATCH_MAX && let Ok(ahead) = records.try_recv() {
-                        batch.push(ahead);
-                    }
+                    let _lap = pace.fill(&mut batch, BATCH_MAX, &mut records).await;
                     let (messages, memory): (Vec<_>, Vec<_>) =
                         batch.drain(..).map(|ahead| (ahead.message, ahead.memory)).unzip();
                     let behind = messages.len() == BATCH_MAX;

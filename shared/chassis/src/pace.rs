@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 /// No rest is longer.
@@ -34,21 +35,33 @@ impl Pace {
         Pace { apart, began: Instant::now(), took_micros: Arc::default() }
     }
 
-    /// Waits until a batch may begin; hold the lap for as long as it takes.
-    pub(crate) async fn next(&mut self) -> Lap {
+    /// Waits until a batch may begin; hold the lap for as long as it takes. One that is `full` could
+    /// not become larger by waiting, and begins at once.
+    pub(crate) async fn next(&mut self, full: bool) -> Lap {
         let took = Duration::from_micros(self.took_micros.load(Ordering::Relaxed));
         let now = Instant::now();
         let next = (self.began + took.mul_f64(self.apart)).min(now + REST_MAX);
-        if next > now {
+        if next > now && !full {
             sleep_until(next).await;
         }
-        self.at_once()
-    }
-
-    /// For a batch that could not become larger by waiting.
-    pub(crate) fn at_once(&mut self) -> Lap {
         self.began = Instant::now();
         Lap { began: self.began, took_micros: self.took_micros.clone() }
+    }
+
+    /// [`Pace::next`] for a batch that was taken from a queue: what came meanwhile joins it.
+    pub(crate) async fn fill<T>(
+        &mut self,
+        batch: &mut Vec<T>,
+        max: usize,
+        waiting: &mut mpsc::Receiver<T>,
+    ) -> Lap {
+        let lap = self.next(batch.len() == max).await;
+        while batch.len() < max
+            && let Ok(more) = waiting.try_recv()
+        {
+            batch.push(more);
+        }
+        lap
     }
 }
 
@@ -61,50 +74,68 @@ impl Drop for Lap {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
+    use futures::FutureExt;
     use tokio::time::sleep;
 
     use super::*;
 
     const TOOK: Duration = Duration::from_millis(30);
 
+    /// How long the next batch has to wait after one that took so long.
+    async fn rest_after(took: Duration) -> Duration {
+        let mut pace = Pace::of(2.0);
+        let lap = pace.next(false).await;
+        sleep(took).await;
+        drop(lap);
+        let ended = Instant::now();
+        drop(pace.next(false).await);
+        ended.elapsed()
+    }
+
     #[tokio::test]
     async fn a_loop_rests_as_long_as_its_batch_took_and_not_for_ever() {
-        let mut pace = Pace::of(2.0);
-        let lap = pace.next().await;
-        sleep(TOOK).await;
-        drop(lap);
-        let ended = Instant::now();
-        drop(pace.next().await);
-        assert!(ended.elapsed() > TOOK / 2, "{:?}", ended.elapsed());
-
-        let lap = pace.next().await;
-        sleep(20 * REST_MAX).await;
-        drop(lap);
-        let ended = Instant::now();
-        drop(pace.next().await);
-        assert!(ended.elapsed() < 10 * REST_MAX, "{:?}", ended.elapsed());
+        let rested = rest_after(TOOK).await;
+        assert!(rested > TOOK / 2, "{rested:?}");
+        let rested = rest_after(20 * REST_MAX).await;
+        assert!(rested < 10 * REST_MAX, "{rested:?}");
     }
 
     #[tokio::test]
     async fn a_batch_that_hung_does_not_keep_the_others_of_its_queue_waiting() {
         let mut pace = Pace::of(0.5);
-        let hung = pace.next().await;
+        let hung = pace.next(false).await;
         sleep(40 * REST_MAX).await;
-        let _other = pace.next().await;
+        let _other = pace.next(false).await;
         drop(hung);
         let asked = Instant::now();
-        drop(pace.next().await);
+        drop(pace.next(false).await);
         assert!(asked.elapsed() < 10 * REST_MAX, "{:?}", asked.elapsed());
     }
 
     #[tokio::test]
     async fn who_comes_when_the_rest_is_over_does_not_wait() {
         let mut pace = Pace::of(2.0);
-        let lap = pace.next().await;
+        let lap = pace.next(false).await;
         sleep(TOOK).await;
         drop(lap);
         sleep(TOOK + REST_MAX).await;
-        assert!(pace.next().now_or_never().is_some());
+        assert!(pace.next(false).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_filled_with_what_came_meanwhile_and_a_full_one_does_not_wait() {
+        let mut pace = Pace::of(2.0);
+        let lap = pace.next(false).await;
+        sleep(TOOK).await;
+        drop(lap);
+        let (sender, mut waiting) = mpsc::channel(3);
+        for nth in [2, 3, 4] {
+            sender.send(nth).await.unwrap();
+        }
+        let mut full = vec![1, 2];
+        assert!(pace.fill(&mut full, 2, &mut waiting).now_or_never().is_some());
+        let mut batch = vec![1];
+        drop(pace.fill(&mut batch, 3, &mut waiting).await);
+        assert_eq!((full, batch), (vec![1, 2], vec![1, 2, 3]));
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! A trace context exists whether or not traces are exported, so that every event carries a
 //! `traceparent` and a trace begun elsewhere never ends here. Where they are not, a service passes on
-//! the context that it was given and adds no span of its own: spans that nobody will read cost a
-//! tenth of what an event costs.
+//! the context that it was given and makes no span of its own, which nobody would read.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -27,9 +27,9 @@ pub struct Wake {
 ///
 /// To take a command is cheaper than to bring it to its end. A service that takes all it can get has
 /// no time left for that, and what it took piles up. So while a loop has more before it than fits a
-/// batch, commands take turns with it: a batch of theirs after each of its own. They come faster than
-/// that? Then they wait, and when too many wait they are refused. Nothing is counted but batches of
-/// this process, so whoever else is away, and for how long, slows nothing down.
+/// batch, commands take turns with it: a batch of theirs after each of its own. Those that come faster
+/// wait, and when too many wait, or one for too long, they are refused. Nothing is counted but batches
+/// of this process: while somebody else is away, nothing is slowed down.
 #[derive(Default)]
 pub(crate) struct Turns(watch::Sender<bool>);
 

@@ -1,8 +1,9 @@
 //! What a batch writes, as one statement.
 //!
-//! Each statement is a round trip, and a round trip costs more than the rows of a small batch do. So the inserts and updates of a batch are gathered, and sent as the
-//! data-modifying parts of one `with`. All parts see the database as it was before: no part may
-//! depend on another one's rows, and no row be written by two.
+//! Each statement is a round trip, and a round trip costs more than the rows of a small batch do. So
+//! the inserts and updates of a batch are gathered, and sent as the data-modifying parts of one
+//! `with`. All parts see the database as it was before: no part may depend on another one's rows,
+//! and no row be written by two.
 
 use std::fmt::Write as _;
 
@@ -14,7 +15,6 @@ pub struct Writes<'tx> {
     tx: &'tx mut PgTransaction<'static>,
     parts: Vec<String>,
     arguments: PgArguments,
-    bound: usize,
     /// A value that can't be sent.
     unfit: Option<sqlx::Error>,
 }
@@ -22,13 +22,13 @@ pub struct Writes<'tx> {
 impl<'tx> Writes<'tx> {
     /// Nothing yet.
     pub fn of(tx: &'tx mut PgTransaction<'static>) -> Writes<'tx> {
-        Writes { tx, parts: Vec::new(), arguments: PgArguments::default(), bound: 0, unfit: None }
+        Writes { tx, parts: Vec::new(), arguments: PgArguments::default(), unfit: None }
     }
 
     /// Adds a statement that writes to one table. Its parameters are its own: `$1` is the first one
     /// that is bound to it.
     pub fn add(&mut self, statement: &'static str) -> Write<'_, 'tx> {
-        self.parts.push(renumbered(statement, self.bound));
+        self.parts.push(renumbered(statement, self.arguments.len()));
         Write { writes: self }
     }
 
@@ -57,7 +57,6 @@ pub struct Write<'a, 'tx> {
 impl Write<'_, '_> {
     /// The next parameter.
     pub fn bind<'v, T: Encode<'v, Postgres> + Type<Postgres>>(self, value: T) -> Self {
-        self.writes.bound += 1;
         if let Err(unfit) = self.writes.arguments.add(value) {
             self.writes.unfit = Some(sqlx::Error::Encode(unfit));
         }
