@@ -1,0 +1,156 @@
+//! What can never be handled is set aside as it is; everything around it goes on.
+
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use tower::ServiceExt;
+
+use super::*;
+
+/// A record as it is to be sent, the header `ce_id`, and a word of the reason to be given.
+type Poison = (Option<Vec<u8>>, Option<&'static str>, &'static str);
+
+/// Bytes that are no event: all that `good` and `newer` are when they are cut short, and more.
+fn poison(good: &[u8], newer: &[u8]) -> Vec<Poison> {
+    let event_id: &str = Uuid::now_v7().to_string().leak();
+    let cut = |record: &[u8], at: usize| {
+        (Some(record[..at].to_vec()), Some(event_id), if at < 5 { "too few" } else { "" })
+    };
+    let mut poison: Vec<Poison> = (0..good.len()).map(|at| cut(good, at)).collect();
+    poison.extend((5..newer.len()).map(|at| cut(newer, at)));
+    let id = u32::from_be_bytes(good[1..5].try_into().unwrap());
+    let body = &good[5..];
+    poison.extend([
+        (None, Some(event_id), "empty"),
+        (Some([good, &[0]].concat()), Some(event_id), "left over"),
+        (Some([newer, &[0]].concat()), Some(event_id), "left over"),
+        (Some([&[7], &good[1..]].concat()), Some(event_id), "magic"),
+        (Some(frame(id + 1_000_000, body)), Some(event_id), "unknown"),
+        (Some(frame(u32::MAX, body)), Some(event_id), "no schema id"),
+        (Some(good.to_vec()), None, "ce_id"),
+        (Some(good.to_vec()), Some("seven"), "ce_id"),
+        (Some(frame(id, &[b' '; 300 * 1024])), Some(event_id), "exceeds"),
+        // A string that claims 2^41 bytes.
+        (Some(frame(id, &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1])), Some(event_id), ""),
+    ]);
+    poison
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_bytes_are_set_aside_as_they_are_and_the_events_around_them_are_handled() {
+    let till = Till::<3>::open_with_contracts().await;
+    let topic = names(3).counted;
+    let event = Counted::<3> { note: Some("two".into()), ..counted("a", 1) };
+    let body = Outgoing::of(&event).body;
+    let good = frame(till.register(topic, topic.schema).await, &body);
+    // Of another version, which is read in another way, with a note of its own at the end.
+    let newer =
+        COUNTED.replace("]}", r#", {"name": "by", "type": ["null", "string"], "default": null}]}"#);
+    let newer =
+        frame(till.register(topic, &newer).await, &[&body, b"\x02\x06who".as_slice()].concat());
+    let mut poison = poison(&good, &newer);
+
+    let producer: FutureProducer =
+        kafka::producer(till.service, &till.config.kafka).create().unwrap();
+    let send = async |record: Option<&[u8]>, event_id: Option<&str>| {
+        let mut message = FutureRecord::<str, [u8]>::to(topic.name).partition(0);
+        message.payload = record;
+        message.headers = event_id.map(event_id_header);
+        producer.send(message, WITHIN).await.unwrap();
+    };
+    for (record, event_id, _) in &poison {
+        send(record.as_deref(), *event_id).await;
+        for good in [&good, &newer] {
+            send(Some(good), Some(&Uuid::now_v7().to_string())).await;
+        }
+    }
+    let good = 2 * poison.len() as i64;
+    // And once more, with nothing good in between.
+    for (record, event_id, _) in &poison {
+        send(record.as_deref(), *event_id).await;
+    }
+    poison.extend(poison.clone());
+    till.catch_up().await;
+
+    assert_eq!(till.tallies().await["a"], (good, good), "each good event once");
+    let letters = till.letters().await;
+    assert_eq!(letters.len(), poison.len());
+    for (nth, (letter, (record, event_id, reason))) in letters.iter().zip(&poison).enumerate() {
+        let nth = nth as i64;
+        let offset = if nth < good / 2 { 3 * nth } else { nth + good };
+        assert_eq!((letter.partition, letter.offset), (0, offset));
+        assert_eq!((&letter.record, letter.kind.as_str()), (record, "undecodable"), "{letter:?}");
+        assert!(letter.reason.contains(reason), "{reason}: {letter:?}");
+        assert_eq!(letter.event_id, event_id.and_then(|id| id.parse().ok()));
+    }
+    assert_eq!(committed(&till).await, [2 * good], "the offset is past all of them");
+    let paused = "select count(*) from consumer where paused_at is not null";
+    assert_eq!(till.number(paused).await, 0, "bytes are no sign of a bad deployment");
+}
+
+#[tokio::test]
+async fn of_a_batch_with_bad_events_exactly_those_are_set_aside_and_the_others_take_effect_once() {
+    let till = Till::<4>::open_with_contracts().await;
+    let bad = [
+        (5, counted("b", 0), "impossible", "nothing was counted"),
+        (11, counted("a", -1), "failing", "a till can't owe -1"),
+        (12, counted("c", 1_000_000), "failing", "check constraint"),
+        (30, counted("a\0", 1), "failing", "0x00"),
+    ];
+    let mut events: Vec<Counted<4>> =
+        (0..40).map(|nth| counted(["a", "b", "c"][nth % 3], 1)).collect();
+    for (nth, event, ..) in &bad {
+        events[*nth] = event.clone();
+    }
+    let batch = till.delivered(&events).await;
+    till.handle(batch.clone()).await;
+
+    let letters = till.letters().await;
+    assert_eq!(letters.len(), bad.len(), "{letters:?}");
+    for (letter, (nth, _, kind, reason)) in letters.iter().zip(&bad) {
+        assert_eq!((letter.offset as usize, letter.kind.as_str()), (*nth, *kind));
+        assert!(letter.reason.contains(reason), "{letter:?}");
+        assert_eq!(letter.record.as_deref(), batch[*nth].payload());
+    }
+    let tallies = till.tallies().await;
+    assert_eq!(tallies.values().map(|(counted, _)| counted).sum::<i64>(), 36, "{tallies:?}");
+    assert_eq!(till.number("select count(*) from inbox").await, 36);
+    let both = "select count(*) from inbox join dead_letters using (event_id)";
+    assert_eq!(till.number(both).await, 0, "a letter can be replayed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes_it() {
+    let till = Till::<9>::open_with_contracts().await;
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    // A success in between counts them from the start.
+    let mut events = vec![counted("a", 0); 19];
+    events.push(counted("a", 1));
+    events.extend(vec![counted("a", 0); 20]);
+    events.push(counted("a", 1));
+    till.publish(&events).await;
+    till.outbox_is_empty_of(names(9).counted).await;
+
+    let consumer = till.consumer();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    let paused = "select count(*) from consumer where paused_at is not null";
+    eventually("it is paused", async || till.number(paused).await == 1).await;
+    assert_eq!(till.letters().await.len(), 39);
+    let client = till.client();
+    let group = client.fetch_group_list(Some(till.service), WITHIN).unwrap();
+    assert_eq!(group.groups()[0].members().len(), 1, "it stays in its group");
+    consuming.stop().await;
+
+    // The pause outlives the process.
+    let consumer = till.consumer();
+    let group = consumer.group();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    sleep(MEANWHILE).await;
+    assert_eq!(till.tallies().await["a"], (1, 1));
+    let resume = axum::http::Request::post("/consumer/resume").body(axum::body::Body::empty());
+    let answer = till.consumer().operator().oneshot(resume.unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    eventually("it goes on", async || till.tallies().await["a"] == (2, 2)).await;
+    eventually("to the end", async || group.caught_up().await).await;
+    consuming.stop().await;
+    relaying.stop().await;
+}
