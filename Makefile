@@ -65,7 +65,8 @@ bench: tools ## How many sagas a second, how fast, at what cost: PART="closed op
 
 microbench: build ## What single steps cost: to write and read each event, the outbox and inbox statements, each handler (four minutes)
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet
-	@$(E2E) with-parts -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet
+	@$(E2E) with-parts -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet \
+	  --sample-size 20 --warm-up-time 0.3 --measurement-time 1
 
 service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
 	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }

@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::hint::black_box;
-use std::time::Duration;
 
 use chassis::event::At;
 use chrono::DateTime;
@@ -47,11 +46,7 @@ const TOTAL_CENTS: i64 = 300;
 const PLENTY: i64 = 1_000_000;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-        .configure_from_args();
+    let mut criterion = Criterion::default().configure_from_args();
     let c = &mut criterion;
     measure(c, "place_order", |n| (items(), wishes(n)), order_saga::place_order);
     measure(c, "verify_payment", |n| (ledger(n), created(n)), payment_saga::verify_payment);

@@ -29,11 +29,7 @@ type Heard = (Uuid, &'static str);
 const BODY: [u8; 90] = [0; 90];
 
 fn main() -> anyhow::Result<()> {
-    let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
+    let mut criterion = Criterion::default().configure_from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let db = runtime.block_on(database())?;
 

@@ -3,7 +3,6 @@
 //! many as an order may have.
 
 use std::hint::black_box;
-use std::time::Duration;
 
 use chassis::avro::{Codec, frame, unframe};
 use chassis::event::{Event, Outgoing};
@@ -17,11 +16,7 @@ use events::stock::{ReleasedLine, ReservedLine};
 use uuid::Uuid;
 
 fn main() {
-    let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
-        .configure_from_args();
+    let mut criterion = Criterion::default().configure_from_args();
     events(&mut criterion);
     criterion.final_summary();
 }
