@@ -38,6 +38,8 @@ impl From<sqlx::Error> for Trouble {
 pub(crate) struct Effect {
     /// Topic, and how long it took to get here.
     handled: Vec<(&'static Topic, std::time::Duration)>,
+    /// Of those that had had their effect before.
+    repeated: Vec<&'static Topic>,
     publishes: bool,
     /// End when they are dropped.
     _spans: Vec<Context>,
@@ -53,7 +55,7 @@ pub(crate) async fn take<R: Rows>(
     let entering: Vec<_> = items.iter().filter_map(Item::entering).collect();
     let (mut admitted, now) = inbox::admit(tx, &entering, attempts).await?;
     let mut keys = R::Keys::default();
-    let mut new = Vec::with_capacity(items.len());
+    let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
     for (nth, item) in items.iter().enumerate() {
         if let Content::Event(topic, work) = &item.content {
             // Removed from the set, so that a repeat within the batch is a repeat too.
@@ -61,6 +63,8 @@ pub(crate) async fn take<R: Rows>(
             if state || item.event_id.is_some_and(|id| admitted.remove(&id)) {
                 work.touch(&mut keys);
                 new.push((nth, *topic, item, work));
+            } else {
+                repeated.push(*topic);
             }
         }
     }
@@ -92,7 +96,8 @@ pub(crate) async fn take<R: Rows>(
     let handled = new
         .iter()
         .map(|(_, topic, item, _)| (*topic, item.sent_at.and_then(took).unwrap_or_default()));
-    Ok(Effect { handled: handled.collect(), publishes: !envelopes.is_empty(), _spans: spans })
+    let publishes = !envelopes.is_empty();
+    Ok(Effect { handled: handled.collect(), repeated, publishes, _spans: spans })
 }
 
 impl Effect {
@@ -110,6 +115,9 @@ impl Effect {
         for (topic, took) in &self.handled {
             counter!("events_handled_total", "topic" => topic.name).increment(1);
             histogram!("event_delivery_seconds", "topic" => topic.name).record(*took);
+        }
+        for topic in &self.repeated {
+            counter!("events_repeated_total", "topic" => topic.name).increment(1);
         }
     }
 }

@@ -62,6 +62,7 @@ pub fn describe() {
         ("events_announced_total", "Events written to the outbox once more, as an operator asked."),
         ("dead_letters_total", "Records set aside because they can never be handled, by topic."),
         ("events_handled_total", "Events that had their effect, by topic."),
+        ("events_repeated_total", "Events that came again after they had their effect, by topic."),
         ("events_published_total", "Events that the broker acknowledged, by topic."),
         ("relay_producers_rebuilt_total", "Producers that were beyond repair and replaced."),
         ("relay_topic_held_total", "Times that a topic's events had to wait, by topic."),
