@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::checks::Tally;
 use crate::findings::Findings;
+use crate::invariants::Invariant::{I4, I5, I6, I8};
 
 /// A customer's money: what came in, what is there, what was taken.
 #[derive(Clone, Debug, Default, sqlx::FromRow)]
@@ -29,7 +30,7 @@ pub fn check_account(row: &AccountRow, money: &mut Money, findings: &mut Finding
     let (Some(deposited), Some(balance), Some(taken)) =
         (row.deposited_cents, row.balance_cents, row.taken_cents)
     else {
-        findings.add("money", || {
+        findings.add(I5, "money", || {
             format!("customer {}: deposits or payments without account", row.customer_id)
         });
         return;
@@ -40,15 +41,15 @@ pub fn check_account(row: &AccountRow, money: &mut Money, findings: &mut Finding
     money.taken_cents += i128::from(taken);
     let conserved = i128::from(deposited) == i128::from(balance) + i128::from(taken);
     let holds = conserved && row.deposits_cents == deposited && row.verified_cents == taken;
-    findings.unless(holds, "money", || format!("customer {}: {row:?}", row.customer_id));
-    findings.unless(balance >= 0 && taken >= 0, "negative", || {
+    findings.unless(holds, I5, "money", || format!("customer {}: {row:?}", row.customer_id));
+    findings.unless(balance >= 0 && taken >= 0, I5, "negative", || {
         format!("customer {}: {row:?}", row.customer_id)
     });
 }
 
 /// What was taken is what confirmed orders cost.
 pub fn check_totals(money: &Money, tally: &Tally, findings: &mut Findings) {
-    findings.unless(money.taken_cents == tally.confirmed_cents, "money", || {
+    findings.unless(money.taken_cents == tally.confirmed_cents, I5, "money", || {
         format!(
             "taken are {}, confirmed orders come to {}",
             money.taken_cents, tally.confirmed_cents
@@ -102,7 +103,7 @@ pub fn check_item(
     let (Some(delivered), Some(available), Some(reserved)) =
         (row.delivered, row.available, row.reserved)
     else {
-        findings.add("stock", || format!("{sku}: deliveries or reservations without item"));
+        findings.add(I6, "stock", || format!("{sku}: deliveries or reservations without item"));
         return;
     };
     goods.items += 1;
@@ -111,9 +112,9 @@ pub fn check_item(
     goods.reserved += i128::from(reserved);
     let conserved = i128::from(delivered) == i128::from(available) + i128::from(reserved);
     let holds = conserved && row.deliveries == delivered && row.held == reserved;
-    findings.unless(holds, "stock", || format!("{row:?}"));
-    findings.unless(available >= 0 && reserved >= 0, "negative", || format!("{row:?}"));
-    findings.unless(newest.map(|(event_id, _)| *event_id) == row.event_id, "item", || {
+    findings.unless(holds, I6, "stock", || format!("{row:?}"));
+    findings.unless(available >= 0 && reserved >= 0, I6, "negative", || format!("{row:?}"));
+    findings.unless(newest.map(|(event_id, _)| *event_id) == row.event_id, I8, "item", || {
         format!("{sku}: its row recorded {:?}, the newest record is {newest:?}", row.event_id)
     });
     let same = |described: &Described| {
@@ -124,10 +125,97 @@ pub fn check_item(
             Some(described.version),
         ) == (row.name.as_ref(), row.price_cents, row.currency.as_ref(), row.version)
     };
-    findings.unless(newest.is_some_and(|(_, newest)| same(newest)), "item", || {
+    findings.unless(newest.is_some_and(|(_, newest)| same(newest)), I8, "item", || {
         format!("{sku}: the newest record says something else than the row: {newest:?}")
     });
-    findings.unless(known.is_some_and(same), "item", || {
+    findings.unless(known.is_some_and(same), I4, "item", || {
         format!("{sku}: the order service knows it differently: {known:?}")
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::tests::id;
+
+    #[test]
+    fn money_that_does_not_balance_is_refused() {
+        let right = AccountRow {
+            customer_id: id(2),
+            deposits_cents: 500,
+            verified_cents: 200,
+            deposited_cents: Some(500),
+            balance_cents: Some(300),
+            taken_cents: Some(200),
+        };
+        let off = |row: &AccountRow| {
+            let (mut money, mut findings) = (Money::default(), Findings::default());
+            check_account(row, &mut money, &mut findings);
+            findings.kinds()
+        };
+        assert!(off(&right).is_empty());
+        assert_eq!(off(&AccountRow { deposits_cents: 499, ..right.clone() }), ["I5 money"]);
+        assert_eq!(off(&AccountRow { verified_cents: 100, ..right.clone() }), ["I5 money"]);
+        assert_eq!(off(&AccountRow { balance_cents: Some(301), ..right.clone() }), ["I5 money"]);
+        assert_eq!(off(&AccountRow { deposited_cents: None, ..right.clone() }), ["I5 money"]);
+        let negative = AccountRow {
+            verified_cents: 600,
+            balance_cents: Some(-100),
+            taken_cents: Some(600),
+            ..right
+        };
+        assert_eq!(off(&negative), ["I5 negative"]);
+
+        let money = Money { taken_cents: 200, ..Money::default() };
+        let mut findings = Findings::default();
+        check_totals(&money, &Tally { confirmed_cents: 200, ..Tally::default() }, &mut findings);
+        assert_eq!(findings.count(), 0);
+        check_totals(&money, &Tally { confirmed_cents: 100, ..Tally::default() }, &mut findings);
+        assert_eq!(findings.kinds(), ["I5 money"]);
+    }
+
+    #[test]
+    fn an_item_that_does_not_balance_or_is_announced_differently_is_refused() {
+        let described = Described {
+            sku: "pen".into(),
+            name: "Pen".into(),
+            price_cents: 150,
+            currency: "EUR".into(),
+            version: 2,
+        };
+        let right = ItemRow {
+            sku: "pen".into(),
+            deliveries: 10,
+            held: 4,
+            name: Some("Pen".into()),
+            price_cents: Some(150),
+            currency: Some("EUR".into()),
+            version: Some(2),
+            delivered: Some(10),
+            available: Some(6),
+            reserved: Some(4),
+            event_id: Some(id(5)),
+        };
+        let newest = (id(5), described.clone());
+        let off = |row: &ItemRow, newest: Option<&(Uuid, Described)>, known: Option<&Described>| {
+            let (mut goods, mut findings) = (Goods::default(), Findings::default());
+            check_item(row, newest, known, &mut goods, &mut findings);
+            findings.kinds()
+        };
+        assert!(off(&right, Some(&newest), Some(&described)).is_empty());
+        let row = ItemRow { deliveries: 9, ..right.clone() };
+        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"]);
+        let row = ItemRow { held: 3, ..right.clone() };
+        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"]);
+        let row = ItemRow { available: Some(7), ..right.clone() };
+        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 stock"]);
+        let row = ItemRow { held: 11, available: Some(-1), reserved: Some(11), ..right.clone() };
+        assert_eq!(off(&row, Some(&newest), Some(&described)), ["I6 negative"]);
+        let older = (id(4), described.clone());
+        assert_eq!(off(&right, Some(&older), Some(&described)), ["I8 item"]);
+        assert_eq!(off(&right, None, Some(&described)), ["I8 item"]);
+        assert_eq!(off(&right, Some(&newest), None), ["I4 item"]);
+        let stale = Described { version: 1, ..described };
+        assert_eq!(off(&right, Some(&newest), Some(&stale)), ["I4 item"]);
+    }
 }

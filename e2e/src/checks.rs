@@ -1,6 +1,6 @@
 //! What must hold of an order, as pure functions over its rows in three databases, its history and
 //! its records. Each violation is refused by the check that is meant for it, which the tests below
-//! show with hand-made rows.
+//! show with hand-made rows. [`crate::arrivals`] holds the rows against the records.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,11 @@ use events::{orders, payments, stock};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::arrivals::check_facts;
 use crate::audit::{self, Standing};
-use crate::facts::{Fact, Foreign, Letters, Line, OrderLine, Says, Shortfall, hash};
+use crate::facts::{Fact, Letters, Line, OrderLine, Says, Shortfall, hash};
 use crate::findings::Findings;
+use crate::invariants::Invariant::{I3, I4, I5, I6, I7, I11};
 
 /// A row of order's table.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -89,7 +91,7 @@ pub struct Case {
 pub struct Expected {
     pub topic: &'static Topic,
     pub event_id: Uuid,
-    content: Option<u64>,
+    pub content: Option<u64>,
     pub at: DateTime<Utc>,
 }
 
@@ -98,6 +100,8 @@ pub struct Around<'a> {
     pub letters: &'a Letters,
     /// Older events may be gone from their topics.
     pub kept_since: DateTime<Utc>,
+    /// How far the clocks of the brokers may be apart, in milliseconds.
+    pub clocks_apart_ms: i64,
 }
 
 /// What the cases come to.
@@ -112,8 +116,16 @@ pub struct Tally {
     pub payments: BTreeMap<String, u64>,
     pub reservations: BTreeMap<String, u64>,
     pub facts: u64,
-    /// Records of an event that lie there a second time, though nobody had it announced again.
+    /// By reason (none where it was confirmed), payment and stock: each way that an order ended.
+    pub endings: BTreeMap<[String; 3], u64>,
+    /// Records of an event that lie there a second time, though nobody had it announced again; and
+    /// how many of them somebody heard.
     pub repeats: u64,
+    pub repeats_heard: u64,
+    /// Orders that heard a yes after they were cancelled.
+    pub late_yeses: u64,
+    /// Confirmed orders whose four records are one trace.
+    pub traced: u64,
     /// Well-formed records that no row recorded and a dead letter names.
     pub set_aside: u64,
     /// Events too old to be still in their topics.
@@ -124,10 +136,11 @@ pub struct Tally {
 pub fn check_case(case: &Case, around: &Around<'_>, tally: &mut Tally, findings: &mut Findings) {
     if let Some(order) = &case.order {
         check_order(order, case, tally, findings);
-        check_audit(order, case, findings);
+        check_audit(order, case, tally, findings);
     } else if case.payment.is_some() || case.reservation.is_some() || !case.history.is_empty() {
-        findings
-            .add("ghost", || format!("{}: payment or stock has it, order does not", case.order_id));
+        findings.add(I11, "ghost", || {
+            format!("{}: payment or stock has it, order does not", case.order_id)
+        });
     }
     if let Some(payment) = &case.payment {
         *tally.payments.entry(payment.state.clone()).or_default() += 1;
@@ -147,7 +160,7 @@ fn check_order(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut 
         .iter()
         .map(|line| i128::from(line.quantity) * i128::from(line.unit_price_cents))
         .sum();
-    findings.unless(total == i128::from(order.total_cents), "amounts", || {
+    findings.unless(total == i128::from(order.total_cents), I5, "amounts", || {
         format!("{id}: its lines come to {total}, its total is {}", order.total_cents)
     });
     let payment = case.payment.as_ref().map_or("waiting", |payment| &payment.state);
@@ -159,23 +172,27 @@ fn check_order(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut 
             tally.confirmed += 1;
             tally.confirmed_cents += i128::from(order.total_cents);
             let both = order.payment == "verified" && order.stock == "reserved";
-            findings.unless(both, "open", legs);
+            findings.unless(both, I3, "open", legs);
         }
         "cancelled" => {
             *tally.cancelled.entry(order.reason.clone().unwrap_or_default()).or_default() += 1;
             let paid = ["refunded", "declined", "void"].contains(&order.payment.as_str());
             let held = ["released", "rejected", "void"].contains(&order.stock.as_str());
-            findings.unless(paid && held, "open", legs);
+            findings.unless(paid && held, I3, "open", legs);
         }
         _ => {
             tally.pending += 1;
-            findings.add("open", legs);
+            findings.add(I3, "open", legs);
         }
     }
-    findings.unless(order.payment == payment, "disagreement", || {
+    if order.status != "pending" {
+        let ending = [order.reason.clone().unwrap_or_default(), payment.into(), stock.into()];
+        *tally.endings.entry(ending).or_default() += 1;
+    }
+    findings.unless(order.payment == payment, I4, "disagreement", || {
         format!("{id}: order says payment is {}, payment says {payment}", order.payment)
     });
-    findings.unless(order.stock == stock, "disagreement", || {
+    findings.unless(order.stock == stock, I4, "disagreement", || {
         format!("{id}: order says stock is {}, stock says {stock}", order.stock)
     });
     if let Some(payment) = &case.payment {
@@ -191,17 +208,17 @@ fn check_payment(order: &OrderRow, payment: &PaymentRow, findings: &mut Findings
     if ["verified", "refunded"].contains(&payment.state.as_str()) {
         let taken = (payment.amount_cents, payment.currency.as_deref());
         let due = (order.total_cents, Some(order.currency.as_str()));
-        findings.unless(taken == due, "amounts", || {
+        findings.unless(taken == due, I5, "amounts", || {
             format!("{id}: payment took {taken:?}, the order is about {due:?}")
         });
-        findings.unless(payment.customer_id == Some(order.customer_id), "amounts", || {
+        findings.unless(payment.customer_id == Some(order.customer_id), I5, "amounts", || {
             format!(
                 "{id}: payment took it from {:?}, not from {}",
                 payment.customer_id, order.customer_id
             )
         });
     } else if payment.state == "void" {
-        findings.unless(payment.amount_cents == 0, "amounts", || {
+        findings.unless(payment.amount_cents == 0, I5, "amounts", || {
             format!("{id}: payment is void and about {} cents", payment.amount_cents)
         });
     }
@@ -214,7 +231,7 @@ fn check_reservation(order: &OrderRow, reservation: &ReservationRow, findings: &
         "reserved" | "released" => Says::lines(&reservation.lines) == Says::set_aside(ordered),
         _ => true,
     };
-    findings.unless(same, "lines", || {
+    findings.unless(same, I6, "lines", || {
         format!("{id}: stock set aside {:?}, ordered were {:?}", reservation.lines, order.lines)
     });
 }
@@ -278,7 +295,8 @@ pub fn expected(case: &Case, findings: &mut Findings) -> Vec<Expected> {
         }
     }
     for topic in unrecorded {
-        findings.add("unrecorded", || format!("{}: no row records its {topic}", case.order_id));
+        findings
+            .add(I11, "unrecorded", || format!("{}: no row records its {topic}", case.order_id));
     }
     expected
 }
@@ -296,22 +314,27 @@ fn check_history(case: &Case, expected: &[Expected], findings: &mut Findings) {
     should.sort_unstable();
     is.sort_unstable();
     for row in &should {
-        findings.unless(is.contains(row), "history", || format!("{id}: lacks {} {}", row.1, row.0));
+        findings
+            .unless(is.contains(row), I7, "history", || format!("{id}: lacks {} {}", row.1, row.0));
     }
     for row in &is {
-        findings.unless(should.contains(row), "history", || {
+        findings.unless(should.contains(row), I7, "history", || {
             format!("{id}: has {} {}, which nobody recorded", row.1, row.0)
         });
     }
-    findings.unless(is.windows(2).all(|pair| pair[0].0 != pair[1].0), "history", || {
+    findings.unless(is.windows(2).all(|pair| pair[0].0 != pair[1].0), I7, "history", || {
         format!("{id}: has an event twice")
     });
 }
 
 /// The history, folded, comes to where the order stands.
-fn check_audit(order: &OrderRow, case: &Case, findings: &mut Findings) {
+fn check_audit(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut Findings) {
     let mut history: Vec<&HistoryRow> = case.history.iter().collect();
     history.sort_unstable_by_key(|row| row.position);
+    let since_cancelled = history.iter().skip_while(|row| row.event != orders::CANCELLED.name);
+    let yeses = [payments::VERIFIED.name, stock::RESERVED.name];
+    let is_late = since_cancelled.clone().any(|row| yeses.contains(&row.event.as_str()));
+    tally.late_yeses += u64::from(is_late);
     let lines = history.iter().map(|row| audit::Line {
         event: &row.event,
         detail: &row.detail,
@@ -325,127 +348,15 @@ fn check_audit(order: &OrderRow, case: &Case, findings: &mut Findings) {
         ended_at: order.ended_at,
     };
     match audit::fold(lines) {
-        Ok(folded) => findings.unless(folded == stands, "audit", || {
+        Ok(folded) => findings.unless(folded == stands, I3, "audit", || {
             format!("{}: its history comes to {folded:?}, it is {stands:?}", order.order_id)
         }),
         Err(because) => {
-            findings.add("audit", || format!("{}: its history {because}", order.order_id));
+            findings.add(I3, "audit", || format!("{}: its history {because}", order.order_id));
         }
-    }
-}
-
-/// What lies in the topics is what the rows say was published, both ways.
-fn check_facts(
-    case: &Case,
-    expected: &[Expected],
-    around: &Around<'_>,
-    tally: &mut Tally,
-    findings: &mut Findings,
-) {
-    let id = case.order_id;
-    let is = |fact: &Fact, e: &Expected| {
-        fact.event_id == e.event_id && fact.place.topic().name == e.topic.name
-    };
-    for e in expected {
-        let mut found = case.facts.iter().filter(|fact| is(fact, e)).peekable();
-        if found.peek().is_none() {
-            if e.at < around.kept_since {
-                tally.expired += 1;
-            } else {
-                findings.add("lost", || {
-                    format!("{id}: {} {} is not in its topic", e.topic.name, e.event_id)
-                });
-            }
-            continue;
-        }
-        let mut first = true;
-        for fact in found {
-            // Of a record that is none of ours, a letter is all that there should be.
-            findings.unless(!around.letters.is_waiting(fact.place), "dead letters", || {
-                format!("{id}: {} at {} lies among the dead letters", e.topic.name, fact.place)
-            });
-            tally.facts += 1;
-            tally.repeats += u64::from(!first && !fact.announced);
-            first &= fact.announced;
-            // A reason newer than this checker can't be held against the row's.
-            let is_newer = e.topic.name == orders::CANCELLED.name
-                && fact.content == Says::cancelled("unknown");
-            findings.unless(
-                e.content.is_none_or(|content| content == fact.content || is_newer),
-                "content",
-                || {
-                    format!(
-                        "{id}: {} at {} says something else than the row",
-                        e.topic.name, fact.place
-                    )
-                },
-            );
-        }
-    }
-    for fact in &case.facts {
-        if expected.iter().any(|e| is(fact, e)) {
-            continue;
-        }
-        if around.letters.has(fact.place) {
-            tally.set_aside += 1;
-        } else {
-            findings.add("foreign", || {
-                format!(
-                    "{id}: no row recorded {} at {}, and no dead letter names it",
-                    fact.event_id, fact.place
-                )
-            });
-        }
-    }
-    check_traces(case, expected, findings);
-}
-
-/// What an event causes belongs to its trace. A customer's cancel begins one of its own.
-///
-/// Where an event was announced again it has a second trace, and what it caused may belong to either;
-/// to an unknown one only where the first record went with the broker's disk.
-fn check_traces(case: &Case, expected: &[Expected], findings: &mut Findings) {
-    let records = |topic: &Topic| {
-        let e = expected.iter().find(|e| e.topic.name == topic.name);
-        let event_id = e.map(|e| e.event_id);
-        case.facts.iter().filter(move |fact| Some(fact.event_id) == event_id)
-    };
-    let by_customer =
-        case.order.as_ref().and_then(|order| order.reason.as_deref()) == Some("customer");
-    let mut caused: Vec<(&Topic, &Topic)> = vec![
-        (&orders::CREATED, &payments::VERIFIED),
-        (&orders::CREATED, &payments::DECLINED),
-        (&orders::CREATED, &stock::RESERVED),
-        (&orders::CREATED, &stock::REJECTED),
-        (&orders::CREATED, &orders::CONFIRMED),
-        (&orders::CANCELLED, &payments::REFUNDED),
-        (&orders::CANCELLED, &stock::RELEASED),
-    ];
-    if !by_customer {
-        caused.push((&orders::CREATED, &orders::CANCELLED));
-    }
-    for (cause, effect) in caused {
-        let after = records(effect).find(|fact| !fact.announced);
-        if let Some(after) = after
-            && records(cause).any(|fact| !fact.announced)
-        {
-            let caused = records(cause).any(|fact| fact.trace == after.trace);
-            findings.unless(caused, "trace", || {
-                format!("{}: {} is not in the trace of {}", case.order_id, effect.name, cause.name)
-            });
-        }
-    }
-}
-
-/// A record that is none of ours is fine only where everybody who reads its topic set it aside.
-pub fn check_foreign(foreign: &Foreign, letters: &Letters, findings: &mut Findings) {
-    for service in foreign.place.topic().subscribers {
-        findings.unless(letters.has_exactly(foreign, service), "foreign", || {
-            format!("{}: {}; {service} has no dead letter of it", foreign.place, foreign.reason)
-        });
     }
 }
 
 #[cfg(test)]
 #[path = "checks_tests.rs"]
-mod tests;
+pub(crate) mod tests;

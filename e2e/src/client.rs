@@ -85,6 +85,16 @@ pub struct Wish {
     pub quantity: i64,
 }
 
+impl Outcome {
+    /// What was answered, if anything was.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Outcome::Ok(answer) | Outcome::Refused(answer) => Some(answer.status),
+            Outcome::Unknown(_) => None,
+        }
+    }
+}
+
 /// An order as its customer reads it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]

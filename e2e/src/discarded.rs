@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::checks::{Around, Case, Tally, check_case};
 use crate::client::grouped;
 use crate::findings::Findings;
+use crate::invariants::Invariant::{I5, I6};
 
 /// Findings that follow from an event that nobody handled.
 const EXCUSED: [&str; 3] = ["open", "disagreement", "history"];
@@ -82,11 +83,11 @@ impl Discarded {
         };
         let mut own = Findings::default();
         check_case(case, around, tally, &mut own);
-        for (kind, _, shown) in own.iter() {
+        for (violates, kind, _, shown) in own.iter() {
             if EXCUSED.contains(&kind) {
                 self.excused.insert(case.order_id, who.clone());
             } else {
-                shown.iter().for_each(|what| findings.add(kind, || what.clone()));
+                shown.iter().for_each(|what| findings.add(violates, kind, || what.clone()));
             }
         }
         self.check_held(&key, case, findings);
@@ -98,10 +99,11 @@ impl Discarded {
         if status == "confirmed" {
             return;
         }
-        let mut check = |service, unit: String, amount: i64| {
+        let mut check = |service: &'static str, unit: String, amount: i64| {
             let written_off = self.written_off.get(&(key.to_string(), service, unit.clone()));
             let holds = status != "cancelled" || written_off == Some(&amount);
-            findings.unless(holds, "written off", || {
+            let violates = if service == "payment" { I5 } else { I6 };
+            findings.unless(holds, violates, "written off", || {
                 format!("{key}: {service} keeps {amount} {unit}, written off is {written_off:?}")
             });
         };

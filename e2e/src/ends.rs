@@ -12,6 +12,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Local, Utc};
 
+use crate::findings::Findings;
+use crate::invariants::Invariant::I14;
+
 /// A journal longer than this is put aside when the stack is started.
 const JOURNAL_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -112,6 +115,19 @@ pub fn read(journal: &Path) -> Result<Vec<End>> {
         }
     }
     Ok(ends)
+}
+
+/// Nobody may have died but by the run's hand: of deaths that the launcher did not cause, there are as
+/// many as the run caused otherwise, at a crash point for instance.
+pub fn check(ends: &[End], caused: usize, findings: &mut Findings) {
+    let deaths: Vec<&End> = ends.iter().filter(|end| end.is_death()).collect();
+    if deaths.len() > caused {
+        for end in &deaths {
+            findings.add(I14, "died", || {
+                format!("{} {end}; {} died, {caused} were to", end.name, deaths.len())
+            });
+        }
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Fact {
     pub content: u64,
     /// A hash of the trace that it belongs to.
     pub trace: u64,
+    /// When it arrived, by the broker's clock, in milliseconds.
+    pub appended_ms: i64,
     /// An operator had it announced again; the trace is not the one it was decided in.
     pub announced: bool,
 }
@@ -57,6 +59,18 @@ pub struct Foreign {
     pub reason: String,
 }
 
+/// A record that a service set aside.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    pub place: Place,
+    pub service: &'static str,
+    /// SHA-256 of its bytes.
+    pub hash: [u8; 32],
+    /// Waiting, replayed or discarded.
+    pub state: String,
+    pub reason: String,
+}
+
 /// Which services set aside which records. The hash tells whether it is still that record.
 #[derive(Debug, Default)]
 pub struct Letters {
@@ -65,8 +79,23 @@ pub struct Letters {
 }
 
 impl Letters {
+    pub fn of(read: &[Letter]) -> Letters {
+        let mut letters = Letters::default();
+        for Letter { place, service, hash, state, .. } in read {
+            letters.add(*place, service, *hash);
+            if state == "waiting" {
+                letters.add_waiting(*place);
+            }
+        }
+        letters
+    }
+
     pub fn add(&mut self, place: Place, service: &'static str, hash: [u8; 32]) {
         self.by_place.entry(place).or_default().push((service, hash));
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        self.by_place.keys().copied()
     }
 
     /// Nobody has settled the letter of this record yet.

@@ -1,6 +1,4 @@
-//! A client's history of a load: what was asked, what was answered, and what became of it.
-//! An outcome is ok, refused or unknown. Whoever is left in doubt asks again with the same key until
-//! told the truth, and all that was ever told for one key must agree.
+//! What the clients of a load were told, taken together, and what became of their orders.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
@@ -11,108 +9,17 @@ use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::client::{Answer, Client, Order, Outcome, Wish, grouped};
+use crate::client::{Client, Order, Wish, grouped};
+use crate::findings::Findings;
+use crate::invariants::Invariant::{I1, I2, I13};
 use crate::plan::{Plan, Prices};
+use crate::told::{Cancel, Told, Truth};
 
 /// Orders looked at in one go while they end.
 const LOOKED_AT: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 const EXAMPLES_MAX: usize = 8;
-
-/// All that one client was told about its order.
-#[derive(Clone, Debug)]
-pub struct Told {
-    plan: Plan,
-    pub tries: Vec<Try>,
-    pub cancel: Cancel,
-}
-
-/// One POST, always with the same key and the same body.
-#[derive(Clone, Debug)]
-pub struct Try {
-    pub outcome: Outcome,
-    /// From the beginning of the load.
-    pub answered_at: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cancel {
-    None,
-    Accepted,
-    TooLate,
-    Unknown,
-}
-
-/// What a client can be sure of in the end.
-#[derive(Debug, PartialEq)]
-enum Truth<'a> {
-    Accepted(&'a Answer),
-    Refused(&'a Answer),
-    Unsettled,
-}
-
-impl Told {
-    pub fn new(plan: &Plan, tries: Vec<Try>) -> Told {
-        Told { plan: plan.clone(), tries, cancel: Cancel::None }
-    }
-
-    pub fn is_settled(&self) -> bool {
-        self.truth() != Truth::Unsettled
-    }
-
-    pub fn order(&self) -> Option<Order> {
-        match self.truth() {
-            Truth::Accepted(answer) => answer.json().ok(),
-            _ => None,
-        }
-    }
-
-    /// One yes is the truth. A 503 says that this very try stored nothing: that settles nothing
-    /// about another one which had no answer.
-    fn truth(&self) -> Truth<'_> {
-        let (mut refused, mut doubtful) = (None, false);
-        for Try { outcome, .. } in &self.tries {
-            match outcome {
-                Outcome::Ok(answer) => return Truth::Accepted(answer),
-                Outcome::Refused(answer) if answer.status != 503 => {
-                    return Truth::Refused(answer);
-                }
-                Outcome::Refused(answer) => refused = Some(answer),
-                Outcome::Unknown(_) => doubtful = true,
-            }
-        }
-        match refused {
-            Some(answer) if !doubtful => Truth::Refused(answer),
-            _ => Truth::Unsettled,
-        }
-    }
-
-    /// Every yes that was told, and what it said.
-    fn yeses(&self) -> Vec<&Answer> {
-        let answers = self.tries.iter().filter_map(|told| match &told.outcome {
-            Outcome::Ok(answer) => Some(answer),
-            _ => None,
-        });
-        answers.collect()
-    }
-
-    fn first_doubt(&self) -> Option<&str> {
-        self.tries.iter().find_map(|told| match &told.outcome {
-            Outcome::Unknown(why) => Some(why.as_str()),
-            _ => None,
-        })
-    }
-
-    fn latency(&self) -> Duration {
-        self.tries.first().map_or(Duration::ZERO, |first| first.answered_at - self.plan.at)
-    }
-
-    fn accepted_at(&self) -> Option<Duration> {
-        let yes = self.tries.iter().filter(|told| matches!(told.outcome, Outcome::Ok(_)));
-        yes.map(|told| told.answered_at).min()
-    }
-}
 
 /// The middle, the hundredth part at the end, and the very end of many spans of time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -147,6 +54,8 @@ pub struct Summary {
     /// Told the same, or something else, for the same key and body.
     pub repeats_same: u64,
     pub repeats_differ: u64,
+    /// Sent once more with another body, and refused for that.
+    pub others_refused: u64,
     /// Orders that are not what was asked for.
     pub altered: u64,
     pub cancels_accepted: u64,
@@ -167,6 +76,8 @@ pub struct Summary {
     /// The first refusals, doubts and faults, word for word.
     pub examples: Vec<String>,
     pub orders: Vec<Uuid>,
+    /// Whatever is not as it was promised to a client.
+    pub findings: Findings,
 }
 
 /// An order that was accepted.
@@ -201,8 +112,10 @@ impl Summary {
         }
         let yeses = told.yeses();
         if let Some(other) = yeses.iter().find(|answer| *answer != &yeses[0]) {
-            self.example("told something else", &format!("{}, then {other}", yeses[0]));
             self.repeats_differ += 1;
+            self.findings.add(I2, "told differently", || {
+                format!("key {}: {}, then {other}", told.plan.key, yeses[0])
+            });
         } else if yeses.len() > 1 {
             self.repeats_same += 1;
         }
@@ -212,8 +125,15 @@ impl Summary {
                 self.example("refused", answer);
                 self.refused += 1;
             }
-            Truth::Unsettled => self.unsettled += 1,
+            Truth::Unsettled => {
+                self.unsettled += 1;
+                self.findings.add(I13, "unsettled", || {
+                    format!("key {} was never told what became of its order", told.plan.key)
+                });
+            }
         }
+        let other = told.other.as_ref();
+        self.others_refused += u64::from(other.is_some_and(|other| other.status() == Some(422)));
     }
 
     fn example(&mut self, what: &str, why: &dyn Display) {
@@ -226,14 +146,14 @@ impl Summary {
     pub async fn drain(
         &mut self,
         client: &Client,
-        history: Vec<Told>,
+        history: &[Told],
         prices: &Prices,
         within: Duration,
     ) -> Result<()> {
         let began = Instant::now();
-        let accepted = history.into_iter().filter_map(|told| {
+        let accepted = history.iter().filter_map(|told| {
             let order_id = told.order()?.order_id;
-            Some(Accepted { order_id, cancel: told.cancel, plan: told.plan })
+            Some(Accepted { order_id, cancel: told.cancel, plan: told.plan.clone() })
         });
         let mut open: Vec<Accepted> = accepted.collect();
         open.sort_unstable_by_key(|accepted| accepted.order_id);
@@ -271,8 +191,8 @@ impl Summary {
             }
         }
         self.not_ended = open.len() as u64;
-        for accepted in open.iter().take(EXAMPLES_MAX) {
-            self.examples.push(format!("not ended: {}", accepted.order_id));
+        for accepted in &open {
+            self.findings.add(I13, "not ended", || accepted.order_id.to_string());
         }
         self.decided_in = Spread::of(decided_in);
         self.drained_in = began.elapsed();
@@ -289,37 +209,37 @@ impl Summary {
             && order.customer_id == *customer_id
             && order.total_cents == total;
         if !is_as_asked {
-            self.example("not what was ordered", &format!("{lines:?} for {total}: {order:?}"));
             self.altered += 1;
+            self.findings
+                .add(I1, "altered", || format!("asked were {lines:?} for {total}: {order:?}"));
         }
         match order.reason.as_deref() {
             None => self.confirmed += 1,
             Some(reason) => *self.cancelled.entry(reason.to_string()).or_default() += 1,
         }
-        match accepted.cancel {
+        let told = match accepted.cancel {
             Cancel::Accepted => {
                 self.cancels_accepted += 1;
-                self.cancels_broken += u64::from(order.status != "cancelled");
+                "cancelled"
             }
             Cancel::TooLate => {
                 self.cancels_too_late += 1;
-                self.cancels_broken += u64::from(order.status != "confirmed");
+                "confirmed"
             }
-            Cancel::None | Cancel::Unknown => {}
+            Cancel::None | Cancel::Unknown => return,
+        };
+        if order.status != told {
+            self.cancels_broken += 1;
+            self.findings.add(I1, "cancel", || {
+                format!("{}: its client was told {told}, it is {}", order.order_id, order.status)
+            });
         }
     }
 
     /// Whether every promise to a client was kept: doubts settled, all answers for one key alike, and
     /// every accepted order ended as it was meant.
     pub fn holds(&self) -> bool {
-        let broken = [
-            self.unsettled,
-            self.repeats_differ,
-            self.altered,
-            self.cancels_broken,
-            self.not_ended,
-        ];
-        broken == [0; 5]
+        self.findings.is_empty()
     }
 
     /// Whether nobody was refused or left without an answer, as it must be unless the order service
@@ -363,9 +283,10 @@ impl Summary {
             format!("  POST to end   {}", spread(&self.decided_in)),
             format!("  drained       in {:.1} s", self.drained_in.as_secs_f64()),
             format!(
-                "  repeats       {} told the same, {} told something else",
+                "  repeats       {} told the same, {} told something else; {} with another body refused",
                 grouped(self.repeats_same),
-                grouped(self.repeats_differ)
+                grouped(self.repeats_differ),
+                grouped(self.others_refused)
             ),
             format!(
                 "  cancels       {} accepted, {} too late, {} broken",
@@ -383,6 +304,7 @@ impl Summary {
             );
         }
         lines.extend(self.examples.iter().map(|example| format!("    {example}")));
+        lines.extend(self.findings.lines());
         lines
     }
 }
@@ -390,8 +312,10 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::{Answer, Outcome};
     use crate::load::Load;
     use crate::plan;
+    use crate::told::Try;
 
     fn answer(status: u16, body: &str) -> Answer {
         let body = body.as_bytes().to_vec();
@@ -405,21 +329,6 @@ mod tests {
         });
         let load = Load { rate: 1, lasting: Duration::from_secs(1), ..Load::default() };
         Told::new(&plan::draw(&load)[0], tries.collect())
-    }
-
-    #[test]
-    fn only_a_yes_or_a_no_for_good_settles_a_doubt() {
-        let (ok, later) = (Outcome::Ok(answer(201, "x")), Outcome::Refused(answer(503, "")));
-        let (no, doubt) = (Outcome::Refused(answer(422, "")), Outcome::Unknown("cut".to_string()));
-        let settled = |outcomes: &[&Outcome]| {
-            let outcomes: Vec<Outcome> = outcomes.iter().map(|&outcome| outcome.clone()).collect();
-            told(&outcomes).is_settled()
-        };
-        assert!(settled(&[&ok]) && settled(&[&no]) && settled(&[&later]));
-        assert!(!settled(&[&doubt]));
-        assert!(!settled(&[&doubt, &later]), "a 503 says nothing of the try before it");
-        assert!(settled(&[&doubt, &later, &ok]) && settled(&[&doubt, &no]));
-        assert!(settled(&[&doubt, &ok, &doubt]), "a yes stays true");
     }
 
     #[test]

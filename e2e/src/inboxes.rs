@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::checks::Around;
 use crate::facts::Fact;
 use crate::findings::Findings;
+use crate::invariants::Invariant::I7;
 
 /// A row of an inbox.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -42,7 +43,7 @@ impl<'a> InboxCheck<'a> {
         let mut known = false;
         while let Some(fact) = self.facts.next_if(|fact| fact.event_id == row.event_id) {
             known = true;
-            findings.unless(fact.place.topic().name == row.topic, "inbox", || {
+            findings.unless(fact.place.topic().name == row.topic, I7, "inbox", || {
                 format!(
                     "{}: {} is entered for {}, and lies at {}",
                     self.service, row.event_id, row.topic, fact.place
@@ -50,7 +51,7 @@ impl<'a> InboxCheck<'a> {
             });
         }
         self.matched += u64::from(known);
-        findings.unless(known || row.received_at < self.around.kept_since, "inbox", || {
+        findings.unless(known || row.received_at < self.around.kept_since, I7, "inbox", || {
             format!(
                 "{}: {} of {} is entered, and in no topic",
                 self.service, row.event_id, row.topic
@@ -66,7 +67,7 @@ impl<'a> InboxCheck<'a> {
 
     fn unhandled(&self, fact: &Fact, findings: &mut Findings) {
         let service = self.service;
-        findings.unless(self.around.letters.has_of(fact.place, service), "inbox", || {
+        findings.unless(self.around.letters.has_of(fact.place, service), I7, "inbox", || {
             format!("{service}: never handled {} at {}", fact.event_id, fact.place)
         });
     }
@@ -75,4 +76,52 @@ impl<'a> InboxCheck<'a> {
 /// The topics of facts that a service reads; `stock.items` needs no inbox.
 pub fn enters(service: &str, topic: &Topic) -> bool {
     topic.retention != Retention::Compact && topic.subscribers.contains(&service)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use events::{payments, stock};
+
+    use super::*;
+    use crate::checks::tests::{HELD, PAID, confirmed, id, now};
+    use crate::facts::Letters;
+
+    #[test]
+    fn an_inbox_holds_each_event_of_its_topics_and_nothing_else() {
+        let facts = confirmed().facts;
+        let mut heard: Vec<&Fact> =
+            facts.iter().filter(|fact| enters("order", fact.place.topic())).collect();
+        heard.sort_by_key(|fact| fact.event_id);
+        let row = |event: u128, topic: &Topic| InboxRow {
+            event_id: id(event),
+            topic: topic.name.into(),
+            received_at: now(),
+        };
+        let right = [row(PAID, &payments::VERIFIED), row(HELD, &stock::RESERVED)];
+        let check = |rows: &[InboxRow], heard: &[&Fact], letters: &Letters| {
+            let around =
+                Around { letters, kept_since: now() - TimeDelta::days(13), clocks_apart_ms: 0 };
+            let (mut check, mut findings) =
+                (InboxCheck::new("order", heard, &around), Findings::default());
+            rows.iter().for_each(|row| check.row(row, &mut findings));
+            check.end(&mut findings);
+            (check.matched, findings.count())
+        };
+        let none = Letters::default();
+        assert_eq!(check(&right, &heard, &none), (2, 0));
+        assert_eq!(check(&right[..1], &heard, &none), (1, 1), "one was never handled");
+        let mut letters = Letters::default();
+        letters.add(heard[1].place, "order", [0; 32]);
+        assert_eq!(check(&right[..1], &heard, &letters), (1, 0), "it is a dead letter");
+        let wrong = [row(PAID, &payments::DECLINED), right[1].clone()];
+        assert_eq!(check(&wrong, &heard, &none), (2, 1), "entered for another topic");
+        let unknown = [right[0].clone(), right[1].clone(), row(99, &stock::RESERVED)];
+        assert_eq!(check(&unknown, &heard, &none), (2, 1), "it is in no topic");
+        let mut old = unknown.clone();
+        old[2].received_at = now() - TimeDelta::days(20);
+        assert_eq!(check(&old, &heard, &none), (2, 0), "its topic has forgotten it");
+        let twice = [heard[0], heard[0], heard[1]];
+        assert_eq!(check(&right, &twice, &none), (2, 0), "a repeat in the topic is handled once");
+    }
 }

@@ -12,13 +12,19 @@
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
 //! - `client`: the services as their clients see them.
 //! - `seed`: demo items and customers.
-//! - `load`: orders at a fixed rate; `plan`: what its clients want; `history`: what they were told.
+//! - `load`: orders at a fixed rate; `plan`: what its clients want; `told`: what each was told, and
+//!   whether it is true; `history`: all of them together.
 //! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
 //!   `narration`: how both speak.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
-//! - `verify`: the checker; `checks`, `audit`, `balances`, `inboxes`: what must hold; `topics`,
-//!   `said`, `facts`: what lies in Kafka; `discarded`: what operators gave up; `findings`,
-//!   `verdict`: what is off.
+//! - `invariants`: what must always hold, and by which name; `verify`: the checker; `rest`: what it
+//!   waits for; `checks`, `arrivals`, `audit`, `balances`, `inboxes`: what must hold; `topics`,
+//!   `said`, `facts`: what lies in Kafka; `witness`, `changes`: what the databases themselves saw;
+//!   `discarded`: what operators gave up; `findings`, `verdict`: what is off; `sights`: what was seen
+//!   to happen.
+//! - `metrics`, `leaders`, `footprint`: what services say of themselves, who relays, and what all of it
+//!   takes up.
+//! - `scratch`: a copy of the checkout, to be changed and built.
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 
@@ -37,6 +43,7 @@ pub mod client;
 pub mod seed;
 pub mod load;
 pub mod plan;
+pub mod told;
 pub mod history;
 pub mod narration;
 pub mod demo;
@@ -45,16 +52,26 @@ pub mod rebuild;
 pub mod trail;
 pub mod outage;
 pub mod progress;
+pub mod invariants;
 pub mod verify;
+mod rest;
 pub mod audit;
 pub mod verdict;
 pub mod checks;
+pub mod arrivals;
 pub mod facts;
 pub mod balances;
 pub mod inboxes;
 pub mod findings;
 pub mod topics;
 mod said;
+pub mod witness;
+pub mod changes;
+pub mod sights;
+pub mod metrics;
+pub mod leaders;
+pub mod footprint;
+pub mod scratch;
 pub mod template;
 pub mod discarded;
 pub mod letters;

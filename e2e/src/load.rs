@@ -9,9 +9,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::client::{Client, grouped};
-use crate::history::{Cancel, Summary, Told, Try};
-use crate::plan::{self, Plan};
+use crate::client::{Client, Outcome, grouped};
+use crate::history::Summary;
+use crate::plan::{self, Crowd, Plan};
+use crate::told::{self, Cancel, Told, Try};
 
 /// Beyond this many, requests wait for answers; the time they wait counts as latency.
 const WAITING_MAX: usize = 4_096;
@@ -42,6 +43,9 @@ pub struct Load {
     /// So many orders are posted twice with the same key
     #[arg(long, default_value_t = 5)]
     pub repeated_percent: u32,
+    /// So many keys come once more with another order, which has to be refused
+    #[arg(long, default_value_t = 2)]
+    pub confused_percent: u32,
     /// How long the orders may take to end, after the last one
     #[arg(long = "drain-seconds", value_parser = seconds, default_value = "60")]
     pub drained_within: Duration,
@@ -61,6 +65,7 @@ impl Default for Load {
             poor_percent: 5,
             scarce_percent: 5,
             repeated_percent: 5,
+            confused_percent: 2,
             drained_within: Duration::from_secs(60),
         }
     }
@@ -82,12 +87,15 @@ pub async fn run<T>(
     meanwhile: impl Future<Output = Result<T>>,
 ) -> Result<(Summary, T)> {
     ensure!(load.rate > 0, "a rate of 0 loads nothing");
-    let prices = plan::provide(client, load).await?;
-    let plans = plan::draw(load);
+    let crowd = Crowd::gather();
+    let prices = plan::provide(client, load, &crowd).await?;
+    let mut plans = plan::draw(load);
+    plans.iter_mut().for_each(|plan| plan.customer_id = crowd.in_place_of(plan.customer_id));
     let began = Instant::now();
     let (told, done) = tokio::try_join!(place_all(client, plans, began), meanwhile)?;
     let mut summary = Summary::of(&told, began.elapsed());
-    summary.drain(client, told, &prices, load.drained_within).await?;
+    summary.drain(client, &told, &prices, load.drained_within).await?;
+    told::check(&told, &told::stored(client, &told).await?, &mut summary.findings);
     Ok((summary, done))
 }
 
@@ -140,6 +148,9 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
         pause(100..500).await;
         told.tries.push(ask().await);
     }
+    if plan.confused && told.order().is_some() {
+        told.other = Some(place_other(client, &plan, deadline).await);
+    }
     if let (Some(after), Some(order)) = (plan.cancel_after, told.order()) {
         sleep(after).await;
         told.cancel = match client.cancel(order.order_id).await.map(|answer| answer.status) {
@@ -149,6 +160,18 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
         };
     }
     told
+}
+
+/// Another order under a key that was accepted, until somebody says something about it.
+async fn place_other(client: &Client, plan: &Plan, deadline: Instant) -> Outcome {
+    loop {
+        let outcome = client.place(plan.customer_id, &plan.other_lines(), &plan.key).await;
+        let is_told = outcome.status().is_some_and(|status| status != 503);
+        if is_told || Instant::now() > deadline {
+            return outcome;
+        }
+        pause(100..500).await;
+    }
 }
 
 /// Each client at a moment of its own: together they would knock at a door that has just opened.

@@ -1,6 +1,7 @@
 //! Outages: a load, a victim that is killed again and again, and the proof that nothing was lost.
 //! Each step says what it does, and the last line is the verdict.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::{Client, grouped};
 use crate::ends::End;
 use crate::history::Summary;
+use crate::invariants::Invariant;
 use crate::load::{self, Load, seconds};
 use crate::narration::{as_found, is_up, say, step};
 use crate::progress::{Standstill, Watch};
@@ -65,6 +67,8 @@ pub struct Report {
     pub kills: u32,
     pub summary: Summary,
     pub verify_holds: bool,
+    /// By the clients' word and by the checker's.
+    pub violated: BTreeSet<Invariant>,
     pub standstills: Vec<Standstill>,
     /// Whatever was not as promised, in sentences.
     pub faults: Vec<String>,
@@ -146,6 +150,7 @@ async fn run_all(stack: &Stack, options: &Options) -> Result<Vec<Report>> {
             kills: outage.kills,
             summary: Summary::default(),
             verify_holds: false,
+            violated: BTreeSet::new(),
             standstills: Vec::new(),
             faults: vec![format!("it broke off: {error:#}")],
         });
@@ -166,6 +171,8 @@ pub async fn one(stack: &Stack, client: &Client, outage: &Outage) -> Result<Repo
     let ended_before = stack.ends().await?;
     let load = Load { rate, lasting, drained_within, ..Load::default() };
     let mut watch = Watch::open(client).await?;
+    // Nothing is spoiled here: a letter that is new is one that should not be.
+    let spoiled = verify::letters_now(client).await?;
     let loaded = load::run(client, &load, kill_again_and_again(stack, outage));
     let (summary, faults) = if outage.watched {
         tokio::select! {
@@ -182,12 +189,18 @@ pub async fn one(stack: &Stack, client: &Client, outage: &Outage) -> Result<Repo
         standstill_lines(&standstills, &summary).iter().for_each(|line| say(line));
     }
     step(3, "Nothing may be lost or done twice (make verify)");
-    let verdict = verify::run(client, &verify::Options::default()).await?;
+    let verdict = verify::knowing(client, &verify::Options::default(), &spoiled).await?;
     verdict.lines().iter().for_each(|line| say(line));
     let mut report = Report {
         victims: if outage.watched { INSTANCES.to_string() } else { who },
         kills,
         verify_holds: verdict.holds(),
+        violated: verdict
+            .findings
+            .violated()
+            .union(&summary.findings.violated())
+            .copied()
+            .collect(),
         summary,
         standstills,
         faults,
@@ -239,6 +252,10 @@ impl Report {
         if !self.verify_holds {
             self.faults.push("verify found something (step 3)".to_string());
         }
+        if !self.violated.is_empty() {
+            let violated: Vec<String> = self.violated.iter().map(Invariant::to_string).collect();
+            self.faults.push(format!("violated is {}", violated.join(", ")));
+        }
         // With another instance to take the order, a client is left in doubt and never refused.
         let takes_orders = |victim: &String| victim.starts_with("order");
         let may_doubt = outage.victims.iter().any(takes_orders);
@@ -254,7 +271,7 @@ impl Report {
             self.faults.push(format!("only {accepted} orders were accepted"));
         }
         for end in ends.iter().filter(|end| end.is_death()) {
-            self.faults.push(format!("{} died by itself: it {end}", end.name));
+            self.faults.push(format!("{} died by itself (I14): it {end}", end.name));
         }
         for still in &self.standstills {
             let longest = still.consumer.max(still.relay);

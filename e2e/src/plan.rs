@@ -20,6 +20,22 @@ const QUANTITY_MAX: i64 = 3;
 /// What items cost, in cents.
 pub type Prices = BTreeMap<String, i64>;
 
+/// Customers of one load alone, in place of those that its plans name: whatever orders they have are
+/// then this load's.
+#[derive(Clone, Debug)]
+pub struct Crowd(BTreeMap<Uuid, Uuid>);
+
+impl Crowd {
+    pub fn gather() -> Crowd {
+        let customers = seed::CUSTOMERS.iter().chain([&seed::POOR]);
+        Crowd(customers.map(|customer| (customer.customer_id, Uuid::now_v7())).collect())
+    }
+
+    pub fn in_place_of(&self, customer_id: Uuid) -> Uuid {
+        self.0.get(&customer_id).copied().unwrap_or(customer_id)
+    }
+}
+
 /// One order as its client means it.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -31,6 +47,17 @@ pub struct Plan {
     pub cancel_after: Option<Duration>,
     /// The client is impatient, and posts it twice.
     pub repeated: bool,
+    /// The client is confused, and posts something else with the same key as well.
+    pub confused: bool,
+}
+
+impl Plan {
+    /// The something else.
+    pub fn other_lines(&self) -> Vec<Wish> {
+        let mut lines = self.lines.clone();
+        lines.iter_mut().for_each(|line| line.quantity += 1);
+        lines
+    }
 }
 
 /// The orders of a load, by the time when they are due.
@@ -42,6 +69,7 @@ pub fn draw(load: &Load) -> Vec<Plan> {
             let (poor, scarce) = (chosen(load.poor_percent), chosen(load.scarce_percent));
             let cancelled = chosen(load.cancelled_percent);
             let repeated = chosen(load.repeated_percent);
+            let confused = chosen(load.confused_percent);
             let customer = if poor { Some(&seed::POOR) } else { seed::CUSTOMERS.choose(&mut rng) };
             let wanted = rng.random_range(1..=LINES_MAX);
             let mut lines: Vec<Wish> = seed::ITEMS
@@ -63,13 +91,14 @@ pub fn draw(load: &Load) -> Vec<Plan> {
                 lines,
                 cancel_after: cancelled.then(|| Duration::from_millis(rng.random_range(0..1_000))),
                 repeated,
+                confused,
             }
         })
         .collect()
 }
 
 /// Makes sure that money and items suffice for all of it; answers the prices.
-pub async fn provide(client: &Client, load: &Load) -> Result<Prices> {
+pub async fn provide(client: &Client, load: &Load, crowd: &Crowd) -> Result<Prices> {
     let key = format!("load-{}", Uuid::now_v7());
     let orders = i64::try_from(load.orders())?;
     let pieces = orders * QUANTITY_MAX;
@@ -77,7 +106,9 @@ pub async fn provide(client: &Client, load: &Load) -> Result<Prices> {
     // Spread evenly, with as much again to spare.
     let customers = seed::CUSTOMERS.len() as i64;
     let cents = orders * dearest * QUANTITY_MAX * LINES_MAX as i64 / customers + dearest;
-    let money = seed::CUSTOMERS.iter().map(|c| client.deposit(c.customer_id, cents, &key));
+    let money = seed::CUSTOMERS.iter().map(|c| (c.customer_id, cents));
+    let money = money.chain([(seed::POOR.customer_id, seed::POOR.deposited_cents)]);
+    let money = money.map(|(who, cents)| client.deposit(crowd.in_place_of(who), cents, &key));
     let goods = seed::ITEMS.iter().map(|item| client.deliver(item.sku, pieces, &key));
     tokio::try_join!(try_join_all(money), try_join_all(goods)).context("before the load")?;
     let items = client.items("order").await?;

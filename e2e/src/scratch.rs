@@ -8,9 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::parts;
-use e2e::template;
 use tokio::process::Command;
+
+use crate::{parts, template};
 
 /// What a checkout holds that is not its source.
 const NOT_SOURCE: [&str; 3] = [".git", ".holdfast", "target"];
@@ -27,9 +27,21 @@ pub struct Scratch {
 impl Scratch {
     /// A copy of the checkout, under a name of its own.
     pub fn copy(name: &str) -> Result<Scratch> {
+        Scratch::made(name, false)
+    }
+
+    /// The same, to be changed and built again and again.
+    pub fn copy_for_many_builds(name: &str) -> Result<Scratch> {
+        Scratch::made(name, true)
+    }
+
+    fn made(name: &str, incremental: bool) -> Result<Scratch> {
         let own = std::env::current_exe()?;
-        let built = own.ancestors().nth(2).context("a test lies in target/ci/deps")?;
-        ensure!(built.ends_with("ci"), "this test is built with `--profile ci`");
+        let mut built = own.parent().context("a program lies in a directory")?;
+        if built.ends_with("deps") {
+            built = built.parent().context("tests lie in target/ci/deps")?;
+        }
+        ensure!(built.ends_with("ci"), "this is built with `--profile ci`, or nothing is shared");
         // In the target itself: hard links need one file system.
         let root = built.with_file_name("scratch").join(name);
         // Whatever a broken-off run left.
@@ -50,7 +62,10 @@ impl Scratch {
         std::fs::create_dir_all(scratch.root.join(".cargo"))?;
         std::fs::write(
             scratch.root.join(".cargo/config.toml"),
-            "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n[profile.ci]\nincremental = false\n",
+            format!(
+                "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
+                 [profile.ci]\nincremental = {incremental}\n"
+            ),
         )?;
         Ok(scratch)
     }
@@ -69,6 +84,13 @@ impl Scratch {
         Ok(std::fs::write(path, text.replace(from, to))?)
     }
 
+    /// Applies a patch, or takes it back.
+    pub async fn patch(&self, patch: &Path, take_back: bool) -> Result<()> {
+        let patch = std::path::absolute(patch)?.display().to_string();
+        let way: &[&str] = if take_back { &["--reverse"] } else { &[] };
+        self.run("git", &[&["apply", "-C1"][..], way, &[patch.as_str()]].concat()).await.map(drop)
+    }
+
     /// Compiles there, behind whatever else the machine has to do: other tests go on meanwhile.
     pub async fn cargo(&self, arguments: &[&str]) -> Result<String> {
         let cargo = ["-n", "19", "cargo"];
@@ -82,6 +104,8 @@ impl Scratch {
         let mut command = Command::new(program.as_ref());
         command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
         command.env("HOLDFAST_STATE", &self.state);
+        // It lies in the target of the real checkout, of whose repository it is no part.
+        command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
         for inherited in ["CARGO_TARGET_DIR", "HOLDFAST_BIN", "HOLDFAST_TEST_STACK"] {
             command.env_remove(inherited);
         }

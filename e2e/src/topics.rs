@@ -31,6 +31,9 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// After so long without a record, before the high watermark, something is wrong.
 const SILENT_MAX: Duration = Duration::from_secs(30);
 
+/// How well the clocks of machines that run brokers are set, at least.
+const CLOCKS_APART: Duration = Duration::from_millis(500);
+
 /// What lies in all topics.
 #[derive(Default)]
 pub struct Log {
@@ -40,8 +43,11 @@ pub struct Log {
     pub facts: Vec<Fact>,
     /// Events of topics that are no part of an order's saga: a fork's own.
     pub others: Vec<Fact>,
-    /// The newest record of each item.
+    /// The newest record of each item, and the events of all.
     pub items: HashMap<String, (Uuid, Described)>,
+    pub item_events: HashSet<Uuid>,
+    /// Records of items that first arrived after one that was made later.
+    pub overtaken: Vec<(Place, String)>,
     pub foreign: Vec<Foreign>,
     /// What is wrong with the envelopes of records that otherwise say what they are.
     pub faults: Vec<(Place, String)>,
@@ -101,6 +107,13 @@ pub fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
 
 pub fn cluster_id(client: &BaseConsumer) -> Result<String> {
     client.client().fetch_cluster_id(REQUEST_WITHIN).context("Kafka does not tell its cluster's id")
+}
+
+/// How far the times of arrival of two brokers may be apart: not at all where they share a machine.
+pub fn clocks_apart(client: &BaseConsumer) -> Result<Duration> {
+    let metadata = client.fetch_metadata(None, REQUEST_WITHIN)?;
+    let machines: HashSet<&str> = metadata.brokers().iter().map(|broker| broker.host()).collect();
+    Ok(if machines.len() > 1 { CLOCKS_APART } else { Duration::ZERO })
 }
 
 /// Reads every topic. `letters` are places of which is asked whether a record lies there.
@@ -187,15 +200,26 @@ impl Reading {
         match self.read(topic, place, message) {
             Ok(Record::Fact(fact)) => self.log.facts.push(fact),
             Ok(Record::Other(fact)) => self.log.others.push(fact),
-            Ok(Record::Item(event_id, item)) => {
-                self.log.items.insert(item.sku.clone(), (event_id, item));
-            }
+            Ok(Record::Item(event_id, item)) => self.item(place, event_id, item),
             Err(reason) => {
                 let hash = Sha256::digest(message.payload().unwrap_or_default()).into();
                 self.log.foreign.push(Foreign { place, hash, reason });
             }
         }
         Ok(())
+    }
+
+    /// An item's versions first arrive in ascending order; a repeat may come later.
+    fn item(&mut self, place: Place, event_id: Uuid, item: Described) {
+        let is_first = self.log.item_events.insert(event_id);
+        let newest = self.log.items.get(&item.sku);
+        if let Some((_, newest)) = newest.filter(|(_, newest)| newest.version > item.version)
+            && is_first
+        {
+            let what = format!("version {} came before {}", newest.version, item.version);
+            self.log.overtaken.push((place, what));
+        }
+        self.log.items.insert(item.sku.clone(), (event_id, item));
     }
 
     /// Asks the registry for a schema, once.
@@ -272,15 +296,20 @@ impl Reading {
         fault(trace.is_some(), format!("its traceparent is {:?}", header("traceparent")));
         let trace = facts::hash(&trace);
         self.log.announced += u64::from(announced);
+        let appended_ms = message.timestamp().to_millis().unwrap_or_default();
+        let fact = |order_id, content| Fact {
+            order_id,
+            event_id,
+            place,
+            content,
+            trace,
+            appended_ms,
+            announced,
+        };
         Ok(match said.what {
-            What::Order(order_id, content, _) => {
-                Record::Fact(Fact { order_id, event_id, place, content, trace, announced })
-            }
+            What::Order(order_id, content, _) => Record::Fact(fact(order_id, content)),
             What::Item(item) => Record::Item(event_id, item),
-            What::Other(_) => {
-                let (order_id, content) = (Uuid::nil(), facts::hash(body));
-                Record::Other(Fact { order_id, event_id, place, content, trace, announced })
-            }
+            What::Other(_) => Record::Other(fact(Uuid::nil(), facts::hash(body))),
         })
     }
 }

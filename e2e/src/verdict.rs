@@ -24,6 +24,9 @@ pub struct Verdict {
     /// Events handled, by service.
     pub handled: BTreeMap<&'static str, u64>,
     pub letters_waiting: i64,
+    pub letters_replayed: u64,
+    /// What the databases wrote down of their own changes, where they were asked to.
+    pub changes: Option<u64>,
     pub discarded: Discarded,
     pub findings: Findings,
     pub took: Duration,
@@ -97,8 +100,20 @@ impl Verdict {
                 ),
             ),
             ("handled", format!("each once: {}", handled.join(", "))),
+            (
+                "traces",
+                format!(
+                    "{} of {} confirmed orders are one trace",
+                    grouped(self.tally.traced),
+                    grouped(*confirmed)
+                ),
+            ),
             ("dead letters", format!("{} waiting", self.letters_waiting)),
         ];
+        if let Some(changes) = self.changes {
+            let changes = grouped(changes);
+            rows.push(("changes", format!("{changes} written down by the databases themselves")));
+        }
         if self.announced > 0 {
             let announced = grouped(self.announced);
             rows.push(("", format!("{announced} of the records were announced again")));
@@ -118,13 +133,7 @@ impl Verdict {
                 "  verified in {seconds:.1} s: nothing is lost, nothing happened twice, the books balance."
             ));
         }
-        for (kind, count, shown) in self.findings.iter() {
-            lines.push(format!("  VIOLATED: {kind}, {} times", grouped(count)));
-            lines.extend(shown.iter().map(|what| format!("    {what}")));
-            if count > shown.len() as u64 {
-                lines.push(format!("    and {} more", grouped(count - shown.len() as u64)));
-            }
-        }
+        lines.extend(self.findings.lines());
         lines
     }
 }

@@ -17,24 +17,23 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{FromRow, PgPool, postgres::PgRow};
 use uuid::Uuid;
 
+use crate::arrivals::check_foreign;
 use crate::balances::{
     AccountRow, Described, Goods, ItemRow, Money, check_account, check_item, check_totals,
 };
-use crate::checks::{
-    Around, Case, HistoryRow, OrderRow, PaymentRow, ReservationRow, Tally, check_foreign,
-};
-use crate::client::{Client, grouped};
+use crate::checks::{Around, Case, HistoryRow, OrderRow, PaymentRow, ReservationRow, Tally};
+use crate::client::Client;
 use crate::discarded::Discarded;
-use crate::facts::{Fact, Letters, Place, topic_number};
+use crate::facts::{Fact, Letter, Letters, Place, topic_number};
 use crate::findings::Findings;
 use crate::inboxes::{InboxCheck, InboxRow, enters};
+use crate::invariants::Invariant::{I4, I9, I10, I12, I13};
 use crate::load::seconds;
+use crate::rest;
 use crate::topics::{self, Log};
 use crate::topology::SERVICES;
 use crate::verdict::Verdict;
-
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-const SAY_EVERY: Duration = Duration::from_secs(5);
+use crate::witness;
 
 /// Topics are kept for 14 days; a segment may go a little early.
 const KEPT_DAYS: i64 = 13;
@@ -55,20 +54,45 @@ impl Default for Options {
 
 /// Waits until everything rests, then checks.
 pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
+    checked(client, options, None).await
+}
+
+/// The same, where it is known which records were put there to become dead letters, or lay there
+/// before: any other letter is then a finding.
+pub async fn knowing(
+    client: &Client,
+    options: &Options,
+    spoiled: &HashSet<Place>,
+) -> Result<Verdict> {
+    checked(client, options, Some(spoiled)).await
+}
+
+async fn checked(
+    client: &Client,
+    options: &Options,
+    spoiled: Option<&HashSet<Place>>,
+) -> Result<Verdict> {
     let began = Instant::now();
     let stack = Reading::open(client).await?;
     let mut findings = Findings::default();
     let mut discarded = Discarded::read(&stack.databases).await?;
     let restless = stack.rest(&discarded, options.within).await?;
-    for what in restless {
-        findings.add("unrest", || what);
-    }
+    rest::check(restless, &mut findings);
     let before = stack.marks().await?;
-    let (letters, letters_waiting) = stack.letters().await?;
+    let read = stack.letters().await?;
+    let letters_replayed = read.iter().filter(|letter| letter.state == "replayed").count() as u64;
+    let letters_waiting = read.iter().filter(|letter| letter.state == "waiting").count() as i64;
+    if let Some(spoiled) = spoiled {
+        check_letters(&read, spoiled, &mut findings);
+    }
+    let letters = Letters::of(&read);
 
-    let mut log = topics::read_all(client, letters.1).await?;
-    let around =
-        Around { letters: &letters.0, kept_since: Utc::now() - TimeDelta::days(KEPT_DAYS) };
+    let mut log = topics::read_all(client, letters.places().collect()).await?;
+    let around = Around {
+        letters: &letters,
+        kept_since: Utc::now() - TimeDelta::days(KEPT_DAYS),
+        clocks_apart_ms: stack.clocks_apart_ms()?,
+    };
     check_records(&log, &around, &mut findings);
     log.facts.sort_unstable_by_key(|fact| (fact.order_id, fact.place));
     let mut tally = Tally::default();
@@ -82,7 +106,8 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
     let taken_cents = money.taken_cents - discarded.held_cents;
     check_totals(&Money { taken_cents, ..money.clone() }, &tally, &mut findings);
     let goods = stack.check_goods(&log, &discarded, &mut findings).await?;
-    findings.unless(stack.marks().await? == before, "unrest", || {
+    let changes = witness::check(&stack.databases, &mut findings).await?;
+    findings.unless(stack.marks().await? == before, I13, "unrest", || {
         "records were written meanwhile: is somebody placing orders? Check again when all is quiet".into()
     });
     let (records, announced) = (log.records, log.announced);
@@ -97,23 +122,44 @@ pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
         foreign,
         handled,
         letters_waiting,
+        letters_replayed,
+        changes,
         discarded,
         findings,
         took,
     })
 }
 
-fn check_records(log: &Log, around: &Around<'_>, findings: &mut Findings) {
+/// Where every dead letter of a stack lies now: those that a run finds there it did not make.
+pub async fn letters_now(client: &Client) -> Result<HashSet<Place>> {
+    let letters = Reading::open(client).await?.letters().await?;
+    Ok(letters.into_iter().map(|letter| letter.place).collect())
+}
+
+/// Only what was put there to be dead may be.
+pub fn check_letters(letters: &[Letter], spoiled: &HashSet<Place>, findings: &mut Findings) {
+    for Letter { place, service, reason, .. } in letters {
+        findings.unless(spoiled.contains(place), I10, "set aside", || {
+            format!("{place}: {service} set it aside, and nobody had spoiled it: {reason}")
+        });
+    }
+}
+
+pub fn check_records(log: &Log, around: &Around<'_>, findings: &mut Findings) {
+    for (place, what) in &log.overtaken {
+        findings.add(I9, "overtaken", || format!("{place}: {what}"));
+    }
     for foreign in &log.foreign {
         check_foreign(foreign, around.letters, findings);
     }
     for (place, fault) in &log.faults {
-        findings.unless(around.letters.has(*place), "envelope", || format!("{place}: {fault}"));
+        findings
+            .unless(around.letters.has(*place), I12, "envelope", || format!("{place}: {fault}"));
     }
     for place in &log.missing {
         // A compacted topic may have forgotten it.
         if place.topic().name != events::stock::ITEMS.name {
-            findings.add("dead letters", || {
+            findings.add(I10, "dead letters", || {
                 format!("{place}: a dead letter of a record that is not there")
             });
         }
@@ -121,10 +167,10 @@ fn check_records(log: &Log, around: &Around<'_>, findings: &mut Findings) {
 }
 
 /// Connections to everything that is read.
-struct Reading {
-    databases: HashMap<&'static str, PgPool>,
+pub(crate) struct Reading {
+    pub(crate) databases: HashMap<&'static str, PgPool>,
     /// One for each consumer group. They never join it.
-    groups: HashMap<&'static str, BaseConsumer>,
+    pub(crate) groups: HashMap<&'static str, BaseConsumer>,
 }
 
 impl Reading {
@@ -143,78 +189,8 @@ impl Reading {
         Ok(Reading { databases, groups })
     }
 
-    fn db(&self, service: &str) -> &PgPool {
+    pub(crate) fn db(&self, service: &str) -> &PgPool {
         &self.databases[service]
-    }
-
-    /// Waits until nothing moves any more. Answers what still does when the time is up.
-    async fn rest(&self, discarded: &Discarded, within: Duration) -> Result<Vec<String>> {
-        let began = Instant::now();
-        let mut said = began;
-        loop {
-            let restless = self.restless(discarded).await?;
-            if restless.is_empty() || began.elapsed() > within {
-                return Ok(restless);
-            }
-            if said.elapsed() > SAY_EVERY {
-                said = Instant::now();
-                eprintln!("waiting for rest: {} …", restless.join(", "));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn restless(&self, discarded: &Discarded) -> Result<Vec<String>> {
-        let mut restless = Vec::new();
-        let open: i64 = sqlx::query_scalar(
-            "select count(*) from orders
-             where not (status = 'confirmed' and payment = 'verified' and stock = 'reserved'
-                     or status = 'cancelled' and payment in ('declined', 'refunded', 'void')
-                                             and stock in ('rejected', 'released', 'void'))
-               and order_id <> all($1)",
-        )
-        .bind(discarded.orders())
-        .fetch_one(self.db("order"))
-        .await?;
-        if open > 0 {
-            restless.push(format!("{} orders have not ended", grouped(open)));
-        }
-        for service in SERVICES {
-            let waiting: i64 = sqlx::query_scalar("select count(*) from outbox")
-                .fetch_one(self.db(service))
-                .await?;
-            if waiting > 0 {
-                restless
-                    .push(format!("{} events wait in the outbox of {service}", grouped(waiting)));
-            }
-            let paused: Option<String> =
-                sqlx::query_scalar("select reason from consumer where paused_at is not null")
-                    .fetch_optional(self.db(service))
-                    .await?
-                    .flatten();
-            if let Some(reason) = paused {
-                restless.push(format!("the consumer of {service} is paused: {reason}"));
-            }
-        }
-        restless.extend(tokio::task::block_in_place(|| self.lags())?);
-        Ok(restless)
-    }
-
-    fn lags(&self) -> Result<Vec<String>> {
-        let mut lags = Vec::new();
-        for topic in TOPICS {
-            for service in topic.subscribers {
-                let lag = topics::lag(&self.groups[service], topic.name)?;
-                if lag > 0 {
-                    lags.push(format!(
-                        "{service} has {} records of {} to read",
-                        grouped(lag),
-                        topic.name
-                    ));
-                }
-            }
-        }
-        Ok(lags)
     }
 
     /// The ends of all topics: whether they moved tells whether anything did.
@@ -229,32 +205,33 @@ impl Reading {
         })
     }
 
-    /// The dead letters of this cluster, their places, and how many wait for an operator.
-    async fn letters(&self) -> Result<((Letters, HashSet<Place>), i64)> {
+    /// The dead letters of this cluster.
+    async fn letters(&self) -> Result<Vec<Letter>> {
         let cluster = tokio::task::block_in_place(|| topics::cluster_id(&self.groups["order"]))?;
-        let (mut letters, mut places, mut waiting) = (Letters::default(), HashSet::new(), 0);
+        let mut letters = Vec::new();
         for service in SERVICES {
-            let mut rows = sqlx::query_as::<_, (String, i32, i64, Vec<u8>, bool)>(
-                "select topic, partition, \"offset\", hash, state = 'waiting'
+            let mut rows = sqlx::query_as::<_, (String, i32, i64, Vec<u8>, String, String)>(
+                "select topic, partition, \"offset\", hash, state, reason
                  from dead_letters where cluster = $1",
             )
             .bind(&cluster)
             .fetch(self.db(service));
             while let Some(row) = rows.next().await {
-                let (topic, partition, offset, hash, is_waiting) = row?;
-                waiting += i64::from(is_waiting);
+                let (topic, partition, offset, hash, state, reason) = row?;
                 let Some(topic) = TOPICS.iter().find(|declared| declared.name == topic) else {
                     continue;
                 };
                 let place = Place { topic: topic_number(topic), partition, offset };
-                letters.add(place, service, hash.try_into().unwrap_or_default());
-                if is_waiting {
-                    letters.add_waiting(place);
-                }
-                places.insert(place);
+                let hash = hash.try_into().unwrap_or_default();
+                letters.push(Letter { place, service, hash, state, reason });
             }
         }
-        Ok(((letters, places), waiting))
+        Ok(letters)
+    }
+
+    fn clocks_apart_ms(&self) -> Result<i64> {
+        let apart = tokio::task::block_in_place(|| topics::clocks_apart(&self.groups["order"]))?;
+        Ok(i64::try_from(apart.as_millis())?)
     }
 
     /// Goes through orders, payments, reservations, history and records, all by order id, once.
@@ -396,7 +373,7 @@ impl Reading {
         let there: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
         let strangers = known.keys().copied().chain(log.items.keys().map(String::as_str));
         for sku in strangers.filter(|sku| !there.contains(sku)).collect::<HashSet<_>>() {
-            findings.add("item", || format!("{sku}: stock has no such item"));
+            findings.add(I4, "item", || format!("{sku}: stock has no such item"));
         }
         Ok(goods)
     }

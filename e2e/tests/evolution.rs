@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
+use e2e::scratch::Scratch;
 use e2e::topics::{reader, watermarks};
 use e2e::{Stack, seed, verify};
 use futures::future::try_join_all;
@@ -13,7 +14,6 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use crate::scratch::Scratch;
 use crate::stage::{aside, basket, rich};
 
 /// Generous: services come and go, and a group that loses a member settles in its own time.

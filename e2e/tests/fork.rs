@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use e2e::scratch::Scratch;
 use e2e::stack::programs;
 use e2e::template;
 use e2e::topology::SERVICES;
 
-use crate::scratch::Scratch;
 use crate::stage::aside;
 
 /// What a new service may change outside of its folder.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::Stack;
 use e2e::client::{Client, eventually};
+use e2e::leaders::active_relays;
 use e2e::load::{self, Load};
 use e2e::outage::{self, Outage};
 use e2e::topology::SERVICES;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use reqwest::Method;
 use tokio::time::{Instant, sleep};
 
 use crate::stage::{DRAINED, SOON, Stage, all_end, alone, alone_and_checked, place_all};
@@ -179,17 +179,7 @@ async fn shared_by_two(stack: &Stack, service: &str) -> Result<()> {
 /// The first one may have died between its answer and the second one's: asked until it is quiet.
 async fn one_relays(stack: &Stack, service: &str) -> Result<()> {
     eventually(&format!("one relay of {service} to be active"), SOON, async || {
-        let mut active = 0;
-        for name in stack.instances_of(service)? {
-            if stack.is_running(&name).await? {
-                let client = Client::of(stack)?;
-                let url = format!("{}/metrics", stack.probe_url(&name)?);
-                let metrics = client.send(Method::GET, &url, None, None).await?;
-                let metrics = String::from_utf8(metrics.body)?;
-                let value = metrics.lines().find_map(|line| line.strip_prefix("relay_active "));
-                active += value.context("there is no metric relay_active")?.parse::<u32>()?;
-            }
-        }
+        let active = active_relays(stack, &Client::of(stack)?, service).await?;
         ensure!(active == 1, "{active} relays of {service} are active");
         Ok(())
     })

@@ -1,0 +1,106 @@
+//! What a stack takes up: memory, connections, and the tables that fill and empty. After a run it has
+//! to be about what it was before.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use sqlx::{Connection, PgConnection};
+
+use crate::Stack;
+use crate::client::{Client, grouped};
+use crate::findings::Findings;
+use crate::invariants::Invariant::I16;
+use crate::topology::SERVICES;
+
+/// By how much it may grow for good, as a share of what it was.
+const GROWTH: f64 = 1.2;
+
+/// What a process that has worked keeps of its memory, and a table of its pages, however small both
+/// were when nothing had happened yet.
+const MEMORY_BYTES_KEPT: u64 = 96 * 1024 * 1024;
+const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
+
+/// Connections of an instance beside its pool of at most so many: the relay's session, and one that
+/// is just being replaced.
+const POOL_MAX: u64 = 16;
+const BESIDE_POOL_MAX: u64 = 2;
+
+/// What it takes up now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Footprint {
+    /// Of each instance that runs.
+    pub memory_bytes: BTreeMap<String, u64>,
+    pub databases: BTreeMap<String, Database>,
+}
+
+/// What a service takes up in its database.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Database {
+    pub instances: u64,
+    pub connections: u64,
+    pub outbox_rows: u64,
+    pub outbox_bytes: u64,
+}
+
+impl Footprint {
+    pub async fn of(stack: &Stack, client: &Client) -> Result<Footprint> {
+        let mut footprint = Footprint::default();
+        for member in stack.status().await? {
+            let service = member.name.split('-').next().unwrap_or_default();
+            if member.pid.is_some() && !member.name.ends_with("-db") && SERVICES.contains(&service)
+            {
+                footprint.memory_bytes.insert(member.name, member.memory_bytes);
+            }
+        }
+        for service in SERVICES {
+            let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
+            let (connections, rows, bytes): (i64, i64, i64) = sqlx::query_as(
+                "select (select count(*) from pg_stat_activity where usename = $1),
+                        (select count(*) from outbox), pg_total_relation_size('outbox')",
+            )
+            .bind(service)
+            .fetch_one(&mut db)
+            .await
+            .with_context(|| format!("what {service} takes up cannot be read"))?;
+            db.close().await?;
+            let database = Database {
+                instances: stack.instances_of(service)?.len() as u64,
+                connections: u64::try_from(connections)?,
+                outbox_rows: u64::try_from(rows)?,
+                outbox_bytes: u64::try_from(bytes)?,
+            };
+            footprint.databases.insert(service.to_string(), database);
+        }
+        Ok(footprint)
+    }
+
+    /// Holds what is taken up now against what was before.
+    pub fn check(&self, before: &Footprint, findings: &mut Findings) {
+        for (name, bytes) in &self.memory_bytes {
+            let was = before.memory_bytes.get(name).copied().unwrap_or_default();
+            let max = allowed(was, MEMORY_BYTES_KEPT);
+            findings.unless(*bytes <= max, I16, "memory", || {
+                format!("{name} has {} bytes and had {}", grouped(*bytes), grouped(was))
+            });
+        }
+        for (service, now) in &self.databases {
+            let was = before.databases.get(service).cloned().unwrap_or_default();
+            let max = now.instances * (POOL_MAX + BESIDE_POOL_MAX);
+            findings.unless(now.connections <= max, I16, "connections", || {
+                format!("{service} has {} connections, {max} would be many", now.connections)
+            });
+            findings.unless(now.outbox_rows == 0, I16, "outbox", || {
+                format!("{} rows are left in the outbox of {service}", grouped(now.outbox_rows))
+            });
+            let max = allowed(was.outbox_bytes, OUTBOX_BYTES_KEPT);
+            findings.unless(now.outbox_bytes <= max, I16, "outbox", || {
+                let (now, was) = (grouped(now.outbox_bytes), grouped(was.outbox_bytes));
+                format!("the outbox of {service} takes {now} bytes and took {was}")
+            });
+        }
+    }
+}
+
+fn allowed(was: u64, kept: u64) -> u64 {
+    (was as f64 * GROWTH) as u64 + kept
+}
