@@ -3,14 +3,14 @@
 //! Promise: as long as the process lives it keeps its partitions, however long its own database is
 //! away. It is broken by not polling while there is no room.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -66,28 +66,48 @@ impl Group {
 
 /// How far the group has committed in each partition of its topics, and where each ends now. A
 /// partition that never held anything counts as handled up to its end.
+///
+/// Whatever an idle client asks waits behind the fetch that is under way on the same connection, for
+/// half a second: so each question is asked once, of all partitions.
 fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
     let subscribed = client.subscription()?;
+    let subscribed: HashSet<String> =
+        subscribed.elements().iter().map(|topic| topic.topic().to_string()).collect();
     let mut all = TopicPartitionList::new();
-    for topic in subscribed.elements() {
-        let metadata = client.fetch_metadata(Some(topic.topic()), ASKED_WITHIN)?;
-        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        for partition in partitions {
-            all.add_partition(topic.topic(), partition.id());
+    let metadata = client.fetch_metadata(None, ASKED_WITHIN)?;
+    for topic in metadata.topics().iter().filter(|topic| subscribed.contains(topic.name())) {
+        for partition in topic.partitions() {
+            all.add_partition(topic.name(), partition.id());
         }
     }
-    let (mut handled, mut ends) = (Ends::new(), Ends::new());
-    for committed in client.committed_offsets(all, ASKED_WITHIN)?.elements() {
-        let place = (committed.topic().to_string(), committed.partition());
-        let (begin, end) = client.fetch_watermarks(&place.0, place.1, ASKED_WITHIN)?;
-        let next = match committed.offset() {
-            Offset::Offset(next) => next,
-            _ => begin,
-        };
-        handled.insert(place.clone(), next);
-        ends.insert(place, end);
+    let committed = client.committed_offsets(all.clone(), ASKED_WITHIN)?;
+    let asked = |which: Offset| {
+        let mut all = all.clone();
+        all.set_all_offsets(which)?;
+        // By time, of which the beginning and the end are special cases.
+        places(&client.offsets_for_times(all, ASKED_WITHIN)?)
+    };
+    let (begins, ends) = (asked(Offset::Beginning)?, asked(Offset::End)?);
+    if ends.len() < all.count() {
+        return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
+    }
+    let mut handled = places(&committed)?;
+    for (place, begin) in begins {
+        handled.entry(place).or_insert(begin);
     }
     Ok((handled, ends))
+}
+
+/// The offsets of a list, where there are any.
+fn places(list: &TopicPartitionList) -> KafkaResult<Ends> {
+    let mut places = Ends::new();
+    for element in list.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            places.insert((element.topic().to_string(), element.partition()), offset);
+        }
+    }
+    Ok(places)
 }
 
 /// What the client tells about itself, as metrics and log lines.

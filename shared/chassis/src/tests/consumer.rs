@@ -1,7 +1,7 @@
 //! What comes in has its effect once, however often it comes, wherever it is left off.
 
 use rdkafka::ClientContext;
-use rdkafka::admin::AdminOptions;
+use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::CommitMode;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -230,4 +230,23 @@ async fn a_partition_that_was_paused_when_a_rebalance_took_it_away_is_read_when_
         producer.send(record, WITHIN).await.unwrap();
     }
     eventually("each is heard", async || moved.is_subset(&heard.lock().unwrap())).await;
+}
+
+/// A question of an idle client waits behind its fetch, half a second each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_the_group_has_caught_up_is_told_within_seconds_however_many_partitions_there_are()
+{
+    let till = Till::<15>::open_with_contracts().await;
+    let more = NewPartitions::new(names(15).counted.name, 24);
+    let made = till.admin().create_partitions([&more], &AdminOptions::new()).await.unwrap();
+    made[0].as_ref().unwrap();
+    let consumer = till.consumer();
+    let group = consumer.group();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    eventually("nothing is left to read", async || group.caught_up().await).await;
+
+    let began = Instant::now();
+    assert!(group.caught_up().await);
+    assert!(began.elapsed() < Duration::from_secs(5), "told after {:?}", began.elapsed());
+    consuming.stop().await;
 }
