@@ -126,8 +126,9 @@ fn check_traces(case: &Case, expected: &[Expected], tally: &mut Tally, findings:
         let event_id = e.map(|e| e.event_id);
         case.facts.iter().filter(move |fact| Some(fact.event_id) == event_id)
     };
-    let by_customer =
-        case.order.as_ref().and_then(|order| order.reason.as_deref()) == Some("customer");
+    // A command has a trace of its own, be it a customer's or the deadline's.
+    let reason = case.order.as_ref().and_then(|order| order.reason.as_deref());
+    let by_command = matches!(reason, Some("customer" | "deadline"));
     let mut caused: Vec<(&Topic, &Topic)> = vec![
         (&orders::CREATED, &payments::VERIFIED),
         (&orders::CREATED, &payments::DECLINED),
@@ -137,7 +138,7 @@ fn check_traces(case: &Case, expected: &[Expected], tally: &mut Tally, findings:
         (&orders::CANCELLED, &payments::REFUNDED),
         (&orders::CANCELLED, &stock::RELEASED),
     ];
-    if !by_customer {
+    if !by_command {
         caused.push((&orders::CREATED, &orders::CANCELLED));
     }
     let (mut links, mut all) = (0, true);

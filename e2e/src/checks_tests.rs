@@ -404,15 +404,17 @@ fn what_an_event_causes_is_in_its_trace() {
     for event in [ENDED, PAID, HELD] {
         assert_eq!(refused(confirmed(), |case| fact_mut(case, event).trace = 2), ["I15 trace"]);
     }
-    let mut by_customer = case("cancelled", "refunded", "void");
-    for event in [ENDED, PAID_BACK, GIVEN_BACK] {
-        fact_mut(&mut by_customer, event).trace = 2;
+    for command in ["customer", "deadline"] {
+        let mut cancelled = case("cancelled", "refunded", "void");
+        for event in [ENDED, PAID_BACK, GIVEN_BACK] {
+            fact_mut(&mut cancelled, event).trace = 2;
+        }
+        assert_eq!(checked(&cancelled).1.kinds(), ["I15 trace"]);
+        cancelled.order.as_mut().unwrap().reason = Some(command.into());
+        cancelled.history[1].detail = serde_json::json!({ "reason": command });
+        fact_mut(&mut cancelled, ENDED).content = Says::cancelled(command);
+        assert_eq!(checked(&cancelled).1.count(), 0);
     }
-    assert_eq!(checked(&by_customer).1.kinds(), ["I15 trace"]);
-    by_customer.order.as_mut().unwrap().reason = Some("customer".into());
-    by_customer.history[1].detail = serde_json::json!({ "reason": "customer" });
-    fact_mut(&mut by_customer, ENDED).content = Says::cancelled("customer");
-    assert_eq!(checked(&by_customer).1.count(), 0);
 }
 
 #[test]
