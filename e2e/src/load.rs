@@ -2,6 +2,7 @@
 //! feel. Each client asks, and asks again with its key until it is told what became of its order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -46,6 +47,9 @@ pub struct Load {
     /// So many keys come once more with another order, which has to be refused
     #[arg(long, default_value_t = 2)]
     pub confused_percent: u32,
+    /// What the clients want is drawn with this seed; with one of its own if not named
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// How long the orders may take to end, after the last one
     #[arg(long = "drain-seconds", value_parser = seconds, default_value = "60")]
     pub drained_within: Duration,
@@ -66,6 +70,7 @@ impl Default for Load {
             scarce_percent: 5,
             repeated_percent: 5,
             confused_percent: 2,
+            seed: None,
             drained_within: Duration::from_secs(60),
         }
     }
@@ -86,26 +91,58 @@ pub async fn run<T>(
     load: &Load,
     meanwhile: impl Future<Output = Result<T>>,
 ) -> Result<(Summary, T)> {
+    place_and_drain(client, load, &AtomicBool::new(false), meanwhile).await
+}
+
+/// The same, but orders are placed only for as long as what is done `meanwhile` takes.
+pub async fn run_while<T>(
+    client: &Client,
+    load: &Load,
+    meanwhile: impl Future<Output = Result<T>>,
+) -> Result<(Summary, T)> {
+    let enough = AtomicBool::new(false);
+    let meanwhile = async {
+        let done = meanwhile.await;
+        enough.store(true, Ordering::Relaxed);
+        done
+    };
+    place_and_drain(client, load, &enough, meanwhile).await
+}
+
+async fn place_and_drain<T>(
+    client: &Client,
+    load: &Load,
+    enough: &AtomicBool,
+    meanwhile: impl Future<Output = Result<T>>,
+) -> Result<(Summary, T)> {
     ensure!(load.rate > 0, "a rate of 0 loads nothing");
     let crowd = Crowd::gather();
     let prices = plan::provide(client, load, &crowd).await?;
     let mut plans = plan::draw(load);
     plans.iter_mut().for_each(|plan| plan.customer_id = crowd.in_place_of(plan.customer_id));
     let began = Instant::now();
-    let (told, done) = tokio::try_join!(place_all(client, plans, began), meanwhile)?;
+    let (told, done) = tokio::try_join!(place_all(client, plans, began, enough), meanwhile)?;
     let mut summary = Summary::of(&told, began.elapsed());
     summary.drain(client, &told, &prices, load.drained_within).await?;
     told::check(&told, &told::stored(client, &told).await?, &mut summary.findings);
     Ok((summary, done))
 }
 
-async fn place_all(client: &Client, plans: Vec<Plan>, began: Instant) -> Result<Vec<Told>> {
+async fn place_all(
+    client: &Client,
+    plans: Vec<Plan>,
+    began: Instant,
+    enough: &AtomicBool,
+) -> Result<Vec<Told>> {
     let room = Arc::new(Semaphore::new(WAITING_MAX));
     let mut placing = JoinSet::new();
     let mut told = Vec::with_capacity(plans.len());
     let (count, mut said) = (plans.len(), began);
     for (nth, plan) in plans.into_iter().enumerate() {
         sleep_until(began + plan.at).await;
+        if enough.load(Ordering::Relaxed) {
+            break;
+        }
         let (client, room) = (client.clone(), room.clone());
         placing.spawn(async move {
             let _room = room.acquire_owned().await;

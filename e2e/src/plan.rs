@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
-use rand::Rng;
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
 use crate::client::{Client, Wish};
@@ -62,7 +63,7 @@ impl Plan {
 
 /// The orders of a load, by the time when they are due.
 pub fn draw(load: &Load) -> Vec<Plan> {
-    let mut rng = rand::rng();
+    let mut rng = StdRng::seed_from_u64(load.seed.unwrap_or_else(rand::random));
     (0..load.orders())
         .map(|nth| {
             let mut chosen = |percent: u32| rng.random_range(0..100) < percent;
@@ -76,7 +77,7 @@ pub fn draw(load: &Load) -> Vec<Plan> {
                 .choose_multiple(&mut rng, wanted)
                 .map(|item| Wish {
                     sku: item.sku.to_string(),
-                    quantity: rand::rng().random_range(1..=QUANTITY_MAX),
+                    quantity: rng.random_range(1..=QUANTITY_MAX),
                 })
                 .collect();
             if scarce {
@@ -123,6 +124,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_seed_draws_the_same_wishes_again() {
+        let wishes = |seed| {
+            let plans = draw(&Load { seed: Some(seed), ..Load::default() });
+            let wish = |plan: Plan| {
+                (plan.at, plan.customer_id, plan.lines, plan.cancel_after, plan.repeated)
+            };
+            plans.into_iter().map(wish).collect::<Vec<_>>()
+        };
+        assert_eq!(wishes(7), wishes(7));
+        assert_ne!(wishes(7), wishes(8));
+    }
 
     #[test]
     fn a_load_is_as_long_as_it_says_and_mixed_as_it_says() {
