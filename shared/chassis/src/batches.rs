@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::consumer::Consumer;
+use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
 use crate::effect::{self, Trouble};
@@ -74,6 +75,7 @@ impl<'a, R: Rows> Batches<'a, R> {
     /// not committed by then is read again.
     pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>) {
         histogram!("consumer_batch_size").record(messages.len() as f64);
+        crash::point!("consumer.polled");
         let Some(items) = self.prepare(messages).await else { return };
         let mut parts = vec![Part { items, tries: 0 }];
         while let Some(part) = parts.pop() {
@@ -167,7 +169,11 @@ impl<'a, R: Rows> Batches<'a, R> {
         let mut tx = db::begin(&self.consumer.db).await?;
         let effect = effect::take(&mut tx, &part.items, attempts).await?;
         let new = dead_letter::set_aside(&mut tx, &cluster, &letters, attempts).await?;
+        crash::point!("letters.set_aside", !letters.is_empty());
+        crash::point!("consumer.prepared", effect.is_new());
         tx.commit().await?;
+        crash::point!("letters.kept", !letters.is_empty());
+        crash::point!("consumer.committed", effect.is_new());
         effect.committed(&self.consumer.wake);
         Ok(new.into_iter().collect())
     }
@@ -204,6 +210,7 @@ impl<'a, R: Rows> Batches<'a, R> {
             // records once more and finds them in the inbox.
             let _ = self.client.store_offset(topic, partition, offset);
         }
+        crash::point!("consumer.stored");
     }
 
     /// Where the cluster was made anew, offsets start again; its id tells the places apart.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use crate::crash;
 use crate::db::{self, Failure};
 use crate::event::{At, Outcome, Outgoing};
 use crate::idempotency::{self, Once};
@@ -356,11 +357,14 @@ async fn attempt<R: Rows>(
     batch: &[Pending<R>],
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
     let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
+    crash::point!("commands.taken");
     let prepared = tokio::time::timeout(PREPARED_WITHIN, prepare(db, batch)).await;
     let (tx, answers) = prepared.map_err(late)??;
+    crash::point!("commands.prepared");
     db::in_time(COMMITTED_WITHIN, tx.commit())
         .await
         .map_err(|error| Trouble::Database { error, at_commit: true })?;
+    crash::point!("commands.committed");
     Ok(answers)
 }
 
@@ -382,6 +386,7 @@ async fn prepare<R: Rows>(
         }
     }
     let mut rows = R::load(&mut tx, keys).await?;
+    crash::point!("commands.loaded");
     let mut decided = HashSet::new();
     for (nth, pending) in batch.iter().enumerate() {
         if answers[nth].is_none() {

@@ -8,6 +8,7 @@ use opentelemetry::Context;
 use sqlx::PgTransaction;
 use uuid::Uuid;
 
+use crate::crash;
 use crate::dead_letter::{Cause, Kind};
 use crate::event::{At, Impossible, Retention, Topic};
 use crate::inbox;
@@ -54,6 +55,7 @@ pub(crate) async fn take<R: Rows>(
 ) -> Result<Effect, Trouble> {
     let entering: Vec<_> = items.iter().filter_map(Item::entering).collect();
     let (mut admitted, now) = inbox::admit(tx, &entering, attempts).await?;
+    crash::point!("effect.admitted", !admitted.is_empty());
     let mut keys = R::Keys::default();
     let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
     for (nth, item) in items.iter().enumerate() {
@@ -69,6 +71,7 @@ pub(crate) async fn take<R: Rows>(
         }
     }
     let mut rows = R::load(tx, keys).await?;
+    crash::point!("effect.loaded", !new.is_empty());
     let (mut envelopes, mut spans) = (Vec::new(), Vec::with_capacity(new.len()));
     for (nth, topic, item, work) in &new {
         let span = item.span(topic);
@@ -88,6 +91,7 @@ pub(crate) async fn take<R: Rows>(
         }
         spans.push(span);
     }
+    crash::point!("effect.decided", !new.is_empty());
     let mut writes = Writes::of(tx);
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);

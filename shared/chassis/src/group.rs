@@ -17,6 +17,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
 
+use crate::crash;
 use crate::kafka::Sayings;
 
 /// Bytes of records that are read ahead or being handled, at most: records may be a thousand times
@@ -159,6 +160,7 @@ impl ConsumerContext for Reports {
     /// A partition that was paused when it went away comes back paused, and nobody else would
     /// resume it. Where there is still no room, the reader pauses it again.
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        crash::point!("group.revoked", matches!(rebalance, Rebalance::Revoke(_)));
         if let Rebalance::Assign(assigned) = rebalance
             && let Err(error) = client.resume(assigned)
         {

@@ -24,6 +24,7 @@
 //!   [`probes`]: its edge
 //! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
 //! - [`telemetry`], [`observe`]: what an operator sees
+//! - crash: where a process can be made to die, in tests
 
 #![warn(missing_docs)]
 
@@ -75,6 +76,7 @@ pub mod openapi;
 pub mod watch;
 pub mod telemetry;
 pub mod observe;
+mod crash;
 
 #[doc(hidden)]
 pub mod testing;

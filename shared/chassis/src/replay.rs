@@ -14,6 +14,7 @@ use serde_json::Value;
 use sqlx::{PgPool, PgTransaction};
 
 use crate::avro::{Undecodable, unframe};
+use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Letter, State};
 use crate::effect::{self, Trouble};
@@ -132,7 +133,9 @@ impl<R: Rows> Letters<R> {
                 _ => Ok(Ok(Settled::DoneBefore)),
             };
         };
+        crash::point!("replay.prepared");
         tx.commit().await.map_err(|_| unknown())?;
+        crash::point!("replay.committed");
         let settled = match (effect.is_new(), state) {
             (true, _) => Settled::Replayed,
             (false, State::Discarded) => Settled::DiscardedBefore,
@@ -192,6 +195,7 @@ impl<R: Rows> Letters<R> {
         let late = |_| Err(not_now("the database did not answer in time"));
         let done = tokio::time::timeout(SETTLED_WITHIN, work).await;
         let (tx, settled, loss) = done.unwrap_or_else(late)?;
+        crash::point!("discard.prepared");
         tx.commit().await.map_err(|_| unknown())?;
         Ok((settled, loss))
     }

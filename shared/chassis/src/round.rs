@@ -14,6 +14,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::avro::frame;
+use crate::crash;
 use crate::db;
 use crate::floor::Floor;
 use crate::producer::{Flight, Landed, Producer};
@@ -111,8 +112,10 @@ impl<'a> Round<'a> {
             self.landed(landed)?;
         }
         let rows = self.take(db, limit).await?;
+        crash::point!("relay.taken", !rows.is_empty());
         let (mut sent, mut waiting) = (0, HashSet::new());
         for row in rows {
+            crash::point!("relay.sending", sent > 0);
             // An earlier row of this very look may hold it up.
             let held = self.held_topics.contains_key(&row.topic) || waiting.contains(&row.key);
             let key = row.key.clone();
@@ -122,6 +125,7 @@ impl<'a> Round<'a> {
                 sent += 1;
             }
         }
+        crash::point!("relay.sent", sent > 0);
         Ok(sent)
     }
 
@@ -191,6 +195,7 @@ impl<'a> Round<'a> {
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
         let rows = in_time(query.fetch_all(db)).await.context("the outbox could not be read")?;
+        crash::point!("relay.deleted", !self.acknowledged.is_empty());
         self.floor.deleted(&self.acknowledged);
         self.acknowledged.clear();
         Ok(rows)
@@ -271,6 +276,7 @@ impl<'a> Round<'a> {
         }
         self.held_keys.remove(&flight.key);
         self.acknowledged.push(flight.position);
+        crash::point!("relay.acknowledged");
         let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
         histogram!("outbox_wait_seconds", "topic" => flight.topic.clone()).record(waited);
         counter!("events_published_total", "topic" => flight.topic).increment(1);

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep};
 
 use crate::config::{Config, Secret};
-use crate::db;
+use crate::{crash, db};
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
@@ -58,10 +58,12 @@ pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> 
     // An older version may be deployed again after a newer one; its migrations are all there.
     migrator.set_ignore_missing(true);
     migrator.run(&mut db).await.context("the migrations failed")?;
+    crash::point!("schema.migrated");
     let server = options(service, &config.database_url)?;
     if server.get_username() != owner.get_username() {
         grant(&mut db, server.get_username()).await.context("the grants failed")?;
     }
+    crash::point!("schema.granted");
     let version = newest(&migrator);
     tracing::info!(version, "the schema is up to date");
     Ok(db.close().await?)

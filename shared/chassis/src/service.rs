@@ -37,7 +37,7 @@ use crate::state::StateTopic;
 use crate::supervise::Tasks;
 use crate::wake::Wake;
 use crate::watch::{Entry, Watch};
-use crate::{commands, http, schema};
+use crate::{commands, crash, http, schema};
 
 const API: &str = "API";
 const PROBES: &str = "probes";
@@ -243,12 +243,15 @@ impl Service {
             Ok(()) => tracing::info!("stopping, as asked"),
             Err(failure) => tracing::warn!("stopping: {failure}"),
         }
+        crash::point!("service.stopping");
         let bound = self.config.shutdown_timeout;
         let deadline = Instant::now() + bound;
         edge.api.cancel();
         let drained = tasks.join(&[API], deadline).await;
+        crash::point!("service.drained");
         self.stop.cancel();
         let stopped = tasks.join(&names, deadline).await;
+        crash::point!("service.stopped");
         let late = tasks.running().into_iter().filter(|task| names.contains(task));
         let late = late.collect::<Vec<_>>().join(", ");
         edge.others.cancel();
