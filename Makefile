@@ -7,10 +7,12 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # Where rustup puts cargo, for a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-TARGET := $(or $(CARGO_TARGET_DIR),target)/ci
+CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
+TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
 
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
+.PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
 .PHONY: announce lose-disk rebuild order openapi bench microbench
 
@@ -21,7 +23,7 @@ demo: build ## From nothing to the story: stock is killed, orders go on, everyth
 	@$(E2E) demo
 
 # Most tests wait most of the time; those that need the machine for themselves take turns.
-test: build ## Every test, on real Kafka, registry and databases
+test: build crash-programs ## Every test, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=4 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
 
@@ -52,6 +54,9 @@ start: build ## Start SERVICE=x again
 outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any member, all, or instances (RATE=100 SECONDS=90 KILLS=3 DOWN=5)
 	@$(E2E) outage "$(SERVICE)" $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--load-seconds $(SECONDS)) \
 	  $(if $(KILLS),--kills $(KILLS)) $(if $(DOWN),--down-seconds $(DOWN))
+
+crash-points: build crash-programs ## Kill the services at every crash point, and prove that nothing was lost (ONCE=1: first hits only; SEED=s)
+	@$(E2E) crash-points $(if $(ONCE),--once) $(if $(SEED),--seed $(SEED))
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
@@ -121,6 +126,13 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 build: tools
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
 	@cargo build --workspace --profile ci --locked 2>&1 | sed -u '/^ *Finished /d' >&2
+
+# The services once more, with crash points, beside the ordinary ones; what is compiled on the way lies
+# with everything else, so that only our own is compiled twice.
+crash-programs: tools
+	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features chassis/crash-points \
+	  --target-dir $(CARGO_TARGET)/crash-points $(patsubst services/%/,--bin %,$(wildcard services/*/)) \
+	  2>&1 | sed -u '/^ *Finished /d' >&2
 
 tools:
 	@sh e2e/tools.sh

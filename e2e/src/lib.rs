@@ -16,6 +16,7 @@
 //!   whether it is true; `history`: all of them together.
 //! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
 //!   `narration`: how both speak.
+//! - `crash_points`: services that die at the worst moments, on purpose.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `invariants`: what must always hold, and by which name; `verify`: the checker; `rest`: what it
 //!   waits for; `checks`, `arrivals`, `audit`, `balances`, `inboxes`: what must hold; `topics`,
@@ -52,6 +53,7 @@ pub mod rebuild;
 pub mod trail;
 pub mod outage;
 pub mod progress;
+pub mod crash_points;
 pub mod invariants;
 pub mod verify;
 mod rest;

@@ -12,7 +12,10 @@ use e2e::load::{self, Load};
 use e2e::member::Stopped;
 use e2e::stack::{State, state_directory};
 use e2e::topology::SERVICES;
-use e2e::{Ports, Stack, demo, letters, outage, parts, rebuild, seed, template, trail, verify};
+use e2e::{
+    Ports, Stack, crash_points, demo, letters, outage, parts, rebuild, seed, template, trail,
+    verify,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
@@ -56,6 +59,8 @@ enum Command {
     Seed(seed::Options),
     /// A load, a victim that is killed again and again, and the proof that nothing was lost
     Outage(outage::Options),
+    /// Kill the services at every crash point, on a stack of its own, and prove that nothing was lost
+    CrashPoints(crash_points::Options),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
@@ -119,6 +124,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Outage(options) => {
             let stack = Stack::of_checkout()?.quiet();
             let held = outage::run(&stack, &options).await?;
+            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::CrashPoints(options) => {
+            let held = crash_points::command(&options).await?;
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Seed(options) => seed::command(&options).await?,

@@ -5,6 +5,7 @@ mod launcher;
 mod stage;
 mod saga;
 mod outages;
+mod crash_points;
 mod hostile;
 mod records;
 mod fork;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use e2e::crash_points;
 use e2e::topology::SERVICES;
 use events::TOPICS;
 use serde_json::Value;
@@ -178,6 +179,38 @@ fn the_chassis_has_never_heard_of_an_order() {
         let domain: Vec<&str> = DOMAIN.into_iter().filter(|word| found.contains(*word)).collect();
         assert!(domain.is_empty(), "{} speaks of {domain:?}", path.display());
     }
+}
+
+#[test]
+fn every_crash_point_of_the_chassis_is_known_to_the_runner_and_the_other_way_round() {
+    let mut there = Vec::new();
+    for entry in std::fs::read_dir(root().join("shared/chassis/src")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() || path.ends_with("crash.rs") {
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap();
+        let points = source.split("crash::point!(\"").skip(1);
+        there.extend(points.map(|rest| rest.split('"').next().unwrap().to_string()));
+    }
+    there.sort_unstable();
+    let mut known = crash_points::points::all();
+    known.sort_unstable();
+    assert_eq!(there, known);
+}
+
+#[test]
+fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
+    let members = ["shared/chassis", "shared/events", "e2e", "e2e/model", "e2e/bench"];
+    let services = services().into_iter().map(|service| format!("services/{service}"));
+    let members = services.chain(members.map(str::to_string)).map(|it| it + "/Cargo.toml");
+    let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
+    for file in members.chain(others) {
+        let uses = read(&file).matches("crash-points").count();
+        assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
+    }
+    assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
+    assert_eq!(read("Makefile").matches("--features chassis/crash-points").count(), 1);
 }
 
 /// The handlers that a `main.rs` wires, by name.

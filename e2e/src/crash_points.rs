@@ -1,0 +1,243 @@
+//! Crash points: every place in a service's life where dying could hurt, hit on purpose. SIGKILL at
+//! each of them, at its 1st, 2nd and 7th hit, under load, and the proof that nothing was lost.
+//!
+//! The programs are the services' own, built once more with the feature `crash-points` of the
+//! chassis; `make` puts them beside the ordinary ones, which hold none of it. The points of a round
+//! are armed together in all services, so that one run takes minutes: after a kill the service is
+//! started again at once, and goes on to the next.
+
+pub mod armed;
+mod brought;
+mod letters;
+pub mod points;
+mod rounds;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::Instant;
+
+use self::armed::{Kill, Row};
+use self::rounds::{ARMED, Round, SOON, Site};
+use crate::client::{Client, grouped};
+use crate::load::seconds;
+use crate::narration::{as_found, say, step};
+use crate::ports::Ports;
+use crate::{Stack, parts, seed, stack, verify};
+
+/// Which hits of a point kill.
+const HITS: [u32; 3] = [1, 2, 7];
+const ONCE: [u32; 1] = [1];
+
+/// A killed process ends with this status, as a shell has it.
+const KILLED: i32 = 128 + 9;
+
+/// A run in which hardly anything ended proves nothing: so many orders a minute of load, at least.
+const ENDED_A_MINUTE: [(&str, f64); 3] =
+    [("confirmed", 100.0), ("cancelled", 10.0), ("rejected", 4.0)];
+
+/// A run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Each point at its first hit only
+    #[arg(long)]
+    pub once: bool,
+    /// What the load's clients want is drawn with this seed; it is said, so that it can be given again
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How long each round may wait for its points to be hit
+    #[arg(long = "within-seconds", value_parser = seconds, default_value = "900")]
+    pub within: Duration,
+}
+
+/// What came of a run.
+pub struct Report {
+    pub rows: Vec<Row>,
+    /// Whatever was not as promised, in sentences.
+    pub faults: Vec<String>,
+    kills: usize,
+    orders: u64,
+    seed: u64,
+    took: Duration,
+}
+
+/// Where the programs with crash points are: beside the directory of the ordinary ones.
+pub fn programs() -> Result<PathBuf> {
+    let ordinary = stack::programs()?;
+    let (target, profile) = (ordinary.parent(), ordinary.file_name());
+    let profile = profile.context("programs lie in the directory of a profile")?;
+    Ok(target.context("a profile lies in a target")?.join("crash-points").join(profile))
+}
+
+/// What `e2e crash-points` does: a run on a stack of its own, of which nothing is left if it held.
+pub async fn command(options: &Options) -> Result<bool> {
+    let state = stack::state_directory()?;
+    parts::create_open_directory(&state)?;
+    let waiting = || eprintln!("waiting for another run of the crash points …");
+    let _lock = parts::lock(&state.join("crash-points.lock"), &waiting).await?;
+    let directory = state.join("crash-points");
+    if let Ok(left_behind) = Stack::open(&directory) {
+        left_behind.clean().await?;
+    }
+    let stack = Stack::at(&directory, Ports::free()?)?.quiet();
+    let report = as_found(&stack, false, run(&stack, options)).await?;
+    report.table().iter().for_each(|line| say(line));
+    say(&format!("\nVERDICT  {}", report.verdict()));
+    if report.holds() {
+        stack.clean().await?;
+    } else {
+        say(&format!("Logs and data are left in {}.", directory.display()));
+    }
+    Ok(report.holds())
+}
+
+/// One run on a stack that was never started.
+pub async fn run(stack: &Stack, options: &Options) -> Result<Report> {
+    let began = Instant::now();
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let (ordinary, programs) = (stack::programs()?, programs()?);
+    for service in ARMED {
+        let built = |directory: &Path| directory.join(service).metadata().ok()?.modified().ok();
+        ensure!(
+            built(&programs) >= built(&ordinary),
+            "{} is older than the ordinary program, or not there: `make crash-programs` builds it",
+            programs.join(service).display()
+        );
+        stack.set_programs(service, &programs)?;
+    }
+    let hits: &[u32] = if options.once { &ONCE } else { &HITS };
+    let client = Client::of(stack)?;
+    let site = Site { stack, client, hits, seed, within: options.within };
+
+    say(&format!("Crash points, hits {hits:?}, seed {seed}"));
+    step(1, "migrate is killed");
+    stack.up_parts().await?;
+    let mut rounds = vec![rounds::migrations(&site).await?];
+    stack.up().await?;
+    seed::run(&site.client).await?;
+    step(2, "The loops of every service are killed under load");
+    rounds.push(told(rounds::loops(&site).await?));
+    step(3, "Services are killed over dead letters, and while they are settled");
+    let (set_aside, settled) = letters::set_aside_and_settled(&site).await?;
+    rounds.extend([told(set_aside), settled]);
+    step(4, "The deadline's sweep is killed");
+    rounds.push(rounds::deadline(&site).await?);
+    step(5, "Services are killed while they stop");
+    rounds.push(told(rounds::stops(&site).await?));
+    step(6, "Services are killed while partitions move");
+    rounds.push(told(rounds::revocations(&site).await?));
+    step(7, "Nothing may be lost or done twice (make verify)");
+    let verdict = verify::run(&site.client, &verify::Options { within: SOON }).await?;
+    verdict.lines().iter().for_each(|line| say(line));
+
+    let mut faults = judge(stack, &rounds).await?;
+    if !verdict.holds() {
+        faults.push("verify found something (step 7)".to_string());
+    }
+    let rows: Vec<Row> = rounds.iter().flat_map(|round| round.rows.clone()).collect();
+    let kills = rows.iter().map(|row| row.kills.len()).sum();
+    let summaries = rounds.iter().filter_map(|round| round.summary.as_ref());
+    let orders = summaries.map(|summary| summary.accepted).sum();
+    Ok(Report { rows, faults, kills, orders, seed, took: began.elapsed() })
+}
+
+fn told(round: Round) -> Round {
+    round.summary.iter().flat_map(|summary| summary.lines()).for_each(|line| say(&line));
+    round
+}
+
+/// Whatever is wrong but what the checker found.
+async fn judge(stack: &Stack, rounds: &[Round]) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    for Round { rows, summary, faults: own } in rounds {
+        faults.extend(own.iter().cloned());
+        for Row { round, service, point, missing, .. } in rows {
+            for hit in missing {
+                faults.push(format!("{point} of {service} ({round}) never came to its hit {hit}"));
+            }
+        }
+        if summary.as_ref().is_some_and(|summary| !summary.holds()) {
+            faults.push("the promise to a client was broken (see the figures above)".to_string());
+        }
+    }
+    let spans = rounds.iter().filter_map(|round| Some(round.summary.as_ref()?.took));
+    let minutes = spans.sum::<Duration>().as_secs_f64() / 60.0;
+    let ended = rounds::ended(rounds);
+    for (how, a_minute) in ENDED_A_MINUTE {
+        let (count, least) = (ended.get(how).copied().unwrap_or(0), a_minute * minutes);
+        if (count as f64) < least {
+            faults.push(format!("void: only {count} orders were {how}, of {least:.0} at least"));
+        }
+    }
+    let kills: Vec<&Kill> =
+        rounds.iter().flat_map(|round| &round.rows).flat_map(|row| &row.kills).collect();
+    let killed: BTreeSet<u32> = kills.iter().map(|kill| kill.pid).collect();
+    if killed.len() != kills.len() {
+        faults.push("a process outlived a crash point that should have killed it".to_string());
+    }
+    for end in stack.ends().await? {
+        let by_point = killed.contains(&end.pid);
+        if by_point && end.status != KILLED {
+            faults.push(format!("a crash point killed {}, and it {end}", end.name));
+        }
+        if !by_point && end.is_death() {
+            faults.push(format!("{} died by itself: it {end}", end.name));
+        }
+    }
+    Ok(faults)
+}
+
+impl Report {
+    pub fn holds(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Every point with the hits that killed each service.
+    pub fn table(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "\n  {:<12} {:<20} {:<10} {:<10} {:<10}",
+            "ROUND", "POINT", ARMED[0], ARMED[1], ARMED[2]
+        )];
+        let mut seen = BTreeSet::new();
+        for Row { round, point, .. } in &self.rows {
+            if !seen.insert((round, point)) {
+                continue;
+            }
+            let of = |service: &str| {
+                let same = |row: &&Row| (&row.round, &row.point) == (round, point);
+                let row = self.rows.iter().filter(same).find(|row| row.service == service);
+                row.map_or("-".to_string(), Row::cell)
+            };
+            let [first, second, third] = ARMED.map(of);
+            let line = format!("  {round:<12} {point:<20} {first:<10} {second:<10} {third}");
+            lines.push(line.trim_end().to_string());
+        }
+        lines
+    }
+
+    pub fn verdict(&self) -> String {
+        if !self.holds() {
+            return format!("BROKEN, seed {}: {}.", self.seed, self.faults.join("; "));
+        }
+        let points: BTreeSet<&str> = self.rows.iter().map(|row| row.point).collect();
+        format!(
+            "held: {} crash points, {} kills, {} orders accepted; every point was hit, nothing was lost \
+             or done twice, nobody died otherwise ({:.1} minutes, seed {}).",
+            points.len(),
+            self.kills,
+            grouped(self.orders),
+            self.took.as_secs_f64() / 60.0,
+            self.seed
+        )
+    }
+}
+
+impl Row {
+    fn cell(&self) -> String {
+        let kills = self.kills.iter().map(|kill| kill.hit.to_string());
+        let missing = self.missing.iter().map(|hit| format!("NOT {hit}"));
+        kills.chain(missing).collect::<Vec<_>>().join(" ")
+    }
+}
