@@ -65,7 +65,8 @@ pub async fn lose_the_disk(stack: &Stack) -> Result<()> {
     std::fs::remove_dir_all(&data).with_context(|| format!("cannot delete {}", data.display()))
 }
 
-async fn of_service(client: &Client, service: &str, wish: &Announce) -> Result<u64> {
+/// Has one service announce, on a stack where everything runs. Answers how many events.
+pub async fn of_service(client: &Client, service: &str, wish: &Announce) -> Result<u64> {
     let url = format!("{}/announce", client.addresses.operators[service]);
     let (mut announced, mut after) = (0, Value::Null);
     let mut said = Instant::now();

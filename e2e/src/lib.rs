@@ -16,6 +16,9 @@
 //!   whether it is true; `history`: all of them together.
 //! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
 //!   `narration`: how both speak.
+//! - `proxy`: a way between two that can fail; `pairs`: one between each service and each of its
+//!   dependencies; `sabotage`: what is done to databases; `strangers`, `replays`: what is put into
+//!   topics, and read again.
 //! - `crash_points`: services that die at the worst moments, on purpose.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `invariants`: what must always hold, and by which name; `verify`: the checker; `rest`: what it
@@ -53,6 +56,11 @@ pub mod rebuild;
 pub mod trail;
 pub mod outage;
 pub mod progress;
+pub mod proxy;
+pub mod pairs;
+pub mod sabotage;
+pub mod strangers;
+pub mod replays;
 pub mod crash_points;
 pub mod invariants;
 pub mod verify;

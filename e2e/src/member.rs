@@ -86,6 +86,29 @@ impl Stack {
         Ok(was_there)
     }
 
+    /// SIGKILL to the first of its processes alone: its children are left to notice.
+    pub async fn kill_first(&self, name: &str) -> Result<()> {
+        self.end_first(name, Signal::Kill, Cause::Kill).await
+    }
+
+    /// What PostgreSQL calls an immediate stop: without a checkpoint, and so with a recovery at the
+    /// next start.
+    pub async fn stop_at_once(&self, name: &str) -> Result<()> {
+        self.end_first(name, Signal::Quit, Cause::Stop).await
+    }
+
+    async fn end_first(&self, name: &str, signal: Signal, cause: Cause) -> Result<()> {
+        ensure!(self.is_native(), "single processes are reached on the native stack only");
+        let member = name.parse()?;
+        let _lock = self.lock(&member).await?;
+        let process = self.process(&member);
+        let living = process.living().with_context(|| format!("{name} does not run"))?;
+        process.announce_end(cause)?;
+        process::send(signal, &[living])?;
+        ensure!(living.ended(STOP_WITHIN).await, "{name} survives {signal:?}");
+        Ok(())
+    }
+
     /// Freezes all its processes.
     pub async fn pause(&self, name: &str) -> Result<()> {
         match &self.compose {
@@ -212,6 +235,11 @@ impl Stack {
         let by_itself = living.ended(STOP_WITHIN).await;
         process.kill_family()?;
         Ok(if by_itself { Stopped::Gracefully(begun.elapsed()) } else { Stopped::Killed })
+    }
+
+    /// Migrates a service's database, as `up` does.
+    pub async fn migrate_own(&self, service: &str) -> Result<()> {
+        self.migrate(&programs()?, service).await
     }
 
     pub(crate) async fn migrate(&self, programs: &Path, service: &str) -> Result<()> {

@@ -151,6 +151,11 @@ const FURTHER_BY: u16 = 100;
 const FREE_PORTS: Range<u16> = 14_000..32_000;
 const FREE_TEST_PORTS: Range<u16> = 10_240..14_000;
 
+/// A port on which a proxy can listen, go away, and listen again.
+pub fn free_for_a_proxy() -> Result<u16> {
+    free_port(FREE_PORTS)
+}
+
 /// A port that nobody listens on and that this process has not given away yet.
 fn free_port(range: Range<u16>) -> Result<u16> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());

@@ -51,6 +51,7 @@ pub struct Identity {
 pub enum Signal {
     Term,
     Int,
+    Quit,
     Kill,
     Stop,
     Continue,
@@ -283,6 +284,7 @@ pub fn send(signal: Signal, to: &[Identity]) -> Result<()> {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Int => "INT",
+        Signal::Quit => "QUIT",
         Signal::Kill => "KILL",
         Signal::Stop => "STOP",
         Signal::Continue => "CONT",

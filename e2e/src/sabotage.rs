@@ -1,0 +1,120 @@
+//! What can be done to a service's database from within: by its superuser, and by signals to single
+//! processes of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sqlx::{Connection, PgConnection};
+use tokio::time::sleep;
+
+use crate::Stack;
+use crate::process::{self, Identity, Signal};
+use crate::readiness::connect;
+
+/// The constraint of a bad migration.
+pub const TOO_STRICT: &str = "too_strict";
+const DROP: &str = "alter table payments drop constraint if exists too_strict";
+
+async fn superuser(stack: &Stack, service: &str) -> Result<PgConnection> {
+    let url = stack.database_url(service)?;
+    connect(&url).await.with_context(|| format!("the database of {service}"))
+}
+
+async fn say(stack: &Stack, service: &str, statements: &[&'static str]) -> Result<()> {
+    let mut db = superuser(stack, service).await?;
+    for statement in statements {
+        sqlx::query(*statement).execute(&mut db).await?;
+    }
+    Ok(())
+}
+
+/// From now on, or no longer, no new transaction may write; sessions that there are feel it too.
+pub async fn read_only(stack: &Stack, service: &str, is_read_only: bool) -> Result<()> {
+    let set = match is_read_only {
+        true => "alter system set default_transaction_read_only = on",
+        false => "alter system reset default_transaction_read_only",
+    };
+    say(stack, service, &[set, "select pg_reload_conf()"]).await
+}
+
+/// SIGKILL to one backend that works for the service, or for the database itself where the service
+/// is away: the postmaster ends all others, and recovers.
+pub async fn kill_backend(stack: &Stack, service: &str) -> Result<()> {
+    let mut db = superuser(stack, service).await?;
+    let backend: i32 = sqlx::query_scalar(
+        "select pid from pg_stat_activity
+         where usename = $1 or backend_type = 'walwriter'
+         order by backend_type, backend_start limit 1",
+    )
+    .bind(service)
+    .fetch_one(&mut db)
+    .await
+    .context("a backend of the service")?;
+    process::send(Signal::Kill, &[Identity::of(u32::try_from(backend)?)])
+}
+
+/// Ends every session of the service.
+pub async fn end_sessions(stack: &Stack, service: &str) -> Result<u64> {
+    let ended = "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1";
+    let mut db = superuser(stack, service).await?;
+    Ok(sqlx::query(ended).bind(service).fetch_all(&mut db).await?.len() as u64)
+}
+
+/// Ends the session that holds the lock of the active relay.
+pub async fn end_relay_session(stack: &Stack, service: &str) -> Result<u64> {
+    let ended = "select pg_terminate_backend(pid) from pg_locks
+                 where locktype = 'advisory' and granted
+                   and database = (select oid from pg_database where datname = current_database())";
+    let mut db = superuser(stack, service).await?;
+    Ok(sqlx::query(ended).fetch_all(&mut db).await?.len() as u64)
+}
+
+/// Locks a table that everybody writes, as a migration does.
+pub async fn lock_table(stack: &Stack, service: &str, lasting: Duration) -> Result<()> {
+    let mut db = superuser(stack, service).await?;
+    let mut tx = db.begin().await?;
+    sqlx::query("lock table outbox in access exclusive mode").execute(&mut *tx).await?;
+    sleep(lasting).await;
+    tx.rollback().await.context("the lock was lost before its time")
+}
+
+/// Holds a snapshot, so that no dead row younger than it can be cleaned up.
+pub async fn hold_snapshot(stack: &Stack, service: &str, lasting: Duration) -> Result<()> {
+    let mut db = superuser(stack, service).await?;
+    let mut tx = db.begin_with("begin isolation level repeatable read").await?;
+    sqlx::query("select count(*) from outbox").execute(&mut *tx).await?;
+    sleep(lasting).await;
+    tx.rollback().await.context("the snapshot was lost before its time")
+}
+
+/// Payment may not take what a seventh of all orders come to. Should that be 20 in a row, the
+/// consumer pauses until an operator resumes it.
+pub async fn spoil_payments(stack: &Stack) -> Result<()> {
+    let add = "alter table payments add constraint too_strict
+               check (amount_cents % 7 <> 0 or state <> 'verified') not valid";
+    say(stack, "payment", &[DROP, add]).await
+}
+
+pub async fn mend_payments(stack: &Stack) -> Result<()> {
+    say(stack, "payment", &[DROP]).await
+}
+
+/// Everything that could have been left as it should not be.
+pub async fn mend(stack: &Stack, service: &str) -> Result<()> {
+    read_only(stack, service, false).await?;
+    if service == "payment" { mend_payments(stack).await } else { Ok(()) }
+}
+
+/// Dead letters that wait because the database refused what the event does.
+pub async fn failing_letters(stack: &Stack, service: &str) -> Result<i64> {
+    let count = "select count(*) from dead_letters where kind = 'failing' and state = 'waiting'";
+    let mut db = superuser(stack, service).await?;
+    Ok(sqlx::query_scalar(count).fetch_one(&mut db).await?)
+}
+
+/// How many sessions a service has with its database.
+pub async fn sessions(stack: &Stack, service: &str) -> Result<i64> {
+    let count = "select count(*) from pg_stat_activity where usename = $1";
+    let mut db = superuser(stack, service).await?;
+    Ok(sqlx::query_scalar(count).bind(service).fetch_one(&mut db).await?)
+}
