@@ -256,6 +256,7 @@ fn client(outcomes: &[Outcome]) -> Told {
         cancel_after: None,
         repeated: false,
         confused: false,
+        hung_up_after: None,
     };
     let tries = outcomes.iter().cloned();
     let tries = tries.map(|outcome| Try { outcome, answered_at: Duration::ZERO });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{Client, Outcome, grouped};
 use crate::history::Summary;
@@ -47,6 +47,12 @@ pub struct Load {
     /// So many keys come once more with another order, which has to be refused
     #[arg(long, default_value_t = 2)]
     pub confused_percent: u32,
+    /// So many clients hang up before they are answered, and ask again
+    #[arg(long, default_value_t = 0)]
+    pub disconnected_percent: u32,
+    /// Lines of an order at most
+    #[arg(long = "lines", default_value_t = 4)]
+    pub lines_max: usize,
     /// What the clients want is drawn with this seed; with one of its own if not named
     #[arg(long)]
     pub seed: Option<u64>,
@@ -70,6 +76,8 @@ impl Default for Load {
             scarce_percent: 5,
             repeated_percent: 5,
             confused_percent: 2,
+            disconnected_percent: 0,
+            lines_max: 4,
             seed: None,
             drained_within: Duration::from_secs(60),
         }
@@ -169,7 +177,11 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
         let outcome = client.place(plan.customer_id, &plan.lines, &plan.key).await;
         Try { outcome, answered_at: began.elapsed() }
     };
-    let mut told = if plan.repeated {
+    let mut told = if let Some(after) = plan.hung_up_after {
+        let hung_up = || Outcome::Unknown("the client hung up".to_string());
+        let outcome = timeout(after, ask()).await.map_or_else(|_| hung_up(), |told| told.outcome);
+        Told::new(&plan, vec![Try { outcome, answered_at: began.elapsed() }])
+    } else if plan.repeated {
         // At once or a little later: both are what impatient clients do.
         let again = async || {
             pause(0..20).await;

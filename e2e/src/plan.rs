@@ -1,6 +1,7 @@
 //! What the clients of a load are going to do, drawn by lot beforehand, and what they need for it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,9 +15,11 @@ use crate::client::{Client, Wish};
 use crate::load::Load;
 use crate::seed;
 
-/// Each order's lines at most, and pieces of each.
-const LINES_MAX: usize = 4;
+/// Pieces of a line at most.
 const QUANTITY_MAX: i64 = 3;
+
+/// When clients hang up who do so: before, while or after the order is stored.
+const HUNG_UP_AFTER: Range<u64> = 0..40;
 
 /// What items cost, in cents.
 pub type Prices = BTreeMap<String, i64>;
@@ -50,6 +53,8 @@ pub struct Plan {
     pub repeated: bool,
     /// The client is confused, and posts something else with the same key as well.
     pub confused: bool,
+    /// The client does not wait for its first answer.
+    pub hung_up_after: Option<Duration>,
 }
 
 impl Plan {
@@ -61,7 +66,7 @@ impl Plan {
     }
 }
 
-/// The orders of a load, by the time when they are due.
+/// The orders of a load, by the time when they are due. Their keys are always new.
 pub fn draw(load: &Load) -> Vec<Plan> {
     let mut rng = StdRng::seed_from_u64(load.seed.unwrap_or_else(rand::random));
     (0..load.orders())
@@ -71,10 +76,12 @@ pub fn draw(load: &Load) -> Vec<Plan> {
             let cancelled = chosen(load.cancelled_percent);
             let repeated = chosen(load.repeated_percent);
             let confused = chosen(load.confused_percent);
+            let hung_up = chosen(load.disconnected_percent);
             let customer = if poor { Some(&seed::POOR) } else { seed::CUSTOMERS.choose(&mut rng) };
-            let wanted = rng.random_range(1..=LINES_MAX);
-            let mut lines: Vec<Wish> = seed::ITEMS
-                .choose_multiple(&mut rng, wanted)
+            let wanted = rng.random_range(1..=load.lines_max.min(seed::ITEMS.len()));
+            let chosen: Vec<_> = seed::ITEMS.choose_multiple(&mut rng, wanted).collect();
+            let mut lines: Vec<Wish> = chosen
+                .into_iter()
                 .map(|item| Wish {
                     sku: item.sku.to_string(),
                     quantity: rng.random_range(1..=QUANTITY_MAX),
@@ -93,6 +100,8 @@ pub fn draw(load: &Load) -> Vec<Plan> {
                 cancel_after: cancelled.then(|| Duration::from_millis(rng.random_range(0..1_000))),
                 repeated,
                 confused,
+                hung_up_after: hung_up
+                    .then(|| Duration::from_millis(rng.random_range(HUNG_UP_AFTER))),
             }
         })
         .collect()
@@ -106,7 +115,7 @@ pub async fn provide(client: &Client, load: &Load, crowd: &Crowd) -> Result<Pric
     let dearest = seed::ITEMS.iter().map(|item| item.price_cents).max().unwrap_or(0);
     // Spread evenly, with as much again to spare.
     let customers = seed::CUSTOMERS.len() as i64;
-    let cents = orders * dearest * QUANTITY_MAX * LINES_MAX as i64 / customers + dearest;
+    let cents = orders * dearest * QUANTITY_MAX * load.lines_max as i64 / customers + dearest;
     let money = seed::CUSTOMERS.iter().map(|c| (c.customer_id, cents));
     let money = money.chain([(seed::POOR.customer_id, seed::POOR.deposited_cents)]);
     let money = money.map(|(who, cents)| client.deposit(crowd.in_place_of(who), cents, &key));
@@ -152,7 +161,7 @@ mod tests {
         for plan in &plans {
             let skus: BTreeSet<_> = plan.lines.iter().map(|line| &line.sku).collect();
             assert_eq!(skus.len(), plan.lines.len(), "no item stands on two lines");
-            assert!((1..=LINES_MAX).contains(&plan.lines.len()));
+            assert!((1..=load.lines_max).contains(&plan.lines.len()));
         }
     }
 }

@@ -245,6 +245,7 @@ mod tests {
             cancel_after: None,
             repeated: false,
             confused: false,
+            hung_up_after: None,
         };
         let tries = outcomes
             .iter()
