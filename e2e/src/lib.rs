@@ -19,6 +19,8 @@
 //! - `proxy`: a way between two that can fail; `pairs`: one between each service and each of its
 //!   dependencies; `sabotage`: what is done to databases; `strangers`, `replays`: what is put into
 //!   topics, and read again.
+//! - `chaos`: the long run; `round`: one of its rounds; `fault`: what is drawn for it; `nemesis`: who
+//!   carries that out; `chaos_report`: what is told.
 //! - `crash_points`: services that die at the worst moments, on purpose.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `invariants`: what must always hold, and by which name; `verify`: the checker; `rest`: what it
@@ -61,6 +63,11 @@ pub mod pairs;
 pub mod sabotage;
 pub mod strangers;
 pub mod replays;
+pub mod fault;
+pub mod nemesis;
+pub mod round;
+pub mod chaos;
+pub mod chaos_report;
 pub mod crash_points;
 pub mod invariants;
 pub mod verify;

@@ -13,8 +13,8 @@ use e2e::member::Stopped;
 use e2e::stack::{State, state_directory};
 use e2e::topology::SERVICES;
 use e2e::{
-    Ports, Stack, crash_points, demo, letters, outage, parts, rebuild, seed, template, trail,
-    verify,
+    Ports, Stack, chaos, crash_points, demo, letters, outage, parts, rebuild, seed, template,
+    trail, verify,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -61,6 +61,8 @@ enum Command {
     Outage(outage::Options),
     /// Kill the services at every crash point, on a stack of its own, and prove that nothing was lost
     CrashPoints(crash_points::Options),
+    /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
+    Chaos(chaos::Options),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
@@ -129,6 +131,13 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::CrashPoints(options) => {
             let held = crash_points::command(&options).await?;
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Chaos(options) => {
+            return Ok(match chaos::run(&options).await? {
+                chaos::Outcome::Held => ExitCode::SUCCESS,
+                chaos::Outcome::Violated => ExitCode::FAILURE,
+                chaos::Outcome::Inconclusive => ExitCode::from(2),
+            });
         }
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,

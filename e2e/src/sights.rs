@@ -147,16 +147,20 @@ impl Sights {
         Ok(())
     }
 
+    pub fn count(&self, sight: Sight) -> u64 {
+        self.seen.get(&sight).copied().unwrap_or_default()
+    }
+
     /// What of this was never seen.
     pub fn lacks(&self, wanted: &[Sight]) -> Vec<Sight> {
-        let is_missing = |sight: &Sight| self.seen.get(sight).copied().unwrap_or_default() == 0;
+        let is_missing = |sight: &Sight| self.count(*sight) == 0;
         wanted.iter().copied().filter(is_missing).collect()
     }
 
     /// For people.
     pub fn lines(&self) -> Vec<String> {
         let row = |sight: Sight| {
-            let count = self.seen.get(&sight).copied().unwrap_or_default();
+            let count = self.count(sight);
             format!("  {:<46} {:>8}", sight.name(), grouped(count))
         };
         Sight::ALL.into_iter().map(row).collect()
