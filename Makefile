@@ -14,7 +14,7 @@ E2E := $(TARGET)/e2e
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: announce lose-disk rebuild order openapi bench microbench
+.PHONY: chaos faults announce lose-disk rebuild order openapi bench microbench
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -57,6 +57,12 @@ outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any member, all, o
 
 crash-points: build crash-programs ## Kill the services at every crash point, and prove that nothing was lost (ONCE=1: first hits only; SEED=s)
 	@$(E2E) crash-points $(if $(ONCE),--once) $(if $(SEED),--seed $(SEED))
+
+chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of its own; a report in target/chaos
+	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+faults: build ## The faults that take minutes each, a small disk or a wrong clock (half an hour; as root: all of them)
+	@RUST_TEST_THREADS=1 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults_long::
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify

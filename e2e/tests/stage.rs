@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, Order, Wish};
+use e2e::pairs::{self, Pairs};
+use e2e::topology::SERVICES;
 use e2e::verdict::Verdict;
 use e2e::{Stack, seed, verify};
 use futures::future::try_join_all;
@@ -73,6 +75,26 @@ pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> 
     stage.stack.set_instances(1).await?;
     stage.stack.up().await.context("after the test")?;
     tested
+}
+
+/// A test that has the stage to itself, with a proxy in every way to a dependency.
+pub async fn through_proxies(test: impl AsyncFnOnce(&Stage, &Pairs) -> Result<()>) -> Result<()> {
+    alone(async |stage| {
+        let pairs = Pairs::between(&stage.stack).await?;
+        all_again(&stage.stack).await?;
+        let tested = test(stage, &pairs).await;
+        pairs.heal();
+        pairs::take_away(&stage.stack)?;
+        all_again(&stage.stack).await?;
+        tested
+    })
+    .await
+}
+
+/// Stops every service, and starts it with what is set now; Kafka likewise.
+pub async fn all_again(stack: &Stack) -> Result<()> {
+    try_join_all(SERVICES.map(|service| stack.stop(service))).await?;
+    stack.up().await
 }
 
 /// A test that needs the machine and not the stage: it compiles, or runs a stack of its own.

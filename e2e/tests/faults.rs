@@ -1,0 +1,280 @@
+//! Faults of whole processes, each with what has to hold all the same. `e2e/FAULTS.md` says which
+//! test proves which fault of the matrix.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::Stack;
+use e2e::client::{Client, Outcome, eventually};
+use e2e::load::{self, Load};
+use e2e::member::Stopped;
+use e2e::replays;
+use e2e::sabotage;
+use e2e::topology::SERVICES;
+use futures::future::try_join_all;
+use serde_json::Value;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::records::letters_of;
+use crate::stage::{DRAINED, SOON, Stage, all_end, alone, basket, place_all, rich, wish};
+
+/// Twice each service, until the test is over.
+pub async fn two_of_each(Stage { stack, client }: &Stage) -> Result<()> {
+    stack.set_instances(2).await?;
+    stack.up().await?;
+    client.learn(stack)
+}
+
+/// How a member is stopped that has to end by itself, in time, and say that all is well.
+pub async fn stopped_well(stack: &Stack, name: &str) -> Result<Duration> {
+    let stopped = stack.stop(name).await?;
+    let Stopped::Gracefully(took) = stopped else {
+        anyhow::bail!("{name} was stopped: {stopped:?}");
+    };
+    let ends = stack.ends().await?;
+    let end = ends.iter().rfind(|end| end.name == name).context("its end is written down")?;
+    ensure!(end.status == 0, "{name} ended with {} after {took:?}", end.status);
+    Ok(took)
+}
+
+/// F10. The other instance takes what comes meanwhile; what was under way is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_ends_with_0_in_time_and_no_request_fails() -> Result<()> {
+    alone(async |stage| {
+        two_of_each(stage).await?;
+        let Stage { stack, client } = stage;
+        let lasting = Duration::from_secs(12);
+        let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
+        let (summary, ()) = load::run(client, &load, async {
+            for name in ["order", "payment", "stock", "order-2"] {
+                sleep(Duration::from_millis(500)).await;
+                stopped_well(stack, name).await?;
+                stack.start(name).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+        Ok(())
+    })
+    .await
+}
+
+/// F16 and F18. No schema's id is known to any service then.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_start_without_the_registry_take_orders_and_end_them_when_it_is_back()
+-> Result<()> {
+    alone(async |Stage { stack, client }| {
+        try_join_all(SERVICES.map(|service| stack.stop(service))).await?;
+        stack.kill("registry").await?;
+        // Something to read that was published before: its schema is unknown too.
+        try_join_all(SERVICES.map(|service| stack.start(service))).await?;
+        let mut letters = 0;
+        for service in SERVICES {
+            letters += letters_of(client, service).await?.len();
+        }
+        let orders = place_all(client, 20).await?;
+        sleep(Duration::from_secs(3)).await;
+        let waiting = client.order(orders[0].order_id).await?;
+        ensure!(waiting.status == "pending", "without an id nothing is published: {waiting:?}");
+        stack.start("registry").await?;
+        all_end(client, &orders).await?;
+        for service in SERVICES {
+            letters -= letters_of(client, service).await?.len();
+        }
+        ensure!(letters == 0, "an event became a dead letter because the registry was away");
+        Ok(())
+    })
+    .await
+}
+
+/// F17.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        // Cancellations have schemas of their own, and so have their answers.
+        stack.stop("stock").await?;
+        let cancelled = client.placed(rich(), &basket()).await?;
+        client.cancel(cancelled.order_id).await?;
+        let scarce = client.placed(rich(), &[wish("sextant", 500)]).await?;
+        let poor = client.placed(Uuid::now_v7(), &basket()).await?;
+        stack.start("stock").await?;
+        for order in [cancelled, scarce, poor] {
+            client.ended(order.order_id, SOON).await?;
+        }
+        all_end(client, &place_all(client, 5).await?).await?;
+        stack.kill("registry").await?;
+        let orders = place_all(client, 50).await?;
+        let poor = client.placed(Uuid::now_v7(), &basket()).await?;
+        all_end(client, &orders).await?;
+        client.ended(poor.order_id, SOON).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// F21: beyond its session with Kafka, so that the other instance has its partitions when it wakes
+/// in the middle of what it was about to write; and beyond the relay's lock.
+pub async fn frozen(stage: &Stage, frozen_for: Duration) -> Result<()> {
+    two_of_each(stage).await?;
+    let Stage { stack, client } = stage;
+    let lasting = frozen_for + Duration::from_secs(3);
+    let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
+    let (summary, ()) = load::run(client, &load, async {
+        sleep(Duration::from_secs(1)).await;
+        for service in ["payment", "stock"] {
+            stack.pause(&relaying(stack, service).await?).await?;
+        }
+        sleep(frozen_for).await;
+        for name in ["payment", "payment-2", "stock", "stock-2"] {
+            stack.resume(name).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_wakes_after_others_took_its_place_does_nothing_twice() -> Result<()> {
+    alone(async |stage| frozen(stage, Duration::from_secs(16)).await).await
+}
+
+/// The instance of a service whose relay is active.
+pub async fn relaying(stack: &Stack, service: &str) -> Result<String> {
+    eventually(&format!("a relay of {service}"), SOON, async || {
+        for name in stack.instances_of(service)? {
+            let metrics = reqwest::get(format!("{}/metrics", stack.probe_url(&name)?)).await?;
+            if metrics.text().await?.lines().any(|line| line == "relay_active 1") {
+                return Ok(name);
+            }
+        }
+        anyhow::bail!("no relay of {service} is active")
+    })
+    .await
+}
+
+/// F32, the half of it that takes no half a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_session_is_ended_under_load_is_followed_by_another() -> Result<()> {
+    alone(async |stage| {
+        two_of_each(stage).await?;
+        let Stage { stack, client } = stage;
+        let lasting = Duration::from_secs(8);
+        let load = Load { rate: 100, lasting, drained_within: DRAINED, ..Load::default() };
+        let (summary, ()) = load::run(client, &load, async {
+            for _ in 0..6 {
+                sleep(Duration::from_secs(1)).await;
+                for service in SERVICES {
+                    sabotage::end_relay_session(stack, service).await?;
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+        Ok(())
+    })
+    .await
+}
+
+/// F34. Everybody wants the same few things, named in any order.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_clients_who_want_the_last_of_20_items_nobody_gets_what_is_not_there() -> Result<()> {
+    alone(async |Stage { client, .. }| {
+        let run = Uuid::now_v7().simple().to_string();
+        let skus: Vec<String> = (0..20).map(|nth| format!("hot-{}-{nth}", &run[20..])).collect();
+        const DELIVERED: i64 = 40;
+        try_join_all(skus.iter().map(async |sku| {
+            client.put_item(sku, "Hot", 100).await?;
+            client.deliver(sku, DELIVERED, &run).await
+        }))
+        .await?;
+        let known = async || {
+            let known = client.items("order").await?;
+            let all = skus.iter().all(|sku| known.iter().any(|item| item["sku"] == **sku));
+            ensure!(all, "they are not known yet");
+            Ok(())
+        };
+        eventually("order to know the items", SOON, known).await?;
+        let orders = try_join_all((0..64).map(async |_| {
+            let mut placed = Vec::new();
+            for _ in 0..5 {
+                let chosen = rand::seq::index::sample(&mut rand::rng(), skus.len(), 8);
+                let lines: Vec<_> = chosen.iter().map(|nth| wish(&skus[nth], 1)).collect();
+                let key = Uuid::now_v7().to_string();
+                match client.place(rich(), &lines, &key).await {
+                    Outcome::Ok(answer) => placed.push(answer.json::<e2e::client::Order>()?),
+                    other => anyhow::bail!("{other:?}"),
+                }
+            }
+            Ok(placed)
+        }))
+        .await?;
+        let (mut confirmed, mut rejected) = (0, 0);
+        for order in orders.iter().flatten() {
+            match &*client.ended(order.order_id, DRAINED).await?.status {
+                "confirmed" => confirmed += 1,
+                _ => rejected += 1,
+            }
+        }
+        // 320 orders of 8 pieces want 2,560 of 800.
+        ensure!((50..=100).contains(&confirmed) && rejected >= 220, "{confirmed}, {rejected}");
+        for sku in &skus {
+            let item: Value = client.read("stock", &format!("/items/{sku}")).await?;
+            let count = |name: &str| item[name].as_i64().unwrap_or(-1);
+            ensure!(
+                count("available") >= 0 && count("available") + count("reserved") == DELIVERED,
+                "{item}"
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// F38. The answers arrive when the deadline has decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        stack.stop("order").await?;
+        stack.set_environment("order", "ORDER_DEADLINE_SECONDS", Some("1"))?;
+        stack.start("order").await?;
+        stack.pause("stock").await?;
+        let orders = place_all(client, 40).await?;
+        let ended = eventually("the deadline", SOON, async || {
+            let mut cancelled = 0;
+            for order in &orders {
+                let order = client.order(order.order_id).await?;
+                cancelled += usize::from(order.reason.as_deref() == Some("deadline"));
+            }
+            ensure!(cancelled == orders.len(), "{cancelled} of {}", orders.len());
+            Ok(())
+        })
+        .await;
+        stack.resume("stock").await?;
+        stack.stop("order").await?;
+        stack.set_environment("order", "ORDER_DEADLINE_SECONDS", None)?;
+        stack.start("order").await?;
+        ended?;
+        for order in &orders {
+            let ended = client.ended(order.order_id, SOON).await?;
+            let undone = ["void", "released"].contains(&&*ended.stock);
+            ensure!(ended.reason.as_deref() == Some("deadline") && undone, "{ended:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// What has to be read again is.
+pub async fn read_all(client: &Client, service: &'static str) -> Result<()> {
+    eventually("everything to be read", DRAINED, async || {
+        let left = replays::behind(client, service).await?;
+        ensure!(left == 0, "{service} has {left} records to read");
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,151 @@
+//! Faults of a service's own database.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::client::{Answer, eventually};
+use e2e::sabotage;
+use e2e::topology::SERVICES;
+use serde_json::json;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::stage::{SOON, Stage, all_end, alone, basket, place_all, rich};
+
+/// How long after its database is back a service may take to use it.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The pool, the relay's session, and whoever is just coming or going.
+const SESSIONS_MAX: i64 = 16 + 4;
+
+/// One POST: its answer, and whether it says when to come back.
+async fn post(Stage { client, .. }: &Stage) -> Result<(u16, Option<String>)> {
+    let order = json!({ "customer_id": rich(), "lines": basket() });
+    let answer = reqwest::Client::new()
+        .post(format!("{}/orders", client.addresses.apis["order"]))
+        .header("Idempotency-Key", Uuid::now_v7().to_string())
+        .timeout(SOON)
+        .json(&order)
+        .send()
+        .await?;
+    let later = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    Ok((answer.status().as_u16(), later.map(str::to_string)))
+}
+
+async fn refused_for_now(stage: &Stage) -> Result<()> {
+    let (status, later) = post(stage).await?;
+    ensure!(status == 503 && later.is_some(), "answered {status}, Retry-After {later:?}");
+    Ok(())
+}
+
+async fn recovered(stage: &Stage) -> Result<()> {
+    let began = Instant::now();
+    eventually("an order to be accepted", SOON, async || {
+        let (status, _) = post(stage).await?;
+        ensure!(status == 201, "answered {status}");
+        Ok(())
+    })
+    .await?;
+    ensure!(began.elapsed() < RECOVERED_WITHIN, "it took {:?}", began.elapsed());
+    let sessions = sabotage::sessions(&stage.stack, "order").await?;
+    ensure!(sessions <= SESSIONS_MAX, "{sessions} sessions");
+    Ok(())
+}
+
+/// F13.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_clients_are_told_to_come_back_and_it_is_used_again_at_once()
+-> Result<()> {
+    alone(async |stage| {
+        let stack = &stage.stack;
+        stack.stop_at_once("order-db").await?;
+        refused_for_now(stage).await?;
+        stack.start("order-db").await?;
+        recovered(stage).await?;
+
+        stack.kill_first("order-db").await?;
+        refused_for_now(stage).await?;
+        stack.start("order-db").await?;
+        recovered(stage).await?;
+
+        sabotage::kill_backend(stack, "order").await?;
+        recovered(stage).await?;
+
+        sabotage::end_sessions(stack, "order").await?;
+        recovered(stage).await?;
+
+        stack.pause("order-db").await?;
+        refused_for_now(stage).await?;
+        stack.resume("order-db").await?;
+        recovered(stage).await
+    })
+    .await
+}
+
+/// F13. What a failover to a standby looks like to those who keep their sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_read_only_for_a_while_costs_nothing_but_the_while() -> Result<()> {
+    alone(async |stage| {
+        let Stage { stack, client } = stage;
+        sabotage::read_only(stack, "order", true).await?;
+        let refused = eventually("new transactions to be refused", SOON, async || {
+            refused_for_now(stage).await
+        });
+        refused.await?;
+        sabotage::read_only(stack, "order", false).await?;
+        recovered(stage).await?;
+
+        for service in ["payment", "stock"] {
+            sabotage::read_only(stack, service, true).await?;
+        }
+        let orders = place_all(client, 20).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for service in ["payment", "stock"] {
+            sabotage::read_only(stack, service, false).await?;
+        }
+        all_end(client, &orders).await
+    })
+    .await
+}
+
+/// A migration that takes its time, and a report that does.
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_tables_and_old_snapshots_hold_things_up_and_break_nothing() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let lasting = Duration::from_secs(4);
+        let lock = async |service| sabotage::lock_table(stack, service, lasting).await;
+        let hold = async |service| sabotage::hold_snapshot(stack, service, lasting).await;
+        let ordering = async {
+            let mut accepted = Vec::new();
+            let until = Instant::now() + lasting;
+            while Instant::now() < until {
+                let key = Uuid::now_v7().to_string();
+                let outcome = client.place(rich(), &basket(), &key).await;
+                if let e2e::client::Outcome::Ok(answer) = &outcome {
+                    accepted.push(Answer::json::<e2e::client::Order>(answer)?);
+                }
+            }
+            Ok::<_, anyhow::Error>(accepted)
+        };
+        let [order, payment, stock] = SERVICES;
+        let (orders, ..) = tokio::try_join!(
+            ordering,
+            hold(order),
+            hold(payment),
+            hold(stock),
+            lock(payment),
+            lock(stock)
+        )?;
+        ensure!(orders.len() > 20, "{} orders", orders.len());
+        all_end(client, &orders).await?;
+        let placing = async { client.placed(rich(), &basket()).await };
+        let (locked, answered) = tokio::join!(lock(order), placing);
+        locked?;
+        // Which of both it is depends on who comes first; neither takes longer than the lock.
+        if let Ok(order) = answered {
+            client.ended(order.order_id, SOON).await?;
+        }
+        Ok(())
+    })
+    .await
+}

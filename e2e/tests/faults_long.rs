@@ -1,0 +1,289 @@
+//! Faults that take minutes, or a disk, or a clock of their own: `make faults` runs them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::{Client, Outcome};
+use e2e::load::{self, Load};
+use e2e::progress::Watch;
+use e2e::{Stack, replays, seed, verify};
+use events::TOPICS;
+use rdkafka::admin::{AdminOptions, NewPartitions};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::faults::frozen;
+use crate::stage::{DRAINED, SOON, Stage, all_end, alone, aside, basket, place_all, rich};
+
+/// F22: nobody's partitions are without an owner for longer.
+const UNOWNED_MAX: Duration = Duration::from_secs(15);
+
+/// A stack of its own, with items and customers.
+async fn own_stack(stack: &Stack) -> Result<Client> {
+    stack.up().await?;
+    let client = Client::of(stack)?;
+    seed::run(&client).await?;
+    Ok(client)
+}
+
+async fn verified(client: &Client) -> Result<()> {
+    let verdict = verify::run(client, &verify::Options::default()).await?;
+    ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
+    Ok(())
+}
+
+/// F12. Longer than its own session with the controller, and than the relays' patience.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothing() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let lasting = Duration::from_secs(40);
+        let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
+        let (summary, ()) = load::run(client, &load, async {
+            sleep(Duration::from_secs(5)).await;
+            stack.pause("kafka").await?;
+            sleep(Duration::from_secs(30)).await;
+            stack.resume("kafka").await
+        })
+        .await?;
+        ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+        Ok(())
+    })
+    .await
+}
+
+/// F21 and F32, as long as the matrix has it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn an_instance_that_wakes_after_a_minute_does_nothing_twice() -> Result<()> {
+    alone(async |stage| frozen(stage, Duration::from_secs(60)).await).await
+}
+
+/// F22.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn from_one_instance_to_three_and_back_under_load_nobody_stands_still() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let lasting = Duration::from_secs(60);
+        let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
+        let mut watch = Watch::open(client).await?;
+        let scaling = async {
+            for service in ["order", "payment", "stock"] {
+                for further in 2..=3 {
+                    stack.start(&format!("{service}-{further}")).await?;
+                    client.learn(stack)?;
+                    sleep(Duration::from_secs(3)).await;
+                }
+                for further in 2..=3 {
+                    stack.remove(&format!("{service}-{further}")).await?;
+                    client.learn(stack)?;
+                    sleep(Duration::from_secs(3)).await;
+                }
+            }
+            Ok(())
+        };
+        let (summary, ()) = tokio::select! {
+            loaded = load::run(client, &load, scaling) => loaded?,
+            broken = watch.run() => return Err(broken.err().context("the watch ended")?),
+        };
+        ensure!(summary.holds() && summary.refused == 0, "{}", summary.lines().join("\n"));
+        for still in watch.standstills() {
+            ensure!(still.consumer.max(still.relay) < UNOWNED_MAX, "{still:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// F28. A key may go to another partition from then on; no handler depends on order.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn partitions_that_are_added_under_load_are_read_from_their_first_record() -> Result<()> {
+    aside(async || {
+        let stack = Stack::ephemeral()?;
+        let client = own_stack(&stack).await?;
+        let lasting = Duration::from_secs(30);
+        let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
+        let (summary, ()) = load::run(&client, &load, async {
+            sleep(Duration::from_secs(5)).await;
+            let more: Vec<_> =
+                TOPICS.iter().map(|topic| NewPartitions::new(topic.name, 16)).collect();
+            let options = AdminOptions::new().request_timeout(Some(SOON));
+            for made in replays::admin(&client)?.create_partitions(&more, &options).await? {
+                made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+            }
+            Ok(())
+        })
+        .await?;
+        ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+        verified(&client).await
+    })
+    .await
+}
+
+/// F28. Deleted by an operator, and made again by `contracts apply`: what had been acknowledged went
+/// with it and is announced again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn a_topic_that_is_missing_holds_up_its_own_events_and_nothing_else() -> Result<()> {
+    aside(async || {
+        let stack = Stack::ephemeral()?;
+        stack.up_parts().await?;
+        // Nobody has made a topic yet. Services wait for what they need and do not end.
+        for service in e2e::topology::SERVICES {
+            stack.migrate_own(service).await?;
+            stack.start(service).await?;
+        }
+        sleep(Duration::from_secs(3)).await;
+        let client = own_stack(&stack).await?;
+        all_end(&client, &place_all(&client, 20).await?).await?;
+        let ends = stack.ends().await?;
+        ensure!(!ends.iter().any(|end| end.is_death()), "{ends:?}");
+        let topic = events::stock::RESERVED.name;
+        let options = AdminOptions::new().request_timeout(Some(SOON));
+        for deleted in replays::admin(&client)?.delete_topics(&[topic], &options).await? {
+            deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+        }
+        let orders = place_all(&client, 20).await?;
+        sleep(Duration::from_secs(5)).await;
+        for order in &orders {
+            let order = client.order(order.order_id).await?;
+            ensure!((&*order.payment, &*order.stock) == ("verified", "waiting"), "{order:?}");
+        }
+        e2e::announce::run(&stack, &e2e::announce::Announce::default()).await?;
+        all_end(&client, &orders).await?;
+        verified(&client).await
+    })
+    .await
+}
+
+/// A disk of a few megabytes; gone when it is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where it takes rights that we do not have.
+    fn at(path: &Path, megabytes: u32) -> Result<Option<SmallDisk>> {
+        e2e::parts::create_open_directory(path)?;
+        let size = format!("size={megabytes}m,mode=755");
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output();
+        let mounted = mounted.is_ok_and(|mounted| mounted.status.success());
+        Ok(mounted.then(|| SmallDisk(path.to_path_buf())))
+    }
+
+    /// Leaves no byte.
+    fn fill(&self) -> Result<()> {
+        let mut ballast = std::fs::File::create(self.0.join("ballast"))?;
+        for bytes in [1 << 20, 1 << 12, 1] {
+            while std::io::Write::write_all(&mut ballast, &vec![7; bytes]).is_ok() {}
+        }
+        Ok(())
+    }
+
+    fn free(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.0.join("ballast"))?)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// F36, for one member's disk.
+async fn disk_full(member: &str, megabytes: u32, refuses: bool) -> Result<()> {
+    aside(async || {
+        let stack = Stack::ephemeral()?;
+        let Some(disk) = SmallDisk::at(&stack.directory().join(member), megabytes)? else {
+            eprintln!("SKIPPED: a disk of {megabytes} MB for {member} takes root and mount");
+            return Ok(());
+        };
+        let client = own_stack(&stack).await?;
+        let mut orders = place_all(&client, 20).await?;
+        all_end(&client, &orders).await?;
+        disk.fill()?;
+        let (began, mut refused) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(15) {
+            let key = Uuid::now_v7().to_string();
+            match client.place(rich(), &basket(), &key).await {
+                Outcome::Ok(answer) => orders.push(answer.json()?),
+                Outcome::Refused(answer) => {
+                    ensure!(answer.status == 503, "{answer}");
+                    refused += 1;
+                }
+                Outcome::Unknown(_) => {}
+            }
+        }
+        ensure!((refused > 0) == refuses, "{refused} were refused while the disk was full");
+        disk.free()?;
+        // Whoever ended for want of space is started again, as anything that supervises would.
+        stack.up().await?;
+        orders.push(client.placed(rich(), &basket()).await?);
+        all_end(&client, &orders).await?;
+        verified(&client).await?;
+        stack.down().await?;
+        drop(disk);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn while_the_disk_of_its_database_is_full_orders_are_refused_and_nothing_is_lost()
+-> Result<()> {
+    disk_full("order-db", 160, true).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn while_the_disk_of_payments_database_is_full_orders_are_accepted_and_end_afterwards()
+-> Result<()> {
+    disk_full("payment-db", 160, false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn while_the_disk_of_kafka_is_full_orders_are_accepted_and_end_afterwards() -> Result<()> {
+    disk_full("kafka", 64, false).await
+}
+
+/// Where libfaketime is installed, if it is.
+fn faketime() -> Option<&'static str> {
+    let places = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib64/faketime/libfaketimeMT.so.1",
+        "/usr/local/lib/faketime/libfaketimeMT.so.1",
+    ];
+    places.into_iter().find(|place| Path::new(place).exists())
+}
+
+/// F37. Time is the databases'; a service's own clock decides nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes, and libfaketime: make faults"]
+async fn services_whose_clocks_are_an_hour_or_a_year_off_lose_and_repeat_nothing() -> Result<()> {
+    let Some(library) = faketime() else {
+        eprintln!("SKIPPED: libfaketime is not installed");
+        return Ok(());
+    };
+    aside(async || {
+        let stack = Stack::ephemeral()?;
+        let client = own_stack(&stack).await?;
+        let mut orders = Vec::new();
+        let offs = [("order", "+1h"), ("payment", "-1h"), ("stock", "+365d"), ("order", "-365d")];
+        for (service, off) in offs {
+            stack.set_environment(service, "LD_PRELOAD", Some(library))?;
+            stack.set_environment(service, "FAKETIME", Some(off))?;
+            stack.stop(service).await?;
+            stack.start(service).await?;
+            let placed = place_all(&client, 20).await?;
+            all_end(&client, &placed).await?;
+            orders.extend(placed);
+        }
+        verified(&client).await
+    })
+    .await
+}
