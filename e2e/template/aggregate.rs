@@ -60,7 +60,8 @@ impl Rows for Orders {
 
     async fn load(db: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Orders> {
         let confirmed = sqlx::query_as(
-            "select * from confirmed_orders where order_id = any($1) order by order_id for update",
+            "select order_id, customer_id, lines, total_cents, currency, confirmed_at
+             from confirmed_orders where order_id = any($1) order by order_id for update",
         )
         .bind(Vec::from_iter(keys))
         .fetch_all(db)

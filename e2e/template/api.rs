@@ -34,10 +34,13 @@ async fn show_order(
     State(db): State<PgPool>,
     Path(order_id): Path<Uuid>,
 ) -> Result<Answer<Confirmed>, Problem> {
-    let order = sqlx::query_as("select * from confirmed_orders where order_id = $1")
-        .bind(order_id)
-        .fetch_optional(&db)
-        .await?;
+    let order = sqlx::query_as(
+        "select order_id, customer_id, lines, total_cents, currency, confirmed_at
+         from confirmed_orders where order_id = $1",
+    )
+    .bind(order_id)
+    .fetch_optional(&api.db)
+    .await?;
     order.map(Answer).ok_or_else(|| Problem::not_found("no such order was confirmed"))
 }
 

@@ -194,10 +194,14 @@ async fn show_order(
 }
 
 async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
-    let order = sqlx::query_as("select * from orders where order_id = $1")
-        .bind(order_id)
-        .fetch_optional(&api.db)
-        .await?;
+    let order = sqlx::query_as(
+        "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
+                lines, created_at, ended_at, created_event_id, ended_event_id
+         from orders where order_id = $1",
+    )
+    .bind(order_id)
+    .fetch_optional(&api.db)
+    .await?;
     order.ok_or_else(no_such_order)
 }
 
@@ -232,7 +236,9 @@ async fn list_orders(
 ) -> Result<Answer<OrderList>, Problem> {
     let OrdersWanted { customer_id, after, limit } = wanted;
     let mut orders: Vec<Order> = sqlx::query_as(
-        "select * from orders where customer_id = $1 and order_id < $2
+        "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
+                lines, created_at, ended_at, created_event_id, ended_event_id
+         from orders where customer_id = $1 and order_id < $2
          order by order_id desc limit $3",
     )
     .bind(customer_id)
@@ -267,13 +273,15 @@ pub struct Entry {
 
 /// Positions are drawn while the order's row is locked, so within an order they grow as it commits.
 impl watch::Entry for Entry {
-    const READ: &str = "select entry.*
-        from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
-        cross join lateral (
-            select order_id, position, event, event_id, detail, occurred_at, recorded_at
-            from history
-            where history.order_id = seen.order_id and history.position > seen.position
-            order by position offset 0) as entry";
+    const READ: &str =
+        "select entry.order_id, entry.position, entry.event, entry.event_id, entry.detail,
+                entry.occurred_at, entry.recorded_at
+         from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
+         cross join lateral (
+             select order_id, position, event, event_id, detail, occurred_at, recorded_at
+             from history
+             where history.order_id = seen.order_id and history.position > seen.position
+             order by position offset 0) as entry";
 
     fn subject(&self) -> Uuid {
         self.order_id
@@ -313,11 +321,13 @@ async fn show_history(
 }
 
 async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<Entry>, Problem> {
-    let history: Vec<Entry> =
-        sqlx::query_as("select * from history where order_id = $1 order by position")
-            .bind(order_id)
-            .fetch_all(&api.db)
-            .await?;
+    let history: Vec<Entry> = sqlx::query_as(
+        "select order_id, event_id, position, event, detail, occurred_at, recorded_at
+         from history where order_id = $1 order by position",
+    )
+    .bind(order_id)
+    .fetch_all(&api.db)
+    .await?;
     if history.is_empty() { Err(no_such_order()) } else { Ok(history) }
 }
 
@@ -374,12 +384,14 @@ async fn list_items(
     if after.as_deref().is_some_and(|after| !is_sku(after)) {
         return Err(Problem::invalid("after", SKU_RULE));
     }
-    let mut items: Vec<Item> =
-        sqlx::query_as("select * from items where sku > $1 order by sku limit $2")
-            .bind(after.unwrap_or_default())
-            .bind(limit.rows())
-            .fetch_all(&api.db)
-            .await?;
+    let mut items: Vec<Item> = sqlx::query_as(
+        "select sku, name, price_cents, currency, version
+         from items where sku > $1 order by sku limit $2",
+    )
+    .bind(after.unwrap_or_default())
+    .bind(limit.rows())
+    .fetch_all(&api.db)
+    .await?;
     let next = limit.page(&mut items, |item| item.sku.clone());
     Ok(Answer(ItemList { items, next }))
 }

@@ -338,7 +338,9 @@ impl Rows for Orders {
         let mut rows = Orders::default();
         if !keys.orders.is_empty() {
             let orders: Vec<Order> = sqlx::query_as(
-                "select * from orders where order_id = any($1) order by order_id for update",
+                "select order_id, customer_id, status, reason, payment, stock, total_cents,
+                        currency, lines, created_at, ended_at, created_event_id, ended_event_id
+                 from orders where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders))
             .fetch_all(&mut *tx)
@@ -347,10 +349,13 @@ impl Rows for Orders {
         }
         if !keys.skus.is_empty() {
             // Not locked: an order takes the price that was known when it was placed.
-            let items: Vec<Item> = sqlx::query_as("select * from items where sku = any($1)")
-                .bind(Vec::from_iter(keys.skus))
-                .fetch_all(&mut *tx)
-                .await?;
+            let items: Vec<Item> = sqlx::query_as(
+                "select sku, name, price_cents, currency, version
+                 from items where sku = any($1)",
+            )
+            .bind(Vec::from_iter(keys.skus))
+            .fetch_all(&mut *tx)
+            .await?;
             rows.items = Table::read(items, |item| item.sku.clone());
         }
         Ok(rows)

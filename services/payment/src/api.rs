@@ -49,10 +49,13 @@ async fn show_account(
     State(api): State<Api>,
     Path(customer_id): Path<Uuid>,
 ) -> Result<Answer<Account>, Problem> {
-    let account = sqlx::query_as("select * from accounts where customer_id = $1")
-        .bind(customer_id)
-        .fetch_optional(&api.db)
-        .await?;
+    let account = sqlx::query_as(
+        "select customer_id, currency, deposited_cents, balance_cents, taken_cents
+         from accounts where customer_id = $1",
+    )
+    .bind(customer_id)
+    .fetch_optional(&api.db)
+    .await?;
     account.map(Answer).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
@@ -108,10 +111,14 @@ async fn show_payment(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<Answer<Payment>, Problem> {
-    let payment = sqlx::query_as("select * from payments where order_id = $1")
-        .bind(order_id)
-        .fetch_optional(&api.db)
-        .await?;
+    let payment = sqlx::query_as(
+        "select order_id, state, customer_id, amount_cents, currency, reason, answer_event_id,
+                undo_event_id, created_at, updated_at
+         from payments where order_id = $1",
+    )
+    .bind(order_id)
+    .fetch_optional(&api.db)
+    .await?;
     payment.map(Answer).ok_or_else(|| Problem::not_found("payment has not heard of this order"))
 }
 
@@ -145,7 +152,8 @@ struct Books {
 pub fn books(db: PgPool) -> Router {
     let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
         let mut books: Books = sqlx::query_as(
-            "select *, deposited_cents = balance_cents + taken_cents as balanced
+            "select deposited_cents, balance_cents, taken_cents,
+                    deposited_cents = balance_cents + taken_cents as balanced
              from (select coalesce(sum(deposited_cents), 0)::bigint as deposited_cents,
                           coalesce(sum(balance_cents), 0)::bigint as balance_cents,
                           coalesce(sum(taken_cents), 0)::bigint as taken_cents

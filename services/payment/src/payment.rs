@@ -216,7 +216,9 @@ impl Rows for Ledger {
         let mut ledger = Ledger::default();
         if !keys.orders.is_empty() {
             let payments: Vec<Payment> = sqlx::query_as(
-                "select * from payments where order_id = any($1) order by order_id for update",
+                "select order_id, state, customer_id, amount_cents, currency, reason,
+                        answer_event_id, undo_event_id, created_at, updated_at
+                 from payments where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders))
             .fetch_all(&mut *tx)
@@ -227,7 +229,8 @@ impl Rows for Ledger {
         }
         if !keys.customers.is_empty() {
             let accounts: Vec<Account> = sqlx::query_as(
-                "select * from accounts where customer_id = any($1)
+                "select customer_id, currency, deposited_cents, balance_cents, taken_cents
+                 from accounts where customer_id = any($1)
                  order by customer_id for update",
             )
             .bind(Vec::from_iter(keys.customers))

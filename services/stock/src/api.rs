@@ -72,12 +72,15 @@ async fn list_items(
     Query(ItemsWanted { after, limit }): Query<ItemsWanted>,
 ) -> Result<Answer<ItemList>, Problem> {
     let after = after.map(|after| valid_sku("after", after)).transpose()?;
-    let mut items: Vec<Item> =
-        sqlx::query_as("select * from items where sku > $1 order by sku limit $2")
-            .bind(after.unwrap_or_default())
-            .bind(limit.rows())
-            .fetch_all(&api.db)
-            .await?;
+    let mut items: Vec<Item> = sqlx::query_as(
+        "select sku, name, price_cents, currency, version, delivered, available, reserved,
+                event_id, changed_at
+         from items where sku > $1 order by sku limit $2",
+    )
+    .bind(after.unwrap_or_default())
+    .bind(limit.rows())
+    .fetch_all(&api.db)
+    .await?;
     let next = limit.page(&mut items, |item| item.sku.clone());
     Ok(Answer(ItemList { items, next }))
 }
@@ -101,10 +104,14 @@ async fn show_item(
     State(api): State<Api>,
     Path(Place { sku }): Path<Place>,
 ) -> Result<Answer<Item>, Problem> {
-    let item = sqlx::query_as("select * from items where sku = $1")
-        .bind(valid_sku("sku", sku)?)
-        .fetch_optional(&api.db)
-        .await?;
+    let item = sqlx::query_as(
+        "select sku, name, price_cents, currency, version, delivered, available, reserved,
+                event_id, changed_at
+         from items where sku = $1",
+    )
+    .bind(valid_sku("sku", sku)?)
+    .fetch_optional(&api.db)
+    .await?;
     item.map(Answer).ok_or_else(no_such_item)
 }
 
@@ -202,10 +209,14 @@ async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<Answer<Reservation>, Problem> {
-    let reservation = sqlx::query_as("select * from reservations where order_id = $1")
-        .bind(order_id)
-        .fetch_optional(&api.db)
-        .await?;
+    let reservation = sqlx::query_as(
+        "select order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
+                created_at, updated_at
+         from reservations where order_id = $1",
+    )
+    .bind(order_id)
+    .fetch_optional(&api.db)
+    .await?;
     reservation.map(Answer).ok_or_else(|| Problem::not_found("stock has not heard of this order"))
 }
 

@@ -258,7 +258,9 @@ impl Rows for Warehouse {
         let mut warehouse = Warehouse::default();
         if !keys.orders.is_empty() {
             let reservations: Vec<Reservation> = sqlx::query_as(
-                "select * from reservations where order_id = any($1) order by order_id for update",
+                "select order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
+                        created_at, updated_at
+                 from reservations where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders))
             .fetch_all(&mut *tx)
@@ -269,11 +271,14 @@ impl Rows for Warehouse {
             warehouse.reservations = Table::read(reservations, |r| r.order_id);
         }
         if !keys.skus.is_empty() {
-            let items: Vec<Item> =
-                sqlx::query_as("select * from items where sku = any($1) order by sku for update")
-                    .bind(Vec::from_iter(keys.skus))
-                    .fetch_all(&mut *tx)
-                    .await?;
+            let items: Vec<Item> = sqlx::query_as(
+                "select sku, name, price_cents, currency, version, delivered, available,
+                            reserved, event_id, changed_at
+                     from items where sku = any($1) order by sku for update",
+            )
+            .bind(Vec::from_iter(keys.skus))
+            .fetch_all(&mut *tx)
+            .await?;
             warehouse.items = Table::read(items, |item| item.sku.clone());
         }
         Ok(warehouse)

@@ -135,8 +135,8 @@ where
             let Ok(key) = key.parse::<A::Key>() else { return Ok(page::<A>(Vec::new())) };
             let (table, column) = A::TABLE;
             let sql = format!("select * from {table} where {column} = $1 for share");
-            let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(key).fetch_all(&mut **tx).await?;
-            Ok(page::<A>(rows))
+            let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(key).persistent(false);
+            Ok(page::<A>(rows.fetch_all(&mut **tx).await?))
         })
     }
 
@@ -152,7 +152,7 @@ where
             let sql = format!(
                 "select * from {table} where {column} > $1 order by {column} limit $2 for share"
             );
-            let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(key).bind(PAGE);
+            let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(key).bind(PAGE).persistent(false);
             Ok(page::<A>(rows.fetch_all(&mut **tx).await?))
         })
     }

@@ -226,6 +226,7 @@ pub(crate) async fn find(db: &PgPool, letter_id: i64) -> sqlx::Result<Option<Let
          from dead_letters where letter_id = $1",
     )
     .bind(letter_id)
+    .persistent(false)
     .fetch_optional(db)
     .await
 }

@@ -70,7 +70,7 @@ pub(crate) async fn remembered<'a>(
     let rows = sqlx::query_as(
         "select transaction_timestamp(), path, key, request_hash, status, location, answer
          from (select) as once left join (
-             select idempotency_keys.*
+             select path, key, request_hash, status, location, answer
              from unnest($1::text[], $2::text[]) as wanted (path, key)
              join idempotency_keys using (path, key)
              where created_at >= now() - make_interval(secs => $3)) as remembered on true",

@@ -166,7 +166,9 @@ impl<'a> Round<'a> {
         let query = if topics.is_empty() {
             sqlx::query_as(
                 "with acknowledged as (delete from outbox where position = any($1))
-                 select * from outbox
+                 select position, event_id, topic, key, schema_fingerprint, body, traceparent,
+                        cause, occurred_at
+                 from outbox
                  where position > $2
                    and not exists (select from unnest($1::bigint[]) as gone (position)
                                    where gone.position = outbox.position)
@@ -178,7 +180,9 @@ impl<'a> Round<'a> {
         } else {
             sqlx::query_as(
                 "with acknowledged as (delete from outbox where position = any($1))
-                 select * from outbox
+                 select position, event_id, topic, key, schema_fingerprint, body, traceparent,
+                        cause, occurred_at
+                 from outbox
                  where position > $2
                    and not exists (select from unnest($1::bigint[]) as gone (position)
                                    where gone.position = outbox.position)
