@@ -242,7 +242,8 @@ impl Stack {
         self.migrate(&programs()?, service).await
     }
 
-    pub(crate) async fn migrate(&self, programs: &Path, service: &str) -> Result<()> {
+    /// Migrates it with the programs in this directory.
+    pub async fn migrate(&self, programs: &Path, service: &str) -> Result<()> {
         let member = Member::service(service);
         let launch = settings::service(programs, service, "migrate", &self.layout()?, &member)?;
         self.run_to_end(&format!("{service} migrate"), &launch, service).await

@@ -91,6 +91,13 @@ impl Scratch {
         self.run("git", &[&["apply", "-C1"][..], way, &[patch.as_str()]].concat()).await.map(drop)
     }
 
+    /// Adds a file that is not there yet.
+    pub fn add(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.root.join(file);
+        ensure!(!path.exists(), "{file} is there already");
+        Ok(std::fs::write(path, text)?)
+    }
+
     /// Compiles there, behind whatever else the machine has to do: other tests go on meanwhile.
     pub async fn cargo(&self, arguments: &[&str]) -> Result<String> {
         let cargo = ["-n", "19", "cargo"];

@@ -1,5 +1,6 @@
-//! A schema that changes while everything runs: a newer version of the services is made in a scratch
-//! copy of this checkout, and works beside the one that is tested.
+//! A newer version of the services, with newer contracts and a newer database: it is made in a scratch
+//! copy of this checkout, works beside the one that is tested, and then takes its place and gives it
+//! back, one instance after the other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use crate::stage::{aside, basket, rich};
+use crate::upgrade;
 
 /// Generous: services come and go, and a group that loses a member settles in its own time.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -91,9 +93,11 @@ async fn cancellations_of(stack: &Stack, name: &str) -> Result<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_versions_of_the_services_run_side_by_side_and_every_order_ends() -> Result<()> {
+async fn two_versions_run_side_by_side_and_replace_each_other_under_load_and_nobody_notices()
+-> Result<()> {
     let scratch = Scratch::copy("evolution")?;
     make_newer(&scratch)?;
+    upgrade::make_database_newer(&scratch)?;
     let programs = ["order", "payment", "stock", "contracts"];
     let programs = programs.iter().flat_map(|program| ["--bin", program]);
     scratch.cargo(&["build"].into_iter().chain(programs).collect::<Vec<_>>()).await?;
@@ -106,6 +110,7 @@ async fn two_versions_of_the_services_run_side_by_side_and_every_order_ends() ->
         let client = Client::of(&stack)?;
         seed::run(&client).await?;
         stack.apply_contracts(&scratch.programs()).await?;
+        stack.migrate(&scratch.programs(), "order").await?;
         for name in ["order-2", "payment-2", "stock-2"] {
             stack.set_programs(name, &scratch.programs())?;
         }
@@ -152,7 +157,8 @@ async fn two_versions_of_the_services_run_side_by_side_and_every_order_ends() ->
         let verdict =
             verify::run(&client, &verify::Options { within: Duration::from_secs(60) }).await?;
         ensure!(verdict.holds() && verdict.letters_waiting == 0, "{}", verdict.lines().join("\n"));
-        Ok(())
+        stack.clean().await?;
+        upgrade::forward_and_back(&scratch.programs()).await
     })
     .await
 }

@@ -16,6 +16,7 @@ mod records;
 mod fork;
 mod announce;
 mod evolution;
+mod upgrade;
 mod letters;
 mod operator;
 mod manifests;
