@@ -14,7 +14,7 @@ E2E := $(TARGET)/e2e
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: chaos faults announce lose-disk rebuild order openapi bench microbench
+.PHONY: chaos faults long-outage hostile announce lose-disk rebuild order openapi bench microbench
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -63,6 +63,13 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 
 faults: build ## The faults that take minutes each, a small disk or a wrong clock (half an hour; as root: all of them)
 	@RUST_TEST_THREADS=1 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults_long::
+
+long-outage: build ## Stock is away for MINUTES=10 at RATE=200 orders a second, and catches up beside new ones
+	@$(E2E) long-outage $(if $(RATE),--rate-per-second $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))
+
+hostile: build ## Slow, large and many clients; requests made of the API's description; fuzzing, MINUTES=10 each target
+	@$(E2E) hostile
+	@e2e/hostile.sh "$(E2E)" $(or $(MINUTES),10) $(SEED)
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify

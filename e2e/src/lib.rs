@@ -22,6 +22,8 @@
 //! - `chaos`: the long run; `round`: one of its rounds; `fault`: what is drawn for it; `nemesis`: who
 //!   carries that out; `chaos_report`: what is told.
 //! - `crash_points`: services that die at the worst moments, on purpose.
+//! - `long_outage`: stock away for minutes, and what that leaves behind; `hostile`: clients that mean
+//!   no good.
 //! - `announce`, `rebuild`, `trail`: what operators ask for.
 //! - `invariants`: what must always hold, and by which name; `verify`: the checker; `rest`: what it
 //!   waits for; `checks`, `arrivals`, `audit`, `balances`, `inboxes`: what must hold; `topics`,
@@ -57,6 +59,8 @@ pub mod announce;
 pub mod rebuild;
 pub mod trail;
 pub mod outage;
+pub mod long_outage;
+pub mod hostile;
 pub mod progress;
 pub mod proxy;
 pub mod pairs;

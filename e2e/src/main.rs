@@ -13,8 +13,8 @@ use e2e::member::Stopped;
 use e2e::stack::{State, state_directory};
 use e2e::topology::SERVICES;
 use e2e::{
-    Ports, Stack, chaos, crash_points, demo, letters, outage, parts, rebuild, seed, template,
-    trail, verify,
+    Ports, Stack, chaos, crash_points, demo, hostile, letters, long_outage, outage, parts, rebuild,
+    seed, template, trail, verify,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -63,6 +63,10 @@ enum Command {
     CrashPoints(crash_points::Options),
     /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
     Chaos(chaos::Options),
+    /// Stock is away for minutes while orders go on, and has to catch up beside new ones
+    LongOutage(long_outage::Options),
+    /// Clients that mean no good: slow ones, large ones, very many; others must not notice
+    Hostile(hostile::Options),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
@@ -138,6 +142,14 @@ async fn run(command: Command) -> Result<ExitCode> {
                 chaos::Outcome::Violated => ExitCode::FAILURE,
                 chaos::Outcome::Inconclusive => ExitCode::from(2),
             });
+        }
+        Command::LongOutage(options) => {
+            let held = long_outage::run(&Stack::of_checkout()?.quiet(), &options).await?;
+            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Hostile(options) => {
+            let held = hostile::run(&Stack::of_checkout()?.quiet(), &options).await?;
+            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,

@@ -381,6 +381,12 @@ impl Stack {
         self.members().iter().map(|member| (member.to_string(), taken(member))).collect()
     }
 
+    /// Memory of a native member: its own, and its share of what it shares with others.
+    pub fn memory_bytes(&self, name: &str) -> Result<u64> {
+        let family = self.process(&name.parse()?).family();
+        Ok(family.iter().map(Identity::memory_bytes).sum())
+    }
+
     async fn status_of(&self, layout: &Layout, member: &Member, ends: &[End]) -> Result<Status> {
         let name = member.to_string();
         let process = self.process(member);
@@ -397,7 +403,7 @@ impl Stack {
             pid: living.map(|living| living.pid),
             port: layout.listens_on(member)?.first().map_or(0, |(port, _)| *port),
             state,
-            memory_bytes: process.family().iter().map(Identity::memory_bytes).sum(),
+            memory_bytes: self.memory_bytes(&member.to_string())?,
             uptime: living.map_or(Duration::ZERO, |living| living.age()),
         })
     }

@@ -1,0 +1,25 @@
+//! What clients may send to the payment service: any bytes on a connection.
+
+#![no_main]
+
+use std::sync::OnceLock;
+
+use fuzz::Server;
+use libfuzzer_sys::fuzz_target;
+
+// The services are programs, not libraries, so their files are compiled in here.
+#[allow(dead_code)]
+#[path = "../../../services/payment/src/payment.rs"]
+mod payment;
+#[allow(dead_code)]
+#[path = "../../../services/payment/src/saga.rs"]
+mod saga;
+#[allow(dead_code)]
+#[path = "../../../services/payment/src/api.rs"]
+mod api;
+
+fuzz_target!(|bytes: &[u8]| {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let router = |db: sqlx::PgPool, commands| api::router(db, commands, "EUR".to_string());
+    SERVER.get_or_init(|| Server::of(router)).ask(bytes);
+});

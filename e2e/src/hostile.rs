@@ -1,0 +1,256 @@
+//! Clients that mean no good, beside others that want to place orders: headers that never end, bodies
+//! larger than anybody may send, and more connections than are served at a time.
+//!
+//! What has to hold: each of them is closed or answered within a bound, the service's memory stays
+//! where it was, and as long as there are connections left for others, these notice nothing. When all
+//! are taken, whoever comes waits, and is served again once the hostile ones are closed.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::{Client, Wish, eventually};
+use crate::narration::{as_found, is_up, say, step};
+use crate::topology::SERVICES;
+use crate::{Stack, seed, verify};
+
+/// Connections that a service serves at a time; see the chassis's limits.
+const SERVED_MAX: usize = 1024;
+
+/// How long a hostile client is suffered: a header has 10 s, a request 15 s, and an answer may lie
+/// unread for as long once more.
+const SUFFERED_MAX: Duration = Duration::from_secs(35);
+
+/// An order of somebody who means well, and how long it may take beside hostile ones.
+const ORDER_EVERY: Duration = Duration::from_millis(100);
+const ORDER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a service may grow by, under attack.
+const GROWTH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A header that lies about the size of its body.
+const HUGE: usize = 64 * 1024 * 1024;
+
+/// How hostile.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// How many clients there are of each kind, where others are to notice nothing
+    #[arg(long, default_value_t = 500)]
+    pub clients: usize,
+    /// How many where all connections are taken. Those that can't be served wait in the listener's
+    /// backlog, which holds as many once more; beyond that the system forgets them, and tells nobody
+    #[arg(long, default_value_t = 1_900)]
+    pub crowd: usize,
+}
+
+/// What a hostile client does with its connection.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Sends a byte of a header now and then, and never the last one.
+    SlowHeader,
+    /// Ends the header, and sends a byte of the body now and then.
+    SlowBody,
+    /// Sends as much as it can, more than anybody may.
+    HugeBody,
+    /// Asks for a long answer and never reads it.
+    NeverReads,
+    /// Connects, and says nothing.
+    Silent,
+}
+
+/// Runs it, and answers whether all of it held. The stack is taken down again if it was not up before.
+pub async fn run(stack: &Stack, options: &Options) -> Result<bool> {
+    let was_up = is_up(stack).await?;
+    as_found(stack, was_up, async {
+        say("Starting what does not run yet …");
+        stack.up().await?;
+        let client = Client::of(stack)?;
+        seed::run(&client).await?;
+        let faults = all(stack, &client, options).await?;
+        let verdict = match faults.is_empty() {
+            true => "held".to_string(),
+            false => format!("BROKEN: {}", faults.join("; ")),
+        };
+        say(&format!("\nVERDICT  hostile clients: {verdict}."));
+        Ok(faults.is_empty())
+    })
+    .await
+}
+
+/// Every kind against every service, one after the other. Answers what was not as promised.
+async fn all(stack: &Stack, client: &Client, options: &Options) -> Result<Vec<String>> {
+    ensure!(options.clients < SERVED_MAX, "{SERVED_MAX} connections are served at a time");
+    let pids = pids(stack).await?;
+    let mut faults = Vec::new();
+    for (nth, service) in (1..).zip(SERVICES) {
+        step(nth, &format!("Against {service}"));
+        for kind in [Kind::SlowHeader, Kind::SlowBody, Kind::HugeBody, Kind::NeverReads] {
+            faults.extend(siege(stack, client, service, kind, options.clients).await?);
+        }
+        faults.extend(siege(stack, client, service, Kind::Silent, options.crowd).await?);
+    }
+    step(SERVICES.len() as u32 + 1, "Nothing may be lost or done twice (make verify)");
+    let verdict = verify::run(client, &verify::Options::default()).await?;
+    verdict.lines().iter().for_each(|line| say(line));
+    if !verdict.holds() {
+        faults.push("verify found something".to_string());
+    }
+    ensure!(self::pids(stack).await? == pids, "a service ended under attack");
+    Ok(faults)
+}
+
+/// So many hostile clients at once, while somebody places orders.
+async fn siege(
+    stack: &Stack,
+    client: &Client,
+    service: &str,
+    kind: Kind,
+    count: usize,
+) -> Result<Vec<String>> {
+    let address = client.addresses.apis[service].trim_start_matches("http://").to_string();
+    // Those that come too many are served, and suffered, when the first are gone.
+    let rounds = u32::try_from(count.div_ceil(SERVED_MAX))?;
+    let before = stack.memory_bytes(service)?;
+    let mut others = Others { grown_to: before, ..Others::default() };
+    let hostile = (0..count).map(|_| timeout(SUFFERED_MAX * rounds, kind.plague(&address)));
+    let mut hostile = pin!(join_all(hostile));
+    let plagued = loop {
+        tokio::select! {
+            plagued = &mut hostile => break plagued,
+            live = others.live(stack, client, service) => live?,
+        }
+    };
+    let still_open = plagued.iter().filter(|plagued| plagued.is_err()).count();
+    let longest = plagued.into_iter().flatten().max().unwrap_or_default();
+    // Whoever waited is served again.
+    eventually("an order to be taken", ORDER_WITHIN, async || others.order(client).await).await?;
+    let grown = others.grown_to.saturating_sub(before);
+    say(&format!(
+        "  {:<34} closed within {:>4.1} s; of {} orders {} waited too long, {:.2} s at most; memory \
+         grew by {:.1} MB",
+        format!("{count} {}", kind.what()),
+        longest.as_secs_f64(),
+        others.placed,
+        others.waited,
+        others.longest.as_secs_f64(),
+        grown as f64 / 1e6
+    ));
+    let mut faults = Vec::new();
+    let what = format!("{service}, {count} {}", kind.what());
+    if still_open > 0 {
+        faults.push(format!("{what}: {still_open} connections stayed open"));
+    }
+    if others.waited > 0 && count < SERVED_MAX {
+        faults.push(format!("{what}: others waited {:.1} s", others.longest.as_secs_f64()));
+    }
+    if grown > GROWTH_BYTES_MAX {
+        faults.push(format!("{what}: memory grew by {} MB", grown / 1_000_000));
+    }
+    Ok(faults)
+}
+
+/// Those who mean well.
+#[derive(Default)]
+struct Others {
+    placed: u32,
+    waited: u32,
+    longest: Duration,
+    /// The most memory that the service was seen with.
+    grown_to: u64,
+}
+
+impl Others {
+    async fn live(&mut self, stack: &Stack, client: &Client, service: &str) -> Result<()> {
+        sleep(ORDER_EVERY).await;
+        self.grown_to = self.grown_to.max(stack.memory_bytes(service)?);
+        let began = Instant::now();
+        let taken = self.order(client).await;
+        self.placed += 1;
+        self.waited += u32::from(taken.is_err() || began.elapsed() > ORDER_WITHIN);
+        self.longest = self.longest.max(began.elapsed());
+        Ok(())
+    }
+
+    async fn order(&self, client: &Client) -> Result<()> {
+        let lines = [Wish { sku: seed::ITEMS[0].sku.to_string(), quantity: 1 }];
+        client.placed(seed::CUSTOMERS[0].customer_id, &lines).await.map(drop)
+    }
+}
+
+impl Kind {
+    fn what(self) -> &'static str {
+        match self {
+            Kind::SlowHeader => "headers that never end",
+            Kind::SlowBody => "bodies that never end",
+            Kind::HugeBody => "bodies far too large",
+            Kind::NeverReads => "who never read their answers",
+            Kind::Silent => "connections that say nothing",
+        }
+    }
+
+    /// Does its worst until the service closes. Answers how long that took.
+    async fn plague(self, address: &str) -> Duration {
+        let began = Instant::now();
+        // Refused or cut is closed as well.
+        let _ = self.try_to_plague(address).await;
+        began.elapsed()
+    }
+
+    async fn try_to_plague(self, address: &str) -> std::io::Result<()> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(16 * 1024)?;
+        let address = address.parse().map_err(std::io::Error::other)?;
+        let mut stream = socket.connect(address).await?;
+        let post = "POST /orders HTTP/1.1\r\nHost: hostile\r\nContent-Type: application/json\r\n";
+        match self {
+            Kind::SlowHeader => {
+                stream.write_all(b"GET /items HTTP/1.1\r\nX-Long: ").await?;
+                drip(&mut stream).await
+            }
+            Kind::SlowBody => {
+                let head = format!("{post}Content-Length: 60000\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                drip(&mut stream).await
+            }
+            Kind::HugeBody => {
+                let head = format!("{post}Content-Length: {HUGE}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                let piece = [b' '; 64 * 1024];
+                for _ in 0..HUGE / piece.len() {
+                    stream.write_all(&piece).await?;
+                }
+                drip(&mut stream).await
+            }
+            Kind::NeverReads => loop {
+                stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: hostile\r\n\r\n").await?;
+                sleep(Duration::from_millis(20)).await;
+            },
+            Kind::Silent => stream.read_to_end(&mut Vec::new()).await.map(drop),
+        }
+    }
+}
+
+/// A byte a second, until the other side closes.
+async fn drip(stream: &mut TcpStream) -> std::io::Result<()> {
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = Vec::new();
+    let dripping = async {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            writer.write_all(b"a").await?;
+        }
+    };
+    tokio::select! {
+        closed = reader.read_to_end(&mut answer) => closed.map(drop),
+        cut = dripping => cut,
+    }
+}
+
+async fn pids(stack: &Stack) -> Result<Vec<Option<u32>>> {
+    Ok(stack.status().await?.into_iter().map(|member| member.pid).collect())
+}
