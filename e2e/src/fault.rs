@@ -170,7 +170,7 @@ impl Class {
             ReadOnly | TableLocked => 10..50,
             SnapshotHeld => 80..150,
             // The sweep looks every five seconds, and ends nothing before its third look.
-            Deadline => 150..180,
+            Deadline => 100..120,
             KillBackend | Reset | SessionsEnded | RelayLockLost | Rewind | OffsetsLost
             | Repeats | Poison | Impossible | AnnouncedAgain => 0..1,
         }
@@ -257,7 +257,7 @@ impl Fault {
             Rewind | OffsetsLost => &["kafka"],
             Repeats | Poison | Impossible => &["registry"],
             BadMigration => &["payment-db"],
-            Deadline => &["stock", "stock-2", "stock-3"],
+            Deadline => &["stock", "stock-2", "stock-3", "kafka"],
             _ => &[],
         };
         touched.extend(also.iter().map(|name| name.to_string()));

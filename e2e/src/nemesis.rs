@@ -32,6 +32,9 @@ const STOPS_WITHIN: Duration = Duration::from_secs(30);
 /// How long everything else may take to be as it should be, once all faults are over.
 const SOON: Duration = Duration::from_secs(60);
 
+/// How long a fault may go on that has not met anybody.
+const MET_WITHIN: Duration = Duration::from_secs(25);
+
 /// Records of a topic that are written again, and what a rewound group has to read again of a
 /// partition, at most.
 const REPEATED: usize = 600;
@@ -241,11 +244,12 @@ impl<'a> Nemesis<'a> {
                 for name in stack.instances_of(service)? {
                     stack.stop(&name).await?;
                 }
-                if fault.class == Class::Rewind {
-                    replays::rewind(self.client, service, REWOUND).await?;
-                } else {
-                    replays::forget(self.client, service).await?;
-                }
+                // An instance that was killed before is a member until its session is over.
+                eventually("the group to have no member", SOON, async || match fault.class {
+                    Class::Rewind => replays::rewind(self.client, service, REWOUND).await,
+                    _ => replays::forget(self.client, service).await,
+                })
+                .await?;
                 let reread = replays::behind(self.client, service).await?;
                 for name in stack.instances_of(service)? {
                     self.back(&name, Duration::ZERO).await?;
@@ -260,26 +264,44 @@ impl<'a> Nemesis<'a> {
             Class::BadMigration => {
                 sabotage::spoil_payments(stack).await?;
                 sleep(lasting).await;
+                let met = self
+                    .met("a dead letter", async || sabotage::failing_letters(stack, service).await);
+                let met = met.await;
                 sabotage::mend_payments(stack).await?;
+                met?;
                 self.redrive(service).await.context(Broken)?;
             }
             Class::Deadline => {
-                let others = stack.instances_of("stock")?;
+                let (others, began) = (stack.instances_of("stock")?, Utc::now());
                 stack.set_environment("order", DEADLINE, Some("1"))?;
                 self.again(service).await?;
                 for name in &others {
                     stack.pause(name).await?;
                 }
                 sleep(lasting).await;
+                let met = self.met("an order that the deadline ended", async || {
+                    sabotage::ended_by_deadline(stack, began).await
+                });
+                let met = met.await;
                 for name in &others {
                     stack.resume(name).await?;
                 }
                 stack.set_environment("order", DEADLINE, None)?;
                 self.again(service).await?;
+                met?;
             }
             other => bail!("{other:?} befalls no service"),
         }
         Ok(Left::default())
+    }
+
+    /// Waits until a fault has met somebody: what it is about may be held up by another one.
+    async fn met(&self, what: &str, count: impl AsyncFn() -> Result<i64>) -> Result<()> {
+        eventually(what, MET_WITHIN, async || {
+            ensure!(count().await? > 0, "there is none");
+            Ok(())
+        })
+        .await
     }
 
     /// One instance after the other.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 use tokio::time::sleep;
 
@@ -110,6 +111,13 @@ pub async fn failing_letters(stack: &Stack, service: &str) -> Result<i64> {
     let count = "select count(*) from dead_letters where kind = 'failing' and state = 'waiting'";
     let mut db = superuser(stack, service).await?;
     Ok(sqlx::query_scalar(count).fetch_one(&mut db).await?)
+}
+
+/// Orders that the deadline has ended since then.
+pub async fn ended_by_deadline(stack: &Stack, since: DateTime<Utc>) -> Result<i64> {
+    let count = "select count(*) from orders where reason = 'deadline' and ended_at > $1";
+    let mut db = superuser(stack, "order").await?;
+    Ok(sqlx::query_scalar(count).bind(since).fetch_one(&mut db).await?)
 }
 
 /// How many sessions a service has with its database.
