@@ -16,6 +16,7 @@
 //!   whether it is true; `history`: all of them together.
 //! - `demo`: the story; `outage`: a load, a victim and the proof; `progress`: who stands still;
 //!   `narration`: how both speak.
+//! - `brokers`: two more of them, so that one can be lost.
 //! - `proxy`: a way between two that can fail; `pairs`: one between each service and each of its
 //!   dependencies; `sabotage`: what is done to databases; `strangers`, `replays`: what is put into
 //!   topics, and read again.
@@ -62,6 +63,7 @@ pub mod outage;
 pub mod long_outage;
 pub mod hostile;
 pub mod progress;
+pub mod brokers;
 pub mod proxy;
 pub mod pairs;
 pub mod sabotage;

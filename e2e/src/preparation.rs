@@ -114,7 +114,7 @@ pub async fn prepare_kafka(parts: &Parts, layout: &Layout, process: &Process) ->
     let _ = fs::remove_dir_all(&fresh);
     fs::write(&config, settings::kafka_config(layout, &fresh)?)?;
     let from = process.log_length();
-    let launch = settings::kafka_format(parts, home, &config);
+    let launch = settings::kafka_format(parts, home, &config, &settings::cluster_id());
     if !launch.run(home, &process.log, READY_WITHIN).await? {
         bail!(
             "Kafka could not format its log; {} ends with:\n{}",

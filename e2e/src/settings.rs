@@ -86,17 +86,22 @@ pub fn kafka(parts: &Parts, home: &Path, archive: ClassArchive, into: &Path) -> 
     launch
 }
 
-/// Writes the identity of a new cluster into the log directory that `config` names.
-pub fn kafka_format(parts: &Parts, home: &Path, config: &Path) -> Launch {
+/// A name for a new cluster.
+pub fn cluster_id() -> String {
     // 128 random bits in base64: the last of 22 characters holds only two of them.
     let mut id: String =
         (0..21).map(|_| char::from(rand::rng().sample(rand::distr::Alphanumeric))).collect();
     id.push('A');
+    id
+}
+
+/// Writes the identity of a cluster into the log directory that `config` names.
+pub fn kafka_format(parts: &Parts, home: &Path, config: &Path, id: &str) -> Launch {
     let mut launch = java(parts, home, "KAFKA_JAVA_OPTS", ClassArchive::Without, Path::new(""));
     let logging =
         format!("-Dlog4j2.configurationFile={}", home.join("log4j2.properties").display());
     let config = config.display().to_string();
-    let words = ["kafka.tools.StorageTool", "format", "-t", &id, "-c", &config];
+    let words = ["kafka.tools.StorageTool", "format", "-t", id, "-c", &config];
     launch.arguments.extend([&logging, "-cp", &parts.kafka_classpath].map(String::from));
     launch.arguments.extend(words.map(String::from));
     launch
@@ -123,13 +128,38 @@ pub fn kafka_config(layout: &Layout, data: &Path) -> Result<String> {
         advertised.push(format!("{name}://{}", layout.kafka_of(service)?));
     }
     listeners.push(format!("CONTROLLER://{HOST}:{}", ports.kafka_controller));
+    let mut lines = kafka_lines(layout, &listeners, &advertised, data);
+    lines.extend(["process.roles=broker,controller".to_string(), "node.id=1".to_string()]);
+    Ok(lines.join("\n") + "\n")
+}
+
+/// The same of a further broker, which is no controller and listens on ports of its own.
+pub fn kafka_further(layout: &Layout, node: u16, ports: &[u16], data: &Path) -> String {
+    let names = ["CLIENTS".to_string()].into_iter();
+    let names = names.chain(layout.ports.services.keys().map(|service| service.to_uppercase()));
+    let listeners = names.zip(ports).map(|(name, port)| format!("{name}://{HOST}:{port}"));
+    let listeners: Vec<String> = listeners.collect();
+    let mut lines = kafka_lines(layout, &listeners, &listeners, data);
+    lines.extend(["process.roles=broker".to_string(), format!("node.id={node}")]);
+    lines.join("\n") + "\n"
+}
+
+fn kafka_lines(
+    layout: &Layout,
+    listeners: &[String],
+    advertised: &[String],
+    data: &Path,
+) -> Vec<String> {
     let names = listeners.iter().filter_map(|listener| listener.split(':').next());
-    let protocols: Vec<String> = names.map(|name| format!("{name}:PLAINTEXT")).collect();
-    let lines = [
-        "process.roles=broker,controller".to_string(),
-        "node.id=1".to_string(),
+    let mut protocols: Vec<String> = names.map(|name| format!("{name}:PLAINTEXT")).collect();
+    if !protocols.iter().any(|protocol| protocol.starts_with("CONTROLLER")) {
+        protocols.push("CONTROLLER:PLAINTEXT".to_string());
+    }
+    let copies = layout.replication_factor.unwrap_or(1);
+    let in_sync = if copies > 1 { copies - 1 } else { 1 };
+    vec![
         // Named here and not in the log directory, so that the ports can move.
-        format!("controller.quorum.voters=1@{HOST}:{}", ports.kafka_controller),
+        format!("controller.quorum.voters=1@{HOST}:{}", layout.ports.kafka_controller),
         "controller.listener.names=CONTROLLER".to_string(),
         "inter.broker.listener.name=CLIENTS".to_string(),
         format!("listeners={}", listeners.join(",")),
@@ -143,21 +173,21 @@ pub fn kafka_config(layout: &Layout, data: &Path) -> Result<String> {
         "log.message.timestamp.type=LogAppendTime".to_string(),
         // 21 days: longer than topics are kept, so that a consumer that was down keeps its place.
         "offsets.retention.minutes=30240".to_string(),
-        "default.replication.factor=1".to_string(),
-        "offsets.topic.replication.factor=1".to_string(),
+        format!("default.replication.factor={copies}"),
+        format!("min.insync.replicas={in_sync}"),
+        format!("offsets.topic.replication.factor={copies}"),
         "offsets.topic.num.partitions=4".to_string(),
-        "transaction.state.log.replication.factor=1".to_string(),
-        "transaction.state.log.min.isr=1".to_string(),
+        format!("transaction.state.log.replication.factor={copies}"),
+        format!("transaction.state.log.min.isr={in_sync}"),
         "transaction.state.log.num.partitions=4".to_string(),
-        "share.coordinator.state.topic.replication.factor=1".to_string(),
-        "share.coordinator.state.topic.min.isr=1".to_string(),
+        format!("share.coordinator.state.topic.replication.factor={copies}"),
+        format!("share.coordinator.state.topic.min.isr={in_sync}"),
         "group.initial.rebalance.delay.ms=0".to_string(),
         // The default of 128 MB does not fit into a small heap.
         "log.cleaner.dedupe.buffer.size=8388608".to_string(),
         "num.network.threads=2".to_string(),
         "num.io.threads=4".to_string(),
-    ];
-    Ok(lines.join("\n") + "\n")
+    ]
 }
 
 pub fn registry(

@@ -322,6 +322,9 @@ impl Stack {
             ("KAFKA_BOOTSTRAP_SERVERS".to_string(), self.kafka_bootstrap()?),
             ("SCHEMA_REGISTRY_URL".to_string(), self.registry_url()?),
         ];
+        let copies = self.layout()?.replication_factor;
+        let copies = copies.map(|copies| ("REPLICATION_FACTOR".to_string(), copies.to_string()));
+        launch.environment.extend(copies);
         self.run_to_end("contracts apply", &launch, "contracts").await
     }
 

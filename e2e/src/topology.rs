@@ -108,6 +108,9 @@ pub struct Layout {
     /// Where the program is, by name of instance, if it is another version than the others'.
     #[serde(default)]
     pub programs: BTreeMap<String, PathBuf>,
+    /// How many brokers keep each record, if more than the one; see [`crate::brokers`].
+    #[serde(default)]
+    pub replication_factor: Option<u16>,
     /// What the databases want to hear from whom they do not know; natively they ask nobody.
     #[serde(skip)]
     pub database_password: Option<String>,

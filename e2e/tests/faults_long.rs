@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use e2e::brokers::Brokers;
 use e2e::client::{Client, Outcome};
 use e2e::load::{self, Load};
 use e2e::progress::Watch;
@@ -50,6 +51,64 @@ async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothin
         .await?;
         ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
         Ok(())
+    })
+    .await
+}
+
+/// F12. One of three: nobody notices. Two of three: no record is acknowledged, orders are accepted
+/// and wait. The controller: what it leads waits.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn of_three_brokers_one_may_be_lost_and_of_two_that_are_lost_all_is_caught_up() -> Result<()>
+{
+    aside(async || {
+        let stack = Stack::ephemeral()?;
+        let brokers = Brokers::three(&stack).await?;
+        let client = own_stack(&stack).await?;
+        all_end(&client, &place_all(&client, 20).await?).await?;
+        let load = |seconds| {
+            let lasting = Duration::from_secs(seconds);
+            Load { rate: 30, lasting, drained_within: DRAINED, ..Load::default() }
+        };
+        let (one_lost, ()) = load::run(&client, &load(15), async {
+            sleep(Duration::from_secs(3)).await;
+            brokers.kill(2)?;
+            // With a broker less, before any is back.
+            sleep(Duration::from_secs(6)).await;
+            all_end(&client, &place_all(&client, 10).await?).await?;
+            brokers.start(2).await
+        })
+        .await?;
+        ensure!(one_lost.holds() && one_lost.answered_all(), "{}", one_lost.lines().join("\n"));
+
+        let (two_lost, waited) = load::run(&client, &load(15), async {
+            sleep(Duration::from_secs(3)).await;
+            brokers.kill(2)?;
+            brokers.kill(3)?;
+            sleep(Duration::from_secs(4)).await;
+            let orders = place_all(&client, 10).await?;
+            sleep(Duration::from_secs(4)).await;
+            let mut waited = 0;
+            for order in orders {
+                waited += u32::from(client.order(order.order_id).await?.status == "pending");
+            }
+            tokio::try_join!(brokers.start(2), brokers.start(3))?;
+            Ok(waited)
+        })
+        .await?;
+        ensure!(waited == 10, "{waited} of 10 waited: something was acknowledged by one alone");
+        ensure!(two_lost.holds() && two_lost.answered_all(), "{}", two_lost.lines().join("\n"));
+
+        let (controller_lost, ()) = load::run(&client, &load(12), async {
+            sleep(Duration::from_secs(3)).await;
+            stack.kill("kafka").await?;
+            sleep(Duration::from_secs(4)).await;
+            stack.start("kafka").await
+        })
+        .await?;
+        let lines = controller_lost.lines().join("\n");
+        ensure!(controller_lost.holds() && controller_lost.answered_all(), "{lines}");
+        verified(&client).await
     })
     .await
 }
