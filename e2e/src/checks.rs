@@ -2,7 +2,7 @@
 //! its records. Each violation is refused by the check that is meant for it, which the tests below
 //! show with hand-made rows. [`crate::arrivals`] holds the rows against the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chassis::event::Topic;
 use chrono::{DateTime, Utc};
@@ -33,6 +33,12 @@ pub struct OrderRow {
     pub ended_at: Option<DateTime<Utc>>,
     pub created_event_id: Uuid,
     pub ended_event_id: Option<Uuid>,
+}
+
+impl OrderRow {
+    fn cancelled_event_id(&self) -> Option<Uuid> {
+        self.ended_event_id.filter(|_| self.status == "cancelled")
+    }
 }
 
 /// A row of payment's table.
@@ -124,6 +130,9 @@ pub struct Tally {
     pub repeats_heard: u64,
     /// Orders that heard a yes after they were cancelled.
     pub late_yeses: u64,
+    /// Events that a service has still to answer, by service: where its inbox has one of them, it was
+    /// entered and had no effect.
+    pub unanswered: BTreeSet<(&'static str, Uuid)>,
     /// Confirmed orders whose four records are one trace.
     pub traced: u64,
     /// Well-formed records that no row recorded and a dead letter names.
@@ -195,6 +204,14 @@ fn check_order(order: &OrderRow, case: &Case, tally: &mut Tally, findings: &mut 
     findings.unless(order.stock == stock, I4, "disagreement", || {
         format!("{id}: order says stock is {}, stock says {stock}", order.stock)
     });
+    for (service, state) in [("payment", payment), ("stock", stock)] {
+        let heard = match state {
+            "waiting" => [Some(order.created_event_id), order.cancelled_event_id()],
+            "verified" | "reserved" => [order.cancelled_event_id(), None],
+            _ => [None; 2],
+        };
+        tally.unanswered.extend(heard.into_iter().flatten().map(|event_id| (service, event_id)));
+    }
     if let Some(payment) = &case.payment {
         check_payment(order, payment, findings);
     }

@@ -1,5 +1,7 @@
 //! A subscriber's inbox holds each event of its topics, and nothing else.
 
+use std::collections::BTreeSet;
+
 use chassis::event::{Retention, Topic};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -23,6 +25,8 @@ pub struct InboxCheck<'a> {
     /// Sorted by event id.
     pub facts: std::iter::Peekable<std::slice::Iter<'a, &'a Fact>>,
     pub around: &'a Around<'a>,
+    /// Events that services have still to answer.
+    pub unanswered: &'a BTreeSet<(&'static str, Uuid)>,
     pub matched: u64,
 }
 
@@ -31,8 +35,9 @@ impl<'a> InboxCheck<'a> {
         service: &'static str,
         facts: &'a [&'a Fact],
         around: &'a Around<'a>,
+        unanswered: &'a BTreeSet<(&'static str, Uuid)>,
     ) -> InboxCheck<'a> {
-        InboxCheck { service, facts: facts.iter().peekable(), around, matched: 0 }
+        InboxCheck { service, facts: facts.iter().peekable(), around, unanswered, matched: 0 }
     }
 
     /// The next row, in order of event id.
@@ -51,6 +56,13 @@ impl<'a> InboxCheck<'a> {
             });
         }
         self.matched += u64::from(known);
+        let is_answered = !self.unanswered.contains(&(self.service, row.event_id));
+        findings.unless(is_answered, I7, "no effect", || {
+            format!(
+                "{}: {} of {} is entered, and nothing was done",
+                self.service, row.event_id, row.topic
+            )
+        });
         findings.unless(known || row.received_at < self.around.kept_since, I7, "inbox", || {
             format!(
                 "{}: {} of {} is entered, and in no topic",
@@ -100,10 +112,11 @@ mod tests {
         };
         let right = [row(PAID, &payments::VERIFIED), row(HELD, &stock::RESERVED)];
         let check = |rows: &[InboxRow], heard: &[&Fact], letters: &Letters| {
+            let unanswered = BTreeSet::from([("order", id(HELD + 70)), ("stock", id(PAID))]);
             let around =
                 Around { letters, kept_since: now() - TimeDelta::days(13), clocks_apart_ms: 0 };
             let (mut check, mut findings) =
-                (InboxCheck::new("order", heard, &around), Findings::default());
+                (InboxCheck::new("order", heard, &around, &unanswered), Findings::default());
             rows.iter().for_each(|row| check.row(row, &mut findings));
             check.end(&mut findings);
             (check.matched, findings.count())

@@ -22,7 +22,7 @@ use crate::facts::{Foreign, Letter, Letters, Place, topic_number};
 use crate::findings::Findings;
 use crate::footprint::{Database, Footprint};
 use crate::history::Summary;
-use crate::inboxes::InboxCheck;
+use crate::inboxes::{InboxCheck, InboxRow};
 use crate::leaders::{self, Leaders};
 use crate::plan::Plan;
 use crate::told::{self, Stored, Told, Try};
@@ -31,7 +31,7 @@ use crate::{arrivals, balances, ends, rest, verify};
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 40] = [
+const VIOLATIONS: [Violation; 42] = [
     (I1, "an acknowledged order is not there", || asked(&[yes(1)], &[])),
     (I1, "a refused order is there", || asked(&[no(503)], &[1])),
     (I1, "of a client in doubt there are two", || asked(&[doubt()], &[1, 2])),
@@ -72,6 +72,14 @@ const VIOLATIONS: [Violation; 40] = [
         changed(&[("items", ["-1", "0", ""]), ("items", ["1", "0", ""])])
     }),
     (I7, "an event was never handled", || handled(&confirmed().facts[2..3])),
+    (I7, "an order was entered, and payment has nothing of it", || {
+        let mut case = confirmed();
+        case.payment = None;
+        entered(&case, CREATED)
+    }),
+    (I7, "a cancellation was entered, and nothing was refunded", || {
+        entered(&case("cancelled", "verified", "rejected"), ENDED)
+    }),
     (I7, "a history has an event twice", || {
         of_case(|case| case.history.push(case.history[3].clone())).only(I7)
     }),
@@ -199,6 +207,8 @@ fn what_is_right_violates_none() {
             ("items", ["8", "0", ""]),
         ]),
         taking_up(|_| ()),
+        entered(&confirmed(), CREATED),
+        entered(&cancelled(), ENDED),
     ];
     for (nth, findings) in right.iter().enumerate() {
         assert!(findings.is_empty(), "{nth}: {findings:?}");
@@ -361,9 +371,21 @@ fn item(change: fn(&mut ItemRow, &mut Described)) -> Findings {
 /// An inbox that is empty, though these lie in the topics.
 fn handled(facts: &[crate::facts::Fact]) -> Findings {
     let (letters, mut findings) = (Letters::default(), Findings::default());
-    let around = around(&letters);
+    let (around, none) = (around(&letters), BTreeSet::new());
     let heard: Vec<&crate::facts::Fact> = facts.iter().collect();
-    InboxCheck::new("order", &heard, &around).end(&mut findings);
+    InboxCheck::new("order", &heard, &around, &none).end(&mut findings);
+    findings
+}
+
+/// An inbox of payment that has the order of a case, or its cancellation.
+fn entered(case: &crate::checks::Case, event: u128) -> Findings {
+    let (tally, letters, mut findings) = (checked(case).0, Letters::default(), Findings::default());
+    let around = around(&letters);
+    let fact = *case.facts.iter().find(|fact| fact.event_id == id(event)).unwrap();
+    let (heard, topic) = ([&fact], fact.place.topic().name.to_string());
+    let row = InboxRow { event_id: id(event), topic, received_at: DateTime::default() };
+    let mut check = InboxCheck::new("payment", &heard, &around, &tally.unanswered);
+    check.row(&row, &mut findings);
     findings
 }
 

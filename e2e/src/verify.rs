@@ -99,7 +99,7 @@ async fn checked(
     stack.check_orders(&log.facts, &around, &mut discarded, &mut tally, &mut findings).await?;
     let mut handled = BTreeMap::new();
     for service in SERVICES {
-        let entered = stack.check_inbox(service, &log, &around, &mut findings).await?;
+        let entered = stack.check_inbox(service, &log, &around, &tally, &mut findings).await?;
         handled.insert(service, entered);
     }
     let money = stack.check_money(&mut findings).await?;
@@ -299,6 +299,7 @@ impl Reading {
         service: &'static str,
         log: &Log,
         around: &Around<'_>,
+        tally: &Tally,
         findings: &mut Findings,
     ) -> Result<u64> {
         let mut heard: Vec<&Fact> = log
@@ -308,7 +309,7 @@ impl Reading {
             .filter(|fact| enters(service, fact.place.topic()))
             .collect();
         heard.sort_unstable_by_key(|fact| fact.event_id);
-        let mut check = InboxCheck::new(service, &heard, around);
+        let mut check = InboxCheck::new(service, &heard, around, &tally.unanswered);
         let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")
             .fetch(self.db(service));
         while let Some(row) = rows.next().await {
