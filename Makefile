@@ -14,7 +14,7 @@ E2E := $(TARGET)/e2e
 .PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: chaos faults long-outage hostile announce lose-disk rebuild order openapi bench microbench
+.PHONY: chaos faults long-outage hostile announce lose-disk rebuild order openapi bench microbench bugs
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -85,6 +85,9 @@ microbench: build ## What single steps cost: to write and read each event, the o
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet
 	@$(E2E) with-parts -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet \
 	  --sample-size 20 --warm-up-time 0.3 --measurement-time 1
+
+bugs: build ## Put each seeded bug into a scratch copy and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
+	@$(E2E) bugs $(ONLY)
 
 service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
 	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }

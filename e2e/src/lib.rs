@@ -33,7 +33,8 @@
 //!   to happen.
 //! - `metrics`, `leaders`, `footprint`: what services say of themselves, who relays, and what all of it
 //!   takes up.
-//! - `scratch`: a copy of the checkout, to be changed and built.
+//! - `bugs`: bugs that are put into a scratch copy, and what catches each; `trial`: the load and the
+//!   trouble that does; `scratch`: a copy of the checkout, to be changed and built.
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 
@@ -95,6 +96,8 @@ pub mod metrics;
 pub mod leaders;
 pub mod footprint;
 pub mod scratch;
+pub mod trial;
+pub mod bugs;
 pub mod template;
 pub mod discarded;
 pub mod letters;

@@ -13,8 +13,8 @@ use e2e::member::Stopped;
 use e2e::stack::{State, state_directory};
 use e2e::topology::SERVICES;
 use e2e::{
-    Ports, Stack, chaos, crash_points, demo, hostile, letters, long_outage, outage, parts, rebuild,
-    seed, template, trail, verify,
+    Ports, Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, parts,
+    rebuild, seed, template, trail, verify,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -85,6 +85,8 @@ enum Command {
     Order { order_id: Uuid },
     /// Check that nothing was lost or applied twice and that the books balance
     Verify(verify::Options),
+    /// Put each seeded bug into a scratch copy, and show that the suite catches it (forty minutes)
+    Bugs(bugs::Options),
     /// Write a service of your own, from the smallest one and a template
     Service { name: String },
     #[command(flatten)]
@@ -156,6 +158,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Verify(options) => {
             let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
             return check(&client, &options).await;
+        }
+        Command::Bugs(options) => {
+            let caught = bugs::run(&options).await?;
+            return Ok(if caught { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Service { name } => template::run(&name)?,
         Command::Announce(wish) => {

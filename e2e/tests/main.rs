@@ -20,4 +20,5 @@ mod upgrade;
 mod letters;
 mod operator;
 mod manifests;
+mod bugs;
 mod witness;
