@@ -14,7 +14,7 @@ use super::points::{DISCARD, LETTERS, REPLAY};
 use super::rounds::{Round, SOON, Site, all_read, place};
 use crate::client::{Order, eventually};
 use crate::letters::{self, Command};
-use crate::load;
+use crate::{load, verify};
 
 /// Both hear `orders.created`, where the poison lies. Only payment is spoilt.
 const HEARERS: [&str; 2] = ["payment", "stock"];
@@ -26,6 +26,8 @@ const ASKED_EVERY: Duration = Duration::from_millis(200);
 pub async fn set_aside_and_settled(site: &Site<'_>) -> Result<(Round, Round)> {
     // Fewer than make a consumer pause, and enough for the last hit.
     let count = site.hits.iter().max().copied().unwrap_or(1) as usize + 1;
+    let before = verify::letters_now(&site.client).await?;
+    ensure!(before.is_empty(), "{} dead letters were made of good events", before.len());
     let customer_id = Uuid::now_v7();
     site.client.deposit(customer_id, 1_000_000, &customer_id.to_string()).await?;
     sql(
@@ -45,7 +47,9 @@ pub async fn set_aside_and_settled(site: &Site<'_>) -> Result<(Round, Round)> {
     })
     .await?;
     sql(site, "alter table payments drop constraint spoilt".to_string()).await?;
-    let settled = settled(site).await?;
+    let mut settled = settled(site).await?;
+    // What lies there now was put there; nothing may follow.
+    settled.spoiled = verify::letters_now(&site.client).await?;
     all_read(&site.client, &orders, "an order whose letter was replayed", |order| {
         order.status == "confirmed"
     })

@@ -1,6 +1,6 @@
 //! The rounds of a run: which points are armed together, and what has to happen for them to be hit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -12,6 +12,7 @@ use super::brought::Brought;
 use super::points::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, STOP, SWEEP};
 use crate::Stack;
 use crate::client::{Client, Order, Wish, eventually};
+use crate::facts::Place;
 use crate::history::Summary;
 use crate::load::{self, Load};
 use crate::narration::say;
@@ -30,7 +31,7 @@ pub const SOON: Duration = Duration::from_secs(90);
 /// How often an instance is made to leave its group, so that partitions move.
 const MOVED_EVERY: Duration = Duration::from_secs(6);
 
-const DEADLINE_SECONDS: &str = "ORDER_DEADLINE_SECONDS";
+pub const DEADLINE_SECONDS: &str = "ORDER_DEADLINE_SECONDS";
 
 /// Where a run takes place, and how far it goes.
 pub struct Site<'a> {
@@ -48,13 +49,16 @@ pub struct Round {
     pub rows: Vec<Row>,
     /// Of the load beside it, if there was one.
     pub summary: Option<Summary>,
+    /// Records that were put there to become dead letters.
+    pub spoiled: HashSet<Place>,
     pub faults: Vec<String>,
 }
 
 impl Round {
     pub fn of(armed: &[Armed<'_>], summary: Option<Summary>) -> Result<Round> {
         let rows: Result<Vec<Vec<Row>>> = armed.iter().map(Armed::rows).collect();
-        Ok(Round { rows: rows?.concat(), summary, faults: Vec::new() })
+        let (spoiled, faults) = (HashSet::new(), Vec::new());
+        Ok(Round { rows: rows?.concat(), summary, spoiled, faults })
     }
 }
 
@@ -223,6 +227,11 @@ pub async fn all_read(
         .await?;
     }
     Ok(())
+}
+
+/// Over all rounds.
+pub fn spoiled(rounds: &[Round]) -> HashSet<Place> {
+    rounds.iter().flat_map(|round| &round.spoiled).copied().collect()
 }
 
 /// Orders by how they ended, over all rounds.
