@@ -22,11 +22,11 @@ use crate::seed;
 pub const ARMED: [&str; 3] = ["order", "payment", "stock"];
 
 /// Orders a second: where the loops are hit, and beside the other rounds.
-const RATE: u32 = 40;
+const RATE: u32 = 30;
 const RATE_BESIDE: u32 = 10;
 
 /// How long orders may take to end, or a step to be taken, once everything runs.
-pub const SOON: Duration = Duration::from_secs(90);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// How often an instance is made to leave its group, so that partitions move.
 const MOVED_EVERY: Duration = Duration::from_secs(6);
@@ -75,13 +75,15 @@ impl Site<'_> {
         services.iter().map(arm).collect()
     }
 
-    /// Orders for as long as a round takes: repeated, cancelled, declined, rejected.
+    /// Orders for as long as a round takes: repeated, hung up on, cancelled, declined, rejected.
     pub fn load(&self, rate: u32) -> Load {
         Load {
             rate,
             lasting: self.within * 2,
             cancelled_percent: 10,
             repeated_percent: 20,
+            disconnected_percent: 2,
+            lines_max: 8,
             seed: Some(self.seed),
             drained_within: SOON,
             ..Load::default()
