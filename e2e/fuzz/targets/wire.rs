@@ -19,7 +19,7 @@ fn same_again<E: Event>(body: &[u8]) {
     assert_eq!(written, again);
 }
 
-fn read(topic: &Topic, body: &[u8]) {
+fn read(topic: &'static Topic, body: &[u8]) {
     // What an operator sees of a dead letter.
     let _ = topic.codec().json(body);
     match topic.name {
