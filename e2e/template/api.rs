@@ -39,7 +39,7 @@ async fn show_order(
          from confirmed_orders where order_id = $1",
     )
     .bind(order_id)
-    .fetch_optional(&api.db)
+    .fetch_optional(&db)
     .await?;
     order.map(Answer).ok_or_else(|| Problem::not_found("no such order was confirmed"))
 }

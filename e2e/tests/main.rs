@@ -9,7 +9,7 @@ mod crash_points;
 mod faults;
 mod faults_database;
 mod faults_network;
-mod faults_records;
+mod records_faults;
 mod faults_long;
 mod hostile;
 mod records;

@@ -1,4 +1,5 @@
-//! Faults of what is delivered: late, again, from the beginning, or impossible.
+//! Faults of what is delivered: late, again, from the beginning, or impossible. They leave dead letters
+//! behind, so they run after those that count letters: tests run in order of their names.
 
 use anyhow::{Result, ensure};
 use e2e::client::{Client, eventually};
