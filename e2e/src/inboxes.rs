@@ -45,9 +45,10 @@ impl<'a> InboxCheck<'a> {
         while let Some(fact) = self.facts.next_if(|fact| fact.event_id < row.event_id) {
             self.unhandled(fact, findings);
         }
-        let mut known = false;
+        let (mut known, mut set_aside) = (false, false);
         while let Some(fact) = self.facts.next_if(|fact| fact.event_id == row.event_id) {
             known = true;
+            set_aside |= self.around.letters.has_of(fact.place, self.service);
             findings.unless(fact.place.topic().name == row.topic, I7, "inbox", || {
                 format!(
                     "{}: {} is entered for {}, and lies at {}",
@@ -57,7 +58,8 @@ impl<'a> InboxCheck<'a> {
         }
         self.matched += u64::from(known);
         let is_answered = !self.unanswered.contains(&(self.service, row.event_id));
-        findings.unless(is_answered, I7, "no effect", || {
+        // A letter that is discarded is entered, so that it never has an effect.
+        findings.unless(is_answered || set_aside, I7, "no effect", || {
             format!(
                 "{}: {} of {} is entered, and nothing was done",
                 self.service, row.event_id, row.topic

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::client::{Answer, eventually};
 use e2e::sabotage;
-use e2e::topology::SERVICES;
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -127,7 +126,7 @@ async fn locked_tables_and_old_snapshots_hold_things_up_and_break_nothing() -> R
             }
             Ok::<_, anyhow::Error>(accepted)
         };
-        let [order, payment, stock] = SERVICES;
+        let [order, payment, stock] = ["order", "payment", "stock"];
         let (orders, ..) = tokio::try_join!(
             ordering,
             hold(order),
