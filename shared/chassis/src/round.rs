@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use metrics::{counter, histogram};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -163,39 +163,29 @@ impl<'a> Round<'a> {
         }
         // A row that its topic holds up holds up its key too: a later row of the key must not
         // overtake it. Without held topics, which is nearly always, that clause is left out.
-        let query = if topics.is_empty() {
-            sqlx::query_as(
-                "with acknowledged as (delete from outbox where position = any($1))
-                 select position, event_id, topic, key, schema_fingerprint, body, traceparent,
-                        cause, occurred_at
-                 from outbox
-                 where position > $2
-                   and not exists (select from unnest($1::bigint[]) as gone (position)
-                                   where gone.position = outbox.position)
-                   and not exists (select from unnest($3::text[]) as busy (key)
-                                   where busy.key = outbox.key)
-                 order by position limit $4",
-            )
-            .bind(&self.acknowledged)
-        } else {
-            sqlx::query_as(
-                "with acknowledged as (delete from outbox where position = any($1))
-                 select position, event_id, topic, key, schema_fingerprint, body, traceparent,
-                        cause, occurred_at
-                 from outbox
-                 where position > $2
-                   and not exists (select from unnest($1::bigint[]) as gone (position)
-                                   where gone.position = outbox.position)
-                   and not exists (select from unnest($3::text[]) as busy (key)
-                                   where busy.key = outbox.key)
-                   and topic <> all($5) and not exists (
-                       select from outbox as earlier
-                       where earlier.topic = any($5) and earlier.key = outbox.key
-                         and earlier.position <= outbox.position)
-                 order by position limit $4",
-            )
-            .bind(&self.acknowledged)
+        let and_not_held = match topics.is_empty() {
+            true => "",
+            false => {
+                "and topic <> all($5) and not exists (
+                     select from outbox as earlier
+                     where earlier.topic = any($5) and earlier.key = outbox.key
+                       and earlier.position <= outbox.position)"
+            }
         };
+        let look = format!(
+            "with acknowledged as (delete from outbox where position = any($1))
+             select position, event_id, topic, key, schema_fingerprint, body, traceparent,
+                    cause, occurred_at
+             from outbox
+             where position > $2
+               and not exists (select from unnest($1::bigint[]) as gone (position)
+                               where gone.position = outbox.position)
+               and not exists (select from unnest($3::text[]) as busy (key)
+                               where busy.key = outbox.key)
+               {and_not_held}
+             order by position limit $4"
+        );
+        let query = sqlx::query_as(AssertSqlSafe(look)).bind(&self.acknowledged);
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
         let rows = in_time(query.fetch_all(db)).await.context("the outbox could not be read")?;
