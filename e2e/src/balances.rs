@@ -134,20 +134,50 @@ pub fn check_item(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::checks::tests::id;
 
-    #[test]
-    fn money_that_does_not_balance_is_refused() {
-        let right = AccountRow {
+    /// An account that balances.
+    pub(crate) fn right_account() -> AccountRow {
+        AccountRow {
             customer_id: id(2),
             deposits_cents: 500,
             verified_cents: 200,
             deposited_cents: Some(500),
             balance_cents: Some(300),
             taken_cents: Some(200),
+        }
+    }
+
+    /// An item that balances, and what it is described as.
+    pub(crate) fn right_item() -> (ItemRow, Described) {
+        let described = Described {
+            sku: "pen".into(),
+            name: "Pen".into(),
+            price_cents: 150,
+            currency: "EUR".into(),
+            version: 2,
         };
+        let row = ItemRow {
+            sku: "pen".into(),
+            deliveries: 10,
+            held: 4,
+            name: Some("Pen".into()),
+            price_cents: Some(150),
+            currency: Some("EUR".into()),
+            version: Some(2),
+            delivered: Some(10),
+            available: Some(6),
+            reserved: Some(4),
+            event_id: Some(id(5)),
+        };
+        (row, described)
+    }
+
+    #[test]
+    fn money_that_does_not_balance_is_refused() {
+        let right = right_account();
         let off = |row: &AccountRow| {
             let (mut money, mut findings) = (Money::default(), Findings::default());
             check_account(row, &mut money, &mut findings);
@@ -176,26 +206,7 @@ mod tests {
 
     #[test]
     fn an_item_that_does_not_balance_or_is_announced_differently_is_refused() {
-        let described = Described {
-            sku: "pen".into(),
-            name: "Pen".into(),
-            price_cents: 150,
-            currency: "EUR".into(),
-            version: 2,
-        };
-        let right = ItemRow {
-            sku: "pen".into(),
-            deliveries: 10,
-            held: 4,
-            name: Some("Pen".into()),
-            price_cents: Some(150),
-            currency: Some("EUR".into()),
-            version: Some(2),
-            delivered: Some(10),
-            available: Some(6),
-            reserved: Some(4),
-            event_id: Some(id(5)),
-        };
+        let (right, described) = right_item();
         let newest = (id(5), described.clone());
         let off = |row: &ItemRow, newest: Option<&(Uuid, Described)>, known: Option<&Described>| {
             let (mut goods, mut findings) = (Goods::default(), Findings::default());

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use events::orders;
 
 use super::*;
+use crate::balances::tests::{right_account, right_item};
 use crate::balances::{AccountRow, Described, Goods, ItemRow, Money};
 use crate::changes::{Change, Changes};
 use crate::checks::Tally;
@@ -331,14 +332,7 @@ fn changed(rows: &[(&str, [&str; 3])]) -> Findings {
 }
 
 fn account(change: fn(&mut AccountRow)) -> Findings {
-    let mut row = AccountRow {
-        customer_id: id(2),
-        deposits_cents: 500,
-        verified_cents: 200,
-        deposited_cents: Some(500),
-        balance_cents: Some(300),
-        taken_cents: Some(200),
-    };
+    let mut row = right_account();
     change(&mut row);
     let mut findings = Findings::default();
     balances::check_account(&row, &mut Money::default(), &mut findings);
@@ -346,21 +340,7 @@ fn account(change: fn(&mut AccountRow)) -> Findings {
 }
 
 fn item(change: fn(&mut ItemRow, &mut Described)) -> Findings {
-    let (sku, name, currency) = ("pen".to_string(), "Pen".to_string(), "EUR".to_string());
-    let mut known = Described { sku, name, price_cents: 150, currency, version: 2 };
-    let mut row = ItemRow {
-        sku: "pen".into(),
-        deliveries: 10,
-        held: 4,
-        name: Some("Pen".into()),
-        price_cents: Some(150),
-        currency: Some("EUR".into()),
-        version: Some(2),
-        delivered: Some(10),
-        available: Some(6),
-        reserved: Some(4),
-        event_id: Some(id(5)),
-    };
+    let (mut row, mut known) = right_item();
     let newest = (id(5), known.clone());
     change(&mut row, &mut known);
     let (mut goods, mut findings) = (Goods::default(), Findings::default());
