@@ -26,7 +26,7 @@ use crate::invariants::Invariant;
 use crate::load::seconds;
 use crate::narration::{as_found, say, step};
 use crate::ports::Ports;
-use crate::{Stack, parts, seed, stack, verify, witness};
+use crate::{Stack, seed, stack, verify, witness};
 
 /// Which hits of a point kill.
 const HITS: [u32; 3] = [1, 2, 7];
@@ -74,22 +74,14 @@ pub fn programs() -> Result<PathBuf> {
 
 /// What `e2e crash-points` does: a run on a stack of its own, of which nothing is left if it held.
 pub async fn command(options: &Options) -> Result<bool> {
-    let state = stack::state_directory()?;
-    parts::create_open_directory(&state)?;
-    let waiting = || eprintln!("waiting for another run of the crash points …");
-    let _lock = parts::lock(&state.join("crash-points.lock"), &waiting).await?;
-    let directory = state.join("crash-points");
-    if let Ok(left_behind) = Stack::open(&directory) {
-        left_behind.clean().await?;
-    }
-    let stack = Stack::at(&directory, Ports::free()?)?.quiet();
+    let (stack, _lock) = Stack::of_one_run("crash-points", Ports::free).await?;
     let report = as_found(&stack, false, run(&stack, options)).await?;
     report.table().iter().for_each(|line| say(line));
     say(&format!("\nVERDICT  {}", report.verdict()));
     if report.holds() {
         stack.clean().await?;
     } else {
-        say(&format!("Logs and data are left in {}.", directory.display()));
+        say(&format!("Logs and data are left in {}.", stack.directory().display()));
     }
     Ok(report.holds())
 }

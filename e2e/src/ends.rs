@@ -117,6 +117,12 @@ pub fn read(journal: &Path) -> Result<Vec<End>> {
     Ok(ends)
 }
 
+/// Who died, in sentences.
+pub fn deaths(ends: &[End]) -> impl Iterator<Item = String> {
+    let deaths = ends.iter().filter(|end| end.is_death());
+    deaths.map(|end| format!("{} died by itself (I14): it {end}", end.name))
+}
+
 /// Nobody may have died but by the run's hand: of deaths that the launcher did not cause, there are as
 /// many as the run caused otherwise, at a crash point for instance.
 pub fn check(ends: &[End], caused: usize, findings: &mut Findings) {

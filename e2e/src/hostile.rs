@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, Wish, eventually};
-use crate::narration::{as_found, is_up, say, step};
+use crate::narration::{proved, say, step};
 use crate::topology::SERVICES;
 use crate::{Stack, seed, verify};
 
@@ -65,21 +65,7 @@ enum Kind {
 
 /// Runs it, and answers whether all of it held. The stack is taken down again if it was not up before.
 pub async fn run(stack: &Stack, options: &Options) -> Result<bool> {
-    let was_up = is_up(stack).await?;
-    as_found(stack, was_up, async {
-        say("Starting what does not run yet …");
-        stack.up().await?;
-        let client = Client::of(stack)?;
-        seed::run(&client).await?;
-        let faults = all(stack, &client, options).await?;
-        let verdict = match faults.is_empty() {
-            true => "held".to_string(),
-            false => format!("BROKEN: {}", faults.join("; ")),
-        };
-        say(&format!("\nVERDICT  hostile clients: {verdict}."));
-        Ok(faults.is_empty())
-    })
-    .await
+    proved(stack, "hostile clients", async |client| all(stack, client, options).await).await
 }
 
 /// Every kind against every service, one after the other. Answers what was not as promised.

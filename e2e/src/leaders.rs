@@ -59,11 +59,15 @@ impl Leaders {
 pub async fn active_relays(stack: &Stack, client: &Client, service: &str) -> Result<usize> {
     let mut active = 0;
     for name in stack.instances_of(service)? {
-        if let Ok(metrics) = Metrics::of(stack, client, &name).await {
-            active += usize::from(metrics.sum("relay_active") == Some(1.0));
-        }
+        active += usize::from(is_relaying(stack, client, &name).await);
     }
     Ok(active)
+}
+
+/// Whether an instance says that its relay is active.
+pub async fn is_relaying(stack: &Stack, client: &Client, name: &str) -> bool {
+    let metrics = Metrics::of(stack, client, name).await;
+    metrics.is_ok_and(|metrics| metrics.sum("relay_active") == Some(1.0))
 }
 
 /// Of a run in which nothing was broken: what was acknowledged is deleted, so nothing is sent twice.

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, eventually, grouped};
 use crate::load::{self, Load};
-use crate::narration::{as_found, is_up, say, step};
+use crate::narration::{proved, say, step};
 use crate::topology::SERVICES;
-use crate::{Stack, seed, verify};
+use crate::{Stack, ends, verify};
 
 const VICTIM: &str = "stock";
 
@@ -76,21 +76,8 @@ struct Drain {
 
 /// Runs it, and answers whether all of it held. The stack is taken down again if it was not up before.
 pub async fn run(stack: &Stack, options: &Options) -> Result<bool> {
-    let was_up = is_up(stack).await?;
-    as_found(stack, was_up, async {
-        say("Starting what does not run yet …");
-        stack.up().await?;
-        let client = Client::of(stack)?;
-        seed::run(&client).await?;
-        let faults = one(stack, &client, options).await?;
-        let verdict = match faults.is_empty() {
-            true => "held".to_string(),
-            false => format!("BROKEN: {}", faults.join("; ")),
-        };
-        say(&format!("\nVERDICT  {} minutes without {VICTIM}: {verdict}.", options.minutes));
-        Ok(faults.is_empty())
-    })
-    .await
+    let what = format!("{} minutes without {VICTIM}", options.minutes);
+    proved(stack, &what, async |client| one(stack, client, options).await).await
 }
 
 /// Answers what was not as promised, in sentences.
@@ -148,9 +135,9 @@ async fn one(stack: &Stack, client: &Client, options: &Options) -> Result<Vec<St
     if !verdict.holds() || verdict.letters_waiting > 0 {
         faults.push("verify found something (step 4)".to_string());
     }
-    let ends = stack.ends().await?;
-    let deaths = ends.iter().filter(|end| !ended_before.contains(end) && end.is_death());
-    faults.extend(deaths.map(|end| format!("{} died by itself: it {end}", end.name)));
+    let mut ends = stack.ends().await?;
+    ends.retain(|end| !ended_before.contains(end));
+    faults.extend(ends::deaths(&ends));
     Ok(faults)
 }
 

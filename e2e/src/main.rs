@@ -10,11 +10,11 @@ use e2e::client::Client;
 use e2e::compose::Compose;
 use e2e::load::{self, Load};
 use e2e::member::Stopped;
-use e2e::stack::{State, state_directory};
+use e2e::stack::State;
 use e2e::topology::SERVICES;
 use e2e::{
-    Ports, Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, parts,
-    rebuild, seed, template, trail, verify,
+    Ports, Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, rebuild,
+    seed, template, trail, verify,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -254,15 +254,7 @@ async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
 /// One run of the tests at a time: its directory is always the same, so that what a broken-off run
 /// left behind is found and removed.
 async fn with_parts(command: &[String]) -> Result<ExitCode> {
-    let state = state_directory()?;
-    parts::create_open_directory(&state)?;
-    let waiting = || eprintln!("waiting for another run of the tests …");
-    let _lock = parts::lock(&state.join("test.lock"), &waiting).await?;
-    let directory = state.join("test");
-    if let Ok(left_behind) = Stack::open(&directory) {
-        left_behind.clean().await?;
-    }
-    let stack = Stack::at(&directory, Ports::free_for_tests()?)?.quiet();
+    let (stack, _lock) = Stack::of_one_run("test", Ports::free_for_tests).await?;
     let ended = run_on(&stack, command).await;
     stack.clean().await?;
     ended

@@ -4,8 +4,32 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 
-use crate::Stack;
+use crate::client::Client;
 use crate::stack::State;
+use crate::{Stack, seed};
+
+/// Starts what does not run, has a proof made there, and says its verdict: whether it held. `proof`
+/// answers what was not as promised, in sentences.
+pub async fn proved(
+    stack: &Stack,
+    what: &str,
+    proof: impl AsyncFnOnce(&Client) -> Result<Vec<String>>,
+) -> Result<bool> {
+    as_found(stack, is_up(stack).await?, async {
+        say("Starting what does not run yet …");
+        stack.up().await?;
+        let client = Client::of(stack)?;
+        seed::run(&client).await?;
+        let faults = proof(&client).await?;
+        let verdict = match faults.is_empty() {
+            true => "held".to_string(),
+            false => format!("BROKEN: {}", faults.join("; ")),
+        };
+        say(&format!("\nVERDICT  {what}: {verdict}."));
+        Ok(faults.is_empty())
+    })
+    .await
+}
 
 /// The head of a numbered step.
 pub fn step(number: u32, what: &str) {

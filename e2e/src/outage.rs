@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{Client, grouped};
-use crate::ends::End;
+use crate::ends::{self, End};
 use crate::history::Summary;
 use crate::invariants::Invariant;
 use crate::load::{self, Load, seconds};
@@ -270,9 +270,7 @@ impl Report {
         {
             self.faults.push(format!("only {accepted} orders were accepted"));
         }
-        for end in ends.iter().filter(|end| end.is_death()) {
-            self.faults.push(format!("{} died by itself (I14): it {end}", end.name));
-        }
+        self.faults.extend(ends::deaths(ends));
         for still in &self.standstills {
             let longest = still.consumer.max(still.relay);
             if longest > STANDSTILL_MAX {

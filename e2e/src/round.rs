@@ -10,7 +10,6 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
 use crate::client::{Client, grouped};
-use crate::ends::End;
 use crate::fault::{self, Class};
 use crate::footprint::Footprint;
 use crate::load::{self, Load};
@@ -18,7 +17,7 @@ use crate::narration::say;
 use crate::nemesis::{Happened, Nemesis};
 use crate::pairs::Pairs;
 use crate::sights::{Sight, Sights};
-use crate::{Stack, strangers, verify};
+use crate::{Stack, ends, strangers, verify};
 
 /// How long orders are placed, with faults, and how many a second.
 pub const LOAD: Duration = Duration::from_secs(90);
@@ -124,7 +123,8 @@ pub async fn run(arena: &Arena<'_>, nth: u64, before: &[Round]) -> Result<Round>
     violations.extend(broken);
     let mut ends = stack.ends().await?;
     ends.retain(|end| !ended_before.contains(end));
-    violations.extend(deaths(&ends));
+    // Of a database whose backend was killed, the postmaster lives on.
+    violations.extend(ends::deaths(&ends));
 
     let mut faults = Vec::new();
     let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
@@ -163,12 +163,6 @@ pub async fn run(arena: &Arena<'_>, nth: u64, before: &[Round]) -> Result<Round>
         violations,
         seen: Sight::ALL.map(seen).into(),
     })
-}
-
-/// Nobody dies but by our hand. Of a database whose backend was killed, the postmaster lives on.
-fn deaths(ends: &[End]) -> Vec<String> {
-    let deaths = ends.iter().filter(|end| end.is_death());
-    deaths.map(|end| format!("{} died by itself: it {end}", end.name)).collect()
 }
 
 /// Orders that were pending at some moment of a span.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::compose::Compose;
 use crate::ends::{self, Cause, End};
 use crate::member::{STOP_WITHIN, Stopped};
-use crate::parts::{create_open_directory, is_root};
+use crate::parts::{self, create_open_directory, is_root};
 use crate::ports::Ports;
 use crate::preparation;
 use crate::process::{self, Identity, Launch};
@@ -104,6 +104,20 @@ impl Stack {
              `target/ci/e2e with-parts -- cargo test --workspace --profile ci`",
         )?;
         Self::open(directory)
+    }
+
+    /// The stack of a kind of run of which there is one at a time, for as long as the lock is held.
+    /// What a run left behind that broke off is removed before.
+    pub async fn of_one_run(kind: &str, ports: fn() -> Result<Ports>) -> Result<(Self, File)> {
+        let state = state_directory()?;
+        create_open_directory(&state)?;
+        let waiting = || eprintln!("waiting for another run of {kind} …");
+        let lock = parts::lock(&state.join(format!("{kind}.lock")), &waiting).await?;
+        let directory = state.join(kind);
+        if let Ok(left_behind) = Self::open(&directory) {
+            left_behind.clean().await?;
+        }
+        Ok((Self::at(directory, ports()?)?.quiet(), lock))
     }
 
     /// A stack of its own on free ports, gone when it is dropped.

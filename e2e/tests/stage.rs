@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, Order, Wish};
+use e2e::load::{self, Load};
 use e2e::pairs::{self, Pairs};
 use e2e::topology::SERVICES;
 use e2e::verdict::Verdict;
@@ -101,6 +102,21 @@ pub async fn all_again(stack: &Stack) -> Result<()> {
 pub async fn aside(test: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     let _turn = TURNS.write().await;
     test().await
+}
+
+/// So many orders a second, while something is done to the stack, and no client may notice: all are
+/// answered, and all end. Answers what `meanwhile` does.
+pub async fn nobody_notices<T>(
+    client: &Client,
+    rate: u32,
+    seconds: u64,
+    meanwhile: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let lasting = Duration::from_secs(seconds);
+    let load = Load { rate, lasting, drained_within: DRAINED, ..Load::default() };
+    let (summary, done) = load::run(client, &load, meanwhile).await?;
+    ensure!(summary.holds() && summary.answered_all(), "{}", summary.lines().join("\n"));
+    Ok(done)
 }
 
 /// A customer who can pay, as long as there are some.
