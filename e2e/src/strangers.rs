@@ -233,6 +233,9 @@ async fn send(
     Ok((landed.partition, landed.offset))
 }
 
+/// What ISO 4217 has for "no currency": three letters like any other, and no order's.
+const NO_CURRENCY: &str = "XXX";
+
 /// Events that decode and cannot be: an order of less than nothing, answers about an order that
 /// nobody placed, and, about `order`, answers that say another amount, currency or quantity.
 pub async fn send_impossible(client: &Client, order: &Order) -> Result<Places> {
@@ -256,7 +259,7 @@ pub async fn send_impossible(client: &Client, order: &Order) -> Result<Places> {
     let other_currency = PaymentVerified {
         order_id,
         amount_cents: total_cents,
-        currency: "XXX".to_string(),
+        currency: NO_CURRENCY.to_string(),
         occurred_at,
     };
     let overflowing = PaymentRefunded {
