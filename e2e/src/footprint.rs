@@ -17,7 +17,7 @@ const GROWTH: f64 = 1.2;
 
 /// What a process that has worked keeps of its memory, and a table of its pages, however small both
 /// were when nothing had happened yet.
-const MEMORY_BYTES_KEPT: u64 = 96 * 1024 * 1024;
+const MEMORY_BYTES_KEPT: u64 = 64 * 1024 * 1024;
 const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
 /// Connections of an instance beside its pool of at most so many: the relay's session, and one that
