@@ -77,6 +77,8 @@ pub enum Outcome {
     Refused(Answer),
     /// It may be stored or not: only the same key, asked again, tells.
     Unknown(String),
+    /// The same, and the service ought never to answer that: a 500, for instance.
+    Failed(Answer),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,8 +91,21 @@ impl Outcome {
     /// What was answered, if anything was.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Outcome::Ok(answer) | Outcome::Refused(answer) => Some(answer.status),
+            Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
+                Some(answer.status)
+            }
             Outcome::Unknown(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
+                answer.fmt(out)
+            }
+            Outcome::Unknown(why) => why.fmt(out),
         }
     }
 }
@@ -165,7 +180,7 @@ impl Answer {
             200..300 => Outcome::Ok(self),
             503 if self.is_doubtful() => Outcome::Unknown(self.to_string()),
             400..500 | 503 => Outcome::Refused(self),
-            _ => Outcome::Unknown(self.to_string()),
+            _ => Outcome::Failed(self),
         }
     }
 }
@@ -291,7 +306,7 @@ impl Client {
         match self.place(customer_id, lines, &key).await {
             Outcome::Ok(answer) => answer.json(),
             Outcome::Refused(answer) => bail!("the order was refused: {answer}"),
-            Outcome::Unknown(because) => bail!("the order's outcome is unknown: {because}"),
+            other => bail!("the order's outcome is unknown: {other}"),
         }
     }
 
@@ -325,7 +340,7 @@ impl Client {
         match self.command(Method::POST, service, path, Some(key), body).await {
             Outcome::Ok(answer) => answer.json(),
             Outcome::Refused(answer) => bail!("{service} refused {path}: {answer}"),
-            Outcome::Unknown(because) => bail!("{service} did not settle {path}: {because}"),
+            other => bail!("{service} did not settle {path}: {other}"),
         }
     }
 
@@ -344,7 +359,7 @@ impl Client {
         match self.command(Method::PUT, "stock", &format!("/items/{sku}"), None, &item).await {
             Outcome::Ok(answer) => answer.json(),
             Outcome::Refused(answer) => bail!("stock refused {sku}: {answer}"),
-            Outcome::Unknown(because) => bail!("stock did not settle {sku}: {because}"),
+            other => bail!("stock did not settle {sku}: {other}"),
         }
     }
 
@@ -444,7 +459,7 @@ mod tests {
         assert!(matches!(answer(429, "slow-down").outcome(), Outcome::Refused(_)));
         assert!(matches!(answer(503, "unavailable").outcome(), Outcome::Refused(_)));
         assert!(matches!(answer(503, "outcome-unknown").outcome(), Outcome::Unknown(_)));
-        assert!(matches!(answer(500, "internal").outcome(), Outcome::Unknown(_)));
+        assert!(matches!(answer(500, "internal").outcome(), Outcome::Failed(_)));
     }
 
     #[test]

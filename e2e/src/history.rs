@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::client::{Client, Order, Wish, grouped};
 use crate::findings::Findings;
-use crate::invariants::Invariant::{I1, I2, I13};
+use crate::invariants::Invariant::{I1, I2, I13, I14};
 use crate::plan::{Plan, Prices};
 use crate::told::{Cancel, Told, Truth};
 
@@ -60,6 +60,8 @@ pub struct Summary {
     pub altered: u64,
     pub cancels_accepted: u64,
     pub cancels_too_late: u64,
+    /// Nobody said what became of them.
+    pub cancels_unknown: u64,
     /// Cancelled for their client, and not for the order.
     pub cancels_broken: u64,
     pub confirmed: u64,
@@ -105,19 +107,28 @@ impl Summary {
 
     fn count(&mut self, told: &Told) {
         if let Some(why) = told.first_doubt() {
-            self.example("unknown at first", &why);
+            self.example("unknown at first", why);
             self.unknown += 1;
             let at_first = if told.plan.repeated { 2 } else { 1 };
             self.asked_again += told.tries.len().saturating_sub(at_first) as u64;
         }
-        let yeses = told.yeses();
-        if let Some(other) = yeses.iter().find(|answer| *answer != &yeses[0]) {
+        if let Some((yes, other)) = told.contradiction() {
             self.repeats_differ += 1;
             self.findings.add(I2, "told differently", || {
-                format!("key {}: {}, then {other}", told.plan.key, yeses[0])
+                format!("key {}: {yes}, and {other}", told.plan.key)
             });
-        } else if yeses.len() > 1 {
+        } else if told.yeses().len() > 1 {
             self.repeats_same += 1;
+        }
+        if let Some(failure) = told.failure() {
+            self.findings.add(I14, "failed", || format!("key {}: {failure}", told.plan.key));
+        }
+        match told.cancel {
+            Cancel::Unknown => self.cancels_unknown += 1,
+            Cancel::Denied(status) => self.findings.add(I1, "cancel", || {
+                format!("key {}: its cancel was answered {status}", told.plan.key)
+            }),
+            Cancel::None | Cancel::Accepted | Cancel::TooLate => {}
         }
         match told.truth() {
             Truth::Accepted(_) => self.accepted += 1,
@@ -226,7 +237,7 @@ impl Summary {
                 self.cancels_too_late += 1;
                 "confirmed"
             }
-            Cancel::None | Cancel::Unknown => return,
+            Cancel::None | Cancel::Unknown | Cancel::Denied(_) => return,
         };
         if order.status != told {
             self.cancels_broken += 1;
@@ -245,7 +256,7 @@ impl Summary {
     /// Whether nobody was refused or left without an answer, as it must be unless the order service
     /// or its database was away.
     pub fn answered_all(&self) -> bool {
-        self.unknown == 0 && self.refused == 0
+        self.unknown == 0 && self.refused == 0 && self.cancels_unknown == 0
     }
 
     pub fn lines(&self) -> Vec<String> {
@@ -289,9 +300,10 @@ impl Summary {
                 grouped(self.others_refused)
             ),
             format!(
-                "  cancels       {} accepted, {} too late, {} broken",
+                "  cancels       {} accepted, {} too late, {} unknown, {} broken",
                 grouped(self.cancels_accepted),
                 grouped(self.cancels_too_late),
+                grouped(self.cancels_unknown),
                 grouped(self.cancels_broken)
             ),
         ];

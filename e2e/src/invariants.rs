@@ -77,7 +77,7 @@ impl Invariant {
                 "everything comes to rest in time: nothing is left to read or to publish, no order \
                  is pending, no client is in doubt"
             }
-            I14 => "nobody died but by the hand of the run",
+            I14 => "nobody died but by the hand of the run, and no request failed within a service",
             I15 => "a confirmed order is one trace through the three services",
             I16 => "memory, connections and tables come back to what they were",
         }

@@ -26,21 +26,28 @@ use crate::history::Summary;
 use crate::inboxes::{InboxCheck, InboxRow};
 use crate::leaders::{self, Leaders};
 use crate::plan::Plan;
-use crate::told::{self, Stored, Told, Try};
+use crate::told::{self, Cancel, Stored, Told, Try};
 use crate::topics::Log;
 use crate::{arrivals, balances, ends, rest, verify};
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 42] = [
+const VIOLATIONS: [Violation; 48] = [
     (I1, "an acknowledged order is not there", || asked(&[yes(1)], &[])),
+    (I1, "what was acknowledged cannot be read", || asked(&[answered(201, "{}"), yes(1)], &[1])),
+    (I1, "a cancel is answered with something else", || {
+        let told = Told { cancel: Cancel::Denied(404), ..client(&[yes(1)]) };
+        Summary::of(&[told], Duration::ZERO).findings
+    }),
     (I1, "a refused order is there", || asked(&[no(503)], &[1])),
     (I1, "of a client in doubt there are two", || asked(&[doubt()], &[1, 2])),
     (I2, "one key, two orders", || asked(&[yes(1)], &[1, 2])),
     (I2, "a client in doubt has two orders", || asked(&[doubt(), yes(1)], &[1, 2])),
     (I2, "the same request is answered differently", || summed(&[yes(1), answered(201, "{}")])),
+    (I2, "a request is taken, and then refused", || summed(&[yes(1), no(409)])),
     (I2, "another request under the same key is taken", || confused(yes(2))),
     (I2, "another request is refused for another reason", || confused(no(409))),
+    (I2, "another request is refused with another status", || confused(reused(409))),
     (I3, "an order is pending", || checked(&case("pending", "verified", "reserved")).1),
     (I3, "a leg has not ended", || checked(&case("cancelled", "verified", "rejected")).1),
     (I3, "a history comes to something else", || {
@@ -143,6 +150,11 @@ const VIOLATIONS: [Violation; 42] = [
         rest::check(vec!["stock has 3 records of orders.created to read".into()], &mut findings);
         findings
     }),
+    (I13, "nobody says what becomes of another request", || confused(no(503))),
+    (I14, "a request failed within a service", || {
+        let Outcome::Refused(answer) = no(500) else { unreachable!() };
+        summed(&[Outcome::Failed(answer), yes(1)])
+    }),
     (I14, "somebody died", || {
         let (at, mut findings) = (DateTime::default(), Findings::default());
         let end = End { name: "stock".into(), pid: 1, at, status: 101, cause: None };
@@ -189,8 +201,7 @@ fn what_is_right_violates_none() {
         asked(&[doubt()], &[1]),
         asked(&[doubt()], &[]),
         asked(&[no(422)], &[]),
-        confused(no(503)),
-        confused(answered(422, r#"{"type": "/problems/idempotency-key-reused"}"#)),
+        confused(reused(422)),
         checked(&confirmed()).1,
         changed(&[
             ("orders", ["pending", "waiting", "waiting"]),
@@ -251,6 +262,10 @@ fn yes(order: u128) -> Outcome {
 
 fn no(status: u16) -> Outcome {
     answered(status, r#"{"type": "/problems/unavailable"}"#)
+}
+
+fn reused(status: u16) -> Outcome {
+    answered(status, r#"{"type": "/problems/idempotency-key-reused"}"#)
 }
 
 fn doubt() -> Outcome {

@@ -198,21 +198,23 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
         told.tries.push(ask().await);
     }
     if plan.confused && told.order().is_some() {
-        told.other = Some(place_other(client, &plan, deadline).await);
+        told.other = Some(place_other(client, &plan).await);
     }
     if let (Some(after), Some(order)) = (plan.cancel_after, told.order()) {
         sleep(after).await;
         told.cancel = match client.cancel(order.order_id).await.map(|answer| answer.status) {
             Ok(200) => Cancel::Accepted,
             Ok(409) => Cancel::TooLate,
-            _ => Cancel::Unknown,
+            Ok(503) | Err(_) => Cancel::Unknown,
+            Ok(status) => Cancel::Denied(status),
         };
     }
     told
 }
 
 /// Another order under a key that was accepted, until somebody says something about it.
-async fn place_other(client: &Client, plan: &Plan, deadline: Instant) -> Outcome {
+async fn place_other(client: &Client, plan: &Plan) -> Outcome {
+    let deadline = Instant::now() + SETTLED_WITHIN;
     loop {
         let outcome = client.place(plan.customer_id, &plan.other_lines(), &plan.key).await;
         let is_told = outcome.status().is_some_and(|status| status != 503);

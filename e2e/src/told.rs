@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::client::{Answer, Client, Order, Outcome, Wish};
 use crate::facts::OrderLine;
 use crate::findings::Findings;
-use crate::invariants::Invariant::{I1, I2};
+use crate::invariants::Invariant::{I1, I2, I13};
 use crate::plan::Plan;
 
 /// All that one client was told about its order.
@@ -39,6 +39,8 @@ pub enum Cancel {
     Accepted,
     TooLate,
     Unknown,
+    /// With a status that is no answer to it.
+    Denied(u16),
 }
 
 /// What a client can be sure of in the end.
@@ -81,7 +83,7 @@ impl Told {
                     return Truth::Refused(answer);
                 }
                 Outcome::Refused(answer) => refused = Some(answer),
-                Outcome::Unknown(_) => doubtful = true,
+                Outcome::Unknown(_) | Outcome::Failed(_) => doubtful = true,
             }
         }
         match refused {
@@ -99,9 +101,34 @@ impl Told {
         answers.collect()
     }
 
-    pub fn first_doubt(&self) -> Option<&str> {
-        self.tries.iter().find_map(|told| match &told.outcome {
-            Outcome::Unknown(why) => Some(why.as_str()),
+    /// Every no that was told for good. A 503 only says that this very try stored nothing.
+    fn noes(&self) -> Vec<&Answer> {
+        let answers = self.tries.iter().filter_map(|told| match &told.outcome {
+            Outcome::Refused(answer) if answer.status != 503 => Some(answer),
+            _ => None,
+        });
+        answers.collect()
+    }
+
+    /// What was told against the first yes: another yes, or a no. Neither may be.
+    pub fn contradiction(&self) -> Option<(&Answer, &Answer)> {
+        let yeses = self.yeses();
+        let first = yeses.first().copied()?;
+        let other = yeses.into_iter().find(|answer| *answer != first);
+        Some((first, other.or(self.noes().first().copied())?))
+    }
+
+    pub fn first_doubt(&self) -> Option<&Outcome> {
+        let doubtful =
+            |told: &&Try| matches!(told.outcome, Outcome::Unknown(_) | Outcome::Failed(_));
+        Some(&self.tries.iter().find(doubtful)?.outcome)
+    }
+
+    /// An answer that the service ought never to give, to any of its requests.
+    pub fn failure(&self) -> Option<&Answer> {
+        let outcomes = self.tries.iter().map(|told| &told.outcome).chain(&self.other);
+        outcomes.into_iter().find_map(|outcome| match outcome {
+            Outcome::Failed(answer) => Some(answer),
             _ => None,
         })
     }
@@ -154,7 +181,10 @@ pub fn check(told: &[Told], stored: &[Stored], findings: &mut Findings) {
     for told in told {
         let of_wish = wishes.entry(wish_of(told.plan.customer_id, &told.plan.lines)).or_default();
         match told.truth() {
-            Truth::Accepted(_) => {
+            Truth::Accepted(answer) => {
+                findings.unless(told.order().is_some(), I1, "unreadable", || {
+                    format!("key {} was answered {answer}", told.plan.key)
+                });
                 for order in told.orders() {
                     known.insert(order.order_id);
                     findings.unless(there.contains(&order.order_id), I1, "lost", || {
@@ -217,14 +247,19 @@ fn check_other(told: &Told, findings: &mut Findings) {
         Some(Outcome::Ok(answer)) => {
             findings.add(I2, "other request", || format!("key {key} took another: {answer}"));
         }
-        Some(Outcome::Refused(answer)) => {
-            let says_so = answer.status == 503
-                || answer.problem().as_deref() == Some("idempotency-key-reused");
+        Some(Outcome::Refused(answer)) if answer.status != 503 => {
+            let says_so = answer.status == 422
+                && answer.problem().as_deref() == Some("idempotency-key-reused");
             findings.unless(says_so, I2, "other request", || {
                 format!("key {key} with another request was answered {answer}")
             });
         }
-        Some(Outcome::Unknown(_)) | None => {}
+        Some(unsettled @ (Outcome::Refused(_) | Outcome::Unknown(_))) => {
+            findings.add(I13, "unsettled", || {
+                format!("key {key} with another request: {unsettled}, until the end")
+            })
+        }
+        Some(Outcome::Failed(_)) | None => {}
     }
 }
 

@@ -261,6 +261,7 @@ async fn disk_full(member: &str, megabytes: u32, refuses: bool) -> Result<()> {
                     refused += 1;
                 }
                 Outcome::Unknown(_) => {}
+                Outcome::Failed(answer) => anyhow::bail!("{answer}"),
             }
         }
         ensure!((refused > 0) == refuses, "{refused} were refused while the disk was full");

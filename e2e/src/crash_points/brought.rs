@@ -82,8 +82,8 @@ impl Wish {
                 Outcome::Refused(answer) if answer.status != 503 => {
                     bail!("{service} refused {path}: {answer}")
                 }
-                Outcome::Refused(answer) => answer.to_string(),
-                Outcome::Unknown(because) => because,
+                Outcome::Failed(answer) => bail!("{service} failed at {path}: {answer}"),
+                in_doubt => in_doubt.to_string(),
             };
             if Instant::now() > deadline {
                 bail!("{service} did not settle {path}: {because}");
