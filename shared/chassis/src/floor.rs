@@ -1,6 +1,5 @@
 //! Where the relay starts to look in the outbox: above what it is done with, if it can be sure.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// How far the floor lags, and how often to look below it all the same. A row that becomes visible
@@ -35,19 +34,67 @@ impl Floor {
         self.deleted_max = positions.iter().copied().max().unwrap_or(0).max(self.deleted_max);
     }
 
-    /// Where to start looking. It moves only while nothing is held, since what is held is not known
-    /// by position.
-    pub(crate) fn now(&mut self, in_flight: &HashSet<i64>, nothing_held: bool) -> i64 {
-        if nothing_held && self.moved_at.elapsed() > self.lag {
-            self.floor = self.next;
-            let oldest = in_flight.iter().copied().min().unwrap_or(i64::MAX);
-            self.next = self.deleted_max.min(oldest.saturating_sub(1));
-            self.moved_at = Instant::now();
-        }
+    /// Whether it is time to move it: then ask for the lowest position that is there, and tell it
+    /// to [`Floor::move_below`].
+    pub(crate) fn is_due(&self) -> bool {
+        self.moved_at.elapsed() > self.lag
+    }
+
+    /// Moves to where everything was done a lag ago, and is still: rows that wait, for their topic or
+    /// for an earlier one of their key, stay above the floor for as long as they wait.
+    pub(crate) fn move_below(&mut self, lowest: Option<i64>) {
+        let below = lowest.map_or(i64::MAX, |position| position.saturating_sub(1));
+        self.floor = self.next.min(below);
+        self.next = self.deleted_max.min(below);
+        self.moved_at = Instant::now();
+    }
+
+    /// Where this look starts.
+    pub(crate) fn start(&mut self) -> i64 {
         if self.full_look_at.elapsed() > FULL_LOOK_EVERY {
             self.full_look_at = Instant::now();
             return 0;
         }
         self.floor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A floor whose lag is over at every look.
+    fn hasty() -> Floor {
+        Floor { lag: Duration::ZERO, ..Floor::new() }
+    }
+
+    fn moved(floor: &mut Floor, lowest: Option<i64>) -> i64 {
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(floor.is_due());
+        floor.move_below(lowest);
+        floor.start()
+    }
+
+    #[test]
+    fn it_follows_what_is_deleted_a_lag_behind() {
+        let mut floor = hasty();
+        floor.deleted(&[1, 2, 3]);
+        assert_eq!([moved(&mut floor, None), moved(&mut floor, None)], [0, 3]);
+        floor.lag = LAG;
+        assert!(!floor.is_due());
+    }
+
+    #[test]
+    fn it_never_passes_a_row_that_waits_however_long_and_whatever_is_deleted_above_it() {
+        let mut floor = hasty();
+        for deleted in 11..100 {
+            floor.deleted(&[deleted]);
+            assert!(moved(&mut floor, Some(10)) < 10);
+        }
+        // It became visible late, when the floor was about to pass it.
+        let mut floor = hasty();
+        floor.deleted(&[20]);
+        assert_eq!(moved(&mut floor, None), 0);
+        assert_eq!(moved(&mut floor, Some(15)), 14);
     }
 }

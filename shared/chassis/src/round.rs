@@ -151,16 +151,20 @@ impl<'a> Round<'a> {
 
     /// One statement: the delete of what was acknowledged, and the look at what is there.
     async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
-        let now = Instant::now();
-        self.held_topics.retain(|_, until| *until > now);
-        let nothing_held = !self.held_up() && self.held_keys.is_empty();
-        let floor = self.floor.now(&self.positions, nothing_held);
-        let topics: Vec<&String> = self.held_topics.keys().chain(self.stalled_topics()).collect();
-        let held = self.held_keys.iter().filter(|(_, (until, _))| *until > now);
-        let keys: Vec<&String> = self.keys.iter().chain(held.map(|(key, _)| key)).collect();
         if limit == 0 && self.acknowledged.is_empty() {
             return Ok(Vec::new());
         }
+        if self.floor.is_due() {
+            let lowest = sqlx::query_scalar("select min(position) from outbox");
+            let lowest = in_time(lowest.fetch_one(&mut *db)).await?;
+            self.floor.move_below(lowest);
+        }
+        let floor = self.floor.start();
+        let now = Instant::now();
+        self.held_topics.retain(|_, until| *until > now);
+        let topics: Vec<&String> = self.held_topics.keys().chain(self.stalled_topics()).collect();
+        let held = self.held_keys.iter().filter(|(_, (until, _))| *until > now);
+        let keys: Vec<&String> = self.keys.iter().chain(held.map(|(key, _)| key)).collect();
         // A row that its topic holds up holds up its key too: a later row of the key must not
         // overtake it. Without held topics, which is nearly always, that clause is left out.
         let and_not_held = match topics.is_empty() {
