@@ -52,6 +52,17 @@ pub enum Known {
 #[error("the schema registry: {0}")]
 pub struct Unreachable(String);
 
+/// Why a schema has no id.
+#[derive(Debug, thiserror::Error)]
+pub enum NoId {
+    /// Nobody can tell.
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    /// A healthy registry does not have it: its contract is still to be applied.
+    #[error("the schema of {0} is not registered")]
+    Unregistered(String),
+}
+
 impl Registry {
     /// A client; connects at first use.
     pub fn new(config: &SchemaRegistry) -> anyhow::Result<Registry> {
@@ -80,17 +91,19 @@ impl Registry {
         subject: &str,
         fingerprint: &[u8],
         schema: &str,
-    ) -> Result<u32, Unreachable> {
+    ) -> Result<u32, NoId> {
         if let Some(id) = self.known_id_of(subject, fingerprint) {
             return Ok(id);
         }
         let wanted = (subject.to_string(), fingerprint.to_vec());
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
         let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
-        let id = found
-            .map_err(|error| Unreachable(format!("{subject}: {}", brief(&error))))?
-            .id
-            .ok_or_else(|| Unreachable(format!("{subject}: an answer without an id")))?;
+        let found = found.map_err(|error| match unknown(&error) {
+            true => NoId::Unregistered(subject.to_string()),
+            false => Unreachable(format!("{subject}: {}", brief(&error))).into(),
+        })?;
+        let without = || Unreachable(format!("{subject}: an answer without an id"));
+        let id = found.id.ok_or_else(without)?;
         self.ids.write().expect("not poisoned").insert(wanted, id);
         Ok(id)
     }
@@ -188,9 +201,10 @@ impl Registry {
 /// A healthy registry says so with an error code of its own. A bare 404 may come from anybody on the
 /// way to it, and is no answer.
 fn unknown(error: &SRCError) -> bool {
+    const SUBJECT_NOT_FOUND: u32 = 40401;
     const SCHEMA_NOT_FOUND: u32 = 40403;
     let said = error.source().and_then(|source| source.downcast_ref::<RawError>());
-    said.is_some_and(|said| said.error_code == SCHEMA_NOT_FOUND)
+    said.is_some_and(|said| [SUBJECT_NOT_FOUND, SCHEMA_NOT_FOUND].contains(&said.error_code))
 }
 
 /// One line for a log.

@@ -18,7 +18,7 @@ use crate::crash;
 use crate::db;
 use crate::floor::Floor;
 use crate::producer::{Flight, Landed, Producer};
-use crate::registry::Registry;
+use crate::registry::{NoId, Registry};
 
 /// How long one look may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(8);
@@ -248,7 +248,11 @@ impl<'a> Round<'a> {
                 Ok(Some(id))
             }
             Err(error) => {
-                self.registry_away = Some(Instant::now() + HELD_FOR);
+                // A schema that nobody has registered holds up its own topic, and none whose
+                // schema the registry knows.
+                if let NoId::Unreachable(_) = error {
+                    self.registry_away = Some(Instant::now() + HELD_FOR);
+                }
                 self.hold_topic(topic, &error.to_string());
                 Ok(None)
             }

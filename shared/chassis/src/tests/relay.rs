@@ -272,6 +272,31 @@ async fn a_missing_topic_holds_its_rows_and_later_ones_of_their_keys_and_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_nobody_registered_holds_up_its_own_topic_and_no_other() {
+    let till = Till::<114>::open().await;
+    let (counted_topic, tallied_topic) = (names(114).counted, names(114).tallied);
+    till.create_topic(counted_topic, &[]).await;
+    till.create_topic(tallied_topic, &[]).await;
+    till.register(tallied_topic, tallied_topic.schema).await;
+    let mut tx = till.db.begin().await.unwrap();
+    let tallied = Envelope {
+        event: Outgoing::of(&Tallied::<114> { till: "b".into(), total: 1 }),
+        ..envelope(&counted::<114>("b", 1))
+    };
+    publish(&mut tx, &[envelope(&counted::<114>("a", 1)), tallied]).await;
+    tx.commit().await.unwrap();
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    eventually("the registered one is published", async || {
+        till.number("select count(*) from outbox").await == 1
+    })
+    .await;
+    till.register(counted_topic, counted_topic.schema).await;
+    till.outbox_is_empty().await;
+    relaying.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_registry_events_are_stored_and_wait_and_each_goes_out_as_its_own_version() {
     let till = Till::<106>::open_with_contracts().await;
     let topic = names(106).counted;
