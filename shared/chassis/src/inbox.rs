@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::db;
 
-/// Kept longer than any topic (14 days) and any committed offset (15 days) can bring an event back.
+/// Kept longer than any topic (14 days) and any committed offset (21 days) can bring an event back.
 pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Enters events into the inbox; answers those that were not there yet, and now, by the database's
@@ -44,10 +44,15 @@ pub async fn admit(
     Ok((admitted.into_iter().collect(), now))
 }
 
+/// What was discarded stays: an announcement may bring an event back at any age, and what an operator
+/// gave up, and wrote off, is never to have its effect.
 pub(crate) const PRUNE: &str = "
     delete from inbox where event_id in (
         select event_id from inbox
-        where received_at < now() - make_interval(secs => $1) limit $2)";
+        where received_at < now() - make_interval(secs => $1)
+          and not exists (select from dead_letters as letter
+                          where letter.event_id = inbox.event_id and letter.state = 'discarded')
+        limit $2)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

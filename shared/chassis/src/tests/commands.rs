@@ -250,6 +250,12 @@ async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_els
          select gen_random_uuid(), 't', now() - interval '31 days' from generate_series(1, 1001);
          insert into inbox (event_id, topic, received_at)
          values (gen_random_uuid(), 't', now() - interval '29 days');
+         insert into inbox (event_id, topic, received_at)
+         values ('019aa000-0000-7000-8000-000000000001', 't', now() - interval '31 days');
+         insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, headers,
+                                   kind, reason, state, settled_at)
+         values ('c', 't', 0, 0, '', '019aa000-0000-7000-8000-000000000001', '{}', 'failing', 'r',
+                 'discarded', now() - interval '31 days');
          insert into idempotency_keys (path, key, request_hash, status, answer, created_at)
          values ('/old', 'k', '', 200, '', now() - interval '25 hours'),
                 ('/new', 'k', '', 200, '', now() - interval '23 hours')",
@@ -261,6 +267,7 @@ async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_els
     }
     let pruned = db::prune_some(&till.db, idempotency::PRUNE, idempotency::KEPT).await;
     assert_eq!(pruned.unwrap(), 1);
-    assert_eq!(till.number("select count(*) from inbox").await, 1);
+    // What is young, and what was discarded.
+    assert_eq!(till.number("select count(*) from inbox").await, 2);
     assert_eq!(till.number("select count(*) from idempotency_keys where path = '/new'").await, 1);
 }
