@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep};
 
 use crate::config::{Config, Secret};
@@ -44,9 +44,18 @@ pub fn connect(service: &str, config: &Config) -> anyhow::Result<PgPool> {
         // for ever: one whose other end vanished without a word would keep its place for as long as
         // TCP tries, a quarter of an hour.
         .after_release(|connection, _| {
-            Box::pin(async { db::in_time(RELEASED_WITHIN, connection.ping()).await.map(|()| true) })
+            Box::pin(async { db::in_time(RELEASED_WITHIN, is_at_rest(connection)).await })
         })
         .connect_lazy_with(options))
+}
+
+/// Whether no transaction is open on a connection. Whoever gives up waiting for the answer to `begin`
+/// returns one on which it may be: the pool believes that nothing was begun, and the next would work
+/// in a transaction that is as old as that.
+async fn is_at_rest(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    // As one message, which is a transaction of its own if there is none.
+    let asked = sqlx::raw_sql("select transaction_timestamp() = statement_timestamp()");
+    asked.fetch_one(connection).await?.try_get(0)
 }
 
 /// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from

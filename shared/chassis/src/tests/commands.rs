@@ -271,3 +271,22 @@ async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_els
     assert_eq!(till.number("select count(*) from inbox").await, 2);
     assert_eq!(till.number("select count(*) from idempotency_keys where path = '/new'").await, 1);
 }
+
+/// As it is left by whoever gives up waiting for the answer to `begin`.
+#[tokio::test]
+async fn a_connection_that_comes_back_in_the_middle_of_a_transaction_is_closed() {
+    let till = Till::<209>::open().await;
+    let only_one = till.db.options().clone().max_connections(1);
+    let db = only_one.connect_lazy_with(till.db.connect_options().as_ref().clone());
+    let mut connection = db.acquire().await.unwrap();
+    let backend = "select pg_backend_pid()";
+    let first: i32 = sqlx::query_scalar(backend).fetch_one(&mut *connection).await.unwrap();
+    drop(connection);
+    let mut again = db.acquire().await.unwrap();
+    let second: i32 = sqlx::query_scalar(backend).fetch_one(&mut *again).await.unwrap();
+    assert_eq!(first, second, "one that is at rest is kept");
+    sqlx::raw_sql("begin").execute(&mut *again).await.unwrap();
+    drop(again);
+    let third: i32 = sqlx::query_scalar(backend).fetch_one(&db).await.unwrap();
+    assert_ne!(second, third);
+}
