@@ -63,10 +63,12 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
         let detail = "The topic holds no item: has the broker lost its disk? Nothing was changed.";
         return Err(Problem::conflict("nothing-announced", detail));
     }
-    let removed = sqlx::query("delete from items where sku not in (select sku from heard)")
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
+    let removed = sqlx::query(
+        "delete from items where not exists (select from heard where heard.sku = items.sku)",
+    )
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
     let repaired = sqlx::query(
         "insert into items select * from heard
          on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
