@@ -17,8 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Kafka;
-use crate::event::Topic;
-use crate::outbox;
 use crate::pace::Pace;
 use crate::probes::Heartbeat;
 use crate::producer::Producer;
@@ -53,25 +51,22 @@ pub struct Relay {
     service: &'static str,
     config: Kafka,
     db: PgPool,
-    published: Vec<&'static Topic>,
     registry: Arc<Registry>,
     wake: Arc<Wake>,
     heartbeat: Heartbeat,
 }
 
 impl Relay {
-    /// A relay of the outbox in `db`, woken by `wake` after each commit here. `published` are the
-    /// topics whose schemas it stores beside the outbox.
+    /// A relay of the outbox in `db`, woken by `wake` after each commit here.
     pub fn new(
         service: &'static str,
         config: &Kafka,
         db: PgPool,
-        published: Vec<&'static Topic>,
         registry: Arc<Registry>,
         wake: Arc<Wake>,
         heartbeat: Heartbeat,
     ) -> Relay {
-        Relay { service, config: config.clone(), db, published, registry, wake, heartbeat }
+        Relay { service, config: config.clone(), db, registry, wake, heartbeat }
     }
 
     /// Runs until stopped. Whatever fails is tried again, for ever.
@@ -87,10 +82,6 @@ impl Relay {
 
     /// Waits to become the active relay, then relays until stopped or until something breaks.
     async fn lead(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        // By every instance, active or not, before its first event: an older relay can then publish
-        // what a newer replica writes.
-        let stored = outbox::store_schemas(&self.db, &self.published);
-        in_time(stored).await.context("no schemas stored")?;
         let session = self.db.connect_options();
         let session = session.as_ref().clone().options([
             ("idle_session_timeout", SESSION_IDLE_MAX),

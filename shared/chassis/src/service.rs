@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,7 +20,7 @@ use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::{self, Source};
@@ -37,13 +37,17 @@ use crate::state::StateTopic;
 use crate::supervise::Tasks;
 use crate::wake::Wake;
 use crate::watch::{Entry, Watch};
-use crate::{commands, crash, http, schema};
+use crate::{commands, crash, db, http, outbox, schema};
 
 const API: &str = "API";
 const PROBES: &str = "probes";
 const OPERATOR: &str = "operator's port";
 
 const EDGE_DRAIN: Duration = Duration::from_secs(1);
+
+/// Of the schemas beside the outbox.
+const STORED_WITHIN: Duration = Duration::from_secs(8);
+const STORED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a loop may take to show that it moves: the longest it can wait within its own bounds,
 /// with room to spare. An outage of anything it needs is waited for step by step, and each step beats.
@@ -68,6 +72,8 @@ pub struct Service {
     draining: CancellationToken,
     wake: Arc<Wake>,
     migrator: Migrator,
+    /// The topics that its relay publishes.
+    published: OnceLock<Vec<&'static Topic>>,
     metrics: PrometheusHandle,
 }
 
@@ -137,6 +143,7 @@ impl Service {
             draining: CancellationToken::new(),
             wake: Arc::default(),
             migrator,
+            published: OnceLock::new(),
             metrics,
         })
     }
@@ -147,22 +154,14 @@ impl Service {
         commands::commands(self.db.clone(), self.wake.clone(), heartbeat)
     }
 
-    /// The loop that carries the outbox to Kafka. Of all topics, it stores the schemas of those
-    /// that this service publishes.
+    /// The loop that carries the outbox to Kafka. Of all topics, the schemas of those that this
+    /// service publishes are stored beside the outbox before any loop begins.
     pub fn relay(&self, topics: &[&'static Topic]) -> Relay {
         let published = topics.iter().filter(|topic| topic.publisher == self.name);
+        let _ = self.published.set(published.copied().collect());
         let heartbeat = self.heartbeats.register("relay", RELAY_BEATS_WITHIN);
         let (registry, wake) = (self.registry.clone(), self.wake.clone());
-        let published = published.copied().collect();
-        Relay::new(
-            self.name,
-            &self.config.kafka,
-            self.db.clone(),
-            published,
-            registry,
-            wake,
-            heartbeat,
-        )
+        Relay::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
     }
 
     /// The loop that brings other services' events in; give it a handler for each topic.
@@ -218,7 +217,7 @@ impl Service {
         let ended_early = tokio::select! {
             () = asked.as_mut() => Some(Ok(())),
             failure = tasks.first_to_end() => Some(Err(failure)),
-            () = schema::wait_until_current(&self.db, &self.migrator) => None,
+            () = self.wait_until_prepared() => None,
         };
         let mut names = Vec::new();
         let ended = match ended_early {
@@ -269,6 +268,19 @@ impl Service {
             (Ok(()), Some(late)) => Err(anyhow::anyhow!(late)),
             (Err(failure), None) => Err(failure),
             (Err(failure), Some(late)) => Err(failure.context(late)),
+        }
+    }
+
+    /// Waits, for ever if need be, until the database is as new as this version, and holds the schema
+    /// of every event that it may write: an older relay can then publish what this one commits, even
+    /// if it dies right afterwards.
+    async fn wait_until_prepared(&self) {
+        schema::wait_until_current(&self.db, &self.migrator).await;
+        let Some(published) = self.published.get() else { return };
+        let stored = || db::in_time(STORED_WITHIN, outbox::store_schemas(&self.db, published));
+        while let Err(error) = stored().await {
+            tracing::warn!("the schemas of what is published could not be stored: {error}");
+            sleep(STORED_AGAIN_AFTER).await;
         }
     }
 

@@ -112,10 +112,9 @@ impl<const TEST: u32> Till<TEST> {
     }
 
     pub fn relay(&self) -> Relay {
-        let published = vec![names(TEST).counted, names(TEST).tallied];
         let beat = Heartbeats::new().register("relay", WITHIN);
         let (db, wake) = (self.db.clone(), self.wake.clone());
-        Relay::new(self.service, &self.config.kafka, db, published, self.registry(), wake, beat)
+        Relay::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
     }
 
     pub fn consumer(&self) -> Consumer<Drawer> {
