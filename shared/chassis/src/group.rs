@@ -94,7 +94,9 @@ fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
     }
     let mut handled = places(&committed)?;
     for (place, begin) in begins {
-        handled.entry(place).or_insert(begin);
+        let next = handled.entry(place).or_insert(begin);
+        // What has expired is nobody's to handle.
+        *next = (*next).max(begin);
     }
     Ok((handled, ends))
 }
