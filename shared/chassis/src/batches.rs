@@ -21,7 +21,7 @@ use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
 use crate::effect::{self, Trouble};
-use crate::group::{self, Reports};
+use crate::group::{self, Assigned, Reports};
 use crate::pause;
 use crate::route::{Content, Item, schema_id};
 use crate::rows::Rows;
@@ -73,13 +73,13 @@ impl<'a, R: Rows> Batches<'a, R> {
 
     /// Handles a batch, part by part from left to right. Returns early only when stopped; what was
     /// not committed by then is read again.
-    pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>) {
+    pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>, assigned: &Assigned) {
         histogram!("consumer_batch_size").record(messages.len() as f64);
         crash::point!("consumer.polled");
         let Some(items) = self.prepare(messages).await else { return };
         let mut parts = vec![Part { items, tries: 0 }];
         while let Some(part) = parts.pop() {
-            match self.settle(part).await {
+            match self.settle(part, assigned).await {
                 Settled::Done => {}
                 // Pushed from right to left: the left part is popped, and has to end, first.
                 Settled::Split(smaller) => parts.extend(smaller.into_iter().rev()),
@@ -114,7 +114,7 @@ impl<'a, R: Rows> Batches<'a, R> {
     }
 
     /// Tries a part until it is committed, has to be split, or the process stops.
-    async fn settle(&mut self, mut part: Part<R>) -> Settled<R> {
+    async fn settle(&mut self, mut part: Part<R>, assigned: &Assigned) -> Settled<R> {
         let (mut races, mut backoff) = (0, BACKOFF_MIN);
         loop {
             self.consumer.heartbeat.beat();
@@ -124,7 +124,7 @@ impl<'a, R: Rows> Batches<'a, R> {
             let late = || Err(Trouble::Waiting("the database did not answer in time".into()));
             let because = match attempt.unwrap_or_else(|_| late()) {
                 Ok(new_letters) => {
-                    self.committed(&part, &new_letters);
+                    self.committed(&part, &new_letters, assigned);
                     return Settled::Done;
                 }
                 Err(Trouble::Event(nth, _)) if !alone => return Settled::Split(part.around(nth)),
@@ -181,7 +181,7 @@ impl<'a, R: Rows> Batches<'a, R> {
     /// After the commit, never before: stores the offsets of a part, which is the next contiguous
     /// piece of each of its partitions, and counts the strikes. A letter that was there before is
     /// no strike: a topic may be read again from its beginning.
-    fn committed(&mut self, part: &Part<R>, new_letters: &HashSet<Place>) {
+    fn committed(&mut self, part: &Part<R>, new_letters: &HashSet<Place>, assigned: &Assigned) {
         let mut newest: HashMap<(&str, i32), i64> = HashMap::new();
         for Item { message, content, .. } in &part.items {
             let (topic, partition, offset) =
@@ -205,7 +205,11 @@ impl<'a, R: Rows> Batches<'a, R> {
         if group::was_replaced(self.client) {
             return;
         }
+        let now = self.client.context().assigned();
         for ((topic, partition), offset) in newest {
+            if now.by(topic, partition) != assigned.by(topic, partition) {
+                continue;
+            }
             // Fails where the partition has moved on to another instance, which then reads these
             // records once more and finds them in the inbox.
             let _ = self.client.store_offset(topic, partition, offset);

@@ -139,10 +139,14 @@ impl<R: Rows> Consumer<R> {
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
                     let _lap = pace.fill(&mut batch, BATCH_MAX, &mut records).await;
-                    let (messages, memory): (Vec<_>, Vec<_>) =
-                        batch.drain(..).map(|ahead| (ahead.message, ahead.memory)).unzip();
-                    let behind = messages.len() == BATCH_MAX;
-                    batches.handle(messages).await;
+                    let behind = batch.len() == BATCH_MAX;
+                    let assigned = client.context().assigned();
+                    let (messages, memory): (Vec<_>, Vec<_>) = batch
+                        .drain(..)
+                        .filter(|ahead| ahead.is_of(&assigned))
+                        .map(|ahead| (ahead.message, ahead.memory))
+                        .unzip();
+                    batches.handle(messages, &assigned).await;
                     self.wake.consuming.taken(behind);
                     drop(memory);
                 }

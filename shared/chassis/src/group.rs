@@ -4,14 +4,14 @@
 //! away. It is broken by not polling while there is no room.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -119,6 +119,48 @@ pub struct Reports {
     sayings: Sayings,
     /// The id of the cluster that the client found first.
     cluster: OnceLock<String>,
+    assigned: std::sync::Mutex<Assigned>,
+}
+
+/// The partitions that a client was ever given, each with the number of the assignment that gave it
+/// last.
+///
+/// A record that was read under an earlier assignment than the present one may lie elsewhere by now:
+/// its topic or its whole cluster may have been made anew meanwhile. To store its offset would have
+/// the records below it, which are others, never be read. Whatever was not stored when a partition
+/// was given again is read again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Assigned {
+    partitions: Arc<HashMap<String, HashMap<i32, u64>>>,
+    last: u64,
+}
+
+impl Assigned {
+    /// The number of the assignment by which a partition is this client's.
+    pub(crate) fn by(&self, topic: &str, partition: i32) -> Option<u64> {
+        self.partitions.get(topic)?.get(&partition).copied()
+    }
+
+    fn give(&mut self, given: &TopicPartitionList) {
+        self.last += 1;
+        let partitions = Arc::make_mut(&mut self.partitions);
+        for place in given.elements() {
+            let of_topic = partitions.entry(place.topic().to_string()).or_default();
+            of_topic.insert(place.partition(), self.last);
+        }
+    }
+}
+
+impl Reports {
+    /// As it is now.
+    pub(crate) fn assigned(&self) -> Assigned {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn assigned_by(&self, message: &impl Message) -> Option<u64> {
+        let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+        assigned.by(message.topic(), message.partition())
+    }
 }
 
 /// The id of the cluster that a client reads from; `None` while it can't be told.
@@ -163,10 +205,11 @@ impl ConsumerContext for Reports {
     /// resume it. Where there is still no room, the reader pauses it again.
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         crash::point!("group.revoked", matches!(rebalance, Rebalance::Revoke(_)));
-        if let Rebalance::Assign(assigned) = rebalance
-            && let Err(error) = client.resume(assigned)
-        {
-            warn!("newly assigned partitions could not be resumed: {error}");
+        if let Rebalance::Assign(given) = rebalance {
+            self.assigned.lock().unwrap_or_else(PoisonError::into_inner).give(given);
+            if let Err(error) = client.resume(given) {
+                warn!("newly assigned partitions could not be resumed: {error}");
+            }
         }
     }
 }
@@ -174,7 +217,16 @@ impl ConsumerContext for Reports {
 /// A record that was read ahead, with its share of the memory for such records.
 pub(crate) struct Ahead {
     pub message: OwnedMessage,
+    /// The assignment under which it was read.
+    by: Option<u64>,
     pub memory: OwnedSemaphorePermit,
+}
+
+impl Ahead {
+    /// Whether its partition was not given anew since it was read.
+    pub(crate) fn is_of(&self, assigned: &Assigned) -> bool {
+        self.by == assigned.by(self.message.topic(), self.message.partition())
+    }
 }
 
 /// Reads ahead, up to a bound of records and of bytes. Where there is no room for long, fetching is
@@ -186,10 +238,13 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
     let mut paused = false;
     let mut said = (String::new(), Instant::now());
     loop {
-        let message = match unplaced.pop_front() {
-            Some(message) => message,
+        let received = |message: &BorrowedMessage<'_>| {
+            (message.detach(), client.context().assigned_by(message))
+        };
+        let (message, by) = match unplaced.pop_front() {
+            Some(received) => received,
             None => match client.recv().await {
-                Ok(message) => message.detach(),
+                Ok(message) => received(&message),
                 Err(error) => {
                     // The client goes on by itself; one line says what it is waiting for.
                     let text = error.to_string();
@@ -207,19 +262,19 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
         };
         match tokio::time::timeout(FULL_FOR_MAX, room).await {
             Ok((Ok(memory), Ok(place))) => {
-                place.send(Ahead { message, memory });
+                place.send(Ahead { message, by, memory });
                 if paused && let Ok(assigned) = client.assignment() {
                     paused = client.resume(&assigned).is_err();
                 }
             }
             Ok(_) => return,
             Err(_) => {
-                unplaced.push_front(message);
+                unplaced.push_front((message, by));
                 if let Ok(assigned) = client.assignment() {
                     paused = client.pause(&assigned).is_ok();
                 }
                 if let Ok(Ok(message)) = tokio::time::timeout(POLL, client.recv()).await {
-                    unplaced.push_back(message.detach());
+                    unplaced.push_back(received(&message));
                 }
             }
         }

@@ -44,7 +44,7 @@ use crate::commands::{Commands, Reply, commands};
 use crate::config::{Config, Secret};
 use crate::consumer::Consumer;
 use crate::event::{Answer, At, Event, Outgoing, Retention, Topic};
-use crate::group::Reports;
+use crate::group::{Assigned, Reports};
 use crate::loss::Loss;
 use crate::outbox::{self, Envelope};
 use crate::probes::Heartbeats;

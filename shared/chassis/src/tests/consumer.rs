@@ -64,12 +64,16 @@ async fn what_was_read_from_a_cluster_that_is_gone_leaves_no_offset_in_the_one_m
     .await;
     let batch = till.delivered(&[counted("a", 1), counted("a", 2)]).await;
     let mut batches = consumer.batches(&client, &stop);
-    batches.handle(batch[..1].to_vec()).await;
+    // As if it had been read before the partitions were given to it, this time or the last.
+    batches.handle(batch[..1].to_vec(), &Assigned::default()).await;
+    let _ = client.commit_consumer_state(CommitMode::Sync);
+    assert!(committed(&till).await.is_empty());
+    batches.handle(batch[..1].to_vec(), &client.context().assigned()).await;
     client.commit_consumer_state(CommitMode::Sync).unwrap();
     assert_eq!(committed(&till).await, [1]);
 
     client.context().log(RDKafkaLogLevel::Warning, "CLUSTERID", "another one answers");
-    batches.handle(batch[1..].to_vec()).await;
+    batches.handle(batch[1..].to_vec(), &client.context().assigned()).await;
     // Nothing is stored, so there is nothing to commit, which is an error.
     let _ = client.commit_consumer_state(CommitMode::Sync);
     assert_eq!(committed(&till).await, [1]);
@@ -182,7 +186,7 @@ async fn a_compacted_topic_needs_no_inbox_for_its_versions_guard_it() {
     let (client, stop) = (till.client(), CancellationToken::new());
     let all: Vec<_> = (1..=3).map(|version| message(version, version)).collect();
     for batch in [vec![all[0].clone(), all[2].clone()], all.clone(), vec![all[1].clone()], all] {
-        consumer.batches(&client, &stop).handle(batch).await;
+        consumer.batches(&client, &stop).handle(batch, &client.context().assigned()).await;
         assert_eq!(till.tallies().await["a"], (2, 3), "of what is older, nothing takes effect");
     }
     assert_eq!(till.number("select count(*) from inbox").await, 0);

@@ -349,7 +349,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     let desk = consumer.operator();
     let (client, stop) = (till.client(), CancellationToken::new());
     let batch = vec![message(good, 0), message(cut, 1), message(unknown, 2)];
-    consumer.batches(&client, &stop).handle(batch).await;
+    consumer.batches(&client, &stop).handle(batch, &client.context().assigned()).await;
     assert_eq!(till.states().await, states([("waiting", 3)]));
     for letter_id in 1..=3 {
         let path = format!("/dead-letters/{letter_id}/replay");

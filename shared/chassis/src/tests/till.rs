@@ -154,7 +154,7 @@ impl<const TEST: u32> Till<TEST> {
     /// The consumer's one step, on a given batch.
     pub async fn handle(&self, batch: Vec<OwnedMessage>) {
         let (consumer, client, stop) = (self.consumer(), self.client(), CancellationToken::new());
-        consumer.batches(&client, &stop).handle(batch).await;
+        consumer.batches(&client, &stop).handle(batch, &client.context().assigned()).await;
     }
 
     /// Events as Kafka gives them to a consumer, one partition's records from offset 0.

@@ -32,7 +32,8 @@ async fn while_the_left_half_of_a_split_batch_waits_the_offset_stays_before_it()
         batch.push(client.recv().await.unwrap().detach());
     }
     let mut batches = consumer.batches(&client, &stop);
-    let handling = batches.handle(batch);
+    let assigned = client.context().assigned();
+    let handling = batches.handle(batch, &assigned);
     let before_it = async {
         let first = "select counted from tallies where till = 'till 0'";
         eventually("what stands before it is handled", async || till.number(first).await == 1)
