@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::time::{Instant, sleep};
 
+use crate::client::eventually;
 use crate::ends::Cause;
 use crate::parts::{self, Parts, create_open_directory};
 use crate::preparation::{self, use_if_there};
@@ -19,6 +20,8 @@ use crate::topology::{HOST, Member};
 
 pub const READY_WITHIN: Duration = Duration::from_secs(120);
 pub const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long its supervisor may take to write down how it ended.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(3);
 const MIGRATE_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
@@ -71,6 +74,25 @@ impl Stack {
             Some(compose) => compose.stop(&name.parse()?).await,
             None => self.stop_member(&name.parse()?).await,
         }
+    }
+
+    /// Stops a member that has to end by itself, in time, and say that all is well.
+    pub async fn stop_well(&self, name: &str) -> Result<Duration> {
+        let living = self.process(&name.parse()?).living();
+        let living = living.with_context(|| format!("{name} does not run"))?;
+        let stopped = self.stop(name).await?;
+        let Stopped::Gracefully(took) = stopped else {
+            bail!("{name} was stopped: {stopped:?}");
+        };
+        // Its supervisor writes that down a moment later.
+        let end = eventually("its end to be written down", WRITTEN_WITHIN, async || {
+            let ends = self.ends().await?;
+            let end = ends.into_iter().rfind(|end| end.name == name && end.pid == living.pid);
+            end.with_context(|| format!("nothing is written of the end of {name}"))
+        });
+        let status = end.await?.status;
+        ensure!(status == 0, "{name} was stopped and ended with {status} after {took:?}");
+        Ok(took)
     }
 
     /// SIGKILL to all its processes. Returns when they are gone; false if none was there.

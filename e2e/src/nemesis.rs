@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{Client, Wish, eventually};
 use crate::fault::{Class, Fault, Victim};
-use crate::member::Stopped;
 use crate::narration::say;
 use crate::pairs::{Pair, Pairs};
 use crate::proxy::Way;
@@ -25,9 +24,6 @@ use crate::{Stack, announce, replays, sabotage, seed, strangers};
 /// How long a fault and its healing may take beyond what it lasts: a process has to start while
 /// other faults go on.
 const HEALED_WITHIN: Duration = Duration::from_secs(150);
-
-/// How long a service may take to stop on SIGTERM.
-const STOPS_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long everything else may take to be as it should be, once all faults are over.
 const SOON: Duration = Duration::from_secs(60);
@@ -79,7 +75,7 @@ struct Broken;
 
 impl Display for Broken {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        write!(out, "it did not come back as it has to")
+        write!(out, "it did not stop, or come back, as it has to")
     }
 }
 
@@ -182,12 +178,7 @@ impl<'a> Nemesis<'a> {
                 self.back(name, lasting).await?;
             }
             Class::StopService => {
-                match stack.stop(name).await? {
-                    Stopped::Gracefully(took) if took <= STOPS_WITHIN => {}
-                    other => {
-                        return Err(anyhow::anyhow!("it was stopped: {other:?}").context(Broken));
-                    }
-                }
+                self.stop(name).await?;
                 self.back(name, lasting).await?;
             }
             Class::PauseService
@@ -202,6 +193,7 @@ impl<'a> Nemesis<'a> {
                 stack.start(name).await?;
                 self.client.learn(stack)?;
                 sleep(lasting).await;
+                self.stop(name).await?;
                 stack.remove(name).await?;
                 self.client.learn(stack)?;
             }
@@ -232,6 +224,10 @@ impl<'a> Nemesis<'a> {
         Ok(Left::default())
     }
 
+    async fn stop(&self, name: &str) -> Result<()> {
+        self.stack.stop_well(name).await.map(drop).context(Broken)
+    }
+
     async fn back(&self, name: &str, after: Duration) -> Result<()> {
         sleep(after).await;
         self.stack.start(name).await.context(Broken)
@@ -242,7 +238,7 @@ impl<'a> Nemesis<'a> {
         match fault.class {
             Class::Rewind | Class::OffsetsLost => {
                 for name in stack.instances_of(service)? {
-                    stack.stop(&name).await?;
+                    self.stop(&name).await?;
                 }
                 // An instance that was killed before is a member until its session is over.
                 eventually("the group to have no member", SOON, async || match fault.class {
@@ -307,7 +303,7 @@ impl<'a> Nemesis<'a> {
     /// One instance after the other.
     async fn again(&self, service: &str) -> Result<()> {
         for name in self.stack.instances_of(service)? {
-            self.stack.stop(&name).await?;
+            self.stop(&name).await?;
             self.back(&name, Duration::ZERO).await?;
         }
         Ok(())

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use e2e::client::{Client, Outcome, eventually};
-use e2e::member::Stopped;
 use e2e::topology::SERVICES;
-use e2e::{Stack, leaders, replays, sabotage};
+use e2e::{leaders, replays, sabotage};
 use futures::future::try_join_all;
 use serde_json::Value;
 use tokio::time::sleep;
@@ -25,18 +24,6 @@ pub async fn two_of_each(Stage { stack, client }: &Stage) -> Result<()> {
     client.learn(stack)
 }
 
-/// How a member is stopped that has to end by itself, in time, and say that all is well.
-pub async fn stopped_well(stack: &Stack, name: &str) -> Result<Duration> {
-    let stopped = stack.stop(name).await?;
-    let Stopped::Gracefully(took) = stopped else {
-        anyhow::bail!("{name} was stopped: {stopped:?}");
-    };
-    let ends = stack.ends().await?;
-    let end = ends.iter().rfind(|end| end.name == name).context("its end is written down")?;
-    ensure!(end.status == 0, "{name} ended with {} after {took:?}", end.status);
-    Ok(took)
-}
-
 /// F10. The other instance takes what comes meanwhile; what was under way is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_ends_with_0_in_time_and_no_request_fails() -> Result<()> {
@@ -46,7 +33,7 @@ async fn sigterm_under_load_ends_with_0_in_time_and_no_request_fails() -> Result
         nobody_notices(client, 50, 12, async {
             for name in ["order", "payment", "stock", "order-2"] {
                 sleep(Duration::from_millis(500)).await;
-                stopped_well(stack, name).await?;
+                stack.stop_well(name).await?;
                 stack.start(name).await?;
             }
             Ok(())
