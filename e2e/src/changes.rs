@@ -50,8 +50,8 @@ pub struct Changes {
 
 impl Changes {
     pub fn next(&mut self, change: &Change, findings: &mut Findings) {
-        self.count += 1;
         let Change { tx, what, key, became } = change;
+        self.count += u64::from(*tx != 0);
         let Some(became) = became else {
             let violates = match what.as_str() {
                 "orders" => I3,

@@ -25,7 +25,7 @@ pub struct Verdict {
     pub handled: BTreeMap<&'static str, u64>,
     pub letters_waiting: i64,
     pub letters_replayed: u64,
-    /// What the databases wrote down of their own changes, where they were asked to.
+    /// What the databases wrote down of their own changes, where all of them were asked to.
     pub changes: Option<u64>,
     pub discarded: Discarded,
     pub findings: Findings,

@@ -96,16 +96,18 @@ pub async fn remove(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// Goes through what was written down, if anything was. Answers how many changes there were.
+/// Goes through what was written down, if anything was. Answers how many changes there were, where
+/// every database watches.
 pub async fn check(
     databases: &HashMap<&'static str, PgPool>,
     findings: &mut Findings,
 ) -> Result<Option<u64>> {
-    let mut seen = None;
+    let (mut seen, mut all_watch) = (0, true);
     for service in WATCHING {
         let Some(db) = databases.get(service) else { continue };
         let watched = "select to_regclass('audit.changes') is not null";
         if !sqlx::query_scalar(watched).fetch_one(db).await? {
+            all_watch = false;
             continue;
         }
         let mut changes = Changes::default();
@@ -116,7 +118,7 @@ pub async fn check(
         while let Some(row) = rows.next().await {
             changes.next(&row?, findings);
         }
-        *seen.get_or_insert(0) += changes.end(findings);
+        seen += changes.end(findings);
     }
-    Ok(seen)
+    Ok(all_watch.then_some(seen))
 }
