@@ -238,9 +238,15 @@ pub struct Fault {
     /// From the beginning of the load.
     pub at: Duration,
     pub lasting: Duration,
+    /// What it draws itself is drawn by this.
+    pub seed: u64,
 }
 
 impl Fault {
+    pub fn lots(&self) -> StdRng {
+        StdRng::seed_from_u64(self.seed)
+    }
+
     /// Whatever no other fault may touch at the same time, in order.
     pub fn touches(&self, instances: u16) -> BTreeSet<String> {
         // Further instances too: one of them may just be joining.
@@ -291,9 +297,9 @@ pub fn draw(seed: u64, round: u64, instances: u16, load: Duration) -> Vec<Fault>
     let dealt = (0..OTHERS as u64).map(|nth| deal(seed, round * OTHERS as u64 + nth));
     classes.extend(dealt);
     let last = load.saturating_sub(UNDISTURBED_LAST);
-    let mut faults: Vec<Fault> = classes
-        .into_iter()
-        .map(|class| {
+    let mut faults: Vec<Fault> = (0..)
+        .zip(classes)
+        .map(|(nth, class)| {
             let tenths = lots_of_round.random_range(class.lasting());
             let victims = class.victims(instances);
             Fault {
@@ -301,6 +307,7 @@ pub fn draw(seed: u64, round: u64, instances: u16, load: Duration) -> Vec<Fault>
                 victim: victims.choose(&mut lots_of_round).cloned().expect("each has a victim"),
                 at: moment(&mut lots_of_round, last),
                 lasting: Duration::from_millis(tenths * 100),
+                seed: lots(seed, 4, round * (KILLS + OTHERS) as u64 + nth).random(),
             }
         })
         .collect();
@@ -366,8 +373,10 @@ mod tests {
 
     #[test]
     fn faults_that_touch_the_same_process_are_known_to() {
-        let fault =
-            |class, victim| Fault { class, victim, at: Duration::ZERO, lasting: Duration::ZERO };
+        let fault = |class, victim| {
+            let (at, lasting) = (Duration::ZERO, Duration::ZERO);
+            Fault { class, victim, at, lasting, seed: 0 }
+        };
         let kill = fault(KillService, Victim::Member("stock-2".into())).touches(2);
         let rewind = fault(Rewind, Victim::Service("stock".into())).touches(2);
         let other = fault(KillService, Victim::Member("stock".into())).touches(2);

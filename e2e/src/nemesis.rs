@@ -33,7 +33,7 @@ const MET_WITHIN: Duration = Duration::from_secs(25);
 
 /// Records of a topic that are written again, and what a rewound group has to read again of a
 /// partition, at most.
-const REPEATED: usize = 600;
+const REPEATED: i64 = 600;
 const REWOUND: i64 = i64::MAX;
 
 /// Whoever lets the victims suffer.

@@ -1,7 +1,7 @@
 //! What lies in the topics, once more: read again from an earlier place, or written a second time.
 //! Either way nothing may change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,11 +9,13 @@ use chassis::announce;
 use chassis::event::{Retention, Topic};
 use events::TOPICS;
 use futures::future::try_join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedMessage};
 use rdkafka::producer::FutureRecord;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -145,11 +147,19 @@ pub async fn forget(client: &Client, service: &str) -> Result<()> {
     Ok(())
 }
 
+/// Tells a record that is written again from one that a relay sent again.
+const COPY: &str = "copy";
+
 /// Writes the newest records of every topic again, each once to three times, in their order within a
 /// partition, so that of a compacted topic the newest of a key stays the newest. What is none of
 /// ours is left out. Answers how many events of orders were written that had not been announced
-/// again: those that look as if a relay had sent them twice.
-pub async fn reproduce(client: &Client, newest: usize) -> Result<u64> {
+/// again: those that look as if a relay had sent them twice, but for a header.
+pub async fn reproduce(client: &Client, newest: i64) -> Result<u64> {
+    reproduce_drawn(client, newest, &mut StdRng::from_os_rng()).await
+}
+
+/// The same, how often each is written drawn by these lots.
+pub async fn reproduce_drawn(client: &Client, newest: i64, lots: &mut StdRng) -> Result<u64> {
     let producer = strangers::producer(client)?;
     let mut written = 0;
     for topic in TOPICS {
@@ -160,15 +170,15 @@ pub async fn reproduce(client: &Client, newest: usize) -> Result<u64> {
             // Queued in this order, of which each partition keeps its own.
             let mut sent = Vec::with_capacity(together.len() * 2);
             for record in together {
-                let times = rand::random_range(1..=3);
+                let times = lots.random_range(1..=3);
                 sent.extend(std::iter::repeat_n(record, times));
-                let counts = topic.retention != Retention::Compact && !is_announced(record);
-                written += if counts { times as u64 } else { 0 };
+                written += if is_sent_once(topic, record) { times as u64 } else { 0 };
             }
             let sent = sent.into_iter();
             let sent: Vec<_> = sent
                 .map(|record| {
                     let headers = record.headers().cloned().unwrap_or_default();
+                    let headers = headers.insert(Header { key: COPY, value: Some("again") });
                     let mut again = FutureRecord::to(topic.name)
                         .partition(record.partition())
                         .payload(record.payload().unwrap_or_default())
@@ -186,45 +196,77 @@ pub async fn reproduce(client: &Client, newest: usize) -> Result<u64> {
     Ok(written)
 }
 
-fn is_announced(record: &OwnedMessage) -> bool {
+/// How many records lie in the topics that were written again, and that look as if a relay had sent
+/// them twice. Those of a fault that was broken off are among them.
+pub async fn copies(client: &Client) -> Result<u64> {
+    let kafka = client.addresses.kafka.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut copies = 0;
+        for topic in TOPICS {
+            newest_of(&kafka, topic.name, i64::MAX, |record| {
+                copies += u64::from(has(record, COPY) && is_sent_once(topic, record));
+            })?;
+        }
+        Ok(copies)
+    })
+    .await?
+}
+
+/// Whether a record's event is one of an order's, which a relay sends once, and that nobody had
+/// announced again.
+fn is_sent_once(topic: &Topic, record: &impl Message) -> bool {
     let key = String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned();
     let trace = announce::traceparent(&key);
-    record.headers().is_some_and(|headers| {
-        let mut traces = headers.iter().filter(|header| header.key == "traceparent");
-        traces.any(|header| header.value == Some(trace.as_bytes()))
-    })
+    let is_announced = header(record, "traceparent").is_some_and(|of| of == trace.as_bytes());
+    topic.retention != Retention::Compact && !is_announced
+}
+
+fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a [u8]> {
+    record.headers()?.iter().find(|header| header.key == name)?.value
+}
+
+fn has(record: &impl Message, name: &str) -> bool {
+    header(record, name).is_some()
 }
 
 /// The newest events of a topic, in order of their places.
-fn last_of(kafka: &str, topic: &str, newest: usize) -> Result<Vec<OwnedMessage>> {
+fn last_of(kafka: &str, topic: &str, newest: i64) -> Result<Vec<OwnedMessage>> {
+    let mut records = Vec::new();
+    newest_of(kafka, topic, newest, |record| {
+        if record.key() != Some(KEY.as_bytes()) && has(record, "ce_id") {
+            records.push(record.detach());
+        }
+    })?;
+    Ok(records)
+}
+
+/// Goes through the newest records of a topic, so many at most.
+fn newest_of(
+    kafka: &str,
+    topic: &str,
+    newest: i64,
+    mut each: impl FnMut(&BorrowedMessage<'_>),
+) -> Result<()> {
     let consumer = reader(kafka, "replays")?;
     let watermarks = watermarks(&consumer, topic)?;
-    let each = i64::try_from(newest.div_ceil(watermarks.len()))?;
+    let of_partition = newest.div_euclid(i64::try_from(watermarks.len())?).max(1);
     let mut places = TopicPartitionList::new();
-    let mut open = 0;
+    let mut open = HashSet::new();
     for (partition, (low, high)) in (0..).zip(&watermarks) {
         if low < high {
-            let from = Offset::Offset((*low).max(high - each));
+            let from = Offset::Offset((*low).max(high - of_partition));
             places.add_partition_offset(topic, partition, from)?;
-            open += 1;
+            open.insert(partition);
         }
     }
     consumer.assign(&places)?;
-    let mut records = Vec::new();
-    while open > 0 {
+    while !open.is_empty() {
         match consumer.poll(ANSWERED_WITHIN) {
-            Some(Ok(message)) => records.push(message.detach()),
-            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Ok(record)) => each(&record),
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
             Some(Err(error)) => return Err(error.into()),
             None => bail!("Kafka is silent"),
         }
     }
-    let is_ours = |record: &OwnedMessage| {
-        let of_event = |headers: &rdkafka::message::OwnedHeaders| {
-            headers.iter().any(|header| header.key == "ce_id")
-        };
-        record.key() != Some(KEY.as_bytes()) && record.headers().is_some_and(of_event)
-    };
-    records.retain(is_ours);
-    Ok(records)
+    Ok(())
 }

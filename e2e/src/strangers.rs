@@ -18,7 +18,8 @@ use events::stock::{
     StockReserved,
 };
 use futures::future::try_join_all;
-use rand::Rng;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -165,14 +166,14 @@ pub async fn schema_id(client: &Client, topic: &Topic) -> Result<u32> {
 pub type Poison = (&'static str, Option<Vec<u8>>, bool);
 
 /// Every kind of record that is no event.
-pub fn poison(id: u32, body: &[u8]) -> Vec<Poison> {
+fn poison(id: u32, body: &[u8], lots: &mut impl Rng) -> Vec<Poison> {
     let right = frame(id, body);
     let mut wrong_magic = right.clone();
     wrong_magic[0] = 1;
     // An array, or a string, that claims to be as long as memory.
     let mut bomb = frame(id, &body[..1]);
     bomb.extend([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
-    let random: Vec<u8> = (0..200).map(|_| rand::random()).collect();
+    let random: Vec<u8> = (0..200).map(|_| lots.random()).collect();
     vec![
         ("nothing", None, true),
         ("no bytes", Some(vec![]), true),
@@ -195,20 +196,29 @@ pub fn poison(id: u32, body: &[u8]) -> Vec<Poison> {
 
 /// Every kind of poison in every topic: in every partition, or in one that is drawn for each.
 pub async fn poison_everything(client: &Client, all_partitions: bool) -> Result<Places> {
+    poison_drawn(client, all_partitions, &mut StdRng::from_os_rng()).await
+}
+
+/// The same, its bytes and partitions drawn by these lots.
+pub async fn poison_drawn(
+    client: &Client,
+    all_partitions: bool,
+    lots: &mut StdRng,
+) -> Result<Places> {
     let producer = producer(client)?;
     let mut places = Places::new();
     for topic in TOPICS {
         let id = schema_id(client, topic).await?;
-        let kinds = poison(id, &body(topic)?);
-        let partitions = |nth: usize| {
-            let drawn = (nth as i32 + rand::rng().random_range(0..PARTITIONS)) % PARTITIONS;
+        let kinds = poison(id, &body(topic)?, lots);
+        let mut partitions = || {
+            let drawn = lots.random_range(0..PARTITIONS);
             if all_partitions { 0..PARTITIONS } else { drawn..drawn + 1 }
         };
         let records = kinds
             .iter()
-            .enumerate()
-            .flat_map(|(nth, kind)| partitions(nth).map(move |partition| (partition, kind)));
-        let sent = records.map(async |(partition, (what, payload, with_envelope))| {
+            .flat_map(|kind| partitions().map(move |partition| (partition, kind)))
+            .collect::<Vec<_>>();
+        let sent = records.into_iter().map(async |(partition, (what, payload, with_envelope))| {
             let headers =
                 if *with_envelope { envelope(topic, Uuid::now_v7()) } else { OwnedHeaders::new() };
             let record = FutureRecord::to(topic.name).partition(partition);
