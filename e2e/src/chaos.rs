@@ -21,7 +21,7 @@ use crate::pairs::Pairs;
 use crate::round::{self, Arena, Round};
 use crate::sights::Sight;
 use crate::stack::state_directory;
-use crate::{Ports, Stack, chaos_report, seed, witness};
+use crate::{Ports, Stack, chaos_report, sabotage, seed, witness};
 
 /// What half an hour has to have seen.
 const HALF_AN_HOUR: Duration = Duration::from_secs(30 * 60);
@@ -122,6 +122,8 @@ async fn rounds(stack: &Stack, run: &mut Run, minutes: u64, file: &Path) -> Resu
     let pairs = Pairs::between(stack).await?;
     stack.set_instances(run.instances).await?;
     let began = Instant::now();
+    // A run that was broken off amid a fault left it as it was.
+    sabotage::mend_all(stack).await.context("mending the stack")?;
     stack.up().await.context("starting the stack")?;
     let client = Client::of(stack)?;
     seed::run(&client).await?;

@@ -18,7 +18,8 @@ use crate::fault::{Class, Fault, Victim};
 use crate::narration::say;
 use crate::pairs::{Pair, Pairs};
 use crate::proxy::Way;
-use crate::topology::{Member, SERVICES};
+use crate::sabotage::DEADLINE;
+use crate::topology::SERVICES;
 use crate::{Stack, announce, replays, sabotage, seed, strangers};
 
 /// How long a fault and its healing may take beyond what it lasts: a process has to start while
@@ -373,18 +374,10 @@ impl<'a> Nemesis<'a> {
     /// Whatever is left of any fault is over: everybody runs, nobody is frozen, every way is open.
     pub async fn heal_all(&self) -> Result<()> {
         self.pairs.heal();
-        self.stack.set_environment("order", DEADLINE, None)?;
         self.stack.set_instances(self.instances).await?;
-        // Who is frozen is resumed when it is started.
-        for service in SERVICES {
-            let database = Member::Database(service.to_string()).to_string();
-            self.stack.start(&database).await?;
-            sabotage::mend(self.stack, service).await?;
-        }
+        sabotage::mend_all(self.stack).await?;
         self.stack.up().await?;
         self.client.learn(self.stack)?;
         self.redrive("payment").await
     }
 }
-
-const DEADLINE: &str = "ORDER_DEADLINE_SECONDS";

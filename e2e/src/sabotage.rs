@@ -11,10 +11,13 @@ use tokio::time::sleep;
 use crate::Stack;
 use crate::process::{self, Identity, Signal};
 use crate::readiness::connect;
+use crate::topology::{Member, SERVICES};
 
 /// The constraint of a bad migration.
 pub const TOO_STRICT: &str = "too_strict";
-const DROP: &str = "alter table payments drop constraint if exists too_strict";
+const DROP: &str = "alter table if exists payments drop constraint if exists too_strict";
+
+pub const DEADLINE: &str = "ORDER_DEADLINE_SECONDS";
 
 async fn superuser(stack: &Stack, service: &str) -> Result<PgConnection> {
     let url = stack.database_url(service)?;
@@ -100,8 +103,19 @@ pub async fn mend_payments(stack: &Stack) -> Result<()> {
     say(stack, "payment", &[DROP]).await
 }
 
-/// Everything that could have been left as it should not be.
-pub async fn mend(stack: &Stack, service: &str) -> Result<()> {
+/// Whatever a fault could have left set, be it one that was broken off, is as it was: services that
+/// start then find nothing of it.
+pub async fn mend_all(stack: &Stack) -> Result<()> {
+    stack.set_environment("order", DEADLINE, None)?;
+    for service in SERVICES {
+        // Who is frozen is resumed when it is started.
+        stack.start(&Member::Database(service.to_string()).to_string()).await?;
+        mend(stack, service).await?;
+    }
+    Ok(())
+}
+
+async fn mend(stack: &Stack, service: &str) -> Result<()> {
     read_only(stack, service, false).await?;
     if service == "payment" { mend_payments(stack).await } else { Ok(()) }
 }
