@@ -2,7 +2,6 @@
 //! seed, and after each round the proof that nothing was lost. A run that was broken off goes on with
 //! its next round when it is asked for again.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::fault::{self, Class};
 use crate::footprint::Footprint;
 use crate::narration::say;
 use crate::pairs::Pairs;
-use crate::round::{self, Arena, Round};
+use crate::round::{self, Arena, Round, Times};
 use crate::sights::Sight;
 use crate::stack::state_directory;
 use crate::{Ports, Stack, chaos_report, sabotage, seed, witness};
@@ -27,6 +26,9 @@ use crate::{Ports, Stack, chaos_report, sabotage, seed, witness};
 const HALF_AN_HOUR: Duration = Duration::from_secs(30 * 60);
 const KILLS_MIN: usize = 100;
 const CLASSES_MIN: usize = 20;
+
+/// Of all faults, so many at most may have failed or come too late for their round.
+const LOST_PERCENT_MAX: usize = 10;
 
 /// A run that is slow goes on until it has seen that, for half as long again at most.
 const LONGEST: f64 = 1.5;
@@ -96,11 +98,11 @@ pub async fn run(options: &Options) -> Result<Outcome> {
     let report = chaos_report::write(&run, options.minutes, &options.into)?;
     say(&format!("\nVERDICT  {}", run.says(options.minutes)));
     say(&format!("The report is in {}.", report.display()));
-    if outcome == Outcome::Violated {
+    if outcome == Outcome::Held {
+        stack.clean().await?;
+    } else {
         stack.down().await?;
         say(&format!("All data and logs stay in {}.", stack.directory().display()));
-    } else {
-        stack.clean().await?;
     }
     Ok(outcome)
 }
@@ -140,7 +142,7 @@ async fn rounds(stack: &Stack, run: &mut Run, minutes: u64, file: &Path) -> Resu
         let (instances, seed) = (run.instances, run.seed);
         let (client, pairs, footprint) = (&client, &pairs, &footprint);
         let arena = Arena { stack, client, pairs, instances, seed, footprint };
-        let round = round::run(&arena, nth, &run.rounds).await;
+        let round = round::run(&arena, nth).await;
         let round = round.with_context(|| format!("round {} could not be run", nth + 1))?;
         say(&round.verdict());
         round.violations.iter().for_each(|violation| say(&format!("  VIOLATED  {violation}")));
@@ -165,15 +167,18 @@ impl Run {
         self.rounds.iter().any(|round| !round.violations.is_empty())
     }
 
-    /// Every class that happened, and how often while orders were on their way.
-    pub fn classes(&self) -> Vec<(Class, u64, u64)> {
+    /// Every class that was drawn.
+    pub fn classes(&self) -> Vec<(Class, Times)> {
         let of = |class| {
             let rounds = self.rounds.iter().map(Round::classes);
-            let of_round = rounds.filter_map(|classes| classes.get(&class).copied());
-            let (all, overlapping) = of_round.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
-            (class, all, overlapping)
+            let times = rounds.filter_map(|classes| classes.get(&class).copied());
+            (class, times.sum::<Times>())
         };
-        Class::all().map(of).filter(|(_, all, _)| *all > 0).collect()
+        Class::all().map(of).filter(|(_, times)| times.drawn > 0).collect()
+    }
+
+    fn overlapping_classes(&self) -> usize {
+        self.classes().iter().filter(|(_, times)| times.overlapping > 0).count()
     }
 
     fn is_over(&self, minutes: u64) -> bool {
@@ -195,17 +200,30 @@ impl Run {
         if self.kills() < kills_min {
             because.push(format!("{} kills, {kills_min} at least", self.kills()));
         }
-        let alone = classes.iter().filter(|(_, _, overlapping)| *overlapping == 0);
-        because.extend(
-            alone.map(|(class, ..)| format!("no order was on its way whenever {}", class.says().0)),
-        );
-        if share >= 1.0 && classes.len() < CLASSES_MIN {
-            because.push(format!("{} classes of faults, {CLASSES_MIN} at least", classes.len()));
+        let is_full = share >= 1.0;
+        because.extend(classes.iter().filter_map(|(class, times)| missed(*class, times, is_full)));
+        let faults = self.rounds.iter().flat_map(|round| &round.faults);
+        let lost = faults.clone().filter(|struck| !struck.happened.counts()).count();
+        if lost * 100 > faults.count() * LOST_PERCENT_MAX {
+            because.push(format!(
+                "{lost} faults failed or came too late, {LOST_PERCENT_MAX} of a hundred at most"
+            ));
         }
-        let dealt: Vec<Class> = classes.iter().map(|(class, ..)| *class).collect();
+        let overlapping = self.overlapping_classes();
+        if is_full && overlapping < CLASSES_MIN {
+            because.push(format!("{overlapping} classes of faults, {CLASSES_MIN} at least"));
+        }
+        let befell = |class| classes.iter().any(|(of, times)| *of == class && times.befell > 0);
+        let is_due = |sight: &Sight| match sight {
+            Sight::Deadline => is_full || befell(Class::Deadline),
+            Sight::LetterReplayed => is_full || befell(Class::BadMigration),
+            _ => true,
+        };
+        let due: Vec<Sight> = Sight::ALL.into_iter().filter(is_due).collect();
         match self.rounds.last() {
             Some(last) => {
-                because.extend(unseen(&last.seen, &dealt));
+                let unseen = last.seen.lacks(&due);
+                because.extend(unseen.iter().map(|sight| format!("never seen: {}", sight.name())));
             }
             None => because.push("there was no round".to_string()),
         }
@@ -221,14 +239,13 @@ impl Run {
     }
 
     pub fn says(&self, minutes: u64) -> String {
-        let classes = self.classes();
-        let overlapping = classes.iter().filter(|(_, _, overlapping)| *overlapping > 0).count();
         let what = format!(
-            "SEED={}: {} rounds in {:.0} minutes, {} kills, {overlapping} classes of faults",
+            "SEED={}: {} rounds in {:.0} minutes, {} kills, {} classes of faults",
             self.seed,
             self.rounds.len(),
             self.took().as_secs_f64() / 60.0,
             self.kills(),
+            self.overlapping_classes(),
         );
         match self.outcome(minutes) {
             Outcome::Held => format!("held. {what}, nothing was lost and nothing happened twice."),
@@ -240,16 +257,18 @@ impl Run {
     }
 }
 
-/// What never happened and should have, with these classes of faults.
-fn unseen(seen: &BTreeMap<String, u64>, dealt: &[Class]) -> Vec<String> {
-    let is_due = |sight: Sight| match sight {
-        Sight::Deadline => dealt.contains(&Class::Deadline),
-        Sight::LetterReplayed => dealt.contains(&Class::BadMigration),
-        _ => true,
-    };
-    let never = |sight: &Sight| seen.get(sight.name()).is_none_or(|times| *times == 0);
-    let unseen = Sight::ALL.into_iter().filter(|sight| is_due(*sight)).filter(never);
-    unseen.map(|sight| format!("never seen: {}", sight.name())).collect()
+/// Why a class of faults says nothing, where that is so. A short run has each about once, which may
+/// strike nothing; a full one has it again and again.
+fn missed(class: Class, times: &Times, is_full: bool) -> Option<String> {
+    let what = class.says().0;
+    match times {
+        Times { befell: 0, .. } if is_full => Some(format!("it never came about that {what}")),
+        Times { struck: 0, .. } if is_full => Some(format!("nothing was struck whenever {what}")),
+        Times { struck: 1.., overlapping: 0, .. } => {
+            Some(format!("no order was on its way whenever {what}"))
+        }
+        _ => None,
+    }
 }
 
 impl Stack {
@@ -265,17 +284,81 @@ impl Stack {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
+    use crate::fault::Fault;
+    use crate::nemesis::Happened;
+    use crate::round::Struck;
+    use crate::sights::Sights;
+
+    /// So many rounds whose faults all struck while orders were on their way, and that saw everything.
+    fn whole(rounds: u64) -> Run {
+        let round = |nth| {
+            let faults = fault::draw(1, nth, 1, round::LOAD).into_iter().map(struck).collect();
+            let mut seen = Sights::default();
+            Sight::ALL.into_iter().for_each(|sight| seen.saw(sight, 1));
+            Round { nth, faults, seen, took: Duration::from_secs(180), ..Round::default() }
+        };
+        Run { rounds: (0..rounds).map(round).collect(), ..Run::default() }
+    }
+
+    fn struck(fault: Fault) -> Struck {
+        let (at, began, ended) = (fault.at, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+        let (struck, broken, failed, left_out) = (1, None, None, false);
+        let happened = Happened { fault, at, began, ended, struck, broken, failed, left_out };
+        Struck { happened, orders_in_flight: 1 }
+    }
+
+    /// The same, but for what is done to every fault of a class.
+    fn but(mut run: Run, class: Class, change: impl Fn(&mut Struck)) -> Run {
+        let faults = run.rounds.iter_mut().flat_map(|round| &mut round.faults);
+        faults.filter(|struck| struck.happened.fault.class == class).for_each(change);
+        run
+    }
 
     #[test]
-    fn what_was_never_seen_is_missed_unless_no_fault_was_to_bring_it_about() {
-        let all = Sight::ALL.into_iter().filter(|sight| *sight != Sight::Deadline);
-        let mut seen: BTreeMap<String, u64> =
-            all.map(|sight| (sight.name().to_string(), 3)).collect();
-        assert_eq!(unseen(&seen, &[]), Vec::<String>::new());
-        assert_eq!(unseen(&seen, &[Class::Deadline]).len(), 1);
-        seen.insert(Sight::RelayResend.name().to_string(), 0);
-        assert_eq!(unseen(&seen, &[]).len(), 1);
+    fn a_full_run_holds_only_if_every_class_that_was_drawn_struck() {
+        assert_eq!(whole(10).inconclusive(30), Vec::<String>::new());
+        for class in [Class::Deadline, Class::BlackHole, Class::KillService] {
+            let failed = |it: &mut Struck| it.happened.failed = Some("it was away".to_string());
+            assert!(!but(whole(10), class, failed).inconclusive(30).is_empty());
+            let nothing = |it: &mut Struck| it.happened.struck = 0;
+            assert_eq!(but(whole(10), class, nothing).inconclusive(30).len(), 1);
+            assert_eq!(but(whole(2), class, nothing).inconclusive(5), Vec::<String>::new());
+            let alone = |it: &mut Struck| it.orders_in_flight = 0;
+            assert_eq!(but(whole(10), class, alone).inconclusive(30).len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_full_run_has_seen_everything_and_a_short_one_what_its_faults_bring_about() {
+        let without = |sight, mut run: Run| {
+            let mut seen = Sights::default();
+            let others = Sight::ALL.into_iter().filter(|other| *other != sight);
+            others.for_each(|sight| seen.saw(sight, 1));
+            run.rounds.last_mut().unwrap().seen = seen;
+            run
+        };
+        let failed = |it: &mut Struck| it.happened.failed = Some("it was away".to_string());
+        for (sight, class) in
+            [(Sight::Deadline, Class::Deadline), (Sight::LetterReplayed, Class::BadMigration)]
+        {
+            let full = but(without(sight, whole(10)), class, failed).inconclusive(30);
+            assert!(full.contains(&format!("never seen: {}", sight.name())), "{full:?}");
+            assert_eq!(without(sight, whole(3)).inconclusive(5).len(), 1);
+            let short = but(without(sight, whole(3)), class, failed);
+            assert_eq!(short.inconclusive(5), Vec::<String>::new());
+        }
+        assert_eq!(without(Sight::RelayResend, whole(3)).inconclusive(5).len(), 1);
+    }
+
+    #[test]
+    fn a_run_whose_faults_failed_too_often_says_nothing() {
+        let mut run = whole(2);
+        let faults = run.rounds.iter_mut().flat_map(|round| &mut round.faults);
+        faults.step_by(9).for_each(|it| it.happened.left_out = true);
+        assert_eq!(run.inconclusive(3).len(), 1, "{:?}", run.inconclusive(3));
     }
 
     #[test]

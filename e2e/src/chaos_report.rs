@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use crate::chaos::Run;
 use crate::client::grouped;
 use crate::fault::Class;
+use crate::round::Times;
+use crate::sights::Sight;
 
 /// Writes it as `<seed>.md`; answers where.
 pub fn write(run: &Run, minutes: u64, into: &Path) -> Result<PathBuf> {
@@ -35,8 +37,8 @@ pub fn text(run: &Run, minutes: u64) -> Result<String> {
     classes(run, out)?;
     if let Some(last) = run.rounds.last() {
         writeln!(out, "\n## What happened at least once\n\n| | times |\n| --- | ---: |")?;
-        for (what, times) in &last.seen {
-            writeln!(out, "| {what} | {} |", grouped(*times))?;
+        for sight in Sight::ALL {
+            writeln!(out, "| {} | {} |", sight.name(), grouped(last.seen.count(sight)))?;
         }
     }
     let violations = run.rounds.iter().flat_map(|round| &round.violations);
@@ -101,18 +103,18 @@ fn rounds(run: &Run, out: &mut String) -> Result<()> {
 fn classes(run: &Run, out: &mut String) -> Result<()> {
     writeln!(
         out,
-        "\n## Faults\n\n| fault | in the matrix | times | while orders were on their way |\n\
-         | --- | --- | ---: | ---: |"
+        "\n## Faults\n\n| fault | in the matrix | drawn | came about | struck something | while \
+         orders were on their way |\n| --- | --- | ---: | ---: | ---: | ---: |"
     )?;
     let classes = run.classes();
-    for (class, all, overlapping) in &classes {
+    for (class, Times { drawn, befell, struck, overlapping }) in &classes {
         let (what, number) = class.says();
-        writeln!(out, "| {what} | {number} | {all} | {overlapping} |")?;
+        writeln!(out, "| {what} | {number} | {drawn} | {befell} | {struck} | {overlapping} |")?;
     }
     let left = Class::all().filter(|class| !classes.iter().any(|(there, ..)| there == class));
     let left: Vec<&str> = left.map(|class| class.says().0).collect();
     if !left.is_empty() {
-        writeln!(out, "\nNot dealt in this run: {}.", left.join("; "))?;
+        writeln!(out, "\nNot drawn in this run: {}.", left.join("; "))?;
     }
     Ok(())
 }
@@ -128,12 +130,18 @@ fn schedule(run: &Run, out: &mut String) -> Result<()> {
                 _ if happened.left_out => "left out: it came too late".to_string(),
                 (Some(broken), _) => format!("BROKEN: {broken}"),
                 (_, Some(failed)) => format!("failed: {failed}"),
-                _ => format!("{} orders on their way", grouped(struck.orders_in_flight)),
+                _ if happened.struck == 0 => "struck nothing".to_string(),
+                _ => format!(
+                    "struck {}; {} orders on their way",
+                    grouped(happened.struck),
+                    grouped(struck.orders_in_flight)
+                ),
             };
             let took = happened.ended - happened.began;
             writeln!(
                 out,
-                "{:>5.1} s  {fault}; {:.1} s, over after {:.1} s; {went}",
+                "{:>5.1} s  (due {:>4.1} s)  {fault}; {:.1} s, over after {:.1} s; {went}",
+                happened.at.as_secs_f64(),
                 fault.at.as_secs_f64(),
                 fault.lasting.as_secs_f64(),
                 took.num_milliseconds() as f64 / 1_000.0

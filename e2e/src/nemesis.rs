@@ -50,24 +50,18 @@ pub struct Nemesis<'a> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Happened {
     pub fault: Fault,
+    /// From the beginning of the load: later than planned where it had to wait for another one.
+    pub at: Duration,
     pub began: DateTime<Utc>,
     pub ended: DateTime<Utc>,
-    /// Records that were written again by it, and that a group had to read again.
-    pub repeated: u64,
-    pub reread: u64,
+    /// How much it struck: processes, sessions, records, or what came along a way meanwhile.
+    pub struck: u64,
     /// What was not as it should be afterwards.
     pub broken: Option<String>,
     /// Why it could not be brought about; then it does not count.
     pub failed: Option<String>,
     /// It came too late for this round: those before it took so long.
     pub left_out: bool,
-}
-
-/// What a fault left to be counted.
-#[derive(Default)]
-struct Left {
-    repeated: u64,
-    reread: u64,
 }
 
 /// Marks what is not the nemesis' own failure.
@@ -112,10 +106,10 @@ impl<'a> Nemesis<'a> {
         let began = Utc::now();
         let mut happened = Happened {
             fault: fault.clone(),
+            at: round.elapsed(),
             began,
             ended: began,
-            repeated: 0,
-            reread: 0,
+            struck: 0,
             broken: None,
             failed: None,
             left_out: Instant::now() > last,
@@ -126,7 +120,7 @@ impl<'a> Nemesis<'a> {
         let at = |round: Instant| format!("{:>6.1} s ", round.elapsed().as_secs_f64());
         say(&format!("{} {fault}, for {:.1} s", at(round), fault.lasting.as_secs_f64()));
         match timeout(fault.lasting + HEALED_WITHIN, self.strike(fault)).await {
-            Ok(Ok(left)) => (happened.repeated, happened.reread) = (left.repeated, left.reread),
+            Ok(Ok(struck)) => happened.struck = struck,
             Ok(Err(error)) if error.downcast_ref::<Broken>().is_some() => {
                 happened.broken = Some(format!("{error:#}"));
             }
@@ -151,7 +145,8 @@ impl<'a> Nemesis<'a> {
         taken
     }
 
-    async fn strike(&self, fault: &Fault) -> Result<Left> {
+    /// Answers how much was struck.
+    async fn strike(&self, fault: &Fault) -> Result<u64> {
         match &fault.victim {
             Victim::Member(name) => self.strike_member(fault, name).await,
             Victim::Service(service) => {
@@ -162,7 +157,7 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    async fn strike_member(&self, fault: &Fault, name: &str) -> Result<Left> {
+    async fn strike_member(&self, fault: &Fault, name: &str) -> Result<u64> {
         let (stack, lasting) = (self.stack, fault.lasting);
         let service = name.strip_suffix("-db").unwrap_or_default();
         match fault.class {
@@ -204,15 +199,17 @@ impl<'a> Nemesis<'a> {
                 sleep(lasting).await;
                 sabotage::read_only(stack, service, false).await?;
             }
-            Class::SessionsEnded => drop(sabotage::end_sessions(stack, service).await?),
-            Class::RelayLockLost => drop(sabotage::end_relay_session(stack, service).await?),
+            Class::SessionsEnded => return sabotage::end_sessions(stack, service).await,
+            Class::RelayLockLost => return sabotage::end_relay_session(stack, service).await,
             Class::TableLocked => sabotage::lock_table(stack, service, lasting).await?,
             Class::SnapshotHeld => sabotage::hold_snapshot(stack, service, lasting).await?,
             Class::Repeats => {
-                let repeated = replays::reproduce(self.client, REPEATED).await?;
-                return Ok(Left { repeated, reread: 0 });
+                return replays::reproduce_drawn(self.client, REPEATED, &mut fault.lots()).await;
             }
-            Class::Poison => drop(strangers::poison_everything(self.client, false).await?),
+            Class::Poison => {
+                let landed = strangers::poison_drawn(self.client, false, &mut fault.lots()).await?;
+                return Ok(landed.values().map(|places| places.len() as u64).sum());
+            }
             Class::Impossible => {
                 let order = eventually("an order to be wrong about", SOON, async || {
                     let wish = Wish { sku: seed::ITEMS[0].sku.to_string(), quantity: 1 };
@@ -222,7 +219,8 @@ impl<'a> Nemesis<'a> {
             }
             other => bail!("{other:?} befalls no process"),
         }
-        Ok(Left::default())
+        // Whoever it befell was there, or it would have failed.
+        Ok(1)
     }
 
     async fn stop(&self, name: &str) -> Result<()> {
@@ -234,7 +232,7 @@ impl<'a> Nemesis<'a> {
         self.stack.start(name).await.context(Broken)
     }
 
-    async fn strike_service(&self, fault: &Fault, service: &'static str) -> Result<Left> {
+    async fn strike_service(&self, fault: &Fault, service: &'static str) -> Result<u64> {
         let (stack, lasting) = (self.stack, fault.lasting);
         match fault.class {
             Class::Rewind | Class::OffsetsLost => {
@@ -251,12 +249,12 @@ impl<'a> Nemesis<'a> {
                 for name in stack.instances_of(service)? {
                     self.back(&name, Duration::ZERO).await?;
                 }
-                return Ok(Left { repeated: 0, reread: u64::try_from(reread)? });
+                Ok(u64::try_from(reread)?)
             }
             Class::AnnouncedAgain => {
                 let since = Some(Utc::now() - chrono::TimeDelta::seconds(10));
                 let wish = announce::Announce { since, ..announce::Announce::default() };
-                announce::of_service(self.client, service, &wish).await?;
+                announce::of_service(self.client, service, &wish).await
             }
             Class::BadMigration => {
                 sabotage::spoil_payments(stack).await?;
@@ -265,8 +263,9 @@ impl<'a> Nemesis<'a> {
                     .met("a dead letter", async || sabotage::failing_letters(stack, service).await);
                 let met = met.await;
                 sabotage::mend_payments(stack).await?;
-                met?;
+                let struck = met?;
                 self.redrive(service).await.context(Broken)?;
+                Ok(struck)
             }
             Class::Deadline => {
                 let (others, began) = (stack.instances_of("stock")?, Utc::now());
@@ -285,18 +284,19 @@ impl<'a> Nemesis<'a> {
                 }
                 stack.set_environment("order", DEADLINE, None)?;
                 self.again(service).await?;
-                met?;
+                met
             }
             other => bail!("{other:?} befalls no service"),
         }
-        Ok(Left::default())
     }
 
-    /// Waits until a fault has met somebody: what it is about may be held up by another one.
-    async fn met(&self, what: &str, count: impl AsyncFn() -> Result<i64>) -> Result<()> {
+    /// Waits until a fault has met somebody: what it is about may be held up by another one. Answers
+    /// how many it has met.
+    async fn met(&self, what: &str, count: impl AsyncFn() -> Result<i64>) -> Result<u64> {
         eventually(what, MET_WITHIN, async || {
-            ensure!(count().await? > 0, "there is none");
-            Ok(())
+            let met = count().await?;
+            ensure!(met > 0, "there is none");
+            Ok(u64::try_from(met)?)
         })
         .await
     }
@@ -310,7 +310,7 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    async fn strike_pair(&self, fault: &Fault, pair: &Pair) -> Result<Left> {
+    async fn strike_pair(&self, fault: &Fault, pair: &Pair) -> Result<u64> {
         let ms = Duration::from_millis;
         let proxy = self.pairs.of(pair);
         let way = Way::default();
@@ -325,13 +325,14 @@ impl<'a> Nemesis<'a> {
             Class::Reset => way,
             other => bail!("{other:?} befalls no way"),
         };
+        let before = proxy.struck();
         proxy.set(way);
         if matches!(fault.class, Class::Reset | Class::Refusal) {
             proxy.reset();
         }
         sleep(fault.lasting).await;
         proxy.heal();
-        Ok(Left::default())
+        Ok(proxy.struck() - before)
     }
 
     /// What an operator does once the cause is gone: the consumer goes on if it paused, and every

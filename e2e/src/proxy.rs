@@ -55,6 +55,12 @@ impl Way {
         Way { holds_requests: true, holds_answers: true, ..Way::default() }
     }
 
+    /// Whether it does something to whatever passes in this direction.
+    fn strikes(&self, direction: Direction) -> bool {
+        let delays = !(self.latency + self.jitter).is_zero();
+        delays || self.bytes_per_second.is_some() || !direction.is_open(self)
+    }
+
     fn delay(&self) -> Duration {
         if self.jitter.is_zero() {
             return self.latency;
@@ -79,6 +85,7 @@ struct Lines {
     resets: watch::Sender<u64>,
     commits_cut: Arc<AtomicU64>,
     carried: Arc<AtomicU64>,
+    struck: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -91,6 +98,7 @@ impl Proxy {
             resets: watch::Sender::new(0),
             commits_cut: Arc::default(),
             carried: Arc::default(),
+            struck: Arc::default(),
         };
         let accepting = tokio::spawn(accept(listener, port, server, lines.clone()));
         Ok(Proxy { port, lines, accepting })
@@ -110,6 +118,9 @@ impl Proxy {
 
     /// Ends every connection that there is, at once and by RST to both sides.
     pub fn reset(&self) {
+        // Each connection listens for it.
+        let there = self.lines.resets.receiver_count() as u64;
+        self.lines.struck.fetch_add(there, Ordering::Relaxed);
         self.lines.resets.send_modify(|count| *count += 1);
     }
 
@@ -120,6 +131,12 @@ impl Proxy {
 
     pub fn carried(&self) -> u64 {
         self.lines.carried.load(Ordering::Relaxed)
+    }
+
+    /// How often a fault of the way struck something: pieces that came while it was slow, narrow or
+    /// held them, connections that were reset, commits that were cut off.
+    pub fn struck(&self) -> u64 {
+        self.lines.struck.load(Ordering::Relaxed)
     }
 }
 
@@ -247,6 +264,9 @@ async fn pump(
             let is_last = direction == Direction::Requests
                 && commits.is_in(&bytes)
                 && rand::random_range(0..100) < way.commits_cut_percent;
+            if is_last || way.strikes(direction) {
+                lines.struck.fetch_add(1, Ordering::Relaxed);
+            }
             let arrives_at = Instant::now() + way.delay();
             let bytes_per_second = way.bytes_per_second;
             if taken.send(Piece { bytes, arrives_at, bytes_per_second, is_last }).await.is_err() {

@@ -49,6 +49,7 @@ async fn latency_is_felt_both_ways_and_ends_while_connections_live() {
     proxy.heal();
     assert!(say(&mut client, "quick").await.unwrap() < Duration::from_millis(100));
     assert_eq!(proxy.carried(), 2 * 14);
+    assert_eq!(proxy.struck(), 2, "what was slow, once in each direction");
 }
 
 #[tokio::test]
@@ -135,5 +136,23 @@ async fn a_commit_reaches_the_server_and_its_answer_does_not_come() {
     let _ = server.write_all(b"done").await;
     let ended = client.read(&mut [0; 4]).await;
     assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
-    assert_eq!(proxy.commits_cut(), 1);
+    assert_eq!((proxy.commits_cut(), proxy.struck()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_fault_of_a_way_over_which_nothing_passes_strikes_nothing() {
+    let (proxy, _echoing) = echo().await;
+    proxy.reset();
+    proxy.set(Way::black_hole());
+    proxy.heal();
+    assert_eq!(proxy.struck(), 0);
+    let mut client = connected(&proxy).await;
+    say(&mut client, "there").await.unwrap();
+    proxy.set(Way { holds_answers: true, ..Way::default() });
+    assert_eq!(proxy.struck(), 0, "nobody said anything yet");
+    client.write_all(b"held").await.unwrap();
+    assert!(is_silent(&mut client).await);
+    assert_eq!(proxy.struck(), 1, "the answer, and not the request");
+    proxy.reset();
+    assert_eq!(proxy.struck(), 2, "the connection");
 }

@@ -1,10 +1,10 @@
 //! One round of a chaos run: load and faults, all healed, every order ended, everything checked.
 
 use std::collections::BTreeMap;
+use std::iter::{self, Sum};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use chrono::{DateTime, Utc};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
@@ -12,12 +12,15 @@ use tokio::time::Instant;
 use crate::client::{Client, grouped};
 use crate::fault::{self, Class};
 use crate::footprint::Footprint;
+use crate::history::Summary;
+use crate::invariants::Invariant::I13;
 use crate::load::{self, Load};
 use crate::narration::say;
 use crate::nemesis::{Happened, Nemesis};
 use crate::pairs::Pairs;
-use crate::sights::{Sight, Sights};
-use crate::{Stack, ends, strangers, verify};
+use crate::sights::Sights;
+use crate::verdict::Verdict;
+use crate::{Stack, ends, replays, strangers, verify};
 
 /// How long orders are placed, with faults, and how many a second.
 pub const LOAD: Duration = Duration::from_secs(90);
@@ -26,13 +29,13 @@ pub const RATE: u32 = 40;
 /// How long every order may take to end once everything is healed, and everything to rest.
 const DRAINED_WITHIN: Duration = Duration::from_secs(120);
 
-/// What a round has to come to, or it says nothing.
-const CONFIRMED_MIN: u64 = 500;
-const CANCELLED_MIN: u64 = 50;
-const REJECTED_MIN: u64 = 20;
+/// What a round has to come to, or it says nothing: orders that were confirmed, that a customer or the
+/// deadline cancelled, and that payment or stock turned down.
+const ENDED_MIN: [(&str, u64); 4] =
+    [("confirmed", 500), ("cancelled", 50), ("declined", 20), ("rejected", 20)];
 
 /// A round that was run to its end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Round {
     pub nth: u64,
     pub faults: Vec<Struck>,
@@ -51,7 +54,17 @@ pub struct Round {
     /// What keeps the round from saying anything.
     pub void: Vec<String>,
     /// How often each of what happens sometimes did, in the whole run so far.
-    pub seen: BTreeMap<String, u64>,
+    pub seen: Sights,
+}
+
+/// How often the faults of a class were drawn, came about, struck anything, and did so while orders
+/// were on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    pub drawn: u64,
+    pub befell: u64,
+    pub struck: u64,
+    pub overlapping: u64,
 }
 
 /// A fault, and how many orders were on their way meanwhile.
@@ -59,6 +72,17 @@ pub struct Round {
 pub struct Struck {
     pub happened: Happened,
     pub orders_in_flight: i64,
+}
+
+impl Sum for Times {
+    fn sum<I: Iterator<Item = Times>>(all: I) -> Times {
+        all.fold(Times::default(), |sum, times| Times {
+            drawn: sum.drawn + times.drawn,
+            befell: sum.befell + times.befell,
+            struck: sum.struck + times.struck,
+            overlapping: sum.overlapping + times.overlapping,
+        })
+    }
 }
 
 /// Where rounds take place.
@@ -72,8 +96,9 @@ pub struct Arena<'a> {
     pub footprint: &'a Footprint,
 }
 
-/// Runs the nth round. What happened in those before it is in `before`.
-pub async fn run(arena: &Arena<'_>, nth: u64, before: &[Round]) -> Result<Round> {
+/// Runs the nth round. What does not work although everything is healed is a violation, and what
+/// happened until then is kept.
+pub async fn run(arena: &Arena<'_>, nth: u64) -> Result<Round> {
     let Arena { stack, client, pairs, instances, seed, footprint } = *arena;
     let began = Instant::now();
     let faults = fault::draw(seed, nth, instances, LOAD);
@@ -90,91 +115,112 @@ pub async fn run(arena: &Arena<'_>, nth: u64, before: &[Round]) -> Result<Round>
         drained_within: DRAINED_WITHIN,
         ..Load::default()
     };
-    let (summary, happened) = load::run(client, &load, async {
-        let happened = nemesis.run(&faults, LOAD).await;
-        nemesis.heal_all().await.context("healing everything")?;
-        say(&format!("{:>6.1} s  all is healed", began.elapsed().as_secs_f64()));
-        Ok(happened)
+    let (mut happened, mut healed) = (Vec::new(), Ok(()));
+    let loaded = load::run(client, &load, async {
+        happened = nemesis.run(&faults, LOAD).await;
+        healed = nemesis.heal_all().await;
+        say(&format!("{:>6.1} s  all was to be healed", began.elapsed().as_secs_f64()));
+        Ok(())
     })
-    .await?;
-    say(&format!(
-        "         {} accepted, {} refused, {} unknown at first; all ended {:.1} s after",
-        grouped(summary.accepted),
-        grouped(summary.refused),
-        grouped(summary.unknown),
-        summary.drained_in.as_secs_f64()
-    ));
-    let spoiled = strangers::spoiled(client).await?;
-    let options = verify::Options { within: DRAINED_WITHIN };
-    let mut verdict = verify::knowing(client, &options, &spoiled).await?;
-    Footprint::of(stack, client).await?.check(footprint, &mut verdict.findings);
+    .await;
+    if happened.is_empty() {
+        loaded?;
+        bail!("no fault was drawn");
+    }
 
-    let mut violations = Vec::new();
-    if !summary.holds() {
-        violations.push(format!("a promise to a client:\n{}", summary.lines().join("\n")));
+    let mut round = Round { nth, ..Round::default() };
+    round.has_to("healing everything", healed);
+    if let Some((summary, ())) = round.has_to("ending the load", loaded) {
+        round.enter_load(&summary);
     }
-    if !verdict.holds() {
-        violations.push(format!("the checker:\n{}", verdict.lines().join("\n")));
+    if let Some(mut verdict) = round.has_to("checking", verified(client).await) {
+        if let Some(now) = round.has_to("measuring", Footprint::of(stack, client).await) {
+            now.check(footprint, &mut verdict.findings);
+        }
+        let copies = round.has_to("counting the copies", replays::copies(client).await);
+        round.enter_verdict(&verdict, copies.unwrap_or_default());
     }
-    let broken = happened.iter().filter_map(|happened| {
-        let broken = happened.broken.as_ref()?;
-        Some(format!("{}: {broken}", happened.fault))
-    });
-    violations.extend(broken);
+    for Happened { fault, broken, .. } in &happened {
+        round.violations.extend(broken.iter().map(|broken| format!("{fault}: {broken}")));
+    }
     let mut ends = stack.ends().await?;
     ends.retain(|end| !ended_before.contains(end));
     // Of a database whose backend was killed, the postmaster lives on.
-    violations.extend(ends::deaths(&ends));
-
-    let mut faults = Vec::new();
-    let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
-    for happened in happened {
-        let orders_in_flight = in_flight(&mut db, happened.began, happened.ended).await?;
-        faults.push(Struck { happened, orders_in_flight });
-    }
-    // What the nemesis wrote again is none of the relays' doing.
-    let struck = before.iter().flat_map(|round| &round.faults).chain(&faults);
-    let repeated: u64 = struck.map(|struck| struck.happened.repeated).sum();
-    verdict.tally.repeats = verdict.tally.repeats.saturating_sub(repeated);
-    let sights = Sights::of(&verdict);
-    let seen = |sight: Sight| (sight.name().to_string(), sights.count(sight));
-    let cancelled: u64 = summary.cancelled.values().sum();
-    let rejected = summary.cancelled.get("stock_rejected").copied().unwrap_or(0);
-    let minima = [
-        ("confirmed", summary.confirmed, CONFIRMED_MIN),
-        ("cancelled", cancelled, CANCELLED_MIN),
-        ("rejected by stock", rejected, REJECTED_MIN),
-    ];
-    let void = minima.iter().filter(|(_, count, least)| count < least);
-    let void = void.map(|(what, count, least)| format!("only {count} {what}, {least} at least"));
-    Ok(Round {
-        nth,
-        faults,
-        accepted: summary.accepted,
-        refused: summary.refused,
-        unknown: summary.unknown,
-        confirmed: summary.confirmed,
-        void: void.collect(),
-        cancelled: summary.cancelled,
-        records: verdict.records,
-        drained_in: summary.drained_in,
-        verified_in: verdict.took,
-        took: began.elapsed(),
-        violations,
-        seen: Sight::ALL.map(seen).into(),
-    })
+    round.violations.extend(ends::deaths(&ends));
+    let counted = in_flight(client, &happened).await;
+    let counted = round.has_to("counting the orders", counted).unwrap_or_default();
+    let counted = counted.into_iter().chain(iter::repeat(0));
+    let struck = happened.into_iter().zip(counted);
+    round.faults =
+        struck.map(|(happened, orders_in_flight)| Struck { happened, orders_in_flight }).collect();
+    round.took = began.elapsed();
+    Ok(round)
 }
 
-/// Orders that were pending at some moment of a span.
-async fn in_flight(db: &mut PgConnection, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<i64> {
-    let count = sqlx::query_scalar(
-        "select count(*) from orders
-         where created_at <= $2 and (ended_at is null or ended_at >= $1)",
-    );
-    Ok(count.bind(from).bind(to).fetch_one(db).await?)
+/// The checker's word for it.
+async fn verified(client: &Client) -> Result<Verdict> {
+    let spoiled = strangers::spoiled(client).await?;
+    let options = verify::Options { within: DRAINED_WITHIN };
+    verify::knowing(client, &options, &spoiled).await
+}
+
+/// Of each fault, the orders that were pending at some moment of it.
+async fn in_flight(client: &Client, happened: &[Happened]) -> Result<Vec<i64>> {
+    let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+    let mut counts = Vec::new();
+    for Happened { began, ended, .. } in happened {
+        let count = sqlx::query_scalar(
+            "select count(*) from orders
+             where created_at <= $2 and (ended_at is null or ended_at >= $1)",
+        );
+        counts.push(count.bind(began).bind(ended).fetch_one(&mut db).await?);
+    }
+    Ok(counts)
 }
 
 impl Round {
+    /// Once everything is healed this has to work, or the stack does not come back to life.
+    fn has_to<T>(&mut self, what: &str, done: Result<T>) -> Option<T> {
+        done.inspect_err(|error| {
+            self.violations.push(format!("{what} did not succeed ({I13}): {error:#}"))
+        })
+        .ok()
+    }
+
+    fn enter_load(&mut self, summary: &Summary) {
+        say(&format!(
+            "         {} accepted, {} refused, {} unknown at first; all ended {:.1} s after",
+            grouped(summary.accepted),
+            grouped(summary.refused),
+            grouped(summary.unknown),
+            summary.drained_in.as_secs_f64()
+        ));
+        if !summary.holds() {
+            let lines = summary.lines().join("\n");
+            self.violations.push(format!("a promise to a client:\n{lines}"));
+        }
+        self.accepted = summary.accepted;
+        self.refused = summary.refused;
+        self.unknown = summary.unknown;
+        self.confirmed = summary.confirmed;
+        self.cancelled = summary.cancelled.clone();
+        self.drained_in = summary.drained_in;
+        self.void.extend(too_few(summary.confirmed, &summary.cancelled));
+    }
+
+    fn enter_verdict(&mut self, verdict: &Verdict, copies: u64) {
+        if !verdict.holds() {
+            let lines = verdict.lines().join("\n");
+            self.violations.push(format!("the checker:\n{lines}"));
+        }
+        if verdict.changes.is_none_or(|changes| changes == 0) {
+            self.void.push("the databases wrote down no change of theirs".to_string());
+        }
+        self.records = verdict.records;
+        self.verified_in = verdict.took;
+        self.seen = Sights::of(verdict, copies);
+    }
+
     pub fn kills(&self) -> usize {
         let struck = self.faults.iter().map(|struck| &struck.happened);
         let kills = struck.filter(|happened| happened.fault.class.is_kill());
@@ -185,15 +231,16 @@ impl Round {
         self.faults.iter().filter(|struck| struck.happened.counts()).count() - self.kills()
     }
 
-    /// Of each class, how often it happened, and how often while orders were on their way.
-    pub fn classes(&self) -> BTreeMap<Class, (u64, u64)> {
-        let mut classes = BTreeMap::<Class, (u64, u64)>::new();
+    pub fn classes(&self) -> BTreeMap<Class, Times> {
+        let mut classes = BTreeMap::<Class, Times>::new();
         for Struck { happened, orders_in_flight } in &self.faults {
-            if happened.counts() {
-                let (all, overlapping) = classes.entry(happened.fault.class).or_default();
-                *all += 1;
-                *overlapping += u64::from(*orders_in_flight > 0);
-            }
+            let times = classes.entry(happened.fault.class).or_default();
+            let befell = happened.counts();
+            let struck = befell && happened.struck > 0;
+            times.drawn += 1;
+            times.befell += u64::from(befell);
+            times.struck += u64::from(struck);
+            times.overlapping += u64::from(struck && *orders_in_flight > 0);
         }
         classes
     }
@@ -217,5 +264,68 @@ impl Round {
             grouped(self.records),
             self.verified_in.as_secs_f64()
         )
+    }
+}
+
+/// What too few orders came to.
+fn too_few(confirmed: u64, cancelled: &BTreeMap<String, u64>) -> impl Iterator<Item = String> {
+    let by =
+        |reasons: &[&str]| reasons.iter().filter_map(|reason| cancelled.get(*reason)).sum::<u64>();
+    let counts = [
+        confirmed,
+        by(&["customer", "deadline"]),
+        by(&["payment_declined"]),
+        by(&["stock_rejected"]),
+    ];
+    let ended = ENDED_MIN.into_iter().zip(counts);
+    let few = ended.filter(|((_, least), count)| count < least);
+    few.map(|((how, least), count)| format!("only {count} {how}, {least} at least"))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::fault::Fault;
+
+    #[test]
+    fn orders_that_were_turned_down_are_none_that_were_cancelled() {
+        let mut cancelled: BTreeMap<String, u64> =
+            [("customer", 45), ("deadline", 5), ("payment_declined", 20), ("stock_rejected", 20)]
+                .map(|(reason, count)| (reason.to_string(), count))
+                .into();
+        assert_eq!(too_few(500, &cancelled).count(), 0);
+        cancelled.insert("customer".to_string(), 44);
+        cancelled.insert("payment_declined".to_string(), 900);
+        assert_eq!(
+            too_few(500, &cancelled).collect::<Vec<_>>(),
+            ["only 49 cancelled, 50 at least"]
+        );
+    }
+
+    #[test]
+    fn what_does_not_work_once_all_is_healed_is_a_violation_and_the_round_goes_on() {
+        let mut round = Round::default();
+        assert_eq!(round.has_to("healing everything", Ok(7)), Some(7));
+        assert!(round.violations.is_empty());
+        assert_eq!(round.has_to::<()>("healing everything", Err(anyhow::anyhow!("away"))), None);
+        assert_eq!(round.violations, ["healing everything did not succeed (I13): away"]);
+    }
+
+    #[test]
+    fn a_fault_that_struck_nothing_met_no_order() {
+        let struck = |struck, failed: Option<&str>| {
+            let fault = fault::draw(1, 0, 1, LOAD).remove(0);
+            let fault = Fault { class: Class::SessionsEnded, ..fault };
+            let (at, began) = (fault.at, DateTime::UNIX_EPOCH);
+            let failed = failed.map(String::from);
+            let (broken, left_out, ended) = (None, false, began);
+            let happened = Happened { fault, at, began, ended, struck, broken, failed, left_out };
+            Struck { happened, orders_in_flight: 9 }
+        };
+        let faults = vec![struck(3, None), struck(0, None), struck(0, Some("it was away"))];
+        let times = Round { faults, ..Round::default() }.classes()[&Class::SessionsEnded];
+        assert_eq!(times, Times { drawn: 3, befell: 2, struck: 1, overlapping: 1 });
     }
 }

@@ -4,16 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
-use crate::Stack;
-use crate::client::{Client, grouped};
-use crate::metrics::Metrics;
-use crate::topology::SERVICES;
 use crate::verdict::Verdict;
 
 /// Something that happens sometimes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Sight {
     Confirmed,
     /// Cancelled because of it, and what stock held was released.
@@ -55,19 +51,6 @@ impl Sight {
         RelayResend,
     ];
 
-    /// What a load sees in any case, if it lasts and services are killed meanwhile. A deadline has to
-    /// be set, and a letter be made and replayed.
-    pub const OF_OUTAGES: [Sight; 8] = [
-        Confirmed,
-        PaymentDeclined,
-        StockRejected,
-        CancelledAfterPayment,
-        CancelledAfterReservation,
-        InboxConflict,
-        LateYes,
-        RelayResend,
-    ];
-
     pub fn name(self) -> &'static str {
         match self {
             Confirmed => "confirmed",
@@ -87,14 +70,15 @@ impl Sight {
 }
 
 /// How often each was seen, at least.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sights {
     seen: BTreeMap<Sight, u64>,
 }
 
 impl Sights {
-    /// What a verdict tells of it.
-    pub fn of(verdict: &Verdict) -> Sights {
+    /// What a verdict tells of it, and how many records lie twice in their topics because the run itself
+    /// wrote them again: that is none of the relays' doing.
+    pub fn of(verdict: &Verdict, copies: u64) -> Sights {
         let tally = &verdict.tally;
         let ended = |reason: &str, payment: &str, stock: &str| -> u64 {
             let is = |is: &str, wanted: &str| wanted.is_empty() || is == wanted;
@@ -118,7 +102,7 @@ impl Sights {
             (InboxConflict, tally.repeats_heard),
             (Tombstone, ended("", "void", "") + ended("", "", "void") - ended("", "void", "void")),
             (LateYes, tally.late_yeses),
-            (RelayResend, tally.repeats),
+            (RelayResend, tally.repeats.saturating_sub(copies)),
         ] {
             sights.saw(sight, count);
         }
@@ -129,24 +113,6 @@ impl Sights {
         *self.seen.entry(sight).or_default() += count;
     }
 
-    pub fn join(&mut self, others: &Sights) {
-        others.seen.iter().for_each(|(sight, count)| self.saw(*sight, *count));
-    }
-
-    /// What consumers say they met again; their word is lost when they are killed, so this is asked
-    /// for before that, or in the end for what came last.
-    pub async fn ask(&mut self, stack: &Stack, client: &Client) -> Result<()> {
-        for service in SERVICES {
-            for name in stack.instances_of(service)? {
-                if let Ok(metrics) = Metrics::of(stack, client, &name).await {
-                    let repeated = metrics.sum("events_repeated_total").unwrap_or_default();
-                    self.saw(InboxConflict, repeated as u64);
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub fn count(&self, sight: Sight) -> u64 {
         self.seen.get(&sight).copied().unwrap_or_default()
     }
@@ -155,15 +121,6 @@ impl Sights {
     pub fn lacks(&self, wanted: &[Sight]) -> Vec<Sight> {
         let is_missing = |sight: &Sight| self.count(*sight) == 0;
         wanted.iter().copied().filter(is_missing).collect()
-    }
-
-    /// For people.
-    pub fn lines(&self) -> Vec<String> {
-        let row = |sight: Sight| {
-            let count = self.count(sight);
-            format!("  {:<46} {:>8}", sight.name(), grouped(count))
-        };
-        Sight::ALL.into_iter().map(row).collect()
     }
 }
 
@@ -177,10 +134,5 @@ mod tests {
         sights.saw(Confirmed, 3);
         sights.saw(LateYes, 0);
         assert_eq!(sights.lacks(&[Confirmed, LateYes, Deadline]), [LateYes, Deadline]);
-        let mut others = Sights::default();
-        others.saw(LateYes, 1);
-        sights.join(&others);
-        assert_eq!(sights.lacks(&Sight::ALL).len(), Sight::ALL.len() - 2);
-        assert_eq!(sights.lines().len(), Sight::ALL.len());
     }
 }
