@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::Stack;
-use crate::client::{Addresses, Client, eventually};
+use crate::client::{Addresses, Client, Outcome, eventually};
 
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -128,6 +129,19 @@ pub async fn run(client: &Client) -> Result<()> {
     .context("the demo items and accounts could not be made")?;
     let known = async || can_be_ordered(client).await;
     eventually("the order service to know the demo items", KNOWN_WITHIN, known).await
+}
+
+/// Has a service store something that anybody may bring: an order, a deposit or a delivery.
+pub async fn anything(client: &Client, service: &str) -> Outcome {
+    let (customer_id, sku) = (CUSTOMERS[0].customer_id, ITEMS[0].sku);
+    let order = json!({ "customer_id": customer_id, "lines": [{ "sku": sku, "quantity": 1 }] });
+    let (path, body) = match service {
+        "payment" => (format!("/accounts/{customer_id}/deposits"), json!({ "amount_cents": 1 })),
+        "stock" => (format!("/items/{sku}/deliveries"), json!({ "quantity": 1 })),
+        _ => ("/orders".to_string(), order),
+    };
+    let key = Uuid::now_v7().to_string();
+    client.command(Method::POST, service, &path, Some(&key), &body).await
 }
 
 async fn can_be_ordered(client: &Client) -> Result<()> {

@@ -5,17 +5,25 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::client::{Client, Outcome, eventually};
+use e2e::metrics::Metrics;
 use e2e::topology::SERVICES;
-use e2e::{leaders, replays, sabotage};
+use e2e::{Stack, leaders, replays, sabotage};
 use futures::future::try_join_all;
 use serde_json::Value;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use crate::outages::shares;
 use crate::records::letters_of;
 use crate::stage::{
     DRAINED, SOON, Stage, all_end, alone, basket, nobody_notices, place_all, rich, wish,
 };
+
+/// How long a table is locked to keep an instance in the middle of a batch: less than it waits.
+const LOCKED: Duration = Duration::from_millis(1_500);
+
+/// How long after it took them over an instance may take to handle what its partitions hold.
+const CAUGHT_UP: Duration = Duration::from_secs(4);
 
 /// Twice each service, until the test is over.
 pub async fn two_of_each(Stage { stack, client }: &Stage) -> Result<()> {
@@ -100,16 +108,52 @@ async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> R
 /// in the middle of what it was about to write; and beyond the relay's lock.
 pub async fn frozen(stage: &Stage, seconds: u64) -> Result<()> {
     two_of_each(stage).await?;
-    let Stage { stack, client } = stage;
-    nobody_notices(client, 50, seconds + 3, async {
+    let lasting = seconds + 10;
+    nobody_notices(&stage.client, 50, lasting, async {
         sleep(Duration::from_secs(1)).await;
-        for service in ["payment", "stock"] {
-            stack.pause(&relaying(stage, service).await?).await?;
-        }
-        sleep(Duration::from_secs(seconds)).await;
-        for name in ["payment", "payment-2", "stock", "stock-2"] {
-            stack.resume(name).await?;
-        }
+        let [payment, stock] = ["payment", "stock"].map(|service| woken(stage, service, seconds));
+        tokio::try_join!(payment, stock).map(drop)
+    })
+    .await
+}
+
+/// Freezes the instance that relays while it writes, and wakes it when the other one has its place:
+/// its partitions, and the relay. What it had in its hands was done by then, and it has to notice.
+async fn woken(stage: &Stage, service: &str, seconds: u64) -> Result<()> {
+    let Stage { stack, client } = stage;
+    let name = relaying(stage, service).await?;
+    let repeated = async || -> Result<f64> {
+        let metrics = Metrics::of(stack, client, &name).await?;
+        Ok(metrics.sum("events_repeated_total").unwrap_or_default())
+    };
+    let before = repeated().await?;
+    let lock = sabotage::lock_table(stack, service, LOCKED);
+    let freeze = async {
+        // By then it waits for the lock, with what it has read.
+        sleep(LOCKED / 2).await;
+        stack.pause(&name).await
+    };
+    tokio::try_join!(lock, freeze)?;
+    sleep(Duration::from_secs(seconds)).await;
+    let replaced = replaced(stage, service, &name).await;
+    sleep(CAUGHT_UP).await;
+    stack.resume(&name).await?;
+    replaced?;
+    eventually(&format!("{name} to find done what it had in its hands"), SOON, async || {
+        let now = repeated().await?;
+        ensure!(now > before, "no event came to it again: it was frozen with empty hands");
+        Ok(())
+    })
+    .await
+}
+
+/// The other instance has all partitions, and relays.
+async fn replaced(stage: &Stage, service: &str, frozen: &str) -> Result<()> {
+    eventually(&format!("another to take the place of {frozen}"), SOON, async || {
+        let shares = shares(stage.stack.kafka_bootstrap()?, service.to_string()).await?;
+        ensure!(shares.len() == 1 && shares[0].len().is_multiple_of(12), "{shares:?}");
+        let now = relaying(stage, service).await?;
+        ensure!(now != frozen, "{frozen} still relays");
         Ok(())
     })
     .await
@@ -143,12 +187,25 @@ async fn a_relay_whose_session_is_ended_under_load_is_followed_by_another() -> R
             for _ in 0..6 {
                 sleep(Duration::from_secs(1)).await;
                 for service in SERVICES {
-                    sabotage::end_relay_session(stack, service).await?;
+                    relay_session_ended(stack, service).await?;
                 }
+            }
+            for service in SERVICES {
+                relaying(stage, service).await?;
             }
             Ok(())
         })
         .await
+    })
+    .await
+}
+
+/// Ends the one session that relays. Where there is none, the one before had no follower.
+async fn relay_session_ended(stack: &Stack, service: &str) -> Result<()> {
+    eventually(&format!("a session that relays for {service}"), SOON, async || {
+        let ended = sabotage::end_relay_session(stack, service).await?;
+        ensure!(ended == 1, "{ended} sessions held the lock of the relay of {service}");
+        Ok(())
     })
     .await
 }

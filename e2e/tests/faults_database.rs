@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::{Answer, eventually};
-use e2e::sabotage;
+use e2e::client::{Client, Order, Outcome, eventually};
+use e2e::{sabotage, seed};
 use serde_json::json;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -13,6 +13,9 @@ use crate::stage::{SOON, Stage, all_end, alone, basket, place_all, rich};
 
 /// How long after its database is back a service may take to use it.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a service waits for a lock at a time; see the chassis's schema.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The pool, the relay's session, and whoever is just coming or going.
 const SESSIONS_MAX: i64 = 16 + 4;
@@ -70,7 +73,14 @@ async fn while_the_database_is_away_clients_are_told_to_come_back_and_it_is_used
         sabotage::kill_backend(stack, "order").await?;
         recovered(stage).await?;
 
-        sabotage::end_sessions(stack, "order").await?;
+        eventually("the relay's session beside the pool's", SOON, async || {
+            let sessions = sabotage::sessions(stack, "order").await?;
+            ensure!(sessions > 1, "{sessions} sessions");
+            Ok(())
+        })
+        .await?;
+        let ended = sabotage::end_sessions(stack, "order").await?;
+        ensure!(ended > 1, "only {ended} sessions were ended");
         recovered(stage).await?;
 
         stack.pause("order-db").await?;
@@ -96,13 +106,30 @@ async fn a_database_that_is_read_only_for_a_while_costs_nothing_but_the_while() 
 
         for service in ["payment", "stock"] {
             sabotage::read_only(stack, service, true).await?;
+            refuses_commands(client, service).await?;
         }
         let orders = place_all(client, 20).await?;
         tokio::time::sleep(Duration::from_secs(3)).await;
+        for order in &orders {
+            let order = client.order(order.order_id).await?;
+            let legs = (&*order.payment, &*order.stock);
+            ensure!(legs == ("waiting", "waiting"), "somebody could write: {order:?}");
+        }
         for service in ["payment", "stock"] {
             sabotage::read_only(stack, service, false).await?;
         }
         all_end(client, &orders).await
+    })
+    .await
+}
+
+/// Neither money nor goods can be brought.
+async fn refuses_commands(client: &Client, service: &str) -> Result<()> {
+    let what = format!("{service} to refuse what it cannot store");
+    eventually(&what, SOON, async || {
+        let outcome = seed::anything(client, service).await;
+        ensure!(outcome.status() == Some(503), "{outcome:?}");
+        Ok(())
     })
     .await
 }
@@ -120,8 +147,8 @@ async fn locked_tables_and_old_snapshots_hold_things_up_and_break_nothing() -> R
             while Instant::now() < until {
                 let key = Uuid::now_v7().to_string();
                 let outcome = client.place(rich(), &basket(), &key).await;
-                if let e2e::client::Outcome::Ok(answer) = &outcome {
-                    accepted.push(Answer::json::<e2e::client::Order>(answer)?);
+                if let Outcome::Ok(answer) = &outcome {
+                    accepted.push(answer.json::<Order>()?);
                 }
             }
             Ok::<_, anyhow::Error>(accepted)
@@ -137,14 +164,28 @@ async fn locked_tables_and_old_snapshots_hold_things_up_and_break_nothing() -> R
         )?;
         ensure!(orders.len() > 20, "{} orders", orders.len());
         all_end(client, &orders).await?;
-        let placing = async { client.placed(rich(), &basket()).await };
-        let (locked, answered) = tokio::join!(lock(order), placing);
+        let placing = async {
+            tokio::time::sleep(lasting / 4).await;
+            let (began, key) = (Instant::now(), Uuid::now_v7().to_string());
+            let outcome = client.place(rich(), &basket(), &key).await;
+            (outcome, began.elapsed())
+        };
+        let (locked, (outcome, took)) = tokio::join!(lock(order), placing);
         locked?;
-        // Which of both it is depends on who comes first; neither takes longer than the lock.
-        if let Ok(order) = answered {
-            client.ended(order.order_id, SOON).await?;
+        ensure!(took > LOCK_WAIT / 2, "the lock held up nobody: {took:?}, {outcome:?}");
+        // Taken late or refused, and neither much later than the lock is gone.
+        ensure!(took < lasting + LOCK_WAIT, "{took:?} under a lock of {lasting:?}: {outcome:?}");
+        match outcome {
+            Outcome::Ok(answer) => {
+                let order = answer.json::<Order>()?;
+                client.ended(order.order_id, SOON).await.map(drop)
+            }
+            Outcome::Refused(answer) => {
+                ensure!(answer.status == 503, "{answer}");
+                Ok(())
+            }
+            Outcome::Unknown(because) => anyhow::bail!("nobody knows: {because}"),
         }
-        Ok(())
     })
     .await
 }

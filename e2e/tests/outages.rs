@@ -187,7 +187,7 @@ async fn one_relays(stack: &Stack, service: &str) -> Result<()> {
 }
 
 /// The partitions of each member of a group, as the broker knows them.
-async fn shares(kafka: String, group: String) -> Result<Vec<Vec<(String, i32)>>> {
+pub async fn shares(kafka: String, group: String) -> Result<Vec<Vec<(String, i32)>>> {
     tokio::task::spawn_blocking(move || {
         let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", kafka).create()?;
         let groups = client.fetch_group_list(Some(&group), Duration::from_secs(10))?;
