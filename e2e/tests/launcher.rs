@@ -22,6 +22,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+use crate::stage::nobody_dies;
+
 #[tokio::test]
 async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
     let stack = Stack::ephemeral()?;
@@ -127,12 +129,16 @@ async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill(
     );
     // As if it had crashed: whoever did this is not the launcher.
     let kill = format!("kill -SEGV {}", pid.context("it runs")?);
-    Command::new("sh").args(["-c", &kill]).status()?;
-    e2e::client::eventually("its end to be written down", Duration::from_secs(10), async || {
-        ensure!(stack.ends().await?.len() == 1 && !stack.is_running("order-db").await?);
-        Ok(())
-    })
-    .await?;
+    let died = nobody_dies(&stack, async {
+        Command::new("sh").args(["-c", &kill]).status()?;
+        e2e::client::eventually("its end to be written down", Duration::from_secs(10), async || {
+            ensure!(stack.ends().await?.len() == 1 && !stack.is_running("order-db").await?);
+            Ok(())
+        })
+        .await
+    });
+    let died = died.await.expect_err("every test from outside would fail").to_string();
+    assert!(died.contains("order-db died by itself"), "{died}");
     stack.start("order-db").await?;
     stack.kill("order-db").await?;
     stack.start("order-db").await?;

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::client::{Client, Order, Wish};
 use e2e::load::{self, Load};
 use e2e::pairs::{self, Pairs};
 use e2e::topology::SERVICES;
 use e2e::verdict::Verdict;
-use e2e::{Stack, seed, verify};
+use e2e::{Stack, ends, seed, verify};
 use futures::future::try_join_all;
 use tokio::sync::{OnceCell, RwLock};
 use tokio::time::Instant;
@@ -54,11 +54,11 @@ impl Stage {
 pub async fn together(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
     let stage = Stage::open().await?;
     let _turn = TURNS.read().await;
-    test(&stage).await
+    nobody_dies(&stage.stack, test(&stage)).await
 }
 
 /// A test that has the stage to itself. Whatever it killed is started again, and then everything
-/// must be in order.
+/// must be in order; nobody may have died but by its hand.
 pub async fn alone(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
     alone_and_checked(async |stage| {
         test(stage).await?;
@@ -72,10 +72,37 @@ pub async fn alone(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
 pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
     let stage = Stage::open().await?;
     let _turn = TURNS.write().await;
-    let tested = test(&stage).await;
-    stage.stack.set_instances(1).await?;
-    stage.stack.up().await.context("after the test")?;
-    tested
+    nobody_dies(&stage.stack, async {
+        let tested = test(&stage).await;
+        stage.stack.set_instances(1).await?;
+        stage.stack.up().await.context("after the test")?;
+        tested
+    })
+    .await
+}
+
+/// A test in which nobody dies but whom it ends itself (I14). Whoever is missing afterwards is
+/// started again, and would otherwise not be missed.
+pub async fn nobody_dies<T>(stack: &Stack, test: impl Future<Output = Result<T>>) -> Result<T> {
+    only_dies(stack, &[], test).await
+}
+
+/// The same, of a test that makes these members end by what it does to them.
+pub async fn only_dies<T>(
+    stack: &Stack,
+    caused: &[&str],
+    test: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let before = stack.ends().await?;
+    let tested = test.await;
+    let mut ends = stack.ends().await?;
+    ends.retain(|end| !before.contains(end) && !caused.contains(&&*end.name));
+    let died: Vec<String> = ends::deaths(&ends).collect();
+    match tested {
+        tested if died.is_empty() => tested,
+        Ok(_) => bail!("{}", died.join("\n")),
+        Err(error) => Err(error.context(died.join("\n"))),
+    }
 }
 
 /// A test that has the stage to itself, with a proxy in every way to a dependency.
@@ -90,6 +117,15 @@ pub async fn through_proxies(test: impl AsyncFnOnce(&Stage, &Pairs) -> Result<()
         tested
     })
     .await
+}
+
+/// A part of a test that this machine has not got the means for. It fails, since a proof that was
+/// not made must not look like one, unless `ALLOW_SKIP=1` says that it may be left out.
+pub fn missing(what: &str) -> Result<()> {
+    let skips = std::env::var("ALLOW_SKIP").is_ok_and(|allowed| allowed == "1");
+    ensure!(skips, "{what}; ALLOW_SKIP=1 leaves the test out");
+    eprintln!("SKIPPED: {what}");
+    Ok(())
 }
 
 /// Stops every service, and starts it with what is set now; Kafka likewise.

@@ -12,6 +12,8 @@ use e2e::stack::programs;
 use e2e::topology::SERVICES;
 use e2e::{Stack, seed, verify};
 
+use crate::stage::nobody_dies;
+
 /// Stopping, starting and settling of an instance takes some seconds; there are twelve of them.
 const LASTING: Duration = Duration::from_secs(100);
 
@@ -26,9 +28,13 @@ pub fn make_database_newer(scratch: &Scratch) -> Result<()> {
 /// the newer version; then back, on the newer schema.
 pub async fn forward_and_back(newer: &Path) -> Result<()> {
     let stack = Stack::ephemeral()?;
+    nobody_dies(&stack, rolled(&stack, newer)).await
+}
+
+async fn rolled(stack: &Stack, newer: &Path) -> Result<()> {
     stack.set_instances(2).await?;
     stack.up().await?;
-    let client = Client::of(&stack)?;
+    let client = Client::of(stack)?;
     seed::run(&client).await?;
     let load = Load { rate: 40, lasting: LASTING, ..Load::default() };
     let older = programs()?;
@@ -36,7 +42,7 @@ pub async fn forward_and_back(newer: &Path) -> Result<()> {
         stack.apply_contracts(newer).await?;
         stack.migrate(newer, "order").await?;
         for version in [newer, &older] {
-            for name in instances(&stack)? {
+            for name in instances(stack)? {
                 stack.stop(&name).await?;
                 stack.set_programs(&name, version)?;
                 stack.start(&name).await?;
@@ -56,7 +62,7 @@ pub async fn forward_and_back(newer: &Path) -> Result<()> {
     let verdict =
         verify::run(&client, &verify::Options { within: Duration::from_secs(60) }).await?;
     ensure!(verdict.holds() && verdict.letters_waiting == 0, "{}", verdict.lines().join("\n"));
-    for name in instances(&stack)? {
+    for name in instances(stack)? {
         let log = std::fs::read_to_string(stack.log_file(&name)?)?;
         ensure!(!log.contains("panicked"), "{name} panicked");
     }
