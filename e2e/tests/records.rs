@@ -7,12 +7,13 @@ use anyhow::{Result, ensure};
 use chassis::avro::frame;
 use e2e::client::{Client, eventually};
 use e2e::replays::{behind, known, rewind};
-use e2e::strangers::{body, envelope, poison_everything, producer, schema_id};
+use e2e::strangers::{KEY, body, envelope, poison_everything, producer, schema_id};
 use e2e::topics::{cluster_id, reader};
 use e2e::topology::SERVICES;
 use events::TOPICS;
 use futures::future::try_join_all;
-use rdkafka::producer::FutureRecord;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -21,6 +22,16 @@ use crate::stage::{SOON, Stage, alone, basket, rich};
 
 /// How long poison may hold up what lies behind it.
 const BLOCKED_MAX: Duration = Duration::from_secs(5);
+
+/// What a topic takes by Kafka's default, and room for the key, the headers and the batch around it.
+const TOPIC_TAKES: usize = 1024 * 1024;
+const ROOM: usize = 2 * 1024;
+
+/// So many of each topic, one after the other.
+const LARGE_ONES: i32 = 4;
+
+/// What is fetched ahead is 8 MiB at most, and a few copies of it may be alive at a time.
+const GROWTH_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// The dead letters of a service that wait, in the cluster that there is now: other tests have made
 /// it anew, and offsets began again.
@@ -104,6 +115,53 @@ async fn poison_in_every_partition_of_every_topic_becomes_dead_letters_and_block
             status.iter().map(|member| member.pid).collect()
         };
         assert_eq!(pids(&before), pids(&after), "nobody crashed");
+        Ok(())
+    })
+    .await
+}
+
+/// F27. As large as a topic takes, in every topic that somebody reads: many times what an event is.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_as_large_as_their_topics_take_become_dead_letters_and_memory_stays_where_it_was()
+-> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let before = try_join_all(SERVICES.map(async |name| stack.memory_bytes(name)));
+        let before = before.await?;
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", &client.addresses.kafka)
+            .set("message.max.bytes", (2 * TOPIC_TAKES).to_string())
+            .create()?;
+        let mut grown_to = before.clone();
+        for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
+            let record = frame(schema_id(client, topic).await?, &vec![b'x'; TOPIC_TAKES - ROOM]);
+            for partition in 0..LARGE_ONES {
+                let headers = envelope(topic, Uuid::now_v7());
+                let large = FutureRecord::to(topic.name).key(KEY).payload(&record);
+                let large = large.headers(headers).partition(partition);
+                let landed = producer.send(large, SOON).await.map_err(|(error, _)| error)?;
+                for service in topic.subscribers {
+                    let place = (topic.name, landed.partition, landed.offset);
+                    undecodable(client, service, place).await?;
+                }
+                for (grown_to, name) in grown_to.iter_mut().zip(SERVICES) {
+                    *grown_to = stack.memory_bytes(name)?.max(*grown_to);
+                }
+            }
+        }
+        for ((before, grown_to), name) in before.iter().zip(grown_to).zip(SERVICES) {
+            let grown = grown_to.saturating_sub(*before);
+            ensure!(grown < GROWTH_BYTES_MAX, "{name} grew by {grown} bytes");
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn undecodable(client: &Client, service: &str, place: (&str, i32, i64)) -> Result<()> {
+    eventually("the dead letter", BLOCKED_MAX, async || {
+        let letters = letters_of(client, service).await?;
+        let letter = letters.iter().find(|l| (&*l.0, l.1, l.2) == place);
+        ensure!(letter.is_some_and(|letter| letter.3 == "undecodable"), "{service}: {letter:?}");
         Ok(())
     })
     .await
