@@ -1,11 +1,11 @@
-//! Clients that mean no good, beside others that want to place orders: headers that never end, bodies
-//! larger than anybody may send, and more connections than are served at a time.
+//! Clients that mean no good, beside others that want something of the same service: headers that
+//! never end, bodies larger than anybody may send, and more connections than are served at a time.
 //!
 //! What has to hold: each of them is closed or answered within a bound, the service's memory stays
 //! where it was, and as long as there are connections left for others, these notice nothing. When all
 //! are taken, whoever comes waits, and is served again once the hostile ones are closed.
 
-use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{Client, Wish, eventually};
+use crate::client::{Client, Outcome, eventually};
 use crate::narration::{proved, say, step};
 use crate::topology::SERVICES;
 use crate::{Stack, seed, verify};
@@ -26,9 +26,17 @@ const SERVED_MAX: usize = 1024;
 /// unread for as long once more.
 const SUFFERED_MAX: Duration = Duration::from_secs(35);
 
-/// An order of somebody who means well, and how long it may take beside hostile ones.
-const ORDER_EVERY: Duration = Duration::from_millis(100);
-const ORDER_WITHIN: Duration = Duration::from_secs(5);
+/// How often somebody who means well asks the same service for something, and how long it may take
+/// beside hostile ones.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long after the one before it the next one comes. If all came at one moment, a busy machine
+/// would forget those for whom its backlog has no room before the service could take any out.
+const COMES_AFTER: Duration = Duration::from_millis(1);
+
+/// A siege of fewer of a hundred of those who were to come is none.
+const CAME_PERCENT_MIN: usize = 95;
 
 /// What a service may grow by, under attack.
 const GROWTH_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -90,7 +98,7 @@ async fn all(stack: &Stack, client: &Client, options: &Options) -> Result<Vec<St
     Ok(faults)
 }
 
-/// So many hostile clients at once, while somebody places orders.
+/// So many hostile clients at once, while somebody asks the same service for what it is there for.
 async fn siege(
     stack: &Stack,
     client: &Client,
@@ -103,26 +111,39 @@ async fn siege(
     let rounds = u32::try_from(count.div_ceil(SERVED_MAX))?;
     let before = stack.memory_bytes(service)?;
     let mut others = Others { grown_to: before, ..Others::default() };
-    let hostile = (0..count).map(|_| timeout(SUFFERED_MAX * rounds, kind.plague(&address)));
-    let mut hostile = pin!(join_all(hostile));
-    let plagued = loop {
-        tokio::select! {
-            plagued = &mut hostile => break plagued,
-            live = others.live(stack, client, service) => live?,
-        }
+    let hostile = (0..).take(count).map(async |nth| {
+        sleep(COMES_AFTER * nth).await;
+        timeout(SUFFERED_MAX * rounds, kind.plague(&address)).await
+    });
+    let is_over = AtomicBool::new(false);
+    let besieging = async {
+        let plagued = join_all(hostile).await;
+        is_over.store(true, Ordering::Relaxed);
+        Ok(plagued)
     };
+    // Whoever has asked hears the answer, however long it takes: the last is often the slowest.
+    let living = async {
+        while !is_over.load(Ordering::Relaxed) {
+            others.live(stack, client, service).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let (plagued, ()) = tokio::try_join!(besieging, living)?;
     let still_open = plagued.iter().filter(|plagued| plagued.is_err()).count();
-    let longest = plagued.into_iter().flatten().max().unwrap_or_default();
+    let ended: Vec<Plagued> = plagued.into_iter().flatten().collect();
+    let came = still_open + ended.iter().filter(|plagued| plagued.came).count();
+    let longest = ended.iter().map(|plagued| plagued.took).max().unwrap_or_default();
     // Whoever waited is served again.
-    eventually("an order to be taken", ORDER_WITHIN, async || others.order(client).await).await?;
+    let served = async || taken(client, service).await;
+    eventually("a command to be taken", ANSWERED_WITHIN, served).await?;
     let grown = others.grown_to.saturating_sub(before);
     say(&format!(
-        "  {:<34} closed within {:>4.1} s; of {} orders {} waited too long, {:.2} s at most; memory \
-         grew by {:.1} MB",
+        "  {:<34} closed within {:>4.1} s; of {} others {} were refused or late, {:.2} s at most; \
+         memory grew by {:.1} MB",
         format!("{count} {}", kind.what()),
         longest.as_secs_f64(),
-        others.placed,
-        others.waited,
+        others.asked,
+        others.failed,
         others.longest.as_secs_f64(),
         grown as f64 / 1e6
     ));
@@ -131,8 +152,13 @@ async fn siege(
     if still_open > 0 {
         faults.push(format!("{what}: {still_open} connections stayed open"));
     }
-    if others.waited > 0 && count < SERVED_MAX {
-        faults.push(format!("{what}: others waited {:.1} s", others.longest.as_secs_f64()));
+    if came * 100 < count * CAME_PERCENT_MIN {
+        faults.push(format!("{what}: only {came} came in, which proves little"));
+    }
+    if (others.failed > 0 || others.asked == 0) && count < SERVED_MAX {
+        let Others { asked, failed, longest, .. } = others;
+        let longest = longest.as_secs_f64();
+        faults.push(format!("{what}: of {asked} others {failed} noticed, {longest:.1} s at most"));
     }
     if grown > GROWTH_BYTES_MAX {
         faults.push(format!("{what}: memory grew by {} MB", grown / 1_000_000));
@@ -143,8 +169,9 @@ async fn siege(
 /// Those who mean well.
 #[derive(Default)]
 struct Others {
-    placed: u32,
-    waited: u32,
+    asked: u32,
+    /// Refused, or answered too late.
+    failed: u32,
     longest: Duration,
     /// The most memory that the service was seen with.
     grown_to: u64,
@@ -152,20 +179,30 @@ struct Others {
 
 impl Others {
     async fn live(&mut self, stack: &Stack, client: &Client, service: &str) -> Result<()> {
-        sleep(ORDER_EVERY).await;
+        sleep(ASKED_EVERY).await;
         self.grown_to = self.grown_to.max(stack.memory_bytes(service)?);
         let began = Instant::now();
-        let taken = self.order(client).await;
-        self.placed += 1;
-        self.waited += u32::from(taken.is_err() || began.elapsed() > ORDER_WITHIN);
+        let taken = taken(client, service).await;
+        self.asked += 1;
+        self.failed += u32::from(taken.is_err() || began.elapsed() > ANSWERED_WITHIN);
         self.longest = self.longest.max(began.elapsed());
         Ok(())
     }
+}
 
-    async fn order(&self, client: &Client) -> Result<()> {
-        let lines = [Wish { sku: seed::ITEMS[0].sku.to_string(), quantity: 1 }];
-        client.placed(seed::CUSTOMERS[0].customer_id, &lines).await.map(drop)
-    }
+/// A command that the service stores.
+async fn taken(client: &Client, service: &str) -> Result<()> {
+    let outcome = seed::anything(client, service).await;
+    ensure!(matches!(outcome, Outcome::Ok(_)), "{outcome:?}");
+    Ok(())
+}
+
+/// What a hostile client met with.
+struct Plagued {
+    /// Whether it had a connection at all.
+    came: bool,
+    /// How long it was suffered.
+    took: Duration,
 }
 
 impl Kind {
@@ -179,19 +216,19 @@ impl Kind {
         }
     }
 
-    /// Does its worst until the service closes. Answers how long that took.
-    async fn plague(self, address: &str) -> Duration {
+    /// Does its worst until the service closes.
+    async fn plague(self, address: &str) -> Plagued {
         let began = Instant::now();
-        // Refused or cut is closed as well.
-        let _ = self.try_to_plague(address).await;
-        began.elapsed()
+        let stream = connected(address).await;
+        let came = stream.is_ok();
+        if let Ok(stream) = stream {
+            // Cut is closed as well.
+            let _ = self.try_to_plague(stream).await;
+        }
+        Plagued { came, took: began.elapsed() }
     }
 
-    async fn try_to_plague(self, address: &str) -> std::io::Result<()> {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_recv_buffer_size(16 * 1024)?;
-        let address = address.parse().map_err(std::io::Error::other)?;
-        let mut stream = socket.connect(address).await?;
+    async fn try_to_plague(self, mut stream: TcpStream) -> std::io::Result<()> {
         let post = "POST /orders HTTP/1.1\r\nHost: hostile\r\nContent-Type: application/json\r\n";
         match self {
             Kind::SlowHeader => {
@@ -219,6 +256,12 @@ impl Kind {
             Kind::Silent => stream.read_to_end(&mut Vec::new()).await.map(drop),
         }
     }
+}
+
+async fn connected(address: &str) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(16 * 1024)?;
+    socket.connect(address.parse().map_err(std::io::Error::other)?).await
 }
 
 /// A byte a second, until the other side closes.
