@@ -1,6 +1,7 @@
 //! Whether every service makes progress, looked at from outside: as long as there is work for its
 //! consumer or its relay, rows have to come into its inbox and go out of its outbox.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Standstill {
     pub service: &'static str,
     pub consumer: Duration,
     pub relay: Duration,
+    /// Of any one partition that it reads: as long as that had no owner, or longer.
+    pub partition: Duration,
 }
 
 struct Watched {
@@ -35,6 +38,8 @@ struct Watched {
     group: Arc<BaseConsumer>,
     consumer: Clock<DateTime<Utc>>,
     relay: Clock<i64>,
+    /// By topic and number, each with the next offset to handle.
+    partitions: HashMap<(&'static str, usize), Clock<i64>>,
 }
 
 /// Runs while there is work and its mark does not move.
@@ -65,7 +70,7 @@ impl Watch {
             let now = sqlx::query_scalar("select now()").fetch_one(&mut db).await?;
             let group = Arc::new(topics::reader(&client.addresses.kafka, service)?);
             let (consumer, relay) = (Clock::new(Some(now)), Clock::new(None));
-            Ok(Watched { service, db, group, consumer, relay })
+            Ok(Watched { service, db, group, consumer, relay, partitions: HashMap::new() })
         });
         Ok(Watch(try_join_all(watched).await?))
     }
@@ -85,6 +90,7 @@ impl Watch {
             service: watched.service,
             consumer: watched.consumer.longest,
             relay: watched.relay.longest,
+            partition: watched.longest_of_a_partition(),
         });
         each.collect()
     }
@@ -93,7 +99,7 @@ impl Watch {
 impl Watched {
     async fn look(&mut self) -> Result<()> {
         let (service, group) = (self.service, self.group.clone());
-        let lag = tokio::task::spawn_blocking(move || lag(&group, service)).await??;
+        let places = tokio::task::spawn_blocking(move || places(&group, service)).await??;
         // The newest row that came in since the last look, and the oldest that waits to go out.
         let (came_in, waits): (Option<DateTime<Utc>>, Option<i64>) = sqlx::query_as(
             "select (select max(received_at) from inbox where received_at > $1),
@@ -104,16 +110,43 @@ impl Watched {
         .await
         .with_context(|| format!("looking at {service}"))?;
         let now = Instant::now();
-        self.consumer.look(lag > 0, came_in.or(self.consumer.mark), now);
+        let is_behind = places.iter().any(|place| place.next < place.high);
+        self.consumer.look(is_behind, came_in.or(self.consumer.mark), now);
         self.relay.look(waits.is_some(), waits, now);
+        for Place { topic, partition, next, high } in places {
+            let clock = self.partitions.entry((topic, partition));
+            clock.or_insert_with(|| Clock::new(None)).look(next < high, Some(next), now);
+        }
         Ok(())
+    }
+
+    fn longest_of_a_partition(&self) -> Duration {
+        self.partitions.values().map(|clock| clock.longest).max().unwrap_or_default()
     }
 }
 
-/// The records that a service has still to handle.
-fn lag(group: &BaseConsumer, service: &str) -> Result<i64> {
-    let heard = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
-    heard.map(|topic| topics::lag(group, topic.name)).sum()
+/// How far a service has come in one partition.
+struct Place {
+    topic: &'static str,
+    partition: usize,
+    next: i64,
+    high: i64,
+}
+
+/// How far it has come in all that it hears.
+fn places(group: &BaseConsumer, service: &str) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    for topic in TOPICS.iter().filter(|topic| topic.subscribers.contains(&service)) {
+        let behind = topics::behind(group, topic.name)?.into_iter().enumerate();
+        let topic = topic.name;
+        places.extend(behind.map(|(partition, (next, high))| Place {
+            topic,
+            partition,
+            next,
+            high,
+        }));
+    }
+    Ok(places)
 }
 
 #[cfg(test)]

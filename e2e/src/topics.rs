@@ -88,6 +88,12 @@ pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>>
 
 /// How many records of a topic a group has not handled yet.
 pub fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
+    Ok(behind(group, topic)?.iter().map(|(next, high)| high - next).sum())
+}
+
+/// Of each partition, the offset of the first record that a group has not handled yet, and the high
+/// watermark.
+pub fn behind(group: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
     let watermarks = watermarks(group, topic)?;
     let mut places = TopicPartitionList::new();
     for partition in 0..watermarks.len() {
@@ -98,11 +104,11 @@ pub fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
     let behind = committed.iter().map(|place| {
         let (low, high) = watermarks[usize::try_from(place.partition()).unwrap_or(0)];
         match place.offset() {
-            Offset::Offset(next) => high - next.max(low),
-            _ => high - low,
+            Offset::Offset(next) => (next.max(low), high),
+            _ => (low, high),
         }
     });
-    Ok(behind.sum())
+    Ok(behind.collect())
 }
 
 pub fn cluster_id(client: &BaseConsumer) -> Result<String> {

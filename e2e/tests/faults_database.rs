@@ -185,6 +185,7 @@ async fn locked_tables_and_old_snapshots_hold_things_up_and_break_nothing() -> R
                 Ok(())
             }
             Outcome::Unknown(because) => anyhow::bail!("nobody knows: {because}"),
+            Outcome::Failed(answer) => anyhow::bail!("{answer}"),
         }
     })
     .await

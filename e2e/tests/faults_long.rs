@@ -5,10 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
 use e2e::brokers::Brokers;
-use e2e::client::{Client, Outcome};
+use e2e::client::{Client, Order, Outcome};
 use e2e::load::{self, Load};
+use e2e::pairs::{Dependency, Pair};
 use e2e::progress::Watch;
+use e2e::topology::SERVICES;
 use e2e::{Stack, replays, seed, verify};
 use events::TOPICS;
 use rdkafka::admin::{AdminOptions, NewPartitions};
@@ -16,8 +19,10 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::faults::frozen;
+use crate::faults_network::{cut, ways};
 use crate::stage::{
-    DRAINED, SOON, Stage, all_end, alone, aside, basket, nobody_notices, place_all, rich,
+    DRAINED, SOON, Stage, all_end, alone, aside, basket, missing, nobody_dies, nobody_notices,
+    only_dies, place_all, rich, through_proxies,
 };
 
 /// F22: nobody's partitions are without an owner for longer.
@@ -61,46 +66,50 @@ async fn of_three_brokers_one_may_be_lost_and_of_two_that_are_lost_all_is_caught
 {
     aside(async || {
         let stack = Stack::ephemeral()?;
-        let brokers = Brokers::three(&stack).await?;
-        let client = own_stack(&stack).await?;
-        all_end(&client, &place_all(&client, 20).await?).await?;
-        nobody_notices(&client, 30, 15, async {
-            sleep(Duration::from_secs(3)).await;
-            brokers.kill(2)?;
-            // With a broker less, before any is back.
-            sleep(Duration::from_secs(6)).await;
-            all_end(&client, &place_all(&client, 10).await?).await?;
-            brokers.start(2).await
-        })
-        .await?;
-
-        let waited = nobody_notices(&client, 30, 15, async {
-            sleep(Duration::from_secs(3)).await;
-            brokers.kill(2)?;
-            brokers.kill(3)?;
-            sleep(Duration::from_secs(4)).await;
-            let orders = place_all(&client, 10).await?;
-            sleep(Duration::from_secs(4)).await;
-            let mut waited = 0;
-            for order in orders {
-                waited += u32::from(client.order(order.order_id).await?.status == "pending");
-            }
-            tokio::try_join!(brokers.start(2), brokers.start(3))?;
-            Ok(waited)
-        })
-        .await?;
-        ensure!(waited == 10, "{waited} of 10 waited: something was acknowledged by one alone");
-
-        nobody_notices(&client, 30, 12, async {
-            sleep(Duration::from_secs(3)).await;
-            stack.kill("kafka").await?;
-            sleep(Duration::from_secs(4)).await;
-            stack.start("kafka").await
-        })
-        .await?;
-        verified(&client).await
+        nobody_dies(&stack, brokers_lost(&stack)).await
     })
     .await
+}
+
+async fn brokers_lost(stack: &Stack) -> Result<()> {
+    let brokers = Brokers::three(stack).await?;
+    let client = own_stack(stack).await?;
+    all_end(&client, &place_all(&client, 20).await?).await?;
+    nobody_notices(&client, 30, 15, async {
+        sleep(Duration::from_secs(3)).await;
+        brokers.kill(2)?;
+        // With a broker less, before any is back.
+        sleep(Duration::from_secs(6)).await;
+        all_end(&client, &place_all(&client, 10).await?).await?;
+        brokers.start(2).await
+    })
+    .await?;
+
+    let waited = nobody_notices(&client, 30, 15, async {
+        sleep(Duration::from_secs(3)).await;
+        brokers.kill(2)?;
+        brokers.kill(3)?;
+        sleep(Duration::from_secs(4)).await;
+        let orders = place_all(&client, 10).await?;
+        sleep(Duration::from_secs(4)).await;
+        let mut waited = 0;
+        for order in orders {
+            waited += u32::from(client.order(order.order_id).await?.status == "pending");
+        }
+        tokio::try_join!(brokers.start(2), brokers.start(3))?;
+        Ok(waited)
+    })
+    .await?;
+    ensure!(waited == 10, "{waited} of 10 waited: something was acknowledged by one alone");
+
+    nobody_notices(&client, 30, 12, async {
+        sleep(Duration::from_secs(3)).await;
+        stack.kill("kafka").await?;
+        sleep(Duration::from_secs(4)).await;
+        stack.start("kafka").await
+    })
+    .await?;
+    verified(&client).await
 }
 
 /// F21 and F32, as long as the matrix has it.
@@ -139,9 +148,27 @@ async fn from_one_instance_to_three_and_back_under_load_nobody_stands_still() ->
         };
         ensure!(summary.holds() && summary.refused == 0, "{}", summary.lines().join("\n"));
         for still in watch.standstills() {
-            ensure!(still.consumer.max(still.relay) < UNOWNED_MAX, "{still:?}");
+            let longest = still.consumer.max(still.relay).max(still.partition);
+            ensure!(longest < UNOWNED_MAX, "{still:?}");
         }
         Ok(())
+    })
+    .await
+}
+
+/// F39. Every way meets every kind of dependency, at one service each, and every service all three.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes: make faults"]
+async fn whichever_pair_is_cut_for_long_in_whichever_way_the_others_go_on() -> Result<()> {
+    through_proxies(async |stage, pairs| {
+        let mut orders = Vec::new();
+        for (nth, way) in ways().into_iter().enumerate() {
+            for (further, dependency) in Dependency::ALL.into_iter().enumerate() {
+                let pair = Pair::of(SERVICES[(nth + further) % SERVICES.len()], dependency);
+                orders.extend(cut(stage, pairs, &pair, way, Duration::from_secs(15)).await?);
+            }
+        }
+        all_end(&stage.client, &orders).await
     })
     .await
 }
@@ -152,21 +179,24 @@ async fn from_one_instance_to_three_and_back_under_load_nobody_stands_still() ->
 async fn partitions_that_are_added_under_load_are_read_from_their_first_record() -> Result<()> {
     aside(async || {
         let stack = Stack::ephemeral()?;
-        let client = own_stack(&stack).await?;
-        nobody_notices(&client, 50, 30, async {
-            sleep(Duration::from_secs(5)).await;
-            let more: Vec<_> =
-                TOPICS.iter().map(|topic| NewPartitions::new(topic.name, 16)).collect();
-            let options = AdminOptions::new().request_timeout(Some(SOON));
-            for made in replays::admin(&client)?.create_partitions(&more, &options).await? {
-                made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
-            }
-            Ok(())
-        })
-        .await?;
-        verified(&client).await
+        nobody_dies(&stack, partitions_added(&stack)).await
     })
     .await
+}
+
+async fn partitions_added(stack: &Stack) -> Result<()> {
+    let client = own_stack(stack).await?;
+    nobody_notices(&client, 50, 30, async {
+        sleep(Duration::from_secs(5)).await;
+        let more: Vec<_> = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, 16)).collect();
+        let options = AdminOptions::new().request_timeout(Some(SOON));
+        for made in replays::admin(&client)?.create_partitions(&more, &options).await? {
+            made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+        }
+        Ok(())
+    })
+    .await?;
+    verified(&client).await
 }
 
 /// F28. Deleted by an operator, and made again by `contracts apply`: what had been acknowledged went
@@ -176,33 +206,35 @@ async fn partitions_that_are_added_under_load_are_read_from_their_first_record()
 async fn a_topic_that_is_missing_holds_up_its_own_events_and_nothing_else() -> Result<()> {
     aside(async || {
         let stack = Stack::ephemeral()?;
-        stack.up_parts().await?;
-        // Nobody has made a topic yet. Services wait for what they need and do not end.
-        for service in e2e::topology::SERVICES {
-            stack.migrate_own(service).await?;
-            stack.start(service).await?;
-        }
-        sleep(Duration::from_secs(3)).await;
-        let client = own_stack(&stack).await?;
-        all_end(&client, &place_all(&client, 20).await?).await?;
-        let ends = stack.ends().await?;
-        ensure!(!ends.iter().any(|end| end.is_death()), "{ends:?}");
-        let topic = events::stock::RESERVED.name;
-        let options = AdminOptions::new().request_timeout(Some(SOON));
-        for deleted in replays::admin(&client)?.delete_topics(&[topic], &options).await? {
-            deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
-        }
-        let orders = place_all(&client, 20).await?;
-        sleep(Duration::from_secs(5)).await;
-        for order in &orders {
-            let order = client.order(order.order_id).await?;
-            ensure!((&*order.payment, &*order.stock) == ("verified", "waiting"), "{order:?}");
-        }
-        e2e::announce::run(&stack, &e2e::announce::Announce::default()).await?;
-        all_end(&client, &orders).await?;
-        verified(&client).await
+        nobody_dies(&stack, topic_missing(&stack)).await
     })
     .await
+}
+
+async fn topic_missing(stack: &Stack) -> Result<()> {
+    stack.up_parts().await?;
+    // Nobody has made a topic yet. Services wait for what they need and do not end.
+    for service in SERVICES {
+        stack.migrate_own(service).await?;
+        stack.start(service).await?;
+    }
+    sleep(Duration::from_secs(3)).await;
+    let client = own_stack(stack).await?;
+    all_end(&client, &place_all(&client, 20).await?).await?;
+    let topic = events::stock::RESERVED.name;
+    let options = AdminOptions::new().request_timeout(Some(SOON));
+    for deleted in replays::admin(&client)?.delete_topics(&[topic], &options).await? {
+        deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+    }
+    let orders = place_all(&client, 20).await?;
+    sleep(Duration::from_secs(5)).await;
+    for order in &orders {
+        let order = client.order(order.order_id).await?;
+        ensure!((&*order.payment, &*order.stock) == ("verified", "waiting"), "{order:?}");
+    }
+    e2e::announce::run(stack, &e2e::announce::Announce::default()).await?;
+    all_end(&client, &orders).await?;
+    verified(&client).await
 }
 
 /// A disk of a few megabytes; gone when it is dropped.
@@ -244,38 +276,47 @@ async fn disk_full(member: &str, megabytes: u32, refuses: bool) -> Result<()> {
     aside(async || {
         let stack = Stack::ephemeral()?;
         let Some(disk) = SmallDisk::at(&stack.directory().join(member), megabytes)? else {
-            eprintln!("SKIPPED: a disk of {megabytes} MB for {member} takes root and mount");
-            return Ok(());
+            return missing(&format!("a disk of {megabytes} MB for {member} takes root and mount"));
         };
-        let client = own_stack(&stack).await?;
-        let mut orders = place_all(&client, 20).await?;
-        all_end(&client, &orders).await?;
-        disk.fill()?;
-        let (began, mut refused) = (Instant::now(), 0);
-        while began.elapsed() < Duration::from_secs(15) {
-            let key = Uuid::now_v7().to_string();
-            match client.place(rich(), &basket(), &key).await {
-                Outcome::Ok(answer) => orders.push(answer.json()?),
-                Outcome::Refused(answer) => {
-                    ensure!(answer.status == 503, "{answer}");
-                    refused += 1;
-                }
-                Outcome::Unknown(_) => {}
-                Outcome::Failed(answer) => anyhow::bail!("{answer}"),
-            }
-        }
-        ensure!((refused > 0) == refuses, "{refused} were refused while the disk was full");
-        disk.free()?;
-        // Whoever ended for want of space is started again, as anything that supervises would.
-        stack.up().await?;
-        orders.push(client.placed(rich(), &basket()).await?);
-        all_end(&client, &orders).await?;
-        verified(&client).await?;
+        // Whose disk it is may end for want of space, and nobody else.
+        only_dies(&stack, &[member], full_for_a_while(&stack, &disk, refuses)).await?;
         stack.down().await?;
         drop(disk);
         Ok(())
     })
     .await
+}
+
+async fn full_for_a_while(stack: &Stack, disk: &SmallDisk, refuses: bool) -> Result<()> {
+    let client = own_stack(stack).await?;
+    let mut orders = place_all(&client, 20).await?;
+    all_end(&client, &orders).await?;
+    disk.fill()?;
+    let (began, mut refused) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(15) {
+        let key = Uuid::now_v7().to_string();
+        match client.place(rich(), &basket(), &key).await {
+            Outcome::Ok(answer) => orders.push(answer.json()?),
+            Outcome::Refused(answer) => {
+                ensure!(answer.status == 503, "{answer}");
+                refused += 1;
+            }
+            Outcome::Unknown(_) => {}
+            Outcome::Failed(answer) => anyhow::bail!("{answer}"),
+        }
+    }
+    ensure!((refused > 0) == refuses, "{refused} were refused while the disk was full");
+    if !refuses {
+        // The last of them wait for whom the disk belongs to: it was full.
+        let last: Order = client.order(orders[orders.len() - 1].order_id).await?;
+        ensure!(last.status == "pending", "the full disk held up nobody: {last:?}");
+    }
+    disk.free()?;
+    // Whoever ended is started again, as anything that supervises would.
+    stack.up().await?;
+    orders.push(client.placed(rich(), &basket()).await?);
+    all_end(&client, &orders).await?;
+    verified(&client).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,24 +354,38 @@ fn faketime() -> Option<&'static str> {
 #[ignore = "takes two minutes, and libfaketime: make faults"]
 async fn services_whose_clocks_are_an_hour_or_a_year_off_lose_and_repeat_nothing() -> Result<()> {
     let Some(library) = faketime() else {
-        eprintln!("SKIPPED: libfaketime is not installed");
-        return Ok(());
+        return missing("a wrong clock takes libfaketime");
     };
     aside(async || {
         let stack = Stack::ephemeral()?;
-        let client = own_stack(&stack).await?;
-        let mut orders = Vec::new();
-        let offs = [("order", "+1h"), ("payment", "-1h"), ("stock", "+365d"), ("order", "-365d")];
-        for (service, off) in offs {
-            stack.set_environment(service, "LD_PRELOAD", Some(library))?;
-            stack.set_environment(service, "FAKETIME", Some(off))?;
-            stack.stop(service).await?;
-            stack.start(service).await?;
-            let placed = place_all(&client, 20).await?;
-            all_end(&client, &placed).await?;
-            orders.extend(placed);
-        }
-        verified(&client).await
+        nobody_dies(&stack, wrong_clocks(&stack, library)).await
     })
     .await
+}
+
+async fn wrong_clocks(stack: &Stack, library: &str) -> Result<()> {
+    let client = own_stack(stack).await?;
+    let offs = [
+        ("order", "+1h", Duration::from_hours(1)),
+        ("payment", "-1h", Duration::from_hours(1)),
+        ("stock", "+365d", Duration::from_hours(365 * 24)),
+        ("order", "-365d", Duration::from_hours(365 * 24)),
+    ];
+    for (service, off, by) in offs {
+        stack.set_environment(service, "LD_PRELOAD", Some(library))?;
+        stack.set_environment(service, "FAKETIME", Some(off))?;
+        stack.stop(service).await?;
+        stack.start(service).await?;
+        let apart = (clock_of(stack, service).await? - Utc::now()).abs().to_std()?;
+        ensure!(apart.abs_diff(by) < SOON, "the clock of {service} is off by {apart:?}");
+        all_end(&client, &place_all(&client, 20).await?).await?;
+    }
+    verified(&client).await
+}
+
+/// What a service takes for the time, by the date of its answers.
+async fn clock_of(stack: &Stack, service: &str) -> Result<DateTime<Utc>> {
+    let answer = reqwest::get(format!("{}/openapi.json", stack.url(service)?)).await?;
+    let date = answer.headers().get("date").context("an answer has a date")?.to_str()?;
+    Ok(DateTime::parse_from_rfc2822(date)?.to_utc())
 }
