@@ -15,6 +15,7 @@ mod hostile;
 mod records;
 mod fork;
 mod announce;
+mod contracts;
 mod evolution;
 mod upgrade;
 mod letters;

@@ -20,7 +20,8 @@ use chassis::event::{Retention, Topic};
 use chassis::kafka;
 use events::TOPICS;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier,
+    TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
@@ -32,6 +33,9 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_millis(500);
 
+/// As many copies as the brokers make of a topic that does not say.
+const AS_THE_BROKERS_HAVE_IT: i32 = -1;
+
 /// What the command reads from the environment.
 #[derive(clap::Parser)]
 struct Settings {
@@ -39,9 +43,10 @@ struct Settings {
     kafka: Kafka,
     #[command(flatten)]
     registry: SchemaRegistry,
-    /// How many brokers keep each record. With three, two must have it before it is acknowledged.
-    #[arg(long, env, default_value = "1", value_parser = clap::value_parser!(i32).range(1..=10))]
-    replication_factor: i32,
+    /// How many brokers keep each record of a new topic. With three, two must have it before it is
+    /// acknowledged, in old topics too. Unset: as the brokers and the topics that are there have it.
+    #[arg(long, env, value_parser = clap::value_parser!(i32).range(1..=10))]
+    replication_factor: Option<i32>,
 }
 
 #[tokio::main]
@@ -82,7 +87,9 @@ async fn apply() -> anyhow::Result<()> {
     for topic in TOPICS {
         match there.iter().find(|(name, _)| name == topic.name) {
             None => create(&admin, topic, settings.replication_factor).await?,
-            Some((_, partitions)) => adjust(&admin, topic, *partitions, &settings).await?,
+            Some((_, partitions)) => {
+                adjust(&admin, topic, *partitions, settings.replication_factor).await?
+            }
         }
     }
     for topic in TOPICS {
@@ -112,13 +119,14 @@ async fn topics_that_are_there(
 }
 
 /// The settings of a topic, as Kafka names them.
-fn configuration(topic: &Topic, replication: i32) -> Vec<(&'static str, String)> {
-    let mut settings = vec![
-        // A producer's wrong clock must not shorten or lengthen what is kept.
-        ("message.timestamp.type", "LogAppendTime".to_string()),
+fn configuration(topic: &Topic, replication: Option<i32>) -> Vec<(&'static str, String)> {
+    // A producer's wrong clock must not shorten or lengthen what is kept.
+    let mut settings = vec![("message.timestamp.type", "LogAppendTime".to_string())];
+    if let Some(replication) = replication {
         // With three replicas, one may be away and nothing acknowledged is on one disk only.
-        ("min.insync.replicas", if replication >= 3 { "2" } else { "1" }.to_string()),
-    ];
+        let in_sync = if replication >= 3 { "2" } else { "1" };
+        settings.push(("min.insync.replicas", in_sync.to_string()));
+    }
     match topic.retention {
         Retention::Compact => settings.push(("cleanup.policy", "compact".into())),
         Retention::Days(days) => {
@@ -132,10 +140,11 @@ fn configuration(topic: &Topic, replication: i32) -> Vec<(&'static str, String)>
 async fn create(
     admin: &AdminClient<DefaultClientContext>,
     topic: &Topic,
-    replication: i32,
+    replication: Option<i32>,
 ) -> anyhow::Result<()> {
     let settings = configuration(topic, replication);
-    let mut new = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(replication));
+    let copies = TopicReplication::Fixed(replication.unwrap_or(AS_THE_BROKERS_HAVE_IT));
+    let mut new = NewTopic::new(topic.name, topic.partitions, copies);
     for (name, value) in &settings {
         new = new.set(name, value);
     }
@@ -157,7 +166,7 @@ async fn adjust(
     admin: &AdminClient<DefaultClientContext>,
     topic: &Topic,
     partitions: i32,
-    settings: &Settings,
+    replication: Option<i32>,
 ) -> anyhow::Result<()> {
     if partitions != topic.partitions {
         bail!(
@@ -166,7 +175,7 @@ async fn adjust(
             topic.partitions
         );
     }
-    let declared = configuration(topic, settings.replication_factor);
+    let declared = configuration(topic, replication);
     let named = ResourceSpecifier::Topic(topic.name);
     let described = admin.describe_configs([&named], &options()).await?;
     let described = described.into_iter().next().context("no description")??;
@@ -177,6 +186,13 @@ async fn adjust(
         let mut altered = AlterConfig::new(named);
         for (name, value) in &declared {
             altered = altered.set(name, value);
+        }
+        // What is not named here would go back to its default: somebody else has set it, and it stays.
+        let is_declared =
+            |entry: &&ConfigEntry| declared.iter().any(|(name, _)| *name == entry.name);
+        let set = described.entries.iter().filter(|it| it.source == ConfigSource::DynamicTopic);
+        for entry in set.filter(|entry| !is_declared(entry)) {
+            altered = altered.set(&entry.name, entry.value.as_deref().unwrap_or_default());
         }
         let answers = admin.alter_configs([&altered], &options()).await?;
         if let Some(Err((_, error))) = answers.into_iter().next() {
