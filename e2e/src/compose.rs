@@ -32,7 +32,7 @@ const PASSWORD: &str = "holdfast";
 pub struct Compose {
     pub layout: Layout,
     /// Somebody else starts and stops it.
-    is_only_reached: bool,
+    pub is_only_reached: bool,
 }
 
 /// What Docker knows of a container.
@@ -79,6 +79,11 @@ impl Compose {
     /// Stops and removes every container; the volumes stay.
     pub async fn down(&self) -> Result<()> {
         self.shown(&["--profile", "*", "down"]).await
+    }
+
+    /// Topics and schemas, by the container that applied them at the start and with its settings.
+    pub async fn apply_contracts(&self) -> Result<()> {
+        self.shown(&["run", "--rm", "--no-deps", "-T", "contracts"]).await
     }
 
     /// Removes the volumes as well.

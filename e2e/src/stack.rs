@@ -140,6 +140,11 @@ impl Stack {
         self.compose.is_none()
     }
 
+    /// Whether somebody else starts and stops its members, so that they can only be asked.
+    pub fn is_only_reached(&self) -> bool {
+        self.compose.as_ref().is_some_and(|compose| compose.is_only_reached)
+    }
+
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -329,6 +334,9 @@ impl Stack {
 
     /// Applies topics and schemas, as `up` does.
     pub async fn apply_contracts(&self, programs: &Path) -> Result<()> {
+        if let Some(compose) = &self.compose {
+            return compose.apply_contracts().await;
+        }
         let mut launch = Launch { program: programs.join("contracts"), ..Launch::default() };
         ensure!(launch.program.is_file(), "there is no program {}", launch.program.display());
         launch.arguments.push("apply".to_string());
