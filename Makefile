@@ -1,6 +1,7 @@
 # Every command of the project; CI runs these and no others. `make` alone lists them.
 # A member of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
-# STACK=compose: demo, up, down, clean, status, logs, kill, stop, start, outage and verify work on docker compose.
+# STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, outage, verify,
+# dead-letters, dead-letter, replay, discard, resume, poison, sql, announce, rebuild and order.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

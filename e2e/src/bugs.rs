@@ -72,8 +72,8 @@ const fn of(service: &'static str, bug: Bug) -> Bug {
 /// Its broker tells a producer that it is out of sequence, which no real one can be made to do.
 const BEYOND_REPAIR: &str = "a_producer_beyond_repair_is_replaced_and_loses_nothing";
 
-/// The ids are those of the list that the fault suite was designed by. B14, about a payment provider,
-/// has no place here.
+/// The ids are names and nothing more. There is no B14: it was about a payment provider, and payment
+/// has none.
 pub const BUGS: [Bug; 15] = [
     bug("B1", "offset stored before the commit", I13, Trouble::DatabaseThenService("payment")),
     bug("B2", "inbox in its own transaction", I7, Trouble::Closed("payment", "payments")),

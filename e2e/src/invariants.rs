@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Display};
 
-/// The ids are those of the list that the fault suite was designed by.
+/// The ids are names and nothing more: verdicts, the README and the patches in `e2e/bugs` use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Invariant {
     I1,

@@ -87,7 +87,7 @@ enum Command {
     Verify(verify::Options),
     /// Put each seeded bug into a scratch copy, and show that the suite catches it (forty minutes)
     Bugs(bugs::Options),
-    /// Write a service of your own, from the smallest one and a template
+    /// Write a service of your own, from stock and a template
     Service { name: String },
     #[command(flatten)]
     Letters(letters::Command),

@@ -23,7 +23,7 @@ const OWN: [(&str, &str); 8] = [
     ("openapi.json", include_str!("../template/openapi.json")),
 ];
 
-/// What the smallest service lends as it stands.
+/// What stock lends as it stands.
 const COPIED: [&str; 3] = ["Cargo.toml", "build.rs", "migrations/1_messaging.sql"];
 
 const SUBSCRIBES_TO: &str = "orders.confirmed";

@@ -51,7 +51,7 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
 }
 
 #[test]
-fn the_template_wires_what_the_smallest_service_wires_but_for_commands() -> Result<()> {
+fn the_template_wires_what_stock_wires_but_for_commands() -> Result<()> {
     let used = |file: &str| -> Result<BTreeSet<String>> {
         let text = std::fs::read_to_string(template::checkout()?.join(file))?;
         let body = text.split_once("async fn serve").context("a body")?.1;

@@ -1,6 +1,7 @@
 //! What `k8s/` and `docker-compose.yml` say, held against the code that they start, and each workload
-//! against the rules for what runs in a cluster. Needs the files alone; where there is `kubectl`, the
-//! overlays are read as it renders them, else file by file.
+//! against the rules for what runs in a cluster. Needs the files and the programs, which are asked for
+//! their `--help`; where there is `kubectl`, the overlays are read as it renders them, else file by
+//! file.
 
 // Clippy knows tests by their attribute, and all of this is one.
 #![allow(clippy::unwrap_used)]

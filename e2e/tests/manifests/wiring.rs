@@ -43,8 +43,11 @@ fn port(address: &str) -> u64 {
     address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap()
 }
 
-/// Read by what every program logs with, whatever its settings.
+/// Read by what a service logs with, whatever its settings.
 const READ_BY_THE_LOGS: &str = "RUST_LOG";
+
+/// Read by OpenSSL: whom to trust, where the registry's certificate is not from a public authority.
+const READ_BY_OPENSSL: &str = "SSL_CERT_FILE";
 
 fn hold_environment(program: &str, set: &BTreeSet<String>, whence: &str) {
     if program == "e2e" {
@@ -56,7 +59,9 @@ fn hold_environment(program: &str, set: &BTreeSet<String>, whence: &str) {
     let missing: Vec<&String> = required.map(|it| it.0).filter(|it| !set.contains(*it)).collect();
     assert!(missing.is_empty(), "{whence}: {program} needs {missing:?}");
     let is_known = |name: &&String| {
-        known.contains_key(*name) || (*name == READ_BY_THE_LOGS && program != "contracts")
+        known.contains_key(*name)
+            || *name == READ_BY_OPENSSL
+            || (*name == READ_BY_THE_LOGS && program != "contracts")
     };
     let unknown: Vec<&String> = set.iter().filter(|name| !is_known(name)).collect();
     assert!(unknown.is_empty(), "{whence}: {program} does not know {unknown:?}");
@@ -209,8 +214,8 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
         let database = &find(&databases, "Cluster", &format!("{service}-db"))["spec"];
         let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
         let pool: u64 = default(service, "DATABASE_POOL_SIZE").parse().unwrap();
-        // One more while a rollout adds a replica.
-        let needed = (replicas_max + 1) * pool;
+        // One more replica while a rollout adds it; of each, the pool and the relay's own session.
+        let needed = (replicas_max + 1) * (pool + 1);
         assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
         assert_eq!(database["instances"], 3);
         assert_eq!(database["postgresql"]["synchronous"]["dataDurability"], "required");

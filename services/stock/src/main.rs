@@ -2,7 +2,8 @@
 //!
 //! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
 //! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`.
-//! Items as they are now are announced in `stock.items`. The smallest service, hence the template.
+//! Items as they are now are announced in `stock.items`. It has clients' commands, sagas and state
+//! that others keep a copy of, hence it is the template.
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

@@ -1,5 +1,5 @@
 //! The configuration of a service: the environment, and nothing else. One field a variable; an
-//! empty variable counts as unset, so that compose files can pass `${NAME:-}`.
+//! empty variable counts as unset, so that docker-compose.yml can pass on what it may find, `${NAME:-}`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,7 +20,8 @@ pub struct Config {
     /// DATABASE_URL.
     #[arg(long, env, hide_env_values = true, value_parser = database_url)]
     pub migration_database_url: Option<Secret>,
-    /// How many connections a replica holds to its database at most.
+    /// How many connections the pool of a replica holds to its database at most; the relay has one
+    /// more of its own.
     #[arg(long, env, default_value = "16", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
 

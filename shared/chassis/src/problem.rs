@@ -3,7 +3,7 @@
 //!
 //! Three outcomes exist: ok, refused (nothing was stored), unknown (ask again with the same key).
 //! Whoever answers 503 says which of the last two it is, and only [`Problem::outcome_unknown`] is
-//! the unknown one.
+//! the unknown one. A 500 is unknown too: what failed may have failed after a commit.
 
 use std::fmt;
 use std::time::Duration;
