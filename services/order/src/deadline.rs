@@ -5,7 +5,7 @@
 //! that the order row decides; and it only sweeps when this service has read everything that was
 //! said to it, since the answers may lie there unread.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chassis::commands::{Commands, Reply};
 use chassis::group::Group;
@@ -25,6 +25,10 @@ const LOOKED_AT_MAX: i64 = 1_000;
 
 /// How far the clocks of a service and of its database may be apart.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
+
+/// An order whose id bears a wrong time, because the clock that it was drawn by was wrong by more than
+/// that, is found by looking at all orders this often.
+const ALL_EVERY: Duration = Duration::from_secs(3600);
 
 /// The outage of payment or stock that we promise to survive is as long as topics are kept, less a
 /// day. A shorter deadline ends orders that would have ended well.
@@ -51,10 +55,10 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
             stop.cancelled().await;
             return Ok(());
         };
-        let mut ended_up_to = Uuid::nil();
+        let mut swept = Swept::default();
         while !stop.is_cancelled() {
             if group.caught_up().await
-                && let Err(error) = once(&db, &commands, deadline, &mut ended_up_to).await
+                && let Err(error) = once(&db, &commands, deadline, &mut swept).await
             {
                 tracing::warn!("the deadline sweep is tried again: {error}");
             }
@@ -67,6 +71,15 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
     })
 }
 
+/// How far the sweep has come.
+#[derive(Default)]
+pub(crate) struct Swept {
+    /// No order up to this id is pending, if its id bears its time.
+    pub ended_up_to: Uuid,
+    /// When all were looked at.
+    pub all_at: Option<Instant>,
+}
+
 /// Ends every overdue order, oldest first, a bounded number of rows at a time.
 ///
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
@@ -77,12 +90,15 @@ pub(crate) async fn once(
     db: &PgPool,
     commands: &Commands<Orders>,
     deadline: Duration,
-    ended_up_to: &mut Uuid,
+    swept: &mut Swept,
 ) -> Result<(), Problem> {
     let due = SystemTime::now().checked_sub(deadline).unwrap_or(UNIX_EPOCH);
-    let before = first_id_of(due + CLOCKS_APART);
     let surely_ended = first_id_of(due - CLOCKS_APART);
-    let mut looked_up_to = *ended_up_to;
+    let all = swept.all_at.is_none_or(|at| at.elapsed() > ALL_EVERY);
+    let (mut looked_up_to, before) = match all {
+        true => (Uuid::nil(), Uuid::max()),
+        false => (swept.ended_up_to, first_id_of(due + CLOCKS_APART)),
+    };
     loop {
         let looked_at: Vec<(Uuid, bool)> = sqlx::query_as(
             "select order_id, status = 'pending' from orders
@@ -101,9 +117,12 @@ pub(crate) async fn once(
                 cancel(commands, *order_id).await?;
             }
             looked_up_to = *order_id;
-            *ended_up_to = looked_up_to.min(surely_ended);
+            swept.ended_up_to = looked_up_to.min(surely_ended);
         }
         if looked_at.is_empty() {
+            if all {
+                swept.all_at = Some(Instant::now());
+            }
             return Ok(());
         }
     }

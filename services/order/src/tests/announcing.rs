@@ -28,7 +28,7 @@ async fn what_was_published_is_announced_again_word_for_word() {
         .unwrap();
     let (_, created) = bench.announced([orders()], json!({"key": ids[4]})).await;
     assert_eq!(created.len(), 1);
-    deadline::once(&bench.db, &bench.commands, Duration::from_secs(30), &mut Uuid::nil())
+    deadline::once(&bench.db, &bench.commands, Duration::from_secs(30), &mut Default::default())
         .await
         .unwrap();
     let mut said = bench.said().await;

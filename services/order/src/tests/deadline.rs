@@ -1,7 +1,9 @@
 //! The deadline ends what nobody answers.
 
+use std::time::Instant;
+
 use super::*;
-use crate::deadline;
+use crate::deadline::{self, Swept};
 
 #[tokio::test]
 async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
@@ -22,9 +24,9 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     .execute(&bench.db)
     .await
     .unwrap();
-    let mut ended_up_to = Uuid::nil();
+    let mut swept = Swept::default();
     let deadline = Duration::from_secs(30);
-    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, deadline, &mut swept).await.unwrap();
     let status = async |order_id: Uuid| {
         let order = client.get(&format!("/orders/{order_id}")).await.body;
         (order["status"].as_str().unwrap().to_string(), order["reason"].clone())
@@ -42,7 +44,7 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     let keys: Vec<_> = cancelled.iter().map(|(_, key, _)| key.as_str()).collect();
     assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
 
-    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, deadline, &mut swept).await.unwrap();
     assert_eq!(bench.count("outbox").await, 7, "nothing is cancelled twice");
 }
 
@@ -53,11 +55,35 @@ async fn an_order_that_is_overdue_later_than_one_with_a_greater_id_is_ended_too(
     let past =
         "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
     sqlx::query(past).bind(quick).execute(&bench.db).await.unwrap();
-    let mut ended_up_to = Uuid::nil();
+    let mut swept = Swept::default();
     let deadline = Duration::from_secs(30);
-    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, deadline, &mut swept).await.unwrap();
     assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "pending");
     sqlx::query(past).bind(slow).execute(&bench.db).await.unwrap();
-    deadline::once(&bench.db, &bench.commands, deadline, &mut ended_up_to).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, deadline, &mut swept).await.unwrap();
     assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "cancelled");
+}
+
+/// It was drawn by a service whose clock was far ahead.
+#[tokio::test]
+async fn an_order_whose_id_bears_another_time_is_found_when_all_are_looked_at() {
+    let (bench, client) = stocked_bench().await;
+    let overdue = placed(&client).await;
+    let strange = Uuid::from_u128(overdue.as_u128() + (1 << 120));
+    sqlx::query(
+        "update orders set order_id = $1, created_at = created_at - interval '1 minute'
+         where order_id = $2",
+    )
+    .bind(strange)
+    .bind(overdue)
+    .execute(&bench.db)
+    .await
+    .unwrap();
+    let mut swept = Swept { all_at: Some(Instant::now()), ..Swept::default() };
+    for (all_at, status) in [(swept.all_at, "pending"), (None, "cancelled")] {
+        swept.all_at = all_at;
+        let deadline = Duration::from_secs(30);
+        deadline::once(&bench.db, &bench.commands, deadline, &mut swept).await.unwrap();
+        assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], status);
+    }
 }
