@@ -329,35 +329,39 @@ fn answer_discarded(order_id: Uuid, answer: &str, orders: &Orders) -> Loss {
     }
 }
 
-/// What it costs to discard a `payments.refunded` that the order can't handle.
+/// What it costs to discard a `payments.refunded` that the order can't handle. What is due is the
+/// order's word: the event may be one that cannot be.
 pub fn refund_discarded(event: &PaymentRefunded, orders: &Orders) -> Loss {
     let order_id = event.order_id;
-    if orders.order(order_id).is_none() {
-        return nobody_waits(order_id);
+    let Some(order) = orders.order(order_id) else { return nobody_waits(order_id) };
+    if order.status != Status::Cancelled {
+        return nothing_is_due(order_id);
     }
     let loss = Loss::that(format!(
         "Order {order_id} never learns what payment gave back: its payment never reads as undone."
     ));
-    match (event.amount_cents, &event.currency) {
-        (Some(amount_cents), Some(currency)) => {
-            let what = format!("the refund of order {order_id}");
-            loss.writing_off(what, amount_cents, format!("{currency} cents"))
-        }
-        _ => loss,
+    if event.amount_cents.is_none() {
+        return loss;
     }
+    let what = format!("the refund of order {order_id}");
+    loss.writing_off(what, order.total_cents, format!("{} cents", order.currency))
 }
 
-/// What it costs to discard a `stock.released` that the order can't handle.
+/// What it costs to discard a `stock.released` that the order can't handle, by the order's own lines.
 pub fn release_discarded(event: &StockReleased, orders: &Orders) -> Loss {
     let order_id = event.order_id;
-    if orders.order(order_id).is_none() {
-        return nobody_waits(order_id);
+    let Some(order) = orders.order(order_id) else { return nobody_waits(order_id) };
+    if order.status != Status::Cancelled {
+        return nothing_is_due(order_id);
     }
     let loss = Loss::that(format!(
         "Order {order_id} never learns what stock put back: its stock never reads as undone."
     ));
+    if event.lines.is_empty() {
+        return loss;
+    }
     let what = format!("the release of order {order_id}");
-    event.lines.iter().fold(loss, |loss, l| loss.writing_off(&what, l.quantity, &l.sku))
+    order.lines.iter().fold(loss, |loss, l| loss.writing_off(&what, l.quantity, &l.sku))
 }
 
 /// What it costs to discard a `stock.items` that the order service can't handle.
@@ -377,4 +381,10 @@ pub fn item_discarded(item: &StockItem, orders: &Orders) -> Loss {
 
 fn nobody_waits(order_id: Uuid) -> Loss {
     Loss::that(format!("Nothing is lost here: there is no order {order_id} that waits for it."))
+}
+
+fn nothing_is_due(order_id: Uuid) -> Loss {
+    Loss::that(format!(
+        "Nothing is lost: order {order_id} was not cancelled, so nothing is undone."
+    ))
 }

@@ -338,9 +338,14 @@ fn to_discard_an_event_costs_what_it_would_have_told_and_says_so() {
     assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     assert_eq!(refund(None, &ended), [], "nothing had been taken");
     assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "it is nobody's");
+    assert_eq!(refund(Some(TOTAL_CENTS), &pending), [], "nothing is to be undone");
+    assert_eq!(refund(Some(-1), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
-    let due = [(1, "ink".to_string()), (2, "pen".to_string())];
+    let due = [(2, "pen".to_string()), (1, "ink".to_string())];
     assert_eq!(write_offs(saga::release_discarded(&release, &ended)), due);
+    assert_eq!(write_offs(saga::release_discarded(&release, &pending)), []);
+    let strange = released(ORDER, &[("\0", i32::MAX)]);
+    assert_eq!(write_offs(saga::release_discarded(&strange, &ended)), due);
     assert_eq!(write_offs(saga::release_discarded(&release, &nothing)), []);
     let items = items();
     for (version, is_lost) in [(1, false), (9, true)] {
