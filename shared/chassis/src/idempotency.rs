@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
 
@@ -31,14 +32,30 @@ pub struct Once {
 
 impl Once {
     /// `path` is the concrete one, with its ids: a key belongs to one place.
+    ///
+    /// The order of a command's fields, and those that are not said, make no difference to the hash:
+    /// a version that adds an optional field takes a repeat for what it is.
     pub fn new(path: impl Into<String>, key: &str, command: &impl Serialize) -> Once {
-        let wish = serde_json::to_vec(command).expect("commands are plain JSON");
-        Once { path: path.into(), key: key.into(), hash: Sha256::digest(wish).to_vec() }
+        let mut wish = serde_json::to_value(command).expect("commands are plain JSON");
+        leave_out_nulls(&mut wish);
+        let hash = Sha256::digest(wish.to_string()).to_vec();
+        Once { path: path.into(), key: key.into(), hash }
     }
 
     /// What the key is unique by.
     pub(crate) fn place(&self) -> (String, String) {
         (self.path.clone(), self.key.clone())
+    }
+}
+
+fn leave_out_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(leave_out_nulls);
+        }
+        Value::Array(values) => values.iter_mut().for_each(leave_out_nulls),
+        _ => {}
     }
 }
 
@@ -143,4 +160,22 @@ pub(crate) const PRUNE: &str = "
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {
     db::prune(db, PRUNE, KEPT).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_version_that_adds_an_optional_field_knows_the_wishes_of_the_one_before() {
+        let hash = |wish: Value| Once::new("/", "key", &wish).hash;
+        let before = hash(json!({ "sku": "pen", "lines": [{ "quantity": 1 }] }));
+        let after =
+            json!({ "gift": null, "lines": [{ "note": null, "quantity": 1 }], "sku": "pen" });
+        assert_eq!(hash(after), before);
+        let other = json!({ "lines": [{ "note": "", "quantity": 1 }], "sku": "pen" });
+        assert_ne!(hash(other), before);
+    }
 }
