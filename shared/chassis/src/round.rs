@@ -154,9 +154,9 @@ impl<'a> Round<'a> {
         if limit == 0 && self.acknowledged.is_empty() {
             return Ok(Vec::new());
         }
-        if self.floor.is_due() {
-            let lowest = sqlx::query_scalar("select min(position) from outbox");
-            let lowest = in_time(lowest.fetch_one(&mut *db)).await?;
+        if let Some(floor) = self.floor.due() {
+            let lowest = sqlx::query_scalar("select min(position) from outbox where position > $1");
+            let lowest = in_time(lowest.bind(floor).fetch_one(&mut *db)).await?;
             self.floor.move_below(lowest);
         }
         let floor = self.floor.start();
