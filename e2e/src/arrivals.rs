@@ -7,7 +7,7 @@ use events::{orders, payments, stock};
 use crate::checks::{Around, Case, Expected, Tally};
 use crate::facts::{Fact, Foreign, Letters, Says};
 use crate::findings::Findings;
-use crate::invariants::Invariant::{I8, I9, I10, I11, I15};
+use crate::invariants::Invariant::{I8, I9, I10, I11, I12, I15};
 
 /// What lies in the topics is what the rows say was published, both ways.
 pub fn check_facts(
@@ -158,11 +158,21 @@ fn check_traces(case: &Case, expected: &[Expected], tally: &mut Tally, findings:
     tally.traced += u64::from(confirmed && links == 3 && all);
 }
 
-/// A record that is none of ours is fine only where everybody who reads its topic set it aside.
-pub fn check_foreign(foreign: &Foreign, letters: &Letters, findings: &mut Findings) {
-    for service in foreign.place.topic().subscribers {
+/// A record that is none of ours is fine only where everybody who reads its topic set it aside. Where
+/// nobody reads yet, nobody can: the first who will would stumble over it.
+pub fn check_foreign(
+    foreign: &Foreign,
+    readers: &[&str],
+    letters: &Letters,
+    findings: &mut Findings,
+) {
+    let Foreign { place, reason, .. } = foreign;
+    findings.unless(!readers.is_empty(), I12, "foreign", || {
+        format!("{place}: {reason}, and nobody reads its topic")
+    });
+    for service in readers {
         findings.unless(letters.has_exactly(foreign, service), I10, "foreign", || {
-            format!("{}: {}; {service} has no dead letter of it", foreign.place, foreign.reason)
+            format!("{place}: {reason}; {service} has no dead letter of it")
         });
     }
 }

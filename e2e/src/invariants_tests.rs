@@ -19,7 +19,7 @@ use crate::checks::tests::{
 };
 use crate::client::{Answer, Outcome, Wish};
 use crate::ends::End;
-use crate::facts::{Foreign, Letter, Letters, Place, topic_number};
+use crate::facts::{Fact, Foreign, Letter, Letters, Place, topic_number};
 use crate::findings::Findings;
 use crate::footprint::{Database, Footprint};
 use crate::history::Summary;
@@ -32,7 +32,7 @@ use crate::{arrivals, balances, ends, rest, verify};
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 48] = [
+const VIOLATIONS: [Violation; 51] = [
     (I1, "an acknowledged order is not there", || asked(&[yes(1)], &[])),
     (I1, "what was acknowledged cannot be read", || asked(&[answered(201, "{}"), yes(1)], &[1])),
     (I1, "a cancel is answered with something else", || {
@@ -103,6 +103,9 @@ const VIOLATIONS: [Violation; 48] = [
     (I8, "a record says something else than its row", || {
         of_case(|case| fact_mut(case, PAID).content += 1)
     }),
+    (I8, "a confirmation, which nobody reads, says something else than its order", || {
+        of_case(|case| fact_mut(case, ENDED).content += 1)
+    }),
     (I9, "a cancellation arrived before its order", || overtaking(CREATED, ENDED)),
     (I9, "a refund arrived before its payment", || overtaking(PAID, PAID_BACK)),
     (I9, "an item's version arrived after the next", || {
@@ -133,18 +136,20 @@ const VIOLATIONS: [Violation; 48] = [
         letters.add_waiting(case.facts[0].place);
         checked_with(&case, &letters).1
     }),
-    (I10, "poison was dropped", || {
-        let mut findings = Findings::default();
-        let foreign = Foreign { place: place(5), hash: [1; 32], reason: "it is empty".into() };
-        arrivals::check_foreign(&foreign, &Letters::default(), &mut findings);
-        findings
-    }),
+    (I10, "poison was dropped", || poisoned(&["stock"])),
     (I11, "payment has an order that nobody placed", || {
         of_case(|case| case.order = None).only(I11)
+    }),
+    (I11, "an order was confirmed once more, as another event", || {
+        of_case(|case| {
+            let again = Fact { event_id: id(99), ..*fact_mut(case, ENDED) };
+            case.facts.push(again);
+        })
     }),
     (I12, "an envelope is wrong", || {
         recorded(|log, place| log.faults.push((place, "its key is another".into())))
     }),
+    (I12, "what nobody reads yet cannot be read", || poisoned(&[])),
     (I13, "something is left to read", || {
         let mut findings = Findings::default();
         rest::check(vec!["stock has 3 records of orders.created to read".into()], &mut findings);
@@ -364,10 +369,10 @@ fn item(change: fn(&mut ItemRow, &mut Described)) -> Findings {
 }
 
 /// An inbox that is empty, though these lie in the topics.
-fn handled(facts: &[crate::facts::Fact]) -> Findings {
+fn handled(facts: &[Fact]) -> Findings {
     let (letters, mut findings) = (Letters::default(), Findings::default());
     let (around, none) = (around(&letters), BTreeSet::new());
-    let heard: Vec<&crate::facts::Fact> = facts.iter().collect();
+    let heard: Vec<&Fact> = facts.iter().collect();
     InboxCheck::new("order", &heard, &around, &none).end(&mut findings);
     findings
 }
@@ -389,6 +394,14 @@ fn recorded(change: fn(&mut Log, Place)) -> Findings {
         (Log::default(), Letters::default(), Findings::default());
     change(&mut log, place(5));
     verify::check_records(&log, &around(&letters), &mut findings);
+    findings
+}
+
+/// A record that is none of ours, in a topic that these read, and set aside by none of them.
+fn poisoned(readers: &[&str]) -> Findings {
+    let (letters, mut findings) = (Letters::default(), Findings::default());
+    let foreign = Foreign { place: place(5), hash: [1; 32], reason: "it is empty".into() };
+    arrivals::check_foreign(&foreign, readers, &letters, &mut findings);
     findings
 }
 

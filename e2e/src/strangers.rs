@@ -194,7 +194,8 @@ fn poison(id: u32, body: &[u8], lots: &mut impl Rng) -> Vec<Poison> {
     ]
 }
 
-/// Every kind of poison in every topic: in every partition, or in one that is drawn for each.
+/// Every kind of poison in every topic that somebody reads: in every partition, or in one that is drawn
+/// for each. Where nobody reads, nobody could set it aside, and the checker refuses it.
 pub async fn poison_everything(client: &Client, all_partitions: bool) -> Result<Places> {
     poison_drawn(client, all_partitions, &mut StdRng::from_os_rng()).await
 }
@@ -207,7 +208,7 @@ pub async fn poison_drawn(
 ) -> Result<Places> {
     let producer = producer(client)?;
     let mut places = Places::new();
-    for topic in TOPICS {
+    for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
         let id = schema_id(client, topic).await?;
         let kinds = poison(id, &body(topic)?, lots);
         let mut partitions = || {

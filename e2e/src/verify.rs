@@ -150,7 +150,7 @@ pub fn check_records(log: &Log, around: &Around<'_>, findings: &mut Findings) {
         findings.add(I9, "overtaken", || format!("{place}: {what}"));
     }
     for foreign in &log.foreign {
-        check_foreign(foreign, around.letters, findings);
+        check_foreign(foreign, foreign.place.topic().subscribers, around.letters, findings);
     }
     for (place, fault) in &log.faults {
         findings

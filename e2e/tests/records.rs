@@ -48,7 +48,7 @@ pub async fn letters_of(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_in_every_partition_of_every_topic_becomes_dead_letters_and_blocks_nobody()
+async fn poison_in_every_partition_of_every_topic_that_is_read_becomes_dead_letters_and_blocks_nobody()
 -> Result<()> {
     alone(async |Stage { stack, client }| {
         let before = stack.status().await?;
