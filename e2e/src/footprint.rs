@@ -17,8 +17,8 @@ const GROWTH: f64 = 1.2;
 
 /// What a process that has worked keeps of its memory, and a table of its pages, however small both
 /// were when nothing had happened yet.
-const MEMORY_BYTES_KEPT: u64 = 64 * 1024 * 1024;
-const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
+pub const MEMORY_BYTES_KEPT: u64 = 64 * 1024 * 1024;
+pub const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
 /// Connections of an instance beside its pool of at most so many: the relay's session, and one that
 /// is just being replaced.

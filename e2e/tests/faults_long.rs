@@ -18,12 +18,14 @@ use rdkafka::admin::{AdminOptions, NewPartitions};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::faults::frozen;
+use crate::faults::{frozen, read_all};
 use crate::faults_network::{cut, ways};
 use crate::stage::{
     DRAINED, SOON, Stage, all_end, alone, aside, basket, missing, nobody_dies, nobody_notices,
     only_dies, place_all, rich, through_proxies,
 };
+
+mod catching_up;
 
 /// F22: nobody's partitions are without an owner for longer.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);
