@@ -35,7 +35,7 @@ const DRAIN_MIN: f64 = 3.0;
 const LOADED_AFTER: f64 = 0.6;
 
 /// How long the relay's looks may take, on average over a few seconds. (A single one may coincide with
-/// whatever the machine's disk is doing.)
+/// whatever the machine's disk is doing: the longest is said and not judged.)
 const LOOK_MAX: Duration = Duration::from_millis(100);
 const LOOKS_AVERAGED_OVER: Duration = Duration::from_secs(5);
 
@@ -66,6 +66,14 @@ struct Watched {
     snapshot: PgConnection,
     /// The slowest few seconds of the relay's looks, on average, in microseconds.
     slowest_micros: AtomicU64,
+}
+
+/// The relay's looks so far: how many, how long they took in all, and the longest, in milliseconds.
+#[derive(sqlx::FromRow)]
+struct Looks {
+    count: i64,
+    took_ms: f64,
+    longest_ms: f64,
 }
 
 /// What became of the backlog.
@@ -152,8 +160,9 @@ async fn outage(stack: &Stack, watched: &[Watched], rate: u32, down: Duration) -
     let backlog = pending(orders).await?;
     say(&format!("  {} orders wait for {VICTIM}", grouped(backlog)));
     ensure!(backlog > 0, "nothing waited for {VICTIM}");
-    stack.start(VICTIM).await?;
+    // Until it is ready it works off nothing, and what waits goes on waiting.
     let began = Instant::now();
+    stack.start(VICTIM).await?;
     // What is always under way does not count: as much as comes within a second.
     let mut left = backlog;
     while left > i64::from(rate) && began.elapsed() < down {
@@ -190,10 +199,11 @@ impl Watched {
         Ok(Watched { service, db, cluster, snapshot, slowest_micros: AtomicU64::new(0) })
     }
 
-    /// Looks of the relay so far, and how long they took in all, in milliseconds.
-    async fn looks(&self) -> Result<(i64, f64)> {
+    async fn looks(&self) -> Result<Looks> {
         let looks = sqlx::query_as(
-            "select coalesce(sum(calls), 0)::bigint, coalesce(sum(total_exec_time), 0)::float8
+            "select coalesce(sum(calls), 0)::bigint as count,
+                    coalesce(sum(total_exec_time), 0)::float8 as took_ms,
+                    coalesce(max(max_exec_time), 0)::float8 as longest_ms
              from pg_stat_statements
              where query like $1 and dbid = (select oid from pg_database where datname = $2)",
         );
@@ -206,7 +216,8 @@ impl Watched {
         loop {
             sleep(LOOKS_AVERAGED_OVER).await;
             let now = self.looks().await?;
-            let micros = (now.1 - before.1) * 1_000.0 / (now.0 - before.0).max(1) as f64;
+            let (count, took_ms) = (now.count - before.count, now.took_ms - before.took_ms);
+            let micros = took_ms * 1_000.0 / count.max(1) as f64;
             self.slowest_micros.fetch_max(micros as u64, Ordering::Relaxed);
             before = now;
         }
@@ -221,8 +232,8 @@ impl Watched {
     /// How the relay's looks went and what became of the outbox. Closes the snapshot.
     async fn judged(mut self) -> Result<Vec<String>> {
         let service = self.service;
-        let (looks, took) = self.looks().await?;
-        ensure!(looks > 0, "the statistics of {service} know no look of the relay's");
+        let Looks { count, took_ms, longest_ms } = self.looks().await?;
+        ensure!(count > 0, "the statistics of {service} know no look of the relay's");
         let (full, _) = self.outbox_bytes().await?;
         sqlx::query("rollback").execute(&mut self.snapshot).await?;
         let cleared = eventually("the outbox to be small", CLEARED_WITHIN, async || {
@@ -235,10 +246,10 @@ impl Watched {
         let (now, index) = self.outbox_bytes().await?;
         let megabytes = |bytes| bytes as f64 / 1e6;
         say(&format!(
-            "  {service:<12}  {} looks, {:.1} ms each, {slowest:.1} ms in the slowest 5 s; the outbox \
-             grew to {:.1} MB and is {:.1} MB now, its index {:.1} MB",
-            grouped(looks),
-            took / looks as f64,
+            "  {service:<12}  {} looks, {:.1} ms each, {slowest:.1} ms in the slowest 5 s, the longest \
+             {longest_ms:.1} ms; the outbox grew to {:.1} MB and is {:.1} MB now, its index {:.1} MB",
+            grouped(count),
+            took_ms / count as f64,
             megabytes(full),
             megabytes(now),
             megabytes(index)
