@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use chassis::event::Topic;
 use clap::Subcommand;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -86,7 +87,10 @@ pub async fn run(stack: &Stack, command: &Command, out: &mut impl Write) -> Resu
             writeln!(out, "the consumer of {service} goes on within a few seconds")?;
             true
         }
-        Command::Poison => poison(stack, out).await?,
+        Command::Poison => {
+            poison(stack, &events::orders::CREATED, out).await?;
+            true
+        }
         Command::Sql { service, statement } => sql(stack, service, statement, out).await?,
     };
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -359,16 +363,17 @@ fn is_yes(question: &str, out: &mut impl Write) -> Result<bool> {
     Ok(["y", "yes"].contains(&answer.trim().to_lowercase().as_str()))
 }
 
-async fn poison(stack: &Stack, out: &mut impl Write) -> Result<bool> {
+/// Puts a record that is no event into a topic.
+pub async fn poison(stack: &Stack, topic: &Topic, out: &mut impl Write) -> Result<()> {
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", stack.kafka_bootstrap()?).create()?;
     let event_id = Uuid::now_v7().to_string();
     let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(&event_id) });
-    let topic = events::orders::CREATED.name;
+    let topic = topic.name;
     let record = FutureRecord::to(topic).key("poison").payload("this is no event").headers(headers);
     let landed = producer.send(record, SENT_WITHIN).await.map_err(|(error, _)| error)?;
     writeln!(out, "\"this is no event\" lies at {topic}[{}]@{}", landed.partition, landed.offset)?;
-    Ok(true)
+    Ok(())
 }
 
 async fn sql(stack: &Stack, service: &str, statement: &str, out: &mut impl Write) -> Result<bool> {

@@ -6,18 +6,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use chassis::event::Topic;
+use events::{orders, stock};
+use futures::future::try_join_all;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::points::{DISCARD, LETTERS, REPLAY};
-use super::rounds::{Round, SOON, Site, all_read, place};
+use super::rounds::{ARMED, Round, SOON, Site, all_read, place};
 use crate::client::{Order, eventually};
 use crate::letters::{self, Command};
 use crate::{load, verify};
 
-/// Both hear `orders.created`, where the poison lies. Only payment is spoilt.
-const HEARERS: [&str; 2] = ["payment", "stock"];
+/// Poison lies in a topic that payment and stock hear, and in one that order hears.
+const POISONED: [&Topic; 2] = [&orders::CREATED, &stock::RELEASED];
+
+/// The only one that refuses good events, so the only one that has any to replay.
+const SPOILT: &str = "payment";
 
 const POISONED_EVERY: Duration = Duration::from_millis(500);
 const ASKED_EVERY: Duration = Duration::from_millis(200);
@@ -40,7 +46,7 @@ pub async fn set_aside_and_settled(site: &Site<'_>) -> Result<(Round, Round)> {
     .await?;
     let (set_aside, orders) = set_aside(site, customer_id, count).await?;
     eventually("a letter of each refused payment", SOON, async || {
-        let letters = waiting(site, "payment").await?;
+        let letters = waiting(site, SPOILT).await?;
         let refused = letters.iter().filter(|letter| letter["kind"] == "failing").count();
         ensure!(refused == count, "{refused} of {count}");
         Ok(())
@@ -62,7 +68,7 @@ async fn set_aside(
     customer_id: Uuid,
     count: usize,
 ) -> Result<(Round, Vec<Order>)> {
-    let armed = site.arm("letters", &HEARERS, &LETTERS, site.hits)?;
+    let armed = site.arm("letters", &ARMED, &LETTERS, site.hits)?;
     let (summary, orders) = load::run_while(&site.client, &site.load_beside(), async {
         let orders = place(&site.client, customer_id, count).await?;
         let over = AtomicBool::new(false);
@@ -72,17 +78,15 @@ async fn set_aside(
                 if nth >= count && over.load(Ordering::Relaxed) {
                     break;
                 }
-                letters::run(site.stack, &Command::Poison, &mut Vec::new()).await?;
+                for topic in POISONED {
+                    letters::poison(site.stack, topic, &mut Vec::new()).await?;
+                }
                 sleep(POISONED_EVERY).await;
             }
             anyhow::Ok(())
         };
         let killed = async {
-            let [payment, stock] = [&armed[0], &armed[1]];
-            tokio::try_join!(
-                payment.killed_at_each(site.within),
-                stock.killed_at_each(site.within)
-            )?;
+            try_join_all(armed.iter().map(|armed| armed.killed_at_each(site.within))).await?;
             over.store(true, Ordering::Relaxed);
             Ok(())
         };
@@ -94,20 +98,23 @@ async fn set_aside(
 }
 
 async fn settled(site: &Site<'_>) -> Result<Round> {
-    let [payment, stock] = HEARERS;
-    let both = [&REPLAY[..], &DISCARD].concat();
-    let mut armed = site.arm("settling", &[payment], &both, site.hits)?;
-    armed.extend(site.arm("settling", &[stock], &DISCARD, site.hits)?);
+    let mut armed = Vec::new();
+    for service in ARMED {
+        let replayed: &[&str] = if service == SPOILT { &REPLAY } else { &[] };
+        let points = [replayed, &DISCARD].concat();
+        armed.extend(site.arm("settling", &[service], &points, site.hits)?);
+    }
     for armed in &armed {
         armed.stop().await?;
     }
     let over = AtomicBool::new(false);
     let settling = async {
-        tokio::try_join!(settle_all(site, payment), settle_all(site, stock))?;
+        try_join_all(ARMED.map(|service| settle_all(site, service))).await?;
         over.store(true, Ordering::Relaxed);
         Ok(())
     };
-    tokio::try_join!(armed[0].keep_alive(&over), armed[1].keep_alive(&over), settling)?;
+    let kept_alive = try_join_all(armed.iter().map(|armed| armed.keep_alive(&over)));
+    tokio::try_join!(kept_alive, settling)?;
     for armed in &armed {
         armed.disarm().await?;
     }
