@@ -1,5 +1,6 @@
-//! Who relays: of the instances of a service one does, by their own word. Looked at while a load
-//! lasts; and where nothing is broken, nothing may come a second time either.
+//! Who relays: of the instances of a service one does, by their own word. Looked at while the load of a
+//! trial lasts, and in a chaos run while the checker is at work, when all faults are over; and where
+//! nothing is broken, nothing may come a second time either.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

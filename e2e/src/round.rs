@@ -14,6 +14,7 @@ use crate::fault::{self, Class};
 use crate::footprint::Footprint;
 use crate::history::Summary;
 use crate::invariants::Invariant::I13;
+use crate::leaders::Leaders;
 use crate::load::{self, Load};
 use crate::narration::say;
 use crate::nemesis::{Happened, Nemesis};
@@ -133,7 +134,14 @@ pub async fn run(arena: &Arena<'_>, nth: u64) -> Result<Round> {
     if let Some((summary, ())) = round.has_to("ending the load", loaded) {
         round.enter_load(&summary);
     }
-    if let Some(mut verdict) = round.has_to("checking", verified(client).await) {
+    // Meanwhile nothing is broken: while something is, who was cut off may take itself for the leader.
+    let mut leaders = Leaders::default();
+    let checked = tokio::select! {
+        checked = verified(client) => checked,
+        broken = leaders.watch(stack, client) => broken.and_then(|()| bail!("the watch ended")),
+    };
+    if let Some(mut verdict) = round.has_to("checking", checked) {
+        leaders.check(&mut verdict.findings);
         if let Some(now) = round.has_to("measuring", Footprint::of(stack, client).await) {
             now.check(footprint, &mut verdict.findings);
         }
