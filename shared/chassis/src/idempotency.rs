@@ -171,11 +171,10 @@ mod tests {
     #[test]
     fn a_version_that_adds_an_optional_field_knows_the_wishes_of_the_one_before() {
         let hash = |wish: Value| Once::new("/", "key", &wish).hash;
-        let before = hash(json!({ "sku": "pen", "lines": [{ "quantity": 1 }] }));
-        let after =
-            json!({ "gift": null, "lines": [{ "note": null, "quantity": 1 }], "sku": "pen" });
+        let before = hash(json!({ "till": "a", "lines": [{ "count": 1 }] }));
+        let after = json!({ "gift": null, "lines": [{ "note": null, "count": 1 }], "till": "a" });
         assert_eq!(hash(after), before);
-        let other = json!({ "lines": [{ "note": "", "quantity": 1 }], "sku": "pen" });
+        let other = json!({ "lines": [{ "note": "", "count": 1 }], "till": "a" });
         assert_ne!(hash(other), before);
     }
 }
