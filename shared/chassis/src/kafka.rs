@@ -75,9 +75,14 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         // inbox absorbs the repeats. The client's default would skip everything.
         .set("auto.offset.reset", "earliest")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        // A killed instance's partitions move within ten seconds.
+        // A killed instance's partitions move within ten seconds. Those of one that comes or goes move
+        // when all have heard of it, by their next heartbeat.
         .set("session.timeout.ms", "10000")
-        .set("heartbeat.interval.ms", "3000")
+        .set("heartbeat.interval.ms", "1000")
+        // When a lone broker comes back that had been taken for dead, it is missing from its own first
+        // answers; the client drops it, and what it has for the group's coordinator then waits for as
+        // long as this (the default is a minute) before the coordinator is looked for anew.
+        .set("socket.timeout.ms", "10000")
         .set("max.poll.interval.ms", "300000")
         .set("isolation.level", "read_committed")
         .set("check.crcs", "true")
