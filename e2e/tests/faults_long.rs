@@ -5,7 +5,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chrono::{DateTime, Utc};
 use e2e::brokers::Brokers;
 use e2e::client::{Client, Order, Outcome};
 use e2e::load::{self, Load};
@@ -26,6 +25,7 @@ use crate::stage::{
 };
 
 mod catching_up;
+mod clocks;
 
 /// F22: nobody's partitions are without an owner for longer.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);
@@ -339,55 +339,4 @@ async fn while_the_disk_of_payments_database_is_full_orders_are_accepted_and_end
 #[ignore = "takes a minute: make faults"]
 async fn while_the_disk_of_kafka_is_full_orders_are_accepted_and_end_afterwards() -> Result<()> {
     disk_full("kafka", 64, false).await
-}
-
-/// Where libfaketime is installed, if it is.
-fn faketime() -> Option<&'static str> {
-    let places = [
-        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-        "/usr/lib64/faketime/libfaketimeMT.so.1",
-        "/usr/local/lib/faketime/libfaketimeMT.so.1",
-    ];
-    places.into_iter().find(|place| Path::new(place).exists())
-}
-
-/// F37. Time is the databases'; a service's own clock decides nothing.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes two minutes, and libfaketime: make faults"]
-async fn services_whose_clocks_are_an_hour_or_a_year_off_lose_and_repeat_nothing() -> Result<()> {
-    let Some(library) = faketime() else {
-        return missing("a wrong clock takes libfaketime");
-    };
-    aside(async || {
-        let stack = Stack::ephemeral()?;
-        nobody_dies(&stack, wrong_clocks(&stack, library)).await
-    })
-    .await
-}
-
-async fn wrong_clocks(stack: &Stack, library: &str) -> Result<()> {
-    let client = own_stack(stack).await?;
-    let offs = [
-        ("order", "+1h", Duration::from_hours(1)),
-        ("payment", "-1h", Duration::from_hours(1)),
-        ("stock", "+365d", Duration::from_hours(365 * 24)),
-        ("order", "-365d", Duration::from_hours(365 * 24)),
-    ];
-    for (service, off, by) in offs {
-        stack.set_environment(service, "LD_PRELOAD", Some(library))?;
-        stack.set_environment(service, "FAKETIME", Some(off))?;
-        stack.stop(service).await?;
-        stack.start(service).await?;
-        let apart = (clock_of(stack, service).await? - Utc::now()).abs().to_std()?;
-        ensure!(apart.abs_diff(by) < SOON, "the clock of {service} is off by {apart:?}");
-        all_end(&client, &place_all(&client, 20).await?).await?;
-    }
-    verified(&client).await
-}
-
-/// What a service takes for the time, by the date of its answers.
-async fn clock_of(stack: &Stack, service: &str) -> Result<DateTime<Utc>> {
-    let answer = reqwest::get(format!("{}/openapi.json", stack.url(service)?)).await?;
-    let date = answer.headers().get("date").context("an answer has a date")?.to_str()?;
-    Ok(DateTime::parse_from_rfc2822(date)?.to_utc())
 }
