@@ -21,7 +21,7 @@ use sqlx::{PgPool, PgTransaction};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use crate::crash;
@@ -311,8 +311,13 @@ async fn write<R: Rows>(db: &PgPool, wake: &Wake, batch: Vec<Pending<R>>, heartb
                             let _ = pending.caller.send(Err(failed(unknown)));
                         }
                     }
-                    Failure::Race | Failure::Transient | Failure::TooSlow => {
-                        warn!("{} commands are tried again: {error}", batch.len());
+                    failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
+                        // What another transaction wrote at the same moment is seen at the next try:
+                        // a client that is in two minds, and nothing to worry about.
+                        match failure {
+                            Failure::Race => debug!("commands are tried again: {error}"),
+                            _ => warn!("{} commands are tried again: {error}", batch.len()),
+                        }
                         rounds.push(batch);
                         tries += 1;
                         let wait = Duration::from_millis(10 << tries.min(6)).min(BACKOFF_MAX);
