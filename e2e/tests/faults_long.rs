@@ -38,6 +38,15 @@ async fn own_stack(stack: &Stack) -> Result<Client> {
     Ok(client)
 }
 
+/// On a stack that is the test's alone, where nobody dies but by its hand.
+async fn on_its_own(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
+    aside(async || {
+        let stack = Stack::ephemeral()?;
+        nobody_dies(&stack, test(&stack)).await
+    })
+    .await
+}
+
 async fn verified(client: &Client) -> Result<()> {
     let verdict = verify::run(client, &verify::Options::default()).await?;
     ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
@@ -66,11 +75,7 @@ async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothin
 #[ignore = "takes two minutes: make faults"]
 async fn of_three_brokers_one_may_be_lost_and_of_two_that_are_lost_all_is_caught_up() -> Result<()>
 {
-    aside(async || {
-        let stack = Stack::ephemeral()?;
-        nobody_dies(&stack, brokers_lost(&stack)).await
-    })
-    .await
+    on_its_own(brokers_lost).await
 }
 
 async fn brokers_lost(stack: &Stack) -> Result<()> {
@@ -179,11 +184,7 @@ async fn whichever_pair_is_cut_for_long_in_whichever_way_the_others_go_on() -> R
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
 async fn partitions_that_are_added_under_load_are_read_from_their_first_record() -> Result<()> {
-    aside(async || {
-        let stack = Stack::ephemeral()?;
-        nobody_dies(&stack, partitions_added(&stack)).await
-    })
-    .await
+    on_its_own(partitions_added).await
 }
 
 async fn partitions_added(stack: &Stack) -> Result<()> {
@@ -206,11 +207,7 @@ async fn partitions_added(stack: &Stack) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
 async fn a_topic_that_is_missing_holds_up_its_own_events_and_nothing_else() -> Result<()> {
-    aside(async || {
-        let stack = Stack::ephemeral()?;
-        nobody_dies(&stack, topic_missing(&stack)).await
-    })
-    .await
+    on_its_own(topic_missing).await
 }
 
 async fn topic_missing(stack: &Stack) -> Result<()> {

@@ -29,11 +29,7 @@ fn memory_limit() -> Result<u64> {
 #[ignore = "takes a minute: make faults"]
 async fn a_service_that_reads_everything_again_stays_within_the_memory_of_its_container()
 -> Result<()> {
-    aside(async || {
-        let stack = Stack::ephemeral()?;
-        nobody_dies(&stack, caught_up(&stack)).await
-    })
-    .await
+    on_its_own(caught_up).await
 }
 
 async fn caught_up(stack: &Stack) -> Result<()> {

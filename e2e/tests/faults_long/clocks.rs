@@ -29,11 +29,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
 async fn services_whose_clocks_are_an_hour_or_a_year_off_lose_and_repeat_nothing() -> Result<()> {
-    aside(async || {
-        let stack = Stack::ephemeral()?;
-        nobody_dies(&stack, wrong_clocks(&stack)).await
-    })
-    .await
+    on_its_own(wrong_clocks).await
 }
 
 async fn wrong_clocks(stack: &Stack) -> Result<()> {
