@@ -141,7 +141,7 @@ async fn records_as_large_as_their_topics_take_become_dead_letters_and_memory_st
                 let landed = producer.send(large, SOON).await.map_err(|(error, _)| error)?;
                 for service in topic.subscribers {
                     let place = (topic.name, landed.partition, landed.offset);
-                    undecodable(client, service, place).await?;
+                    set_aside(client, service, place, "undecodable", BLOCKED_MAX).await?;
                 }
                 for (grown_to, name) in grown_to.iter_mut().zip(SERVICES) {
                     *grown_to = stack.memory_bytes(name)?.max(*grown_to);
@@ -157,11 +157,18 @@ async fn records_as_large_as_their_topics_take_become_dead_letters_and_memory_st
     .await
 }
 
-async fn undecodable(client: &Client, service: &str, place: (&str, i32, i64)) -> Result<()> {
-    eventually("the dead letter", BLOCKED_MAX, async || {
+/// What lies at a place becomes a dead letter of this kind.
+pub async fn set_aside(
+    client: &Client,
+    service: &str,
+    place: (&str, i32, i64),
+    kind: &str,
+    within: Duration,
+) -> Result<()> {
+    eventually("the dead letter", within, async || {
         let letters = letters_of(client, service).await?;
         let letter = letters.iter().find(|l| (&*l.0, l.1, l.2) == place);
-        ensure!(letter.is_some_and(|letter| letter.3 == "undecodable"), "{service}: {letter:?}");
+        ensure!(letter.is_some_and(|letter| letter.3 == kind), "{service}: {letter:?}");
         Ok(())
     })
     .await
