@@ -1,5 +1,6 @@
 //! The configuration of a service: the environment, and nothing else. One field a variable; an
-//! empty variable counts as unset, so that docker-compose.yml can pass on what it may find, `${NAME:-}`.
+//! empty variable counts as unset, so that docker-compose.yml can pass on what it may find,
+//! `${NAME:-}`.
 
 use std::fmt;
 use std::net::SocketAddr;
