@@ -42,6 +42,7 @@ pub mod topology;
 pub mod ports;
 mod settings;
 pub mod stack;
+mod layout;
 pub mod member;
 pub mod compose;
 mod preparation;
