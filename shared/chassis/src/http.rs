@@ -5,6 +5,7 @@
 //! request for ever.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -29,6 +30,19 @@ use crate::limits::{self, Limits};
 /// After a stop, whoever keeps a connection may ask once more on it, and is told with the answer that
 /// it ends. Closed at once, a request that is on its way would be lost with it.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be served, at most: as many as are served at a time. The system drops
+/// whoever comes beyond, and when it is busy it leaves some of them believing that they came.
+const BACKLOG: u32 = 1024;
+
+/// Listens with room for as many who wait; tokio's own way has room for 128.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A port whose last connections are still dying is free for the next process.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `stop`, then for at most `drain` the requests that are under way.
 pub async fn serve(
@@ -126,11 +140,8 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpSocket;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
@@ -306,6 +317,17 @@ mod tests {
         let began = Instant::now();
         assert!(server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
         assert!(began.elapsed() > QUICK / 2, "served beside {} others", idle.len());
+    }
+
+    #[tokio::test]
+    async fn as_many_as_are_served_at_a_time_may_wait() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for nth in 0..Limits::default().connections {
+            let came = timeout(LONG, TcpStream::connect(addr)).await;
+            waiting.push(came.unwrap_or_else(|_| panic!("no room for {nth}")).unwrap());
+        }
     }
 
     #[tokio::test]

@@ -212,7 +212,7 @@ impl Service {
         let mut asked = pin!(asked);
         let (phase, life) = watch::channel(Phase::Starting);
         let mut tasks = Tasks::default();
-        let edge = self.listen(routers, life, &mut tasks).await?;
+        let edge = self.listen(routers, life, &mut tasks)?;
 
         let ended_early = tokio::select! {
             () = asked.as_mut() => Some(Ok(())),
@@ -285,7 +285,7 @@ impl Service {
     }
 
     /// Binds all three ports, so that a taken one is told at once, and serves them from then on.
-    async fn listen(
+    fn listen(
         &self,
         routers: Routers,
         life: watch::Receiver<Phase>,
@@ -302,11 +302,11 @@ impl Service {
         let api = routers.api.layer(middleware::from_fn_with_state(life, once_started));
         let api_drain = self.config.shutdown_timeout / 2;
 
-        let listener = bind("HTTP_ADDR", self.config.http_addr).await?;
+        let listener = bind("HTTP_ADDR", self.config.http_addr)?;
         tasks.spawn(API, http::serve(listener, api, edge.api.clone(), api_drain));
-        let listener = bind("PROBE_ADDR", self.config.probe_addr).await?;
+        let listener = bind("PROBE_ADDR", self.config.probe_addr)?;
         tasks.spawn(PROBES, http::serve(listener, probes, edge.others.clone(), EDGE_DRAIN));
-        let listener = bind("OPERATOR_ADDR", self.config.operator_addr).await?;
+        let listener = bind("OPERATOR_ADDR", self.config.operator_addr)?;
         let operator = http::serve(listener, routers.operator, edge.others.clone(), EDGE_DRAIN);
         tasks.spawn(OPERATOR, operator);
         Ok(edge)
@@ -319,9 +319,8 @@ struct Edge {
     others: CancellationToken,
 }
 
-async fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(addr).await;
-    listener.with_context(|| format!("{variable} is {addr}, where nothing can listen"))
+fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    http::listen(addr).with_context(|| format!("{variable} is {addr}, where nothing can listen"))
 }
 
 /// Until the schema is there, the loops that would carry out a request are not.
@@ -492,7 +491,7 @@ mod tests {
     #[tokio::test]
     async fn a_taken_port_is_told_with_the_variable_that_moves_it() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let failure = bind("HTTP_ADDR", taken.local_addr().unwrap()).await.unwrap_err();
+        let failure = bind("HTTP_ADDR", taken.local_addr().unwrap()).unwrap_err();
         let failure = format!("{failure:#}");
         assert!(failure.starts_with("HTTP_ADDR is 127.0.0.1:"), "{failure}");
         assert!(failure.contains("Address already in use"), "{failure}");
