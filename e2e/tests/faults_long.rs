@@ -13,11 +13,12 @@ use e2e::progress::Watch;
 use e2e::topology::SERVICES;
 use e2e::{Stack, replays, seed, verify};
 use events::TOPICS;
+use futures::future::try_join_all;
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::faults::{frozen, read_all};
+use crate::faults::{frozen, read_all, two_of_each};
 use crate::faults_network::{cut, ways};
 use crate::stage::{
     DRAINED, SOON, Stage, all_end, alone, aside, basket, missing, nobody_dies, nobody_notices,
@@ -117,6 +118,31 @@ async fn brokers_lost(stack: &Stack) -> Result<()> {
     })
     .await?;
     verified(&client).await
+}
+
+/// The machine sleeps, as a laptop does, and everything on it but the clients. When it wakes, every
+/// session, lease and patience has run out at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn a_machine_that_sleeps_for_a_minute_under_load_loses_nothing() -> Result<()> {
+    alone(async |stage| {
+        two_of_each(stage).await?;
+        let Stage { stack, client } = stage;
+        let members: Vec<String> =
+            stack.status().await?.into_iter().map(|member| member.name).collect();
+        let lasting = Duration::from_secs(80);
+        let load = Load { rate: 20, lasting, drained_within: DRAINED, ..Load::default() };
+        let sleeping = async {
+            sleep(Duration::from_secs(10)).await;
+            try_join_all(members.iter().map(|name| stack.pause(name))).await?;
+            sleep(Duration::from_secs(60)).await;
+            try_join_all(members.iter().map(|name| stack.resume(name))).await.map(drop)
+        };
+        let (summary, ()) = load::run(client, &load, sleeping).await?;
+        ensure!(summary.holds(), "{}", summary.lines().join("\n"));
+        Ok(())
+    })
+    .await
 }
 
 /// F21 and F32, as long as the matrix has it.
