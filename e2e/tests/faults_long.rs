@@ -21,8 +21,8 @@ use uuid::Uuid;
 use crate::faults::{frozen, read_all, two_of_each};
 use crate::faults_network::{cut, ways};
 use crate::stage::{
-    DRAINED, SOON, Stage, all_end, alone, aside, basket, missing, nobody_dies, nobody_notices,
-    only_dies, place_all, rich, through_proxies,
+    DRAINED, SOON, Stage, all_end, alone, aside, basket, everybody, missing, nobody_dies,
+    nobody_notices, only_dies, place_all, rich, through_proxies,
 };
 
 mod catching_up;
@@ -128,15 +128,14 @@ async fn a_machine_that_sleeps_for_a_minute_under_load_loses_nothing() -> Result
     alone(async |stage| {
         two_of_each(stage).await?;
         let Stage { stack, client } = stage;
-        let members: Vec<String> =
-            stack.status().await?.into_iter().map(|member| member.name).collect();
+        let everybody = everybody(stack).await?;
         let lasting = Duration::from_secs(80);
         let load = Load { rate: 20, lasting, drained_within: DRAINED, ..Load::default() };
         let sleeping = async {
             sleep(Duration::from_secs(10)).await;
-            try_join_all(members.iter().map(|name| stack.pause(name))).await?;
+            try_join_all(everybody.iter().map(|name| stack.pause(name))).await?;
             sleep(Duration::from_secs(60)).await;
-            try_join_all(members.iter().map(|name| stack.resume(name))).await.map(drop)
+            try_join_all(everybody.iter().map(|name| stack.resume(name))).await.map(drop)
         };
         let (summary, ()) = load::run(client, &load, sleeping).await?;
         ensure!(summary.holds(), "{}", summary.lines().join("\n"));

@@ -11,11 +11,12 @@ use e2e::leaders::active_relays;
 use e2e::load::{self, Load};
 use e2e::outage::{self, Outage};
 use e2e::topology::SERVICES;
+use futures::future::try_join_all;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::time::{Instant, sleep};
 
-use crate::stage::{DRAINED, SOON, Stage, all_end, alone, alone_and_checked, place_all};
+use crate::stage::{DRAINED, SOON, Stage, all_end, alone, alone_and_checked, everybody, place_all};
 
 /// What `make outage` does, in short: a load, one kill, the checker.
 async fn killed_under_load(victim: &str) -> Result<()> {
@@ -80,6 +81,26 @@ async fn order_killed_under_load_leaves_no_outcome_unknown_for_ever() -> Result<
 async fn the_database_of_order_killed_under_load_leaves_no_outcome_unknown_for_ever() -> Result<()>
 {
     killed_under_load("order-db").await
+}
+
+/// As when the machine stops: nobody is left who could go on, and all start at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_killed_at_once_under_load_loses_nothing() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let lasting = Duration::from_secs(10);
+        let load = Load { rate: 50, lasting, drained_within: DRAINED, ..Load::default() };
+        let killing = async {
+            sleep(Duration::from_secs(3)).await;
+            let everybody = everybody(stack).await?;
+            try_join_all(everybody.iter().map(|name| stack.kill(name))).await?;
+            sleep(Duration::from_secs(1)).await;
+            stack.up().await
+        };
+        let (summary, ()) = load::run(client, &load, killing).await?;
+        ensure!(summary.holds() && summary.confirmed > 60, "{}", summary.lines().join("\n"));
+        Ok(())
+    })
+    .await
 }
 
 /// Also by an order service that starts while everything it needs but its database is away.

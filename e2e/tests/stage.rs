@@ -128,6 +128,11 @@ pub fn missing(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Every member by its name.
+pub async fn everybody(stack: &Stack) -> Result<Vec<String>> {
+    Ok(stack.status().await?.into_iter().map(|member| member.name).collect())
+}
+
 /// Stops every service, and starts it with what is set now; Kafka likewise.
 pub async fn all_again(stack: &Stack) -> Result<()> {
     try_join_all(SERVICES.map(|service| stack.stop(service))).await?;
