@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use events::orders;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
 
@@ -15,7 +16,7 @@ use crate::footprint::Footprint;
 use crate::leaders::{self, Leaders};
 use crate::load::{self, Load};
 use crate::topology::SERVICES;
-use crate::{Stack, ends, seed, verify, witness};
+use crate::{Stack, ends, replays, seed, verify, witness};
 
 /// A trial that takes longer than this hangs.
 const WITHIN: Duration = Duration::from_secs(300);
@@ -39,6 +40,8 @@ pub enum Trouble {
     Nothing,
     /// A service is away from the first order on, and most customers cancel.
     StartedLate(&'static str),
+    /// A service hears of what most customers cancel before it hears that they ordered it.
+    Overtaken(&'static str),
     /// A service's database is killed, then the service, with what it had read and not handled.
     DatabaseThenService(&'static str),
     /// Kafka is killed, then a service, with what it had sent and had no word of.
@@ -82,6 +85,7 @@ impl Trouble {
         match self {
             Trouble::Nothing => "a load, nothing broken".to_string(),
             Trouble::StartedLate(service) => format!("{service} away from the start, cancels"),
+            Trouble::Overtaken(service) => format!("cancellations come to {service} before orders"),
             Trouble::DatabaseThenService(service) => format!("{service}-db killed, then {service}"),
             Trouble::KafkaThenService(service) => format!("kafka killed, then {service}"),
             Trouble::DatabaseAway(service) => format!("{service}-db killed"),
@@ -94,7 +98,9 @@ impl Trouble {
         let lasting = Duration::from_secs(10);
         let load = Load { rate: 50, lasting, drained_within: DRAINED_WITHIN, ..Load::default() };
         match self {
-            Trouble::StartedLate(_) => Load { cancelled_percent: 40, ..load },
+            Trouble::StartedLate(_) | Trouble::Overtaken(_) => {
+                Load { cancelled_percent: 40, ..load }
+            }
             Trouble::Closed(_, table) => {
                 let repeated_percent = if table == "idempotency_keys" { 40 } else { 5 };
                 Load { lasting: CLOSED_FOR * 2, repeated_percent, ..load }
@@ -113,6 +119,16 @@ impl Trouble {
             Trouble::StartedLate(service) => {
                 stack.kill(service).await?;
                 sleep(a_while).await;
+                stack.start(service).await?;
+            }
+            Trouble::Overtaken(service) => {
+                stack.stop(service).await?;
+                sleep(a_while).await;
+                let held = replays::hold(client, service, &orders::CREATED).await?;
+                stack.start(service).await?;
+                sleep(a_while).await;
+                stack.stop(service).await?;
+                replays::release(client, held).await?;
                 stack.start(service).await?;
             }
             Trouble::DatabaseThenService(service) => {
