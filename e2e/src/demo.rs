@@ -25,7 +25,7 @@ pub async fn run(stack: &Stack) -> Result<()> {
     let was_up = is_up(stack).await?;
     as_found(stack, was_up, tell(stack, was_up)).await?;
     say(&format!("\nAll of it was checked. The story took {} s.", began.elapsed().as_secs()));
-    next_steps(was_up);
+    next_steps(stack, was_up);
     Ok(())
 }
 
@@ -190,8 +190,10 @@ async fn check(client: &Client) -> Result<()> {
     Ok(())
 }
 
-fn next_steps(is_up: bool) {
-    say("\nTry it yourself:");
+fn next_steps(stack: &Stack, is_up: bool) {
+    let on_containers =
+        if stack.is_native() { "" } else { ", with STACK=compose behind each line" };
+    say(&format!("\nTry it yourself{on_containers}:"));
     if !is_up {
         say("  make up                    the same stack, to stay");
     }
