@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use metrics::counter;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -112,8 +113,9 @@ impl<R: Rows> Consumer<R> {
         ended
     }
 
-    /// Reads with one client, until stopped or until the cluster that it found was replaced by one
-    /// that was made anew. The next client reads that from its beginning.
+    /// Reads with one client, until stopped or until that is of no more use, as when the cluster that it
+    /// found was replaced by one that was made anew. The next client goes on from what is committed,
+    /// and reads a cluster made anew from its beginning.
     async fn read(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let topics = self.routes.topics();
         let client: StreamConsumer<Reports> =
@@ -129,7 +131,7 @@ impl<R: Rows> Consumer<R> {
         let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
         let mut pace = Pace::of(APART);
-        while !stop.is_cancelled() && !group::was_replaced(&client) {
+        while !stop.is_cancelled() && group::beyond_repair(&client).is_none() {
             self.heartbeat.beat();
             if looked_at.elapsed() > PAUSED_LOOK_EVERY {
                 batches.paused_looked_at().await;
@@ -154,8 +156,9 @@ impl<R: Rows> Consumer<R> {
                 () = stop.cancelled() => {}
             }
         }
-        if !stop.is_cancelled() {
-            warn!("Kafka's cluster was made anew: it is read from its beginning");
+        if let Some(because) = group::beyond_repair(&client) {
+            warn!("the consumer goes on with a new client: {because}");
+            counter!("consumer_clients_rebuilt_total").increment(1);
         }
         reading.abort();
         let _ = reading.await;

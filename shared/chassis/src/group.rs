@@ -177,6 +177,11 @@ pub(crate) async fn cluster(client: &Arc<StreamConsumer<Reports>>) -> Option<Str
     tokio::task::spawn_blocking(asked).await.ok().flatten()
 }
 
+/// Why a client is of no more use, if that is so.
+pub(crate) fn beyond_repair(client: &StreamConsumer<Reports>) -> Option<&'static str> {
+    client.context().sayings.beyond_repair()
+}
+
 /// Whether that cluster is gone, and one that was made anew answers in its place.
 pub(crate) fn was_replaced(client: &StreamConsumer<Reports>) -> bool {
     client.context().sayings.cluster_replaced()
@@ -192,6 +197,7 @@ impl ClientContext for Reports {
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.sayings.counted(&statistics);
         for topic in statistics.topics.values() {
             let partitions = topic.partitions.values();
             let lag: i64 = partitions.map(|partition| partition.consumer_lag_stored.max(0)).sum();

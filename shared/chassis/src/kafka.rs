@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use rdkafka::{ClientConfig, Statistics, config::RDKafkaLogLevel};
 use tracing::{debug, warn};
 
 use crate::config::{Kafka, Secret};
@@ -57,7 +57,9 @@ pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
         .set("topic.metadata.propagation.max.ms", "5000")
         // The relay sends what is waiting at once; to wait for more would only add latency.
         .set("linger.ms", "0")
-        .set("compression.type", "lz4");
+        .set("compression.type", "lz4")
+        // Whether it knows of a broker still; see `Sayings::counted`.
+        .set("statistics.interval.ms", "10000");
     producer
 }
 
@@ -88,7 +90,7 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         .set("check.crcs", "true")
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "false")
-        // How far behind each partition is, for the metrics.
+        // How far behind each partition is, for the metrics; and whether it knows of a broker still.
         .set("statistics.interval.ms", "10000")
         // Memory. What lies ready counts by its bytes, and each record costs several times its bytes
         // beside them; an answer of the broker's may overshoot by all that it brings. With 8 MiB
@@ -110,12 +112,16 @@ const SAID_EVERY: Duration = Duration::from_secs(30);
 /// What librdkafka calls its message that another cluster answers than the one it found first.
 const ANOTHER_CLUSTER: &str = "CLUSTERID";
 
+/// What librdkafka calls a broker that stands for a role, such as the group's coordinator.
+const LOGICAL: &str = "logical";
+
 /// What a client says of itself. While its brokers are away it says so several times a second; that
 /// it waits is one fact, and a warning: it goes on by itself.
 #[derive(Default)]
 pub(crate) struct Sayings {
     said: Mutex<HashMap<String, Instant>>,
     cluster_replaced: AtomicBool,
+    knows_no_broker: AtomicBool,
 }
 
 impl Sayings {
@@ -132,6 +138,25 @@ impl Sayings {
             said.insert(kind.to_string(), Instant::now());
             warn!("Kafka's client: {text}");
         }
+    }
+
+    /// Notes whether the client knows of any broker still.
+    ///
+    /// A lone broker that takes itself for dead, as when it wakes from a freeze or at the end of a
+    /// graceful stop, answers that there is none. librdkafka then drops it, and should begin again
+    /// with the bootstrap servers; but where the connection ends at the same moment, it takes that
+    /// back, and never connects to anybody again (its issue 5301). Such a client is given up.
+    pub(crate) fn counted(&self, statistics: &Statistics) {
+        let known = statistics.brokers.values().any(|broker| broker.source != LOGICAL);
+        self.knows_no_broker.store(!known, Ordering::Relaxed);
+    }
+
+    /// Why this client is of no more use, if that is so.
+    pub(crate) fn beyond_repair(&self) -> Option<&'static str> {
+        if self.cluster_replaced() {
+            return Some("Kafka's cluster was made anew");
+        }
+        self.knows_no_broker.load(Ordering::Relaxed).then_some("it knows of no broker any more")
     }
 
     /// Whether the cluster that the client found first is gone, and one that was made anew answers

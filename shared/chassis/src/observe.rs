@@ -58,6 +58,7 @@ pub fn describe() {
     );
     for (name, meaning) in [
         ("commands_refused_total", "Commands refused because too many were waiting."),
+        ("consumer_clients_rebuilt_total", "Kafka consumers that were beyond repair and replaced."),
         ("consumer_retries_total", "Parts of batches that had to wait and were tried again."),
         ("events_announced_total", "Events written to the outbox once more, as an operator asked."),
         ("dead_letters_total", "Records set aside because they can never be handled, by topic."),

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::{ClientContext, Statistics};
 use tokio::sync::mpsc;
 
 use crate::config::Kafka;
@@ -54,6 +54,10 @@ impl ClientContext for Reports {
 
     fn error(&self, error: KafkaError, text: &str) {
         self.sayings.say(RDKafkaLogLevel::Error, &error.to_string(), text);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.sayings.counted(&statistics);
     }
 }
 
@@ -115,8 +119,8 @@ impl Producer {
 
     /// Why this producer is of no more use, if that is so.
     pub(crate) fn beyond_repair(&self) -> Option<String> {
-        if self.cluster_replaced() {
-            return Some("Kafka's cluster was made anew".into());
+        if let Some(because) = self.client.context().sayings.beyond_repair() {
+            return Some(because.into());
         }
         let (code, because) = self.client.client().fatal_error()?;
         Some(format!("{because} ({code})"))

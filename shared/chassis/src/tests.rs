@@ -16,6 +16,7 @@ mod trace;
 mod evolution;
 mod waiting;
 mod proxy;
+mod lone_broker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
