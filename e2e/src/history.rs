@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::Result;
+use chrono::Utc;
 use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -153,7 +154,9 @@ impl Summary {
         }
     }
 
-    /// Waits until every accepted order has ended, oldest first, and notes how.
+    /// Waits until every accepted order has ended, oldest first, and notes how. Each must have been
+    /// decided `within` that time; to look at all of them may take longer, as long as some are found
+    /// to have ended.
     pub async fn drain(
         &mut self,
         client: &Client,
@@ -161,7 +164,7 @@ impl Summary {
         prices: &Prices,
         within: Duration,
     ) -> Result<()> {
-        let began = Instant::now();
+        let (began, due) = (Instant::now(), Utc::now() + within);
         let accepted = history.iter().filter_map(|told| {
             let order_id = told.order()?.order_id;
             Some(Accepted { order_id, cancel: told.cancel, plan: told.plan.clone() })
@@ -171,7 +174,8 @@ impl Summary {
         self.orders = open.iter().map(|accepted| accepted.order_id).collect();
         let mut open = VecDeque::from(open);
         let (mut said, mut decided_in) = (began, Vec::with_capacity(open.len()));
-        while !open.is_empty() && began.elapsed() < within {
+        let mut last_ended = began;
+        while !open.is_empty() && last_ended.elapsed() < within {
             let looked_at: Vec<Accepted> = open.drain(..open.len().min(LOOKED_AT)).collect();
             let found: Vec<(Accepted, Result<Order>)> = stream::iter(looked_at)
                 .map(async |accepted| {
@@ -186,6 +190,10 @@ impl Summary {
                 match order {
                     Ok(order) if order.has_ended() => {
                         ended += 1;
+                        if let Some(at) = order.ended_at.filter(|at| *at > due) {
+                            let order_id = accepted.order_id;
+                            self.findings.add(I13, "late", || format!("{order_id} at {at}"));
+                        }
                         let span = order.ended_at.map(|at| (at - order.created_at).to_std());
                         decided_in.extend(span.and_then(std::result::Result::ok));
                         self.note(&accepted, &order, prices);
@@ -193,8 +201,9 @@ impl Summary {
                     _ => open.push_front(accepted),
                 }
             }
-            if ended == 0 {
-                sleep(LOOK_EVERY).await;
+            match ended {
+                0 => sleep(LOOK_EVERY).await,
+                _ => last_ended = Instant::now(),
             }
             if said.elapsed() > SAY_EVERY {
                 said = Instant::now();
