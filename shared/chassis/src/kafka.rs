@@ -170,3 +170,26 @@ impl Sayings {
         self.cluster_replaced.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::statistics::Broker;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_knows_of_no_broker_but_in_a_role_is_beyond_repair_until_it_does() {
+        let sayings = Sayings::default();
+        let knowing = |sources: &[&str]| {
+            let broker = |source: &&str| Broker { source: source.to_string(), ..Broker::default() };
+            let brokers = sources.iter().map(|source| (source.to_string(), broker(source)));
+            sayings.counted(&Statistics { brokers: brokers.collect(), ..Statistics::default() });
+            sayings.beyond_repair()
+        };
+        assert_eq!(knowing(&["configured"]), None);
+        assert_eq!(knowing(&["learned", LOGICAL]), None);
+        assert!(knowing(&[LOGICAL]).is_some_and(|because| because.contains("no broker")));
+        assert!(knowing(&[]).is_some());
+        assert_eq!(knowing(&["configured", LOGICAL]), None);
+    }
+}
