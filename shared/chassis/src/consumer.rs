@@ -156,7 +156,9 @@ impl<R: Rows> Consumer<R> {
                 () = stop.cancelled() => {}
             }
         }
-        if let Some(because) = group::beyond_repair(&client) {
+        if !stop.is_cancelled()
+            && let Some(because) = group::beyond_repair(&client)
+        {
             warn!("the consumer goes on with a new client: {because}");
             counter!("consumer_clients_rebuilt_total").increment(1);
         }
