@@ -20,10 +20,10 @@ const GROWTH: f64 = 1.2;
 pub const MEMORY_BYTES_KEPT: u64 = 64 * 1024 * 1024;
 pub const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
-/// Connections of an instance beside its pool of at most so many: the relay's session, and one that
-/// is just being replaced.
+/// Connections of an instance beside its pool of at most so many: four sessions of its loops, and one
+/// that is just being replaced.
 const POOL_MAX: u64 = 16;
-const BESIDE_POOL_MAX: u64 = 2;
+const BESIDE_POOL_MAX: u64 = 5;
 
 /// What it takes up now.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -17,8 +17,8 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a service waits for a lock at a time; see the chassis's schema.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The pool, the relay's session, and whoever is just coming or going.
-const SESSIONS_MAX: i64 = 16 + 4;
+/// The pool, the loops' four sessions, and whoever is just coming or going.
+const SESSIONS_MAX: i64 = 16 + 4 + 3;
 
 /// One POST: its answer, and whether it says when to come back.
 async fn post(Stage { client, .. }: &Stage) -> Result<(u16, Option<String>)> {
@@ -73,7 +73,7 @@ async fn while_the_database_is_away_clients_are_told_to_come_back_and_it_is_used
         sabotage::kill_backend(stack, "order").await?;
         recovered(stage).await?;
 
-        eventually("the relay's session beside the pool's", SOON, async || {
+        eventually("the relay's session beside those of the commands", SOON, async || {
             let sessions = sabotage::sessions(stack, "order").await?;
             ensure!(sessions > 1, "{sessions} sessions");
             Ok(())

@@ -25,6 +25,7 @@ use crate::group::{self, Assigned, Reports};
 use crate::pause;
 use crate::route::{Content, Item, schema_id};
 use crate::rows::Rows;
+use crate::session::Session;
 
 /// Between two tries: at first, and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -45,6 +46,7 @@ pub(crate) struct Batches<'a, R: Rows> {
     consumer: &'a Consumer<R>,
     client: &'a Arc<StreamConsumer<Reports>>,
     stop: &'a CancellationToken,
+    session: Session,
     /// Events in a row that could not be handled. Undecodable bytes don't count.
     strikes: u32,
 }
@@ -68,7 +70,7 @@ impl<'a, R: Rows> Batches<'a, R> {
         client: &'a Arc<StreamConsumer<Reports>>,
         stop: &'a CancellationToken,
     ) -> Batches<'a, R> {
-        Batches { consumer, client, stop, strikes: 0 }
+        Batches { consumer, client, stop, session: Session::of(&consumer.db), strikes: 0 }
     }
 
     /// Handles a batch, part by part from left to right. Returns early only when stopped; what was
@@ -159,16 +161,26 @@ impl<'a, R: Rows> Batches<'a, R> {
 
     /// The events' effect and the letters, in one transaction. Answers the places of the letters
     /// that were not there before.
-    async fn attempt(&self, part: &Part<R>) -> Result<HashSet<Place>, Trouble> {
+    async fn attempt(&mut self, part: &Part<R>) -> Result<HashSet<Place>, Trouble> {
         let letters: Vec<_> = part.items.iter().filter_map(Item::letter).collect();
         let cluster = match letters.is_empty() {
             true => String::new(),
             false => self.cluster().await?,
         };
         let attempts = i32::try_from(part.tries).unwrap_or(i32::MAX);
-        let mut tx = db::begin(&self.consumer.db).await?;
-        let effect = effect::take(&mut tx, &part.items, attempts).await?;
-        let new = dead_letter::set_aside(&mut tx, &cluster, &letters, attempts).await?;
+        let mut tx = self.session.begin().await?;
+        let prepared = async {
+            let effect = effect::take(&mut tx, &part.items, attempts).await?;
+            let new = dead_letter::set_aside(&mut tx, &cluster, &letters, attempts).await?;
+            Ok((effect, new))
+        };
+        let (effect, new) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(trouble) => {
+                let _ = tx.rollback().await;
+                return Err(trouble);
+            }
+        };
         crash::point!("letters.set_aside", !letters.is_empty());
         crash::point!("consumer.prepared", effect.is_new());
         tx.commit().await?;

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
 use serde::Serialize;
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ use crate::pace::{Lap, Pace};
 use crate::probes::Heartbeat;
 use crate::problem::Problem;
 use crate::rows::{Rows, Touches, guarded};
+use crate::session::Session;
 use crate::telemetry;
 use crate::wake::Wake;
 use crate::writes::Writes;
@@ -213,8 +214,9 @@ impl<R: Rows> Writers<R> {
             let (db, wake, waiting) = (self.db.clone(), self.wake.clone(), waiting.clone());
             let (stop, heartbeat) = (stop.clone(), self.heartbeat.clone());
             writers.spawn(async move {
+                let mut session = Session::of(&db);
                 while let Some((batch, _lap)) = take(&waiting, &wake, &stop, &heartbeat).await {
-                    write(&db, &wake, batch, &heartbeat).await;
+                    write(&mut session, &wake, batch, &heartbeat).await;
                 }
             });
         }
@@ -254,7 +256,12 @@ async fn take<R: Rows>(
 /// Runs a batch until every caller has an answer. What can't go together goes apart: a command with
 /// the key of an earlier one of the batch waits for the next round, and a batch that the database
 /// refuses is halved.
-async fn write<R: Rows>(db: &PgPool, wake: &Wake, batch: Vec<Pending<R>>, heartbeat: &Heartbeat) {
+async fn write<R: Rows>(
+    session: &mut Session,
+    wake: &Wake,
+    batch: Vec<Pending<R>>,
+    heartbeat: &Heartbeat,
+) {
     let mut rounds = vec![batch];
     let mut tries = 0;
     // Whether a commit may have been cut: from then on, nobody can say that nothing was stored.
@@ -281,7 +288,7 @@ async fn write<R: Rows>(db: &PgPool, wake: &Wake, batch: Vec<Pending<R>>, heartb
         }
         let batch = now_batch;
         histogram!("command_batch_size").record(batch.len() as f64);
-        match attempt(db, &batch).await {
+        match attempt(session, &batch).await {
             Ok(answers) => {
                 wake.relay.notify_one();
                 wake.watchers.send_replace(());
@@ -358,13 +365,22 @@ impl From<sqlx::Error> for Trouble {
 
 /// One transaction, all or nothing.
 async fn attempt<R: Rows>(
-    db: &PgPool,
+    session: &mut Session,
     batch: &[Pending<R>],
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
     let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
     crash::point!("commands.taken");
-    let prepared = tokio::time::timeout(PREPARED_WITHIN, prepare(db, batch)).await;
-    let (tx, answers) = prepared.map_err(late)??;
+    let prepared = async {
+        let mut tx = session.begin().await?;
+        match prepare(&mut tx, batch).await {
+            Ok(answers) => Ok((tx, answers)),
+            Err(trouble) => {
+                let _ = tx.rollback().await;
+                Err(trouble)
+            }
+        }
+    };
+    let (tx, answers) = tokio::time::timeout(PREPARED_WITHIN, prepared).await.map_err(late)??;
     crash::point!("commands.prepared");
     db::in_time(COMMITTED_WITHIN, tx.commit())
         .await
@@ -375,12 +391,11 @@ async fn attempt<R: Rows>(
 
 /// Look back, load, decide, save, publish: all but the commit.
 async fn prepare<R: Rows>(
-    db: &PgPool,
+    tx: &mut PgConnection,
     batch: &[Pending<R>],
-) -> Result<(PgTransaction<'static>, Vec<Result<Reply, Problem>>), Trouble> {
-    let mut tx = db::begin(db).await?;
+) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
     let mut answers: Vec<Option<Result<Reply, Problem>>> = batch.iter().map(|_| None).collect();
-    let (remembered, now) = idempotency::remembered(&mut tx, keyed(batch)).await?;
+    let (remembered, now) = idempotency::remembered(tx, keyed(batch)).await?;
     for (nth, answer) in remembered {
         answers[nth] = Some(answer);
     }
@@ -390,7 +405,7 @@ async fn prepare<R: Rows>(
             pending.command.touch(&mut keys);
         }
     }
-    let mut rows = R::load(&mut tx, keys).await?;
+    let mut rows = R::load(tx, keys).await?;
     crash::point!("commands.loaded");
     let mut decided = HashSet::new();
     for (nth, pending) in batch.iter().enumerate() {
@@ -408,12 +423,12 @@ async fn prepare<R: Rows>(
             envelopes.extend(reply.event.take().map(|event| envelope(event, pending, now)));
         }
     }
-    let mut writes = Writes::of(&mut tx);
+    let mut writes = Writes::of(tx);
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
     let decided = keyed(batch).filter(|(nth, _)| decided.contains(nth));
     idempotency::remember(writes, decided.map(|(nth, once)| (once, &answers[nth]))).await?;
-    Ok((tx, answers))
+    Ok(answers)
 }
 
 /// The commands of a batch that came with a key, with their places in it.

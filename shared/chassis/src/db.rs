@@ -3,33 +3,39 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 use tracing::warn;
 
 /// Rows deleted at a time, which is a few milliseconds of locks, and how often to look for old ones.
 const PRUNED_MAX: i64 = 1_000;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
-/// Begins a transaction for a batch.
+/// What the planner may not do in a transaction that handles a batch.
 ///
-/// The planner may not choose a sequential scan or a hash over a whole table in it. On a young
-/// table without statistics it does so for `update … from unnest(…)`, reading the table once a
-/// batch: measured, that halved the rate of commands.
+/// It may not choose a sequential scan or a hash over a whole table. On a young table without
+/// statistics it does so for `update … from unnest(…)`, reading the table once a batch: measured,
+/// that halved the rate of commands.
 /// Nor may it make a plan for each batch anew: that takes longer than a small batch itself, and comes
 /// to the same plan. Nor compile a plan to machine code, which it would for what looks as expensive as
 /// a scan that it may not choose.
+pub(crate) const PLANNER: [(&str, &str); 5] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+];
+
+/// Begins a transaction for a batch, on a connection of the pool; loops have a
+/// [`crate::session::Session`].
 pub async fn begin(db: &PgPool) -> sqlx::Result<PgTransaction<'static>> {
-    db.begin_with(
-        "begin; set local enable_seqscan = off; set local enable_hashjoin = off;
-         set local enable_mergejoin = off; set local plan_cache_mode = force_generic_plan;
-         set local jit = off",
-    )
-    .await
+    let planned = PLANNER.map(|(setting, value)| format!("; set local {setting} = {value}"));
+    db.begin_with(AssertSqlSafe(format!("begin{}", planned.concat()))).await
 }
 
 /// Now, by the database's clock: when the transaction began.
-pub async fn now(tx: &mut PgTransaction<'_>) -> sqlx::Result<DateTime<Utc>> {
-    sqlx::query_scalar("select transaction_timestamp()").fetch_one(&mut **tx).await
+pub async fn now(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar("select transaction_timestamp()").fetch_one(tx).await
 }
 
 /// Waits for an answer no longer than this: a database that says nothing at all is as good as away.

@@ -11,7 +11,7 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{PgConnection, PgPool, PgTransaction};
 use uuid::Uuid;
 
 /// Why an event is dead.
@@ -59,7 +59,7 @@ pub(crate) type Place = (String, i32, i64);
 /// Sets records aside, after so many `attempts`; one that lies there already is left as it is, so
 /// that what was settled stays settled when its topic is read again. Answers those that are new.
 pub(crate) async fn set_aside(
-    tx: &mut PgTransaction<'_>,
+    tx: &mut PgConnection,
     cluster: &str,
     letters: &[(&OwnedMessage, Option<Uuid>, &Cause)],
     attempts: i32,
@@ -89,7 +89,7 @@ pub(crate) async fn set_aside(
     .bind(letters.iter().map(|(m, ..)| m.payload()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| cause.kind.name()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| stored(&cause.reason)).collect::<Vec<_>>())
-    .fetch_all(&mut **tx)
+    .fetch_all(tx)
     .await
 }
 

@@ -5,7 +5,7 @@
 use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
-use sqlx::PgTransaction;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::crash;
@@ -49,7 +49,7 @@ pub(crate) struct Effect {
 /// Lets events have their effect; those that had it before are passed over, and so is what is no
 /// event. `attempts` is how many tries this one makes.
 pub(crate) async fn take<R: Rows>(
-    tx: &mut PgTransaction<'static>,
+    tx: &mut PgConnection,
     items: &[Item<R>],
     attempts: i32,
 ) -> Result<Effect, Trouble> {

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{PgConnection, PgPool};
 
 use crate::commands::Reply;
 use crate::db;
@@ -75,7 +75,7 @@ struct Row {
 /// Answers those commands of a batch that had their effect before, each by the number it came with:
 /// from memory, or with a refusal if the wish was another. And now, by the database's clock.
 pub(crate) async fn remembered<'a>(
-    tx: &mut PgTransaction<'_>,
+    tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
 ) -> sqlx::Result<(Vec<(usize, Result<Reply, Problem>)>, DateTime<Utc>)> {
     let keyed: BTreeMap<(&str, &str), (usize, &Once)> =
@@ -95,7 +95,7 @@ pub(crate) async fn remembered<'a>(
     .bind(keyed.keys().map(|(path, _)| *path).collect::<Vec<_>>())
     .bind(keyed.keys().map(|(_, key)| *key).collect::<Vec<_>>())
     .bind(KEPT.as_secs_f64())
-    .fetch_all(&mut **tx);
+    .fetch_all(tx);
     let rows: Vec<Row> = rows.await?;
     let now = rows.first().ok_or(sqlx::Error::RowNotFound)?.now;
     let answers = rows.into_iter().filter_map(|row| {

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db;
@@ -21,7 +21,7 @@ pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Where another transaction is just entering one of them, this waits for its end. Ids are sorted,
 /// so that two batches wait in one direction only. `attempts` is how many tries this one makes.
 pub async fn admit(
-    tx: &mut PgTransaction<'_>,
+    tx: &mut PgConnection,
     events: &[(Uuid, &'static str)],
     attempts: i32,
 ) -> sqlx::Result<(HashSet<Uuid>, DateTime<Utc>)> {
@@ -39,7 +39,7 @@ pub async fn admit(
     .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
     .bind(attempts)
-    .fetch_one(&mut **tx)
+    .fetch_one(tx)
     .await?;
     Ok((admitted.into_iter().collect(), now))
 }

@@ -16,7 +16,8 @@
 //! - [`state`]: a topic of state, read whole
 //! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
 //! - [`wake`]: what one loop tells another; pace: how soon it may begin again
-//! - [`db`], [`kafka`]: transactions and what their failures mean; every client setting with its reason
+//! - [`db`], [`kafka`]: transactions, a loop's session, and what failures mean; every client setting with
+//!   its reason
 //!
 //! The service around them:
 //! - [`process`], [`service`], [`supervise`], [`schema`]: from `main` to the exit code
@@ -56,6 +57,7 @@ pub mod pause;
 mod operator;
 pub mod wake;
 mod pace;
+mod session;
 pub mod db;
 pub mod kafka;
 

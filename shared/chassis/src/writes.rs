@@ -8,11 +8,11 @@
 use std::fmt::Write as _;
 
 use sqlx::postgres::{PgArguments, Postgres};
-use sqlx::{Arguments, AssertSqlSafe, Encode, PgTransaction, Type};
+use sqlx::{Arguments, AssertSqlSafe, Encode, PgConnection, Type};
 
 /// The writes of a transaction that is open.
 pub struct Writes<'tx> {
-    tx: &'tx mut PgTransaction<'static>,
+    tx: &'tx mut PgConnection,
     parts: Vec<String>,
     arguments: PgArguments,
     /// A value that can't be sent.
@@ -21,7 +21,7 @@ pub struct Writes<'tx> {
 
 impl<'tx> Writes<'tx> {
     /// Nothing yet.
-    pub fn of(tx: &'tx mut PgTransaction<'static>) -> Writes<'tx> {
+    pub fn of(tx: &'tx mut PgConnection) -> Writes<'tx> {
         Writes { tx, parts: Vec::new(), arguments: PgArguments::default(), unfit: None }
     }
 
@@ -45,7 +45,7 @@ impl<'tx> Writes<'tx> {
         }
         statement += last;
         let query = sqlx::query_with(AssertSqlSafe(statement), self.arguments);
-        Ok(query.execute(&mut **self.tx).await?.rows_affected())
+        Ok(query.execute(self.tx).await?.rows_affected())
     }
 }
 

@@ -180,10 +180,9 @@ async fn while_the_database_is_away_a_caller_is_told_in_time_that_nothing_was_st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_whose_other_end_vanished_give_their_place_in_the_pool_back() {
+async fn writers_whose_connection_went_silent_go_on_with_another() {
     let till = Till::<208>::open().await;
-    let small = till.with(|config| config.database_pool_size = 1);
-    let (proxied, proxy) = small.with_database_proxy().await;
+    let (proxied, proxy) = till.with_database_proxy().await;
     let (commands, writing) = proxied.commands();
     commands.run(counted::<208>("a", 1), None, count).await.unwrap();
     let lock = till.lock("a").await;
@@ -270,6 +269,24 @@ async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_els
     // What is young, and what was discarded.
     assert_eq!(till.number("select count(*) from inbox").await, 2);
     assert_eq!(till.number("select count(*) from idempotency_keys where path = '/new'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_whose_other_end_vanished_give_their_place_in_the_pool_back() {
+    let till = Till::<213>::open().await;
+    let small = till.with(|config| config.database_pool_size = 1);
+    let (proxied, proxy) = small.with_database_proxy().await;
+    let mut tx = proxied.db.begin().await.unwrap();
+    proxy.set(Way::Silent);
+    let asked = sqlx::query("select from tallies").execute(&mut *tx);
+    assert!(tokio::time::timeout(MEANWHILE, asked).await.is_err(), "the other end is gone");
+    drop(tx);
+    // New connections go through, the silent one stays silent.
+    proxy.set(Way::Open);
+    eventually("the pool serves again", async || {
+        sqlx::query("select from tallies").execute(&proxied.db).await.is_ok()
+    })
+    .await;
 }
 
 /// As it is left by whoever gives up waiting for the answer to `begin`.

@@ -1,0 +1,91 @@
+//! A connection that a loop keeps for itself.
+//!
+//! A loop is at its database all the time. From the pool, its connection would be asked whether it
+//! lives when it is taken, and again, and whether it is at rest, when it is given back: three of nine
+//! round trips of a small batch. And each time it would be told how to plan.
+//!
+//! Promise: a transaction begins on a connection that has none open. It is broken by keeping one whose
+//! last transaction did not end, for whatever reason: such a connection is closed, and with it the
+//! transaction.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Executor, PgConnection, PgPool};
+
+use crate::db;
+
+/// How long it may take to connect, and to begin.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
+const BEGUN_WITHIN: Duration = Duration::from_secs(2);
+
+/// The connection of one loop, open or not.
+pub(crate) struct Session {
+    options: PgConnectOptions,
+    at_rest: Option<PgConnection>,
+}
+
+/// A transaction of a session. Dropped without an end, as when nobody waits for it any longer, it
+/// takes its connection with it.
+pub(crate) struct Begun<'a> {
+    open: PgConnection,
+    at_rest: &'a mut Option<PgConnection>,
+}
+
+impl Session {
+    /// To the same database as the pool's; it connects when first used.
+    pub(crate) fn of(db: &PgPool) -> Session {
+        let options = db.connect_options().as_ref().clone().options(db::PLANNER);
+        Session { options, at_rest: None }
+    }
+
+    /// Begins a transaction; see [`db::PLANNER`] for how its statements are planned.
+    pub(crate) async fn begin(&mut self) -> sqlx::Result<Begun<'_>> {
+        let kept = match self.at_rest.take() {
+            // A database that was started again meanwhile is found out before anything was done.
+            Some(kept) => begun(kept).await.ok(),
+            None => None,
+        };
+        let open = match kept {
+            Some(open) => open,
+            None => begun(db::in_time(CONNECTED_WITHIN, self.options.connect()).await?).await?,
+        };
+        Ok(Begun { open, at_rest: &mut self.at_rest })
+    }
+}
+
+async fn begun(mut connection: PgConnection) -> sqlx::Result<PgConnection> {
+    db::in_time(BEGUN_WITHIN, connection.execute("BEGIN")).await?;
+    Ok(connection)
+}
+
+impl Begun<'_> {
+    pub(crate) async fn commit(self) -> sqlx::Result<()> {
+        self.end("COMMIT").await
+    }
+
+    pub(crate) async fn rollback(self) -> sqlx::Result<()> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, how: &'static str) -> sqlx::Result<()> {
+        self.open.execute(how).await?;
+        *self.at_rest = Some(self.open);
+        Ok(())
+    }
+}
+
+impl Deref for Begun<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.open
+    }
+}
+
+impl DerefMut for Begun<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.open
+    }
+}
