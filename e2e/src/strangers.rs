@@ -32,8 +32,6 @@ use crate::facts::{Place, topic_number};
 use crate::sabotage::TOO_STRICT;
 use crate::topology::SERVICES;
 
-pub const PARTITIONS: i32 = 12;
-
 const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// The key of all of them: no order has it.
@@ -212,8 +210,8 @@ pub async fn poison_drawn(
         let id = schema_id(client, topic).await?;
         let kinds = poison(id, &body(topic)?, lots);
         let mut partitions = || {
-            let drawn = lots.random_range(0..PARTITIONS);
-            if all_partitions { 0..PARTITIONS } else { drawn..drawn + 1 }
+            let drawn = lots.random_range(0..topic.partitions);
+            if all_partitions { 0..topic.partitions } else { drawn..drawn + 1 }
         };
         let records = kinds
             .iter()

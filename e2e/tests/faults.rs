@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::outages::shares;
+use crate::outages::{partitions_of, shares};
 use crate::records::letters_of;
 use crate::stage::{
     DRAINED, SOON, Stage, all_end, alone, basket, nobody_notices, place_all, rich, wish,
@@ -151,7 +151,8 @@ async fn woken(stage: &Stage, service: &str, seconds: u64) -> Result<()> {
 async fn replaced(stage: &Stage, service: &str, frozen: &str) -> Result<()> {
     eventually(&format!("another to take the place of {frozen}"), SOON, async || {
         let shares = shares(stage.stack.kafka_bootstrap()?, service.to_string()).await?;
-        ensure!(shares.len() == 1 && shares[0].len().is_multiple_of(12), "{shares:?}");
+        let all = shares.iter().map(Vec::len).eq([partitions_of(service)]);
+        ensure!(all, "{shares:?}");
         let now = relaying(stage, service).await?;
         ensure!(now != frozen, "{frozen} still relays");
         Ok(())

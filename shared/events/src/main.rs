@@ -161,16 +161,17 @@ async fn create(
     Ok(())
 }
 
-/// Partitions can't change: that would move keys. The settings can, and are set as declared.
+/// Settings are set as declared, partitions never: to add some moves keys, so that the records of one
+/// key lie in two partitions and are read in any order. Where an operator did, that is no mistake.
 async fn adjust(
     admin: &AdminClient<DefaultClientContext>,
     topic: &Topic,
     partitions: i32,
     replication: Option<i32>,
 ) -> anyhow::Result<()> {
-    if partitions != topic.partitions {
+    if partitions < topic.partitions {
         bail!(
-            "{} has {partitions} partitions and is declared with {}; to change that takes a new topic",
+            "{} has {partitions} partitions and is declared with {}; add them, or declare fewer",
             topic.name,
             topic.partitions
         );
