@@ -4,7 +4,7 @@
 //! a loop that begins again at once makes many small ones, and the machine is busy with the trips. So
 //! after a batch a loop rests in proportion to how long it took, and takes what came meanwhile: the
 //! busier the machine, the longer batches take, and the larger they become. Who comes alone finds the
-//! rest long over and waits for nothing.
+//! rest long over, or none, and waits for nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,8 @@ pub(crate) struct Pace {
 pub(crate) struct Lap {
     began: Instant,
     took_micros: Arc<AtomicU64>,
+    /// Or the next may begin at once.
+    counts: bool,
 }
 
 impl Pace {
@@ -45,29 +47,34 @@ impl Pace {
             sleep_until(next).await;
         }
         self.began = Instant::now();
-        Lap { began: self.began, took_micros: self.took_micros.clone() }
+        Lap { began: self.began, took_micros: self.took_micros.clone(), counts: true }
     }
 
     /// [`Pace::next`] for a batch that was taken from a queue: what came meanwhile joins it.
+    ///
+    /// After a batch of one there is no rest: nothing had come meanwhile, and of the two answers that a
+    /// lone order waits for, one comes right after the other.
     pub(crate) async fn fill<T>(
         &mut self,
         batch: &mut Vec<T>,
         max: usize,
         waiting: &mut mpsc::Receiver<T>,
     ) -> Lap {
-        let lap = self.next(batch.len() == max).await;
+        let mut lap = self.next(batch.len() == max).await;
         while batch.len() < max
             && let Ok(more) = waiting.try_recv()
         {
             batch.push(more);
         }
+        lap.counts = batch.len() > 1;
         lap
     }
 }
 
 impl Drop for Lap {
     fn drop(&mut self) {
-        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = if self.counts { self.began.elapsed() } else { Duration::ZERO };
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.took_micros.store(micros, Ordering::Relaxed);
     }
 }
@@ -120,6 +127,16 @@ mod tests {
         drop(lap);
         sleep(TOOK + REST_MAX).await;
         assert!(pace.next(false).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_rests_after_a_batch_of_one() {
+        let mut pace = Pace::of(2.0);
+        let (_sender, mut waiting) = mpsc::channel::<i32>(3);
+        let lap = pace.fill(&mut vec![1], 2, &mut waiting).await;
+        sleep(TOOK).await;
+        drop(lap);
+        assert!(pace.fill(&mut vec![2], 3, &mut waiting).now_or_never().is_some());
     }
 
     #[tokio::test]
