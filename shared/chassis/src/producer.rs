@@ -29,6 +29,8 @@ pub(crate) struct Flight {
     pub topic: String,
     pub key: String,
     pub occurred_at: DateTime<Utc>,
+    /// The look that found it, by its number.
+    pub look: u64,
 }
 
 /// What became of a record.

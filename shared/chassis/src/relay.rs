@@ -145,11 +145,19 @@ impl Relay {
                 true => POLL_BUSY,
                 false => POLL_IDLE,
             };
-            tokio::select! {
-                Some(landed) = round.producer.landed() => round.landed(landed)?,
-                () = self.wake.relay.notified(), if !round.held_up() => {}
-                () = tokio::time::sleep(poll) => {}
-                () = stop.cancelled() => {}
+            let poll = tokio::time::Instant::now() + poll;
+            loop {
+                tokio::select! {
+                    Some(landed) = round.producer.landed() => {
+                        round.landed(landed)?;
+                        if round.has_to_look() {
+                            break;
+                        }
+                    }
+                    () = self.wake.relay.notified(), if !round.held_up() => break,
+                    () = tokio::time::sleep_until(poll) => break,
+                    () = stop.cancelled() => break,
+                }
             }
         }
         let last = tokio::time::Instant::now() + LAST_ACKS_WITHIN;

@@ -72,6 +72,10 @@ pub(crate) struct Round<'a> {
     held_keys: HashMap<String, (Instant, Duration)>,
     /// Acknowledged, not yet deleted.
     acknowledged: Vec<i64>,
+    /// Looks so far, and whether the last one left anything behind that may go when something comes
+    /// back.
+    looks: u64,
+    left_behind: bool,
     /// Texts of schemas whose ids the registry has not told yet.
     schemas: HashMap<Vec<u8>, String>,
     /// The registry gave no answer lately: it is not asked again before this.
@@ -95,6 +99,8 @@ impl<'a> Round<'a> {
             held_topics: HashMap::new(),
             held_keys: HashMap::new(),
             acknowledged: Vec::new(),
+            looks: 0,
+            left_behind: false,
             schemas: HashMap::new(),
             registry_away: None,
             floor: Floor::new(),
@@ -126,7 +132,14 @@ impl<'a> Round<'a> {
             }
         }
         crash::point!("relay.sent", sent > 0);
+        self.left_behind |= !waiting.is_empty();
         Ok(sent)
+    }
+
+    /// Whether there is a reason to look, now that something came back. To delete what was acknowledged
+    /// is none: that has time until the next look, and one of its own costs as much as any other.
+    pub(crate) fn has_to_look(&self) -> bool {
+        self.left_behind || self.acknowledged.len() >= TAKEN_MAX
     }
 
     /// Whether nothing more may be taken until something comes back.
@@ -151,9 +164,12 @@ impl<'a> Round<'a> {
 
     /// One statement: the delete of what was acknowledged, and the look at what is there.
     async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
+        // What there is no room for may go when something comes back.
+        self.left_behind = limit == 0;
         if limit == 0 && self.acknowledged.is_empty() {
             return Ok(Vec::new());
         }
+        self.looks += 1;
         if let Some(floor) = self.floor.due() {
             let lowest = sqlx::query_scalar("select min(position) from outbox where position > $1");
             let lowest = in_time(lowest.bind(floor).fetch_one(&mut *db)).await?;
@@ -204,7 +220,13 @@ impl<'a> Round<'a> {
         let Some(schema_id) = self.schema_id(db, &row).await? else { return Ok(false) };
         let (record, headers) = (frame(schema_id, &row.body), headers(self.service, &row));
         let Row { position, topic, key, occurred_at, .. } = row;
-        let flight = Flight { position, topic: topic.clone(), key: key.clone(), occurred_at };
+        let flight = Flight {
+            position,
+            topic: topic.clone(),
+            key: key.clone(),
+            occurred_at,
+            look: self.looks,
+        };
         match self.producer.send(flight, &record, headers) {
             Ok(()) => {
                 self.positions.insert(position);
@@ -269,6 +291,8 @@ impl<'a> Round<'a> {
         }
         self.positions.remove(&flight.position);
         self.keys.remove(&flight.key);
+        // A later look passed over whatever else there is of its key.
+        self.left_behind |= flight.look < self.looks;
         if let Some((in_flight, came_back)) = self.topics.get_mut(&flight.topic) {
             *in_flight -= 1;
             *came_back = Instant::now();

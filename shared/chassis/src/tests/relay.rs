@@ -229,6 +229,35 @@ async fn of_a_key_at_most_one_record_is_unacknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waited_for_it() {
+    let till = Till::<120>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+
+    till.publish(&[counted("a", 1)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    assert!(!round.has_to_look(), "nothing else is there");
+
+    till.publish(&[counted("b", 1), counted("b", 2)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1, "the first of the key");
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    assert!(round.has_to_look(), "the second waited in the same look");
+    mock.broker_down(-1).unwrap();
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
+    till.publish(&[counted("b", 3)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0, "a later look passes it over");
+    mock.broker_up(-1).unwrap();
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    assert!(round.has_to_look(), "the third waited for the second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_topic_holds_its_rows_and_later_ones_of_their_keys_and_nothing_else() {
     let till = Till::<105>::open().await;
     let (counted_topic, tallied_topic) = (names(105).counted, names(105).tallied);
