@@ -172,15 +172,10 @@ impl<'a, R: Rows> Batches<'a, R> {
         let prepared = async {
             let effect = effect::take(&mut tx, &part.items, attempts).await?;
             let new = dead_letter::set_aside(&mut tx, &cluster, &letters, attempts).await?;
-            Ok((effect, new))
+            Ok::<_, Trouble>((effect, new))
         };
-        let (effect, new) = match prepared.await {
-            Ok(prepared) => prepared,
-            Err(trouble) => {
-                let _ = tx.rollback().await;
-                return Err(trouble);
-            }
-        };
+        let prepared = prepared.await;
+        let (tx, (effect, new)) = tx.having(prepared).await?;
         crash::point!("letters.set_aside", !letters.is_empty());
         crash::point!("consumer.prepared", effect.is_new());
         tx.commit().await?;

@@ -372,13 +372,8 @@ async fn attempt<R: Rows>(
     crash::point!("commands.taken");
     let prepared = async {
         let mut tx = session.begin().await?;
-        match prepare(&mut tx, batch).await {
-            Ok(answers) => Ok((tx, answers)),
-            Err(trouble) => {
-                let _ = tx.rollback().await;
-                Err(trouble)
-            }
-        }
+        let answers = prepare(&mut tx, batch).await;
+        tx.having(answers).await
     };
     let (tx, answers) = tokio::time::timeout(PREPARED_WITHIN, prepared).await.map_err(late)??;
     crash::point!("commands.prepared");

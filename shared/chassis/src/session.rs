@@ -61,6 +61,17 @@ async fn begun(mut connection: PgConnection) -> sqlx::Result<PgConnection> {
 }
 
 impl Begun<'_> {
+    /// Goes on where what was to be prepared in it is; otherwise rolls back, which keeps the connection.
+    pub(crate) async fn having<T, E>(self, prepared: Result<T, E>) -> Result<(Self, T), E> {
+        match prepared {
+            Ok(prepared) => Ok((self, prepared)),
+            Err(because) => {
+                let _ = self.rollback().await;
+                Err(because)
+            }
+        }
+    }
+
     pub(crate) async fn commit(self) -> sqlx::Result<()> {
         self.end("COMMIT").await
     }
