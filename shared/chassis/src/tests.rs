@@ -11,6 +11,7 @@ mod bad_events;
 mod transient;
 mod letters;
 mod relay;
+mod round;
 mod commands;
 mod session;
 mod trace;

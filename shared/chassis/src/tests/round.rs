@@ -1,0 +1,91 @@
+//! What the relay does at a look, and what it does not: its rounds taken one by one.
+
+use super::relay::on_a_mock;
+use super::*;
+use crate::producer::Producer;
+use crate::round::Round;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_key_at_most_one_record_is_unacknowledged() {
+    let till = Till::<104>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    mock.broker_down(-1).unwrap();
+    till.publish(&[counted("a", 1), counted("a", 2), counted("b", 1), counted("a", 3)]).await;
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 2, "the first of each key");
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0);
+    mock.broker_up(-1).unwrap();
+    let mut sent = 0;
+    eventually("all were sent", async || {
+        sent += round.turn(&mut db, 1_000).await.unwrap();
+        sent == 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waited_for_it() {
+    let till = Till::<120>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+
+    till.publish(&[counted("a", 1)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    assert!(!round.has_to_look(), "nothing else is there");
+
+    till.publish(&[counted("b", 1), counted("b", 2)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1, "the first of the key");
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    assert!(round.has_to_look(), "the second waited in the same look");
+    mock.broker_down(-1).unwrap();
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
+    till.publish(&[counted("b", 3)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0, "a later look passes it over");
+    mock.broker_up(-1).unwrap();
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    assert!(round.has_to_look(), "the third waited for the second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_at_the_outbox_stay_fast_while_a_snapshot_is_held() {
+    let till = Till::<107>::open_with_contracts().await;
+    let mut old = till.session().await;
+    let hold = "begin isolation level repeatable read; select count(*) from outbox";
+    sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
+    // As if 200,000 events had gone through: none of these dead rows can be cleared away.
+    till.force(
+        "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+         select gen_random_uuid(), 't', 'k', '', '', now() from generate_series(1, 200000);
+         delete from outbox",
+    )
+    .await;
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+    round.floor.lag = Duration::from_secs(5);
+    let begun = Instant::now();
+    let (mut slow, mut fast) = (Duration::ZERO, Vec::new());
+    while begun.elapsed() < Duration::from_secs(14) {
+        till.publish(&[counted("a", 1)]).await;
+        let look = Instant::now();
+        round.turn(&mut db, 1_000).await.unwrap();
+        if begun.elapsed() < Duration::from_secs(4) {
+            slow = slow.max(look.elapsed());
+        } else if begun.elapsed() > Duration::from_secs(11) {
+            fast.push(look.elapsed());
+        }
+        sleep(Duration::from_millis(30)).await;
+    }
+    fast.sort();
+    let median = fast[fast.len() / 2];
+    println!("a look takes {median:?}, at first {slow:?}");
+    assert!(median < slow / 4, "a look takes {median:?}, at first {slow:?}");
+}
