@@ -20,10 +20,9 @@ const GROWTH: f64 = 1.2;
 pub const MEMORY_BYTES_KEPT: u64 = 64 * 1024 * 1024;
 pub const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
-/// Connections of an instance beside its pool of at most so many: four sessions of its loops, and one
-/// that is just being replaced.
-const POOL_MAX: u64 = 16;
-const BESIDE_POOL_MAX: u64 = 5;
+/// Connections of an instance: of its pool, and beside it four sessions of its loops and one that is
+/// just being replaced.
+pub const CONNECTIONS_MAX: u64 = 16 + 5;
 
 /// What it takes up now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,7 +84,7 @@ impl Footprint {
         }
         for (service, now) in &self.databases {
             let was = before.databases.get(service).cloned().unwrap_or_default();
-            let max = now.instances * (POOL_MAX + BESIDE_POOL_MAX);
+            let max = now.instances * CONNECTIONS_MAX;
             findings.unless(now.connections <= max, I16, "connections", || {
                 format!("{service} has {} connections, {max} would be many", now.connections)
             });

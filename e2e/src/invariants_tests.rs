@@ -21,7 +21,9 @@ use crate::client::{Answer, Outcome, Wish};
 use crate::ends::End;
 use crate::facts::{Fact, Foreign, Letter, Letters, Place, topic_number};
 use crate::findings::Findings;
-use crate::footprint::{Database, Footprint, MEMORY_BYTES_KEPT, OUTBOX_BYTES_KEPT};
+use crate::footprint::{
+    CONNECTIONS_MAX, Database, Footprint, MEMORY_BYTES_KEPT, OUTBOX_BYTES_KEPT,
+};
 use crate::history::Summary;
 use crate::inboxes::{InboxCheck, InboxRow};
 use crate::leaders::{self, Leaders};
@@ -174,7 +176,9 @@ const VIOLATIONS: [Violation; 55] = [
             *now.memory_bytes.get_mut("stock").unwrap() = 36_000_001 + MEMORY_BYTES_KEPT
         })
     }),
-    (I16, "a service has a connection too many", || taking_up(|now| stock(now).connections = 19)),
+    (I16, "a service has a connection too many", || {
+        taking_up(|now| stock(now).connections = CONNECTIONS_MAX + 1)
+    }),
     (I16, "a row is left in an outbox", || taking_up(|now| stock(now).outbox_rows = 1)),
     (I16, "an outbox keeps a byte too many", || {
         taking_up(|now| stock(now).outbox_bytes = 12_001 + OUTBOX_BYTES_KEPT)
@@ -247,7 +251,7 @@ fn what_a_stack_takes_up_may_come_to_each_bound_and_not_beyond() {
         now.memory_bytes.insert("stock".into(), 36_000_000 + MEMORY_BYTES_KEPT);
         // It was not there before.
         now.memory_bytes.insert("stock-2".into(), MEMORY_BYTES_KEPT);
-        (stock(now).instances, stock(now).connections) = (2, 36);
+        (stock(now).instances, stock(now).connections) = (2, 2 * CONNECTIONS_MAX);
         stock(now).outbox_bytes = 12_000 + OUTBOX_BYTES_KEPT;
     });
     assert_eq!(to_bound.kinds(), [""; 0], "{to_bound:?}");
