@@ -160,11 +160,15 @@ async fn accept(listener: TcpListener, port: u16, server: String, lines: Lines) 
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
                 let (server, lines) = (server.clone(), lines.clone());
+                // A reset ends whoever is in, also while the server is still being reached.
+                let resets = lines.resets.subscribe();
                 connections.spawn(async move {
+                    // It may have come to refuse between the connection and its acceptance.
+                    let refuses = lines.way.borrow().refuses;
                     match TcpStream::connect(&server).await {
-                        Ok(server) => carry(client, server, &lines).await,
+                        Ok(server) if !refuses => carry(client, server, resets, &lines).await,
                         // As near to a refusal as somebody comes who has accepted already.
-                        Err(_) => drop(client.set_zero_linger()),
+                        _ => drop(client.set_zero_linger()),
                     }
                 });
             }
@@ -195,8 +199,12 @@ enum Ended {
     AfterCommit,
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, lines: &Lines) {
-    let mut resets = lines.resets.subscribe();
+async fn carry(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    mut resets: watch::Receiver<u64>,
+    lines: &Lines,
+) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let ended = {
         let (from_client, to_client) = client.split();

@@ -1,5 +1,7 @@
 //! Each thing that the way can do, seen by a client and a server that echoes.
 
+use tokio::task::yield_now;
+
 use super::*;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -98,6 +100,29 @@ async fn whoever_comes_while_it_refuses_is_refused_and_who_is_there_goes_on() {
     proxy.heal();
     while TcpStream::connect(proxy.address()).await.is_err() {
         assert!(Instant::now() < deadline, "it does not listen again");
+    }
+}
+
+/// Services connect again at once, so there is always somebody on the way in.
+#[tokio::test]
+async fn whoever_is_on_the_way_in_when_it_comes_to_refuse_does_not_get_through() {
+    let (proxy, _echoing) = echo().await;
+    let deadline = Instant::now() + SOON;
+    for steps in 0..30 {
+        let mut client = loop {
+            assert!(Instant::now() < deadline, "it does not listen again");
+            if let Ok(client) = TcpStream::connect(proxy.address()).await {
+                break client;
+            }
+        };
+        for _ in 0..steps {
+            yield_now().await;
+        }
+        proxy.set(Way { refuses: true, ..Way::default() });
+        proxy.reset();
+        let said = timeout(SOON, say(&mut client, "through")).await.expect("it ends");
+        assert!(said.is_err(), "it got through, {steps} steps after it connected");
+        proxy.heal();
     }
 }
 
