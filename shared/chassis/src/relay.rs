@@ -5,7 +5,7 @@
 //! database is active: it holds an advisory lock on the very session that it reads with. At most one
 //! record of a key is unacknowledged. It takes what is there, never what comes after the last row
 //! it saw: rows become visible in order of commit, not of position. It deletes exactly the rows that
-//! the broker acknowledged.
+//! the broker acknowledged, a little later.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

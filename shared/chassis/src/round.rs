@@ -23,6 +23,12 @@ use crate::registry::{NoId, Registry};
 /// How long one look may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(8);
 
+/// What was acknowledged is deleted once there is so much of it, or so long after. A look that deletes
+/// is a commit and waits for the disk; one that only looks answers in half the time, and is what an
+/// order waits for. Until it is deleted, a row is sent once more by whoever relays next.
+pub(crate) const DELETED_AT: usize = 64;
+pub(crate) const DELETED_WITHIN: Duration = Duration::from_millis(100);
+
 /// Rows taken at a time, and records in flight at most, in all and of one topic: a topic that
 /// stalls may not use up what the others need.
 pub(crate) const TAKEN_MAX: usize = 1_000;
@@ -70,8 +76,9 @@ pub(crate) struct Round<'a> {
     /// Topics that were refused, until when; keys likewise, with how long it was this time.
     held_topics: HashMap<String, Instant>,
     held_keys: HashMap<String, (Instant, Duration)>,
-    /// Acknowledged, not yet deleted.
+    /// Acknowledged, not yet deleted, and since when there is any.
     acknowledged: Vec<i64>,
+    acknowledged_since: Instant,
     /// Looks so far, and whether the last one left anything behind that may go when something comes
     /// back.
     looks: u64,
@@ -99,6 +106,7 @@ impl<'a> Round<'a> {
             held_topics: HashMap::new(),
             held_keys: HashMap::new(),
             acknowledged: Vec::new(),
+            acknowledged_since: Instant::now(),
             looks: 0,
             left_behind: false,
             schemas: HashMap::new(),
@@ -107,8 +115,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Deletes what was acknowledged, takes up to `limit` rows that nothing holds up, sends them.
-    /// Answers how many were sent.
+    /// Deletes what was acknowledged, if it is time to, takes up to `limit` rows that nothing holds up,
+    /// sends them. Answers how many were sent.
     pub(crate) async fn turn(
         &mut self,
         db: &mut PgConnection,
@@ -162,6 +170,14 @@ impl<'a> Round<'a> {
         !self.held_topics.is_empty() || self.stalled_topics().next().is_some()
     }
 
+    /// Whether what was acknowledged is to be deleted now. When nothing is to be taken, that is all
+    /// there is to do.
+    fn deletes(&self, limit: usize) -> bool {
+        let late = || self.acknowledged_since.elapsed() > DELETED_WITHIN;
+        let due = limit == 0 || self.acknowledged.len() >= DELETED_AT || late();
+        due && !self.acknowledged.is_empty()
+    }
+
     /// One statement: the delete of what was acknowledged, and the look at what is there.
     async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
         // What there is no room for may go when something comes back.
@@ -192,8 +208,13 @@ impl<'a> Round<'a> {
                        and earlier.position <= outbox.position)"
             }
         };
+        let deletes = self.deletes(limit);
+        let and_deletes = match deletes {
+            true => "with acknowledged as (delete from outbox where position = any($1))",
+            false => "",
+        };
         let look = format!(
-            "with acknowledged as (delete from outbox where position = any($1))
+            "{and_deletes}
              select position, event_id, topic, key, schema_fingerprint, body, traceparent,
                     cause, occurred_at
              from outbox
@@ -209,9 +230,11 @@ impl<'a> Round<'a> {
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
         let rows = in_time(query.fetch_all(db)).await.context("the outbox could not be read")?;
-        crash::point!("relay.deleted", !self.acknowledged.is_empty());
-        self.floor.deleted(&self.acknowledged);
-        self.acknowledged.clear();
+        if deletes {
+            crash::point!("relay.deleted");
+            self.floor.deleted(&self.acknowledged);
+            self.acknowledged.clear();
+        }
         Ok(rows)
     }
 
@@ -301,6 +324,9 @@ impl<'a> Round<'a> {
             return self.refused(&flight, &error);
         }
         self.held_keys.remove(&flight.key);
+        if self.acknowledged.is_empty() {
+            self.acknowledged_since = Instant::now();
+        }
         self.acknowledged.push(flight.position);
         crash::point!("relay.acknowledged");
         let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();

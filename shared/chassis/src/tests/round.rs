@@ -3,7 +3,7 @@
 use super::relay::on_a_mock;
 use super::*;
 use crate::producer::Producer;
-use crate::round::Round;
+use crate::round::{DELETED_AT, DELETED_WITHIN, Round};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_key_at_most_one_record_is_unacknowledged() {
@@ -52,6 +52,35 @@ async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waite
     let landed = round.producer.landed().await.unwrap();
     round.landed(landed).unwrap();
     assert!(round.has_to_look(), "the third waited for the second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_deleted_when_it_is_much_or_has_waited_and_never_sent_again() {
+    let till = Till::<121>::open().await;
+    let (till, _mock) = on_a_mock(&till).await;
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+    let left = async || till.number("select count(*) from outbox").await;
+    let mut relayed = async |count: usize, limit| {
+        let events: Vec<_> = (0..count).map(|nth| counted(&format!("till {nth}"), 1)).collect();
+        till.publish(&events).await;
+        assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), count);
+        for _ in 0..count {
+            let landed = round.producer.landed().await.unwrap();
+            round.landed(landed).unwrap();
+        }
+        assert_eq!(round.turn(&mut db, limit).await.unwrap(), 0, "each is sent once");
+    };
+    relayed(1, 1_000).await;
+    assert_eq!(left().await, 1, "a look right after it only looks");
+    sleep(DELETED_WITHIN * 2).await;
+    relayed(2, 1_000).await;
+    assert_eq!(left().await, 2, "the first was late");
+    relayed(DELETED_AT, 1_000).await;
+    assert_eq!(left().await, 0, "there was much");
+    relayed(1, 0).await;
+    assert_eq!(left().await, 0, "there is nothing else to do");
 }
 
 #[tokio::test(flavor = "multi_thread")]
