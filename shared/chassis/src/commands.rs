@@ -372,7 +372,8 @@ async fn attempt<R: Rows>(
     crash::point!("commands.taken");
     let prepared = async {
         let mut tx = session.begin().await?;
-        let answers = prepare(&mut tx, batch).await;
+        let now = tx.now;
+        let answers = prepare(&mut tx, batch, now).await;
         tx.having(answers).await
     };
     let (tx, answers) = tokio::time::timeout(PREPARED_WITHIN, prepared).await.map_err(late)??;
@@ -388,10 +389,10 @@ async fn attempt<R: Rows>(
 async fn prepare<R: Rows>(
     tx: &mut PgConnection,
     batch: &[Pending<R>],
+    now: DateTime<Utc>,
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
     let mut answers: Vec<Option<Result<Reply, Problem>>> = batch.iter().map(|_| None).collect();
-    let (remembered, now) = idempotency::remembered(tx, keyed(batch)).await?;
-    for (nth, answer) in remembered {
+    for (nth, answer) in idempotency::remembered(tx, keyed(batch)).await? {
         answers[nth] = Some(answer);
     }
     let mut keys = R::Keys::default();

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -59,56 +58,49 @@ fn leave_out_nulls(value: &mut Value) {
     }
 }
 
-/// A key of the batch that is remembered; all but the time are null where none is.
+/// A key of the batch that is remembered.
 #[derive(sqlx::FromRow)]
 struct Row {
-    #[sqlx(rename = "transaction_timestamp")]
-    now: DateTime<Utc>,
-    path: Option<String>,
-    key: Option<String>,
-    request_hash: Option<Vec<u8>>,
-    status: Option<i16>,
+    path: String,
+    key: String,
+    request_hash: Vec<u8>,
+    status: i16,
     location: Option<String>,
-    answer: Option<Vec<u8>>,
+    answer: Vec<u8>,
 }
 
 /// Answers those commands of a batch that had their effect before, each by the number it came with:
-/// from memory, or with a refusal if the wish was another. And now, by the database's clock.
+/// from memory, or with a refusal if the wish was another.
 pub(crate) async fn remembered<'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
-) -> sqlx::Result<(Vec<(usize, Result<Reply, Problem>)>, DateTime<Utc>)> {
+) -> sqlx::Result<Vec<(usize, Result<Reply, Problem>)>> {
     let keyed: BTreeMap<(&str, &str), (usize, &Once)> =
         batch.map(|(nth, once)| ((&*once.path, &*once.key), (nth, once))).collect();
     if keyed.is_empty() {
-        return Ok((Vec::new(), db::now(tx).await?));
+        return Ok(Vec::new());
     }
-    // One row at least: without an answer it tells the time alone.
-    let rows = sqlx::query_as(
-        "select transaction_timestamp(), path, key, request_hash, status, location, answer
-         from (select) as once left join (
-             select path, key, request_hash, status, location, answer
-             from unnest($1::text[], $2::text[]) as wanted (path, key)
-             join idempotency_keys using (path, key)
-             where created_at >= now() - make_interval(secs => $3)) as remembered on true",
+    let rows: Vec<Row> = sqlx::query_as(
+        "select path, key, request_hash, status, location, answer
+         from unnest($1::text[], $2::text[]) as wanted (path, key)
+         join idempotency_keys using (path, key)
+         where created_at >= now() - make_interval(secs => $3)",
     )
     .bind(keyed.keys().map(|(path, _)| *path).collect::<Vec<_>>())
     .bind(keyed.keys().map(|(_, key)| *key).collect::<Vec<_>>())
     .bind(KEPT.as_secs_f64())
-    .fetch_all(tx);
-    let rows: Vec<Row> = rows.await?;
-    let now = rows.first().ok_or(sqlx::Error::RowNotFound)?.now;
+    .fetch_all(tx)
+    .await?;
     let answers = rows.into_iter().filter_map(|row| {
-        let (nth, once) = keyed.get(&(row.path.as_deref()?, row.key.as_deref()?))?;
-        let status = StatusCode::from_u16(row.status? as u16);
-        let answer = match status {
-            _ if row.request_hash? != once.hash => Err(Problem::key_reused()),
-            Ok(status) => Ok(Reply::again(status, row.location, row.answer?)),
+        let (nth, once) = keyed.get(&(&*row.path, &*row.key))?;
+        let answer = match StatusCode::from_u16(row.status as u16) {
+            _ if row.request_hash != once.hash => Err(Problem::key_reused()),
+            Ok(status) => Ok(Reply::again(status, row.location, row.answer)),
             Err(_) => Err(Problem::outcome_unknown()),
         };
         Some((*nth, answer))
     });
-    Ok((answers.collect(), now))
+    Ok(answers.collect())
 }
 
 /// Runs the writes of a batch, and with them stores what keyed commands were answered; a refusal is

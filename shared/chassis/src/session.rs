@@ -11,8 +11,9 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Executor, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Executor, PgConnection, PgPool, Row};
 
 use crate::db;
 
@@ -29,6 +30,8 @@ pub(crate) struct Session {
 /// A transaction of a session. Dropped without an end, as when nobody waits for it any longer, it
 /// takes its connection with it.
 pub(crate) struct Begun<'a> {
+    /// When it began, by the database's clock.
+    pub now: DateTime<Utc>,
     open: PgConnection,
     at_rest: &'a mut Option<PgConnection>,
 }
@@ -47,17 +50,20 @@ impl Session {
             Some(kept) => begun(kept).await.ok(),
             None => None,
         };
-        let open = match kept {
-            Some(open) => open,
+        let (open, now) = match kept {
+            Some(kept) => kept,
             None => begun(db::in_time(CONNECTED_WITHIN, self.options.connect()).await?).await?,
         };
-        Ok(Begun { open, at_rest: &mut self.at_rest })
+        Ok(Begun { now, open, at_rest: &mut self.at_rest })
     }
 }
 
-async fn begun(mut connection: PgConnection) -> sqlx::Result<PgConnection> {
-    db::in_time(BEGUN_WITHIN, connection.execute("BEGIN")).await?;
-    Ok(connection)
+/// Begins, and asks for the time in the same round trip.
+async fn begun(mut connection: PgConnection) -> sqlx::Result<(PgConnection, DateTime<Utc>)> {
+    let begin = "BEGIN; SELECT transaction_timestamp()";
+    let row = db::in_time(BEGUN_WITHIN, connection.fetch_one(sqlx::raw_sql(begin))).await?;
+    let now = row.try_get(0)?;
+    Ok((connection, now))
 }
 
 impl Begun<'_> {
