@@ -19,7 +19,7 @@ pub const COMMANDS: [&str; 4] =
 pub const RELAY: [&str; 5] =
     ["relay.taken", "relay.sending", "relay.sent", "relay.acknowledged", "relay.deleted"];
 
-/// Events on their way in: polled, in the inbox, rows loaded and locked, decided, all written,
+/// Events on their way in: polled, told from repeats, rows loaded and locked, decided, all written,
 /// committed, offsets stored.
 pub const CONSUMER: [&str; 7] = [
     "consumer.polled",

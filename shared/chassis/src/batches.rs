@@ -20,7 +20,7 @@ use crate::consumer::Consumer;
 use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
-use crate::effect::{self, Trouble};
+use crate::effect::{self, Admission, Trouble};
 use crate::group::{self, Assigned, Reports};
 use crate::pause;
 use crate::route::{Content, Item, schema_id};
@@ -47,6 +47,9 @@ pub(crate) struct Batches<'a, R: Rows> {
     client: &'a Arc<StreamConsumer<Reports>>,
     stop: &'a CancellationToken,
     session: Session,
+    /// Whether there may be repeats, and the inbox is to be asked first: to begin with, and as long as
+    /// there are some. They come in runs, after a crash or when partitions go from one to another.
+    expects_repeats: bool,
     /// Events in a row that could not be handled. Undecodable bytes don't count.
     strikes: u32,
 }
@@ -70,7 +73,8 @@ impl<'a, R: Rows> Batches<'a, R> {
         client: &'a Arc<StreamConsumer<Reports>>,
         stop: &'a CancellationToken,
     ) -> Batches<'a, R> {
-        Batches { consumer, client, stop, session: Session::of(&consumer.db), strikes: 0 }
+        let session = Session::of(&consumer.db);
+        Batches { consumer, client, stop, session, expects_repeats: true, strikes: 0 }
     }
 
     /// Handles a batch, part by part from left to right. Returns early only when stopped; what was
@@ -129,6 +133,12 @@ impl<'a, R: Rows> Batches<'a, R> {
                     self.committed(&part, &new_letters, assigned);
                     return Settled::Done;
                 }
+                // It may have been handled before, and that be the whole trouble.
+                Err(Trouble::Event(..)) if !self.expects_repeats => {
+                    self.expects_repeats = true;
+                    part.tries -= 1;
+                    continue;
+                }
                 Err(Trouble::Event(nth, _)) if !alone => return Settled::Split(part.around(nth)),
                 Err(Trouble::Event(_, cause)) => {
                     part.items[0].content = Content::Dead(cause);
@@ -136,6 +146,11 @@ impl<'a, R: Rows> Batches<'a, R> {
                 }
                 Err(Trouble::Waiting(because)) => because,
                 Err(Trouble::Database(error)) => match db::classify(&error) {
+                    Failure::Race | Failure::Refused if !self.expects_repeats => {
+                        self.expects_repeats = true;
+                        part.tries -= 1;
+                        continue;
+                    }
                     // A race first: the rows are there now and will be found.
                     Failure::Race if races == 0 => {
                         races += 1;
@@ -169,8 +184,12 @@ impl<'a, R: Rows> Batches<'a, R> {
         };
         let attempts = i32::try_from(part.tries).unwrap_or(i32::MAX);
         let mut tx = self.session.begin().await?;
+        let admission = match self.expects_repeats {
+            true => Admission::First,
+            false => Admission::WithEffect(tx.now),
+        };
         let prepared = async {
-            let effect = effect::take(&mut tx, &part.items, attempts).await?;
+            let effect = effect::take(&mut tx, &part.items, admission, attempts).await?;
             let new = dead_letter::set_aside(&mut tx, &cluster, &letters, attempts).await?;
             Ok::<_, Trouble>((effect, new))
         };
@@ -181,6 +200,7 @@ impl<'a, R: Rows> Batches<'a, R> {
         tx.commit().await?;
         crash::point!("letters.kept", !letters.is_empty());
         crash::point!("consumer.committed", effect.is_new());
+        self.expects_repeats = effect.has_repeats();
         effect.committed(&self.consumer.wake);
         Ok(new.into_iter().collect())
     }

@@ -46,15 +46,35 @@ pub(crate) struct Effect {
     _spans: Vec<Context>,
 }
 
+/// How repeats are told from what is new.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Admission {
+    /// The inbox is asked first.
+    First,
+    /// All of it is taken for new, and entered with its effect: a round trip less of five, which is a
+    /// tenth of what small batches cost. Where that is wrong, there is trouble of one kind or another,
+    /// and the inbox is to be asked first. With the time at which the transaction began.
+    ///
+    /// Two instances that have the same events at the same moment, one in each way, may wait for one
+    /// another. Postgres ends one of them after a second, and it tries again.
+    WithEffect(DateTime<Utc>),
+}
+
 /// Lets events have their effect; those that had it before are passed over, and so is what is no
 /// event. `attempts` is how many tries this one makes.
 pub(crate) async fn take<R: Rows>(
     tx: &mut PgConnection,
     items: &[Item<R>],
+    admission: Admission,
     attempts: i32,
 ) -> Result<Effect, Trouble> {
     let entering: Vec<_> = items.iter().filter_map(Item::entering).collect();
-    let (mut admitted, now) = inbox::admit(tx, &entering, attempts).await?;
+    let (mut admitted, now) = match admission {
+        Admission::First => inbox::admit(tx, &entering, attempts).await?,
+        Admission::WithEffect(now) => {
+            (entering.iter().map(|(event_id, _)| *event_id).collect(), now)
+        }
+    };
     crash::point!("effect.admitted", !admitted.is_empty());
     let mut keys = R::Keys::default();
     let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
@@ -93,6 +113,9 @@ pub(crate) async fn take<R: Rows>(
     }
     crash::point!("effect.decided", !new.is_empty());
     let mut writes = Writes::of(tx);
+    if admission != Admission::First {
+        inbox::enter(&mut writes, &entering, attempts);
+    }
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
     writes.run().await?;
@@ -105,6 +128,11 @@ pub(crate) async fn take<R: Rows>(
 }
 
 impl Effect {
+    /// Whether any event had had its effect before.
+    pub fn has_repeats(&self) -> bool {
+        !self.repeated.is_empty()
+    }
+
     /// Whether any event had an effect, rather than having had it before.
     pub fn is_new(&self) -> bool {
         !self.handled.is_empty()

@@ -11,6 +11,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::db;
+use crate::writes::Writes;
 
 /// Kept longer than any topic (14 days) and any committed offset (21 days) can bring an event back.
 pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -25,9 +26,7 @@ pub async fn admit(
     events: &[(Uuid, &'static str)],
     attempts: i32,
 ) -> sqlx::Result<(HashSet<Uuid>, DateTime<Utc>)> {
-    let mut events = events.to_vec();
-    events.sort_unstable();
-    events.dedup_by_key(|(event_id, _)| *event_id);
+    let events = in_order(events);
     let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
         "with admitted as (
              insert into inbox (event_id, topic, attempts)
@@ -42,6 +41,31 @@ pub async fn admit(
     .fetch_one(tx)
     .await?;
     Ok((admitted.into_iter().collect(), now))
+}
+
+/// Enters events with their effect, a round trip less than [`admit`]. If one of them is there already,
+/// the whole statement fails, as its key is unique.
+pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], attempts: i32) {
+    if events.is_empty() {
+        return;
+    }
+    let events = in_order(events);
+    writes
+        .add(
+            "insert into inbox (event_id, topic, attempts)
+         select *, $3 from unnest($1::uuid[], $2::text[])",
+        )
+        .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
+        .bind(attempts);
+}
+
+/// Sorted, and each once: the batch itself may hold a repeat.
+fn in_order(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
+    let mut events = events.to_vec();
+    events.sort_unstable();
+    events.dedup_by_key(|(event_id, _)| *event_id);
+    events
 }
 
 /// What was discarded stays: an announcement may bring an event back at any age, and what an operator

@@ -17,7 +17,7 @@ use crate::avro::{Undecodable, unframe};
 use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Letter, State};
-use crate::effect::{self, Trouble};
+use crate::effect::{self, Admission, Trouble};
 use crate::inbox;
 use crate::loss::{self, Loss};
 use crate::problem::Problem;
@@ -117,7 +117,9 @@ impl<R: Rows> Letters<R> {
                 return Ok((tx, None, state));
             }
             let attempts = letter.attempts.saturating_add(1);
-            let effect = effect::take(&mut tx, std::slice::from_ref(item), attempts).await?;
+            let effect =
+                effect::take(&mut tx, std::slice::from_ref(item), Admission::First, attempts)
+                    .await?;
             let given_up = !effect.is_new() && self.was_discarded(&mut tx, item).await?;
             let state = if given_up { State::Discarded } else { State::Replayed };
             dead_letter::settle(&mut tx, letter.letter_id, state, None).await?;

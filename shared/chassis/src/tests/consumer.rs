@@ -23,6 +23,37 @@ async fn a_duplicate_has_one_effect_in_a_batch_across_batches_and_at_two_consume
     assert_eq!(till.number("select count(*) from dead_letters").await, 0);
 }
 
+/// After a batch without repeats none are expected, and the next is entered with its effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn repeats_that_nobody_expects_have_no_effect_and_what_comes_with_them_has() {
+    let till = Till::<17>::open_with_contracts().await;
+    let (consumer, client, stop) = (till.consumer(), till.client(), CancellationToken::new());
+    let mut batches = consumer.batches(&client, &stop);
+    // Taken for new once more, the first one is impossible, and the second one is more than the
+    // database lets a till hold.
+    let events = [CHANGE, 600_000, 2, 3, 4, 5].map(|amount| counted("a", amount));
+    let events = till.delivered(&events).await;
+    let new = till.delivered(&[counted("b", 7)]).await;
+    for batch in [
+        &events[..2], // the very first: the inbox is asked
+        &events[2..3],
+        &events[..1],
+        &events[1..4], // after a repeat: the inbox is asked
+        &events[4..5],
+        &events[1..2],
+        &events[5..],
+        &[&events[2..], &new].concat(),
+        &new,
+    ] {
+        batches.handle(batch.to_vec(), &Assigned::default()).await;
+    }
+    let tallies = till.tallies().await;
+    assert_eq!(tallies.into_values().collect::<Vec<_>>(), [(6, 600_027), (1, 7)]);
+    assert_eq!(till.number("select count(*) from outbox").await, 7);
+    assert_eq!(till.number("select count(*) from dead_letters").await, 0);
+    assert_eq!(till.number("select max(attempts)::bigint from inbox").await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_between_commit_and_offset_events_are_handled_again_without_effect() {
     let till = Till::<2>::open_with_contracts().await;

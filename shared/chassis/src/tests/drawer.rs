@@ -138,8 +138,12 @@ impl<const TEST: u32> Touches<Counted<TEST>> for Drawer {
     }
 }
 
-/// `till.counted` → `till.tallied`. To count nothing is impossible, to count less is a panic, and
-/// the database refuses a million, and a NUL in a till's name.
+/// What is put into an empty till, or not at all.
+pub const CHANGE: i64 = 13;
+
+/// `till.counted` → `till.tallied`. To count nothing is impossible, and so is [`CHANGE`] in a till that
+/// is not empty; to count less is a panic, and the database refuses a million, and a NUL in a till's
+/// name.
 pub fn tally<const TEST: u32>(
     counted: &Counted<TEST>,
     drawer: &mut Drawer,
@@ -147,6 +151,7 @@ pub fn tally<const TEST: u32>(
 ) -> Answer<Tallied<TEST>> {
     match counted.amount {
         0 => impossible!("nothing was counted"),
+        CHANGE if drawer.tallies.get(&counted.till).is_some() => impossible!("it is not empty"),
         amount if amount < 0 => panic!("a till can't owe {amount}"),
         amount => {
             let total = drawer.add(&counted.till, amount);
