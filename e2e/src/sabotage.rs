@@ -134,6 +134,13 @@ pub async fn ended_by_deadline(stack: &Stack, since: DateTime<Utc>) -> Result<i6
     Ok(sqlx::query_scalar(count).bind(since).fetch_one(&mut db).await?)
 }
 
+/// Commits something that changes nothing, on a session of its own.
+pub async fn commit(stack: &Stack, service: &str) -> Result<()> {
+    let message = "select pg_logical_emit_message(true, 'e2e', '')";
+    sqlx::query(message).execute(&mut superuser(stack, service).await?).await?;
+    Ok(())
+}
+
 /// How many sessions a service has with its database.
 pub async fn sessions(stack: &Stack, service: &str) -> Result<i64> {
     let count = "select count(*) from pg_stat_activity where usename = $1";
