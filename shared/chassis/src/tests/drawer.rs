@@ -139,7 +139,7 @@ impl<const TEST: u32> Touches<Counted<TEST>> for Drawer {
 }
 
 /// What is put into an empty till, or not at all.
-pub const CHANGE: i64 = 13;
+pub const CHANGE: i64 = 111_111;
 
 /// `till.counted` → `till.tallied`. To count nothing is impossible, and so is [`CHANGE`] in a till that
 /// is not empty; to count less is a panic, and the database refuses a million, and a NUL in a till's
