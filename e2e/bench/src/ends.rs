@@ -1,7 +1,7 @@
 //! When orders end: read from Kafka, where the order service says so.
 //!
 //! An order counts as ended when its `orders.confirmed` or `orders.cancelled` has come here, which is
-//! later than the decider's commit: by the relay, and by Kafka.
+//! later than the decider's commit: by the relay, and by Kafka. The commit itself is asked of Postgres.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,15 +1,18 @@
 //! The loads: a closed loop, where each caller posts its next order when its last has ended, and an
 //! open one, where orders are due at a fixed rate whatever becomes of them.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use chrono::{DateTime, Utc};
 use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::caller::{Answer, Caller};
 use crate::ends::Ends;
@@ -35,6 +38,8 @@ pub struct Told {
     window: Mutex<Option<(Instant, Instant)>>,
     pub post: Mutex<Histogram<u64>>,
     pub end: Mutex<Histogram<u64>>,
+    /// What was accepted of what was due in the window, and when that was.
+    pub orders: Mutex<HashMap<Uuid, DateTime<Utc>>>,
 }
 
 impl Told {
@@ -51,6 +56,7 @@ impl Told {
             window: Mutex::new(None),
             post: latencies(),
             end: latencies(),
+            orders: Mutex::default(),
         })
     }
 
@@ -61,11 +67,22 @@ impl Told {
 
     /// Notes how long something took that began at `due`, if that lies in the window.
     fn note(&self, of: &Mutex<Histogram<u64>>, due: Instant, at: Instant) {
-        let window = *self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.is_some_and(|(from, to)| (from..to).contains(&due)) {
+        if self.counts(due) {
             let micros = u64::try_from((at - due).as_micros()).unwrap_or(u64::MAX);
             of.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
         }
+    }
+
+    fn note_order(&self, order_id: Uuid, due: Instant) {
+        if self.counts(due) {
+            let due = Utc::now() - due.elapsed();
+            self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(order_id, due);
+        }
+    }
+
+    fn counts(&self, due: Instant) -> bool {
+        let window = *self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.is_some_and(|(from, to)| (from..to).contains(&due))
     }
 }
 
@@ -208,6 +225,7 @@ async fn place(
         Answer::Accepted(order_id) => {
             told.accepted.fetch_add(1, Ordering::Relaxed);
             told.note(&told.post, due, Instant::now());
+            told.note_order(order_id, due);
             let (ends, told) = (target.ends.clone(), told.clone());
             Ok(Some(async move {
                 let ended = ends.of(order_id).await?;

@@ -1,8 +1,8 @@
 //! The stack that is measured, and one measurement on it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -177,6 +177,7 @@ impl Site {
         let memory = costs::memory_bytes(&self.stack).await?;
         self.finish(&*load.stop().await?).await?;
         let ended = self.ended_between(before.at, after.at).await?;
+        let commits = self.commits(&told, before.at).await?;
         let (spent, seconds) = (after.since(&before), (after.at - before.at).as_seconds_f64());
         let mut run = Run::of(name, &spent, ended as f64, seconds);
         for (member, bytes) in memory {
@@ -194,6 +195,11 @@ impl Site {
             ("load average", load_average),
         ] {
             run.set(what, figure);
+        }
+        for (what, of) in [("commit p50 ms", 0.5), ("commit p99 ms", 0.99)] {
+            if let Some(took) = commits.get((commits.len() as f64 * of) as usize) {
+                run.set(what, *took);
+            }
         }
         eprintln!("{}", run.line());
         Ok(run)
@@ -243,6 +249,32 @@ impl Site {
 
     pub async fn database(&self) -> Result<PgConnection> {
         Ok(PgConnection::connect(&self.stack.database_url("order")?).await?)
+    }
+
+    /// How long it took until the decider's commit, in milliseconds and in order, of orders that were
+    /// confirmed: nothing changes their row afterwards. Postgres takes the time of a commit right
+    /// before it flushes it. None, where it does not note it.
+    async fn commits(&self, told: &Told, since: DateTime<Utc>) -> Result<Vec<f64>> {
+        let mut db = self.database().await?;
+        let noted: String =
+            sqlx::query_scalar("show track_commit_timestamp").fetch_one(&mut db).await?;
+        if noted != "on" {
+            return Ok(Vec::new());
+        }
+        let committed: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
+            "select order_id, pg_xact_commit_timestamp(xmin) from orders
+             where order_id >= $1 and status = 'confirmed'",
+        )
+        .bind(id_at(since)?)
+        .fetch_all(&mut db)
+        .await?;
+        let orders = told.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = |(order_id, at): (Uuid, DateTime<Utc>)| {
+            Some((at - *orders.get(&order_id)?).as_seconds_f64() * 1e3)
+        };
+        let mut took: Vec<f64> = committed.into_iter().filter_map(took).collect();
+        took.sort_by(f64::total_cmp);
+        Ok(took)
     }
 
     /// Orders that ended in a span of time, by the database's clock, which is this machine's.
