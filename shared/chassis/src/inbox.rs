@@ -26,7 +26,7 @@ pub async fn admit(
     events: &[(Uuid, &'static str)],
     attempts: i32,
 ) -> sqlx::Result<(HashSet<Uuid>, DateTime<Utc>)> {
-    let events = in_order(events);
+    let events = sorted(events);
     let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
         "with admitted as (
              insert into inbox (event_id, topic, attempts)
@@ -49,7 +49,7 @@ pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], at
     if events.is_empty() {
         return;
     }
-    let events = in_order(events);
+    let events = sorted(events);
     writes
         .add(
             "insert into inbox (event_id, topic, attempts)
@@ -61,7 +61,7 @@ pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], at
 }
 
 /// Sorted, and each once: the batch itself may hold a repeat.
-fn in_order(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
+fn sorted(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
     let mut events = events.to_vec();
     events.sort_unstable();
     events.dedup_by_key(|(event_id, _)| *event_id);
