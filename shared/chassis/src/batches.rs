@@ -134,7 +134,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                     return Settled::Done;
                 }
                 // It may have been handled before, and that be the whole trouble.
-                Err(Trouble::Event(..)) if !self.expects_repeats => {
+                Err(trouble) if !self.expects_repeats && trouble.may_be_a_repeat() => {
                     self.expects_repeats = true;
                     part.tries -= 1;
                     continue;
@@ -146,11 +146,6 @@ impl<'a, R: Rows> Batches<'a, R> {
                 }
                 Err(Trouble::Waiting(because)) => because,
                 Err(Trouble::Database(error)) => match db::classify(&error) {
-                    Failure::Race | Failure::Refused if !self.expects_repeats => {
-                        self.expects_repeats = true;
-                        part.tries -= 1;
-                        continue;
-                    }
                     // A race first: the rows are there now and will be found.
                     Failure::Race if races == 0 => {
                         races += 1;

@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::crash;
+use crate::db::{self, Failure};
 use crate::dead_letter::{Cause, Kind};
 use crate::event::{At, Impossible, Retention, Topic};
 use crate::inbox;
@@ -26,6 +27,19 @@ pub(crate) enum Trouble {
     Event(usize, Cause),
     /// Something else that has to pass.
     Waiting(String),
+}
+
+impl Trouble {
+    /// Whether an event that was taken for new may cause it only because it was handled before.
+    pub fn may_be_a_repeat(&self) -> bool {
+        match self {
+            Trouble::Event(..) => true,
+            Trouble::Database(error) => {
+                matches!(db::classify(error), Failure::Race | Failure::Refused)
+            }
+            Trouble::Waiting(_) => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for Trouble {
