@@ -19,7 +19,7 @@
 //! - `brokers`: two more of them, so that one can be lost.
 //! - `proxy`: a way between two that can fail; `pairs`: one between each service and each of its
 //!   dependencies; `sabotage`: what is done to databases; `strangers`, `replays`: what is put into
-//!   topics, and read again.
+//!   topics, and read again; `raw_record`: what no client of ours could put there.
 //! - `chaos`: the long run; `round`: one of its rounds; `fault`: what is drawn for it; `nemesis`: who
 //!   carries that out; `chaos_report`: what is told.
 //! - `crash_points`: services that die at the worst moments, on purpose.
@@ -70,6 +70,7 @@ pub mod proxy;
 pub mod pairs;
 pub mod sabotage;
 pub mod strangers;
+mod raw_record;
 pub mod replays;
 pub mod fault;
 pub mod nemesis;

@@ -15,14 +15,14 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedMessage};
+use rdkafka::message::{BorrowedMessage, Header, Message, OwnedMessage};
 use rdkafka::producer::FutureRecord;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::client::Client;
 use crate::strangers::{self, KEY};
-use crate::topics::{lag, reader, watermarks};
+use crate::topics::{headers, lag, reader, watermarks};
 
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -221,8 +221,9 @@ fn is_sent_once(topic: &Topic, record: &impl Message) -> bool {
     topic.retention != Retention::Compact && !is_announced
 }
 
+/// Of a record whose headers can't be read, none.
 fn header<'a>(record: &'a impl Message, name: &str) -> Option<&'a [u8]> {
-    record.headers()?.iter().find(|header| header.key == name)?.value
+    headers(record)?.into_iter().find(|header| header.key == name)?.value
 }
 
 fn has(record: &impl Message, name: &str) -> bool {

@@ -27,8 +27,9 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::client::{Client, Order};
+use crate::client::{Client, Order, eventually};
 use crate::facts::{Place, topic_number};
+use crate::raw_record;
 use crate::sabotage::TOO_STRICT;
 use crate::topology::SERVICES;
 
@@ -160,11 +161,24 @@ pub async fn schema_id(client: &Client, topic: &Topic) -> Result<u32> {
     u32::try_from(found["id"].as_u64().context("a version has an id")?).context("an id")
 }
 
-/// A record that is no event: what it is, its bytes, and whether it has the envelope of one.
-pub type Poison = (&'static str, Option<Vec<u8>>, bool);
+/// A record that is no event: what it is, its bytes, and its headers.
+type Poison = (&'static str, Option<Vec<u8>>, Envelope);
+
+/// The headers of a record that is no event.
+enum Envelope {
+    /// Those of an event.
+    Right,
+    Missing,
+    /// One whose name is no text, which whoever reads it may stumble over.
+    Unreadable,
+}
+
+/// The name of a header: no UTF-8 text has these bytes.
+const NO_TEXT: [u8; 2] = [0xff, 0xfe];
 
 /// Every kind of record that is no event.
 fn poison(id: u32, body: &[u8], lots: &mut impl Rng) -> Vec<Poison> {
+    use Envelope::{Missing, Right, Unreadable};
     let right = frame(id, body);
     let mut wrong_magic = right.clone();
     wrong_magic[0] = 1;
@@ -173,22 +187,23 @@ fn poison(id: u32, body: &[u8], lots: &mut impl Rng) -> Vec<Poison> {
     bomb.extend([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     let random: Vec<u8> = (0..200).map(|_| lots.random()).collect();
     vec![
-        ("nothing", None, true),
-        ("no bytes", Some(vec![]), true),
-        ("random bytes", Some([&[7], &random[..]].concat()), true),
-        ("random bytes without an envelope", Some([&[7], &random[..]].concat()), false),
-        ("random bytes of a schema", Some(frame(id, &[&[0x7f], &random[..]].concat())), true),
-        ("a wrong magic byte", Some(wrong_magic), true),
-        ("an unknown schema id", Some(frame(UNKNOWN_SCHEMA, body)), true),
-        ("a schema id that can't be", Some(frame(u32::MAX, body)), true),
-        ("a header only", Some(right[..5].to_vec()), true),
-        ("half a header", Some(right[..3].to_vec()), true),
-        ("a cut record", Some(right[..right.len() - 1].to_vec()), true),
-        ("half a record", Some(right[..right.len() / 2].to_vec()), true),
-        ("a byte too many", Some([&right[..], &[0]].concat()), true),
-        ("too many bytes", Some(frame(id, &vec![b'x'; 300 * 1024])), true),
-        ("a bomb", Some(bomb), true),
-        ("an event without an id", Some(right), false),
+        ("nothing", None, Right),
+        ("no bytes", Some(vec![]), Right),
+        ("random bytes", Some([&[7], &random[..]].concat()), Right),
+        ("random bytes without an envelope", Some([&[7], &random[..]].concat()), Missing),
+        ("random bytes of a schema", Some(frame(id, &[&[0x7f], &random[..]].concat())), Right),
+        ("a wrong magic byte", Some(wrong_magic), Right),
+        ("an unknown schema id", Some(frame(UNKNOWN_SCHEMA, body)), Right),
+        ("a schema id that can't be", Some(frame(u32::MAX, body)), Right),
+        ("a header only", Some(right[..5].to_vec()), Right),
+        ("half a header", Some(right[..3].to_vec()), Right),
+        ("a cut record", Some(right[..right.len() - 1].to_vec()), Right),
+        ("half a record", Some(right[..right.len() / 2].to_vec()), Right),
+        ("a byte too many", Some([&right[..], &[0]].concat()), Right),
+        ("too many bytes", Some(frame(id, &vec![b'x'; 300 * 1024])), Right),
+        ("a bomb", Some(bomb), Right),
+        ("an event without an id", Some(right.clone()), Missing),
+        ("a header whose name is no text", Some(right), Unreadable),
     ]
 }
 
@@ -217,13 +232,19 @@ pub async fn poison_drawn(
             .iter()
             .flat_map(|kind| partitions().map(move |partition| (partition, kind)))
             .collect::<Vec<_>>();
-        let sent = records.into_iter().map(async |(partition, (what, payload, with_envelope))| {
-            let headers =
-                if *with_envelope { envelope(topic, Uuid::now_v7()) } else { OwnedHeaders::new() };
+        let sent = records.into_iter().map(async |(partition, (what, payload, headers))| {
+            let payload = payload.as_deref();
             let record = FutureRecord::to(topic.name).partition(partition);
-            send(&producer, record, payload.as_deref(), headers)
-                .await
-                .with_context(|| format!("{what} for {}", topic.name))
+            let landed = match headers {
+                Envelope::Right => {
+                    send(&producer, record, payload, envelope(topic, Uuid::now_v7())).await
+                }
+                Envelope::Missing => send(&producer, record, payload, OwnedHeaders::new()).await,
+                Envelope::Unreadable => {
+                    send_unreadable(client, (topic.name, partition), payload).await
+                }
+            };
+            landed.with_context(|| format!("{what} for {}", topic.name))
         });
         places.insert(topic.name, try_join_all(sent).await?);
     }
@@ -240,6 +261,20 @@ async fn send(
     record.payload = payload;
     let landed = producer.send(record, SENT_WITHIN).await.map_err(|(error, _)| error)?;
     Ok((landed.partition, landed.offset))
+}
+
+/// A record that the client's library can't write. Where it may have landed and nobody said so, it
+/// lands again: one more that is none of ours.
+async fn send_unreadable(
+    client: &Client,
+    (topic, partition): (&str, i32),
+    payload: Option<&[u8]>,
+) -> Result<(i32, i64)> {
+    let (kafka, payload) = (&client.addresses.kafka, payload.unwrap_or_default());
+    let offset = eventually("Kafka to take the record", SENT_WITHIN, async || {
+        raw_record::produce(kafka, (topic, partition), KEY.as_bytes(), payload, &NO_TEXT).await
+    });
+    Ok((partition, offset.await?))
 }
 
 /// What ISO 4217 has for "no currency": three letters like any other, and no order's.

@@ -2,6 +2,7 @@
 //! the chassis's consumer. What each one says is told by [`crate::said`].
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +15,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -120,6 +121,15 @@ pub fn clocks_apart(client: &BaseConsumer) -> Result<Duration> {
     let metadata = client.fetch_metadata(None, REQUEST_WITHIN)?;
     let machines: HashSet<&str> = metadata.brokers().iter().map(|broker| broker.host()).collect();
     Ok(if machines.len() > 1 { CLOCKS_APART } else { Duration::ZERO })
+}
+
+/// A record's headers; `None` where the name of one is no text. Kafka takes any bytes for a name,
+/// and the client's library panics over those that are not UTF-8. That is caught here, so whoever
+/// wants to read a header asks here.
+pub fn headers(message: &impl Message) -> Option<Vec<Header<'_, &[u8]>>> {
+    let headers = message.headers();
+    let read = || headers.into_iter().flat_map(Headers::iter).collect();
+    catch_unwind(AssertUnwindSafe(read)).ok()
 }
 
 /// Reads every topic. `letters` are places of which is asked whether a record lies there.
@@ -265,8 +275,9 @@ impl Reading {
             self.writers[&id].as_ref().ok_or(format!("the registry has no schema {id}"))?;
         let key = message.key().map(String::from_utf8_lossy);
         let said = said(topic, writer, body, key.as_deref().unwrap_or_default())?;
+        let headers = headers(message).ok_or("the name of a header is no text")?;
         let header = |name| {
-            let header = message.headers()?.iter().find(|header| header.key == name)?;
+            let header = headers.iter().find(|header| header.key == name)?;
             std::str::from_utf8(header.value?).ok()
         };
         let event_id = header("ce_id").ok_or("it has no ce_id")?;

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use events::TOPICS;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -157,8 +157,9 @@ fn records(
             if message.key() != Some(key.as_bytes()) {
                 return;
             }
+            let Some(headers) = topics::headers(message) else { return };
             let header = |name| {
-                let header = message.headers()?.iter().find(|header| header.key == name)?;
+                let header = headers.iter().find(|header| header.key == name)?;
                 std::str::from_utf8(header.value?).ok()
             };
             let Some(event_id) = header("ce_id").and_then(|id| id.parse().ok()) else { return };

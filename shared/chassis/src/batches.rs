@@ -264,14 +264,19 @@ impl<'a, R: Rows> Batches<'a, R> {
         let mut said = false;
         while !self.stop.is_cancelled() {
             match in_time(pause::paused(&self.consumer.db)).await {
-                Ok(false) => break,
-                Ok(true) if !said => {
-                    error!(
-                        "the consumer is paused until an operator resumes it: see the dead letters"
-                    );
-                    said = true;
+                Ok((paused, letters)) => {
+                    gauge!("dead_letters_waiting").set(letters as f64);
+                    if !paused {
+                        break;
+                    }
+                    if !said {
+                        error!(
+                            "the consumer is paused until an operator resumes it: see the dead \
+                             letters"
+                        );
+                        said = true;
+                    }
                 }
-                Ok(true) => {}
                 Err(error) => warn!("whether the consumer is paused can't be read: {error}"),
             }
             gauge!("consumer_paused").set(1);
@@ -295,6 +300,8 @@ impl<'a, R: Rows> Batches<'a, R> {
     /// come back in step. An error means: stopped.
     async fn wait(&self, backoff: &mut Duration) -> Result<(), ()> {
         self.consumer.heartbeat.beat();
+        // Whoever waits for something else is not behind: commands need not go slowly for that.
+        self.consumer.wake.consuming.taken(false);
         let wait = backoff.mul_f64(rand::random_range(0.5..1.0));
         *backoff = (*backoff * 2).min(BACKOFF_MAX);
         tokio::select! {

@@ -152,7 +152,8 @@ impl<R: Rows> Consumer<R> {
                     self.wake.consuming.taken(behind);
                     drop(memory);
                 }
-                () = tokio::time::sleep(PAUSED_LOOK_EVERY) => {}
+                // There is nothing to be behind with, though the last batch was full.
+                () = tokio::time::sleep(PAUSED_LOOK_EVERY) => self.wake.consuming.taken(false),
                 () = stop.cancelled() => {}
             }
         }

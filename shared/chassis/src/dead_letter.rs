@@ -7,12 +7,14 @@
 
 use chrono::{DateTime, Utc};
 use rdkafka::Timestamp;
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{Header, Message, OwnedHeaders, OwnedMessage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool, PgTransaction};
 use uuid::Uuid;
+
+use crate::route;
 
 /// Why an event is dead.
 #[derive(Clone, Debug)]
@@ -98,10 +100,10 @@ pub(crate) fn stored(reason: &str) -> String {
     reason.chars().filter(|c| *c != '\0').take(1_000).collect()
 }
 
-/// Of a header that comes twice, the first counts.
+/// Of a header that comes twice, the first counts; where one's name is no text, none is kept.
 fn headers(message: &OwnedMessage) -> Value {
     let mut headers = Map::new();
-    for header in message.headers().into_iter().flat_map(|headers| headers.iter()) {
+    for header in route::headers(message).unwrap_or_default() {
         let value = header.value.map(|value| stored(&String::from_utf8_lossy(value)));
         let value = value.map_or(Value::Null, Value::String);
         headers.entry(stored(header.key)).or_insert(value);

@@ -19,9 +19,10 @@ use tracing::warn;
 
 use crate::crash;
 use crate::kafka::Sayings;
+use crate::route;
 
-/// Bytes of records that are read ahead or being handled, at most: records may be a thousand times
-/// larger than events are.
+/// Bytes of records that are read ahead or being handled, at most, keys and headers among them:
+/// records may be a thousand times larger than events are.
 const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// After so long without room for another record, fetching is paused and the group is kept.
@@ -76,9 +77,14 @@ fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
         subscribed.elements().iter().map(|topic| topic.topic().to_string()).collect();
     let mut all = TopicPartitionList::new();
     let metadata = client.fetch_metadata(None, ASKED_WITHIN)?;
-    for topic in metadata.topics().iter().filter(|topic| subscribed.contains(topic.name())) {
-        for partition in topic.partitions() {
-            all.add_partition(topic.name(), partition.id());
+    for topic in &subscribed {
+        // One that is not listed, since it is gone or may not be seen, is one that can't be told of.
+        let listed = metadata.topics().iter().find(|listed| listed.name() == topic);
+        let partitions = listed.filter(|topic| topic.error().is_none()).map(|t| t.partitions());
+        let partitions = partitions.filter(|partitions| !partitions.is_empty());
+        let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic);
+        for partition in partitions.ok_or(unknown)? {
+            all.add_partition(topic, partition.id());
         }
     }
     let committed = client.committed_offsets(all.clone(), ASKED_WITHIN)?;
@@ -235,6 +241,15 @@ impl Ahead {
     }
 }
 
+/// What a record takes up here, as far as there is room at all; all there is where that can't be told.
+fn bytes_of(message: &OwnedMessage) -> usize {
+    let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers = route::headers(message).map_or(AHEAD_BYTES_MAX, |headers| {
+        headers.iter().map(|header| header.key.len() + of(header.value)).sum()
+    });
+    (of(message.payload()) + of(message.key()) + headers).clamp(1, AHEAD_BYTES_MAX)
+}
+
 /// Reads ahead, up to a bound of records and of bytes. Where there is no room for long, fetching is
 /// paused and the group goes on being polled: an outage of our database must not cost us our
 /// partitions.
@@ -262,10 +277,9 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
                 }
             },
         };
-        let bytes = message.payload().map_or(1, |bytes| bytes.len().clamp(1, AHEAD_BYTES_MAX));
-        let room = async {
-            (memory.clone().acquire_many_owned(bytes as u32).await, ahead.reserve().await)
-        };
+        let bytes = bytes_of(&message) as u32;
+        let room =
+            async { (memory.clone().acquire_many_owned(bytes).await, ahead.reserve().await) };
         match tokio::time::timeout(FULL_FOR_MAX, room).await {
             Ok((Ok(memory), Ok(place))) => {
                 place.send(Ahead { message, by, memory });
@@ -284,5 +298,28 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders};
+
+    use super::*;
+
+    #[test]
+    fn a_record_takes_up_its_key_and_its_headers_too() {
+        let record = |payload: Option<Vec<u8>>, headers| {
+            let (key, time) = (Some(vec![0; 30]), Timestamp::NotAvailable);
+            bytes_of(&OwnedMessage::new(payload, key, "topic".into(), time, 0, 0, headers))
+        };
+        let headers = || {
+            let value = Some(&[0; 1_000]);
+            Some(OwnedHeaders::new().insert(Header { key: "name", value }))
+        };
+        assert_eq!(record(None, None), 30);
+        assert_eq!(record(Some(vec![0; 200]), headers()), 1_234);
+        assert_eq!(record(Some(vec![0; 2 * AHEAD_BYTES_MAX]), headers()), AHEAD_BYTES_MAX);
     }
 }

@@ -11,9 +11,13 @@ use sqlx::PgPool;
 use crate::dead_letter::stored;
 use crate::problem::Problem;
 
-/// Whether an operator has yet to resume the consumer.
-pub async fn paused(db: &PgPool) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select paused_at is not null from consumer").fetch_one(db).await
+/// Whether an operator has yet to resume the consumer, and how many letters wait for one, up to 1,000:
+/// asked every few seconds, it must not count for long.
+pub async fn paused(db: &PgPool) -> sqlx::Result<(bool, i64)> {
+    let paused = "select paused_at is not null, (select count(*) from (
+                      select from dead_letters where state = 'waiting' limit 1000) as letters)
+                  from consumer";
+    sqlx::query_as(paused).fetch_one(db).await
 }
 
 /// Pauses the consumer of every instance, until an operator resumes it.
@@ -44,6 +48,7 @@ async fn consumer(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Probl
 }
 
 async fn resume(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
-    sqlx::query("update consumer set paused_at = null, reason = null").execute(&db).await?;
+    let resumed = sqlx::query("update consumer set paused_at = null, reason = null");
+    resumed.execute(&db).await.map_err(|_| Problem::outcome_unknown())?;
     consumer(State(db)).await
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use opentelemetry::trace::{SpanBuilder, SpanKind};
 use opentelemetry::{Context, KeyValue};
-use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::message::{Header, Headers, Message, OwnedMessage};
 use uuid::Uuid;
 
 use crate::avro::{Codec, Undecodable, unframe};
@@ -15,7 +15,7 @@ use crate::dead_letter::{Cause, Kind};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
 use crate::loss::Loss;
 use crate::registry::Known;
-use crate::rows::{Rows, Touches};
+use crate::rows::{Rows, Touches, guarded};
 use crate::telemetry;
 
 /// The topics that a service hears.
@@ -107,34 +107,40 @@ impl<R: Rows> Routes<R> {
 
     /// Reads a record; `schemas` are those that [`schema_id`] asks for.
     pub fn item(&self, message: OwnedMessage, schemas: &HashMap<u32, Known>) -> Item<R> {
-        let (content, event_id) = match self.decode(&message, schemas) {
-            Ok((event_id, topic, work)) => (Content::Event(topic, work), Some(event_id)),
-            Err(Undecodable(reason)) => {
-                let cause = Cause { kind: Kind::Undecodable, reason };
-                (Content::Dead(cause), header(&message, "ce_id").and_then(|id| id.parse().ok()))
+        let (told, content) = match headers(&message) {
+            Some(headers) => {
+                let told = told(headers);
+                let content = self.decode(&message, told.event_id, schemas);
+                (told, content)
+            }
+            None => {
+                let reason = "the name of a header is no text".to_string();
+                (Told::default(), Err(Undecodable(reason)))
             }
         };
-        let parent = telemetry::context(header(&message, "traceparent"));
-        let sent_at = header(&message, "ce_time").and_then(|time| time.parse().ok());
+        let content = content.unwrap_or_else(|Undecodable(reason)| {
+            Content::Dead(Cause { kind: Kind::Undecodable, reason })
+        });
+        let Told { event_id, sent_at, parent } = told;
         Item { event_id, parent, sent_at, content, message }
     }
 
-    #[allow(clippy::type_complexity)]
     fn decode(
         &self,
         message: &OwnedMessage,
+        event_id: Option<Uuid>,
         schemas: &HashMap<u32, Known>,
-    ) -> Result<(Uuid, &'static Topic, Box<dyn Work<R>>), Undecodable> {
+    ) -> Result<Content<R>, Undecodable> {
         let route = self.by_topic.get(message.topic());
         let route =
             route.ok_or_else(|| Undecodable("this service does not hear its topic".into()))?;
         let record = message.payload().ok_or_else(|| Undecodable("the record is empty".into()))?;
         let (id, body) = unframe(record)?;
-        let event_id = header(message, "ce_id")
-            .and_then(|id| Uuid::parse_str(id).ok())
-            .ok_or_else(|| Undecodable("the header ce_id is missing or no UUID".into()))?;
+        if event_id.is_none() {
+            return Err(Undecodable("the header ce_id is missing or no UUID".into()));
+        }
         match &schemas[&id] {
-            Known::Schema(written) => Ok((event_id, route.topic, (route.read)(written, body)?)),
+            Known::Schema(written) => Ok(Content::Event(route.topic, (route.read)(written, body)?)),
             Known::Unreadable(because, _) => Err(Undecodable(because.clone())),
         }
     }
@@ -187,7 +193,36 @@ impl<R: Rows> Item<R> {
     }
 }
 
-fn header<'a>(message: &'a OwnedMessage, key: &str) -> Option<&'a str> {
-    let header = message.headers()?.iter().find(|header| header.key == key)?;
-    std::str::from_utf8(header.value?).ok()
+/// A record's headers; `None` if one's name is no text. Kafka takes any bytes for a name, and the
+/// client's library panics where they are not UTF-8.
+pub(crate) fn headers(message: &OwnedMessage) -> Option<Vec<Header<'_, &[u8]>>> {
+    let headers = message.headers();
+    guarded(|| headers.into_iter().flat_map(Headers::iter).collect()).ok()
+}
+
+/// What is read of a record's headers.
+#[derive(Default)]
+struct Told {
+    event_id: Option<Uuid>,
+    sent_at: Option<DateTime<Utc>>,
+    parent: Context,
+}
+
+/// Of a header that comes twice, the first counts.
+fn told(headers: Vec<Header<'_, &[u8]>>) -> Told {
+    let (mut id, mut time, mut parent) = (None, None, None);
+    for Header { key, value } in headers {
+        let place = match key {
+            "ce_id" => &mut id,
+            "ce_time" => &mut time,
+            "traceparent" => &mut parent,
+            _ => continue,
+        };
+        place.get_or_insert_with(|| value.and_then(|value| std::str::from_utf8(value).ok()));
+    }
+    Told {
+        event_id: id.flatten().and_then(|id| id.parse().ok()),
+        sent_at: time.flatten().and_then(|time| time.parse().ok()),
+        parent: telemetry::context(parent.flatten()),
+    }
 }

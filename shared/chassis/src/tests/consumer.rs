@@ -267,6 +267,40 @@ async fn a_partition_that_was_paused_when_a_rebalance_took_it_away_is_read_when_
     eventually("each is heard", async || moved.is_subset(&heard.lock().unwrap())).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_cannot_see_one_of_its_topics_has_not_caught_up() {
+    let till = Till::<18>::open().await;
+    till.create_topic(names(18).counted, &[]).await;
+    let never = |_: &Tallied<18>, _: &Drawer| Loss::that("never");
+    let consumer = till.consumer().on(noted::<18>, never);
+    let group = consumer.group();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    let until = Instant::now() + 3 * MEANWHILE;
+    while Instant::now() < until {
+        assert!(!group.caught_up().await, "there may be something in it");
+        sleep(Duration::from_millis(100)).await;
+    }
+    till.create_topic(names(18).tallied, &[]).await;
+    eventually("it is there, and empty", async || group.caught_up().await).await;
+    consuming.stop().await;
+}
+
+/// It was, when the last batch was full; then Kafka went away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_has_nothing_to_handle_is_not_behind() {
+    let till = Till::<19>::open_with_contracts().await;
+    let consumer = till.consumer();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    till.wake.consuming.taken(true);
+    eventually("commands need not wait", async || {
+        let asked = Instant::now();
+        till.wake.consuming.after_you().await;
+        asked.elapsed() < Duration::from_millis(100)
+    })
+    .await;
+    consuming.stop().await;
+}
+
 /// A question of an idle client waits behind its fetch, half a second each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn whether_the_group_has_caught_up_is_told_within_seconds_however_many_partitions_there_are()
