@@ -36,8 +36,9 @@ create table inbox (
     -- Tries that handling it took: one, unless something had to pass first.
     attempts    integer not null default 1
 );
--- For pruning by time of receipt; rows arrive in that order, so a few kilobytes of BRIN are enough.
-create index inbox_received_at on inbox using brin (received_at) with (autosummarize = on);
+-- For pruning by time of receipt. Not a BRIN: once pruned pages are filled anew, each of its ranges
+-- reaches from the oldest row there ever was to the newest, and every look reads the whole table.
+create index inbox_received_at on inbox (received_at);
 
 -- Answers to commands that came with an Idempotency-Key, for 24 hours.
 create table idempotency_keys (
@@ -50,7 +51,7 @@ create table idempotency_keys (
     created_at   timestamptz not null default now(),
     primary key (path, key)
 );
-create index idempotency_keys_created_at on idempotency_keys using brin (created_at) with (autosummarize = on);
+create index idempotency_keys_created_at on idempotency_keys (created_at);
 
 -- Events that can never be handled, set aside with their bytes and the reason.
 create table dead_letters (

@@ -294,6 +294,12 @@ async fn write<R: Rows>(
                 wake.watchers.send_replace(());
                 tries = 0;
                 for (pending, answer) in batch.into_iter().zip(answers) {
+                    // What is refused now may have been stored by an earlier try whose commit is
+                    // still on its way.
+                    let answer = answer.map_err(|problem| match unknown {
+                        true => Problem::outcome_unknown(),
+                        false => problem,
+                    });
                     let _ = pending.caller.send(answer);
                 }
             }
@@ -345,10 +351,12 @@ fn failed(unknown: bool) -> Problem {
 /// find the first one's answer.
 fn first_of_each_key<R: Rows>(batch: Vec<Pending<R>>) -> (Vec<Pending<R>>, Vec<Pending<R>>) {
     let mut seen = HashSet::new();
-    batch.into_iter().partition(|pending| match &pending.once {
+    let firsts = batch.iter().map(|pending| match &pending.once {
         Some(once) => seen.insert(once.place()),
         None => true,
-    })
+    });
+    let mut firsts = firsts.collect::<Vec<_>>().into_iter();
+    batch.into_iter().partition(|_| firsts.next().unwrap_or(true))
 }
 
 /// Why a batch did not go through. All of it was rolled back, unless its commit was cut.
@@ -391,39 +399,36 @@ async fn prepare<R: Rows>(
     batch: &[Pending<R>],
     now: DateTime<Utc>,
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
-    let mut answers: Vec<Option<Result<Reply, Problem>>> = batch.iter().map(|_| None).collect();
-    for (nth, answer) in idempotency::remembered(tx, keyed(batch)).await? {
-        answers[nth] = Some(answer);
-    }
+    let mut remembered = idempotency::remembered(tx, keyed(batch)).await?;
     let mut keys = R::Keys::default();
-    for (pending, answer) in batch.iter().zip(&answers) {
-        if answer.is_none() {
+    for (nth, pending) in batch.iter().enumerate() {
+        if !remembered.contains_key(&nth) {
             pending.command.touch(&mut keys);
         }
     }
     let mut rows = R::load(tx, keys).await?;
     crash::point!("commands.loaded");
-    let mut decided = HashSet::new();
+    let (mut answers, mut envelopes) = (Vec::with_capacity(batch.len()), Vec::new());
+    let mut decided = Vec::new();
     for (nth, pending) in batch.iter().enumerate() {
-        if answers[nth].is_none() {
-            let at = At { now, event_id: pending.event_id, cause: None };
-            let answer = guarded(|| pending.command.decide(&mut rows, at));
-            answers[nth] = Some(answer.map_err(|panic| Trouble::Panicked(nth, panic))?);
-            decided.insert(nth);
+        if let Some(answer) = remembered.remove(&nth) {
+            answers.push(answer);
+            continue;
         }
-    }
-    let mut answers: Vec<_> = answers.into_iter().map(|a| a.expect("each was answered")).collect();
-    let mut envelopes = Vec::new();
-    for (pending, answer) in batch.iter().zip(&mut answers) {
-        if let Ok(reply) = answer {
+        let at = At { now, event_id: pending.event_id, cause: None };
+        let answer = guarded(|| pending.command.decide(&mut rows, at));
+        let mut answer = answer.map_err(|panic| Trouble::Panicked(nth, panic))?;
+        if let Ok(reply) = &mut answer {
             envelopes.extend(reply.event.take().map(|event| envelope(event, pending, now)));
         }
+        answers.push(answer);
+        decided.extend(pending.once.as_ref().map(|once| (nth, once)));
     }
     let mut writes = Writes::of(tx);
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
-    let decided = keyed(batch).filter(|(nth, _)| decided.contains(nth));
-    idempotency::remember(writes, decided.map(|(nth, once)| (once, &answers[nth]))).await?;
+    let decided = decided.into_iter().map(|(nth, once)| (once, &answers[nth]));
+    idempotency::remember(writes, decided).await?;
     Ok(answers)
 }
 

@@ -9,6 +9,7 @@ use tracing::warn;
 /// Rows deleted at a time, which is a few milliseconds of locks, and how often to look for old ones.
 const PRUNED_MAX: i64 = 1_000;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+const PRUNED_WITHIN: Duration = Duration::from_secs(8);
 
 /// What the planner may not do in a transaction that handles a batch.
 ///
@@ -39,7 +40,7 @@ pub async fn now(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
 }
 
 /// Waits for an answer no longer than this: a database that says nothing at all is as good as away.
-pub(crate) async fn in_time<T>(
+pub async fn in_time<T>(
     within: Duration,
     answer: impl Future<Output = sqlx::Result<T>>,
 ) -> sqlx::Result<T> {
@@ -85,8 +86,8 @@ pub fn classify(error: &sqlx::Error) -> Failure {
 pub(crate) async fn prune(db: PgPool, statement: &'static str, kept: Duration) {
     loop {
         match prune_some(&db, statement, kept).await {
-            Ok(0) => tokio::time::sleep(PRUNE_EVERY).await,
-            Ok(_) => tokio::task::yield_now().await,
+            Ok(pruned) if pruned >= PRUNED_MAX.unsigned_abs() => tokio::task::yield_now().await,
+            Ok(_) => tokio::time::sleep(PRUNE_EVERY).await,
             Err(error) => {
                 warn!("old rows could not be deleted: {error}");
                 tokio::time::sleep(PRUNE_EVERY).await;
@@ -104,6 +105,6 @@ pub(crate) async fn prune_some(
     // Planned anew each time: a plan for any age would expect a third of the table to be that old,
     // and read all of it.
     let statement = sqlx::query(statement).persistent(false);
-    let pruned = statement.bind(kept.as_secs_f64()).bind(PRUNED_MAX).execute(db).await?;
-    Ok(pruned.rows_affected())
+    let pruned = statement.bind(kept.as_secs_f64()).bind(PRUNED_MAX).execute(db);
+    Ok(in_time(PRUNED_WITHIN, pruned).await?.rows_affected())
 }

@@ -39,13 +39,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         let body = Bytes::from_request(request, state)
             .await
             .map_err(|error| Problem::malformed(error.body_text()))?;
-        let mut json = serde_json::Deserializer::from_slice(&body);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let field = error.path().to_string();
-            refused_json(&field, error.inner())
-        })?;
-        json.end().map_err(|error| refused_json("", &error))?;
-        Ok(Self(value))
+        let value = serde_json::from_slice(&body);
+        value.map(Self).map_err(|error| refused_json(&place_of::<T>(&body), &error))
     }
 }
 
@@ -127,6 +122,13 @@ pub fn whole<'de, D: Deserializer<'de>, N: TryFrom<i64>>(deserializer: D) -> Res
 
     let number = deserializer.deserialize_any(Whole)?;
     N::try_from(number).map_err(|_| D::Error::custom(format!("{number} is out of range")))
+}
+
+/// Where in a body lies what can't be read: found by reading it once more, which only refusals pay for.
+fn place_of<T: DeserializeOwned>(body: &[u8]) -> String {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize::<_, T>(&mut json);
+    read.err().map(|error| error.path().to_string()).unwrap_or_default()
 }
 
 fn refused_json(path: &str, error: &serde_json::Error) -> Problem {

@@ -3,7 +3,7 @@
 //! Promise: within 24 hours, a key at a place means one effect and one answer. It is broken by writing
 //! the key in another transaction than the effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -26,7 +26,7 @@ pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 pub struct Once {
     path: String,
     key: String,
-    hash: Vec<u8>,
+    hash: [u8; 32],
 }
 
 impl Once {
@@ -37,13 +37,13 @@ impl Once {
     pub fn new(path: impl Into<String>, key: &str, command: &impl Serialize) -> Once {
         let mut wish = serde_json::to_value(command).expect("commands are plain JSON");
         leave_out_nulls(&mut wish);
-        let hash = Sha256::digest(wish.to_string()).to_vec();
+        let hash = Sha256::digest(wish.to_string()).into();
         Once { path: path.into(), key: key.into(), hash }
     }
 
     /// What the key is unique by.
-    pub(crate) fn place(&self) -> (String, String) {
-        (self.path.clone(), self.key.clone())
+    pub(crate) fn place(&self) -> (&str, &str) {
+        (&self.path, &self.key)
     }
 }
 
@@ -74,11 +74,11 @@ struct Row {
 pub(crate) async fn remembered<'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
-) -> sqlx::Result<Vec<(usize, Result<Reply, Problem>)>> {
+) -> sqlx::Result<HashMap<usize, Result<Reply, Problem>>> {
     let keyed: BTreeMap<(&str, &str), (usize, &Once)> =
-        batch.map(|(nth, once)| ((&*once.path, &*once.key), (nth, once))).collect();
+        batch.map(|(nth, once)| (once.place(), (nth, once))).collect();
     if keyed.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashMap::new());
     }
     let rows: Vec<Row> = sqlx::query_as(
         "select path, key, request_hash, status, location, answer
@@ -116,7 +116,7 @@ pub(crate) async fn remember<'a>(
     let accepted: BTreeMap<(&str, &str), (&Once, &Reply)> = decided
         .filter_map(|(once, answer)| {
             let reply = answer.as_ref().ok()?;
-            Some(((&*once.path, &*once.key), (once, reply)))
+            Some((once.place(), (once, reply)))
         })
         .collect();
     if accepted.is_empty() {
@@ -144,10 +144,13 @@ pub(crate) async fn remember<'a>(
     if written < accepted.len() { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
 }
 
+/// The age is asked for twice: a key that is taken again at this moment is waited for, and then looked
+/// at by the outer condition alone.
 pub(crate) const PRUNE: &str = "
     delete from idempotency_keys where (path, key) in (
         select path, key from idempotency_keys
-        where created_at < now() - make_interval(secs => $1) limit $2)";
+        where created_at < now() - make_interval(secs => $1) order by created_at limit $2)
+      and created_at < now() - make_interval(secs => $1)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

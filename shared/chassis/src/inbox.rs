@@ -76,7 +76,7 @@ pub(crate) const PRUNE: &str = "
         where received_at < now() - make_interval(secs => $1)
           and not exists (select from dead_letters as letter
                           where letter.event_id = inbox.event_id and letter.state = 'discarded')
-        limit $2)";
+        order by received_at limit $2)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

@@ -143,6 +143,25 @@ async fn a_commit_that_is_cut_settles_to_one_effect_and_the_caller_learns_the_tr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_after_a_commit_that_was_cut_is_no_proof_that_nothing_was_stored() {
+    let till = Till::<214>::open().await;
+    let (proxied, proxy) = till.with_database_proxy().await;
+    let (commands, writing) = proxied.commands();
+    let open_once = |wish: &Counted<214>, drawer: &mut Drawer, at: At| match drawer.tallies.get("a")
+    {
+        Some(_) => Err(Problem::conflict("open", "the till is open")),
+        None => count(wish, drawer, at),
+    };
+    proxy.set(Way::LosesAnswer);
+    let answer = commands.run(counted::<214>("a", 5), None, open_once).await;
+    let (status, problem) = told(answer).await;
+    assert!(status == 503 && problem.contains("outcome-unknown"), "{status} {problem}");
+    let answer = commands.run(counted::<214>("a", 5), None, open_once).await;
+    assert_eq!(told(answer).await.0, 409, "nothing is in doubt any more");
+    writing.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_a_caller_is_told_in_time_that_nothing_was_stored() {
     let till = Till::<204>::open().await;
     let (proxied, proxy) = till.with_database_proxy().await;
@@ -269,6 +288,27 @@ async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_els
     // What is young, and what was discarded.
     assert_eq!(till.number("select count(*) from inbox").await, 2);
     assert_eq!(till.number("select count(*) from idempotency_keys where path = '/new'").await, 1);
+}
+
+/// The command has the row, and the pruning waits for it, with its mind made up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_again_while_it_is_pruned_is_remembered() {
+    let till = Till::<215>::open().await;
+    till.force(
+        "insert into idempotency_keys (path, key, request_hash, status, answer, created_at)
+         values ('/', 'k', '', 200, '', now() - interval '25 hours')",
+    )
+    .await;
+    let mut taking = till.db.begin().await.unwrap();
+    let taken = "update idempotency_keys set created_at = now()";
+    sqlx::query(taken).execute(&mut *taking).await.unwrap();
+    let pruned = db::prune_some(&till.db, idempotency::PRUNE, idempotency::KEPT);
+    let committed = async {
+        till.blocked(1).await;
+        taking.commit().await.unwrap();
+    };
+    let (pruned, ()) = tokio::join!(pruned, committed);
+    assert_eq!(pruned.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
