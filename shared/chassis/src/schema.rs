@@ -20,6 +20,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
 const MIGRATION_WAIT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long one question to the database may take.
+const ASKED_WITHIN: Duration = Duration::from_secs(8);
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// The pool of the serving role. It connects when first used, so that a service starts without its
@@ -83,10 +86,9 @@ pub async fn wait_until_current(db: &PgPool, migrator: &Migrator) {
     let needed = newest(migrator);
     let mut logged: Option<(String, Instant)> = None;
     loop {
+        let asked = sqlx::query_scalar("select max(version) from _sqlx_migrations where success");
         let applied: Result<Option<i64>, sqlx::Error> =
-            sqlx::query_scalar("select max(version) from _sqlx_migrations where success")
-                .fetch_one(db)
-                .await;
+            db::in_time(ASKED_WITHIN, asked.fetch_one(db)).await;
         let why = match applied {
             Ok(Some(version)) if version >= needed => return,
             Ok(version) => format!("its schema is at {}, {needed} is needed", version.unwrap_or(0)),

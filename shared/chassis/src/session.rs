@@ -8,6 +8,7 @@
 //! last transaction did not end, for whatever reason: such a connection is closed, and with it the
 //! transaction.
 
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
@@ -58,10 +59,15 @@ impl Session {
     }
 }
 
-/// Begins, and asks for the time in the same round trip.
+/// Begins, and asks for the time in the same round trip; and whether this is a standby. A loop may have
+/// connected to what was the primary, or to a name that still led there: on a standby it could begin for
+/// ever and write nothing, so that connection is given up, and the next one finds who is the primary.
 async fn begun(mut connection: PgConnection) -> sqlx::Result<(PgConnection, DateTime<Utc>)> {
-    let begin = "BEGIN; SELECT transaction_timestamp()";
+    let begin = "BEGIN; SELECT transaction_timestamp(), pg_is_in_recovery()";
     let row = db::in_time(BEGUN_WITHIN, connection.fetch_one(sqlx::raw_sql(begin))).await?;
+    if row.try_get(1)? {
+        return Err(sqlx::Error::Io(io::Error::other("the server is a standby")));
+    }
     let now = row.try_get(0)?;
     Ok((connection, now))
 }
