@@ -2,6 +2,9 @@
 //! open already. A batch from Kafka has many of them and commits its offsets afterwards; a replayed
 //! letter has one and is closed with it.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
@@ -51,8 +54,8 @@ impl From<sqlx::Error> for Trouble {
 /// What was done, as long as it is not committed.
 #[must_use]
 pub(crate) struct Effect {
-    /// Topic, and how long it took to get here.
-    handled: Vec<(&'static Topic, std::time::Duration)>,
+    /// By topic: how long each event took to get here.
+    handled: BTreeMap<&'static str, Vec<Duration>>,
     /// Of those that had had their effect before.
     repeated: Vec<&'static Topic>,
     publishes: bool,
@@ -134,11 +137,13 @@ pub(crate) async fn take<R: Rows>(
     outbox::publish(&mut writes, &envelopes);
     writes.run().await?;
     let took = |sent: DateTime<Utc>| (now - sent).to_std().ok();
-    let handled = new
-        .iter()
-        .map(|(_, topic, item, _)| (*topic, item.sent_at.and_then(took).unwrap_or_default()));
+    let mut handled: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (_, topic, item, _) in &new {
+        let took = item.sent_at.and_then(took).unwrap_or_default();
+        handled.entry(topic.name).or_default().push(took);
+    }
     let publishes = !envelopes.is_empty();
-    Ok(Effect { handled: handled.collect(), repeated, publishes, _spans: spans })
+    Ok(Effect { handled, repeated, publishes, _spans: spans })
 }
 
 impl Effect {
@@ -159,8 +164,9 @@ impl Effect {
         }
         wake.watchers.send_replace(());
         for (topic, took) in &self.handled {
-            counter!("events_handled_total", "topic" => topic.name).increment(1);
-            histogram!("event_delivery_seconds", "topic" => topic.name).record(*took);
+            counter!("events_handled_total", "topic" => *topic).increment(took.len() as u64);
+            let delivery = histogram!("event_delivery_seconds", "topic" => *topic);
+            took.iter().for_each(|took| delivery.record(*took));
         }
         for topic in &self.repeated {
             counter!("events_repeated_total", "topic" => topic.name).increment(1);

@@ -50,6 +50,11 @@ impl Floor {
         self.moved_at = Instant::now();
     }
 
+    /// Where it is.
+    pub(crate) fn below(&self) -> i64 {
+        self.floor
+    }
+
     /// Where this look starts.
     pub(crate) fn start(&mut self) -> i64 {
         if self.full_look_at.elapsed() > FULL_LOOK_EVERY {

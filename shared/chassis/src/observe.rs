@@ -75,6 +75,8 @@ pub fn describe() {
     for (name, meaning) in [
         ("consumer_lag", "Records of a topic that are not handled yet, here."),
         ("consumer_paused", "1 while the consumer waits for an operator."),
+        ("dead_letters_waiting", "Letters that wait for an operator, up to 1,000."),
+        ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
         ("relay_active", "1 in the instance whose relay is the active one."),
         ("watch_waiting", "Clients that wait for a change, or follow what happens."),
     ] {

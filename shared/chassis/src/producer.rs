@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rdkafka::config::RDKafkaLogLevel;
@@ -29,6 +29,7 @@ pub(crate) struct Flight {
     pub topic: String,
     pub key: String,
     pub occurred_at: DateTime<Utc>,
+    pub sent_at: Instant,
     /// The look that found it, by its number.
     pub look: u64,
 }
@@ -92,13 +93,14 @@ impl Producer {
     /// Hands a record over, or says at once why not.
     pub(crate) fn send(
         &self,
-        flight: Flight,
+        topic: &str,
+        key: &str,
         record: &[u8],
         headers: OwnedHeaders,
+        flight: Flight,
     ) -> Result<(), (KafkaError, Box<Flight>)> {
-        let (topic, key) = (flight.topic.clone(), flight.key.clone());
-        let record = BaseRecord::with_opaque_to(&topic, Box::new(flight))
-            .key(&key)
+        let record = BaseRecord::with_opaque_to(topic, Box::new(flight))
+            .key(key)
             .payload(record)
             .headers(headers);
         self.client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))

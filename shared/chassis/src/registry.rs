@@ -28,13 +28,15 @@ const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
 /// For how long an id is then taken to be unknown without asking again.
 const UNKNOWN_KEPT: Duration = Duration::from_secs(60);
 
-/// Ids remembered at most, of either kind: junk must not fill the memory.
+/// With more ids than this, those of nothing that can be read are forgotten: junk must not fill the
+/// memory.
 const REMEMBERED_MAX: usize = 10_000;
 
 /// A client of the registry with what it has learned.
 pub struct Registry {
     settings: SrSettings,
-    ids: RwLock<HashMap<(String, Vec<u8>), u32>>,
+    /// By topic and fingerprint.
+    ids: RwLock<HashMap<String, HashMap<Vec<u8>, u32>>>,
     schemas: RwLock<HashMap<u32, Known>>,
 }
 
@@ -79,23 +81,17 @@ impl Registry {
     }
 
     /// The same as [`Registry::id_of`], without asking.
-    pub fn known_id_of(&self, subject: &str, fingerprint: &[u8]) -> Option<u32> {
-        let wanted = (subject.to_string(), fingerprint.to_vec());
-        self.ids.read().expect("not poisoned").get(&wanted).copied()
+    pub fn known_id_of(&self, topic: &str, fingerprint: &[u8]) -> Option<u32> {
+        self.ids.read().expect("not poisoned").get(topic)?.get(fingerprint).copied()
     }
 
-    /// The id under which a subject holds exactly this schema. Services look up and never register:
-    /// contracts are applied by one explicit command.
-    pub async fn id_of(
-        &self,
-        subject: &str,
-        fingerprint: &[u8],
-        schema: &str,
-    ) -> Result<u32, NoId> {
-        if let Some(id) = self.known_id_of(subject, fingerprint) {
+    /// The id under which a topic's subject holds exactly this schema. Services look up and never
+    /// register: contracts are applied by one explicit command.
+    pub async fn id_of(&self, topic: &str, fingerprint: &[u8], schema: &str) -> Result<u32, NoId> {
+        if let Some(id) = self.known_id_of(topic, fingerprint) {
             return Ok(id);
         }
-        let wanted = (subject.to_string(), fingerprint.to_vec());
+        let subject = &format!("{topic}-value");
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
         let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
         let found = found.map_err(|error| match unknown(&error) {
@@ -104,7 +100,8 @@ impl Registry {
         })?;
         let without = || Unreachable(format!("{subject}: an answer without an id"));
         let id = found.id.ok_or_else(without)?;
-        self.ids.write().expect("not poisoned").insert(wanted, id);
+        let mut ids = self.ids.write().expect("not poisoned");
+        ids.entry(topic.to_string()).or_default().insert(fingerprint.to_vec(), id);
         Ok(id)
     }
 
@@ -128,6 +125,9 @@ impl Registry {
                     None => asked.push(id),
                 }
             }
+        }
+        if asked.is_empty() {
+            return Ok(known);
         }
         asked.sort_unstable();
         asked.dedup();

@@ -117,6 +117,7 @@ impl Relay {
         drop(round);
         self.wake.relaying.taken(false);
         gauge!("relay_active").set(0);
+        gauge!("outbox_oldest_seconds").set(0);
         let _ = db.close().await;
         ended
     }
@@ -137,6 +138,7 @@ impl Relay {
             let limit = if round.is_full() { 0 } else { TAKEN_MAX };
             sent = round.turn(db, limit).await?;
             drop(lap);
+            round.tell_oldest(db).await?;
             self.wake.relaying.taken(sent == TAKEN_MAX);
             if sent > 0 {
                 worked_at = Instant::now();

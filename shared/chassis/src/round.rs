@@ -1,12 +1,12 @@
 //! What the active relay knows between two looks at the outbox: what is in flight, what came back,
 //! and what has to wait. [`crate::relay`] says which of its promises rest on this.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use chrono::{DateTime, SecondsFormat, Utc};
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -32,8 +32,8 @@ pub(crate) const DELETED_WITHIN: Duration = Duration::from_millis(100);
 /// Rows taken at a time, and records in flight at most, in all and of one topic: a topic that
 /// stalls may not use up what the others need.
 pub(crate) const TAKEN_MAX: usize = 1_000;
-const IN_FLIGHT_MAX: usize = 4_000;
-const IN_FLIGHT_OF_TOPIC_MAX: usize = 1_000;
+const IN_FLIGHT_MAX: usize = 8_000;
+const IN_FLIGHT_OF_TOPIC_MAX: usize = 2_000;
 
 /// How long a topic is left alone after the broker or the registry refused it; a key, whose record
 /// was refused itself, at first and at most. Each refusal costs all others a pause: an idempotent
@@ -41,8 +41,12 @@ const IN_FLIGHT_OF_TOPIC_MAX: usize = 1_000;
 const HELD_FOR: Duration = Duration::from_secs(2);
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
-/// A topic with as many records in flight as it may have is stalled if none came back for so long.
+/// A topic with as many records in flight as it may have is stalled if one of them has been so long:
+/// where a single partition has no leader, the records of the others still come back.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is told for how long the oldest row has been waiting.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// A row of the outbox.
 #[derive(sqlx::FromRow)]
@@ -65,14 +69,13 @@ pub(crate) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) ->
 
 /// What the active relay knows between two looks at the outbox.
 pub(crate) struct Round<'a> {
-    service: &'static str,
+    /// `ce_source` of every record.
+    source: String,
     pub(crate) producer: Producer,
     registry: &'a Registry,
-    /// Rows with a record in flight, their keys, and how many there are of each topic, with the last
-    /// time that one of them came back.
-    positions: HashSet<i64>,
+    /// The keys of what is in flight, one record each.
     keys: HashSet<String>,
-    topics: HashMap<String, (usize, Instant)>,
+    topics: HashMap<String, OfTopic>,
     /// Topics that were refused, until when; keys likewise, with how long it was this time.
     held_topics: HashMap<String, Instant>,
     held_keys: HashMap<String, (Instant, Duration)>,
@@ -87,7 +90,36 @@ pub(crate) struct Round<'a> {
     schemas: HashMap<Vec<u8>, String>,
     /// The registry gave no answer lately: it is not asked again before this.
     registry_away: Option<Instant>,
+    /// When the oldest row was told last.
+    told_at: Option<Instant>,
     pub(crate) floor: Floor,
+}
+
+/// What is known of a topic.
+struct OfTopic {
+    /// By when it was sent, and the position of its row.
+    in_flight: BTreeSet<(Instant, i64)>,
+    published: Counter,
+    waited: Histogram,
+}
+
+impl OfTopic {
+    fn new(topic: &str) -> OfTopic {
+        OfTopic {
+            in_flight: BTreeSet::new(),
+            published: counter!("events_published_total", "topic" => topic.to_string()),
+            waited: histogram!("outbox_wait_seconds", "topic" => topic.to_string()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.in_flight.len() >= IN_FLIGHT_OF_TOPIC_MAX
+    }
+
+    fn is_stalled(&self) -> bool {
+        let oldest = self.in_flight.first();
+        self.is_full() && oldest.is_some_and(|(sent_at, _)| sent_at.elapsed() > STALLED_AFTER)
+    }
 }
 
 impl<'a> Round<'a> {
@@ -97,10 +129,9 @@ impl<'a> Round<'a> {
         registry: &'a Registry,
     ) -> Round<'a> {
         Round {
-            service,
+            source: format!("/{service}"),
             producer,
             registry,
-            positions: HashSet::new(),
             keys: HashSet::new(),
             topics: HashMap::new(),
             held_topics: HashMap::new(),
@@ -111,6 +142,7 @@ impl<'a> Round<'a> {
             left_behind: false,
             schemas: HashMap::new(),
             registry_away: None,
+            told_at: None,
             floor: Floor::new(),
         }
     }
@@ -131,10 +163,11 @@ impl<'a> Round<'a> {
         for row in rows {
             crash::point!("relay.sending", sent > 0);
             // An earlier row of this very look may hold it up.
-            let held = self.held_topics.contains_key(&row.topic) || waiting.contains(&row.key);
-            let key = row.key.clone();
-            if held || self.keys.contains(&key) || !self.send(db, row).await? {
-                waiting.insert(key);
+            let held = self.held_topics.contains_key(&row.topic)
+                || self.topics.get(&row.topic).is_some_and(OfTopic::is_full)
+                || waiting.contains(&row.key);
+            if held || self.keys.contains(&row.key) || !self.send(db, &row).await? {
+                waiting.insert(row.key);
             } else {
                 sent += 1;
             }
@@ -152,18 +185,15 @@ impl<'a> Round<'a> {
 
     /// Whether nothing more may be taken until something comes back.
     pub(crate) fn is_full(&self) -> bool {
-        self.positions.len() >= IN_FLIGHT_MAX
+        self.keys.len() >= IN_FLIGHT_MAX
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {
-        !self.positions.is_empty()
+        !self.keys.is_empty()
     }
 
     fn stalled_topics(&self) -> impl Iterator<Item = &String> {
-        let stalled = |(in_flight, came_back): &(usize, Instant)| {
-            *in_flight >= IN_FLIGHT_OF_TOPIC_MAX && came_back.elapsed() > STALLED_AFTER
-        };
-        self.topics.iter().filter(move |(_, state)| stalled(state)).map(|(topic, _)| topic)
+        self.topics.iter().filter(|(_, of)| of.is_stalled()).map(|(topic, _)| topic)
     }
 
     pub(crate) fn held_up(&self) -> bool {
@@ -239,22 +269,26 @@ impl<'a> Round<'a> {
     }
 
     /// Hands a record to the producer; false if its topic has to wait.
-    async fn send(&mut self, db: &mut PgConnection, row: Row) -> anyhow::Result<bool> {
-        let Some(schema_id) = self.schema_id(db, &row).await? else { return Ok(false) };
-        let (record, headers) = (frame(schema_id, &row.body), headers(self.service, &row));
+    async fn send(&mut self, db: &mut PgConnection, row: &Row) -> anyhow::Result<bool> {
+        let Some(schema_id) = self.schema_id(db, row).await? else { return Ok(false) };
         let Row { position, topic, key, occurred_at, .. } = row;
         let flight = Flight {
-            position,
+            position: *position,
             topic: topic.clone(),
             key: key.clone(),
-            occurred_at,
+            occurred_at: *occurred_at,
+            sent_at: Instant::now(),
             look: self.looks,
         };
-        match self.producer.send(flight, &record, headers) {
+        let sent = (flight.sent_at, flight.position);
+        let record = frame(schema_id, &row.body);
+        match self.producer.send(topic, key, &record, headers(&self.source, row), flight) {
             Ok(()) => {
-                self.positions.insert(position);
-                self.keys.insert(key);
-                self.topics.entry(topic).or_insert((0, Instant::now())).0 += 1;
+                self.keys.insert(key.clone());
+                if !self.topics.contains_key(topic) {
+                    self.topics.insert(topic.clone(), OfTopic::new(topic));
+                }
+                self.topics.get_mut(topic).expect("it is there now").in_flight.insert(sent);
                 Ok(true)
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
@@ -270,8 +304,7 @@ impl<'a> Round<'a> {
     /// session may not fall silent meanwhile.
     async fn schema_id(&mut self, db: &mut PgConnection, row: &Row) -> anyhow::Result<Option<u32>> {
         let Row { topic, schema_fingerprint: fingerprint, .. } = row;
-        let subject = format!("{topic}-value");
-        if let Some(id) = self.registry.known_id_of(&subject, fingerprint) {
+        if let Some(id) = self.registry.known_id_of(topic, fingerprint) {
             return Ok(Some(id));
         }
         if self.registry_away.is_some_and(|until| until > Instant::now()) {
@@ -287,7 +320,7 @@ impl<'a> Round<'a> {
             };
             self.schemas.insert(fingerprint.clone(), schema);
         }
-        match self.registry.id_of(&subject, fingerprint, &self.schemas[fingerprint]).await {
+        match self.registry.id_of(topic, fingerprint, &self.schemas[fingerprint]).await {
             Ok(id) => {
                 self.schemas.remove(fingerprint);
                 Ok(Some(id))
@@ -312,26 +345,40 @@ impl<'a> Round<'a> {
         if self.producer.cluster_replaced() {
             self.still_of_use()?;
         }
-        self.positions.remove(&flight.position);
         self.keys.remove(&flight.key);
         // A later look passed over whatever else there is of its key.
         self.left_behind |= flight.look < self.looks;
-        if let Some((in_flight, came_back)) = self.topics.get_mut(&flight.topic) {
-            *in_flight -= 1;
-            *came_back = Instant::now();
-        }
+        let of = self.topics.get_mut(&flight.topic).expect("its topic is noted when it is sent");
+        of.in_flight.remove(&(flight.sent_at, flight.position));
         if let Err(error) = result {
             return self.refused(&flight, &error);
         }
+        let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
+        of.waited.record(waited);
+        of.published.increment(1);
         self.held_keys.remove(&flight.key);
         if self.acknowledged.is_empty() {
             self.acknowledged_since = Instant::now();
         }
         self.acknowledged.push(flight.position);
         crash::point!("relay.acknowledged");
-        let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
-        histogram!("outbox_wait_seconds", "topic" => flight.topic.clone()).record(waited);
-        counter!("events_published_total", "topic" => flight.topic).increment(1);
+        Ok(())
+    }
+
+    /// Tells, now and then, for how long the oldest row has been waiting: what nobody acknowledges
+    /// shows nowhere else.
+    pub(crate) async fn tell_oldest(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
+        if self.told_at.is_some_and(|told_at| told_at.elapsed() < TOLD_EVERY) {
+            return Ok(());
+        }
+        self.told_at = Some(Instant::now());
+        let oldest = sqlx::query_scalar(
+            "select occurred_at from outbox where position > $1 order by position limit 1",
+        );
+        let oldest: Option<DateTime<Utc>> =
+            in_time(oldest.bind(self.floor.below()).fetch_optional(db)).await?;
+        let waits = oldest.map(|at| (Utc::now() - at).to_std().unwrap_or_default());
+        gauge!("outbox_oldest_seconds").set(waits.unwrap_or_default().as_secs_f64());
         Ok(())
     }
 
@@ -376,8 +423,7 @@ impl<'a> Round<'a> {
 
 /// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,
 /// and the id of the cause.
-fn headers(service: &str, row: &Row) -> OwnedHeaders {
-    let source = format!("/{service}");
+fn headers(source: &str, row: &Row) -> OwnedHeaders {
     let (id, time) =
         (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
     let cause = row.cause.map(|cause| cause.to_string());
@@ -385,7 +431,7 @@ fn headers(service: &str, row: &Row) -> OwnedHeaders {
         ("ce_specversion", Some("1.0")),
         ("ce_id", Some(id.as_str())),
         ("ce_type", Some(row.topic.as_str())),
-        ("ce_source", Some(source.as_str())),
+        ("ce_source", Some(source)),
         ("ce_time", Some(time.as_str())),
         ("content-type", Some("application/avro")),
         ("traceparent", row.traceparent.as_deref()),

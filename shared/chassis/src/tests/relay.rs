@@ -157,6 +157,35 @@ pub async fn on_a_mock<const TEST: u32>(
     (till.with(|config| config.kafka.kafka_bootstrap_servers = there), mock)
 }
 
+/// What is for the others comes back all the while, and must not hide what does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_holds_up_its_own_topic_and_no_other() {
+    let till = Till::<115>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let (counted_into, tallied) = (names(115).counted, names(115).tallied);
+    till.register(tallied, tallied.schema).await;
+    mock.create_topic(tallied.name, tallied.partitions, 1).unwrap();
+    mock.partition_leader(counted_into.name, 0, None).unwrap();
+    till.publish(&[counted("a", 1)]).await;
+    // A third of them for that partition: more than may be in flight in all.
+    till.force(
+        "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+         select gen_random_uuid(), topic, 'key ' || nth, schema_fingerprint, body, occurred_at
+         from outbox, generate_series(1, 27000) as nth",
+    )
+    .await;
+    let mut tx = till.db.begin().await.unwrap();
+    let event = Outgoing::of(&Tallied::<115> { till: "a key of its own".into(), total: 1 });
+    publish(&mut tx, &[Envelope { event, ..envelope(&counted::<115>("", 0)) }]).await;
+    tx.commit().await.unwrap();
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    till.outbox_is_empty_of(tallied).await;
+    mock.partition_leader(counted_into.name, 0, Some(1)).unwrap();
+    till.outbox_is_empty().await;
+    relaying.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_session_had_in_flight_is_purged() {
     let till = Till::<103>::open().await;
