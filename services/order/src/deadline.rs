@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chassis::commands::{Commands, Reply};
+use chassis::db;
 use chassis::group::Group;
 use chassis::problem::Problem;
 use chassis::service::Loop;
@@ -23,6 +24,12 @@ use crate::saga;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 const LOOKED_AT_MAX: i64 = 1_000;
 
+/// How long one look may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(8);
+
+/// Looks of the walk through all orders in one sweep: 20,000 orders a second at most.
+const WALKED_MAX: u32 = 100;
+
 /// How far the clocks of a service and of its database may be apart.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
 
@@ -35,7 +42,7 @@ const ALL_EVERY: Duration = Duration::from_secs(3600);
 const PROMISED_OUTAGE: Duration = Duration::from_secs(13 * 24 * 3600);
 
 /// What the deadline reads from the environment.
-#[derive(clap::Parser)]
+#[derive(clap::Args)]
 pub struct Settings {
     /// How long an order may be pending before it is cancelled. Unset: for ever.
     #[arg(long, env, value_parser = clap::value_parser!(u64).range(1..))]
@@ -76,8 +83,9 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
 pub(crate) struct Swept {
     /// No order up to this id is pending, if its id bears its time.
     pub ended_up_to: Uuid,
-    /// When all were looked at.
-    pub all_at: Option<Instant>,
+    /// How far the walk through all orders has come, and when the last one ended.
+    pub walked_up_to: Uuid,
+    pub walked_at: Option<Instant>,
 }
 
 /// Ends every overdue order, oldest first, a bounded number of rows at a time.
@@ -85,7 +93,8 @@ pub(crate) struct Swept {
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
 /// no index has to know which orders are pending. Ids carry the time of the service that drew them;
 /// whether an order is overdue is the database's word. The two may differ, and an order be overdue
-/// later than one with a greater id: what is younger by less than that is looked at again.
+/// later than one with a greater id: what is younger by less than that is looked at again. What they
+/// differ in by more is found by a walk through all orders, a part of it at each sweep.
 pub(crate) async fn once(
     db: &PgPool,
     commands: &Commands<Orders>,
@@ -94,38 +103,50 @@ pub(crate) async fn once(
 ) -> Result<(), Problem> {
     let due = SystemTime::now().checked_sub(deadline).unwrap_or(UNIX_EPOCH);
     let surely_ended = first_id_of(due - CLOCKS_APART);
-    let all = swept.all_at.is_none_or(|at| at.elapsed() > ALL_EVERY);
-    let (mut looked_up_to, before) = match all {
-        true => (Uuid::nil(), Uuid::max()),
-        false => (swept.ended_up_to, first_id_of(due + CLOCKS_APART)),
-    };
-    loop {
-        let looked_at: Vec<(Uuid, bool)> = sqlx::query_as(
-            "select order_id, status = 'pending' from orders
-             where order_id > $1 and order_id < $2
-               and created_at < now() - make_interval(secs => $3)
-             order by order_id limit $4",
-        )
-        .bind(looked_up_to)
-        .bind(before)
-        .bind(deadline.as_secs_f64())
-        .bind(LOOKED_AT_MAX)
-        .fetch_all(db)
-        .await?;
-        for (order_id, pending) in &looked_at {
-            if *pending {
-                cancel(commands, *order_id).await?;
-            }
-            looked_up_to = *order_id;
-            swept.ended_up_to = looked_up_to.min(surely_ended);
-        }
-        if looked_at.is_empty() {
-            if all {
-                swept.all_at = Some(Instant::now());
-            }
-            return Ok(());
-        }
+    let (mut looked_up_to, before) = (swept.ended_up_to, first_id_of(due + CLOCKS_APART));
+    while let Some(last) = look(db, commands, deadline, looked_up_to, before).await? {
+        looked_up_to = last;
+        swept.ended_up_to = looked_up_to.min(surely_ended);
     }
+    if swept.walked_at.is_some_and(|at| at.elapsed() < ALL_EVERY) {
+        return Ok(());
+    }
+    for _ in 0..WALKED_MAX {
+        let from = swept.walked_up_to;
+        let Some(last) = look(db, commands, deadline, from, Uuid::max()).await? else {
+            (swept.walked_up_to, swept.walked_at) = (Uuid::nil(), Some(Instant::now()));
+            break;
+        };
+        swept.walked_up_to = last;
+    }
+    Ok(())
+}
+
+/// Looks at the next orders and ends those that are overdue. Answers the last one; `None` where there
+/// are no more.
+async fn look(
+    db: &PgPool,
+    commands: &Commands<Orders>,
+    deadline: Duration,
+    from: Uuid,
+    before: Uuid,
+) -> Result<Option<Uuid>, Problem> {
+    // Whether an order is overdue is answered and not asked for: a look ends after so many rows, and
+    // not after so many that are overdue.
+    let looked_at = sqlx::query_as(
+        "select order_id, status = 'pending' and created_at < now() - make_interval(secs => $3)
+         from orders where order_id > $1 and order_id < $2 order by order_id limit $4",
+    )
+    .bind(from)
+    .bind(before)
+    .bind(deadline.as_secs_f64())
+    .bind(LOOKED_AT_MAX)
+    .fetch_all(db);
+    let looked_at: Vec<(Uuid, bool)> = db::in_time(LOOK_WITHIN, looked_at).await?;
+    for (order_id, _) in looked_at.iter().filter(|(_, overdue)| *overdue) {
+        cancel(commands, *order_id).await?;
+    }
+    Ok(looked_at.last().map(|(order_id, _)| *order_id))
 }
 
 /// No id that is drawn at this time or later is smaller.

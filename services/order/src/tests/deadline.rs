@@ -79,9 +79,9 @@ async fn an_order_whose_id_bears_another_time_is_found_when_all_are_looked_at() 
     .execute(&bench.db)
     .await
     .unwrap();
-    let mut swept = Swept { all_at: Some(Instant::now()), ..Swept::default() };
-    for (all_at, status) in [(swept.all_at, "pending"), (None, "cancelled")] {
-        swept.all_at = all_at;
+    let mut swept = Swept { walked_at: Some(Instant::now()), ..Swept::default() };
+    for (walked_at, status) in [(swept.walked_at, "pending"), (None, "cancelled")] {
+        swept.walked_at = walked_at;
         let deadline = Duration::from_secs(30);
         deadline::once(&bench.db, &bench.commands, deadline, &mut swept).await.unwrap();
         assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], status);
