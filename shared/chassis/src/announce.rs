@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Encode, FromRow, PgPool, PgTransaction, Postgres, Type};
 use tokio::time::Instant;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::db;
@@ -252,10 +253,22 @@ impl Announcer {
         Ok(progress)
     }
 
-    /// Goes on until everything is announced or the request's time is up.
+    /// Goes on until everything is announced or the request's time is up. Where it fails after some was
+    /// announced, the answer is how far it came: to go on from there says the last page again, at worst.
     async fn all(&self, from: Option<Place>, since: DateTime<Utc>) -> Result<Progress, Problem> {
-        let until = Instant::now() + ASKED_WITHIN;
         let mut progress = Progress { next: from, ..Progress::default() };
+        match self.go_on(since, &mut progress).await {
+            Err(problem) if progress.rows == 0 => Err(problem),
+            Err(problem) => {
+                warn!("not all could be announced: {problem:?}");
+                Ok(progress)
+            }
+            Ok(()) => Ok(progress),
+        }
+    }
+
+    async fn go_on(&self, since: DateTime<Utc>, progress: &mut Progress) -> Result<(), Problem> {
+        let until = Instant::now() + ASKED_WITHIN;
         while let Some(place) = progress.next.clone() {
             progress.outbox = self.waiting().await?;
             if Instant::now() > until {
@@ -270,13 +283,13 @@ impl Announcer {
             let mut tx = db::begin(&self.db).await?;
             let page = source.0.after(&mut tx, &place.key).await?;
             let last = page.last.clone().filter(|_| page.rows == PAGE as u64);
-            self.write(tx, page, since, &mut progress).await?;
+            self.write(tx, page, since, progress).await?;
             progress.next = match last {
                 Some(key) => Some(Place { key, ..place }),
                 None => self.sources.get(nth + 1).map(Source::start),
             };
         }
-        Ok(progress)
+        Ok(())
     }
 
     /// The rows are locked since they were read; whatever changes them waits for the commit, and
@@ -287,7 +300,7 @@ impl Announcer {
         page: Page,
         since: DateTime<Utc>,
         progress: &mut Progress,
-    ) -> sqlx::Result<()> {
+    ) -> Result<(), Problem> {
         let published = page.published.into_iter().filter(|said| said.occurred_at >= since);
         let envelopes: Vec<Envelope> = published
             .map(|Published { event_id, occurred_at, event }| {
@@ -298,7 +311,7 @@ impl Announcer {
         let mut writes = Writes::of(&mut tx);
         outbox::publish(&mut writes, &envelopes);
         writes.run().await?;
-        tx.commit().await?;
+        tx.commit().await.map_err(|_| Problem::outcome_unknown())?;
         self.wake.relay.notify_one();
         counter!("events_announced_total").increment(envelopes.len() as u64);
         progress.announced += envelopes.len() as u64;

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub struct StateTopic<E> {
 
 /// Such a topic while it is read.
 pub struct Reading<E> {
-    client: Arc<StreamConsumer>,
+    client: Client,
     registry: Arc<Registry>,
     /// Where to go on, by partition.
     next: HashMap<i32, Offset>,
@@ -49,6 +50,25 @@ pub struct Reading<E> {
     /// Records that are no events; live, they become dead letters.
     unreadable: u64,
     of: PhantomData<fn() -> E>,
+}
+
+/// `None` once it is dropped.
+struct Client(Option<Arc<StreamConsumer>>);
+
+impl Deref for Client {
+    type Target = Arc<StreamConsumer>;
+
+    fn deref(&self) -> &Arc<StreamConsumer> {
+        self.0.as_ref().expect("it is not dropped yet")
+    }
+}
+
+impl Drop for Client {
+    /// To close it waits for its threads, and has been known to hang: not on one of the runtime's.
+    fn drop(&mut self) {
+        let client = self.0.take();
+        tokio::task::spawn_blocking(move || drop(client));
+    }
 }
 
 impl<E: Event> StateTopic<E> {
@@ -63,7 +83,7 @@ impl<E: Event> StateTopic<E> {
 
     /// Begins with the first record.
     pub async fn read(&self) -> anyhow::Result<Reading<E>> {
-        let client: Arc<StreamConsumer> = Arc::new(
+        let client = Client(Some(Arc::new(
             kafka::client(self.service, &self.config)
                 // A name that librdkafka asks for; the group is never joined, and nothing committed.
                 .set("group.id", format!("{}-rebuild", self.service))
@@ -78,8 +98,8 @@ impl<E: Event> StateTopic<E> {
                 .set("queued.max.messages.kbytes", "8192")
                 .set_log_level(RDKafkaLogLevel::Error)
                 .create()?,
-        );
-        let (asked, topic) = (client.clone(), E::topic().name);
+        )));
+        let (asked, topic) = (Arc::clone(&client), E::topic().name);
         let metadata =
             tokio::task::spawn_blocking(move || asked.fetch_metadata(Some(topic), SILENT_MAX))
                 .await?
