@@ -413,11 +413,12 @@ struct Counts {
     #[serde(skip)]
     confirmed_cents: i64,
     #[serde(skip)]
-    total: i64,
+    contradictory: i64,
 }
 
-/// Every order is in exactly one state; what the confirmed ones are worth is what payment has taken,
-/// once none is pending.
+/// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and of a
+/// pending one neither both are true nor a no is known. What the confirmed ones are worth is what
+/// payment has taken, once none is pending.
 pub fn books(db: PgPool) -> Router {
     let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
         let orders: Counts = sqlx::query_as(
@@ -426,12 +427,16 @@ pub fn books(db: PgPool) -> Router {
                     count(*) filter (where status = 'cancelled') as cancelled,
                     coalesce(sum(total_cents) filter (where status = 'confirmed'), 0)::bigint
                         as confirmed_cents,
-                    count(*) as total
+                    count(*) filter (where case status
+                        when 'confirmed' then not (payment = 'verified' and stock = 'reserved')
+                        when 'pending' then payment = 'verified' and stock = 'reserved'
+                            or payment = 'declined' or stock = 'rejected'
+                        end) as contradictory
              from orders",
         )
         .fetch_one(&db)
         .await?;
-        let balanced = orders.pending + orders.confirmed + orders.cancelled == orders.total;
+        let balanced = orders.contradictory == 0;
         let confirmed_cents = orders.confirmed_cents;
         let written_off = loss::written_off(&db).await?;
         Ok(Answer(Books { orders, confirmed_cents, balanced, written_off }))

@@ -44,10 +44,9 @@ pub fn place_order(
     let mut total_cents = 0_i64;
     for (nth, wanted) in place.lines.iter().enumerate() {
         let item = orders.item(&wanted.sku).ok_or(Refusal::NoSuchItem { nth })?;
-        if currency.as_ref().is_some_and(|currency| *currency != item.currency) {
+        if *currency.get_or_insert_with(|| item.currency.clone()) != item.currency {
             return Err(Refusal::MixedCurrencies { nth });
         }
-        currency = Some(item.currency.clone());
         total_cents = i64::from(wanted.quantity)
             .checked_mul(item.price_cents)
             .and_then(|cents| total_cents.checked_add(cents))

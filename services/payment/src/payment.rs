@@ -167,11 +167,12 @@ impl Ledger {
 
     /// Moves money from a balance to what is taken; back where negative.
     pub fn take(&mut self, customer_id: Uuid, amount_cents: i64) {
-        if let Some(mut account) = self.account(customer_id).cloned() {
-            account.balance_cents -= amount_cents;
-            account.taken_cents += amount_cents;
-            self.accounts.put(customer_id, account);
-        }
+        // One that `load` forgot must not be moved in silence.
+        let account = self.accounts.change(&customer_id);
+        let account =
+            account.unwrap_or_else(|| panic!("{customer_id}'s account is not among the rows"));
+        account.balance_cents -= amount_cents;
+        account.taken_cents += amount_cents;
     }
 
     /// Adds money to an account, which the first deposit opens.

@@ -208,21 +208,22 @@ impl Warehouse {
 
     /// Moves so many of an item from available to reserved; back where negative.
     pub fn set_aside(&mut self, sku: &str, quantity: i32) {
-        if let Some(mut item) = self.item(sku).cloned() {
-            item.available -= i64::from(quantity);
-            item.reserved += i64::from(quantity);
-            self.put_item(item);
-        }
+        let item = self.loaded(sku);
+        item.available -= i64::from(quantity);
+        item.reserved += i64::from(quantity);
     }
 
     /// More of an item arrived.
     pub fn deliver(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
-        if let Some(mut item) = self.item(&delivery.sku).cloned() {
-            item.delivered += delivery.quantity;
-            item.available += delivery.quantity;
-            self.put_item(item);
-            self.deliveries.push((delivery.clone(), now));
-        }
+        let item = self.loaded(&delivery.sku);
+        item.delivered += delivery.quantity;
+        item.available += delivery.quantity;
+        self.deliveries.push((delivery.clone(), now));
+    }
+
+    /// An item whose goods are to be moved. One that `load` forgot must not be moved in silence.
+    fn loaded(&mut self, sku: &str) -> &mut Item {
+        self.items.change(sku).unwrap_or_else(|| panic!("item {sku} is not among the rows"))
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sqlx::PgConnection;
@@ -55,6 +56,15 @@ enum Fate {
     Insert,
 }
 
+impl Fate {
+    /// A row that is new stays so, however often it is changed.
+    fn changed(&mut self) {
+        if *self == Fate::Keep {
+            *self = Fate::Update;
+        }
+    }
+}
+
 impl<K: Ord, T> Table<K, T> {
     /// Rows as they were just read.
     pub fn read(rows: Vec<T>, key: impl Fn(&T) -> K) -> Table<K, T> {
@@ -69,13 +79,26 @@ impl<K: Ord, T> Table<K, T> {
         self.rows.get(key).map(|(row, _)| row)
     }
 
+    /// The row of a key, to be changed in its place, if there is one.
+    pub fn change<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut T>
+    where
+        K: Borrow<Q>,
+    {
+        let (row, fate) = self.rows.get_mut(key)?;
+        fate.changed();
+        Some(row)
+    }
+
     /// Adds a row, or puts it in the place of the one that was there.
     pub fn put(&mut self, key: K, row: T) {
-        let fate = match self.rows.get(&key) {
-            Some((_, Fate::Keep | Fate::Update)) => Fate::Update,
-            Some((_, Fate::Insert)) | None => Fate::Insert,
-        };
-        self.rows.insert(key, (row, fate));
+        match self.rows.entry(key) {
+            Entry::Vacant(place) => drop(place.insert((row, Fate::Insert))),
+            Entry::Occupied(mut place) => {
+                let (there, fate) = place.get_mut();
+                *there = row;
+                fate.changed();
+            }
+        }
     }
 
     /// All rows, by key.
@@ -101,5 +124,25 @@ impl<K: Ord, T> Table<K, T> {
 impl<K: Ord, T> Default for Table<K, T> {
     fn default() -> Self {
         Table { rows: BTreeMap::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_updated_when_it_changes_and_what_is_new_is_inserted_however_often_it_does()
+    {
+        let mut table = Table::read(vec![1, 2, 3], |number| *number);
+        *table.change(&1).unwrap() += 10;
+        table.put(2, 12);
+        table.put(4, 4);
+        *table.change(&4).unwrap() += 10;
+        table.put(5, 5);
+        table.put(5, 15);
+        assert_eq!(table.change(&6), None);
+        assert_eq!((table.updated(), table.inserted()), (vec![&11, &12], vec![&14, &15]));
+        assert_eq!(Vec::from_iter(table.iter()), [&11, &12, &3, &14, &15]);
     }
 }

@@ -198,6 +198,22 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
         books(&bench).await,
         json!({"orders": counts, "confirmed_cents": 390, "balanced": true, "written_off": []})
     );
+    placed(&client).await;
+    for (contradiction, mended) in [
+        (
+            "update orders set stock = 'waiting' where status = 'confirmed'",
+            "update orders set stock = 'reserved' where status = 'confirmed'",
+        ),
+        (
+            "update orders set payment = 'declined' where status = 'pending'",
+            "update orders set payment = 'waiting' where status = 'pending'",
+        ),
+    ] {
+        for (statement, balanced) in [(contradiction, false), (mended, true)] {
+            sqlx::query(statement).execute(&bench.db).await.unwrap();
+            assert_eq!(books(&bench).await["balanced"], balanced, "{statement}");
+        }
+    }
 }
 
 #[tokio::test]
