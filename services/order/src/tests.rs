@@ -183,7 +183,7 @@ async fn stocked_bench() -> (Bench<Orders>, Client) {
     (bench, client)
 }
 
-async fn bring<E: Event, O: Outcome>(
+async fn bring<E: Event, O: Outcome + 'static>(
     bench: &Bench<Orders>,
     events: &[E],
     handler: fn(&E, &mut Orders, At) -> Answer<O>,

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-/// What every service reads from its environment. A service with variables of its own derives a
-/// second `clap::Parser` beside this one and reads it with `environment::read`.
+/// What every service reads from its environment. A service with variables of its own derives
+/// `clap::Args` on a struct and takes it as the second argument of its `serve`: see
+/// [`crate::process::main`].
 #[derive(Debug, Clone, clap::Parser)]
 pub struct Config {
     /// The service's own database, as the role that serves. TLS by its `sslmode` and `sslrootcert`

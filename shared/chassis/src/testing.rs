@@ -5,6 +5,7 @@
 //! it. A feature of its own would make every test build compile the chassis a second time; nothing
 //! here is reached from a service's `main`, so the linker leaves it out.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use axum::body::Body;
 use axum::http::{Method, Request, header};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
+use rdkafka::Timestamp;
+use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 use serde_json::Value;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
@@ -24,17 +27,20 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use crate::announce::{self, Source};
+use crate::avro::{Codec, frame};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Secret};
 use crate::db;
-use crate::event::{Answer, At, Event, Impossible, Outcome};
-use crate::outbox::{self, Envelope};
+use crate::effect::{self, Admission, Trouble};
+use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing};
+use crate::loss::Loss;
 use crate::probes::Heartbeats;
+use crate::registry::Known;
+use crate::route::Routes;
 use crate::rows::{Rows, Touches};
 use crate::wake::Wake;
 use crate::watch::{Entry, Watch};
-use crate::writes::Writes;
-use crate::{environment, inbox, openapi, schema};
+use crate::{environment, openapi, schema};
 
 /// A database of its own for a test, with an owner and a server, on the cluster of
 /// TEST_DATABASE_URL.
@@ -67,8 +73,21 @@ pub fn config(owner: Secret, server: Secret) -> Config {
     .expect("all that is required is there")
 }
 
+/// Under which id the schema of what is brought in is known here.
+const SCHEMA_ID: u32 = 1;
+
+/// An event as it lies in Kafka.
+fn record<E: Event>(id: Uuid, event: &E) -> OwnedMessage {
+    let Outgoing { topic, key, body, .. } = Outgoing::of(event);
+    let id = id.to_string();
+    let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(&id) });
+    let (payload, key) = (Some(frame(SCHEMA_ID, &body)), Some(key.into_bytes()));
+    OwnedMessage::new(payload, key, topic.name.into(), Timestamp::NotAvailable, 0, 0, Some(headers))
+}
+
 /// A service's database and writers, without its loops to Kafka. The writers end with it.
 pub struct Bench<R: Rows> {
+    service: &'static str,
     /// The pool of the serving role.
     pub db: PgPool,
     /// Where commands are handed over.
@@ -89,7 +108,7 @@ impl<R: Rows> Bench<R> {
         let (commands, writers) = commands::commands(db.clone(), wake.clone(), heartbeat);
         let stop = CancellationToken::new();
         tokio::spawn(writers.run(stop.clone()));
-        Bench { db, commands, wake, _stop: stop.drop_guard() }
+        Bench { service, db, commands, wake, _stop: stop.drop_guard() }
     }
 
     /// Where clients of this bench wait. With a wake of its own it is another replica's.
@@ -104,10 +123,9 @@ impl<R: Rows> Bench<R> {
         Watch::new(db, Arc::default(), stop.clone())
     }
 
-    /// Brings events of one type in, in one transaction, as the consumer does: admit, load, decide,
-    /// save, publish, commit. Answers the ids of what was published; an impossible event leaves
-    /// nothing behind.
-    pub async fn bring<E: Event, O: Outcome>(
+    /// Brings events of one type in, in one transaction, by the way that records from Kafka take.
+    /// Answers the ids of what was published; an impossible event leaves nothing behind.
+    pub async fn bring<E: Event, O: Outcome + 'static>(
         &self,
         events: &[(Uuid, &E)],
         handler: fn(&E, &mut R, At) -> Answer<O>,
@@ -115,31 +133,34 @@ impl<R: Rows> Bench<R> {
     where
         R: Touches<E>,
     {
+        let mut routes = Routes::of(self.service);
+        routes.add(handler, |_, _| Loss::that("nothing is discarded here"));
+        let written = Codec::new(E::topic().schema).expect("the schema is valid");
+        let schemas = HashMap::from([(SCHEMA_ID, Known::Schema(Arc::new(written)))]);
+        let records = events.iter().map(|(id, event)| record(*id, *event));
+        let items: Vec<_> = records.map(|record| routes.item(record, &schemas)).collect();
+        let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
+        let before = self.caused_by(&ids).await.len();
         let mut tx = db::begin(&self.db).await.expect("a transaction");
-        let entering: Vec<_> = events.iter().map(|(id, _)| (*id, E::topic().name)).collect();
-        let (mut admitted, now) = inbox::admit(&mut tx, &entering, 1).await.expect("admission");
-        let new: Vec<_> = events.iter().filter(|(id, _)| admitted.remove(id)).collect();
-        let mut keys = R::Keys::default();
-        new.iter().for_each(|(_, event)| R::touch(event, &mut keys));
-        let mut rows = R::load(&mut tx, keys).await.expect("the rows");
-        let mut envelopes = Vec::new();
-        for (id, event) in new {
-            let at = At { now, event_id: Uuid::now_v7(), cause: Some(*id) };
-            let published = handler(event, &mut rows, at)?.and_then(Outcome::publish);
-            envelopes.extend(published.map(|event| Envelope {
-                event,
-                event_id: at.event_id,
-                traceparent: None,
-                cause: at.cause,
-                occurred_at: now,
-            }));
+        match effect::take(&mut tx, &items, Admission::First, 1).await {
+            Ok(effect) => {
+                tx.commit().await.expect("the commit");
+                effect.committed(&self.wake);
+            }
+            Err(Trouble::Event(_, cause)) => return Err(Impossible(cause.reason)),
+            Err(Trouble::Database(error)) => panic!("the database refuses it: {error}"),
+            Err(Trouble::Waiting(because)) => panic!("it waits: {because}"),
         }
-        let mut writes = Writes::of(&mut tx);
-        rows.save(&mut writes);
-        outbox::publish(&mut writes, &envelopes);
-        writes.run().await.expect("the rows are saved");
-        tx.commit().await.expect("the commit");
-        Ok(envelopes.into_iter().map(|envelope| envelope.event_id).collect())
+        Ok(self.caused_by(&ids).await.split_off(before))
+    }
+
+    /// The ids of what waits in the outbox because of these events.
+    async fn caused_by(&self, ids: &[Uuid]) -> Vec<Uuid> {
+        sqlx::query_scalar("select event_id from outbox where cause = any($1) order by position")
+            .bind(ids)
+            .fetch_all(&self.db)
+            .await
+            .expect("the outbox")
     }
 
     /// What waits in the outbox, in its order: topic, key and event id.
