@@ -44,8 +44,9 @@ const LOOKS_AVERAGED_OVER: Duration = Duration::from_secs(5);
 const EMPTY_BYTES_MAX: i64 = 4 * 1024 * 1024;
 const CLEARED_WITHIN: Duration = Duration::from_secs(120);
 
-/// The relay's look, by how it begins.
-const LOOK: &str = "with acknowledged as (delete from outbox%";
+/// The relay's look, by what it selects: most looks do nothing else, and some also delete what was
+/// acknowledged, which stands before it.
+const LOOK: &str = "%select position, event_id, topic, key, schema_fingerprint%";
 
 /// A long outage.
 #[derive(Clone, Debug, clap::Args)]

@@ -20,13 +20,23 @@ impl Metrics {
 
     /// A metric's sum over all its labels; `None` where it was never counted.
     pub fn sum(&self, name: &str) -> Option<f64> {
+        self.sum_where(name, |_| true)
+    }
+
+    /// The same of those that have this label, such as `topic="orders.created"`.
+    pub fn labelled(&self, name: &str, label: &str) -> Option<f64> {
+        self.sum_where(name, |labels| labels.split(',').any(|one| one == label))
+    }
+
+    fn sum_where(&self, name: &str, is_meant: impl Fn(&str) -> bool) -> Option<f64> {
         let of = |line: &str| {
             let rest = line.strip_prefix(name)?;
-            let value = match rest.strip_prefix('{') {
-                Some(labelled) => labelled.rsplit_once('}')?.1,
-                None => rest,
+            let (labels, value) = match rest.strip_prefix('{') {
+                Some(labelled) => labelled.rsplit_once('}')?,
+                None => ("", rest),
             };
-            value.strip_prefix(' ')?.trim().parse::<f64>().ok()
+            let value = value.strip_prefix(' ').filter(|_| is_meant(labels))?;
+            value.trim().parse::<f64>().ok()
         };
         self.0.lines().filter_map(of).fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
     }
@@ -44,5 +54,14 @@ mod tests {
         assert_eq!(metrics.sum("handled"), Some(5.0));
         assert_eq!(metrics.sum("active"), Some(1.0));
         assert_eq!(metrics.sum("lag"), None);
+    }
+
+    #[test]
+    fn of_a_metric_with_labels_those_count_that_have_the_one_that_is_asked_for() {
+        let text =
+            "sent{of=\"a\",by=\"x\"} 2\nsent{by=\"y\",of=\"a\"} 3\nsent{of=\"ab\"} 4\nsent 5\n";
+        let metrics = Metrics(text.to_string());
+        assert_eq!(metrics.labelled("sent", "of=\"a\""), Some(5.0));
+        assert_eq!(metrics.labelled("sent", "of=\"b\""), None);
     }
 }

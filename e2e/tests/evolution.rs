@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
+use e2e::metrics::Metrics;
 use e2e::scratch::Scratch;
 use e2e::topics::{reader, watermarks};
 use e2e::{Stack, seed, verify};
@@ -85,11 +86,10 @@ async fn round(stack: &Stack, stock: &str, clients: &[&Client]) -> Result<()> {
 }
 
 /// Cancellations that an instance of the order service has published, by its own count.
-async fn cancellations_of(stack: &Stack, name: &str) -> Result<u64> {
-    let metrics = reqwest::get(format!("{}/metrics", stack.probe_url(name)?)).await?.text().await?;
-    let name = "events_published_total{topic=\"orders.cancelled\"} ";
-    let count = metrics.lines().find_map(|line| line.strip_prefix(name));
-    Ok(count.map(str::parse).transpose()?.unwrap_or(0))
+async fn cancellations_of(stack: &Stack, client: &Client, name: &str) -> Result<u64> {
+    let metrics = Metrics::of(stack, client, name).await?;
+    let count = metrics.labelled("events_published_total", "topic=\"orders.cancelled\"");
+    Ok(count.unwrap_or_default() as u64)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,8 +124,8 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_and_nob
         let each = 2 * ORDERS as u64;
         let published = async |older, newer| {
             let is = (
-                cancellations_of(&stack, "order").await?,
-                cancellations_of(&stack, "order-2").await?,
+                cancellations_of(&stack, &client, "order").await?,
+                cancellations_of(&stack, &client, "order-2").await?,
             );
             ensure!(is == (older, newer), "published by the older and the newer relay: {is:?}");
             Ok(())

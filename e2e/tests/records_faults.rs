@@ -101,7 +101,8 @@ async fn an_order_waits_for_the_answer_that_is_held_up_and_ends_with_it() -> Res
     .await
 }
 
-async fn outbox_is_empty(client: &Client, service: &str) -> Result<()> {
+/// Everything that a service had to publish lies in its topics.
+pub async fn outbox_is_empty(client: &Client, service: &str) -> Result<()> {
     eventually("everything to be published", SOON, async || {
         let url = &client.addresses.databases[service];
         let mut db = PgConnection::connect(url).await?;
