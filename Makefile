@@ -1,7 +1,8 @@
 # Every command of the project; CI runs these and no others. `make` alone lists them.
 # A member of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
-# STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, outage, verify,
-# dead-letters, dead-letter, replay, discard, resume, poison, sql, announce, rebuild and order.
+# STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
+# dead-letters, dead-letter, replay, discard, resume, poison, sql, announce, rebuild and order. They need the Rust
+# toolchain as all do, and read exported variables, no file `.env`.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,7 +13,7 @@ CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
 
-.PHONY: help demo test up down clean status logs kill stop start outage verify service schema check build tools
+.PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
 .PHONY: chaos faults long-outage hostile announce lose-disk rebuild order openapi bench microbench bugs
@@ -51,6 +52,10 @@ stop: build ## Stop SERVICE=x gracefully
 
 start: build ## Start SERVICE=x again
 	@$(E2E) start "$(SERVICE)"
+
+load: build ## Place orders on what runs, and wait until each has ended (RATE=100 SECONDS=90; SEED=s; VERIFY=1: and check)
+	@$(E2E) load $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(VERIFY),--verify)
 
 outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any member, all, or instances (RATE=100 SECONDS=90 KILLS=3 DOWN=5)
 	@$(E2E) outage "$(SERVICE)" $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--load-seconds $(SECONDS)) \

@@ -58,13 +58,13 @@ impl Touches<OrderConfirmed> for Orders {
 impl Rows for Orders {
     type Keys = BTreeSet<Uuid>;
 
-    async fn load(db: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Orders> {
+    async fn load(tx: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Orders> {
         let confirmed = sqlx::query_as(
             "select order_id, customer_id, lines, total_cents, currency, confirmed_at
              from confirmed_orders where order_id = any($1) order by order_id for update",
         )
         .bind(Vec::from_iter(keys))
-        .fetch_all(db)
+        .fetch_all(tx)
         .await?;
         Ok(Orders { confirmed: Table::read(confirmed, |order: &Confirmed| order.order_id) })
     }
