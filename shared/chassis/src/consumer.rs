@@ -166,9 +166,8 @@ impl<R: Rows> Consumer<R> {
         reading.abort();
         let _ = reading.await;
         // The last handle closes the client: it commits what is stored and leaves the group, so that
-        // others take over at once. It has been known to hang; then the session ends by itself.
-        let leaving = tokio::task::spawn_blocking(move || drop(client));
-        if tokio::time::timeout(LEAVE_WITHIN, leaving).await.is_err() {
+        // others take over at once. Where it hangs, the session ends by itself.
+        if tokio::time::timeout(LEAVE_WITHIN, kafka::closed(client)).await.is_err() {
             warn!("the consumer group could not be left in time");
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::{ClientConfig, Statistics, config::RDKafkaLogLevel};
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use crate::config::{Kafka, Secret};
@@ -36,6 +37,18 @@ pub fn client(service: &str, config: &Kafka) -> ClientConfig {
         }
     }
     client
+}
+
+/// Drops a client on a thread of its own, and tells when that is done. It waits for the client's own
+/// threads, and hangs for ever where the client is beyond repair: of a runtime's threads it would be
+/// one that the runtime waits for when it ends.
+pub(crate) fn closed(client: impl Send + 'static) -> oneshot::Receiver<()> {
+    let (done, closed) = oneshot::channel();
+    std::thread::spawn(move || {
+        drop(client);
+        let _ = done.send(());
+    });
+    closed
 }
 
 /// The relay's producer.

@@ -64,10 +64,8 @@ impl Deref for Client {
 }
 
 impl Drop for Client {
-    /// To close it waits for its threads, and has been known to hang: not on one of the runtime's.
     fn drop(&mut self) {
-        let client = self.0.take();
-        tokio::task::spawn_blocking(move || drop(client));
+        drop(kafka::closed(self.0.take()));
     }
 }
 
