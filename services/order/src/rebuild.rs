@@ -49,7 +49,8 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     let mut tx = db::begin(&rebuild.db).await?;
     let now = db::now(&mut tx).await?;
     let at = At { now, event_id: Uuid::nil(), cause: None };
-    // Beside the table and not in memory: there may be millions of items.
+    // Beside the table and not in memory, which is bounded. All of it has to fit into the time of one
+    // request.
     sqlx::query("create temporary table heard (like items including indexes) on commit drop")
         .execute(&mut *tx)
         .await?;

@@ -21,6 +21,12 @@ use uuid::Uuid;
 use crate::saga::{self, Refusal};
 use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 
+/// What a client may say at most; the descriptions of the fields say the same.
+const SKU_CHARS_MAX: usize = 64;
+const NAME_CHARS_MAX: usize = 200;
+const PRICE_CENTS_MAX: i64 = 1_000_000_000;
+const QUANTITY_MAX: i64 = 1_000_000_000;
+
 #[derive(Clone)]
 pub struct Api {
     db: PgPool,
@@ -139,13 +145,10 @@ async fn put_item(
 ) -> Result<Reply, Problem> {
     let sku = valid_sku("sku", sku)?;
     let ItemWish { name, price_cents } = wish;
-    if !(1..=200).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-        return Err(Problem::invalid(
-            "name",
-            "must have 1 to 200 characters, none of them a control character",
-        ));
+    if !is_text(&name, NAME_CHARS_MAX) {
+        return Err(Problem::invalid("name", text_rule(NAME_CHARS_MAX)));
     }
-    if !(0..=1_000_000_000).contains(&price_cents) {
+    if !(0..=PRICE_CENTS_MAX).contains(&price_cents) {
         return Err(Problem::invalid("price_cents", "must be 0 to 1,000,000,000"));
     }
     let put = PutItem { sku, name, price_cents, currency: api.currency.clone() };
@@ -186,7 +189,7 @@ async fn take_in(
     Json(wish): Json<DeliveryWish>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku("sku", sku)?;
-    if !(1..=1_000_000_000).contains(&wish.quantity) {
+    if !(1..=QUANTITY_MAX).contains(&wish.quantity) {
         return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
     }
     let once = Once::new(format!("/items/{sku}/deliveries"), &key, &wish);
@@ -221,13 +224,18 @@ async fn show_reservation(
 }
 
 fn valid_sku(field: &str, sku: String) -> Result<String, Problem> {
-    match (1..=64).contains(&sku.chars().count()) && !sku.chars().any(char::is_control) {
+    match is_text(&sku, SKU_CHARS_MAX) {
         true => Ok(sku),
-        false => Err(Problem::invalid(
-            field,
-            "must have 1 to 64 characters, none of them a control character",
-        )),
+        false => Err(Problem::invalid(field, text_rule(SKU_CHARS_MAX))),
     }
+}
+
+fn is_text(text: &str, chars_max: usize) -> bool {
+    (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+fn text_rule(chars_max: usize) -> String {
+    format!("must have 1 to {chars_max} characters, none of them a control character")
 }
 
 /// An item's place as a URI says it: a SKU may hold anything, a slash or a space for instance.

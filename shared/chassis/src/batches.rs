@@ -126,9 +126,7 @@ impl<'a, R: Rows> Batches<'a, R> {
             self.consumer.heartbeat.beat();
             part.tries += 1;
             let alone = part.items.len() == 1;
-            let attempt = tokio::time::timeout(ATTEMPT_WITHIN, self.attempt(&part)).await;
-            let late = || Err(Trouble::Waiting("the database did not answer in time".into()));
-            let because = match attempt.unwrap_or_else(|_| late()) {
+            let because = match db::in_time(ATTEMPT_WITHIN, self.attempt(&part)).await {
                 Ok(new_letters) => {
                     self.committed(&part, &new_letters, assigned);
                     return Settled::Done;
@@ -269,6 +267,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                     if !paused {
                         break;
                     }
+                    gauge!("consumer_paused").set(1);
                     if !said {
                         error!(
                             "the consumer is paused until an operator resumes it: see the dead \
@@ -279,7 +278,6 @@ impl<'a, R: Rows> Batches<'a, R> {
                 }
                 Err(error) => warn!("whether the consumer is paused can't be read: {error}"),
             }
-            gauge!("consumer_paused").set(1);
             let _ = self.wait(&mut PAUSED_LOOK_EVERY.clone()).await;
         }
         gauge!("consumer_paused").set(0);

@@ -266,27 +266,15 @@ async fn write<R: Rows>(
     let mut tries = 0;
     // Whether a commit may have been cut: from then on, nobody can say that nothing was stored.
     let mut unknown = false;
-    while let Some(mut batch) = rounds.pop() {
+    while let Some(batch) = rounds.pop() {
         heartbeat.beat();
-        batch.retain(|pending| !pending.caller.is_closed());
-        let late;
-        (late, batch) = batch.into_iter().partition(|pending| pending.deadline <= Instant::now());
-        for pending in late {
-            let problem = if unknown {
-                Problem::outcome_unknown()
-            } else {
-                Problem::unavailable("the database did not answer in time; nothing was stored")
-            };
-            let _ = pending.caller.send(Err(problem));
+        let (batch, later) = first_of_each_key(still_in_time(batch, unknown));
+        if !later.is_empty() {
+            rounds.push(later);
         }
         if batch.is_empty() {
             continue;
         }
-        let (now_batch, next_batch) = first_of_each_key(batch);
-        if !next_batch.is_empty() {
-            rounds.push(next_batch);
-        }
-        let batch = now_batch;
         histogram!("command_batch_size").record(batch.len() as f64);
         match attempt(session, &batch).await {
             Ok(answers) => {
@@ -342,6 +330,23 @@ async fn write<R: Rows>(
     }
 }
 
+/// Tells those whose time is over, and leaves out those who no longer wait.
+fn still_in_time<R: Rows>(batch: Vec<Pending<R>>, unknown: bool) -> Vec<Pending<R>> {
+    let now = Instant::now();
+    let waiting = batch.into_iter().filter(|pending| !pending.caller.is_closed());
+    let (late, in_time): (Vec<_>, _) = waiting.partition(|pending| pending.deadline <= now);
+    for pending in late {
+        let problem = match unknown {
+            true => Problem::outcome_unknown(),
+            false => {
+                Problem::unavailable("the database did not answer in time; nothing was stored")
+            }
+        };
+        let _ = pending.caller.send(Err(problem));
+    }
+    in_time
+}
+
 /// What a command is told that can't be carried out: our fault, unless an earlier commit was cut.
 fn failed(unknown: bool) -> Problem {
     if unknown { Problem::outcome_unknown() } else { Problem::internal() }
@@ -376,7 +381,6 @@ async fn attempt<R: Rows>(
     session: &mut Session,
     batch: &[Pending<R>],
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
-    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
     crash::point!("commands.taken");
     let prepared = async {
         let mut tx = session.begin().await?;
@@ -384,7 +388,7 @@ async fn attempt<R: Rows>(
         let answers = prepare(&mut tx, batch, now).await;
         tx.having(answers).await
     };
-    let (tx, answers) = tokio::time::timeout(PREPARED_WITHIN, prepared).await.map_err(late)??;
+    let (tx, answers) = db::in_time(PREPARED_WITHIN, prepared).await?;
     crash::point!("commands.prepared");
     db::in_time(COMMITTED_WITHIN, tx.commit())
         .await

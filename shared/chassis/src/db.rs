@@ -40,11 +40,11 @@ pub async fn now(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
 }
 
 /// Waits for an answer no longer than this: a database that says nothing at all is as good as away.
-pub async fn in_time<T>(
+pub async fn in_time<T, E: From<sqlx::Error>>(
     within: Duration,
-    answer: impl Future<Output = sqlx::Result<T>>,
-) -> sqlx::Result<T> {
-    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into());
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into()).into();
     tokio::time::timeout(within, answer).await.map_err(late).flatten()
 }
 

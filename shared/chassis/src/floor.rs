@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 /// How far the floor lags, and how often to look below it all the same. A row that becomes visible
-/// below the floor could be overtaken by a later one of its key, so the lag is longer than any
-/// transaction of ours may take.
+/// below the floor could be overtaken by a later one of its key, so the lag is longer than a
+/// transaction of ours may take up to its commit. How long that takes is the disk's affair: hence the
+/// look below the floor.
 const LAG: Duration = Duration::from_secs(30);
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(10);
 

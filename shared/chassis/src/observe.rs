@@ -1,6 +1,7 @@
 //! Each request is a span, and is counted. Handlers run inside the span: what they publish
 //! continues the caller's trace.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
@@ -20,10 +21,8 @@ pub async fn request(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = known(request.method());
     // The route, not the path: paths hold ids, and each would be a time series.
-    let path = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let path = request.extensions().get::<MatchedPath>();
+    let path: Arc<str> = path.map_or("unmatched", MatchedPath::as_str).into();
     let cx = match UNTRACED.contains(&&*path) {
         true => Context::new(),
         false => span(&request, method, &path),
@@ -92,7 +91,7 @@ pub fn describe() {
     }
 }
 
-fn span(request: &Request, method: &'static str, path: &str) -> Context {
+fn span(request: &Request, method: &'static str, path: &Arc<str>) -> Context {
     let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let caller = telemetry::context(header);
     telemetry::span(&caller, || {
@@ -100,7 +99,7 @@ fn span(request: &Request, method: &'static str, path: &str) -> Context {
             .with_kind(SpanKind::Server)
             .with_attributes([
                 KeyValue::new("http.request.method", method),
-                KeyValue::new("http.route", path.to_owned()),
+                KeyValue::new("http.route", path.clone()),
                 KeyValue::new("url.path", request.uri().path().to_owned()),
                 KeyValue::new("url.scheme", "http"),
             ])

@@ -70,7 +70,7 @@ where
     let components = &mut document["components"];
     components["schemas"]["Problem"] = problem();
     components["responses"] =
-        common().into_iter().map(|(name, _, answer)| (name, answer)).collect();
+        answers_of_all().into_iter().map(|(name, _, answer)| (name, answer)).collect();
     let mut text = serde_json::to_string_pretty(&document).expect("a description is plain JSON");
     text.push('\n');
     text
@@ -131,7 +131,7 @@ enum Whose {
 
 /// What any operation may be answered: its name among the components, whose, how. The status is the
 /// name's end.
-fn common() -> Vec<(String, Whose, Value)> {
+fn answers_of_all() -> Vec<(String, Whose, Value)> {
     let told = |description: &str| json!({ "description": description, "content": content() });
     let later = |description: &str| {
         let mut answer = told(description);
@@ -204,7 +204,7 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
             });
         }
     }
-    for (name, whose, _) in common() {
+    for (name, whose, _) in answers_of_all() {
         let applies = match whose {
             Whose::Every => true,
             Whose::Placed => path.contains('{'),

@@ -16,14 +16,11 @@ use uuid::Uuid;
 use crate::dead_letter::{self, Letter, Short, Wanted};
 use crate::extract::{Json, Path, Query};
 use crate::loss::Loss;
+use crate::pages::Limit;
 use crate::pause;
 use crate::problem::Problem;
 use crate::replay::{Decoded, Letters, STILL_DEAD, Settled};
 use crate::rows::Rows;
-
-/// Letters on a page: unless asked otherwise, and at most.
-const PAGE: i64 = 100;
-const PAGE_MAX: i64 = 1_000;
 
 /// Letters that one request replays, at most, and how long it goes on beginning another.
 const REPLAYED_MAX: i64 = 200;
@@ -54,7 +51,8 @@ struct Listing {
     topic: Option<String>,
     #[serde(default)]
     after: i64,
-    limit: Option<i64>,
+    #[serde(default)]
+    limit: Limit<1_000>,
 }
 
 #[derive(Deserialize)]
@@ -84,10 +82,6 @@ async fn list<R: Rows>(
     State(letters): Desk<R>,
     Query(listing): Query<Listing>,
 ) -> Result<Json<Page>, Problem> {
-    let limit = listing.limit.unwrap_or(PAGE);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::invalid("limit", format!("It must be from 1 to {PAGE_MAX}.")));
-    }
     let state = match listing.state {
         Listed::Waiting => Some(dead_letter::State::Waiting),
         Listed::Replayed => Some(dead_letter::State::Replayed),
@@ -97,10 +91,8 @@ async fn list<R: Rows>(
     let wanted = Wanted { state, topic: listing.topic, after: listing.after };
     let waiting = Wanted { state: Some(dead_letter::State::Waiting), ..Wanted::default() };
     let waiting = dead_letter::count(&letters.db, &waiting).await?;
-    let mut page = dead_letter::page(&letters.db, &wanted, limit + 1).await?;
-    let more = page.len() as i64 > limit;
-    page.truncate(limit as usize);
-    let next = page.last().map(|last| last.letter_id).filter(|_| more);
+    let mut page = dead_letter::page(&letters.db, &wanted, listing.limit.rows()).await?;
+    let next = listing.limit.page(&mut page, |last| last.letter_id);
     Ok(Json(Page { waiting, dead_letters: page, next }))
 }
 

@@ -32,7 +32,8 @@ impl<'tx> Writes<'tx> {
         Write { writes: self }
     }
 
-    /// Sends it all. Answers how many rows the last statement wrote; that one begins first.
+    /// Sends it all. Answers how many rows the last statement wrote. Postgres begins with that one and
+    /// runs the others after it, the latest first: no lock may depend on how they follow one another.
     pub async fn run(self) -> sqlx::Result<u64> {
         if let Some(unfit) = self.unfit {
             return Err(unfit);

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     /// A bit of everything that a contract may hold.
-    fn base() -> Value {
+    fn recorded() -> Value {
         json!({"type": "record", "name": "Sold", "namespace": "shop", "fields": [
             {"name": "id", "type": {"type": "string", "logicalType": "uuid"}},
             {"name": "why", "type": {"type": "enum", "name": "Why", "symbols": ["need", "joy", "unknown"],
@@ -162,11 +162,11 @@ mod tests {
             {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}}]})
     }
 
-    /// The base with one change, and what is said of it, in both directions of time.
+    /// What was recorded, with one change, and what is said of it, in both directions of time.
     fn said(change: impl FnOnce(&mut Value)) -> Vec<String> {
-        let mut changed = base();
+        let mut changed = recorded();
         change(&mut changed);
-        let [old, new] = [base(), changed].map(|schema| Schema::parse(&schema).unwrap());
+        let [old, new] = [recorded(), changed].map(|schema| Schema::parse(&schema).unwrap());
         let conflicts = conflicts("version 1", &old, &new);
         // Avro's own word: what we let pass, it lets pass.
         if conflicts.is_empty() {
@@ -293,9 +293,9 @@ mod tests {
     /// that to ask it for an error would let it pass.
     #[test]
     fn a_half_overlapping_enum_is_an_error_here_where_avro_calls_it_partial() {
-        let mut changed = base();
+        let mut changed = recorded();
         changed["fields"][2]["type"]["symbols"] = json!(["good", "fair"]);
-        let [old, new] = [base(), changed].map(|schema| Schema::parse(&schema).unwrap());
+        let [old, new] = [recorded(), changed].map(|schema| Schema::parse(&schema).unwrap());
         assert_eq!(SchemaCompatibility::mutual_read(&old, &new), Ok(Compatibility::Partial));
         assert_eq!(conflicts("version 1", &old, &new).len(), 2);
     }
