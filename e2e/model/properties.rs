@@ -1,10 +1,9 @@
 //! The promises, and the whole space of what can happen to them.
 
-use events::orders::CancelReason;
 use stateright::{Model, Property};
 
 use crate::mutants::Mutant;
-use crate::order::{PaymentLeg, Status, StockLeg};
+use crate::order::{PaymentLeg, Reason, Status, StockLeg};
 use crate::rows::place;
 use crate::saga::Saga;
 use crate::world::Kind::*;
@@ -47,8 +46,8 @@ impl<const N: usize> Model for Saga<N> {
 
     fn actions(&self, world: &World<N>, actions: &mut Vec<(usize, Step)>) {
         for (nth, placed) in world.orders.iter().enumerate() {
-            actions.push((nth, Step::Cancel(CancelReason::Customer)));
-            actions.push((nth, Step::Cancel(CancelReason::Deadline)));
+            actions.push((nth, Step::Cancel(Reason::Customer)));
+            actions.push((nth, Step::Cancel(Reason::Deadline)));
             for (to, kind) in deliveries(placed) {
                 actions.push((nth, Step::Deliver { to, kind, rich: true }));
                 if (to, kind) == (Service::Payment, Created) {

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::RwLock;
 
 use chassis::event::{Answer, At, Outcome};
-use events::orders::CancelReason;
 
 use crate::mutants::Mutant;
-use crate::order::{CancelOrder, Order, Orders, PaymentLeg, Status, StockLeg};
+use crate::order::{CancelOrder, Order, Orders, PaymentLeg, Reason, Status, StockLeg};
 use crate::payment::Ledger;
 use crate::rows::*;
 use crate::stock::Warehouse;
@@ -162,7 +161,7 @@ impl<const N: usize> Saga<N> {
         (after, left)
     }
 
-    pub fn cancel(&self, shown: Placed, reason: CancelReason) -> Placed {
+    pub fn cancel(&self, shown: Placed, reason: Reason) -> Placed {
         let mut rows = orders_of(&shown);
         let cancel = CancelOrder { order_id: ORDER, reason };
         let at = At { cause: None, ..at() };

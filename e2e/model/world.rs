@@ -3,11 +3,11 @@
 use std::hash::{Hash, Hasher};
 
 use chassis::event::{Outgoing, Topic};
-use events::orders::{self, CancelReason};
+use events::orders;
 use events::payments::{self as payment_events, PaymentRefunded};
 use events::stock::{self as stock_events, StockReleased};
 
-use crate::order::{PaymentLeg, Status, StockLeg};
+use crate::order::{PaymentLeg, Reason, Status, StockLeg};
 use crate::{payment, stock};
 use Kind::*;
 
@@ -156,7 +156,7 @@ pub enum Step {
     /// A service hears an event; `rich` says whether the customer has the money just then.
     Deliver { to: Service, kind: Kind, rich: bool },
     /// Its customer, or the deadline, ends the order.
-    Cancel(CancelReason),
+    Cancel(Reason),
     /// Only in a mutant: the event counts as heard, and had no effect.
     Lose(Service, Kind),
 }

@@ -47,17 +47,12 @@ fn make_newer(scratch: &Scratch) -> Result<()> {
         "    orders.put_order(order);
          match reason {
              Reason::Customer => OrderCancelled {
-                 reason: CancelReason::ChangedMind,
+                 reason: events::orders::CancelReason::ChangedMind,
                  channel: Some(String::from(\"shop\")),
                  ..cancelled
              },
              _ => cancelled,
          }\n",
-    )?;
-    scratch.edit(
-        saga,
-        "CancelReason::Customer |",
-        "CancelReason::Customer | CancelReason::ChangedMind |",
     )
 }
 

@@ -188,7 +188,7 @@ fn wishes(count: usize) -> Vec<PlaceOrder> {
 }
 
 fn cancels(count: usize) -> Vec<CancelOrder> {
-    each(count, |order_id| CancelOrder { order_id, reason: CancelReason::Customer })
+    each(count, |order_id| CancelOrder { order_id, reason: order::Reason::Customer })
 }
 
 fn created(count: usize) -> Vec<OrderCreated> {

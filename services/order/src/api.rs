@@ -14,7 +14,6 @@ use chassis::pages::Limit;
 use chassis::problem::Problem;
 use chassis::watch::{self, Watch};
 use chrono::{DateTime, Utc};
-use events::orders::CancelReason;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -23,7 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::order::{CancelOrder, Item, Order, Orders, PlaceOrder, Status, Wanted};
+use crate::order::{CancelOrder, Item, Order, Orders, PlaceOrder, Reason, Status, Wanted};
 use crate::saga::{self, Refusal};
 
 const LINES_MAX: usize = 50;
@@ -133,7 +132,7 @@ async fn cancel_order(
 ) -> Result<Reply, Problem> {
     let path = format!("/orders/{order_id}/cancel");
     let once = key.map(|IdempotencyKey(key)| Once::new(path, &key, &()));
-    let cancel = CancelOrder { order_id, reason: CancelReason::Customer };
+    let cancel = CancelOrder { order_id, reason: Reason::Customer };
     let decide = |cancel: &CancelOrder, orders: &mut Orders, at| {
         let event = saga::cancel_order(cancel, orders, at)?;
         let order = orders.order(cancel.order_id).ok_or_else(Problem::internal)?;

@@ -12,12 +12,11 @@ use chassis::db;
 use chassis::group::Group;
 use chassis::problem::Problem;
 use chassis::service::Loop;
-use events::orders::CancelReason;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::order::{CancelOrder, Orders};
+use crate::order::{CancelOrder, Orders, Reason};
 use crate::saga;
 
 /// How often to look, and at how many orders at a time.
@@ -156,7 +155,7 @@ fn first_id_of(time: SystemTime) -> Uuid {
 }
 
 async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {
-    let cancel = CancelOrder { order_id, reason: CancelReason::Deadline };
+    let cancel = CancelOrder { order_id, reason: Reason::Deadline };
     let decide = |cancel: &CancelOrder, orders: &mut Orders, at| {
         // Confirmed meanwhile: then there is nothing to end.
         let event = saga::cancel_order(cancel, orders, at).unwrap_or_default();

@@ -60,7 +60,7 @@ pub enum Status {
 }
 
 /// Why an order was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Reason {
@@ -214,7 +214,7 @@ pub struct Wanted {
 #[derive(Clone, Debug)]
 pub struct CancelOrder {
     pub order_id: Uuid,
-    pub reason: CancelReason,
+    pub reason: Reason,
 }
 
 /// The rows of one batch.

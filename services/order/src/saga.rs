@@ -8,7 +8,7 @@
 use chassis::event::{Answer, At, Impossible};
 use chassis::impossible;
 use chassis::loss::Loss;
-use events::orders::{CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
+use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::types::Json;
@@ -123,7 +123,7 @@ pub fn payment_declined(
         said => impossible!("payment of order {} was {said:?} and is now declined", event.order_id),
     }
     orders.heard(event, event.order_id, event.occurred_at, at);
-    Ok(cancel_if_pending(order, CancelReason::PaymentDeclined, orders, at))
+    Ok(cancel_if_pending(order, Reason::PaymentDeclined, orders, at))
 }
 
 /// `payments.refunded` → nothing: the leg ends
@@ -186,7 +186,7 @@ pub fn stock_rejected(
         said => impossible!("stock of order {} was {said:?} and is now rejected", event.order_id),
     }
     orders.heard(event, event.order_id, event.occurred_at, at);
-    Ok(cancel_if_pending(order, CancelReason::StockRejected, orders, at))
+    Ok(cancel_if_pending(order, Reason::StockRejected, orders, at))
 }
 
 /// `stock.released` → nothing: the leg ends
@@ -262,7 +262,7 @@ fn confirm_if_both_said_yes(
 
 fn cancel_if_pending(
     order: Order,
-    reason: CancelReason,
+    reason: Reason,
     orders: &mut Orders,
     at: At,
 ) -> Option<OrderCancelled> {
@@ -273,18 +273,7 @@ fn cancel_if_pending(
     None
 }
 
-fn end_cancelled(
-    mut order: Order,
-    reason: CancelReason,
-    orders: &mut Orders,
-    at: At,
-) -> OrderCancelled {
-    let reason = match reason {
-        CancelReason::PaymentDeclined => Reason::PaymentDeclined,
-        CancelReason::StockRejected => Reason::StockRejected,
-        CancelReason::Deadline => Reason::Deadline,
-        CancelReason::Customer | CancelReason::Unknown => Reason::Customer,
-    };
+fn end_cancelled(mut order: Order, reason: Reason, orders: &mut Orders, at: At) -> OrderCancelled {
     order.status = Status::Cancelled;
     order.reason = Some(reason);
     order.ended_at = Some(at.now);

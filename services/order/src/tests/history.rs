@@ -1,6 +1,5 @@
 //! The history of an order alone tells where it stands, at every moment.
 
-use events::orders::CancelReason;
 use proptest::prelude::*;
 
 use super::*;
@@ -38,7 +37,7 @@ proptest! {
             match step {
                 Some(heard) => drop(hear(ALL[heard], ORDER, &mut rows, at)),
                 None => {
-                    let cancel = CancelOrder { order_id: ORDER, reason: CancelReason::Customer };
+                    let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer };
                     let _ = saga::cancel_order(&cancel, &mut rows, At { cause: None, ..at });
                 }
             }

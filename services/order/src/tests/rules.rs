@@ -195,8 +195,8 @@ fn an_order_whose_earlier_try_was_committed_is_not_placed_again() {
 
 #[test]
 fn a_cancel_ends_a_pending_order_and_no_other() {
-    for (reason, kept) in
-        [(CancelReason::Customer, Reason::Customer), (CancelReason::Deadline, Reason::Deadline)]
+    for (reason, said) in
+        [(Reason::Customer, CancelReason::Customer), (Reason::Deadline, CancelReason::Deadline)]
     {
         for legs in 0..25 {
             let (payment, stock) = (PAYMENT_LEGS[legs / 5], STOCK_LEGS[legs % 5]);
@@ -204,12 +204,9 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
             let event = saga::cancel_order(&cancel, &mut rows_of_pending, at(1)).unwrap().unwrap();
-            assert_eq!(
-                (event.order_id, event.reason, event.occurred_at),
-                (ORDER, reason, at(1).now)
-            );
+            assert_eq!((event.order_id, event.reason, event.occurred_at), (ORDER, said, at(1).now));
             let (ended_at, ended_event_id) = (Some(at(1).now), Some(at(1).event_id));
-            let (status, reason) = (Status::Cancelled, Some(kept));
+            let (status, reason) = (Status::Cancelled, Some(reason));
             let ended = Order { status, reason, ended_at, ended_event_id, ..pending };
             assert_eq!(rows_of_pending.order(ORDER), Some(&ended));
             assert_eq!(rows_of_pending.history().len(), 1);
@@ -224,7 +221,7 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             }
         }
     }
-    let cancel = CancelOrder { order_id: ORDER, reason: CancelReason::Customer };
+    let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer };
     assert_eq!(
         saga::cancel_order(&cancel, &mut Orders::default(), at(1)),
         Err(Refusal::NoSuchOrder)
@@ -275,7 +272,7 @@ proptest! {
             let published = match step {
                 Some(heard) => hear(ALL[heard], order_id, &mut rows, at).map_err(|_| ()),
                 None => {
-                    let cancel = CancelOrder { order_id, reason: CancelReason::Customer };
+                    let cancel = CancelOrder { order_id, reason: Reason::Customer };
                     let cancelled = saga::cancel_order(&cancel, &mut rows, at).map_err(|_| ());
                     cancelled.map(|event| event.map(|_| "orders.cancelled"))
                 }
