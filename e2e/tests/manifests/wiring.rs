@@ -291,3 +291,27 @@ fn a_part_has_one_version_wherever_it_runs() {
         assert_eq!(version, Some(postgres), "{}", name(&cluster));
     }
 }
+
+/// A group whose offsets are forgotten sooner than its topics reads them again from their beginning.
+#[test]
+fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
+    let topics_days = TOPICS.iter().filter_map(|topic| match topic.retention {
+        Retention::Days(days) => Some(days),
+        Retention::Compact => None,
+    });
+    let files = [
+        "e2e/src/settings.rs",
+        "docker-compose.yml",
+        "k8s/overlays/demo/kafka.yaml",
+        "k8s/overlays/production/kafka.yaml",
+    ];
+    let kept_minutes = files.map(|file| {
+        let text = read(file).to_lowercase().replace('_', ".");
+        let (_, set) = text.split_once("offsets.retention.minutes").expect(file);
+        let digits = set.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let end = digits.find(|c: char| !c.is_ascii_digit()).expect(file);
+        digits[..end].parse::<u32>().expect(file)
+    });
+    assert!(kept_minutes.iter().all(|minutes| *minutes == kept_minutes[0]), "{kept_minutes:?}");
+    assert!(kept_minutes[0] > topics_days.max().unwrap() * 24 * 60, "{kept_minutes:?}");
+}
