@@ -139,7 +139,22 @@ struct Pending<R: Rows> {
     event_id: Uuid,
     traceparent: String,
     deadline: Instant,
+    /// A commit with its effect was cut: from then on, nobody can say that nothing was stored.
+    in_doubt: bool,
     caller: oneshot::Sender<Result<Reply, Problem>>,
+}
+
+impl<R: Rows> Pending<R> {
+    /// What its caller is told in place of a problem that says that nothing was stored.
+    fn unless_in_doubt(&self, problem: Problem) -> Problem {
+        if self.in_doubt { Problem::outcome_unknown() } else { problem }
+    }
+
+    /// Tells its caller, who may be gone.
+    fn refuse(self, problem: Problem) {
+        let problem = self.unless_in_doubt(problem);
+        let _ = self.caller.send(Err(problem));
+    }
 }
 
 /// A command with the function that decides it.
@@ -191,6 +206,7 @@ impl<R: Rows> Commands<R> {
             event_id: Uuid::now_v7(),
             traceparent: telemetry::traceparent(&Context::current()),
             deadline: Instant::now() + TRIED_WITHIN,
+            in_doubt: false,
             caller,
         };
         if self.waiting.try_send(pending).is_err() {
@@ -264,11 +280,9 @@ async fn write<R: Rows>(
 ) {
     let mut rounds = vec![batch];
     let mut tries = 0;
-    // Whether a commit may have been cut: from then on, nobody can say that nothing was stored.
-    let mut unknown = false;
     while let Some(batch) = rounds.pop() {
         heartbeat.beat();
-        let (batch, later) = first_of_each_key(still_in_time(batch, unknown));
+        let (mut batch, later) = first_of_each_key(still_in_time(batch));
         if !later.is_empty() {
             rounds.push(later);
         }
@@ -284,21 +298,19 @@ async fn write<R: Rows>(
                 for (pending, answer) in batch.into_iter().zip(answers) {
                     // What is refused now may have been stored by an earlier try whose commit is
                     // still on its way.
-                    let answer = answer.map_err(|problem| match unknown {
-                        true => Problem::outcome_unknown(),
-                        false => problem,
-                    });
+                    let answer = answer.map_err(|problem| pending.unless_in_doubt(problem));
                     let _ = pending.caller.send(answer);
                 }
             }
             Err(Trouble::Panicked(nth, panic)) => {
                 error!("a command panicked: {panic}");
-                let mut batch = batch;
-                let _ = batch.remove(nth).caller.send(Err(failed(unknown)));
+                batch.remove(nth).refuse(Problem::internal());
                 rounds.push(batch);
             }
-            Err(Trouble::Database { error, at_commit }) => {
-                unknown |= at_commit;
+            Err(Trouble::Database { error, cut }) => {
+                for (pending, cut) in batch.iter_mut().zip(cut) {
+                    pending.in_doubt |= cut;
+                }
                 match db::classify(&error) {
                     Failure::Refused | Failure::TooSlow if batch.len() > 1 => {
                         let mut left = batch;
@@ -309,7 +321,7 @@ async fn write<R: Rows>(
                     Failure::Refused => {
                         error!("the database refuses a command: {error}");
                         for pending in batch {
-                            let _ = pending.caller.send(Err(failed(unknown)));
+                            pending.refuse(Problem::internal());
                         }
                     }
                     failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
@@ -331,25 +343,15 @@ async fn write<R: Rows>(
 }
 
 /// Tells those whose time is over, and leaves out those who no longer wait.
-fn still_in_time<R: Rows>(batch: Vec<Pending<R>>, unknown: bool) -> Vec<Pending<R>> {
+fn still_in_time<R: Rows>(batch: Vec<Pending<R>>) -> Vec<Pending<R>> {
     let now = Instant::now();
     let waiting = batch.into_iter().filter(|pending| !pending.caller.is_closed());
     let (late, in_time): (Vec<_>, _) = waiting.partition(|pending| pending.deadline <= now);
     for pending in late {
-        let problem = match unknown {
-            true => Problem::outcome_unknown(),
-            false => {
-                Problem::unavailable("the database did not answer in time; nothing was stored")
-            }
-        };
-        let _ = pending.caller.send(Err(problem));
+        let late = "the database did not answer in time; nothing was stored";
+        pending.refuse(Problem::unavailable(late));
     }
     in_time
-}
-
-/// What a command is told that can't be carried out: our fault, unless an earlier commit was cut.
-fn failed(unknown: bool) -> Problem {
-    if unknown { Problem::outcome_unknown() } else { Problem::internal() }
 }
 
 /// Splits a batch so that no key stands in the first part twice: the second command of a key is to
@@ -367,12 +369,16 @@ fn first_of_each_key<R: Rows>(batch: Vec<Pending<R>>) -> (Vec<Pending<R>>, Vec<P
 /// Why a batch did not go through. All of it was rolled back, unless its commit was cut.
 enum Trouble {
     Panicked(usize, String),
-    Database { error: sqlx::Error, at_commit: bool },
+    /// And if its commit was cut, of which commands that would have been the effect.
+    Database {
+        error: sqlx::Error,
+        cut: Vec<bool>,
+    },
 }
 
 impl From<sqlx::Error> for Trouble {
     fn from(error: sqlx::Error) -> Trouble {
-        Trouble::Database { error, at_commit: false }
+        Trouble::Database { error, cut: Vec::new() }
     }
 }
 
@@ -390,9 +396,10 @@ async fn attempt<R: Rows>(
     };
     let (tx, answers) = db::in_time(PREPARED_WITHIN, prepared).await?;
     crash::point!("commands.prepared");
-    db::in_time(COMMITTED_WITHIN, tx.commit())
-        .await
-        .map_err(|error| Trouble::Database { error, at_commit: true })?;
+    db::in_time(COMMITTED_WITHIN, tx.commit()).await.map_err(|error| Trouble::Database {
+        error,
+        cut: answers.iter().map(Result::is_ok).collect(),
+    })?;
     crash::point!("commands.committed");
     Ok(answers)
 }
