@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use metrics::gauge;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
@@ -99,6 +99,11 @@ impl Relay {
             ("enable_seqscan", "off"),
         ]);
         let mut db = in_time(session.connect()).await.context("no session with the database")?;
+        let standby = "select pg_is_in_recovery()";
+        ensure!(
+            !in_time(sqlx::query_scalar::<_, bool>(standby).fetch_one(&mut db)).await?,
+            "the server is a standby, where the lock means nothing"
+        );
         let locked = "select pg_try_advisory_lock($1)";
         while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
             gauge!("relay_active").set(0);
@@ -117,7 +122,10 @@ impl Relay {
         drop(round);
         self.wake.relaying.taken(false);
         gauge!("relay_active").set(0);
-        gauge!("outbox_oldest_seconds").set(0);
+        // Whoever leads next tells; where a relay fails again and again, nobody would.
+        if ended.is_ok() {
+            gauge!("outbox_oldest_seconds").set(0);
+        }
         let _ = db.close().await;
         ended
     }
@@ -136,9 +144,9 @@ impl Relay {
             round.still_of_use()?;
             let lap = pace.next(sent == TAKEN_MAX).await;
             let limit = if round.is_full() { 0 } else { TAKEN_MAX };
+            round.tell_oldest(db).await?;
             sent = round.turn(db, limit).await?;
             drop(lap);
-            round.tell_oldest(db).await?;
             self.wake.relaying.taken(sent == TAKEN_MAX);
             if sent > 0 {
                 worked_at = Instant::now();
