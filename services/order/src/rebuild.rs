@@ -80,7 +80,7 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     .execute(&mut *tx)
     .await?
     .rows_affected();
-    tx.commit().await.map_err(|_| Problem::outcome_unknown())?;
+    tx.commit().await.map_err(Problem::cut)?;
     let unreadable = reading.unreadable() + strange;
     Ok(Answer(Rebuilt { items: items.unsigned_abs(), repaired, removed, unreadable }))
 }

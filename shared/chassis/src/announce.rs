@@ -311,7 +311,7 @@ impl Announcer {
         let mut writes = Writes::of(&mut tx);
         outbox::publish(&mut writes, &envelopes);
         writes.run().await?;
-        tx.commit().await.map_err(|_| Problem::outcome_unknown())?;
+        tx.commit().await.map_err(Problem::cut)?;
         self.wake.relay.notify_one();
         counter!("events_announced_total").increment(envelopes.len() as u64);
         progress.announced += envelopes.len() as u64;

@@ -48,7 +48,9 @@ async fn consumer(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Probl
 }
 
 async fn resume(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
-    let resumed = sqlx::query("update consumer set paused_at = null, reason = null");
-    resumed.execute(&db).await.map_err(|_| Problem::outcome_unknown())?;
+    let mut tx = db.begin().await?;
+    let resume = "update consumer set paused_at = null, reason = null";
+    sqlx::query(resume).execute(&mut *tx).await?;
+    tx.commit().await.map_err(Problem::cut)?;
     consumer(State(db)).await
 }

@@ -74,6 +74,14 @@ impl Problem {
         problem
     }
 
+    /// 503: the commit of what an operator asked for was cut. To ask again is safe.
+    pub fn cut(error: sqlx::Error) -> Self {
+        tracing::warn!("a commit was cut: {error}");
+        let detail = "Whether this was done is not known: look at it, or ask for the same again, \
+                      which is safe.";
+        Self { detail: detail.into(), ..Self::outcome_unknown() }
+    }
+
     /// 422: this Idempotency-Key came before, with another request.
     pub fn key_reused() -> Self {
         let detail = "This Idempotency-Key was used here for another request.";
