@@ -15,7 +15,7 @@ use crate::dead_letter::{Cause, Kind};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
 use crate::loss::Loss;
 use crate::registry::Known;
-use crate::rows::{Rows, Touches, guarded};
+use crate::rows::{Rows, Touches};
 use crate::telemetry;
 
 /// The topics that a service hears.
@@ -197,7 +197,7 @@ impl<R: Rows> Item<R> {
 /// client's library panics where they are not UTF-8.
 pub(crate) fn headers(message: &OwnedMessage) -> Option<Vec<Header<'_, &[u8]>>> {
     let headers = message.headers();
-    guarded(|| headers.into_iter().flat_map(Headers::iter).collect()).ok()
+    telemetry::quietly(|| headers.into_iter().flat_map(Headers::iter).collect())
 }
 
 /// What is read of a record's headers.

@@ -4,6 +4,7 @@
 //! `traceparent` and a trace begun elsewhere never ends here. Where they are not, a service passes on
 //! the context that it was given and makes no span of its own, which nobody would read.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 use crate::observe;
+use crate::rows::guarded;
 
 const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,11 +70,26 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
     };
     set.map_err(|error| anyhow::anyhow!("the logs were set up before: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {
+        if QUIET.get() {
+            return;
+        }
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!("panicked at {place}: {message}");
     }));
     Ok(())
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls something whose panic is an answer like any other, and no line in the log.
+pub(crate) fn quietly<T>(call: impl FnOnce() -> T) -> Option<T> {
+    QUIET.set(true);
+    let answer = guarded(call);
+    QUIET.set(false);
+    answer.ok()
 }
 
 impl Telemetry {
