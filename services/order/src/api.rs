@@ -415,8 +415,8 @@ struct Counts {
     contradictory: i64,
 }
 
-/// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and of a
-/// pending one neither both are true nor a no is known. What the confirmed ones are worth is what
+/// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and a
+/// pending one lacks one of both, and nobody has said no. What the confirmed ones are worth is what
 /// payment has taken, once none is pending.
 pub fn books(db: PgPool) -> Router {
     let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
@@ -429,7 +429,8 @@ pub fn books(db: PgPool) -> Router {
                     count(*) filter (where case status
                         when 'confirmed' then not (payment = 'verified' and stock = 'reserved')
                         when 'pending' then payment = 'verified' and stock = 'reserved'
-                            or payment = 'declined' or stock = 'rejected'
+                            or payment not in ('waiting', 'verified')
+                            or stock not in ('waiting', 'reserved')
                         end) as contradictory
              from orders",
         )

@@ -31,12 +31,13 @@ use crate::avro::{Codec, frame};
 use crate::commands::{self, Commands};
 use crate::config::{Config, Secret};
 use crate::db;
+use crate::dead_letter::{Cause, Kind};
 use crate::effect::{self, Admission, Trouble};
 use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing};
 use crate::loss::Loss;
 use crate::probes::Heartbeats;
 use crate::registry::Known;
-use crate::route::Routes;
+use crate::route::{Item, Routes};
 use crate::rows::{Rows, Touches};
 use crate::wake::Wake;
 use crate::watch::{Entry, Watch};
@@ -139,6 +140,8 @@ impl<R: Rows> Bench<R> {
         let schemas = HashMap::from([(SCHEMA_ID, Known::Schema(Arc::new(written)))]);
         let records = events.iter().map(|(id, event)| record(*id, *event));
         let items: Vec<_> = records.map(|record| routes.item(record, &schemas)).collect();
+        let unreadable = items.iter().find_map(Item::letter);
+        assert!(unreadable.is_none(), "an event can't be read");
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let before = self.caused_by(&ids).await.len();
         let mut tx = db::begin(&self.db).await.expect("a transaction");
@@ -147,7 +150,10 @@ impl<R: Rows> Bench<R> {
                 tx.commit().await.expect("the commit");
                 effect.committed(&self.wake);
             }
-            Err(Trouble::Event(_, cause)) => return Err(Impossible(cause.reason)),
+            Err(Trouble::Event(_, Cause { kind: Kind::Impossible, reason })) => {
+                return Err(Impossible(reason));
+            }
+            Err(Trouble::Event(_, cause)) => panic!("{}", cause.reason),
             Err(Trouble::Database(error)) => panic!("the database refuses it: {error}"),
             Err(Trouble::Waiting(because)) => panic!("it waits: {because}"),
         }

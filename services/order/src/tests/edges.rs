@@ -205,7 +205,7 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
             "update orders set stock = 'reserved' where status = 'confirmed'",
         ),
         (
-            "update orders set payment = 'declined' where status = 'pending'",
+            "update orders set payment = 'refunded' where status = 'pending'",
             "update orders set payment = 'waiting' where status = 'pending'",
         ),
     ] {
