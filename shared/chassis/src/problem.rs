@@ -74,9 +74,10 @@ impl Problem {
         problem
     }
 
-    /// 503: the commit of what an operator asked for was cut. To ask again is safe.
-    pub fn cut(error: sqlx::Error) -> Self {
-        tracing::warn!("a commit was cut: {error}");
+    /// 503: the commit of what an operator asked for was cut, or the database fell silent at some
+    /// point. To ask again is safe.
+    pub fn cut(because: impl std::fmt::Display) -> Self {
+        tracing::warn!("whether it was done is not known: {because}");
         let detail = "Whether this was done is not known: look at it, or ask for the same again, \
                       which is safe.";
         Self { detail: detail.into(), ..Self::outcome_unknown() }

@@ -91,7 +91,7 @@ impl<R: Rows> Letters<R> {
         loop {
             let attempt = self.try_to_replay(&letter, &item);
             let attempt = tokio::time::timeout(SETTLED_WITHIN, attempt).await;
-            match attempt.map_err(|_| unknown())?? {
+            match attempt.map_err(Problem::cut)?? {
                 Ok(settled) => return Ok(settled),
                 Err(Trouble::Event(_, cause)) => return Err(still_dead(letter_id, &cause)),
                 Err(Trouble::Waiting(because)) => return Err(not_now(because)),
@@ -137,7 +137,7 @@ impl<R: Rows> Letters<R> {
             };
         };
         crash::point!("replay.prepared");
-        tx.commit().await.map_err(|_| unknown())?;
+        tx.commit().await.map_err(Problem::cut)?;
         crash::point!("replay.committed");
         let settled = match (effect.is_new(), state) {
             (true, _) => Settled::Replayed,
@@ -199,7 +199,7 @@ impl<R: Rows> Letters<R> {
         let done = tokio::time::timeout(SETTLED_WITHIN, work).await;
         let (tx, settled, loss) = done.unwrap_or_else(late)?;
         crash::point!("discard.prepared");
-        tx.commit().await.map_err(|_| unknown())?;
+        tx.commit().await.map_err(Problem::cut)?;
         Ok((settled, loss))
     }
 
@@ -318,13 +318,4 @@ fn write_off_needed(letter_id: i64, loss: &Loss) -> Problem {
 
 fn not_now(because: impl std::fmt::Display) -> Problem {
     Problem::unavailable(format!("Not now, and nothing was changed: {because}."))
-}
-
-/// A commit that was cut, or a database that fell silent at some point.
-fn unknown() -> Problem {
-    let mut problem = Problem::outcome_unknown();
-    problem.detail = "Whether the letter is settled is not known: look at it, or ask for the same \
-                      again, which is safe."
-        .into();
-    problem
 }

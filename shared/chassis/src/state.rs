@@ -23,6 +23,7 @@ use crate::config::Kafka;
 use crate::event::{Event, Retention};
 use crate::kafka;
 use crate::registry::{Known, Registry};
+use crate::route::schema_id;
 
 /// Records read at a time.
 const PAGE: usize = 500;
@@ -131,8 +132,7 @@ impl<E: Event> Reading<E> {
         if messages.is_empty() {
             return Ok(None);
         }
-        let id = |message: &OwnedMessage| Some(unframe(message.payload()?).ok()?.0);
-        let schemas = self.registry.schemas_of(messages.iter().filter_map(id)).await?;
+        let schemas = self.registry.schemas_of(messages.iter().filter_map(schema_id)).await?;
         let read = |message: &OwnedMessage| {
             let (id, body) = unframe(message.payload()?).ok()?;
             match &schemas[&id] {
