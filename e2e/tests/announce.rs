@@ -39,7 +39,9 @@ async fn after_the_broker_lost_its_disk_one_command_ends_every_order() -> Result
         all_end(client, &orders).await?;
         let verdict = stage.verify().await?;
         let asked: u64 = announced.iter().map(|(_, count)| count).sum();
-        ensure!(verdict.announced == asked, "{} of {asked}", verdict.announced);
+        // Not just as many: what a relay sent before it heard that the cluster was made anew, the
+        // next sends again.
+        ensure!(verdict.announced >= asked, "{} of {asked}", verdict.announced);
         Ok(())
     })
     .await
