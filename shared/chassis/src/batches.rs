@@ -39,7 +39,7 @@ const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 const STRIKES_MAX: u32 = 20;
 
 /// How often to look whether the consumer is paused.
-const PAUSED_LOOK_EVERY: Duration = Duration::from_secs(3);
+pub(crate) const PAUSED_LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// The consumer at work on its batches.
 pub(crate) struct Batches<'a, R: Rows> {
@@ -278,7 +278,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                 }
                 Err(error) => warn!("whether the consumer is paused can't be read: {error}"),
             }
-            let _ = self.wait(&mut PAUSED_LOOK_EVERY.clone()).await;
+            let _ = self.rest(PAUSED_LOOK_EVERY).await;
         }
         gauge!("consumer_paused").set(0);
     }
@@ -297,13 +297,18 @@ impl<'a, R: Rows> Batches<'a, R> {
     /// Waits once, longer each time up to a bound, by a random part less so that instances don't
     /// come back in step. An error means: stopped.
     async fn wait(&self, backoff: &mut Duration) -> Result<(), ()> {
+        let wait = backoff.mul_f64(rand::random_range(0.5..1.0));
+        *backoff = (*backoff * 2).min(BACKOFF_MAX);
+        self.rest(wait).await
+    }
+
+    /// Waits for so long. An error means: stopped.
+    async fn rest(&self, how_long: Duration) -> Result<(), ()> {
         self.consumer.heartbeat.beat();
         // Whoever waits for something else is not behind: commands need not go slowly for that.
         self.consumer.wake.consuming.taken(false);
-        let wait = backoff.mul_f64(rand::random_range(0.5..1.0));
-        *backoff = (*backoff * 2).min(BACKOFF_MAX);
         tokio::select! {
-            () = tokio::time::sleep(wait) => Ok(()),
+            () = tokio::time::sleep(how_long) => Ok(()),
             () = self.stop.cancelled() => Err(()),
         }
     }

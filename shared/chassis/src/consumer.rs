@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::batches::Batches;
+use crate::batches::{Batches, PAUSED_LOOK_EVERY};
 use crate::config::Kafka;
 use crate::event::{Answer, At, Event, Outcome};
 use crate::group::{self, Ahead, Group, Reports};
@@ -36,9 +36,6 @@ const AHEAD_MAX: usize = 2_000;
 
 /// How far apart batches begin, in times that the last one took; see [`crate::pace`].
 const APART: f64 = 2.0;
-
-/// How often to look whether the consumer is paused.
-const PAUSED_LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
