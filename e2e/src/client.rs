@@ -21,6 +21,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long what has to be accepted may be refused for now: the disk may stand still.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Where everything of a stack is reached.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
@@ -303,11 +306,7 @@ impl Client {
     /// Places an order that has to be accepted.
     pub async fn placed(&self, customer_id: Uuid, lines: &[Wish]) -> Result<Order> {
         let key = Uuid::now_v7().to_string();
-        match self.place(customer_id, lines, &key).await {
-            Outcome::Ok(answer) => answer.json(),
-            Outcome::Refused(answer) => bail!("the order was refused: {answer}"),
-            other => bail!("the order's outcome is unknown: {other}"),
-        }
+        accepted(async || self.place(customer_id, lines, &key).await).await?.json()
     }
 
     pub async fn cancel(&self, order_id: Uuid) -> Result<Answer> {
@@ -337,11 +336,8 @@ impl Client {
 
     /// A deposit or a delivery, safe to repeat with its key.
     pub async fn bring(&self, service: &str, path: &str, key: &str, body: &Value) -> Result<Value> {
-        match self.command(Method::POST, service, path, Some(key), body).await {
-            Outcome::Ok(answer) => answer.json(),
-            Outcome::Refused(answer) => bail!("{service} refused {path}: {answer}"),
-            other => bail!("{service} did not settle {path}: {other}"),
-        }
+        let ask = async || self.command(Method::POST, service, path, Some(key), body).await;
+        accepted(ask).await.with_context(|| format!("{service}, {path}"))?.json()
     }
 
     pub async fn deposit(&self, customer_id: Uuid, amount_cents: i64, key: &str) -> Result<Value> {
@@ -356,11 +352,9 @@ impl Client {
 
     pub async fn put_item(&self, sku: &str, name: &str, price_cents: i64) -> Result<Value> {
         let item = json!({ "name": name, "price_cents": price_cents });
-        match self.command(Method::PUT, "stock", &format!("/items/{sku}"), None, &item).await {
-            Outcome::Ok(answer) => answer.json(),
-            Outcome::Refused(answer) => bail!("stock refused {sku}: {answer}"),
-            other => bail!("stock did not settle {sku}: {other}"),
-        }
+        let path = format!("/items/{sku}");
+        let ask = async || self.command(Method::PUT, "stock", &path, None, &item).await;
+        accepted(ask).await.with_context(|| path.clone())?.json()
     }
 
     /// Reads from a service's API.
@@ -399,6 +393,20 @@ impl Client {
         let answer =
             self.send(Method::GET, url, None, None).await.with_context(|| url.to_string())?;
         answer.accepted().with_context(|| format!("GET {url}"))
+    }
+}
+
+/// Has a command accepted that can be: asks again while it is refused for now, or left in doubt.
+async fn accepted(mut ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
+    let until = Instant::now() + ACCEPTED_WITHIN;
+    loop {
+        match ask().await {
+            Outcome::Ok(answer) => return Ok(answer),
+            Outcome::Refused(answer) if answer.status != 503 => bail!("it was refused: {answer}"),
+            Outcome::Failed(answer) => bail!("it failed: {answer}"),
+            outcome if Instant::now() > until => bail!("it is not accepted: {outcome}"),
+            Outcome::Refused(_) | Outcome::Unknown(_) => tokio::time::sleep(POLL).await,
+        }
     }
 }
 

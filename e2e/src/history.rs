@@ -22,6 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 const EXAMPLES_MAX: usize = 8;
 
+/// Beyond this the disk stood still: the order service cuts a commit after 2 s, and tells its client that
+/// the outcome is unknown.
+const STANDSTILL: Duration = Duration::from_millis(1_500);
+
 /// The middle, the hundredth part at the end, and the very end of many spans of time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spread {
@@ -76,6 +80,8 @@ pub struct Summary {
     pub decided_in: Spread,
     /// The longest time in which no order was accepted.
     pub longest_silence: Duration,
+    /// How long a commit of nobody's took meanwhile on the order service's database, at worst.
+    pub slowest_commit: Duration,
     /// The first refusals, doubts and faults, word for word.
     pub examples: Vec<String>,
     pub orders: Vec<Uuid>,
@@ -263,9 +269,15 @@ impl Summary {
     }
 
     /// Whether nobody was refused or left without an answer, as it must be unless the order service
-    /// or its database was away.
+    /// or its database was away, or the disk stood still.
     pub fn answered_all(&self) -> bool {
-        self.unknown == 0 && self.refused == 0 && self.cancels_unknown == 0
+        let all = self.unknown == 0 && self.refused == 0 && self.cancels_unknown == 0;
+        all || self.disk_stood_still()
+    }
+
+    /// Whether nobody at all could commit for some time.
+    pub fn disk_stood_still(&self) -> bool {
+        self.slowest_commit > STANDSTILL
     }
 
     pub fn lines(&self) -> Vec<String> {
@@ -323,6 +335,12 @@ impl Summary {
                 grouped(self.asked_again),
                 grouped(self.unsettled)
             );
+        }
+        if self.disk_stood_still() {
+            lines.push(format!(
+                "  disk          a commit of nobody's took {}: refusals and doubts may be its doing",
+                ms(self.slowest_commit)
+            ));
         }
         lines.extend(self.examples.iter().map(|example| format!("    {example}")));
         lines.extend(self.findings.lines());

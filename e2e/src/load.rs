@@ -1,8 +1,9 @@
 //! A load at a fixed rate. An open loop: a slow answer delays nobody, so latency is what clients
 //! feel. Each client asks, and asks again with its key until it is told what became of its order.
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,13 +14,17 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::client::{Client, Outcome, grouped};
 use crate::history::Summary;
 use crate::plan::{self, Crowd, Plan};
+use crate::sabotage;
 use crate::told::{self, Cancel, Told, Try};
 
 /// Beyond this many, requests wait for answers; the time they wait counts as latency.
 const WAITING_MAX: usize = 4_096;
 
 /// How long a client whose order's outcome is unknown goes on asking.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_WITHIN: Duration = Duration::from_secs(180);
+
+/// How often it is looked how long a commit takes.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
 
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -128,12 +133,39 @@ async fn place_and_drain<T>(
     let prices = plan::provide(client, load, &crowd).await?;
     let mut plans = plan::draw(load);
     plans.iter_mut().for_each(|plan| plan.customer_id = crowd.in_place_of(plan.customer_id));
-    let began = Instant::now();
-    let (told, done) = tokio::try_join!(place_all(client, plans, began, enough), meanwhile)?;
+    let (began, slowest) = (Instant::now(), AtomicU64::new(0));
+    // On the heap: not optimised, what is awaited in one another is more than a thread's stack holds.
+    let placing = Box::pin(place_all(client, plans, began, enough));
+    let meanwhile = Box::pin(meanwhile);
+    let (told, done) = tokio::select! {
+        done = async { tokio::try_join!(placing, meanwhile) } => done?,
+        never = Box::pin(commit_again_and_again(client, &slowest)) => match never {},
+    };
     let mut summary = Summary::of(&told, began.elapsed());
+    summary.slowest_commit = Duration::from_millis(slowest.into_inner());
     summary.drain(client, &told, &prices, load.drained_within).await?;
     told::check(&told, &told::stored(client, &told).await?, &mut summary.findings);
     Ok((summary, done))
+}
+
+/// Notes how long a commit of nobody's takes at worst, in milliseconds, on the order service's database:
+/// for that long, nobody can be told of an order. Where the database is away, nothing is noted.
+async fn commit_again_and_again(client: &Client, slowest: &AtomicU64) -> Infallible {
+    let url = &client.addresses.databases["order"];
+    loop {
+        let began = Instant::now();
+        let mut commit = std::pin::pin!(sabotage::commit_at(url));
+        loop {
+            let committed = timeout(COMMIT_EVERY, commit.as_mut()).await;
+            if !matches!(committed, Ok(Err(_))) {
+                slowest.fetch_max(began.elapsed().as_millis() as u64, Ordering::Relaxed);
+            }
+            if committed.is_ok() {
+                break;
+            }
+        }
+        sleep(COMMIT_EVERY).await;
+    }
 }
 
 async fn place_all(

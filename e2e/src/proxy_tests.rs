@@ -44,12 +44,13 @@ async fn latency_is_felt_both_ways_and_ends_while_connections_live() {
     let (proxy, _echoing) = echo().await;
     let mut client = connected(&proxy).await;
     let (latency, jitter) = (Duration::from_millis(150), Duration::from_millis(50));
-    assert!(say(&mut client, "quick").await.unwrap() < latency);
+    let quick = 2 * (latency - jitter);
+    assert!(say(&mut client, "quick").await.unwrap() < quick);
     proxy.set(Way { latency, jitter, ..Way::default() });
     let took = say(&mut client, "slow").await.unwrap();
-    assert!((Duration::from_millis(200)..Duration::from_millis(600)).contains(&took), "{took:?}");
+    assert!((quick..Duration::from_secs(3)).contains(&took), "{took:?}");
     proxy.heal();
-    assert!(say(&mut client, "quick").await.unwrap() < latency);
+    assert!(say(&mut client, "quick").await.unwrap() < quick);
     assert_eq!(proxy.carried(), 2 * 14);
     assert_eq!(proxy.struck(), 2, "what was slow, once in each direction");
 }

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::client::Client;
 use crate::strangers::{self, KEY};
-use crate::topics::{headers, lag, reader, watermarks};
+use crate::topics::{self, headers, lag, reader, watermarks};
 
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -58,6 +58,19 @@ pub async fn behind(client: &Client, service: &'static str) -> Result<i64> {
         let group = reader(&kafka, service)?;
         let topics = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
         topics.map(|topic| lag(&group, topic.name)).sum()
+    })
+    .await?
+}
+
+/// Of each partition that a service reads, the offset of the first record that its group has not handled
+/// yet, and the high watermark.
+pub async fn places(client: &Client, service: &'static str) -> Result<Vec<(i64, i64)>> {
+    let kafka = client.addresses.kafka.clone();
+    tokio::task::spawn_blocking(move || {
+        let group = reader(&kafka, service)?;
+        let topics = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
+        let places = topics.map(|topic| topics::behind(&group, topic.name));
+        Ok(places.collect::<Result<Vec<_>>>()?.concat())
     })
     .await?
 }

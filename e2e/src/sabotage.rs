@@ -82,6 +82,14 @@ pub async fn lock_table(stack: &Stack, service: &str, lasting: Duration) -> Resu
     tx.rollback().await.context("the lock was lost before its time")
 }
 
+/// How many sessions of a service wait for a lock.
+pub async fn waiting_for_locks(stack: &Stack, service: &str) -> Result<i64> {
+    let count =
+        "select count(*) from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'";
+    let mut db = superuser(stack, service).await?;
+    Ok(sqlx::query_scalar(count).bind(service).fetch_one(&mut db).await?)
+}
+
 /// Holds a snapshot, so that no dead row younger than it can be cleaned up.
 pub async fn hold_snapshot(stack: &Stack, service: &str, lasting: Duration) -> Result<()> {
     let mut db = superuser(stack, service).await?;
@@ -136,8 +144,13 @@ pub async fn ended_by_deadline(stack: &Stack, since: DateTime<Utc>) -> Result<i6
 
 /// Commits something that changes nothing, on a session of its own.
 pub async fn commit(stack: &Stack, service: &str) -> Result<()> {
+    commit_at(&stack.database_url(service)?).await
+}
+
+/// The same, where only the database's address is known.
+pub async fn commit_at(url: &str) -> Result<()> {
     let message = "select pg_logical_emit_message(true, 'e2e', '')";
-    sqlx::query(message).execute(&mut superuser(stack, service).await?).await?;
+    sqlx::query(message).execute(&mut connect(url).await?).await?;
     Ok(())
 }
 

@@ -15,7 +15,8 @@ use crate::{parts, template};
 /// What a checkout holds that is not its source.
 const NOT_SOURCE: [&str; 3] = [".git", ".holdfast", "target"];
 
-const WITHIN: Duration = Duration::from_secs(600);
+/// Bounds what hangs; to compile beside all else takes its time.
+const WITHIN: Duration = Duration::from_secs(1_800);
 
 /// Gone when it is dropped.
 pub struct Scratch {

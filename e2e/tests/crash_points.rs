@@ -15,7 +15,7 @@ const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 async fn killed_once_at_every_crash_point_the_services_lose_nothing() -> Result<()> {
     aside(async || {
         let stack = Stack::ephemeral()?;
-        let within = Duration::from_secs(240);
+        let within = Duration::from_secs(900);
         let options = crash_points::Options { once: true, seed: None, within };
         let report = crash_points::run(&stack, &options).await?;
         let table = report.table().join("\n");

@@ -17,7 +17,7 @@ use crate::outages::{partitions_of, shares};
 use crate::records::letters_of;
 use crate::records_faults::outbox_is_empty;
 use crate::stage::{
-    DRAINED, SOON, Stage, all_end, alone, basket, nobody_notices, place_all, rich, wish,
+    DRAINED, SOON, Stage, all_end, alone, basket, cancel, nobody_notices, place_all, rich, wish,
 };
 
 /// How long a table is locked to keep an instance in the middle of a batch: less than it waits.
@@ -26,9 +26,6 @@ const LOCKED: Duration = Duration::from_millis(1_500);
 /// How long it is watched that nothing comes of a record whose schema nobody can tell. One that a
 /// healthy registry does not know would be a dead letter by then.
 const WATCHED: Duration = Duration::from_secs(3);
-
-/// How long after it took them over an instance may take to handle what its partitions hold.
-const CAUGHT_UP: Duration = Duration::from_secs(4);
 
 /// Twice each service, until the test is over.
 pub async fn two_of_each(Stage { stack, client }: &Stage) -> Result<()> {
@@ -125,7 +122,7 @@ async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> R
         // Cancellations have schemas of their own, and so have their answers.
         stack.stop("stock").await?;
         let cancelled = client.placed(rich(), &basket()).await?;
-        client.cancel(cancelled.order_id).await?;
+        cancel(client, cancelled.order_id).await?;
         let scarce = client.placed(rich(), &[wish("sextant", 500)]).await?;
         let poor = client.placed(Uuid::now_v7(), &basket()).await?;
         stack.start("stock").await?;
@@ -150,7 +147,8 @@ pub async fn frozen(stage: &Stage, seconds: u64) -> Result<()> {
     let lasting = seconds + 10;
     nobody_notices(&stage.client, 50, lasting, async {
         sleep(Duration::from_secs(1)).await;
-        let [payment, stock] = ["payment", "stock"].map(|service| woken(stage, service, seconds));
+        let woken = |service| Box::pin(woken(stage, service, seconds));
+        let [payment, stock] = ["payment", "stock"].map(woken);
         tokio::try_join!(payment, stock).map(drop)
     })
     .await
@@ -158,7 +156,7 @@ pub async fn frozen(stage: &Stage, seconds: u64) -> Result<()> {
 
 /// Freezes the instance that relays while it writes, and wakes it when the other one has its place:
 /// its partitions, and the relay. What it had in its hands was done by then, and it has to notice.
-async fn woken(stage: &Stage, service: &str, seconds: u64) -> Result<()> {
+async fn woken(stage: &Stage, service: &'static str, seconds: u64) -> Result<()> {
     let Stage { stack, client } = stage;
     let name = relaying(stage, service).await?;
     let repeated = async || -> Result<f64> {
@@ -168,16 +166,31 @@ async fn woken(stage: &Stage, service: &str, seconds: u64) -> Result<()> {
     let before = repeated().await?;
     let lock = sabotage::lock_table(stack, service, LOCKED);
     let freeze = async {
-        // By then it waits for the lock, with what it has read.
-        sleep(LOCKED / 2).await;
+        // Both consumers, with what they have read, and the relay.
+        eventually("its consumer to wait for the lock", SOON, async || {
+            let waiting = sabotage::waiting_for_locks(stack, service).await?;
+            ensure!(waiting >= 3, "{waiting} sessions wait");
+            Ok(())
+        })
+        .await?;
         stack.pause(&name).await
     };
     tokio::try_join!(lock, freeze)?;
     sleep(Duration::from_secs(seconds)).await;
-    let replaced = replaced(stage, service, &name).await;
-    sleep(CAUGHT_UP).await;
+    let done = async {
+        let there = replays::places(client, service).await?;
+        replaced(stage, service, &name).await?;
+        eventually(&format!("{service} to handle what was there"), SOON, async || {
+            let now = replays::places(client, service).await?;
+            let left = there.iter().zip(&now).filter(|((_, end), (next, _))| next < end).count();
+            ensure!(left == 0, "in {left} partitions it has not");
+            Ok(())
+        })
+        .await
+    }
+    .await;
     stack.resume(&name).await?;
-    replaced?;
+    done?;
     eventually(&format!("{name} to find done what it had in its hands"), SOON, async || {
         let now = repeated().await?;
         ensure!(now > before, "no event came to it again: it was frozen with empty hands");

@@ -21,11 +21,20 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::stage::nobody_dies;
 
+/// So many stacks start at a time, beside the one of all other tests.
+static ROOM: Semaphore = Semaphore::const_new(2);
+
+async fn room() -> Result<SemaphorePermit<'static>> {
+    Ok(ROOM.acquire().await?)
+}
+
 #[tokio::test]
 async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.up_parts().await?;
     for service in SERVICES {
@@ -72,6 +81,7 @@ async fn what_every_part_acknowledged_survives_sigkill() -> Result<()> {
 
 #[tokio::test]
 async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.start("order-db").await?;
     stack.start("kafka").await?;
@@ -84,6 +94,7 @@ async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> 
 
 #[tokio::test]
 async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.start("order-db").await?;
     let pid_file = stack.directory().join("run/order-db.pid");
@@ -107,6 +118,7 @@ async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_named_with_what_moves_it() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     let url = stack.database_url("stock")?;
     let port: u16 = url.rsplit([':', '/']).nth(1).context("a port")?.parse()?;
@@ -120,6 +132,7 @@ async fn a_port_that_is_taken_is_named_with_what_moves_it() -> Result<()> {
 
 #[tokio::test]
 async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.start("order-db").await?;
     let pid = pids(&stack).await?.into_iter().find_map(
@@ -155,6 +168,7 @@ async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill(
 
 #[tokio::test]
 async fn two_starts_at_once_start_one_process() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     let other = Stack::open(stack.directory())?;
     tokio::try_join!(stack.start("order-db"), other.start("order-db"))?;
@@ -169,6 +183,7 @@ async fn two_starts_at_once_start_one_process() -> Result<()> {
 
 #[tokio::test]
 async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.start("order-db").await?;
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
@@ -190,6 +205,7 @@ async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Res
 
 #[tokio::test]
 async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.advertise_kafka("stock", Some("127.0.0.1:7"))?;
     stack.start("kafka").await?;
@@ -213,6 +229,7 @@ async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() ->
 
 #[tokio::test]
 async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_runs() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     stack.up().await?;
     stack.start("order-2").await?;
@@ -257,6 +274,7 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
 
 #[tokio::test]
 async fn a_command_run_with_parts_decides_the_exit_status_and_leaves_nothing() -> Result<()> {
+    let _room = room().await?;
     let place = Place::new()?;
     let script = r#"test -n "$TEST_DATABASE_URL" && exit 7"#;
     let status = place.e2e(&["with-parts", "--", "sh", "-c", script]).status()?;
@@ -269,6 +287,7 @@ async fn a_command_run_with_parts_decides_the_exit_status_and_leaves_nothing() -
 #[tokio::test]
 async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next_start()
 -> Result<()> {
+    let _room = room().await?;
     let place = Place::new()?;
     let marker = place.0.join("started");
     let script = format!("touch {}; exec sleep 300", marker.display());
@@ -289,6 +308,7 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
 
 #[tokio::test]
 async fn the_parts_run_as_an_ordinary_user() -> Result<()> {
+    let _room = room().await?;
     if !parts::is_root() {
         return Ok(()); // Every other test here is the proof.
     }
@@ -354,7 +374,7 @@ async fn pids(stack: &Stack) -> Result<Vec<(String, Option<u32>)>> {
 async fn appears(file: &Path) -> Result<()> {
     let begun = Instant::now();
     while !file.exists() {
-        ensure!(begun.elapsed() < Duration::from_secs(120), "{} did not appear", file.display());
+        ensure!(begun.elapsed() < Duration::from_secs(300), "{} did not appear", file.display());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::stage::{SOON, Stage, alone, basket, rich};
+use crate::stage::{DRAINED, SOON, Stage, alone, basket, rich};
 
 /// What a service says there is to buy, by SKU.
 async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
@@ -137,7 +137,9 @@ async fn a_saga_is_shown_with_every_event_and_with_what_it_waits_for() -> Result
         let text = shown.join("\n");
         for event in ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"] {
             let line = shown.iter().find(|line| line.contains(event)).context(text.clone())?;
-            ensure!(line.contains('@') && line.contains(" ms"), "{text}");
+            // It was as long in the outbox as a commit took, whose disk may stand still.
+            let was_sent = line.contains(" ms") || line.contains(" s ");
+            ensure!(line.contains('@') && was_sent, "{text}");
         }
         ensure!(shown[3].contains("orders.created"), "in time order:\n{text}");
         ensure!(text.contains("status confirmed, payment verified, stock reserved"), "{text}");
@@ -158,7 +160,7 @@ async fn a_saga_is_shown_with_every_event_and_with_what_it_waits_for() -> Result
         let unsent = client.placed(rich(), &basket()).await?.order_id;
         stack.start("kafka").await?;
         stack.start("stock").await?;
-        client.ended(unsent, SOON).await?;
+        client.ended(unsent, DRAINED).await?;
         ensure!(trail::run(client, Uuid::now_v7()).await.is_err(), "nobody placed that");
         Ok(())
     })

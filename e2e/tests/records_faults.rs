@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::faults::read_all;
 use crate::records::set_aside;
-use crate::stage::{SOON, Stage, all_end, alone, basket, place_all, rich};
+use crate::stage::{SOON, Stage, all_end, alone, basket, cancel, place_all, rich};
 
 async fn known_to_all(client: &Client) -> Result<Vec<(String, String)>> {
     let all = try_join_all(SERVICES.map(|service| known(client, service))).await?;
@@ -29,7 +29,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
         try_join_all(both.map(|service| stack.stop(service))).await?;
         let orders = place_all(client, 20).await?;
         for order in &orders {
-            client.cancel(order.order_id).await?;
+            cancel(client, order.order_id).await?;
         }
         outbox_is_empty(client, "order").await?;
         let mut held = Vec::new();
@@ -71,6 +71,7 @@ async fn an_order_waits_for_the_answer_that_is_held_up_and_ends_with_it() -> Res
             stack.pause("payment").await?;
             stack.pause("stock").await?;
             let orders = place_all(client, 10).await?;
+            outbox_is_empty(client, "order").await?;
             stack.stop("order").await?;
             stack.resume("payment").await?;
             stack.resume("stock").await?;

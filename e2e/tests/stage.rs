@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::client::{Client, Order, Wish};
+use e2e::client::{Client, Order, Wish, eventually};
 use e2e::load::{self, Load};
 use e2e::pairs::{self, Pairs};
 use e2e::topology::SERVICES;
@@ -94,7 +94,8 @@ pub async fn only_dies<T>(
     test: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let before = stack.ends().await?;
-    let tested = test.await;
+    // On the heap: not optimised, what tests await in one another is more than a thread's stack holds.
+    let tested = Box::pin(test).await;
     let mut ends = stack.ends().await?;
     ends.retain(|end| !before.contains(end) && !caused.contains(&&*end.name));
     let died: Vec<String> = ends::deaths(&ends).collect();
@@ -167,6 +168,14 @@ pub fn rich() -> Uuid {
 
 pub fn wish(sku: &str, quantity: i64) -> Wish {
     Wish { sku: sku.to_string(), quantity }
+}
+
+/// Cancels an order, which may be asked for again.
+pub async fn cancel(client: &Client, order_id: Uuid) -> Result<()> {
+    eventually("the cancellation to be accepted", SOON, async || {
+        client.cancel(order_id).await?.accepted::<Order>().map(drop)
+    })
+    .await
 }
 
 /// What anybody could order.

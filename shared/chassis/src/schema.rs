@@ -225,7 +225,7 @@ pub(crate) mod tests {
         let waits = async |version| {
             let migrator = migrations(version);
             let looked = wait_until_current(&db, &migrator);
-            tokio::time::timeout(Duration::from_millis(300), looked).await.is_err()
+            tokio::time::timeout(Duration::from_secs(2), looked).await.is_err()
         };
         assert!(waits(1).await, "never migrated");
         migrate("till", &config, migrations(2)).await.unwrap();

@@ -426,10 +426,11 @@ mod tests {
             }),
         );
         let (asked, began) = oneshot::channel();
+        let (looked, enough) = oneshot::channel();
         let commands = Loop::new("commands", async move |stop: CancellationToken| {
             let done = waiting.recv().await.expect("one request");
             let _ = asked.send(());
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            enough.await.unwrap();
             assert!(!stop.is_cancelled(), "a request still waits for this loop");
             let _ = done.send(());
             stop.cancelled().await;
@@ -444,6 +445,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(ask(probes).await.starts_with("HTTP/1.1 404"), "probes answer until the end");
         assert!(health(probes).await.is_err(), "not ready any more");
+        looked.send(()).unwrap();
         assert!(request.await.unwrap().ends_with("carried out"));
         timeout(SOON, ended).await.unwrap().unwrap().unwrap();
     }

@@ -55,6 +55,9 @@ pub async fn fresh_database() -> (Secret, Secret) {
         format!("create role \"{name} owner\" login"),
         format!("create role \"{name} server\" login"),
         format!("create database {name} owner \"{name} owner\""),
+        // No test here kills the server, and a disk that stands still is not what they are about: a
+        // commit that waits for it for 2 s is cut.
+        format!("alter database {name} set synchronous_commit = off"),
     ] {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await.expect("a superuser");
     }

@@ -284,6 +284,16 @@ proptest! {
     }
 }
 
+/// A `load` that forgot a row is a mistake in the code: money that went nowhere would be told of as
+/// refunded. The panic becomes a dead letter.
+#[test]
+#[should_panic = "account is not among the rows"]
+fn money_of_an_account_that_was_not_loaded_is_not_moved_in_silence() {
+    let mut forgetful = Ledger::default();
+    forgetful.put_payment(ledger(Some(State::Verified)).payment(ORDER).unwrap().clone());
+    let _ = saga::refund_payment(&cancelled(ORDER), &mut forgetful, at(1));
+}
+
 #[test]
 fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
     let (order, cancel) = (created(ORDER, CUSTOMER, 300, "EUR"), cancelled(ORDER));

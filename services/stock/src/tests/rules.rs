@@ -345,6 +345,16 @@ proptest! {
     }
 }
 
+/// A `load` that forgot a row is a mistake in the code: goods that went nowhere would be told of as
+/// released. The panic becomes a dead letter.
+#[test]
+#[should_panic = "item pen is not among the rows"]
+fn goods_of_an_item_that_was_not_loaded_are_not_moved_in_silence() {
+    let mut forgetful = Warehouse::default();
+    forgetful.put_reservation(warehouse(Some(State::Reserved)).reservation(ORDER).unwrap().clone());
+    let _ = saga::release_stock(&cancelled(ORDER), &mut forgetful, at(1));
+}
+
 #[test]
 fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
     let (order, cancel) = (created(ORDER, &[("pen", 2)]), cancelled(ORDER));

@@ -144,6 +144,11 @@ async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes
     let consumer = till.consumer();
     let group = consumer.group();
     let consuming = Running::start(|stop| consumer.run(stop));
+    eventually("it is in its group again", async || {
+        let group = client.fetch_group_list(Some(till.service), WITHIN).unwrap();
+        group.groups()[0].members().len() == 1 && group.groups()[0].state() == "Stable"
+    })
+    .await;
     sleep(MEANWHILE).await;
     assert_eq!(till.tallies().await["a"], (1, 1));
     let resume = axum::http::Request::post("/consumer/resume").body(axum::body::Body::empty());

@@ -129,7 +129,7 @@ async fn a_frozen_leader_loses_the_lock_and_the_other_relay_goes_on_where_it_was
         now.len() == 1 && now != first
     })
     .await;
-    assert!(frozen_at.elapsed() < Duration::from_secs(15), "{:?}", frozen_at.elapsed());
+    assert!(frozen_at.elapsed() < Duration::from_secs(30), "{:?}", frozen_at.elapsed());
     let before = till.published().await.len();
     eventually("it relays on", async || till.published().await.len() > before + 50).await;
     thaw.send(()).unwrap();
@@ -267,7 +267,8 @@ async fn a_missing_topic_holds_its_rows_and_later_ones_of_their_keys_and_nothing
         })
         .await;
     }
-    assert!(free > 25, "the others are held up: {free}");
+    // Behind the refusal, or behind each hold, it would be no more than five.
+    assert!(free > 15, "the others are held up: {free}");
     till.publish(&[counted("held", 6)]).await;
     let arrivals = first_arrivals(&till).await;
     assert_eq!((arrivals["held"].len(), arrivals["free"].len()), (1, free as usize));

@@ -66,17 +66,19 @@ async fn what_was_acknowledged_is_deleted_when_it_is_much_or_has_waited_and_neve
         let events: Vec<_> = (0..count).map(|nth| counted(&format!("till {nth}"), 1)).collect();
         till.publish(&events).await;
         assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), count);
+        let sent_at = Instant::now();
         for _ in 0..count {
             let landed = round.producer.landed().await.unwrap();
             round.landed(landed).unwrap();
         }
         assert_eq!(round.turn(&mut db, limit).await.unwrap(), 0, "each is sent once");
+        sent_at.elapsed() > DELETED_WITHIN
     };
-    relayed(1, 1_000).await;
-    assert_eq!(left().await, 1, "a look right after it only looks");
+    let slow = relayed(1, 1_000).await;
+    assert!(slow || left().await == 1, "a look right after it only looks");
     sleep(DELETED_WITHIN * 2).await;
-    relayed(2, 1_000).await;
-    assert_eq!(left().await, 2, "the first was late");
+    let slow = relayed(2, 1_000).await;
+    assert!(slow || left().await == 2, "the first was late");
     relayed(DELETED_AT, 1_000).await;
     assert_eq!(left().await, 0, "there was much");
     relayed(1, 0).await;

@@ -9,8 +9,8 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_left_half_of_a_split_batch_waits_the_offset_stays_before_it() {
     let till = Till::<6>::open_with_contracts().await;
-    // So that a locked row splits the batch: its statement takes too long.
-    let till = Till { db: impatient(&till).await, ..till };
+    // A locked row splits its batches, whose statements take too long.
+    let hasty = Till { db: impatient(&till).await, ..till.clone() };
     till.force("insert into tallies select 'till ' || n, 0, 0 from generate_series(0, 7) n").await;
     let producer: FutureProducer =
         kafka::producer(till.service, &till.config.kafka).create().unwrap();
@@ -20,10 +20,11 @@ async fn while_the_left_half_of_a_split_batch_waits_the_offset_stays_before_it()
         (record.payload, record.headers) = (message.payload(), message.headers().cloned());
         producer.send(record, WITHIN).await.unwrap();
     }
-    let mut other = till.db.begin().await.unwrap();
-    let locked = "select counted from tallies where till = 'till 1' for update";
-    sqlx::query(locked).execute(&mut *other).await.unwrap();
-    let (consumer, client, stop) = (till.consumer(), till.client(), CancellationToken::new());
+    // A session that may idle in its transaction.
+    let mut other = till.session().await;
+    let locked = "begin; select counted from tallies where till = 'till 1' for update";
+    sqlx::raw_sql(locked).execute(&mut other).await.unwrap();
+    let (consumer, client, stop) = (hasty.consumer(), till.client(), CancellationToken::new());
     let mut partition = TopicPartitionList::new();
     partition.add_partition_offset(names(6).counted.name, 0, Offset::Beginning).unwrap();
     client.assign(&partition).unwrap();
@@ -48,7 +49,7 @@ async fn while_the_left_half_of_a_split_batch_waits_the_offset_stays_before_it()
     let last = move || client.commit_consumer_state(CommitMode::Sync);
     let _ = tokio::task::spawn_blocking(last).await.unwrap();
     assert_eq!(committed(&till).await, [1]);
-    other.rollback().await.unwrap();
+    sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
 
     till.catch_up().await;
     let tallies = till.tallies().await;

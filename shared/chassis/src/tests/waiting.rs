@@ -76,7 +76,8 @@ impl Log {
         .await
         .unwrap();
         let (wake, stop) = (Arc::<Wake>::default(), CancellationToken::new());
-        let own = PgPoolOptions::new().connect_lazy_with(options);
+        // It rests for as many times as long as a look took, and the first one would connect.
+        let own = PgPoolOptions::new().connect_with(options).await.unwrap();
         let watch = Watch::looking_every(every, own, wake.clone(), stop.clone());
         Log { db, wake, stop, watch }
     }
@@ -140,7 +141,7 @@ async fn whoever_waits_learns_what_another_replica_committed_and_then_nobody_loo
         Instant::now()
     };
     let (written, settled) = tokio::join!(write, settled);
-    assert!(settled.duration_since(written) < Duration::from_secs(2));
+    assert!(settled.duration_since(written) < SOON / 2);
 
     // The look that finds nobody is the last one.
     sleep(Duration::from_millis(300)).await;
@@ -171,7 +172,7 @@ async fn many_who_wait_cost_one_statement_a_look() {
     let wait = (0..300).map(|_| log.watch.settled(Uuid::now_v7(), Duration::from_secs(1)));
     assert!(join_all(wait).await.iter().all(Result::is_ok));
     let (took, looks) = (began.elapsed().as_millis() as u64, log.watch.looks());
-    assert!((2..=took / 50 + 2).contains(&looks), "{looks} looks in {took} ms");
+    assert!((1..=took / 50 + 2).contains(&looks), "{looks} looks in {took} ms");
     // A session tells its numbers when it ends.
     log.watch.close().await;
     sleep(Duration::from_millis(200)).await;
