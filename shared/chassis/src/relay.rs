@@ -40,8 +40,10 @@ const POLL_BUSY: Duration = Duration::from_millis(20);
 const POLL_IDLE: Duration = Duration::from_millis(500);
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
-/// While something is held up, looks are longer, and no more frequent than this.
+/// While something is held up, looks are longer, and no more frequent than this: so often at most, and
+/// with a rest of so many times as long as the last one took.
 const HELD_LOOK_EVERY: Duration = Duration::from_millis(250);
+const HELD_RESTS: u32 = 3;
 
 /// How long records in flight may take when the process ends.
 const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
@@ -82,23 +84,7 @@ impl Relay {
 
     /// Waits to become the active relay, then relays until stopped or until something breaks.
     async fn lead(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let session = self.db.connect_options();
-        let session = session.as_ref().clone().options([
-            ("idle_session_timeout", SESSION_IDLE_MAX),
-            // There is one way to plan a look. To find it anew at each, as Postgres does where it takes
-            // that for cheaper, made a lone order's look a third longer.
-            ("plan_cache_mode", "force_generic_plan"),
-            ("jit", "off"),
-            // What is in flight is looked up by its hash. To compare each row with each of them,
-            // which is what the planner takes for cheaper, takes as long as both are many.
-            ("enable_nestloop", "off"),
-            ("enable_mergejoin", "off"),
-            // In order of the index, which notes what is dead as it goes: a bitmap would fetch every
-            // row that was deleted since the last vacuum, again at each look.
-            ("enable_bitmapscan", "off"),
-            ("enable_seqscan", "off"),
-        ]);
-        let mut db = in_time(session.connect()).await.context("no session with the database")?;
+        let mut db = self.session().await?;
         let standby = "select pg_is_in_recovery()";
         ensure!(
             !in_time(sqlx::query_scalar::<_, bool>(standby).fetch_one(&mut db)).await?,
@@ -107,14 +93,16 @@ impl Relay {
         let locked = "select pg_try_advisory_lock($1)";
         while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
             gauge!("relay_active").set(0);
+            // What it told when it led, whoever leads tells by now.
+            gauge!("outbox_oldest_seconds").set(0);
             self.pause(stop).await;
             if stop.is_cancelled() {
                 return Ok(());
             }
         }
+        let producer = Producer::new(self.service, &self.config)?;
         gauge!("relay_active").set(1);
         info!("relaying");
-        let producer = Producer::new(self.service, &self.config)?;
         let mut round = Round::new(self.service, producer, &self.registry);
         let ended = self.relay(&mut db, &mut round, stop).await;
         // What is still in flight belongs to whoever relays next. Nothing may be sent from here
@@ -128,6 +116,29 @@ impl Relay {
         }
         let _ = db.close().await;
         ended
+    }
+
+    /// The session of the lock, which the outbox is read with.
+    pub(crate) async fn session(&self) -> anyhow::Result<PgConnection> {
+        let session = self.db.connect_options();
+        let session = session.as_ref().clone().options([
+            ("idle_session_timeout", SESSION_IDLE_MAX),
+            // Its own looks are bounded here, and may take longer than any other statement.
+            ("statement_timeout", "30s"),
+            // There is one way to plan a look. To find it anew at each, as Postgres does where it takes
+            // that for cheaper, made a lone order's look a third longer.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+            // Beside a topic that is held, rows are looked up by their keys' hashes. To compare each with
+            // each, which is what the planner takes for cheaper, takes as long as both are many.
+            ("enable_nestloop", "off"),
+            ("enable_mergejoin", "off"),
+            // In order of the index, which notes what is dead as it goes: a bitmap would fetch every
+            // row that was deleted since the last vacuum, again at each look.
+            ("enable_bitmapscan", "off"),
+            ("enable_seqscan", "off"),
+        ]);
+        in_time(session.connect()).await.context("no session with the database")
     }
 
     async fn relay(
@@ -145,7 +156,9 @@ impl Relay {
             let lap = pace.next(sent == TAKEN_MAX).await;
             let limit = if round.is_full() { 0 } else { TAKEN_MAX };
             round.tell_oldest(db).await?;
+            let began = Instant::now();
             sent = round.turn(db, limit).await?;
+            let took = began.elapsed();
             drop(lap);
             self.wake.relaying.taken(sent == TAKEN_MAX);
             if sent > 0 {
@@ -155,7 +168,7 @@ impl Relay {
                 continue;
             }
             let poll = match worked_at.elapsed() < BUSY_FOR {
-                _ if round.held_up() => HELD_LOOK_EVERY,
+                _ if round.held_up() => HELD_LOOK_EVERY.max(took * HELD_RESTS),
                 true => POLL_BUSY,
                 false => POLL_IDLE,
             };

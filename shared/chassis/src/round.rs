@@ -20,8 +20,9 @@ use crate::floor::Floor;
 use crate::producer::{Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
 
-/// How long one look may take.
-const LOOK_WITHIN: Duration = Duration::from_secs(8);
+/// How long one look may take. One beside a topic that is held reads the whole outbox, which may be
+/// millions of rows; what it takes is in proportion to them.
+const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
 /// What was acknowledged is deleted once there is so much of it, or so long after. A look that deletes
 /// is a commit and waits for the disk; one that only looks answers in half the time, and is what an
@@ -227,35 +228,8 @@ impl<'a> Round<'a> {
         let topics: Vec<&String> = self.held_topics.keys().chain(self.stalled_topics()).collect();
         let held = self.held_keys.iter().filter(|(_, (until, _))| *until > now);
         let keys: Vec<&String> = self.keys.iter().chain(held.map(|(key, _)| key)).collect();
-        // A row that its topic holds up holds up its key too: a later row of the key must not
-        // overtake it. Without held topics, which is nearly always, that clause is left out.
-        let and_not_held = match topics.is_empty() {
-            true => "",
-            false => {
-                "and topic <> all($5) and not exists (
-                     select from outbox as earlier
-                     where earlier.topic = any($5) and earlier.key = outbox.key
-                       and earlier.position <= outbox.position)"
-            }
-        };
         let deletes = self.deletes(limit);
-        let and_deletes = match deletes {
-            true => "with acknowledged as (delete from outbox where position = any($1))",
-            false => "",
-        };
-        let look = format!(
-            "{and_deletes}
-             select position, event_id, topic, key, schema_fingerprint, body, traceparent,
-                    cause, occurred_at
-             from outbox
-             where position > $2
-               and not exists (select from unnest($1::bigint[]) as gone (position)
-                               where gone.position = outbox.position)
-               and not exists (select from unnest($3::text[]) as busy (key)
-                               where busy.key = outbox.key)
-               {and_not_held}
-             order by position limit $4"
-        );
+        let look = look(deletes, !topics.is_empty());
         let query = sqlx::query_as(AssertSqlSafe(look)).bind(&self.acknowledged);
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
@@ -419,6 +393,42 @@ impl<'a> Round<'a> {
             counter!("relay_topic_held_total", "topic" => topic.to_string()).increment(1);
         }
     }
+}
+
+/// Deletes what was acknowledged, if that is wanted, and reads what may be sent: not what was
+/// acknowledged, $1, nor what is below the floor, $2, nor what is of a key that is busy or held, $3; $4
+/// rows at most, and nothing that is held up by topics, $5.
+///
+/// `not in`, and not `not exists`: hashed, it is asked of each row in order of the index, and the look ends
+/// with its last row. A join would be made of the whole outbox, and sorted: of a million rows, the first
+/// thousand took 630 ms, and not 4.
+pub(crate) fn look(deletes: bool, topics_held: bool) -> String {
+    let and_deletes = match deletes {
+        true => "with acknowledged as (delete from outbox where position = any($1))",
+        false => "",
+    };
+    // A row that its topic holds up holds up its key too: a later row of the key must not overtake it.
+    // Without held topics, which is nearly always, that clause is left out.
+    let and_not_held = match topics_held {
+        false => "",
+        true => {
+            "and topic <> all($5) and not exists (
+                 select from outbox as earlier
+                 where earlier.topic = any($5) and earlier.key = outbox.key
+                   and earlier.position <= outbox.position)"
+        }
+    };
+    format!(
+        "{and_deletes}
+         select position, event_id, topic, key, schema_fingerprint, body, traceparent, cause,
+                occurred_at
+         from outbox
+         where position > $2
+           and position not in (select unnest($1::bigint[]))
+           and key not in (select unnest($3::text[]))
+           {and_not_held}
+         order by position limit $4"
+    )
 }
 
 /// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,

@@ -1,9 +1,11 @@
 //! What the relay does at a look, and what it does not: its rounds taken one by one.
 
+use sqlx::Row;
+
 use super::relay::on_a_mock;
 use super::*;
 use crate::producer::Producer;
-use crate::round::{DELETED_AT, DELETED_WITHIN, Round};
+use crate::round::{self, DELETED_AT, DELETED_WITHIN, Round};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_key_at_most_one_record_is_unacknowledged() {
@@ -119,4 +121,23 @@ async fn looks_at_the_outbox_stay_fast_while_a_snapshot_is_held() {
     let median = fast[fast.len() / 2];
     println!("a look takes {median:?}, at first {slow:?}");
     assert!(median < slow / 4, "a look takes {median:?}, at first {slow:?}");
+}
+
+/// Whatever waits: hours of an outage may be millions of rows, and the first thousand are asked for.
+#[tokio::test]
+async fn a_look_reads_in_order_what_it_answers_and_not_the_whole_outbox() {
+    let till = Till::<122>::open().await;
+    let mut db = till.relay().session().await.unwrap();
+    for deletes in [false, true] {
+        let explain = format!("explain (generic_plan) {}", round::look(deletes, false));
+        let plan: Vec<String> = sqlx::raw_sql(AssertSqlSafe(explain))
+            .fetch_all(&mut db)
+            .await
+            .unwrap()
+            .iter()
+            .map(|line| line.get(0))
+            .collect();
+        let plan = plan.join("\n");
+        assert!(!plan.contains("Sort") && plan.contains("Index Scan using outbox_pkey"), "{plan}");
+    }
 }
