@@ -35,7 +35,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// hangs on a connection whose other end is gone.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 
-/// So many events in a row that can't be handled are a bad deployment, not bad events.
+/// So many events of a topic in a row that can't be handled are a bad deployment, not bad events.
 const STRIKES_MAX: u32 = 20;
 
 /// How often to look whether the consumer is paused.
@@ -50,8 +50,9 @@ pub(crate) struct Batches<'a, R: Rows> {
     /// Whether there may be repeats, and the inbox is to be asked first: to begin with, and as long as
     /// there are some. They come in runs, after a crash or when partitions go from one to another.
     expects_repeats: bool,
-    /// Events in a row that could not be handled. Undecodable bytes don't count.
-    strikes: u32,
+    /// By topic, since each has a handler of its own: events in a row that could not be handled.
+    /// Undecodable bytes don't count.
+    strikes: HashMap<String, u32>,
 }
 
 /// A piece of a batch that shares a transaction.
@@ -74,7 +75,7 @@ impl<'a, R: Rows> Batches<'a, R> {
         stop: &'a CancellationToken,
     ) -> Batches<'a, R> {
         let session = Session::of(&consumer.db);
-        Batches { consumer, client, stop, session, expects_repeats: true, strikes: 0 }
+        Batches { consumer, client, stop, session, expects_repeats: true, strikes: HashMap::new() }
     }
 
     /// Handles a batch, part by part from left to right. Returns early only when stopped; what was
@@ -91,7 +92,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                 Settled::Split(smaller) => parts.extend(smaller.into_iter().rev()),
                 Settled::Stopped => return,
             }
-            if self.strikes >= STRIKES_MAX {
+            if self.strikes.values().any(|strikes| *strikes >= STRIKES_MAX) {
                 self.give_up().await;
                 // Stopped while paused: the rest of the batch is not to slip through.
                 if self.stop.is_cancelled() {
@@ -110,6 +111,7 @@ impl<'a, R: Rows> Batches<'a, R> {
             match self.beating(self.consumer.registry.schemas_of(ids.iter().copied())).await {
                 Ok(schemas) => break schemas,
                 Err(error) => {
+                    counter!("consumer_retries_total").increment(1);
                     warn!("{} events wait: {error}", messages.len());
                     self.wait(&mut backoff).await.ok()?;
                 }
@@ -208,14 +210,16 @@ impl<'a, R: Rows> Batches<'a, R> {
                 (message.topic(), message.partition(), message.offset());
             newest.insert((topic, partition), offset);
             match content {
-                Content::Event(..) => self.strikes = 0,
+                Content::Event(..) => drop(self.strikes.remove(topic)),
                 Content::Dead(Cause { kind, reason })
                     if new_letters.contains(&(topic.to_string(), partition, offset)) =>
                 {
                     let reason: String = reason.chars().take(300).collect();
                     error!("{topic}[{partition}]@{offset} is a dead letter: {reason}");
                     counter!("dead_letters_total", "topic" => topic.to_string()).increment(1);
-                    self.strikes += u32::from(*kind != Kind::Undecodable);
+                    if *kind != Kind::Undecodable {
+                        *self.strikes.entry(topic.to_string()).or_default() += 1;
+                    }
                 }
                 Content::Dead(_) => {}
             }
@@ -245,7 +249,7 @@ impl<'a, R: Rows> Batches<'a, R> {
 
     /// Pauses the consumer of every instance and waits for an operator. API and relay go on.
     async fn give_up(&mut self) {
-        let reason = format!("{STRIKES_MAX} events in a row could not be handled");
+        let reason = format!("{STRIKES_MAX} events of a topic in a row could not be handled");
         let mut backoff = BACKOFF_MIN;
         while let Err(error) = in_time(pause::pause(&self.consumer.db, &reason)).await {
             warn!("the pause could not be stored: {error}");
@@ -253,7 +257,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                 return;
             }
         }
-        self.strikes = 0;
+        self.strikes.clear();
         self.paused_looked_at().await;
     }
 

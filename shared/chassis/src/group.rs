@@ -12,7 +12,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{Partition, Statistics};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
@@ -205,8 +205,7 @@ impl ClientContext for Reports {
     fn stats(&self, statistics: Statistics) {
         self.sayings.counted(&statistics);
         for topic in statistics.topics.values() {
-            let partitions = topic.partitions.values();
-            let lag: i64 = partitions.map(|partition| partition.consumer_lag_stored.max(0)).sum();
+            let lag: i64 = topic.partitions.values().map(lag).sum();
             gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lag as f64);
         }
     }
@@ -223,6 +222,18 @@ impl ConsumerContext for Reports {
                 warn!("newly assigned partitions could not be resumed: {error}");
             }
         }
+    }
+}
+
+/// How far behind a partition is. Before anything of it was handled here, that is as far as the group
+/// had come; and all there is, where it had handled nothing.
+fn lag(partition: &Partition) -> i64 {
+    let Partition { consumer_lag_stored, consumer_lag, ls_offset, lo_offset, .. } = *partition;
+    match (consumer_lag_stored, consumer_lag) {
+        (stored, _) if stored >= 0 => stored,
+        _ if !partition.desired => 0,
+        (_, committed) if committed >= 0 => committed,
+        _ => (ls_offset - lo_offset).max(0),
     }
 }
 
@@ -307,6 +318,24 @@ mod tests {
     use rdkafka::message::{Header, OwnedHeaders};
 
     use super::*;
+
+    #[test]
+    fn what_was_never_handled_is_behind_by_what_there_is() {
+        let of = |stored, committed, desired| {
+            let partition = Partition {
+                consumer_lag_stored: stored,
+                consumer_lag: committed,
+                desired,
+                lo_offset: 10,
+                ls_offset: 17,
+                ..Partition::default()
+            };
+            lag(&partition)
+        };
+        assert_eq!([of(0, 5, true), of(3, 5, true)], [0, 3]);
+        assert_eq!([of(-1, 5, true), of(-1, -1, true)], [5, 7]);
+        assert_eq!([of(-1, 5, false), of(-1, -1, false)], [0, 0], "somebody else's by now");
+    }
 
     #[test]
     fn a_record_takes_up_its_key_and_its_headers_too() {

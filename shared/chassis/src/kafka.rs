@@ -1,7 +1,7 @@
 //! How this service talks to Kafka: every setting that a promise depends on, with its reason.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
         // A retry inside the client is written once and in order.
         .set("enable.idempotence", "true")
         // Never given up: a record that is given up leaves a gap that a later one would overtake.
-        // What is too long in flight is purged by the relay, which still has the row.
+        // Where a producer is given up, its rows are still there for the next one.
         .set("message.timeout.ms", "0")
         // The same key goes to the same partition as from a Java client; librdkafka's own default
         // differs for most keys.
@@ -135,7 +135,12 @@ pub(crate) struct Sayings {
     said: Mutex<HashMap<String, Instant>>,
     cluster_replaced: AtomicBool,
     knows_no_broker: AtomicBool,
+    /// How often in a row a partition was seen that is assigned and not fetched.
+    seen_unfetched: AtomicU32,
 }
+
+/// So often in a row, every ten seconds: a coordinator that moves is found anew within less.
+const UNFETCHED_MAX: u32 = 3;
 
 impl Sayings {
     pub(crate) fn say(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
@@ -153,7 +158,7 @@ impl Sayings {
         }
     }
 
-    /// Notes whether the client knows of any broker still.
+    /// Notes whether the client knows of any broker still, and fetches what it was given.
     ///
     /// A lone broker that takes itself for dead, as when it wakes from a freeze or at the end of a
     /// graceful stop, answers that there is none. librdkafka then drops it, and should begin again
@@ -162,12 +167,23 @@ impl Sayings {
     pub(crate) fn counted(&self, statistics: &Statistics) {
         let known = statistics.brokers.values().any(|broker| broker.source != LOGICAL);
         self.knows_no_broker.store(!known, Ordering::Relaxed);
+        // Where the group's coordinator moves while a client asks it how far the group has come,
+        // librdkafka takes the refusal for an answer, and never fetches the partition (its issue 5586).
+        let mut partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
+        if partitions.any(|partition| partition.desired && partition.fetch_state == "none") {
+            self.seen_unfetched.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.seen_unfetched.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Why this client is of no more use, if that is so.
     pub(crate) fn beyond_repair(&self) -> Option<&'static str> {
         if self.cluster_replaced() {
             return Some("Kafka's cluster was made anew");
+        }
+        if self.seen_unfetched.load(Ordering::Relaxed) >= UNFETCHED_MAX {
+            return Some("a partition that it was given is not fetched");
         }
         self.knows_no_broker.load(Ordering::Relaxed).then_some("it knows of no broker any more")
     }

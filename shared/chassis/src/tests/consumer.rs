@@ -5,7 +5,9 @@ use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::CommitMode;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
+use super::relay::on_a_mock;
 use super::*;
 
 #[tokio::test]
@@ -318,5 +320,29 @@ async fn whether_the_group_has_caught_up_is_told_within_seconds_however_many_par
     let began = Instant::now();
     assert!(group.caught_up().await);
     assert!(began.elapsed() < Duration::from_secs(5), "told after {:?}", began.elapsed());
+    consuming.stop().await;
+}
+
+/// The client takes the refusal for an answer, and never fetches what it was given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_was_not_told_how_far_its_group_has_come_goes_on_with_a_new_client() {
+    let till = Till::<20>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    till.publish(&[counted("a", 1)]).await;
+    till.outbox_is_empty().await;
+    relaying.stop().await;
+
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+    mock.request_errors(RDKafkaApiKey::OffsetFetch, &[refusal]);
+    let consumer = till.consumer();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    sleep(3 * MEANWHILE).await;
+    assert_eq!(till.tallies().await.get("a"), None, "the client found out by itself");
+    eventually("the event is handled", async || {
+        till.tallies().await.get("a").is_some_and(|(counted, _)| *counted == 1)
+    })
+    .await;
     consuming.stop().await;
 }
