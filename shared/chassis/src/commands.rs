@@ -404,20 +404,19 @@ async fn attempt<R: Rows>(
     Ok(answers)
 }
 
-/// Look back, load, decide, save, publish: all but the commit.
+/// Load, look back, decide, save, publish: all but the commit.
+///
+/// Keys are looked up when the rows are locked: a repeat may have waited for the row that the first one
+/// held, and has to find its answer and not to be decided anew by what the first one left.
 async fn prepare<R: Rows>(
     tx: &mut PgConnection,
     batch: &[Pending<R>],
     now: DateTime<Utc>,
 ) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
-    let mut remembered = idempotency::remembered(tx, keyed(batch)).await?;
     let mut keys = R::Keys::default();
-    for (nth, pending) in batch.iter().enumerate() {
-        if !remembered.contains_key(&nth) {
-            pending.command.touch(&mut keys);
-        }
-    }
+    batch.iter().for_each(|pending| pending.command.touch(&mut keys));
     let mut rows = R::load(tx, keys).await?;
+    let mut remembered = idempotency::remembered(tx, keyed(batch)).await?;
     crash::point!("commands.loaded");
     let (mut answers, mut envelopes) = (Vec::with_capacity(batch.len()), Vec::new());
     let mut decided = Vec::new();

@@ -69,6 +69,37 @@ async fn commands_take_turns_with_a_loop_that_is_behind_and_do_not_wait_for_one_
     writing.stop().await;
 }
 
+/// It is with the other writer, and waits for the row that the first one is about to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_at_the_same_time_is_answered_the_same_though_alone_it_would_be_refused() {
+    let till = Till::<218>::open().await;
+    let (commands, writing) = till.commands();
+    let only_once = |wish: &Counted<218>, drawer: &mut Drawer, at| match drawer
+        .tallies
+        .get(&wish.till)
+        .is_some_and(|tally| tally.counted > 0)
+    {
+        true => Err(Problem::invalid("till", "it was counted into before")),
+        false => count(wish, drawer, at),
+    };
+    till.force("insert into tallies values ('a', 0, 0)").await;
+    let lock = till.lock("a").await;
+    let wish = counted::<218>("a", 5);
+    let run = async || told(commands.run(wish.clone(), once("key", &wish), only_once).await).await;
+    let second = async {
+        till.blocked(1).await;
+        run().await
+    };
+    let unlock = async {
+        till.blocked(2).await;
+        lock.rollback().await.unwrap();
+    };
+    let (first, second, ()) = tokio::join!(run(), second, unlock);
+    assert_eq!((first.0, &first), (201, &second));
+    assert_eq!(till.tallies().await["a"], (1, 5));
+    writing.stop().await;
+}
+
 #[tokio::test]
 async fn the_same_key_is_answered_the_same_and_has_one_effect() {
     let till = Till::<202>::open().await;
