@@ -63,6 +63,8 @@ enum Kind {
     SlowHeader,
     /// Ends the header, and sends a byte of the body now and then.
     SlowBody,
+    /// Sends almost as much of a body as it may, in chunks of one byte, and no end.
+    TinyChunks,
     /// Sends as much as it can, more than anybody may.
     HugeBody,
     /// Asks for a long answer and never reads it.
@@ -83,7 +85,9 @@ async fn all(stack: &Stack, client: &Client, options: &Options) -> Result<Vec<St
     let mut faults = Vec::new();
     for (nth, service) in (1..).zip(SERVICES) {
         step(nth, &format!("Against {service}"));
-        for kind in [Kind::SlowHeader, Kind::SlowBody, Kind::HugeBody, Kind::NeverReads] {
+        let bounded =
+            [Kind::SlowHeader, Kind::SlowBody, Kind::TinyChunks, Kind::HugeBody, Kind::NeverReads];
+        for kind in bounded {
             faults.extend(siege(stack, client, service, kind, options.clients).await?);
         }
         faults.extend(siege(stack, client, service, Kind::Silent, options.crowd).await?);
@@ -210,6 +214,7 @@ impl Kind {
         match self {
             Kind::SlowHeader => "headers that never end",
             Kind::SlowBody => "bodies that never end",
+            Kind::TinyChunks => "bodies in chunks of one byte",
             Kind::HugeBody => "bodies far too large",
             Kind::NeverReads => "who never read their answers",
             Kind::Silent => "connections that say nothing",
@@ -238,6 +243,14 @@ impl Kind {
             Kind::SlowBody => {
                 let head = format!("{post}Content-Length: 60000\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
+                drip(&mut stream).await
+            }
+            Kind::TinyChunks => {
+                let head = format!("{post}Transfer-Encoding: chunked\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                for _ in 0..60 {
+                    stream.write_all("1\r\n \r\n".repeat(1_000).as_bytes()).await?;
+                }
                 drip(&mut stream).await
             }
             Kind::HugeBody => {

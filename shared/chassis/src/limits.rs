@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -88,10 +88,18 @@ async fn bounded(
 async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Problem> {
     let (parts, mut body) = request.into_parts();
     if body.size_hint().lower() <= bytes_max as u64 {
-        match Limited::new(&mut body, bytes_max).collect().await {
-            Ok(whole) => return Ok(Request::from_parts(parts, Body::from(whole.to_bytes()))),
-            Err(error) if error.is::<LengthLimitError>() => {}
-            Err(_) => return Err(Problem::malformed("The body ended before it was complete.")),
+        // Copied together: kept as they came, chunks of one byte each would take forty times as much.
+        let mut whole = Vec::new();
+        while whole.len() <= bytes_max {
+            match body.frame().await {
+                None => return Ok(Request::from_parts(parts, Body::from(whole))),
+                Some(Ok(frame)) => {
+                    whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data))
+                }
+                Some(Err(_)) => {
+                    return Err(Problem::malformed("The body ended before it was complete."));
+                }
+            }
         }
     }
     // A client that waits for `100 Continue` has sent nothing and will not; any other would lose our
