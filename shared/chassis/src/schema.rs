@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep};
@@ -24,6 +24,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long one question to the database may take.
 const ASKED_WITHIN: Duration = Duration::from_secs(8);
 const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a migration waits for a lock, and how long it then lets others pass.
+const LOCK_WAIT: &str = "2s";
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The pool of the serving role. It connects when first used, so that a service starts without its
 /// database.
@@ -65,11 +69,21 @@ async fn is_at_rest(connection: &mut PgConnection) -> sqlx::Result<bool> {
 /// two places at once.
 pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
     let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
-    let owner = options(service, owner)?;
+    // Whoever waits for a table holds up all who come after, as long as a backup reads it: better to give
+    // way to them and to try again. It may well be another migration that is waited for.
+    let owner = options(service, owner)?.options([("lock_timeout", LOCK_WAIT)]);
     let mut db = connect_within(&owner, MIGRATION_WAIT).await?;
     // An older version may be deployed again after a newer one; its migrations are all there.
     migrator.set_ignore_missing(true);
-    migrator.run(&mut db).await.context("the migrations failed")?;
+    while let Err(error) = migrator.run(&mut db).await {
+        if !waited_in_vain(&error) {
+            return Err(error).context("the migrations failed");
+        }
+        tracing::warn!("the migrations are tried again: {error}");
+        let _ = db.close().await;
+        sleep(LOCK_PAUSE).await;
+        db = connect_within(&owner, MIGRATION_WAIT).await?;
+    }
     crash::point!("schema.migrated");
     let server = options(service, &config.database_url)?;
     if server.get_username() != owner.get_username() {
@@ -79,6 +93,14 @@ pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> 
     let version = newest(&migrator);
     tracing::info!(version, "the schema is up to date");
     Ok(db.close().await?)
+}
+
+/// Whether all that failed was to get a lock in time.
+fn waited_in_vain(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
+        return false;
+    };
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
 }
 
 /// Waits, for ever if need be, until the schema is as new as the newest embedded migration.
@@ -215,6 +237,36 @@ pub(crate) mod tests {
             grant(&mut db, server.get_username()).await
         });
         futures::future::try_join_all(grants).await.unwrap();
+    }
+
+    /// Who waits for a table holds up all who come after, for as long as a backup reads it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_migration_that_has_to_wait_for_a_table_lets_others_pass() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner.clone(), server);
+        migrate("till", &config, migrations(1)).await.unwrap();
+        let sql = AssertSqlSafe("alter table t1 add column more int".to_string()).into_sql_str();
+        let alter = Migration::new(2, Cow::from("more"), MigrationType::Simple, sql, false);
+        let mut all: Vec<Migration> = migrations(1).iter().cloned().collect();
+        all.push(alter);
+        let mut backup = PgConnection::connect(owner.expose()).await.unwrap();
+        let reads = "begin; lock table t1 in access share mode";
+        sqlx::raw_sql(reads).execute(&mut backup).await.unwrap();
+        let db = connect("till", &config).unwrap();
+        let others = async {
+            sleep(Duration::from_secs(5)).await;
+            let served = async {
+                while sqlx::query("insert into t1 default values").execute(&db).await.is_err() {}
+            };
+            tokio::time::timeout(Duration::from_secs(10), served).await.expect("they pass");
+            let column = "select count(*) from pg_attribute where attname = 'more'";
+            let added: i64 = sqlx::query_scalar(column).fetch_one(&db).await.unwrap();
+            assert_eq!(added, 0, "the table is still read");
+            sqlx::raw_sql("rollback").execute(&mut backup).await.unwrap();
+        };
+        let (migrated, ()) =
+            tokio::join!(migrate("till", &config, Migrator::with_migrations(all)), others);
+        migrated.unwrap();
     }
 
     #[tokio::test]
