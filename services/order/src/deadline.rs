@@ -12,6 +12,7 @@ use chassis::db;
 use chassis::group::Group;
 use chassis::problem::Problem;
 use chassis::service::Loop;
+use futures::future::join_all;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -63,10 +64,16 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
         };
         let mut swept = Swept::default();
         while !stop.is_cancelled() {
-            if group.caught_up().await
-                && let Err(error) = once(&db, &commands, deadline, &mut swept).await
-            {
-                tracing::warn!("the deadline sweep is tried again: {error}");
+            let sweep = async {
+                let caught_up = || group.caught_up();
+                let swept = once(&db, &commands, deadline, &mut swept, caught_up).await;
+                if let Err(error) = swept {
+                    tracing::warn!("the deadline sweep is tried again: {error}");
+                }
+            };
+            tokio::select! {
+                () = sweep => {}
+                () = stop.cancelled() => break,
             }
             tokio::select! {
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
@@ -94,42 +101,54 @@ pub(crate) struct Swept {
 /// whether an order is overdue is the database's word. The two may differ, and an order be overdue
 /// later than one with a greater id: what is younger by less than that is looked at again. What they
 /// differ in by more is found by a walk through all orders, a part of it at each sweep.
-pub(crate) async fn once(
+pub(crate) async fn once<F: Future<Output = bool>>(
     db: &PgPool,
     commands: &Commands<Orders>,
     deadline: Duration,
     swept: &mut Swept,
+    caught_up: impl Fn() -> F,
 ) -> Result<(), Problem> {
     let due = SystemTime::now().checked_sub(deadline).unwrap_or(UNIX_EPOCH);
     let surely_ended = first_id_of(due - CLOCKS_APART);
     let (mut looked_up_to, before) = (swept.ended_up_to, first_id_of(due + CLOCKS_APART));
-    while let Some(last) = look(db, commands, deadline, looked_up_to, before).await? {
+    let mut ended = Ok(());
+    while let Some((last, overdue)) = look(db, deadline, looked_up_to, before).await? {
+        // Asked before each: while many are ended, answers to others may come in.
+        if !overdue.is_empty() && !caught_up().await {
+            return ended;
+        }
+        ended = ended.and(end(commands, overdue).await);
         looked_up_to = last;
-        swept.ended_up_to = looked_up_to.min(surely_ended);
+        if ended.is_ok() {
+            swept.ended_up_to = looked_up_to.min(surely_ended);
+        }
     }
     if swept.walked_at.is_some_and(|at| at.elapsed() < ALL_EVERY) {
-        return Ok(());
+        return ended;
     }
     for _ in 0..WALKED_MAX {
         let from = swept.walked_up_to;
-        let Some(last) = look(db, commands, deadline, from, Uuid::max()).await? else {
+        let Some((last, overdue)) = look(db, deadline, from, Uuid::max()).await? else {
             (swept.walked_up_to, swept.walked_at) = (Uuid::nil(), Some(Instant::now()));
             break;
         };
+        if !overdue.is_empty() && !caught_up().await {
+            return ended;
+        }
+        ended = ended.and(end(commands, overdue).await);
         swept.walked_up_to = last;
     }
-    Ok(())
+    ended
 }
 
-/// Looks at the next orders and ends those that are overdue. Answers the last one; `None` where there
-/// are no more.
+/// Looks at the next orders. Answers the last one, and those that are overdue; `None` where there are no
+/// more.
 async fn look(
     db: &PgPool,
-    commands: &Commands<Orders>,
     deadline: Duration,
     from: Uuid,
     before: Uuid,
-) -> Result<Option<Uuid>, Problem> {
+) -> Result<Option<(Uuid, Vec<Uuid>)>, Problem> {
     // Whether an order is overdue is answered and not asked for: a look ends after so many rows, and
     // not after so many that are overdue.
     let looked_at = sqlx::query_as(
@@ -142,10 +161,16 @@ async fn look(
     .bind(LOOKED_AT_MAX)
     .fetch_all(db);
     let looked_at: Vec<(Uuid, bool)> = db::in_time(LOOK_WITHIN, looked_at).await?;
-    for (order_id, _) in looked_at.iter().filter(|(_, overdue)| *overdue) {
-        cancel(commands, *order_id).await?;
-    }
-    Ok(looked_at.last().map(|(order_id, _)| *order_id))
+    let Some((last, _)) = looked_at.last().copied() else { return Ok(None) };
+    let overdue = looked_at.into_iter().filter(|(_, overdue)| *overdue);
+    Ok(Some((last, overdue.map(|(order_id, _)| order_id).collect())))
+}
+
+/// Ends them all at once: those that wait together share a transaction. One that can't be ended is no
+/// reason to leave the others.
+async fn end(commands: &Commands<Orders>, overdue: Vec<Uuid>) -> Result<(), Problem> {
+    let ended = join_all(overdue.into_iter().map(|order_id| cancel(commands, order_id))).await;
+    ended.into_iter().collect()
 }
 
 /// No id that is drawn at this time or later is smaller.
