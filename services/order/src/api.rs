@@ -1,5 +1,7 @@
 //! What clients ask of the order service.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
@@ -17,6 +19,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgPool;
+use tokio::sync::Mutex;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -418,8 +421,15 @@ struct Counts {
 /// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and a
 /// pending one lacks one of both, and nobody has said no. What the confirmed ones are worth is what
 /// payment has taken, once none is pending.
+///
+/// Every order is read: seconds where there are millions of them. So it may take longer than whatever
+/// else is asked here, almost as long as a request, and is done once at a time.
 pub fn books(db: PgPool) -> Router {
-    let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
+    let one = Arc::new(Mutex::new(()));
+    let books = async |State((db, one)): State<(PgPool, Arc<Mutex<()>>)>| {
+        let _one = one.lock().await;
+        let mut tx = db.begin().await?;
+        sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
         let orders: Counts = sqlx::query_as(
             "select count(*) filter (where status = 'pending') as pending,
                     count(*) filter (where status = 'confirmed') as confirmed,
@@ -434,12 +444,13 @@ pub fn books(db: PgPool) -> Router {
                         end) as contradictory
              from orders",
         )
-        .fetch_one(&db)
+        .fetch_one(&mut *tx)
         .await?;
+        tx.commit().await?;
         let balanced = orders.contradictory == 0;
         let confirmed_cents = orders.confirmed_cents;
         let written_off = loss::written_off(&db).await?;
-        Ok(Answer(Books { orders, confirmed_cents, balanced, written_off }))
+        Ok::<_, Problem>(Answer(Books { orders, confirmed_cents, balanced, written_off }))
     };
-    Router::new().route("/books", get(books)).with_state(db)
+    Router::new().route("/books", get(books)).with_state((db, one))
 }

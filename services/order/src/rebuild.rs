@@ -51,7 +51,7 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     let at = At { now, event_id: Uuid::nil(), cause: None };
     // Beside the table and not in memory, which is bounded. All of it has to fit into the time of one
     // request.
-    sqlx::query("create temporary table heard (like items including indexes) on commit drop")
+    sqlx::query("create temporary table heard (like items including defaults including indexes) on commit drop")
         .execute(&mut *tx)
         .await?;
     let mut strange = hear(&mut tx, &mut reading, at).await?;
@@ -71,7 +71,8 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     .await?
     .rows_affected();
     let repaired = sqlx::query(
-        "insert into items select * from heard
+        "insert into items (sku, name, price_cents, currency, version)
+         select sku, name, price_cents, currency, version from heard
          on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
              currency = excluded.currency, version = excluded.version
          where (items.name, items.price_cents, items.currency, items.version) is distinct from

@@ -71,6 +71,16 @@ pub fn describe() {
     ] {
         metrics::describe_counter!(name, meaning);
     }
+    // There from the start: an alert on an increase does not see one from nothing.
+    for name in [
+        "commands_refused_total",
+        "consumer_clients_rebuilt_total",
+        "consumer_retries_total",
+        "relay_producers_rebuilt_total",
+        "watch_refused_total",
+    ] {
+        metrics::counter!(name).increment(0);
+    }
     for (name, meaning) in [
         ("consumer_lag", "Records of a topic that are not handled yet, here."),
         ("consumer_paused", "1 while the consumer waits for an operator."),

@@ -80,9 +80,10 @@ fn about() -> String {
     let Limits { body_bytes, header_bytes, .. } = Limits::default();
     format!(
         "A request has one of three outcomes. A 2xx: done, and durable. A 4xx, or a 503 of type \
-         `/problems/unavailable`: refused, and nothing was stored. No answer, or a 503 of type \
-         `/problems/outcome-unknown`: ask again with the same `Idempotency-Key`, and you learn which \
-         of the two it was.\n\n\
+         `/problems/unavailable`: refused, and nothing was stored by it. No answer, a 500, or a 503 of \
+         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until you are told \
+         2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
+         that was left open.\n\n\
          Every refusal is `application/problem+json` (RFC 9457); `field` names the offending value. \
          Fields that are not listed here are refused. A body has {body_bytes} bytes at most, a \
          request's line and headers {header_bytes}."

@@ -12,6 +12,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
+use crate::db::{self, Failure};
+
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A refusal or a failure, as the client reads it.
@@ -151,6 +153,10 @@ impl std::error::Error for Problem {}
 /// outcome unknown, and is not for this conversion.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        if matches!(db::classify(&error), Failure::TooSlow) {
+            let detail = "The database took too long over this; nothing was stored.";
+            return Self::unavailable(detail);
+        }
         if is_passing(&error) {
             return Self::unavailable(
                 "The database cannot be reached just now; nothing was stored.",

@@ -309,7 +309,8 @@ impl<E: Entry> Shared<E> {
                 Ok(Ok(entries)) => {
                     failing = false;
                     self.hand_out(entries);
-                    sleep(LOOK_GAP.max(began.elapsed() * RESTS)).await;
+                    let rest = (began.elapsed() * RESTS).min(FAILED_LOOK_EVERY);
+                    sleep(LOOK_GAP.max(rest)).await;
                     let rest = self.every.saturating_sub(began.elapsed());
                     let _ = timeout(rest, committed.changed()).await;
                 }
