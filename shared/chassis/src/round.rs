@@ -20,9 +20,10 @@ use crate::floor::Floor;
 use crate::producer::{Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
 
-/// How long one look may take. One beside a topic that is held reads the whole outbox, which may be
-/// millions of rows; what it takes is in proportion to them.
+/// How long one look may take, and any other question. A look beside a topic that is held reads the whole
+/// outbox, which may be millions of rows. All of them together are less than the relay's heartbeat.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
+const ASKED_WITHIN: Duration = Duration::from_secs(8);
 
 /// What was acknowledged is deleted once there is so much of it, or so long after. A look that deletes
 /// is a commit and waits for the disk; one that only looks answers in half the time, and is what an
@@ -65,7 +66,7 @@ struct Row {
 
 /// A session that hangs is as good as lost; by then Postgres has ended it, or will.
 pub(crate) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    db::in_time(LOOK_WITHIN, answer).await
+    db::in_time(ASKED_WITHIN, answer).await
 }
 
 /// What the active relay knows between two looks at the outbox.
@@ -233,7 +234,8 @@ impl<'a> Round<'a> {
         let query = sqlx::query_as(AssertSqlSafe(look)).bind(&self.acknowledged);
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
-        let rows = in_time(query.fetch_all(db)).await.context("the outbox could not be read")?;
+        let rows = db::in_time(LOOK_WITHIN, query.fetch_all(db)).await;
+        let rows = rows.context("the outbox could not be read")?;
         if deletes {
             crash::point!("relay.deleted");
             self.floor.deleted(&self.acknowledged);
