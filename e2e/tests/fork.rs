@@ -8,6 +8,7 @@ use e2e::scratch::Scratch;
 use e2e::stack::programs;
 use e2e::template;
 use e2e::topology::SERVICES;
+use serde_json::Value;
 
 use crate::stage::aside;
 
@@ -67,6 +68,26 @@ fn the_template_wires_what_stock_wires_but_for_commands() -> Result<()> {
     let mut stock = used("services/stock/src/main.rs")?;
     stock.remove("service.commands");
     assert_eq!(used("e2e/template/main.rs")?, stock);
+    Ok(())
+}
+
+/// `make openapi` writes those of services, and the template is none.
+#[test]
+fn the_template_describes_its_answers_as_stock_does() -> Result<()> {
+    let described = |file: &str| -> Result<[Value; 2]> {
+        let document = std::fs::read_to_string(template::checkout()?.join(file))?;
+        let document: Value = serde_json::from_str(&document)?;
+        Ok(["/info/description", "/components/responses"]
+            .map(|part| document.pointer(part).cloned().unwrap_or_default()))
+    };
+    let [about, answers] = described("e2e/template/openapi.json")?;
+    let [stocks, others] = described("services/stock/openapi.json")?;
+    assert_eq!(about, stocks);
+    let answers = answers.as_object().context("answers")?;
+    ensure!(
+        !answers.is_empty() && answers.iter().all(|(name, is)| others[name] == *is),
+        "{answers:?}"
+    );
     Ok(())
 }
 
