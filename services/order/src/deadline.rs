@@ -113,11 +113,8 @@ pub(crate) async fn once<F: Future<Output = bool>>(
     let (mut looked_up_to, before) = (swept.ended_up_to, first_id_of(due + CLOCKS_APART));
     let mut ended = Ok(());
     while let Some((last, overdue)) = look(db, deadline, looked_up_to, before).await? {
-        // Asked before each: while many are ended, answers to others may come in.
-        if !overdue.is_empty() && !caught_up().await {
-            return ended;
-        }
-        ended = ended.and(end(commands, overdue).await);
+        let Some(done) = end(commands, overdue, &caught_up).await else { return ended };
+        ended = ended.and(done);
         looked_up_to = last;
         if ended.is_ok() {
             swept.ended_up_to = looked_up_to.min(surely_ended);
@@ -132,10 +129,8 @@ pub(crate) async fn once<F: Future<Output = bool>>(
             (swept.walked_up_to, swept.walked_at) = (Uuid::nil(), Some(Instant::now()));
             break;
         };
-        if !overdue.is_empty() && !caught_up().await {
-            return ended;
-        }
-        ended = ended.and(end(commands, overdue).await);
+        let Some(done) = end(commands, overdue, &caught_up).await else { return ended };
+        ended = ended.and(done);
         swept.walked_up_to = last;
     }
     ended
@@ -167,10 +162,18 @@ async fn look(
 }
 
 /// Ends them all at once: those that wait together share a transaction. One that can't be ended is no
-/// reason to leave the others.
-async fn end(commands: &Commands<Orders>, overdue: Vec<Uuid>) -> Result<(), Problem> {
+/// reason to leave the others. `None` where answers to them may lie unread; that is asked each time, since
+/// they may come in while others are ended.
+async fn end<F: Future<Output = bool>>(
+    commands: &Commands<Orders>,
+    overdue: Vec<Uuid>,
+    caught_up: impl Fn() -> F,
+) -> Option<Result<(), Problem>> {
+    if !overdue.is_empty() && !caught_up().await {
+        return None;
+    }
     let ended = join_all(overdue.into_iter().map(|order_id| cancel(commands, order_id))).await;
-    ended.into_iter().collect()
+    Some(ended.into_iter().collect())
 }
 
 /// No id that is drawn at this time or later is smaller.

@@ -37,12 +37,15 @@ const SAID_EVERY: Duration = Duration::from_secs(60);
 /// How long a question to the cluster may take.
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
+/// For how long it counts where partitions ended: what came since may lie there unread.
+const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
+
 /// The consumer group of a service, as far as others in the process need to know.
 #[derive(Clone, Default)]
 pub struct Group {
     client: Arc<Mutex<Weak<StreamConsumer<Reports>>>>,
-    /// Where each partition ended when it was last asked.
-    ends: Arc<Mutex<Option<Ends>>>,
+    /// Where each partition ended when it was last asked, and when that was.
+    ends: Arc<Mutex<Option<(Instant, Ends)>>>,
 }
 
 type Ends = HashMap<(String, i32), i64>;
@@ -54,16 +57,20 @@ impl Group {
     }
 
     /// Whether the group has handled everything that its topics held when this was last asked: all
-    /// instances, all partitions. False where that can't be told, and at first.
+    /// instances, all partitions. False where that can't be told, and where it was not asked lately.
     pub async fn caught_up(&self) -> bool {
         let Some(client) = self.client.lock().await.upgrade() else { return false };
         let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
         let Ok(Ok((handled, ends))) = asked else { return false };
-        let before = self.ends.lock().await.replace(ends);
-        before.is_some_and(|before| {
-            before.iter().all(|(place, end)| handled.get(place).is_some_and(|next| next >= end))
-        })
+        let before = self.ends.lock().await.replace((Instant::now(), ends));
+        before.is_some_and(|before| has_reached(&handled, &before))
     }
+}
+
+/// Whether what was handled reaches to where partitions ended, lately.
+fn has_reached(handled: &Ends, (asked_at, ends): &(Instant, Ends)) -> bool {
+    let reached = |(place, end)| handled.get(place).is_some_and(|next| next >= end);
+    asked_at.elapsed() < ENDS_COUNT_FOR && ends.iter().all(reached)
 }
 
 /// How far the group has committed in each partition of its topics, and where each ends now. A
@@ -318,6 +325,19 @@ mod tests {
     use rdkafka::message::{Header, OwnedHeaders};
 
     use super::*;
+
+    #[test]
+    fn where_partitions_ended_long_ago_says_nothing_of_what_came_since() {
+        let ends = |end| Ends::from([(("topic".to_string(), 0), end)]);
+        let now = Instant::now();
+        let long_ago = now.checked_sub(ENDS_COUNT_FOR).unwrap();
+        for (handled, asked_at, reached) in
+            [(7, now, true), (8, now, true), (6, now, false), (7, long_ago, false)]
+        {
+            assert_eq!(has_reached(&ends(handled), &(asked_at, ends(7))), reached, "{handled}");
+        }
+        assert!(!has_reached(&Ends::new(), &(now, ends(7))), "a partition that can't be told of");
+    }
 
     #[test]
     fn what_was_never_handled_is_behind_by_what_there_is() {
