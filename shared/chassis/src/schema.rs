@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep};
@@ -68,39 +68,42 @@ async fn is_at_rest(connection: &mut PgConnection) -> sqlx::Result<bool> {
 /// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from
 /// two places at once.
 pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
+    // An older version may be deployed again after a newer one; its migrations are all there.
+    migrator.set_ignore_missing(true);
+    while let Err(error) = try_to_migrate(service, config, &migrator).await {
+        if !waited_in_vain(&error) {
+            return Err(error);
+        }
+        tracing::warn!("the migrations are tried again: {error:#}");
+        sleep(LOCK_PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn try_to_migrate(service: &str, config: &Config, migrator: &Migrator) -> anyhow::Result<()> {
     let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
     // Whoever waits for a table holds up all who come after, as long as a backup reads it: better to give
     // way to them and to try again. It may well be another migration that is waited for.
     let owner = options(service, owner)?.options([("lock_timeout", LOCK_WAIT)]);
     let mut db = connect_within(&owner, MIGRATION_WAIT).await?;
-    // An older version may be deployed again after a newer one; its migrations are all there.
-    migrator.set_ignore_missing(true);
-    while let Err(error) = migrator.run(&mut db).await {
-        if !waited_in_vain(&error) {
-            return Err(error).context("the migrations failed");
-        }
-        tracing::warn!("the migrations are tried again: {error}");
-        let _ = db.close().await;
-        sleep(LOCK_PAUSE).await;
-        db = connect_within(&owner, MIGRATION_WAIT).await?;
-    }
+    migrator.run(&mut db).await.context("the migrations failed")?;
     crash::point!("schema.migrated");
     let server = options(service, &config.database_url)?;
     if server.get_username() != owner.get_username() {
         grant(&mut db, server.get_username()).await.context("the grants failed")?;
     }
     crash::point!("schema.granted");
-    let version = newest(&migrator);
+    let version = newest(migrator);
     tracing::info!(version, "the schema is up to date");
     Ok(db.close().await?)
 }
 
 /// Whether all that failed was to get a lock in time.
-fn waited_in_vain(error: &MigrateError) -> bool {
-    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
-        return false;
-    };
-    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+fn waited_in_vain(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    causes.any(|error| {
+        error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+    })
 }
 
 /// Waits, for ever if need be, until the schema is as new as the newest embedded migration.
