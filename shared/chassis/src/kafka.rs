@@ -122,6 +122,10 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
 /// How often one kind of message from librdkafka becomes a log line.
 const SAID_EVERY: Duration = Duration::from_secs(30);
 
+/// So many statistics in a row, ten seconds apart, in which a partition is assigned and not fetched: a
+/// coordinator that moves is found anew within less.
+const UNFETCHED_MAX: u32 = 3;
+
 /// What librdkafka calls its message that another cluster answers than the one it found first.
 const ANOTHER_CLUSTER: &str = "CLUSTERID";
 
@@ -138,9 +142,6 @@ pub(crate) struct Sayings {
     /// How often in a row a partition was seen that is assigned and not fetched.
     seen_unfetched: AtomicU32,
 }
-
-/// So often in a row, every ten seconds: a coordinator that moves is found anew within less.
-const UNFETCHED_MAX: u32 = 3;
 
 impl Sayings {
     pub(crate) fn say(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
