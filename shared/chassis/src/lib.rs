@@ -63,6 +63,7 @@ pub mod kafka;
 
 pub mod process;
 pub mod service;
+mod life;
 pub mod supervise;
 pub mod schema;
 pub mod config;
