@@ -292,10 +292,7 @@ impl Client {
         key: Option<&str>,
         body: &Value,
     ) -> Outcome {
-        match self.ask(method, service, path, key, Some(body.to_string().into_bytes())).await {
-            Ok(answer) => answer.outcome(),
-            Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
-        }
+        outcome(self.ask(method, service, path, key, Some(body.to_string().into_bytes())).await)
     }
 
     pub async fn place(&self, customer_id: Uuid, lines: &[Wish], key: &str) -> Outcome {
@@ -311,6 +308,11 @@ impl Client {
 
     pub async fn cancel(&self, order_id: Uuid) -> Result<Answer> {
         self.ask(Method::POST, "order", &format!("/orders/{order_id}/cancel"), None, None).await
+    }
+
+    /// Cancels an order that can be.
+    pub async fn cancelled(&self, order_id: Uuid) -> Result<Order> {
+        accepted(async || outcome(self.cancel(order_id).await)).await?.json()
     }
 
     pub async fn order(&self, order_id: Uuid) -> Result<Order> {
@@ -393,6 +395,13 @@ impl Client {
         let answer =
             self.send(Method::GET, url, None, None).await.with_context(|| url.to_string())?;
         answer.accepted().with_context(|| format!("GET {url}"))
+    }
+}
+
+fn outcome(told: Result<Answer>) -> Outcome {
+    match told {
+        Ok(answer) => answer.outcome(),
+        Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
     }
 }
 

@@ -24,7 +24,7 @@ const EXAMPLES_MAX: usize = 8;
 
 /// Beyond this the disk stood still: the order service cuts a commit after 2 s, and tells its client that
 /// the outcome is unknown.
-const STANDSTILL: Duration = Duration::from_millis(1_500);
+pub const STANDSTILL: Duration = Duration::from_millis(1_500);
 
 /// The middle, the hundredth part at the end, and the very end of many spans of time.
 #[derive(Clone, Copy, Debug, Default)]

@@ -133,23 +133,30 @@ async fn place_and_drain<T>(
     let prices = plan::provide(client, load, &crowd).await?;
     let mut plans = plan::draw(load);
     plans.iter_mut().for_each(|plan| plan.customer_id = crowd.in_place_of(plan.customer_id));
-    let (began, slowest) = (Instant::now(), AtomicU64::new(0));
-    // On the heap: not optimised, what is awaited in one another is more than a thread's stack holds.
-    let placing = Box::pin(place_all(client, plans, began, enough));
-    let meanwhile = Box::pin(meanwhile);
-    let (told, done) = tokio::select! {
-        done = async { tokio::try_join!(placing, meanwhile) } => done?,
-        never = Box::pin(commit_again_and_again(client, &slowest)) => match never {},
-    };
-    let mut summary = Summary::of(&told, began.elapsed());
-    summary.slowest_commit = Duration::from_millis(slowest.into_inner());
+    let began = Instant::now();
+    let placing = place_all(client, plans, began, enough);
+    let work = async { tokio::try_join!(placing, meanwhile) };
+    let (done, slowest_commit) = beside_commits(client, work).await;
+    let (told, done) = done?;
+    let mut summary = Summary { slowest_commit, ..Summary::of(&told, began.elapsed()) };
     summary.drain(client, &told, &prices, load.drained_within).await?;
     told::check(&told, &told::stored(client, &told).await?, &mut summary.findings);
     Ok((summary, done))
 }
 
-/// Notes how long a commit of nobody's takes at worst, in milliseconds, on the order service's database:
-/// for that long, nobody can be told of an order. Where the database is away, nothing is noted.
+/// What some work comes to, and how long a commit of nobody's took meanwhile, at worst, on the order
+/// service's database: for that long, nobody can be told of an order.
+pub async fn beside_commits<T>(client: &Client, work: impl Future<Output = T>) -> (T, Duration) {
+    let slowest = AtomicU64::new(0);
+    // On the heap: not optimised, what is awaited in one another is more than a thread's stack holds.
+    let done = tokio::select! {
+        done = Box::pin(work) => done,
+        never = Box::pin(commit_again_and_again(client, &slowest)) => match never {},
+    };
+    (done, Duration::from_millis(slowest.into_inner()))
+}
+
+/// Notes how long it takes at worst, in milliseconds. Where the database is away, nothing is noted.
 async fn commit_again_and_again(client: &Client, slowest: &AtomicU64) -> Infallible {
     let url = &client.addresses.databases["order"];
     loop {

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::client::Client;
 use crate::strangers::{self, KEY};
-use crate::topics::{self, headers, lag, reader, watermarks};
+use crate::topics::{self, headers, reader, watermarks};
 
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -53,13 +53,7 @@ pub async fn known(client: &Client, service: &str) -> Result<BTreeMap<String, St
 
 /// How many records a service has still to read.
 pub async fn behind(client: &Client, service: &'static str) -> Result<i64> {
-    let kafka = client.addresses.kafka.clone();
-    tokio::task::spawn_blocking(move || {
-        let group = reader(&kafka, service)?;
-        let topics = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
-        topics.map(|topic| lag(&group, topic.name)).sum()
-    })
-    .await?
+    Ok(places(client, service).await?.iter().map(|(next, high)| high - next).sum())
 }
 
 /// Of each partition that a service reads, the offset of the first record that its group has not handled

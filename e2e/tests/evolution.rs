@@ -16,7 +16,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
-use crate::stage::{aside, basket, cancel, rich};
+use crate::stage::{aside, basket, rich};
 use crate::upgrade;
 
 /// Generous: services come and go, and a group that loses a member settles in its own time.
@@ -65,7 +65,7 @@ async fn round(stack: &Stack, stock: &str, clients: &[&Client]) -> Result<()> {
         let place =
             || try_join_all((0..ORDERS).map(async |_| client.placed(rich(), &basket()).await));
         for order in place().await? {
-            cancel(client, order.order_id).await?;
+            client.cancelled(order.order_id).await?;
             cancelled.push(order.order_id);
         }
         others.extend(place().await?.into_iter().map(|order| order.order_id));

@@ -17,7 +17,7 @@ use crate::outages::{partitions_of, shares};
 use crate::records::letters_of;
 use crate::records_faults::outbox_is_empty;
 use crate::stage::{
-    DRAINED, SOON, Stage, all_end, alone, basket, cancel, nobody_notices, place_all, rich, wish,
+    DRAINED, SOON, Stage, all_end, alone, basket, nobody_notices, place_all, rich, wish,
 };
 
 /// How long a table is locked to keep an instance in the middle of a batch: less than it waits.
@@ -122,7 +122,7 @@ async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> R
         // Cancellations have schemas of their own, and so have their answers.
         stack.stop("stock").await?;
         let cancelled = client.placed(rich(), &basket()).await?;
-        cancel(client, cancelled.order_id).await?;
+        client.cancelled(cancelled.order_id).await?;
         let scarce = client.placed(rich(), &[wish("sextant", 500)]).await?;
         let poor = client.placed(Uuid::now_v7(), &basket()).await?;
         stack.start("stock").await?;

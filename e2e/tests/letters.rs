@@ -9,7 +9,7 @@ use e2e::client::{Client, Order, eventually};
 use e2e::letters::{self, Command};
 use serde_json::Value;
 
-use crate::stage::{SOON, Stage, alone, basket, cancel, rich};
+use crate::stage::{SOON, Stage, alone, basket, rich};
 
 /// What a command says, and whether it was done.
 async fn said(stack: &Stack, command: Command) -> Result<(bool, String)> {
@@ -206,7 +206,7 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
         .await?;
         let no_refund = ("payment", "payments", "state <> 'refunded'");
         spoilt(stack, no_refund, async || {
-            cancel(client, id).await?;
+            client.cancelled(id).await?;
             let letter_id = letter_about(client, "payment", &order).await?;
             let (is_done, refused) =
                 said(stack, discard("payment", letter_id, true, false, false)).await?;

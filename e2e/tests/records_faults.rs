@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::faults::read_all;
 use crate::records::set_aside;
-use crate::stage::{SOON, Stage, all_end, alone, basket, cancel, place_all, rich};
+use crate::stage::{SOON, Stage, all_end, alone, basket, place_all, rich};
 
 async fn known_to_all(client: &Client) -> Result<Vec<(String, String)>> {
     let all = try_join_all(SERVICES.map(|service| known(client, service))).await?;
@@ -29,7 +29,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
         try_join_all(both.map(|service| stack.stop(service))).await?;
         let orders = place_all(client, 20).await?;
         for order in &orders {
-            cancel(client, order.order_id).await?;
+            client.cancelled(order.order_id).await?;
         }
         outbox_is_empty(client, "order").await?;
         let mut held = Vec::new();

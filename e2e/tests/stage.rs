@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use e2e::client::{Client, Order, Wish, eventually};
+use e2e::client::{Client, Order, Wish};
 use e2e::load::{self, Load};
 use e2e::pairs::{self, Pairs};
 use e2e::topology::SERVICES;
@@ -168,14 +168,6 @@ pub fn rich() -> Uuid {
 
 pub fn wish(sku: &str, quantity: i64) -> Wish {
     Wish { sku: sku.to_string(), quantity }
-}
-
-/// Cancels an order, which may be asked for again.
-pub async fn cancel(client: &Client, order_id: Uuid) -> Result<()> {
-    eventually("the cancellation to be accepted", SOON, async || {
-        client.cancel(order_id).await?.accepted::<Order>().map(drop)
-    })
-    .await
 }
 
 /// What anybody could order.
