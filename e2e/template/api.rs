@@ -1,10 +1,9 @@
 //! What clients ask of the shipping service.
 
 use axum::extract::State;
-use axum::routing::get;
 use axum::{Json as Answer, Router};
+use chassis::books;
 use chassis::extract::Path;
-use chassis::loss::{self, WrittenOff};
 use chassis::openapi;
 use chassis::problem::Problem;
 use serde::Serialize;
@@ -50,27 +49,18 @@ struct Books {
     total_cents: i64,
     lines_cents: i64,
     balanced: bool,
-    /// With dead letters that were discarded.
-    #[sqlx(skip)]
-    written_off: Vec<WrittenOff>,
 }
 
-/// What was paid is what the lines add up to.
+/// Balanced where what was paid is what the lines add up to.
 pub fn books(db: PgPool) -> Router {
-    let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
-        let mut books: Books = sqlx::query_as(
-            "select orders, total_cents, lines_cents, total_cents = lines_cents as balanced
-             from (select count(*) as orders,
-                          coalesce(sum(total_cents), 0)::bigint as total_cents
-                   from confirmed_orders) as paid,
-                  (select coalesce(sum((line ->> 'quantity')::bigint
-                                       * (line ->> 'unit_price_cents')::bigint), 0)::bigint as lines_cents
-                   from confirmed_orders, jsonb_array_elements(lines) as line) as ordered",
-        )
-        .fetch_one(&db)
-        .await?;
-        books.written_off = loss::written_off(&db).await?;
-        Ok(Answer(books))
-    };
-    Router::new().route("/books", get(books)).with_state(db)
+    books::router::<Books>(
+        db,
+        "select orders, total_cents, lines_cents, total_cents = lines_cents as balanced
+         from (select count(*) as orders,
+                      coalesce(sum(total_cents), 0)::bigint as total_cents
+               from confirmed_orders) as paid,
+              (select coalesce(sum((line ->> 'quantity')::bigint
+                                   * (line ->> 'unit_price_cents')::bigint), 0)::bigint as lines_cents
+               from confirmed_orders, jsonb_array_elements(lines) as line) as ordered",
+    )
 }

@@ -1,16 +1,13 @@
 //! What clients ask of the order service.
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use axum::response::Response;
-use axum::routing::get;
 use axum::{Json as Answer, Router};
+use chassis::books;
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{Json, Path, Query};
 use chassis::headers::{IdempotencyKey, LastEventId, Wait};
 use chassis::idempotency::Once;
-use chassis::loss::{self, WrittenOff};
 use chassis::openapi;
 use chassis::pages::Limit;
 use chassis::problem::Problem;
@@ -19,7 +16,6 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgPool;
-use tokio::sync::Mutex;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -398,13 +394,12 @@ async fn list_items(
     Ok(Answer(ItemList { items, next }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, sqlx::FromRow)]
 struct Books {
+    #[sqlx(flatten)]
     orders: Counts,
     confirmed_cents: i64,
     balanced: bool,
-    /// With dead letters that were discarded.
-    written_off: Vec<WrittenOff>,
 }
 
 #[derive(Serialize, sqlx::FromRow)]
@@ -412,45 +407,25 @@ struct Counts {
     pending: i64,
     confirmed: i64,
     cancelled: i64,
-    #[serde(skip)]
-    confirmed_cents: i64,
-    #[serde(skip)]
-    contradictory: i64,
 }
 
 /// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and a
 /// pending one lacks one of both, and nobody has said no. What the confirmed ones are worth is what
 /// payment has taken, once none is pending.
-///
-/// Every order is read: seconds where there are millions of them. So it may take longer than whatever
-/// else is asked here, almost as long as a request, and is done once at a time.
 pub fn books(db: PgPool) -> Router {
-    let one = Arc::new(Mutex::new(()));
-    let books = async |State((db, one)): State<(PgPool, Arc<Mutex<()>>)>| {
-        let _one = one.lock().await;
-        let mut tx = db.begin().await?;
-        sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
-        let orders: Counts = sqlx::query_as(
-            "select count(*) filter (where status = 'pending') as pending,
-                    count(*) filter (where status = 'confirmed') as confirmed,
-                    count(*) filter (where status = 'cancelled') as cancelled,
-                    coalesce(sum(total_cents) filter (where status = 'confirmed'), 0)::bigint
-                        as confirmed_cents,
-                    count(*) filter (where case status
-                        when 'confirmed' then not (payment = 'verified' and stock = 'reserved')
-                        when 'pending' then payment = 'verified' and stock = 'reserved'
-                            or payment not in ('waiting', 'verified')
-                            or stock not in ('waiting', 'reserved')
-                        end) as contradictory
-             from orders",
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        let balanced = orders.contradictory == 0;
-        let confirmed_cents = orders.confirmed_cents;
-        let written_off = loss::written_off(&db).await?;
-        Ok::<_, Problem>(Answer(Books { orders, confirmed_cents, balanced, written_off }))
-    };
-    Router::new().route("/books", get(books)).with_state((db, one))
+    books::router::<Books>(
+        db,
+        "select count(*) filter (where status = 'pending') as pending,
+                count(*) filter (where status = 'confirmed') as confirmed,
+                count(*) filter (where status = 'cancelled') as cancelled,
+                coalesce(sum(total_cents) filter (where status = 'confirmed'), 0)::bigint
+                    as confirmed_cents,
+                count(*) filter (where case status
+                    when 'confirmed' then not (payment = 'verified' and stock = 'reserved')
+                    when 'pending' then payment = 'verified' and stock = 'reserved'
+                        or payment not in ('waiting', 'verified')
+                        or stock not in ('waiting', 'reserved')
+                    end) = 0 as balanced
+         from orders",
+    )
 }

@@ -1,13 +1,12 @@
 //! What clients ask of the payment service.
 
 use axum::extract::State;
-use axum::routing::get;
 use axum::{Json as Answer, Router};
+use chassis::books;
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{Json, Path, whole};
 use chassis::headers::IdempotencyKey;
 use chassis::idempotency::Once;
-use chassis::loss::{self, WrittenOff};
 use chassis::openapi;
 use chassis::problem::Problem;
 use serde::{Deserialize, Serialize};
@@ -143,26 +142,23 @@ struct Books {
     balance_cents: i64,
     taken_cents: i64,
     balanced: bool,
-    /// With dead letters that were discarded.
-    #[sqlx(skip)]
-    written_off: Vec<WrittenOff>,
 }
 
-/// What came in is there or taken.
+/// Balanced where what came in is there or taken, and what the accounts say came in and was taken is what
+/// the deposits and the payments come to.
 pub fn books(db: PgPool) -> Router {
-    let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
-        let mut books: Books = sqlx::query_as(
-            "select deposited_cents, balance_cents, taken_cents,
-                    deposited_cents = balance_cents + taken_cents as balanced
-             from (select coalesce(sum(deposited_cents), 0)::bigint as deposited_cents,
-                          coalesce(sum(balance_cents), 0)::bigint as balance_cents,
-                          coalesce(sum(taken_cents), 0)::bigint as taken_cents
-                   from accounts) as sums",
-        )
-        .fetch_one(&db)
-        .await?;
-        books.written_off = loss::written_off(&db).await?;
-        Ok(Answer(books))
-    };
-    Router::new().route("/books", get(books)).with_state(db)
+    books::router::<Books>(
+        db,
+        "select deposited_cents, balance_cents, taken_cents,
+                deposited_cents = balance_cents + taken_cents
+                and deposited_cents
+                    = (select coalesce(sum(amount_cents), 0) from deposits)
+                and taken_cents
+                    = (select coalesce(sum(amount_cents), 0) from payments where state = 'verified')
+                    as balanced
+         from (select coalesce(sum(deposited_cents), 0)::bigint as deposited_cents,
+                      coalesce(sum(balance_cents), 0)::bigint as balance_cents,
+                      coalesce(sum(taken_cents), 0)::bigint as taken_cents
+               from accounts) as sums",
+    )
 }

@@ -1,13 +1,12 @@
 //! What clients ask of the stock service.
 
 use axum::extract::State;
-use axum::routing::get;
 use axum::{Json as Answer, Router};
+use chassis::books;
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{Json, Path, Query, whole};
 use chassis::headers::IdempotencyKey;
 use chassis::idempotency::Once;
-use chassis::loss::{self, WrittenOff};
 use chassis::openapi;
 use chassis::pages::Limit;
 use chassis::problem::Problem;
@@ -272,25 +271,23 @@ struct Books {
     available: i64,
     reserved: i64,
     balanced: bool,
-    /// With dead letters that were discarded.
-    #[sqlx(skip)]
-    written_off: Vec<WrittenOff>,
 }
 
-/// What came in is there or reserved.
+/// Balanced where what came in is there or reserved, and what the items say came in and is reserved is
+/// what the deliveries and the reservations come to.
 pub fn books(db: PgPool) -> Router {
-    let books = async |State(db): State<PgPool>| -> Result<Answer<Books>, Problem> {
-        let mut books: Books = sqlx::query_as(
-            "select delivered, available, reserved, delivered = available + reserved as balanced
-             from (select coalesce(sum(delivered), 0)::bigint as delivered,
-                          coalesce(sum(available), 0)::bigint as available,
-                          coalesce(sum(reserved), 0)::bigint as reserved
-                   from items) as sums",
-        )
-        .fetch_one(&db)
-        .await?;
-        books.written_off = loss::written_off(&db).await?;
-        Ok(Answer(books))
-    };
-    Router::new().route("/books", get(books)).with_state(db)
+    books::router::<Books>(
+        db,
+        "select delivered, available, reserved,
+                delivered = available + reserved
+                and delivered = (select coalesce(sum(quantity), 0) from deliveries)
+                and reserved = (select coalesce(sum((line ->> 'quantity')::bigint), 0)
+                                from reservations, jsonb_array_elements(lines) as line
+                                where state = 'reserved')
+                    as balanced
+         from (select coalesce(sum(delivered), 0)::bigint as delivered,
+                      coalesce(sum(available), 0)::bigint as available,
+                      coalesce(sum(reserved), 0)::bigint as reserved
+               from items) as sums",
+    )
 }

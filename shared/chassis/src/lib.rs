@@ -14,15 +14,16 @@
 //! - [`announce`]: what was published, once more
 //! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
-//! - [`dead_letter`], [`loss`], [`pause`]: those that can't be handled, and what operators do about them
+//! - [`dead_letter`], [`loss`], replay, [`pause`], operator: those that can't be handled, and what operators
+//!   do about them
 //! - [`wake`]: what one loop tells another; pace: how soon it may begin again
 //! - [`db`], [`kafka`]: transactions, a loop's session, and what failures mean; every client setting with
 //!   its reason
 //!
 //! The service around them:
-//! - [`process`], [`service`], [`supervise`], [`schema`]: from `main` to the exit code
+//! - [`process`], [`service`] with its life, [`supervise`], [`schema`]: from `main` to the exit code
 //! - [`config`], [`environment`], [`http`], [`limits`], [`extract`], [`headers`], [`pages`], [`problem`],
-//!   [`probes`]: its edge
+//!   [`probes`], [`books`]: its edge
 //! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
 //! - [`telemetry`], [`observe`]: what an operator sees
 //! - crash: where a process can be made to die, in tests
@@ -75,6 +76,7 @@ pub mod headers;
 pub mod pages;
 pub mod problem;
 pub mod probes;
+pub mod books;
 pub mod openapi;
 pub mod watch;
 pub mod telemetry;

@@ -82,7 +82,7 @@ impl std::fmt::Display for WriteOff {
 
 /// What was written off of one unit, as the books show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, sqlx::FromRow)]
-pub struct WrittenOff {
+pub(crate) struct WrittenOff {
     /// What the amount counts.
     pub unit: String,
     /// The sum.
@@ -90,7 +90,7 @@ pub struct WrittenOff {
 }
 
 /// What the books of this service have to show beside their sums: all that was written off.
-pub async fn written_off(db: &PgPool) -> sqlx::Result<Vec<WrittenOff>> {
+pub(crate) async fn written_off(db: &PgPool) -> sqlx::Result<Vec<WrittenOff>> {
     let sums =
         "select unit, sum(amount)::bigint as amount from write_offs group by unit order by unit";
     sqlx::query_as(sums).fetch_all(db).await

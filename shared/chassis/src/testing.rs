@@ -212,6 +212,13 @@ impl<R: Rows> Bench<R> {
             .await
             .expect("the table")
     }
+
+    /// Runs a statement that the database has to refuse; answers the SQLSTATE that it says.
+    pub async fn refused(&self, statement: &'static str) -> String {
+        let refused = sqlx::query(statement).execute(&self.db).await.expect_err(statement);
+        let refused = refused.into_database_error().expect("the database refuses it");
+        refused.code().expect("it says why").into_owned()
+    }
 }
 
 /// An event in the outbox: id, topic, key, schema, body and time.

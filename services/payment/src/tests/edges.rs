@@ -65,6 +65,39 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
 }
 
 #[tokio::test]
+async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 500, "a").await;
+    let order = created(ORDER, CUSTOMER, 300, "EUR");
+    bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap();
+    for (wrong, mended) in [
+        ("update deposits set amount_cents = 501", "update deposits set amount_cents = 500"),
+        ("update payments set amount_cents = 600", "update payments set amount_cents = 300"),
+        ("update payments set state = 'refunded'", "update payments set state = 'verified'"),
+    ] {
+        for (statement, balanced) in [(wrong, false), (mended, true)] {
+            sqlx::query(statement).execute(&bench.db).await.unwrap();
+            assert_eq!(books(&bench).await["balanced"], balanced, "{statement}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_database_itself_refuses_money_that_is_not_there() {
+    let (bench, client) = bench().await;
+    deposited(&client, CUSTOMER, 500, "a").await;
+    for impossible in [
+        "update accounts set balance_cents = -1, taken_cents = 501",
+        "update accounts set balance_cents = 501, taken_cents = -1",
+        "update accounts set balance_cents = 400",
+        "update accounts set deposited_cents = 1000000000000001, balance_cents = 1000000000000001",
+        "update deposits set amount_cents = 0",
+    ] {
+        assert_eq!(bench.refused(impossible).await, "23514", "{impossible}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_takes_in_no_other_currency() {
     let (bench, client) = bench().await;
     deposited(&client, CUSTOMER, 5, "a").await;

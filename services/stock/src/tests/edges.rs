@@ -187,6 +187,44 @@ async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
 }
 
 #[tokio::test]
+async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 5).await;
+    let order = created(ORDER, &[("pen", 2)]);
+    bench.bring(&[(Uuid::now_v7(), &order)], saga::reserve_stock).await.unwrap();
+    for (wrong, mended) in [
+        ("update deliveries set quantity = 6", "update deliveries set quantity = 5"),
+        (
+            r#"update reservations set lines = '[{"sku": "pen", "quantity": 4}]'"#,
+            r#"update reservations set lines = '[{"sku": "pen", "quantity": 2}]'"#,
+        ),
+        (
+            "update reservations set state = 'released'",
+            "update reservations set state = 'reserved'",
+        ),
+    ] {
+        for (statement, balanced) in [(wrong, false), (mended, true)] {
+            sqlx::query(statement).execute(&bench.db).await.unwrap();
+            assert_eq!(books(&bench).await["balanced"], balanced, "{statement}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_database_itself_refuses_stock_that_is_not_there() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 5).await;
+    for impossible in [
+        "update items set available = -1, reserved = 6",
+        "update items set available = 6, reserved = -1",
+        "update items set available = 4",
+        "update deliveries set quantity = 0",
+    ] {
+        assert_eq!(bench.refused(impossible).await, "23514", "{impossible}");
+    }
+}
+
+#[tokio::test]
 async fn a_batch_updates_some_rows_and_inserts_others() {
     let (bench, client) = bench().await;
     stocked(&client, "pen", 5).await;
