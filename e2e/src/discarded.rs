@@ -146,3 +146,55 @@ impl Discarded {
 fn text(key: Option<Vec<u8>>) -> String {
     String::from_utf8_lossy(&key.unwrap_or_default()).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::tests::{HELD, case, has, id, now};
+    use crate::facts::Letters;
+
+    /// What is found in an order of which an event was discarded, and so much written off.
+    fn found(case: &Case, written_off: &[(&'static str, &str, i64)]) -> Vec<String> {
+        let key = case.order_id.to_string();
+        let mut discarded = Discarded::default();
+        discarded.by_key.insert(key.clone(), vec!["somebody".to_string()]);
+        for (service, unit, amount) in written_off {
+            discarded.written_off.insert((key.clone(), service, unit.to_string()), *amount);
+        }
+        let (letters, mut findings) = (Letters::default(), Findings::default());
+        let around = Around { letters: &letters, kept_since: now(), clocks_apart_ms: 0 };
+        discarded.check_case(case, &around, &mut Tally::default(), &mut findings);
+        findings.kinds()
+    }
+
+    #[test]
+    fn what_is_kept_for_a_cancelled_order_is_written_off_to_the_last_cent_and_piece() {
+        let kept = case("cancelled", "verified", "rejected");
+        assert_eq!(found(&kept, &[("payment", "EUR cents", 1000)]), [""; 0]);
+        for wrong in [&[][..], &[("payment", "EUR cents", 999)], &[("stock", "EUR cents", 1000)]] {
+            assert_eq!(found(&kept, wrong), ["I5 written off"], "{wrong:?}");
+        }
+        let held = case("cancelled", "declined", "reserved");
+        assert_eq!(found(&held, &[("stock", "ink", 1), ("stock", "pen", 2)]), [""; 0]);
+        for wrong in [&[][..], &[("stock", "pen", 2)], &[("stock", "ink", 1), ("stock", "pen", 3)]]
+        {
+            assert_eq!(found(&held, wrong), ["I6 written off"], "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_whose_event_was_discarded_need_not_end_and_loses_nothing_else() {
+        let open = case("pending", "verified", "reserved");
+        assert_eq!(found(&open, &[]), [""; 0]);
+        let mut lost = case("confirmed", "verified", "reserved");
+        lost.facts.retain(|fact| fact.event_id != id(HELD));
+        assert!(has(&found(&lost, &[]), "I8 lost"), "{:?}", found(&lost, &[]));
+        let mut money = case("confirmed", "verified", "reserved");
+        money.payment.as_mut().unwrap().amount_cents += 1;
+        assert!(
+            found(&money, &[]).iter().any(|kind| kind.starts_with("I4") || kind.starts_with("I5")),
+            "{:?}",
+            found(&money, &[])
+        );
+    }
+}

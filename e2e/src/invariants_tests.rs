@@ -34,7 +34,7 @@ use crate::{arrivals, balances, ends, rest, verify};
 
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
-const VIOLATIONS: [Violation; 55] = [
+const VIOLATIONS: [Violation; 56] = [
     (I1, "an acknowledged order is not there", || asked(&[yes(1)], &[])),
     (I1, "what was acknowledged cannot be read", || asked(&[answered(201, "{}"), yes(1)], &[1])),
     (I1, "a cancel is answered with something else", || {
@@ -45,6 +45,11 @@ const VIOLATIONS: [Violation; 55] = [
     (I1, "of a client in doubt there are two", || asked(&[doubt()], &[1, 2])),
     (I2, "one key, two orders", || asked(&[yes(1)], &[1, 2])),
     (I2, "a client in doubt has two orders", || asked(&[doubt(), yes(1)], &[1, 2])),
+    (I2, "two keys are told of one order", || {
+        let others = Plan { key: "another".to_string(), ..client(&[yes(1)]).plan };
+        let other = Told { plan: others, ..client(&[yes(1)]) };
+        asked_by(&[client(&[yes(1)]), other], &[1])
+    }),
     (I2, "the same request is answered differently", || summed(&[yes(1), answered(201, "{}")])),
     (I2, "a request is taken, and then refused", || summed(&[yes(1), no(409)])),
     (I2, "another request under the same key is taken", || confused(yes(2))),
@@ -327,11 +332,15 @@ fn wishes() -> Vec<Wish> {
 
 /// One client was told this, and these orders of its are there.
 fn asked(outcomes: &[Outcome], there: &[u128]) -> Findings {
+    asked_by(&[client(outcomes)], there)
+}
+
+fn asked_by(clients: &[Told], there: &[u128]) -> Findings {
     let stored =
         |order: &u128| Stored { order_id: id(*order), customer_id: id(2), lines: wishes() };
     let (stored, mut findings): (Vec<Stored>, _) =
         (there.iter().map(stored).collect(), Findings::default());
-    told::check(&[client(outcomes)], &stored, &mut findings);
+    told::check(clients, &stored, &mut findings);
     findings
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::client::{Client, Outcome, grouped};
-use crate::history::Summary;
+use crate::history::{Disk, STANDSTILL, Summary};
 use crate::plan::{self, Crowd, Plan};
 use crate::sabotage;
 use crate::told::{self, Cancel, Told, Try};
@@ -136,36 +136,48 @@ async fn place_and_drain<T>(
     let began = Instant::now();
     let placing = place_all(client, plans, began, enough);
     let work = async { tokio::try_join!(placing, meanwhile) };
-    let (done, slowest_commit) = beside_commits(client, work).await;
+    let (done, disk) = beside_commits(client, work).await;
     let (told, done) = done?;
-    let mut summary = Summary { slowest_commit, ..Summary::of(&told, began.elapsed()) };
+    let mut summary = Summary { disk, ..Summary::of(&told, began.elapsed()) };
     summary.drain(client, &told, &prices, load.drained_within).await?;
     told::check(&told, &told::stored(client, &told).await?, &mut summary.findings);
     Ok((summary, done))
 }
 
-/// What some work comes to, and how long a commit of nobody's took meanwhile, at worst, on the order
-/// service's database: for that long, nobody can be told of an order.
-pub async fn beside_commits<T>(client: &Client, work: impl Future<Output = T>) -> (T, Duration) {
-    let slowest = AtomicU64::new(0);
+/// What some work comes to, and how the order service's disk did meanwhile.
+pub async fn beside_commits<T>(client: &Client, work: impl Future<Output = T>) -> (T, Disk) {
+    let (slowest, stood_still) = (AtomicU64::new(0), AtomicU64::new(0));
     // On the heap: not optimised, what is awaited in one another is more than a thread's stack holds.
     let done = tokio::select! {
         done = Box::pin(work) => done,
-        never = Box::pin(commit_again_and_again(client, &slowest)) => match never {},
+        never = Box::pin(commit_again_and_again(client, &slowest, &stood_still)) => match never {},
     };
-    (done, Duration::from_millis(slowest.into_inner()))
+    let [slowest_commit, stood_still] =
+        [slowest, stood_still].map(|millis| Duration::from_millis(millis.into_inner()));
+    (done, Disk { slowest_commit, stood_still })
 }
 
-/// Notes how long it takes at worst, in milliseconds. Where the database is away, nothing is noted.
-async fn commit_again_and_again(client: &Client, slowest: &AtomicU64) -> Infallible {
+/// Notes how long it takes at worst, in milliseconds, and how long all standstills were. Where the database
+/// is away, nothing is noted.
+async fn commit_again_and_again(
+    client: &Client,
+    slowest: &AtomicU64,
+    stood_still: &AtomicU64,
+) -> Infallible {
     let url = &client.addresses.databases["order"];
     loop {
         let began = Instant::now();
         let mut commit = std::pin::pin!(sabotage::commit_at(url));
+        let stood_still_before = stood_still.load(Ordering::Relaxed);
         loop {
             let committed = timeout(COMMIT_EVERY, commit.as_mut()).await;
             if !matches!(committed, Ok(Err(_))) {
-                slowest.fetch_max(began.elapsed().as_millis() as u64, Ordering::Relaxed);
+                let took = began.elapsed();
+                slowest.fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+                if took > STANDSTILL {
+                    let so_far = stood_still_before + took.as_millis() as u64;
+                    stood_still.store(so_far, Ordering::Relaxed);
+                }
             }
             if committed.is_ok() {
                 break;

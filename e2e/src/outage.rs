@@ -259,11 +259,11 @@ impl Report {
         // With another instance to take the order, a client is left in doubt and never refused.
         let takes_orders = |victim: &String| victim.starts_with("order");
         let may_doubt = outage.victims.iter().any(takes_orders);
-        let disk_stood_still = self.summary.disk_stood_still();
-        if unknown > 0 && !may_doubt && !disk_stood_still {
+        let excused = self.summary.excused();
+        if unknown > excused && !may_doubt {
             self.faults.push(format!("{unknown} clients were left without an answer"));
         }
-        if refused > 0 && (!may_doubt || outage.watched) && !disk_stood_still {
+        if refused > excused && (!may_doubt || outage.watched) {
             self.faults.push(format!("{refused} clients were refused"));
         }
         // A run in which everything failed would hold as well.

@@ -25,7 +25,7 @@ impl InstancePorts {
     pub fn of_further(first: &InstancePorts, instance: u16) -> Result<Self> {
         let further = |port: u16| {
             let port = port.checked_add(FURTHER_BY.checked_mul(instance - 1)?)?;
-            let is_free = port < FREE_TEST_PORTS.start && TcpListener::bind((HOST, port)).is_ok();
+            let is_free = port < FREE_INNER_PORTS.start && TcpListener::bind((HOST, port)).is_ok();
             is_free.then_some(port)
         };
         let ports = (further(first.api), further(first.probe), further(first.operator));
@@ -111,9 +111,11 @@ impl Ports {
         Self::free_in(FREE_PORTS)
     }
 
-    /// Ports that no stack of `free` ports is given: the tests' parts run beside many of those.
+    /// Ports that no stack of `free` ports is given: the tests' parts run beside many of those, and beside
+    /// such parts of the launcher's own tests.
     pub fn free_for_tests() -> Result<Self> {
-        Self::free_in(FREE_TEST_PORTS)
+        let is_within_tests = std::env::var_os("HOLDFAST_TEST_STACK").is_some();
+        Self::free_in(if is_within_tests { FREE_INNER_PORTS } else { FREE_TEST_PORTS })
     }
 
     fn free_in(range: Range<u16>) -> Result<Self> {
@@ -149,7 +151,8 @@ const FURTHER_BY: u16 = 100;
 /// Below the range from which Linux takes the ports of outgoing connections: a client that keeps
 /// asking for a dead server there can be given the server's own port.
 const FREE_PORTS: Range<u16> = 14_000..32_000;
-const FREE_TEST_PORTS: Range<u16> = 10_240..14_000;
+const FREE_TEST_PORTS: Range<u16> = 12_000..14_000;
+const FREE_INNER_PORTS: Range<u16> = 10_240..12_000;
 
 /// A port on which a proxy can listen, go away, and listen again.
 pub fn free_for_a_proxy() -> Result<u16> {

@@ -176,7 +176,7 @@ pub async fn stored(client: &Client, told: &[Told]) -> Result<Vec<Stored>> {
 /// and nothing is there twice.
 pub fn check(told: &[Told], stored: &[Stored], findings: &mut Findings) {
     let there: HashSet<Uuid> = stored.iter().map(|order| order.order_id).collect();
-    let mut known = HashSet::new();
+    let mut known: HashMap<Uuid, &str> = HashMap::new();
     let mut wishes: HashMap<Wished<'_>, Wishes<'_>> = HashMap::new();
     for told in told {
         let of_wish = wishes.entry(wish_of(told.plan.customer_id, &told.plan.lines)).or_default();
@@ -186,7 +186,10 @@ pub fn check(told: &[Told], stored: &[Stored], findings: &mut Findings) {
                     format!("key {} was answered {answer}", told.plan.key)
                 });
                 for order in told.orders() {
-                    known.insert(order.order_id);
+                    let own = *known.entry(order.order_id).or_insert(&told.plan.key);
+                    findings.unless(own == told.plan.key, I2, "shared", || {
+                        format!("{} was told to keys {own} and {}", order.order_id, told.plan.key)
+                    });
                     findings.unless(there.contains(&order.order_id), I1, "lost", || {
                         format!("{} was acknowledged with key {}", order.order_id, told.plan.key)
                     });
@@ -201,7 +204,7 @@ pub fn check(told: &[Told], stored: &[Stored], findings: &mut Findings) {
         }
         check_other(told, findings);
     }
-    for order in stored.iter().filter(|order| !known.contains(&order.order_id)) {
+    for order in stored.iter().filter(|order| !known.contains_key(&order.order_id)) {
         let id = order.order_id;
         let Some(of_wish) = wishes.get_mut(&wish_of(order.customer_id, &order.lines)) else {
             let which = "whose key came before with another";

@@ -16,7 +16,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{Offset, Timestamp, TopicPartitionList};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -311,9 +311,13 @@ impl Reading {
         let announced = header("traceparent") == Some(&*announce::traceparent(said.key()));
         let trace = header("traceparent").and_then(trace_id);
         fault(trace.is_some(), format!("its traceparent is {:?}", header("traceparent")));
+        // What the order of arrival is told by; the publisher's own clock would tell when it was sent.
+        let appended = message.timestamp();
+        let is_brokers = matches!(appended, Timestamp::LogAppendTime(_));
+        fault(is_brokers, format!("its time is not the broker's: {appended:?}"));
         let trace = facts::hash(&trace);
         self.log.announced += u64::from(announced);
-        let appended_ms = message.timestamp().to_millis().unwrap_or_default();
+        let appended_ms = appended.to_millis().unwrap_or_default();
         let fact = |order_id, content| Fact {
             order_id,
             event_id,

@@ -26,6 +26,7 @@ struct Made {
     key: Option<Vec<u8>>,
     payload: Option<Vec<u8>>,
     headers: Vec<(&'static str, String)>,
+    at: Timestamp,
 }
 
 impl Made {
@@ -49,6 +50,7 @@ impl Made {
                 ("content-type", "application/avro".into()),
                 ("traceparent", TRACE.into()),
             ],
+            at: Timestamp::LogAppendTime(1),
         }
     }
 
@@ -80,8 +82,7 @@ impl Made {
             headers.insert(Header { key, value: Some(value) })
         });
         let (payload, key) = (self.payload.clone(), self.key.clone());
-        let at = Timestamp::LogAppendTime(1);
-        OwnedMessage::new(payload, key, self.topic.name.to_string(), at, 0, 0, Some(headers))
+        OwnedMessage::new(payload, key, self.topic.name.to_string(), self.at, 0, 0, Some(headers))
     }
 }
 
@@ -140,6 +141,9 @@ fn each_header_that_is_wrong_or_missing_is_a_fault_of_the_envelope() {
         }
         let early = Made::right(topic).with("ce_time", "2026-11-20T09:44:35Z");
         assert_eq!(found(&[early]), ["I12 envelope"], "another time than the event's");
+        for at in [Timestamp::CreateTime(1), Timestamp::NotAvailable] {
+            assert_eq!(found(&[Made { at, ..Made::right(topic) }]), ["I12 envelope"]);
+        }
         for key in [None, Some(b"another".to_vec())] {
             assert_eq!(found(&[Made { key, ..Made::right(topic) }]), ["I12 envelope"]);
         }

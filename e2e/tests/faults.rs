@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::{Client, Outcome, eventually};
+use e2e::client::{Client, eventually};
 use e2e::metrics::Metrics;
 use e2e::topology::SERVICES;
 use e2e::{Stack, leaders, replays, sabotage};
@@ -164,18 +164,22 @@ async fn woken(stage: &Stage, service: &'static str, seconds: u64) -> Result<()>
         Ok(metrics.sum("events_repeated_total").unwrap_or_default())
     };
     let before = repeated().await?;
-    let lock = sabotage::lock_table(stack, service, LOCKED);
-    let freeze = async {
-        // Both consumers, with what they have read, and the relay.
-        eventually("its consumer to wait for the lock", SOON, async || {
-            let waiting = sabotage::waiting_for_locks(stack, service).await?;
-            ensure!(waiting >= 3, "{waiting} sessions wait");
-            Ok(())
-        })
-        .await?;
-        stack.pause(&name).await
-    };
-    tokio::try_join!(lock, freeze)?;
+    eventually("it to wait for a lock, and be frozen", SOON, async || {
+        let freeze = async {
+            // Both consumers, with what they have read, and the relay.
+            let all_wait = async || {
+                let waiting = sabotage::waiting_for_locks(stack, service).await?;
+                ensure!(waiting >= 3, "{waiting} sessions wait");
+                Ok(())
+            };
+            // With time left to freeze it before the lock is gone.
+            eventually("all sessions to wait", LOCKED / 2, all_wait).await?;
+            stack.pause(&name).await
+        };
+        let (locked, frozen) = tokio::join!(sabotage::lock_table(stack, service, LOCKED), freeze);
+        locked.and(frozen)
+    })
+    .await?;
     sleep(Duration::from_secs(seconds)).await;
     let done = async {
         let there = replays::places(client, service).await?;
@@ -287,13 +291,9 @@ async fn of_64_clients_who_want_the_last_of_20_items_nobody_gets_what_is_not_the
             for _ in 0..5 {
                 let chosen = rand::seq::index::sample(&mut rand::rng(), skus.len(), 8);
                 let lines: Vec<_> = chosen.iter().map(|nth| wish(&skus[nth], 1)).collect();
-                let key = Uuid::now_v7().to_string();
-                match client.place(rich(), &lines, &key).await {
-                    Outcome::Ok(answer) => placed.push(answer.json::<e2e::client::Order>()?),
-                    other => anyhow::bail!("{other:?}"),
-                }
+                placed.push(client.placed(rich(), &lines).await?);
             }
-            Ok(placed)
+            anyhow::Ok(placed)
         }))
         .await?;
         let (mut confirmed, mut rejected) = (0, 0);

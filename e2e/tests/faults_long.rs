@@ -178,7 +178,11 @@ async fn from_one_instance_to_three_and_back_under_load_nobody_stands_still() ->
             loaded = load::run(client, &load, scaling) => loaded?,
             broken = watch.run() => return Err(broken.err().context("the watch ended")?),
         };
-        ensure!(summary.holds() && summary.refused == 0, "{}", summary.lines().join("\n"));
+        ensure!(
+            summary.holds() && summary.refused <= summary.excused(),
+            "{}",
+            summary.lines().join("\n")
+        );
         for still in watch.standstills() {
             let longest = still.consumer.max(still.relay).max(still.partition);
             ensure!(longest < UNOWNED_MAX, "{still:?}");

@@ -152,7 +152,11 @@ async fn instances_that_join_die_and_leave_under_load_lose_nothing() -> Result<(
             client.learn(stack)
         })
         .await?;
-        ensure!(summary.holds() && summary.refused == 0, "{}", summary.lines().join("\n"));
+        ensure!(
+            summary.holds() && summary.refused <= summary.excused(),
+            "{}",
+            summary.lines().join("\n")
+        );
         let ends = stack.ends().await?.split_off(died_before);
         ensure!(!ends.iter().any(|end| end.is_death()), "{ends:?}");
         Ok(())

@@ -9,7 +9,7 @@ use e2e::load::{self, Load};
 use e2e::pairs::{self, Pairs};
 use e2e::topology::SERVICES;
 use e2e::verdict::Verdict;
-use e2e::{Stack, ends, seed, verify};
+use e2e::{Stack, ends, sabotage, seed, verify};
 use futures::future::try_join_all;
 use tokio::sync::{OnceCell, RwLock};
 use tokio::time::Instant;
@@ -74,11 +74,21 @@ pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> 
     let _turn = TURNS.write().await;
     nobody_dies(&stage.stack, async {
         let tested = test(&stage).await;
+        if tested.is_err() {
+            put_right(&stage.stack).await.context("after a test that failed")?;
+        }
         stage.stack.set_instances(1).await?;
         stage.stack.up().await.context("after the test")?;
         tested
     })
     .await
+}
+
+/// Undoes what a test that broke off may have left behind, so that it is the only one that fails.
+async fn put_right(stack: &Stack) -> Result<()> {
+    sabotage::mend_all(stack).await?;
+    pairs::take_away(stack)?;
+    all_again(stack).await
 }
 
 /// A test in which nobody dies but whom it ends itself (I14). Whoever is missing afterwards is

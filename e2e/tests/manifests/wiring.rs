@@ -223,6 +223,31 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
 }
 
 #[test]
+fn production_pulls_every_image_from_a_registry() {
+    let base = file("k8s/base/kustomization.yaml").remove(0);
+    let production = file("k8s/overlays/production/kustomization.yaml").remove(0);
+    let renamed: Vec<&str> =
+        list(&production["images"]).iter().map(|image| text(&image["name"])).collect();
+    let objects =
+        texts(&base["resources"]).into_iter().flat_map(|name| file(&format!("k8s/base/{name}")));
+    let images: BTreeSet<String> = objects
+        .filter_map(|object| {
+            Some(
+                containers(pod(&object)?)
+                    .map(|it| text(&it["image"]).to_string())
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .flatten()
+        .collect();
+    let ours = images.iter().filter_map(|image| image.strip_suffix(":local"));
+    assert!(ours.clone().count() >= 4, "{images:?}");
+    for image in ours {
+        assert!(renamed.contains(&image), "{image} is not among the images of production");
+    }
+}
+
+#[test]
 fn a_service_that_is_deployed_has_all_that_it_needs() {
     let base = file("k8s/base/kustomization.yaml").remove(0);
     let demo = file("k8s/overlays/demo/kustomization.yaml").remove(0);
@@ -314,4 +339,6 @@ fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
     });
     assert!(kept_minutes.iter().all(|minutes| *minutes == kept_minutes[0]), "{kept_minutes:?}");
     assert!(kept_minutes[0] > topics_days.max().unwrap() * 24 * 60, "{kept_minutes:?}");
+    // What a group that had stood still reads from its last offset on, its inbox still knows.
+    assert!(u64::from(kept_minutes[0]) * 60 < chassis::inbox::KEPT.as_secs(), "{kept_minutes:?}");
 }
