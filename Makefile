@@ -29,7 +29,7 @@ test: build crash-programs ## Every test, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=4 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background, INSTANCES=n of each service; returns when everything is ready
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
 down: build ## Stop the stack, keep all data
@@ -120,7 +120,7 @@ poison: build ## Put a record that is no event into orders.created, to see what 
 sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
 	@$(E2E) sql "$(SERVICE)"
 
-announce: build ## Have everything published once more, as after Kafka lost its disk (SERVICE=x, KEY=…: less)
+announce: build ## Have everything published once more, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time: less)
 	@$(E2E) announce $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
 
 lose-disk: build ## Kill Kafka and delete its log directory: the disaster that announce makes good

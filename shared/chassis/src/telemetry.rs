@@ -62,7 +62,9 @@ pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry>
 
 /// Sets up the logs alone, panics among them.
 pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
+    // As of any variable, an empty one counts as unset.
+    let chosen = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|chosen| !chosen.is_empty());
+    let filter = EnvFilter::new(chosen.as_deref().unwrap_or(DEFAULT_FILTER));
     let logs = tracing_subscriber::fmt().with_env_filter(filter);
     let set = match format {
         LogFormat::Text => logs.with_ansi(std::io::stdout().is_terminal()).try_init(),
