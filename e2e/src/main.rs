@@ -255,6 +255,7 @@ async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
 /// left behind is found and removed.
 async fn with_parts(command: &[String]) -> Result<ExitCode> {
     let (stack, _lock) = Stack::of_one_run("test", Ports::free_for_tests).await?;
+    Stack::clean_left_behind().await?;
     let ended = run_on(&stack, command).await;
     stack.clean().await?;
     ended

@@ -3,6 +3,7 @@
 //! launchers, tests and shells can work on one stack, and a launcher that crashed is not missed.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,6 +125,26 @@ impl Stack {
         stack.ephemeral = true;
         stack.quiet = true;
         Ok(stack)
+    }
+
+    /// Ends and removes such stacks of processes that were killed, and could not do so themselves.
+    pub async fn clean_left_behind() -> Result<()> {
+        let own = fs::metadata("/proc/self").map(|own| own.uid()).ok();
+        for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+            let name = entry.file_name();
+            let pid =
+                name.to_str().and_then(|name| name.strip_prefix("holdfast-")?.split_once('-'));
+            let pid = pid.and_then(|(pid, _)| pid.parse::<u32>().ok());
+            let is_left = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+            let is_own = entry.metadata().ok().map(|of| of.uid()) == own;
+            if is_left
+                && is_own
+                && let Ok(stack) = Self::open(entry.path())
+            {
+                stack.clean().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Says nothing of its progress.

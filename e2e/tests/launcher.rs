@@ -393,3 +393,19 @@ async fn produce(stack: &Stack, topic: &str) -> Result<()> {
     producer.send(record, Duration::from_secs(20)).await.map_err(|(error, _)| error)?;
     Ok(())
 }
+
+/// Nobody else would end what it had started.
+#[tokio::test]
+async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_one_is_not()
+-> Result<()> {
+    let running = Stack::ephemeral()?;
+    let mut killed = std::process::Command::new("true").spawn()?;
+    killed.wait()?;
+    let left = std::env::temp_dir().join(format!("holdfast-{}-killed", killed.id()));
+    std::fs::create_dir(&left)?;
+    std::fs::copy(running.directory().join("layout.json"), left.join("layout.json"))?;
+    Stack::clean_left_behind().await?;
+    ensure!(!left.exists(), "{} is still there", left.display());
+    ensure!(running.directory().exists(), "a running test's stack is gone");
+    Ok(())
+}
