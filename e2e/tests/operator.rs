@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::stage::{DRAINED, SOON, Stage, alone, basket, rich};
+use crate::stage::{DRAINED, SOON, Stage, alone, basket, rich, together};
 
 /// What a service says there is to buy, by SKU.
 async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
@@ -162,6 +162,29 @@ async fn a_saga_is_shown_with_every_event_and_with_what_it_waits_for() -> Result
         stack.start("stock").await?;
         client.ended(unsent, DRAINED).await?;
         ensure!(trail::run(client, Uuid::now_v7()).await.is_err(), "nobody placed that");
+        Ok(())
+    })
+    .await
+}
+
+/// The port is on loopback and knows no passwords: what a page in a browser there asks has to be told from
+/// what people ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_are_answered_and_pages_in_their_browsers_are_not() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        for (service, url) in &client.addresses.operators {
+            let ask = |header, value| {
+                let request = reqwest::Client::new().post(format!("{url}/consumer/resume"));
+                async move {
+                    Ok::<_, anyhow::Error>(request.header(header, value).send().await?.status())
+                }
+            };
+            ensure!(ask("accept", "*/*").await?.is_success(), "{service} answers nobody");
+            for (header, value) in [("origin", "https://example.com"), ("host", "example.com")] {
+                let status = ask(header, value).await?;
+                ensure!(status == 403, "{service} answers a page's {header}: {status}");
+            }
+        }
         Ok(())
     })
     .await

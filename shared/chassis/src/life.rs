@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::operator::by_nobodys_page;
 use crate::probes::{self, Phase, Probes};
 use crate::problem::Problem;
 use crate::service::{Loop, Routers, Service};
@@ -156,7 +157,8 @@ impl Service {
         let listener = bind("PROBE_ADDR", self.config.probe_addr)?;
         tasks.spawn(PROBES, http::serve(listener, probes, edge.others.clone(), EDGE_DRAIN));
         let listener = bind("OPERATOR_ADDR", self.config.operator_addr)?;
-        let operator = http::serve(listener, routers.operator, edge.others.clone(), EDGE_DRAIN);
+        let operator = routers.operator.layer(middleware::from_fn(by_nobodys_page));
+        let operator = http::serve(listener, operator, edge.others.clone(), EDGE_DRAIN);
         tasks.spawn(OPERATOR, operator);
         Ok(edge)
     }

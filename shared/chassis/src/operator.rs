@@ -1,11 +1,16 @@
 //! The operators' port, as far as dead letters go: list, read, replay, discard. No authentication,
-//! so it stays on loopback.
+//! so it stays on loopback, and answers no web page that a browser there has open.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -39,6 +44,27 @@ pub(crate) fn router<R: Rows>(letters: Letters<R>) -> Router {
         .route("/dead-letters/{letter_id}/discard", post(discard::<R>))
         .with_state(Arc::new(letters))
         .merge(pause)
+}
+
+/// Refuses what a web page has its visitor's browser ask, which reaches loopback as well as the visitor
+/// does. Where a page sends anything, its browser names the page's origin; where a name was made to lead
+/// here, so that the page may read too, it names that.
+pub(crate) async fn by_nobodys_page(request: Request, next: Next) -> Result<Response, Problem> {
+    let headers = request.headers();
+    let is_local = headers.get(header::HOST).is_none_or(|host| host.to_str().is_ok_and(is_local));
+    if headers.contains_key(header::ORIGIN) || !is_local {
+        let detail = "no web page may ask here, and nobody by a name other than localhost";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether a `Host` header holds an address, which no name server can have made up, or `localhost`.
+fn is_local(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let host = authority.host();
+    host.eq_ignore_ascii_case("localhost")
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 type Desk<R> = State<Arc<Letters<R>>>;
@@ -269,4 +295,37 @@ async fn discard<R: Rows>(
     letters.registry.forget_unknown();
     let (outcome, loss) = letters.discard(letter_id, because, wish.write_off).await?;
     Ok(Json(Answer { letter_id, outcome, loss }))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_page_in_a_browser_is_answered() {
+        let port = Router::new().route("/", get(async || "here").post(async || "done"));
+        let port = port.layer(from_fn(by_nobodys_page));
+        for (name, value, status) in [
+            ("host", "localhost:9011", 200),
+            ("host", "127.0.0.1:9011", 200),
+            ("host", "[::1]:9011", 200),
+            ("x-none", "", 200),
+            ("host", "rebound.example.com:9011", 403),
+            ("host", "localhost.example.com", 403),
+            ("host", "", 403),
+            ("origin", "https://example.com", 403),
+            ("origin", "null", 403),
+        ] {
+            for method in ["GET", "POST"] {
+                let request = Request::builder().method(method).uri("/").header(name, value);
+                let request = request.body(Body::empty()).unwrap();
+                let answer = port.clone().oneshot(request).await.unwrap();
+                assert_eq!(answer.status(), status, "{method} with {name}: {value}");
+            }
+        }
+    }
 }
