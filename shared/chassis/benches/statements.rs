@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use chassis::event::{Outgoing, Retention, Topic};
 use chassis::outbox::{self, Envelope};
-use chassis::writes::Writes;
 use chassis::{db, inbox, schema, testing};
 use chrono::Utc;
 use criterion::{BenchmarkId, Criterion, Throughput};
@@ -72,7 +71,7 @@ fn unheard(rows: usize) -> Vec<Heard> {
 }
 
 async fn publish(tx: &mut PgTransaction<'static>, envelopes: Vec<Envelope>) -> sqlx::Result<()> {
-    let mut writes = Writes::of(tx);
+    let mut writes = testing::writes(tx);
     outbox::publish(&mut writes, &envelopes);
     writes.run().await.map(drop)
 }

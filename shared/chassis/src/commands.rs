@@ -32,7 +32,7 @@ use crate::outbox::{self, Envelope};
 use crate::pace::{Lap, Pace};
 use crate::probes::Heartbeat;
 use crate::problem::Problem;
-use crate::rows::{Rows, Touches, guarded};
+use crate::rows::{self, Rows, Touches, guarded};
 use crate::session::Session;
 use crate::telemetry;
 use crate::wake::Wake;
@@ -96,7 +96,11 @@ impl Reply {
     }
 
     /// Publishes an event, if there is one, with the command's effect.
+    ///
+    /// # Panics
+    /// If it publishes one already: a command publishes one event at most.
     pub fn publishing(self, event: Option<impl Outcome>) -> Reply {
+        assert!(self.event.is_none(), "a command publishes one event at most");
         Reply { event: event.and_then(Outcome::publish), ..self }
     }
 }
@@ -187,7 +191,12 @@ pub fn commands<R: Rows>(
 impl<R: Rows> Commands<R> {
     /// Runs a command and answers when it is durable, or when it is refused.
     ///
-    /// `decide` looks, decides, changes the rows and answers; a refusal has changed nothing.
+    /// `decide` looks, decides, changes the rows and answers. It refuses before it changes anything: a
+    /// refusal after a change is a fault of ours, answered 500, and nothing of it is stored.
+    ///
+    /// After a commit that was cut, it is decided once more, on rows that may have its effect already. With
+    /// a key, the chassis finds the first answer. Without one, `decide` has to notice by a row of its
+    /// own, whose id is drawn before this is called; or to mean the same twice, as a cancellation does.
     pub async fn run<C>(
         &self,
         command: C,
@@ -303,7 +312,7 @@ async fn write<R: Rows>(
                 }
             }
             Err(Trouble::Panicked(nth, panic)) => {
-                error!("a command panicked: {panic}");
+                error!("a command can't be decided: {panic}");
                 batch.remove(nth).refuse(Problem::internal());
                 rounds.push(batch);
             }
@@ -426,8 +435,12 @@ async fn prepare<R: Rows>(
             continue;
         }
         let at = At { now, event_id: pending.event_id, cause: None };
+        let before = rows::changes();
         let answer = guarded(|| pending.command.decide(&mut rows, at));
         let mut answer = answer.map_err(|panic| Trouble::Panicked(nth, panic))?;
+        if answer.is_err() && rows::changes() != before {
+            return Err(Trouble::Panicked(nth, "it changed rows and was refused".to_string()));
+        }
         if let Ok(reply) = &mut answer {
             envelopes.extend(reply.event.take().map(|event| envelope(event, pending, now)));
         }

@@ -125,8 +125,8 @@ impl Outgoing {
     }
 }
 
-/// What a handler may answer with: an event, one of several, or `()` for a handler that never
-/// publishes.
+/// What a handler may answer with: an event, one of several kinds, or `()` for a handler that never
+/// publishes. One event a decision, at most: its id is [`At::event_id`].
 pub trait Outcome {
     /// The event that says it.
     fn publish(self) -> Option<Outgoing>;

@@ -3,6 +3,7 @@
 //! from HTTP: load what is touched, decide with pure functions, save what changed, commit.
 
 use std::borrow::Borrow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +17,8 @@ pub trait Rows: Sized + Send + 'static {
     /// Which rows a batch touches; handlers' and commands' [`Touches`] fill it in.
     type Keys: Default + Send;
 
-    /// Reads every row that the keys name, locked for update, one statement a table.
+    /// Reads every row that the keys name, one statement a table, locked for update where a decision
+    /// may change it.
     ///
     /// Rows are locked in the order of their keys, and tables in the same order everywhere: two
     /// transactions that touch the same rows then wait for one another and never in a circle.
@@ -41,6 +43,15 @@ pub(crate) fn guarded<T>(decide: impl FnOnce() -> T) -> Result<T, String> {
         let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
         text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or("panic".into())
     })
+}
+
+thread_local! {
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many changes of rows this thread has made: a decision that is refused may have made none.
+pub(crate) fn changes() -> u64 {
+    CHANGES.get()
 }
 
 /// The rows of one table that a batch touches, by key, with what is to become of each in the
@@ -85,12 +96,14 @@ impl<K: Ord, T> Table<K, T> {
         K: Borrow<Q>,
     {
         let (row, fate) = self.rows.get_mut(key)?;
+        CHANGES.set(CHANGES.get() + 1);
         fate.changed();
         Some(row)
     }
 
     /// Adds a row, or puts it in the place of the one that was there.
     pub fn put(&mut self, key: K, row: T) {
+        CHANGES.set(CHANGES.get() + 1);
         match self.rows.entry(key) {
             Entry::Vacant(place) => drop(place.insert((row, Fate::Insert))),
             Entry::Occupied(mut place) => {

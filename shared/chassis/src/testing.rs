@@ -41,6 +41,7 @@ use crate::route::{Item, Routes};
 use crate::rows::{Rows, Touches};
 use crate::wake::Wake;
 use crate::watch::{Entry, Watch};
+use crate::writes::Writes;
 use crate::{environment, openapi, schema};
 
 /// A database of its own for a test, with an owner and a server, on the cluster of
@@ -219,6 +220,11 @@ impl<R: Rows> Bench<R> {
         let refused = refused.into_database_error().expect("the database refuses it");
         refused.code().expect("it says why").into_owned()
     }
+}
+
+/// What a batch writes, on a transaction of a test's own.
+pub fn writes(tx: &mut PgConnection) -> Writes<'_> {
+    Writes::of(tx)
 }
 
 /// An event in the outbox: id, topic, key, schema, body and time.

@@ -21,7 +21,7 @@ pub struct Writes<'tx> {
 
 impl<'tx> Writes<'tx> {
     /// Nothing yet.
-    pub fn of(tx: &'tx mut PgConnection) -> Writes<'tx> {
+    pub(crate) fn of(tx: &'tx mut PgConnection) -> Writes<'tx> {
         Writes { tx, parts: Vec::new(), arguments: PgArguments::default(), unfit: None }
     }
 
@@ -71,8 +71,11 @@ fn renumbered(statement: &str, by: usize) -> String {
     let mut renumbered = pieces.next().unwrap_or_default().to_string();
     for piece in pieces {
         let digits = piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len());
-        let number = piece[..digits].parse::<usize>().unwrap_or_default() + by;
-        let _ = write!(renumbered, "${number}{}", &piece[digits..]);
+        let _ = match piece[..digits].parse::<usize>() {
+            Ok(number) => write!(renumbered, "${}{}", number + by, &piece[digits..]),
+            // Of a path into JSON, for instance.
+            Err(_) => write!(renumbered, "${piece}"),
+        };
     }
     renumbered
 }
@@ -86,5 +89,6 @@ mod tests {
         assert_eq!(renumbered("a $1, $12::uuid[] b", 3), "a $4, $15::uuid[] b");
         assert_eq!(renumbered("nothing", 3), "nothing");
         assert_eq!(renumbered("$2", 0), "$2");
+        assert_eq!(renumbered("a @? '$.b[$ - 1]' and $1", 3), "a @? '$.b[$ - 1]' and $4");
     }
 }

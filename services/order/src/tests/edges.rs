@@ -287,7 +287,6 @@ async fn items_are_listed_as_stock_last_announced_them() {
 #[tokio::test]
 async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_older_one() {
     use chassis::rows::Rows;
-    use chassis::writes::Writes;
     let (bench, _client) = stocked_bench().await;
     let mut slow = bench.db.begin().await.unwrap();
     let mut rows = Orders::load(&mut slow, Default::default()).await.unwrap();
@@ -299,7 +298,7 @@ async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_o
         version: 2,
     });
     bring(&bench, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
-    let mut writes = Writes::of(&mut slow);
+    let mut writes = testing::writes(&mut slow);
     rows.save(&mut writes);
     writes.run().await.unwrap();
     slow.commit().await.unwrap();

@@ -300,6 +300,24 @@ async fn a_command_that_panics_or_that_the_database_refuses_is_a_500_for_its_cal
     writing.stop().await;
 }
 
+#[tokio::test]
+async fn a_command_that_is_refused_after_it_changed_rows_is_a_500_and_nothing_of_it_is_stored() {
+    let till = Till::<225>::open().await;
+    let (commands, writing) = till.commands();
+    let half_done = commands.run(counted::<225>("a", 5), None, |_, drawer, _| {
+        drawer.add("a", 5);
+        Err(Problem::invalid("amount", "is not taken"))
+    });
+    let (half_done, whole) =
+        tokio::join!(half_done, commands.run(counted::<225>("b", 7), None, count));
+    assert_eq!(
+        (status(&half_done), status(&whole)),
+        (500.try_into().unwrap(), 201.try_into().unwrap())
+    );
+    assert_eq!(till.tallies().await.into_keys().collect::<Vec<_>>(), ["b"]);
+    writing.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_else() {
     let till = Till::<207>::open().await;
