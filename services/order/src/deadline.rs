@@ -10,8 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chassis::commands::{Commands, Reply};
 use chassis::db;
 use chassis::group::Group;
+use chassis::probes::Heartbeat;
 use chassis::problem::Problem;
-use chassis::service::Loop;
+use chassis::service::{Loop, Service};
 use futures::future::join_all;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,10 @@ const LOOKED_AT_MAX: i64 = 1_000;
 
 /// How long one look may take.
 const LOOK_WITHIN: Duration = Duration::from_secs(8);
+
+/// From one look to the next: with as many questions of the group and answers to commands as it takes to
+/// end what was found, with room to spare.
+const BEATS_WITHIN: Duration = Duration::from_secs(120);
 
 /// Looks of the walk through all orders in one sweep: 20,000 orders a second at most.
 const WALKED_MAX: u32 = 100;
@@ -50,8 +55,15 @@ pub struct Settings {
 }
 
 /// The loop that sweeps, or one that only waits for the end where no deadline is set.
-pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: Group) -> Loop {
+pub fn sweep(
+    settings: Settings,
+    service: &Service,
+    commands: Commands<Orders>,
+    group: Group,
+) -> Loop {
     let deadline = settings.order_deadline_seconds.map(Duration::from_secs);
+    let heartbeat = deadline.map(|_| service.heartbeat("deadline", BEATS_WITHIN));
+    let db = service.db.clone();
     if let Some(deadline) = deadline.filter(|deadline| *deadline < PROMISED_OUTAGE) {
         tracing::warn!(
             "orders are cancelled after {deadline:?}, sooner than an outage that would be survived"
@@ -62,7 +74,7 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
             stop.cancelled().await;
             return Ok(());
         };
-        let mut swept = Swept::default();
+        let mut swept = Swept { heartbeat, ..Swept::default() };
         while !stop.is_cancelled() {
             let sweep = async {
                 let caught_up = || group.caught_up();
@@ -87,6 +99,8 @@ pub fn sweep(settings: Settings, db: PgPool, commands: Commands<Orders>, group: 
 /// How far the sweep has come.
 #[derive(Default)]
 pub(crate) struct Swept {
+    /// Beaten before each look.
+    pub heartbeat: Option<Heartbeat>,
     /// No order up to this id is pending, if its id bears its time.
     pub ended_up_to: Uuid,
     /// How far the walk through all orders has come, and when the last one ended.
@@ -98,9 +112,9 @@ pub(crate) struct Swept {
 ///
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
 /// no index has to know which orders are pending. Ids carry the time of the service that drew them;
-/// whether an order is overdue is the database's word. The two may differ, and an order be overdue
-/// later than one with a greater id: what is younger by less than that is looked at again. What they
-/// differ in by more is found by a walk through all orders, a part of it at each sweep.
+/// whether an order is overdue is the database's word, whose clock may be another. So orders within
+/// [`CLOCKS_APART`] of the deadline are looked at again, and larger errors are found by a walk through
+/// all orders every [`ALL_EVERY`].
 pub(crate) async fn once<F: Future<Output = bool>>(
     db: &PgPool,
     commands: &Commands<Orders>,
@@ -112,7 +126,7 @@ pub(crate) async fn once<F: Future<Output = bool>>(
     let surely_ended = first_id_of(due - CLOCKS_APART);
     let (mut looked_up_to, before) = (swept.ended_up_to, first_id_of(due + CLOCKS_APART));
     let mut ended = Ok(());
-    while let Some((last, overdue)) = look(db, deadline, looked_up_to, before).await? {
+    while let Some((last, overdue)) = swept.look(db, deadline, looked_up_to, before).await? {
         let Some(done) = end(commands, overdue, &caught_up).await else { return ended };
         ended = ended.and(done);
         looked_up_to = last;
@@ -125,7 +139,7 @@ pub(crate) async fn once<F: Future<Output = bool>>(
     }
     for _ in 0..WALKED_MAX {
         let from = swept.walked_up_to;
-        let Some((last, overdue)) = look(db, deadline, from, Uuid::max()).await? else {
+        let Some((last, overdue)) = swept.look(db, deadline, from, Uuid::max()).await? else {
             (swept.walked_up_to, swept.walked_at) = (Uuid::nil(), Some(Instant::now()));
             break;
         };
@@ -136,29 +150,33 @@ pub(crate) async fn once<F: Future<Output = bool>>(
     ended
 }
 
-/// Looks at the next orders. Answers the last one, and those that are overdue; `None` where there are no
-/// more.
-async fn look(
-    db: &PgPool,
-    deadline: Duration,
-    from: Uuid,
-    before: Uuid,
-) -> Result<Option<(Uuid, Vec<Uuid>)>, Problem> {
-    // Whether an order is overdue is answered and not asked for: a look ends after so many rows, and
-    // not after so many that are overdue.
-    let looked_at = sqlx::query_as(
-        "select order_id, status = 'pending' and created_at < now() - make_interval(secs => $3)
+impl Swept {
+    /// Looks at the next orders. Answers the last one, and those that are overdue; `None` where there are no
+    /// more.
+    async fn look(
+        &self,
+        db: &PgPool,
+        deadline: Duration,
+        from: Uuid,
+        before: Uuid,
+    ) -> Result<Option<(Uuid, Vec<Uuid>)>, Problem> {
+        self.heartbeat.iter().for_each(Heartbeat::beat);
+        // Whether an order is overdue is answered and not asked for: a look ends after so many rows, and
+        // not after so many that are overdue.
+        let looked_at = sqlx::query_as(
+            "select order_id, status = 'pending' and created_at < now() - make_interval(secs => $3)
          from orders where order_id > $1 and order_id < $2 order by order_id limit $4",
-    )
-    .bind(from)
-    .bind(before)
-    .bind(deadline.as_secs_f64())
-    .bind(LOOKED_AT_MAX)
-    .fetch_all(db);
-    let looked_at: Vec<(Uuid, bool)> = db::in_time(LOOK_WITHIN, looked_at).await?;
-    let Some((last, _)) = looked_at.last().copied() else { return Ok(None) };
-    let overdue = looked_at.into_iter().filter(|(_, overdue)| *overdue);
-    Ok(Some((last, overdue.map(|(order_id, _)| order_id).collect())))
+        )
+        .bind(from)
+        .bind(before)
+        .bind(deadline.as_secs_f64())
+        .bind(LOOKED_AT_MAX)
+        .fetch_all(db);
+        let looked_at: Vec<(Uuid, bool)> = db::in_time(LOOK_WITHIN, looked_at).await?;
+        let Some((last, _)) = looked_at.last().copied() else { return Ok(None) };
+        let overdue = looked_at.into_iter().filter(|(_, overdue)| *overdue);
+        Ok(Some((last, overdue.map(|(order_id, _)| order_id).collect())))
+    }
 }
 
 /// Ends them all at once: those that wait together share a transaction. One that can't be ended is no

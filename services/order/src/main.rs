@@ -35,7 +35,7 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
         .on(saga::stock_rejected, saga::rejection_discarded)
         .on(saga::stock_released, saga::release_discarded)
         .on(saga::item_changed, saga::item_discarded);
-    let sweep = deadline::sweep(settings, service.db.clone(), commands.clone(), consumer.group());
+    let sweep = deadline::sweep(settings, &service, commands.clone(), consumer.group());
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, service.watch()),

@@ -16,7 +16,7 @@ use crate::commands::{Commands, Writers};
 use crate::config::Config;
 use crate::consumer::Consumer;
 use crate::event::{Event, Topic};
-use crate::probes::Heartbeats;
+use crate::probes::{Heartbeat, Heartbeats};
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::rows::Rows;
@@ -72,7 +72,7 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// A loop by the name that logs and probes call it.
+    /// A loop by the name that logs call it. That it moves is seen by [`Service::heartbeat`].
     pub fn new<F, R>(name: &'static str, run: F) -> Self
     where
         F: FnOnce(CancellationToken) -> R + Send + 'static,
@@ -148,6 +148,12 @@ impl Service {
         Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wake, heartbeat)
     }
 
+    /// For a loop of the service's own, which has to beat at least once in every `bound`; if it does not,
+    /// `/livez` fails and an orchestrator starts the process again.
+    pub fn heartbeat(&self, name: &'static str, bound: Duration) -> Heartbeat {
+        self.heartbeats.register(name, bound)
+    }
+
     /// What lets clients wait for a change, on any replica.
     pub fn watch<E: Entry>(&self) -> Watch<E> {
         Watch::new(self.db.clone(), self.wake.clone(), self.draining.clone())
@@ -158,7 +164,7 @@ impl Service {
         StateTopic::new(self.name, &self.config.kafka, self.registry.clone())
     }
 
-    /// What operators may have announced again: what these rows published.
+    /// `POST /announce` for operators, which publishes again what these rows published.
     pub fn announce(&self, sources: impl IntoIterator<Item = Source>) -> Router {
         announce::router(self.db.clone(), self.wake.clone(), sources)
     }
