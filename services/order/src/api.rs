@@ -6,7 +6,7 @@ use axum::{Json as Answer, Router};
 use chassis::books;
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{Json, Path, Query};
-use chassis::headers::{IdempotencyKey, LastEventId, Wait};
+use chassis::headers::{IdempotencyKey, LastEventId, OptionalIdempotencyKey, Wait};
 use chassis::idempotency::Once;
 use chassis::openapi;
 use chassis::pages::Limit;
@@ -93,7 +93,7 @@ fn is_sku(text: &str) -> bool {
 ///
 /// It is durable when it is answered, and pending: payment and stock hear of it next. Prices are
 /// this service's own. Needs this service's own database and nothing else.
-#[utoipa::path(post, path = "/orders", responses(
+#[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey), responses(
     (status = 201, description = "The order, pending.", body = Order),
     (status = 422, description = "`field` breaks a rule: an item that is not known, one that \
         stands on two lines, one in another currency than the lines before it, a total that can't \
@@ -119,7 +119,7 @@ async fn place_order(
 /// Cancels an order.
 ///
 /// Payment and stock undo what they did for it. To cancel a cancelled one changes nothing and is fine.
-#[utoipa::path(post, path = "/orders/{order_id}/cancel", responses(
+#[utoipa::path(post, path = "/orders/{order_id}/cancel", params(OptionalIdempotencyKey), responses(
     (status = 200, description = "The order, cancelled.", body = Order),
     (status = 404, description = "There is no such order."),
     (status = 409, description = "The order is confirmed and can't be cancelled."),

@@ -43,7 +43,7 @@ pub struct Payment {
     pub updated_at: DateTime<Utc>,
 }
 
-/// Where a payment stands. It only moves down this list.
+/// Where a payment stands. Only what was verified is ever left again, when it is refunded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]

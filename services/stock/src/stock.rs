@@ -68,7 +68,7 @@ pub struct Shortfall {
     pub available: i64,
 }
 
-/// Where a reservation stands. It only moves down this list.
+/// Where a reservation stands. Only what was reserved is ever left again, when it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]

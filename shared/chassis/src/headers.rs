@@ -151,7 +151,7 @@ fn header(name: &str, description: &str, schema: Object, required: Required) -> 
 
 impl IdempotencyKey {
     /// How the header is documented.
-    pub(crate) fn parameter(required: Required) -> Parameter {
+    fn parameter(required: Required) -> Parameter {
         let schema = ObjectBuilder::new()
             .schema_type(Type::String)
             .min_length(Some(1))
@@ -164,10 +164,19 @@ impl IdempotencyKey {
     }
 }
 
-/// Where the key is required. Every other POST takes one too, which the document says by itself.
+/// Where the key is required.
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         vec![IdempotencyKey::parameter(Required::True)]
+    }
+}
+
+/// How an `Option<IdempotencyKey>` is documented.
+pub struct OptionalIdempotencyKey;
+
+impl IntoParams for OptionalIdempotencyKey {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![IdempotencyKey::parameter(Required::False)]
     }
 }
 

@@ -14,15 +14,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use utoipa::openapi::Required;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::headers::IdempotencyKey;
 use crate::limits::Limits;
 
 const PAGE: &str = include_str!("openapi.html");
 
-/// Who reads the page executes and asks what is its own, and nothing else.
+/// The page may run its own script and style only, and send requests to this service only.
 static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
     let hash =
         |element| format!("'sha256-{}'", BASE64.encode(Sha256::digest(inside(PAGE, element))));
@@ -84,7 +82,8 @@ fn about() -> String {
          type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until you are told \
          2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
          that was left open.\n\n\
-         Every refusal is `application/problem+json` (RFC 9457); `field` names the offending value. \
+         Every refusal but a 431 is `application/problem+json` (RFC 9457); `field` names the offending \
+         value. \
          Fields that are not listed here are refused. A body has {body_bytes} bytes at most, a \
          request's line and headers {header_bytes}."
     )
@@ -177,13 +176,6 @@ fn content() -> Value {
 /// Adds to one operation what all of its kind have.
 fn complete(path: &str, method: &str, operation: &mut Value) {
     let is_read = method == "get";
-    if method == "post" {
-        let parameters = array(&mut operation["parameters"]);
-        if !parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key") {
-            let optional = IdempotencyKey::parameter(Required::False);
-            parameters.push(json!(optional));
-        }
-    }
     for name in path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)) {
         let described = array(&mut operation["parameters"]).iter().any(|it| it["name"] == name);
         assert!(described, "{method} {path} does not describe its parameter {name}");
