@@ -1,10 +1,10 @@
 //! Makes the read model of items anew from its topic, for when it is doubted: `POST /items/rebuild`
 //! on the operators' port.
 //!
-//! Orders are placed all the while, at the prices of before. Only what writes items waits, and only
-//! for the last step: the table is locked, the topic is read on to the end it has by then, and so
-//! whatever the consumer had written is among what was read. A row that is newer than its topic can
-//! then only be wrong.
+//! Orders are placed all the while, at the prices of before. Whoever writes items waits for the last
+//! step, with all that is in the same batch: the table is locked, the topic is read on to the end it
+//! has by then, and so whatever the consumer had written is among what was read. A row that is newer
+//! than its topic can then only be wrong.
 
 use axum::extract::State;
 use axum::{Json as Answer, Router, routing::post};

@@ -217,7 +217,8 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
 pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> {
     let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
     if !(1..=64).contains(&sku.chars().count()) || !(1..=200).contains(&name.chars().count()) {
-        impossible!("an item of {} and {} characters", sku.chars().count(), name.chars().count());
+        let (sku, name) = (sku.chars().count(), name.chars().count());
+        impossible!("its SKU has {sku} characters, not 1 to 64, or its name {name}, not 1 to 200");
     }
     if price_cents < 0 {
         impossible!("item {sku:?} has a price of {price_cents} cents");

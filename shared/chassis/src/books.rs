@@ -40,7 +40,7 @@ where
         let mut tx = db.begin().await?;
         sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
         let sums: B = sqlx::query_as(sums).fetch_one(&mut *tx).await?;
-        tx.commit().await?;
+        tx.rollback().await?;
         let written_off = loss::written_off(&db).await?;
         Ok::<_, Problem>(Answer(Books { sums, written_off }))
     };

@@ -149,7 +149,7 @@ impl<R: Rows> Consumer<R> {
                     self.wake.consuming.taken(behind);
                     drop(memory);
                 }
-                // There is nothing to be behind with, though the last batch was full.
+                // Nothing came for a while: it is not behind, though the last batch was full.
                 () = tokio::time::sleep(PAUSED_LOOK_EVERY) => self.wake.consuming.taken(false),
                 () = stop.cancelled() => {}
             }

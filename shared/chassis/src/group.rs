@@ -37,7 +37,8 @@ const SAID_EVERY: Duration = Duration::from_secs(60);
 /// How long a question to the cluster may take.
 const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// For how long it counts where partitions ended: what came since may lie there unread.
+/// How old the ends of the partitions may be, when it is asked whether all up to them was handled: what
+/// came since may lie there unread.
 const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
 
 /// The consumer group of a service, as far as others in the process need to know.

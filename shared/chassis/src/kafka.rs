@@ -39,9 +39,9 @@ pub fn client(service: &str, config: &Kafka) -> ClientConfig {
     client
 }
 
-/// Drops a client on a thread of its own, and tells when that is done. It waits for the client's own
-/// threads, and hangs for ever where the client is beyond repair: of a runtime's threads it would be
-/// one that the runtime waits for when it ends.
+/// Drops a client on a thread of its own, and tells when that is done. The drop waits for the client's own
+/// threads, and hangs for ever where the client is beyond repair: on one of the runtime's threads it
+/// would keep the runtime from ending.
 pub(crate) fn closed(client: impl Send + 'static) -> oneshot::Receiver<()> {
     let (done, closed) = oneshot::channel();
     std::thread::spawn(move || {

@@ -65,8 +65,8 @@ pub(crate) fn hold(router: Router, limits: Limits) -> Router {
         .layer(middleware::from_fn(observe::request))
 }
 
-/// One deadline for the body and the answer. The body is read before the handler runs: so a slow
-/// sender is told so, and what a handler was cut off in was work.
+/// One deadline for the body and the answer. The body is read before the handler runs, so that a slow
+/// sender is told so, and a handler that is cut off never waited for one.
 async fn bounded(
     State(limits): State<Limits>,
     request: Request,

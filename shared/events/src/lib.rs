@@ -14,9 +14,9 @@ use chassis::event::{Retention, Topic};
 
 /// How many instances of a service can share a topic, at most.
 ///
-/// Not more than are wanted soon: librdkafka sends a request for each partition (its issue 1700),
-/// so what a batch publishes costs as many as it has keys of different partitions. Measured with 64
-/// callers, a saga cost up to a third less processor time with 6 than with 12. More can be added.
+/// No more than will be used soon: librdkafka sends a request for each partition (its issue 1700), so each
+/// partition costs each batch a request. Measured with 64 callers, a saga cost up to a third less
+/// processor time with 6 than with 12. More can be added.
 const PARTITIONS: i32 = 6;
 
 /// Facts are kept for two weeks: a consumer may be down that long, less a day. A test holds this
