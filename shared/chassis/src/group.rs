@@ -41,12 +41,15 @@ const ASKED_WITHIN: Duration = Duration::from_secs(5);
 /// came since may lie there unread.
 const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
 
+/// How far apart those are that are kept, however often it is asked.
+const ENDS_KEPT_EVERY: Duration = Duration::from_secs(1);
+
 /// The consumer group of a service, as far as others in the process need to know.
 #[derive(Clone, Default)]
 pub struct Group {
     client: Arc<Mutex<Weak<StreamConsumer<Reports>>>>,
-    /// Where each partition ended when it was last asked, and when that was.
-    ends: Arc<Mutex<Option<(Instant, Ends)>>>,
+    /// Where each partition ended whenever that was asked lately.
+    ends: Arc<Mutex<Vec<(Instant, Ends)>>>,
 }
 
 type Ends = HashMap<(String, i32), i64>;
@@ -54,17 +57,23 @@ type Ends = HashMap<(String, i32), i64>;
 impl Group {
     pub(crate) async fn joined_by(&self, client: &Arc<StreamConsumer<Reports>>) {
         *self.client.lock().await = Arc::downgrade(client);
-        *self.ends.lock().await = None;
+        self.ends.lock().await.clear();
     }
 
-    /// Whether the group has handled everything that its topics held when this was last asked: all
-    /// instances, all partitions. False where that can't be told, and where it was not asked lately.
+    /// Whether the group has handled everything that its topics held at one of the times when this was
+    /// asked in the last 30 s: all instances, all partitions. False where that can't be told, and where
+    /// it was not asked lately. The last time will not do alone: offsets are committed once a second.
     pub async fn caught_up(&self) -> bool {
         let Some(client) = self.client.lock().await.upgrade() else { return false };
         let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
         let Ok(Ok((handled, ends))) = asked else { return false };
-        let before = self.ends.lock().await.replace((Instant::now(), ends));
-        before.is_some_and(|before| has_reached(&handled, &before))
+        let mut asked = self.ends.lock().await;
+        asked.retain(|(asked_at, _)| asked_at.elapsed() < ENDS_COUNT_FOR);
+        let reached = asked.iter().any(|before| has_reached(&handled, before));
+        if asked.last().is_none_or(|(asked_at, _)| asked_at.elapsed() > ENDS_KEPT_EVERY) {
+            asked.push((Instant::now(), ends));
+        }
+        reached
     }
 }
 
@@ -134,6 +143,9 @@ pub struct Reports {
     /// The id of the cluster that the client found first.
     cluster: OnceLock<String>,
     assigned: std::sync::Mutex<Assigned>,
+    /// The partitions that it has now. librdkafka itself calls others `desired` as well: whatever it was
+    /// asked the offsets of.
+    held: std::sync::Mutex<HashMap<String, HashSet<i32>>>,
 }
 
 /// The partitions that a client was ever given, each with the number of the assignment that gave it
@@ -169,6 +181,22 @@ impl Reports {
     /// As it is now.
     pub(crate) fn assigned(&self) -> Assigned {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn hold(&self, given: &TopicPartitionList) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in given.elements() {
+            held.entry(place.topic().to_string()).or_default().insert(place.partition());
+        }
+    }
+
+    fn let_go(&self, taken: &TopicPartitionList) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in taken.elements() {
+            if let Some(of_topic) = held.get_mut(place.topic()) {
+                of_topic.remove(&place.partition());
+            }
+        }
     }
 
     fn assigned_by(&self, message: &impl Message) -> Option<u64> {
@@ -212,10 +240,17 @@ impl ClientContext for Reports {
 
     fn stats(&self, statistics: Statistics) {
         self.sayings.counted(&statistics);
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut fetches_all = true;
         for topic in statistics.topics.values() {
-            let lag: i64 = topic.partitions.values().map(lag).sum();
+            let own = held.get(&topic.topic);
+            let is_own = |of: &&Partition| own.is_some_and(|own| own.contains(&of.partition));
+            let partitions = || topic.partitions.values().filter(is_own);
+            let lag: i64 = partitions().map(lag).sum();
             gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lag as f64);
+            fetches_all &= partitions().all(is_fetched);
         }
+        self.sayings.fetches_all(fetches_all);
     }
 }
 
@@ -224,8 +259,12 @@ impl ConsumerContext for Reports {
     /// resume it. Where there is still no room, the reader pauses it again.
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         crash::point!("group.revoked", matches!(rebalance, Rebalance::Revoke(_)));
+        if let Rebalance::Revoke(taken) = rebalance {
+            self.let_go(taken);
+        }
         if let Rebalance::Assign(given) = rebalance {
             self.assigned.lock().unwrap_or_else(PoisonError::into_inner).give(given);
+            self.hold(given);
             if let Err(error) = client.resume(given) {
                 warn!("newly assigned partitions could not be resumed: {error}");
             }
@@ -233,13 +272,18 @@ impl ConsumerContext for Reports {
     }
 }
 
-/// How far behind a partition is. Before anything of it was handled here, that is as far as the group
-/// had come; and all there is, where it had handled nothing.
+/// Whether a partition that a client has is fetched, or about to be. It is in none of these states but for
+/// a moment: before it was ever fetched, and when it was taken away and is given again.
+fn is_fetched(partition: &Partition) -> bool {
+    !matches!(&*partition.fetch_state, "none" | "stopped")
+}
+
+/// How far behind a partition is that a client has. Before anything of it was handled here, that is as far
+/// as the group had come; and all there is, where it had handled nothing.
 fn lag(partition: &Partition) -> i64 {
     let Partition { consumer_lag_stored, consumer_lag, ls_offset, lo_offset, .. } = *partition;
     match (consumer_lag_stored, consumer_lag) {
         (stored, _) if stored >= 0 => stored,
-        _ if !partition.desired => 0,
         (_, committed) if committed >= 0 => committed,
         _ => (ls_offset - lo_offset).max(0),
     }
@@ -324,6 +368,7 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
 mod tests {
     use rdkafka::Timestamp;
     use rdkafka::message::{Header, OwnedHeaders};
+    use rdkafka::statistics::{Broker, Topic};
 
     use super::*;
 
@@ -342,20 +387,53 @@ mod tests {
 
     #[test]
     fn what_was_never_handled_is_behind_by_what_there_is() {
-        let of = |stored, committed, desired| {
+        let of = |stored, committed| {
             let partition = Partition {
                 consumer_lag_stored: stored,
                 consumer_lag: committed,
-                desired,
                 lo_offset: 10,
                 ls_offset: 17,
                 ..Partition::default()
             };
             lag(&partition)
         };
-        assert_eq!([of(0, 5, true), of(3, 5, true)], [0, 3]);
-        assert_eq!([of(-1, 5, true), of(-1, -1, true)], [5, 7]);
-        assert_eq!([of(-1, 5, false), of(-1, -1, false)], [0, 0], "somebody else's by now");
+        assert_eq!([of(0, 5), of(3, 5), of(-1, 5), of(-1, -1)], [0, 3, 5, 7]);
+    }
+
+    /// What it was asked the offsets of, librdkafka wants as well, and never fetches.
+    #[test]
+    fn a_client_is_given_up_for_a_partition_that_it_has_and_does_not_fetch_and_for_no_other() {
+        let given = |partitions: &[i32]| {
+            let mut list = TopicPartitionList::new();
+            for partition in partitions {
+                list.add_partition("topic", *partition);
+            }
+            list
+        };
+        let seen = |reports: &Reports, state: &str| {
+            let partition = |(partition, state): (i32, &str)| {
+                let (desired, fetch_state) = (true, state.to_string());
+                (partition, Partition { partition, desired, fetch_state, ..Partition::default() })
+            };
+            let partitions = [(0, "active"), (1, state)].map(partition).into();
+            let topic = Topic { topic: "topic".into(), partitions, ..Topic::default() };
+            let topics = [("topic".to_string(), topic)].into();
+            let broker = Broker { source: "learned".into(), ..Broker::default() };
+            let brokers = [("broker".to_string(), broker)].into();
+            reports.stats(Statistics { topics, brokers, ..Statistics::default() });
+            reports.sayings.beyond_repair().is_some()
+        };
+        let times = |reports: &Reports, state| [(); 4].map(|()| seen(reports, state));
+        for state in ["none", "stopped"] {
+            let reports = Reports::default();
+            reports.hold(&given(&[0]));
+            assert_eq!(times(&reports, state), [false; 4], "it is another one's");
+            reports.hold(&given(&[1]));
+            assert_eq!(times(&reports, state), [false, false, true, true], "{state}");
+            assert!(!seen(&reports, "active"));
+            reports.let_go(&given(&[1]));
+            assert_eq!(times(&reports, state), [false; 4], "it was taken away");
+        }
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Sayings {
         }
     }
 
-    /// Notes whether the client knows of any broker still, and fetches what it was given.
+    /// Notes whether the client knows of any broker still.
     ///
     /// A lone broker that takes itself for dead, as when it wakes from a freeze or at the end of a
     /// graceful stop, answers that there is none. librdkafka then drops it, and should begin again
@@ -168,13 +168,17 @@ impl Sayings {
     pub(crate) fn counted(&self, statistics: &Statistics) {
         let known = statistics.brokers.values().any(|broker| broker.source != LOGICAL);
         self.knows_no_broker.store(!known, Ordering::Relaxed);
-        // Where the group's coordinator moves while a client asks it how far the group has come,
-        // librdkafka takes the refusal for an answer, and never fetches the partition (its issue 5586).
-        let mut partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        if partitions.any(|partition| partition.desired && partition.fetch_state == "none") {
-            self.seen_unfetched.fetch_add(1, Ordering::Relaxed);
-        } else {
+    }
+
+    /// Notes whether all that the client was given is fetched.
+    ///
+    /// Where the group's coordinator moves while a client asks it how far the group has come,
+    /// librdkafka takes the refusal for an answer, and never fetches the partition (its issue 5586).
+    pub(crate) fn fetches_all(&self, all: bool) {
+        if all {
             self.seen_unfetched.store(0, Ordering::Relaxed);
+        } else {
+            self.seen_unfetched.fetch_add(1, Ordering::Relaxed);
         }
     }
 
