@@ -18,7 +18,7 @@ use crate::avro::{Codec, Undecodable};
 use crate::config::{SchemaRegistry, Secret};
 
 /// One request, at most.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An unknown id is asked for this often within [`UNKNOWN_WAIT`]: a registry with replicas may
 /// know a new schema here and not yet there.

@@ -41,12 +41,18 @@ const POLL_IDLE: Duration = Duration::from_millis(500);
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// While something is held up, looks are longer, and no more frequent than this: so often at most, and
-/// with a rest of so many times as long as the last one took.
+/// with a rest of so many times as long as the last one took, but well within [`SESSION_IDLE_MAX`].
 const HELD_LOOK_EVERY: Duration = Duration::from_millis(250);
 const HELD_RESTS: u32 = 3;
+const HELD_REST_MAX: Duration = Duration::from_secs(5);
 
 /// How long records in flight may take when the process ends.
 const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long to rest after a look beside something that is held up.
+fn rest_beside_held(took: Duration) -> Duration {
+    (took * HELD_RESTS).clamp(HELD_LOOK_EVERY, HELD_REST_MAX)
+}
 
 /// One of the three loops of a service.
 pub struct Relay {
@@ -168,7 +174,7 @@ impl Relay {
                 continue;
             }
             let poll = match worked_at.elapsed() < BUSY_FOR {
-                _ if round.held_up() => HELD_LOOK_EVERY.max(took * HELD_RESTS),
+                _ if round.held_up() => rest_beside_held(took),
                 true => POLL_BUSY,
                 false => POLL_IDLE,
             };
@@ -203,6 +209,23 @@ impl Relay {
         tokio::select! {
             () = tokio::time::sleep(a_second) => {}
             () = stop.cancelled() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry;
+
+    #[test]
+    fn no_rest_costs_the_session_nor_the_heartbeat() {
+        let idle_max = Duration::from_secs(SESSION_IDLE_MAX.trim_end_matches('s').parse().unwrap());
+        for took in [0, 1, 4, 30].map(Duration::from_secs) {
+            let rest = rest_beside_held(took);
+            assert!(rest >= HELD_LOOK_EVERY);
+            // A registry that says nothing is waited for between the look and the rest.
+            assert!(registry::REQUEST_TIMEOUT + rest < idle_max, "{rest:?} after {took:?}");
         }
     }
 }
