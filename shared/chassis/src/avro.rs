@@ -7,6 +7,7 @@
 
 use std::io::{self, Read};
 
+use apache_avro::schema::{DecimalSchema, InnerDecimalSchema, UuidSchema};
 use apache_avro::types::Value;
 use apache_avro::{
     Schema, from_value, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
@@ -51,7 +52,7 @@ impl Codec {
         // Set once for the process, before the first decode would freeze the library's 512 MiB.
         apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
         let schema = Schema::parse_str(text).map_err(undecodable)?;
-        refuse_recursion(&schema)?;
+        refuse_what_has_no_bound(&schema)?;
         let schema: &'static Schema = Box::leak(Box::new(schema));
         Ok(Codec {
             schema,
@@ -176,22 +177,101 @@ impl Read for Whole<'_> {
     }
 }
 
-/// A type that contains itself lets a few kilobytes of input overflow the stack.
-fn refuse_recursion(schema: &Schema) -> Result<(), Undecodable> {
+/// Refuses schemas by which a few bytes of input come to any amount of memory or stack. A record names its
+/// schema, and may name any that the registry holds.
+fn refuse_what_has_no_bound(schema: &Schema) -> Result<(), Undecodable> {
     match schema {
         Schema::Ref { name } => {
             Err(Undecodable(format!("the schema refers to {name}, which could recurse")))
         }
         Schema::Record(record) => {
-            record.fields.iter().try_for_each(|f| refuse_recursion(&f.schema))
+            record.fields.iter().try_for_each(|f| refuse_what_has_no_bound(&f.schema))
         }
-        Schema::Array(array) => refuse_recursion(&array.items),
-        Schema::Map(map) => refuse_recursion(&map.types),
-        Schema::Union(union) => union.variants().iter().try_for_each(refuse_recursion),
-        _ => Ok(()),
+        // Of items without bytes, there may be any number in each of any number of arrays.
+        Schema::Array(array) if may_take_no_bytes(&array.items) => {
+            Err(Undecodable("the schema has an array of items that take no bytes".to_string()))
+        }
+        Schema::Array(array) => refuse_what_has_no_bound(&array.items),
+        Schema::Map(map) => refuse_what_has_no_bound(&map.types),
+        Schema::Union(union) => union.variants().iter().try_for_each(refuse_what_has_no_bound),
+        // Memory for it is taken before its bytes are read.
+        schema => match fixed_bytes(schema) {
+            Some(bytes) if bytes > ALLOCATION_BYTES_MAX => {
+                Err(Undecodable(format!("the schema has a fixed of {bytes} bytes")))
+            }
+            _ => Ok(()),
+        },
+    }
+}
+
+fn may_take_no_bytes(schema: &Schema) -> bool {
+    match schema {
+        Schema::Null => true,
+        Schema::Record(record) => record.fields.iter().all(|f| may_take_no_bytes(&f.schema)),
+        schema => fixed_bytes(schema) == Some(0),
+    }
+}
+
+fn fixed_bytes(schema: &Schema) -> Option<usize> {
+    match schema {
+        Schema::Fixed(fixed)
+        | Schema::Duration(fixed)
+        | Schema::Uuid(UuidSchema::Fixed(fixed))
+        | Schema::Decimal(DecimalSchema { inner: InnerDecimalSchema::Fixed(fixed), .. }) => {
+            Some(fixed.size)
+        }
+        _ => None,
     }
 }
 
 fn undecodable(error: impl std::fmt::Display) -> Undecodable {
     Undecodable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(fields: &str) -> Option<String> {
+        let schema = format!(
+            r#"{{"type": "record", "name": "R", "fields": [{{"name": "f", "type": {fields}}}]}}"#
+        );
+        Codec::new(&schema).err().map(|Undecodable(why)| why)
+    }
+
+    #[test]
+    fn schemas_by_which_a_few_bytes_come_to_any_amount_of_memory_are_refused() {
+        let huge = r#"{"type": "fixed", "name": "F", "size": 1000000000000}"#;
+        for (of, why) in [
+            (huge.to_string(), "fixed"),
+            (format!(r#"["null", {huge}]"#), "fixed"),
+            (format!(r#"{{"type": "map", "values": {huge}}}"#), "fixed"),
+            (
+                r#"{"type": "array", "items": {"type": "array", "items": "null"}}"#.into(),
+                "no bytes",
+            ),
+            (
+                r#"{"type": "array", "items": {"type": "record", "name": "E", "fields": []}}"#
+                    .into(),
+                "no bytes",
+            ),
+            (
+                r#"{"type": "array", "items": {"type": "fixed", "name": "Z", "size": 0}}"#.into(),
+                "no bytes",
+            ),
+            (r#"["null", "R"]"#.into(), "recurse"),
+        ] {
+            let refused = refused(&of);
+            assert!(refused.as_ref().is_some_and(|said| said.contains(why)), "{of}: {refused:?}");
+        }
+        for of in [
+            r#"{"type": "fixed", "name": "F", "size": 16}"#,
+            r#"{"type": "array", "items": ["null", "int"]}"#,
+            r#"{"type": "array", "items": {"type": "array", "items": "int"}}"#,
+            r#"{"type": "map", "values": "null"}"#,
+            r#""null""#,
+        ] {
+            assert_eq!(refused(of), None, "{of}");
+        }
+    }
 }
