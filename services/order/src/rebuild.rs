@@ -5,6 +5,10 @@
 //! step, with all that is in the same batch: the table is locked, the topic is read on to the end it
 //! has by then, and so whatever the consumer had written is among what was read. A row that is newer
 //! than its topic can then only be wrong.
+//!
+//! The topic is believed. A relay that was frozen may have sent an older record after a newer one, and
+//! compaction have kept that: where prices came to be those of before, have stock announce its items
+//! first.
 
 use axum::extract::State;
 use axum::{Json as Answer, Router, routing::post};
