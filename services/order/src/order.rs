@@ -238,6 +238,11 @@ impl Orders {
         self.orders.get(&order_id)
     }
 
+    /// An order, if there is one, to be changed in its place.
+    pub fn change_order(&mut self, order_id: Uuid) -> Option<&mut Order> {
+        self.orders.change(&order_id)
+    }
+
     /// Adds an order, or replaces what is known of one.
     pub fn put_order(&mut self, order: Order) {
         self.orders.put(order.order_id, order);

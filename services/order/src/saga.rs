@@ -83,9 +83,9 @@ pub fn cancel_order(
     orders: &mut Orders,
     at: At,
 ) -> Result<Option<OrderCancelled>, Refusal> {
-    let order = orders.order(cancel.order_id).cloned().ok_or(Refusal::NoSuchOrder)?;
+    let order = orders.order(cancel.order_id).ok_or(Refusal::NoSuchOrder)?;
     match order.status {
-        Status::Pending => Ok(Some(end_cancelled(order, cancel.reason, orders, at))),
+        Status::Pending => Ok(cancel_if_pending(cancel.order_id, cancel.reason, orders, at)),
         Status::Cancelled => Ok(None),
         Status::Confirmed => Err(Refusal::AlreadyConfirmed),
     }
@@ -97,7 +97,7 @@ pub fn payment_verified(
     orders: &mut Orders,
     at: At,
 ) -> Answer<OrderConfirmed> {
-    let mut order = known(event.order_id, orders)?;
+    let order = known(event.order_id, orders)?;
     if (event.amount_cents, &event.currency) != (order.total_cents, &order.currency) {
         impossible!("payment verified another amount than order {} is about", event.order_id);
     }
@@ -107,7 +107,7 @@ pub fn payment_verified(
         no => impossible!("payment of order {} was {no:?} and is now verified", event.order_id),
     }
     orders.heard(event, event.order_id, event.occurred_at, at);
-    Ok(confirm_if_both_said_yes(order, orders, at))
+    Ok(confirm_if_both_said_yes(event.order_id, orders, at))
 }
 
 /// `payments.declined` → `orders.cancelled`, unless the order has ended
@@ -116,19 +116,19 @@ pub fn payment_declined(
     orders: &mut Orders,
     at: At,
 ) -> Answer<OrderCancelled> {
-    let mut order = known(event.order_id, orders)?;
+    let order = known(event.order_id, orders)?;
     match order.payment {
         PaymentLeg::Waiting => order.payment = PaymentLeg::Declined,
         PaymentLeg::Declined => {}
         said => impossible!("payment of order {} was {said:?} and is now declined", event.order_id),
     }
     orders.heard(event, event.order_id, event.occurred_at, at);
-    Ok(cancel_if_pending(order, Reason::PaymentDeclined, orders, at))
+    Ok(cancel_if_pending(event.order_id, Reason::PaymentDeclined, orders, at))
 }
 
 /// `payments.refunded` → nothing: the leg ends
 pub fn payment_refunded(event: &PaymentRefunded, orders: &mut Orders, at: At) -> Answer<()> {
-    let mut order = known(event.order_id, orders)?;
+    let order = known(event.order_id, orders)?;
     if order.status != Status::Cancelled {
         impossible!("payment refunded order {}, which was not cancelled", event.order_id);
     }
@@ -149,7 +149,6 @@ pub fn payment_refunded(event: &PaymentRefunded, orders: &mut Orders, at: At) ->
         }
     };
     orders.heard(event, event.order_id, event.occurred_at, at);
-    orders.put_order(order);
     Ok(None)
 }
 
@@ -159,9 +158,9 @@ pub fn stock_reserved(
     orders: &mut Orders,
     at: At,
 ) -> Answer<OrderConfirmed> {
-    let mut order = known(event.order_id, orders)?;
+    let order = known(event.order_id, orders)?;
     let reserved = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
-    if !is_the_whole_order(reserved, &order) {
+    if !is_the_whole_order(reserved, order) {
         impossible!("stock reserved other lines than order {} has", event.order_id);
     }
     match order.stock {
@@ -170,7 +169,7 @@ pub fn stock_reserved(
         no => impossible!("stock of order {} was {no:?} and is now reserved", event.order_id),
     }
     orders.heard(event, event.order_id, event.occurred_at, at);
-    Ok(confirm_if_both_said_yes(order, orders, at))
+    Ok(confirm_if_both_said_yes(event.order_id, orders, at))
 }
 
 /// `stock.rejected` → `orders.cancelled`, unless the order has ended
@@ -179,25 +178,25 @@ pub fn stock_rejected(
     orders: &mut Orders,
     at: At,
 ) -> Answer<OrderCancelled> {
-    let mut order = known(event.order_id, orders)?;
+    let order = known(event.order_id, orders)?;
     match order.stock {
         StockLeg::Waiting => order.stock = StockLeg::Rejected,
         StockLeg::Rejected => {}
         said => impossible!("stock of order {} was {said:?} and is now rejected", event.order_id),
     }
     orders.heard(event, event.order_id, event.occurred_at, at);
-    Ok(cancel_if_pending(order, Reason::StockRejected, orders, at))
+    Ok(cancel_if_pending(event.order_id, Reason::StockRejected, orders, at))
 }
 
 /// `stock.released` → nothing: the leg ends
 pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Answer<()> {
-    let mut order = known(event.order_id, orders)?;
+    let order = known(event.order_id, orders)?;
     if order.status != Status::Cancelled {
         impossible!("stock released order {}, which was not cancelled", event.order_id);
     }
     let nothing_reserved = event.lines.is_empty();
     let released = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
-    if !nothing_reserved && !is_the_whole_order(released, &order) {
+    if !nothing_reserved && !is_the_whole_order(released, order) {
         impossible!("stock released other lines than order {} has", event.order_id);
     }
     order.stock = match (order.stock, nothing_reserved) {
@@ -209,7 +208,6 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
         }
     };
     orders.heard(event, event.order_id, event.occurred_at, at);
-    orders.put_order(order);
     Ok(None)
 }
 
@@ -227,9 +225,9 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> 
     Ok(None)
 }
 
-fn known(order_id: Uuid, orders: &Orders) -> Result<Order, Impossible> {
-    match orders.order(order_id) {
-        Some(order) => Ok(order.clone()),
+fn known(order_id: Uuid, orders: &mut Orders) -> Result<&mut Order, Impossible> {
+    match orders.change_order(order_id) {
+        Some(order) => Ok(order),
         None => impossible!("there is no order {order_id}"),
     }
 }
@@ -242,47 +240,37 @@ fn is_the_whole_order<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &O
     lines == ordered
 }
 
-fn confirm_if_both_said_yes(
-    mut order: Order,
-    orders: &mut Orders,
-    at: At,
-) -> Option<OrderConfirmed> {
+fn confirm_if_both_said_yes(order_id: Uuid, orders: &mut Orders, at: At) -> Option<OrderConfirmed> {
+    let order = orders.change_order(order_id)?;
     let both = order.payment == PaymentLeg::Verified && order.stock == StockLeg::Reserved;
     if order.status != Status::Pending || !both {
-        orders.put_order(order);
         return None;
     }
     order.status = Status::Confirmed;
     order.ended_at = Some(at.now);
     order.ended_event_id = Some(at.event_id);
     let confirmed = order.confirmed(at.now);
-    orders.said(&confirmed, order.order_id, at);
-    orders.put_order(order);
+    orders.said(&confirmed, order_id, at);
     Some(confirmed)
 }
 
 fn cancel_if_pending(
-    order: Order,
+    order_id: Uuid,
     reason: Reason,
     orders: &mut Orders,
     at: At,
 ) -> Option<OrderCancelled> {
-    if order.status == Status::Pending {
-        return Some(end_cancelled(order, reason, orders, at));
+    let order = orders.change_order(order_id)?;
+    if order.status != Status::Pending {
+        return None;
     }
-    orders.put_order(order);
-    None
-}
-
-fn end_cancelled(mut order: Order, reason: Reason, orders: &mut Orders, at: At) -> OrderCancelled {
     order.status = Status::Cancelled;
     order.reason = Some(reason);
     order.ended_at = Some(at.now);
     order.ended_event_id = Some(at.event_id);
     let cancelled = order.cancelled(reason, at.now);
-    orders.said(&cancelled, order.order_id, at);
-    orders.put_order(order);
-    cancelled
+    orders.said(&cancelled, order_id, at);
+    Some(cancelled)
 }
 
 /// What it costs to discard a `payments.verified` that the order can't handle.
