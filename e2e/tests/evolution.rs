@@ -43,16 +43,16 @@ fn make_newer(scratch: &Scratch) -> Result<()> {
     // Its own rows keep the older word: they are for others to read as well.
     scratch.edit(
         saga,
-        "    orders.put_order(order);\n    cancelled\n",
-        "    orders.put_order(order);
-         match reason {
+        "    orders.said(&cancelled, order_id, at);\n    Some(cancelled)\n",
+        "    orders.said(&cancelled, order_id, at);
+         Some(match reason {
              Reason::Customer => OrderCancelled {
                  reason: events::orders::CancelReason::ChangedMind,
                  channel: Some(String::from(\"shop\")),
                  ..cancelled
              },
              _ => cancelled,
-         }\n",
+         })\n",
     )
 }
 
