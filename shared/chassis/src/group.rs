@@ -68,8 +68,7 @@ impl Group {
         let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
         let Ok(Ok((handled, ends))) = asked else { return false };
         let mut asked = self.ends.lock().await;
-        asked.retain(|(asked_at, _)| asked_at.elapsed() < ENDS_COUNT_FOR);
-        let reached = asked.iter().any(|before| has_reached(&handled, before));
+        let reached = has_reached(&handled, &mut asked);
         if asked.last().is_none_or(|(asked_at, _)| asked_at.elapsed() > ENDS_KEPT_EVERY) {
             asked.push((Instant::now(), ends));
         }
@@ -77,10 +76,12 @@ impl Group {
     }
 }
 
-/// Whether what was handled reaches to where partitions ended, lately.
-fn has_reached(handled: &Ends, (asked_at, ends): &(Instant, Ends)) -> bool {
+/// Whether what was handled reaches to where all partitions ended at one time lately. Forgets what was
+/// asked longer ago.
+fn has_reached(handled: &Ends, asked: &mut Vec<(Instant, Ends)>) -> bool {
+    asked.retain(|(asked_at, _)| asked_at.elapsed() < ENDS_COUNT_FOR);
     let reached = |(place, end)| handled.get(place).is_some_and(|next| next >= end);
-    asked_at.elapsed() < ENDS_COUNT_FOR && ends.iter().all(reached)
+    asked.iter().any(|(_, ends)| ends.iter().all(reached))
 }
 
 /// How far the group has committed in each partition of its topics, and where each ends now. A
@@ -380,9 +381,11 @@ mod tests {
         for (handled, asked_at, reached) in
             [(7, now, true), (8, now, true), (6, now, false), (7, long_ago, false)]
         {
-            assert_eq!(has_reached(&ends(handled), &(asked_at, ends(7))), reached, "{handled}");
+            let mut asked = vec![(asked_at, ends(7))];
+            assert_eq!(has_reached(&ends(handled), &mut asked), reached, "{handled}");
         }
-        assert!(!has_reached(&Ends::new(), &(now, ends(7))), "a partition that can't be told of");
+        let mut asked = vec![(now, ends(7))];
+        assert!(!has_reached(&Ends::new(), &mut asked), "a partition that can't be told of");
     }
 
     #[test]
