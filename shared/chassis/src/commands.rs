@@ -48,7 +48,7 @@ const WRITERS: usize = 2;
 const APART: f64 = 0.5;
 
 /// Commands in one transaction, at most.
-const BATCH_MAX: usize = 256;
+pub const BATCH_MAX: usize = 256;
 
 /// Commands waiting, at most. Beyond that the answer is 503, before memory grows.
 const WAITING_MAX: usize = 4_096;
@@ -311,8 +311,8 @@ async fn write<R: Rows>(
                     let _ = pending.caller.send(answer);
                 }
             }
-            Err(Trouble::Panicked(nth, panic)) => {
-                error!("a command can't be decided: {panic}");
+            Err(Trouble::Undecided(nth, because)) => {
+                error!("a command can't be decided: {because}");
                 batch.remove(nth).refuse(Problem::internal());
                 rounds.push(batch);
             }
@@ -377,12 +377,10 @@ fn first_of_each_key<R: Rows>(batch: Vec<Pending<R>>) -> (Vec<Pending<R>>, Vec<P
 
 /// Why a batch did not go through. All of it was rolled back, unless its commit was cut.
 enum Trouble {
-    Panicked(usize, String),
+    /// The command at this place can't be decided, because.
+    Undecided(usize, String),
     /// And if its commit was cut, of which commands that would have been the effect.
-    Database {
-        error: sqlx::Error,
-        cut: Vec<bool>,
-    },
+    Database { error: sqlx::Error, cut: Vec<bool> },
 }
 
 impl From<sqlx::Error> for Trouble {
@@ -437,9 +435,10 @@ async fn prepare<R: Rows>(
         let at = At { now, event_id: pending.event_id, cause: None };
         let before = rows::changes();
         let answer = guarded(|| pending.command.decide(&mut rows, at));
-        let mut answer = answer.map_err(|panic| Trouble::Panicked(nth, panic))?;
+        let mut answer =
+            answer.map_err(|panic| Trouble::Undecided(nth, format!("it panicked: {panic}")))?;
         if answer.is_err() && rows::changes() != before {
-            return Err(Trouble::Panicked(nth, "it changed rows and was refused".to_string()));
+            return Err(Trouble::Undecided(nth, "it changed rows and was refused".to_string()));
         }
         if let Ok(reply) = &mut answer {
             envelopes.extend(reply.event.take().map(|event| envelope(event, pending, now)));
