@@ -83,8 +83,7 @@ fn about() -> String {
          2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
          that was left open.\n\n\
          Every refusal but a 431 is `application/problem+json` (RFC 9457); `field` names the offending \
-         value. \
-         Fields that are not listed here are refused. A body has {body_bytes} bytes at most, a \
+         value. Fields that are not listed here are refused. A body has {body_bytes} bytes at most, a \
          request's line and headers {header_bytes}."
     )
 }
