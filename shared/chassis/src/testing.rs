@@ -214,6 +214,22 @@ impl<R: Rows> Bench<R> {
             .expect("the table")
     }
 
+    /// Spoils what the books hold together, in one way after the other, and mends it: they say so each
+    /// time. Each way is the statement that spoils and the one that mends.
+    ///
+    /// # Panics
+    /// If they don't.
+    pub async fn books_notice(&self, books: Router, ways: &[(&'static str, &'static str)]) {
+        let books = Client(books);
+        for (spoil, mend) in ways {
+            for (statement, balanced) in [(*spoil, false), (*mend, true)] {
+                sqlx::query(statement).execute(&self.db).await.expect(statement);
+                let books = books.get("/books").await.body;
+                assert_eq!(books["balanced"], balanced, "{statement}");
+            }
+        }
+    }
+
     /// Runs a statement that the database has to refuse; answers the SQLSTATE that it says.
     pub async fn refused(&self, statement: &'static str) -> String {
         let refused = sqlx::query(statement).execute(&self.db).await.expect_err(statement);
