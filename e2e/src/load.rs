@@ -2,8 +2,8 @@
 //! feel. Each client asks, and asks again with its key until it is told what became of its order.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -146,37 +146,30 @@ async fn place_and_drain<T>(
 
 /// What some work comes to, and how the order service's disk did meanwhile.
 pub async fn beside_commits<T>(client: &Client, work: impl Future<Output = T>) -> (T, Disk) {
-    let (slowest, stood_still) = (AtomicU64::new(0), AtomicU64::new(0));
+    let disk = Mutex::new(Disk::default());
     // On the heap: not optimised, what is awaited in one another is more than a thread's stack holds.
     let done = tokio::select! {
         done = Box::pin(work) => done,
-        never = Box::pin(commit_again_and_again(client, &slowest, &stood_still)) => match never {},
+        never = Box::pin(commit_again_and_again(client, &disk)) => match never {},
     };
-    let [slowest_commit, stood_still] =
-        [slowest, stood_still].map(|millis| Duration::from_millis(millis.into_inner()));
-    (done, Disk { slowest_commit, stood_still })
+    (done, disk.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Notes how long it takes at worst, in milliseconds, and how long all standstills were. Where the database
-/// is away, nothing is noted.
-async fn commit_again_and_again(
-    client: &Client,
-    slowest: &AtomicU64,
-    stood_still: &AtomicU64,
-) -> Infallible {
+/// Notes how it goes. Where the database is away, nothing is noted.
+async fn commit_again_and_again(client: &Client, disk: &Mutex<Disk>) -> Infallible {
     let url = &client.addresses.databases["order"];
+    let noted = || disk.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let began = Instant::now();
         let mut commit = std::pin::pin!(sabotage::commit_at(url));
-        let stood_still_before = stood_still.load(Ordering::Relaxed);
+        let stood_still_before = noted().stood_still;
         loop {
             let committed = timeout(COMMIT_EVERY, commit.as_mut()).await;
             if !matches!(committed, Ok(Err(_))) {
-                let took = began.elapsed();
-                slowest.fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+                let (mut disk, took) = (noted(), began.elapsed());
+                disk.slowest_commit = disk.slowest_commit.max(took);
                 if took > STANDSTILL {
-                    let so_far = stood_still_before + took.as_millis() as u64;
-                    stood_still.store(so_far, Ordering::Relaxed);
+                    disk.stood_still = stood_still_before + took;
                 }
             }
             if committed.is_ok() {
