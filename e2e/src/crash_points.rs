@@ -26,7 +26,7 @@ use crate::invariants::Invariant;
 use crate::load::seconds;
 use crate::narration::{as_found, say, step};
 use crate::ports::Ports;
-use crate::{Stack, seed, stack, verify, witness};
+use crate::{Stack, sabotage, seed, stack, verify, witness};
 
 /// Which hits of a point kill.
 const HITS: [u32; 3] = [1, 2, 7];
@@ -172,7 +172,7 @@ fn enter(rounds: &mut Vec<Round>, round: Round) -> bool {
 async fn heal(stack: &Stack) -> Result<()> {
     for service in ARMED {
         stack.set_environment(service, points::POINTS, None)?;
-        stack.set_environment(service, rounds::DEADLINE_SECONDS, None)?;
+        stack.set_environment(service, sabotage::DEADLINE, None)?;
         stack.stop(service).await?;
     }
     stack.set_instances(1).await?;

@@ -323,7 +323,7 @@ async fn of_64_clients_who_want_the_last_of_20_items_nobody_gets_what_is_not_the
 async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once() -> Result<()> {
     alone(async |Stage { stack, client }| {
         stack.stop("order").await?;
-        stack.set_environment("order", "ORDER_DEADLINE_SECONDS", Some("1"))?;
+        stack.set_environment("order", sabotage::DEADLINE, Some("1"))?;
         stack.start("order").await?;
         stack.pause("stock").await?;
         let orders = place_all(client, 40).await?;
@@ -339,7 +339,7 @@ async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once(
         .await;
         stack.resume("stock").await?;
         stack.stop("order").await?;
-        stack.set_environment("order", "ORDER_DEADLINE_SECONDS", None)?;
+        stack.set_environment("order", sabotage::DEADLINE, None)?;
         stack.start("order").await?;
         ended?;
         for order in &orders {

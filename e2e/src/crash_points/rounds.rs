@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use chassis::commands::BATCH_MAX;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::time::{Instant, sleep};
@@ -17,7 +18,7 @@ use crate::facts::Place;
 use crate::history::Summary;
 use crate::load::{self, Load};
 use crate::narration::say;
-use crate::seed;
+use crate::{sabotage, seed};
 
 /// Whose points are armed: the saga's services.
 pub const ARMED: [&str; 3] = ["order", "payment", "stock"];
@@ -32,13 +33,8 @@ pub const SOON: Duration = Duration::from_secs(120);
 /// How often an instance is made to leave its group, so that partitions move.
 const MOVED_EVERY: Duration = Duration::from_secs(6);
 
-/// Commands in one transaction, at most: `BATCH_MAX` in `chassis/src/commands.rs`.
-const BATCH_MAX: usize = 256;
-
 /// Orders that are placed at a time.
 const TOGETHER: usize = 100;
-
-pub const DEADLINE_SECONDS: &str = "ORDER_DEADLINE_SECONDS";
 
 /// Where a run takes place, and how far it goes.
 pub struct Site<'a> {
@@ -198,14 +194,14 @@ pub async fn deadline(site: &Site<'_>) -> Result<Round> {
     let orders = place(client, seed::CUSTOMERS[0].customer_id, count).await?;
     all_read(client, &orders, "payment to be verified", |order| order.payment == "verified")
         .await?;
-    stack.set_environment("order", DEADLINE_SECONDS, Some("1"))?;
+    stack.set_environment("order", sabotage::DEADLINE, Some("1"))?;
     let armed = site.arm("deadline", &["order"], &SWEEP, site.hits)?;
     armed[0].killed_at_each(site.within).await?;
     all_read(client, &orders, "the deadline to end the order", |order| {
         order.reason.as_deref() == Some("deadline")
     })
     .await?;
-    stack.set_environment("order", DEADLINE_SECONDS, None)?;
+    stack.set_environment("order", sabotage::DEADLINE, None)?;
     stack.stop("order").await?;
     tokio::try_join!(stack.start("order"), stack.start("stock"))?;
     all_read(client, &orders, "both legs to end", Order::has_ended).await?;
