@@ -10,7 +10,7 @@ use e2e::client::Client;
 use e2e::compose::Compose;
 use e2e::load::{self, Load};
 use e2e::member::Stopped;
-use e2e::stack::State;
+use e2e::stack::{State, TEST_STACK};
 use e2e::topology::SERVICES;
 use e2e::{
     Ports, Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, rebuild,
@@ -274,7 +274,7 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     }
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])
-        .env("HOLDFAST_TEST_STACK", stack.directory())
+        .env(TEST_STACK, stack.directory())
         .env("TEST_DATABASE_URL", stack.cluster_url(SERVICES[0])?)
         .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
         .env("TEST_SCHEMA_REGISTRY_URL", stack.registry_url()?)

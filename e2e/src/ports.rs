@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::stack::TEST_STACK;
 use crate::topology::{HOST, SERVICES};
 
 /// The three ports of one instance of a service.
@@ -114,7 +115,7 @@ impl Ports {
     /// Ports that no stack of `free` ports is given: the tests' parts run beside many of those, and beside
     /// such parts of the launcher's own tests.
     pub fn free_for_tests() -> Result<Self> {
-        let is_within_tests = std::env::var_os("HOLDFAST_TEST_STACK").is_some();
+        let is_within_tests = std::env::var_os(TEST_STACK).is_some();
         Self::free_in(if is_within_tests { FREE_INNER_PORTS } else { FREE_TEST_PORTS })
     }
 

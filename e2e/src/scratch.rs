@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
+use crate::stack::TEST_STACK;
 use crate::{parts, template};
 
 /// What a checkout holds that is not its source.
@@ -114,7 +115,7 @@ impl Scratch {
         command.env("HOLDFAST_STATE", &self.state);
         // It lies in the target of the real checkout, of whose repository it is no part.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
-        for inherited in ["CARGO_TARGET_DIR", "HOLDFAST_BIN", "HOLDFAST_TEST_STACK"] {
+        for inherited in ["CARGO_TARGET_DIR", "HOLDFAST_BIN", TEST_STACK] {
             command.env_remove(inherited);
         }
         let told =

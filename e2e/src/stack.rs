@@ -52,6 +52,9 @@ pub enum State {
     Paused,
 }
 
+/// Tells tests where the stack lies that they share.
+pub const TEST_STACK: &str = "HOLDFAST_TEST_STACK";
+
 /// Which stack is meant and where it is.
 impl Stack {
     /// The stack in `directory`, on these ports unless it already runs on others.
@@ -97,7 +100,7 @@ impl Stack {
 
     /// The parts that `e2e with-parts` runs for the tests.
     pub fn of_tests() -> Result<Self> {
-        let directory = std::env::var("HOLDFAST_TEST_STACK").context(
+        let directory = std::env::var(TEST_STACK).context(
             "this test needs Kafka, the registry and the databases: run it by `make test`, or by \
              `target/ci/e2e with-parts -- cargo test --workspace --profile ci`",
         )?;
