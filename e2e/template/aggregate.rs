@@ -63,10 +63,10 @@ impl Rows for Orders {
             "select order_id, customer_id, lines, total_cents, currency, confirmed_at
              from confirmed_orders where order_id = any($1) order by order_id for update",
         )
-        .bind(Vec::from_iter(keys))
+        .bind(Vec::from_iter(keys.iter().copied()))
         .fetch_all(tx)
         .await?;
-        Ok(Orders { confirmed: Table::read(confirmed, |order: &Confirmed| order.order_id) })
+        Ok(Orders { confirmed: Table::read(keys, confirmed, |order: &Confirmed| order.order_id) })
     }
 
     fn save(&self, writes: &mut Writes<'_>) {

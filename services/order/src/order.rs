@@ -340,30 +340,32 @@ impl Rows for Orders {
     type Keys = Keys;
 
     async fn load(tx: &mut PgConnection, keys: Keys) -> sqlx::Result<Orders> {
-        let mut rows = Orders::default();
+        let (mut orders, mut items) = (Vec::new(), Vec::new());
         if !keys.orders.is_empty() {
-            let orders: Vec<Order> = sqlx::query_as(
+            orders = sqlx::query_as(
                 "select order_id, customer_id, status, reason, payment, stock, total_cents,
                         currency, lines, created_at, ended_at, created_event_id, ended_event_id
                  from orders where order_id = any($1) order by order_id for update",
             )
-            .bind(Vec::from_iter(keys.orders))
+            .bind(Vec::from_iter(keys.orders.iter().copied()))
             .fetch_all(&mut *tx)
             .await?;
-            rows.orders = Table::read(orders, |order| order.order_id);
         }
         if !keys.skus.is_empty() {
             // Not locked: an order takes the price that was known when it was placed.
-            let items: Vec<Item> = sqlx::query_as(
+            items = sqlx::query_as(
                 "select sku, name, price_cents, currency, version
                  from items where sku = any($1)",
             )
-            .bind(Vec::from_iter(keys.skus))
+            .bind(Vec::from_iter(keys.skus.iter().map(String::as_str)))
             .fetch_all(&mut *tx)
             .await?;
-            rows.items = Table::read(items, |item| item.sku.clone());
         }
-        Ok(rows)
+        Ok(Orders {
+            orders: Table::read(keys.orders, orders, |order: &Order| order.order_id),
+            items: Table::read(keys.skus, items, |item: &Item| item.sku.clone()),
+            history: Vec::new(),
+        })
     }
 
     fn save(&self, writes: &mut Writes<'_>) {

@@ -214,32 +214,36 @@ impl Rows for Ledger {
     type Keys = Keys;
 
     async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Ledger> {
-        let mut ledger = Ledger::default();
+        let (mut payments, mut accounts) = (Vec::<Payment>::new(), Vec::new());
         if !keys.orders.is_empty() {
-            let payments: Vec<Payment> = sqlx::query_as(
+            payments = sqlx::query_as(
                 "select order_id, state, customer_id, amount_cents, currency, reason,
                         answer_event_id, undo_event_id, created_at, updated_at
                  from payments where order_id = any($1) order by order_id for update",
             )
-            .bind(Vec::from_iter(keys.orders))
+            .bind(Vec::from_iter(keys.orders.iter().copied()))
             .fetch_all(&mut *tx)
             .await?;
             // A cancellation names no customer; whose money it was stands in the payment.
             keys.customers.extend(payments.iter().filter_map(|payment| payment.customer_id));
-            ledger.payments = Table::read(payments, |payment| payment.order_id);
         }
         if !keys.customers.is_empty() {
-            let accounts: Vec<Account> = sqlx::query_as(
+            accounts = sqlx::query_as(
                 "select customer_id, currency, deposited_cents, balance_cents, taken_cents
                  from accounts where customer_id = any($1)
                  order by customer_id for update",
             )
-            .bind(Vec::from_iter(keys.customers))
+            .bind(Vec::from_iter(keys.customers.iter().copied()))
             .fetch_all(&mut *tx)
             .await?;
-            ledger.accounts = Table::read(accounts, |account| account.customer_id);
         }
-        Ok(ledger)
+        Ok(Ledger {
+            payments: Table::read(keys.orders, payments, |payment| payment.order_id),
+            accounts: Table::read(keys.customers, accounts, |account: &Account| {
+                account.customer_id
+            }),
+            deposits: Vec::new(),
+        })
     }
 
     fn save(&self, writes: &mut Writes<'_>) {

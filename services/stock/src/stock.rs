@@ -256,33 +256,35 @@ impl Rows for Warehouse {
     type Keys = Keys;
 
     async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
-        let mut warehouse = Warehouse::default();
+        let (mut reservations, mut items) = (Vec::<Reservation>::new(), Vec::new());
         if !keys.orders.is_empty() {
-            let reservations: Vec<Reservation> = sqlx::query_as(
+            reservations = sqlx::query_as(
                 "select order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
                         created_at, updated_at
                  from reservations where order_id = any($1) order by order_id for update",
             )
-            .bind(Vec::from_iter(keys.orders))
+            .bind(Vec::from_iter(keys.orders.iter().copied()))
             .fetch_all(&mut *tx)
             .await?;
             // A cancellation names no items; what is put back stands in the reservation.
             let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
             keys.skus.extend(lines.map(|line| line.sku.clone()));
-            warehouse.reservations = Table::read(reservations, |r| r.order_id);
         }
         if !keys.skus.is_empty() {
-            let items: Vec<Item> = sqlx::query_as(
+            items = sqlx::query_as(
                 "select sku, name, price_cents, currency, version, delivered, available,
                             reserved, event_id, changed_at
                      from items where sku = any($1) order by sku for update",
             )
-            .bind(Vec::from_iter(keys.skus))
+            .bind(Vec::from_iter(keys.skus.iter().map(String::as_str)))
             .fetch_all(&mut *tx)
             .await?;
-            warehouse.items = Table::read(items, |item| item.sku.clone());
         }
-        Ok(warehouse)
+        Ok(Warehouse {
+            reservations: Table::read(keys.orders, reservations, |r| r.order_id),
+            items: Table::read(keys.skus, items, |item: &Item| item.sku.clone()),
+            deliveries: Vec::new(),
+        })
     }
 
     fn save(&self, writes: &mut Writes<'_>) {

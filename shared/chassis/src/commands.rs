@@ -103,6 +103,10 @@ impl Reply {
         assert!(self.event.is_none(), "a command publishes one event at most");
         Reply { event: event.and_then(Outcome::publish), ..self }
     }
+
+    fn assert_published_by(&self, service: &str) {
+        self.event.iter().for_each(|event| event.assert_published_by(service));
+    }
 }
 
 impl IntoResponse for Reply {
@@ -119,12 +123,13 @@ impl IntoResponse for Reply {
 
 /// Where the API hands commands over.
 pub struct Commands<R: Rows> {
+    service: &'static str,
     waiting: mpsc::Sender<Pending<R>>,
 }
 
 impl<R: Rows> Clone for Commands<R> {
     fn clone(&self) -> Self {
-        Commands { waiting: self.waiting.clone() }
+        Commands { service: self.service, waiting: self.waiting.clone() }
     }
 }
 
@@ -161,31 +166,38 @@ impl<R: Rows> Pending<R> {
     }
 }
 
-/// A command with the function that decides it.
+/// A command, as [`Writers`] see it.
 trait Decide<R: Rows>: Send + Sync {
     fn touch(&self, keys: &mut R::Keys);
     fn decide(&self, rows: &mut R, at: At) -> Result<Reply, Problem>;
 }
 
-impl<R: Touches<C>, C: Send + Sync> Decide<R>
-    for (C, fn(&C, &mut R, At) -> Result<Reply, Problem>)
-{
+/// A command that a service is given, with the function that decides it.
+struct Given<R, C> {
+    service: &'static str,
+    command: C,
+    decide: fn(&C, &mut R, At) -> Result<Reply, Problem>,
+}
+
+impl<R: Touches<C>, C: Send + Sync> Decide<R> for Given<R, C> {
     fn touch(&self, keys: &mut R::Keys) {
-        R::touch(&self.0, keys);
+        R::touch(&self.command, keys);
     }
     fn decide(&self, rows: &mut R, at: At) -> Result<Reply, Problem> {
-        (self.1)(&self.0, rows, at)
+        let reply = (self.decide)(&self.command, rows, at);
+        reply.inspect(|reply| reply.assert_published_by(self.service))
     }
 }
 
 /// Makes both ends.
 pub fn commands<R: Rows>(
+    service: &'static str,
     db: PgPool,
     wake: Arc<Wake>,
     heartbeat: Heartbeat,
 ) -> (Commands<R>, Writers<R>) {
     let (sender, waiting) = mpsc::channel(WAITING_MAX);
-    (Commands { waiting: sender }, Writers { db, waiting, wake, heartbeat })
+    (Commands { service, waiting: sender }, Writers { db, waiting, wake, heartbeat })
 }
 
 impl<R: Rows> Commands<R> {
@@ -209,7 +221,7 @@ impl<R: Rows> Commands<R> {
     {
         let (caller, answer) = oneshot::channel();
         let pending = Pending {
-            command: Box::new((command, decide)),
+            command: Box::new(Given { service: self.service, command, decide }),
             once,
             // Drawn once: a batch that is run again after a cut commit meets its own rows.
             event_id: Uuid::now_v7(),

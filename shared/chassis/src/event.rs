@@ -123,6 +123,14 @@ impl Outgoing {
         let body = E::topic().codec().encode(event).expect("the struct fits its schema");
         Outgoing { topic: E::topic(), key: event.key(), body }
     }
+
+    /// # Panics
+    /// If this service is not the one that publishes it. Nobody has stored its schema here, so the relay
+    /// would hold it up for ever.
+    pub(crate) fn assert_published_by(&self, service: &str) {
+        let Topic { name, publisher, .. } = self.topic;
+        assert!(*publisher == service, "{name} is published by {publisher} and not by {service}");
+    }
 }
 
 /// What a handler may answer with: an event, one of several kinds, or `()` for a handler that never

@@ -42,15 +42,24 @@ pub(crate) trait Work<R: Rows>: Send + Sync {
 type Handler<R, E, O> = fn(&E, &mut R, At) -> Answer<O>;
 type IfDiscarded<R, E> = fn(&E, &R) -> Loss;
 
-impl<R: Touches<E>, E: Event, O: Outcome> Work<R> for (E, Handler<R, E, O>, IfDiscarded<R, E>) {
+/// An event that a service hears.
+pub(crate) struct Heard<R, E, O> {
+    pub service: &'static str,
+    pub event: E,
+    pub handler: Handler<R, E, O>,
+    pub if_discarded: IfDiscarded<R, E>,
+}
+
+impl<R: Touches<E>, E: Event, O: Outcome> Work<R> for Heard<R, E, O> {
     fn touch(&self, keys: &mut R::Keys) {
-        R::touch(&self.0, keys);
+        R::touch(&self.event, keys);
     }
     fn decide(&self, rows: &mut R, at: At) -> Result<Option<Outgoing>, Impossible> {
-        Ok((self.1)(&self.0, rows, at)?.and_then(Outcome::publish))
+        let outgoing = (self.handler)(&self.event, rows, at)?.and_then(Outcome::publish);
+        Ok(outgoing.inspect(|event| event.assert_published_by(self.service)))
     }
     fn loss(&self, rows: &R) -> Loss {
-        (self.2)(&self.0, rows)
+        (self.if_discarded)(&self.event, rows)
     }
 }
 
@@ -82,16 +91,15 @@ impl<R: Rows> Routes<R> {
     ) where
         R: Touches<E>,
     {
-        let topic = E::topic();
+        let (topic, service) = (E::topic(), self.service);
         assert!(
-            topic.subscribers.contains(&self.service),
-            "{} is not declared as a subscriber of {}",
-            self.service,
+            topic.subscribers.contains(&service),
+            "{service} is not declared as a subscriber of {}",
             topic.name
         );
         let read = move |written: &Codec, body: &[u8]| {
             let event: E = topic.codec().decode(written, body)?;
-            Ok(Box::new((event, handler, if_discarded)) as Box<dyn Work<R>>)
+            Ok(Box::new(Heard { service, event, handler, if_discarded }) as Box<dyn Work<R>>)
         };
         let earlier = self.by_topic.insert(topic.name, Route { topic, read: Box::new(read) });
         assert!(earlier.is_none(), "{} has two handlers", topic.name);

@@ -4,8 +4,9 @@
 
 use std::borrow::Borrow;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sqlx::PgConnection;
@@ -56,8 +57,14 @@ pub(crate) fn changes() -> u64 {
 
 /// The rows of one table that a batch touches, by key, with what is to become of each in the
 /// database. Sorted, so that inserts wait for one another in one direction, like locks.
+///
+/// A row that was not looked for must not be taken for one that is not there. So a key that no
+/// [`Touches`] of the batch has named can't be used, and a decision that tries to panics: its event
+/// becomes a dead letter, its command is answered with 500.
 pub struct Table<K, T> {
     rows: BTreeMap<K, (T, Fate)>,
+    /// Which keys were looked for; without a database all of them, and what isn't in `rows` isn't there.
+    asked: Option<BTreeSet<K>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -76,25 +83,34 @@ impl Fate {
     }
 }
 
-impl<K: Ord, T> Table<K, T> {
-    /// Rows as they were just read.
-    pub fn read(rows: Vec<T>, key: impl Fn(&T) -> K) -> Table<K, T> {
-        Table { rows: rows.into_iter().map(|row| (key(&row), (row, Fate::Keep))).collect() }
+impl<K: Ord + Debug, T> Table<K, T> {
+    /// Rows as they were just read, of those that were looked for.
+    pub fn read(asked: BTreeSet<K>, rows: Vec<T>, key: impl Fn(&T) -> K) -> Table<K, T> {
+        let rows = rows.into_iter().map(|row| (key(&row), (row, Fate::Keep))).collect();
+        Table { rows, asked: Some(asked) }
     }
 
     /// The row of a key, if there is one.
-    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&T>
+    ///
+    /// # Panics
+    /// If it was not looked for.
+    pub fn get<Q: Ord + Debug + ?Sized>(&self, key: &Q) -> Option<&T>
     where
         K: Borrow<Q>,
     {
+        self.is_asked(key);
         self.rows.get(key).map(|(row, _)| row)
     }
 
     /// The row of a key, to be changed in its place, if there is one.
-    pub fn change<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut T>
+    ///
+    /// # Panics
+    /// If it was not looked for.
+    pub fn change<Q: Ord + Debug + ?Sized>(&mut self, key: &Q) -> Option<&mut T>
     where
         K: Borrow<Q>,
     {
+        self.is_asked(key);
         let (row, fate) = self.rows.get_mut(key)?;
         CHANGES.set(CHANGES.get() + 1);
         fate.changed();
@@ -102,7 +118,11 @@ impl<K: Ord, T> Table<K, T> {
     }
 
     /// Adds a row, or puts it in the place of the one that was there.
+    ///
+    /// # Panics
+    /// If it was not looked for.
     pub fn put(&mut self, key: K, row: T) {
+        self.is_asked(&key);
         CHANGES.set(CHANGES.get() + 1);
         match self.rows.entry(key) {
             Entry::Vacant(place) => drop(place.insert((row, Fate::Insert))),
@@ -112,6 +132,14 @@ impl<K: Ord, T> Table<K, T> {
                 fate.changed();
             }
         }
+    }
+
+    fn is_asked<Q: Ord + Debug + ?Sized>(&self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        let asked = self.asked.as_ref().is_none_or(|asked| asked.contains(key));
+        assert!(asked, "{key:?} was not looked for: the batch's `Touches` have to name it");
     }
 
     /// All rows, by key.
@@ -134,9 +162,10 @@ impl<K: Ord, T> Table<K, T> {
     }
 }
 
-impl<K: Ord, T> Default for Table<K, T> {
+/// Whole, and empty: for rows that come from no database.
+impl<K, T> Default for Table<K, T> {
     fn default() -> Self {
-        Table { rows: BTreeMap::new() }
+        Table { rows: BTreeMap::new(), asked: None }
     }
 }
 
@@ -147,7 +176,7 @@ mod tests {
     #[test]
     fn what_was_read_is_updated_when_it_changes_and_what_is_new_is_inserted_however_often_it_does()
     {
-        let mut table = Table::read(vec![1, 2, 3], |number| *number);
+        let mut table = Table::read((1..=6).collect(), vec![1, 2, 3], |number| *number);
         *table.change(&1).unwrap() += 10;
         table.put(2, 12);
         table.put(4, 4);
@@ -157,5 +186,15 @@ mod tests {
         assert_eq!(table.change(&6), None);
         assert_eq!((table.updated(), table.inserted()), (vec![&11, &12], vec![&14, &15]));
         assert_eq!(Vec::from_iter(table.iter()), [&11, &12, &3, &14, &15]);
+    }
+    #[test]
+    fn a_row_that_was_not_looked_for_is_not_taken_for_one_that_is_not_there() {
+        let table = || Table::read([1, 2].into(), vec![1], |number| *number);
+        assert_eq!((table().get(&1), table().get(&2)), (Some(&1), None));
+        let unasked = "3 was not looked for: the batch's `Touches` have to name it".to_string();
+        assert_eq!(guarded(|| table().get(&3).copied()), Err(unasked.clone()));
+        assert_eq!(guarded(|| table().change(&3).copied()), Err(unasked.clone()));
+        assert_eq!(guarded(|| table().put(3, 3)), Err(unasked));
+        assert_eq!(Table::<i32, i32>::default().get(&3), None, "this one is whole");
     }
 }

@@ -128,7 +128,7 @@ impl Service {
     /// What takes clients' commands, and the writers behind it: a part of the API loop.
     pub fn commands<R: Rows>(&self) -> (Commands<R>, Writers<R>) {
         let heartbeat = self.heartbeats.register("writers", WRITERS_BEAT_WITHIN);
-        commands::commands(self.db.clone(), self.wake.clone(), heartbeat)
+        commands::commands(self.name, self.db.clone(), self.wake.clone(), heartbeat)
     }
 
     /// The loop that carries the outbox to Kafka. Of all topics, the schemas of those that this

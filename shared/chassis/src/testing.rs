@@ -110,7 +110,7 @@ impl<R: Rows> Bench<R> {
         let db = schema::connect(service, &config).expect("the URL can be read");
         let heartbeat = Heartbeats::new().register("writers", Duration::from_secs(60));
         let wake = Arc::<Wake>::default();
-        let (commands, writers) = commands::commands(db.clone(), wake.clone(), heartbeat);
+        let (commands, writers) = commands::commands(service, db.clone(), wake.clone(), heartbeat);
         let stop = CancellationToken::new();
         tokio::spawn(writers.run(stop.clone()));
         Bench { service, db, commands, wake, _stop: stop.drop_guard() }

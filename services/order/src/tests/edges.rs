@@ -1,7 +1,6 @@
 //! The edges on a real database: HTTP in, events in, events out.
 
 use super::*;
-use crate::order::Item;
 
 #[tokio::test]
 async fn an_order_is_placed_shown_and_announced() {
@@ -282,17 +281,13 @@ async fn items_are_listed_as_stock_last_announced_them() {
 
 #[tokio::test]
 async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_older_one() {
-    use chassis::rows::Rows;
+    use chassis::rows::{Rows, Touches};
     let (bench, _client) = stocked_bench().await;
+    let (older, mut keys) = (item("pen", 2, "EUR", 2), Default::default());
+    Orders::touch(&older, &mut keys);
     let mut slow = bench.db.begin().await.unwrap();
-    let mut rows = Orders::load(&mut slow, Default::default()).await.unwrap();
-    rows.put_item(Item {
-        sku: "pen".into(),
-        name: "Pen".into(),
-        price_cents: 2,
-        currency: euros(),
-        version: 2,
-    });
+    let mut rows = Orders::load(&mut slow, keys).await.unwrap();
+    saga::item_changed(&older, &mut rows, at(1)).unwrap();
     bring(&bench, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
     let mut writes = testing::writes(&mut slow);
     rows.save(&mut writes);

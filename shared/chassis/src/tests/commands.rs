@@ -258,7 +258,7 @@ async fn writers_whose_connection_went_silent_go_on_with_another() {
 async fn more_than_can_wait_is_refused_at_once_and_nothing_of_it_is_stored() {
     let till = Till::<205>::open().await;
     let beat = Heartbeats::new().register("writers", WITHIN);
-    let (commands, writers) = commands(till.db.clone(), till.wake.clone(), beat);
+    let (commands, writers) = commands(till.service, till.db.clone(), till.wake.clone(), beat);
     // No writer runs yet: the queue only fills.
     let waiting = (0..4_096).map(|_| commands.run(counted::<205>("waiting", 1), None, count));
     let waiting = join_all(waiting);
@@ -315,6 +315,26 @@ async fn a_command_that_is_refused_after_it_changed_rows_is_a_500_and_nothing_of
         (500.try_into().unwrap(), 201.try_into().unwrap())
     );
     assert_eq!(till.tallies().await.into_keys().collect::<Vec<_>>(), ["b"]);
+    writing.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_that_needs_a_row_that_nobody_named_or_says_what_another_service_says_is_a_500() {
+    let till = Till::<226>::open().await;
+    let (commands, writing) = till.commands();
+    let unnamed = commands.run(counted::<226>("a", 1), None, |wish, drawer, _| {
+        Ok(Reply::ok(&drawer.add("another", wish.amount)))
+    });
+    let of_another = commands.run(counted::<226>("b", 2), None, |wish, drawer, _| {
+        drawer.add(&wish.till, wish.amount);
+        Ok(Reply::ok(&()).publishing(Some(counted::<1>("b", 2))))
+    });
+    let good = commands.run(counted::<226>("c", 3), None, count);
+    let (unnamed, of_another, good) = tokio::join!(unnamed, of_another, good);
+    let answers = [unnamed, of_another, good].map(|answer| status(&answer).as_u16());
+    assert_eq!(answers, [500, 500, 201]);
+    assert_eq!(till.tallies().await.into_keys().collect::<Vec<_>>(), ["c"]);
+    assert_eq!(till.number("select count(*) from outbox").await, 1);
     writing.stop().await;
 }
 

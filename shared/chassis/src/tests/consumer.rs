@@ -9,6 +9,8 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::relay::on_a_mock;
 use super::*;
+use crate::route::{Heard, Work};
+use crate::rows::guarded;
 
 #[tokio::test]
 async fn a_duplicate_has_one_effect_in_a_batch_across_batches_and_at_two_consumers_at_once() {
@@ -162,6 +164,22 @@ async fn a_whole_topic_replayed_from_offset_0_changes_nothing() {
     till.catch_up().await;
     assert_eq!(committed(&till).await.iter().sum::<i64>(), 301, "all were read again");
     assert_eq!(state().await, before);
+}
+
+#[test]
+fn what_another_service_publishes_is_no_answer() {
+    let answered = |service| {
+        let handler = |heard: &Counted<1>, _: &mut Drawer, _: At| {
+            Ok(Some(Tallied::<2> { till: heard.till.clone(), total: heard.amount }))
+        };
+        let event = counted::<1>("a", 1);
+        let heard = Heard { service, event, handler, if_discarded: uncounted };
+        let at = At { now: chrono::Utc::now(), event_id: Uuid::now_v7(), cause: None };
+        guarded(|| heard.decide(&mut Drawer::default(), at))
+    };
+    assert!(answered(names(2).service).unwrap().unwrap().is_some());
+    let because = answered(names(1).service).unwrap_err();
+    assert!(because.ends_with(&format!("and not by {}", names(1).service)), "{because}");
 }
 
 const LABELLED: &str = r#"{"type": "record", "name": "Labelled", "fields": [

@@ -105,10 +105,10 @@ impl Rows for Drawer {
     async fn load(tx: &mut PgConnection, keys: Self::Keys) -> sqlx::Result<Drawer> {
         let tallies =
             sqlx::query_as("select * from tallies where till = any($1) order by till for update")
-                .bind(Vec::from_iter(keys))
+                .bind(Vec::from_iter(keys.iter().map(String::as_str)))
                 .fetch_all(tx)
                 .await?;
-        Ok(Drawer { tallies: Table::read(tallies, |tally: &Tally| tally.till.clone()) })
+        Ok(Drawer { tallies: Table::read(keys, tallies, |tally: &Tally| tally.till.clone()) })
     }
 
     fn save(&self, writes: &mut Writes<'_>) {

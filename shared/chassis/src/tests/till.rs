@@ -127,7 +127,7 @@ impl<const TEST: u32> Till<TEST> {
     /// Where commands go, with the loop that runs them.
     pub fn commands(&self) -> (Commands<Drawer>, Running) {
         let beat = Heartbeats::new().register("writers", WITHIN);
-        let (commands, writers) = commands(self.db.clone(), self.wake.clone(), beat);
+        let (commands, writers) = commands(self.service, self.db.clone(), self.wake.clone(), beat);
         (commands, Running::start(|stop| writers.run(stop)))
     }
 
