@@ -25,7 +25,7 @@ demo: build ## From nothing to the story: stock is killed, orders go on, everyth
 	@$(E2E) demo
 
 # Most tests wait most of the time; those that need the machine for themselves take turns.
-test: build crash-programs ## Every test, on real Kafka, registry and databases
+test: build crash-programs ## Every test but those of faults, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=4 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
 

@@ -54,9 +54,7 @@ impl Invariant {
                 "goods are conserved and never negative: what was delivered is available or \
                  reserved, and what is reserved is what orders hold"
             }
-            I7 => {
-                "every event was handled once by each of its subscribers, and had its effect once"
-            }
+            I7 => "every fact was handled once by each of its subscribers, and had its effect once",
             I8 => {
                 "what the rows say was published lies in its topic, word for word; repeats lie only \
                  there"

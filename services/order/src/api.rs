@@ -263,7 +263,7 @@ pub struct Entry {
     /// The event itself, without its envelope.
     #[schema(value_type = Object)]
     detail: Value,
-    /// When it was decided, by its publisher's clock.
+    /// When it was decided, by the clock of its publisher's database.
     occurred_at: DateTime<Utc>,
     /// When it became true here.
     recorded_at: DateTime<Utc>,

@@ -2,7 +2,7 @@
 //!
 //! `POST /orders` announces `orders.created`; payment and stock each answer it. Both yes:
 //! `orders.confirmed`. The first no, a customer's cancel or the deadline: `orders.cancelled`, which
-//! payment and stock undo and answer once more. Prices come from a read model of `stock.items`.
+//! payment and stock undo and answer, unless they had said no. Prices come from a read model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

@@ -1,7 +1,8 @@
 //! The payment service keeps customers' accounts, and takes the money for orders.
 //!
 //! `orders.created` takes the total or nothing and is answered with `payments.verified` or
-//! `payments.declined`; `orders.cancelled` gives it back and is answered with `payments.refunded`.
+//! `payments.declined`; `orders.cancelled` gives it back and is answered with `payments.refunded`,
+//! unless payment had said no.
 
 mod payment; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

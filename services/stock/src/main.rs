@@ -1,7 +1,8 @@
 //! The stock service knows what there is, and sets it aside for orders.
 //!
 //! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
-//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`.
+//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`,
+//! unless stock had said no.
 //! Items as they are now are announced in `stock.items`. It has clients' commands, sagas and state
 //! that others keep a copy of, hence it is the template.
 

@@ -24,7 +24,8 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 
 /// The declaration of a topic.
 pub struct Topic {
-    /// `service.eventType`, or the plural of what the service is about; also the schema's file name and, with `-value`, its registry subject.
+    /// The publisher's name, or that and an s, a dot, and what happened or what there is:
+    /// `orders.created`, `stock.items`. Also the schema's file name and, with `-value`, its registry subject.
     pub name: &'static str,
     /// The one service that writes it.
     pub publisher: &'static str,

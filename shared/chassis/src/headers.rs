@@ -159,7 +159,8 @@ impl IdempotencyKey {
             .pattern(Some(KEY_PATTERN));
         let description = "A value of your own that stays the same when you repeat the request: \
             visible ASCII characters without quotes or backslashes, in double quotes or bare. For 24 \
-            hours the same request with the same key has its effect once and gets the same answer.";
+            hours after it was accepted, the same request with the same key has no second effect and \
+            gets the same answer; one that was refused is decided anew.";
         header("Idempotency-Key", description, schema.build(), required)
     }
 }

@@ -1,7 +1,8 @@
 //! Idempotency keys: a command that comes again is answered as before, and has no second effect.
 //!
-//! Promise: within 24 hours, a key at a place means one effect and one answer. It is broken by writing
-//! the key in another transaction than the effect.
+//! Promise: within 24 hours of a command that was accepted, its key at its place means one effect and
+//! one answer. It is broken by writing the key in another transaction than the effect. A refusal is not
+//! remembered: nothing was stored, and what was refused may be possible by now.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -149,8 +149,8 @@ fn answers_of_all() -> Vec<(String, Whose, Value)> {
         answer
     };
     let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
-         `/problems/outcome-unknown`: it may be stored or not, and only the same request with the \
-         same `Idempotency-Key` tells.";
+         `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
+         same `Idempotency-Key` where one is taken.";
     let answers = [
         ("Malformed400", Whose::Every, told("Broken JSON, or a header that can't be read.")),
         ("NotFound404", Whose::Placed, told("There is no such thing.")),

@@ -1,6 +1,6 @@
 //! The relay's producer: what is sent comes back once, acknowledged or refused.
 //!
-//! librdkafka's own client of this kind wakes ten times a second, and spins through the last
+//! The `rdkafka` crate's own client of this kind wakes ten times a second, and spins through the last
 //! millisecond of each wait: half a percent of a core for doing nothing. Here one thread waits for a
 //! second at a time, and is woken by what comes back.
 

@@ -1,8 +1,8 @@
 //! What becomes of a dead letter: replayed once its cause is gone, or discarded for ever.
 //!
 //! Promises: a letter's event has its effect in the transaction that closes the letter, and once,
-//! however often and by however many operators it is replayed; what was read and discarded never has
-//! an effect, even if it comes again. They are broken by settling a letter without the inbox, or
+//! however often and by however many operators it is replayed; a fact that was read and discarded never
+//! has an effect, even if it comes again. They are broken by settling a letter without the inbox, or
 //! without its row locked. Of what nobody could read, nobody knows which event it was: discarded, it may
 //! still have its effect should it come again and be readable by then.
 
