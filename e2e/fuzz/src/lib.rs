@@ -38,7 +38,7 @@ impl Server {
         let options = PgPoolOptions::new().acquire_timeout(Duration::from_millis(1));
         let db = options.connect_lazy(nowhere).expect("the URL can be read");
         let heartbeat = Heartbeats::new().register("writers", Duration::from_secs(60));
-        let (commands, writers) = commands::commands(db.clone(), Default::default(), heartbeat);
+        let (commands, writers) = commands::commands("fuzz", db.clone(), Default::default(), heartbeat);
         drop(writers);
         let router = router(db, commands);
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
