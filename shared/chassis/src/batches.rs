@@ -158,7 +158,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                         part.items[0].content = Content::Dead(Cause::refused(&error));
                         continue;
                     }
-                    Failure::TooSlow | Failure::Transient => error.to_string(),
+                    Failure::TooSlow | Failure::Locked | Failure::Transient => error.to_string(),
                 },
             };
             counter!("consumer_retries_total").increment(1);

@@ -65,6 +65,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 const PREPARED_WITHIN: Duration = Duration::from_secs(7);
 const COMMITTED_WITHIN: Duration = Duration::from_secs(2);
 
+/// How long a try waits for a row that another transaction holds. Those who share its batch wait too,
+/// so it is well below [`TRIED_WITHIN`]: each of them is tried by itself then, and has time for that.
+const LOCK_WAIT: &str = "500ms";
+
 /// Between two tries of a batch, at most.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -251,7 +255,7 @@ impl<R: Rows> Writers<R> {
             let (db, wake, waiting) = (self.db.clone(), self.wake.clone(), waiting.clone());
             let (stop, heartbeat) = (stop.clone(), self.heartbeat.clone());
             writers.spawn(async move {
-                let mut session = Session::of(&db);
+                let mut session = Session::of(&db).waiting_for_locks(LOCK_WAIT);
                 while let Some((batch, _lap)) = take(&waiting, &wake, &stop, &heartbeat).await {
                     write(&mut session, &wake, batch, &heartbeat).await;
                 }
@@ -291,8 +295,8 @@ async fn take<R: Rows>(
 }
 
 /// Runs a batch until every caller has an answer. What can't go together goes apart: a command with
-/// the key of an earlier one of the batch waits for the next round, and a batch that the database
-/// refuses is halved.
+/// the key of an earlier one of the batch waits for the next round, a batch that the database refuses is
+/// halved, and where one needs a row that somebody holds, each goes by itself.
 async fn write<R: Rows>(
     session: &mut Session,
     wake: &Wake,
@@ -339,12 +343,18 @@ async fn write<R: Rows>(
                         rounds.push(right);
                         rounds.push(left);
                     }
+                    Failure::Locked if batch.len() > 1 => {
+                        warn!("{} commands are tried one by one: {error}", batch.len());
+                        rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
+                    }
                     Failure::Refused => {
                         error!("the database refuses a command: {error}");
                         for pending in batch {
                             pending.refuse(Problem::internal());
                         }
                     }
+                    // The one that waits lets the others pass.
+                    Failure::Locked => rounds.insert(0, batch),
                     failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
                         // What another transaction wrote at the same moment is seen at the next try:
                         // a client that is in two minds, and nothing to worry about.

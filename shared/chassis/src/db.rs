@@ -56,6 +56,8 @@ pub enum Failure {
     Transient,
     /// A statement ran into its time limit: a smaller batch may pass, else wait.
     TooSlow,
+    /// Somebody held a lock for longer than is waited: wait, and don't let others wait behind it.
+    Locked,
     /// Another transaction inserted the same key first: start again, so that it is found.
     Race,
     /// The database refuses what the work holds, and always will.
@@ -72,6 +74,7 @@ pub fn classify(error: &sqlx::Error) -> Failure {
         sqlx::Error::Database(error) => match error.code().as_deref() {
             Some("23505") => Failure::Race,
             Some("57014") => Failure::TooSlow,
+            Some("55P03") => Failure::Locked,
             Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
                 Failure::Refused
             }

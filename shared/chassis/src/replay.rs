@@ -100,7 +100,9 @@ impl<R: Rows> Letters<R> {
                     Failure::Race | Failure::Refused => {
                         return Err(still_dead(letter_id, &Cause::refused(&error)));
                     }
-                    Failure::TooSlow | Failure::Transient => return Err(not_now(error)),
+                    Failure::TooSlow | Failure::Locked | Failure::Transient => {
+                        return Err(not_now(error));
+                    }
                 },
             }
         }

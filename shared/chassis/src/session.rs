@@ -44,6 +44,12 @@ impl Session {
         Session { options, at_rest: None }
     }
 
+    /// One that waits no longer than this for a lock, as Postgres writes it: `500ms`.
+    pub(crate) fn waiting_for_locks(self, wait: &'static str) -> Session {
+        let options = self.options.options([("lock_timeout", wait)]);
+        Session { options, ..self }
+    }
+
     /// Begins a transaction; see [`db::PLANNER`] for how its statements are planned.
     pub(crate) async fn begin(&mut self) -> sqlx::Result<Begun<'_>> {
         let kept = match self.at_rest.take() {

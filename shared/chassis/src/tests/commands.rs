@@ -338,6 +338,28 @@ async fn a_command_that_needs_a_row_that_nobody_named_or_says_what_another_servi
     writing.stop().await;
 }
 
+#[tokio::test]
+async fn a_row_that_somebody_holds_is_waited_for_by_whoever_needs_it_and_by_nobody_else() {
+    let till = Till::<227>::open().await;
+    till.force("insert into tallies values ('held', 0, 0)").await;
+    let mut holder = till.db.begin().await.unwrap();
+    let hold = sqlx::query("select from tallies where till = 'held' for update");
+    hold.execute(&mut *holder).await.unwrap();
+    let beat = Heartbeats::new().register("writers", WITHIN);
+    let (commands, writers) = commands(till.service, till.db.clone(), till.wake.clone(), beat);
+    // All are there before a writer is, so they go together.
+    let wishes = (0..20).map(|nth| if nth == 0 { "held".into() } else { format!("till {nth}") });
+    let run = |name: String| commands.run(counted::<227>(&name, 1), None, count);
+    let asked = join_all(wishes.map(run));
+    let start = async { Running::start(|stop| writers.run(stop)) };
+    let (answers, writing) = tokio::join!(asked, start);
+    let answers: Vec<u16> = answers.iter().map(|answer| status(answer).as_u16()).collect();
+    assert_eq!(answers, [vec![503], vec![201; 19]].concat());
+    holder.rollback().await.unwrap();
+    assert_eq!(status(&run("held".into()).await), 201);
+    writing.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_else() {
     let till = Till::<207>::open().await;
