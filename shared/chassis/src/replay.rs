@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{PgPool, PgTransaction};
+use sqlx::{Connection, PgPool, PgTransaction};
 
 use crate::avro::{Undecodable, unframe};
 use crate::crash;
@@ -234,13 +234,22 @@ impl<R: Rows> Letters<R> {
         }
         let mut keys = R::Keys::default();
         work.touch(&mut keys);
-        let rows = R::load(tx, keys).await?;
-        let loss = guarded(|| work.loss(&rows)).unwrap_or_else(|panic| {
-            Loss::that(format!(
-                "What that costs can't be told, since the telling panicked: {panic}"
-            ))
-        });
-        Ok((Settled::Discarded, loss))
+        // A key that can't be asked for is no reason to keep the letter for ever.
+        let mut asked = tx.begin().await?;
+        let loss = match R::load(&mut asked, keys).await {
+            Ok(rows) => {
+                asked.commit().await?;
+                guarded(|| work.loss(&rows))
+                    .map_err(|panic| format!("the telling panicked: {panic}"))
+            }
+            Err(error) if db::classify(&error) == Failure::Refused => {
+                asked.rollback().await?;
+                Err(format!("the database refuses to look: {error}"))
+            }
+            Err(error) => return Err(error),
+        };
+        let untold = |because| Loss::that(format!("What that costs can't be told: {because}."));
+        Ok((Settled::Discarded, loss.unwrap_or_else(untold)))
     }
 
     /// The letter's event with its handler, by the code and the schemas of today.

@@ -274,6 +274,19 @@ async fn what_is_worth_something_is_discarded_only_with_a_write_off_that_the_boo
 }
 
 #[tokio::test]
+async fn a_letter_whose_rows_can_not_even_be_asked_for_is_discarded_like_any_other() {
+    let till = Till::<49>::open_with_contracts().await;
+    till.handle(till.delivered(&[counted("a\0", 1)]).await).await;
+    let desk = till.desk();
+    let letter = get(&desk, "/dead-letters/1").await;
+    let consequence = letter["if_discarded"]["consequence"].as_str().unwrap();
+    assert!(consequence.starts_with("What that costs can't be told"), "{letter}");
+    let because = json!({ "because": "no name" });
+    assert_eq!(outcome(&desk, "/dead-letters/1/discard", because).await, "discarded");
+    assert_eq!(till.states().await, states([("discarded", 1)]));
+}
+
+#[tokio::test]
 async fn what_was_discarded_has_no_effect_when_its_topic_is_read_again_with_the_cause_gone() {
     let till = Till::<44>::open_with_contracts().await;
     till.refuse("a").await;
