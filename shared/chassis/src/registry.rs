@@ -63,6 +63,9 @@ pub enum NoId {
     /// A healthy registry does not have it: its contract is still to be applied.
     #[error("the schema of {0} is not registered")]
     Unregistered(String),
+    /// The registry answers, and won't say.
+    #[error("the registry refuses to tell of {0}")]
+    Refused(String),
 }
 
 impl Registry {
@@ -94,9 +97,13 @@ impl Registry {
         let subject = &format!("{topic}-value");
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
         let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
-        let found = found.map_err(|error| match unknown(&error) {
-            true => NoId::Unregistered(subject.to_string()),
-            false => Unreachable(format!("{subject}: {}", brief(&error))).into(),
+        let found = found.map_err(|error| {
+            let told = format!("{subject}: {}", brief(&error));
+            match error_code(&error) {
+                _ if unknown(&error) => NoId::Unregistered(subject.to_string()),
+                Some(400..=499 | 40_000..=49_999) => NoId::Refused(told),
+                _ => Unreachable(told).into(),
+            }
         })?;
         let without = || Unreachable(format!("{subject}: an answer without an id"));
         let id = found.id.ok_or_else(without)?;
@@ -203,8 +210,13 @@ impl Registry {
 fn unknown(error: &SRCError) -> bool {
     const SUBJECT_NOT_FOUND: u32 = 40401;
     const SCHEMA_NOT_FOUND: u32 = 40403;
+    error_code(error).is_some_and(|code| [SUBJECT_NOT_FOUND, SCHEMA_NOT_FOUND].contains(&code))
+}
+
+/// What the registry itself says, if it was the registry: an HTTP status, or that with two digits more.
+fn error_code(error: &SRCError) -> Option<u32> {
     let said = error.source().and_then(|source| source.downcast_ref::<RawError>());
-    said.is_some_and(|said| [SUBJECT_NOT_FOUND, SCHEMA_NOT_FOUND].contains(&said.error_code))
+    said.map(|said| said.error_code)
 }
 
 /// One line for a log.
@@ -250,5 +262,18 @@ mod tests {
         ] {
             assert!(asking(status, body).await.schemas_of([7]).await.is_err(), "{status}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_the_registry_refuses_to_tell_of_is_no_sign_that_it_is_away() {
+        let id_of = async |status, error_code: u32| {
+            let said = json!({ "error_code": error_code, "message": "" });
+            asking(status, said).await.id_of("till.counted", b"", "{}").await.unwrap_err()
+        };
+        assert!(matches!(id_of(StatusCode::NOT_FOUND, 40401).await, NoId::Unregistered(_)));
+        assert!(matches!(id_of(StatusCode::FORBIDDEN, 40301).await, NoId::Refused(_)));
+        assert!(matches!(id_of(StatusCode::UNPROCESSABLE_ENTITY, 422).await, NoId::Refused(_)));
+        let broken = id_of(StatusCode::INTERNAL_SERVER_ERROR, 50001).await;
+        assert!(matches!(broken, NoId::Unreachable(_)), "{broken}");
     }
 }

@@ -302,8 +302,8 @@ impl<'a> Round<'a> {
                 Ok(Some(id))
             }
             Err(error) => {
-                // A schema that nobody has registered holds up its own topic, and none whose
-                // schema the registry knows.
+                // A schema that the registry doesn't know, or won't tell of, holds up its own
+                // topic, and none whose schema it does.
                 if let NoId::Unreachable(_) = error {
                     self.registry_away = Some(Instant::now() + HELD_FOR);
                 }
