@@ -143,6 +143,7 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 	@bash k8s/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
+	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
 	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests::
 
 build: tools
