@@ -47,6 +47,11 @@ const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 /// where a single partition has no leader, the records of the others still come back.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
+/// Where records are in flight and nothing at all comes back for so long, a new producer goes on. One
+/// may ask the same broken broker for its id for ever (librdkafka's issue 3848), and while Kafka is away
+/// a new one costs nothing.
+pub(crate) const SILENT_MAX: Duration = Duration::from_secs(60);
+
 /// How often it is told for how long the oldest row has been waiting.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
@@ -77,6 +82,8 @@ pub(crate) struct Round<'a> {
     registry: &'a Registry,
     /// The keys of what is in flight, one record each.
     keys: HashSet<String>,
+    /// When something came back last, or was sent when nothing was in flight.
+    pub(crate) heard_at: Instant,
     topics: HashMap<String, OfTopic>,
     /// Topics that were refused, until when; keys likewise, with how long it was this time.
     held_topics: HashMap<String, Instant>,
@@ -135,6 +142,7 @@ impl<'a> Round<'a> {
             producer,
             registry,
             keys: HashSet::new(),
+            heard_at: Instant::now(),
             topics: HashMap::new(),
             held_topics: HashMap::new(),
             held_keys: HashMap::new(),
@@ -260,6 +268,9 @@ impl<'a> Round<'a> {
         let record = frame(schema_id, &row.body);
         match self.producer.send(topic, key, &record, headers(&self.source, row), flight) {
             Ok(()) => {
+                if self.keys.is_empty() {
+                    self.heard_at = Instant::now();
+                }
                 self.keys.insert(key.clone());
                 if !self.topics.contains_key(topic) {
                     self.topics.insert(topic.clone(), OfTopic::new(topic));
@@ -322,6 +333,7 @@ impl<'a> Round<'a> {
             self.still_of_use()?;
         }
         self.keys.remove(&flight.key);
+        self.heard_at = Instant::now();
         // A later look passed over whatever else there is of its key.
         self.left_behind |= flight.look < self.looks;
         let of = self.topics.get_mut(&flight.topic).expect("its topic is noted when it is sent");
@@ -385,6 +397,10 @@ impl<'a> Round<'a> {
         if let Some(because) = self.producer.beyond_repair() {
             counter!("relay_producers_rebuilt_total").increment(1);
             anyhow::bail!("the producer is beyond repair: {because}");
+        }
+        if self.is_in_flight() && self.heard_at.elapsed() > SILENT_MAX {
+            counter!("relay_producers_rebuilt_total").increment(1);
+            anyhow::bail!("Kafka acknowledged nothing for {SILENT_MAX:?}");
         }
         Ok(())
     }

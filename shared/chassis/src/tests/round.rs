@@ -5,7 +5,7 @@ use sqlx::Row;
 use super::relay::on_a_mock;
 use super::*;
 use crate::producer::Producer;
-use crate::round::{self, DELETED_AT, DELETED_WITHIN, Round};
+use crate::round::{self, DELETED_AT, DELETED_WITHIN, Round, SILENT_MAX};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_key_at_most_one_record_is_unacknowledged() {
@@ -54,6 +54,28 @@ async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waite
     let landed = round.producer.landed().await.unwrap();
     round.landed(landed).unwrap();
     assert!(round.has_to_look(), "the third waited for the second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_nothing_comes_back_to_for_long_is_given_up_and_one_without_work_is_not() {
+    let till = Till::<228>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = Round::new(till.service, producer, &registry);
+    let long_ago = std::time::Instant::now() - SILENT_MAX - Duration::from_secs(1);
+    round.heard_at = long_ago;
+    round.still_of_use().unwrap();
+    till.publish(&[counted("a", 1), counted("b", 1)]).await;
+    mock.broker_down(-1).unwrap();
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 2);
+    round.still_of_use().unwrap();
+    round.heard_at = long_ago;
+    assert!(round.still_of_use().is_err());
+    mock.broker_up(-1).unwrap();
+    let landed = round.producer.landed().await.unwrap();
+    round.landed(landed).unwrap();
+    round.still_of_use().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
