@@ -128,6 +128,12 @@ async fn mend(stack: &Stack, service: &str) -> Result<()> {
     if service == "payment" { mend_payments(stack).await } else { Ok(()) }
 }
 
+/// Events in a service's outbox.
+pub async fn unpublished(stack: &Stack, service: &str) -> Result<i64> {
+    let mut db = superuser(stack, service).await?;
+    Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&mut db).await?)
+}
+
 /// Dead letters that wait because the database refused what the event does.
 pub async fn failing_letters(stack: &Stack, service: &str) -> Result<i64> {
     let count = "select count(*) from dead_letters where kind = 'failing' and state = 'waiting'";

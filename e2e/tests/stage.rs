@@ -75,6 +75,7 @@ pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> 
     nobody_dies(&stage.stack, async {
         let tested = test(&stage).await;
         if tested.is_err() {
+            tell(&stage.stack).await;
             put_right(&stage.stack).await.context("after a test that failed")?;
         }
         stage.stack.set_instances(1).await?;
@@ -82,6 +83,28 @@ pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> 
         tested
     })
     .await
+}
+
+/// What helps to find out why a test failed, before all of that is gone: what the services complained of
+/// last, and what waits to be published.
+async fn tell(stack: &Stack) {
+    const LINES: usize = 15;
+    for service in SERVICES {
+        let names = stack.instances_of(service).unwrap_or_default();
+        for name in names {
+            let log = stack.directory().join("log").join(format!("{name}.log"));
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let complaints: Vec<&str> =
+                log.lines().filter(|line| !line.contains(" INFO ")).collect();
+            for line in &complaints[complaints.len().saturating_sub(LINES)..] {
+                eprintln!("{name}: {}", line.chars().take(300).collect::<String>());
+            }
+        }
+        match sabotage::unpublished(stack, service).await {
+            Ok(unpublished) => eprintln!("{service} has yet to publish {unpublished} events"),
+            Err(error) => eprintln!("what {service} has yet to publish can't be told: {error:#}"),
+        }
+    }
 }
 
 /// Undoes what a test that broke off may have left behind, so that it is the only one that fails.
