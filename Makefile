@@ -144,7 +144,7 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests::
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests:: every_seeded_bug_applies the_newer_version_is_made_of
 
 build: tools
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, eventually};
 use e2e::metrics::Metrics;
 use e2e::scratch::Scratch;
+use e2e::template::checkout;
 use e2e::topics::{reader, watermarks};
 use e2e::{Stack, seed, verify};
 use futures::future::try_join_all;
@@ -25,24 +26,33 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// Orders that each client places, and cancels, in a round.
 const ORDERS: usize = 6;
 
-/// The newer version: `orders.cancelled` has a field more and its enum a symbol more, and the order
-/// service uses both whenever a customer cancels.
-fn make_newer(scratch: &Scratch) -> Result<()> {
-    let (schema, contracts) = ("schemas/orders.cancelled.avsc", "shared/events/src/orders.rs");
-    let (order, saga) = ("services/order/src/order.rs", "services/order/src/saga.rs");
-    let field = r#""fields": [{"name": "channel", "type": ["null", "string"], "default": null, "doc": "Where."},"#;
-    scratch.edit(schema, r#""fields": ["#, field)?;
-    scratch.edit(schema, r#""deadline","#, r#""deadline", "changed_mind","#)?;
-    scratch.edit(
-        contracts,
+/// The newer version, as what is to be replaced in which file: `orders.cancelled` has a field more and
+/// its enum a symbol more, and the order service uses both whenever a customer cancels.
+const NEWER: [(&str, &str, &str); 6] = [
+    (
+        "schemas/orders.cancelled.avsc",
+        r#""fields": ["#,
+        r#""fields": [{"name": "channel", "type": ["null", "string"], "default": null, "doc": "Where."},"#,
+    ),
+    ("schemas/orders.cancelled.avsc", r#""deadline","#, r#""deadline", "changed_mind","#),
+    (
+        "shared/events/src/orders.rs",
         "pub struct OrderCancelled {",
         "pub struct OrderCancelled {\n/// Where.\npub channel: Option<String>,",
-    )?;
-    scratch.edit(contracts, "    Deadline,", "    Deadline,\n/// The newer word.\nChangedMind,")?;
-    scratch.edit(order, "OrderCancelled { order_id", "OrderCancelled { channel: None, order_id")?;
+    ),
+    (
+        "shared/events/src/orders.rs",
+        "    Deadline,",
+        "    Deadline,\n/// The newer word.\nChangedMind,",
+    ),
+    (
+        "services/order/src/order.rs",
+        "OrderCancelled { order_id",
+        "OrderCancelled { channel: None, order_id",
+    ),
     // Its own rows keep the older word: they are for others to read as well.
-    scratch.edit(
-        saga,
+    (
+        "services/order/src/saga.rs",
         "    orders.said(&cancelled, order_id, at);\n    Some(cancelled)\n",
         "    orders.said(&cancelled, order_id, at);
          Some(match reason {
@@ -53,7 +63,18 @@ fn make_newer(scratch: &Scratch) -> Result<()> {
              },
              _ => cancelled,
          })\n",
-    )
+    ),
+];
+
+/// Seconds instead of the minutes that making it takes: `make check` runs this by name.
+#[test]
+fn the_newer_version_is_made_of_lines_that_are_there() -> Result<()> {
+    let root = checkout()?;
+    for (file, from, _) in NEWER {
+        let found = std::fs::read_to_string(root.join(file))?.matches(from).count();
+        ensure!(found == 1, "`{from}` stands {found} times in {file}");
+    }
+    Ok(())
 }
 
 /// Orders placed with stock away, so that they are pending: half of them are cancelled. Then stock
@@ -91,7 +112,9 @@ async fn cancellations_of(stack: &Stack, client: &Client, name: &str) -> Result<
 async fn two_versions_run_side_by_side_and_replace_each_other_under_load_and_nobody_notices()
 -> Result<()> {
     let scratch = Scratch::copy("evolution")?;
-    make_newer(&scratch)?;
+    for (file, from, to) in NEWER {
+        scratch.edit(file, from, to)?;
+    }
     upgrade::make_database_newer(&scratch)?;
     let programs = ["order", "payment", "stock", "contracts"];
     let programs = programs.iter().flat_map(|program| ["--bin", program]);
