@@ -142,7 +142,8 @@ pub(crate) async fn remember<'a>(
         .bind(replies.iter().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>())
         .bind(KEPT.as_secs_f64());
     let written = usize::try_from(writes.run().await?).unwrap_or(usize::MAX);
-    if written < accepted.len() { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
+    let raced = || db::raced("a command with the same key was stored meanwhile");
+    if written < accepted.len() { Err(raced()) } else { Ok(()) }
 }
 
 /// The age is asked for twice: a key that is taken again at this moment is waited for, and then looked
