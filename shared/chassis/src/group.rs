@@ -15,7 +15,7 @@ use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use rdkafka::statistics::{Partition, Statistics};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::crash;
 use crate::kafka::Sayings;
@@ -30,6 +30,11 @@ const FULL_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// How long a poll for the group's sake takes.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long at most until it is looked whether something came. librdkafka wakes us, but only when what
+/// waits to be read was nothing before: after one wake-up that is lost, in whichever layer, nothing more
+/// would be read until the crate looks by itself, after 150 s (its issues 665 and 848).
+const LOOKED_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the same reason for waiting is said.
 const SAID_EVERY: Duration = Duration::from_secs(60);
@@ -146,7 +151,13 @@ pub struct Reports {
     assigned: std::sync::Mutex<Assigned>,
     /// The partitions that it has now. librdkafka itself calls others `desired` as well: whatever it was
     /// asked the offsets of.
-    held: std::sync::Mutex<HashMap<String, HashSet<i32>>>,
+    held: std::sync::Mutex<Held>,
+}
+
+type Held = HashMap<String, HashSet<i32>>;
+
+fn total(held: &Held) -> usize {
+    held.values().map(HashSet::len).sum()
 }
 
 /// The partitions that a client was ever given, each with the number of the assignment that gave it
@@ -189,6 +200,9 @@ impl Reports {
         for place in given.elements() {
             held.entry(place.topic().to_string()).or_default().insert(place.partition());
         }
+        if given.count() > 0 {
+            info!("reads {} partitions more, {} in all", given.count(), total(&held));
+        }
     }
 
     fn let_go(&self, taken: &TopicPartitionList) {
@@ -197,6 +211,9 @@ impl Reports {
             if let Some(of_topic) = held.get_mut(place.topic()) {
                 of_topic.remove(&place.partition());
             }
+        }
+        if taken.count() > 0 {
+            info!("reads {} partitions less, {} in all", taken.count(), total(&held));
         }
     }
 
@@ -328,9 +345,13 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
         };
         let (message, by) = match unplaced.pop_front() {
             Some(received) => received,
-            None => match client.recv().await {
-                Ok(message) => received(&message),
-                Err(error) => {
+            None => match tokio::time::timeout(LOOKED_EVERY, client.recv()).await {
+                Err(_) => {
+                    client.context().sayings.nothing_came();
+                    continue;
+                }
+                Ok(Ok(message)) => received(&message),
+                Ok(Err(error)) => {
                     // The client goes on by itself; one line says what it is waiting for.
                     let text = error.to_string();
                     if said.0 != text || said.1.elapsed() > SAID_EVERY {
