@@ -160,6 +160,10 @@ impl<R: Rows> Consumer<R> {
             warn!("the consumer goes on with a new client: {because}");
             counter!("consumer_clients_rebuilt_total").increment(1);
         }
+        if stop.is_cancelled() {
+            // The reader goes on meanwhile: it answers for the group.
+            group::unsubscribed(&client).await;
+        }
         reading.abort();
         let _ = reading.await;
         // The last handle closes the client: it commits what is stored and leaves the group, so that

@@ -49,6 +49,10 @@ const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
 /// How far apart those are that are kept, however often it is asked.
 const ENDS_KEPT_EVERY: Duration = Duration::from_secs(1);
 
+/// While a client is joining, librdkafka puts off unsubscribing until it has joined, and does not tell.
+/// That takes a second, or two, in which somebody has to go on polling.
+const UNSUBSCRIBED_AFTER: Duration = Duration::from_secs(2);
+
 /// The consumer group of a service, as far as others in the process need to know.
 #[derive(Clone, Default)]
 pub struct Group {
@@ -235,6 +239,27 @@ pub(crate) async fn cluster(client: &Arc<StreamConsumer<Reports>>) -> Option<Str
         first.get().cloned()
     };
     tokio::task::spawn_blocking(asked).await.ok().flatten()
+}
+
+/// Unsubscribes a client that has no partitions, so that it says that it leaves.
+///
+/// When it is only closed, it says so where it has partitions and not where it has none (librdkafka's
+/// `rd_kafka_cgrp_revoke_all_rejoin`). The group goes on waiting for it, and what is to move stands still,
+/// until its session ends: so it went with whoever was stopped right after it had come, or had nothing
+/// to do.
+pub(crate) async fn unsubscribed(client: &Arc<StreamConsumer<Reports>>) {
+    let client = client.clone();
+    let unsubscribe = move || {
+        let without = client.assignment().is_ok_and(|own| own.count() == 0);
+        if without {
+            client.unsubscribe();
+        }
+        without
+    };
+    let unsubscribe = tokio::task::spawn_blocking(unsubscribe);
+    if let Ok(Ok(true)) = tokio::time::timeout(UNSUBSCRIBED_AFTER, unsubscribe).await {
+        tokio::time::sleep(UNSUBSCRIBED_AFTER).await;
+    }
 }
 
 /// Why a client is of no more use, if that is so.

@@ -80,6 +80,49 @@ async fn after_a_crash_between_commit_and_offset_events_are_handled_again_withou
     assert_eq!(committed(&till).await.iter().sum::<i64>(), 50, "all were read again");
 }
 
+/// At whatever moment of the rebalance that it brought about itself, and where there is nothing for it to
+/// do. A member that is not there any longer and has not said so is waited for until its session ends,
+/// which takes ten seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_stopped_while_the_group_rebalances_or_without_work_is_not_waited_for() {
+    let till = Till::<21>::open_with_contracts().await;
+    let start = || {
+        let consumer = till.consumer();
+        Running::start(|stop| consumer.run(stop))
+    };
+    let members = async || {
+        let config = kafka::client(till.service, &till.config.kafka);
+        let asked = move || {
+            let client: BaseConsumer = config.create().unwrap();
+            let groups = client.fetch_group_list(Some(names(21).service), WITHIN).ok()?;
+            Some(groups.groups().iter().map(|group| group.members().len()).sum::<usize>())
+        };
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    };
+    let stop = async |member: Running, left: usize, when: &str| {
+        let began = Instant::now();
+        member.stop().await;
+        eventually("it is gone", async || members().await == Some(left)).await;
+        assert!(began.elapsed() < Duration::from_secs(7), "{:?}, {when}", began.elapsed());
+    };
+
+    let mut staying = vec![start()];
+    eventually("one is in the group", async || members().await == Some(1)).await;
+    for after in [0, 150, 300, 500, 750, 1_000, 1_250, 1_500].map(Duration::from_millis) {
+        let coming = start();
+        eventually("another one has come", async || members().await == Some(2)).await;
+        sleep(after).await;
+        stop(coming, 1, &format!("{after:?} after it had come")).await;
+    }
+    // More than there are partitions.
+    staying.extend([start(), start(), start(), start()]);
+    eventually("all have come", async || members().await == Some(5)).await;
+    sleep(MEANWHILE * 2).await;
+    while let Some(member) = staying.pop() {
+        stop(member, staying.len(), "one after the other").await;
+    }
+}
+
 /// The message by which librdkafka tells that another cluster answers is said by the test: here it
 /// is the same broker still, so that an offset which was stored can be found.
 #[tokio::test(flavor = "multi_thread")]
