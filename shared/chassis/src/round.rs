@@ -394,13 +394,11 @@ impl<'a> Round<'a> {
 
     /// A producer that can't go on is an error: the relay starts again with a new one.
     pub(crate) fn still_of_use(&self) -> anyhow::Result<()> {
-        if let Some(because) = self.producer.beyond_repair() {
+        let silent = self.is_in_flight() && self.heard_at.elapsed() > SILENT_MAX;
+        let silent = || silent.then(|| format!("nothing came back for {SILENT_MAX:?}"));
+        if let Some(because) = self.producer.beyond_repair().or_else(silent) {
             counter!("relay_producers_rebuilt_total").increment(1);
             anyhow::bail!("the producer is beyond repair: {because}");
-        }
-        if self.is_in_flight() && self.heard_at.elapsed() > SILENT_MAX {
-            counter!("relay_producers_rebuilt_total").increment(1);
-            anyhow::bail!("Kafka acknowledged nothing for {SILENT_MAX:?}");
         }
         Ok(())
     }
