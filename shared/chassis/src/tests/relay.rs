@@ -7,8 +7,6 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
-use crate::producer::Producer;
-use crate::round::Round;
 
 /// First arrivals, per till: what the broker was first given of each event, in order.
 async fn first_arrivals<const TEST: u32>(till: &Till<TEST>) -> HashMap<String, Vec<i64>> {
@@ -385,9 +383,8 @@ async fn what_a_cluster_made_anew_acknowledges_to_a_producer_of_the_old_one_is_s
     let addresses = format!("{},{}", old.bootstrap_servers(), new.bootstrap_servers());
     let till = till.with(|config| config.kafka.kafka_bootstrap_servers = addresses);
     new.broker_down(-1).unwrap();
-    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, producer, &registry);
+    let mut round = till.round(&registry);
     till.publish(&[counted("a", 1)]).await;
     eventually("the old cluster has it", async || {
         round.turn(&mut db, 1_000).await.unwrap();

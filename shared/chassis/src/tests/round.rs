@@ -4,8 +4,7 @@ use sqlx::Row;
 
 use super::relay::on_a_mock;
 use super::*;
-use crate::producer::Producer;
-use crate::round::{self, DELETED_AT, DELETED_WITHIN, Round, SILENT_MAX};
+use crate::round::{self, DELETED_AT, DELETED_WITHIN, SILENT_MAX};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_key_at_most_one_record_is_unacknowledged() {
@@ -13,9 +12,8 @@ async fn of_a_key_at_most_one_record_is_unacknowledged() {
     let (till, mock) = on_a_mock(&till).await;
     mock.broker_down(-1).unwrap();
     till.publish(&[counted("a", 1), counted("a", 2), counted("b", 1), counted("a", 3)]).await;
-    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, producer, &registry);
+    let mut round = till.round(&registry);
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 2, "the first of each key");
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0);
     mock.broker_up(-1).unwrap();
@@ -31,9 +29,8 @@ async fn of_a_key_at_most_one_record_is_unacknowledged() {
 async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waited_for_it() {
     let till = Till::<120>::open().await;
     let (till, mock) = on_a_mock(&till).await;
-    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, producer, &registry);
+    let mut round = till.round(&registry);
 
     till.publish(&[counted("a", 1)]).await;
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
@@ -60,9 +57,8 @@ async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waite
 async fn a_producer_that_nothing_comes_back_to_for_long_is_given_up_and_one_without_work_is_not() {
     let till = Till::<228>::open().await;
     let (till, mock) = on_a_mock(&till).await;
-    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, producer, &registry);
+    let mut round = till.round(&registry);
     let long_ago = std::time::Instant::now() - SILENT_MAX - Duration::from_secs(1);
     round.heard_at = long_ago;
     round.still_of_use().unwrap();
@@ -82,9 +78,8 @@ async fn a_producer_that_nothing_comes_back_to_for_long_is_given_up_and_one_with
 async fn what_was_acknowledged_is_deleted_when_it_is_much_or_has_waited_and_never_sent_again() {
     let till = Till::<121>::open().await;
     let (till, _mock) = on_a_mock(&till).await;
-    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, producer, &registry);
+    let mut round = till.round(&registry);
     let left = async || till.number("select count(*) from outbox").await;
     let mut relayed = async |count: usize, limit| {
         let events: Vec<_> = (0..count).map(|nth| counted(&format!("till {nth}"), 1)).collect();
@@ -122,9 +117,8 @@ async fn looks_at_the_outbox_stay_fast_while_a_snapshot_is_held() {
          delete from outbox",
     )
     .await;
-    let producer = Producer::new(till.service, &till.config.kafka).unwrap();
     let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
-    let mut round = Round::new(till.service, producer, &registry);
+    let mut round = till.round(&registry);
     round.floor.lag = Duration::from_secs(5);
     let begun = Instant::now();
     let (mut slow, mut fast) = (Duration::ZERO, Vec::new());

@@ -1,6 +1,8 @@
 //! A small service of a test's own: database, topics, consumer group, and every way to look at them.
 
 use super::*;
+use crate::producer::Producer;
+use crate::round::Round;
 
 pub const MESSAGING: &str = include_str!("../../../../services/stock/migrations/1_messaging.sql");
 
@@ -115,6 +117,12 @@ impl<const TEST: u32> Till<TEST> {
         let beat = Heartbeats::new().register("relay", WITHIN);
         let (db, wake) = (self.db.clone(), self.wake.clone());
         Relay::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
+    }
+
+    /// The relay's one step, and what it keeps between them.
+    pub fn round<'a>(&self, registry: &'a Registry) -> Round<'a> {
+        let producer = Producer::new(self.service, &self.config.kafka).unwrap();
+        Round::new(self.service, producer, registry)
     }
 
     pub fn consumer(&self) -> Consumer<Drawer> {
