@@ -294,6 +294,11 @@ mod tests {
         assert_eq!(knowing(&["configured", LOGICAL]), None);
     }
 
+    fn with_a_broker() -> Statistics {
+        let broker = Broker { source: "learned".into(), ..Broker::default() };
+        Statistics { brokers: [("broker".to_string(), broker)].into(), ..Statistics::default() }
+    }
+
     #[test]
     fn a_client_that_gets_nowhere_on_its_way_into_its_group_is_given_up_in_time() {
         let given_up_after = |state: &str, join_state: &str, rebalances: fn(u32) -> i64| {
@@ -305,10 +310,7 @@ mod tests {
                     rebalance_cnt: rebalances(*nth),
                     ..ConsumerGroup::default()
                 };
-                let broker = Broker { source: "learned".into(), ..Broker::default() };
-                let brokers = [("broker".to_string(), broker)].into();
-                let cgrp = Some(group);
-                sayings.counted(&Statistics { brokers, cgrp, ..Statistics::default() });
+                sayings.counted(&Statistics { cgrp: Some(group), ..with_a_broker() });
                 sayings.beyond_repair().is_some()
             })
         };
@@ -330,9 +332,7 @@ mod tests {
         assert_eq!(sayings.beyond_repair(), None);
         sayings.nothing_came();
         assert!(sayings.beyond_repair().is_some_and(|because| because.contains("silent")));
-        let broker = Broker { source: "learned".into(), ..Broker::default() };
-        let brokers = [("broker".to_string(), broker)].into();
-        sayings.counted(&Statistics { brokers, ..Statistics::default() });
+        sayings.counted(&with_a_broker());
         assert_eq!(sayings.beyond_repair(), None, "it was only slow");
     }
 }
