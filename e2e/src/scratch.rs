@@ -79,11 +79,8 @@ impl Scratch {
 
     /// Replaces what stands in a file exactly once.
     pub fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
-        let path = self.root.join(file);
-        let text = std::fs::read_to_string(&path).with_context(|| file.to_string())?;
-        let found = text.matches(from).count();
-        ensure!(found == 1, "`{from}` stands {found} times in {file}");
-        Ok(std::fs::write(path, text.replace(from, to))?)
+        let text = edited(&self.root, file, from, to)?;
+        Ok(std::fs::write(self.root.join(file), text)?)
     }
 
     /// Applies a patch, or takes it back.
@@ -142,6 +139,14 @@ fn copy_folder(from: &Path, to: &Path, but: &[&str]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The text of a file of a checkout with another in the place of what stands in it exactly once.
+pub fn edited(root: &Path, file: &str, from: &str, to: &str) -> Result<String> {
+    let text = std::fs::read_to_string(root.join(file)).with_context(|| file.to_string())?;
+    let found = text.matches(from).count();
+    ensure!(found == 1, "`{from}` stands {found} times in {file}");
+    Ok(text.replace(from, to))
 }
 
 impl Drop for Scratch {
