@@ -92,8 +92,8 @@ async fn tell(stack: &Stack) {
     for service in SERVICES {
         let names = stack.instances_of(service).unwrap_or_default();
         for name in names {
-            let log = stack.directory().join("log").join(format!("{name}.log"));
-            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let log = stack.log_file(&name).and_then(|log| Ok(std::fs::read_to_string(log)?));
+            let log = log.unwrap_or_default();
             let complaints: Vec<&str> =
                 log.lines().filter(|line| !line.contains(" INFO ")).collect();
             for line in &complaints[complaints.len().saturating_sub(LINES)..] {
