@@ -53,7 +53,9 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, ways: Arc<watch::Se
     let (mut sent, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
     let mut changes = ways.subscribe();
     loop {
+        // In this order: nothing that is sent after the way was cut may pass by chance.
         tokio::select! {
+            biased;
             way = cut(&mut changes) => match way {
                 Way::Silent => std::future::pending().await,
                 _ => return,
