@@ -21,7 +21,7 @@ use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
 use crate::effect::{self, Admission, Trouble};
-use crate::group::{self, Assigned, Reports};
+use crate::member::{self, Assigned, Reports};
 use crate::pause;
 use crate::route::{Content, Item, schema_id};
 use crate::rows::Rows;
@@ -226,7 +226,7 @@ impl<'a, R: Rows> Batches<'a, R> {
         }
         // These are places in a cluster that is gone: stored, they would be taken for places in
         // the one that was made anew, and the records before them never be read.
-        if group::was_replaced(self.client) {
+        if member::was_replaced(self.client) {
             return;
         }
         let now = self.client.context().assigned();
@@ -243,7 +243,7 @@ impl<'a, R: Rows> Batches<'a, R> {
 
     /// Where the cluster was made anew, offsets start again; its id tells the places apart.
     async fn cluster(&self) -> Result<String, Trouble> {
-        let cluster = group::cluster(self.client).await;
+        let cluster = member::cluster(self.client).await;
         cluster.ok_or_else(|| Trouble::Waiting("Kafka does not tell its cluster's id".into()))
     }
 

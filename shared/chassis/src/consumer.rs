@@ -14,13 +14,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::ahead::{self, Ahead};
 use crate::batches::{Batches, PAUSED_LOOK_EVERY};
 use crate::config::Kafka;
 use crate::event::{Answer, At, Event, Outcome};
-use crate::group::{self, Ahead, Group, Reports};
+use crate::group::Group;
 use crate::inbox;
 use crate::kafka;
 use crate::loss::Loss;
+use crate::member::{self, Reports};
 use crate::operator;
 use crate::pace::Pace;
 use crate::probes::Heartbeat;
@@ -121,14 +123,14 @@ impl<R: Rows> Consumer<R> {
         client.subscribe(&topics)?;
         self.group.joined_by(&client).await;
         let (ahead, mut records) = mpsc::channel(AHEAD_MAX);
-        let reading = tokio::spawn(group::read(client.clone(), ahead));
+        let reading = tokio::spawn(ahead::read(client.clone(), ahead));
 
         let mut batches = self.batches(&client, stop);
         batches.paused_looked_at().await;
         let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
         let mut pace = Pace::of(APART);
-        while !stop.is_cancelled() && group::beyond_repair(&client).is_none() {
+        while !stop.is_cancelled() && member::beyond_repair(&client).is_none() {
             self.heartbeat.beat();
             if looked_at.elapsed() > PAUSED_LOOK_EVERY {
                 batches.paused_looked_at().await;
@@ -155,14 +157,14 @@ impl<R: Rows> Consumer<R> {
             }
         }
         if !stop.is_cancelled()
-            && let Some(because) = group::beyond_repair(&client)
+            && let Some(because) = member::beyond_repair(&client)
         {
             warn!("the consumer goes on with a new client: {because}");
             counter!("consumer_clients_rebuilt_total").increment(1);
         }
         if stop.is_cancelled() {
             // The reader goes on meanwhile: it answers for the group.
-            group::unsubscribed(&client).await;
+            member::unsubscribed(&client).await;
         }
         reading.abort();
         let _ = reading.await;

@@ -12,13 +12,13 @@
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its round, its floor and its producer: events on their way to Kafka
 //! - [`announce`]: what was published, once more
-//! - [`consumer`] with its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
+//! - [`consumer`], which reads ahead as a member of its [`group`], [`inbox`]: events on their way in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
 //! - [`dead_letter`], [`loss`], replay, [`pause`], operator: those that can't be handled, and what operators
 //!   do about them
 //! - [`wake`]: what one loop tells another; pace: how soon it may begin again
 //! - [`db`], [`kafka`]: transactions, a loop's session, and what failures mean; every client setting with
-//!   its reason
+//!   its reason; sayings: when a client is of no more use
 //!
 //! The service around them:
 //! - [`process`], [`service`] with its life, [`supervise`], [`schema`]: from `main` to the exit code
@@ -45,6 +45,8 @@ mod floor;
 mod producer;
 pub mod announce;
 pub mod consumer;
+mod ahead;
+mod member;
 pub mod group;
 mod batches;
 mod route;
@@ -61,6 +63,7 @@ mod pace;
 mod session;
 pub mod db;
 pub mod kafka;
+mod sayings;
 
 pub mod process;
 pub mod service;

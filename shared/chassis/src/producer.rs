@@ -17,7 +17,8 @@ use rdkafka::{ClientContext, Statistics};
 use tokio::sync::mpsc;
 
 use crate::config::Kafka;
-use crate::kafka::{self, Sayings};
+use crate::kafka;
+use crate::sayings::Sayings;
 
 /// How long the serving thread waits at a time; it ends within this after the producer is dropped.
 const POLL: Duration = Duration::from_secs(1);

@@ -1,0 +1,136 @@
+//! Reading ahead of the handlers.
+//!
+//! Promise: as long as the process lives it keeps its partitions, however long its own database is
+//! away. It is broken by not polling while there is no room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::warn;
+
+use crate::member::{Assigned, Reports};
+use crate::route;
+
+/// Bytes of records that are read ahead or being handled, at most, keys and headers among them:
+/// records may be a thousand times larger than events are.
+const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// After so long without room for another record, fetching is paused and the group is kept.
+const FULL_FOR_MAX: Duration = Duration::from_secs(10);
+
+/// How long a poll for the group's sake takes.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long at most until it is looked whether something came. librdkafka wakes us, but only when what
+/// waits to be read was nothing before: after one wake-up that is lost, in whichever layer, nothing more
+/// would be read until the crate looks by itself, after 150 s (its issues 665 and 848).
+const LOOKED_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the same reason for waiting is said.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// A record that was read ahead, with its share of the memory for such records.
+pub(crate) struct Ahead {
+    pub message: OwnedMessage,
+    /// The assignment under which it was read.
+    by: Option<u64>,
+    pub memory: OwnedSemaphorePermit,
+}
+
+impl Ahead {
+    /// Whether its partition was not given anew since it was read.
+    pub(crate) fn is_of(&self, assigned: &Assigned) -> bool {
+        self.by == assigned.by(self.message.topic(), self.message.partition())
+    }
+}
+
+/// What a record takes up here, as far as there is room at all; all there is where that can't be told.
+fn bytes_of(message: &OwnedMessage) -> usize {
+    let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers = route::headers(message).map_or(AHEAD_BYTES_MAX, |headers| {
+        headers.iter().map(|header| header.key.len() + of(header.value)).sum()
+    });
+    (of(message.payload()) + of(message.key()) + headers).clamp(1, AHEAD_BYTES_MAX)
+}
+
+/// Reads ahead, up to a bound of records and of bytes. Where there is no room for long, fetching is
+/// paused and the group goes on being polled: an outage of our database must not cost us our
+/// partitions.
+pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Sender<Ahead>) {
+    let memory = Arc::new(Semaphore::new(AHEAD_BYTES_MAX));
+    let mut unplaced = VecDeque::new();
+    let mut paused = false;
+    let mut said = (String::new(), Instant::now());
+    loop {
+        let received = |message: &BorrowedMessage<'_>| {
+            (message.detach(), client.context().assigned_by(message))
+        };
+        let (message, by) = match unplaced.pop_front() {
+            Some(received) => received,
+            None => match tokio::time::timeout(LOOKED_EVERY, client.recv()).await {
+                Err(_) => {
+                    client.context().sayings.nothing_came();
+                    continue;
+                }
+                Ok(Ok(message)) => received(&message),
+                Ok(Err(error)) => {
+                    // The client goes on by itself; one line says what it is waiting for.
+                    let text = error.to_string();
+                    if said.0 != text || said.1.elapsed() > SAID_EVERY {
+                        warn!("reading waits: {text}");
+                        said = (text, Instant::now());
+                    }
+                    continue;
+                }
+            },
+        };
+        let bytes = bytes_of(&message) as u32;
+        let room =
+            async { (memory.clone().acquire_many_owned(bytes).await, ahead.reserve().await) };
+        match tokio::time::timeout(FULL_FOR_MAX, room).await {
+            Ok((Ok(memory), Ok(place))) => {
+                place.send(Ahead { message, by, memory });
+                if paused && let Ok(assigned) = client.assignment() {
+                    paused = client.resume(&assigned).is_err();
+                }
+            }
+            Ok(_) => return,
+            Err(_) => {
+                unplaced.push_front((message, by));
+                if let Ok(assigned) = client.assignment() {
+                    paused = client.pause(&assigned).is_ok();
+                }
+                if let Ok(Ok(message)) = tokio::time::timeout(POLL, client.recv()).await {
+                    unplaced.push_back(received(&message));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders};
+
+    use super::*;
+
+    #[test]
+    fn a_record_takes_up_its_key_and_its_headers_too() {
+        let record = |payload: Option<Vec<u8>>, headers| {
+            let (key, time) = (Some(vec![0; 30]), Timestamp::NotAvailable);
+            bytes_of(&OwnedMessage::new(payload, key, "topic".into(), time, 0, 0, headers))
+        };
+        let headers = || {
+            let value = Some(&[0; 1_000]);
+            Some(OwnedHeaders::new().insert(Header { key: "name", value }))
+        };
+        assert_eq!(record(None, None), 30);
+        assert_eq!(record(Some(vec![0; 200]), headers()), 1_234);
+        assert_eq!(record(Some(vec![0; 2 * AHEAD_BYTES_MAX]), headers()), AHEAD_BYTES_MAX);
+    }
+}
