@@ -4,6 +4,7 @@
 //! it measures.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Full};
@@ -11,8 +12,14 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use uuid::Uuid;
+
+/// What a service calls it when it can't tell whether it has stored something, and how long after that it
+/// is asked again.
+const OUTCOME_UNKNOWN: &str = "/problems/outcome-unknown";
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What an order was answered with.
 #[derive(Debug)]
@@ -32,8 +39,24 @@ impl Caller {
         Caller { address, connection: None }
     }
 
-    /// Posts an order with an Idempotency-Key of its own, as the README tells clients to.
+    /// Posts an order with an Idempotency-Key of its own, and again with the same as long as nobody can tell
+    /// whether it was stored: as the README tells clients to.
     pub async fn place(&mut self, wish: Bytes) -> Result<Answer> {
+        let key = Uuid::now_v7().to_string();
+        let mut open = false;
+        loop {
+            match self.post(&key, wish.clone()).await? {
+                // That speaks of this attempt alone.
+                Some(Answer::Refused) if open => {}
+                Some(answer) => return Ok(answer),
+                None => open = true,
+            }
+            tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+        }
+    }
+
+    /// What was answered; `None` where that is unknown.
+    async fn post(&mut self, key: &str, wish: Bytes) -> Result<Option<Answer>> {
         let mut connection = match self.connection.take().filter(|open| !open.is_closed()) {
             Some(open) => open,
             None => self.connect().await?,
@@ -42,7 +65,7 @@ impl Caller {
         let request = Request::post("/orders")
             .header(header::HOST, "bench")
             .header(header::CONTENT_TYPE, "application/json")
-            .header("Idempotency-Key", Uuid::now_v7().to_string())
+            .header("Idempotency-Key", key)
             .body(Full::new(wish))?;
         let answer = connection.send_request(request).await?;
         let (head, body) = answer.into_parts();
@@ -52,10 +75,11 @@ impl Caller {
             StatusCode::CREATED => {
                 let place = head.headers.get(header::LOCATION).context("201 without a place")?;
                 let order_id = place.to_str()?.rsplit('/').next().unwrap_or_default();
-                Ok(Answer::Accepted(order_id.parse()?))
+                Ok(Some(Answer::Accepted(order_id.parse()?)))
             }
             StatusCode::SERVICE_UNAVAILABLE if head.headers.contains_key(header::RETRY_AFTER) => {
-                Ok(Answer::Refused)
+                let problem: Value = serde_json::from_slice(&body)?;
+                Ok((problem["type"] != OUTCOME_UNKNOWN).then_some(Answer::Refused))
             }
             status => bail!("{status}: {}", String::from_utf8_lossy(&body)),
         }
