@@ -1,8 +1,8 @@
 //! The pool, and the schema that a service's own database must have.
 //!
-//! `migrate` changes it, as the role that owns it. `serve` only looks: it waits for a schema that
-//! is at least as new as itself, so that an older version can run beside a newer schema, and never
-//! the other way round.
+//! `migrate` changes it, as the role that owns it. `serve` only looks: it waits until each of
+//! its own migrations was applied, and takes any further ones, so that an older version can run beside a
+//! newer schema, and never the other way round.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -106,17 +106,21 @@ fn waited_in_vain(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Waits, for ever if need be, until the schema is as new as the newest embedded migration.
+/// Waits, for ever if need be, until every embedded migration was applied. That the newest was does not
+/// tell: where two branches met, a lower number may have come after a higher one was deployed.
 pub async fn wait_until_current(db: &PgPool, migrator: &Migrator) {
-    let needed = newest(migrator);
+    let needed: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
     let mut logged: Option<(String, Instant)> = None;
     loop {
-        let asked = sqlx::query_scalar("select max(version) from _sqlx_migrations where success");
-        let applied: Result<Option<i64>, sqlx::Error> =
-            db::in_time(ASKED_WITHIN, asked.fetch_one(db)).await;
-        let why = match applied {
-            Ok(Some(version)) if version >= needed => return,
-            Ok(version) => format!("its schema is at {}, {needed} is needed", version.unwrap_or(0)),
+        let asked = sqlx::query_scalar(
+            "select min(version) from unnest($1::bigint[]) as needed (version)
+             where version not in (select version from _sqlx_migrations where success)",
+        );
+        let lacking: Result<Option<i64>, sqlx::Error> =
+            db::in_time(ASKED_WITHIN, asked.bind(&needed).fetch_one(db)).await;
+        let why = match lacking {
+            Ok(None) => return,
+            Ok(Some(version)) => format!("migration {version} was not applied to it"),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
                 "it was never migrated".to_owned()
             }
@@ -188,12 +192,16 @@ pub(crate) mod tests {
     pub(crate) use crate::testing::{config, fresh_database};
 
     pub(crate) fn migrations(upto: i64) -> Migrator {
+        numbered(1..=upto)
+    }
+
+    fn numbered(versions: impl IntoIterator<Item = i64>) -> Migrator {
         let migration = |version| {
             let sql =
                 AssertSqlSafe(format!("create table t{version} (id bigserial)")).into_sql_str();
             Migration::new(version, Cow::from("tables"), MigrationType::Simple, sql, false)
         };
-        Migrator::with_migrations((1..=upto).map(migration).collect())
+        Migrator::with_migrations(versions.into_iter().map(migration).collect())
     }
 
     #[tokio::test]
@@ -273,7 +281,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn serve_waits_for_a_schema_as_new_as_itself_and_a_newer_one_is_fine() {
+    async fn serve_waits_for_all_its_migrations_and_a_newer_schema_is_fine() {
         let (owner, server) = fresh_database().await;
         let config = config(owner, server);
         let db = connect("till", &config).unwrap();
@@ -285,7 +293,11 @@ pub(crate) mod tests {
         assert!(waits(1).await, "never migrated");
         migrate("till", &config, migrations(2)).await.unwrap();
         assert!(waits(3).await, "older than needed");
+        migrate("till", &config, numbered([1, 2, 4])).await.unwrap();
+        assert!(waits(3).await, "a higher one is not this one");
         assert!(!waits(2).await);
+        migrate("till", &config, numbered([1, 2, 3, 4])).await.unwrap();
+        assert!(!waits(3).await, "it was made good");
         assert!(!waits(1).await, "newer than needed");
         migrate("till", &config, migrations(1)).await.expect("an older version is deployed again");
     }
