@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
@@ -20,7 +21,7 @@ use crate::route;
 const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// After so long without room for another record, fetching is paused and the group is kept.
-const FULL_FOR_MAX: Duration = Duration::from_secs(10);
+pub(crate) const FULL_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// How long a poll for the group's sake takes.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,6 +30,11 @@ const POLL: Duration = Duration::from_millis(100);
 /// waits to be read was nothing before: after one wake-up that is lost, in whichever layer, nothing more
 /// would be read until the crate looks by itself, after 150 s (its issues 665 and 848).
 const LOOKED_EVERY: Duration = Duration::from_secs(1);
+
+/// How often what was resumed is resumed again, a look apart. librdkafka loses a resume that meets a
+/// rebalance, and says that all went well (its issue 5591): that partition would never be read again. Where
+/// nothing is paused another one does nothing; for ever, it would meet rebalances itself.
+const RESUMED_AGAIN: u32 = 2;
 
 /// How often the same reason for waiting is said.
 const SAID_EVERY: Duration = Duration::from_secs(60);
@@ -57,6 +63,34 @@ fn bytes_of(message: &OwnedMessage) -> usize {
     (of(message.payload()) + of(message.key()) + headers).clamp(1, AHEAD_BYTES_MAX)
 }
 
+/// When all that a client has is to be resumed again.
+struct Resumes {
+    left: u32,
+    /// The number of the assignment that was seen last.
+    assignment: u64,
+    looked_at: Instant,
+}
+
+impl Resumes {
+    fn look(&mut self, client: &StreamConsumer<Reports>) {
+        if self.looked_at.elapsed() < LOOKED_EVERY {
+            return;
+        }
+        self.looked_at = Instant::now();
+        let assignment = client.context().assignments();
+        if self.assignment != assignment {
+            (self.assignment, self.left) = (assignment, RESUMED_AGAIN);
+        } else if self.left > 0 {
+            self.left -= 1;
+            let _ = resume(client);
+        }
+    }
+}
+
+fn resume(client: &StreamConsumer<Reports>) -> KafkaResult<()> {
+    client.resume(&client.assignment()?)
+}
+
 /// Reads ahead, up to a bound of records and of bytes. Where there is no room for long, fetching is
 /// paused and the group goes on being polled: an outage of our database must not cost us our
 /// partitions.
@@ -64,8 +98,13 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
     let memory = Arc::new(Semaphore::new(AHEAD_BYTES_MAX));
     let mut unplaced = VecDeque::new();
     let mut paused = false;
+    let mut resumes = Resumes { left: 0, assignment: 0, looked_at: Instant::now() };
     let mut said = (String::new(), Instant::now());
     loop {
+        client.context().sayings.reader_came_round();
+        if !paused {
+            resumes.look(&client);
+        }
         let received = |message: &BorrowedMessage<'_>| {
             (message.detach(), client.context().assigned_by(message))
         };
@@ -94,8 +133,9 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
         match tokio::time::timeout(FULL_FOR_MAX, room).await {
             Ok((Ok(memory), Ok(place))) => {
                 place.send(Ahead { message, by, memory });
-                if paused && let Ok(assigned) = client.assignment() {
-                    paused = client.resume(&assigned).is_err();
+                if paused {
+                    paused = resume(&client).is_err();
+                    (resumes.left, resumes.looked_at) = (RESUMED_AGAIN, Instant::now());
                 }
             }
             Ok(_) => return,

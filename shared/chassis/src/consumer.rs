@@ -152,7 +152,10 @@ impl<R: Rows> Consumer<R> {
                     drop(memory);
                 }
                 // Nothing came for a while: it is not behind, though the last batch was full.
-                () = tokio::time::sleep(PAUSED_LOOK_EVERY) => self.wake.consuming.taken(false),
+                () = tokio::time::sleep(PAUSED_LOOK_EVERY) => {
+                    self.wake.consuming.taken(false);
+                    client.context().sayings.nothing_was_read();
+                }
                 () = stop.cancelled() => {}
             }
         }

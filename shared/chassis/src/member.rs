@@ -97,6 +97,11 @@ impl Reports {
         }
     }
 
+    /// How often it was given partitions.
+    pub(crate) fn assignments(&self) -> u64 {
+        self.assigned.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+
     pub(crate) fn assigned_by(&self, message: &impl Message) -> Option<u64> {
         let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
         assigned.by(message.topic(), message.partition())
@@ -174,6 +179,14 @@ impl ClientContext for Reports {
 }
 
 impl ConsumerContext for Reports {
+    /// Before the client takes offsets for what it is given: from here on, none that was read under the
+    /// last assignment may be stored.
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(given) = rebalance {
+            self.assigned.lock().unwrap_or_else(PoisonError::into_inner).give(given);
+        }
+    }
+
     /// A partition that was paused when it went away comes back paused, and nobody else would
     /// resume it. Where there is still no room, the reader pauses it again.
     fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -182,7 +195,6 @@ impl ConsumerContext for Reports {
             self.let_go(taken);
         }
         if let Rebalance::Assign(given) = rebalance {
-            self.assigned.lock().unwrap_or_else(PoisonError::into_inner).give(given);
             self.hold(given);
             if let Err(error) = client.resume(given) {
                 warn!("newly assigned partitions could not be resumed: {error}");

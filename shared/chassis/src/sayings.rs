@@ -21,6 +21,10 @@ const UNFETCHED_MAX: u32 = 3;
 /// itself, as it does every ten seconds, whatever becomes of Kafka.
 const SILENT_MAX: u32 = 60;
 
+/// So many looks in a row, three seconds apart, at which nothing had been read ahead and the reader had
+/// not come round, as it does every ten seconds at the latest: its client keeps it waiting.
+const STUCK_MAX: u32 = 20;
+
 /// So many statistics in a row, ten seconds apart, in which a client is at the same step of the same
 /// rebalance. What it has to do itself takes moments; for the others it waits until Kafka goes on
 /// without those who do not join, which is after `max.poll.interval.ms`.
@@ -53,6 +57,8 @@ pub(crate) struct Sayings {
     seen_unfetched: AtomicU32,
     /// How many polls nothing came of since it told of itself.
     silent_for: AtomicU32,
+    /// How many looks found nothing read ahead since the reader came round.
+    stuck_for: AtomicU32,
     joining: Mutex<Joining>,
 }
 
@@ -121,6 +127,16 @@ impl Sayings {
         self.silent_for.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Notes that the reader was not kept waiting.
+    pub(crate) fn reader_came_round(&self) {
+        self.stuck_for.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that nothing was read ahead for a while.
+    pub(crate) fn nothing_was_read(&self) {
+        self.stuck_for.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Notes whether all that the client was given is fetched.
     ///
     /// Where the group's coordinator moves while a client asks it how far the group has come,
@@ -143,6 +159,9 @@ impl Sayings {
         }
         if self.silent_for.load(Ordering::Relaxed) >= SILENT_MAX {
             return Some("it has fallen silent");
+        }
+        if self.stuck_for.load(Ordering::Relaxed) >= STUCK_MAX {
+            return Some("it keeps its reader waiting");
         }
         if self.joining.lock().unwrap_or_else(PoisonError::into_inner).gets_nowhere() {
             return Some("it does not get into its group");
@@ -224,5 +243,20 @@ mod tests {
         assert!(sayings.beyond_repair().is_some_and(|because| because.contains("silent")));
         sayings.counted(&with_a_broker());
         assert_eq!(sayings.beyond_repair(), None, "it was only slow");
+    }
+
+    #[test]
+    fn a_client_that_keeps_its_reader_waiting_for_a_minute_is_given_up() {
+        let sayings = Sayings::default();
+        for _ in 1..STUCK_MAX {
+            sayings.nothing_was_read();
+        }
+        sayings.reader_came_round();
+        for _ in 1..STUCK_MAX {
+            sayings.nothing_was_read();
+        }
+        assert_eq!(sayings.beyond_repair(), None, "it came round");
+        sayings.nothing_was_read();
+        assert!(sayings.beyond_repair().is_some_and(|because| because.contains("waiting")));
     }
 }

@@ -6,9 +6,11 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::CommitMode;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use tokio::sync::mpsc;
 
 use super::relay::on_a_mock;
 use super::*;
+use crate::ahead;
 use crate::route::{Heard, Work};
 use crate::rows::guarded;
 
@@ -121,6 +123,46 @@ async fn who_is_stopped_while_the_group_rebalances_or_without_work_is_not_waited
     while let Some(member) = staying.pop() {
         stop(member, staying.len(), "one after the other").await;
     }
+}
+
+/// As librdkafka loses it where it meets a rebalance: the test pauses the partitions behind the reader's
+/// back, right after they were given and right after the reader has resumed them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_resumed_is_read_though_librdkafka_has_lost_it() {
+    let till = Till::<22>::open_with_contracts().await;
+    let client = till.client();
+    client.subscribe(&[names(22).counted.name]).unwrap();
+    let (ahead, mut records) = mpsc::channel(1);
+    let reading = tokio::spawn(ahead::read(client.clone(), ahead));
+    let pause = || client.pause(&client.assignment().unwrap()).unwrap();
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    let events: Vec<_> = (0..5).map(|nth| counted("a", nth)).collect();
+
+    let is_given = async || client.assignment().is_ok_and(|given| given.count() > 0);
+    eventually("it has partitions", is_given).await;
+    // The reader is told a moment later, and resumes them.
+    sleep(MEANWHILE / 10).await;
+    pause();
+    till.publish(&events).await;
+    let first = tokio::time::timeout(WITHIN, records.recv()).await;
+    first.expect("it was resumed").unwrap();
+
+    till.outbox_is_empty_of(names(22).counted).await;
+    sleep(ahead::FULL_FOR_MAX + MEANWHILE * 2).await;
+    for _ in 1..events.len() - 1 {
+        let record = tokio::time::timeout(WITHIN, records.recv()).await;
+        record.expect("it was resumed at all").unwrap();
+    }
+    pause();
+    till.publish(&events).await;
+    for nth in 0..=events.len() {
+        let record = tokio::time::timeout(WITHIN, records.recv()).await;
+        record.unwrap_or_else(|_| panic!("it was resumed: {nth}")).unwrap();
+    }
+    reading.abort();
+    relaying.stop().await;
+    let _ = kafka::closed(client).await;
 }
 
 /// The message by which librdkafka tells that another cluster answers is said by the test: here it
