@@ -73,6 +73,11 @@ impl<R: Rows> Consumer<R> {
     /// Beside it stands what it would cost to discard such an event, should it ever lie among the
     /// dead letters.
     ///
+    /// Events of different topics come in any order, and so do those that are replayed or announced:
+    /// whichever of two comes first, the rows must end the same. One that is merely early is not
+    /// impossible. A topic of state has no inbox: its handler is called for every delivery, and does
+    /// nothing unless the record's version is higher than the row's.
+    ///
     /// # Panics
     /// If the topic has a handler already, or does not name this service among its subscribers, or
     /// the operators' port was made before: mistakes of wiring, found at the first start.
@@ -170,9 +175,10 @@ impl<R: Rows> Consumer<R> {
             member::unsubscribed(&client).await;
         }
         reading.abort();
-        let _ = reading.await;
-        // The last handle closes the client: it commits what is stored and leaves the group, so that
-        // others take over at once. Where it hangs, the session ends by itself.
+        self.group.left().await;
+        // Once nobody else has it: it commits what is stored and leaves the group, so that others take
+        // over at once. Where it hangs, its session ends by itself; or after `max.poll.interval.ms`, where
+        // it still sends heartbeats.
         if tokio::time::timeout(LEAVE_WITHIN, kafka::closed(client)).await.is_err() {
             warn!("the consumer group could not be left in time");
         }

@@ -37,6 +37,11 @@ impl Group {
         self.ends.lock().await.clear();
     }
 
+    /// From now on it can't be told, until a client joins anew: whoever asks would keep this one open.
+    pub(crate) async fn left(&self) {
+        *self.client.lock().await = Weak::new();
+    }
+
     /// Whether the group has handled everything that its topics held at one of the times when this was
     /// asked in the last 30 s: all instances, all partitions. False where that can't be told, and where
     /// it was not asked lately. The last time will not do alone: offsets are committed once a second.

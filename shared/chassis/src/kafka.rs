@@ -1,5 +1,8 @@
 //! How this service talks to Kafka: every setting that a promise depends on, with its reason.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use tokio::sync::oneshot;
@@ -34,12 +37,23 @@ pub fn client(service: &str, config: &Kafka) -> ClientConfig {
     client
 }
 
-/// Drops a client on a thread of its own, and tells when that is done. The drop waits for the client's own
-/// threads, and hangs for ever where the client is beyond repair: on one of the runtime's threads it
-/// would keep the runtime from ending.
-pub(crate) fn closed(client: impl Send + 'static) -> oneshot::Receiver<()> {
+/// How soon it is looked again whether a client that is to be closed has become nobody else's: twice as long
+/// after each look, up to a bound. Who hangs in it has it for ever.
+const FREE_AFTER: Duration = Duration::from_millis(10);
+const FREE_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// Drops a client on a thread of its own, once nobody else has a handle of it, and tells when that is done.
+/// The drop waits for the client's own threads, and hangs for ever where the client is beyond repair: on one
+/// of the runtime's threads it would keep the runtime from ending.
+pub(crate) fn closed<T: Send + Sync + 'static>(client: Arc<T>) -> oneshot::Receiver<()> {
     let (done, closed) = oneshot::channel();
     std::thread::spawn(move || {
+        let (mut client, mut wait) = (Arc::try_unwrap(client), FREE_AFTER);
+        while let Err(shared) = client {
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(FREE_AFTER_MAX);
+            client = Arc::try_unwrap(shared);
+        }
         drop(client);
         let _ = done.send(());
     });
@@ -112,4 +126,20 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.error.backoff.ms", "200");
     consumer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_is_closed_when_nobody_has_it_any_longer() {
+        let client = Arc::new(());
+        let other = client.clone();
+        let mut closed = closed(client);
+        tokio::time::sleep(FREE_AFTER * 10).await;
+        assert!(closed.try_recv().is_err());
+        drop(other);
+        closed.await.unwrap();
+    }
 }

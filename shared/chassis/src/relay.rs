@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Kafka;
+use crate::kafka;
 use crate::pace::Pace;
 use crate::probes::Heartbeat;
 use crate::producer::Producer;
@@ -48,6 +49,9 @@ const HELD_REST_MAX: Duration = Duration::from_secs(5);
 
 /// How long records in flight may take when the process ends.
 const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a producer that is given up is waited for.
+const PURGED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long to rest after a look beside something that is held up.
 fn rest_beside_held(took: Duration) -> Duration {
@@ -113,7 +117,14 @@ impl Relay {
         let ended = self.relay(&mut db, &mut round, stop).await;
         // What is still in flight belongs to whoever relays next. Nothing may be sent from here
         // once the lock is gone, so the producer goes before the session is given up.
-        drop(round);
+        // That waits for librdkafka's threads, so it is done on a thread of its own: one of them may be
+        // asking a name server, which takes ten seconds and more where there is none. Such a thread is not
+        // connected, and the first thing that it does afterwards is to forget its records.
+        let Round { producer, .. } = round;
+        let closed = kafka::closed(Arc::new(producer));
+        if tokio::time::timeout(PURGED_WITHIN, closed).await.is_err() {
+            warn!("the producer could not be closed in time");
+        }
         self.wake.relaying.taken(false);
         gauge!("relay_active").set(0);
         // Whoever leads next tells; where a relay fails again and again, nobody would.

@@ -66,7 +66,9 @@ impl Deref for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        drop(kafka::closed(self.0.take()));
+        if let Some(client) = self.0.take() {
+            drop(kafka::closed(client));
+        }
     }
 }
 
