@@ -82,9 +82,9 @@ fn about() -> String {
          type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until you are told \
          2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
          that was left open.\n\n\
-         Every refusal but a 431 is `application/problem+json` (RFC 9457); `field` names the offending \
-         value. Fields that are not listed here are refused. A body has {body_bytes} bytes at most, a \
-         request's line and headers {header_bytes}."
+         Every refusal is `application/problem+json` (RFC 9457), but for a 431, and a 400 to what is no \
+         HTTP; `field` names the offending value. Fields that are not listed here are refused. At most: \
+         {body_bytes} bytes a body, {header_bytes} a request's line and headers, 100 headers."
     )
 }
 
@@ -155,7 +155,7 @@ fn answers_of_all() -> Vec<(String, Whose, Value)> {
         ("Malformed400", Whose::Every, told("Broken JSON, or a header that can't be read.")),
         ("NotFound404", Whose::Placed, told("There is no such thing.")),
         ("MethodNotAllowed405", Whose::Every, allowing("This address does not know the method.")),
-        ("TooSlow408", Whose::Sent, told("The body did not arrive in time; nothing was stored.")),
+        ("TooSlow408", Whose::Every, told("The body did not arrive in time; nothing was stored.")),
         ("TooLarge413", Whose::Every, told("The body is larger than is taken.")),
         ("NotJson415", Whose::Sent, told("The body is not sent as `application/json`.")),
         ("Invalid422", Whose::Valued, told("`field` breaks a rule.")),
