@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use chassis::avro::frame;
 use chassis::event::{Event, Topic};
 use chrono::Utc;
@@ -117,7 +117,7 @@ pub fn body(topic: &Topic) -> Result<Vec<u8>> {
             let lines = vec![ReleasedLine { sku: sku(), quantity }];
             of(StockReleased { order_id, lines, occurred_at })
         }
-        _ => {
+        "stock.items" => {
             let (name, price_cents, version) = ("Pen".to_string(), 150, 1);
             of(StockItem {
                 sku: sku(),
@@ -128,6 +128,7 @@ pub fn body(topic: &Topic) -> Result<Vec<u8>> {
                 occurred_at,
             })
         }
+        name => bail!("say here what a record of {name} looks like"),
     }
 }
 

@@ -44,7 +44,11 @@ impl Orders {
     }
 
     /// Notes an order.
+    ///
+    /// # Panics
+    /// If it is there: `save` has no update, so that what changed would be lost without a word.
     pub fn put_order(&mut self, order: Confirmed) {
+        assert!(self.order(order.order_id).is_none(), "what was confirmed never changes");
         self.confirmed.put(order.order_id, order);
     }
 }

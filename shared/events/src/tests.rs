@@ -135,7 +135,7 @@ fn every_consumer_remembers_for_longer_than_a_topic_can_bring_an_event_back() {
 }
 
 /// Every record, enum and field has a `doc`; every enum a default, so that a reader survives a
-/// symbol it does not know.
+/// symbol it does not know. Wherever it stands: in a union, an array or a map too.
 fn documented(topic: &str, schema: &Value) {
     if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
         assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);
@@ -148,9 +148,19 @@ fn documented(topic: &str, schema: &Value) {
         assert!(field["doc"].is_string(), "{topic}: {} has no doc", field["name"]);
         documented(topic, &field["type"]);
     }
-    if schema["items"].is_object() {
-        documented(topic, &schema["items"]);
+    let variants = schema.as_array().into_iter().flatten();
+    for within in variants.chain(["items", "values"].iter().filter_map(|of| schema.get(of))) {
+        documented(topic, within);
     }
+}
+
+#[test]
+#[should_panic(expected = "an enum lacks its default")]
+fn an_enum_that_may_be_null_needs_its_default_too() {
+    let carrier =
+        serde_json::json!({ "type": "enum", "name": "Carrier", "doc": "Who", "symbols": ["post"] });
+    let field = serde_json::json!({ "name": "carrier", "doc": "Who", "type": ["null", carrier] });
+    documented("topic", &serde_json::json!({ "type": "record", "doc": "It", "fields": [field] }));
 }
 
 #[test]
