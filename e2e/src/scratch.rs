@@ -112,7 +112,7 @@ impl Scratch {
         command.env("HOLDFAST_STATE", &self.state);
         // It lies in the target of the real checkout, of whose repository it is no part.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
-        for inherited in ["CARGO_TARGET_DIR", "HOLDFAST_BIN", TEST_STACK] {
+        for inherited in ["CARGO_TARGET_DIR", TEST_STACK] {
             command.env_remove(inherited);
         }
         let told =

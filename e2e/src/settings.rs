@@ -252,7 +252,7 @@ pub fn service(
     let program = programs.join(name);
     ensure!(
         program.is_file(),
-        "there is no program {}: `cargo build --workspace --profile ci` makes it, HOLDFAST_BIN says where it is",
+        "there is no program {}: `cargo build --workspace --profile ci` makes it",
         program.display()
     );
     Ok(Launch {

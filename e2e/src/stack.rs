@@ -417,9 +417,6 @@ impl Drop for Stack {
 
 /// Where the services' programs are: beside the launcher, or beside the test that uses it.
 pub fn programs() -> Result<PathBuf> {
-    if let Some(directory) = std::env::var_os("HOLDFAST_BIN") {
-        return Ok(std::path::absolute(directory)?);
-    }
     let own = std::env::current_exe()?;
     let directory = own.parent().context("a program lies in a directory")?;
     let beside = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
