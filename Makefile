@@ -19,7 +19,7 @@ E2E := $(TARGET)/e2e
 .PHONY: chaos faults long-outage hostile announce lose-disk rebuild order openapi bench microbench bugs
 
 help: ## List these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 demo: build ## From nothing to the story: stock is killed, orders go on, everything ends and the books balance
 	@$(E2E) demo
@@ -146,13 +146,13 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
 	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests:: every_seeded_bug_applies the_newer_version_is_made_of
 
-build: tools
+build: tools ## Compile everything, in the profile of all tests and demos
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
 	@cargo build --workspace --profile ci --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 
 # The services once more, with crash points, beside the ordinary ones; what is compiled on the way lies
 # with everything else, so that only our own is compiled twice.
-crash-programs: tools
+crash-programs: tools ## The services once more, with crash points, for the test of those
 	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features chassis/crash-points \
 	  --target-dir $(CARGO_TARGET)/crash-points $(patsubst services/%/,--bin %,$(wildcard services/*/)) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2

@@ -4,7 +4,7 @@
 //! Promise: an event announced again is the event that was published, and after it the last record
 //! of a key is as new as its row. It is broken by reading rows without locking them: a row that
 //! changed before the old event reached the outbox would be followed by what it was before. What
-//! subscribers have handled, their inboxes know.
+//! subscribers handled lately, their inboxes know; what is older, the keys of their rows.
 //!
 //! Nothing is remembered of an announcement. Each answer says where to go on, so one that was cut
 //! off is asked for again, from there or from the beginning.

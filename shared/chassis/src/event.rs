@@ -46,7 +46,8 @@ pub enum Retention {
     /// Facts: each record for this many days. A consumer may be down that long, less a day.
     Days(u32),
     /// State: the newest record of each key, for ever. Its consumers guard themselves by a version
-    /// and need no inbox.
+    /// and need no inbox. A key is never deleted, since an empty record is a dead letter: a field
+    /// says that what it stands for is gone.
     Compact,
 }
 
@@ -93,7 +94,8 @@ pub struct At {
 /// What a handler answers: an outcome to publish, nothing, or that the event can't be.
 pub type Answer<O> = Result<Option<O>, Impossible>;
 
-/// An event that cannot be, because. It becomes a dead letter; it is never a guess.
+/// An event that cannot be, because. It becomes a dead letter; it is never a guess. What may yet come to
+/// be, once another event has arrived, is not impossible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Impossible(pub String);

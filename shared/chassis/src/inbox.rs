@@ -13,7 +13,9 @@ use uuid::Uuid;
 use crate::db;
 use crate::writes::Writes;
 
-/// Kept longer than any topic (14 days) and any committed offset (21 days) can bring an event back.
+/// Kept longer than any topic (14 days) and any committed offset (21 days) can bring an event back. An
+/// announcement, or a dead letter that is replayed, can at any age: then it is the keys of the rows that
+/// keep its effect from coming twice.
 pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Enters events into the inbox; answers those that were not there yet, and now, by the database's

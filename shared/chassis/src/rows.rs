@@ -58,6 +58,9 @@ pub(crate) fn changes() -> u64 {
 /// The rows of one table that a batch touches, by key, with what is to become of each in the
 /// database. Sorted, so that inserts wait for one another in one direction, like locks.
 ///
+/// The key is the table's primary key, or another that is unique there: a row that is not there can't be
+/// locked, and that constraint alone keeps two transactions from both inserting it.
+///
 /// A row that was not looked for must not be taken for one that is not there. So a key that no
 /// [`Touches`] of the batch has named can't be used, and a decision that tries to panics: its event
 /// becomes a dead letter, its command is answered with 500.
