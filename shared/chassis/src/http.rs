@@ -76,7 +76,10 @@ pub async fn serve_within(
             }
         }
     }
-    drop(listener);
+    for stream in waiting(listener) {
+        let Ok(slot) = slots.clone().try_acquire_owned() else { break };
+        connections.spawn(converse(stream, slot, router.clone(), limits, stop.clone()));
+    }
     let drained = async { while connections.join_next().await.is_some() {} };
     if timeout(drain, drained).await.is_err() {
         let open = connections.len();
@@ -109,6 +112,16 @@ async fn accept(
             }
         }
     }
+}
+
+/// Who has connected already. With the listener they would be cut off, and what they have sent be lost.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
 }
 
 async fn converse(
@@ -275,6 +288,18 @@ mod tests {
         assert!(server.ask(&long).await.starts_with("HTTP/1.1 431 "));
         let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
         assert!(server.ask(&many).await.starts_with("HTTP/1.1 431 "));
+    }
+
+    #[tokio::test]
+    async fn who_has_connected_when_it_is_stopped_is_answered() {
+        let server = start(limits(), LONG).await;
+        // By the system: the server itself does not run before this waits.
+        let mut waiting = std::net::TcpStream::connect(server.addr).unwrap();
+        io::Write::write_all(&mut waiting, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        server.stop.cancel();
+        waiting.set_nonblocking(true).unwrap();
+        let answer = read(TcpStream::from_std(waiting).unwrap()).await;
+        assert!(answer.ends_with("here"), "{answer}");
     }
 
     #[tokio::test]
