@@ -1,6 +1,6 @@
 //! `e2e` starts, stops and looks at the native stack, and runs tests on its parts.
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -10,6 +10,7 @@ use e2e::client::Client;
 use e2e::compose::Compose;
 use e2e::load::{self, Load};
 use e2e::member::Stopped;
+use e2e::process::{self, Signal};
 use e2e::stack::{State, TEST_STACK};
 use e2e::topology::SERVICES;
 use e2e::{
@@ -18,6 +19,9 @@ use e2e::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
+
+/// How long a command that was asked to end may take, with all that it started.
+const ENDED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
 #[derive(Parser)]
@@ -272,32 +276,32 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
         _ = hangup.recv() => return Ok(ExitCode::from(129)),
     }
+    // In a group of its own: whoever ends only us gets all that it started ended too, and cargo
+    // passes no signal on. What reads a terminal from such a group is stopped, so there is none.
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])
         .env(TEST_STACK, stack.directory())
         .env("TEST_DATABASE_URL", stack.cluster_url(SERVICES[0])?)
         .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
         .env("TEST_SCHEMA_REGISTRY_URL", stack.registry_url()?)
+        .stdin(Stdio::null())
+        .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run {}", command[0]))?;
-    // A terminal interrupts the command as well; whoever ends only us gets the command ended too.
-    tokio::select! {
+    let group = child.id().context("nobody has waited for it yet")?;
+    let signal = tokio::select! {
         status = child.wait() => return Ok(exit_code(status?)),
-        _ = interrupt.recv() => (),
-        _ = terminate.recv() => (),
-        _ = hangup.recv() => (),
+        _ = interrupt.recv() => Signal::Int,
+        _ = terminate.recv() => Signal::Term,
+        _ = hangup.recv() => Signal::Term,
+    };
+    process::send_to_group(signal, group)?;
+    let asked = Instant::now();
+    while !process::in_group(group).is_empty() && asked.elapsed() < ENDED_WITHIN {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if let Some(pid) = child.id() {
-        let kill = format!("kill -TERM {pid}");
-        tokio::process::Command::new("sh").args(["-c", &kill]).status().await?;
-    }
-    match tokio::time::timeout(Duration::from_secs(20), child.wait()).await {
-        Ok(status) => Ok(exit_code(status?)),
-        Err(_) => {
-            child.kill().await?;
-            Ok(ExitCode::from(137))
-        }
-    }
+    process::kill_until_gone(|| process::in_group(group))?;
+    Ok(exit_code(child.wait().await?))
 }
 
 /// As a shell has it: 128 and the signal's number for what a signal ended.

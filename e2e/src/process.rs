@@ -270,17 +270,24 @@ impl Display for Identity {
     }
 }
 
-/// Sends a signal to those that still live. The shell's own `kill` is used: a system call would
-/// need `unsafe`, and not every machine has the program.
+/// Sends a signal to those that still live.
 pub fn send(signal: Signal, to: &[Identity]) -> Result<()> {
     let pids: Vec<String> = to
         .iter()
         .filter(|process| process.lives())
         .map(|process| process.pid.to_string())
         .collect();
-    if pids.is_empty() {
-        return Ok(());
-    }
+    if pids.is_empty() { Ok(()) } else { kill(signal, &pids.join(" ")) }
+}
+
+/// Sends a signal to a whole process group, and so also to what is being started just now.
+pub fn send_to_group(signal: Signal, group: u32) -> Result<()> {
+    kill(signal, &format!("-{group}"))
+}
+
+/// The shell's own `kill` is used: a system call would need `unsafe`, and not every machine has the
+/// program.
+fn kill(signal: Signal, to: &str) -> Result<()> {
     let name = match signal {
         Signal::Term => "TERM",
         Signal::Int => "INT",
@@ -291,7 +298,7 @@ pub fn send(signal: Signal, to: &[Identity]) -> Result<()> {
     };
     // Its status says nothing: a process may have ended by itself meanwhile.
     std::process::Command::new("sh")
-        .args(["-c", &format!("kill -{name} {}", pids.join(" "))])
+        .args(["-c", &format!("kill -s {name} -- {to}")])
         .stderr(Stdio::null())
         .status()?;
     Ok(())
@@ -314,12 +321,7 @@ pub fn kill_until_gone(find: impl Fn() -> Vec<Identity>) -> Result<()> {
 /// Living processes that run one of `programs` with a working directory at or below `home`.
 /// Both are asked for, so that a shell which stands in that directory is left alone.
 pub fn processes_in(home: &Path, programs: &[&str]) -> Vec<Identity> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
+    living(|pid| {
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
         let (Ok(directory), Ok(program)) = (link("cwd"), link("exe")) else {
             return false;
@@ -329,16 +331,31 @@ pub fn processes_in(home: &Path, programs: &[&str]) -> Vec<Identity> {
         Path::new(&directory).starts_with(home)
             && programs.iter().any(|name| Path::new(&program).ends_with(name))
     })
-    .filter_map(|pid| {
-        let started_ticks = Stat::of(pid)?.started_ticks;
-        Some(Identity { pid, started_ticks })
-    })
-    .filter(Identity::lives)
-    .collect()
+}
+
+/// Living processes of a process group.
+pub fn in_group(group: u32) -> Vec<Identity> {
+    living(|pid| Stat::of(pid).is_some_and(|stat| stat.group == group))
+}
+
+fn living(is_meant: impl Fn(u32) -> bool) -> Vec<Identity> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| is_meant(*pid))
+        .filter_map(|pid| {
+            let started_ticks = Stat::of(pid)?.started_ticks;
+            Some(Identity { pid, started_ticks })
+        })
+        .filter(Identity::lives)
+        .collect()
 }
 
 struct Stat {
     state: char,
+    group: u32,
     cpu_ticks: u64,
     started_ticks: u64,
 }
@@ -350,6 +367,7 @@ impl Stat {
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
         Some(Self {
             state: fields.first()?.chars().next()?,
+            group: fields.get(2)?.parse().ok()?,
             // In user and in kernel mode, twice: its own, and its ended children's.
             cpu_ticks: fields.get(11..15)?.iter().filter_map(|word| word.parse::<u64>().ok()).sum(),
             started_ticks: fields.get(19)?.parse().ok()?,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use e2e::ends::Cause;
 use e2e::member::Stopped;
-use e2e::process::{NOBODY, processes_in};
+use e2e::process::{self, Identity, NOBODY, Signal, processes_in};
 use e2e::stack::State;
 use e2e::topology::{Member, SERVICES};
 use e2e::{Stack, parts};
@@ -289,19 +289,29 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
 -> Result<()> {
     let _room = room().await?;
     let place = Place::new()?;
-    let marker = place.0.join("started");
-    let script = format!("touch {}; exec sleep 300", marker.display());
+    let (marker, pid) = (place.0.join("started"), place.0.join("pid"));
+    // As cargo and a test have it: what was started has started something itself.
+    let below = format!("echo $$ > {}; touch {}; exec sleep 300", pid.display(), marker.display());
+    let script = format!("sh -c '{below}'; true");
+    let sleeping = || -> Result<Identity> {
+        let sleeping = Identity::of(std::fs::read_to_string(&pid)?.trim().parse()?);
+        ensure!(sleeping.lives(), "it ended by itself");
+        Ok(sleeping)
+    };
     let mut launcher = place.e2e(&["with-parts", "--", "sh", "-c", &script]).spawn()?;
     appears(&marker).await?;
     launcher.kill()?;
     launcher.wait()?;
     assert!(left_in(&place.0) > 0, "a launcher killed by SIGKILL cannot take its stack along");
+    process::send(Signal::Kill, &[sleeping()?])?;
 
     std::fs::remove_file(&marker)?;
     let mut launcher = place.e2e(&["with-parts", "--", "sh", "-c", &script]).spawn()?;
     appears(&marker).await?;
+    let sleeping = sleeping()?;
     Command::new("sh").args(["-c", &format!("kill -TERM {}", launcher.id())]).status()?;
     assert_eq!(launcher.wait()?.code(), Some(143));
+    assert!(!sleeping.lives(), "what the command had started has outlived it");
     assert_eq!(left_in(&place.0), 0);
     Ok(())
 }
