@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::parts::create_open_directory;
+use crate::ports::Ports;
 use crate::stack::Stack;
 use crate::topology::{Layout, Member, SERVICES};
 
@@ -89,17 +90,33 @@ impl Stack {
         Ok(layout.of_today())
     }
 
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
+    /// Makes it, unless it is there, on these ports.
+    pub(crate) fn make(&self, ports: Ports) -> Result<()> {
         ensure!(self.compose.is_none(), "docker-compose.yml says how this stack is made");
         for directory in ["", "run", "log"] {
             create_open_directory(&self.directory().join(directory)).with_context(|| {
                 format!("cannot make {} (HOLDFAST_STATE moves it)", self.directory().display())
             })?;
         }
+        self.write(|layout| Ok(Layout { ports, ..layout.unwrap_or_default() }))
+    }
+
+    /// One that is gone stays so: who still works on it would leave a directory that looks like a
+    /// stack.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Layout)) -> Result<()> {
+        ensure!(self.compose.is_none(), "docker-compose.yml says how this stack is made");
+        self.layout()?;
+        self.write(|layout| {
+            let mut layout = layout?;
+            change(&mut layout);
+            Ok(layout)
+        })
+    }
+
+    fn write(&self, layout: impl FnOnce(Result<Layout>) -> Result<Layout>) -> Result<()> {
         let lock = File::create(self.directory().join("layout.lock"))?;
         lock.lock()?;
-        let mut layout = self.layout().unwrap_or_default();
-        change(&mut layout);
+        let layout = layout(self.layout())?;
         let fresh = self.directory().join("layout.json.new");
         fs::write(&fresh, serde_json::to_vec_pretty(&layout)?)?;
         fs::rename(fresh, self.directory().join("layout.json"))?;

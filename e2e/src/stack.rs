@@ -62,7 +62,7 @@ impl Stack {
         let stack =
             Self { directory: directory.into(), quiet: false, ephemeral: false, compose: None };
         if !stack.runs() {
-            stack.change(|layout| layout.ports = ports)?;
+            stack.make(ports)?;
         } else if let Some(moved) = stack.layout()?.ports.moved_in(ports) {
             bail!("the stack is running, and not with {moved}: stop it first (`make down`)");
         }

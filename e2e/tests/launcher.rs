@@ -419,3 +419,13 @@ async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_on
     ensure!(running.directory().exists(), "a running test's stack is gone");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_stack_that_is_gone_is_not_made_anew_by_a_change() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.clean().await?;
+    let refusal = stack.set_environment("order", "KEY", Some("value")).expect_err("it is gone");
+    ensure!(refusal.to_string().contains("there is no stack"), "{refusal}");
+    ensure!(!stack.directory().exists(), "{} is there again", stack.directory().display());
+    Ok(())
+}
