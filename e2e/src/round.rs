@@ -167,9 +167,8 @@ pub async fn run(arena: &Arena<'_>, nth: u64) -> Result<Round> {
 
 /// The checker's word for it.
 async fn verified(client: &Client) -> Result<Verdict> {
-    let spoiled = strangers::spoiled(client).await?;
     let options = verify::Options { within: DRAINED_WITHIN };
-    verify::knowing(client, &options, &spoiled).await
+    verify::asking(client, &options, async || strangers::spoiled(client).await).await
 }
 
 /// Of each fault, the orders that were pending at some moment of it.

@@ -54,7 +54,7 @@ impl Default for Options {
 
 /// Waits until everything rests, then checks.
 pub async fn run(client: &Client, options: &Options) -> Result<Verdict> {
-    checked(client, options, None).await
+    checked(client, options, async || Ok(None)).await
 }
 
 /// The same, where it is known which records were put there to become dead letters, or lay there
@@ -64,13 +64,22 @@ pub async fn knowing(
     options: &Options,
     spoiled: &HashSet<Place>,
 ) -> Result<Verdict> {
-    checked(client, options, Some(spoiled)).await
+    checked(client, options, async || Ok(Some(spoiled.clone()))).await
+}
+
+/// The same, where that is known only once everything rests: until then some are still set aside.
+pub async fn asking(
+    client: &Client,
+    options: &Options,
+    spoiled: impl AsyncFnOnce() -> Result<HashSet<Place>>,
+) -> Result<Verdict> {
+    checked(client, options, async || spoiled().await.map(Some)).await
 }
 
 async fn checked(
     client: &Client,
     options: &Options,
-    spoiled: Option<&HashSet<Place>>,
+    spoiled: impl AsyncFnOnce() -> Result<Option<HashSet<Place>>>,
 ) -> Result<Verdict> {
     let began = Instant::now();
     let stack = Reading::open(client).await?;
@@ -82,8 +91,9 @@ async fn checked(
     let read = stack.letters().await?;
     let letters_replayed = read.iter().filter(|letter| letter.state == "replayed").count() as u64;
     let letters_waiting = read.iter().filter(|letter| letter.state == "waiting").count() as i64;
-    if let Some(spoiled) = spoiled {
-        check_letters(&read, spoiled, &mut findings);
+    // After the letters: a list is not to miss one of them.
+    if let Some(spoiled) = spoiled().await? {
+        check_letters(&read, &spoiled, &mut findings);
     }
     let letters = Letters::of(&read);
 
