@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
-use crate::stack::TEST_STACK;
+use crate::stack::{self, TEST_STACK};
 use crate::{parts, template};
 
 /// What a checkout holds that is not its source.
@@ -48,7 +48,7 @@ impl Scratch {
         let root = built.with_file_name("scratch").join(name);
         // Whatever a broken-off run left.
         let _ = std::fs::remove_dir_all(&root);
-        let state = std::env::temp_dir().join(format!("holdfast-{name}-{}", std::process::id()));
+        let state = stack::own_directory(name);
         parts::create_open_directory(&state)?;
         let scratch = Scratch { root, state };
         copy_folder(&template::checkout()?, &scratch.root, &NOT_SOURCE)?;
@@ -151,7 +151,9 @@ pub fn edited(root: &Path, file: &str, from: &str, to: &str) -> Result<String> {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        // A launcher that was given up has left its stack to us.
+        let _ = stack::end_all_in(&self.state);
         let _ = std::fs::remove_dir_all(&self.root);
-        let _ = std::fs::remove_dir_all(&self.state);
+        let _ = stack::remove_directory(&self.state);
     }
 }

@@ -3,6 +3,7 @@
 //! launchers, tests and shells can work on one stack, and a launcher that crashed is not missed.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -123,14 +124,15 @@ impl Stack {
 
     /// A stack of its own on free ports, gone when it is dropped.
     pub fn ephemeral() -> Result<Self> {
-        let name = format!("holdfast-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let mut stack = Self::at(std::env::temp_dir().join(name), Ports::free()?)?;
+        let directory = own_directory(&format!("{:08x}", rand::random::<u32>()));
+        let mut stack = Self::at(directory, Ports::free()?)?;
         stack.ephemeral = true;
         stack.quiet = true;
         Ok(stack)
     }
 
-    /// Ends and removes such stacks of processes that were killed, and could not do so themselves.
+    /// Ends and removes what processes left that were killed, and could not do so themselves: such
+    /// stacks, and directories of the same name that hold stacks.
     pub async fn clean_left_behind() -> Result<()> {
         let own = fs::metadata("/proc/self").map(|own| own.uid()).ok();
         for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
@@ -139,12 +141,10 @@ impl Stack {
                 name.to_str().and_then(|name| name.strip_prefix("holdfast-")?.split_once('-'));
             let pid = pid.and_then(|(pid, _)| pid.parse::<u32>().ok());
             let is_left = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-            let is_own = entry.metadata().ok().map(|of| of.uid()) == own;
-            if is_left
-                && is_own
-                && let Ok(stack) = Self::open(entry.path())
-            {
-                stack.clean().await?;
+            let is_own = entry.metadata().is_ok_and(|of| of.is_dir() && Some(of.uid()) == own);
+            if is_left && is_own {
+                end_all_in(&entry.path())?;
+                remove_directory(&entry.path())?;
             }
         }
         Ok(())
@@ -303,12 +303,7 @@ impl Stack {
             return compose.clean().await;
         }
         self.kill_everything()?;
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot delete {}", self.directory.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_directory(&self.directory)
     }
 
     /// Every member with what can be seen of it.
@@ -377,12 +372,11 @@ impl Stack {
 
     /// Also finds what no pid file names.
     pub fn kill_everything(&self) -> Result<()> {
-        let programs: Vec<&str> = ["java", "postgres"].into_iter().chain(SERVICES).collect();
         let members: Vec<_> = self.members().iter().map(|member| self.process(member)).collect();
         for member in &members {
             member.announce_end(Cause::Kill)?;
         }
-        process::kill_until_gone(|| process::processes_in(&self.directory, &programs))?;
+        end_all_in(&self.directory)?;
         members.iter().for_each(|member| member.forget());
         Ok(())
     }
@@ -412,6 +406,34 @@ impl Drop for Stack {
             let _ = self.kill_everything();
             let _ = fs::remove_dir_all(&self.directory);
         }
+    }
+}
+
+/// A directory for this process alone, of one stack or of several; where the process is killed, the
+/// next run of the tests ends what runs there, and removes it.
+pub fn own_directory(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("holdfast-{}-{name}", std::process::id()))
+}
+
+/// Kills the members of every stack in a directory or below it.
+pub fn end_all_in(directory: &Path) -> Result<()> {
+    let programs: Vec<&str> = ["java", "postgres"].into_iter().chain(SERVICES).collect();
+    process::kill_until_gone(|| process::processes_in(directory, &programs))
+}
+
+/// What was just killed is still written down as ended: where that comes in between, once more.
+pub fn remove_directory(directory: &Path) -> Result<()> {
+    let mut removed = fs::remove_dir_all(directory);
+    for _ in 0..10 {
+        if removed.as_ref().is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty) {
+            removed = fs::remove_dir_all(directory);
+        }
+    }
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", directory.display()))
+        }
+        _ => Ok(()),
     }
 }
 

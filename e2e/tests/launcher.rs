@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use e2e::ends::Cause;
 use e2e::member::Stopped;
 use e2e::process::{self, Identity, NOBODY, Signal, processes_in};
-use e2e::stack::State;
+use e2e::stack::{self, State};
 use e2e::topology::{Member, SERVICES};
-use e2e::{Stack, parts};
+use e2e::{Ports, Stack, parts};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -351,8 +351,7 @@ struct Place(PathBuf);
 
 impl Place {
     fn new() -> Result<Self> {
-        let name = format!("holdfast-place-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let place = Self(std::env::temp_dir().join(name));
+        let place = Self(stack::own_directory(&format!("place-{:08x}", rand::random::<u32>())));
         parts::create_open_directory(&place.0)?;
         Ok(place)
     }
@@ -366,9 +365,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Ok(left) = Stack::open(self.0.join("state/test")) {
-            let _ = left.kill_everything();
-        }
+        let _ = stack::end_all_in(&self.0);
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -408,14 +405,17 @@ async fn produce(stack: &Stack, topic: &str) -> Result<()> {
 #[tokio::test]
 async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_one_is_not()
 -> Result<()> {
+    let _room = room().await?;
     let running = Stack::ephemeral()?;
-    let mut killed = std::process::Command::new("true").spawn()?;
+    let mut killed = Command::new("true").spawn()?;
     killed.wait()?;
     let left = std::env::temp_dir().join(format!("holdfast-{}-killed", killed.id()));
-    std::fs::create_dir(&left)?;
-    std::fs::copy(running.directory().join("layout.json"), left.join("layout.json"))?;
+    // A launcher's state, with the stack of one kind of run.
+    let below = Stack::at(left.join("state/test"), Ports::free()?)?.quiet();
+    below.start("order-db").await?;
     Stack::clean_left_behind().await?;
     ensure!(!left.exists(), "{} is still there", left.display());
+    assert_eq!(left_in(&left), 0);
     ensure!(running.directory().exists(), "a running test's stack is gone");
     Ok(())
 }
