@@ -129,7 +129,7 @@ pub async fn run(options: &Options) -> Result<bool> {
         }
     }
     let root = checkout()?;
-    let scratch = Scratch::copy_for_many_builds("bugs")?;
+    let scratch = Scratch::copy_for_many_builds("bugs").await?;
     for bug in bugs {
         note(&mut rows, seeded(&root, &scratch, bug).await);
     }

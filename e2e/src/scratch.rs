@@ -1,7 +1,8 @@
 //! A scratch copy of the checkout, to be changed and built beside the real one.
 //!
 //! What was compiled from registries is shared by hard links, so only members are built anew.
-//! Programs of the real target stay as they are.
+//! Nothing else is shared, since cargo and rustc write some files in place: the real target stays as
+//! it is.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -28,16 +29,16 @@ pub struct Scratch {
 
 impl Scratch {
     /// A copy of the checkout, under a name of its own.
-    pub fn copy(name: &str) -> Result<Scratch> {
-        Scratch::made(name, false)
+    pub async fn copy(name: &str) -> Result<Scratch> {
+        Scratch::made(name, false).await
     }
 
     /// The same, to be changed and built again and again.
-    pub fn copy_for_many_builds(name: &str) -> Result<Scratch> {
-        Scratch::made(name, true)
+    pub async fn copy_for_many_builds(name: &str) -> Result<Scratch> {
+        Scratch::made(name, true).await
     }
 
-    fn made(name: &str, incremental: bool) -> Result<Scratch> {
+    async fn made(name: &str, incremental: bool) -> Result<Scratch> {
         let own = std::env::current_exe()?;
         let mut built = own.parent().context("a program lies in a directory")?;
         if built.ends_with("deps") {
@@ -55,12 +56,14 @@ impl Scratch {
 
         let target = scratch.root.join("target/ci");
         std::fs::create_dir_all(&target)?;
-        let linked = std::process::Command::new("cp")
-            .arg("-al")
-            .args([".fingerprint", "build", "deps"].map(|folder| built.join(folder)))
-            .arg(&target)
-            .status()?;
-        ensure!(linked.success(), "what was compiled could not be linked");
+        // By its fingerprints cargo knows what is older than its source, and build scripts write as
+        // they like.
+        for (how, folders) in [("-a", &[".fingerprint", "build"][..]), ("-al", &["deps"])] {
+            let folders = folders.iter().map(|folder| built.join(folder));
+            let copied =
+                std::process::Command::new("cp").arg(how).args(folders).arg(&target).status()?;
+            ensure!(copied.success(), "what was compiled could not be copied");
+        }
         std::fs::create_dir_all(scratch.root.join(".cargo"))?;
         std::fs::write(
             scratch.root.join(".cargo/config.toml"),
@@ -69,6 +72,8 @@ impl Scratch {
                  [profile.ci]\nincremental = {incremental}\n"
             ),
         )?;
+        // Members are named here as they are there, so the links to theirs go.
+        scratch.cargo(&["clean"]).await?;
         Ok(scratch)
     }
 
@@ -112,7 +117,7 @@ impl Scratch {
         command.env("HOLDFAST_STATE", &self.state);
         // It lies in the target of the real checkout, of whose repository it is no part.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
-        for inherited in ["CARGO_TARGET_DIR", TEST_STACK] {
+        for inherited in ["CARGO_TARGET_DIR", "CARGO_INCREMENTAL", TEST_STACK] {
             command.env_remove(inherited);
         }
         let told =

@@ -107,7 +107,7 @@ async fn cancellations_of(stack: &Stack, client: &Client, name: &str) -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn two_versions_run_side_by_side_and_replace_each_other_under_load_and_nobody_notices()
 -> Result<()> {
-    let scratch = Scratch::copy("evolution")?;
+    let scratch = Scratch::copy("evolution").await?;
     for (file, from, to) in NEWER {
         scratch.edit(file, from, to)?;
     }

@@ -17,7 +17,7 @@ const OUTSIDE_MAX: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Result<()> {
-    let scratch = Scratch::copy("service")?;
+    let scratch = Scratch::copy("service").await?;
     // A fork may have a parcel service by now.
     let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
     let free = |name: &String| !scratch.root.join("services").join(name).exists();
