@@ -19,7 +19,7 @@ use crate::narration::say;
 use crate::pairs::Pairs;
 use crate::round::{self, Arena, Round, Times};
 use crate::sights::Sight;
-use crate::stack::state_directory;
+use crate::stack::{lock_run, state_directory};
 use crate::{Ports, Stack, chaos_report, sabotage, seed, witness};
 
 /// What half an hour has to have seen.
@@ -70,7 +70,9 @@ pub enum Outcome {
 /// Runs rounds until the time is up or something is violated.
 pub async fn run(options: &Options) -> Result<Outcome> {
     let seed = options.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
-    let stack = Stack::at_rest(&state_directory()?.join(format!("chaos-{seed}")))?;
+    let name = format!("chaos-{seed}");
+    let _lock = lock_run(&name).await?;
+    let stack = Stack::at_rest(&state_directory()?.join(name))?;
     let file = stack.directory().join("rounds.json");
     let mut run = read(&file, seed)?;
     say(&format!(

@@ -4,6 +4,7 @@
 //! Nothing else is shared, since cargo and rustc write some files in place: the real target stays as
 //! it is.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Scratch {
     pub root: PathBuf,
     /// Its stacks' data: where PostgreSQL may enter, whoever owns the checkout.
     pub state: PathBuf,
+    /// There is one of a name at a time.
+    _lock: File,
 }
 
 impl Scratch {
@@ -46,12 +49,16 @@ impl Scratch {
         }
         ensure!(built.ends_with("ci"), "this is built with `--profile ci`, or nothing is shared");
         // In the target itself: hard links need one file system.
-        let root = built.with_file_name("scratch").join(name);
+        let copies = built.with_file_name("scratch");
+        std::fs::create_dir_all(&copies)?;
+        let waiting = || eprintln!("waiting for another run that has {name} …");
+        let lock = parts::lock(&copies.join(format!("{name}.lock")), &waiting).await?;
+        let root = copies.join(name);
         // Whatever a broken-off run left.
         let _ = std::fs::remove_dir_all(&root);
         let state = stack::own_directory(name);
         parts::create_open_directory(&state)?;
-        let scratch = Scratch { root, state };
+        let scratch = Scratch { root, state, _lock: lock };
         copy_folder(&template::checkout()?, &scratch.root, &NOT_SOURCE)?;
 
         let target = scratch.root.join("target/ci");

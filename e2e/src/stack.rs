@@ -111,11 +111,8 @@ impl Stack {
     /// The stack of a kind of run of which there is one at a time, for as long as the lock is held.
     /// What a run left behind that broke off is removed before.
     pub async fn of_one_run(kind: &str, ports: fn() -> Result<Ports>) -> Result<(Self, File)> {
-        let state = state_directory()?;
-        create_open_directory(&state)?;
-        let waiting = || eprintln!("waiting for another run of {kind} …");
-        let lock = parts::lock(&state.join(format!("{kind}.lock")), &waiting).await?;
-        let directory = state.join(kind);
+        let lock = lock_run(kind).await?;
+        let directory = state_directory()?.join(kind);
         if let Ok(left_behind) = Self::open(&directory) {
             left_behind.clean().await?;
         }
@@ -407,6 +404,14 @@ impl Drop for Stack {
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
+}
+
+/// A lock that one run of a kind has at a time: its stack lies where that of the last one did.
+pub async fn lock_run(kind: &str) -> Result<File> {
+    let state = state_directory()?;
+    create_open_directory(&state)?;
+    let waiting = || eprintln!("waiting for another run of {kind} …");
+    parts::lock(&state.join(format!("{kind}.lock")), &waiting).await
 }
 
 /// A directory for this process alone, of one stack or of several; where the process is killed, the

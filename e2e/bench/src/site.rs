@@ -1,5 +1,6 @@
 //! The stack that is measured, and one measurement on it.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use e2e::client::{Client, eventually};
+use e2e::stack::{lock_run, state_directory};
 use e2e::{Ports, Stack};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
@@ -41,6 +43,8 @@ pub struct Site {
     begun: Begun,
     /// Orders that were accepted since.
     accepted: AtomicI64,
+    /// Nobody else makes this stack anew meanwhile.
+    _lock: File,
 }
 
 /// Where the accounts of what is measured begin.
@@ -54,7 +58,8 @@ impl Site {
     /// Starts the stack of this name, with items and rich customers; with so many old orders at
     /// hand, if they are wanted.
     pub async fn open(name: &str, old: Option<i64>, pgbench: bool) -> Result<Site> {
-        let directory = e2e::stack::state_directory()?.join(name);
+        let lock = lock_run(name).await?;
+        let directory = state_directory()?.join(name);
         // Whatever is left behind of an earlier one, be it half deleted.
         let left_behind = match Stack::open(&directory) {
             Ok(stack) => stack,
@@ -74,8 +79,8 @@ impl Site {
         let client = Client::of(&stack)?;
         let yardstick = yardstick::Bench::prepare(&stack, pgbench).await?;
         let begun = Begun { at: Utc::now(), untaken_cents: 0 };
-        let mut site =
-            Site { stack, client, yardstick, skus: 0, begun, accepted: AtomicI64::new(0) };
+        let (skus, accepted) = (0, AtomicI64::new(0));
+        let mut site = Site { stack, client, yardstick, skus, begun, accepted, _lock: lock };
         site.provide(SKUS).await?;
         Ok(site)
     }
