@@ -32,7 +32,7 @@ const REFUSED_WAIT: Duration = Duration::from_secs(1);
 pub struct Told {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
-    /// Due, and never posted, since too many were waiting.
+    /// Due in the window, and never posted, since too many were waiting.
     pub turned_away: AtomicU64,
     /// Latencies count from here to there.
     window: Mutex<Option<(Instant, Instant)>>,
@@ -204,7 +204,7 @@ async fn keep_time(
         let due = (began.elapsed().as_secs_f64() * per_second) as u64;
         while nth < due {
             let at = began + Duration::from_secs_f64(nth as f64 / per_second);
-            if queue.try_send(at).is_err() {
+            if queue.try_send(at).is_err() && told.counts(at) {
                 told.turned_away.fetch_add(1, Ordering::Relaxed);
             }
             nth += 1;

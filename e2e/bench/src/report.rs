@@ -153,6 +153,7 @@ impl Report {
             "end p99 ms",
             "end p99.9 ms",
             "refused/s",
+            "turned away/s",
             "CPU µs/saga",
             "Postgres CPU × tx4",
         ];
@@ -199,7 +200,9 @@ impl Report {
 fn spread(mut figures: Vec<f64>) -> Spread {
     figures.sort_by(f64::total_cmp);
     let last = figures.len() - 1;
-    Spread { min: figures[0], median: figures[last / 2], max: figures[last] }
+    // Of an even number the mean of the two in the middle.
+    let median = f64::midpoint(figures[last / 2], figures[last.div_ceil(2)]);
+    Spread { min: figures[0], median, max: figures[last] }
 }
 
 fn table(rows: &[(String, BTreeMap<String, Spread>)], columns: &[&str]) -> String {
@@ -226,4 +229,16 @@ fn cell(spread: &Spread) -> String {
         return number(spread.median);
     }
     format!("{} ({} to {})", number(spread.median), number(spread.min), number(spread.max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_two_in_the_middle() {
+        assert_eq!(spread(vec![3.0, 1.0, 2.0]).median, 2.0);
+        assert_eq!(spread(vec![4.0, 1.0, 3.0, 2.0]).median, 2.5);
+        assert_eq!(spread(vec![7.0]).median, 7.0);
+    }
 }

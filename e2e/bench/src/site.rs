@@ -169,6 +169,7 @@ impl Site {
         load: Load,
         plan: &Plan,
     ) -> Result<Run> {
+        let is_open = matches!(load, Load::PerSecond(_));
         let load = self.start(wishes, load)?;
         tokio::time::sleep(plan.warm).await;
         let told = load.told.clone();
@@ -191,7 +192,6 @@ impl Site {
         for (what, figure) in [
             ("placed/s", counted(&told.post)? as f64 / plan.lasting.as_secs_f64()),
             ("refused/s", refused as f64 / plan.lasting.as_secs_f64()),
-            ("turned away", told.turned_away.load(Ordering::Relaxed) as f64),
             ("POST p50 ms", percentile(&told.post, 50.0)),
             ("POST p99 ms", percentile(&told.post, 99.0)),
             ("end p50 ms", percentile(&told.end, 50.0)),
@@ -200,6 +200,10 @@ impl Site {
             ("load average", load_average),
         ] {
             run.set(what, figure);
+        }
+        if is_open {
+            let turned_away = told.turned_away.load(Ordering::Relaxed);
+            run.set("turned away/s", turned_away as f64 / plan.lasting.as_secs_f64());
         }
         for (what, of) in [("commit p50 ms", 0.5), ("commit p99 ms", 0.99)] {
             if let Some(took) = commits.get((commits.len() as f64 * of) as usize) {
