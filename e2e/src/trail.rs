@@ -1,10 +1,10 @@
 //! A saga, shown: every event of one order across the services, where it lies, how long it waited
 //! where, who heard it after how many tries, and what the order is waiting for now.
 //!
-//! It reads what it needs: the rows of the order, and of each topic the one partition that the key
-//! belongs to, from the time of the order on.
+//! It reads what it needs: the rows of the order, and each topic from the time of the order on. All
+//! of its partitions: after some were added a key's older records lie in another than its newer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -141,7 +141,7 @@ async fn case(
     Ok(case)
 }
 
-/// The records of a key by event, from a time on: of each topic one partition.
+/// The records of a key by event, from a time on.
 fn records(
     kafka: &str,
     key: &str,
@@ -151,9 +151,7 @@ fn records(
     let again = announce::traceparent(key);
     let client = topics::reader(kafka, "trail")?;
     for topic in TOPICS.into_iter().filter(|topic| topic.retention != Retention::Compact) {
-        let count = topics::partitions(&client, topic.name)?;
-        let partition = partition_of(key.as_bytes(), count);
-        read(&client, topic, partition, since, |message| {
+        read(&client, topic, since, |message| {
             if message.key() != Some(key.as_bytes()) {
                 return;
             }
@@ -165,7 +163,7 @@ fn records(
             let Some(event_id) = header("ce_id").and_then(|id| id.parse().ok()) else { return };
             let millis = message.timestamp().to_millis().unwrap_or_default();
             found.entry((topic.name, event_id)).or_default().push(Found {
-                partition,
+                partition: message.partition(),
                 offset: message.offset(),
                 appended_at: DateTime::from_timestamp_millis(millis).unwrap_or_default(),
                 announced: header("traceparent") == Some(&*again),
@@ -173,67 +171,58 @@ fn records(
         })
         .with_context(|| format!("reading {}", topic.name))?;
     }
+    // Partitions come as they like.
+    found.values_mut().for_each(|records| records.sort_by_key(|it| (it.appended_at, it.offset)));
     Ok(found)
 }
 
-/// Reads a partition from a time on to where it ended when this began.
+/// Reads a topic from a time on to where its partitions ended when this began.
 fn read(
     client: &BaseConsumer,
     topic: &Topic,
-    partition: i32,
     since: DateTime<Utc>,
     mut each: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<()> {
-    let (_, end) = client.fetch_watermarks(topic.name, partition, REQUEST_WITHIN)?;
-    let mut asked = TopicPartitionList::new();
-    let millis = Offset::Offset(since.timestamp_millis());
-    asked.add_partition_offset(topic.name, partition, millis)?;
-    let from = client.offsets_for_times(asked, REQUEST_WITHIN)?;
-    match from.elements().first().map(|place| place.offset()) {
-        Some(Offset::Offset(first)) if first < end => {}
-        // Nothing was written since.
-        _ => return Ok(()),
+    let ends: BTreeMap<i32, i64> = (0..)
+        .zip(topics::watermarks(client, topic.name)?)
+        .map(|(nth, (_, end))| (nth, end))
+        .collect();
+    let (mut asked, mut from) = (TopicPartitionList::new(), TopicPartitionList::new());
+    for partition in ends.keys() {
+        let millis = Offset::Offset(since.timestamp_millis());
+        asked.add_partition_offset(topic.name, *partition, millis)?;
+    }
+    let mut unread = BTreeSet::new();
+    for first in client.offsets_for_times(asked, REQUEST_WITHIN)?.elements() {
+        // Where nothing was written since, there is no such offset.
+        if let Offset::Offset(offset) = first.offset()
+            && offset < ends[&first.partition()]
+        {
+            from.add_partition_offset(topic.name, first.partition(), first.offset())?;
+            unread.insert(first.partition());
+        }
     }
     client.assign(&from)?;
-    loop {
+    while !unread.is_empty() {
         match client.poll(SILENT_MAX) {
-            Some(Ok(message)) if message.offset() < end => {
-                each(&message);
+            Some(Ok(message)) => {
+                let end = ends[&message.partition()];
+                if message.offset() < end {
+                    each(&message);
+                }
                 if message.offset() + 1 >= end {
-                    return Ok(());
+                    unread.remove(&message.partition());
                 }
             }
-            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                unread.remove(&partition);
+            }
             Some(Err(error)) => return Err(error.into()),
             None => anyhow::bail!("Kafka is silent"),
         }
     }
-}
-
-/// Where a Java client puts a key, and so where our relays do.
-fn partition_of(key: &[u8], partitions: i32) -> i32 {
-    (murmur2(key) & i32::MAX) % partitions.max(1)
-}
-
-/// MurmurHash2 as Kafka's Java clients have it.
-fn murmur2(bytes: &[u8]) -> i32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ bytes.len() as u32;
-    let mut words = bytes.chunks_exact(4);
-    for word in words.by_ref() {
-        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
-        k = (k ^ (k >> 24)).wrapping_mul(M);
-        hash = hash.wrapping_mul(M) ^ k;
-    }
-    let rest = words.remainder();
-    if !rest.is_empty() {
-        for (nth, byte) in rest.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * nth);
-        }
-        hash = hash.wrapping_mul(M);
-    }
-    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
-    (hash ^ (hash >> 15)) as i32
+    // Whoever still waits for records is answered nothing else meanwhile.
+    Ok(client.unassign()?)
 }
 
 impl Step {
@@ -374,19 +363,6 @@ fn lines(order: &OrderRow, case: &Case, steps: &[Step]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_looked_for_where_a_java_client_puts_it() {
-        for (key, hash) in [
-            ("21", -973_932_308),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()), hash, "{key}");
-        }
-    }
 
     #[test]
     fn a_line_fits_into_100_columns() {
