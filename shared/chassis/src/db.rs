@@ -28,6 +28,9 @@ pub(crate) const PLANNER: [(&str, &str); 5] = [
     ("jit", "off"),
 ];
 
+/// Whether nothing can be written, in a transaction that is open or in one of its own: on a standby too.
+pub(crate) const READ_ONLY: &str = "current_setting('transaction_read_only')::bool";
+
 /// Begins a transaction for a batch, on a connection of the pool; loops have a
 /// [`crate::session::Session`].
 pub async fn begin(db: &PgPool) -> sqlx::Result<PgTransaction<'static>> {

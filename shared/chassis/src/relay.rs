@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use metrics::gauge;
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Kafka;
+use crate::db;
 use crate::kafka;
 use crate::pace::Pace;
 use crate::probes::Heartbeat;
@@ -95,10 +96,12 @@ impl Relay {
     /// Waits to become the active relay, then relays until stopped or until something breaks.
     async fn lead(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut db = self.session().await?;
-        let standby = "select pg_is_in_recovery()";
+        // On a standby the lock means nothing. And what can't be deleted would be sent again by each that
+        // leads.
+        let read_only = AssertSqlSafe(format!("select {}", db::READ_ONLY));
         ensure!(
-            !in_time(sqlx::query_scalar::<_, bool>(standby).fetch_one(&mut db)).await?,
-            "the server is a standby, where the lock means nothing"
+            !in_time(sqlx::query_scalar::<_, bool>(read_only).fetch_one(&mut db)).await?,
+            "the database is read-only"
         );
         let locked = "select pg_try_advisory_lock($1)";
         while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
@@ -131,7 +134,8 @@ impl Relay {
         if ended.is_ok() {
             gauge!("outbox_oldest_seconds").set(0);
         }
-        let _ = db.close().await;
+        // To say goodbye it sends what is left to send, to somebody who may not read any more.
+        let _ = in_time(db.close()).await;
         ended
     }
 

@@ -18,6 +18,9 @@ use crate::{crash, db};
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const RELEASED_WITHIN: Duration = Duration::from_secs(2);
+/// A connection keeps some settings for its life: one that was made while the database was read-only stays
+/// so afterwards.
+const LIVES_FOR: Duration = Duration::from_secs(5 * 60);
 const MIGRATION_WAIT: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,7 @@ pub fn connect(service: &str, config: &Config) -> anyhow::Result<PgPool> {
     Ok(PgPoolOptions::new()
         .max_connections(config.database_pool_size)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .max_lifetime(LIVES_FOR)
         // The pool itself asks each returned connection whether it lives, and waits for the answer
         // for ever: one whose other end vanished without a word would keep its place for as long as
         // TCP tries, a quarter of an hour.

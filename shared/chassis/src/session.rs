@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Executor, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, PgPool, Row};
 
 use crate::db;
 
@@ -65,14 +65,19 @@ impl Session {
     }
 }
 
-/// Begins, and asks for the time in the same round trip; and whether this is a standby. A loop may have
-/// connected to what was the primary, or to a name that still led there: on a standby it could begin for
-/// ever and write nothing, so that connection is given up, and the next one finds who is the primary.
+/// Begins, and asks for the time in the same round trip; and whether it may write at all. On a standby it
+/// may not, nor on a primary that was taken out of service, nor where the database was read-only when the
+/// connection was made: for as long as that lives, as that setting counts for new ones only. There a loop
+/// could begin for ever and write nothing, so that connection is given up, and the next one finds who is
+/// the primary, and how it is set by then.
 async fn begun(mut connection: PgConnection) -> sqlx::Result<(PgConnection, DateTime<Utc>)> {
-    let begin = "BEGIN; SELECT transaction_timestamp(), pg_is_in_recovery()";
-    let row = db::in_time(BEGUN_WITHIN, connection.fetch_one(sqlx::raw_sql(begin))).await?;
+    let begin = format!("BEGIN; SELECT transaction_timestamp(), {}", db::READ_ONLY);
+    let row = db::in_time(BEGUN_WITHIN, connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(begin))))
+        .await?;
     if row.try_get(1)? {
-        return Err(sqlx::Error::Io(io::Error::other("the server is a standby")));
+        return Err(sqlx::Error::Io(io::Error::other(
+            "the database is read-only, or was when it was connected to",
+        )));
     }
     let now = row.try_get(0)?;
     Ok((connection, now))

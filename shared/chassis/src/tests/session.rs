@@ -53,27 +53,31 @@ async fn a_backend_that_was_ended_between_two_batches_costs_none_of_them() {
     assert_ne!(backend(&mut session).await, first);
 }
 
-/// What was the primary came back as a standby, or a name still leads to it: the session must not stay
-/// there for ever. That a server is a standby is told by a function of the test's, found first.
+/// As on what was the primary and came back as a standby: its transactions can't write, and never will.
 #[tokio::test]
-async fn a_server_that_is_a_standby_is_left_at_once_and_not_begun_with() {
+async fn a_connection_that_can_write_no_more_is_left_at_once_and_not_begun_with() {
     let till = Till::<224>::open().await;
-    till.force(
-        "create schema told; create table told.standby (true_now boolean not null);
-         insert into told.standby values (false);
-         create function told.pg_is_in_recovery() returns boolean
-             language sql as 'select true_now from told.standby';
-         grant usage on schema told to public; grant select on told.standby to public;
-         do $$ begin execute format('alter database %I set search_path = told, pg_catalog, public',
-                                    current_database()); end $$",
-    )
-    .await;
     let mut session = Session::of(&till.db);
     let first = backend(&mut session).await;
-    till.force("update told.standby set true_now = true").await;
-    assert!(session.begin().await.is_err());
-    till.force("update told.standby set true_now = false").await;
+    let mut tx = session.begin().await.unwrap();
+    let read_only = "set session characteristics as transaction read only";
+    sqlx::raw_sql(read_only).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
     assert_ne!(backend(&mut session).await, first, "on a connection of its own");
+}
+
+#[tokio::test]
+async fn what_was_connected_while_the_database_was_read_only_does_not_stay_so() {
+    let till = Till::<229>::open().await;
+    let database = till.cluster.get_database().unwrap();
+    let alter = async |how| till.force(&format!("alter database {database} {how}")).await;
+    let mut session = Session::of(&till.db);
+    alter("set default_transaction_read_only = on").await;
+    assert!(session.begin().await.is_err());
+    alter("reset default_transaction_read_only").await;
+    let mut tx = session.begin().await.unwrap();
+    count_one(&mut tx, "written").await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

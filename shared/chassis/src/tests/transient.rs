@@ -96,8 +96,8 @@ async fn what_will_pass_is_waited_for_and_never_makes_a_dead_letter() {
         let early = tokio::time::timeout(MEANWHILE, &mut handling).await;
         assert!(early.is_err(), "not waited for: {trouble}");
         till.force(cure).await;
-        till.force(&end_sessions).await;
-        handling.await;
+        let late = tokio::time::timeout(WITHIN, handling).await;
+        late.unwrap_or_else(|_| panic!("waited for in vain, though: {cure}"));
         assert_eq!(till.tallies().await[&format!("till {nth}")], (1, 1));
     }
 
