@@ -62,6 +62,14 @@ struct Part<R: Rows> {
     tries: u32,
 }
 
+/// What a part that was committed has changed.
+struct Committed {
+    /// The topics of events that had their effect now, and not before.
+    handled: HashSet<&'static str>,
+    /// The places of letters that were not there before.
+    letters: HashSet<Place>,
+}
+
 enum Settled<R: Rows> {
     Done,
     Split(Vec<Part<R>>),
@@ -129,8 +137,8 @@ impl<'a, R: Rows> Batches<'a, R> {
             part.tries += 1;
             let alone = part.items.len() == 1;
             let because = match db::in_time(ATTEMPT_WITHIN, self.attempt(&part)).await {
-                Ok(new_letters) => {
-                    self.committed(&part, &new_letters, assigned);
+                Ok(committed) => {
+                    self.committed(&part, &committed, assigned);
                     return Settled::Done;
                 }
                 // It may have been handled before, and that be the whole trouble.
@@ -154,11 +162,12 @@ impl<'a, R: Rows> Batches<'a, R> {
                     Failure::Race | Failure::Refused | Failure::TooSlow if !alone => {
                         return Settled::Split(part.halves());
                     }
-                    Failure::Race | Failure::Refused => {
+                    Failure::Race | Failure::Refused if part.items[0].letter().is_none() => {
                         part.items[0].content = Content::Dead(Cause::refused(&error));
                         continue;
                     }
-                    Failure::TooSlow | Failure::Locked | Failure::Transient => error.to_string(),
+                    // A letter that is refused waits like anything else: it is not to be dropped.
+                    _ => error.to_string(),
                 },
             };
             counter!("consumer_retries_total").increment(1);
@@ -169,9 +178,8 @@ impl<'a, R: Rows> Batches<'a, R> {
         }
     }
 
-    /// The events' effect and the letters, in one transaction. Answers the places of the letters
-    /// that were not there before.
-    async fn attempt(&mut self, part: &Part<R>) -> Result<HashSet<Place>, Trouble> {
+    /// The events' effect and the letters, in one transaction.
+    async fn attempt(&mut self, part: &Part<R>) -> Result<Committed, Trouble> {
         let letters: Vec<_> = part.items.iter().filter_map(Item::letter).collect();
         let cluster = match letters.is_empty() {
             true => String::new(),
@@ -196,23 +204,24 @@ impl<'a, R: Rows> Batches<'a, R> {
         crash::point!("letters.kept", !letters.is_empty());
         crash::point!("consumer.committed", effect.is_new());
         self.expects_repeats = effect.has_repeats();
-        effect.committed(&self.consumer.wake);
-        Ok(new.into_iter().collect())
+        let handled = effect.committed(&self.consumer.wake);
+        Ok(Committed { handled, letters: new.into_iter().collect() })
     }
 
     /// After the commit, never before: stores the offsets of a part, which is the next contiguous
     /// piece of each of its partitions, and counts the strikes. A letter that was there before is
-    /// no strike: a topic may be read again from its beginning.
-    fn committed(&mut self, part: &Part<R>, new_letters: &HashSet<Place>, assigned: &Assigned) {
+    /// no strike, and an event that had its effect before ends no row of them: a topic may be read
+    /// again from its beginning.
+    fn committed(&mut self, part: &Part<R>, committed: &Committed, assigned: &Assigned) {
+        self.strikes.retain(|topic, _| !committed.handled.contains(&**topic));
         let mut newest: HashMap<(&str, i32), i64> = HashMap::new();
         for Item { message, content, .. } in &part.items {
             let (topic, partition, offset) =
                 (message.topic(), message.partition(), message.offset());
             newest.insert((topic, partition), offset);
             match content {
-                Content::Event(..) => drop(self.strikes.remove(topic)),
                 Content::Dead(Cause { kind, reason })
-                    if new_letters.contains(&(topic.to_string(), partition, offset)) =>
+                    if committed.letters.contains(&(topic.to_string(), partition, offset)) =>
                 {
                     let reason: String = reason.chars().take(300).collect();
                     error!("{topic}[{partition}]@{offset} is a dead letter: {reason}");
@@ -221,7 +230,7 @@ impl<'a, R: Rows> Batches<'a, R> {
                         *self.strikes.entry(topic.to_string()).or_default() += 1;
                     }
                 }
-                Content::Dead(_) => {}
+                Content::Event(..) | Content::Dead(_) => {}
             }
         }
         // These are places in a cluster that is gone: stored, they would be taken for places in

@@ -76,7 +76,7 @@ pub(crate) async fn set_aside(
               topic, partition, \"offset\", hash, event_id, key, headers, record, kind, reason)
          select $1, $2, * from unnest($3::text[], $4::int[], $5::bigint[], $6::bytea[], $7::uuid[],
                                       $8::bytea[], $9::jsonb[], $10::bytea[], $11::text[], $12::text[])
-         on conflict do nothing
+         on conflict (cluster, topic, partition, \"offset\", hash) do nothing
          returning topic, partition, \"offset\"",
     )
     .bind(cluster)

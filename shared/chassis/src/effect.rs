@@ -2,8 +2,8 @@
 //! open already. A batch from Kafka has many of them and commits its offsets afterwards; a replayed
 //! letter has one and is closed with it.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
@@ -54,8 +54,11 @@ impl From<sqlx::Error> for Trouble {
 /// What was done, as long as it is not committed.
 #[must_use]
 pub(crate) struct Effect {
-    /// By topic: how long each event took to get here.
-    handled: BTreeMap<&'static str, Vec<Duration>>,
+    /// By topic: when each event was decided, where that is told.
+    handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
+    /// When its transaction began, by the database's clock, and by ours.
+    now: DateTime<Utc>,
+    begun: Instant,
     /// Of those that had had their effect before.
     repeated: Vec<&'static Topic>,
     publishes: bool,
@@ -85,6 +88,7 @@ pub(crate) async fn take<R: Rows>(
     admission: Admission,
     attempts: i32,
 ) -> Result<Effect, Trouble> {
+    let begun = Instant::now();
     let entering: Vec<_> = items.iter().filter_map(Item::entering).collect();
     let (mut admitted, now) = match admission {
         Admission::First => inbox::admit(tx, &entering, attempts).await?,
@@ -136,14 +140,12 @@ pub(crate) async fn take<R: Rows>(
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
     writes.run().await?;
-    let took = |sent: DateTime<Utc>| (now - sent).to_std().ok();
     let mut handled: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (_, topic, item, _) in &new {
-        let took = item.sent_at.and_then(took).unwrap_or_default();
-        handled.entry(topic.name).or_default().push(took);
+        handled.entry(topic.name).or_default().push(item.sent_at);
     }
     let publishes = !envelopes.is_empty();
-    Ok(Effect { handled, repeated, publishes, _spans: spans })
+    Ok(Effect { handled, now, begun, repeated, publishes, _spans: spans })
 }
 
 impl Effect {
@@ -157,19 +159,25 @@ impl Effect {
         !self.handled.is_empty()
     }
 
-    /// After the commit, never before: wakes the relay and whoever watches, and counts.
-    pub fn committed(self, wake: &Wake) {
+    /// After the commit, never before: wakes the relay and whoever watches, and counts. Answers the
+    /// topics of what had its effect.
+    pub fn committed(self, wake: &Wake) -> HashSet<&'static str> {
         if self.publishes {
             wake.relay.notify_one();
         }
         wake.watchers.send_replace(());
-        for (topic, took) in &self.handled {
-            counter!("events_handled_total", "topic" => *topic).increment(took.len() as u64);
+        let handling = self.begun.elapsed();
+        for (topic, decided) in &self.handled {
+            counter!("events_handled_total", "topic" => *topic).increment(decided.len() as u64);
             let delivery = histogram!("event_delivery_seconds", "topic" => *topic);
-            took.iter().for_each(|took| delivery.record(*took));
+            // Where clocks differ by more than it took, that can't be told.
+            let took = |at: &DateTime<Utc>| (self.now - at).to_std().ok();
+            let took = decided.iter().flatten().filter_map(took);
+            took.for_each(|took| delivery.record(took + handling));
         }
         for topic in &self.repeated {
             counter!("events_repeated_total", "topic" => topic.name).increment(1);
         }
+        self.handled.into_keys().collect()
     }
 }

@@ -159,3 +159,48 @@ async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes
     consuming.stop().await;
     relaying.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_had_its_effect_before_does_not_end_a_row_of_bad_ones() {
+    let till = Till::<230>::open_with_contracts().await;
+    let mut events = vec![counted("a", 0); 21];
+    events[0] = counted("a", 1);
+    let mut batch = till.delivered(&events).await;
+    till.handle(batch[..1].to_vec()).await;
+    batch.swap(0, 15);
+    let (consumer, client) = (till.consumer(), till.client());
+    let handling = Running::start(|stop| async move {
+        consumer.batches(&client, &stop).handle(batch, &Assigned::default()).await;
+        Ok(())
+    });
+    let paused = "select count(*) from consumer where paused_at is not null";
+    eventually("it is paused", async || till.number(paused).await == 1).await;
+    handling.stop().await;
+}
+
+/// As in a database that was moved without its sequences.
+#[tokio::test]
+async fn a_letter_is_kept_though_its_number_was_given_before() {
+    let till = Till::<231>::open_with_contracts().await;
+    for letters in 1..=3 {
+        till.force("alter table dead_letters alter letter_id restart with 1").await;
+        till.handle(till.delivered(&[counted(&format!("till {letters}"), 0)]).await).await;
+        assert_eq!(till.letters().await.len(), letters);
+    }
+}
+
+#[tokio::test]
+async fn a_letter_that_the_database_refuses_is_waited_for_and_asked_for_now_and_then() {
+    let till = Till::<232>::open_with_contracts().await;
+    till.force("alter table dead_letters add constraint spoilt check (key <> 'a'::bytea)").await;
+    let batch = till.delivered(&[counted("a", 0)]).await;
+    let mut handling = std::pin::pin!(till.handle(batch));
+    assert!(tokio::time::timeout(MEANWHILE, &mut handling).await.is_err());
+    // Each try draws one.
+    let tried = sqlx::query_scalar("select last_value from dead_letters_letter_id_seq");
+    let tried: i64 = tried.fetch_one(&mut till.session().await).await.unwrap();
+    assert!((2..20).contains(&tried), "{tried} tries");
+    till.force("alter table dead_letters drop constraint spoilt").await;
+    handling.await;
+    assert_eq!(till.letters().await.len(), 1);
+}
