@@ -13,6 +13,7 @@ use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::warn;
 
+use crate::group::{self, Ends};
 use crate::member::{Assigned, Reports};
 use crate::route;
 
@@ -135,6 +136,7 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
                 place.send(Ahead { message, by, memory });
                 if paused {
                     paused = resume(&client).is_err();
+                    client.context().end_at(Ends::new());
                     (resumes.left, resumes.looked_at) = (RESUMED_AGAIN, Instant::now());
                 }
             }
@@ -143,6 +145,11 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
                 unplaced.push_front((message, by));
                 if let Ok(assigned) = client.assignment() {
                     paused = client.pause(&assigned).is_ok();
+                    let of_it = client.clone();
+                    // What comes meanwhile is behind too. Not waited for: the cluster may be away.
+                    tokio::task::spawn_blocking(move || {
+                        group::ends(&of_it, assigned).map(|ends| of_it.context().end_at(ends))
+                    });
                 }
                 if let Ok(Ok(message)) = tokio::time::timeout(POLL, client.recv()).await {
                     unplaced.push_back(received(&message));

@@ -29,7 +29,7 @@ pub struct Group {
     ends: Arc<Mutex<Vec<(Instant, Ends)>>>,
 }
 
-type Ends = HashMap<(String, i32), i64>;
+pub(crate) type Ends = HashMap<(String, i32), i64>;
 
 impl Group {
     pub(crate) async fn joined_by(&self, client: &Arc<StreamConsumer<Reports>>) {
@@ -88,13 +88,8 @@ fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
         }
     }
     let committed = client.committed_offsets(all.clone(), ASKED_WITHIN)?;
-    let asked = |which: Offset| {
-        let mut all = all.clone();
-        all.set_all_offsets(which)?;
-        // By time, of which the beginning and the end are special cases.
-        places(&client.offsets_for_times(all, ASKED_WITHIN)?)
-    };
-    let (begins, ends) = (asked(Offset::Beginning)?, asked(Offset::End)?);
+    let begins = asked(client, all.clone(), Offset::Beginning)?;
+    let ends = asked(client, all.clone(), Offset::End)?;
     if ends.len() < all.count() {
         return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
     }
@@ -105,6 +100,24 @@ fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
         *next = (*next).max(begin);
     }
     Ok((handled, ends))
+}
+
+/// Where the partitions of a list end now.
+pub(crate) fn ends(
+    client: &StreamConsumer<Reports>,
+    partitions: TopicPartitionList,
+) -> KafkaResult<Ends> {
+    asked(client, partitions, Offset::End)
+}
+
+/// By time, of which the beginning and the end are special cases.
+fn asked(
+    client: &StreamConsumer<Reports>,
+    mut partitions: TopicPartitionList,
+    which: Offset,
+) -> KafkaResult<Ends> {
+    partitions.set_all_offsets(which)?;
+    places(&client.offsets_for_times(partitions, ASKED_WITHIN)?)
 }
 
 /// The offsets of a list, where there are any.

@@ -15,7 +15,7 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use tracing::{info, warn};
 
 use crate::crash;
-use crate::group::ASKED_WITHIN;
+use crate::group::{ASKED_WITHIN, Ends};
 use crate::sayings::Sayings;
 
 /// While a client is joining, librdkafka puts off unsubscribing until it has joined, and does not tell.
@@ -32,6 +32,9 @@ pub struct Reports {
     /// The partitions that it has now. librdkafka itself calls others `desired` as well: whatever it was
     /// asked the offsets of.
     held: Mutex<Held>,
+    /// Where those end, as far as that was asked: librdkafka learns of it with what it fetches, and does
+    /// not fetch what is paused.
+    pub(crate) ends: Mutex<Ends>,
 }
 
 type Held = HashMap<String, HashSet<i32>>;
@@ -95,6 +98,11 @@ impl Reports {
         if taken.count() > 0 {
             info!("reads {} partitions less, {} in all", taken.count(), total(&held));
         }
+    }
+
+    /// Notes where partitions end; nothing, once they are fetched.
+    pub(crate) fn end_at(&self, ends: Ends) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
     /// How often it was given partitions.
@@ -165,12 +173,14 @@ impl ClientContext for Reports {
     fn stats(&self, statistics: Statistics) {
         self.sayings.counted(&statistics);
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut fetches_all = true;
         for topic in statistics.topics.values() {
             let own = held.get(&topic.topic);
             let is_own = |of: &&Partition| own.is_some_and(|own| own.contains(&of.partition));
             let partitions = || topic.partitions.values().filter(is_own);
-            let lag: i64 = partitions().map(lag).sum();
+            let end = |of: &Partition| ends.get(&(topic.topic.clone(), of.partition)).copied();
+            let lag: i64 = partitions().map(|of| lag(of, end(of))).sum();
             gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lag as f64);
             fetches_all &= partitions().all(is_fetched);
         }
@@ -210,14 +220,17 @@ fn is_fetched(partition: &Partition) -> bool {
 }
 
 /// How far behind a partition is that a client has. Before anything of it was handled here, that is as far
-/// as the group had come; and all there is, where it had handled nothing.
-fn lag(partition: &Partition) -> i64 {
+/// as the group had come; and all there is, where it had handled nothing. The partition may end further
+/// on than its client knows.
+fn lag(partition: &Partition, end: Option<i64>) -> i64 {
     let Partition { consumer_lag_stored, consumer_lag, ls_offset, lo_offset, .. } = *partition;
-    match (consumer_lag_stored, consumer_lag) {
-        (stored, _) if stored >= 0 => stored,
-        (_, committed) if committed >= 0 => committed,
-        _ => (ls_offset - lo_offset).max(0),
-    }
+    let unknown = end.map_or(0, |end| (end - ls_offset.max(0)).max(0));
+    unknown
+        + match (consumer_lag_stored, consumer_lag) {
+            (stored, _) if stored >= 0 => stored,
+            (_, committed) if committed >= 0 => committed,
+            _ => (ls_offset - lo_offset).max(0),
+        }
 }
 
 #[cfg(test)]
@@ -228,7 +241,7 @@ mod tests {
 
     #[test]
     fn what_was_never_handled_is_behind_by_what_there_is() {
-        let of = |stored, committed| {
+        let of = |stored, committed, end| {
             let partition = Partition {
                 consumer_lag_stored: stored,
                 consumer_lag: committed,
@@ -236,9 +249,11 @@ mod tests {
                 ls_offset: 17,
                 ..Partition::default()
             };
-            lag(&partition)
+            lag(&partition, end)
         };
-        assert_eq!([of(0, 5), of(3, 5), of(-1, 5), of(-1, -1)], [0, 3, 5, 7]);
+        let lags = [of(0, 5, None), of(3, 5, None), of(-1, 5, None), of(-1, -1, None)];
+        assert_eq!(lags, [0, 3, 5, 7]);
+        assert_eq!([of(3, 5, Some(12)), of(3, 5, Some(19))], [3, 5], "it ends further on");
     }
 
     /// What it was asked the offsets of, librdkafka wants as well, and never fetches.

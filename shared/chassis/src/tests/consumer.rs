@@ -150,10 +150,13 @@ async fn what_was_resumed_is_read_though_librdkafka_has_lost_it() {
 
     till.outbox_is_empty_of(names(22).counted).await;
     sleep(ahead::FULL_FOR_MAX + MEANWHILE * 2).await;
+    let ends = || client.context().ends.lock().unwrap().values().sum::<i64>();
+    assert_eq!(ends(), events.len() as i64, "what it does not fetch counts as behind too");
     for _ in 1..events.len() - 1 {
         let record = tokio::time::timeout(WITHIN, records.recv()).await;
         record.expect("it was resumed at all").unwrap();
     }
+    assert_eq!(ends(), 0, "it is fetched again");
     pause();
     till.publish(&events).await;
     for nth in 0..=events.len() {
