@@ -7,7 +7,7 @@
 //! Idempotency-Key has its effect once. It is broken by answering before the commit, or by writing
 //! the key in another transaction than the effect.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -294,8 +294,8 @@ async fn take<R: Rows>(
     Some((batch, lap))
 }
 
-/// Runs a batch until every caller has an answer. What can't go together goes apart: a command with
-/// the key of an earlier one of the batch waits for the next round, a batch that the database refuses is
+/// Runs a batch until every caller has an answer. What can't go together goes apart: commands with
+/// the key of one that is accepted wait for the next round, a batch that the database refuses is
 /// halved, and where one needs a row that somebody holds, each goes by itself.
 async fn write<R: Rows>(
     session: &mut Session,
@@ -307,10 +307,7 @@ async fn write<R: Rows>(
     let mut tries = 0;
     while let Some(batch) = rounds.pop() {
         heartbeat.beat();
-        let (mut batch, later) = first_of_each_key(still_in_time(batch));
-        if !later.is_empty() {
-            rounds.push(later);
-        }
+        let mut batch = still_in_time(batch);
         if batch.is_empty() {
             continue;
         }
@@ -320,12 +317,18 @@ async fn write<R: Rows>(
                 wake.relay.notify_one();
                 wake.watchers.send_replace(());
                 tries = 0;
+                let mut repeats = Vec::new();
                 for (pending, answer) in batch.into_iter().zip(answers) {
+                    let Some(answer) = answer else {
+                        repeats.push(pending);
+                        continue;
+                    };
                     // What is refused now may have been stored by an earlier try whose commit is
                     // still on its way.
                     let answer = answer.map_err(|problem| pending.unless_in_doubt(problem));
                     let _ = pending.caller.send(answer);
                 }
+                rounds.push(repeats);
             }
             Err(Trouble::Undecided(nth, because)) => {
                 error!("a command can't be decided: {because}");
@@ -385,18 +388,6 @@ fn still_in_time<R: Rows>(batch: Vec<Pending<R>>) -> Vec<Pending<R>> {
     in_time
 }
 
-/// Splits a batch so that no key stands in the first part twice: the second command of a key is to
-/// find the first one's answer.
-fn first_of_each_key<R: Rows>(batch: Vec<Pending<R>>) -> (Vec<Pending<R>>, Vec<Pending<R>>) {
-    let mut seen = HashSet::new();
-    let firsts = batch.iter().map(|pending| match &pending.once {
-        Some(once) => seen.insert(once.place()),
-        None => true,
-    });
-    let mut firsts = firsts.collect::<Vec<_>>().into_iter();
-    batch.into_iter().partition(|_| firsts.next().unwrap_or(true))
-}
-
 /// Why a batch did not go through. All of it was rolled back, unless its commit was cut.
 enum Trouble {
     /// The command at this place can't be decided, because.
@@ -411,11 +402,15 @@ impl From<sqlx::Error> for Trouble {
     }
 }
 
+/// What a command is answered; nothing yet, where it came with the key of one that the same transaction
+/// accepts: that one's answer is to be found.
+type Answer = Option<Result<Reply, Problem>>;
+
 /// One transaction, all or nothing.
 async fn attempt<R: Rows>(
     session: &mut Session,
     batch: &[Pending<R>],
-) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
+) -> Result<Vec<Answer>, Trouble> {
     crash::point!("commands.taken");
     let prepared = async {
         let mut tx = session.begin().await?;
@@ -427,7 +422,7 @@ async fn attempt<R: Rows>(
     crash::point!("commands.prepared");
     db::in_time(COMMITTED_WITHIN, tx.commit()).await.map_err(|error| Trouble::Database {
         error,
-        cut: answers.iter().map(Result::is_ok).collect(),
+        cut: answers.iter().map(|answer| matches!(answer, Some(Ok(_)))).collect(),
     })?;
     crash::point!("commands.committed");
     Ok(answers)
@@ -441,17 +436,19 @@ async fn prepare<R: Rows>(
     tx: &mut PgConnection,
     batch: &[Pending<R>],
     now: DateTime<Utc>,
-) -> Result<Vec<Result<Reply, Problem>>, Trouble> {
+) -> Result<Vec<Answer>, Trouble> {
     let mut keys = R::Keys::default();
     batch.iter().for_each(|pending| pending.command.touch(&mut keys));
     let mut rows = R::load(tx, keys).await?;
     let mut remembered = idempotency::remembered(tx, keyed(batch)).await?;
     crash::point!("commands.loaded");
     let (mut answers, mut envelopes) = (Vec::with_capacity(batch.len()), Vec::new());
-    let mut decided = Vec::new();
+    let mut accepted = BTreeMap::new();
     for (nth, pending) in batch.iter().enumerate() {
-        if let Some(answer) = remembered.remove(&nth) {
-            answers.push(answer);
+        let place = pending.once.as_ref().map(Once::place);
+        let known = remembered.remove(&nth);
+        if known.is_some() || place.is_some_and(|place| accepted.contains_key(&place)) {
+            answers.push(known);
             continue;
         }
         let at = At { now, event_id: pending.event_id, cause: None };
@@ -465,14 +462,18 @@ async fn prepare<R: Rows>(
         if let Ok(reply) = &mut answer {
             envelopes.extend(reply.event.take().map(|event| envelope(event, pending, now)));
         }
-        answers.push(answer);
-        decided.extend(pending.once.as_ref().map(|once| (nth, once)));
+        if let (Some(place), Ok(_)) = (place, &answer) {
+            accepted.insert(place, nth);
+        }
+        answers.push(Some(answer));
     }
     let mut writes = Writes::of(tx);
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
-    let decided = decided.into_iter().map(|(nth, once)| (once, &answers[nth]));
-    idempotency::remember(writes, decided).await?;
+    let accepted = accepted
+        .into_values()
+        .filter_map(|nth| Some((batch[nth].once.as_ref()?, answers[nth].as_ref()?.as_ref().ok()?)));
+    idempotency::remember(writes, accepted).await?;
     Ok(answers)
 }
 

@@ -76,8 +76,8 @@ pub(crate) async fn remembered<'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
 ) -> sqlx::Result<HashMap<usize, Result<Reply, Problem>>> {
-    let keyed: BTreeMap<(&str, &str), (usize, &Once)> =
-        batch.map(|(nth, once)| (once.place(), (nth, once))).collect();
+    let mut keyed = BTreeMap::<(&str, &str), Vec<(usize, &Once)>>::new();
+    batch.for_each(|(nth, once)| keyed.entry(once.place()).or_default().push((nth, once)));
     if keyed.is_empty() {
         return Ok(HashMap::new());
     }
@@ -92,38 +92,36 @@ pub(crate) async fn remembered<'a>(
     .bind(KEPT.as_secs_f64())
     .fetch_all(tx)
     .await?;
-    let answers = rows.into_iter().filter_map(|row| {
-        let (nth, once) = keyed.get(&(&*row.path, &*row.key))?;
-        let answer = match StatusCode::from_u16(row.status as u16) {
-            _ if row.request_hash != once.hash => Err(Problem::key_reused()),
-            Ok(status) => Ok(Reply::again(status, row.location, row.answer)),
-            Err(_) => Err(Problem::outcome_unknown()),
-        };
-        Some((*nth, answer))
-    });
-    Ok(answers.collect())
+    let mut answers = HashMap::new();
+    for row in &rows {
+        for (nth, once) in &keyed[&(&*row.path, &*row.key)] {
+            let answer = match StatusCode::from_u16(row.status as u16) {
+                _ if row.request_hash != once.hash => Err(Problem::key_reused()),
+                Ok(status) => Ok(Reply::again(status, row.location.clone(), row.answer.clone())),
+                Err(_) => Err(Problem::outcome_unknown()),
+            };
+            answers.insert(*nth, answer);
+        }
+    }
+    Ok(answers)
 }
 
-/// Runs the writes of a batch, and with them stores what keyed commands were answered; a refusal is
-/// not remembered.
+/// Runs the writes of a batch, and with them stores what keyed commands were answered that were
+/// accepted: each key once.
 ///
 /// A key that another transaction is just writing is waited for, and if that commits, this fails: the
 /// batch is rolled back and run again, and then finds the answer. Keys are written in order, after
 /// every row is locked, so transactions wait in one direction only.
 pub(crate) async fn remember<'a>(
     mut writes: Writes<'_>,
-    decided: impl Iterator<Item = (&'a Once, &'a Result<Reply, Problem>)>,
+    accepted: impl Iterator<Item = (&'a Once, &'a Reply)>,
 ) -> sqlx::Result<()> {
-    let accepted: BTreeMap<(&str, &str), (&Once, &Reply)> = decided
-        .filter_map(|(once, answer)| {
-            let reply = answer.as_ref().ok()?;
-            Some((once.place(), (once, reply)))
-        })
-        .collect();
+    let mut accepted: Vec<_> = accepted.collect();
     if accepted.is_empty() {
         return writes.run().await.map(drop);
     }
-    let (onces, replies): (Vec<_>, Vec<_>) = accepted.values().copied().unzip();
+    accepted.sort_by_key(|(once, _)| once.place());
+    let (onces, replies): (Vec<_>, Vec<_>) = accepted.iter().copied().unzip();
     writes
         .add(
             "insert into idempotency_keys (path, key, request_hash, status, location, answer)

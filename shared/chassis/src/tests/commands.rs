@@ -101,6 +101,27 @@ async fn a_repeat_at_the_same_time_is_answered_the_same_though_alone_it_would_be
 }
 
 #[tokio::test]
+async fn of_many_with_the_same_key_one_has_its_effect_and_the_others_are_answered_together() {
+    let till = Till::<233>::open().await;
+    till.force("create extension pg_stat_statements").await;
+    let (commands, writing) = till.commands();
+    let wish = counted::<233>("a", 5);
+    let run = |_| commands.run(wish.clone(), once("key", &wish), count);
+    let answers = join_all(join_all((0..200).map(run)).await.into_iter().map(told)).await;
+    assert_eq!(answers[0].0, 201);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    assert_eq!(till.tallies().await["a"], (1, 5));
+    let looks = sqlx::query_scalar(
+        "select sum(calls)::bigint from pg_stat_statements
+         where query like '%join idempotency_keys%'
+           and dbid = (select oid from pg_database where datname = current_database())",
+    );
+    let looks: i64 = looks.fetch_one(&mut till.session().await).await.unwrap();
+    assert!((2..5).contains(&looks), "{looks} rounds");
+    writing.stop().await;
+}
+
+#[tokio::test]
 async fn the_same_key_is_answered_the_same_and_has_one_effect() {
     let till = Till::<202>::open().await;
     let (commands, writing) = till.commands();
