@@ -8,13 +8,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::map_response_with_state;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -24,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::limits::{self, Limits};
 
@@ -62,22 +65,24 @@ pub async fn serve_within(
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
-    let router =
-        limits::hold(router, limits).layer(map_response_with_state(stop.clone(), take_leave));
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let slots = Slots::new(limits.connections);
+    let router = limits::hold(router, limits).layer(from_fn_with_state(slots.clone(), take_leave));
     let mut connections = JoinSet::new();
+    let mut first = None;
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            (stream, slot) = accept(&listener, &slots) => {
+            slot = slots.take(), if first.is_some() => {
+                let stream = first.take().expect("it waits for this");
                 connections.spawn(converse(stream, slot, router.clone(), limits, stop.clone()));
             }
+            stream = accept(&listener), if first.is_none() => first = Some(stream),
         }
     }
-    for stream in waiting(listener) {
-        let Ok(slot) = slots.clone().try_acquire_owned() else { break };
+    for stream in first.into_iter().chain(waiting(listener)) {
+        let Ok(slot) = slots.free.clone().try_acquire_owned() else { break };
         connections.spawn(converse(stream, slot, router.clone(), limits, stop.clone()));
     }
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -89,21 +94,47 @@ pub async fn serve_within(
     Ok(())
 }
 
-async fn take_leave(State(stop): State<CancellationToken>, mut answer: Response) -> Response {
-    if stop.is_cancelled() {
+/// Room for as many connections as are served at a time.
+#[derive(Clone)]
+struct Slots {
+    free: Arc<Semaphore>,
+    /// Whether somebody has come for whom there is no room.
+    wanted: Arc<AtomicBool>,
+}
+
+impl Slots {
+    fn new(number: usize) -> Slots {
+        Slots { free: Arc::new(Semaphore::new(number)), wanted: Arc::default() }
+    }
+
+    async fn take(&self) -> OwnedSemaphorePermit {
+        self.wanted.store(self.free.available_permits() == 0, Ordering::Relaxed);
+        let slot = self.free.clone().acquire_owned().await.expect("nobody closes this semaphore");
+        self.wanted.store(false, Ordering::Relaxed);
+        slot
+    }
+}
+
+/// When a connection is to end: with the process, or of age.
+#[derive(Clone)]
+struct Leave(CancellationToken);
+
+/// Tells whoever is to leave, with the answer. Where somebody waits for a slot, that is everybody who is
+/// answered: who goes on asking would keep theirs from all others.
+async fn take_leave(State(slots): State<Slots>, request: Request, next: Next) -> Response {
+    let leave = request.extensions().get::<Leave>().cloned();
+    let mut answer = next.run(request).await;
+    let leaves = leave.is_some_and(|Leave(when)| when.is_cancelled());
+    if leaves || slots.wanted.load(Ordering::Relaxed) {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     answer
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let slot = slots.clone().acquire_owned().await.expect("nobody closes this semaphore");
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            Ok((stream, _)) => return stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // Mostly too many open files: no descriptor comes free by asking at once.
@@ -134,6 +165,12 @@ async fn converse(
     // Best effort: without them a slow reader holds one of the slots for longer, and no more.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread));
+    let leave = stop.child_token();
+    let told = Leave(leave.clone());
+    let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(told.clone());
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
@@ -142,13 +179,14 @@ async fn converse(
     let mut connection = pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = stop.cancelled() => {}
+        () = leave.cancelled() => {}
+        () = sleep(limits.age) => leave.cancel(),
     }
     tokio::select! {
         _ = connection.as_mut() => return,
         () = sleep(LAST_WORDS) => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    let _ = timeout(limits.age, connection).await;
 }
 
 #[cfg(test)]
@@ -225,6 +263,13 @@ mod tests {
             .expect("the server closes")
             .unwrap();
         answer
+    }
+
+    /// One answer, on a connection that may be kept.
+    async fn answered(mut stream: TcpStream) -> String {
+        let mut answer = [0; 512];
+        let read = stream.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..read]).into_owned()
     }
 
     fn assert_problem(answer: &str, status: &str, kind: &str) {
@@ -342,6 +387,53 @@ mod tests {
         let began = Instant::now();
         assert!(server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
         assert!(began.elapsed() > QUICK / 2, "served beside {} others", idle.len());
+    }
+
+    #[tokio::test]
+    async fn who_goes_on_asking_makes_room_for_whoever_waits() {
+        let server = start(Limits { header: LONG, ..limits() }, LONG).await;
+        let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut asking = JoinSet::new();
+        for _ in 0..limits().connections {
+            let mut kept = server.send(request).await;
+            let mut answer = [0; 512];
+            assert!(kept.read(&mut answer).await.unwrap() > 0);
+            asking.spawn(async move {
+                while kept.write_all(request.as_bytes()).await.is_ok()
+                    && kept.read(&mut answer).await.is_ok_and(|read| read > 0)
+                {
+                    sleep(QUICK / 10).await;
+                }
+            });
+        }
+        let next = server.send(request).await;
+        // Whoever asks at this moment is told to leave, and the others once they ask again.
+        assert!(timeout(LONG / 2, answered(next)).await.expect("a slot").ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_age_is_told_to_end_and_does_end_though_its_answer_is_read_slowly() {
+        let server = start(Limits { age: QUICK, connections: 2, ..limits() }, LONG).await;
+        let mut slow = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let reading = tokio::spawn(async move {
+            let mut some = [0; 16 * 1024];
+            while slow.read(&mut some).await.is_ok_and(|read| read > 0) {
+                sleep(QUICK / 30).await;
+            }
+        });
+        let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut kept = server.send(request).await;
+        let told = async {
+            let (mut told, mut answer) = (String::new(), [0; 512]);
+            while !told.contains("connection: close\r\n") {
+                let read = kept.read(&mut answer).await.unwrap();
+                assert!(read > 0, "closed without a word, after: {told}");
+                told = String::from_utf8_lossy(&answer[..read]).into_owned();
+                let _ = kept.write_all(request.as_bytes()).await;
+            }
+        };
+        timeout(LONG, told).await.expect("it is told");
+        timeout(LONG, reading).await.expect("it was closed").unwrap();
     }
 
     #[tokio::test]

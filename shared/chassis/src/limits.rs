@@ -33,6 +33,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Connections served at a time; further ones wait in the listener's backlog.
     pub connections: usize,
+    /// How old a connection gets. Its last answer is to be read within as long again.
+    pub age: Duration,
 }
 
 impl Default for Limits {
@@ -44,6 +46,7 @@ impl Default for Limits {
             header_bytes: 16 * 1024,
             body_bytes: 64 * 1024,
             connections: 1024,
+            age: Duration::from_secs(5 * 60),
         }
     }
 }
