@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use opentelemetry::trace::{FutureExt, SpanBuilder, SpanKind, Status, TraceContextExt};
@@ -40,6 +40,9 @@ pub async fn request(request: Request, next: Next) -> Response {
     metrics::counter!("http_requests_total",
         "method" => method, "path" => path.clone(), "status" => status.as_str().to_owned())
     .increment(1);
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        metrics::counter!("http_faults_total").increment(1);
+    }
     metrics::histogram!("http_request_duration_seconds", "method" => method, "path" => path)
         .record(started.elapsed());
     response
@@ -61,6 +64,10 @@ pub fn describe() {
         ("consumer_clients_rebuilt_total", "Kafka consumers that were beyond repair and replaced."),
         ("consumer_retries_total", "Parts of batches that had to wait and were tried again."),
         ("events_announced_total", "Events written to the outbox once more, as an operator asked."),
+        (
+            "http_faults_total",
+            "Requests answered with a 500: a fault of ours, and none of the client.",
+        ),
         ("relay_producers_rebuilt_total", "Producers that were beyond repair and replaced."),
         ("watch_looks_total", "Looks at the database for those who wait for a change."),
         ("watch_refused_total", "Clients that found no place to wait."),

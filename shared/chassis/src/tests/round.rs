@@ -121,22 +121,27 @@ async fn looks_at_the_outbox_stay_fast_while_a_snapshot_is_held() {
     let mut round = till.round(&registry);
     round.floor.lag = Duration::from_secs(5);
     let begun = Instant::now();
-    let (mut slow, mut fast) = (Duration::ZERO, Vec::new());
+    // The first one also asks the registry.
+    till.publish(&[counted("a", 1)]).await;
+    round.turn(&mut db, 1_000).await.unwrap();
+    let (mut slow, mut fast) = (Vec::new(), Vec::new());
     while begun.elapsed() < Duration::from_secs(14) {
         till.publish(&[counted("a", 1)]).await;
         let look = Instant::now();
         round.turn(&mut db, 1_000).await.unwrap();
         if begun.elapsed() < Duration::from_secs(4) {
-            slow = slow.max(look.elapsed());
+            slow.push(look.elapsed());
         } else if begun.elapsed() > Duration::from_secs(11) {
             fast.push(look.elapsed());
         }
         sleep(Duration::from_millis(30)).await;
     }
-    fast.sort();
-    let median = fast[fast.len() / 2];
-    println!("a look takes {median:?}, at first {slow:?}");
-    assert!(median < slow / 4, "a look takes {median:?}, at first {slow:?}");
+    let [slow, fast] = [slow, fast].map(|mut looks| {
+        looks.sort();
+        looks[looks.len() / 2]
+    });
+    println!("a look takes {fast:?}, at first {slow:?}");
+    assert!(fast < slow / 4, "a look takes {fast:?}, at first {slow:?}");
 }
 
 /// Whatever waits: hours of an outage may be millions of rows, and the first thousand are asked for.
