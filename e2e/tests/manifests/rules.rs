@@ -33,8 +33,8 @@ fn broken(object: &Value) -> Vec<&'static str> {
     }
     if is_job {
         let spec = &object["spec"];
-        let is_bounded = spec["backoffLimit"].is_u64() && spec["ttlSecondsAfterFinished"].is_u64();
-        hold("a job ends and goes", is_bounded);
+        let bounds = ["backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"];
+        hold("a job ends and goes", bounds.iter().all(|bound| spec[*bound].is_u64()));
     }
     for container in containers(pod) {
         // What a container does not say, its pod says.
@@ -153,6 +153,7 @@ fn faults() -> Vec<Fault> {
         ),
         ("Job", "/spec/template/spec/securityContext/runAsUser", None, "not root"),
         ("Job", "/spec/ttlSecondsAfterFinished", None, "a job ends and goes"),
+        ("Job", "/spec/activeDeadlineSeconds", None, "a job ends and goes"),
         ("Service", "/spec/type", Some(json!("NodePort")), "reached through a gateway"),
     ]
 }
