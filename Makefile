@@ -138,7 +138,7 @@ schema: build ## Write down a changed schema as its next version, if every reade
 openapi: tools ## Rewrite each service's openapi.json from its code
 	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
 
-check: build ## Formatting, lints (warnings are errors), contracts and the shape of the tree
+check: build ## Formatting, lints (warnings are errors), contracts and the shape of the tree (CLUSTER=1: ask kubectl's cluster too)
 	@cargo fmt --check
 	@bash k8s/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
