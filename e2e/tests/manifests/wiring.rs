@@ -247,6 +247,23 @@ fn production_pulls_every_image_from_a_registry() {
     }
 }
 
+/// Whoever forgot to hand one over would run what a stranger has published by its name.
+#[test]
+fn the_demo_pulls_none_of_our_images() {
+    // Patches do it, so only what kubectl has rendered shows it.
+    if TREES.iter().all(|(tree, _)| tree != "production") {
+        return;
+    }
+    let (_, demo) = TREES.iter().find(|(tree, _)| tree == "demo").unwrap();
+    let containers = demo.iter().filter_map(pod).flat_map(containers);
+    let ours = containers.filter(|container| program(text(&container["image"])).is_some());
+    let policies: Vec<&str> = ours.map(|container| text(&container["imagePullPolicy"])).collect();
+    assert!(
+        policies.len() >= 8 && policies.iter().all(|policy| *policy == "Never"),
+        "{policies:?}"
+    );
+}
+
 #[test]
 fn a_service_that_is_deployed_has_all_that_it_needs() {
     let base = file("k8s/base/kustomization.yaml").remove(0);
