@@ -23,8 +23,8 @@ const OWN: [(&str, &str); 8] = [
     ("openapi.json", include_str!("../template/openapi.json")),
 ];
 
-/// What stock lends as it stands.
-const COPIED: [&str; 3] = ["Cargo.toml", "build.rs", "migrations/1_messaging.sql"];
+/// What stock lends as it stands, beside the chassis's migrations.
+const COPIED: [&str; 2] = ["Cargo.toml", "build.rs"];
 
 const SUBSCRIBES_TO: &str = "orders.confirmed";
 
@@ -137,7 +137,10 @@ pub fn make(root: &Path, name: &str) -> Result<Made> {
         let text = read(&stock.join(file))?;
         Ok((folder.join(file), text.replace("name = \"stock\"", &format!("name = \"{name}\""))))
     });
-    let copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
+    for (file, text) in messaging(&stock)? {
+        copied.push((folder.join("migrations").join(file), text));
+    }
     let edited = [
         ("shared/events/src/orders.rs", format!("{name} hears {SUBSCRIBES_TO}"), subscribe as Edit),
         ("e2e/src/topology.rs", "the native stack starts it".to_string(), start),
@@ -172,6 +175,23 @@ pub fn make(root: &Path, name: &str) -> Result<Made> {
     let formatted = made.inside.iter().chain(made.outside.iter().map(|(path, _)| path));
     format(root, formatted.filter(|path| !path.ends_with("lib.rs") && !path.ends_with("main.rs")));
     Ok(made)
+}
+
+/// Of the migrations of a service in its folder those that are the chassis's, by their files' names and in
+/// the order in which they are applied.
+pub fn messaging(service: &Path) -> Result<Vec<(String, String)>> {
+    let folder = service.join("migrations");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with("_messaging.sql") {
+            let text = read(&folder.join(&name))?;
+            found.push((name, text));
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no *_messaging.sql", folder.display());
+    found.sort_by_key(|(name, _)| name.split('_').next().and_then(|it| it.parse::<i64>().ok()));
+    Ok(found)
 }
 
 /// How a section of docker-compose.yml begins, that of stock, and that which follows the services'.
@@ -370,6 +390,21 @@ mod tests {
         let before = text(&["a", "stock", "sync"]);
         assert_eq!(lock(&before, "b").unwrap(), text(&["a", "b", "stock", "sync"]));
         assert_eq!(lock(&before, "zoo").unwrap(), text(&["a", "stock", "sync", "zoo"]));
+    }
+
+    #[test]
+    fn the_migrations_of_the_chassis_come_in_the_order_of_their_numbers() {
+        let service = std::env::temp_dir().join(format!("messaging-{}", std::process::id()));
+        let folder = service.join("migrations");
+        fs::create_dir_all(&folder).unwrap();
+        assert!(messaging(&service).is_err());
+        for name in ["10_messaging.sql", "9_messaging.sql", "2_stock.sql", "11_messaging.rs"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        let found = messaging(&service).unwrap();
+        fs::remove_dir_all(&service).unwrap();
+        let wanted = ["9_messaging.sql", "10_messaging.sql"].map(|it| (it.into(), it.into()));
+        assert_eq!(found, wanted);
     }
 
     #[test]

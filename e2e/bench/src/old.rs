@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
-use e2e::{Ports, Stack, parts};
+use e2e::{Ports, Stack, parts, template};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// With a checkpoint after each step, or the log of all would lie beside the tables.
@@ -24,7 +24,6 @@ const BYTES_EACH: f64 = 1_000.0;
 const MADE_BY: &str = "made-by";
 
 /// As the service's own migration makes them.
-const MESSAGING: &str = include_str!("../../../services/order/migrations/1_messaging.sql");
 const TABLES: &str = include_str!("../../../services/order/migrations/2_order.sql");
 
 /// One order a second from the beginning of 2020 on, with ids of their time.
@@ -65,7 +64,9 @@ const HISTORY: &str = "
 /// Makes the orders, unless those are still there that this very code made.
 pub async fn make(directory: &Path, count: i64) -> Result<()> {
     let versions: Vec<_> = parts::versions().collect();
-    let made_by = format!("{versions:?} {MESSAGING} {TABLES} {IDS} {ORDERS} {HISTORY} {count}");
+    let messaging = template::messaging(&template::checkout()?.join("services/order"))?;
+    let messaging: String = messaging.into_iter().map(|(_, text)| text).collect();
+    let made_by = format!("{versions:?} {messaging} {TABLES} {IDS} {ORDERS} {HISTORY} {count}");
     let kept = kept()?;
     if fs::read_to_string(kept.join(MADE_BY)).is_ok_and(|text| text == made_by) {
         return Ok(());

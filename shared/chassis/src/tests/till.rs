@@ -1,10 +1,13 @@
 //! A small service of a test's own: database, topics, consumer group, and every way to look at them.
 
+use std::path::Path;
+
 use super::*;
 use crate::producer::Producer;
 use crate::round::Round;
 
-pub const MESSAGING: &str = include_str!("../../../../services/stock/migrations/1_messaging.sql");
+/// Where the chassis's own migrations are found, `*_messaging.sql`, beside those of a service.
+const MIGRATIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../services/stock/migrations");
 
 /// A till can't hold a million.
 pub const TALLIES: &str = "
@@ -36,11 +39,13 @@ impl<const TEST: u32> Till<TEST> {
         let cluster =
             cluster.username("postgres").options([("default_transaction_read_only", "off")]);
         let config = config(owner, server);
-        let migrations = [(1, MESSAGING), (2, TALLIES)].map(|(version, sql)| {
-            let sql = AssertSqlSafe(sql).into_sql_str();
-            Migration::new(version, "tables".into(), MigrationType::Simple, sql, false)
-        });
-        let migrator = Migrator::with_migrations(migrations.to_vec());
+        let stock = Migrator::new(Path::new(MIGRATIONS)).await.unwrap();
+        let is_messaging =
+            |it: &&Migration| it.description.split(' ').next_back() == Some("messaging");
+        let messaging = stock.iter().filter(is_messaging).cloned();
+        let sql = AssertSqlSafe(TALLIES).into_sql_str();
+        let own = Migration::new(i64::MAX, "tables".into(), MigrationType::Simple, sql, false);
+        let migrator = Migrator::with_migrations(messaging.chain([own]).collect());
         schema::migrate(service, &config, migrator).await.unwrap();
         let db = schema::connect(service, &config).unwrap();
         let till = Till { service, config, db, cluster, wake: Arc::default() };
