@@ -407,12 +407,14 @@ async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_on
 -> Result<()> {
     let _room = room().await?;
     let running = Stack::ephemeral()?;
-    let mut killed = Command::new("true").spawn()?;
-    killed.wait()?;
+    // It lives until all is there: beside this test, others look for what was left behind as well.
+    let mut killed = Command::new("sleep").arg("300").spawn()?;
     let left = std::env::temp_dir().join(format!("holdfast-{}-killed", killed.id()));
     // A launcher's state, with the stack of one kind of run.
     let below = Stack::at(left.join("state/test"), Ports::free()?)?.quiet();
     below.start("order-db").await?;
+    killed.kill()?;
+    killed.wait()?;
     Stack::clean_left_behind().await?;
     ensure!(!left.exists(), "{} is still there", left.display());
     assert_eq!(left_in(&left), 0);
