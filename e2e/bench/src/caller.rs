@@ -57,11 +57,10 @@ impl Caller {
 
     /// What was answered; `None` where that is unknown.
     async fn post(&mut self, key: &str, wish: Bytes) -> Result<Option<Answer>> {
-        let mut connection = match self.connection.take().filter(|open| !open.is_closed()) {
-            Some(open) => open,
+        let mut connection = match self.kept().await {
+            Some(kept) => kept,
             None => self.connect().await?,
         };
-        connection.ready().await?;
         let request = Request::post("/orders")
             .header(header::HOST, "bench")
             .header(header::CONTENT_TYPE, "application/json")
@@ -85,11 +84,20 @@ impl Caller {
         }
     }
 
+    /// The connection of the order before, unless the service has closed it, as it does with those of
+    /// age.
+    async fn kept(&mut self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut kept = self.connection.take()?;
+        kept.ready().await.ok()?;
+        Some(kept)
+    }
+
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let (connection, driver) = http1::handshake(TokioIo::new(stream)).await?;
+        let (mut connection, driver) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(driver);
+        connection.ready().await?;
         Ok(connection)
     }
 }

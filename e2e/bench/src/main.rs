@@ -73,7 +73,7 @@ fn callers(text: &str) -> Result<usize, String> {
     }
     Err(format!(
         "from 1 to {CONNECTIONS}: the order service keeps no more connections open, so that more \
-         callers would measure how they wait for one"
+         callers would measure how they take turns"
     ))
 }
 
