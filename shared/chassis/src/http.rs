@@ -82,8 +82,11 @@ pub async fn serve_within(
         }
     }
     for stream in first.into_iter().chain(waiting(listener)) {
-        let Ok(slot) = slots.free.clone().try_acquire_owned() else { break };
-        connections.spawn(converse(stream, slot, router.clone(), limits, stop.clone()));
+        let (slots, router, stop) = (slots.clone(), router.clone(), stop.clone());
+        connections.spawn(async move {
+            let slot = slots.take().await;
+            converse(stream, slot, router, limits, stop).await;
+        });
     }
     let drained = async { while connections.join_next().await.is_some() {} };
     if timeout(drain, drained).await.is_err() {
@@ -219,9 +222,10 @@ mod tests {
             .route("/panic", get(async || -> String { panic!("on purpose") }))
             .route("/huge", get(async || "x".repeat(50_000_000)))
             .route("/slow", get(slow).post(slow));
-        // Both buffers are small, so that a client which sends much waits for the server to read it.
+        // All buffers are small, so that whoever sends much waits for the other to read it.
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
+        socket.set_send_buffer_size(16 * 1024).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1024).unwrap();
         let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -238,6 +242,7 @@ mod tests {
         async fn send(&self, text: &str) -> TcpStream {
             let socket = TcpSocket::new_v4().unwrap();
             socket.set_send_buffer_size(16 * 1024).unwrap();
+            socket.set_recv_buffer_size(16 * 1024).unwrap();
             let mut stream = socket.connect(self.addr).await.unwrap();
             stream.write_all(text.as_bytes()).await.unwrap();
             stream

@@ -31,7 +31,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// The size of a request's body.
     pub body_bytes: usize,
-    /// Connections served at a time; further ones wait in the listener's backlog.
+    /// Connections served at a time; further ones wait in the listener's backlog, and while they do,
+    /// whoever is answered is told to leave.
     pub connections: usize,
     /// How old a connection gets. Its last answer is to be read within as long again.
     pub age: Duration,
