@@ -7,7 +7,7 @@
 //! Idempotency-Key has its effect once. It is broken by answering before the commit, or by writing
 //! the key in another transaction than the effect.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -443,7 +443,7 @@ async fn prepare<R: Rows>(
     let mut remembered = idempotency::remembered(tx, keyed(batch)).await?;
     crash::point!("commands.loaded");
     let (mut answers, mut envelopes) = (Vec::with_capacity(batch.len()), Vec::new());
-    let mut accepted = BTreeMap::new();
+    let mut accepted = HashMap::new();
     for (nth, pending) in batch.iter().enumerate() {
         let place = pending.once.as_ref().map(Once::place);
         let known = remembered.remove(&nth);

@@ -56,7 +56,7 @@ impl From<sqlx::Error> for Trouble {
 pub(crate) struct Effect {
     /// By topic: when each event was decided, where that is told.
     handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
-    /// When its transaction began, by the database's clock, and by ours.
+    /// When its transaction began, by the database's clock, and right after, by ours.
     now: DateTime<Utc>,
     begun: Instant,
     /// Of those that had had their effect before.

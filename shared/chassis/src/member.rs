@@ -224,7 +224,9 @@ fn is_fetched(partition: &Partition) -> bool {
 /// on than its client knows.
 fn lag(partition: &Partition, end: Option<i64>) -> i64 {
     let Partition { consumer_lag_stored, consumer_lag, ls_offset, lo_offset, .. } = *partition;
-    let unknown = end.map_or(0, |end| (end - ls_offset.max(0)).max(0));
+    // Before it was ever fetched, no end is known, and no lag.
+    let known = if ls_offset < 0 { partition.committed_offset.max(lo_offset) } else { ls_offset };
+    let unknown = end.map_or(0, |end| (end - known.max(0)).max(0));
     unknown
         + match (consumer_lag_stored, consumer_lag) {
             (stored, _) if stored >= 0 => stored,
@@ -254,6 +256,15 @@ mod tests {
         let lags = [of(0, 5, None), of(3, 5, None), of(-1, 5, None), of(-1, -1, None)];
         assert_eq!(lags, [0, 3, 5, 7]);
         assert_eq!([of(3, 5, Some(12)), of(3, 5, Some(19))], [3, 5], "it ends further on");
+        let unfetched = Partition {
+            consumer_lag_stored: -1,
+            consumer_lag: -1,
+            committed_offset: 12,
+            lo_offset: -1001,
+            ls_offset: -1001,
+            ..Partition::default()
+        };
+        assert_eq!([lag(&unfetched, None), lag(&unfetched, Some(19))], [0, 7]);
     }
 
     /// What it was asked the offsets of, librdkafka wants as well, and never fetches.
