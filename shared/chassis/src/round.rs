@@ -43,6 +43,9 @@ const IN_FLIGHT_OF_TOPIC_MAX: usize = 2_000;
 const HELD_FOR: Duration = Duration::from_secs(2);
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
+/// How often the same reason is said why a topic waits.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// A topic with as many records in flight as it may have is stalled if one of them has been so long:
 /// where a single partition has no leader, the records of the others still come back.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
@@ -87,6 +90,8 @@ pub(crate) struct Round<'a> {
     topics: HashMap<String, OfTopic>,
     /// Topics that were refused, until when; keys likewise, with how long it was this time.
     held_topics: HashMap<String, Instant>,
+    /// Why a topic waits, by topic, and when that was said.
+    said: HashMap<String, (String, Instant)>,
     held_keys: HashMap<String, (Instant, Duration)>,
     /// Acknowledged, not yet deleted, and since when there is any.
     acknowledged: Vec<i64>,
@@ -145,6 +150,7 @@ impl<'a> Round<'a> {
             heard_at: Instant::now(),
             topics: HashMap::new(),
             held_topics: HashMap::new(),
+            said: HashMap::new(),
             held_keys: HashMap::new(),
             acknowledged: Vec::new(),
             acknowledged_since: Instant::now(),
@@ -404,9 +410,14 @@ impl<'a> Round<'a> {
     }
 
     fn hold_topic(&mut self, topic: &str, because: &str) {
-        if self.held_topics.insert(topic.to_string(), Instant::now() + HELD_FOR).is_none() {
+        if self.held_topics.insert(topic.to_string(), Instant::now() + HELD_FOR).is_some() {
+            return;
+        }
+        counter!("relay_topic_held_total", "topic" => topic.to_string()).increment(1);
+        let said = self.said.get(topic);
+        if said.is_none_or(|(why, at)| why != because || at.elapsed() > SAID_EVERY) {
             warn!("{topic} has to wait: {because}");
-            counter!("relay_topic_held_total", "topic" => topic.to_string()).increment(1);
+            self.said.insert(topic.to_string(), (because.to_string(), Instant::now()));
         }
     }
 }
