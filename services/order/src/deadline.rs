@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chassis::commands::{Commands, Reply};
 use chassis::db;
+use chassis::event::Retention;
 use chassis::group::Group;
 use chassis::probes::Heartbeat;
 use chassis::problem::Problem;
@@ -44,7 +45,10 @@ const ALL_EVERY: Duration = Duration::from_secs(3600);
 
 /// The outage of payment or stock that we promise to survive is as long as topics are kept, less a
 /// day. A shorter deadline ends orders that would have ended well.
-const PROMISED_OUTAGE: Duration = Duration::from_secs(13 * 24 * 3600);
+const PROMISED_OUTAGE: Duration = match events::FACTS {
+    Retention::Days(days) => Duration::from_secs((days as u64 - 1) * 24 * 3600),
+    Retention::Compact => panic!("facts are kept by time"),
+};
 
 /// What the deadline reads from the environment.
 #[derive(clap::Args)]

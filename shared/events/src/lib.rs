@@ -21,7 +21,7 @@ const PARTITIONS: i32 = 6;
 
 /// Facts are kept for two weeks: a consumer may be down that long, less a day. A test holds this
 /// against the inbox, which must remember for longer.
-const FACTS: Retention = Retention::Days(14);
+pub const FACTS: Retention = Retention::Days(14);
 
 /// State is kept for ever: the newest record of each key.
 const STATE: Retention = Retention::Compact;
