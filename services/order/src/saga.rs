@@ -10,7 +10,9 @@ use chassis::impossible;
 use chassis::loss::Loss;
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
+use events::stock::{
+    NAME_CHARS_MAX, SKU_CHARS_MAX, StockItem, StockRejected, StockReleased, StockReserved, is_text,
+};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -214,12 +216,15 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
 /// `stock.items` → nothing: the read model that orders take their prices from
 pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> {
     let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
-    if !(1..=64).contains(&sku.chars().count()) || !(1..=200).contains(&name.chars().count()) {
+    if !is_text(&sku, SKU_CHARS_MAX) || !is_text(&name, NAME_CHARS_MAX) {
         let (sku, name) = (sku.chars().count(), name.chars().count());
-        impossible!("its SKU has {sku} characters, not 1 to 64, or its name {name}, not 1 to 200");
+        impossible!(
+            "its SKU has {sku} characters, not 1 to {SKU_CHARS_MAX}, or its name {name}, not 1 to \
+             {NAME_CHARS_MAX}, or one of them is a control character"
+        );
     }
-    if price_cents < 0 {
-        impossible!("item {sku:?} has a price of {price_cents} cents");
+    if price_cents < 0 || version < 1 {
+        impossible!("version {version} of item {sku:?} has a price of {price_cents} cents");
     }
     orders.put_item(Item { sku, name, price_cents, currency, version });
     Ok(None)

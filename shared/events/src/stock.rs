@@ -119,6 +119,18 @@ pub struct ReleasedLine {
     pub quantity: i32,
 }
 
+/// Characters of a SKU, at most.
+pub const SKU_CHARS_MAX: usize = 64;
+
+/// Characters of an item's name, at most.
+pub const NAME_CHARS_MAX: usize = 200;
+
+/// Whether a text may be a SKU or a name: not empty, not too long, and without control characters, of
+/// which Postgres can't store one and no address can hold the others.
+pub fn is_text(text: &str, chars_max: usize) -> bool {
+    (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
 /// An item as it is now: the newest record of a SKU replaces all before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockItem {

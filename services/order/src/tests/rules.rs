@@ -242,8 +242,11 @@ fn of_an_item_the_highest_version_is_known_whatever_comes_last() {
         );
     }
     saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, at(0)).unwrap_err();
+    saga::item_changed(&item("pen", 1, "EUR", 0), &mut rows, at(0)).unwrap_err();
     let long = "x".repeat(65);
-    saga::item_changed(&item(&long, 1, "EUR", 1), &mut rows, at(0)).unwrap_err();
+    for sku in ["", "a\0", "a\nb", &long] {
+        saga::item_changed(&item(sku, 1, "EUR", 1), &mut rows, at(0)).unwrap_err();
+    }
     assert_eq!(rows.item("pen").unwrap().version, 5);
 }
 
