@@ -16,10 +16,11 @@ pub async fn run(client: &Client) -> Result<Value> {
 pub fn print(rebuilt: &Value) {
     let count = |name: &str| grouped(rebuilt[name].as_u64().unwrap_or_default());
     println!(
-        "  {} items, as their topic has them: {} repaired, {} removed; {} records are no items",
+        "  {} items, as their topic has them: {} repaired, {} removed, {} kept; {} records are no items",
         count("items"),
         count("repaired"),
         count("removed"),
+        count("kept"),
         count("unreadable")
     );
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, eventually};
-use e2e::{rebuild, trail};
+use e2e::{rebuild, strangers, trail};
+use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -64,6 +65,45 @@ async fn a_read_model_that_was_spoiled_is_rebuilt_to_what_its_topic_says_while_o
         .await?;
         let again = rebuild::run(client).await?;
         ensure!(again["removed"] == 0 && again["repaired"] == 0, "{again}");
+        Ok(())
+    })
+    .await
+}
+
+/// As after a registry was restored without the newest schema: what the topic says of an item is there,
+/// and can't be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_leaves_an_item_as_it_is_of_which_there_is_a_record_that_it_can_not_read()
+-> Result<()> {
+    alone(async |Stage { client, .. }| {
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        client.put_item("unread", "Unread", 1).await?;
+        eventually("the item to be known", SOON, async || {
+            ensure!(items(client, "order").await? == items(client, "stock").await?);
+            Ok(())
+        })
+        .await?;
+        for newer in [
+            "update items set version = 99 where sku = 'unread'",
+            "insert into items values ('unread too', 'Unread too', 1, 'EUR', 1)",
+        ] {
+            sqlx::query(newer).execute(&mut db).await?;
+        }
+        let producer = strangers::producer(client)?;
+        for sku in ["unread", "unread too"] {
+            let of_no_schema = &b"\0\x7f\xff\xff\xff?"[..];
+            let record = FutureRecord::to("stock.items").key(sku).payload(of_no_schema);
+            producer.send(record, SOON).await.map_err(|(error, _)| error)?;
+        }
+        let rebuilt = rebuild::run(client).await?;
+        let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
+        ensure!(done == [Some(0), Some(0), Some(2)], "{rebuilt}");
+
+        // Where there is no row, what can be read is better than nothing.
+        sqlx::query("delete from items where sku like 'unread%'").execute(&mut db).await?;
+        let rebuilt = rebuild::run(client).await?;
+        let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
+        ensure!(done == [Some(0), Some(1), Some(0)], "{rebuilt}");
         Ok(())
     })
     .await

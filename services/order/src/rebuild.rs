@@ -6,7 +6,10 @@
 //! has by then, and so whatever the consumer had written is among what was read. A row that is newer
 //! than its topic can then only be wrong.
 //!
-//! The topic is believed. A relay that was frozen may have sent an older record after a newer one, and
+//! What can't be read is no proof that there is nothing: an item of which the topic has such a record is
+//! neither removed nor set back to an older one.
+//!
+//! The topic is believed otherwise. A relay that was frozen may have sent an older record after a newer one, and
 //! compaction have kept that: where prices came to be those of before, have stock announce its items
 //! first.
 
@@ -15,8 +18,8 @@ use axum::{Json as Answer, Router, routing::post};
 use chassis::db;
 use chassis::event::At;
 use chassis::problem::Problem;
-use chassis::state::{Reading, StateTopic};
-use events::stock::StockItem;
+use chassis::state::{Page, Reading, StateTopic};
+use events::stock::{SKU_CHARS_MAX, StockItem, is_text};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -44,6 +47,8 @@ struct Rebuilt {
     repaired: u64,
     /// Rows of which the topic knows nothing.
     removed: u64,
+    /// Rows that stay as they are, since the topic may say of them what can't be read.
+    kept: i64,
     /// Records that are no items.
     unreadable: u64,
 }
@@ -55,9 +60,12 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     let at = At { now, event_id: Uuid::nil(), cause: None };
     // Beside the table and not in memory, which is bounded. All of it has to fit into the time of one
     // request.
-    sqlx::query("create temporary table heard (like items including defaults including indexes) on commit drop")
-        .execute(&mut *tx)
-        .await?;
+    for beside in [
+        "create temporary table heard (like items including defaults including indexes) on commit drop",
+        "create temporary table unread (sku text primary key) on commit drop",
+    ] {
+        sqlx::query(beside).execute(&mut *tx).await?;
+    }
     let mut strange = hear(&mut tx, &mut reading, at).await?;
     sqlx::query("lock table items in share row exclusive mode").execute(&mut *tx).await?;
     reading.go_on().map_err(not_now)?;
@@ -68,8 +76,15 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
         let detail = "The topic holds no item: has the broker lost its disk? Nothing was changed.";
         return Err(Problem::conflict("nothing-announced", detail));
     }
+    let set_back = "delete from heard using items natural join unread
+                    where heard.sku = items.sku and heard.version < items.version";
+    sqlx::query(set_back).execute(&mut *tx).await?;
+    let kept = "select count(*) from items natural join unread
+                where not exists (select from heard where heard.sku = items.sku)";
+    let kept = sqlx::query_scalar(kept).fetch_one(&mut *tx).await?;
     let removed = sqlx::query(
-        "delete from items where not exists (select from heard where heard.sku = items.sku)",
+        "delete from items where not exists (select from heard where heard.sku = items.sku)
+                             and not exists (select from unread where unread.sku = items.sku)",
     )
     .execute(&mut *tx)
     .await?
@@ -87,7 +102,7 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     .rows_affected();
     tx.commit().await.map_err(Problem::cut)?;
     let unreadable = reading.unreadable() + strange;
-    Ok(Answer(Rebuilt { items: items.unsigned_abs(), repaired, removed, unreadable }))
+    Ok(Answer(Rebuilt { items: items.unsigned_abs(), repaired, removed, kept, unreadable }))
 }
 
 /// Reads to the end. Answers how many events the handler would call impossible.
@@ -97,13 +112,22 @@ async fn hear(
     at: At,
 ) -> Result<u64, Problem> {
     let mut strange = 0;
-    while let Some(events) = reading.page().await.map_err(not_now)? {
+    while let Some(Page { events, mut unread }) = reading.page().await.map_err(not_now)? {
         let mut page = Orders::default();
-        for event in &events {
+        for event in events {
             // What the consumer would take, and nothing else.
-            strange += u64::from(saga::item_changed(event, &mut page, at).is_err());
+            if saga::item_changed(&event, &mut page, at).is_err() {
+                strange += 1;
+                unread.push(event.sku);
+            }
         }
         note(tx, page.items().collect()).await?;
+        // No row has another key, nor can Postgres be asked for each of them.
+        unread.retain(|sku| is_text(sku, SKU_CHARS_MAX));
+        sqlx::query("insert into unread select unnest($1::text[]) on conflict do nothing")
+            .bind(unread)
+            .execute(&mut *tx)
+            .await?;
     }
     Ok(strange)
 }

@@ -53,6 +53,14 @@ pub struct Reading<E> {
     of: PhantomData<fn() -> E>,
 }
 
+/// Some of what a topic of state holds, in the order in which each partition has it.
+pub struct Page<E> {
+    /// What could be read.
+    pub events: Vec<E>,
+    /// Keys of records that say something which can't be read here: of these, the newest may be unknown.
+    pub unread: Vec<String>,
+}
+
 /// `None` once it is dropped.
 struct Client(Option<Arc<StreamConsumer>>);
 
@@ -117,7 +125,7 @@ impl<E: Event> StateTopic<E> {
 
 impl<E: Event> Reading<E> {
     /// The next events; `None` at the end.
-    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<E>>> {
+    pub async fn page(&mut self) -> anyhow::Result<Option<Page<E>>> {
         let mut messages: Vec<OwnedMessage> = Vec::new();
         while messages.len() < PAGE && !self.open.is_empty() {
             let received = tokio::time::timeout(SILENT_MAX, self.client.recv()).await;
@@ -142,9 +150,18 @@ impl<E: Event> Reading<E> {
                 Known::Unreadable(..) => None,
             }
         };
-        let events: Vec<E> = messages.iter().filter_map(read).collect();
-        self.unreadable += (messages.len() - events.len()) as u64;
-        Ok(Some(events))
+        let mut page = Page { events: Vec::with_capacity(messages.len()), unread: Vec::new() };
+        for message in &messages {
+            if let Some(event) = read(message) {
+                page.events.push(event);
+                continue;
+            }
+            self.unreadable += 1;
+            // An empty record says that there is nothing under its key.
+            let key = message.key().filter(|_| message.payload().is_some());
+            page.unread.extend(key.map(|key| String::from_utf8_lossy(key).into_owned()));
+        }
+        Ok(Some(page))
     }
 
     /// Goes on where it is, up to the end that the topic has from now on.
