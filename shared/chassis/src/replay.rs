@@ -222,7 +222,17 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> Result<(Settled, Loss), sqlx::Error> {
         let Content::Event(_, work) = &item.content else {
-            return Ok((Settled::Discarded, Loss::that(WHATEVER_IT_SAID)));
+            let loss = Loss::that(WHATEVER_IT_SAID);
+            return Ok((
+                Settled::Discarded,
+                match item.event_id {
+                    // An event's own headers, though not its words: it may have been a refund, or anything.
+                    Some(event_id) => {
+                        loss.writing_off(format!("event {event_id}"), 1, "unread events")
+                    }
+                    None => loss,
+                },
+            ));
         };
         if let Some(entering) = item.entering()
             && inbox::admit(tx, &[entering], letter.attempts).await?.0.is_empty()
