@@ -242,14 +242,21 @@ impl Announcer {
     async fn one(&self, key: &str, since: DateTime<Utc>) -> Result<Progress, Problem> {
         let mut progress = Progress::default();
         for source in &self.sources {
-            let mut tx = db::begin(&self.db).await?;
-            let page = source.0.one(&mut tx, key).await?;
-            self.write(tx, page, since, &mut progress).await?;
+            let said = async {
+                let mut tx = db::begin(&self.db).await?;
+                let page = source.0.one(&mut tx, key).await?;
+                self.write(tx, page, since, &mut progress).await
+            };
+            let said: Result<(), Problem> = said.await;
+            // What another table had of this key is on its way.
+            said.map_err(
+                |problem| if progress.rows > 0 { Problem::cut(problem) } else { problem },
+            )?;
         }
         if progress.rows == 0 {
             return Err(Problem::not_found("nothing was published under this key"));
         }
-        progress.outbox = self.waiting().await?;
+        progress.outbox = self.waiting().await.map_err(Problem::cut)?;
         Ok(progress)
     }
 

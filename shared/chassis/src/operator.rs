@@ -267,7 +267,8 @@ async fn replay_all<R: Rows>(
         }
         wanted.after = letter.letter_id;
     }
-    let left = dead_letter::count(&letters.db, &wanted).await?;
+    // What was replayed stays so, whether or not it can be told now how many are left.
+    let left = dead_letter::count(&letters.db, &wanted).await.map_err(Problem::cut)?;
     let next = Some(wanted.after).filter(|_| left > 0);
     Ok(Json(ReplayedAll { replayed, still_dead, left, next }))
 }

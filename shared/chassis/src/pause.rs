@@ -49,8 +49,8 @@ async fn consumer(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Probl
 
 async fn resume(State(db): State<PgPool>) -> Result<Json<ConsumerState>, Problem> {
     let mut tx = db.begin().await?;
-    let resume = "update consumer set paused_at = null, reason = null";
-    sqlx::query(resume).execute(&mut *tx).await?;
+    let resume = "update consumer set paused_at = null, reason = null returning paused_at, reason";
+    let resumed = sqlx::query_as(resume).fetch_one(&mut *tx).await?;
     tx.commit().await.map_err(Problem::cut)?;
-    consumer(State(db)).await
+    Ok(Json(resumed))
 }

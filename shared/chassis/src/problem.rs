@@ -157,6 +157,11 @@ impl From<sqlx::Error> for Problem {
             let detail = "The database took too long over this; nothing was stored.";
             return Self::unavailable(detail);
         }
+        // Postgres stores any character of a text but NUL; who sends one in a field that allows any is told.
+        if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("22021")) {
+            let detail = "a text holds a character that can't be stored, such as NUL";
+            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", detail);
+        }
         if is_passing(&error) {
             return Self::unavailable(
                 "The database cannot be reached just now; nothing was stored.",
