@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::{Json as Answer, Router};
-use chassis::books;
+use chassis::books::{self, Sum};
 use chassis::extract::Path;
 use chassis::openapi;
 use chassis::problem::Problem;
@@ -46,8 +46,8 @@ async fn show_order(
 #[derive(Serialize, sqlx::FromRow)]
 struct Books {
     orders: i64,
-    total_cents: i64,
-    lines_cents: i64,
+    total_cents: Sum,
+    lines_cents: Sum,
     balanced: bool,
 }
 
@@ -55,12 +55,12 @@ struct Books {
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,
-        "select orders, total_cents, lines_cents, total_cents = lines_cents as balanced
+        "select orders, total_cents::text, lines_cents::text, total_cents = lines_cents as balanced
          from (select count(*) as orders,
-                      coalesce(sum(total_cents), 0)::bigint as total_cents
+                      coalesce(sum(total_cents), 0) as total_cents
                from confirmed_orders) as paid,
               (select coalesce(sum((line ->> 'quantity')::bigint
-                                   * (line ->> 'unit_price_cents')::bigint), 0)::bigint as lines_cents
+                                   * (line ->> 'unit_price_cents')::bigint), 0) as lines_cents
                from confirmed_orders, jsonb_array_elements(lines) as line) as ordered",
     )
 }

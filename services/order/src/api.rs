@@ -3,9 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 use axum::{Json as Answer, Router};
-use chassis::books;
+use chassis::books::{self, Sum};
 use chassis::commands::{Commands, Reply};
-use chassis::extract::{Json, Path, Query};
+use chassis::extract::{Json, Nothing, Path, Query};
 use chassis::headers::{IdempotencyKey, LastEventId, OptionalIdempotencyKey, Wait};
 use chassis::idempotency::Once;
 use chassis::openapi;
@@ -13,6 +13,7 @@ use chassis::pages::Limit;
 use chassis::problem::Problem;
 use chassis::watch::{self, Watch};
 use chrono::{DateTime, Utc};
+use events::stock::{SKU_CHARS_MAX, is_text};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgPool;
@@ -26,7 +27,6 @@ use crate::saga::{self, Refusal};
 
 const LINES_MAX: usize = 50;
 const QUANTITY_MAX: i32 = 1_000;
-const SKU_CHARS_MAX: usize = 64;
 const SKU_RULE: &str = "must have 1 to 64 characters, none of them a control character";
 
 #[derive(Clone)]
@@ -86,7 +86,7 @@ impl OrderWish {
 }
 
 fn is_sku(text: &str) -> bool {
-    (1..=SKU_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+    is_text(text, SKU_CHARS_MAX)
 }
 
 /// Places an order.
@@ -128,6 +128,7 @@ async fn cancel_order(
     State(api): State<Api>,
     key: Option<IdempotencyKey>,
     Path(order_id): Path<Uuid>,
+    Nothing: Nothing,
 ) -> Result<Reply, Problem> {
     let path = format!("/orders/{order_id}/cancel");
     let once = key.map(|IdempotencyKey(key)| Once::new(path, &key, &()));
@@ -398,7 +399,7 @@ async fn list_items(
 struct Books {
     #[sqlx(flatten)]
     orders: Counts,
-    confirmed_cents: i64,
+    confirmed_cents: Sum,
     balanced: bool,
 }
 
@@ -418,7 +419,7 @@ pub fn books(db: PgPool) -> Router {
         "select count(*) filter (where status = 'pending') as pending,
                 count(*) filter (where status = 'confirmed') as confirmed,
                 count(*) filter (where status = 'cancelled') as cancelled,
-                coalesce(sum(total_cents) filter (where status = 'confirmed'), 0)::bigint
+                coalesce(sum(total_cents) filter (where status = 'confirmed'), 0)::text
                     as confirmed_cents,
                 count(*) filter (where case status
                     when 'confirmed' then not (payment = 'verified' and stock = 'reserved')

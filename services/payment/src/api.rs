@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::{Json as Answer, Router};
-use chassis::books;
+use chassis::books::{self, Sum};
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{Json, Path, whole};
 use chassis::headers::IdempotencyKey;
@@ -138,9 +138,9 @@ impl From<Refusal> for Problem {
 
 #[derive(Serialize, sqlx::FromRow)]
 struct Books {
-    deposited_cents: i64,
-    balance_cents: i64,
-    taken_cents: i64,
+    deposited_cents: Sum,
+    balance_cents: Sum,
+    taken_cents: Sum,
     balanced: bool,
 }
 
@@ -149,16 +149,16 @@ struct Books {
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,
-        "select deposited_cents, balance_cents, taken_cents,
+        "select deposited_cents::text, balance_cents::text, taken_cents::text,
                 deposited_cents = balance_cents + taken_cents
                 and deposited_cents
                     = (select coalesce(sum(amount_cents), 0) from deposits)
                 and taken_cents
                     = (select coalesce(sum(amount_cents), 0) from payments where state = 'verified')
                     as balanced
-         from (select coalesce(sum(deposited_cents), 0)::bigint as deposited_cents,
-                      coalesce(sum(balance_cents), 0)::bigint as balance_cents,
-                      coalesce(sum(taken_cents), 0)::bigint as taken_cents
+         from (select coalesce(sum(deposited_cents), 0) as deposited_cents,
+                      coalesce(sum(balance_cents), 0) as balance_cents,
+                      coalesce(sum(taken_cents), 0) as taken_cents
                from accounts) as sums",
     )
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::{Json as Answer, Router};
-use chassis::books;
+use chassis::books::{self, Sum};
 use chassis::commands::{Commands, Reply};
 use chassis::extract::{Json, Path, Query, whole};
 use chassis::headers::IdempotencyKey;
@@ -10,6 +10,7 @@ use chassis::idempotency::Once;
 use chassis::openapi;
 use chassis::pages::Limit;
 use chassis::problem::Problem;
+use events::stock::{NAME_CHARS_MAX, SKU_CHARS_MAX, is_text};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -21,8 +22,6 @@ use crate::saga::{self, Refusal};
 use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 
 /// What a client may say at most; the descriptions of the fields say the same.
-const SKU_CHARS_MAX: usize = 64;
-const NAME_CHARS_MAX: usize = 200;
 const PRICE_CENTS_MAX: i64 = 1_000_000_000;
 const QUANTITY_MAX: i64 = 1_000_000_000;
 
@@ -121,7 +120,7 @@ async fn show_item(
 }
 
 /// An item as it is to be.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemWish {
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -143,6 +142,11 @@ async fn put_item(
     Json(wish): Json<ItemWish>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku("sku", sku)?;
+    // Names of places in a path, which every client resolves before it asks: nobody could ask for it.
+    if [".", ".."].contains(&&*sku) {
+        return Err(Problem::invalid("sku", "can't be `.` or `..`"));
+    }
+    let once = Once::by_itself(format!("/items/{sku}"), &wish);
     let ItemWish { name, price_cents } = wish;
     if !is_text(&name, NAME_CHARS_MAX) {
         return Err(Problem::invalid("name", text_rule(NAME_CHARS_MAX)));
@@ -161,7 +165,7 @@ async fn put_item(
         };
         Ok(reply.publishing(event))
     };
-    api.commands.run(put, None, decide).await
+    api.commands.run(put, Some(once), decide).await
 }
 
 /// What arrived of an item.
@@ -229,10 +233,6 @@ fn valid_sku(field: &str, sku: String) -> Result<String, Problem> {
     }
 }
 
-fn is_text(text: &str, chars_max: usize) -> bool {
-    (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
-}
-
 fn text_rule(chars_max: usize) -> String {
     format!("must have 1 to {chars_max} characters, none of them a control character")
 }
@@ -267,9 +267,9 @@ impl From<Refusal> for Problem {
 
 #[derive(Serialize, sqlx::FromRow)]
 struct Books {
-    delivered: i64,
-    available: i64,
-    reserved: i64,
+    delivered: Sum,
+    available: Sum,
+    reserved: Sum,
     balanced: bool,
 }
 
@@ -278,16 +278,16 @@ struct Books {
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,
-        "select delivered, available, reserved,
+        "select delivered::text, available::text, reserved::text,
                 delivered = available + reserved
                 and delivered = (select coalesce(sum(quantity), 0) from deliveries)
                 and reserved = (select coalesce(sum((line ->> 'quantity')::bigint), 0)
                                 from reservations, jsonb_array_elements(lines) as line
                                 where state = 'reserved')
                     as balanced
-         from (select coalesce(sum(delivered), 0)::bigint as delivered,
-                      coalesce(sum(available), 0)::bigint as available,
-                      coalesce(sum(reserved), 0)::bigint as reserved
+         from (select coalesce(sum(delivered), 0) as delivered,
+                      coalesce(sum(available), 0) as available,
+                      coalesce(sum(reserved), 0) as reserved
                from items) as sums",
     )
 }

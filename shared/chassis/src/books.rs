@@ -9,8 +9,9 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json as Answer, Router};
 use serde::Serialize;
-use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgPool};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgRow, PgTypeInfo, PgValueRef, Postgres};
+use sqlx::{Decode, FromRow, PgPool, Type};
 use tokio::sync::Mutex;
 
 use crate::loss::{self, WrittenOff};
@@ -22,6 +23,23 @@ struct Books<B> {
     #[serde(flatten)]
     sums: B,
     written_off: Vec<WrittenOff>,
+}
+
+/// A sum of `bigint`s, whatever it comes to: a column of type `text`, as in `sum(cents)::text`. A sum that
+/// did not fit would leave no books at all from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sum(i128);
+
+impl Type<Postgres> for Sum {
+    fn type_info() -> PgTypeInfo {
+        <str as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Sum {
+    fn decode(value: PgValueRef<'r>) -> Result<Sum, BoxDynError> {
+        Ok(Sum(<&str as Decode<Postgres>>::decode(value)?.parse()?))
+    }
 }
 
 /// Serves `GET /books`: the one row that `sums` selects, with whether it is `balanced` among its

@@ -212,7 +212,8 @@ impl<R: Rows> Commands<R> {
     ///
     /// After a commit that was cut, it is decided once more, on rows that may have its effect already. With
     /// a key, the chassis finds the first answer. Without one, `decide` has to notice by a row of its
-    /// own, whose id is drawn before this is called; or to mean the same twice, as a cancellation does.
+    /// own, whose id is drawn before this is called; or to mean the same twice whatever happens in between,
+    /// as a cancellation does. Where neither is so, give it a key: [`Once::by_itself`].
     pub async fn run<C>(
         &self,
         command: C,

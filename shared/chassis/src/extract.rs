@@ -12,12 +12,16 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::{DeserializeOwned, Error, Unexpected, Visitor};
-use serde::{Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::problem::Problem;
 
 /// A JSON body, in or out.
 pub struct Json<T>(pub T);
+
+/// The body of a request that has nothing to say: none, or `{}`. What else a client sends it believes to
+/// matter, and is refused like any other field that is not known.
+pub struct Nothing;
 
 /// The parameters of the path. One that cannot be read is a 404: nothing can be at such an address.
 pub struct Path<T>(pub T);
@@ -36,12 +40,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
                 "The body must be sent with `Content-Type: application/json`.",
             ));
         }
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|error| Problem::malformed(error.body_text()))?;
-        let value = serde_json::from_slice(&body);
-        value.map(Self).map_err(|error| refused_json(&place_of::<T>(&body), &error))
+        read(&body_of(request, state).await?).map(Self)
     }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Nothing {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct NoFields {}
+
+        let body = body_of(request, state).await?;
+        match body.is_empty() {
+            true => Ok(Self),
+            false => read::<NoFields>(&body).map(|NoFields {}| Self),
+        }
+    }
+}
+
+async fn body_of<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|error| Problem::malformed(error.body_text()))
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| refused_json(&place_of::<T>(body), &error))
 }
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -159,7 +184,6 @@ fn field_of(path: &str, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use serde::Deserialize;
     use serde_json::{Value, json};
 
     use super::*;
@@ -198,6 +222,18 @@ mod tests {
         assert_eq!((status, kind), (422, "invalid-value"), "{detail}");
         assert!(!detail.contains("column"), "{detail}");
         field.expect("a field is named")
+    }
+
+    #[tokio::test]
+    async fn who_has_nothing_to_say_says_nothing_else() {
+        let ask = async |body: &'static str| {
+            let request = Request::post("/").body(Body::from(body)).unwrap();
+            Nothing::from_request(request, &()).await.map_err(|it| (it.status.as_u16(), it.field))
+        };
+        assert!(ask("").await.is_ok() && ask("{}").await.is_ok());
+        let unknown = (422, Some("refund".to_string()));
+        assert_eq!(ask(r#"{"refund": false}"#).await.err(), Some(unknown));
+        assert_eq!(ask("now").await.err(), Some((400, None)));
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
 
 use crate::commands::Reply;
 use crate::db;
@@ -40,6 +41,13 @@ impl Once {
         leave_out_nulls(&mut wish);
         let hash = Sha256::digest(wish.to_string()).into();
         Once { path: path.into(), key: key.into(), hash }
+    }
+
+    /// For a command whose clients send no key, and that another one may undo: it is given a key here, so
+    /// that a try after a cut commit finds that it had its effect, even where that is not to be seen
+    /// any longer.
+    pub fn by_itself(path: impl Into<String>, command: &impl Serialize) -> Once {
+        Once::new(path, &Uuid::now_v7().to_string(), command)
     }
 
     /// What the key is unique by.

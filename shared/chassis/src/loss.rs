@@ -7,6 +7,8 @@
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
 
+use crate::books::Sum;
+
 /// What it would cost to discard an event, as the service that hears it says: a pure function of the
 /// event and the rows it touches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -86,13 +88,13 @@ pub(crate) struct WrittenOff {
     /// What the amount counts.
     pub unit: String,
     /// The sum.
-    pub amount: i64,
+    pub amount: Sum,
 }
 
 /// What the books of this service have to show beside their sums: all that was written off.
 pub(crate) async fn written_off(db: &PgPool) -> sqlx::Result<Vec<WrittenOff>> {
     let sums =
-        "select unit, sum(amount)::bigint as amount from write_offs group by unit order by unit";
+        "select unit, sum(amount)::text as amount from write_offs group by unit order by unit";
     sqlx::query_as(sums).fetch_all(db).await
 }
 

@@ -65,6 +65,22 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
 }
 
 #[tokio::test]
+async fn there_are_books_whatever_all_deposits_come_to() {
+    let (bench, _client) = bench().await;
+    for fill in [
+        "insert into deposits (deposit_id, customer_id, amount_cents, created_at)
+         select gen_random_uuid(), gen_random_uuid(), 1000000000000000, now()
+         from generate_series(1, 10000)",
+        "insert into accounts (customer_id, currency, deposited_cents, balance_cents, taken_cents)
+         select customer_id, 'EUR', amount_cents, amount_cents, 0 from deposits",
+    ] {
+        sqlx::query(fill).execute(&bench.db).await.unwrap();
+    }
+    let told = books(&bench).await;
+    assert_eq!((&told["balanced"], told["deposited_cents"].as_f64()), (&json!(true), Some(1e19)));
+}
+
+#[tokio::test]
 async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
     let (bench, client) = bench().await;
     deposited(&client, CUSTOMER, 500, "a").await;

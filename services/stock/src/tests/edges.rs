@@ -53,6 +53,7 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         ("pen", json!({"name": "Pen", "price_cents": 1, "available": 7}), "available"),
         (&long, json!({"name": "Pen", "price_cents": 1}), "sku"),
         ("a%00b", json!({"name": "Pen", "price_cents": 1}), "sku"),
+        ("..", json!({"name": "Pen", "price_cents": 1}), "sku"),
     ] {
         let refused = client.put(&format!("/items/{sku}"), wish).await;
         assert_eq!(

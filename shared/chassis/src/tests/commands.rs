@@ -182,6 +182,13 @@ async fn a_commit_that_is_cut_settles_to_one_effect_and_the_caller_learns_the_tr
         assert_eq!(till.number("select count(*) from outbox").await, nth as i64 + 1);
     }
 
+    // Without a key of the client's, one of its own does the same.
+    proxy.set(Way::LosesAnswer);
+    let once_by_itself = Once::by_itself("/tills/a/counts", &wish);
+    let (status, body) = told(commands.run(wish.clone(), Some(once_by_itself), count).await).await;
+    assert_eq!((status, body.contains(r#""total":15"#)), (201, true), "{body}");
+    assert_eq!(till.tallies().await["a"], (3, 15));
+
     // What stays unsettled is said to be unknown, and the same key tells later.
     proxy.set(Way::LosesAnswerAndShuts);
     let asked = Instant::now();
@@ -192,8 +199,8 @@ async fn a_commit_that_is_cut_settles_to_one_effect_and_the_caller_learns_the_tr
     proxy.set(Way::Open);
     let (status, body) =
         told(commands.run(wish.clone(), once("unsettled", &wish), count).await).await;
-    assert_eq!((status, body.contains(r#""total":15"#)), (201, true), "{body}");
-    assert_eq!(till.tallies().await["a"], (3, 15));
+    assert_eq!((status, body.contains(r#""total":20"#)), (201, true), "{body}");
+    assert_eq!(till.tallies().await["a"], (4, 20));
     writing.stop().await;
 }
 
