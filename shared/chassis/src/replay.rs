@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Connection, PgPool, PgTransaction};
+use uuid::Uuid;
 
 use crate::avro::{Undecodable, unframe};
 use crate::crash;
@@ -222,17 +223,7 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> Result<(Settled, Loss), sqlx::Error> {
         let Content::Event(_, work) = &item.content else {
-            let loss = Loss::that(WHATEVER_IT_SAID);
-            return Ok((
-                Settled::Discarded,
-                match item.event_id {
-                    // An event's own headers, though not its words: it may have been a refund, or anything.
-                    Some(event_id) => {
-                        loss.writing_off(format!("event {event_id}"), 1, "unread events")
-                    }
-                    None => loss,
-                },
-            ));
+            return Ok((Settled::Discarded, of_unread(letter, item.event_id)));
         };
         if let Some(entering) = item.entering()
             && inbox::admit(tx, &[entering], letter.attempts).await?.0.is_empty()
@@ -311,6 +302,17 @@ const WHATEVER_IT_SAID: &str =
     "Nobody can read what it said. Whatever that was is lost, and may be waited for elsewhere.";
 const HANDLED_BEFORE: &str = "Nothing is lost: the event was handled when it came another time.";
 const GIVEN_UP_BEFORE: &str = "Nothing more is lost: the event was given up in another letter.";
+
+/// What it costs to give up what nobody can read. With an event's id and the id of a schema it is no garbage:
+/// it may have been worth anything.
+fn of_unread(letter: &Letter, event_id: Option<Uuid>) -> Loss {
+    let loss = Loss::that(WHATEVER_IT_SAID);
+    let framed = letter.record.as_deref().is_some_and(|record| unframe(record).is_ok());
+    match event_id.filter(|_| framed) {
+        Some(event_id) => loss.writing_off(format!("event {event_id}"), 1, "unread events"),
+        None => loss,
+    }
+}
 
 fn still_dead(letter_id: i64, cause: &Cause) -> Problem {
     let detail =
