@@ -81,9 +81,13 @@ fn no_statement_that_is_kept_asks_for_all_columns_of_a_table() {
 fn every_main_fits_on_a_page() {
     for service in services() {
         let main = read(&format!("services/{service}/src/main.rs"));
-        let lines = main.lines().count();
         // What stands before `mod` says what the service is; it is not wiring.
-        assert!(lines <= 50, "services/{service}/src/main.rs has {lines} lines");
+        let wiring = main.split_once("\nmod ").map_or(&*main, |(_, wiring)| wiring);
+        let lines = wiring.lines().count();
+        assert!(
+            lines <= 50,
+            "services/{service}/src/main.rs has {lines} lines after what it says of itself"
+        );
     }
 }
 

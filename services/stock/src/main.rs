@@ -1,10 +1,10 @@
 //! The stock service knows what there is, and sets it aside for orders.
 //!
 //! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
-//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`,
-//! unless stock had said no.
-//! Items as they are now are announced in `stock.items`. It has clients' commands, sagas and state
-//! that others keep a copy of, hence it is the template.
+//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`, unless
+//! stock had said no. Items as they are now are announced in `stock.items`. It is the example to
+//! read: the only service with both commands and state that others copy. `make service` writes the
+//! smaller one of `e2e/template`.
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

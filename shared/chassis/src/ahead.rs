@@ -27,9 +27,9 @@ pub(crate) const FULL_FOR_MAX: Duration = Duration::from_secs(10);
 /// How long a poll for the group's sake takes.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long at most until it is looked whether something came. librdkafka wakes us, but only when what
-/// waits to be read was nothing before: after one wake-up that is lost, in whichever layer, nothing more
-/// would be read until the crate looks by itself, after 150 s (its issues 665 and 848).
+/// How often to look whether something came, at least. librdkafka wakes us only when a record comes
+/// into an empty queue: if one such wake-up is lost, in whichever layer, nothing more is read until
+/// the crate looks by itself, after 150 s (its issues 665 and 848).
 const LOOKED_EVERY: Duration = Duration::from_secs(1);
 
 /// How often what was resumed is resumed again, a look apart. librdkafka loses a resume that meets a

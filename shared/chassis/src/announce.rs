@@ -199,7 +199,7 @@ struct Progress {
     announced: u64,
     /// Rows gone through.
     rows: u64,
-    /// Events that wait for the relay, at most one more than may.
+    /// Events that wait for the relay, counted up to one more than [`OUTBOX_MAX`].
     outbox: i64,
     /// Where to go on: ask again with this as `after`. None: that was all.
     next: Option<Place>,

@@ -27,8 +27,10 @@ use crate::route::{Content, Item, schema_id};
 use crate::rows::Rows;
 use crate::session::Session;
 
-/// Between two tries: at first, and at most.
+/// Between two tries, at first.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// Between two tries, at most.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// How long one try of a part may take. Far more than its statements may, so that it only ends what

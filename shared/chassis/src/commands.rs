@@ -43,8 +43,8 @@ use crate::writes::Writes;
 /// callers, eight cost Postgres a tenth to a quarter more for each order than two.
 const WRITERS: usize = 2;
 
-/// How far apart batches begin, in times that the last one took; see [`crate::pace`]. Two writers at
-/// work come to a half each.
+/// How far apart batches begin, in times that the last one took; see [`crate::pace`]. With two
+/// writers, one begins half a batch after the other.
 const APART: f64 = 0.5;
 
 /// Commands in one transaction, at most.
@@ -60,9 +60,11 @@ const TRIED_WITHIN: Duration = Duration::from_secs(3);
 /// locks, has ended by then, so that "unknown" is said only where it is so.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 
-/// How long a try may take up to its commit, and the commit: more than a connection and the locks
-/// may, so that only what hangs on a connection whose other end is gone is ended.
+/// How long a try may take up to its commit: more than a connection and the locks may, so that only
+/// what hangs on a connection whose other end is gone is ended.
 const PREPARED_WITHIN: Duration = Duration::from_secs(7);
+
+/// How long its commit may take.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a try waits for a row that another transaction holds. Those who share its batch wait too,
@@ -205,7 +207,8 @@ pub fn commands<R: Rows>(
 }
 
 impl<R: Rows> Commands<R> {
-    /// Runs a command and answers when it is durable, or when it is refused.
+    /// Runs a command and answers when it is durable, or when it is refused; within 12 s, whatever
+    /// happens.
     ///
     /// `decide` looks, decides, changes the rows and answers. It refuses before it changes anything: a
     /// refusal after a change is a fault of ours, answered 500, and nothing of it is stored.
@@ -214,6 +217,13 @@ impl<R: Rows> Commands<R> {
     /// a key, the chassis finds the first answer. Without one, `decide` has to notice by a row of its
     /// own, whose id is drawn before this is called; or to mean the same twice whatever happens in between,
     /// as a cancellation does. Where neither is so, give it a key: [`Once::by_itself`].
+    ///
+    /// # Errors
+    /// - Whatever `decide` refuses with, and 422 where the key came before with another request.
+    /// - 503 `unavailable`, and nothing was stored: 4,096 commands wait already, or no try that began
+    ///   within 3 s came through.
+    /// - 503 `outcome-unknown`: a commit with its effect was cut, or the writers said nothing in time.
+    /// - 500: `decide` panicked, or refused after a change, or the database refuses what it wrote.
     pub async fn run<C>(
         &self,
         command: C,

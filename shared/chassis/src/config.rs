@@ -51,7 +51,8 @@ pub struct Config {
     /// How log lines look; RUST_LOG chooses which there are.
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// How long a stop may take. Half of it is for requests under way, the rest for the loops.
+    /// How long work under way may take after a stop: at most half of it for the API, the rest for
+    /// the loops. The process ends up to 5 s later.
     #[arg(
         long,
         env = "SHUTDOWN_TIMEOUT_SECONDS",

@@ -32,8 +32,10 @@ use crate::route::Routes;
 use crate::rows::{Rows, Touches};
 use crate::wake::Wake;
 
-/// Events in one transaction, and read ahead, at most.
+/// Records in one batch, at most.
 const BATCH_MAX: usize = 1_000;
+
+/// Records read ahead and not yet taken into a batch, at most.
 const AHEAD_MAX: usize = 2_000;
 
 /// How far apart batches begin, in times that the last one took; see [`crate::pace`].
@@ -107,6 +109,10 @@ impl<R: Rows> Consumer<R> {
     }
 
     /// Runs until stopped. Whatever fails and may pass is tried again, for ever.
+    ///
+    /// # Errors
+    /// What does not pass: a client of Kafka can't be made of its settings or can't subscribe, or the
+    /// task that reads ahead has ended.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let pruning = tokio::spawn(inbox::prune(self.db.clone()));
         let mut ended = Ok(());

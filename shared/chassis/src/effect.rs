@@ -56,8 +56,9 @@ impl From<sqlx::Error> for Trouble {
 pub(crate) struct Effect {
     /// By topic: when each event was decided, where that is told.
     handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
-    /// When its transaction began, by the database's clock, and right after, by ours.
+    /// When its transaction began, by the database's clock.
     now: DateTime<Utc>,
+    /// When handling began, right after that, by ours.
     begun: Instant,
     /// Of those that had had their effect before.
     repeated: Vec<&'static Topic>,
@@ -81,7 +82,7 @@ pub(crate) enum Admission {
 }
 
 /// Lets events have their effect; those that had it before are passed over, and so is what is no
-/// event. `attempts` is how many tries this one makes.
+/// event. `attempts` is the number of this attempt, from 1; the inbox stores it.
 pub(crate) async fn take<R: Rows>(
     tx: &mut PgConnection,
     items: &[Item<R>],

@@ -47,7 +47,9 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop`, then for at most `drain` the requests that are under way.
+/// Serves until `stop`. After that it accepts nobody new, and for at most `drain` still answers the
+/// requests under way, the connections that wait already, and one last request on each kept
+/// connection that comes within a second.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

@@ -37,9 +37,11 @@ pub fn client(service: &str, config: &Kafka) -> ClientConfig {
     client
 }
 
-/// How soon it is looked again whether a client that is to be closed has become nobody else's: twice as long
-/// after each look, up to a bound. Who hangs in it has it for ever.
+/// How soon [`closed`] looks again whether anybody else still has a handle of the client; twice as
+/// long after each look. A call that hangs in the client keeps its handle for ever.
 const FREE_AFTER: Duration = Duration::from_millis(10);
+
+/// Between two such looks, at most.
 const FREE_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// Drops a client on a thread of its own, once nobody else has a handle of it, and tells when that is done.

@@ -29,7 +29,7 @@ pub(crate) struct Pace {
 pub(crate) struct Lap {
     began: Instant,
     took_micros: Arc<AtomicU64>,
-    /// Or the next may begin at once.
+    /// False after a batch of one: the next may begin at once.
     counts: bool,
 }
 

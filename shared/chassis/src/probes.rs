@@ -30,7 +30,8 @@ pub enum Phase {
     Starting,
     /// The loops run.
     Serving,
-    /// Requests under way are finished, new ones are not taken.
+    /// The API accepts nobody new. It finishes the requests under way, and answers connections that
+    /// wait already and one last request on each kept connection. Then the loops end.
     Stopping,
 }
 

@@ -37,15 +37,22 @@ const SESSION_IDLE_MAX: &str = "10s";
 /// How far apart looks begin, in times that the last one took; see [`crate::pace`].
 const APART: f64 = 2.0;
 
-/// How often to look for rows of other replicas, which can't wake us: while there is work, and idle.
+/// How often to look for rows of other replicas, which can't wake us, while there is work.
 const POLL_BUSY: Duration = Duration::from_millis(20);
+
+/// The same while there is none.
 const POLL_IDLE: Duration = Duration::from_millis(500);
+
+/// For how long after a look that sent something there counts as work.
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
-/// While something is held up, looks are longer, and no more frequent than this: so often at most, and
-/// with a rest of so many times as long as the last one took, but well within [`SESSION_IDLE_MAX`].
+/// The rest after a look beside something that is held up, at least: such looks take longer.
 const HELD_LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// That rest, in times that the look took.
 const HELD_RESTS: u32 = 3;
+
+/// That rest, at most: well within [`SESSION_IDLE_MAX`].
 const HELD_REST_MAX: Duration = Duration::from_secs(5);
 
 /// How long records in flight may take when the process ends.
@@ -106,7 +113,7 @@ impl Relay {
         let locked = "select pg_try_advisory_lock($1)";
         while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
             gauge!("relay_active").set(0);
-            // What it told when it led, whoever leads tells by now.
+            // Another relay reports this now; what was set while this one led must not stay.
             gauge!("outbox_oldest_seconds").set(0);
             self.pause(stop).await;
             if stop.is_cancelled() {
@@ -130,7 +137,8 @@ impl Relay {
         }
         self.wake.relaying.taken(false);
         gauge!("relay_active").set(0);
-        // Whoever leads next tells; where a relay fails again and again, nobody would.
+        // Stopped: whoever leads next reports it. After a failure the value stays: where a relay
+        // fails again and again, nobody else would show that events wait.
         if ended.is_ok() {
             gauge!("outbox_oldest_seconds").set(0);
         }

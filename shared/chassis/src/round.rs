@@ -20,27 +20,38 @@ use crate::floor::Floor;
 use crate::producer::{Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
 
-/// How long one look may take, and any other question. A look beside a topic that is held reads the whole
-/// outbox, which may be millions of rows. All of them together are less than the relay's heartbeat.
+/// How long one look may take. Beside a topic that is held it reads the whole outbox, which may be
+/// millions of rows.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long any other question may take. With a look, all of them together are less than the relay's
+/// heartbeat.
 const ASKED_WITHIN: Duration = Duration::from_secs(8);
 
-/// What was acknowledged is deleted once there is so much of it, or so long after. A look that deletes
-/// is a commit and waits for the disk; one that only looks answers in half the time, and is what an
-/// order waits for. Until it is deleted, a row is sent once more by whoever relays next.
+/// Rows that were acknowledged are deleted once there are so many. A look that deletes is a commit
+/// and waits for the disk; one that only looks answers in half the time, and is what an order waits
+/// for. Until it is deleted, a row is sent once more by whoever relays next.
 pub(crate) const DELETED_AT: usize = 64;
+
+/// Fewer are deleted by the first look that comes so long after the first of them was acknowledged.
 pub(crate) const DELETED_WITHIN: Duration = Duration::from_millis(100);
 
-/// Rows taken at a time, and records in flight at most, in all and of one topic: a topic that
-/// stalls may not use up what the others need.
+/// Rows taken at a time, at most.
 pub(crate) const TAKEN_MAX: usize = 1_000;
+
+/// Records in flight, at most.
 const IN_FLIGHT_MAX: usize = 8_000;
+
+/// Records of one topic in flight, at most: a topic that stalls may not use up what the others need.
 const IN_FLIGHT_OF_TOPIC_MAX: usize = 2_000;
 
-/// How long a topic is left alone after the broker or the registry refused it; a key, whose record
-/// was refused itself, at first and at most. Each refusal costs all others a pause: an idempotent
-/// producer starts a new epoch after it.
+/// How long a topic is left alone after the broker or the registry refused it; and, at first, a key
+/// whose record was refused itself. Each refusal costs all others a pause: an idempotent producer
+/// starts a new epoch after it.
 const HELD_FOR: Duration = Duration::from_secs(2);
+
+/// How long such a key is left alone at most: twice as long after each refusal, up to this, and by a
+/// random half more or less.
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
 /// How often the same reason is said why a topic waits.
@@ -55,7 +66,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// a new one costs nothing.
 pub(crate) const SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// How often it is told for how long the oldest row has been waiting.
+/// How often the gauge `outbox_oldest_seconds` is set.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// A row of the outbox.
@@ -88,17 +99,19 @@ pub(crate) struct Round<'a> {
     /// When something came back last, or was sent when nothing was in flight.
     pub(crate) heard_at: Instant,
     topics: HashMap<String, OfTopic>,
-    /// Topics that were refused, until when; keys likewise, with how long it was this time.
+    /// Topics that are left alone, until when.
     held_topics: HashMap<String, Instant>,
     /// Why a topic waits, by topic, and when that was said.
     said: HashMap<String, (String, Instant)>,
+    /// Keys that are left alone, until when, and for how long this time.
     held_keys: HashMap<String, (Instant, Duration)>,
-    /// Acknowledged, not yet deleted, and since when there is any.
+    /// Positions of rows that were acknowledged and are not deleted yet.
     acknowledged: Vec<i64>,
+    /// When the first of them was acknowledged.
     acknowledged_since: Instant,
-    /// Looks so far, and whether the last one left anything behind that may go when something comes
-    /// back.
+    /// Looks so far.
     looks: u64,
+    /// Whether the last look left anything behind that may go when something comes back.
     left_behind: bool,
     /// Texts of schemas whose ids the registry has not told yet.
     schemas: HashMap<Vec<u8>, String>,

@@ -107,6 +107,10 @@ impl<K: Ord + Debug, T> Table<K, T> {
 
     /// The row of a key, to be changed in its place, if there is one.
     ///
+    /// To call this counts as a change: the row is written back even if nothing is assigned. A
+    /// command that may still refuse looks with [`Table::get`] first, since a refusal after a change
+    /// is answered 500.
+    ///
     /// # Panics
     /// If it was not looked for.
     pub fn change<Q: Ord + Debug + ?Sized>(&mut self, key: &Q) -> Option<&mut T>
@@ -165,7 +169,7 @@ impl<K: Ord + Debug, T> Table<K, T> {
     }
 }
 
-/// Whole, and empty: for rows that come from no database.
+/// Empty, with every key allowed: for rows that come from no database.
 impl<K, T> Default for Table<K, T> {
     fn default() -> Self {
         Table { rows: BTreeMap::new(), asked: None }

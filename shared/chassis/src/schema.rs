@@ -71,6 +71,11 @@ async fn is_at_rest(connection: &mut PgConnection) -> sqlx::Result<bool> {
 
 /// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from
 /// two places at once.
+///
+/// # Errors
+/// If no database is there within 60 s, if a migration fails or one that was applied was edited, or
+/// if the serving role can't be given its rights. A table that is not free within 2 s is no error:
+/// others are let pass for 1 s, then it is tried again, for ever if need be.
 pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
     // An older version may be deployed again after a newer one; its migrations are all there.
     migrator.set_ignore_missing(true);

@@ -44,7 +44,8 @@ pub struct Service {
     /// Cancelled when the loops are to end, after the API has drained.
     pub(crate) stop: CancellationToken,
     registry: Arc<Registry>,
-    /// Cancelled before the loops are: from then on the API only ends what is under way.
+    /// Cancelled before the loops are: from then on the API accepts nobody new. It finishes what is
+    /// under way, and answers connections that wait already and one last request on each kept one.
     pub(crate) draining: CancellationToken,
     wake: Arc<Wake>,
     pub(crate) migrator: Migrator,
@@ -72,7 +73,8 @@ pub struct Loop {
 }
 
 impl Loop {
-    /// A loop by the name that logs call it. That it moves is seen by [`Service::heartbeat`].
+    /// A loop, under the name that logs give it. To show that it moves, it beats a
+    /// [`Service::heartbeat`].
     pub fn new<F, R>(name: &'static str, run: F) -> Self
     where
         F: FnOnce(CancellationToken) -> R + Send + 'static,

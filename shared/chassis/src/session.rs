@@ -18,8 +18,10 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, PgPool, Row};
 
 use crate::db;
 
-/// How long it may take to connect, and to begin.
+/// How long it may take to connect.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long it may take to begin a transaction.
 const BEGUN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The connection of one loop, open or not.
@@ -84,7 +86,8 @@ async fn begun(mut connection: PgConnection) -> sqlx::Result<(PgConnection, Date
 }
 
 impl Begun<'_> {
-    /// Goes on where what was to be prepared in it is; otherwise rolls back, which keeps the connection.
+    /// Where what was prepared in the transaction succeeded, hands both on. Otherwise rolls it back, so
+    /// that its connection can be kept, and answers the error.
     pub(crate) async fn having<T, E>(self, prepared: Result<T, E>) -> Result<(Self, T), E> {
         match prepared {
             Ok(prepared) => Ok((self, prepared)),

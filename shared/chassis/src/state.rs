@@ -91,6 +91,9 @@ impl<E: Event> StateTopic<E> {
     }
 
     /// Begins with the first record.
+    ///
+    /// # Errors
+    /// If no client can be made, if Kafka does not answer within 4 s, or if there is no such topic.
     pub async fn read(&self) -> anyhow::Result<Reading<E>> {
         let client = Client(Some(Arc::new(
             kafka::client(self.service, &self.config)
@@ -125,6 +128,10 @@ impl<E: Event> StateTopic<E> {
 
 impl<E: Event> Reading<E> {
     /// The next events; `None` at the end.
+    ///
+    /// # Errors
+    /// If Kafka says nothing for 4 s or answers with an error, or if the registry does not answer. The
+    /// reading is then of no more use: what it had read of this page is lost.
     pub async fn page(&mut self) -> anyhow::Result<Option<Page<E>>> {
         let mut messages: Vec<OwnedMessage> = Vec::new();
         while messages.len() < PAGE && !self.open.is_empty() {

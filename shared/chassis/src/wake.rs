@@ -23,7 +23,7 @@ pub struct Wake {
     pub(crate) consuming: Turns,
 }
 
-/// Whose turn it is, a loop's or the commands'.
+/// Whose turn it is, a loop's or the commands': the backpressure on commands.
 ///
 /// To take a command is cheaper than to bring it to its end. A service that takes all it can get has
 /// no time left for that, and what it took piles up. So while a loop has more before it than fits a
