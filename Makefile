@@ -111,7 +111,7 @@ replay: build ## Handle it now, its cause being gone: SERVICE=x ID=n, or ID=all
 discard: build ## Give it up for ever: SERVICE=x ID=n BECAUSE="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
 	@$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
 
-resume: build ## Let a consumer go on that paused after 20 events of a topic that it could not handle: SERVICE=x
+resume: build ## Let a consumer go on that paused: 20 readable events of one topic in a row could not be handled (SERVICE=x)
 	@$(E2E) resume "$(SERVICE)"
 
 poison: build ## Put a record that is no event into orders.created, to see what becomes of it

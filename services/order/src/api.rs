@@ -413,9 +413,9 @@ struct Counts {
 /// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and a
 /// pending one lacks one of both, and nobody has said no.
 ///
-/// What the confirmed ones are worth is what payment has taken, once none is pending and payment has
-/// undone every cancelled one (its payment leg is declined, refunded or void), if nothing is written
-/// off at payment.
+/// What the confirmed ones are worth is what payment has taken, once none is pending and payment
+/// has undone every cancelled one (its payment leg is declined, refunded or void), if nothing is
+/// written off at payment.
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,

@@ -1,8 +1,9 @@
 //! The order service takes orders and decides each one: the one decider of the saga.
 //!
-//! `POST /orders` publishes `orders.created`; payment and stock answer. Both yes: `orders.confirmed`.
-//! The first no, a customer's cancel or the deadline: `orders.cancelled`; payment and stock undo what
-//! they did, and answer unless they had said no. Prices come from a read model of `stock.items`.
+//! `POST /orders` publishes `orders.created`; payment and stock answer. Both yes:
+//! `orders.confirmed`. The first no, a customer's cancel or the deadline: `orders.cancelled`, and
+//! payment and stock undo what they did, and answer unless they had said no. Prices come from a
+//! read model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

@@ -220,9 +220,10 @@ impl<R: Rows> Commands<R> {
     ///
     /// # Errors
     /// - Whatever `decide` refuses with, and 422 where the key came before with another request.
-    /// - 503 `unavailable`, and nothing was stored: 4,096 commands wait already, or no try that began
-    ///   within 3 s came through.
-    /// - 503 `outcome-unknown`: a commit with its effect was cut, or the writers said nothing in time.
+    /// - 503 `unavailable`, and nothing was stored: 4,096 commands wait already, or no try that
+    ///   began within 3 s came through.
+    /// - 503 `outcome-unknown`: a commit with its effect was cut and no later try settled it, or
+    ///   nothing was heard within the 12 s.
     /// - 500: `decide` panicked, or refused after a change, or the database refuses what it wrote.
     pub async fn run<C>(
         &self,

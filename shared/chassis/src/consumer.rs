@@ -111,8 +111,8 @@ impl<R: Rows> Consumer<R> {
     /// Runs until stopped. Whatever fails and may pass is tried again, for ever.
     ///
     /// # Errors
-    /// What does not pass: a client of Kafka can't be made of its settings or can't subscribe, or the
-    /// task that reads ahead has ended.
+    /// What does not pass: a client of Kafka can't be made of its settings or can't subscribe, or
+    /// the task that reads ahead has ended.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let pruning = tokio::spawn(inbox::prune(self.db.clone()));
         let mut ended = Ok(());

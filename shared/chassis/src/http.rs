@@ -48,8 +48,8 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop`. After that it accepts nobody new, and for at most `drain` still answers the
-/// requests under way, the connections that wait already, and one last request on each kept
-/// connection that comes within a second.
+/// requests under way, the connections that wait already, and one last request that comes within a
+/// second on each kept connection.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

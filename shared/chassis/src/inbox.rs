@@ -22,8 +22,8 @@ pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// clock. The others were handled.
 ///
 /// Where another transaction is just entering one of them, this waits for its end. Ids are sorted,
-/// so that two batches wait in one direction only. `attempts` is the number of this attempt, from 1;
-/// it is stored with each event.
+/// so that two batches wait in one direction only. `attempts` is the number of this attempt, from
+/// 1; it is stored with each event.
 pub async fn admit(
     tx: &mut PgConnection,
     events: &[(Uuid, &'static str)],

@@ -12,8 +12,8 @@
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its round, its floor and its producer: events on their way to Kafka
 //! - [`announce`]: what was published, once more
-//! - [`consumer`], which reads ahead as a member of its [`group`], [`inbox`]: events on their way in,
-//!   in batches, by routes, to their effect
+//! - [`consumer`], which reads ahead as a member of its [`group`], [`inbox`]: events on their way
+//!   in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
 //! - [`dead_letter`], [`loss`], replay, [`pause`], operator: those that can't be handled, and what operators
 //!   do about them

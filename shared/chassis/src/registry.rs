@@ -92,8 +92,8 @@ impl Registry {
     /// register: contracts are applied by one explicit command.
     ///
     /// # Errors
-    /// [`NoId::Unregistered`] if a healthy registry does not have it, [`NoId::Refused`] if the registry
-    /// answers and won't say, [`NoId::Unreachable`] if no answer within 3 s settles it.
+    /// [`NoId::Unregistered`] if a healthy registry does not have it, [`NoId::Refused`] if the
+    /// registry answers and won't say, [`NoId::Unreachable`] if no answer within 3 s settles it.
     pub async fn id_of(&self, topic: &str, fingerprint: &[u8], schema: &str) -> Result<u32, NoId> {
         if let Some(id) = self.known_id_of(topic, fingerprint) {
             return Ok(id);

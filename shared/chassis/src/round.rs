@@ -24,8 +24,8 @@ use crate::registry::{NoId, Registry};
 /// millions of rows.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long any other question may take. With a look, all of them together are less than the relay's
-/// heartbeat.
+/// How long any other question may take. With a look, all of them together are less than the
+/// relay's heartbeat.
 const ASKED_WITHIN: Duration = Duration::from_secs(8);
 
 /// Rows that were acknowledged are deleted once there are so many. A look that deletes is a commit
@@ -42,7 +42,7 @@ pub(crate) const TAKEN_MAX: usize = 1_000;
 /// Records in flight, at most.
 const IN_FLIGHT_MAX: usize = 8_000;
 
-/// Records of one topic in flight, at most: a topic that stalls may not use up what the others need.
+/// Records of one topic in flight, at most: one that stalls may not use up what the others need.
 const IN_FLIGHT_OF_TOPIC_MAX: usize = 2_000;
 
 /// How long a topic is left alone after the broker or the registry refused it; and, at first, a key
@@ -50,8 +50,8 @@ const IN_FLIGHT_OF_TOPIC_MAX: usize = 2_000;
 /// starts a new epoch after it.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
-/// How long such a key is left alone at most: twice as long after each refusal, up to this, and by a
-/// random half more or less.
+/// How long such a key is left alone at most: twice as long after each refusal, up to this, and by
+/// a random part, up to half, more or less.
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
 /// How often the same reason is said why a topic waits.

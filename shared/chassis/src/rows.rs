@@ -108,8 +108,8 @@ impl<K: Ord + Debug, T> Table<K, T> {
     /// The row of a key, to be changed in its place, if there is one.
     ///
     /// To call this counts as a change: the row is written back even if nothing is assigned. A
-    /// command that may still refuse looks with [`Table::get`] first, since a refusal after a change
-    /// is answered 500.
+    /// command that may still refuse looks with [`Table::get`] first, since a refusal after a
+    /// change is answered 500.
     ///
     /// # Panics
     /// If it was not looked for.

@@ -86,8 +86,8 @@ async fn begun(mut connection: PgConnection) -> sqlx::Result<(PgConnection, Date
 }
 
 impl Begun<'_> {
-    /// Where what was prepared in the transaction succeeded, hands both on. Otherwise rolls it back, so
-    /// that its connection can be kept, and answers the error.
+    /// Where what was prepared in the transaction succeeded, hands both on. Otherwise rolls it
+    /// back, so that its connection can be kept, and answers the error.
     pub(crate) async fn having<T, E>(self, prepared: Result<T, E>) -> Result<(Self, T), E> {
         match prepared {
             Ok(prepared) => Ok((self, prepared)),

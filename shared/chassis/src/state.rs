@@ -130,8 +130,8 @@ impl<E: Event> Reading<E> {
     /// The next events; `None` at the end.
     ///
     /// # Errors
-    /// If Kafka says nothing for 4 s or answers with an error, or if the registry does not answer. The
-    /// reading is then of no more use: what it had read of this page is lost.
+    /// If Kafka says nothing for 4 s or answers with an error, or if the registry does not answer.
+    /// The reading is then of no more use: what it had read of this page is lost.
     pub async fn page(&mut self) -> anyhow::Result<Option<Page<E>>> {
         let mut messages: Vec<OwnedMessage> = Vec::new();
         while messages.len() < PAGE && !self.open.is_empty() {
