@@ -51,7 +51,10 @@ impl Parts {
             java: java()?,
             kafka_classpath: jars.join(":"),
             registry_jar: runner.context("the registry has no runner jar")?.into(),
-            postgres_bin: PARTS[2].directory(&cache).join("bin"),
+            postgres_bin: match set("POSTGRES_BIN") {
+                Some(directory) => std::path::absolute(directory)?,
+                None => PARTS[2].directory(&cache).join("bin"),
+            },
             cache,
         })
     }
@@ -285,8 +288,6 @@ pub fn is_root() -> bool {
 }
 
 pub fn cache_directory() -> Result<PathBuf> {
-    let set =
-        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(cache) = set("HOLDFAST_CACHE") {
         return Ok(std::path::absolute(cache)?);
     }
@@ -295,6 +296,11 @@ pub fn cache_directory() -> Result<PathBuf> {
     }
     let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     Ok(user.context("neither HOLDFAST_CACHE nor HOME is set")?.join("holdfast"))
+}
+
+/// A path that is given by the environment.
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// The Java to be run, with links followed: Debian's `java` is a link to a link.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use e2e::{Stack, parts};
 use sqlx::{Connection, PgConnection};
 
@@ -45,7 +45,7 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
     for (title, version) in parts::versions() {
         let text = match title {
             "Kafka" => format!("{version} on Java {java}, {}; acks=all", options["kafka"]),
-            "PostgreSQL" => format!("{version}, {}", postgres(stack).await?),
+            "PostgreSQL" => postgres(stack).await?,
             _ => format!("{version} on Java {java}, {}", options["registry"]),
         };
         note(title, text);
@@ -53,9 +53,19 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// What was set, and what decides whether a commit survives.
+/// Its version, how it was compiled, what was set, and what decides whether a commit survives.
+///
+/// # Errors
+/// If a commit does not survive: what is measured then is nothing that anybody may compare.
 async fn postgres(stack: &Stack) -> Result<String> {
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
+    let lasting: Vec<String> = sqlx::query_scalar(
+        "select name from pg_settings
+         where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting <> 'on'",
+    )
+    .fetch_all(&mut db)
+    .await?;
+    ensure!(lasting.is_empty(), "without {} nothing is measured", lasting.join(" and "));
     let settings = sqlx::query_scalar(
         "select string_agg(name || '=' || current_setting(name), ' ' order by name)
          from pg_settings
@@ -66,6 +76,17 @@ async fn postgres(stack: &Stack) -> Result<String> {
     )
     .fetch_one(&mut db)
     .await?;
+    // Asked as the superuser, of the same server.
+    let mut root = PgConnection::connect(&stack.cluster_url("order")?).await?;
+    let (version, flags): (String, String) = sqlx::query_as(
+        "select current_setting('server_version'),
+                coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')
+         from pg_config where name = 'CFLAGS'",
+    )
+    .fetch_one(&mut root)
+    .await?;
+    root.close().await?;
     db.close().await?;
-    Ok(settings)
+    let settings: String = settings;
+    Ok(format!("{version} compiled with {flags}, {settings}"))
 }
