@@ -7,8 +7,10 @@ use e2e::Stack;
 use e2e::replays;
 use e2e::stack::programs;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+use reqwest::Method;
+use serde_json::Value;
 
-use crate::stage::{Stage, alone};
+use crate::stage::{Stage, alone, together};
 
 const TOPIC: &str = "orders.confirmed";
 const IN_SYNC: &str = "min.insync.replicas";
@@ -62,4 +64,18 @@ fn apply(stack: &Stack, copies: &str) -> Result<()> {
         .output()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Ok(())
+}
+
+/// What keeps others who write to these topics from registering what our readers can't read.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_subject_demands_that_all_versions_read_one_another() -> Result<()> {
+    together(async |Stage { client, .. }| {
+        for topic in events::TOPICS {
+            let url = format!("{}/config/{}", client.addresses.registry, topic.subject());
+            let told: Value = client.send(Method::GET, &url, None, None).await?.accepted()?;
+            ensure!(told["compatibilityLevel"] == "FULL_TRANSITIVE", "{}: {told}", topic.name);
+        }
+        Ok(())
+    })
+    .await
 }

@@ -77,6 +77,29 @@ fn no_statement_that_is_kept_asks_for_all_columns_of_a_table() {
     }
 }
 
+/// A process that is killed keeps what it gave to the system, so no test that kills can tell.
+#[test]
+fn nothing_that_we_start_gives_up_what_makes_a_commit_last() {
+    let mut files = ["docker-compose.yml", "Makefile", "e2e/src/settings.rs"]
+        .map(|it| root().join(it))
+        .to_vec();
+    let mut folders = vec![root().join("k8s")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    assert!(files.len() > 10, "{files:?}");
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+            let set = ["=", ":", " ="].iter().any(|is| text.contains(&format!("{setting}{is}")));
+            assert!(!set, "{} sets {setting}", path.display());
+        }
+    }
+}
+
 #[test]
 fn every_main_fits_on_a_page() {
     for service in services() {
