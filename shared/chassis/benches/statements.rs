@@ -1,5 +1,6 @@
-//! What the two statements cost that every batch runs, whatever it is about, by its size: admission
-//! to the inbox, and publication to the outbox. On a real Postgres, without the commit around them,
+//! What two statements cost, whatever a batch is about, by its size: publication to the outbox, which
+//! every batch that says something runs with its rows, and admission to the inbox, which is a statement of
+//! its own only while repeats are expected. On a real Postgres, without the commit around them,
 //! whose price is the disk's.
 //!
 //! The relay's look and the idempotency keys are left out: they are not reachable from here, and
