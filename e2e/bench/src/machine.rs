@@ -58,16 +58,20 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
 /// # Errors
 /// If a commit does not survive: what is measured then is nothing that anybody may compare.
 async fn postgres(stack: &Stack) -> Result<String> {
-    let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
-    let lasting: Vec<String> = sqlx::query_scalar(
+    // As the superuser, who alone may ask how it was compiled.
+    let mut db = PgConnection::connect(&stack.cluster_url("order")?).await?;
+    let off: Vec<String> = sqlx::query_scalar(
         "select name from pg_settings
          where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting <> 'on'",
     )
     .fetch_all(&mut db)
     .await?;
-    ensure!(lasting.is_empty(), "without {} nothing is measured", lasting.join(" and "));
-    let settings = sqlx::query_scalar(
-        "select string_agg(name || '=' || current_setting(name), ' ' order by name)
+    ensure!(off.is_empty(), "without {} nothing is measured", off.join(" and "));
+    let (version, flags, settings): (String, String, String) = sqlx::query_as(
+        "select current_setting('server_version'),
+                (select coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')
+                 from pg_config where name = 'CFLAGS'),
+                string_agg(name || '=' || current_setting(name), ' ' order by name)
          from pg_settings
          where name in ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level',
                         'data_checksums')
@@ -76,17 +80,6 @@ async fn postgres(stack: &Stack) -> Result<String> {
     )
     .fetch_one(&mut db)
     .await?;
-    // Asked as the superuser, of the same server.
-    let mut root = PgConnection::connect(&stack.cluster_url("order")?).await?;
-    let (version, flags): (String, String) = sqlx::query_as(
-        "select current_setting('server_version'),
-                coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')
-         from pg_config where name = 'CFLAGS'",
-    )
-    .fetch_one(&mut root)
-    .await?;
-    root.close().await?;
     db.close().await?;
-    let settings: String = settings;
     Ok(format!("{version} compiled with {flags}, {settings}"))
 }
