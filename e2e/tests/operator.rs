@@ -104,7 +104,17 @@ async fn a_rebuild_leaves_an_item_as_it_is_of_which_there_is_a_record_that_it_ca
         let rebuilt = rebuild::run(client).await?;
         let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
         ensure!(done == [Some(0), Some(1), Some(0)], "{rebuilt}");
-        Ok(())
+
+        // What comes after such a record and can be read is believed again.
+        sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
+        client.put_item("unread", "Unread", 2).await?;
+        eventually("the newer record to be heard", SOON, async || {
+            let rebuilt = rebuild::run(client).await?;
+            let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
+            ensure!(done == [Some(0), Some(1), Some(0)], "{rebuilt}");
+            Ok(())
+        })
+        .await
     })
     .await
 }

@@ -6,19 +6,21 @@
 //! has by then, and so whatever the consumer had written is among what was read. A row that is newer
 //! than its topic can then only be wrong.
 //!
-//! What can't be read is no proof that there is nothing: an item of which the topic has such a record is
-//! neither removed nor set back to an older one.
+//! What can't be read is no proof that there is nothing: an item whose last record is such a one is
+//! neither removed nor set back to an older version.
 //!
 //! The topic is believed otherwise. A relay that was frozen may have sent an older record after a newer one, and
 //! compaction have kept that: where prices came to be those of before, have stock announce its items
 //! first.
+
+use std::collections::HashMap;
 
 use axum::extract::State;
 use axum::{Json as Answer, Router, routing::post};
 use chassis::db;
 use chassis::event::At;
 use chassis::problem::Problem;
-use chassis::state::{Page, Reading, StateTopic};
+use chassis::state::{Reading, Record, StateTopic};
 use events::stock::{SKU_CHARS_MAX, StockItem, is_text};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -71,10 +73,20 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     reading.go_on().map_err(not_now)?;
     strange += hear(&mut tx, &mut reading, at).await?;
 
+    let unreadable = reading.unreadable() + strange;
     let items: i64 = sqlx::query_scalar("select count(*) from heard").fetch_one(&mut *tx).await?;
-    if items == 0 {
-        let detail = "The topic holds no item: has the broker lost its disk? Nothing was changed.";
-        return Err(Problem::conflict("nothing-announced", detail));
+    match (items, unreadable) {
+        (0, 0) => {
+            let detail =
+                "The topic holds no item: has the broker lost its disk? Nothing was changed.";
+            return Err(Problem::conflict("nothing-announced", detail));
+        }
+        (0, _) => {
+            let detail =
+                format!("None of {unreadable} records can be read here: nothing was changed.");
+            return Err(Problem::conflict("nothing-readable", detail));
+        }
+        _ => {}
     }
     let set_back = "delete from heard using items natural join unread
                     where heard.sku = items.sku and heard.version < items.version";
@@ -101,7 +113,6 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     .await?
     .rows_affected();
     tx.commit().await.map_err(Problem::cut)?;
-    let unreadable = reading.unreadable() + strange;
     Ok(Answer(Rebuilt { items: items.unsigned_abs(), repaired, removed, kept, unreadable }))
 }
 
@@ -112,22 +123,34 @@ async fn hear(
     at: At,
 ) -> Result<u64, Problem> {
     let mut strange = 0;
-    while let Some(Page { events, mut unread }) = reading.page().await.map_err(not_now)? {
+    while let Some(records) = reading.page().await.map_err(not_now)? {
         let mut page = Orders::default();
-        for event in events {
-            // What the consumer would take, and nothing else.
-            if saga::item_changed(&event, &mut page, at).is_err() {
-                strange += 1;
-                unread.push(event.sku);
-            }
+        let mut last_was_read = HashMap::new();
+        for record in records {
+            let (sku, read) = match record {
+                // What the consumer would take, and nothing else.
+                Record::Read(item) => {
+                    let read = saga::item_changed(&item, &mut page, at).is_ok();
+                    strange += u64::from(!read);
+                    (item.sku, read)
+                }
+                Record::Unread(sku) => (sku, false),
+            };
+            last_was_read.insert(sku, read);
         }
         note(tx, page.items().collect()).await?;
         // No row has another key, nor can Postgres be asked for each of them.
-        unread.retain(|sku| is_text(sku, SKU_CHARS_MAX));
-        sqlx::query("insert into unread select unnest($1::text[]) on conflict do nothing")
-            .bind(unread)
-            .execute(&mut *tx)
-            .await?;
+        last_was_read.retain(|sku, _| is_text(sku, SKU_CHARS_MAX));
+        let (skus, read): (Vec<String>, Vec<bool>) = last_was_read.into_iter().unzip();
+        sqlx::query(
+            "with page as (select * from unnest($1::text[], $2::bool[]) as page (sku, read)),
+                  found as (delete from unread using page where unread.sku = page.sku and page.read)
+             insert into unread select sku from page where not read on conflict do nothing",
+        )
+        .bind(skus)
+        .bind(read)
+        .execute(&mut *tx)
+        .await?;
     }
     Ok(strange)
 }

@@ -53,12 +53,12 @@ pub struct Reading<E> {
     of: PhantomData<fn() -> E>,
 }
 
-/// Some of what a topic of state holds, in the order in which each partition has it.
-pub struct Page<E> {
-    /// What could be read.
-    pub events: Vec<E>,
-    /// Keys of records that say something which can't be read here: of these, the newest may be unknown.
-    pub unread: Vec<String>,
+/// A record of a topic of state.
+pub enum Record<E> {
+    /// What it says.
+    Read(E),
+    /// It says something under this key, which can't be read here.
+    Unread(String),
 }
 
 /// `None` once it is dropped.
@@ -122,17 +122,20 @@ impl<E: Event> StateTopic<E> {
         let (registry, open) = (self.registry.clone(), HashSet::new());
         let mut reading = Reading { client, registry, next, open, unreadable: 0, of: PhantomData };
         reading.go_on()?;
+        // Whoever asks for this may have mended the registry a moment ago.
+        reading.registry.forget_unknown();
         Ok(reading)
     }
 }
 
 impl<E: Event> Reading<E> {
-    /// The next events; `None` at the end.
+    /// The next records, in the order in which each partition has them; `None` at the end. Those that say
+    /// nothing, or of nobody, are left out.
     ///
     /// # Errors
     /// If Kafka says nothing for 4 s or answers with an error, or if the registry does not answer.
     /// The reading is then of no more use: what it had read of this page is lost.
-    pub async fn page(&mut self) -> anyhow::Result<Option<Page<E>>> {
+    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Record<E>>>> {
         let mut messages: Vec<OwnedMessage> = Vec::new();
         while messages.len() < PAGE && !self.open.is_empty() {
             let received = tokio::time::timeout(SILENT_MAX, self.client.recv()).await;
@@ -157,16 +160,16 @@ impl<E: Event> Reading<E> {
                 Known::Unreadable(..) => None,
             }
         };
-        let mut page = Page { events: Vec::with_capacity(messages.len()), unread: Vec::new() };
+        let mut page = Vec::with_capacity(messages.len());
         for message in &messages {
             if let Some(event) = read(message) {
-                page.events.push(event);
+                page.push(Record::Read(event));
                 continue;
             }
             self.unreadable += 1;
             // An empty record says that there is nothing under its key.
             let key = message.key().filter(|_| message.payload().is_some());
-            page.unread.extend(key.map(|key| String::from_utf8_lossy(key).into_owned()));
+            page.extend(key.map(|key| Record::Unread(String::from_utf8_lossy(key).into_owned())));
         }
         Ok(Some(page))
     }
