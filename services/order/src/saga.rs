@@ -226,6 +226,9 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> 
     if price_cents < 0 || version < 1 {
         impossible!("version {version} of item {sku:?} has a price of {price_cents} cents");
     }
+    if let Err(rule) = events::currency(&currency) {
+        impossible!("item {sku:?} has a price in {currency:?}: {rule}");
+    }
     orders.put_item(Item { sku, name, price_cents, currency, version });
     Ok(None)
 }

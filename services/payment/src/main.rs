@@ -20,7 +20,7 @@ use chassis::service::{Routers, Service};
 #[derive(clap::Args)]
 struct Settings {
     /// ISO 4217 code of the currency of all accounts.
-    #[arg(long, env, default_value = "EUR")]
+    #[arg(long, env, default_value = "EUR", value_parser = events::currency)]
     currency: String,
 }
 

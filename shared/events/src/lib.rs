@@ -54,5 +54,17 @@ pub static TOPICS: [&Topic; 10] = [
     &stock::ITEMS,
 ];
 
+/// Reads the code of a currency as ISO 4217 writes them, in three capital letters; whether there is one of
+/// that name is not asked.
+///
+/// # Errors
+/// If it is written in any other way.
+pub fn currency(code: &str) -> Result<String, &'static str> {
+    match code.len() == 3 && code.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        true => Ok(code.to_string()),
+        false => Err("it is not three capital letters"),
+    }
+}
+
 #[cfg(test)]
 mod tests;
