@@ -223,7 +223,10 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> Result<(Settled, Loss), sqlx::Error> {
         let Content::Event(_, work) = &item.content else {
-            return Ok((Settled::Discarded, of_unread(letter, item.event_id)));
+            return Ok(match self.was_discarded(tx, item).await? {
+                true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),
+                false => (Settled::Discarded, of_unread(letter, item.event_id)),
+            });
         };
         if let Some(entering) = item.entering()
             && inbox::admit(tx, &[entering], letter.attempts).await?.0.is_empty()
