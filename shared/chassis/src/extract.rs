@@ -3,6 +3,7 @@
 //! The same as axum's extractors, but whatever is wrong is told as a [`Problem`] that names the
 //! field. What is asked of the headers is in [`crate::headers`], of a list in [`crate::pages`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::body::Bytes;
@@ -11,8 +12,8 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::de::{DeserializeOwned, Error, Unexpected, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{DeserializeOwned, Error, IgnoredAny, Unexpected, Visitor};
+use serde::{Deserializer, Serialize};
 
 use crate::problem::Problem;
 
@@ -48,14 +49,14 @@ impl<S: Send + Sync> FromRequest<S> for Nothing {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct NoFields {}
-
         let body = body_of(request, state).await?;
-        match body.is_empty() {
-            true => Ok(Self),
-            false => read::<NoFields>(&body).map(|NoFields {}| Self),
+        if body.is_empty() {
+            return Ok(Self);
+        }
+        // A map and no struct without fields, which serde would read from an empty list as well.
+        match read::<BTreeMap<String, IgnoredAny>>(&body)?.into_keys().next() {
+            None => Ok(Self),
+            Some(field) => Err(Problem::invalid(field, "is not known: there are no fields")),
         }
     }
 }
@@ -184,6 +185,7 @@ fn field_of(path: &str, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use serde::Deserialize;
     use serde_json::{Value, json};
 
     use super::*;
@@ -234,6 +236,9 @@ mod tests {
         let unknown = (422, Some("colour".to_string()));
         assert_eq!(ask(r#"{"colour": false}"#).await.err(), Some(unknown));
         assert_eq!(ask("now").await.err(), Some((400, None)));
+        for no_object in ["[]", "null", "0"] {
+            assert_eq!(ask(no_object).await.err().map(|(status, _)| status), Some(422));
+        }
     }
 
     #[tokio::test]
