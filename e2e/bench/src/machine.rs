@@ -62,7 +62,7 @@ async fn postgres(stack: &Stack) -> Result<String> {
     let mut db = PgConnection::connect(&stack.cluster_url("order")?).await?;
     let off: Vec<String> = sqlx::query_scalar(
         "select name from pg_settings
-         where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting <> 'on'",
+         where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting = 'off'",
     )
     .fetch_all(&mut db)
     .await?;

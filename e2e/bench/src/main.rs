@@ -108,11 +108,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
         let mut site =
             Site::open("bench", old.then_some(plan.old_orders), !arguments.without_pgbench).await?;
-        report.on.extend(machine::surroundings(&site.stack).await?);
-        report.on.insert("Yardstick".to_string(), site.yardstick.described());
-        report.on.insert("Measured".to_string(), plan.described());
-        eprintln!("{}", report.surroundings());
         let measured = async {
+            report.on.extend(machine::surroundings(&site.stack).await?);
+            report.on.insert("Yardstick".to_string(), site.yardstick.described());
+            report.on.insert("Measured".to_string(), plan.described());
+            eprintln!("{}", report.surroundings());
             site.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
             for part in parts {
                 part.run(&mut site, &plan, &mut report).await?;

@@ -64,9 +64,11 @@ const HISTORY: &str = "
 /// Makes the orders, unless those are still there that this very code made.
 pub async fn make(directory: &Path, count: i64) -> Result<()> {
     let versions: Vec<_> = parts::versions().collect();
+    let postgres = std::env::var("POSTGRES_BIN").unwrap_or_default();
     let messaging = template::messaging(&template::checkout()?.join("services/order"))?;
     let messaging: String = messaging.into_iter().map(|(_, text)| text).collect();
-    let made_by = format!("{versions:?} {messaging} {TABLES} {IDS} {ORDERS} {HISTORY} {count}");
+    let made_by =
+        format!("{versions:?} {postgres} {messaging} {TABLES} {IDS} {ORDERS} {HISTORY} {count}");
     let kept = kept()?;
     if fs::read_to_string(kept.join(MADE_BY)).is_ok_and(|text| text == made_by) {
         return Ok(());
