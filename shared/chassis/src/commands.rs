@@ -329,18 +329,7 @@ async fn write<R: Rows>(
                 wake.relay.notify_one();
                 wake.watchers.send_replace(());
                 tries = 0;
-                let mut repeats = Vec::new();
-                for (pending, answer) in batch.into_iter().zip(answers) {
-                    let Some(answer) = answer else {
-                        repeats.push(pending);
-                        continue;
-                    };
-                    // What is refused now may have been stored by an earlier try whose commit is
-                    // still on its way.
-                    let answer = answer.map_err(|problem| pending.unless_in_doubt(problem));
-                    let _ = pending.caller.send(answer);
-                }
-                rounds.push(repeats);
+                rounds.push(answer(batch, answers));
             }
             Err(Trouble::Undecided(nth, because)) => {
                 error!("a command can't be decided: {because}");
@@ -386,6 +375,21 @@ async fn write<R: Rows>(
             }
         }
     }
+}
+
+/// Tells each what was decided, and gives back those that are still without an answer.
+fn answer<R: Rows>(batch: Vec<Pending<R>>, answers: Vec<Answer>) -> Vec<Pending<R>> {
+    let mut repeats = Vec::new();
+    for (pending, answer) in batch.into_iter().zip(answers) {
+        let Some(answer) = answer else {
+            repeats.push(pending);
+            continue;
+        };
+        // What is refused now may have been stored by an earlier try whose commit is still on its way.
+        let answer = answer.map_err(|problem| pending.unless_in_doubt(problem));
+        let _ = pending.caller.send(answer);
+    }
+    repeats
 }
 
 /// Tells those whose time is over, and leaves out those who no longer wait.
