@@ -16,6 +16,11 @@ use crate::environment::{self, BadConfiguration, Own};
 use crate::service::Service;
 use crate::{schema, telemetry};
 
+/// Of every program that links the chassis. The fuzzers bring their own, which finds faults.
+#[cfg(not(fuzzing))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const BAD_CONFIGURATION: u8 = 64;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
