@@ -71,6 +71,8 @@ pub fn producer(client: &Client) -> Result<FutureProducer> {
     let producer = ClientConfig::new()
         .set("bootstrap.servers", &client.addresses.kafka)
         .set("enable.idempotence", "true")
+        // A key's records lie where its publisher writes them.
+        .set("partitioner", "murmur2_random")
         .create()?;
     Ok(producer)
 }

@@ -6,12 +6,12 @@
 //! has by then, and so whatever the consumer had written is among what was read. A row that is newer
 //! than its topic can then only be wrong.
 //!
-//! What can't be read is no proof that there is nothing: an item whose last record is such a one is
-//! neither removed nor set back to an older version.
+//! What can't be read is no proof that there is nothing: an item whose last record, in any partition, is such
+//! a one is neither removed nor set back to an older version.
 //!
-//! The topic is believed otherwise. A relay that was frozen may have sent an older record after a newer one, and
-//! compaction have kept that: where prices came to be those of before, have stock announce its items
-//! first.
+//! The topic is believed otherwise. A relay that was frozen may have sent an older record after a newer one,
+//! or after one that can't be read, and compaction have kept that: where prices came to be those of
+//! before, have stock announce its items first.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use axum::{Json as Answer, Router, routing::post};
 use chassis::db;
 use chassis::event::At;
 use chassis::problem::Problem;
-use chassis::state::{Reading, Record, StateTopic};
+use chassis::state::{Reading, Says, StateTopic};
 use events::stock::{SKU_CHARS_MAX, StockItem, is_text};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
@@ -64,7 +64,8 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     // request.
     for beside in [
         "create temporary table heard (like items including defaults including indexes) on commit drop",
-        "create temporary table unread (sku text primary key) on commit drop",
+        "create temporary table unread (sku text, partition int, primary key (sku, partition))
+         on commit drop",
     ] {
         sqlx::query(beside).execute(&mut *tx).await?;
     }
@@ -82,17 +83,21 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
             return Err(Problem::conflict("nothing-announced", detail));
         }
         (0, _) => {
-            let detail =
-                format!("None of {unreadable} records can be read here: nothing was changed.");
+            let detail = format!(
+                "None of {unreadable} records is an item: is a schema missing, or has the broker lost its \
+                 disk? Nothing was changed."
+            );
             return Err(Problem::conflict("nothing-readable", detail));
         }
         _ => {}
     }
-    let set_back = "delete from heard using items natural join unread
-                    where heard.sku = items.sku and heard.version < items.version";
+    let set_back = "delete from heard using items
+                    where heard.sku = items.sku and heard.version < items.version
+                      and exists (select from unread where unread.sku = items.sku)";
     sqlx::query(set_back).execute(&mut *tx).await?;
-    let kept = "select count(*) from items natural join unread
-                where not exists (select from heard where heard.sku = items.sku)";
+    let kept = "select count(*) from items
+                where not exists (select from heard where heard.sku = items.sku)
+                  and exists (select from unread where unread.sku = items.sku)";
     let kept = sqlx::query_scalar(kept).fetch_one(&mut *tx).await?;
     let removed = sqlx::query(
         "delete from items where not exists (select from heard where heard.sku = items.sku)
@@ -125,30 +130,38 @@ async fn hear(
     let mut strange = 0;
     while let Some(records) = reading.page().await.map_err(not_now)? {
         let mut page = Orders::default();
-        let mut last_was_read = HashMap::new();
+        // By key and partition: whether the last record was understood.
+        let mut last = HashMap::new();
         for record in records {
-            let (sku, read) = match record {
+            let understood = match record.says {
                 // What the consumer would take, and nothing else.
-                Record::Read(item) => {
-                    let read = saga::item_changed(&item, &mut page, at).is_ok();
-                    strange += u64::from(!read);
-                    (item.sku, read)
+                Says::Event(item) => {
+                    let taken = saga::item_changed(&item, &mut page, at).is_ok();
+                    strange += u64::from(!taken);
+                    taken
                 }
-                Record::Unread(sku) => (sku, false),
+                Says::Nothing => true,
+                Says::Unreadable => false,
             };
-            last_was_read.insert(sku, read);
+            last.insert((record.key, record.partition), understood);
         }
         note(tx, page.items().collect()).await?;
         // No row has another key, nor can Postgres be asked for each of them.
-        last_was_read.retain(|sku, _| is_text(sku, SKU_CHARS_MAX));
-        let (skus, read): (Vec<String>, Vec<bool>) = last_was_read.into_iter().unzip();
+        last.retain(|(sku, _), _| is_text(sku, SKU_CHARS_MAX));
+        let (places, understood): (Vec<_>, Vec<_>) = last.into_iter().unzip();
+        let (skus, partitions): (Vec<_>, Vec<_>) = places.into_iter().unzip();
         sqlx::query(
-            "with page as (select * from unnest($1::text[], $2::bool[]) as page (sku, read)),
-                  found as (delete from unread using page where unread.sku = page.sku and page.read)
-             insert into unread select sku from page where not read on conflict do nothing",
+            "with last as (select * from unnest($1::text[], $2::int[], $3::bool[])
+                                as last (sku, partition, understood)),
+                  cleared as (delete from unread using last
+                              where (unread.sku, unread.partition) = (last.sku, last.partition)
+                                and last.understood)
+             insert into unread select sku, partition from last where not understood
+             on conflict do nothing",
         )
-        .bind(skus)
-        .bind(read)
+        .bind::<Vec<String>>(skus)
+        .bind::<Vec<i32>>(partitions)
+        .bind::<Vec<bool>>(understood)
         .execute(&mut *tx)
         .await?;
     }

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Message, OwnedMessage};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tracing::debug;
 
 use crate::avro::unframe;
 use crate::config::Kafka;
@@ -54,20 +55,43 @@ pub struct Reading<E> {
 }
 
 /// A record of a topic of state.
-pub enum Record<E> {
-    /// What it says.
-    Read(E),
-    /// It says something under this key, which can't be read here.
-    Unread(String),
+pub struct Record<E> {
+    /// Where it lies: of two with one key, the later one is known only in the same partition.
+    pub partition: i32,
+    /// Whose it is; empty where it does not say.
+    pub key: String,
+    /// What is said under this key.
+    pub says: Says<E>,
 }
 
+/// What a record says.
+pub enum Says<E> {
+    /// This.
+    Event(E),
+    /// What can't be read here.
+    Unreadable,
+    /// That there is nothing, which no publisher of events says.
+    Nothing,
+}
+
+/// Every end of a partition reaches it as an error too, and what is one is answered to who reads.
+struct Told;
+
+impl ClientContext for Told {
+    fn error(&self, error: KafkaError, because: &str) {
+        debug!("Kafka's client: {error}: {because}");
+    }
+}
+
+impl ConsumerContext for Told {}
+
 /// `None` once it is dropped.
-struct Client(Option<Arc<StreamConsumer>>);
+struct Client(Option<Arc<StreamConsumer<Told>>>);
 
 impl Deref for Client {
-    type Target = Arc<StreamConsumer>;
+    type Target = Arc<StreamConsumer<Told>>;
 
-    fn deref(&self) -> &Arc<StreamConsumer> {
+    fn deref(&self) -> &Arc<StreamConsumer<Told>> {
         self.0.as_ref().expect("it is not dropped yet")
     }
 }
@@ -85,7 +109,11 @@ impl<E: Event> StateTopic<E> {
     ///
     /// # Panics
     /// If the topic forgets records by time: then its end says nothing of the whole.
-    pub fn new(service: &'static str, config: &Kafka, registry: Arc<Registry>) -> StateTopic<E> {
+    pub(crate) fn new(
+        service: &'static str,
+        config: &Kafka,
+        registry: Arc<Registry>,
+    ) -> StateTopic<E> {
         assert!(E::topic().retention == Retention::Compact, "{:?} is no state", E::topic());
         StateTopic { service, config: config.clone(), registry, of: PhantomData }
     }
@@ -109,7 +137,7 @@ impl<E: Event> StateTopic<E> {
                 .set("fetch.wait.max.ms", "20")
                 .set("queued.max.messages.kbytes", "8192")
                 .set_log_level(RDKafkaLogLevel::Error)
-                .create()?,
+                .create_with_context(Told)?,
         )));
         let (asked, topic) = (Arc::clone(&client), E::topic().name);
         let metadata =
@@ -129,8 +157,7 @@ impl<E: Event> StateTopic<E> {
 }
 
 impl<E: Event> Reading<E> {
-    /// The next records, in the order in which each partition has them; `None` at the end. Those that say
-    /// nothing, or of nobody, are left out.
+    /// The next records, in the order in which each partition has them; `None` at the end.
     ///
     /// # Errors
     /// If Kafka says nothing for 4 s or answers with an error, or if the registry does not answer.
@@ -153,24 +180,25 @@ impl<E: Event> Reading<E> {
             return Ok(None);
         }
         let schemas = self.registry.schemas_of(messages.iter().filter_map(schema_id)).await?;
-        let read = |message: &OwnedMessage| {
-            let (id, body) = unframe(message.payload()?).ok()?;
+        let read = |payload: &[u8]| {
+            let (id, body) = unframe(payload).ok()?;
             match &schemas[&id] {
                 Known::Schema(written) => E::topic().codec().decode(written, body).ok(),
                 Known::Unreadable(..) => None,
             }
         };
-        let mut page = Vec::with_capacity(messages.len());
-        for message in &messages {
-            if let Some(event) = read(message) {
-                page.push(Record::Read(event));
-                continue;
-            }
-            self.unreadable += 1;
-            // An empty record says that there is nothing under its key.
-            let key = message.key().filter(|_| message.payload().is_some());
-            page.extend(key.map(|key| Record::Unread(String::from_utf8_lossy(key).into_owned())));
-        }
+        let page = messages.iter().map(|message| Record {
+            partition: message.partition(),
+            key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+            says: match message.payload().map(read) {
+                Some(Some(event)) => Says::Event(event),
+                Some(None) => Says::Unreadable,
+                None => Says::Nothing,
+            },
+        });
+        let page: Vec<Record<E>> = page.collect();
+        let events = page.iter().filter(|record| matches!(record.says, Says::Event(_))).count();
+        self.unreadable += (page.len() - events) as u64;
         Ok(Some(page))
     }
 

@@ -243,7 +243,7 @@ fn of_an_item_the_highest_version_is_known_whatever_comes_last() {
     }
     saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, at(0)).unwrap_err();
     saga::item_changed(&item("pen", 1, "EUR", 0), &mut rows, at(0)).unwrap_err();
-    for currency in ["", "EU\0", "euro", "eur"] {
+    for currency in ["", "EU\0", "eur", "EURO", "E1R"] {
         saga::item_changed(&item("pen", 1, currency, 9), &mut rows, at(0)).unwrap_err();
     }
     let long = "x".repeat(65);
