@@ -3,8 +3,8 @@
 //! Promises: a letter's event has its effect in the transaction that closes the letter, and once,
 //! however often and by however many operators it is replayed; a fact that was read and discarded never
 //! has an effect, even if it comes again. They are broken by settling a letter without the inbox, or
-//! without its row locked. Of what nobody could read, nobody knows which event it was: discarded, it may
-//! still have its effect should it come again and be readable by then.
+//! without its row locked. What nobody could read may not be what its id says, so the inbox never knows of
+//! it: discarded, it may still have its effect should it come again and be readable by then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -163,7 +163,7 @@ impl<R: Rows> Letters<R> {
     }
 
     /// Gives the event up. It is entered into the inbox like one that was handled, so that it has no
-    /// effect when it comes again; what nobody can read has no identity to remember.
+    /// effect when it comes again; what nobody can read is not.
     pub async fn discard(
         &self,
         letter_id: i64,
@@ -223,6 +223,10 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> Result<(Settled, Loss), sqlx::Error> {
         let Content::Event(_, work) = &item.content else {
+            // Without a row in the inbox, it is this that keeps two letters of one event from costing twice.
+            if let Some(event_id) = item.event_id {
+                dead_letter::lock_event(tx, event_id).await?;
+            }
             return Ok(match self.was_discarded(tx, item).await? {
                 true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),
                 false => (Settled::Discarded, of_unread(letter, item.event_id)),
