@@ -16,7 +16,8 @@ use crate::environment::{self, BadConfiguration, Own};
 use crate::service::Service;
 use crate::{schema, telemetry};
 
-/// Of every program that links the chassis. The fuzzers bring their own, which finds faults.
+/// Of every program that links the chassis. Not of what cargo-fuzz builds: a sanitizer, where one is asked
+/// for, replaces malloc itself.
 #[cfg(not(fuzzing))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
