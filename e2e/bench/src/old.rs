@@ -9,9 +9,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
+use e2e::parts::Parts;
 use e2e::{Ports, Stack, parts, template};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
@@ -61,10 +63,12 @@ const HISTORY: &str = "
     from generate_series($1::bigint, $2::bigint) as n,
          (values (1, 'orders.created'), (2, 'orders.confirmed')) as line (nth, event)";
 
-/// Makes the orders, unless those are still there that this very code made.
+/// Makes the orders, unless those are still there that this very code and this Postgres made.
 pub async fn make(directory: &Path, count: i64) -> Result<()> {
     let versions: Vec<_> = parts::versions().collect();
-    let postgres = std::env::var("POSTGRES_BIN").unwrap_or_default();
+    let postgres = Parts::obtain(&|_| {}).await?.postgres_bin.join("postgres");
+    let postgres = Command::new(postgres).arg("--version").output()?.stdout;
+    let postgres = String::from_utf8_lossy(&postgres);
     let messaging = template::messaging(&template::checkout()?.join("services/order"))?;
     let messaging: String = messaging.into_iter().map(|(_, text)| text).collect();
     let made_by =
