@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::Stack;
 use crate::client::{Answer, Client};
+use crate::strangers::KEY;
 use crate::topology::SERVICES;
 
 /// Instances of a service that are asked, one after the other.
@@ -370,7 +371,7 @@ pub async fn poison(stack: &Stack, topic: &Topic, out: &mut impl Write) -> Resul
     let event_id = Uuid::now_v7().to_string();
     let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(&event_id) });
     let topic = topic.name;
-    let record = FutureRecord::to(topic).key("poison").payload("this is no event").headers(headers);
+    let record = FutureRecord::to(topic).key(KEY).payload("this is no event").headers(headers);
     let landed = producer.send(record, SENT_WITHIN).await.map_err(|(error, _)| error)?;
     writeln!(out, "\"this is no event\" lies at {topic}[{}]@{}", landed.partition, landed.offset)?;
     Ok(())
