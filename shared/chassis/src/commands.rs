@@ -329,7 +329,7 @@ async fn write<R: Rows>(
                 wake.relay.notify_one();
                 wake.watchers.send_replace(());
                 tries = 0;
-                rounds.push(answer(batch, answers));
+                rounds.push(tell(batch, answers));
             }
             Err(Trouble::Undecided(nth, because)) => {
                 error!("a command can't be decided: {because}");
@@ -378,7 +378,7 @@ async fn write<R: Rows>(
 }
 
 /// Tells each what was decided, and gives back those that are still without an answer.
-fn answer<R: Rows>(batch: Vec<Pending<R>>, answers: Vec<Answer>) -> Vec<Pending<R>> {
+fn tell<R: Rows>(batch: Vec<Pending<R>>, answers: Vec<Answer>) -> Vec<Pending<R>> {
     let mut repeats = Vec::new();
     for (pending, answer) in batch.into_iter().zip(answers) {
         let Some(answer) = answer else {

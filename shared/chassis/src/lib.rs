@@ -5,47 +5,47 @@
 //!
 //! What travels and what is touched:
 //! - [`event`]: topics, events, what a handler may answer
-//! - [`avro`]: the strict codec; registry: schema ids
+//! - [`avro`]: the strict codec; [`registry`]: schema ids
 //! - [`rows`]: the rows of one batch; [`writes`]: what it writes, as one statement
 //!
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
-//! - [`outbox`], relay with its round, its floor and its producer: events on their way to Kafka
+//! - [`outbox`], [`relay`] with its `round`, its `floor` and its `producer`: events on their way to Kafka
 //! - [`announce`]: what was published, once more
-//! - consumer, which reads ahead as a member of its [`group`], [`inbox`]: events on their way
+//! - [`consumer`], which reads ahead as a member of its [`group`], [`inbox`]: events on their way
 //!   in, in batches, by routes, to their effect
 //! - [`state`]: a topic of state, read whole
-//! - dead letters, [`loss`], replay, pause, operator: those that can't be handled, and what operators
+//! - `dead_letter`, [`loss`], `replay`, `pause`, `operator`: those that can't be handled, and what operators
 //!   do about them
-//! - wake: what one loop tells another; pace: how soon it may begin again
+//! - `wake`: what one loop tells another; `pace`: how soon it may begin again
 //! - [`db`], [`kafka`]: transactions, a loop's session, and what failures mean; every client setting with
-//!   its reason; sayings: when a client is of no more use
+//!   its reason; `sayings`: when a client is of no more use
 //!
 //! The service around them:
-//! - [`process`], [`service`] with its life, supervise, [`schema`]: from `main` to the exit code
-//! - [`config`], [`environment`], [`http`], limits, [`extract`], [`headers`], [`pages`], [`problem`],
+//! - [`process`], [`service`] with its `life`, `supervise`, [`schema`]: from `main` to the exit code
+//! - [`config`], [`environment`], [`http`], `limits`, [`extract`], [`headers`], [`pages`], [`problem`],
 //!   [`probes`], [`books`]: its edge
 //! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
-//! - telemetry, observe: what an operator sees
-//! - crash: where a process can be made to die, in tests
+//! - `telemetry`, `observe`: what an operator sees
+//! - `crash`: where a process can be made to die, in tests
 
 #![warn(missing_docs)]
 
 pub mod event;
 pub mod avro;
-mod registry;
+pub mod registry;
 pub mod rows;
 pub mod writes;
 
 pub mod commands;
 pub mod idempotency;
 pub mod outbox;
-mod relay;
+pub mod relay;
 mod round;
 mod floor;
 mod producer;
 pub mod announce;
-mod consumer;
+pub mod consumer;
 mod ahead;
 mod member;
 pub mod group;
