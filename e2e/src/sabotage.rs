@@ -66,8 +66,9 @@ pub async fn end_sessions(stack: &Stack, service: &str) -> Result<u64> {
 
 /// Ends the session that holds the lock of the active relay.
 pub async fn end_relay_session(stack: &Stack, service: &str) -> Result<u64> {
+    // Of a lock by one number, its two halves; an operator's discard holds one by another number.
     let ended = "select pg_terminate_backend(pid) from pg_locks
-                 where locktype = 'advisory' and granted
+                 where locktype = 'advisory' and granted and (classid, objid) = (0x72, 0x656c6179)
                    and database = (select oid from pg_database where datname = current_database())";
     let mut db = superuser(stack, service).await?;
     Ok(sqlx::query(ended).fetch_all(&mut db).await?.len() as u64)

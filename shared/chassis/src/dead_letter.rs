@@ -241,7 +241,7 @@ pub(crate) async fn lock(tx: &mut PgTransaction<'_>, letter_id: i64) -> sqlx::Re
         .await
 }
 
-/// Of operators who settle different letters of one event, one waits for the other to end.
+/// Of operators who give up different letters of one event, one waits for the other to end.
 pub(crate) async fn lock_event(tx: &mut PgTransaction<'_>, event_id: Uuid) -> sqlx::Result<()> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text, 0))")
         .bind(event_id)

@@ -184,6 +184,11 @@ impl<R: Rows> Letters<R> {
                 State::Discarded => return Ok((tx, Settled::DoneBefore, None)),
                 State::Replayed => return Err(replayed(letter_id)),
             }
+            // What can't be read has no row in the inbox that would keep two letters of one event from
+            // costing twice.
+            if let Some(event_id) = item.event_id {
+                dead_letter::lock_event(&mut tx, event_id).await.map_err(not_now)?;
+            }
             let given_up = self.give_up(&mut tx, &letter, &item).await;
             let (settled, loss) = given_up.map_err(not_now)?;
             if !loss.write_offs.is_empty() && !write_off {
@@ -223,10 +228,6 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> Result<(Settled, Loss), sqlx::Error> {
         let Content::Event(_, work) = &item.content else {
-            // Without a row in the inbox, it is this that keeps two letters of one event from costing twice.
-            if let Some(event_id) = item.event_id {
-                dead_letter::lock_event(tx, event_id).await?;
-            }
             return Ok(match self.was_discarded(tx, item).await? {
                 true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),
                 false => (Settled::Discarded, of_unread(letter, item.event_id)),

@@ -364,10 +364,10 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     let cut = message(cut, 1);
     let batch = vec![message(good, 0), cut.clone(), message(unknown, 2)];
     consumer.batches(&client, &stop).handle(batch, &client.context().assigned()).await;
-    let again = vec![cut.set_offset(3)];
+    let again = vec![cut.clone().set_offset(3), cut.set_offset(4)];
     consumer.batches(&client, &stop).handle(again, &client.context().assigned()).await;
-    assert_eq!(till.states().await, states([("waiting", 4)]));
-    for letter_id in 1..=4 {
+    assert_eq!(till.states().await, states([("waiting", 5)]));
+    for letter_id in 1..=5 {
         let path = format!("/dead-letters/{letter_id}/replay");
         let (status, kind, detail) = refusal(&desk, &path, Value::Null).await;
         assert_eq!((status, kind.as_str()), (409, "still-dead"), "{detail}");
@@ -381,7 +381,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     registered.send_replace(true);
     let (status, counts) = post(&desk, "/dead-letters/replay", Value::Null).await;
     assert_eq!(status, 200);
-    assert_eq!(counts, json!({ "replayed": 1, "still_dead": 3, "left": 0, "next": null }));
+    assert_eq!(counts, json!({ "replayed": 1, "still_dead": 4, "left": 0, "next": null }));
     assert_eq!(till.tallies().await["a"], (1, 7));
     let letter = get(&desk, "/dead-letters/1").await;
     assert_eq!(letter["event"]["by"], "who", "by the schema that wrote it: {letter}");
@@ -398,6 +398,9 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     assert_eq!(BTreeSet::from([&*one, &*other]), BTreeSet::from(["discarded", "discarded_before"]));
     let written_off = "select sum(amount)::bigint from write_offs where unit = 'unread events'";
     assert_eq!(till.number(written_off).await, 1);
+    let because = json!({ "because": "cut" });
+    assert_eq!(outcome(&desk, "/dead-letters/5/discard", because).await, "discarded_before");
+    assert_eq!(till.number(written_off).await, 1, "it was one event");
 }
 
 #[tokio::test]
