@@ -14,10 +14,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
-use tracing::debug;
+use tracing::warn;
 
 use crate::avro::unframe;
 use crate::config::Kafka;
@@ -74,12 +74,15 @@ pub enum Says<E> {
     Nothing,
 }
 
-/// Every end of a partition reaches it as an error too, and what is one is answered to who reads.
+/// Hears why something failed; whoever reads is answered only what did. Each end of a partition comes as an
+/// error too.
 struct Told;
 
 impl ClientContext for Told {
     fn error(&self, error: KafkaError, because: &str) {
-        debug!("Kafka's client: {error}: {because}");
+        if error != KafkaError::Global(RDKafkaErrorCode::PartitionEOF) {
+            warn!("Kafka's client: {error}: {because}");
+        }
     }
 }
 
