@@ -129,6 +129,7 @@ async fn every_record_written_again_once_to_three_times_changes_no_row() -> Resu
             read_all(client, service).await?;
         }
         let after = known_to_all(client).await?;
+        ensure!(before.len() == after.len(), "{after:?}");
         let changed: Vec<_> = before.iter().zip(&after).filter(|(was, is)| was != is).collect();
         ensure!(changed.is_empty(), "{changed:?}");
         Ok(())

@@ -22,7 +22,7 @@ const STEP: i64 = 500_000;
 /// With indexes and history; a gigabyte or two of log comes on top.
 const BYTES_EACH: f64 = 1_000.0;
 
-/// The file that says by which code, lying beside the cluster.
+/// The file that says by which code and which Postgres, lying beside the cluster.
 const MADE_BY: &str = "made-by";
 
 /// As the service's own migration makes them.

@@ -58,7 +58,7 @@ pub struct Consumer<R: Rows> {
 
 impl<R: Rows> Consumer<R> {
     /// A consumer without handlers; add each with [`Consumer::on`].
-    pub fn new(
+    pub(crate) fn new(
         service: &'static str,
         config: &Kafka,
         db: PgPool,

@@ -5,20 +5,20 @@
 //!
 //! What travels and what is touched:
 //! - [`event`]: topics, events, what a handler may answer
-//! - [`avro`]: the strict codec; [`registry`]: schema ids
+//! - [`avro`]: the strict codec; `registry`: schema ids
 //! - [`rows`]: the rows of one batch; [`writes`]: what it writes, as one statement
 //!
 //! The loops:
 //! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its `round`, its `floor` and its `producer`: events on their way to Kafka
 //! - [`announce`]: what was published, once more
-//! - [`consumer`], which reads ahead as a member of its [`group`], [`inbox`]: events on their way
-//!   in, in batches, by routes, to their effect
+//! - [`consumer`], which reads `ahead` as a `member` of its [`group`], [`inbox`]: events on their way
+//!   in, in `batches`, by their `route`, to their `effect`
 //! - [`state`]: a topic of state, read whole
 //! - `dead_letter`, [`loss`], `replay`, `pause`, `operator`: those that can't be handled, and what operators
 //!   do about them
 //! - `wake`: what one loop tells another; `pace`: how soon it may begin again
-//! - [`db`], [`kafka`]: transactions, a loop's session, and what failures mean; every client setting with
+//! - [`db`], [`kafka`]: transactions, a loop's `session`, and what failures mean; every client setting with
 //!   its reason; `sayings`: when a client is of no more use
 //!
 //! The service around them:
@@ -33,7 +33,7 @@
 
 pub mod event;
 pub mod avro;
-pub mod registry;
+mod registry;
 pub mod rows;
 pub mod writes;
 

@@ -78,7 +78,7 @@ pub struct Relay {
 
 impl Relay {
     /// A relay of the outbox in `db`, woken by `wake` after each commit here.
-    pub fn new(
+    pub(crate) fn new(
         service: &'static str,
         config: &Kafka,
         db: PgPool,
