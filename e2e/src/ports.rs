@@ -155,20 +155,32 @@ const FREE_PORTS: Range<u16> = 14_000..32_000;
 const FREE_TEST_PORTS: Range<u16> = 12_000..14_000;
 const FREE_INNER_PORTS: Range<u16> = 10_240..12_000;
 
-/// A port on which a proxy can listen, go away, and listen again.
-pub fn free_for_a_proxy() -> Result<u16> {
+/// A port on which a proxy can listen, go away, and listen again. It listens already: a program that is just
+/// being started has all that was open for a moment, and so would keep a port that was merely tried.
+pub fn listener_of_a_proxy() -> Result<TcpListener> {
+    free(FREE_PORTS).map(|(_, listener)| listener)
+}
+
+/// A port that nobody uses now, for a broker.
+pub fn free_for_a_broker() -> Result<u16> {
     free_port(FREE_PORTS)
 }
 
-/// A port that nobody listens on and that this process has not given away yet.
 fn free_port(range: Range<u16>) -> Result<u16> {
+    free(range).map(|(port, _)| port)
+}
+
+/// A port that nobody listened on and that this process has not given away yet.
+fn free(range: Range<u16>) -> Result<(u16, TcpListener)> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..1000 {
         let port = rand::rng().random_range(range.clone());
-        if !given.contains(&port) && TcpListener::bind((HOST, port)).is_ok() {
+        if !given.contains(&port)
+            && let Ok(listener) = TcpListener::bind((HOST, port))
+        {
             given.insert(port);
-            return Ok(port);
+            return Ok((port, listener));
         }
     }
     bail!("found no free port in {range:?} on {HOST}")

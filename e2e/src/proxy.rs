@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -91,8 +91,10 @@ struct Lines {
 impl Proxy {
     /// To a server, `127.0.0.1:5432`, which need not be there yet.
     pub async fn to(server: String) -> Result<Proxy> {
-        let port = ports::free_for_a_proxy()?;
-        let listener = TcpListener::bind((HOST, port)).await.context("a proxy's port")?;
+        let listener = ports::listener_of_a_proxy()?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let port = listener.local_addr()?.port();
         let lines = Lines {
             way: watch::Sender::new(Way::default()),
             resets: watch::Sender::new(0),
