@@ -69,12 +69,11 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     ] {
         sqlx::query(beside).execute(&mut *tx).await?;
     }
-    let mut strange = hear(&mut tx, &mut reading, at).await?;
+    let mut unreadable = hear(&mut tx, &mut reading, at).await?;
     sqlx::query("lock table items in share row exclusive mode").execute(&mut *tx).await?;
     reading.go_on().map_err(not_now)?;
-    strange += hear(&mut tx, &mut reading, at).await?;
+    unreadable += hear(&mut tx, &mut reading, at).await?;
 
-    let unreadable = reading.unreadable() + strange;
     let items: i64 = sqlx::query_scalar("select count(*) from heard").fetch_one(&mut *tx).await?;
     match (items, unreadable) {
         (0, 0) => {
@@ -121,28 +120,28 @@ async fn rebuild(State(rebuild): State<Rebuild>) -> Result<Answer<Rebuilt>, Prob
     Ok(Answer(Rebuilt { items: items.unsigned_abs(), repaired, removed, kept, unreadable }))
 }
 
-/// Reads to the end. Answers how many events the handler would call impossible.
+/// Reads to the end. Answers how many records are no items; live, they become dead letters.
 async fn hear(
     tx: &mut PgConnection,
     reading: &mut Reading<StockItem>,
     at: At,
 ) -> Result<u64, Problem> {
-    let mut strange = 0;
+    let mut unreadable = 0;
     while let Some(records) = reading.page().await.map_err(not_now)? {
         let mut page = Orders::default();
         // By key and partition: whether the last record was understood.
         let mut last = HashMap::new();
         for record in records {
-            let understood = match record.says {
-                // What the consumer would take, and nothing else.
+            let (is_item, understood) = match record.says {
+                // What the handler takes, and nothing else.
                 Says::Event(item) => {
                     let taken = saga::item_changed(&item, &mut page, at).is_ok();
-                    strange += u64::from(!taken);
-                    taken
+                    (taken, taken)
                 }
-                Says::Nothing => true,
-                Says::Unreadable => false,
+                Says::Nothing => (false, true),
+                Says::Unreadable => (false, false),
             };
+            unreadable += u64::from(!is_item);
             last.insert((record.key, record.partition), understood);
         }
         note(tx, page.items().collect()).await?;
@@ -165,7 +164,7 @@ async fn hear(
         .execute(&mut *tx)
         .await?;
     }
-    Ok(strange)
+    Ok(unreadable)
 }
 
 async fn note(tx: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {

@@ -49,8 +49,6 @@ pub struct Reading<E> {
     next: HashMap<i32, Offset>,
     /// Partitions whose ends were not reached yet.
     open: HashSet<i32>,
-    /// Records that are no events; live, they become dead letters.
-    unreadable: u64,
     of: PhantomData<fn() -> E>,
 }
 
@@ -151,7 +149,7 @@ impl<E: Event> StateTopic<E> {
         let next: HashMap<i32, Offset> = partitions.map(|p| (p.id(), Offset::Beginning)).collect();
         ensure!(!next.is_empty(), "there is no topic {topic}");
         let (registry, open) = (self.registry.clone(), HashSet::new());
-        let mut reading = Reading { client, registry, next, open, unreadable: 0, of: PhantomData };
+        let mut reading = Reading { client, registry, next, open, of: PhantomData };
         reading.go_on()?;
         // Whoever asks for this may have mended the registry a moment ago.
         reading.registry.forget_unknown();
@@ -199,10 +197,7 @@ impl<E: Event> Reading<E> {
                 None => Says::Nothing,
             },
         });
-        let page: Vec<Record<E>> = page.collect();
-        let events = page.iter().filter(|record| matches!(record.says, Says::Event(_))).count();
-        self.unreadable += (page.len() - events) as u64;
-        Ok(Some(page))
+        Ok(Some(page.collect()))
     }
 
     /// Goes on where it is, up to the end that the topic has from now on.
@@ -215,10 +210,5 @@ impl<E: Event> Reading<E> {
         self.client.assign(&places)?;
         self.open = self.next.keys().copied().collect();
         Ok(())
-    }
-
-    /// Records so far that are no events.
-    pub fn unreadable(&self) -> u64 {
-        self.unreadable
     }
 }
