@@ -17,6 +17,17 @@ async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>
     Ok(sqlx::query_as(sql).fetch_all(&mut db).await?)
 }
 
+/// What a record says whose schema no registry has.
+const OF_NO_SCHEMA: &[u8] = b"\0\x7f\xff\xff\xff?";
+
+/// Rebuilds, which has to remove, repair and keep so many.
+async fn rebuilt(client: &Client, counts: [u64; 3]) -> Result<()> {
+    let rebuilt = rebuild::run(client).await?;
+    let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
+    ensure!(done == counts.map(Some), "{rebuilt}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_model_that_was_spoiled_is_rebuilt_to_what_its_topic_says_while_orders_go_on()
 -> Result<()> {
@@ -91,35 +102,25 @@ async fn a_rebuild_leaves_an_item_as_it_is_whose_last_record_in_any_partition_it
         }
         let producer = strangers::producer(client)?;
         for sku in ["unread", "unread too"] {
-            let of_no_schema = &b"\0\x7f\xff\xff\xff?"[..];
-            let record = FutureRecord::to("stock.items").key(sku).payload(of_no_schema);
+            let record = FutureRecord::to("stock.items").key(sku).payload(OF_NO_SCHEMA);
             producer.send(record, SOON).await.map_err(|(error, _)| error)?;
         }
-        let rebuilt = rebuild::run(client).await?;
-        let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
-        ensure!(done == [Some(0), Some(0), Some(2)], "{rebuilt}");
+        rebuilt(client, [0, 0, 2]).await?;
 
         // Where there is no row, what can be read is better than nothing.
         sqlx::query("delete from items where sku like 'unread%'").execute(&mut db).await?;
-        let rebuilt = rebuild::run(client).await?;
-        let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
-        ensure!(done == [Some(0), Some(1), Some(0)], "{rebuilt}");
+        rebuilt(client, [0, 1, 0]).await?;
 
         // What comes after such a record and can be read is believed again.
         sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
         client.put_item("unread", "Unread", 2).await?;
-        eventually("the newer record to be heard", SOON, async || {
-            let rebuilt = rebuild::run(client).await?;
-            let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
-            ensure!(done == [Some(0), Some(1), Some(0)], "{rebuilt}");
-            Ok(())
-        })
-        .await?;
+        eventually("the newer record to be heard", SOON, async || rebuilt(client, [0, 1, 0]).await)
+            .await?;
 
         // Of records in different partitions, as after some were added, nobody knows which came last.
         for partition in 0..events::stock::ITEMS.partitions {
             let record = FutureRecord::to("stock.items").key("unread").partition(partition);
-            let record = record.payload(&b"\0\x7f\xff\xff\xff?"[..]);
+            let record = record.payload(OF_NO_SCHEMA);
             producer.send(record, SOON).await.map_err(|(error, _)| error)?;
         }
         client.put_item("unread", "Unread", 3).await?;
@@ -129,9 +130,7 @@ async fn a_rebuild_leaves_an_item_as_it_is_whose_last_record_in_any_partition_it
         })
         .await?;
         sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
-        let rebuilt = rebuild::run(client).await?;
-        let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
-        ensure!(done == [Some(0), Some(0), Some(1)], "{rebuilt}");
+        rebuilt(client, [0, 0, 1]).await?;
         sqlx::query("update items set version = 3 where sku = 'unread'").execute(&mut db).await?;
         Ok(())
     })
