@@ -25,7 +25,6 @@ use crate::client::{Client, grouped};
 use crate::invariants::Invariant;
 use crate::load::seconds;
 use crate::narration::{as_found, say, step};
-use crate::ports::Ports;
 use crate::{Stack, sabotage, seed, stack, verify, witness};
 
 /// Which hits of a point kill.
@@ -74,7 +73,7 @@ pub fn programs() -> Result<PathBuf> {
 
 /// What `e2e crash-points` does: a run on a stack of its own, of which nothing is left if it held.
 pub async fn command(options: &Options) -> Result<bool> {
-    let (stack, _lock) = Stack::of_one_run("crash-points", Ports::free).await?;
+    let (stack, _lock) = Stack::of_one_run("crash-points").await?;
     let report = as_found(&stack, false, run(&stack, options)).await?;
     report.table().iter().for_each(|line| say(line));
     say(&format!("\nVERDICT  {}", report.verdict()));

@@ -14,8 +14,8 @@ use e2e::process::{self, Signal};
 use e2e::stack::{State, TEST_STACK};
 use e2e::topology::SERVICES;
 use e2e::{
-    Ports, Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, rebuild,
-    seed, template, trail, verify,
+    Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, rebuild, seed,
+    template, trail, verify,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -258,7 +258,7 @@ async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
 /// One run of the tests at a time: its directory is always the same, so that what a broken-off run
 /// left behind is found and removed.
 async fn with_parts(command: &[String]) -> Result<ExitCode> {
-    let (stack, _lock) = Stack::of_one_run("test", Ports::free_for_tests).await?;
+    let (stack, _lock) = Stack::of_one_run("test").await?;
     Stack::clean_left_behind().await?;
     let ended = run_on(&stack, command).await;
     stack.clean().await?;

@@ -1,7 +1,8 @@
 //! The ports of the stack: where they are by default, what moves them, and which are free.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{TcpListener, UdpSocket};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::stack::TEST_STACK;
 use crate::topology::{HOST, SERVICES};
 
 /// The three ports of one instance of a service.
@@ -26,7 +26,7 @@ impl InstancePorts {
     pub fn of_further(first: &InstancePorts, instance: u16) -> Result<Self> {
         let further = |port: u16| {
             let port = port.checked_add(FURTHER_BY.checked_mul(instance - 1)?)?;
-            let is_free = port < FREE_INNER_PORTS.start && TcpListener::bind((HOST, port)).is_ok();
+            let is_free = port < FREE_PORTS.start && TcpListener::bind((HOST, port)).is_ok();
             is_free.then_some(port)
         };
         let ports = (further(first.api), further(first.probe), further(first.operator));
@@ -37,11 +37,7 @@ impl InstancePorts {
     }
 
     fn free() -> Result<Self> {
-        Ok(Self {
-            api: free_port(FREE_PORTS)?,
-            probe: free_port(FREE_PORTS)?,
-            operator: free_port(FREE_PORTS)?,
-        })
+        Ok(Self { api: free_port()?, probe: free_port()?, operator: free_port()? })
     }
 }
 
@@ -109,20 +105,9 @@ impl Ports {
 
     /// Ports that nobody uses now, for a stack beside others.
     pub fn free() -> Result<Self> {
-        Self::free_in(FREE_PORTS)
-    }
-
-    /// Ports that no stack of `free` ports is given: the tests' parts run beside many of those, and beside
-    /// such parts of the launcher's own tests.
-    pub fn free_for_tests() -> Result<Self> {
-        let is_within_tests = std::env::var_os(TEST_STACK).is_some();
-        Self::free_in(if is_within_tests { FREE_INNER_PORTS } else { FREE_TEST_PORTS })
-    }
-
-    fn free_in(range: Range<u16>) -> Result<Self> {
         let mut ports = Self::default();
         for (_, port) in ports.settings() {
-            *port = free_port(range.clone())?;
+            *port = free_port()?;
         }
         Ok(ports)
     }
@@ -151,37 +136,93 @@ const FURTHER_BY: u16 = 100;
 
 /// Below the range from which Linux takes the ports of outgoing connections: a client that keeps
 /// asking for a dead server there can be given the server's own port.
-const FREE_PORTS: Range<u16> = 14_000..32_000;
-const FREE_TEST_PORTS: Range<u16> = 12_000..14_000;
-const FREE_INNER_PORTS: Range<u16> = 10_240..12_000;
+const FREE_PORTS: Range<u16> = 10_240..32_000;
+
+/// So many ports are claimed at a time: enough for a stack.
+const BLOCK: u16 = 20;
 
 /// A port on which a proxy can listen, go away, and listen again. It listens already: a program that is just
 /// being started has all that was open for a moment, and so would keep a port that was merely tried.
 pub fn listener_of_a_proxy() -> Result<TcpListener> {
-    free(FREE_PORTS).map(|(_, listener)| listener)
+    free().map(|(_, listener)| listener)
 }
 
 /// A port that nobody uses now, for a broker.
 pub fn free_for_a_broker() -> Result<u16> {
-    free_port(FREE_PORTS)
+    free_port()
 }
 
-fn free_port(range: Range<u16>) -> Result<u16> {
-    free(range).map(|(port, _)| port)
+fn free_port() -> Result<u16> {
+    free().map(|(port, _)| port)
 }
 
-/// A port that nobody listened on and that this process has not given away yet.
-fn free(range: Range<u16>) -> Result<(u16, TcpListener)> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in 0..1000 {
-        let port = rand::rng().random_range(range.clone());
-        if !given.contains(&port)
-            && let Ok(listener) = TcpListener::bind((HOST, port))
-        {
-            given.insert(port);
-            return Ok((port, listener));
-        }
+fn free() -> Result<(u16, TcpListener)> {
+    static DRAWN: Mutex<Drawn> = Mutex::new(Drawn::none());
+    DRAWN.lock().unwrap_or_else(PoisonError::into_inner).free(FREE_PORTS)
+}
+
+/// The ports that this process draws. Until it ends no other draws them, although nobody may listen on them:
+/// many stacks start side by side in a run of the tests, and each of their parts is killed at some time.
+struct Drawn {
+    /// Claimed, and not given away yet.
+    rest: Range<u16>,
+    claims: Vec<UdpSocket>,
+}
+
+impl Drawn {
+    const fn none() -> Self {
+        Self { rest: 0..0, claims: Vec::new() }
     }
-    bail!("found no free port in {range:?} on {HOST}")
+
+    fn free(&mut self, range: Range<u16>) -> Result<(u16, TcpListener)> {
+        for _ in 0..1000 {
+            match self.rest.next().map(|port| (port, TcpListener::bind((HOST, port)))) {
+                Some((port, Ok(listener))) => return Ok((port, listener)),
+                Some((_, Err(_))) => {}
+                None => {
+                    let nth = rand::rng().random_range(0..range.len() as u16 / BLOCK);
+                    let first = range.start + nth * BLOCK;
+                    if let Some(claim) = claimed(first)? {
+                        self.claims.push(claim);
+                        self.rest = first..first + BLOCK;
+                    }
+                }
+            }
+        }
+        bail!("found no free port in {range:?} on {HOST}")
+    }
+}
+
+/// The block from this port on, unless a process has it. Whoever has the first port of UDP has the block:
+/// nothing here speaks UDP, and a port is given back when its process ends, however it ends.
+fn claimed(first: u16) -> Result<Option<UdpSocket>> {
+    match UdpSocket::bind((HOST, first)) {
+        Ok(claim) => Ok(Some(claim)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error).context("cannot claim ports"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two blocks, which no other test draws.
+    const RANGE: Range<u16> = 10_000..10_000 + 2 * BLOCK;
+
+    #[test]
+    fn a_port_that_another_process_drew_is_not_drawn_although_nobody_listens_on_it() -> Result<()> {
+        let other = claimed(RANGE.start)?.context("the first block is another's")?;
+        let mut drawn = Drawn::none();
+        let second = RANGE.start + BLOCK..RANGE.end;
+        let in_use = TcpListener::bind((HOST, second.start + 1))?;
+        for port in second.clone().filter(|port| *port != second.start + 1) {
+            assert_eq!(drawn.free(RANGE)?.0, port);
+        }
+        assert!(drawn.free(RANGE).is_err(), "all are taken");
+
+        drop((other, in_use));
+        assert_eq!(drawn.free(RANGE)?.0, RANGE.start, "what its process left can be drawn");
+        Ok(())
+    }
 }

@@ -110,13 +110,13 @@ impl Stack {
 
     /// The stack of a kind of run of which there is one at a time, for as long as the lock is held.
     /// What a run left behind that broke off is removed before.
-    pub async fn of_one_run(kind: &str, ports: fn() -> Result<Ports>) -> Result<(Self, File)> {
+    pub async fn of_one_run(kind: &str) -> Result<(Self, File)> {
         let lock = lock_run(kind).await?;
         let directory = state_directory()?.join(kind);
         if let Ok(left_behind) = Self::open(&directory) {
             left_behind.clean().await?;
         }
-        Ok((Self::at(directory, ports()?)?.quiet(), lock))
+        Ok((Self::at(directory, Ports::free()?)?.quiet(), lock))
     }
 
     /// A stack of its own on free ports, gone when it is dropped.
