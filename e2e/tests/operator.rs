@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, eventually};
-use e2e::{rebuild, strangers, trail};
+use e2e::{Stack, rebuild, strangers, trail};
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::stage::{DRAINED, SOON, Stage, alone, basket, rich, together};
+use crate::stage::{DRAINED, SOON, Stage, alone, basket, nobody_dies, rich, together};
 
 /// What a service says there is to buy, by SKU.
 async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
@@ -133,6 +133,35 @@ async fn a_rebuild_leaves_an_item_as_it_is_whose_last_record_in_any_partition_it
         rebuilt(client, [0, 0, 1]).await?;
         sqlx::query("update items set version = 3 where sku = 'unread'").execute(&mut db).await?;
         Ok(())
+    })
+    .await
+}
+
+/// As after the broker lost its disk, or the registry its schemas: what is known is all there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_finds_no_item_to_read_changes_nothing_and_says_why() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    nobody_dies(&stack, async {
+        stack.up().await?;
+        let client = Client::of(&stack)?;
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        let known = "insert into items values ('known', 'Known', 1, 'EUR', 1)";
+        sqlx::query(known).execute(&mut db).await?;
+        let refused = async |problem: &str| -> Result<()> {
+            let told = rebuild::run(&client).await.err().context("it is rebuilt")?;
+            ensure!(
+                told.to_string().contains(&format!("409 {{\"type\":\"/problems/{problem}\"")),
+                "{told}"
+            );
+            let kept = vec![("known".to_string(), 1, 1)];
+            ensure!(items(&client, "order").await? == kept);
+            Ok(())
+        };
+        refused("nothing-announced").await?;
+
+        let record = FutureRecord::to("stock.items").key("unread").payload(OF_NO_SCHEMA);
+        strangers::producer(&client)?.send(record, SOON).await.map_err(|(error, _)| error)?;
+        refused("nothing-readable").await
     })
     .await
 }

@@ -107,6 +107,14 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
 }
 
 #[test]
+fn a_currency_is_three_capital_letters_and_nothing_else() {
+    assert_eq!(crate::currency("EUR"), Ok("EUR".into()));
+    for no_code in ["", "EU", "EURO", "eur", "EU ", "E1R", "E\0R", "ÄR", "€"] {
+        assert!(crate::currency(no_code).is_err(), "{no_code:?}");
+    }
+}
+
+#[test]
 fn every_schema_file_is_one_declared_topic_and_says_what_its_fields_mean() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas");
     let files: BTreeSet<String> = std::fs::read_dir(folder)
