@@ -81,8 +81,8 @@ impl Rows for Orders {
         writes.add(
             "insert into confirmed_orders
                  (order_id, customer_id, lines, total_cents, currency, confirmed_at)
-             select * from unnest($1::uuid[], $2::uuid[], $3::jsonb[], $4::bigint[], $5::text[],
-                                  $6::timestamptz[])",
+             select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::jsonb[]),
+                    unnest($4::bigint[]), unnest($5::text[]), unnest($6::timestamptz[])",
         )
         .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())

@@ -388,9 +388,10 @@ fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
             "insert into orders
              (order_id, customer_id, status, reason, payment, stock, total_cents, currency, lines,
               created_at, ended_at, created_event_id, ended_event_id)
-         select * from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[],
-                              $6::text[], $7::bigint[], $8::text[], $9::jsonb[],
-                              $10::timestamptz[], $11::timestamptz[], $12::uuid[], $13::uuid[])",
+         select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]),
+                unnest($5::text[]), unnest($6::text[]), unnest($7::bigint[]), unnest($8::text[]),
+                unnest($9::jsonb[]), unnest($10::timestamptz[]), unnest($11::timestamptz[]),
+                unnest($12::uuid[]), unnest($13::uuid[])",
         )
         .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
@@ -416,9 +417,10 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
         .add(
             "update orders set status = o.status, reason = o.reason, payment = o.payment,
              stock = o.stock, ended_at = o.ended_at, ended_event_id = o.ended_event_id
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
-                     $6::timestamptz[], $7::uuid[])
-             as o (order_id, status, reason, payment, stock, ended_at, ended_event_id)
+         from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as status,
+                      unnest($3::text[]) as reason, unnest($4::text[]) as payment,
+                      unnest($5::text[]) as stock, unnest($6::timestamptz[]) as ended_at,
+                      unnest($7::uuid[]) as ended_event_id) as o
          where orders.order_id = o.order_id",
         )
         .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
@@ -438,12 +440,8 @@ fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
     writes
         .add(
             "insert into history (order_id, event_id, event, detail, occurred_at, recorded_at)
-         select order_id, event_id, event, detail::json, occurred_at, recorded_at
-         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
-                     $6::timestamptz[])
-             with ordinality as entry
-                 (order_id, event_id, event, detail, occurred_at, recorded_at, nth)
-         order by nth
+         select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]),
+                unnest($4::text[])::json, unnest($5::timestamptz[]), unnest($6::timestamptz[])
          on conflict (order_id, event_id) do nothing",
         )
         .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
@@ -462,7 +460,8 @@ fn upsert_items(writes: &mut Writes<'_>, items: Vec<&Item>) {
     writes
         .add(
             "insert into items (sku, name, price_cents, currency, version)
-         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[])
+         select unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]),
+                unnest($5::bigint[])
          on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
              currency = excluded.currency, version = excluded.version
          where items.version < excluded.version",

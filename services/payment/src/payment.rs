@@ -264,8 +264,9 @@ fn update_accounts(writes: &mut Writes<'_>, accounts: Vec<&Account>) {
         .add(
             "update accounts set deposited_cents = a.deposited_cents,
              balance_cents = a.balance_cents, taken_cents = a.taken_cents
-         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[])
-             as a (customer_id, deposited_cents, balance_cents, taken_cents)
+         from (select unnest($1::uuid[]) as customer_id, unnest($2::bigint[]) as deposited_cents,
+                      unnest($3::bigint[]) as balance_cents,
+                      unnest($4::bigint[]) as taken_cents) as a
          where accounts.customer_id = a.customer_id",
         )
         .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
@@ -280,7 +281,8 @@ fn insert_accounts(writes: &mut Writes<'_>, accounts: Vec<&Account>) {
     }
     writes.add(
         "insert into accounts (customer_id, currency, deposited_cents, balance_cents, taken_cents)
-         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])",
+         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::bigint[]),
+                unnest($5::bigint[])",
     )
     .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
     .bind(accounts.iter().map(|a| a.currency.as_str()).collect::<Vec<_>>())
@@ -298,8 +300,9 @@ fn update_payments(writes: &mut Writes<'_>, payments: Vec<&Payment>) {
         .add(
             "update payments set state = p.state, undo_event_id = p.undo_event_id,
              updated_at = p.updated_at
-         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::timestamptz[])
-             as p (order_id, state, undo_event_id, updated_at)
+         from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as state,
+                      unnest($3::uuid[]) as undo_event_id,
+                      unnest($4::timestamptz[]) as updated_at) as p
          where payments.order_id = p.order_id",
         )
         .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
@@ -317,9 +320,9 @@ fn insert_payments(writes: &mut Writes<'_>, payments: Vec<&Payment>) {
             "insert into payments
              (order_id, state, customer_id, amount_cents, currency, reason,
               answer_event_id, undo_event_id, created_at, updated_at)
-         select * from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::text[],
-                              $6::text[], $7::uuid[], $8::uuid[], $9::timestamptz[],
-                              $10::timestamptz[])",
+         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[]), unnest($4::bigint[]),
+                unnest($5::text[]), unnest($6::text[]), unnest($7::uuid[]), unnest($8::uuid[]),
+                unnest($9::timestamptz[]), unnest($10::timestamptz[])",
         )
         .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
         .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())
@@ -340,7 +343,8 @@ fn insert_deposits(writes: &mut Writes<'_>, deposits: &[(Deposit, DateTime<Utc>)
     writes
         .add(
             "insert into deposits (deposit_id, customer_id, amount_cents, created_at)
-         select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[])",
+         select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::bigint[]),
+                unnest($4::timestamptz[])",
         )
         .bind(deposits.iter().map(|(d, _)| d.deposit_id).collect::<Vec<_>>())
         .bind(deposits.iter().map(|(d, _)| d.customer_id).collect::<Vec<_>>())

@@ -300,18 +300,20 @@ const UPDATE_ITEMS: &str = "
     update items set name = i.name, price_cents = i.price_cents, currency = i.currency,
         version = i.version, delivered = i.delivered, available = i.available,
         reserved = i.reserved, event_id = i.event_id, changed_at = i.changed_at
-    from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-                $7::bigint[], $8::bigint[], $9::uuid[], $10::timestamptz[])
-        as i (sku, name, price_cents, currency, version, delivered, available, reserved, event_id,
-              changed_at)
+    from (select unnest($1::text[]) as sku, unnest($2::text[]) as name,
+                 unnest($3::bigint[]) as price_cents, unnest($4::text[]) as currency,
+                 unnest($5::bigint[]) as version, unnest($6::bigint[]) as delivered,
+                 unnest($7::bigint[]) as available, unnest($8::bigint[]) as reserved,
+                 unnest($9::uuid[]) as event_id, unnest($10::timestamptz[]) as changed_at) as i
     where items.sku = i.sku";
 
 const INSERT_ITEMS: &str = "
     insert into items
         (sku, name, price_cents, currency, version, delivered, available, reserved, event_id,
          changed_at)
-    select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
-                         $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[], $10::timestamptz[])";
+    select unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]),
+           unnest($5::bigint[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]),
+           unnest($9::uuid[]), unnest($10::timestamptz[])";
 
 fn save_items(writes: &mut Writes<'_>, statement: &'static str, items: Vec<&Item>) {
     if items.is_empty() {
@@ -340,8 +342,9 @@ fn update_reservations(writes: &mut Writes<'_>, reservations: Vec<&Reservation>)
         .add(
             "update reservations set state = r.state, undo_event_id = r.undo_event_id,
              updated_at = r.updated_at
-         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::timestamptz[])
-             as r (order_id, state, undo_event_id, updated_at)
+         from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as state,
+                      unnest($3::uuid[]) as undo_event_id,
+                      unnest($4::timestamptz[]) as updated_at) as r
          where reservations.order_id = r.order_id",
         )
         .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
@@ -359,8 +362,9 @@ fn insert_reservations(writes: &mut Writes<'_>, reservations: Vec<&Reservation>)
             "insert into reservations
              (order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
               created_at, updated_at)
-         select * from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::jsonb[], $5::text[],
-                              $6::uuid[], $7::uuid[], $8::timestamptz[], $9::timestamptz[])",
+         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::jsonb[]), unnest($4::jsonb[]),
+                unnest($5::text[]), unnest($6::uuid[]), unnest($7::uuid[]),
+                unnest($8::timestamptz[]), unnest($9::timestamptz[])",
         )
         .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
         .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
@@ -380,7 +384,8 @@ fn insert_deliveries(writes: &mut Writes<'_>, deliveries: &[(Delivery, DateTime<
     writes
         .add(
             "insert into deliveries (delivery_id, sku, quantity, created_at)
-         select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])",
+         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bigint[]),
+                unnest($4::timestamptz[])",
         )
         .bind(deliveries.iter().map(|(d, _)| d.delivery_id).collect::<Vec<_>>())
         .bind(deliveries.iter().map(|(d, _)| d.sku.as_str()).collect::<Vec<_>>())

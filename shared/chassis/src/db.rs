@@ -15,8 +15,8 @@ const PRUNED_WITHIN: Duration = Duration::from_secs(8);
 /// What the planner may not do in a transaction that handles a batch.
 ///
 /// It may not choose a sequential scan or a hash over a whole table. On a young table without
-/// statistics it does so for `update … from unnest(…)`, reading the table once a batch: measured,
-/// that halved the rate of commands.
+/// statistics it does so for an `update` from arrays, reading the table once a batch: measured, that
+/// halved the rate of commands.
 /// Nor may it make a plan for each batch anew: that takes longer than a small batch itself, and comes
 /// to the same plan. Nor compile a plan to machine code, which it would for what looks as expensive as
 /// a scan that it may not choose.

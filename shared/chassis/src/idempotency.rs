@@ -133,8 +133,8 @@ pub(crate) async fn remember<'a>(
     writes
         .add(
             "insert into idempotency_keys (path, key, request_hash, status, location, answer)
-         select * from unnest($1::text[], $2::text[], $3::bytea[], $4::smallint[], $5::text[],
-                              $6::bytea[])
+         select unnest($1::text[]), unnest($2::text[]), unnest($3::bytea[]),
+                unnest($4::smallint[]), unnest($5::text[]), unnest($6::bytea[])
          on conflict (path, key) do update
              set request_hash = excluded.request_hash, status = excluded.status,
                  location = excluded.location, answer = excluded.answer, created_at = now()

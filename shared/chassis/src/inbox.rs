@@ -33,7 +33,7 @@ pub async fn admit(
     let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
         "with admitted as (
              insert into inbox (event_id, topic, attempts)
-             select *, $3 from unnest($1::uuid[], $2::text[])
+             select unnest($1::uuid[]), unnest($2::text[]), $3
              on conflict do nothing
              returning event_id)
          select array(select event_id from admitted), transaction_timestamp()",
@@ -56,7 +56,7 @@ pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], at
     writes
         .add(
             "insert into inbox (event_id, topic, attempts)
-         select *, $3 from unnest($1::uuid[], $2::text[])",
+         select unnest($1::uuid[]), unnest($2::text[]), $3",
         )
         .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())

@@ -35,12 +35,9 @@ pub fn publish(writes: &mut Writes<'_>, events: &[Envelope]) {
         .add(
             "insert into outbox
              (event_id, topic, key, schema_fingerprint, body, traceparent, cause, occurred_at)
-         select event_id, topic, key, fingerprint, body, traceparent, cause, occurred_at
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
-                     $6::text[], $7::uuid[], $8::timestamptz[])
-             with ordinality as event
-                 (event_id, topic, key, fingerprint, body, traceparent, cause, occurred_at, nth)
-         order by nth",
+         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bytea[]),
+                unnest($5::bytea[]), unnest($6::text[]), unnest($7::uuid[]),
+                unnest($8::timestamptz[])",
         )
         .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())

@@ -114,10 +114,12 @@ impl Rows for Drawer {
     fn save(&self, writes: &mut Writes<'_>) {
         const UPDATE: &str = "
             update tallies set counted = t.counted, total = t.total
-            from unnest($1::text[], $2::bigint[], $3::bigint[]) as t (till, counted, total)
+            from (select unnest($1::text[]) as till, unnest($2::bigint[]) as counted,
+                         unnest($3::bigint[]) as total) as t
             where tallies.till = t.till";
         const INSERT: &str = "
-            insert into tallies select * from unnest($1::text[], $2::bigint[], $3::bigint[])";
+            insert into tallies
+            select unnest($1::text[]), unnest($2::bigint[]), unnest($3::bigint[])";
         for (statement, rows) in
             [(UPDATE, self.tallies.updated()), (INSERT, self.tallies.inserted())]
         {
