@@ -138,7 +138,7 @@ const FURTHER_BY: u16 = 100;
 /// asking for a dead server there can be given the server's own port.
 const FREE_PORTS: Range<u16> = 10_240..32_000;
 
-/// So many ports are claimed at a time: enough for a stack.
+/// So many ports are claimed at a time: about what a stack needs.
 const BLOCK: u16 = 20;
 
 /// A port on which a proxy can listen, go away, and listen again. It listens already: a program that is just
@@ -162,7 +162,8 @@ fn free() -> Result<(u16, TcpListener)> {
 }
 
 /// The ports that this process draws. Until it ends no other draws them, although nobody may listen on them:
-/// many stacks start side by side in a run of the tests, and each of their parts is killed at some time.
+/// many stacks start side by side in a run of the tests, and each of their parts is killed at some time. What
+/// it leaves running keeps its ports by listening on them, like any other program.
 struct Drawn {
     /// Claimed, and not given away yet.
     rest: Range<u16>,
@@ -205,24 +206,43 @@ fn claimed(first: u16) -> Result<Option<UdpSocket>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    /// Of two blocks, which no other test draws.
-    const RANGE: Range<u16> = 10_000..10_000 + 2 * BLOCK;
+    /// Two blocks below those that are drawn in earnest, and the claim of the first.
+    fn two_blocks() -> Result<(Range<u16>, UdpSocket)> {
+        loop {
+            let first = BLOCK * rand::rng().random_range(100..FREE_PORTS.start / BLOCK - 1);
+            if let (Some(claim), Some(_)) = (claimed(first)?, claimed(first + BLOCK)?) {
+                return Ok((first..first + 2 * BLOCK, claim));
+            }
+        }
+    }
 
     #[test]
     fn a_port_that_another_process_drew_is_not_drawn_although_nobody_listens_on_it() -> Result<()> {
-        let other = claimed(RANGE.start)?.context("the first block is another's")?;
+        let (range, other) = two_blocks()?;
         let mut drawn = Drawn::none();
-        let second = RANGE.start + BLOCK..RANGE.end;
-        let in_use = TcpListener::bind((HOST, second.start + 1))?;
-        for port in second.clone().filter(|port| *port != second.start + 1) {
-            assert_eq!(drawn.free(RANGE)?.0, port);
+        let mut ports = BTreeSet::new();
+        while let Ok((port, _)) = drawn.free(range.clone()) {
+            assert!(ports.insert(port), "{port} is drawn twice");
         }
-        assert!(drawn.free(RANGE).is_err(), "all are taken");
+        let second = range.start + BLOCK..range.end;
+        assert!(!ports.is_empty() && ports.iter().all(|port| second.contains(port)), "{ports:?}");
 
-        drop((other, in_use));
-        assert_eq!(drawn.free(RANGE)?.0, RANGE.start, "what its process left can be drawn");
+        drop(other);
+        assert!(drawn.free(range.clone())?.0 < second.start, "what its process left can be drawn");
+        Ok(())
+    }
+
+    #[test]
+    fn a_port_on_which_somebody_listens_is_not_drawn() -> Result<()> {
+        let (range, claim) = two_blocks()?;
+        drop(claim);
+        let listeners: Vec<_> = range.clone().map(|port| TcpListener::bind((HOST, port))).collect();
+        assert!(Drawn::none().free(range).is_err());
+        drop(listeners);
         Ok(())
     }
 }

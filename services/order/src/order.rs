@@ -432,7 +432,8 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
         .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>());
 }
 
-/// An event that is there already is heard again, after the inbox forgot it: that changes nothing.
+/// In the order given, which `position` keeps. An event that is there already is heard again, after the
+/// inbox forgot it: that changes nothing.
 fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
     if entries.is_empty() {
         return;

@@ -170,7 +170,8 @@ async fn hear(
 async fn note(tx: &mut PgConnection, items: Vec<&Item>) -> sqlx::Result<()> {
     sqlx::query(
         "insert into heard (sku, name, price_cents, currency, version)
-         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[])
+         select unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]),
+                unnest($5::bigint[])
          on conflict (sku) do update set name = excluded.name, price_cents = excluded.price_cents,
              currency = excluded.currency, version = excluded.version
          where heard.version <= excluded.version",
