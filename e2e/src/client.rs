@@ -21,8 +21,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long what has to be accepted may be refused for now: the disk may stand still.
-const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a service may refuse for now, or leave in doubt, what it has to decide: the disk may stand
+/// still.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where everything of a stack is reached.
 #[derive(Clone, Debug, Default)]
@@ -220,9 +221,9 @@ impl Client {
             .no_proxy()
             .timeout(ANSWER_WITHIN)
             .pool_max_idle_per_host(256)
-            // A service closes what is idle for ten seconds; to reuse a connection at that moment
-            // would lose a request.
-            .pool_idle_timeout(Duration::from_secs(5))
+            // A service closes what is idle for ten seconds, and what is idle when it was stopped a second
+            // ago; to reuse a connection at that moment would lose a request.
+            .pool_idle_timeout(Duration::from_millis(500))
             .build()?;
         let each = addresses.apis.iter().map(|(name, url)| (name.clone(), vec![url.clone()]));
         let instances = Arc::new(RwLock::new(each.collect()));
@@ -306,13 +307,14 @@ impl Client {
         accepted(async || self.place(customer_id, lines, &key).await).await?.json()
     }
 
-    pub async fn cancel(&self, order_id: Uuid) -> Result<Answer> {
-        self.ask(Method::POST, "order", &format!("/orders/{order_id}/cancel"), None, None).await
+    pub async fn cancel(&self, order_id: Uuid) -> Outcome {
+        let path = format!("/orders/{order_id}/cancel");
+        outcome(self.ask(Method::POST, "order", &path, None, None).await)
     }
 
     /// Cancels an order that can be.
     pub async fn cancelled(&self, order_id: Uuid) -> Result<Order> {
-        accepted(async || outcome(self.cancel(order_id).await)).await?.json()
+        accepted(async || self.cancel(order_id).await).await?.json()
     }
 
     pub async fn order(&self, order_id: Uuid) -> Result<Order> {
@@ -398,22 +400,30 @@ impl Client {
     }
 }
 
-fn outcome(told: Result<Answer>) -> Outcome {
-    match told {
+pub(crate) fn outcome(told: Result<Answer, impl Into<anyhow::Error>>) -> Outcome {
+    match told.map_err(Into::into) {
         Ok(answer) => answer.outcome(),
         Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
     }
 }
 
-/// Has a command accepted that can be: asks again while it is refused for now, or left in doubt.
-async fn accepted(mut ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
-    let until = Instant::now() + ACCEPTED_WITHIN;
+/// Has a command accepted that can be.
+pub async fn accepted(ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
+    let answer = settled(ask).await?;
+    ensure!(answer.is_success(), "it was refused: {answer}");
+    Ok(answer)
+}
+
+/// What becomes of a command that means the same twice: asks again while it is refused for now, or left in
+/// doubt.
+pub async fn settled(mut ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
+    let until = Instant::now() + SETTLED_WITHIN;
     loop {
         match ask().await {
             Outcome::Ok(answer) => return Ok(answer),
-            Outcome::Refused(answer) if answer.status != 503 => bail!("it was refused: {answer}"),
+            Outcome::Refused(answer) if answer.status != 503 => return Ok(answer),
             Outcome::Failed(answer) => bail!("it failed: {answer}"),
-            outcome if Instant::now() > until => bail!("it is not accepted: {outcome}"),
+            outcome if Instant::now() > until => bail!("it is not settled: {outcome}"),
             Outcome::Refused(_) | Outcome::Unknown(_) => tokio::time::sleep(POLL).await,
         }
     }

@@ -246,11 +246,11 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
     }
     if let (Some(after), Some(order)) = (plan.cancel_after, told.order()) {
         sleep(after).await;
-        told.cancel = match client.cancel(order.order_id).await.map(|answer| answer.status) {
-            Ok(200) => Cancel::Accepted,
-            Ok(409) => Cancel::TooLate,
-            Ok(503) | Err(_) => Cancel::Unknown,
-            Ok(status) => Cancel::Denied(status),
+        told.cancel = match client.cancel(order.order_id).await.status() {
+            Some(200) => Cancel::Accepted,
+            Some(409) => Cancel::TooLate,
+            Some(503) | None => Cancel::Unknown,
+            Some(status) => Cancel::Denied(status),
         };
     }
     told

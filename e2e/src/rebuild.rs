@@ -4,12 +4,13 @@ use anyhow::Result;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::client::{Client, grouped};
+use crate::client::{Client, accepted, grouped, outcome};
 
 /// Has the order service rebuild; answers what that came to.
 pub async fn run(client: &Client) -> Result<Value> {
     let url = format!("{}/items/rebuild", client.addresses.operators["order"]);
-    client.send(Method::POST, &url, None, None).await?.accepted()
+    let ask = async || outcome(client.send(Method::POST, &url, None, None).await);
+    accepted(ask).await?.json()
 }
 
 /// For people.

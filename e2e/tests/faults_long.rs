@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::brokers::Brokers;
-use e2e::client::{Client, Order, Outcome};
+use e2e::client::{Client, Order, Outcome, eventually};
 use e2e::load::{self, Load};
 use e2e::pairs::{Dependency, Pair};
 use e2e::progress::Watch;
@@ -255,6 +255,14 @@ async fn topic_missing(stack: &Stack) -> Result<()> {
         deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
     }
     let orders = place_all(&client, 20).await?;
+    for order in &orders {
+        eventually("payment's answer", DRAINED, async || {
+            let order = client.order(order.order_id).await?;
+            ensure!(order.payment == "verified", "{order:?}");
+            Ok(())
+        })
+        .await?;
+    }
     sleep(Duration::from_secs(5)).await;
     for order in &orders {
         let order = client.order(order.order_id).await?;

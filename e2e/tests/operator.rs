@@ -8,6 +8,7 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::launcher::room;
 use crate::stage::{DRAINED, SOON, Stage, alone, basket, nobody_dies, rich, together};
 
 /// What a service says there is to buy, by SKU.
@@ -140,6 +141,7 @@ async fn a_rebuild_leaves_an_item_as_it_is_whose_last_record_in_any_partition_it
 /// As after the broker lost its disk, or the registry its schemas: what is known is all there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_that_finds_no_item_to_read_changes_nothing_and_says_why() -> Result<()> {
+    let _room = room().await?;
     let stack = Stack::ephemeral()?;
     nobody_dies(&stack, async {
         stack.up().await?;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use e2e::client::{Answer, Client, Order, Outcome, eventually};
+use e2e::client::{Client, Order, accepted, eventually, settled};
 use e2e::seed;
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -30,13 +30,6 @@ async fn legs(client: &Client, order_id: Uuid) -> Result<(String, String)> {
         state(client, "payment", &format!("/payments/{order_id}")).await?,
         state(client, "stock", &format!("/reservations/{order_id}")).await?,
     ))
-}
-
-fn accepted(outcome: Outcome) -> Result<Answer> {
-    match outcome {
-        Outcome::Ok(answer) => Ok(answer),
-        other => bail!("not accepted: {other:?}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +99,7 @@ async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
         // The saga may be quicker than the customer; then it is another test's case.
         for _ in 0..20 {
             let placed = client.placed(rich(), &basket()).await?;
-            let cancelled = client.cancel(placed.order_id).await?;
+            let cancelled = settled(async || client.cancel(placed.order_id).await).await?;
             let order = client.ended(placed.order_id, SOON).await?;
             if cancelled.status == 409 {
                 assert_eq!(order.status, "confirmed");
@@ -123,7 +116,7 @@ async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
                 legs(client, order.order_id).await?,
                 (order.payment.clone(), order.stock.clone())
             );
-            let again: Order = client.cancel(order.order_id).await?.accepted()?;
+            let again = client.cancelled(order.order_id).await?;
             assert_eq!(again, order, "to cancel twice changes nothing");
             return Ok(());
         }
@@ -137,7 +130,7 @@ async fn a_confirmed_order_cannot_be_cancelled() -> Result<()> {
     together(async |Stage { client, .. }| {
         let placed = client.placed(rich(), &basket()).await?;
         let order = client.ended(placed.order_id, SOON).await?;
-        let refused = client.cancel(order.order_id).await?;
+        let refused = settled(async || client.cancel(order.order_id).await).await?;
         assert_eq!(refused.status, 409, "{refused}");
         assert_eq!(client.order(order.order_id).await?, order);
         Ok(())
@@ -162,7 +155,7 @@ async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at
         let items = client.items("order").await?;
         assert!(items.len() > 10, "{items:?}");
 
-        client.cancel(order_id).await?.accepted::<Order>()?;
+        client.cancelled(order_id).await?;
         let order = eventually("the refund", SOON, async || {
             let order = client.order(order_id).await?;
             ensure!(order.payment == "refunded", "{order:?}");
@@ -182,21 +175,21 @@ async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at
 async fn the_same_key_and_body_are_answered_the_same_and_another_body_is_refused() -> Result<()> {
     together(async |Stage { client, .. }| {
         let (customer, key) = (rich(), Uuid::now_v7().to_string());
-        let first = accepted(client.place(customer, &basket(), &key).await)?;
+        let place = async || client.place(customer, &basket(), &key).await;
+        let first = accepted(place).await?;
         let order: Order = first.json()?;
         assert_eq!(
             (first.status, first.location.as_deref()),
             (201, Some(&*format!("/orders/{}", order.order_id)))
         );
         client.ended(order.order_id, SOON).await?;
-        let repeat = accepted(client.place(customer, &basket(), &key).await)?;
+        let repeat = accepted(place).await?;
         assert_eq!(first, repeat, "also after the order has ended");
 
-        let other = client.place(customer, &[wish("wool-cap", 3)], &key).await;
-        let Outcome::Refused(refused) = other else { bail!("{other:?}") };
+        let other = [wish("wool-cap", 3)];
+        let refused = settled(async || client.place(customer, &other, &key).await).await?;
         assert_eq!(refused.status, 422, "{refused}");
-        let elsewhere = client.place(customer, &basket(), &Uuid::now_v7().to_string()).await;
-        assert_ne!(accepted(elsewhere)?.json::<Order>()?.order_id, order.order_id);
+        assert_ne!(client.placed(customer, &basket()).await?.order_id, order.order_id);
         Ok(())
     })
     .await
@@ -208,9 +201,8 @@ async fn ten_posts_with_one_key_at_once_are_one_order() -> Result<()> {
         // Nobody else's, so that its orders can be counted.
         let (customer, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
         let wishes = basket();
-        let posts = (0..10).map(|_| client.place(customer, &wishes, &key));
-        let answers: Vec<Answer> =
-            join_all(posts).await.into_iter().map(accepted).collect::<Result<_>>()?;
+        let post = || accepted(async || client.place(customer, &wishes, &key).await);
+        let answers = try_join_all((0..10).map(|_| post())).await?;
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
         let orders: Value =
             client.read("order", &format!("/orders?customer_id={customer}")).await?;
@@ -239,9 +231,12 @@ async fn a_deposit_and_a_delivery_are_taken_in_once_however_often_they_are_sent(
         }
         let body = json!({ "amount_cents": 701 });
         let path = format!("/accounts/{customer}/deposits");
-        let other =
-            client.command(reqwest::Method::POST, "payment", &path, Some(&key), &body).await;
-        assert!(matches!(&other, Outcome::Refused(answer) if answer.status == 422), "{other:?}");
+        let post = reqwest::Method::POST;
+        let refused = settled(async || {
+            client.command(post.clone(), "payment", &path, Some(&key), &body).await
+        });
+        let refused = refused.await?;
+        assert_eq!(refused.status, 422, "{refused}");
         Ok(())
     })
     .await

