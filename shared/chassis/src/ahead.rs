@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::group::{self, Ends};
 use crate::member::{Assigned, Reports};
+use crate::news::News;
 use crate::route;
 
 /// Bytes of records that are read ahead or being handled, at most, keys and headers among them:
@@ -36,9 +37,6 @@ const LOOKED_EVERY: Duration = Duration::from_secs(1);
 /// rebalance, and says that all went well (its issue 5591): that partition would never be read again. Where
 /// nothing is paused another one does nothing; for ever, it would meet rebalances itself.
 const RESUMED_AGAIN: u32 = 2;
-
-/// How often the same reason for waiting is said.
-const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// A record that was read ahead, with its share of the memory for such records.
 pub(crate) struct Ahead {
@@ -100,7 +98,7 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
     let mut unplaced = VecDeque::new();
     let mut paused = false;
     let mut resumes = Resumes { left: 0, assignment: 0, looked_at: Instant::now() };
-    let mut said = (String::new(), Instant::now());
+    let mut news = News::default();
     loop {
         client.context().sayings.reader_came_round();
         if !paused {
@@ -120,9 +118,8 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
                 Ok(Err(error)) => {
                     // The client goes on by itself; one line says what it is waiting for.
                     let text = error.to_string();
-                    if said.0 != text || said.1.elapsed() > SAID_EVERY {
+                    if news.is_news("", &text) {
                         warn!("reading waits: {text}");
-                        said = (text, Instant::now());
                     }
                     continue;
                 }

@@ -17,6 +17,7 @@ use crate::avro::frame;
 use crate::crash;
 use crate::db;
 use crate::floor::Floor;
+use crate::news::News;
 use crate::producer::{Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
 
@@ -53,9 +54,6 @@ const HELD_FOR: Duration = Duration::from_secs(2);
 /// How long such a key is left alone at most: twice as long after each refusal, up to this, and by
 /// a random part, up to half, more or less.
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
-
-/// How often the same reason is said why a topic waits.
-const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// A topic with as many records in flight as it may have is stalled if one of them has been so long:
 /// where a single partition has no leader, the records of the others still come back.
@@ -101,8 +99,8 @@ pub(crate) struct Round<'a> {
     topics: HashMap<String, OfTopic>,
     /// Topics that are left alone, until when.
     held_topics: HashMap<String, Instant>,
-    /// Why a topic waits, by topic, and when that was said.
-    said: HashMap<String, (String, Instant)>,
+    /// Why topics wait.
+    news: News,
     /// Keys that are left alone, until when, and for how long this time.
     held_keys: HashMap<String, (Instant, Duration)>,
     /// Positions of rows that were acknowledged and are not deleted yet.
@@ -163,7 +161,7 @@ impl<'a> Round<'a> {
             heard_at: Instant::now(),
             topics: HashMap::new(),
             held_topics: HashMap::new(),
-            said: HashMap::new(),
+            news: News::default(),
             held_keys: HashMap::new(),
             acknowledged: Vec::new(),
             acknowledged_since: Instant::now(),
@@ -427,10 +425,8 @@ impl<'a> Round<'a> {
             return;
         }
         counter!("relay_topic_held_total", "topic" => topic.to_string()).increment(1);
-        let said = self.said.get(topic);
-        if said.is_none_or(|(why, at)| why != because || at.elapsed() > SAID_EVERY) {
+        if self.news.is_news(topic, because) {
             warn!("{topic} has to wait: {because}");
-            self.said.insert(topic.to_string(), (because.to_string(), Instant::now()));
         }
     }
 }

@@ -1,17 +1,14 @@
 //! What a client of Kafka says of itself, and when it is of no more use.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rdkafka::Statistics;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::statistics::ConsumerGroup;
 use tracing::{debug, warn};
 
-/// How often one kind of message from librdkafka becomes a log line.
-const SAID_EVERY: Duration = Duration::from_secs(30);
+use crate::news::News;
 
 /// So many statistics in a row, ten seconds apart, in which a partition is assigned and not fetched: a
 /// coordinator that moves is found anew within less.
@@ -50,7 +47,7 @@ const WAITING_FOR_OTHERS: [&str; 2] = ["wait-join", "wait-sync"];
 /// it waits is one fact, and a warning: it goes on by itself.
 #[derive(Default)]
 pub(crate) struct Sayings {
-    said: Mutex<HashMap<String, Instant>>,
+    news: Mutex<News>,
     cluster_replaced: AtomicBool,
     knows_no_broker: AtomicBool,
     /// How often in a row a partition was seen that is assigned and not fetched.
@@ -99,9 +96,8 @@ impl Sayings {
         if kind == ANOTHER_CLUSTER {
             self.cluster_replaced.store(true, Ordering::Relaxed);
         }
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.get(kind).is_none_or(|at| at.elapsed() > SAID_EVERY) {
-            said.insert(kind.to_string(), Instant::now());
+        // Of one kind, one text differs from the next by its times alone.
+        if self.news.lock().unwrap_or_else(PoisonError::into_inner).is_news(kind, "") {
             warn!("Kafka's client: {text}");
         }
     }
