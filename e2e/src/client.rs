@@ -400,8 +400,8 @@ impl Client {
     }
 }
 
-pub(crate) fn outcome(told: Result<Answer, impl Into<anyhow::Error>>) -> Outcome {
-    match told.map_err(Into::into) {
+fn outcome(told: Result<Answer>) -> Outcome {
+    match told {
         Ok(answer) => answer.outcome(),
         Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
     }
@@ -430,7 +430,7 @@ pub async fn settled(mut ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
 }
 
 /// Asks until the answer is right, or for as long as `within`; then the last wrong one is the error.
-/// Every wait from outside goes through here.
+/// Every wait from outside goes through here, or through [`settled`].
 pub async fn eventually<T>(
     what: &str,
     within: Duration,

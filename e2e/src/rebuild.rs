@@ -4,13 +4,12 @@ use anyhow::Result;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::client::{Client, accepted, grouped, outcome};
+use crate::client::{Client, grouped};
 
 /// Has the order service rebuild; answers what that came to.
 pub async fn run(client: &Client) -> Result<Value> {
     let url = format!("{}/items/rebuild", client.addresses.operators["order"]);
-    let ask = async || outcome(client.send(Method::POST, &url, None, None).await);
-    accepted(ask).await?.json()
+    client.send(Method::POST, &url, None, None).await?.accepted()
 }
 
 /// For people.

@@ -255,14 +255,14 @@ async fn topic_missing(stack: &Stack) -> Result<()> {
         deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
     }
     let orders = place_all(&client, 20).await?;
-    for order in &orders {
-        eventually("payment's answer", DRAINED, async || {
+    eventually("payment's answers", Duration::from_secs(25), async || {
+        for order in &orders {
             let order = client.order(order.order_id).await?;
             ensure!(order.payment == "verified", "{order:?}");
-            Ok(())
-        })
-        .await?;
-    }
+        }
+        Ok(())
+    })
+    .await?;
     sleep(Duration::from_secs(5)).await;
     for order in &orders {
         let order = client.order(order.order_id).await?;

@@ -47,6 +47,9 @@ async fn commits_whose_answers_are_cut_off_happen_once_and_clients_learn_the_tru
 /// How long what was on its way when a pair was cut may take to arrive.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
+/// Longer than a service goes on trying to store something.
+const STORED_WITHIN: Duration = Duration::from_secs(5);
+
 /// The five ways in which a pair fails: cut, half open either way, refused, and slow.
 pub fn ways() -> [Way; 5] {
     let ms = Duration::from_millis;
@@ -98,7 +101,7 @@ async fn goes_on_without(stage: &Stage, pair: &Pair, way: Way) -> Result<Option<
     let is_slow = !way.latency.is_zero();
     if (&*pair.service, pair.dependency) == ("order", Dependency::Database) {
         for other in ["payment", "stock"] {
-            eventually(&format!("{other} to store something"), SOON, async || {
+            eventually(&format!("{other} to store something"), STORED_WITHIN, async || {
                 let outcome = seed::anything(client, other).await;
                 ensure!(matches!(outcome, Some(Outcome::Ok(_))), "{outcome:?}");
                 Ok(())

@@ -22,8 +22,8 @@ use crate::faults::read_all;
 use crate::stage::{SOON, Stage, alone, basket, rich};
 
 /// How long poison may hold up what lies behind it. A schema that nobody can tell takes some seconds,
-/// once; what blocks, blocks for ever.
-const BLOCKED_MAX: Duration = Duration::from_secs(60);
+/// once; a client that is of no more use is replaced after thirty.
+const BLOCKED_MAX: Duration = Duration::from_secs(25);
 
 /// What a topic takes by Kafka's default, and room for the key, the headers and the batch around it.
 const TOPIC_TAKES: usize = 1024 * 1024;

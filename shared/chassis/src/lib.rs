@@ -19,7 +19,7 @@
 //!   do about them
 //! - `wake`: what one loop tells another; `pace`: how soon it may begin again
 //! - [`db`], [`kafka`]: transactions, a loop's `session`, and what failures mean; every client setting with
-//!   its reason; `sayings`: when a client is of no more use; `news`: which of it is worth a line
+//!   its reason; `sayings`: when a client is of no more use; `news`: what is worth a line
 //!
 //! The service around them:
 //! - [`process`], [`service`] with its `life`, `supervise`, [`schema`]: from `main` to the exit code

@@ -96,7 +96,7 @@ impl Sayings {
         if kind == ANOTHER_CLUSTER {
             self.cluster_replaced.store(true, Ordering::Relaxed);
         }
-        // Of one kind, one text differs from the next by its times alone.
+        // While brokers are away each of them says so by turns, with the times.
         if self.news.lock().unwrap_or_else(PoisonError::into_inner).is_news(kind, "") {
             warn!("Kafka's client: {text}");
         }
