@@ -39,7 +39,7 @@ const SENT_WITHIN: Duration = Duration::from_secs(30);
 pub const KEY: &str = "stranger";
 
 /// Below the largest id that a registry could give, and never given.
-const UNKNOWN_SCHEMA: u32 = 2_000_000_001;
+pub const UNKNOWN_SCHEMA: u32 = 2_000_000_001;
 
 /// Where records landed: partition and offset, by topic.
 pub type Places = BTreeMap<&'static str, Vec<(i32, i64)>>;
@@ -280,8 +280,8 @@ async fn send_unreadable(
     Ok((partition, offset.await?))
 }
 
-/// What ISO 4217 has for "no currency": three letters like any other, and no order's.
-const NO_CURRENCY: &str = "XXX";
+/// What ISO 4217 keeps for tests: three letters like any other, and no order's.
+const OTHER_CURRENCY: &str = "XTS";
 
 /// Events that decode and cannot be: an order of less than nothing, answers about an order that
 /// nobody placed, and, about `order`, answers that say another amount, currency or quantity.
@@ -306,7 +306,7 @@ pub async fn send_impossible(client: &Client, order: &Order) -> Result<Places> {
     let other_currency = PaymentVerified {
         order_id,
         amount_cents: total_cents,
-        currency: NO_CURRENCY.to_string(),
+        currency: OTHER_CURRENCY.to_string(),
         occurred_at,
     };
     let overflowing = PaymentRefunded {
