@@ -41,7 +41,7 @@ impl<'a> Brokers<'a> {
         stack.up_parts().await?;
         let mut brokers = Brokers { stack, further: Vec::new() };
         for node in 2..=BROKERS {
-            let ports = (0..=SERVICES.len()).map(|_| ports::free_for_a_broker());
+            let ports = (0..=SERVICES.len()).map(|_| ports::free_port());
             let ports = ports.collect::<Result<_>>()?;
             brokers.further.push(Broker { node, ports });
             brokers.start(node).await?;

@@ -416,21 +416,34 @@ pub async fn accepted(ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
 
 /// What becomes of a command that means the same twice: asks again while it is refused for now, or left in
 /// doubt.
-pub async fn settled(mut ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
-    let until = Instant::now() + SETTLED_WITHIN;
+pub async fn settled(ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
+    let for_now = |outcome: &Outcome| matches!(outcome.status(), Some(503) | None);
+    match ask_again(SETTLED_WITHIN, ask, for_now).await {
+        Outcome::Ok(answer) => Ok(answer),
+        Outcome::Refused(answer) if answer.status != 503 => Ok(answer),
+        Outcome::Failed(answer) => bail!("it failed: {answer}"),
+        outcome => bail!("it is not settled: {outcome}"),
+    }
+}
+
+/// Asks until what is told is more than for now, or for as long as `within`.
+pub async fn ask_again<T>(
+    within: Duration,
+    mut ask: impl AsyncFnMut() -> T,
+    for_now: impl Fn(&T) -> bool,
+) -> T {
+    let until = Instant::now() + within;
     loop {
-        match ask().await {
-            Outcome::Ok(answer) => return Ok(answer),
-            Outcome::Refused(answer) if answer.status != 503 => return Ok(answer),
-            Outcome::Failed(answer) => bail!("it failed: {answer}"),
-            outcome if Instant::now() > until => bail!("it is not settled: {outcome}"),
-            Outcome::Refused(_) | Outcome::Unknown(_) => tokio::time::sleep(POLL).await,
+        let told = ask().await;
+        if !for_now(&told) || Instant::now() > until {
+            return told;
         }
+        tokio::time::sleep(POLL).await;
     }
 }
 
 /// Asks until the answer is right, or for as long as `within`; then the last wrong one is the error.
-/// Every wait from outside goes through here, or through [`settled`].
+/// Every wait from outside goes through here, or through [`ask_again`].
 pub async fn eventually<T>(
     what: &str,
     within: Duration,

@@ -147,12 +147,8 @@ pub fn listener_of_a_proxy() -> Result<TcpListener> {
     free().map(|(_, listener)| listener)
 }
 
-/// A port that nobody uses now, for a broker.
-pub fn free_for_a_broker() -> Result<u16> {
-    free_port()
-}
-
-fn free_port() -> Result<u16> {
+/// A port that nobody uses now.
+pub fn free_port() -> Result<u16> {
     free().map(|(port, _)| port)
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Answer, Client};
+use e2e::client::{Answer, Client, ask_again};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,17 +24,16 @@ async fn refused(
     body: Vec<u8>,
 ) -> Result<Answer> {
     let shown = String::from_utf8_lossy(&body).chars().take(200).collect::<String>();
-    let until = Instant::now() + SOON;
-    let (answer, took) = loop {
+    let ask = async || {
         let began = Instant::now();
-        let answer = client.send(method.clone(), url, key, Some(body.clone())).await;
-        let answer = answer.with_context(|| shown.clone())?;
-        // The disk stands still, and nothing was stored.
-        let not_now = answer.problem().as_deref() == Some("unavailable");
-        if !not_now || Instant::now() > until {
-            break (answer, began.elapsed());
-        }
+        let answer = client.send(method.clone(), url, key, Some(body.clone())).await?;
+        Ok((answer, began.elapsed()))
     };
+    // The disk stands still, and nothing was stored.
+    let not_now = |told: &Result<(Answer, Duration)>| {
+        told.as_ref().is_ok_and(|(answer, _)| answer.problem().as_deref() == Some("unavailable"))
+    };
+    let (answer, took) = ask_again(SOON, ask, not_now).await.with_context(|| shown.clone())?;
     ensure!((400..500).contains(&answer.status), "{shown} was answered {answer}");
     ensure!(took < AT_ONCE, "{shown} took {took:?}");
     ensure!(answer.content_type == "application/problem+json", "{shown}: {}", answer.content_type);

@@ -1,12 +1,12 @@
 //! What operators ask for beside announcements: the read model made anew, and a saga shown.
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Client, eventually};
+use chassis::avro::frame;
+use e2e::client::{Client, ask_again, eventually};
 use e2e::{Stack, strangers, trail};
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::launcher::room;
@@ -19,18 +19,21 @@ async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>
     Ok(sqlx::query_as(sql).fetch_all(&mut db).await?)
 }
 
-/// What a record says whose schema no registry has.
-const OF_NO_SCHEMA: &[u8] = b"\0\x7f\xff\xff\xff?";
+/// A record of an item whose schema no registry has.
+async fn send_unread_item(client: &Client, sku: &str, partition: Option<i32>) -> Result<()> {
+    let payload = frame(strangers::UNKNOWN_SCHEMA, b"?");
+    let record = FutureRecord::to("stock.items").key(sku).payload(&payload);
+    let record = FutureRecord { partition, ..record };
+    strangers::producer(client)?.send(record, SOON).await.map_err(|(error, _)| error)?;
+    Ok(())
+}
 
 /// Rebuilds. Kafka or the registry may stand still for longer than that waits for them.
 async fn rebuild(client: &Client) -> Result<Value> {
-    let until = Instant::now() + SOON;
-    loop {
-        match e2e::rebuild::run(client).await {
-            Err(told) if Instant::now() < until && told.to_string().contains(NOT_NOW) => {}
-            told => return told,
-        }
-    }
+    let not_now = |told: &Result<Value>| {
+        told.as_ref().is_err_and(|refusal| refusal.to_string().contains(NOT_NOW))
+    };
+    ask_again(SOON, async || e2e::rebuild::run(client).await, not_now).await
 }
 
 /// What a rebuild says of a topic that it can't read for now.
@@ -116,10 +119,8 @@ async fn a_rebuild_leaves_an_item_as_it_is_whose_last_record_in_any_partition_it
         ] {
             sqlx::query(newer).execute(&mut db).await?;
         }
-        let producer = strangers::producer(client)?;
         for sku in ["unread", "unread too"] {
-            let record = FutureRecord::to("stock.items").key(sku).payload(OF_NO_SCHEMA);
-            producer.send(record, SOON).await.map_err(|(error, _)| error)?;
+            send_unread_item(client, sku, None).await?;
         }
         rebuilt(client, [0, 0, 2]).await?;
 
@@ -135,9 +136,7 @@ async fn a_rebuild_leaves_an_item_as_it_is_whose_last_record_in_any_partition_it
 
         // Of records in different partitions, as after some were added, nobody knows which came last.
         for partition in 0..events::stock::ITEMS.partitions {
-            let record = FutureRecord::to("stock.items").key("unread").partition(partition);
-            let record = record.payload(OF_NO_SCHEMA);
-            producer.send(record, SOON).await.map_err(|(error, _)| error)?;
+            send_unread_item(client, "unread", Some(partition)).await?;
         }
         client.put_item("unread", "Unread", 3).await?;
         eventually("the newest record to be heard", SOON, async || {
@@ -176,8 +175,7 @@ async fn a_rebuild_that_finds_no_item_to_read_changes_nothing_and_says_why() -> 
         };
         refused("nothing-announced").await?;
 
-        let record = FutureRecord::to("stock.items").key("unread").payload(OF_NO_SCHEMA);
-        strangers::producer(&client)?.send(record, SOON).await.map_err(|(error, _)| error)?;
+        send_unread_item(&client, "unread", None).await?;
         refused("nothing-readable").await
     })
     .await

@@ -23,7 +23,7 @@ use crate::route;
 const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// After so long without room for another record, fetching is paused and the group is kept.
-pub(crate) const FULL_FOR_MAX: Duration = Duration::from_secs(10);
+const FULL_FOR_MAX: Duration = Duration::from_secs(10);
 
 /// How long a poll for the group's sake takes.
 const POLL: Duration = Duration::from_millis(100);
