@@ -25,8 +25,11 @@ const BYTES_EACH: f64 = 1_000.0;
 /// The file that says by which code and which Postgres, lying beside the cluster.
 const MADE_BY: &str = "made-by";
 
-/// As the service's own migration makes them.
-const TABLES: &str = include_str!("../../../services/order/migrations/2_order.sql");
+/// As the service's own migrations make them.
+const TABLES: &str = concat!(
+    include_str!("../../../services/order/migrations/2_order.sql"),
+    include_str!("../../../services/order/migrations/3_room_for_updates.sql"),
+);
 
 /// One order a second from the beginning of 2020 on, with ids of their time.
 const IDS: &str = "

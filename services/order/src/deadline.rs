@@ -7,12 +7,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use chassis::commands::{Commands, Reply};
+use chassis::commands::Commands;
 use chassis::db;
 use chassis::event::Retention;
 use chassis::group::Group;
 use chassis::probes::Heartbeat;
 use chassis::problem::Problem;
+use chassis::reply::Reply;
 use chassis::service::{Loop, Service};
 use futures::future::join_all;
 use sqlx::PgPool;

@@ -433,7 +433,7 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
 }
 
 /// In the order given, which `position` keeps. An event that is there already is heard again, after the
-/// inbox forgot it: that changes nothing.
+/// inbox forgot it: that changes nothing. Its order is locked, so that nobody can be adding it just now.
 fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
     if entries.is_empty() {
         return;
@@ -441,9 +441,13 @@ fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
     writes
         .add(
             "insert into history (order_id, event_id, event, detail, occurred_at, recorded_at)
-         select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]),
-                unnest($4::text[])::json, unnest($5::timestamptz[]), unnest($6::timestamptz[])
-         on conflict (order_id, event_id) do nothing",
+         select order_id, event_id, event, detail, occurred_at, recorded_at
+         from (select unnest($1::uuid[]) as order_id, unnest($2::uuid[]) as event_id,
+                      unnest($3::text[]) as event, unnest($4::text[])::json as detail,
+                      unnest($5::timestamptz[]) as occurred_at,
+                      unnest($6::timestamptz[]) as recorded_at) as entry
+         where not exists (select from history where history.order_id = entry.order_id
+                                                 and history.event_id = entry.event_id)",
         )
         .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())

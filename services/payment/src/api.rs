@@ -3,12 +3,13 @@
 use axum::extract::State;
 use axum::{Json as Answer, Router};
 use chassis::books::{self, Sum};
-use chassis::commands::{Commands, Reply};
+use chassis::commands::Commands;
 use chassis::extract::{Json, Path, whole};
 use chassis::headers::IdempotencyKey;
 use chassis::idempotency::Once;
 use chassis::openapi;
 use chassis::problem::Problem;
+use chassis::reply::Reply;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::ToSchema;

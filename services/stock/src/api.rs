@@ -3,13 +3,14 @@
 use axum::extract::State;
 use axum::{Json as Answer, Router};
 use chassis::books::{self, Sum};
-use chassis::commands::{Commands, Reply};
+use chassis::commands::Commands;
 use chassis::extract::{Json, Path, Query, whole};
 use chassis::headers::IdempotencyKey;
 use chassis::idempotency::Once;
 use chassis::openapi;
 use chassis::pages::Limit;
 use chassis::problem::Problem;
+use chassis::reply::Reply;
 use events::stock::{NAME_CHARS_MAX, SKU_CHARS_MAX, is_text};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;

@@ -74,7 +74,7 @@ fn unheard(rows: usize) -> Vec<Heard> {
 async fn publish(tx: &mut PgTransaction<'static>, envelopes: Vec<Envelope>) -> sqlx::Result<()> {
     let mut writes = testing::writes(tx);
     outbox::publish(&mut writes, &envelopes);
-    writes.run().await.map(drop)
+    writes.run().await
 }
 
 async fn admit(tx: &mut PgTransaction<'static>, events: Vec<Heard>) -> sqlx::Result<()> {

@@ -11,12 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
-use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
@@ -26,12 +23,13 @@ use uuid::Uuid;
 
 use crate::crash;
 use crate::db::{self, Failure};
-use crate::event::{At, Outcome, Outgoing};
+use crate::event::{At, Outgoing};
 use crate::idempotency::{self, Once};
 use crate::outbox::{self, Envelope};
 use crate::pace::{Lap, Pace};
 use crate::probes::Heartbeat;
 use crate::problem::Problem;
+use crate::reply::Reply;
 use crate::rows::{self, Rows, Touches, guarded};
 use crate::session::Session;
 use crate::telemetry;
@@ -73,59 +71,6 @@ const LOCK_WAIT: &str = "500ms";
 
 /// Between two tries of a batch, at most.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
-
-/// What a command is answered with, and what it publishes.
-#[derive(Debug)]
-pub struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) location: Option<String>,
-    pub(crate) answer: Vec<u8>,
-    event: Option<Outgoing>,
-}
-
-impl Reply {
-    /// What an earlier command was answered, once more.
-    pub(crate) fn again(status: StatusCode, location: Option<String>, answer: Vec<u8>) -> Reply {
-        Reply { status, location, answer, event: None }
-    }
-
-    /// 200 with a JSON answer.
-    pub fn ok(answer: &impl Serialize) -> Reply {
-        let answer = serde_json::to_vec(answer).expect("answers are plain JSON");
-        Reply { status: StatusCode::OK, location: None, answer, event: None }
-    }
-
-    /// 201 with the place of what was made.
-    pub fn created(location: String, answer: &impl Serialize) -> Reply {
-        let location = Some(location);
-        Reply { status: StatusCode::CREATED, location, ..Reply::ok(answer) }
-    }
-
-    /// Publishes an event, if there is one, with the command's effect.
-    ///
-    /// # Panics
-    /// If it publishes one already: a command publishes one event at most.
-    pub fn publishing(self, event: Option<impl Outcome>) -> Reply {
-        assert!(self.event.is_none(), "a command publishes one event at most");
-        Reply { event: event.and_then(Outcome::publish), ..self }
-    }
-
-    fn assert_published_by(&self, service: &str) {
-        self.event.iter().for_each(|event| event.assert_published_by(service));
-    }
-}
-
-impl IntoResponse for Reply {
-    fn into_response(self) -> Response {
-        let json = HeaderValue::from_static("application/json");
-        let mut response =
-            (self.status, [(header::CONTENT_TYPE, json)], self.answer).into_response();
-        if let Some(location) = self.location.and_then(|place| HeaderValue::try_from(place).ok()) {
-            response.headers_mut().insert(header::LOCATION, location);
-        }
-        response
-    }
-}
 
 /// Where the API hands commands over.
 pub struct Commands<R: Rows> {
@@ -264,12 +209,16 @@ impl<R: Rows> Writers<R> {
         let waiting = Arc::new(Mutex::new((self.waiting, Pace::of(APART))));
         let mut writers = tokio::task::JoinSet::new();
         for _ in 0..WRITERS {
-            let (db, wake, waiting) = (self.db.clone(), self.wake.clone(), waiting.clone());
-            let (stop, heartbeat) = (stop.clone(), self.heartbeat.clone());
+            let mut writer = Writer {
+                session: Session::of(&self.db).waiting_for_locks(LOCK_WAIT),
+                wake: self.wake.clone(),
+                heartbeat: self.heartbeat.clone(),
+                expects_repeats: true,
+            };
+            let (waiting, stop) = (waiting.clone(), stop.clone());
             writers.spawn(async move {
-                let mut session = Session::of(&db).waiting_for_locks(LOCK_WAIT);
-                while let Some((batch, _lap)) = take(&waiting, &wake, &stop, &heartbeat).await {
-                    write(&mut session, &wake, batch, &heartbeat).await;
+                while let Some((batch, _lap)) = writer.take(&waiting, &stop).await {
+                    writer.write(batch).await;
                 }
             });
         }
@@ -282,98 +231,135 @@ impl<R: Rows> Writers<R> {
     }
 }
 
-/// Whatever is waiting, up to a bound; `None` once stopped and nothing waits.
-async fn take<R: Rows>(
-    waiting: &Mutex<(mpsc::Receiver<Pending<R>>, Pace)>,
-    wake: &Wake,
-    stop: &CancellationToken,
-    heartbeat: &Heartbeat,
-) -> Option<(Vec<Pending<R>>, Lap)> {
-    let mut batch = Vec::new();
-    let (waiting, pace) = &mut *waiting.lock().await;
-    while batch.is_empty() {
-        heartbeat.beat();
-        tokio::select! {
-            biased;
-            taken = waiting.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return None },
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-        }
-    }
-    wake.relaying.after_you().await;
-    wake.consuming.after_you().await;
-    let lap = pace.fill(&mut batch, BATCH_MAX, waiting).await;
-    Some((batch, lap))
+/// One of the tasks that take what is waiting.
+struct Writer {
+    session: Session,
+    wake: Arc<Wake>,
+    heartbeat: Heartbeat,
+    /// Whether keys may have come before, and are to be looked up before anything is decided: to begin
+    /// with, and as long as some have. Otherwise all are taken for new, which spares small batches a
+    /// fifth of their round trips; where that is wrong, the key is there already, or the command is
+    /// refused, and then it is looked up.
+    expects_repeats: bool,
 }
 
-/// Runs a batch until every caller has an answer. What can't go together goes apart: commands with
-/// the key of one that is accepted wait for the next round, a batch that the database refuses is
-/// halved, and where one needs a row that somebody holds, each goes by itself.
-async fn write<R: Rows>(
-    session: &mut Session,
-    wake: &Wake,
-    batch: Vec<Pending<R>>,
-    heartbeat: &Heartbeat,
-) {
-    let mut rounds = vec![batch];
-    let mut tries = 0;
-    while let Some(batch) = rounds.pop() {
-        heartbeat.beat();
-        let mut batch = still_in_time(batch);
-        if batch.is_empty() {
-            continue;
-        }
-        histogram!("command_batch_size").record(batch.len() as f64);
-        match attempt(session, &batch).await {
-            Ok(answers) => {
-                wake.relay.notify_one();
-                wake.watchers.send_replace(());
-                tries = 0;
-                rounds.push(tell(batch, answers));
-            }
-            Err(Trouble::Undecided(nth, because)) => {
-                error!("a command can't be decided: {because}");
-                batch.remove(nth).refuse(Problem::internal());
-                rounds.push(batch);
-            }
-            Err(Trouble::Database { error, cut }) => {
-                for (pending, cut) in batch.iter_mut().zip(cut) {
-                    pending.in_doubt |= cut;
-                }
-                match db::classify(&error) {
-                    Failure::Refused | Failure::TooSlow if batch.len() > 1 => {
-                        let mut left = batch;
-                        let right = left.split_off(left.len() / 2);
-                        rounds.push(right);
-                        rounds.push(left);
-                    }
-                    Failure::Locked if batch.len() > 1 => {
-                        warn!("{} commands are tried one by one: {error}", batch.len());
-                        rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
-                    }
-                    Failure::Refused => {
-                        error!("the database refuses a command: {error}");
-                        for pending in batch {
-                            pending.refuse(Problem::internal());
-                        }
-                    }
-                    // The one that waits lets the others pass.
-                    Failure::Locked => rounds.insert(0, batch),
-                    failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
-                        // What another transaction wrote at the same moment is seen at the next try:
-                        // a client that is in two minds, and nothing to worry about.
-                        match failure {
-                            Failure::Race => debug!("commands are tried again: {error}"),
-                            _ => warn!("{} commands are tried again: {error}", batch.len()),
-                        }
-                        rounds.push(batch);
-                        tries += 1;
-                        let wait = Duration::from_millis(10 << tries.min(6)).min(BACKOFF_MAX);
-                        tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
-                    }
-                }
+impl Writer {
+    /// Whatever is waiting, up to a bound; `None` once stopped and nothing waits.
+    async fn take<R: Rows>(
+        &self,
+        waiting: &Mutex<(mpsc::Receiver<Pending<R>>, Pace)>,
+        stop: &CancellationToken,
+    ) -> Option<(Vec<Pending<R>>, Lap)> {
+        let mut batch = Vec::new();
+        let (waiting, pace) = &mut *waiting.lock().await;
+        while batch.is_empty() {
+            self.heartbeat.beat();
+            tokio::select! {
+                biased;
+                taken = waiting.recv_many(&mut batch, BATCH_MAX) => if taken == 0 { return None },
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(Duration::from_secs(5)) => {}
             }
         }
+        self.wake.relaying.after_you().await;
+        self.wake.consuming.after_you().await;
+        let lap = pace.fill(&mut batch, BATCH_MAX, waiting).await;
+        Some((batch, lap))
+    }
+
+    /// Runs a batch until every caller has an answer. What can't go together goes apart: commands with
+    /// the key of one that is accepted wait for the next round, a batch that the database refuses is
+    /// halved, and where one needs a row that somebody holds, each goes by itself.
+    async fn write<R: Rows>(&mut self, batch: Vec<Pending<R>>) {
+        let mut rounds = vec![batch];
+        let mut tries = 0;
+        while let Some(batch) = rounds.pop() {
+            self.heartbeat.beat();
+            let mut batch = still_in_time(batch);
+            if batch.is_empty() {
+                continue;
+            }
+            histogram!("command_batch_size").record(batch.len() as f64);
+            match self.attempt(&batch).await {
+                Ok(answers) => {
+                    self.wake.relay.notify_one();
+                    self.wake.watchers.send_replace(());
+                    tries = 0;
+                    rounds.push(tell(batch, answers));
+                }
+                // It may have had its effect before, and that be the whole trouble.
+                Err(trouble) if !self.expects_repeats && trouble.may_be_a_repeat() => {
+                    self.expects_repeats = true;
+                    rounds.push(batch);
+                }
+                Err(Trouble::Undecided(nth, because)) => {
+                    error!("a command can't be decided: {because}");
+                    batch.remove(nth).refuse(Problem::internal());
+                    rounds.push(batch);
+                }
+                Err(Trouble::Database { error, cut }) => {
+                    for (pending, cut) in batch.iter_mut().zip(cut) {
+                        pending.in_doubt |= cut;
+                    }
+                    match db::classify(&error) {
+                        Failure::Refused | Failure::TooSlow if batch.len() > 1 => {
+                            let mut left = batch;
+                            let right = left.split_off(left.len() / 2);
+                            rounds.push(right);
+                            rounds.push(left);
+                        }
+                        Failure::Locked if batch.len() > 1 => {
+                            warn!("{} commands are tried one by one: {error}", batch.len());
+                            rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
+                        }
+                        Failure::Refused => {
+                            error!("the database refuses a command: {error}");
+                            for pending in batch {
+                                pending.refuse(Problem::internal());
+                            }
+                        }
+                        // The one that waits lets the others pass.
+                        Failure::Locked => rounds.insert(0, batch),
+                        failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
+                            // What another transaction wrote at the same moment is seen at the next
+                            // try: a client that is in two minds, and nothing to worry about.
+                            match failure {
+                                Failure::Race => debug!("commands are tried again: {error}"),
+                                _ => warn!("{} commands are tried again: {error}", batch.len()),
+                            }
+                            rounds.push(batch);
+                            tries += 1;
+                            let wait = Duration::from_millis(10 << tries.min(6)).min(BACKOFF_MAX);
+                            tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One transaction, all or nothing.
+    async fn attempt<R: Rows>(&mut self, batch: &[Pending<R>]) -> Result<Vec<Answer>, Trouble> {
+        crash::point!("commands.taken");
+        self.expects_repeats |= batch.iter().any(|pending| pending.in_doubt);
+        let expects_repeats = self.expects_repeats;
+        let session = &mut self.session;
+        let prepared = async {
+            let mut tx = session.begin().await?;
+            let now = tx.now;
+            let prepared = prepare(&mut tx, batch, now, expects_repeats).await;
+            tx.having(prepared).await
+        };
+        let (tx, Prepared { answers, has_repeats }) =
+            db::in_time(PREPARED_WITHIN, prepared).await?;
+        crash::point!("commands.prepared");
+        db::in_time(COMMITTED_WITHIN, tx.commit()).await.map_err(|error| Trouble::Database {
+            error,
+            cut: answers.iter().map(|answer| matches!(answer, Some(Ok(_)))).collect(),
+        })?;
+        crash::point!("commands.committed");
+        self.expects_repeats = has_repeats;
+        Ok(answers)
     }
 }
 
@@ -412,6 +398,18 @@ enum Trouble {
     Database { error: sqlx::Error, cut: Vec<bool> },
 }
 
+impl Trouble {
+    /// Whether a command that was taken for new may cause it only because it had its effect before.
+    fn may_be_a_repeat(&self) -> bool {
+        match self {
+            Trouble::Undecided(..) => true,
+            Trouble::Database { error, .. } => {
+                matches!(db::classify(error), Failure::Race | Failure::Refused)
+            }
+        }
+    }
+}
+
 impl From<sqlx::Error> for Trouble {
     fn from(error: sqlx::Error) -> Trouble {
         Trouble::Database { error, cut: Vec::new() }
@@ -422,41 +420,31 @@ impl From<sqlx::Error> for Trouble {
 /// accepts: that one's answer is to be found.
 type Answer = Option<Result<Reply, Problem>>;
 
-/// One transaction, all or nothing.
-async fn attempt<R: Rows>(
-    session: &mut Session,
-    batch: &[Pending<R>],
-) -> Result<Vec<Answer>, Trouble> {
-    crash::point!("commands.taken");
-    let prepared = async {
-        let mut tx = session.begin().await?;
-        let now = tx.now;
-        let answers = prepare(&mut tx, batch, now).await;
-        tx.having(answers).await
-    };
-    let (tx, answers) = db::in_time(PREPARED_WITHIN, prepared).await?;
-    crash::point!("commands.prepared");
-    db::in_time(COMMITTED_WITHIN, tx.commit()).await.map_err(|error| Trouble::Database {
-        error,
-        cut: answers.iter().map(|answer| matches!(answer, Some(Ok(_)))).collect(),
-    })?;
-    crash::point!("commands.committed");
-    Ok(answers)
+/// What a batch comes to, as long as it is not committed.
+struct Prepared {
+    answers: Vec<Answer>,
+    /// Whether any of the keys had come before.
+    has_repeats: bool,
 }
 
 /// Load, look back, decide, save, publish: all but the commit.
 ///
 /// Keys are looked up when the rows are locked: a repeat may have waited for the row that the first one
-/// held, and has to find its answer and not to be decided anew by what the first one left.
+/// held, and has to find its answer and not to be refused for what the first one left.
 async fn prepare<R: Rows>(
     tx: &mut PgConnection,
     batch: &[Pending<R>],
     now: DateTime<Utc>,
-) -> Result<Vec<Answer>, Trouble> {
+    expects_repeats: bool,
+) -> Result<Prepared, Trouble> {
     let mut keys = R::Keys::default();
     batch.iter().for_each(|pending| pending.command.touch(&mut keys));
     let mut rows = R::load(tx, keys).await?;
-    let mut remembered = idempotency::remembered(tx, keyed(batch)).await?;
+    let mut remembered = match expects_repeats {
+        true => idempotency::remembered(tx, keyed(batch)).await?,
+        false => HashMap::new(),
+    };
+    let mut has_repeats = !remembered.is_empty();
     crash::point!("commands.loaded");
     let (mut answers, mut envelopes) = (Vec::with_capacity(batch.len()), Vec::new());
     let mut accepted = HashMap::new();
@@ -464,6 +452,7 @@ async fn prepare<R: Rows>(
         let place = pending.once.as_ref().map(Once::place);
         let known = remembered.remove(&nth);
         if known.is_some() || place.is_some_and(|place| accepted.contains_key(&place)) {
+            has_repeats = true;
             answers.push(known);
             continue;
         }
@@ -483,14 +472,22 @@ async fn prepare<R: Rows>(
         }
         answers.push(Some(answer));
     }
+    if !expects_repeats {
+        let refused = keyed(batch).filter(|(nth, _)| matches!(answers[*nth], Some(Err(_))));
+        for (nth, known) in idempotency::remembered(tx, refused).await? {
+            has_repeats = true;
+            answers[nth] = Some(known);
+        }
+    }
     let mut writes = Writes::of(tx);
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
     let accepted = accepted
         .into_values()
         .filter_map(|nth| Some((batch[nth].once.as_ref()?, answers[nth].as_ref()?.as_ref().ok()?)));
-    idempotency::remember(writes, accepted).await?;
-    Ok(answers)
+    idempotency::remember(&mut writes, accepted);
+    writes.run().await?;
+    Ok(Prepared { answers, has_repeats })
 }
 
 /// The commands of a batch that came with a key, with their places in it.

@@ -1,6 +1,5 @@
 //! Transactions on the service's own database, and what their failures mean.
 
-use std::io;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -75,7 +74,6 @@ pub fn classify(error: &sqlx::Error) -> Failure {
     match error {
         // A value that does not fit its column on the way in or out never will.
         sqlx::Error::Encode(_) => Failure::Refused,
-        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::AlreadyExists => Failure::Race,
         sqlx::Error::Database(error) => match error.code().as_deref() {
             Some("23505") => Failure::Race,
             Some("57014") => Failure::TooSlow,
@@ -87,11 +85,6 @@ pub fn classify(error: &sqlx::Error) -> Failure {
         },
         _ => Failure::Transient,
     }
-}
-
-/// The failure of who found, without the database's help, that another transaction was first.
-pub(crate) fn raced(what: &str) -> sqlx::Error {
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::AlreadyExists, what))
 }
 
 /// Deletes old rows, a few at a time, for as long as the process runs. `statement` deletes at most

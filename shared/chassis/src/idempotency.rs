@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::commands::Reply;
 use crate::db;
 use crate::problem::Problem;
+use crate::reply::Reply;
 use crate::writes::Writes;
 
 /// How long an answer is remembered; after that a repeat is a new request.
@@ -79,7 +79,8 @@ struct Row {
 }
 
 /// Answers those commands of a batch that had their effect before, each by the number it came with:
-/// from memory, or with a refusal if the wish was another.
+/// from memory, or with a refusal if the wish was another. Of those whose time is over it forgets the
+/// keys, as they are about to be taken again.
 pub(crate) async fn remembered<'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
@@ -90,7 +91,12 @@ pub(crate) async fn remembered<'a>(
         return Ok(HashMap::new());
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "select path, key, request_hash, status, location, answer
+        "with forgotten as (
+             delete from idempotency_keys as known
+             using unnest($1::text[], $2::text[]) as wanted (path, key)
+             where (known.path, known.key) = (wanted.path, wanted.key)
+               and created_at < now() - make_interval(secs => $3))
+         select path, key, request_hash, status, location, answer
          from unnest($1::text[], $2::text[]) as wanted (path, key)
          join idempotency_keys using (path, key)
          where created_at >= now() - make_interval(secs => $3)",
@@ -114,19 +120,19 @@ pub(crate) async fn remembered<'a>(
     Ok(answers)
 }
 
-/// Runs the writes of a batch, and with them stores what keyed commands were answered that were
-/// accepted: each key once.
+/// Stores what keyed commands were answered that were accepted: each key once.
 ///
-/// A key that another transaction is just writing is waited for, and if that commits, this fails: the
-/// batch is rolled back and run again, and then finds the answer. Keys are written in order, after
-/// every row is locked, so transactions wait in one direction only.
-pub(crate) async fn remember<'a>(
-    mut writes: Writes<'_>,
+/// Where a key is there already, the whole statement fails, as it is unique: the batch is rolled back
+/// and run again, and then finds the answer. One that another transaction is just writing is waited
+/// for. Keys are written in order, after every row is locked, so transactions wait in one direction
+/// only.
+pub(crate) fn remember<'a>(
+    writes: &mut Writes<'_>,
     accepted: impl Iterator<Item = (&'a Once, &'a Reply)>,
-) -> sqlx::Result<()> {
+) {
     let mut accepted: Vec<_> = accepted.collect();
     if accepted.is_empty() {
-        return writes.run().await.map(drop);
+        return;
     }
     accepted.sort_by_key(|(once, _)| once.place());
     let (onces, replies): (Vec<_>, Vec<_>) = accepted.iter().copied().unzip();
@@ -134,31 +140,20 @@ pub(crate) async fn remember<'a>(
         .add(
             "insert into idempotency_keys (path, key, request_hash, status, location, answer)
          select unnest($1::text[]), unnest($2::text[]), unnest($3::bytea[]),
-                unnest($4::smallint[]), unnest($5::text[]), unnest($6::bytea[])
-         on conflict (path, key) do update
-             set request_hash = excluded.request_hash, status = excluded.status,
-                 location = excluded.location, answer = excluded.answer, created_at = now()
-             where idempotency_keys.created_at < now() - make_interval(secs => $7)",
+                unnest($4::smallint[]), unnest($5::text[]), unnest($6::bytea[])",
         )
         .bind(onces.iter().map(|once| once.path.as_str()).collect::<Vec<_>>())
         .bind(onces.iter().map(|once| once.key.as_str()).collect::<Vec<_>>())
         .bind(onces.iter().map(|once| once.hash.as_slice()).collect::<Vec<_>>())
         .bind(replies.iter().map(|reply| reply.status.as_u16() as i16).collect::<Vec<_>>())
         .bind(replies.iter().map(|reply| reply.location.as_deref()).collect::<Vec<_>>())
-        .bind(replies.iter().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>())
-        .bind(KEPT.as_secs_f64());
-    let written = usize::try_from(writes.run().await?).unwrap_or(usize::MAX);
-    let raced = || db::raced("a command with the same key was stored meanwhile");
-    if written < accepted.len() { Err(raced()) } else { Ok(()) }
+        .bind(replies.iter().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>());
 }
 
-/// The age is asked for twice: a key that is taken again at this moment is waited for, and then looked
-/// at by the outer condition alone.
 pub(crate) const PRUNE: &str = "
     delete from idempotency_keys where (path, key) in (
         select path, key from idempotency_keys
-        where created_at < now() - make_interval(secs => $1) order by created_at limit $2)
-      and created_at < now() - make_interval(secs => $1)";
+        where created_at < now() - make_interval(secs => $1) order by created_at limit $2)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

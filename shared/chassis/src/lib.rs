@@ -9,7 +9,7 @@
 //! - [`rows`]: the rows of one batch; [`writes`]: what it writes, as one statement
 //!
 //! The loops:
-//! - [`commands`], [`idempotency`]: clients' wishes, decided in batches, each once
+//! - [`commands`] with their [`reply`], [`idempotency`]: clients' wishes, decided in batches, each once
 //! - [`outbox`], [`relay`] with its `round`, its `floor` and its `producer`: events on their way to Kafka
 //! - [`announce`]: what was published, once more
 //! - [`consumer`], which reads `ahead` as a `member` of its [`group`], [`inbox`]: events on their way
@@ -38,6 +38,7 @@ pub mod rows;
 pub mod writes;
 
 pub mod commands;
+pub mod reply;
 pub mod idempotency;
 pub mod outbox;
 pub mod relay;

@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::avro::frame;
-use crate::commands::{Commands, Reply, commands};
+use crate::commands::{Commands, commands};
 use crate::config::{Config, Secret};
 use crate::consumer::Consumer;
 use crate::event::{Answer, At, Event, Outgoing, Retention, Topic};
@@ -54,6 +54,7 @@ use crate::probes::Heartbeats;
 use crate::problem::Problem;
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::reply::Reply;
 use crate::rows::{Rows, Table, Touches};
 use crate::session::Session;
 use crate::wake::Wake;

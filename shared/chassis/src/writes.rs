@@ -37,13 +37,13 @@ impl<'tx> Writes<'tx> {
         Write { writes: self }
     }
 
-    /// Sends it all. Answers how many rows the last statement wrote. Postgres begins with that one and
-    /// runs the others after it, the latest first: no lock may depend on how they follow one another.
-    pub async fn run(self) -> sqlx::Result<u64> {
+    /// Sends it all. Postgres begins with the last statement and runs the others after it, the latest
+    /// first: no lock may depend on how they follow one another.
+    pub async fn run(self) -> sqlx::Result<()> {
         if let Some(unfit) = self.unfit {
             return Err(unfit);
         }
-        let Some((last, others)) = self.parts.split_last() else { return Ok(0) };
+        let Some((last, others)) = self.parts.split_last() else { return Ok(()) };
         let mut statement = String::new();
         for (nth, part) in others.iter().enumerate() {
             let word = if nth == 0 { "with" } else { "," };
@@ -51,7 +51,7 @@ impl<'tx> Writes<'tx> {
         }
         statement += last;
         let query = sqlx::query_with(AssertSqlSafe(statement), self.arguments);
-        Ok(query.execute(self.tx).await?.rows_affected())
+        query.execute(self.tx).await.map(drop)
     }
 }
 

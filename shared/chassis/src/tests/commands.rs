@@ -111,14 +111,57 @@ async fn of_many_with_the_same_key_one_has_its_effect_and_the_others_are_answere
     assert_eq!(answers[0].0, 201);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     assert_eq!(till.tallies().await["a"], (1, 5));
-    let looks = sqlx::query_scalar(
-        "select sum(calls)::bigint from pg_stat_statements
-         where query like '%join idempotency_keys%'
-           and dbid = (select oid from pg_database where datname = current_database())",
-    );
-    let looks: i64 = looks.fetch_one(&mut till.session().await).await.unwrap();
+    let looks = looks_for_keys(&till).await;
     assert!((2..5).contains(&looks), "{looks} rounds");
     writing.stop().await;
+}
+
+/// Once the writers have met none for a while, and look no key up any more.
+#[tokio::test]
+async fn a_repeat_that_nobody_expects_is_answered_as_before_though_it_would_now_be_decided_otherwise()
+ {
+    let till = Till::<234>::open().await;
+    till.force("create extension pg_stat_statements").await;
+    let (commands, writing) = till.commands();
+    // The first time it counts; then it counts again, is refused, or panics.
+    let by_name = |wish: &Counted<234>, drawer: &mut Drawer, at| {
+        let first = drawer.tallies.get(&wish.till).is_none();
+        match wish.till.as_str() {
+            "refused" if !first => Err(Problem::invalid("till", "it was counted into before")),
+            "panics" if !first => panic!("it was counted into before"),
+            _ => count(wish, drawer, at),
+        }
+    };
+    let run = async |name: &str| {
+        let wish = counted::<234>(name, 5);
+        told(commands.run(wish.clone(), once(name, &wish), by_name).await).await
+    };
+    for name in ["again", "refused", "panics"] {
+        let first = run(name).await;
+        assert_eq!(first.0, 201, "{first:?}");
+        for nth in 0..8 {
+            run(&format!("{name} {nth}")).await;
+        }
+        let looks = looks_for_keys(&till).await;
+        for nth in 8..12 {
+            run(&format!("{name} {nth}")).await;
+        }
+        assert_eq!(looks_for_keys(&till).await, looks, "a repeat was expected");
+        assert_eq!(run(name).await, first);
+        assert!(looks_for_keys(&till).await > looks);
+    }
+    assert_eq!(till.tallies().await["again"], (1, 5));
+    writing.stop().await;
+}
+
+/// How often commands were asked whether they came before; needs the extension `pg_stat_statements`.
+async fn looks_for_keys<const TEST: u32>(till: &Till<TEST>) -> i64 {
+    till.number(
+        "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
+         where query like '%join idempotency_keys%'
+           and dbid = (select oid from pg_database where datname = current_database())",
+    )
+    .await
 }
 
 #[tokio::test]
@@ -428,8 +471,10 @@ async fn a_key_that_is_taken_again_while_it_is_pruned_is_remembered() {
     )
     .await;
     let mut taking = till.db.begin().await.unwrap();
-    let taken = "update idempotency_keys set created_at = now()";
-    sqlx::query(taken).execute(&mut *taking).await.unwrap();
+    let taken = "delete from idempotency_keys;
+                 insert into idempotency_keys (path, key, request_hash, status, answer)
+                 values ('/', 'k', '', 200, '')";
+    sqlx::raw_sql(taken).execute(&mut *taking).await.unwrap();
     let pruned = db::prune_some(&till.db, idempotency::PRUNE, idempotency::KEPT);
     let committed = async {
         till.blocked(1).await;
