@@ -433,7 +433,8 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
 }
 
 /// In the order given, which `position` keeps. An event that is there already is heard again, after the
-/// inbox forgot it: that changes nothing. Its order is locked, so that nobody can be adding it just now.
+/// inbox forgot it: that changes nothing. Nobody can be adding it just now, since its order is locked, or
+/// new.
 fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
     if entries.is_empty() {
         return;

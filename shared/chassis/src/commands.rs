@@ -238,8 +238,8 @@ struct Writer {
     heartbeat: Heartbeat,
     /// Whether keys may have come before, and are to be looked up before anything is decided: to begin
     /// with, and as long as some have. Otherwise all are taken for new, which spares small batches a
-    /// fifth of their round trips; where that is wrong, the key is there already, or the command is
-    /// refused, and then it is looked up.
+    /// fifth of their round trips. Where that is wrong there is trouble of one kind or another, and the
+    /// batch is tried again with a look; one that is refused is looked up before it is told.
     expects_repeats: bool,
 }
 
@@ -281,10 +281,13 @@ impl Writer {
             }
             histogram!("command_batch_size").record(batch.len() as f64);
             match self.attempt(&batch).await {
-                Ok(answers) => {
+                Ok(Prepared { answers, has_repeats }) => {
                     self.wake.relay.notify_one();
                     self.wake.watchers.send_replace(());
                     tries = 0;
+                    // What a batch came apart into is tried as the batch was.
+                    self.expects_repeats =
+                        has_repeats || self.expects_repeats && !rounds.is_empty();
                     rounds.push(tell(batch, answers));
                 }
                 // It may have had its effect before, and that be the whole trouble.
@@ -339,9 +342,11 @@ impl Writer {
     }
 
     /// One transaction, all or nothing.
-    async fn attempt<R: Rows>(&mut self, batch: &[Pending<R>]) -> Result<Vec<Answer>, Trouble> {
+    async fn attempt<R: Rows>(&mut self, batch: &[Pending<R>]) -> Result<Prepared, Trouble> {
         crash::point!("commands.taken");
-        self.expects_repeats |= batch.iter().any(|pending| pending.in_doubt);
+        // Who has no time for another try is not to lose this one to somebody's repeat.
+        let soon = Instant::now() + TRIED_WITHIN / 2;
+        self.expects_repeats |= batch.iter().any(|pending| pending.deadline < soon);
         let expects_repeats = self.expects_repeats;
         let session = &mut self.session;
         let prepared = async {
@@ -350,16 +355,14 @@ impl Writer {
             let prepared = prepare(&mut tx, batch, now, expects_repeats).await;
             tx.having(prepared).await
         };
-        let (tx, Prepared { answers, has_repeats }) =
-            db::in_time(PREPARED_WITHIN, prepared).await?;
+        let (tx, prepared) = db::in_time(PREPARED_WITHIN, prepared).await?;
         crash::point!("commands.prepared");
         db::in_time(COMMITTED_WITHIN, tx.commit()).await.map_err(|error| Trouble::Database {
             error,
-            cut: answers.iter().map(|answer| matches!(answer, Some(Ok(_)))).collect(),
+            cut: prepared.answers.iter().map(|answer| matches!(answer, Some(Ok(_)))).collect(),
         })?;
         crash::point!("commands.committed");
-        self.expects_repeats = has_repeats;
-        Ok(answers)
+        Ok(prepared)
     }
 }
 
@@ -427,10 +430,10 @@ struct Prepared {
     has_repeats: bool,
 }
 
-/// Load, look back, decide, save, publish: all but the commit.
+/// Load, look back if repeats are expected, decide, save, publish: all but the commit.
 ///
-/// Keys are looked up when the rows are locked: a repeat may have waited for the row that the first one
-/// held, and has to find its answer and not to be refused for what the first one left.
+/// Whenever keys are looked up, the rows are locked already: a repeat may have waited for the row that the
+/// first one held, and has to find its answer and not to be refused for what the first one left.
 async fn prepare<R: Rows>(
     tx: &mut PgConnection,
     batch: &[Pending<R>],

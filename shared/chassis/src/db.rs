@@ -61,7 +61,7 @@ pub enum Failure {
     TooSlow,
     /// Somebody held a lock for longer than is waited: wait, and don't let others wait behind it.
     Locked,
-    /// Another transaction inserted the same key first: start again, so that it is found.
+    /// The same key is there already, by another transaction: start again, so that it is found.
     Race,
     /// The database refuses what the work holds, and always will.
     Refused,

@@ -76,11 +76,12 @@ struct Row {
     status: i16,
     location: Option<String>,
     answer: Vec<u8>,
+    is_over: bool,
 }
 
 /// Answers those commands of a batch that had their effect before, each by the number it came with:
-/// from memory, or with a refusal if the wish was another. Of those whose time is over it forgets the
-/// keys, as they are about to be taken again.
+/// from memory, or with a refusal if the wish was another. Keys whose time is over are deleted, so
+/// that they can be taken again.
 pub(crate) async fn remembered<'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
@@ -91,21 +92,31 @@ pub(crate) async fn remembered<'a>(
         return Ok(HashMap::new());
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "with forgotten as (
-             delete from idempotency_keys as known
-             using unnest($1::text[], $2::text[]) as wanted (path, key)
-             where (known.path, known.key) = (wanted.path, wanted.key)
-               and created_at < now() - make_interval(secs => $3))
-         select path, key, request_hash, status, location, answer
+        "select path, key, request_hash, status, location, answer,
+                created_at < now() - make_interval(secs => $3) as is_over
          from unnest($1::text[], $2::text[]) as wanted (path, key)
-         join idempotency_keys using (path, key)
-         where created_at >= now() - make_interval(secs => $3)",
+         join idempotency_keys using (path, key)",
     )
     .bind(keyed.keys().map(|(path, _)| *path).collect::<Vec<_>>())
     .bind(keyed.keys().map(|(_, key)| *key).collect::<Vec<_>>())
     .bind(KEPT.as_secs_f64())
-    .fetch_all(tx)
+    .fetch_all(&mut *tx)
     .await?;
+    let (over, rows): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.is_over);
+    if !over.is_empty() {
+        // The age once more: another transaction may have taken one of them meanwhile.
+        sqlx::query(
+            "delete from idempotency_keys as known
+             using unnest($1::text[], $2::text[]) as over (path, key)
+             where known.path = over.path and known.key = over.key
+               and created_at < now() - make_interval(secs => $3)",
+        )
+        .bind(over.iter().map(|row| row.path.as_str()).collect::<Vec<_>>())
+        .bind(over.iter().map(|row| row.key.as_str()).collect::<Vec<_>>())
+        .bind(KEPT.as_secs_f64())
+        .execute(tx)
+        .await?;
+    }
     let mut answers = HashMap::new();
     for row in &rows {
         for (nth, once) in &keyed[&(&*row.path, &*row.key)] {
@@ -125,7 +136,7 @@ pub(crate) async fn remembered<'a>(
 /// Where a key is there already, the whole statement fails, as it is unique: the batch is rolled back
 /// and run again, and then finds the answer. One that another transaction is just writing is waited
 /// for. Keys are written in order, after every row is locked, so transactions wait in one direction
-/// only.
+/// only; where keys are taken again that are over, a lock's time limit ends what would be a circle.
 pub(crate) fn remember<'a>(
     writes: &mut Writes<'_>,
     accepted: impl Iterator<Item = (&'a Once, &'a Reply)>,
@@ -150,10 +161,13 @@ pub(crate) fn remember<'a>(
         .bind(replies.iter().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>());
 }
 
+/// The age is asked for twice: a row that is changed at this moment, as by versions that took keys again
+/// in their place, is waited for, and then looked at by the outer condition alone.
 pub(crate) const PRUNE: &str = "
     delete from idempotency_keys where (path, key) in (
         select path, key from idempotency_keys
-        where created_at < now() - make_interval(secs => $1) order by created_at limit $2)";
+        where created_at < now() - make_interval(secs => $1) order by created_at limit $2)
+      and created_at < now() - make_interval(secs => $1)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

@@ -1,5 +1,7 @@
 //! What a client is told is true: done once and durable, refused and nothing stored, or unknown.
 
+use std::ops::Range;
+
 use axum::response::IntoResponse;
 use futures::future::join_all;
 use http_body_util::BodyExt;
@@ -123,7 +125,7 @@ async fn a_repeat_that_nobody_expects_is_answered_as_before_though_it_would_now_
     let till = Till::<234>::open().await;
     till.force("create extension pg_stat_statements").await;
     let (commands, writing) = till.commands();
-    // The first time it counts; then it counts again, is refused, or panics.
+    // The first time it counts; then it counts again, is refused, panics, or is too much.
     let by_name = |wish: &Counted<234>, drawer: &mut Drawer, at| {
         let first = drawer.tallies.get(&wish.till).is_none();
         match wish.till.as_str() {
@@ -132,26 +134,55 @@ async fn a_repeat_that_nobody_expects_is_answered_as_before_though_it_would_now_
             _ => count(wish, drawer, at),
         }
     };
-    let run = async |name: &str| {
-        let wish = counted::<234>(name, 5);
+    let run = async |name: &str, amount| {
+        let wish = counted::<234>(name, amount);
         told(commands.run(wish.clone(), once(name, &wish), by_name).await).await
     };
-    for name in ["again", "refused", "panics"] {
-        let first = run(name).await;
+    let fresh = async |of: &str, nths: Range<u32>| {
+        for nth in nths {
+            assert_eq!(run(&format!("{of} {nth}"), 5).await.0, 201);
+        }
+    };
+    for (name, amount) in [("again", 5), ("refused", 5), ("panics", 5), ("too much", 600_000)] {
+        let first = run(name, amount).await;
         assert_eq!(first.0, 201, "{first:?}");
-        for nth in 0..8 {
-            run(&format!("{name} {nth}")).await;
-        }
+        fresh(name, 0..8).await;
         let looks = looks_for_keys(&till).await;
-        for nth in 8..12 {
-            run(&format!("{name} {nth}")).await;
-        }
+        fresh(name, 8..12).await;
         assert_eq!(looks_for_keys(&till).await, looks, "a repeat was expected");
-        assert_eq!(run(name).await, first);
+        // Beside it somebody whom it does not concern.
+        let (repeat, ()) = tokio::join!(run(name, amount), fresh(name, 12..13));
+        assert_eq!(repeat, first);
         assert!(looks_for_keys(&till).await > looks);
     }
     assert_eq!(till.tallies().await["again"], (1, 5));
+
+    // With another wish; and when its day is over.
+    fresh("other", 0..8).await;
+    assert_eq!(run("again", 6).await.0, 422);
+    till.force("update idempotency_keys set created_at = now() - interval '25 hours'").await;
+    fresh("over", 0..8).await;
+    assert_eq!(run("again", 5).await.0, 201);
+    assert_eq!(till.tallies().await["again"], (2, 10));
+
+    // As long as they come, they are expected, by either writer.
+    let failures = rollbacks(&till).await;
+    for _ in 0..20 {
+        assert_eq!(run("again", 5).await.0, 201);
+    }
+    assert!(rollbacks(&till).await - failures <= 2);
+    assert_eq!(till.tallies().await["again"], (2, 10));
     writing.stop().await;
+}
+
+/// How many transactions were given up; needs the extension `pg_stat_statements`.
+async fn rollbacks<const TEST: u32>(till: &Till<TEST>) -> i64 {
+    till.number(
+        "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
+         where query = 'ROLLBACK'
+           and dbid = (select oid from pg_database where datname = current_database())",
+    )
+    .await
 }
 
 /// How often commands were asked whether they came before; needs the extension `pg_stat_statements`.
@@ -471,10 +502,8 @@ async fn a_key_that_is_taken_again_while_it_is_pruned_is_remembered() {
     )
     .await;
     let mut taking = till.db.begin().await.unwrap();
-    let taken = "delete from idempotency_keys;
-                 insert into idempotency_keys (path, key, request_hash, status, answer)
-                 values ('/', 'k', '', 200, '')";
-    sqlx::raw_sql(taken).execute(&mut *taking).await.unwrap();
+    let taken = "update idempotency_keys set created_at = now()";
+    sqlx::query(taken).execute(&mut *taking).await.unwrap();
     let pruned = db::prune_some(&till.db, idempotency::PRUNE, idempotency::KEPT);
     let committed = async {
         till.blocked(1).await;
