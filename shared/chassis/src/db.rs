@@ -67,6 +67,13 @@ pub enum Failure {
     Refused,
 }
 
+impl Failure {
+    /// Whether work that was taken for new may meet it only because it was done before.
+    pub(crate) fn may_be_a_repeat(self) -> bool {
+        matches!(self, Failure::Race | Failure::Refused)
+    }
+}
+
 /// Tells failures apart by SQLSTATE. Only what can never succeed counts as refused (class 22, bad
 /// values, 23, broken constraints, and 54, larger than Postgres can hold); whatever is unknown
 /// waits, since a wrong guess in that direction loses nothing.

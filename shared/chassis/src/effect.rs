@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::crash;
-use crate::db::{self, Failure};
+use crate::db;
 use crate::dead_letter::{Cause, Kind};
 use crate::event::{At, Impossible, Retention, Topic};
 use crate::inbox;
@@ -37,9 +37,7 @@ impl Trouble {
     pub fn may_be_a_repeat(&self) -> bool {
         match self {
             Trouble::Event(..) => true,
-            Trouble::Database(error) => {
-                matches!(db::classify(error), Failure::Race | Failure::Refused)
-            }
+            Trouble::Database(error) => db::classify(error).may_be_a_repeat(),
             Trouble::Waiting(_) => false,
         }
     }

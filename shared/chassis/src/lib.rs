@@ -9,7 +9,8 @@
 //! - [`rows`]: the rows of one batch; [`writes`]: what it writes, as one statement
 //!
 //! The loops:
-//! - [`commands`] with their [`reply`], [`idempotency`]: clients' wishes, decided in batches, each once
+//! - [`commands`] with their [`reply`] and their `writer`, [`idempotency`]: clients' wishes, decided in
+//!   batches, each once
 //! - [`outbox`], [`relay`] with its `round`, its `floor` and its `producer`: events on their way to Kafka
 //! - [`announce`]: what was published, once more
 //! - [`consumer`], which reads `ahead` as a `member` of its [`group`], [`inbox`]: events on their way
@@ -39,6 +40,7 @@ pub mod writes;
 
 pub mod commands;
 pub mod reply;
+mod writer;
 pub mod idempotency;
 pub mod outbox;
 pub mod relay;

@@ -13,6 +13,7 @@ mod letters;
 mod relay;
 mod round;
 mod commands;
+mod keys;
 mod session;
 mod trace;
 mod evolution;
