@@ -33,6 +33,9 @@ pub const SOON: Duration = Duration::from_secs(120);
 /// How often an instance is made to leave its group, so that partitions move.
 const MOVED_EVERY: Duration = Duration::from_secs(6);
 
+/// The round whose processes are run to their end, and not supervised.
+pub const MIGRATIONS: &str = "migrations";
+
 /// Orders that are placed at a time.
 const TOGETHER: usize = 100;
 
@@ -121,7 +124,7 @@ pub async fn loops(site: &Site<'_>) -> Result<Round> {
 
 /// `migrate`, before anything else is there. It is run again until it ends by itself.
 pub async fn migrations(site: &Site<'_>) -> Result<Round> {
-    let armed = site.arm("migrations", &ARMED, &MIGRATE, &[1])?;
+    let armed = site.arm(MIGRATIONS, &ARMED, &MIGRATE, &[1])?;
     let programs = super::programs()?;
     try_join_all(armed.iter().map(async |armed| {
         let mut tries = 0;
