@@ -11,9 +11,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::Stack;
-use crate::client::{Client, eventually, grouped};
+use crate::client::Client;
+use crate::figures::grouped;
 use crate::stack::programs;
 use crate::topology::SERVICES;
+use crate::wait::eventually;
 
 /// How long a service may take to answer at all: its database may be coming back.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::chaos::Run;
-use crate::client::grouped;
 use crate::fault::Class;
+use crate::figures::grouped;
 use crate::round::Times;
 use crate::sights::Sight;
 

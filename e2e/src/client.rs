@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rand::seq::SliceRandom;
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
@@ -14,16 +14,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::Stack;
+use crate::outcome::{Answer, Outcome, accepted};
 use crate::topology::SERVICES;
+use crate::wait::eventually;
 
 /// Longer than a service takes to say 503.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-
-const POLL: Duration = Duration::from_millis(50);
-
-/// How long a service may refuse for now, or leave in doubt, what it has to decide: the disk may stand
-/// still.
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where everything of a stack is reached.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +49,8 @@ impl Addresses {
     }
 }
 
-/// A client of all services. It asks the instances of a service by turns and, like any load
-/// balancer, asks another one where one refuses the connection or says that it is unavailable.
+/// A client of all services. It asks one of a service's instances, drawn by lot, and like any load
+/// balancer another one where one refuses the connection or says that it is unavailable.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -63,55 +59,10 @@ pub struct Client {
     instances: Arc<RwLock<BTreeMap<String, Vec<String>>>>,
 }
 
-/// An answer as it came.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    pub status: u16,
-    pub location: Option<String>,
-    pub content_type: String,
-    pub body: Vec<u8>,
-}
-
-/// What a command came to, as far as its client can tell.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// Durable.
-    Ok(Answer),
-    /// Nothing was stored.
-    Refused(Answer),
-    /// It may be stored or not: only the same key, asked again, tells.
-    Unknown(String),
-    /// The same, and the service ought never to answer that: a 500, for instance.
-    Failed(Answer),
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wish {
     pub sku: String,
     pub quantity: i64,
-}
-
-impl Outcome {
-    /// What was answered, if anything was.
-    pub fn status(&self) -> Option<u16> {
-        match self {
-            Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
-                Some(answer.status)
-            }
-            Outcome::Unknown(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
-                answer.fmt(out)
-            }
-            Outcome::Unknown(why) => why.fmt(out),
-        }
-    }
 }
 
 /// An order as its customer reads it.
@@ -150,49 +101,6 @@ impl Order {
             }
             _ => false,
         }
-    }
-}
-
-impl Answer {
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.body).with_context(|| format!("cannot read {self}"))
-    }
-
-    /// The JSON of a 2xx; anything else is an error that shows the answer.
-    pub fn accepted<T: DeserializeOwned>(&self) -> Result<T> {
-        ensure!(self.is_success(), "{self}");
-        self.json()
-    }
-
-    pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
-    /// The last part of a problem's type.
-    pub fn problem(&self) -> Option<String> {
-        let problem: Value = serde_json::from_slice(&self.body).ok()?;
-        Some(problem["type"].as_str()?.rsplit('/').next()?.to_string())
-    }
-
-    /// A 503 that leaves open whether anything was stored.
-    fn is_doubtful(&self) -> bool {
-        self.status == 503 && self.problem().as_deref() == Some("outcome-unknown")
-    }
-
-    fn outcome(self) -> Outcome {
-        match self.status {
-            200..300 => Outcome::Ok(self),
-            503 if self.is_doubtful() => Outcome::Unknown(self.to_string()),
-            400..500 | 503 => Outcome::Refused(self),
-            _ => Outcome::Failed(self),
-        }
-    }
-}
-
-impl std::fmt::Display for Answer {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let body = String::from_utf8_lossy(&self.body);
-        write!(out, "{} {}", self.status, body.chars().take(500).collect::<String>())
     }
 }
 
@@ -293,7 +201,8 @@ impl Client {
         key: Option<&str>,
         body: &Value,
     ) -> Outcome {
-        outcome(self.ask(method, service, path, key, Some(body.to_string().into_bytes())).await)
+        let body = Some(body.to_string().into_bytes());
+        Outcome::of(self.ask(method, service, path, key, body).await)
     }
 
     pub async fn place(&self, customer_id: Uuid, lines: &[Wish], key: &str) -> Outcome {
@@ -309,7 +218,7 @@ impl Client {
 
     pub async fn cancel(&self, order_id: Uuid) -> Outcome {
         let path = format!("/orders/{order_id}/cancel");
-        outcome(self.ask(Method::POST, "order", &path, None, None).await)
+        Outcome::of(self.ask(Method::POST, "order", &path, None, None).await)
     }
 
     /// Cancels an order that can be.
@@ -397,117 +306,5 @@ impl Client {
         let answer =
             self.send(Method::GET, url, None, None).await.with_context(|| url.to_string())?;
         answer.accepted().with_context(|| format!("GET {url}"))
-    }
-}
-
-fn outcome(told: Result<Answer>) -> Outcome {
-    match told {
-        Ok(answer) => answer.outcome(),
-        Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
-    }
-}
-
-/// Has a command accepted that can be.
-pub async fn accepted(ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
-    let answer = settled(ask).await?;
-    ensure!(answer.is_success(), "it was refused: {answer}");
-    Ok(answer)
-}
-
-/// What becomes of a command that means the same twice: asks again while it is refused for now, or left in
-/// doubt.
-pub async fn settled(ask: impl AsyncFnMut() -> Outcome) -> Result<Answer> {
-    let for_now = |outcome: &Outcome| matches!(outcome.status(), Some(503) | None);
-    match ask_again(SETTLED_WITHIN, ask, for_now).await {
-        Outcome::Ok(answer) => Ok(answer),
-        Outcome::Refused(answer) if answer.status != 503 => Ok(answer),
-        Outcome::Failed(answer) => bail!("it failed: {answer}"),
-        outcome => bail!("it is not settled: {outcome}"),
-    }
-}
-
-/// Asks until what is told is more than for now, or for as long as `within`.
-pub async fn ask_again<T>(
-    within: Duration,
-    mut ask: impl AsyncFnMut() -> T,
-    for_now: impl Fn(&T) -> bool,
-) -> T {
-    let until = Instant::now() + within;
-    loop {
-        let told = ask().await;
-        if !for_now(&told) || Instant::now() > until {
-            return told;
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Asks until the answer is right, or for as long as `within`; then the last wrong one is the error.
-/// Every wait from outside goes through here, or through [`ask_again`].
-pub async fn eventually<T>(
-    what: &str,
-    within: Duration,
-    mut look: impl AsyncFnMut() -> Result<T>,
-) -> Result<T> {
-    let deadline = Instant::now() + within;
-    loop {
-        match look().await {
-            Ok(found) => return Ok(found),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error.context(format!("waited {} s for {what}", within.as_secs())));
-            }
-            Err(_) => tokio::time::sleep(POLL).await,
-        }
-    }
-}
-
-/// `1234567` as `1,234,567`.
-pub fn grouped(number: impl Into<i128>) -> String {
-    let number: i128 = number.into();
-    let digits = number.unsigned_abs().to_string();
-    let mut grouped = String::new();
-    for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    if number < 0 { format!("-{grouped}") } else { grouped }
-}
-
-/// Cents as `12,345.67`.
-pub fn money(cents: impl Into<i128>) -> String {
-    let cents: i128 = cents.into();
-    let sign = if cents < 0 { "-" } else { "" };
-    let (whole, rest) = (cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
-    format!("{sign}{}.{rest:02}", grouped(i128::try_from(whole).unwrap_or(i128::MAX)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(status: u16, kind: &str) -> Answer {
-        let body = json!({ "type": format!("/problems/{kind}") }).to_string().into_bytes();
-        Answer { status, location: None, content_type: String::new(), body }
-    }
-
-    #[test]
-    fn only_a_503_that_says_so_and_what_nobody_expects_are_unknown() {
-        assert!(matches!(answer(201, "").outcome(), Outcome::Ok(_)));
-        assert!(matches!(answer(422, "invalid-value").outcome(), Outcome::Refused(_)));
-        assert!(matches!(answer(429, "slow-down").outcome(), Outcome::Refused(_)));
-        assert!(matches!(answer(503, "unavailable").outcome(), Outcome::Refused(_)));
-        assert!(matches!(answer(503, "outcome-unknown").outcome(), Outcome::Unknown(_)));
-        assert!(matches!(answer(500, "internal").outcome(), Outcome::Failed(_)));
-    }
-
-    #[test]
-    fn numbers_read_well() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(-1_234_567), "-1,234,567");
-        assert_eq!(money(123_456_789), "1,234,567.89");
-        assert_eq!(money(-5), "-0.05");
     }
 }

@@ -21,8 +21,9 @@ use tokio::time::Instant;
 
 use self::armed::Row;
 use self::rounds::{ARMED, Round, SOON, Site};
-use crate::client::{Client, grouped};
+use crate::client::Client;
 use crate::ends::End;
+use crate::figures::grouped;
 use crate::invariants::Invariant;
 use crate::load::seconds;
 use crate::narration::{as_found, say, step};

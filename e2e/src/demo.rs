@@ -9,8 +9,10 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::client::{Client, Order, Wish, eventually, grouped, money};
+use crate::client::{Client, Order, Wish};
+use crate::figures::{grouped, money};
 use crate::narration::{as_found, is_up, say, step};
+use crate::wait::eventually;
 use crate::{Stack, seed, verify};
 
 const SOON: Duration = Duration::from_secs(30);

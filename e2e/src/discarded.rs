@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::checks::{Around, Case, Tally, check_case};
-use crate::client::grouped;
+use crate::figures::grouped;
 use crate::findings::Findings;
 use crate::invariants::Invariant::{I5, I6};
 

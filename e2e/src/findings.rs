@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::client::grouped;
+use crate::figures::grouped;
 use crate::invariants::Invariant;
 
 /// Violations shown of one kind; all are counted.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use sqlx::{Connection, PgConnection};
 
 use crate::Stack;
-use crate::client::{Client, grouped};
+use crate::client::Client;
+use crate::figures::grouped;
 use crate::findings::Findings;
 use crate::invariants::Invariant::I16;
 use crate::topology::SERVICES;

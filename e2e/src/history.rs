@@ -10,7 +10,8 @@ use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::client::{Client, Order, Wish, grouped};
+use crate::client::{Client, Order, Wish};
+use crate::figures::grouped;
 use crate::findings::Findings;
 use crate::invariants::Invariant::{I1, I2, I13, I14};
 use crate::plan::{Plan, Prices};
@@ -363,8 +364,8 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Answer, Outcome};
     use crate::load::Load;
+    use crate::outcome::{Answer, Outcome};
     use crate::plan;
     use crate::told::Try;
 

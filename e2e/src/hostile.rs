@@ -15,9 +15,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::client::{Client, Outcome, eventually};
+use crate::client::Client;
 use crate::narration::{proved, say, step};
+use crate::outcome::Outcome;
 use crate::topology::SERVICES;
+use crate::wait::eventually;
 use crate::{Stack, seed, verify};
 
 /// Connections that a service serves at a time; see the chassis's limits.

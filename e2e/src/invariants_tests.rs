@@ -17,7 +17,7 @@ use crate::checks::tests::{
     CREATED, ENDED, HELD, PAID, PAID_BACK, cancelled, case, checked, checked_with, confirmed,
     fact_mut, id,
 };
-use crate::client::{Answer, Outcome, Wish};
+use crate::client::Wish;
 use crate::ends::End;
 use crate::facts::{Fact, Foreign, Letter, Letters, Place, topic_number};
 use crate::findings::Findings;
@@ -27,6 +27,7 @@ use crate::footprint::{
 use crate::history::Summary;
 use crate::inboxes::{InboxCheck, InboxRow};
 use crate::leaders::{self, Leaders};
+use crate::outcome::{Answer, Outcome};
 use crate::plan::Plan;
 use crate::told::{self, Cancel, Stored, Told, Try};
 use crate::topics::Log;

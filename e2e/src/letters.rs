@@ -17,7 +17,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::Stack;
-use crate::client::{Answer, Client};
+use crate::client::Client;
+use crate::outcome::Answer;
 use crate::strangers::KEY;
 use crate::topology::SERVICES;
 

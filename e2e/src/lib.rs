@@ -10,7 +10,8 @@
 //! - `readiness`: whether a member answers.
 //! - `process`: one detached process, known by more than its pid; `ends`: how each ended.
 //! - `parts`: Kafka, registry and PostgreSQL, fetched once into a cache.
-//! - `client`: the services as their clients see them.
+//! - `client`: the services as their clients see them; `outcome`: what those are told; `wait`: asking until
+//!   it is right; `figures`: as people read them.
 //! - `seed`: demo items and customers.
 //! - `load`: orders at a fixed rate; `plan`: what its clients want; `told`: what each was told, and
 //!   whether it is true; `history`: all of them together.
@@ -51,6 +52,9 @@ pub mod process;
 pub mod ends;
 pub mod parts;
 pub mod client;
+pub mod outcome;
+pub mod wait;
+pub mod figures;
 pub mod seed;
 pub mod load;
 pub mod plan;

@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::client::{Client, Outcome, grouped};
+use crate::client::Client;
+use crate::figures::grouped;
 use crate::history::{Disk, STANDSTILL, Summary};
+use crate::outcome::Outcome;
 use crate::plan::{self, Crowd, Plan};
 use crate::sabotage;
 use crate::told::{self, Cancel, Told, Try};

@@ -16,10 +16,12 @@ use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, PgPool};
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Client, eventually, grouped};
+use crate::client::Client;
+use crate::figures::grouped;
 use crate::load::{self, Load};
 use crate::narration::{proved, say, step};
 use crate::topology::SERVICES;
+use crate::wait::eventually;
 use crate::{Stack, ends, verify};
 
 const VICTIM: &str = "stock";

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::time::{Instant, sleep};
 
-use crate::client::eventually;
 use crate::ends::Cause;
 use crate::parts::{self, Parts, create_open_directory};
 use crate::preparation::{self, use_if_there};
@@ -17,6 +16,7 @@ use crate::readiness::answers;
 use crate::settings;
 use crate::stack::{Stack, programs};
 use crate::topology::{HOST, Member};
+use crate::wait::eventually;
 
 pub const READY_WITHIN: Duration = Duration::from_secs(120);
 pub const STOP_WITHIN: Duration = Duration::from_secs(30);

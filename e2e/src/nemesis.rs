@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::client::{Client, Wish, eventually};
+use crate::client::{Client, Wish};
 use crate::fault::{Class, Fault, Victim};
 use crate::narration::say;
 use crate::pairs::{Pair, Pairs};
 use crate::proxy::Way;
 use crate::sabotage::DEADLINE;
 use crate::topology::SERVICES;
+use crate::wait::eventually;
 use crate::{Stack, announce, replays, sabotage, seed, strangers};
 
 /// How long a fault and its healing may take beyond what it lasts: a process has to start while

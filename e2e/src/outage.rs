@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::client::{Client, grouped};
+use crate::client::Client;
 use crate::ends::{self, End};
+use crate::figures::grouped;
 use crate::history::Summary;
 use crate::invariants::Invariant;
 use crate::load::{self, Load, seconds};

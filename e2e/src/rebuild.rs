@@ -4,7 +4,8 @@ use anyhow::Result;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::client::{Client, grouped};
+use crate::client::Client;
+use crate::figures::grouped;
 
 /// Has the order service rebuild; answers what that came to.
 pub async fn run(client: &Client) -> Result<Value> {

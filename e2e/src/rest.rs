@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use events::TOPICS;
 
-use crate::client::grouped;
 use crate::discarded::Discarded;
+use crate::figures::grouped;
 use crate::findings::Findings;
 use crate::invariants::Invariant::I13;
 use crate::topics;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use crate::client::{Client, grouped};
+use crate::client::Client;
 use crate::fault::{self, Class};
+use crate::figures::grouped;
 use crate::footprint::Footprint;
 use crate::history::Summary;
 use crate::invariants::Invariant::I13;

@@ -13,7 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::Stack;
-use crate::client::{Addresses, Client, Outcome, eventually};
+use crate::client::{Addresses, Client};
+use crate::outcome::Outcome;
+use crate::wait::eventually;
 
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 

@@ -27,11 +27,12 @@ use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::client::{Client, Order, eventually};
+use crate::client::{Client, Order};
 use crate::facts::{Place, topic_number};
 use crate::raw_record;
 use crate::sabotage::TOO_STRICT;
 use crate::topology::SERVICES;
+use crate::wait::eventually;
 
 const SENT_WITHIN: Duration = Duration::from_secs(30);
 

@@ -9,10 +9,11 @@ use anyhow::{Context, Result};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::client::{Answer, Client, Order, Outcome, Wish};
+use crate::client::{Client, Order, Wish};
 use crate::facts::OrderLine;
 use crate::findings::Findings;
 use crate::invariants::Invariant::{I1, I2, I13};
+use crate::outcome::{Answer, Outcome};
 use crate::plan::Plan;
 
 /// All that one client was told about its order.

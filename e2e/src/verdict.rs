@@ -7,8 +7,8 @@ use events::TOPICS;
 
 use crate::balances::{Goods, Money};
 use crate::checks::Tally;
-use crate::client::{grouped, money};
 use crate::discarded::Discarded;
+use crate::figures::{grouped, money};
 use crate::findings::Findings;
 
 /// What was found.

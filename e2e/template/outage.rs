@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::eventually;
+use e2e::wait::eventually;
 use futures::future::try_join_all;
 use serde_json::Value;
 

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use e2e::announce::{self, Announce};
-use e2e::client::eventually;
 use e2e::stack::programs;
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 
 use crate::stage::{SOON, Stage, all_end, alone, place_all};
 

@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Client, eventually};
+use e2e::client::Client;
 use e2e::metrics::Metrics;
 use e2e::scratch::{Scratch, edited};
 use e2e::template::checkout;
 use e2e::topics::{reader, watermarks};
+use e2e::wait::eventually;
 use e2e::{Stack, seed, verify};
 use futures::future::try_join_all;
 use rdkafka::consumer::Consumer;

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::{Client, eventually};
+use e2e::client::Client;
 use e2e::metrics::Metrics;
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 use e2e::{Stack, leaders, replays, sabotage};
 use futures::future::try_join_all;
 use serde_json::Value;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::{Client, Order, Outcome, eventually};
+use e2e::client::{Client, Order};
 use e2e::history::STANDSTILL;
+use e2e::outcome::Outcome;
+use e2e::wait::eventually;
 use e2e::{load, sabotage, seed};
 use serde_json::json;
 use tokio::time::Instant;

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::brokers::Brokers;
-use e2e::client::{Client, Order, Outcome, eventually};
+use e2e::client::{Client, Order};
 use e2e::load::{self, Load};
+use e2e::outcome::Outcome;
 use e2e::pairs::{Dependency, Pair};
 use e2e::progress::Watch;
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 use e2e::{Stack, replays, seed, verify};
 use events::TOPICS;
 use futures::future::try_join_all;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Order, Outcome, eventually};
+use e2e::client::Order;
 use e2e::load::{self, Load};
+use e2e::outcome::Outcome;
 use e2e::pairs::{Dependency, Pair, Pairs};
 use e2e::proxy::Way;
 use e2e::seed;
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::stage::{DRAINED, SOON, Stage, all_end, basket, place_all, rich, through_proxies};

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{Answer, Client, ask_again};
+use e2e::client::Client;
+use e2e::outcome::Answer;
+use e2e::wait::ask_again;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -144,7 +144,7 @@ async fn how_each_process_ended_is_written_down_and_a_death_is_told_from_a_kill(
     let kill = format!("kill -SEGV {}", pid.context("it runs")?);
     let died = nobody_dies(&stack, async {
         Command::new("sh").args(["-c", &kill]).status()?;
-        e2e::client::eventually("its end to be written down", Duration::from_secs(60), async || {
+        e2e::wait::eventually("its end to be written down", Duration::from_secs(60), async || {
             ensure!(stack.ends().await?.len() == 1 && !stack.is_running("order-db").await?);
             Ok(())
         })

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use e2e::Stack;
-use e2e::client::{Client, Order, eventually};
+use e2e::client::{Client, Order};
 use e2e::letters::{self, Command};
+use e2e::wait::eventually;
 use serde_json::Value;
 
 use crate::stage::{SOON, Stage, alone, basket, rich};

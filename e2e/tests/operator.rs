@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use chassis::avro::frame;
-use e2e::client::{Client, ask_again, eventually};
+use e2e::client::Client;
+use e2e::wait::{ask_again, eventually};
 use e2e::{Stack, strangers, trail};
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::Stack;
-use e2e::client::{Client, eventually};
+use e2e::client::Client;
 use e2e::leaders::active_relays;
 use e2e::load::{self, Load};
 use e2e::outage::{self, Outage};
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 use events::TOPICS;
 use futures::future::try_join_all;
 use rdkafka::ClientConfig;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chassis::avro::frame;
-use e2e::client::{Client, eventually};
+use e2e::client::Client;
 use e2e::replays::{behind, known, rewind};
 use e2e::strangers::{KEY, body, envelope, poison_everything, producer, schema_id};
 use e2e::topics::{cluster_id, reader};
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 use events::TOPICS;
 use futures::future::try_join_all;
 use rdkafka::ClientConfig;

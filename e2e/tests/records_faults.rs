@@ -2,10 +2,11 @@
 //! behind, so they run after those that count letters: tests run in order of their names.
 
 use anyhow::{Result, ensure};
-use e2e::client::{Client, eventually};
+use e2e::client::Client;
 use e2e::replays::{self, known};
 use e2e::strangers::send_impossible;
 use e2e::topology::SERVICES;
+use e2e::wait::eventually;
 use events::{TOPICS, orders, payments, stock as stocks};
 use futures::future::try_join_all;
 use sqlx::{Connection, PgConnection};

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use e2e::client::{Client, Order, accepted, eventually, settled};
+use e2e::client::{Client, Order};
+use e2e::outcome::{accepted, settled};
 use e2e::seed;
+use e2e::wait::eventually;
 use futures::future::{join_all, try_join_all};
 use serde_json::{Value, json};
 use uuid::Uuid;

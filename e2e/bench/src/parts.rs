@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use e2e::client::eventually;
+use e2e::wait::eventually;
 use tokio::time::sleep;
 
 use crate::costs::{self, Costs};

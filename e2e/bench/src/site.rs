@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use e2e::client::{Client, eventually};
+use e2e::client::Client;
 use e2e::stack::{lock_run, state_directory};
+use e2e::wait::eventually;
 use e2e::{Ports, Stack};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};

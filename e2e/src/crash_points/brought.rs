@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::client::{Answer, Client, Outcome};
+use crate::client::Client;
+use crate::outcome::{Answer, Outcome};
 use crate::seed;
 
 /// Between two of them, at each service.

@@ -15,8 +15,9 @@ use uuid::Uuid;
 
 use super::points::{DISCARD, LETTERS, REPLAY};
 use super::rounds::{ARMED, Round, SOON, Site, all_read, place};
-use crate::client::{Order, eventually};
+use crate::client::Order;
 use crate::letters::{self, Command};
+use crate::wait::eventually;
 use crate::{load, verify};
 
 /// Poison lies in a topic that payment and stock hear, and in one that order hears.

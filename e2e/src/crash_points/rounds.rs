@@ -13,11 +13,12 @@ use super::armed::{Armed, Row};
 use super::brought::Brought;
 use super::points::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, STOP, SWEEP};
 use crate::Stack;
-use crate::client::{Client, Order, Wish, eventually};
+use crate::client::{Client, Order, Wish};
 use crate::facts::Place;
 use crate::history::Summary;
 use crate::load::{self, Load};
 use crate::narration::say;
+use crate::wait::eventually;
 use crate::{sabotage, seed};
 
 /// Whose points are armed: the saga's services.
