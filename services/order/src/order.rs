@@ -176,9 +176,9 @@ pub struct Item {
     pub version: i64,
 }
 
-/// A line of an order's history.
+/// What is added to an order's history.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct NewEntry {
     pub order_id: Uuid,
     pub event_id: Uuid,
     pub event: &'static str,
@@ -222,7 +222,7 @@ pub struct CancelOrder {
 pub struct Orders {
     orders: Table<Uuid, Order>,
     items: Table<String, Item>,
-    history: Vec<Entry>,
+    history: Vec<NewEntry>,
 }
 
 /// Which rows a batch touches.
@@ -293,12 +293,12 @@ impl Orders {
     ) {
         let detail = serde_json::to_string(event).expect("events are plain JSON");
         let event = E::topic().name;
-        self.history.push(Entry { order_id, event_id, event, detail, occurred_at, recorded_at });
+        self.history.push(NewEntry { order_id, event_id, event, detail, occurred_at, recorded_at });
     }
 
     /// What was added to histories.
     #[cfg(test)]
-    pub fn history(&self) -> &[Entry] {
+    pub fn history(&self) -> &[NewEntry] {
         &self.history
     }
 }
@@ -435,7 +435,7 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
 /// In the order given, which `position` keeps. An event that is there already is heard again, after the
 /// inbox forgot it: that changes nothing. Nobody can be adding it just now, since its order is locked, or
 /// new.
-fn insert_history(writes: &mut Writes<'_>, entries: &[Entry]) {
+fn insert_history(writes: &mut Writes<'_>, entries: &[NewEntry]) {
     if entries.is_empty() {
         return;
     }

@@ -90,24 +90,24 @@ async fn list_items(
     Ok(Answer(ItemList { items, next }))
 }
 
-/// An item's place.
+/// Which item is meant.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
-struct Place {
+struct ItemPath {
     #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     #[param(example = "deck-lantern")]
     sku: String,
 }
 
 /// Shows an item, with what there is of it.
-#[utoipa::path(get, path = "/items/{sku}", params(Place), responses(
+#[utoipa::path(get, path = "/items/{sku}", params(ItemPath), responses(
     (status = 200, description = "The item.", body = Item),
     (status = 404, description = "There is no such item."),
     (status = 422, description = "This can't be a SKU."),
 ))]
 async fn show_item(
     State(api): State<Api>,
-    Path(Place { sku }): Path<Place>,
+    Path(ItemPath { sku }): Path<ItemPath>,
 ) -> Result<Answer<Item>, Problem> {
     let item = sqlx::query_as(
         "select sku, name, price_cents, currency, version, delivered, available, reserved,
@@ -133,13 +133,13 @@ struct ItemWish {
 }
 
 /// Makes an item, or changes its name and price.
-#[utoipa::path(put, path = "/items/{sku}", params(Place), responses(
+#[utoipa::path(put, path = "/items/{sku}", params(ItemPath), responses(
     (status = 200, description = "The item, as it is now.", body = Item),
     (status = 201, description = "The item, new: there is nothing of it yet.", body = Item),
 ))]
 async fn put_item(
     State(api): State<Api>,
-    Path(Place { sku }): Path<Place>,
+    Path(ItemPath { sku }): Path<ItemPath>,
     Json(wish): Json<ItemWish>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku("sku", sku)?;
@@ -180,7 +180,7 @@ struct DeliveryWish {
 
 /// Takes in a delivery: more of an item arrived.
 #[utoipa::path(post, path = "/items/{sku}/deliveries",
-    operation_id = "take_in", params(Place, IdempotencyKey), responses(
+    operation_id = "take_in", params(ItemPath, IdempotencyKey), responses(
     (status = 201, description = "The item, with what arrived.", body = Item),
     (status = 404, description = "There is no such item."),
     (status = 422, description = "`field` breaks a rule; with what there is it would be more than can \
@@ -189,7 +189,7 @@ struct DeliveryWish {
 async fn take_in(
     State(api): State<Api>,
     IdempotencyKey(key): IdempotencyKey,
-    Path(Place { sku }): Path<Place>,
+    Path(ItemPath { sku }): Path<ItemPath>,
     Json(wish): Json<DeliveryWish>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku("sku", sku)?;

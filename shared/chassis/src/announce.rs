@@ -202,23 +202,23 @@ struct Progress {
     /// Events that wait for the relay, counted up to one more than [`OUTBOX_MAX`].
     outbox: i64,
     /// Where to go on: ask again with this as `after`. None: that was all.
-    next: Option<Place>,
+    next: Option<Cursor>,
 }
 
 /// A row of a table.
 #[derive(Clone, Debug, PartialEq)]
-struct Place {
+struct Cursor {
     table: &'static str,
     key: String,
 }
 
-impl Display for Place {
+impl Display for Cursor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}/{}", self.table, self.key)
     }
 }
 
-impl Serialize for Place {
+impl Serialize for Cursor {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -232,7 +232,7 @@ async fn announce(
     let progress = match (&wish.key, &wish.after) {
         (Some(key), None) => announcer.one(key, since).await?,
         (None, None) => announcer.all(announcer.sources.first().map(Source::start), since).await?,
-        (None, Some(after)) => announcer.all(Some(announcer.place(after)?), since).await?,
+        (None, Some(after)) => announcer.all(Some(announcer.cursor(after)?), since).await?,
         (Some(_), Some(_)) => return Err(Problem::invalid("after", "a key is announced at once")),
     };
     Ok(Answer(progress))
@@ -262,7 +262,7 @@ impl Announcer {
 
     /// Goes on until everything is announced or the request's time is up. Where it fails after some was
     /// announced, the answer is how far it came: to go on from there says the last page again, at worst.
-    async fn all(&self, from: Option<Place>, since: DateTime<Utc>) -> Result<Progress, Problem> {
+    async fn all(&self, from: Option<Cursor>, since: DateTime<Utc>) -> Result<Progress, Problem> {
         let mut progress = Progress { next: from, ..Progress::default() };
         match self.go_on(since, &mut progress).await {
             Err(problem) if progress.rows == 0 => Err(problem),
@@ -276,7 +276,7 @@ impl Announcer {
 
     async fn go_on(&self, since: DateTime<Utc>, progress: &mut Progress) -> Result<(), Problem> {
         let until = Instant::now() + ASKED_WITHIN;
-        while let Some(place) = progress.next.clone() {
+        while let Some(cursor) = progress.next.clone() {
             progress.outbox = self.waiting().await?;
             if Instant::now() > until {
                 break;
@@ -285,14 +285,14 @@ impl Announcer {
                 tokio::time::sleep(OUTBOX_LOOK_EVERY).await;
                 continue;
             }
-            let nth = self.nth(place.table).unwrap_or(self.sources.len());
+            let nth = self.nth(cursor.table).unwrap_or(self.sources.len());
             let Some(source) = self.sources.get(nth) else { break };
             let mut tx = db::begin(&self.db).await?;
-            let page = source.0.after(&mut tx, &place.key).await?;
+            let page = source.0.after(&mut tx, &cursor.key).await?;
             let last = page.last.clone().filter(|_| page.rows == PAGE as u64);
             self.write(tx, page, since, progress).await?;
             progress.next = match last {
-                Some(key) => Some(Place { key, ..place }),
+                Some(key) => Some(Cursor { key, ..cursor }),
                 None => self.sources.get(nth + 1).map(Source::start),
             };
         }
@@ -337,16 +337,16 @@ impl Announcer {
         self.sources.iter().position(|source| source.0.table() == table)
     }
 
-    fn place(&self, after: &str) -> Result<Place, Problem> {
+    fn cursor(&self, after: &str) -> Result<Cursor, Problem> {
         let nowhere = || Problem::invalid("after", "is not what an answer said as `next`");
         let (table, key) = after.split_once('/').ok_or_else(nowhere)?;
         let table = self.sources[self.nth(table).ok_or_else(nowhere)?].0.table();
-        Ok(Place { table, key: key.to_string() })
+        Ok(Cursor { table, key: key.to_string() })
     }
 }
 
 impl Source {
-    fn start(&self) -> Place {
-        Place { table: self.0.table(), key: String::new() }
+    fn start(&self) -> Cursor {
+        Cursor { table: self.0.table(), key: String::new() }
     }
 }

@@ -196,7 +196,7 @@ async fn read<R: Rows>(
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct Settlement {
     letter_id: i64,
     outcome: Settled,
     /// What is given up now.
@@ -207,10 +207,10 @@ struct Answer {
 async fn replay<R: Rows>(
     State(letters): Desk<R>,
     Path(letter_id): Path<i64>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<Settlement>, Problem> {
     letters.registry.forget_unknown();
     let outcome = letters.replay(letter_id).await?;
-    Ok(Json(Answer { letter_id, outcome, loss: None }))
+    Ok(Json(Settlement { letter_id, outcome, loss: None }))
 }
 
 #[derive(Default, Deserialize)]
@@ -287,7 +287,7 @@ async fn discard<R: Rows>(
     State(letters): Desk<R>,
     Path(letter_id): Path<i64>,
     Json(wish): Json<Discard>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<Settlement>, Problem> {
     let because = wish.because.trim();
     if because.is_empty() || because.chars().count() > BECAUSE_MAX {
         let detail = format!("It must say why, in 1 to {BECAUSE_MAX} characters.");
@@ -295,7 +295,7 @@ async fn discard<R: Rows>(
     }
     letters.registry.forget_unknown();
     let (outcome, loss) = letters.discard(letter_id, because, wish.write_off).await?;
-    Ok(Json(Answer { letter_id, outcome, loss }))
+    Ok(Json(Settlement { letter_id, outcome, loss }))
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ struct Shared<E> {
     wake: Arc<Wake>,
     every: Duration,
     stop: CancellationToken,
-    places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     waiting: Mutex<Waiting<E>>,
     looks: AtomicU64,
 }
@@ -157,7 +157,7 @@ impl<E: Entry> Watch<E> {
             wake,
             every,
             stop,
-            places: Arc::new(Semaphore::new(WAITING_MAX)),
+            seats: Arc::new(Semaphore::new(WAITING_MAX)),
             waiting: Mutex::new(waiting),
             looks: AtomicU64::new(0),
         };
@@ -166,9 +166,9 @@ impl<E: Entry> Watch<E> {
 
     /// Waits for the last entry of a subject, for as long as `within`, or until the process stops.
     pub async fn settled(&self, subject: Uuid, within: Duration) -> Result<(), Problem> {
-        let mut place = self.place(subject, 0)?;
+        let mut seat = self.seat(subject, 0)?;
         let settled = async {
-            while let Some(entries) = place.next().await {
+            while let Some(entries) = seat.next().await {
                 if entries.iter().any(|entry| entry.is_last()) {
                     return;
                 }
@@ -193,23 +193,23 @@ impl<E: Entry> Watch<E> {
         if last.is_some_and(|last| last < first) {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
-        let place = match last {
+        let seat = match last {
             Some(_) => None,
-            None => Some(self.place(subject, newest)?),
+            None => Some(self.seat(subject, newest)?),
         };
         let ready = log.into_iter().skip(first).map(Arc::new).collect();
-        let events = Following { ready, place, until: Instant::now() + STREAM_MAX }.events();
+        let events = Following { ready, seat, until: Instant::now() + STREAM_MAX }.events();
         let kept_alive = KeepAlive::new().interval(KEPT_ALIVE_EVERY);
         Ok(Sse::new(events).keep_alive(kept_alive).into_response())
     }
 
-    fn place(&self, subject: Uuid, after: i64) -> Result<Place<E>, Problem> {
-        let Ok(permit) = self.shared.places.clone().try_acquire_owned() else {
+    fn seat(&self, subject: Uuid, after: i64) -> Result<Seat<E>, Problem> {
+        let Ok(permit) = self.shared.seats.clone().try_acquire_owned() else {
             counter!("watch_refused_total").increment(1);
             return Err(Problem::unavailable("too many clients are waiting already"));
         };
         gauge!("watch_waiting").increment(1);
-        Ok(Place { watch: self.clone(), subject, after, _permit: permit })
+        Ok(Seat { watch: self.clone(), subject, after, _permit: permit })
     }
 
     /// Ends this watch's sessions, so that they tell the database what they did.
@@ -232,20 +232,20 @@ impl<E: Entry> Watch<E> {
 }
 
 /// One who waits, from one entry to the next.
-struct Place<E: Entry> {
+struct Seat<E: Entry> {
     watch: Watch<E>,
     subject: Uuid,
     after: i64,
     _permit: OwnedSemaphorePermit,
 }
 
-impl<E: Entry> Drop for Place<E> {
+impl<E: Entry> Drop for Seat<E> {
     fn drop(&mut self) {
         gauge!("watch_waiting").decrement(1);
     }
 }
 
-impl<E: Entry> Place<E> {
+impl<E: Entry> Seat<E> {
     /// The entries after those it answered before; `None` once the process stops.
     async fn next(&mut self) -> Option<Vec<Arc<E>>> {
         let shared = &self.watch.shared;
@@ -367,11 +367,11 @@ impl<E: Entry> Shared<E> {
     }
 }
 
-/// A stream on its way: what it can tell at once, and its place among those who wait, unless the
+/// A stream on its way: what it can tell at once, and its seat among those who wait, unless the
 /// last entry is known.
 struct Following<E: Entry> {
     ready: VecDeque<Arc<E>>,
-    place: Option<Place<E>>,
+    seat: Option<Seat<E>>,
     until: Instant,
 }
 
@@ -390,11 +390,11 @@ impl<E: Entry> Following<E> {
         loop {
             if let Some(entry) = self.ready.pop_front() {
                 if entry.is_last() {
-                    (self.place, self.ready) = (None, VecDeque::new());
+                    (self.seat, self.ready) = (None, VecDeque::new());
                 }
                 return Some(entry);
             }
-            let new = timeout_at(self.until, self.place.as_mut()?.next()).await;
+            let new = timeout_at(self.until, self.seat.as_mut()?.next()).await;
             self.ready.extend(new.ok()??);
         }
     }

@@ -185,7 +185,7 @@ impl Writer {
 }
 
 /// Tells each what was decided, and gives back those that are still without an answer.
-fn tell<R: Rows>(batch: Vec<Pending<R>>, answers: Vec<Answer>) -> Vec<Pending<R>> {
+fn tell<R: Rows>(batch: Vec<Pending<R>>, answers: Vec<Decided>) -> Vec<Pending<R>> {
     let mut repeats = Vec::new();
     for (pending, answer) in batch.into_iter().zip(answers) {
         let Some(answer) = answer else {
@@ -237,11 +237,11 @@ impl From<sqlx::Error> for Trouble {
 
 /// What a command is answered; nothing yet, where it came with the key of one that the same transaction
 /// accepts: that one's answer is to be found.
-type Answer = Option<Result<Reply, Problem>>;
+type Decided = Option<Result<Reply, Problem>>;
 
 /// What a batch comes to, as long as it is not committed.
 struct Prepared {
-    answers: Vec<Answer>,
+    answers: Vec<Decided>,
     /// Whether any of the keys had come before.
     has_repeats: bool,
 }
