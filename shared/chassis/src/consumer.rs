@@ -24,7 +24,7 @@ use crate::kafka;
 use crate::loss::Loss;
 use crate::member::{self, Reports};
 use crate::operator;
-use crate::pace::Pace;
+use crate::pace::{Crowd, Pace};
 use crate::probes::Heartbeat;
 use crate::registry::Registry;
 use crate::replay::Letters;
@@ -40,6 +40,10 @@ const AHEAD_MAX: usize = 2_000;
 
 /// How far apart batches begin, in times that the last one took; see [`crate::pace`].
 const APART: f64 = 2.0;
+
+/// Two answers to a lone order are no crowd. So long it takes until the pieces of what was committed
+/// together have come, one from each partition.
+const CROWD: Crowd = Crowd { from: 3, waits: Duration::from_millis(8) };
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -140,7 +144,7 @@ impl<R: Rows> Consumer<R> {
         batches.paused_looked_at().await;
         let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
-        let mut pace = Pace::of(APART);
+        let mut pace = Pace::in_crowds(APART, CROWD);
         while !stop.is_cancelled() && member::beyond_repair(&client).is_none() {
             self.heartbeat.beat();
             if looked_at.elapsed() > PAUSED_LOOK_EVERY {
