@@ -230,7 +230,7 @@ async fn place(client: &Client, plan: Plan, began: Instant) -> Told {
     } else if plan.repeated {
         // At once or a little later: both are what impatient clients do.
         let again = async || {
-            pause(0..20).await;
+            pause(0..60).await;
             ask().await
         };
         let (first, second) = tokio::join!(ask(), again());

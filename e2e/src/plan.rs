@@ -19,7 +19,7 @@ use crate::seed;
 const QUANTITY_MAX: i64 = 3;
 
 /// When clients hang up who do so: before, while or after the order is stored.
-const HUNG_UP_AFTER: Range<u64> = 0..40;
+const HUNG_UP_AFTER: Range<u64> = 0..80;
 
 /// What items cost, in cents.
 pub type Prices = BTreeMap<String, i64>;

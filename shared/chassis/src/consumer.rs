@@ -41,9 +41,10 @@ const AHEAD_MAX: usize = 2_000;
 /// How far apart batches begin, in times that the last one took; see [`crate::pace`].
 const APART: f64 = 2.0;
 
-/// Two answers to a lone order are no crowd. So long it takes until the pieces of what was committed
-/// together have come, one from each partition.
-const CROWD: Crowd = Crowd { from: 3, waits: Duration::from_millis(8) };
+/// Two answers to one command are no crowd. Within this wait the pieces of what was committed together
+/// come, one from each partition.
+const CROWD: Crowd =
+    Crowd { from: 3, waits: Duration::from_millis(8), in_vain: Duration::from_millis(4) };
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);

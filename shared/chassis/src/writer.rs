@@ -62,7 +62,7 @@ impl Writer {
         Writer { session, wake, heartbeat, expects_repeats: true }
     }
 
-    /// Whatever is waiting, up to a bound; `None` once stopped and nothing waits.
+    /// Whatever is waiting, and in a crowd who comes a moment later, up to a bound; `None` once stopped and nothing waits.
     pub async fn take<R: Rows>(
         &self,
         waiting: &Mutex<(mpsc::Receiver<Pending<R>>, Pace)>,
