@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::event::At;
 use crate::idempotency::{self, Once};
-use crate::pace::{Crowd, Pace};
+use crate::pace::{Crowd, Wait};
 use crate::probes::Heartbeat;
 use crate::problem::Problem;
 use crate::reply::Reply;
@@ -34,16 +34,15 @@ use crate::writer::{TRIED_WITHIN, Writer};
 /// callers, eight cost Postgres a tenth to a quarter more for each order than two.
 const WRITERS: usize = 2;
 
-/// How far apart batches begin, in times that the last one took; see [`crate::pace`]. With two
-/// writers, one begins half a batch after the other.
-const APART: f64 = 0.5;
+/// So many commands in one batch are a crowd: two clients are.
+const CROWD: usize = 2;
 
-/// Two clients are a crowd. Each waits up to 20 ms longer for its answer, and where there are many, what
-/// they asked for ends sooner: with this and the consumers' wait, measured with orders at half of their
-/// highest rate, the decider's commit comes 68 to 88 ms after the POST at the median, and 118 to 222 at p99;
-/// without them after 111 to 155, and 243 to 324.
-const CROWD: Crowd =
-    Crowd { from: 2, waits: Duration::from_millis(20), in_vain: Duration::from_millis(5) };
+/// Each waits up to 20 ms longer for its answer, and where there are many, what they asked for ends sooner:
+/// with this and the consumers' wait, measured with orders at half of their highest rate, the decider's
+/// commit comes 60 to 88 ms after the POST at the median, and 118 to 229 at p99; without them after 111 to
+/// 155, and 243 to 324.
+pub(crate) const WAIT: Wait =
+    Wait { at_most: Duration::from_millis(20), in_vain: Duration::from_millis(3) };
 
 /// Commands in one transaction, at most.
 pub const BATCH_MAX: usize = 256;
@@ -189,13 +188,13 @@ impl<R: Rows> Commands<R> {
 impl<R: Rows> Writers<R> {
     /// Runs until stopped; what is waiting by then is still answered.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let waiting = Arc::new(Mutex::new((self.waiting, Pace::in_crowds(APART, CROWD))));
+        let waiting = Arc::new(Mutex::new((self.waiting, Crowd::of(CROWD))));
         let mut writers = tokio::task::JoinSet::new();
         for _ in 0..WRITERS {
             let mut writer = Writer::of(&self.db, self.wake.clone(), self.heartbeat.clone());
             let (waiting, stop) = (waiting.clone(), stop.clone());
             writers.spawn(async move {
-                while let Some((batch, _lap)) = writer.take(&waiting, &stop).await {
+                while let Some(batch) = writer.take(&waiting, &stop).await {
                     writer.write(batch).await;
                 }
             });

@@ -24,7 +24,7 @@ use crate::kafka;
 use crate::loss::Loss;
 use crate::member::{self, Reports};
 use crate::operator;
-use crate::pace::{Crowd, Pace};
+use crate::pace::{Crowd, Wait};
 use crate::probes::Heartbeat;
 use crate::registry::Registry;
 use crate::replay::Letters;
@@ -38,13 +38,11 @@ const BATCH_MAX: usize = 1_000;
 /// Records read ahead and not yet taken into a batch, at most.
 const AHEAD_MAX: usize = 2_000;
 
-/// How far apart batches begin, in times that the last one took; see [`crate::pace`].
-const APART: f64 = 2.0;
+/// So many records in one batch are a crowd: the two answers to one command are none.
+const CROWD: usize = 3;
 
-/// Two answers to one command are no crowd. Within this wait the pieces of what was committed together
-/// come, one from each partition.
-const CROWD: Crowd =
-    Crowd { from: 3, waits: Duration::from_millis(8), in_vain: Duration::from_millis(4) };
+/// Within this wait the pieces of what was committed together come, one from each partition.
+const WAIT: Wait = Wait { at_most: Duration::from_millis(8), in_vain: Duration::from_millis(3) };
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -145,7 +143,7 @@ impl<R: Rows> Consumer<R> {
         batches.paused_looked_at().await;
         let mut batch: Vec<Ahead> = Vec::with_capacity(BATCH_MAX);
         let mut looked_at = Instant::now();
-        let mut pace = Pace::in_crowds(APART, CROWD);
+        let mut crowd = Crowd::of(CROWD);
         while !stop.is_cancelled() && member::beyond_repair(&client).is_none() {
             self.heartbeat.beat();
             if looked_at.elapsed() > PAUSED_LOOK_EVERY {
@@ -155,7 +153,7 @@ impl<R: Rows> Consumer<R> {
             tokio::select! {
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
-                    let _lap = pace.fill(&mut batch, BATCH_MAX, &mut records).await;
+                    crowd.fill(&mut batch, BATCH_MAX, &mut records, WAIT).await;
                     let behind = batch.len() == BATCH_MAX;
                     let assigned = client.context().assigned();
                     let (messages, memory): (Vec<_>, Vec<_>) = batch

@@ -18,7 +18,7 @@
 //! - [`state`]: a topic of state, read whole
 //! - `dead_letter`, [`loss`], `replay`, `pause`, `operator`: those that can't be handled, and what operators
 //!   do about them
-//! - `wake`: what one loop tells another; `pace`: how soon it may begin again
+//! - `wake`: what one loop tells another; `pace`: who waits a little for others
 //! - [`db`], [`kafka`]: transactions, a loop's `session`, and what failures mean; every client setting with
 //!   its reason; `sayings`: when a client is of no more use; `news`: what is worth a line
 //!

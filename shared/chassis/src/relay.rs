@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::config::Kafka;
 use crate::db;
 use crate::kafka;
-use crate::pace::Pace;
+use crate::pace::Crowd;
 use crate::probes::Heartbeat;
 use crate::producer::Producer;
 use crate::registry::Registry;
@@ -34,8 +34,11 @@ const LOCK: i64 = 0x0072_656c_6179;
 /// the session, and with it the lock. The relay itself polls more often than this by far.
 const SESSION_IDLE_MAX: &str = "10s";
 
-/// How far apart looks begin, in times that the last one took; see [`crate::pace`].
-const APART: f64 = 2.0;
+/// So many rows sent after one look are a crowd; see [`crate::pace`].
+const CROWD: usize = 3;
+
+/// The rest after a look in a crowd.
+const REST: Duration = Duration::from_millis(8);
 
 /// How often to look for rows of other replicas, which can't wake us, while there is work.
 const POLL_BUSY: Duration = Duration::from_millis(20);
@@ -177,18 +180,15 @@ impl Relay {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let mut worked_at = Instant::now();
-        let mut pace = Pace::of(APART);
-        let mut sent = 0;
+        let mut crowd = Crowd::of(CROWD);
         while !stop.is_cancelled() {
             self.heartbeat.beat();
             round.still_of_use()?;
-            let lap = pace.next(sent == TAKEN_MAX).await;
             let limit = if round.is_full() { 0 } else { TAKEN_MAX };
             round.tell_oldest(db).await?;
             let began = Instant::now();
-            sent = round.turn(db, limit).await?;
+            let sent = round.turn(db, limit).await?;
             let took = began.elapsed();
-            drop(lap);
             self.wake.relaying.taken(sent == TAKEN_MAX);
             if sent > 0 {
                 worked_at = Instant::now();
@@ -196,6 +196,7 @@ impl Relay {
             if sent == TAKEN_MAX {
                 continue;
             }
+            crowd.rest_after(sent, REST).await;
             let poll = match worked_at.elapsed() < BUSY_FOR {
                 _ if round.held_up() => rest_beside_held(took),
                 true => POLL_BUSY,

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::commands::{BATCH_MAX, Pending};
+use crate::commands::{BATCH_MAX, Pending, WAIT};
 use crate::crash;
 use crate::db::{self, Failure};
 use crate::event::{At, Outgoing};
 use crate::idempotency::{self, Once};
 use crate::outbox::{self, Envelope};
-use crate::pace::{Lap, Pace};
+use crate::pace::Crowd;
 use crate::probes::Heartbeat;
 use crate::problem::Problem;
 use crate::reply::Reply;
@@ -62,14 +62,15 @@ impl Writer {
         Writer { session, wake, heartbeat, expects_repeats: true }
     }
 
-    /// Whatever is waiting, and in a crowd who comes a moment later, up to a bound; `None` once stopped and nothing waits.
+    /// Whatever is waiting, and in a crowd who comes a moment later, up to a bound; `None` once stopped
+    /// and nothing waits.
     pub async fn take<R: Rows>(
         &self,
-        waiting: &Mutex<(mpsc::Receiver<Pending<R>>, Pace)>,
+        waiting: &Mutex<(mpsc::Receiver<Pending<R>>, Crowd)>,
         stop: &CancellationToken,
-    ) -> Option<(Vec<Pending<R>>, Lap)> {
+    ) -> Option<Vec<Pending<R>>> {
         let mut batch = Vec::new();
-        let (waiting, pace) = &mut *waiting.lock().await;
+        let (waiting, crowd) = &mut *waiting.lock().await;
         while batch.is_empty() {
             self.heartbeat.beat();
             tokio::select! {
@@ -81,8 +82,8 @@ impl Writer {
         }
         self.wake.relaying.after_you().await;
         self.wake.consuming.after_you().await;
-        let lap = pace.fill(&mut batch, BATCH_MAX, waiting).await;
-        Some((batch, lap))
+        crowd.fill(&mut batch, BATCH_MAX, waiting, WAIT).await;
+        Some(batch)
     }
 
     /// Runs a batch until every caller has an answer. What can't go together goes apart: commands with
