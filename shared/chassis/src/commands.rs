@@ -39,8 +39,8 @@ const CROWD: usize = 2;
 
 /// Each waits up to 20 ms longer for its answer, and where there are many, what they asked for ends sooner:
 /// with this and the consumers' wait, measured with orders at half of their highest rate, the decider's
-/// commit comes 60 to 88 ms after the POST at the median, and 118 to 229 at p99; without them after 111 to
-/// 155, and 243 to 324.
+/// commit comes 60 to 88 ms after the POST at the median, and 118 to 229 at p99; without them, and
+/// with rests as long as the last batch, after 111 to 155, and 243 to 324.
 pub(crate) const WAIT: Wait =
     Wait { at_most: Duration::from_millis(20), in_vain: Duration::from_millis(3) };
 

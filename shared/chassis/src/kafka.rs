@@ -79,7 +79,8 @@ pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         // How long a topic may be unknown before its records come back as undeliverable.
         .set("topic.metadata.propagation.max.ms", "5000")
-        // The relay sends what is waiting at once; to wait for more would only add latency.
+        // The relay hands over what is waiting at once, and rests itself where that pays: to wait here
+        // too would only add latency.
         .set("linger.ms", "0")
         .set("compression.type", "lz4")
         // Whether it knows of a broker still; see `Sayings::counted`.

@@ -68,15 +68,15 @@ impl Crowd {
         self.came(batch.len());
     }
 
-    /// For who is not waited for by others: rests after a batch of so many, in a crowd.
-    pub(crate) async fn rest_after(&mut self, together: usize, rest: Duration) {
-        self.came(together);
+    /// For a loop without a queue, whose rows wait in a table: rests, in a crowd.
+    pub(crate) async fn rest(&self, rest: Duration) {
         if self.is_here() {
             sleep(rest).await;
         }
     }
 
-    fn came(&mut self, together: usize) {
+    /// So many came together.
+    pub(crate) fn came(&mut self, together: usize) {
         if together >= self.from {
             self.until = Instant::now() + CROWDED_FOR;
         }
@@ -119,7 +119,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_in_a_full_batch_waits_for_nobody_and_one_that_fills_goes() {
+    async fn while_others_come_who_came_first_waits_but_not_for_ever() {
+        let wait = Wait { at_most: WAIT.in_vain, in_vain: WAIT.in_vain / 2 };
+        let (sender, mut waiting) = mpsc::channel(1_000);
+        let others = tokio::spawn(async move {
+            for nth in 2..1_000 {
+                sleep(SOON).await;
+                sender.send(nth).await.unwrap();
+            }
+        });
+        let (mut batch, asked) = (vec![1], Instant::now());
+        crowded().fill(&mut batch, 1_000, &mut waiting, wait).await;
+        assert!(asked.elapsed() >= wait.at_most);
+        assert!(!others.is_finished(), "others come for five seconds");
+        others.abort();
+    }
+
+    #[tokio::test]
+    async fn a_full_batch_waits_for_nobody_and_one_that_fills_waits_no_longer() {
         let (sender, mut waiting) = mpsc::channel(8);
         let mut full = vec![1, 2];
         assert!(crowded().fill(&mut full, 2, &mut waiting, WAIT).now_or_never().is_some());
@@ -127,6 +144,16 @@ mod tests {
         let mut filled = vec![1];
         assert!(crowded().fill(&mut filled, 2, &mut waiting, WAIT).now_or_never().is_some());
         assert_eq!((full, filled), (vec![1, 2], vec![1, 2]));
+        let later = tokio::spawn(async move {
+            sleep(SOON).await;
+            sender.send(2).await.unwrap();
+            sender
+        });
+        let (mut filling, asked) = (vec![1], Instant::now());
+        crowded().fill(&mut filling, 2, &mut waiting, WAIT).await;
+        assert_eq!(filling, [1, 2]);
+        assert!(asked.elapsed() < 2 * WAIT.in_vain, "it was full at the first look");
+        drop(later.await.unwrap());
     }
 
     #[tokio::test]
@@ -139,27 +166,36 @@ mod tests {
         let mut batch = vec![1];
         assert!(crowd.fill(&mut batch, 3, &mut waiting, WAIT).now_or_never().is_some());
         assert_eq!(batch, [1, 2, 3]);
-        assert!(crowd.rest_after(3, WAIT.at_most).now_or_never().is_some());
+        assert!(crowd.rest(WAIT.at_most).now_or_never().is_some());
     }
 
     #[tokio::test]
     async fn so_many_at_once_are_a_crowd_for_a_while_and_fewer_are_none() {
-        let (_sender, mut waiting) = mpsc::channel(1);
+        let (sender, mut waiting) = mpsc::channel(8);
         let mut crowd = Crowd::of(3);
+        let before = crowd.until;
         assert!(crowd.fill(&mut vec![1, 2], 9, &mut waiting, WAIT).now_or_never().is_some());
-        assert!(!crowd.is_here());
-        crowd.fill(&mut vec![1, 2, 3], 9, &mut waiting, WAIT).await;
-        assert!(crowd.is_here());
+        assert_eq!(crowd.until, before);
+        for nth in [2, 3] {
+            sender.send(nth).await.unwrap();
+        }
+        let asked = Instant::now();
+        crowd.fill(&mut vec![1], 9, &mut waiting, WAIT).await;
+        let first = crowd.until;
+        assert!(first >= asked + CROWDED_FOR, "who joins makes a crowd too");
+        crowd.came(2);
+        assert_eq!(crowd.until, first);
+        sleep(SOON).await;
+        crowd.came(3);
+        assert!(crowd.until > first);
         sleep(CROWDED_FOR * 2).await;
-        assert!(!crowd.is_here());
         assert!(crowd.fill(&mut vec![1], 9, &mut waiting, WAIT).now_or_never().is_some());
     }
 
     #[tokio::test]
-    async fn who_sent_a_crowd_on_rests() {
-        let (mut crowd, asked) = (Crowd::of(3), Instant::now());
-        crowd.rest_after(3, SOON).await;
+    async fn in_a_crowd_a_loop_without_a_queue_rests() {
+        let (crowd, asked) = (crowded(), Instant::now());
+        crowd.rest(SOON).await;
         assert!(asked.elapsed() >= SOON);
-        assert!(crowd.rest_after(1, WAIT.at_most).now_or_never().is_none(), "still a crowd");
     }
 }

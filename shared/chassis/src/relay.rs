@@ -37,7 +37,8 @@ const SESSION_IDLE_MAX: &str = "10s";
 /// So many rows sent after one look are a crowd; see [`crate::pace`].
 const CROWD: usize = 3;
 
-/// The rest after a look in a crowd.
+/// The rest after a look in a crowd, unless there is more than it could take. What the broker says meanwhile
+/// is heard afterwards: where a row's wait is told, that is in it.
 const REST: Duration = Duration::from_millis(8);
 
 /// How often to look for rows of other replicas, which can't wake us, while there is work.
@@ -189,6 +190,7 @@ impl Relay {
             let began = Instant::now();
             let sent = round.turn(db, limit).await?;
             let took = began.elapsed();
+            crowd.came(sent);
             self.wake.relaying.taken(sent == TAKEN_MAX);
             if sent > 0 {
                 worked_at = Instant::now();
@@ -196,7 +198,7 @@ impl Relay {
             if sent == TAKEN_MAX {
                 continue;
             }
-            crowd.rest_after(sent, REST).await;
+            crowd.rest(REST).await;
             let poll = match worked_at.elapsed() < BUSY_FOR {
                 _ if round.held_up() => rest_beside_held(took),
                 true => POLL_BUSY,
