@@ -238,8 +238,16 @@ impl Identity {
 
     /// Processor time of its own, and of its children that have ended.
     pub fn cpu_time(&self) -> Duration {
-        let ticks = Stat::of(self.pid).map_or(0, |stat| stat.cpu_ticks);
-        Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)
+        Stat::of(self.pid).map_or(Duration::ZERO, |stat| stat.cpu_time())
+    }
+
+    /// Processor time of its living threads with such names, of which Linux keeps the first 15 letters.
+    pub fn cpu_time_of_threads(&self, named: impl Fn(&str) -> bool) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten();
+        let threads = threads.flatten().map(|thread| thread.path()).filter(|thread| {
+            fs::read_to_string(thread.join("comm")).is_ok_and(|name| named(name.trim_end()))
+        });
+        threads.filter_map(|thread| Some(Stat::at(&thread.join("stat"))?.cpu_time())).sum()
     }
 
     /// Memory of its own plus its share of what it shares with others.
@@ -362,7 +370,11 @@ struct Stat {
 
 impl Stat {
     fn of(pid: u32) -> Option<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Self::at(Path::new(&format!("/proc/{pid}/stat")))
+    }
+
+    fn at(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
         // The second field is the program's name, which may itself contain blanks and brackets.
         let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
         Some(Self {
@@ -372,6 +384,10 @@ impl Stat {
             cpu_ticks: fields.get(11..15)?.iter().filter_map(|word| word.parse::<u64>().ok()).sum(),
             started_ticks: fields.get(19)?.parse().ok()?,
         })
+    }
+
+    fn cpu_time(&self) -> Duration {
+        Duration::from_millis(self.cpu_ticks * 1_000 / TICKS_PER_SECOND)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -95,6 +96,16 @@ pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
     let mut held: Vec<_> = held.map(|member| (member.name, member.memory_bytes as f64)).collect();
     held.push((LOAD.to_string(), Identity::of(std::process::id()).memory_bytes() as f64));
     Ok(by_member(held))
+}
+
+/// What Java's compilers have taken so far, of all members. A thread of theirs that ends takes with it what
+/// it took.
+pub async fn compiling(stack: &Stack) -> Result<Duration> {
+    let members = stack.status().await?.into_iter();
+    let living = members.filter_map(|member| member.pid).map(Identity::of);
+    let is_compiler =
+        |name: &str| name.starts_with("C1 Compiler") || name.starts_with("C2 Compiler");
+    Ok(living.map(|process| process.cpu_time_of_threads(is_compiler)).sum())
 }
 
 /// A second instance counts as its service.

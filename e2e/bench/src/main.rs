@@ -46,8 +46,8 @@ struct Arguments {
     /// The load before each measurement
     #[arg(long, default_value_t = 4)]
     warm_seconds: u64,
-    /// The load before all of them, until Java's compiler has settled
-    #[arg(long, default_value_t = 50)]
+    /// The load before all of them, until Java's compilers have settled, at most
+    #[arg(long, default_value_t = 240)]
     warm_first_seconds: u64,
     /// So many callers in closed loops, one after the other
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = callers)]
@@ -113,7 +113,9 @@ async fn run(arguments: Arguments) -> Result<()> {
             report.on.insert("Yardstick".to_string(), site.yardstick.described());
             report.on.insert("Measured".to_string(), plan.described());
             eprintln!("{}", report.surroundings());
-            site.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
+            let warmed_up = site.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
+            eprintln!("- Warmed up: {warmed_up}");
+            report.on.insert("Warmed up".to_string(), warmed_up);
             for part in parts {
                 part.run(&mut site, &plan, &mut report).await?;
                 report.write(&arguments.into)?;

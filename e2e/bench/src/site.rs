@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
@@ -32,6 +32,13 @@ const DELIVERED: i64 = 1_000_000_000;
 const SKUS: usize = 10_000;
 const PRICE_CENTS: i64 = 1_000;
 const PROVIDED_AT_ONCE: usize = 256;
+
+/// How often, while it warms up, it is asked what Java's compilers take.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Below this share of a core, in so many looks on end, they have settled.
+const CALM: f64 = 0.03;
+const CALM_LOOKS: u32 = 2;
 
 /// Until all of an overload has ended.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
@@ -153,12 +160,27 @@ impl Site {
         self.settled().await
     }
 
-    /// Until Java's compiler has seen it all: in its first minute Kafka spends five times as much.
-    pub async fn warm_up(&self, lasting: Duration) -> Result<()> {
-        eprintln!("warming up for {} s …", lasting.as_secs());
+    /// Until Java's compilers have seen it all: they take up to half a core until then, and Kafka several
+    /// times as much for each order. Tells how long that was, and what they took in the end.
+    pub async fn warm_up(&self, at_most: Duration) -> Result<String> {
+        eprintln!("warming up …");
         let load = self.start(Wishes::default(), Load::MANY)?;
-        tokio::time::sleep(lasting).await;
-        self.finish(&*load.stop().await?).await
+        let (began, mut compiling) = (Instant::now(), costs::compiling(&self.stack).await?);
+        let mut calm = 0;
+        let share = loop {
+            let looked = Instant::now();
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = costs::compiling(&self.stack).await?;
+            let took = now.saturating_sub(std::mem::replace(&mut compiling, now));
+            let share = took.as_secs_f64() / looked.elapsed().as_secs_f64();
+            calm = if share < CALM { calm + 1 } else { 0 };
+            if calm == CALM_LOOKS || began.elapsed() >= at_most {
+                break share;
+            }
+        };
+        self.finish(&*load.stop().await?).await?;
+        let (seconds, percent) = (began.elapsed().as_secs(), 100.0 * share);
+        Ok(format!("for {seconds} s; Java's compilers took {percent:.1} % of a core in the end"))
     }
 
     /// Lets a load run for a while, then measures it, then lets it end. What is counted is what the
