@@ -5,7 +5,7 @@
 //! load a loop that begins again at once makes many small ones, and the machine is busy with the trips.
 //!
 //! So in a crowd, who comes first waits a little for others, and the relay rests a little before it looks
-//! again. What was committed together stays together, though six partitions bring it in as many pieces.
+//! again. What was committed together stays together, though each partition brings its own piece.
 //!
 //! Who comes alone, and not right after a crowd, waits for nothing.
 
