@@ -138,10 +138,10 @@ async fn records_as_large_as_their_topics_take_become_dead_letters_and_memory_st
         let mut grown_to = before.clone();
         for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
             let record = frame(schema_id(client, topic).await?, &vec![b'x'; TOPIC_TAKES - ROOM]);
-            for partition in 0..LARGE_ONES {
+            for nth in 0..LARGE_ONES {
                 let headers = envelope(topic, Uuid::now_v7());
                 let large = FutureRecord::to(topic.name).key(KEY).payload(&record);
-                let large = large.headers(headers).partition(partition);
+                let large = large.headers(headers).partition(nth % topic.partitions);
                 let landed = producer.send(large, SOON).await.map_err(|(error, _)| error)?;
                 for service in topic.subscribers {
                     let place = (topic.name, landed.partition, landed.offset);
