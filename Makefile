@@ -85,7 +85,7 @@ verify: build ## Check that nothing was lost or applied twice and that the books
 # before it is written: 4 to 25 % fewer sagas in five pairs. Checkpoints come as they do elsewhere.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
 bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on
-bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (half an hour)
+bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 
