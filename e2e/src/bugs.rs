@@ -72,9 +72,14 @@ const fn of(service: &'static str, bug: Bug) -> Bug {
 /// Its broker tells a producer that it is out of sequence, which no real one can be made to do.
 const BEYOND_REPAIR: &str = "a_producer_beyond_repair_is_replaced_and_loses_nothing";
 
+/// Its broker refuses the first of two requests that are under way and takes the second: of a real one, that
+/// is a moment.
+const SUPPOSED: &str =
+    "what_no_broker_acknowledged_is_sent_again_though_the_client_takes_it_for_written";
+
 /// The ids are names and nothing more. There is no B14: it was about a payment provider, and payment
 /// has none.
-pub const BUGS: [Bug; 15] = [
+pub const BUGS: [Bug; 16] = [
     bug("B1", "offset stored before the commit", I13, Trouble::DatabaseThenService("payment")),
     bug("B2", "inbox in its own transaction", I7, Trouble::Closed("payment", "payments")),
     bug("B3", "outbox outside the transaction", I11, Trouble::Closed("order", "orders")),
@@ -90,6 +95,7 @@ pub const BUGS: [Bug; 15] = [
     bug("B13", "key outside the transaction", I2, Trouble::Closed("order", "idempotency_keys")),
     bug("B15", "a task ends unnoticed", I13, Trouble::DatabaseAway("payment")),
     by_test(BEYOND_REPAIR, bug("B16", "a dead producer is kept", I13, Trouble::Nothing)),
+    by_test(SUPPOSED, bug("B17", "taken for written without an offset", I8, Trouble::Nothing)),
 ];
 
 /// How a bug fared, or a trial without one.

@@ -220,12 +220,16 @@ async fn partitions_that_are_added_under_load_are_read_from_their_first_record()
 
 async fn partitions_added(stack: &Stack) -> Result<()> {
     let client = own_stack(stack).await?;
-    nobody_notices(&client, 50, 30, async {
-        sleep(Duration::from_secs(5)).await;
-        let more: Vec<_> = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, 16)).collect();
-        let options = AdminOptions::new().request_timeout(Some(SOON));
-        for made in replays::admin(&client)?.create_partitions(&more, &options).await? {
-            made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+    nobody_notices(&client, 50, 50, async {
+        // Many at once, and so for long: it is while their logs are being made that records are refused.
+        for count in [16, 40, 64] {
+            sleep(Duration::from_secs(10)).await;
+            let more = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, count));
+            let more: Vec<_> = more.collect();
+            let options = AdminOptions::new().request_timeout(Some(SOON));
+            for made in replays::admin(&client)?.create_partitions(&more, &options).await? {
+                made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+            }
         }
         Ok(())
     })

@@ -68,7 +68,8 @@ pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
     producer
         // Acknowledged means: by every replica in sync.
         .set("acks", "all")
-        // A retry inside the client is written once and in order.
+        // A retry inside the client is written once and in order; what it only supposes to be written is
+        // not taken for that ([`crate::producer`]).
         .set("enable.idempotence", "true")
         // Never given up: a record that is given up leaves a gap that a later one would overtake.
         // Where a producer is given up, its rows are still there for the next one.

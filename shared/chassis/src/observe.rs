@@ -69,6 +69,10 @@ pub fn describe() {
             "Requests answered with a 500: a fault of ours, and none of the client.",
         ),
         ("relay_producers_rebuilt_total", "Producers that were beyond repair and replaced."),
+        (
+            "relay_supposed_total",
+            "Records sent again, since only the client and no broker said that they are written.",
+        ),
         ("watch_looks_total", "Looks at the database for those who wait for a change."),
         ("watch_refused_total", "Clients that found no place to wait."),
     ] {

@@ -1,4 +1,11 @@
-//! The relay's producer: what is sent comes back once, acknowledged or refused.
+//! The relay's producer: what is sent comes back once, and says whether it is in a log.
+//!
+//! That is so where the broker told its offset, and not yet where the client says that it was delivered: of
+//! two requests for a partition that are under way at once, the first may be refused, for its log is not
+//! there yet, and the second be taken. A broker up to Kafka 4.4 begins with whatever sequence number a
+//! producer that is new to a partition shows first (KIP-360, KAFKA-15591; a later one still does where the
+//! partition had records before). librdkafka knows that a broker takes nothing out of order, and so takes
+//! the first for written too, which is in no log (`rd_kafka_dr_implicit_ack`). It has no offset then.
 //!
 //! The `rdkafka` crate's own client of this kind wakes ten times a second, and spins through the last
 //! millisecond of each wait: half a percent of a core for doing nothing. Here one thread waits for a
@@ -10,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
 use rdkafka::{ClientContext, Statistics};
 use tokio::sync::mpsc;
@@ -36,7 +43,17 @@ pub(crate) struct Flight {
 }
 
 /// What became of a record.
-pub(crate) type Landed = (Flight, KafkaResult<()>);
+pub(crate) enum Fate {
+    /// It is in a log, at the offset that the broker told.
+    Acknowledged,
+    /// The client takes it for written, since a later one of its partition was: it may be in no log.
+    Supposed,
+    /// It came back.
+    Refused(KafkaError),
+}
+
+/// A record that is not under way any more.
+pub(crate) type Landed = (Flight, Fate);
 
 /// The client, and where its records come back. No more come back than were sent, which bounds the
 /// channel.
@@ -69,9 +86,13 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Flight>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<Flight>) {
-        let result = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
+        let fate = match result {
+            Ok(record) if record.offset() < 0 => Fate::Supposed,
+            Ok(_) => Fate::Acknowledged,
+            Err((error, _)) => Fate::Refused(error.clone()),
+        };
         // Nobody listens once the producer is dropped.
-        let _ = self.landed.send((*flight, result));
+        let _ = self.landed.send((*flight, fate));
     }
 }
 

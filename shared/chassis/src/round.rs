@@ -18,7 +18,7 @@ use crate::crash;
 use crate::db;
 use crate::floor::Floor;
 use crate::news::News;
-use crate::producer::{Flight, Landed, Producer};
+use crate::producer::{Fate, Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
 
 /// How long one look may take. Beside a topic that is held it reads the whole outbox, which may be
@@ -342,7 +342,7 @@ impl<'a> Round<'a> {
     }
 
     /// Notes what became of a record.
-    pub(crate) fn landed(&mut self, (flight, result): Landed) -> anyhow::Result<()> {
+    pub(crate) fn landed(&mut self, (flight, fate): Landed) -> anyhow::Result<()> {
         // What a cluster made anew acknowledged to a producer of the old one is sent again by the
         // next. That may be given the same id; were this row gone, another would be the first of
         // its partition, and the broker take it for a repeat of this one.
@@ -355,8 +355,15 @@ impl<'a> Round<'a> {
         self.left_behind |= flight.look < self.looks;
         let of = self.topics.get_mut(&flight.topic).expect("its topic is noted when it is sent");
         of.in_flight.remove(&(flight.sent_at, flight.position));
-        if let Err(error) = result {
-            return self.refused(&flight, &error);
+        match fate {
+            Fate::Acknowledged => {}
+            // Sent again by the next look. If it was written after all, whoever reads it knows it again.
+            Fate::Supposed => {
+                self.left_behind = true;
+                counter!("relay_supposed_total").increment(1);
+                return Ok(());
+            }
+            Fate::Refused(error) => return self.refused(&flight, &error),
         }
         let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
         of.waited.record(waited);

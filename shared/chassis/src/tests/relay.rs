@@ -375,6 +375,40 @@ async fn a_producer_beyond_repair_is_replaced_and_loses_nothing() {
     assert!(in_order(&arrivals), "{arrivals:?}");
 }
 
+/// As a broker does that hears of a producer in a partition for the first time: it refuses what comes before
+/// the partition's log is there, and takes what comes then, whatever number it begins with. The client
+/// takes the former for written as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_broker_acknowledged_is_sent_again_though_the_client_takes_it_for_written() {
+    let till = Till::<116>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    let events = |way: &str| -> Vec<Counted<116>> {
+        (0..20).map(|nth| counted(&format!("{way} {nth}"), 1)).collect()
+    };
+    till.publish(&events("connected")).await;
+    till.outbox_is_empty().await;
+    // What follows is under way before the refusal is back.
+    mock.broker_round_trip_time(1, Duration::from_secs(1)).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    let of_each = vec![refusal; names(116).counted.partitions as usize];
+    mock.request_errors(RDKafkaApiKey::Produce, &of_each);
+    till.publish(&events("refused")).await;
+    sleep(Duration::from_millis(200)).await;
+    till.publish(&events("taken")).await;
+    till.outbox_is_empty().await;
+    mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    relaying.stop().await;
+    let arrivals = first_arrivals(&till).await;
+    let missing: Vec<_> = ["connected", "refused", "taken"]
+        .into_iter()
+        .flat_map(|way| (0..20).map(move |nth| format!("{way} {nth}")))
+        .filter(|key| !arrivals.contains_key(key))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// Two brokers stand at one address each and are never there at once: the second is the first after
 /// it lost its disk. What it acknowledges to a producer that had begun with the first proves
 /// nothing, since the next producer may be given the same id.
