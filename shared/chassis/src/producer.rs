@@ -2,10 +2,11 @@
 //!
 //! That is so where the broker told its offset, and not yet where the client says that it was delivered: of
 //! two requests for a partition that are under way at once, the first may be refused, for its log is not
-//! there yet, and the second be taken. A broker up to Kafka 4.4 begins with whatever sequence number a
-//! producer that is new to a partition shows first (KIP-360, KAFKA-15591; a later one still does where the
-//! partition had records before). librdkafka knows that a broker takes nothing out of order, and so takes
-//! the first for written too, which is in no log (`rd_kafka_dr_implicit_ack`). It has no offset then.
+//! there yet or its leader moves, and the second be taken. A broker up to Kafka 4.4 begins with whatever
+//! sequence number a producer shows first that is new to a partition (KIP-360, KAFKA-15591; a later one still
+//! does where the partition had records before). librdkafka knows that a broker takes nothing out of order,
+//! and so takes the first for written too, which is in no log (confluent-kafka-go's issue 921, and
+//! `rd_kafka_dr_implicit_ack`). It has no offset then.
 //!
 //! The `rdkafka` crate's own client of this kind wakes ten times a second, and spins through the last
 //! millisecond of each wait: half a percent of a core for doing nothing. Here one thread waits for a
