@@ -2,32 +2,64 @@
 
 use std::time::{Duration, Instant};
 
-/// How far the floor lags, and how often to look below it all the same. A row that becomes visible
-/// below the floor could be overtaken by a later one of its key, so the lag is longer than a
-/// transaction of ours may take up to its commit. How long that takes is the disk's affair: hence the
-/// look below the floor.
-const LAG: Duration = Duration::from_secs(30);
+/// How often to see whether the floor can move, while there is something to leave below it.
+const SEEN_EVERY: Duration = Duration::from_secs(1);
+
+/// It moves after this time at the latest, though somebody's transaction is still under way: a session
+/// that somebody forgot writes no outbox, and ours end sooner, up to their commit. How long that takes is
+/// the disk's affair: hence the regular look from zero.
+const LAG_MAX: Duration = Duration::from_secs(30);
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// A position below which there was nothing left some seconds ago.
+/// What there is above the floor, and who was writing when that was looked at; $1 is the floor. To ask
+/// for the lowest row of all would wade through every one that was deleted since an old snapshot that
+/// somebody holds.
+pub(crate) const SIGHT: &str = "
+    select (select min(position) from outbox where position > $1) as lowest,
+           pg_snapshot_xmin(seen)::text::bigint as all_ended_below,
+           pg_snapshot_xmax(seen)::text::bigint as none_begun_from
+    from pg_current_snapshot() as seen";
+
+/// The answer to [`SIGHT`].
+#[derive(Clone, Copy, sqlx::FromRow)]
+pub(crate) struct Sight {
+    /// The lowest position above the floor.
+    lowest: Option<i64>,
+    /// Transactions with a lower number have ended, and what they committed is seen.
+    all_ended_below: i64,
+    /// Transactions with this number or a higher one had not begun to write.
+    none_begun_from: i64,
+}
+
+/// A position below which there is nothing left, and nothing to come.
 ///
-/// Dead rows stay in the table for as long as any transaction on the server is old enough to see
-/// them; to step over them at every look made polls 700 times slower when it was measured. The
-/// floor is a hint only: a transaction may still commit a row below it, so it lags, and a regular
-/// look starts from zero.
+/// Dead rows stay in the table for as long as any transaction on the server is old enough to see them;
+/// to step over them at every look made polls 700 times slower when it was measured. But rows come in
+/// order of commit, and not of position: one may still come below another that was long sent. Whoever
+/// writes it drew its position before the other was seen, and so its transaction was under way then. When
+/// all of those have ended, whatever is not there by then never comes.
+///
+/// A transaction draws its number with its first write, which may be this very row's: a moment after its
+/// position, and without waiting for anything in between. A second is the margin for that moment.
 pub(crate) struct Floor {
-    pub(crate) lag: Duration,
     floor: i64,
-    next: i64,
+    next: Option<Next>,
     deleted_max: i64,
-    moved_at: Instant,
+    seen_at: Instant,
     full_look_at: Instant,
+}
+
+/// Where the floor moves when all have ended who were writing at a moment.
+struct Next {
+    position: i64,
+    none_begun_from: i64,
+    since: Instant,
 }
 
 impl Floor {
     pub(crate) fn new() -> Floor {
         let now = Instant::now();
-        Floor { lag: LAG, floor: 0, next: 0, deleted_max: 0, moved_at: now, full_look_at: now }
+        Floor { floor: 0, next: None, deleted_max: 0, seen_at: now, full_look_at: now }
     }
 
     /// Rows that are gone.
@@ -35,20 +67,29 @@ impl Floor {
         self.deleted_max = positions.iter().copied().max().unwrap_or(0).max(self.deleted_max);
     }
 
-    /// Where it is, if it is time to move it: then ask for the lowest position above, and tell it to
-    /// [`Floor::move_below`]. To ask for the lowest of all would wade through every row that was
-    /// deleted since an old snapshot that somebody holds.
+    /// Where it is, if it is time for a [`Sight`], to be told to [`Floor::seen`].
     pub(crate) fn due(&self) -> Option<i64> {
-        (self.moved_at.elapsed() > self.lag).then_some(self.floor)
+        let behind = self.floor < self.deleted_max;
+        (behind && self.seen_at.elapsed() >= SEEN_EVERY).then_some(self.floor)
     }
 
-    /// Moves to where everything was done a lag ago, and is still: rows that wait, for their topic or
-    /// for an earlier one of their key, stay above the floor for as long as they wait.
-    pub(crate) fn move_below(&mut self, lowest: Option<i64>) {
-        let below = lowest.map_or(i64::MAX, |position| position.saturating_sub(1));
-        self.floor = self.next.min(below);
-        self.next = self.deleted_max.min(below);
-        self.moved_at = Instant::now();
+    /// Moves to where everything was done some sights ago, and is still: rows that wait, for their topic
+    /// or for an earlier one of their key, stay above the floor for as long as they wait.
+    pub(crate) fn seen(&mut self, sight: Sight) {
+        self.seen_at = Instant::now();
+        if let Some(Next { position, none_begun_from, since }) = self.next {
+            let all_ended = sight.all_ended_below >= none_begun_from;
+            if !all_ended && since.elapsed() < LAG_MAX {
+                return;
+            }
+            let below = sight.lowest.map_or(i64::MAX, |lowest| lowest - 1);
+            self.floor = position.min(below);
+        }
+        self.next = Some(Next {
+            position: self.deleted_max,
+            none_begun_from: sight.none_begun_from,
+            since: self.seen_at,
+        });
     }
 
     /// Where it is.
@@ -70,38 +111,68 @@ impl Floor {
 mod tests {
     use super::*;
 
-    /// A floor whose lag is over at every look.
-    fn hasty() -> Floor {
-        Floor { lag: Duration::ZERO, ..Floor::new() }
-    }
-
-    fn moved(floor: &mut Floor, lowest: Option<i64>) -> i64 {
-        std::thread::sleep(Duration::from_millis(1));
-        assert!(floor.due().is_some());
-        floor.move_below(lowest);
-        floor.start()
+    /// Seen while transactions from `oldest` on were under way, and `newest` was the next to begin.
+    fn sight(lowest: Option<i64>, oldest: i64, newest: i64) -> Sight {
+        Sight { lowest, all_ended_below: oldest, none_begun_from: newest }
     }
 
     #[test]
-    fn it_follows_what_is_deleted_a_lag_behind() {
-        let mut floor = hasty();
-        floor.deleted(&[1, 2, 3]);
-        assert_eq!([moved(&mut floor, None), moved(&mut floor, None)], [0, 3]);
-        floor.lag = LAG;
-        assert_eq!(floor.due(), None);
+    fn it_follows_what_is_deleted_once_all_have_ended_who_were_writing_then() {
+        let mut floor = Floor::new();
+        floor.deleted(&[1, 3, 2]);
+        floor.seen(sight(None, 7, 9));
+        floor.deleted(&[4]);
+        floor.seen(sight(None, 8, 10));
+        assert_eq!(floor.below(), 0, "8 may bring a row below");
+        floor.seen(sight(None, 9, 11));
+        assert_eq!(floor.below(), 3);
+        floor.seen(sight(None, 10, 11));
+        assert_eq!(floor.below(), 3, "10 may bring one below the fourth");
+        floor.seen(sight(None, 11, 11));
+        assert_eq!((floor.below(), floor.start()), (4, 4));
     }
 
     #[test]
     fn it_never_passes_a_row_that_waits_however_long_and_whatever_is_deleted_above_it() {
-        let mut floor = hasty();
+        let mut floor = Floor::new();
         for deleted in 11..100 {
             floor.deleted(&[deleted]);
-            assert!(moved(&mut floor, Some(10)) < 10);
+            floor.seen(sight(Some(10), deleted, deleted));
+            assert!(floor.below() < 10);
         }
         // It became visible late, when the floor was about to pass it.
-        let mut floor = hasty();
+        let mut floor = Floor::new();
         floor.deleted(&[20]);
-        assert_eq!(moved(&mut floor, None), 0);
-        assert_eq!(moved(&mut floor, Some(15)), 14);
+        floor.seen(sight(None, 5, 6));
+        floor.seen(sight(Some(15), 6, 6));
+        assert_eq!(floor.below(), 14);
+    }
+
+    #[test]
+    fn it_waits_for_a_forgotten_transaction_and_not_for_ever() {
+        let mut floor = Floor::new();
+        floor.deleted(&[20]);
+        floor.seen(sight(None, 5, 6));
+        floor.seen(sight(None, 5, 60));
+        assert_eq!(floor.below(), 0);
+        let next = floor.next.as_mut().unwrap();
+        next.since = next.since.checked_sub(LAG_MAX).unwrap();
+        floor.seen(sight(None, 5, 600));
+        assert_eq!(floor.below(), 20);
+    }
+
+    #[test]
+    fn where_nothing_was_deleted_nothing_is_asked() {
+        let mut floor = Floor::new();
+        let long_ago = Instant::now().checked_sub(SEEN_EVERY).unwrap();
+        floor.seen_at = long_ago;
+        assert_eq!(floor.due(), None);
+        floor.deleted(&[20]);
+        assert_eq!(floor.due(), Some(0));
+        floor.seen(sight(None, 6, 6));
+        assert_eq!(floor.due(), None, "a second later");
+        floor.seen(sight(None, 6, 6));
+        floor.seen_at = long_ago;
+        assert_eq!(floor.due(), None, "it is where it can be");
     }
 }

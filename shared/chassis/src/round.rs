@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::avro::frame;
 use crate::crash;
 use crate::db;
-use crate::floor::Floor;
+use crate::floor::{self, Floor};
 use crate::news::News;
 use crate::producer::{Fate, Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
@@ -117,7 +117,7 @@ pub(crate) struct Round<'a> {
     registry_away: Option<Instant>,
     /// When the oldest row was told last.
     told_at: Option<Instant>,
-    pub(crate) floor: Floor,
+    floor: Floor,
 }
 
 /// What is known of a topic.
@@ -244,9 +244,8 @@ impl<'a> Round<'a> {
         }
         self.looks += 1;
         if let Some(floor) = self.floor.due() {
-            let lowest = sqlx::query_scalar("select min(position) from outbox where position > $1");
-            let lowest = in_time(lowest.bind(floor).fetch_one(&mut *db)).await?;
-            self.floor.move_below(lowest);
+            let sight = sqlx::query_as(floor::SIGHT).bind(floor).fetch_one(&mut *db);
+            self.floor.seen(in_time(sight).await?);
         }
         let floor = self.floor.start();
         let now = Instant::now();
