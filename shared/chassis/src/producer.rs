@@ -45,7 +45,7 @@ pub(crate) struct Flight {
 
 /// What became of a record.
 pub(crate) enum Fate {
-    /// It is in a log, at the offset that the broker told.
+    /// It is in a log: the broker told at which offset, or that it has it already.
     Acknowledged,
     /// The client takes it for written, since a later one of its partition was: it may be in no log.
     Supposed,

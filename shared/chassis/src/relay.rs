@@ -34,6 +34,9 @@ const LOCK: i64 = 0x0072_656c_6179;
 /// the session, and with it the lock. The relay itself polls more often than this by far.
 const SESSION_IDLE_MAX: &str = "10s";
 
+/// How long a statement of the session may take, and so how long one that was given up holds the lock still.
+const STATEMENT_MAX: Duration = Duration::from_secs(30);
+
 /// So many rows sent after one look are a crowd; see [`crate::pace`].
 const CROWD: usize = 3;
 
@@ -59,8 +62,9 @@ const HELD_RESTS: u32 = 3;
 /// That rest, at most: well within [`SESSION_IDLE_MAX`].
 const HELD_REST_MAX: Duration = Duration::from_secs(5);
 
-/// How long records in flight may take when the process ends.
-const LAST_ACKS_WITHIN: Duration = Duration::from_secs(5);
+/// How long records in flight may take when the process ends: with the rest before it, less than
+/// [`SESSION_IDLE_MAX`].
+const LAST_ACKS_WITHIN: Duration = Duration::from_secs(4);
 
 /// How long a producer that is given up is waited for.
 const PURGED_WITHIN: Duration = Duration::from_secs(5);
@@ -114,11 +118,15 @@ impl Relay {
             !in_time(sqlx::query_scalar::<_, bool>(read_only).fetch_one(&mut db)).await?,
             "the database is read-only"
         );
+        let asked_at = Instant::now();
         let locked = "select pg_try_advisory_lock($1)";
         while !in_time(sqlx::query_scalar(locked).bind(LOCK).fetch_one(&mut db)).await? {
             gauge!("relay_active").set(0);
-            // Another relay reports this now; what was set while this one led must not stay.
-            gauge!("outbox_oldest_seconds").set(0);
+            // Another relay reports this now; what was set while this one led must not stay. Unless it is our
+            // own session of before that has the lock still: then nobody does.
+            if asked_at.elapsed() > STATEMENT_MAX {
+                gauge!("outbox_oldest_seconds").set(0);
+            }
             self.pause(stop).await;
             if stop.is_cancelled() {
                 return Ok(());
@@ -157,7 +165,7 @@ impl Relay {
         let session = session.as_ref().clone().options([
             ("idle_session_timeout", SESSION_IDLE_MAX),
             // Its own looks are bounded here, and may take longer than any other statement.
-            ("statement_timeout", "30s"),
+            ("statement_timeout", &format!("{}s", STATEMENT_MAX.as_secs())),
             // There is one way to plan a look. To find it anew at each, as Postgres does where it takes
             // that for cheaper, made a lone order's look a third longer.
             ("plan_cache_mode", "force_generic_plan"),
@@ -183,19 +191,20 @@ impl Relay {
         let mut worked_at = Instant::now();
         let mut crowd = Crowd::of(CROWD);
         while !stop.is_cancelled() {
-            self.heartbeat.beat();
             round.still_of_use()?;
+            self.heartbeat.beat();
+            round.survey(db).await?;
+            self.heartbeat.beat();
             let limit = if round.is_full() { 0 } else { TAKEN_MAX };
-            round.tell_oldest(db).await?;
             let began = Instant::now();
             let sent = round.turn(db, limit).await?;
             let took = began.elapsed();
             crowd.came(sent);
-            self.wake.relaying.taken(sent == TAKEN_MAX);
+            self.wake.relaying.taken(round.has_more());
             if sent > 0 {
                 worked_at = Instant::now();
             }
-            if sent == TAKEN_MAX {
+            if round.has_more() {
                 continue;
             }
             crowd.rest(REST).await;
@@ -252,6 +261,8 @@ mod tests {
             assert!(rest >= HELD_LOOK_EVERY);
             // A registry that says nothing is waited for between the look and the rest.
             assert!(registry::REQUEST_TIMEOUT + rest < idle_max, "{rest:?} after {took:?}");
+            // When the process ends, nothing is asked until the last records have landed.
+            assert!(rest + LAST_ACKS_WITHIN < idle_max, "{rest:?} after {took:?}");
         }
     }
 }

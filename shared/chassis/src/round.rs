@@ -16,17 +16,17 @@ use uuid::Uuid;
 use crate::avro::frame;
 use crate::crash;
 use crate::db;
-use crate::floor::{self, Floor};
+use crate::floor::{Floor, WRITERS};
 use crate::news::News;
 use crate::producer::{Fate, Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
 
-/// How long one look may take. Beside a topic that is held it reads the whole outbox, which may be
-/// millions of rows.
+/// How long one look may take, and the question for the oldest row. Beside a topic that is held a look reads
+/// the whole outbox, which may be millions of rows; from zero, both step over all that were deleted since an
+/// old snapshot that somebody holds.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long any other question may take. With a look, all of them together are less than the
-/// relay's heartbeat.
+/// How long any other question may take.
 const ASKED_WITHIN: Duration = Duration::from_secs(8);
 
 /// Rows that were acknowledged are deleted once there are so many. A look that deletes is a commit
@@ -64,8 +64,10 @@ const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// a new one costs nothing.
 pub(crate) const SILENT_MAX: Duration = Duration::from_secs(60);
 
-/// How often the gauge `outbox_oldest_seconds` is set.
-const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// How often the outbox is surveyed: for the gauge `outbox_oldest_seconds`, and for the floor while it is
+/// behind.
+const SURVEYED_EVERY: Duration = Duration::from_secs(5);
+const SURVEYED_BEHIND_EVERY: Duration = Duration::from_secs(1);
 
 /// A row of the outbox.
 #[derive(sqlx::FromRow)]
@@ -111,12 +113,13 @@ pub(crate) struct Round<'a> {
     looks: u64,
     /// Whether the last look left anything behind that may go when something comes back.
     left_behind: bool,
+    /// Whether it was cut short at its limit, so that more may be found at once.
+    cut_short: bool,
     /// Texts of schemas whose ids the registry has not told yet.
     schemas: HashMap<Vec<u8>, String>,
     /// The registry gave no answer lately: it is not asked again before this.
     registry_away: Option<Instant>,
-    /// When the oldest row was told last.
-    told_at: Option<Instant>,
+    surveyed_at: Option<Instant>,
     floor: Floor,
 }
 
@@ -167,9 +170,10 @@ impl<'a> Round<'a> {
             acknowledged_since: Instant::now(),
             looks: 0,
             left_behind: false,
+            cut_short: false,
             schemas: HashMap::new(),
             registry_away: None,
-            told_at: None,
+            surveyed_at: None,
             floor: Floor::new(),
         }
     }
@@ -185,6 +189,7 @@ impl<'a> Round<'a> {
             self.landed(landed)?;
         }
         let rows = self.take(db, limit).await?;
+        let full = rows.len() == limit;
         crash::point!("relay.taken", !rows.is_empty());
         let (mut sent, mut waiting) = (0, HashSet::new());
         for row in rows {
@@ -201,7 +206,19 @@ impl<'a> Round<'a> {
         }
         crash::point!("relay.sent", sent > 0);
         self.left_behind |= !waiting.is_empty();
+        self.cut_short = full && sent > 0;
         Ok(sent)
+    }
+
+    /// Whether to look again at once: the last look was as long as it may be. Its rows may all be of one key,
+    /// of which it sent the first; the next finds what lies behind them, for it passes over a key in flight.
+    pub(crate) fn has_more(&self) -> bool {
+        self.cut_short
+    }
+
+    #[cfg(test)]
+    pub(crate) fn floor(&mut self) -> &mut Floor {
+        &mut self.floor
     }
 
     /// Whether there is a reason to look, now that something came back. To delete what was acknowledged
@@ -243,11 +260,7 @@ impl<'a> Round<'a> {
             return Ok(Vec::new());
         }
         self.looks += 1;
-        if let Some(floor) = self.floor.due() {
-            let sight = sqlx::query_as(floor::SIGHT).bind(floor).fetch_one(&mut *db);
-            self.floor.seen(in_time(sight).await?);
-        }
-        let floor = self.floor.start();
+        let floor = if limit == 0 { self.floor.below() } else { self.floor.start() };
         let now = Instant::now();
         self.held_topics.retain(|_, until| *until > now);
         let topics: Vec<&String> = self.held_topics.keys().chain(self.stalled_topics()).collect();
@@ -259,7 +272,10 @@ impl<'a> Round<'a> {
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
         let rows = db::in_time(LOOK_WITHIN, query.fetch_all(db)).await;
-        let rows = rows.context("the outbox could not be read")?;
+        let rows: Vec<Row> = rows.context("the outbox could not be read")?;
+        if let Some(first) = rows.first() {
+            self.floor.found(first.position);
+        }
         if deletes {
             crash::point!("relay.deleted");
             self.floor.deleted(&self.acknowledged);
@@ -376,19 +392,25 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Tells, now and then, for how long the oldest row has been waiting: what nobody acknowledges
-    /// shows nowhere else.
-    pub(crate) async fn tell_oldest(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
-        if self.told_at.is_some_and(|told_at| told_at.elapsed() < TOLD_EVERY) {
+    /// Sees, now and then, for how long the oldest row has been waiting, as what nobody acknowledges shows
+    /// nowhere else, and whether the floor can move.
+    pub(crate) async fn survey(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
+        let behind = self.floor.is_behind();
+        let every = if behind { SURVEYED_BEHIND_EVERY } else { SURVEYED_EVERY };
+        if self.surveyed_at.is_some_and(|surveyed_at| surveyed_at.elapsed() < every) {
             return Ok(());
         }
-        self.told_at = Some(Instant::now());
-        let oldest = sqlx::query_scalar(
-            "select occurred_at from outbox where position > $1 order by position limit 1",
+        self.surveyed_at = Some(Instant::now());
+        let writers = in_time(sqlx::query_scalar(WRITERS).fetch_all(&mut *db)).await?;
+        let oldest = sqlx::query_as(
+            "select position, occurred_at from outbox where position > $1
+             order by position limit 1",
         );
-        let oldest: Option<DateTime<Utc>> =
-            in_time(oldest.bind(self.floor.below()).fetch_optional(db)).await?;
-        let waits = oldest.map(|at| (Utc::now() - at).to_std().unwrap_or_default());
+        let oldest = oldest.bind(self.floor.below()).fetch_optional(db);
+        let oldest: Option<(i64, DateTime<Utc>)> =
+            db::in_time(LOOK_WITHIN, oldest).await.context("the outbox could not be read")?;
+        self.floor.seen(writers, oldest.map(|(position, _)| position));
+        let waits = oldest.map(|(_, at)| (Utc::now() - at).to_std().unwrap_or_default());
         gauge!("outbox_oldest_seconds").set(waits.unwrap_or_default().as_secs_f64());
         Ok(())
     }

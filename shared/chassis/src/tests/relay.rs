@@ -54,12 +54,17 @@ async fn every_event_of_16_writers_reaches_its_topic_and_each_key_in_order() {
         let till = till.clone();
         tokio::spawn(async move {
             for nth in 0..40 {
-                // Most tills are a writer's own, some are fought for; the tails are long.
+                // Most tills are a writer's own, some are fought for; the tails are long, and a few longer
+                // than the floor takes to move.
                 let name = match nth % 4 {
                     0 => format!("shared {}", nth % 3),
                     _ => format!("till {writer}"),
                 };
-                let tail = if rand::random_bool(0.05) { 200 } else { rand::random_range(0..15) };
+                let tail = match rand::random_range(0..100) {
+                    0 => 2_500,
+                    1..=5 => 200,
+                    _ => rand::random_range(0..15),
+                };
                 publish_next(&till, &name, Duration::from_millis(tail)).await;
             }
         })
