@@ -31,7 +31,8 @@ use crate::writer::{TRIED_WITHIN, Writer};
 
 /// Writers of one service: while one batch is on its way to the disk, the next is taken. With more,
 /// batches are smaller, and what they cost is missing elsewhere: measured with 16 to 1,024
-/// callers, eight cost Postgres a tenth to a quarter more for each order than two.
+/// callers, eight cost Postgres a tenth to a quarter more for each order than two. One more waits with
+/// those that need a row that somebody holds.
 const WRITERS: usize = 2;
 
 /// So many commands in one batch are a crowd: two clients are.
@@ -179,8 +180,7 @@ impl<R: Rows> Commands<R> {
             caller,
         };
         if self.waiting.try_send(pending).is_err() {
-            counter!("commands_refused_total").increment(1);
-            return Err(Problem::unavailable("too many requests are waiting; nothing was stored"));
+            return Err(too_many());
         }
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => answer,
@@ -190,20 +190,35 @@ impl<R: Rows> Commands<R> {
     }
 }
 
+fn too_many() -> Problem {
+    counter!("commands_refused_total").increment(1);
+    Problem::unavailable("too many requests are waiting; nothing was stored")
+}
+
 impl<R: Rows> Writers<R> {
     /// Runs until stopped; what is waiting by then is still answered.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let waiting = Arc::new(Mutex::new((self.waiting, Crowd::of(CROWD))));
+        let (holding, held) = mpsc::channel(WAITING_MAX);
+        let writer = || Writer::of(&self.db, self.wake.clone(), self.heartbeat.clone());
         let mut writers = tokio::task::JoinSet::new();
         for _ in 0..WRITERS {
-            let mut writer = Writer::of(&self.db, self.wake.clone(), self.heartbeat.clone());
+            let (mut writer, holding) = (writer(), holding.clone());
             let (waiting, stop) = (waiting.clone(), stop.clone());
             writers.spawn(async move {
                 while let Some(batch) = writer.take(&waiting, &stop).await {
-                    writer.write(batch).await;
+                    for pending in writer.write(batch).await {
+                        if let Err(refused) = holding.try_send(pending) {
+                            refused.into_inner().refuse(too_many());
+                        }
+                    }
                 }
             });
         }
+        // It ends when the others have.
+        drop(holding);
+        let mut writer = writer();
+        writers.spawn(async move { writer.write_held(held).await });
         let pruning = tokio::spawn(idempotency::prune(self.db.clone()));
         while let Some(ended) = writers.join_next().await {
             ended?;

@@ -23,7 +23,7 @@ pub struct Config {
     #[arg(long, env, hide_env_values = true, value_parser = database_url)]
     pub migration_database_url: Option<Secret>,
     /// How many connections the pool of a replica holds to its database at most, for whoever asks; its
-    /// loops have four more of their own.
+    /// loops have five more of their own.
     #[arg(long, env, default_value = "16", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
 

@@ -1,6 +1,6 @@
 //! A writer of commands: takes those that wait, tries them as a batch until each has its answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,9 +88,11 @@ impl Writer {
 
     /// Runs a batch until every caller has an answer. What can't go together goes apart: commands with
     /// the key of one that is accepted wait for the next round, a batch that the database refuses is
-    /// halved, and where one needs a row that somebody holds, each goes by itself.
-    pub async fn write<R: Rows>(&mut self, batch: Vec<Pending<R>>) {
+    /// halved, and where one needs a row that somebody holds, each goes by itself. Gives back those that
+    /// do: they are to wait where nobody waits for them.
+    pub async fn write<R: Rows>(&mut self, batch: Vec<Pending<R>>) -> Vec<Pending<R>> {
         let mut rounds = vec![batch];
+        let mut held = Vec::new();
         let mut tries = 0;
         while let Some(batch) = rounds.pop() {
             self.heartbeat.beat();
@@ -140,8 +142,7 @@ impl Writer {
                                 pending.refuse(Problem::internal());
                             }
                         }
-                        // The one that waits lets the others pass.
-                        Failure::Locked => rounds.insert(0, batch),
+                        Failure::Locked => held.extend(batch),
                         failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
                             // What another transaction wrote at the same moment is seen at the next
                             // try: a client that is in two minds, and nothing to worry about.
@@ -156,6 +157,25 @@ impl Writer {
                         }
                     }
                 }
+            }
+        }
+        held
+    }
+
+    /// Tries those that need a row that somebody holds, one by one, until each has its answer.
+    pub async fn write_held<R: Rows>(&mut self, mut waiting: mpsc::Receiver<Pending<R>>) {
+        let mut held = VecDeque::new();
+        loop {
+            let Some(pending) = held.pop_front() else {
+                match waiting.recv().await {
+                    Some(pending) => held.push_back(pending),
+                    None => return,
+                }
+                continue;
+            };
+            held.extend(self.write(vec![pending]).await);
+            while let Ok(pending) = waiting.try_recv() {
+                held.push_back(pending);
             }
         }
     }
@@ -206,7 +226,7 @@ fn still_in_time<R: Rows>(batch: Vec<Pending<R>>) -> Vec<Pending<R>> {
     let waiting = batch.into_iter().filter(|pending| !pending.caller.is_closed());
     let (late, in_time): (Vec<_>, _) = waiting.partition(|pending| pending.deadline <= now);
     for pending in late {
-        let late = "the database did not answer in time; nothing was stored";
+        let late = "it could not be stored in time; nothing was stored";
         pending.refuse(Problem::unavailable(late));
     }
     in_time

@@ -287,6 +287,28 @@ async fn a_row_that_somebody_holds_is_waited_for_by_whoever_needs_it_and_by_nobo
     let (answers, writing) = tokio::join!(asked, start);
     let answers: Vec<u16> = answers.iter().map(|answer| status(answer).as_u16()).collect();
     assert_eq!(answers, [vec![503], vec![201; 7]].concat());
+    // One after the other, more of them than there are writers: each of these waits for 3 s.
+    let waits = async |nth: u64| {
+        sleep(Duration::from_millis(700 * nth)).await;
+        for _ in 0..3 {
+            assert_eq!(status(&run("held".into()).await), 503);
+        }
+    };
+    let mut passed = 0;
+    let others = async {
+        loop {
+            assert_eq!(status(&run(format!("till {passed}")).await), 201);
+            passed += 1;
+            // Silent for long, its session would be ended.
+            sqlx::query("select").execute(&mut *holder).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        _ = join_all((0..4).map(waits)) => {}
+        () = others => {}
+    }
+    assert!(passed >= 12, "{passed} passed by them in 10 s");
     holder.rollback().await.unwrap();
     assert_eq!(status(&run("held".into()).await), 201);
     writing.stop().await;
