@@ -2,8 +2,8 @@
 //! for payment and stock for as long as they are away, and shows it.
 //!
 //! The time is the database's. The sweep goes through the same command as a customer's cancel, so
-//! that the order row decides; and it only sweeps when this service has read everything that was
-//! said to it, since the answers may lie there unread.
+//! that the order row decides; and it only ends an order when this service has handled everything that
+//! was said to it while that was not overdue yet, since the answers may lie there unread.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -120,7 +120,7 @@ pub(crate) struct Swept {
 /// whether an order is overdue is the database's word, whose clock may be another. So orders within
 /// [`CLOCKS_APART`] of the deadline are looked at again, and larger errors are found by a walk through
 /// all orders every [`ALL_EVERY`].
-pub(crate) async fn once<F: Future<Output = bool>>(
+pub(crate) async fn once<F: Future<Output = Option<Duration>>>(
     db: &PgPool,
     commands: &Commands<Orders>,
     deadline: Duration,
@@ -164,12 +164,13 @@ impl Swept {
         deadline: Duration,
         from: Uuid,
         before: Uuid,
-    ) -> Result<Option<(Uuid, Vec<Uuid>)>, Problem> {
+    ) -> Result<Option<(Uuid, Vec<Overdue>)>, Problem> {
         self.heartbeat.iter().for_each(Heartbeat::beat);
         // Whether an order is overdue is answered and not asked for: a look ends after so many rows, and
         // not after so many that are overdue.
         let looked_at = sqlx::query_as(
-            "select order_id, status = 'pending' and created_at < now() - make_interval(secs => $3)
+            "select order_id, case status when 'pending'
+                    then extract(epoch from now() - created_at)::float8 - $3 end
          from orders where order_id > $1 and order_id < $2 order by order_id limit $4",
         )
         .bind(from)
@@ -177,25 +178,37 @@ impl Swept {
         .bind(deadline.as_secs_f64())
         .bind(LOOKED_AT_MAX)
         .fetch_all(db);
-        let looked_at: Vec<(Uuid, bool)> = db::in_time(LOOK_WITHIN, looked_at).await?;
+        let looked_at: Vec<(Uuid, Option<f64>)> = db::in_time(LOOK_WITHIN, looked_at).await?;
         let Some((last, _)) = looked_at.last().copied() else { return Ok(None) };
-        let overdue = looked_at.into_iter().filter(|(_, overdue)| *overdue);
-        Ok(Some((last, overdue.map(|(order_id, _)| order_id).collect())))
+        let overdue = looked_at.into_iter().filter_map(|(order_id, by)| {
+            // What is negative is no duration, and not overdue.
+            Some(Overdue { order_id, by: Duration::try_from_secs_f64(by?).ok()? })
+        });
+        Ok(Some((last, overdue.collect())))
     }
 }
 
+/// An order whose time is over, and for how long it has been.
+struct Overdue {
+    order_id: Uuid,
+    by: Duration,
+}
+
 /// Ends them all at once: those that wait together share a transaction. One that can't be ended is no
-/// reason to leave the others. `None` where answers to them may lie unread; that is asked each time, since
-/// they may come in while others are ended.
-async fn end<F: Future<Output = bool>>(
+/// reason to leave the others. Those to which an answer may lie unread that came in time are left for
+/// another sweep; `None` where that can't be told of any. It is asked each time, since answers may come in
+/// while others are ended.
+async fn end<F: Future<Output = Option<Duration>>>(
     commands: &Commands<Orders>,
-    overdue: Vec<Uuid>,
+    overdue: Vec<Overdue>,
     caught_up: impl Fn() -> F,
 ) -> Option<Result<(), Problem>> {
-    if !overdue.is_empty() && !caught_up().await {
-        return None;
+    if overdue.is_empty() {
+        return Some(Ok(()));
     }
-    let ended = join_all(overdue.into_iter().map(|order_id| cancel(commands, order_id))).await;
+    let ago = caught_up().await?;
+    let overdue = overdue.into_iter().filter(|order| order.by >= ago);
+    let ended = join_all(overdue.map(|order| cancel(commands, order.order_id))).await;
     Some(ended.into_iter().collect())
 }
 

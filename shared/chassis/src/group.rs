@@ -14,8 +14,7 @@ use crate::member::Reports;
 /// How long a question to the cluster may take.
 pub(crate) const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How old the ends of the partitions may be, when it is asked whether all up to them was handled: what
-/// came since may lie there unread.
+/// How old the ends of the partitions may be, when it is asked whether all up to them was handled.
 const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
 
 /// How far apart those are that are kept, however often it is asked.
@@ -42,13 +41,14 @@ impl Group {
         *self.client.lock().await = Weak::new();
     }
 
-    /// Whether the group has handled everything that its topics held at one of the times when this was
-    /// asked in the last 30 s: all instances, all partitions. False where that can't be told, and where
-    /// it was not asked lately. The last time will not do alone: offsets are committed once a second.
-    pub async fn caught_up(&self) -> bool {
-        let Some(client) = self.client.lock().await.upgrade() else { return false };
+    /// How long ago the group's topics held nothing that it has not handled by now: all instances, all
+    /// partitions. The latest of the times when this was asked in the last 30 s; what came since may lie there
+    /// unread. `None` where that can't be told, and where it was not asked lately. The last time will not do
+    /// alone: offsets are committed once a second.
+    pub async fn caught_up(&self) -> Option<Duration> {
+        let client = self.client.lock().await.upgrade()?;
         let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
-        let Ok(Ok((handled, ends))) = asked else { return false };
+        let Ok(Ok((handled, ends))) = asked else { return None };
         let mut asked = self.ends.lock().await;
         let reached = has_reached(&handled, &mut asked);
         if asked.last().is_none_or(|(asked_at, _)| asked_at.elapsed() > ENDS_KEPT_EVERY) {
@@ -58,12 +58,13 @@ impl Group {
     }
 }
 
-/// Whether what was handled reaches to where all partitions ended at one time lately. Forgets what was
-/// asked longer ago.
-fn has_reached(handled: &Ends, asked: &mut Vec<(Instant, Ends)>) -> bool {
+/// How long ago, at the least, all partitions ended where what was handled reaches to. Forgets what was asked
+/// too long ago.
+fn has_reached(handled: &Ends, asked: &mut Vec<(Instant, Ends)>) -> Option<Duration> {
     asked.retain(|(asked_at, _)| asked_at.elapsed() < ENDS_COUNT_FOR);
     let reached = |(place, end)| handled.get(place).is_some_and(|next| next >= end);
-    asked.iter().any(|(_, ends)| ends.iter().all(reached))
+    let reached = asked.iter().rev().find(|(_, ends)| ends.iter().all(reached));
+    reached.map(|(asked_at, _)| asked_at.elapsed())
 }
 
 /// How far the group has committed in each partition of its topics, and where each ends now. A
@@ -145,9 +146,18 @@ mod tests {
             [(7, now, true), (8, now, true), (6, now, false), (7, long_ago, false)]
         {
             let mut asked = vec![(asked_at, ends(7))];
-            assert_eq!(has_reached(&ends(handled), &mut asked), reached, "{handled}");
+            assert_eq!(has_reached(&ends(handled), &mut asked).is_some(), reached, "{handled}");
         }
         let mut asked = vec![(now, ends(7))];
-        assert!(!has_reached(&Ends::new(), &mut asked), "a partition that can't be told of");
+        assert_eq!(
+            has_reached(&Ends::new(), &mut asked),
+            None,
+            "a partition that can't be told of"
+        );
+        let before = now.checked_sub(ENDS_COUNT_FOR / 2).unwrap();
+        let mut asked = vec![(before, ends(7)), (now, ends(8))];
+        let ago = |handled, asked: &mut _| has_reached(&ends(handled), asked).unwrap();
+        assert!(ago(7, &mut asked) >= ENDS_COUNT_FOR / 2, "the eighth lies there unread");
+        assert!(ago(8, &mut asked) < ENDS_COUNT_FOR / 2);
     }
 }

@@ -35,7 +35,7 @@ async fn what_was_published_is_announced_again_word_for_word() {
         &bench.commands,
         Duration::from_secs(30),
         &mut Default::default(),
-        || ready(true),
+        || ready(Some(Duration::ZERO)),
     )
     .await
     .unwrap();
