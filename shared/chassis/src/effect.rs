@@ -98,6 +98,7 @@ pub(crate) async fn take<R: Rows>(
     crash::point!("effect.admitted", !admitted.is_empty());
     let mut keys = R::Keys::default();
     let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
+    let mut repeats = Vec::new();
     for (nth, item) in items.iter().enumerate() {
         if let Content::Event(topic, work) = &item.content {
             // Removed from the set, so that a repeat within the batch is a repeat too.
@@ -107,8 +108,12 @@ pub(crate) async fn take<R: Rows>(
                 new.push((nth, *topic, item, work));
             } else {
                 repeated.push(*topic);
+                repeats.extend(item.event_id.map(|event_id| (nth, event_id, *topic)));
             }
         }
+    }
+    if !repeats.is_empty() {
+        repeats_of_their_topic(tx, &repeats, &entering).await?;
     }
     let mut rows = R::load(tx, keys).await?;
     crash::point!("effect.loaded", !new.is_empty());
@@ -145,6 +150,27 @@ pub(crate) async fn take<R: Rows>(
     }
     let publishes = !envelopes.is_empty();
     Ok(Effect { handled, now, begun, repeated, publishes, _spans: spans })
+}
+
+/// Whether each repeat is one of an event of its own topic. Ids are for one event each; where a publisher
+/// gives the same to two, the second may not pass for a repeat of the first. `entering` is what is not in
+/// the inbox yet.
+async fn repeats_of_their_topic(
+    tx: &mut PgConnection,
+    repeats: &[(usize, Uuid, &'static Topic)],
+    entering: &[(Uuid, &'static str)],
+) -> Result<(), Trouble> {
+    let event_ids: Vec<_> = repeats.iter().map(|(_, event_id, _)| *event_id).collect();
+    let known = inbox::topics(tx, &event_ids).await?;
+    for (nth, event_id, topic) in repeats {
+        let entered = || entering.iter().find(|(id, _)| id == event_id).map(|(_, topic)| *topic);
+        let known = known.get(event_id).map(String::as_str).or_else(entered);
+        if let Some(other) = known.filter(|known| *known != topic.name) {
+            let reason = format!("its id is that of an event of {other}");
+            return Err(Trouble::Event(*nth, Cause { kind: Kind::Impossible, reason }));
+        }
+    }
+    Ok(())
 }
 
 impl Effect {

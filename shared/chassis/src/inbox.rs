@@ -3,7 +3,7 @@
 //! Promise: an event has its effect once, however often it arrives. It is broken by admitting in
 //! another transaction than the effect's, or by pruning sooner than Kafka could redeliver.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -63,10 +63,20 @@ pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], at
         .bind(attempts);
 }
 
-/// Sorted, and each once: the batch itself may hold a repeat.
+/// The topics that events came in which are there.
+pub(crate) async fn topics(
+    tx: &mut PgConnection,
+    event_ids: &[Uuid],
+) -> sqlx::Result<HashMap<Uuid, String>> {
+    let topics = sqlx::query_as("select event_id, topic from inbox where event_id = any($1)");
+    let topics: Vec<(Uuid, String)> = topics.bind(event_ids).fetch_all(tx).await?;
+    Ok(topics.into_iter().collect())
+}
+
+/// Sorted, and each once, the first of them: the batch itself may hold a repeat.
 fn sorted(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
     let mut events = events.to_vec();
-    events.sort_unstable();
+    events.sort_by_key(|(event_id, _)| *event_id);
     events.dedup_by_key(|(event_id, _)| *event_id);
     events
 }

@@ -233,8 +233,9 @@ impl<R: Rows> Letters<R> {
                 false => (Settled::Discarded, of_unread(letter, item.event_id)),
             });
         };
-        if let Some(entering) = item.entering()
+        if let Some(entering @ (event_id, topic)) = item.entering()
             && inbox::admit(tx, &[entering], letter.attempts).await?.0.is_empty()
+            && inbox::topics(tx, &[event_id]).await?[&event_id] == topic
         {
             return Ok(match self.was_discarded(tx, item).await? {
                 true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),

@@ -156,6 +156,33 @@ async fn letters_are_listed_page_by_page_and_each_is_read_whole() {
     assert_eq!(till.number(looked).await, 0, "to look changes nothing");
 }
 
+/// Its publisher gave one id to two events; or to none, and the aggregate's to all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_id_came_in_another_topic_is_no_repeat_and_set_aside() {
+    let till = Till::<23>::open_with_contracts().await;
+    let (consumer, client, stop) = (till.consumer(), till.client(), CancellationToken::new());
+    let mut batches = consumer.batches(&client, &stop);
+    let events = till.delivered(&[1, 2, 3, 4].map(|amount| counted("a", amount))).await;
+    batches.handle(events[..1].to_vec(), &Assigned::default()).await;
+    batches.handle(events[1..2].to_vec(), &Assigned::default()).await;
+    till.force("update inbox set topic = 'another'").await;
+    batches.handle(events[..1].to_vec(), &Assigned::default()).await;
+    batches.handle(events[2..3].to_vec(), &Assigned::default()).await;
+    batches.handle(events[1..].to_vec(), &Assigned::default()).await;
+    assert_eq!(till.tallies().await["a"], (4, 10), "each once, and what came with them too");
+    let letters = till.letters().await;
+    assert_eq!(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [0, 1]);
+    for letter in letters {
+        assert_eq!(letter.reason, "its id is that of an event of another");
+    }
+    let desk = till.desk();
+    for letter in [1, 2] {
+        let path = format!("/dead-letters/{letter}");
+        let told = get(&desk, &path).await;
+        assert!(told["if_discarded"]["consequence"].as_str().unwrap().contains("Till a"), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn once_its_cause_is_gone_a_letter_is_replayed_and_never_twice() {
     let till = Till::<41>::open_with_contracts().await;
