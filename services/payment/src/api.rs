@@ -145,21 +145,23 @@ struct Books {
     balanced: bool,
 }
 
-/// Balanced where what came in is there or taken, and what the accounts say came in and was taken is what
-/// the deposits and the payments come to.
+/// Balanced where, of each account, what came in is there or taken, and what it says came in and was taken
+/// is what its deposits and its payments come to.
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,
-        "select deposited_cents::text, balance_cents::text, taken_cents::text,
-                deposited_cents = balance_cents + taken_cents
-                and deposited_cents
-                    = (select coalesce(sum(amount_cents), 0) from deposits)
-                and taken_cents
-                    = (select coalesce(sum(amount_cents), 0) from payments where state = 'verified')
-                    as balanced
-         from (select coalesce(sum(deposited_cents), 0) as deposited_cents,
-                      coalesce(sum(balance_cents), 0) as balance_cents,
-                      coalesce(sum(taken_cents), 0) as taken_cents
-               from accounts) as sums",
+        "select coalesce(sum(deposited_cents), 0)::text as deposited_cents,
+                coalesce(sum(balance_cents), 0)::text as balance_cents,
+                coalesce(sum(taken_cents), 0)::text as taken_cents,
+                count(*) filter (where not (
+                    coalesce(deposited_cents = balance_cents + taken_cents, true)
+                    and coalesce(deposited_cents, 0) = coalesce(deposits_cents, 0)
+                    and coalesce(taken_cents, 0) = coalesce(payments_cents, 0))) = 0 as balanced
+         from accounts
+         full join (select customer_id, sum(amount_cents) as deposits_cents
+                    from deposits group by customer_id) as deposits using (customer_id)
+         full join (select customer_id, sum(amount_cents) as payments_cents
+                    from payments where state = 'verified'
+                    group by customer_id) as payments using (customer_id)",
     )
 }

@@ -274,21 +274,23 @@ struct Books {
     balanced: bool,
 }
 
-/// Balanced where what came in is there or reserved, and what the items say came in and is reserved is
-/// what the deliveries and the reservations come to.
+/// Balanced where, of each item, what came in is there or reserved, and what it says came in and is reserved
+/// is what its deliveries and its reservations come to.
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,
-        "select delivered::text, available::text, reserved::text,
-                delivered = available + reserved
-                and delivered = (select coalesce(sum(quantity), 0) from deliveries)
-                and reserved = (select coalesce(sum((line ->> 'quantity')::bigint), 0)
-                                from reservations, jsonb_array_elements(lines) as line
-                                where state = 'reserved')
-                    as balanced
-         from (select coalesce(sum(delivered), 0) as delivered,
-                      coalesce(sum(available), 0) as available,
-                      coalesce(sum(reserved), 0) as reserved
-               from items) as sums",
+        "select coalesce(sum(delivered), 0)::text as delivered,
+                coalesce(sum(available), 0)::text as available,
+                coalesce(sum(reserved), 0)::text as reserved,
+                count(*) filter (where not (
+                    coalesce(delivered = available + reserved, true)
+                    and coalesce(delivered, 0) = coalesce(came_in, 0)
+                    and coalesce(reserved, 0) = coalesce(is_reserved, 0))) = 0 as balanced
+         from items
+         full join (select sku, sum(quantity) as came_in
+                    from deliveries group by sku) as deliveries using (sku)
+         full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as is_reserved
+                    from reservations, jsonb_array_elements(lines) as line
+                    where state = 'reserved' group by 1) as reservations using (sku)",
     )
 }

@@ -86,10 +86,20 @@ async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
     deposited(&client, CUSTOMER, 500, "a").await;
     let order = created(ORDER, CUSTOMER, 300, "EUR");
     bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap();
+    let owned: &str = format!(
+        "with accounts as (update accounts set customer_id = '{CUSTOMER}'),
+              deposits as (update deposits set customer_id = '{CUSTOMER}')
+         update payments set customer_id = '{CUSTOMER}'"
+    )
+    .leak();
     let ways = [
         ("update deposits set amount_cents = 501", "update deposits set amount_cents = 500"),
         ("update payments set amount_cents = 600", "update payments set amount_cents = 300"),
         ("update payments set state = 'refunded'", "update payments set state = 'verified'"),
+        // All sums are right, and somebody else has the money.
+        ("update accounts set customer_id = order_id from payments", owned),
+        ("update deposits set customer_id = order_id from payments", owned),
+        ("update payments set customer_id = order_id", owned),
     ];
     bench.books_notice(api::books(bench.db.clone()), &ways).await;
 }

@@ -204,6 +204,13 @@ async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
             "update reservations set state = 'released'",
             "update reservations set state = 'reserved'",
         ),
+        // All sums are right, and they are another item's.
+        ("update items set sku = 'cap'", "update items set sku = 'pen'"),
+        ("update deliveries set sku = 'cap'", "update deliveries set sku = 'pen'"),
+        (
+            r#"update reservations set lines = '[{"sku": "cap", "quantity": 2}]'"#,
+            r#"update reservations set lines = '[{"sku": "pen", "quantity": 2}]'"#,
+        ),
     ];
     bench.books_notice(api::books(bench.db.clone()), &ways).await;
 }
