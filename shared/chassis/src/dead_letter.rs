@@ -60,6 +60,8 @@ pub(crate) type Place = (String, i32, i64);
 
 /// Sets records aside, after so many `attempts`; one that lies there already is left as it is, so
 /// that what was settled stays settled when its topic is read again. Answers those that are new.
+///
+/// They are sorted, so that two batches with the same records wait for each other in one direction only.
 pub(crate) async fn set_aside(
     tx: &mut PgConnection,
     cluster: &str,
@@ -69,6 +71,8 @@ pub(crate) async fn set_aside(
     if letters.is_empty() {
         return Ok(Vec::new());
     }
+    let mut letters = letters.to_vec();
+    letters.sort_unstable_by_key(|(m, ..)| (m.topic(), m.partition(), m.offset()));
     let hash = |m: &OwnedMessage| Sha256::digest(m.payload().unwrap_or_default()).to_vec();
     sqlx::query_as(
         "insert into dead_letters
@@ -152,7 +156,8 @@ pub(crate) struct Wanted {
 /// A page of letters, oldest first.
 pub(crate) async fn page(db: &PgPool, wanted: &Wanted, limit: i64) -> sqlx::Result<Vec<Short>> {
     sqlx::query_as(
-        "select letter_id, topic, partition, \"offset\", event_id, encode(key, 'escape') as key,
+        "select letter_id, topic, partition, \"offset\", event_id,
+                encode(substring(key for 256), 'escape') as key,
                 kind, reason, state, received_at, settled_at
          from dead_letters
          where letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)

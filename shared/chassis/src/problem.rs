@@ -1,7 +1,7 @@
 //! What a client reads when it does not get what it asked for: `application/problem+json` (RFC
 //! 9457).
 //!
-//! Three outcomes exist: ok, refused (nothing was stored), unknown (ask again with the same key).
+//! Three outcomes exist: ok, refused (nothing was stored), unknown (with a key, ask again with the same).
 //! Whoever answers 503 says which of the last two it is, and only [`Problem::outcome_unknown`] is
 //! the unknown one. A 500 is unknown too: what failed may have failed after a commit.
 
@@ -70,7 +70,8 @@ impl Problem {
         let mut problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "outcome-unknown",
-            "Whether this was stored is not known: ask again with the same Idempotency-Key.",
+            "Whether this was stored is not known. If it came with an Idempotency-Key, ask again with \
+             the same; otherwise look before you ask again.",
         );
         problem.retry_after = Some(RETRY_AFTER);
         problem
