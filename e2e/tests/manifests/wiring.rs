@@ -147,6 +147,9 @@ fn ports_and_probes_are_those_that_the_code_answers_on() {
     }
 }
 
+/// So long after `SHUTDOWN_TIMEOUT_SECONDS` the process has ended, as the chassis says of it.
+const ENDS_WITHIN: u64 = 5;
+
 #[test]
 fn whoever_stops_is_given_longer_than_it_may_take() {
     let compose = compose();
@@ -154,14 +157,14 @@ fn whoever_stops_is_given_longer_than_it_may_take() {
         let within: u64 = default(service, "SHUTDOWN_TIMEOUT_SECONDS").parse().unwrap();
         let given = text(&compose["services"][service]["stop_grace_period"]);
         let given: u64 = given.strip_suffix('s').unwrap().parse().unwrap();
-        assert!(given > within, "docker-compose.yml, {service}");
+        assert!(given > within + ENDS_WITHIN, "docker-compose.yml, {service}: {given} s");
     }
     for (tree, objects) in TREES.iter() {
         for service in deployed() {
             let within: u64 = default(service, "SHUTDOWN_TIMEOUT_SECONDS").parse().unwrap();
             let (grace, waits) = grace(pod(find(objects, "Deployment", service)).unwrap());
             assert!(waits > 0, "{tree}, {service}: requests still come after it was told to go");
-            assert!(grace > waits + within, "{tree}, {service}: {grace} s");
+            assert!(grace > waits + within + ENDS_WITHIN, "{tree}, {service}: {grace} s");
         }
     }
 }
@@ -215,7 +218,7 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
         let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
         let pool: u64 = default(service, "DATABASE_POOL_SIZE").parse().unwrap();
         // One more replica while a rollout adds it; of each, the pool and the loops' own sessions.
-        let needed = (replicas_max + 1) * (pool + 4);
+        let needed = (replicas_max + 1) * (pool + 5);
         assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
         assert_eq!(database["instances"], 3);
         assert_eq!(database["postgresql"]["synchronous"]["dataDurability"], "required");
