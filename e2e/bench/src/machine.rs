@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Result, ensure};
+use e2e::topology::SERVICES;
 use e2e::{Stack, parts};
 use sqlx::{Connection, PgConnection};
 
@@ -44,7 +45,11 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
     }
     for (title, version) in parts::versions() {
         let text = match title {
-            "Kafka" => format!("{version} on Java {java}, {}; acks=all", options["kafka"]),
+            "Kafka" => format!(
+                "{version} on Java {java}, {}; acks=all, of one broker: one copy, which it leaves to \
+                 the system to sync",
+                options["kafka"]
+            ),
             "PostgreSQL" => postgres(stack).await?,
             _ => format!("{version} on Java {java}, {}", options["registry"]),
         };
@@ -58,15 +63,20 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
 /// # Errors
 /// If a commit does not survive: what is measured then is nothing that anybody may compare.
 async fn postgres(stack: &Stack) -> Result<String> {
+    for service in SERVICES {
+        // As the service, for which it may be set otherwise.
+        let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+        let off: Vec<String> = sqlx::query_scalar(
+            "select name from pg_settings
+             where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting = 'off'",
+        )
+        .fetch_all(&mut db)
+        .await?;
+        ensure!(off.is_empty(), "{service}: without {} nothing is measured", off.join(" and "));
+        db.close().await?;
+    }
     // As the superuser, who alone may ask how it was compiled.
     let mut db = PgConnection::connect(&stack.cluster_url("order")?).await?;
-    let off: Vec<String> = sqlx::query_scalar(
-        "select name from pg_settings
-         where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting = 'off'",
-    )
-    .fetch_all(&mut db)
-    .await?;
-    ensure!(off.is_empty(), "without {} nothing is measured", off.join(" and "));
     let (version, flags, settings): (String, String, String) = sqlx::query_as(
         "select current_setting('server_version'),
                 (select coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')

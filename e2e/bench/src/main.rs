@@ -99,6 +99,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         old_orders: arguments.old_orders,
     };
     let mut report = Report::default();
+    Report::forget(&arguments.into)?;
     // Old orders need a stack that has them.
     let (old, others): (Vec<Part>, Vec<Part>) =
         parts.into_iter().partition(|part| *part == Part::Old);
@@ -118,7 +119,6 @@ async fn run(arguments: Arguments) -> Result<()> {
             report.on.insert("Warmed up".to_string(), warmed_up);
             for part in parts {
                 part.run(&mut site, &plan, &mut report).await?;
-                report.write(&arguments.into)?;
             }
             anyhow::Ok(())
         };
@@ -128,6 +128,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
         measured?;
     }
+    report.write(&arguments.into)?;
     println!("{}", report.markdown());
     println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
     Ok(())

@@ -22,7 +22,7 @@ use crate::yardstick::Yardstick;
 pub enum Part {
     /// 1 to 1,024 callers, each posting its next order when its last has ended
     Closed,
-    /// Fixed rates, from a quarter of the peak to one and a half times as much
+    /// Fixed rates, from a quarter of what a closed loop reaches to one and a half times as much
     Open,
     /// How fast orders end that waited for stock
     Drain,
@@ -55,6 +55,12 @@ impl Plan {
 }
 
 const IDLE: Duration = Duration::from_secs(30);
+
+/// How long the yardstick is looked at, before and after each case.
+const YARDSTICK: Duration = Duration::from_secs(5);
+
+/// Rates of the open loop, in hundredths of what the closed one reached.
+const OPEN_PERCENT: [u32; 7] = [25, 50, 75, 90, 110, 125, 150];
 
 impl Part {
     pub async fn run(self, site: &mut Site, plan: &Plan, report: &mut Report) -> Result<()> {
@@ -93,7 +99,7 @@ impl Part {
                 many("10 items", of(Skus::Even(10))),
                 many("10,000 items", of(Skus::Even(10_000))),
                 many("100,000 items", of(Skus::Even(100_000))),
-                many("10,000 items, Zipf", of(Skus::Zipf(10_000))),
+                many("10,000 items, Zipf", of(Skus::zipf(10_000))),
                 many("one item", of(Skus::Even(1))),
             ],
             Part::Lines => [1, 2, 10, 50]
@@ -113,13 +119,14 @@ impl Part {
 
 type Case = (String, Wishes, Load);
 
-/// One of several, with the yardstick of the same minutes.
+/// One of several, with the yardstick between its cases.
 struct Repeat<'a> {
     site: &'a mut Site,
     plan: &'a Plan,
     report: &'a mut Report,
     /// There and back by turns, so that tables that grow and a machine that warms up favour nobody.
     backwards: bool,
+    /// As it was before the next case.
     tx4: Yardstick,
 }
 
@@ -130,19 +137,15 @@ impl<'a> Repeat<'a> {
         report: &'a mut Report,
         nth: u32,
     ) -> Result<Repeat<'a>> {
-        let load_average = costs::load_average();
-        let tx4 = site.yardstick.run(&site.stack, plan.lasting, false).await?;
-        eprintln!("  tx4: {:.0}/s, Postgres {:.0} µs", tx4.per_second, tx4.postgres_micros);
-        let run = report.add(Run::named("tx4, 16 clients"));
-        run.set("tx4/s", tx4.per_second);
-        run.set("Postgres µs/tx4", tx4.postgres_micros);
-        run.set("load average", load_average);
+        let tx4 = yardstick(site, report).await?;
         Ok(Repeat { site, plan, report, backwards: nth % 2 == 1, tx4 })
     }
 
     async fn measure(&mut self, name: &str, wishes: Wishes, load: Load) -> Result<&mut Run> {
         let run = self.site.measure(name, wishes, load, self.plan).await?;
-        Ok(self.report.add(run.beside(&self.tx4)))
+        let after = yardstick(self.site, self.report).await?;
+        let before = std::mem::replace(&mut self.tx4, after);
+        Ok(self.report.add(run.between(&before, &after)))
     }
 
     async fn peak(&mut self) -> Result<f64> {
@@ -172,7 +175,11 @@ impl<'a> Repeat<'a> {
 
     async fn open(&mut self) -> Result<()> {
         let peak = self.peak().await?;
-        for percent in [25, 50, 75, 90, 150] {
+        let mut percents = OPEN_PERCENT;
+        if self.backwards {
+            percents.reverse();
+        }
+        for percent in percents {
             let name = format!("open, {percent} % of the peak");
             let load = Load::PerSecond(peak * f64::from(percent) / 100.0);
             let run = self.measure(&name, Wishes::default(), load).await?;
@@ -181,7 +188,8 @@ impl<'a> Repeat<'a> {
         Ok(())
     }
 
-    /// Orders are placed for a while with stock away; then it comes back.
+    /// Orders are placed for a while with stock away; then it comes back. What is left of them is less than
+    /// a saga, and nothing else runs: so it is compared with nothing but the peak.
     async fn drain(&mut self) -> Result<()> {
         let peak = self.peak().await?;
         let (site, load_average) = (&self.site, costs::load_average());
@@ -193,23 +201,27 @@ impl<'a> Repeat<'a> {
         // Those that are on their way are accepted meanwhile.
         sleep(Duration::from_secs(1)).await;
         let backlog = told.accepted.load(Ordering::Relaxed);
-        let before = Costs::now(&site.stack).await?;
+        let started = Instant::now();
         site.stack.start("stock").await?;
         let first = ended(&ends, 1).await?;
         let last = ended(&ends, backlog).await?;
-        let after = Costs::now(&site.stack).await?;
         site.finish(&*placing.await??).await?;
-        let (spent, seconds) = (after.since(&before), (last - first).as_secs_f64());
-        let run = Run::of("drain after stock was away", &spent, backlog as f64, seconds);
-        let run = self.report.add(run.beside(&self.tx4));
-        run.set("drain × peak", run.get(SAGAS) / peak);
+        let since = |from: Instant| backlog as f64 / (last - from).as_secs_f64();
+        let run = self.report.add(Run::named("drain after stock was away"));
+        run.set("drained/s", since(first));
+        run.set("drained/s from its start", since(started));
+        run.set("drain × peak", since(first) / peak);
         run.set("load average", load_average);
-        eprintln!("  drained {backlog} in {seconds:.1} s: {:.0}/s", run.get(SAGAS));
+        eprintln!(
+            "  drained {backlog}: {:.0}/s, {:.0}/s from its start",
+            since(first),
+            since(started)
+        );
         Ok(())
     }
 
     async fn instances(&mut self) -> Result<()> {
-        for count in [1, 2] {
+        for count in if self.backwards { [2, 1] } else { [1, 2] } {
             self.site.stack.set_instances(count).await?;
             self.site.stack.up().await?;
             // The groups' partitions move.
@@ -221,23 +233,32 @@ impl<'a> Repeat<'a> {
     }
 
     async fn old(&mut self) -> Result<()> {
+        let millions = self.plan.old_orders as f64 / 1e6;
         let mut runs = BTreeMap::new();
         for old in [self.backwards, !self.backwards] {
             self.site.bring_old(old).await?;
-            let millions = self.plan.old_orders as f64 / 1e6;
             let with = format!("{millions} million old orders");
             let name = if old { &with } else { "no old orders" };
-            let run = self.site.measure(name, Wishes::default(), Load::MANY, self.plan).await?;
-            runs.insert(old, run.beside(&self.tx4));
+            runs.insert(old, self.measure(name, Wishes::default(), Load::MANY).await?.clone());
         }
         let ratio = runs[&true].get(SAGAS) / runs[&false].get(SAGAS);
-        for (_, run) in runs {
-            self.report.add(run);
-        }
-        self.report.last().set("× without", ratio);
+        let with = self.report.add(Run::named(&format!("{millions} million old orders")));
+        with.set("× without", ratio);
         eprintln!("  with old orders {ratio:.2} × the rate without");
         Ok(())
     }
+}
+
+/// Looks at the yardstick.
+async fn yardstick(site: &Site, report: &mut Report) -> Result<Yardstick> {
+    let load_average = costs::load_average();
+    let tx4 = site.yardstick.run(&site.stack, YARDSTICK, false).await?;
+    eprintln!("  tx4: {:.0}/s, Postgres {:.0} µs", tx4.per_second, tx4.postgres_micros);
+    let run = report.add(Run::named("tx4, 16 clients"));
+    run.set("tx4/s", tx4.per_second);
+    run.set("Postgres µs/tx4", tx4.postgres_micros);
+    run.set("load average", load_average);
+    Ok(tx4)
 }
 
 async fn idle(site: &Site, report: &mut Report) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
@@ -19,6 +20,7 @@ pub struct Run {
 }
 
 pub const SAGAS: &str = "sagas/s";
+const FILES: [&str; 2] = ["bench.md", "bench.json"];
 const MICRO: &str = "µs/saga ";
 /// How busy the machine was beforehand, and how busy others kept it meanwhile.
 const BESIDE: [&str; 2] = ["load average", "others' cores"];
@@ -57,11 +59,15 @@ impl Run {
         self.figures.get(what).copied().unwrap_or_default()
     }
 
-    /// Ratios to the yardstick of the same minute.
-    pub fn beside(mut self, yardstick: &Yardstick) -> Run {
-        self.set("× tx4", self.get(SAGAS) / yardstick.per_second);
-        let postgres = self.get("Postgres µs/saga") / yardstick.postgres_micros;
-        self.set("Postgres CPU × tx4", postgres);
+    /// Ratios to the yardstick as it was right before and right after, and how far those are apart: where
+    /// that is much, the machine changed meanwhile, and the ratios say little.
+    pub fn between(mut self, before: &Yardstick, after: &Yardstick) -> Run {
+        let per_second = f64::midpoint(before.per_second, after.per_second);
+        self.set("× tx4", self.get(SAGAS) / per_second);
+        let micros = f64::midpoint(before.postgres_micros, after.postgres_micros);
+        self.set("Postgres CPU × tx4", self.get("Postgres µs/saga") / micros);
+        let apart = (before.per_second - after.per_second).abs() / per_second;
+        self.set("tx4 % apart", 100.0 * apart);
         self
     }
 
@@ -143,8 +149,10 @@ impl Report {
     pub fn markdown(&self) -> String {
         let mut text = format!("# Benchmark\n\n{}\n", self.surroundings());
         let rates = [
+            "offered/s",
             SAGAS,
             "× tx4",
+            "tx4 % apart",
             "POST p50 ms",
             "POST p99 ms",
             "commit p50 ms",
@@ -164,6 +172,8 @@ impl Report {
             "commit p50 × tx4 alone",
             "end p50 × tx4 alone",
             "goodput × peak",
+            "drained/s",
+            "drained/s from its start",
             "drain × peak",
             "× without",
         ];
@@ -187,12 +197,25 @@ impl Report {
         text
     }
 
+    /// Deletes what an earlier run wrote: where this one fails, nothing is to be taken for its report.
+    pub fn forget(directory: &Path) -> Result<()> {
+        for name in FILES {
+            match std::fs::remove_file(directory.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    /// Once nothing was lost in any part.
     pub fn write(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory)?;
-        std::fs::write(directory.join("bench.md"), self.markdown())?;
+        let [markdown, json] = FILES.map(|name| directory.join(name));
+        std::fs::write(markdown, self.markdown())?;
         let spreads: BTreeMap<_, _> = self.spreads().into_iter().collect();
         let all = json!({ "on": self.on, "spreads": spreads, "runs": self.runs });
-        std::fs::write(directory.join("bench.json"), serde_json::to_vec_pretty(&all)?)?;
+        std::fs::write(json, serde_json::to_vec_pretty(&all)?)?;
         Ok(())
     }
 }

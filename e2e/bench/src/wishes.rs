@@ -12,8 +12,18 @@ pub const CUSTOMERS: u128 = 10_000;
 pub enum Skus {
     /// Each of so many is as likely as any other.
     Even(usize),
-    /// The nth of so many is as likely as 1/n.
-    Zipf(usize),
+    /// The nth is as likely as 1/n; the sums of that up to each.
+    Zipf(&'static [f64]),
+}
+
+impl Skus {
+    pub fn zipf(count: usize) -> Skus {
+        let sums = (1..=count).scan(0.0, |sum, nth| {
+            *sum += 1.0 / nth as f64;
+            Some(*sum)
+        });
+        Skus::Zipf(Vec::leak(sums.collect()))
+    }
 }
 
 /// What orders look like.
@@ -36,12 +46,9 @@ impl Wishes {
         while skus.len() < self.lines {
             let sku = match self.skus {
                 Skus::Even(count) => rng.random_range(0..count),
-                // The inverse of the distribution function of 1/x, which is what 1/n is for all
-                // but the first few.
-                Skus::Zipf(count) => {
-                    let upper = (count as f64 + 1.0).ln();
-                    let nth = (rng.random::<f64>() * upper).exp() as usize;
-                    nth.clamp(1, count) - 1
+                Skus::Zipf(sums) => {
+                    let at = rng.random_range(0.0..sums[sums.len() - 1]);
+                    sums.partition_point(|sum| *sum <= at)
                 }
             };
             if !skus.contains(&sku) {
@@ -65,4 +72,22 @@ pub fn sku_of(nth: usize) -> String {
 
 pub fn customer(nth: u128) -> Uuid {
     Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 + nth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_ten_thousand_is_drawn_a_tenth_of_the_time_and_the_second_half_as_often() {
+        let wishes = Wishes { skus: Skus::zipf(10_000), lines: 1 };
+        let drawn: Vec<Bytes> = (0..20_000).map(|_| wishes.draw()).collect();
+        let times = |nth| {
+            let sku = sku_of(nth).into_bytes();
+            drawn.iter().filter(|body| body.windows(sku.len()).any(|part| part == sku)).count()
+        };
+        // 1/9.79 and half of that, give or take five standard deviations.
+        assert!((1_830..2_260).contains(&times(0)), "{}", times(0));
+        assert!((860..1_190).contains(&times(1)), "{}", times(1));
+    }
 }
