@@ -207,11 +207,12 @@ impl<R: Rows> Writers<R> {
             let (waiting, stop) = (waiting.clone(), stop.clone());
             writers.spawn(async move {
                 while let Some(batch) = writer.take(&waiting, &stop).await {
-                    for pending in writer.write(batch).await {
+                    let aside = |pending: Pending<R>| {
                         if let Err(refused) = holding.try_send(pending) {
                             refused.into_inner().refuse(too_many());
                         }
-                    }
+                    };
+                    writer.write(batch, aside).await;
                 }
             });
         }

@@ -54,14 +54,26 @@ impl Session {
 
     /// Begins a transaction; see [`db::PLANNER`] for how its statements are planned.
     pub(crate) async fn begin(&mut self) -> sqlx::Result<Begun<'_>> {
+        self.begin_with("").await
+    }
+
+    /// Begins one that waits no longer than this for a lock.
+    pub(crate) async fn begin_waiting(&mut self, wait: &'static str) -> sqlx::Result<Begun<'_>> {
+        self.begin_with(&format!("SET LOCAL lock_timeout = '{wait}'; ")).await
+    }
+
+    async fn begin_with(&mut self, settings: &str) -> sqlx::Result<Begun<'_>> {
         let kept = match self.at_rest.take() {
             // A database that was started again meanwhile is found out before anything was done.
-            Some(kept) => begun(kept).await.ok(),
+            Some(kept) => begun(kept, settings).await.ok(),
             None => None,
         };
         let (open, now) = match kept {
             Some(kept) => kept,
-            None => begun(db::in_time(CONNECTED_WITHIN, self.options.connect()).await?).await?,
+            None => {
+                let connect = db::in_time(CONNECTED_WITHIN, self.options.connect());
+                begun(connect.await?, settings).await?
+            }
         };
         Ok(Begun { now, open, at_rest: &mut self.at_rest })
     }
@@ -72,8 +84,11 @@ impl Session {
 /// connection was made: for as long as that lives, as that setting counts for new ones only. There a loop
 /// could begin for ever and write nothing, so that connection is given up, and the next one finds who is
 /// the primary, and how it is set by then.
-async fn begun(mut connection: PgConnection) -> sqlx::Result<(PgConnection, DateTime<Utc>)> {
-    let begin = format!("BEGIN; SELECT transaction_timestamp(), {}", db::READ_ONLY);
+async fn begun(
+    mut connection: PgConnection,
+    settings: &str,
+) -> sqlx::Result<(PgConnection, DateTime<Utc>)> {
+    let begin = format!("BEGIN; {settings}SELECT transaction_timestamp(), {}", db::READ_ONLY);
     let row = db::in_time(BEGUN_WITHIN, connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(begin))))
         .await?;
     if row.try_get(1)? {

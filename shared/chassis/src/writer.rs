@@ -41,6 +41,9 @@ const COMMITTED_WITHIN: Duration = Duration::from_secs(2);
 /// so it is well below [`TRIED_WITHIN`]: each of them is tried by itself then, and has time for that.
 const LOCK_WAIT: &str = "500ms";
 
+/// The same for a command that is tried by itself. Others may come after it, and it is tried again.
+const LONE_LOCK_WAIT: &str = "100ms";
+
 /// Between two tries of a batch, at most.
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
@@ -88,11 +91,14 @@ impl Writer {
 
     /// Runs a batch until every caller has an answer. What can't go together goes apart: commands with
     /// the key of one that is accepted wait for the next round, a batch that the database refuses is
-    /// halved, and where one needs a row that somebody holds, each goes by itself. Gives back those that
-    /// do: they are to wait where nobody waits for them.
-    pub async fn write<R: Rows>(&mut self, batch: Vec<Pending<R>>) -> Vec<Pending<R>> {
+    /// halved, and where one needs a row that somebody holds, each goes by itself. Those that do are
+    /// put aside: they are to wait where nobody waits for them.
+    pub async fn write<R: Rows>(
+        &mut self,
+        batch: Vec<Pending<R>>,
+        mut aside: impl FnMut(Pending<R>),
+    ) {
         let mut rounds = vec![batch];
-        let mut held = Vec::new();
         let mut tries = 0;
         while let Some(batch) = rounds.pop() {
             self.heartbeat.beat();
@@ -142,7 +148,7 @@ impl Writer {
                                 pending.refuse(Problem::internal());
                             }
                         }
-                        Failure::Locked => held.extend(batch),
+                        Failure::Locked => batch.into_iter().for_each(&mut aside),
                         failure @ (Failure::Race | Failure::Transient | Failure::TooSlow) => {
                             // What another transaction wrote at the same moment is seen at the next
                             // try: a client that is in two minds, and nothing to worry about.
@@ -159,7 +165,6 @@ impl Writer {
                 }
             }
         }
-        held
     }
 
     /// Tries those that need a row that somebody holds, one by one, until each has its answer.
@@ -173,7 +178,7 @@ impl Writer {
                 }
                 continue;
             };
-            held.extend(self.write(vec![pending]).await);
+            self.write(vec![pending], |pending| held.push_back(pending)).await;
             while let Ok(pending) = waiting.try_recv() {
                 held.push_back(pending);
             }
@@ -189,7 +194,10 @@ impl Writer {
         let expects_repeats = self.expects_repeats;
         let session = &mut self.session;
         let prepared = async {
-            let mut tx = session.begin().await?;
+            let mut tx = match batch.len() {
+                1 => session.begin_waiting(LONE_LOCK_WAIT).await?,
+                _ => session.begin().await?,
+            };
             let now = tx.now;
             let prepared = prepare(&mut tx, batch, now, expects_repeats).await;
             tx.having(prepared).await
