@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chassis::commands::Commands;
 use chassis::db;
 use chassis::event::Retention;
-use chassis::group::Group;
+use chassis::group::{ENDS_COUNT_FOR, Group};
 use chassis::probes::Heartbeat;
 use chassis::problem::Problem;
 use chassis::reply::Reply;
@@ -118,8 +118,9 @@ pub(crate) struct Swept {
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
 /// no index has to know which orders are pending. Ids carry the time of the service that drew them;
 /// whether an order is overdue is the database's word, whose clock may be another. So orders within
-/// [`CLOCKS_APART`] of the deadline are looked at again, and larger errors are found by a walk through
-/// all orders every [`ALL_EVERY`].
+/// [`CLOCKS_APART`] of the deadline are looked at again, as are those that were left for another sweep for
+/// [`ENDS_COUNT_FOR`] at most, and larger errors are found by a walk through all orders every
+/// [`ALL_EVERY`].
 pub(crate) async fn once<F: Future<Output = Option<Duration>>>(
     db: &PgPool,
     commands: &Commands<Orders>,
@@ -128,7 +129,7 @@ pub(crate) async fn once<F: Future<Output = Option<Duration>>>(
     caught_up: impl Fn() -> F,
 ) -> Result<(), Problem> {
     let due = SystemTime::now().checked_sub(deadline).unwrap_or(UNIX_EPOCH);
-    let surely_ended = first_id_of(due - CLOCKS_APART);
+    let surely_ended = first_id_of(due - CLOCKS_APART - ENDS_COUNT_FOR);
     let (mut looked_up_to, before) = (swept.ended_up_to, first_id_of(due + CLOCKS_APART));
     let mut ended = Ok(());
     while let Some((last, overdue)) = swept.look(db, deadline, looked_up_to, before).await? {

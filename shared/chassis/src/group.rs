@@ -15,7 +15,7 @@ use crate::member::Reports;
 pub(crate) const ASKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How old the ends of the partitions may be, when it is asked whether all up to them was handled.
-const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
+pub const ENDS_COUNT_FOR: Duration = Duration::from_secs(30);
 
 /// How far apart those are that are kept, however often it is asked.
 const ENDS_KEPT_EVERY: Duration = Duration::from_secs(1);
@@ -47,18 +47,19 @@ impl Group {
     /// alone: offsets are committed once a second.
     pub async fn caught_up(&self) -> Option<Duration> {
         let client = self.client.lock().await.upgrade()?;
+        let asked_at = Instant::now();
         let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
         let Ok(Ok((handled, ends))) = asked else { return None };
         let mut asked = self.ends.lock().await;
         let reached = has_reached(&handled, &mut asked);
         if asked.last().is_none_or(|(asked_at, _)| asked_at.elapsed() > ENDS_KEPT_EVERY) {
-            asked.push((Instant::now(), ends));
+            asked.push((asked_at, ends));
         }
         reached
     }
 }
 
-/// How long ago, at the least, all partitions ended where what was handled reaches to. Forgets what was asked
+/// How long ago, at the most, all partitions ended where what was handled reaches to. Forgets what was asked
 /// too long ago.
 fn has_reached(handled: &Ends, asked: &mut Vec<(Instant, Ends)>) -> Option<Duration> {
     asked.retain(|(asked_at, _)| asked_at.elapsed() < ENDS_COUNT_FOR);
