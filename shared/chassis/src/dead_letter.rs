@@ -255,15 +255,18 @@ pub(crate) async fn lock_event(tx: &mut PgTransaction<'_>, event_id: Uuid) -> sq
     Ok(())
 }
 
-/// Whether an operator gave up this event, in whichever letter.
+/// Whether an operator gave up this event of a topic, in whichever letter.
 pub(crate) async fn was_discarded(
     tx: &mut PgTransaction<'_>,
     event_id: Uuid,
+    topic: &str,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar(
-        "select exists (select from dead_letters where event_id = $1 and state = 'discarded')",
+        "select exists (select from dead_letters
+                        where event_id = $1 and topic = $2 and state = 'discarded')",
     )
     .bind(event_id)
+    .bind(topic)
     .fetch_one(&mut **tx)
     .await
 }

@@ -155,7 +155,7 @@ pub(crate) async fn take<R: Rows>(
 /// Whether each repeat is one of an event of its own topic. Ids are for one event each; where a publisher
 /// gives the same to two, the second may not pass for a repeat of the first. `entering` is what is not in
 /// the inbox yet.
-async fn repeats_of_their_topic(
+pub(crate) async fn repeats_of_their_topic(
     tx: &mut PgConnection,
     repeats: &[(usize, Uuid, &'static Topic)],
     entering: &[(Uuid, &'static str)],

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::message::Message as _;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{Connection, PgPool, PgTransaction};
@@ -157,7 +158,7 @@ impl<R: Rows> Letters<R> {
         item: &Item<R>,
     ) -> sqlx::Result<bool> {
         match item.event_id {
-            Some(event_id) => dead_letter::was_discarded(tx, event_id).await,
+            Some(event_id) => dead_letter::was_discarded(tx, event_id, item.message.topic()).await,
             None => Ok(false),
         }
     }
@@ -235,12 +236,14 @@ impl<R: Rows> Letters<R> {
         };
         if let Some(entering @ (event_id, topic)) = item.entering()
             && inbox::admit(tx, &[entering], letter.attempts).await?.0.is_empty()
-            && inbox::topics(tx, &[event_id]).await?[&event_id] == topic
         {
-            return Ok(match self.was_discarded(tx, item).await? {
-                true => (Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)),
-                false => (Settled::HandledBefore, Loss::that(HANDLED_BEFORE)),
-            });
+            if self.was_discarded(tx, item).await? {
+                return Ok((Settled::DiscardedBefore, Loss::that(GIVEN_UP_BEFORE)));
+            }
+            // Else its id is that of another topic's event, and it was never handled.
+            if inbox::topics(tx, &[event_id]).await?.get(&event_id).is_some_and(|it| it == topic) {
+                return Ok((Settled::HandledBefore, Loss::that(HANDLED_BEFORE)));
+            }
         }
         let mut keys = R::Keys::default();
         work.touch(&mut keys);

@@ -175,11 +175,34 @@ async fn an_event_whose_id_came_in_another_topic_is_no_repeat_and_set_aside() {
     for letter in letters {
         assert_eq!(letter.reason, "its id is that of an event of another");
     }
+    // Two in one batch, of which none is in the inbox yet.
+    let (topic, event_id) = (names(23).counted, Uuid::now_v7());
+    for (entered, is_a_repeat) in [(topic.name, true), ("another", false)] {
+        let repeats = [(1, event_id, topic)];
+        let mut tx = till.db.begin().await.unwrap();
+        let told =
+            crate::effect::repeats_of_their_topic(&mut tx, &repeats, &[(event_id, entered)]).await;
+        assert_eq!(told.is_ok(), is_a_repeat, "{entered}");
+    }
+    // Given up twice, as it may come twice, it is written off once.
+    till.force(
+        "insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
+                                   record, kind, reason)
+         select cluster, topic, partition, 7, hash, event_id, key, headers, record, kind, reason
+         from dead_letters where \"offset\" = 0",
+    )
+    .await;
     let desk = till.desk();
-    for letter in [1, 2] {
-        let path = format!("/dead-letters/{letter}");
+    let listed = get(&desk, "/dead-letters").await;
+    let listed = listed["dead_letters"].as_array().unwrap();
+    for (letter, before) in listed.iter().zip([false, false, true]) {
+        let path = format!("/dead-letters/{}", letter["letter_id"]);
         let told = get(&desk, &path).await;
-        assert!(told["if_discarded"]["consequence"].as_str().unwrap().contains("Till a"), "{told}");
+        let costs = told["if_discarded"]["consequence"].as_str().unwrap();
+        assert_eq!(costs.contains("Till a"), !before, "{costs}");
+        let discard = json!({ "because": "its id is wrong" });
+        let (status, told) = ask(&desk, "POST", &format!("{path}/discard"), discard).await;
+        assert_eq!(status, 200, "{told}");
     }
 }
 
