@@ -212,8 +212,9 @@ impl<'a> Round<'a> {
 
     /// Whether to look again at once: the last look was as long as it may be. Its rows may all be of one key,
     /// of which it sent the first; the next finds what lies behind them, for it passes over a key in flight.
+    /// Not beside something that is held up: such looks are dear.
     pub(crate) fn has_more(&self) -> bool {
-        self.cut_short
+        self.cut_short && !self.held_up()
     }
 
     #[cfg(test)]

@@ -30,7 +30,8 @@ fn in_order(arrivals: &HashMap<String, Vec<i64>>) -> bool {
 async fn publish_next<const TEST: u32>(till: &Till<TEST>, name: &str, tail: Duration) {
     let mut tx = till.db.begin().await.unwrap();
     // Many wait for one row.
-    sqlx::query("set local lock_timeout = '60s'").execute(&mut *tx).await.unwrap();
+    let patience = "set local lock_timeout = '60s'; set local statement_timeout = '60s'";
+    sqlx::raw_sql(patience).execute(&mut *tx).await.unwrap();
     let nth: i64 = sqlx::query_scalar(
         "insert into tallies values ($1, 1, 0)
          on conflict (till) do update set counted = tallies.counted + 1 returning counted",

@@ -205,6 +205,7 @@ async fn a_row_that_appears_below_the_floor_is_found_and_goes_before_the_next_of
         assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
         let (flight, fate) = round.producer.landed().await.unwrap();
         assert_eq!(flight.position, position);
+        assert_eq!(round.floor().below(), 0, "it went below the row, and back before the next");
         round.landed((flight, fate)).unwrap();
     }
     round.turn(&mut db, 0).await.unwrap();
