@@ -16,6 +16,7 @@ use crate::costs::Costs;
 
 const DATABASE: &str = "yardstick";
 const CLIENTS: u32 = 16;
+const REAPED_WITHIN: Duration = Duration::from_millis(300);
 
 /// An order with two lines and the event of it, in sizes like ours; keys that grow, and no index
 /// besides, so that nothing about it is slower than it need be.
@@ -96,6 +97,8 @@ impl Bench {
             Some((program, _)) => self.by_pgbench(program, clients, lasting).await?,
             None => self.by_hand(clients, lasting).await?,
         };
+        // What its backends took is told once Postgres has seen them end.
+        tokio::time::sleep(REAPED_WITHIN).await;
         let spent = Costs::now(stack).await?.since(&before);
         let postgres_micros = spent.postgres_micros() / done.max(1.0);
         Ok(Yardstick { per_second, p50_ms, postgres_micros })
