@@ -10,14 +10,17 @@ mod consumer;
 mod bad_events;
 mod transient;
 mod letters;
+mod discards;
 mod relay;
 mod round;
+mod producer;
 mod commands;
 mod keys;
 mod session;
 mod trace;
 mod evolution;
 mod waiting;
+mod http;
 mod proxy;
 mod lone_broker;
 
