@@ -45,6 +45,7 @@ pub mod idempotency;
 pub mod outbox;
 pub mod relay;
 mod round;
+mod look;
 mod floor;
 mod producer;
 pub mod announce;

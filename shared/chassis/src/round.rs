@@ -5,18 +5,17 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tracing::warn;
-use uuid::Uuid;
 
 use crate::avro::frame;
 use crate::crash;
 use crate::db;
 use crate::floor::{Floor, WRITERS};
+use crate::look::{Row, headers, look};
 use crate::news::News;
 use crate::producer::{Fate, Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
@@ -68,20 +67,6 @@ pub(crate) const SILENT_MAX: Duration = Duration::from_secs(60);
 /// behind.
 const SURVEYED_EVERY: Duration = Duration::from_secs(5);
 const SURVEYED_BEHIND_EVERY: Duration = Duration::from_secs(1);
-
-/// A row of the outbox.
-#[derive(sqlx::FromRow)]
-struct Row {
-    position: i64,
-    event_id: Uuid,
-    topic: String,
-    key: String,
-    schema_fingerprint: Vec<u8>,
-    body: Vec<u8>,
-    traceparent: Option<String>,
-    cause: Option<Uuid>,
-    occurred_at: DateTime<Utc>,
-}
 
 /// A session that hangs is as good as lost; by then Postgres has ended it, or will.
 pub(crate) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
@@ -458,64 +443,4 @@ impl<'a> Round<'a> {
             warn!("{topic} has to wait: {because}");
         }
     }
-}
-
-/// Deletes what was acknowledged, if that is wanted, and reads what may be sent: not what was
-/// acknowledged, $1, nor what is below the floor, $2, nor what is of a key that is busy or held, $3; $4
-/// rows at most, and nothing that is held up by topics, $5.
-///
-/// `not in`, and not `not exists`: hashed, it is asked of each row in order of the index, and the look ends
-/// with its last row. A join would be made of the whole outbox, and sorted: of a million rows, the first
-/// thousand took 630 ms, and not 4.
-pub(crate) fn look(deletes: bool, topics_held: bool) -> String {
-    let and_deletes = match deletes {
-        true => "with acknowledged as (delete from outbox where position = any($1))",
-        false => "",
-    };
-    // A row that its topic holds up holds up its key too: a later row of the key must not overtake it.
-    // Without held topics, which is nearly always, that clause is left out.
-    let and_not_held = match topics_held {
-        false => "",
-        true => {
-            "and topic <> all($5) and not exists (
-                 select from outbox as earlier
-                 where earlier.topic = any($5) and earlier.key = outbox.key
-                   and earlier.position <= outbox.position)"
-        }
-    };
-    format!(
-        "{and_deletes}
-         select position, event_id, topic, key, schema_fingerprint, body, traceparent, cause,
-                occurred_at
-         from outbox
-         where position > $2
-           and position not in (select unnest($1::bigint[]))
-           and key not in (select unnest($3::text[]))
-           {and_not_held}
-         order by position limit $4"
-    )
-}
-
-/// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,
-/// and the id of the cause.
-fn headers(source: &str, row: &Row) -> OwnedHeaders {
-    let (id, time) =
-        (row.event_id.to_string(), row.occurred_at.to_rfc3339_opts(SecondsFormat::Micros, true));
-    let cause = row.cause.map(|cause| cause.to_string());
-    let headers = [
-        ("ce_specversion", Some("1.0")),
-        ("ce_id", Some(id.as_str())),
-        ("ce_type", Some(row.topic.as_str())),
-        ("ce_source", Some(source)),
-        ("ce_time", Some(time.as_str())),
-        ("content-type", Some("application/avro")),
-        ("traceparent", row.traceparent.as_deref()),
-        ("ce_causeid", cause.as_deref()),
-    ];
-    headers
-        .into_iter()
-        .filter(|(_, value)| value.is_some())
-        .fold(OwnedHeaders::new_with_capacity(8), |headers, (key, value)| {
-            headers.insert(Header { key, value })
-        })
 }

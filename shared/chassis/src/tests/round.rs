@@ -5,7 +5,16 @@ use sqlx::Row;
 use super::relay::on_a_mock;
 use super::*;
 use crate::floor::{Floor, WRITERS};
-use crate::round::{self, DELETED_AT, DELETED_WITHIN, SILENT_MAX};
+use crate::look::look;
+use crate::round::{DELETED_AT, DELETED_WITHIN, Round, SILENT_MAX};
+
+/// Lets the next record come back; answers its row's position.
+async fn land(round: &mut Round<'_>) -> i64 {
+    let (flight, fate) = round.producer.landed().await.unwrap();
+    let position = flight.position;
+    round.landed((flight, fate)).unwrap();
+    position
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_key_at_most_one_record_is_unacknowledged() {
@@ -35,22 +44,19 @@ async fn what_comes_back_is_a_reason_to_look_only_where_something_may_have_waite
 
     till.publish(&[counted("a", 1)]).await;
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
-    let landed = round.producer.landed().await.unwrap();
-    round.landed(landed).unwrap();
+    land(&mut round).await;
     assert!(!round.has_to_look(), "nothing else is there");
 
     till.publish(&[counted("b", 1), counted("b", 2)]).await;
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1, "the first of the key");
-    let landed = round.producer.landed().await.unwrap();
-    round.landed(landed).unwrap();
+    land(&mut round).await;
     assert!(round.has_to_look(), "the second waited in the same look");
     mock.broker_down(-1).unwrap();
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
     till.publish(&[counted("b", 3)]).await;
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0, "a later look passes it over");
     mock.broker_up(-1).unwrap();
-    let landed = round.producer.landed().await.unwrap();
-    round.landed(landed).unwrap();
+    land(&mut round).await;
     assert!(round.has_to_look(), "the third waited for the second");
 }
 
@@ -70,8 +76,7 @@ async fn a_producer_that_nothing_comes_back_to_for_long_is_given_up_and_one_with
     round.heard_at = long_ago;
     assert!(round.still_of_use().is_err());
     mock.broker_up(-1).unwrap();
-    let landed = round.producer.landed().await.unwrap();
-    round.landed(landed).unwrap();
+    land(&mut round).await;
     round.still_of_use().unwrap();
 }
 
@@ -88,8 +93,7 @@ async fn what_was_acknowledged_is_deleted_when_it_is_much_or_has_waited_and_neve
         assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), count);
         let sent_at = Instant::now();
         for _ in 0..count {
-            let landed = round.producer.landed().await.unwrap();
-            round.landed(landed).unwrap();
+            land(&mut round).await;
         }
         assert_eq!(round.turn(&mut db, limit).await.unwrap(), 0, "each is sent once");
         sent_at.elapsed() > DELETED_WITHIN
@@ -185,8 +189,7 @@ async fn a_row_that_appears_below_the_floor_is_found_and_goes_before_the_next_of
     let mut round = till.round(&registry);
     till.publish(&[counted("a", 1)]).await;
     assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
-    let landed = round.producer.landed().await.unwrap();
-    round.landed(landed).unwrap();
+    land(&mut round).await;
     round.turn(&mut db, 0).await.unwrap();
     eventually("the floor is above it", async || {
         round.survey(&mut db).await.unwrap();
@@ -203,10 +206,8 @@ async fn a_row_that_appears_below_the_floor_is_found_and_goes_before_the_next_of
     round.floor().expect_full_look();
     for position in [1, 2] {
         assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 1);
-        let (flight, fate) = round.producer.landed().await.unwrap();
-        assert_eq!(flight.position, position);
         assert_eq!(round.floor().below(), 0, "it went below the row, and back before the next");
-        round.landed((flight, fate)).unwrap();
+        assert_eq!(land(&mut round).await, position);
     }
     round.turn(&mut db, 0).await.unwrap();
     assert_eq!(till.number("select count(*) from outbox").await, 0);
@@ -235,7 +236,7 @@ async fn a_look_reads_in_order_what_it_answers_and_not_the_whole_outbox() {
     let till = Till::<122>::open().await;
     let mut db = till.relay().session().await.unwrap();
     for deletes in [false, true] {
-        let explain = format!("explain (generic_plan) {}", round::look(deletes, false));
+        let explain = format!("explain (generic_plan) {}", look(deletes, false));
         let plan: Vec<String> = sqlx::raw_sql(AssertSqlSafe(explain))
             .fetch_all(&mut db)
             .await
