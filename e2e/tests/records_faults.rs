@@ -176,7 +176,7 @@ async fn events_that_cannot_be_become_dead_letters_and_hold_up_no_good_ones() ->
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_whose_offsets_are_gone_reads_everything_again_and_loses_nothing() -> Result<()> {
     alone(async |Stage { stack, client }| {
-        all_end(client, &place_all(client, 10).await?).await?;
+        all_end(client, &place_all(client, 25).await?).await?;
         for service in SERVICES {
             stack.stop(service).await?;
             let meanwhile = match service {
