@@ -99,7 +99,7 @@ pub(crate) struct Round<'a> {
     /// Whether the last look left anything behind that may go when something comes back.
     left_behind: bool,
     /// Whether it was cut short at its limit, so that more may be found at once.
-    cut_short: bool,
+    has_more: bool,
     /// Texts of schemas whose ids the registry has not told yet.
     schemas: HashMap<Vec<u8>, String>,
     /// The registry gave no answer lately: it is not asked again before this.
@@ -155,7 +155,7 @@ impl<'a> Round<'a> {
             acknowledged_since: Instant::now(),
             looks: 0,
             left_behind: false,
-            cut_short: false,
+            has_more: false,
             schemas: HashMap::new(),
             registry_away: None,
             surveyed_at: None,
@@ -191,15 +191,15 @@ impl<'a> Round<'a> {
         }
         crash::point!("relay.sent", sent > 0);
         self.left_behind |= !waiting.is_empty();
-        self.cut_short = full && sent > 0;
+        // Beside something that is held up a look is dear: there it has to be worth it.
+        self.has_more = full && sent > 0 && (sent == limit || !self.held_up());
         Ok(sent)
     }
 
     /// Whether to look again at once: the last look was as long as it may be. Its rows may all be of one key,
     /// of which it sent the first; the next finds what lies behind them, for it passes over a key in flight.
-    /// Not beside something that is held up: such looks are dear.
     pub(crate) fn has_more(&self) -> bool {
-        self.cut_short && !self.held_up()
+        self.has_more
     }
 
     #[cfg(test)]

@@ -230,6 +230,31 @@ async fn a_key_with_more_rows_than_a_look_takes_holds_up_no_other() {
     mock.broker_up(-1).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_a_topic_that_is_held_a_backlog_of_others_is_worked_off_without_a_rest() {
+    let till = Till::<126>::open().await;
+    let (till, mock) = on_a_mock(&till).await;
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = till.round(&registry);
+    mock.broker_down(-1).unwrap();
+    let unregistered = Envelope {
+        event: Outgoing::of(&Tallied::<126> { till: "held".into(), total: 1 }),
+        ..envelope(&counted::<126>("held", 1))
+    };
+    let mut tx = till.db.begin().await.unwrap();
+    publish(&mut tx, &[unregistered]).await;
+    tx.commit().await.unwrap();
+    assert_eq!(round.turn(&mut db, 10).await.unwrap(), 0);
+    assert!(round.held_up());
+    let others: Vec<_> = (0..15).map(|nth| counted(&format!("till {nth}"), 1)).collect();
+    till.publish(&others).await;
+    assert_eq!(round.turn(&mut db, 10).await.unwrap(), 10);
+    assert!(round.held_up() && round.has_more(), "all that was taken was sent");
+    assert_eq!(round.turn(&mut db, 10).await.unwrap(), 5);
+    assert!(!round.has_more());
+    mock.broker_up(-1).unwrap();
+}
+
 /// Whatever waits: hours of an outage may be millions of rows, and the first thousand are asked for.
 #[tokio::test]
 async fn a_look_reads_in_order_what_it_answers_and_not_the_whole_outbox() {
