@@ -233,17 +233,16 @@ impl<'a> Repeat<'a> {
     }
 
     async fn old(&mut self) -> Result<()> {
-        let millions = self.plan.old_orders as f64 / 1e6;
-        let mut runs = BTreeMap::new();
+        let with = format!("{} million old orders", self.plan.old_orders as f64 / 1e6);
+        let mut rates = BTreeMap::new();
         for old in [self.backwards, !self.backwards] {
             self.site.bring_old(old).await?;
-            let with = format!("{millions} million old orders");
             let name = if old { &with } else { "no old orders" };
-            runs.insert(old, self.measure(name, Wishes::default(), Load::MANY).await?.clone());
+            let run = self.measure(name, Wishes::default(), Load::MANY).await?;
+            rates.insert(old, run.get(SAGAS));
         }
-        let ratio = runs[&true].get(SAGAS) / runs[&false].get(SAGAS);
-        let with = self.report.add(Run::named(&format!("{millions} million old orders")));
-        with.set("× without", ratio);
+        let ratio = rates[&true] / rates[&false];
+        self.report.add(Run::named(&with)).set("× without", ratio);
         eprintln!("  with old orders {ratio:.2} × the rate without");
         Ok(())
     }

@@ -58,8 +58,8 @@ pub(crate) struct Effect {
     now: DateTime<Utc>,
     /// When handling began, right after that, by ours.
     begun: Instant,
-    /// Of those that had had their effect before.
-    repeated: Vec<&'static Topic>,
+    /// Those that had had their effect before: place, id and topic.
+    repeated: Vec<(usize, Uuid, &'static Topic)>,
     publishes: bool,
     /// End when they are dropped.
     _spans: Vec<Context>,
@@ -98,7 +98,6 @@ pub(crate) async fn take<R: Rows>(
     crash::point!("effect.admitted", !admitted.is_empty());
     let mut keys = R::Keys::default();
     let (mut new, mut repeated) = (Vec::with_capacity(items.len()), Vec::new());
-    let mut repeats = Vec::new();
     for (nth, item) in items.iter().enumerate() {
         if let Content::Event(topic, work) = &item.content {
             // Removed from the set, so that a repeat within the batch is a repeat too.
@@ -106,14 +105,13 @@ pub(crate) async fn take<R: Rows>(
             if state || item.event_id.is_some_and(|id| admitted.remove(&id)) {
                 work.touch(&mut keys);
                 new.push((nth, *topic, item, work));
-            } else {
-                repeated.push(*topic);
-                repeats.extend(item.event_id.map(|event_id| (nth, event_id, *topic)));
+            } else if let Some(event_id) = item.event_id {
+                repeated.push((nth, event_id, *topic));
             }
         }
     }
-    if !repeats.is_empty() {
-        repeats_of_their_topic(tx, &repeats, &entering).await?;
+    if !repeated.is_empty() {
+        repeats_of_their_topic(tx, &repeated, &entering).await?;
     }
     let mut rows = R::load(tx, keys).await?;
     crash::point!("effect.loaded", !new.is_empty());
@@ -200,7 +198,7 @@ impl Effect {
             let took = decided.iter().flatten().filter_map(took);
             took.for_each(|took| delivery.record(took + handling));
         }
-        for topic in &self.repeated {
+        for (_, _, topic) in &self.repeated {
             counter!("events_repeated_total", "topic" => topic.name).increment(1);
         }
         self.handled.into_keys().collect()

@@ -169,18 +169,11 @@ impl Writer {
 
     /// Tries those that need a row that somebody holds, one by one, until each has its answer.
     pub async fn write_held<R: Rows>(&mut self, mut waiting: mpsc::Receiver<Pending<R>>) {
-        let mut held = VecDeque::new();
-        loop {
-            let Some(pending) = held.pop_front() else {
-                match waiting.recv().await {
-                    Some(pending) => held.push_back(pending),
-                    None => return,
-                }
-                continue;
-            };
-            self.write(vec![pending], |pending| held.push_back(pending)).await;
-            while let Ok(pending) = waiting.try_recv() {
-                held.push_back(pending);
+        while let Some(first) = waiting.recv().await {
+            let mut held = VecDeque::from([first]);
+            while let Some(pending) = held.pop_front() {
+                self.write(vec![pending], |pending| held.push_back(pending)).await;
+                held.extend(std::iter::from_fn(|| waiting.try_recv().ok()));
             }
         }
     }

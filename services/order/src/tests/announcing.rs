@@ -1,9 +1,7 @@
 //! What the order service published, said once more.
 
-use std::future::ready;
-
+use super::deadline::sweep;
 use super::*;
-use crate::deadline;
 
 #[tokio::test]
 async fn what_was_published_is_announced_again_word_for_word() {
@@ -30,15 +28,7 @@ async fn what_was_published_is_announced_again_word_for_word() {
         .unwrap();
     let (_, created) = bench.announced([orders()], json!({"key": ids[4]})).await;
     assert_eq!(created.len(), 1);
-    deadline::once(
-        &bench.db,
-        &bench.commands,
-        Duration::from_secs(30),
-        &mut Default::default(),
-        || ready(Some(Duration::ZERO)),
-    )
-    .await
-    .unwrap();
+    sweep(&bench, &mut Default::default(), Some(Duration::ZERO)).await;
     let mut said = bench.said().await;
     let (answer, again) = bench.announced([orders()], json!({})).await;
     assert_eq!((answer.status, &answer.body["announced"]), (200, &json!(11)));

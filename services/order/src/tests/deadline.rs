@@ -6,6 +6,13 @@ use std::time::Instant;
 use super::*;
 use crate::deadline::{self, Swept};
 
+/// One sweep with a deadline of 30 s, where all that was said so long ago was handled.
+pub async fn sweep(bench: &Bench<Orders>, swept: &mut Swept, caught_up: Option<Duration>) {
+    let deadline = Duration::from_secs(30);
+    let caught_up = || ready(caught_up);
+    deadline::once(&bench.db, &bench.commands, deadline, swept, caught_up).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     let (bench, client) = stocked_bench().await;
@@ -26,12 +33,7 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     .await
     .unwrap();
     let mut swept = Swept::default();
-    let deadline = Duration::from_secs(30);
-    deadline::once(&bench.db, &bench.commands, deadline, &mut swept, || {
-        ready(Some(Duration::ZERO))
-    })
-    .await
-    .unwrap();
+    sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
     let status = async |order_id: Uuid| {
         let order = client.get(&format!("/orders/{order_id}")).await.body;
         (order["status"].as_str().unwrap().to_string(), order["reason"].clone())
@@ -49,11 +51,7 @@ async fn the_deadline_ends_what_is_overdue_and_pending_and_nothing_else() {
     let keys: Vec<_> = cancelled.iter().map(|(_, key, _)| key.as_str()).collect();
     assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
 
-    deadline::once(&bench.db, &bench.commands, deadline, &mut swept, || {
-        ready(Some(Duration::ZERO))
-    })
-    .await
-    .unwrap();
+    sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
     assert_eq!(bench.count("outbox").await, 7, "nothing is cancelled twice");
 }
 
@@ -63,12 +61,11 @@ async fn as_long_as_answers_may_lie_there_unread_no_order_is_ended() {
     let overdue = placed(&client).await;
     let past = "update orders set created_at = created_at - interval '1 minute'";
     sqlx::query(past).execute(&bench.db).await.unwrap();
-    let (mut swept, deadline) = (Swept::default(), Duration::from_secs(30));
+    let mut swept = Swept::default();
     // It has been overdue for half a minute.
     let ago = |seconds| Some(Duration::from_secs(seconds));
     for (caught_up, status) in [(None, "pending"), (ago(40), "pending"), (ago(20), "cancelled")] {
-        let caught_up = || ready(caught_up);
-        deadline::once(&bench.db, &bench.commands, deadline, &mut swept, caught_up).await.unwrap();
+        sweep(&bench, &mut swept, caught_up).await;
         assert_eq!(client.get(&format!("/orders/{overdue}")).await.body["status"], status);
     }
 }
@@ -81,19 +78,10 @@ async fn an_order_that_is_overdue_later_than_one_with_a_greater_id_is_ended_too(
         "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
     sqlx::query(past).bind(quick).execute(&bench.db).await.unwrap();
     let mut swept = Swept::default();
-    let deadline = Duration::from_secs(30);
-    deadline::once(&bench.db, &bench.commands, deadline, &mut swept, || {
-        ready(Some(Duration::ZERO))
-    })
-    .await
-    .unwrap();
+    sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
     assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "pending");
     sqlx::query(past).bind(slow).execute(&bench.db).await.unwrap();
-    deadline::once(&bench.db, &bench.commands, deadline, &mut swept, || {
-        ready(Some(Duration::ZERO))
-    })
-    .await
-    .unwrap();
+    sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
     assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "cancelled");
 }
 
@@ -115,12 +103,7 @@ async fn an_order_whose_id_bears_another_time_is_found_when_all_are_looked_at() 
     let mut swept = Swept { walked_at: Some(Instant::now()), ..Swept::default() };
     for (walked_at, status) in [(swept.walked_at, "pending"), (None, "cancelled")] {
         swept.walked_at = walked_at;
-        let deadline = Duration::from_secs(30);
-        deadline::once(&bench.db, &bench.commands, deadline, &mut swept, || {
-            ready(Some(Duration::ZERO))
-        })
-        .await
-        .unwrap();
+        sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
         assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], status);
     }
 }
