@@ -42,7 +42,7 @@ const AHEAD_MAX: usize = 2_000;
 const CROWD: usize = 3;
 
 /// Within this wait the pieces of what was committed together come, one from each partition.
-const WAIT: Wait = Wait { at_most: Duration::from_millis(8), in_vain: Duration::from_millis(3) };
+const WAIT: Wait = Wait { at_most: Duration::from_millis(12), in_vain: Duration::from_millis(6) };
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);

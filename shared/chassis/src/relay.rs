@@ -42,7 +42,7 @@ const CROWD: usize = 3;
 
 /// The rest after a look in a crowd, unless there is more than it could take. What the broker says meanwhile
 /// is heard afterwards: where a row's wait is told, that is in it.
-const REST: Duration = Duration::from_millis(8);
+const REST: Duration = Duration::from_millis(4);
 
 /// How often to look for rows of other replicas, which can't wake us, while there is work.
 const POLL_BUSY: Duration = Duration::from_millis(20);
