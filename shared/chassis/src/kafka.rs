@@ -84,7 +84,7 @@ pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
         // too would only add latency.
         .set("linger.ms", "0")
         // What is in flight is bounded by its number, and by its size: a row may have 256 KiB.
-        .set("queue.buffering.max.kbytes", "65536")
+        .set("queue.buffering.max.kbytes", "16384")
         .set("compression.type", "lz4")
         // Whether it knows of a broker still; see `Sayings::counted`.
         .set("statistics.interval.ms", "10000");

@@ -2,8 +2,13 @@
 //! body of each.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use futures::{Stream, TryStreamExt};
 use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
+
+/// Bytes of the bodies that a look brings, at most: a thousand rows may have 256 MiB. A service that has less
+/// memory than that would never get past them.
+pub(crate) const TAKEN_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A row of the outbox.
 #[derive(sqlx::FromRow)]
@@ -53,6 +58,22 @@ pub(crate) fn look(deletes: bool, topics_held: bool) -> String {
            {and_not_held}
          order by position limit $4"
     )
+}
+
+/// The first rows of a look, as far as there is memory for their bodies, and how many were passed over.
+pub(crate) async fn read(
+    mut looked: impl Stream<Item = sqlx::Result<Row>> + Unpin,
+) -> sqlx::Result<(Vec<Row>, usize)> {
+    let (mut rows, mut passed_over, mut bytes) = (Vec::new(), 0, 0);
+    while let Some(row) = looked.try_next().await? {
+        bytes += row.body.len();
+        if bytes <= TAKEN_BYTES_MAX {
+            rows.push(row);
+        } else {
+            passed_over += 1;
+        }
+    }
+    Ok((rows, passed_over))
 }
 
 /// The envelope as record headers: CloudEvents' Kafka binding in binary mode, the W3C trace context,

@@ -15,7 +15,7 @@ use crate::avro::frame;
 use crate::crash;
 use crate::db;
 use crate::floor::{Floor, WRITERS};
-use crate::look::{Row, headers, look};
+use crate::look::{Row, headers, look, read};
 use crate::news::News;
 use crate::producer::{Fate, Flight, Landed, Producer};
 use crate::registry::{NoId, Registry};
@@ -94,6 +94,8 @@ pub(crate) struct Round<'a> {
     acknowledged: Vec<i64>,
     /// When the first of them was acknowledged.
     acknowledged_since: Instant,
+    /// Rows that a look asks for, at most: as many as there was memory for, where it was short.
+    fit: usize,
     /// Looks so far.
     looks: u64,
     /// Whether the last look left anything behind that may go when something comes back.
@@ -106,6 +108,14 @@ pub(crate) struct Round<'a> {
     registry_away: Option<Instant>,
     surveyed_at: Option<Instant>,
     floor: Floor,
+}
+
+/// What a look brought.
+#[derive(Default)]
+struct Taken {
+    rows: Vec<Row>,
+    /// There may be more.
+    cut_short: bool,
 }
 
 /// What is known of a topic.
@@ -153,6 +163,7 @@ impl<'a> Round<'a> {
             held_keys: HashMap::new(),
             acknowledged: Vec::new(),
             acknowledged_since: Instant::now(),
+            fit: TAKEN_MAX,
             looks: 0,
             left_behind: false,
             has_more: false,
@@ -173,10 +184,9 @@ impl<'a> Round<'a> {
         while let Some(landed) = self.producer.landed_already() {
             self.landed(landed)?;
         }
-        let rows = self.take(db, limit).await?;
-        let full = rows.len() == limit;
+        let Taken { rows, cut_short } = self.take(db, limit).await?;
         crash::point!("relay.taken", !rows.is_empty());
-        let (mut sent, mut waiting) = (0, HashSet::new());
+        let (taken, mut sent, mut waiting) = (rows.len(), 0, HashSet::new());
         for row in rows {
             crash::point!("relay.sending", sent > 0);
             // An earlier row of this very look may hold it up.
@@ -192,7 +202,7 @@ impl<'a> Round<'a> {
         crash::point!("relay.sent", sent > 0);
         self.left_behind |= !waiting.is_empty();
         // Beside something that is held up a look is dear: there it has to be worth it.
-        self.has_more = full && sent > 0 && (sent == limit || !self.held_up());
+        self.has_more = cut_short && sent > 0 && (sent == taken || !self.held_up());
         Ok(sent)
     }
 
@@ -239,12 +249,13 @@ impl<'a> Round<'a> {
     }
 
     /// One statement: the delete of what was acknowledged, and the look at what is there.
-    async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Vec<Row>> {
+    async fn take(&mut self, db: &mut PgConnection, limit: usize) -> anyhow::Result<Taken> {
         // What there is no room for may go when something comes back.
         self.left_behind = limit == 0;
         if limit == 0 && self.acknowledged.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Taken::default());
         }
+        let limit = limit.min(self.fit);
         self.looks += 1;
         let floor = if limit == 0 { self.floor.below() } else { self.floor.start() };
         let now = Instant::now();
@@ -257,8 +268,12 @@ impl<'a> Round<'a> {
         let query = sqlx::query_as(AssertSqlSafe(look)).bind(&self.acknowledged);
         let query = query.bind(floor).bind(keys).bind(limit as i64);
         let query = if topics.is_empty() { query } else { query.bind(topics) };
-        let rows = db::in_time(LOOK_WITHIN, query.fetch_all(db)).await;
-        let rows: Vec<Row> = rows.context("the outbox could not be read")?;
+        let read = db::in_time(LOOK_WITHIN, read(query.fetch(db))).await;
+        let (rows, passed_over) = read.context("the outbox could not be read")?;
+        let cut_short = passed_over > 0 || (limit > 0 && rows.len() == limit);
+        if limit > 0 {
+            self.fit = if passed_over > 0 { rows.len() } else { (self.fit * 2).min(TAKEN_MAX) };
+        }
         if let Some(first) = rows.first() {
             self.floor.found(first.position);
         }
@@ -267,7 +282,7 @@ impl<'a> Round<'a> {
             self.floor.deleted(&self.acknowledged);
             self.acknowledged.clear();
         }
-        Ok(rows)
+        Ok(Taken { rows, cut_short })
     }
 
     /// Hands a record to the producer; false if its topic has to wait.

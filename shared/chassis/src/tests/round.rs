@@ -4,8 +4,9 @@ use sqlx::Row;
 
 use super::relay::on_a_mock;
 use super::*;
+use crate::avro::BODY_BYTES_MAX;
 use crate::floor::{Floor, WRITERS};
-use crate::look::look;
+use crate::look::{TAKEN_BYTES_MAX, look};
 use crate::round::{DELETED_AT, DELETED_WITHIN, Round, SILENT_MAX};
 
 /// Lets the next record come back; answers its row's position.
@@ -228,6 +229,33 @@ async fn a_key_with_more_rows_than_a_look_takes_holds_up_no_other() {
     assert_eq!(round.turn(&mut db, 10).await.unwrap(), 1, "the other key");
     assert!(!round.has_more());
     mock.broker_up(-1).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_are_taken_a_few_at_a_time_and_none_is_left() {
+    let till = Till::<127>::open().await;
+    let (till, _mock) = on_a_mock(&till).await;
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = till.round(&registry);
+    let fit = TAKEN_BYTES_MAX / BODY_BYTES_MAX;
+    let many: Vec<_> = (0..4 * fit).map(|nth| counted(&format!("till {nth}"), 1)).collect();
+    till.publish(&many).await;
+    till.force(&format!(
+        "update outbox set body = convert_to(repeat('x', {BODY_BYTES_MAX}), 'utf8')"
+    ))
+    .await;
+    let mut landed = Vec::new();
+    for _ in 0..4 {
+        assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), fit);
+        assert!(round.has_more());
+        for _ in 0..fit {
+            landed.push(land(&mut round).await);
+        }
+    }
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0);
+    assert!(!round.has_more());
+    landed.sort();
+    assert!(landed.into_iter().eq(1..=many.len() as i64));
 }
 
 #[tokio::test(flavor = "multi_thread")]
