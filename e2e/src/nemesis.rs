@@ -260,8 +260,9 @@ impl<'a> Nemesis<'a> {
             Class::BadMigration => {
                 sabotage::spoil_payments(stack).await?;
                 sleep(lasting).await;
-                let met = self
-                    .met("a dead letter", async || sabotage::failing_letters(stack, service).await);
+                let met = self.met("a dead letter", async || {
+                    sabotage::letters(stack, service, "failing").await
+                });
                 let met = met.await;
                 sabotage::mend_payments(stack).await?;
                 let struck = met?;
@@ -368,7 +369,7 @@ impl<'a> Nemesis<'a> {
             let answer: Value = post("/dead-letters/replay", wish).await?.accepted()?;
             after = answer["next"].clone();
         }
-        let failing = sabotage::failing_letters(self.stack, "payment").await?;
+        let failing = sabotage::letters(self.stack, "payment", "failing").await?;
         ensure!(failing == 0, "{failing} letters are left");
         Ok(())
     }

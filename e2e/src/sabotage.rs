@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use chassis::avro::BODY_BYTES_MAX;
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 use tokio::time::sleep;
@@ -135,11 +136,24 @@ pub async fn unpublished(stack: &Stack, service: &str) -> Result<i64> {
     Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&mut db).await?)
 }
 
-/// Dead letters that wait because the database refused what the event does.
-pub async fn failing_letters(stack: &Stack, service: &str) -> Result<i64> {
-    let count = "select count(*) from dead_letters where kind = 'failing' and state = 'waiting'";
+/// Has the order service publish so many events of the largest size, which nobody can read.
+pub async fn publish_largest(stack: &Stack, count: i64) -> Result<()> {
+    let insert = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+         select gen_random_uuid(), 'orders.created', 'largest ' || nth, fingerprint,
+                decode(repeat(md5(nth::text), $2 / 16), 'hex'), now()
+         from generate_series(1, $1) as nth, outbox_schemas where schema like '%\"OrderCreated\"%'";
+    let mut db = superuser(stack, "order").await?;
+    let largest = i32::try_from(BODY_BYTES_MAX)?;
+    let written = sqlx::query(insert).bind(count).bind(largest).execute(&mut db).await?;
+    ensure!(written.rows_affected() == count as u64, "{written:?}");
+    Ok(())
+}
+
+/// Dead letters of a kind that wait for an operator.
+pub async fn letters(stack: &Stack, service: &str, kind: &str) -> Result<i64> {
+    let count = "select count(*) from dead_letters where kind = $1 and state = 'waiting'";
     let mut db = superuser(stack, service).await?;
-    Ok(sqlx::query_scalar(count).fetch_one(&mut db).await?)
+    Ok(sqlx::query_scalar(count).bind(kind).fetch_one(&mut db).await?)
 }
 
 /// Orders that the deadline has ended since then.

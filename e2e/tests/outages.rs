@@ -1,23 +1,24 @@
 //! Outages: whoever is away, orders are accepted as long as the order service and its database are
 //! there, and all end once everybody is back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::Stack;
 use e2e::client::Client;
 use e2e::leaders::active_relays;
 use e2e::load::{self, Load};
 use e2e::outage::{self, Outage};
 use e2e::topology::SERVICES;
 use e2e::wait::eventually;
+use e2e::{Stack, sabotage};
 use events::TOPICS;
 use futures::future::try_join_all;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::time::{Instant, sleep};
 
+use crate::launcher::room;
 use crate::stage::{DRAINED, SOON, Stage, all_end, alone, alone_and_checked, everybody, place_all};
 
 /// What `make outage` does, in short: a load, one kill, the checker.
@@ -121,6 +122,43 @@ async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_ar
         all_end(client, &orders).await
     })
     .await
+}
+
+/// A service that grew beyond what it is given would be killed for it, and again after each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_the_largest_events_needs_no_more_memory_than_docker_compose_gives()
+-> Result<()> {
+    const EVENTS: i64 = 1_000;
+    const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+    let _room = room().await?;
+    let stack = Stack::ephemeral()?;
+    stack.up().await?;
+    let mut most = BTreeMap::new();
+    let mut look = async |service: &'static str| {
+        let most: &mut u64 = most.entry(service).or_default();
+        *most = stack.memory_bytes(service)?.max(*most);
+        ensure!(*most <= MEMORY_BYTES_MAX, "{service} grew to {most} bytes");
+        anyhow::Ok(())
+    };
+    stack.kill("kafka").await?;
+    sabotage::publish_largest(&stack, EVENTS).await?;
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        look("order").await?;
+        sleep(Duration::from_millis(50)).await;
+    }
+    stack.start("kafka").await?;
+    let within = Instant::now() + DRAINED;
+    while sabotage::letters(&stack, "payment", "undecodable").await? < EVENTS
+        || sabotage::letters(&stack, "stock", "undecodable").await? < EVENTS
+    {
+        for service in SERVICES {
+            look(service).await?;
+        }
+        ensure!(Instant::now() < within, "payment and stock have not read them all");
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// Under load: second instances join, the first ones are killed and come back, the second ones leave.

@@ -20,7 +20,7 @@ use crate::route;
 
 /// Bytes of records that are read ahead or being handled, at most, keys and headers among them:
 /// records may be a thousand times larger than events are.
-const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+const AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// After so long without room for another record, fetching is paused and the group is kept.
 const FULL_FOR_MAX: Duration = Duration::from_secs(10);
