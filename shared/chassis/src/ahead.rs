@@ -18,9 +18,14 @@ use crate::member::{Assigned, Reports};
 use crate::news::News;
 use crate::route;
 
-/// Bytes of records that are read ahead or being handled, at most, keys and headers among them:
-/// records may be a thousand times larger than events are.
+/// Memory of records that are read ahead or being handled, at most, keys and headers among them: records may
+/// be a thousand times larger than events are.
 const AHEAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What each record and each header takes up beside its bytes, about: a stranger's record may have a hundred
+/// thousand headers of two bytes.
+const RECORD_BYTES: usize = 256;
+const HEADER_BYTES: usize = 64;
 
 /// After so long without room for another record, fetching is paused and the group is kept.
 const FULL_FOR_MAX: Duration = Duration::from_secs(10);
@@ -57,9 +62,9 @@ impl Ahead {
 fn bytes_of(message: &OwnedMessage) -> usize {
     let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
     let headers = route::headers(message).map_or(AHEAD_BYTES_MAX, |headers| {
-        headers.iter().map(|header| header.key.len() + of(header.value)).sum()
+        headers.iter().map(|header| HEADER_BYTES + header.key.len() + of(header.value)).sum()
     });
-    (of(message.payload()) + of(message.key()) + headers).clamp(1, AHEAD_BYTES_MAX)
+    (RECORD_BYTES + of(message.payload()) + of(message.key()) + headers).min(AHEAD_BYTES_MAX)
 }
 
 /// When all that a client has is to be resumed again.
@@ -173,8 +178,8 @@ mod tests {
             let value = Some(&[0; 1_000]);
             Some(OwnedHeaders::new().insert(Header { key: "name", value }))
         };
-        assert_eq!(record(None, None), 30);
-        assert_eq!(record(Some(vec![0; 200]), headers()), 1_234);
+        assert_eq!(record(None, None), RECORD_BYTES + 30);
+        assert_eq!(record(Some(vec![0; 200]), headers()), RECORD_BYTES + HEADER_BYTES + 1_234);
         assert_eq!(record(Some(vec![0; 2 * AHEAD_BYTES_MAX]), headers()), AHEAD_BYTES_MAX);
     }
 }
