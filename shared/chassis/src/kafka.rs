@@ -120,18 +120,23 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         .set("enable.partition.eof", "false")
         // How far behind each partition is, for the metrics; and whether it knows of a broker still.
         .set("statistics.interval.ms", "10000")
-        // Memory. What lies ready counts by its bytes, and each record costs several times its bytes
-        // beside them; an answer of the broker's may overshoot by all that it brings. With 8 MiB
-        // ready, and answers of the default 50 MiB, a service that had 120,000 records to catch up
-        // with grew to 140 to 175 MB; so it grows to 60 to 80, and is as fast. A record larger than a
-        // partition's share still comes whole.
+        .set("fetch.error.backoff.ms", "200");
+    fetching_little(&mut consumer);
+    consumer
+}
+
+/// Bounds the memory of whoever reads. What lies ready counts by its bytes, and each record costs several
+/// times its bytes beside them; an answer of the broker's may overshoot by all that it brings. With 8 MiB
+/// ready, and answers of the default 50 MiB, a service that had 120,000 records to catch up with grew to
+/// 140 to 175 MB; so it grows to 60 to 80, and is as fast. A record larger than a partition's share still
+/// comes whole.
+pub fn fetching_little(client: &mut ClientConfig) {
+    client
         .set("queued.max.messages.kbytes", "1024")
         .set("fetch.max.bytes", "1000000")
         .set("max.partition.fetch.bytes", "65536")
         // Where enough lies ready, so long until there is room again (the default is a second).
-        .set("fetch.queue.backoff.ms", "20")
-        .set("fetch.error.backoff.ms", "200");
-    consumer
+        .set("fetch.queue.backoff.ms", "20");
 }
 
 #[cfg(test)]

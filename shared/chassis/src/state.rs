@@ -29,6 +29,9 @@ use crate::route::schema_id;
 /// Records read at a time.
 const PAGE: usize = 500;
 
+/// Bytes of their bodies, about: with the last one it may be more.
+const PAGE_BYTES: usize = 1024 * 1024;
+
 /// Whoever waits for us may hold locks; so long for one record, or for an answer.
 const SILENT_MAX: Duration = Duration::from_secs(4);
 
@@ -124,8 +127,10 @@ impl<E: Event> StateTopic<E> {
     /// # Errors
     /// If no client can be made, if Kafka does not answer within 4 s, or if there is no such topic.
     pub async fn read(&self) -> anyhow::Result<Reading<E>> {
+        let mut client = kafka::client(self.service, &self.config);
+        kafka::fetching_little(&mut client);
         let client = Client(Some(Arc::new(
-            kafka::client(self.service, &self.config)
+            client
                 // A name that librdkafka asks for; the group is never joined, and nothing committed.
                 .set("group.id", format!("{}-rebuild", self.service))
                 .set("enable.auto.commit", "false")
@@ -136,7 +141,6 @@ impl<E: Event> StateTopic<E> {
                 .set("allow.auto.create.topics", "false")
                 // The end is told when a fetch comes back empty.
                 .set("fetch.wait.max.ms", "20")
-                .set("queued.max.messages.kbytes", "8192")
                 .set_log_level(RDKafkaLogLevel::Error)
                 .create_with_context(Told)?,
         )));
@@ -164,13 +168,14 @@ impl<E: Event> Reading<E> {
     /// If Kafka says nothing for 4 s or answers with an error, or if the registry does not answer.
     /// The reading is then of no more use: what it had read of this page is lost.
     pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Record<E>>>> {
-        let mut messages: Vec<OwnedMessage> = Vec::new();
-        while messages.len() < PAGE && !self.open.is_empty() {
+        let (mut messages, mut bytes) = (Vec::<OwnedMessage>::new(), 0);
+        while messages.len() < PAGE && bytes < PAGE_BYTES && !self.open.is_empty() {
             let received = tokio::time::timeout(SILENT_MAX, self.client.recv()).await;
             match received.context("Kafka is silent")? {
                 Ok(message) => {
                     let next = Offset::Offset(message.offset() + 1);
                     self.next.insert(message.partition(), next);
+                    bytes += message.payload().map_or(0, <[u8]>::len);
                     messages.push(message.detach());
                 }
                 Err(KafkaError::PartitionEOF(partition)) => drop(self.open.remove(&partition)),
