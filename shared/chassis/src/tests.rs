@@ -28,11 +28,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::ensure;
 use axum::http::StatusCode;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
@@ -93,9 +94,15 @@ fn read(client: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<OwnedMessage>>
         held += (high - low) as usize;
     }
     client.assign(&partitions)?;
+    let deadline = Instant::now() + WITHIN;
     while records.len() < held {
-        let record = client.poll(WITHIN).context("a record is missing")??;
-        records.push(record.detach());
+        ensure!(Instant::now() < deadline, "a record is missing");
+        match client.poll(Duration::from_secs(1)) {
+            Some(Ok(record)) => records.push(record.detach()),
+            // The client connects anew by itself.
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown))) | None => {}
+            Some(Err(error)) => return Err(error.into()),
+        }
     }
     Ok(records)
 }
