@@ -21,8 +21,8 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a service waits for a lock at a time; see the chassis's schema.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The pool, the loops' four sessions, and whoever is just coming or going.
-const SESSIONS_MAX: i64 = 16 + 4 + 3;
+/// The pool, the loops' five sessions, and whoever is just coming or going.
+const SESSIONS_MAX: i64 = 16 + 5 + 2;
 
 /// One POST: its answer, and whether it says when to come back.
 async fn post(Stage { client, .. }: &Stage) -> Result<(u16, Option<String>)> {
