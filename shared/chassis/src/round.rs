@@ -54,6 +54,10 @@ const HELD_FOR: Duration = Duration::from_secs(2);
 /// a random part, up to half, more or less.
 const KEY_HELD_FOR_MAX: Duration = Duration::from_secs(60);
 
+/// Keys that are left alone, at most. Where more have been refused, it is no matter of single records: each
+/// further one holds its topic, which needs no memory and no part of a look for every key.
+const HELD_KEYS_MAX: usize = 1_000;
+
 /// A topic with as many records in flight as it may have is stalled if one of them has been so long:
 /// where a single partition has no leader, the records of the others still come back.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
@@ -420,13 +424,14 @@ impl<'a> Round<'a> {
     fn refused(&mut self, flight: &Flight, error: &KafkaError) -> anyhow::Result<()> {
         self.still_of_use()?;
         let Flight { topic, key, .. } = flight;
+        let room = self.held_keys.len() < HELD_KEYS_MAX || self.held_keys.contains_key(key);
         match error.rdkafka_error_code() {
             Some(
                 RDKafkaErrorCode::MessageSizeTooLarge
                 | RDKafkaErrorCode::InvalidMessage
                 | RDKafkaErrorCode::InvalidRecord
                 | RDKafkaErrorCode::InvalidMessageSize,
-            ) => {
+            ) if room => {
                 warn!("a record for {topic} with key {key} was refused and is held: {error}");
                 let before = self.held_keys.get(key).map_or(HELD_FOR / 2, |(_, held)| *held);
                 // At random: what was refused together is not to come back together.

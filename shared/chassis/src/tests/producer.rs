@@ -131,6 +131,32 @@ async fn a_record_that_the_broker_refuses_holds_its_own_key_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_broker_refuses_every_record_their_topic_is_held_and_not_each_of_their_keys() {
+    let till = Till::<117>::open().await;
+    let topic = names(117).counted;
+    till.create_topic(topic, &[("max.message.bytes", "100")]).await;
+    till.register(topic, topic.schema).await;
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = till.round(&registry);
+    let events: Vec<Counted<117>> = (0..1_500).map(|nth| counted(&nth.to_string(), 1)).collect();
+    till.publish(&events).await;
+    eventually("the topic is held", async || {
+        round.turn(&mut db, 1_000).await.unwrap();
+        round.held_up()
+    })
+    .await;
+    let larger =
+        AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "9999");
+    till.admin().alter_configs([&larger], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    eventually("all are published", async || {
+        round.turn(&mut db, 1_000).await.unwrap();
+        till.number("select count(*) from outbox").await == 0
+    })
+    .await;
+    assert_eq!(first_arrivals(&till).await.len(), 1_500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_goes_to_the_partition_where_a_java_client_would_put_it() {
     let till = Till::<110>::open_with_contracts().await;
     let relay = till.relay();
