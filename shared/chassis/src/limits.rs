@@ -2,20 +2,26 @@
 //! answer that says so, or a closed connection where there is nobody to answer.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::observe;
 use crate::problem::Problem;
+
+/// Bytes from which on an answer counts as large: with as much on every connection a service has no less
+/// than it had anyway, for a request's header.
+const LARGE: usize = 16 * 1024;
 
 /// What a client may take. The defaults are the promise; tests use shorter ones.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +33,9 @@ pub struct Limits {
     pub request: Duration,
     /// How long what we sent may stay unread by the client.
     pub unread: Duration,
+    /// Bytes of all large answers that lie unread, at most. What comes beyond is refused. This counts what
+    /// is read, by GET and HEAD: whether something was written is never kept from whoever asked for it.
+    pub unread_bytes: usize,
     /// The size of a request's line and headers.
     pub header_bytes: usize,
     /// The size of a request's body.
@@ -44,6 +53,7 @@ impl Default for Limits {
             header: Duration::from_secs(10),
             request: Duration::from_secs(15),
             unread: Duration::from_secs(15),
+            unread_bytes: 16 * 1024 * 1024,
             header_bytes: 16 * 1024,
             body_bytes: 64 * 1024,
             connections: 1024,
@@ -55,6 +65,7 @@ impl Default for Limits {
 /// Puts a router behind the limits that are not the connection's, with an answer for whatever it
 /// does not answer itself: an unknown address or method, a panic.
 pub(crate) fn hold(router: Router, limits: Limits) -> Router {
+    let unread = Arc::new(Semaphore::new(limits.unread_bytes));
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
         .method_not_allowed_fallback(async || {
@@ -65,14 +76,14 @@ pub(crate) fn hold(router: Router, limits: Limits) -> Router {
             )
         })
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(limits, bounded))
+        .layer(middleware::from_fn_with_state((limits, unread), bounded))
         .layer(middleware::from_fn(observe::request))
 }
 
 /// One deadline for the body and the answer. The body is read before the handler runs, so that a slow
 /// sender is told so, and a handler that is cut off never waited for one.
 async fn bounded(
-    State(limits): State<Limits>,
+    State((limits, unread)): State<(Limits, Arc<Semaphore>)>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -83,10 +94,47 @@ async fn bounded(
         Ok(Err(problem)) => return Ok(closing(problem)),
         Err(_) => return Ok(closing(too_slow())),
     };
-    timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
+    let answer = timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
         true => Problem::unavailable("The answer took too long."),
         false => Problem::outcome_unknown(),
-    })
+    })?;
+    if is_safe { counted(answer, unread, limits.unread_bytes).await } else { Ok(answer) }
+}
+
+/// A large answer takes up its room until the system has taken it over. One whose size is not known is a
+/// stream, of which no more is there than what is being sent.
+async fn counted(
+    answer: Response,
+    unread: Arc<Semaphore>,
+    bytes_max: usize,
+) -> Result<Response, Problem> {
+    if answer.body().size_hint().exact().is_none_or(|size| size <= LARGE as u64) {
+        return Ok(answer);
+    }
+    let (parts, body) = answer.into_parts();
+    let bytes = body.collect().await.map_err(|_| Problem::internal())?.to_bytes();
+    // What all clients share, such as the API's description, is there only once.
+    if !bytes.is_unique() {
+        return Ok(Response::from_parts(parts, Body::from(bytes)));
+    }
+    let room = bytes.len().min(bytes_max) as u32;
+    let _room = unread.try_acquire_many_owned(room).map_err(|_| {
+        Problem::unavailable("Too many large answers wait to be read by those who asked for them.")
+    })?;
+    let body = Body::from(Bytes::from_owner(Unread { bytes, _room }));
+    Ok(Response::from_parts(parts, body))
+}
+
+/// The bytes of a large answer. Not the body: hyper is done with that when it begins to send.
+struct Unread {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Problem> {

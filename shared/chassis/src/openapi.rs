@@ -8,6 +8,7 @@
 use std::sync::LazyLock;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{HeaderName, header};
 use axum::routing::get;
 use base64::Engine;
@@ -37,7 +38,7 @@ pub fn serve<S>(service: &str, routes: OpenApiRouter<S>) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let document = document(service, &routes);
+    let document = Bytes::from(document(service, &routes));
     let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
     Router::from(routes).route("/openapi.json", get(json)).route("/", get(page))
 }

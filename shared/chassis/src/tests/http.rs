@@ -19,6 +19,10 @@ const QUICK: Duration = Duration::from_millis(300);
 /// Far beyond every bound in these tests: a stream still open by then is open for ever.
 const LONG: Duration = Duration::from_secs(5);
 
+/// What a connection's two buffers don't take, so that much of it stays with the server.
+const LARGE: usize = 200_000;
+static SHARED: [u8; LARGE] = [0; LARGE];
+
 struct Server {
     addr: SocketAddr,
     stop: CancellationToken,
@@ -35,6 +39,8 @@ async fn start(limits: Limits, drain: Duration) -> Server {
         .route("/echo", post(async |body: String| body))
         .route("/panic", get(async || -> String { panic!("on purpose") }))
         .route("/huge", get(async || "x".repeat(50_000_000)))
+        .route("/large", get(async || "x".repeat(LARGE)))
+        .route("/shared", get(async || SHARED.as_slice()))
         .route("/slow", get(slow))
         .route("/never", get(pending::<&str>).post(pending::<&str>));
     // All buffers are small, so that whoever sends much waits for the other to read it.
@@ -269,6 +275,34 @@ async fn a_client_that_does_not_read_its_answer_gives_its_slot_back() {
     let _deaf = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let next = server.ask("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert!(next.ends_with("here"), "{next}");
+}
+
+#[tokio::test]
+async fn large_answers_that_nobody_reads_take_up_so_many_bytes_at_most() {
+    let limits = Limits { unread: LONG, unread_bytes: 2 * LARGE, ..limits() };
+    let server = start(limits, LONG).await;
+    let get = |path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+    let ask = async |path| answered(server.send(&get(path)).await).await;
+    let deaf = [server.send(&get("/large")).await, server.send(&get("/large")).await];
+    for stream in &deaf {
+        stream.peek(&mut [0]).await.expect("its answer has begun");
+    }
+    let refused = ask("/large").await;
+    assert_problem(&refused, "503", "unavailable");
+    assert!(refused.contains("retry-after: "), "{refused}");
+    for path in ["/", "/shared"] {
+        let others = ask(path).await;
+        assert!(others.starts_with("HTTP/1.1 200 "), "takes up nothing: {others}");
+    }
+    drop(deaf);
+    let again = async || ask("/large").await.starts_with("HTTP/1.1 200 ");
+    timeout(LONG, async {
+        while !again().await {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("there is room again");
 }
 
 #[tokio::test]
