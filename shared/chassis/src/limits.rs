@@ -19,8 +19,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::observe;
 use crate::problem::Problem;
 
-/// Bytes from which on an answer counts as large: with as much on every connection a service has no less
-/// than it had anyway, for a request's header.
+/// Bytes from which on a body or an answer counts as large: a request's header may have as many, so every
+/// connection has memory for that anyway.
 const LARGE: usize = 16 * 1024;
 
 /// What a client may take. The defaults are the promise; tests use shorter ones.
@@ -33,9 +33,10 @@ pub struct Limits {
     pub request: Duration,
     /// How long what we sent may stay unread by the client.
     pub unread: Duration,
-    /// Bytes of all large answers that lie unread, at most. What comes beyond is refused. This counts what
-    /// is read, by GET and HEAD: whether something was written is never kept from whoever asked for it.
-    pub unread_bytes: usize,
+    /// Bytes of all large bodies that are read or worked on and of all large answers that lie unread, at
+    /// most. What comes beyond is refused; but whether something was written is never kept from whoever
+    /// asked for it.
+    pub large_bytes: usize,
     /// The size of a request's line and headers.
     pub header_bytes: usize,
     /// The size of a request's body.
@@ -53,7 +54,7 @@ impl Default for Limits {
             header: Duration::from_secs(10),
             request: Duration::from_secs(15),
             unread: Duration::from_secs(15),
-            unread_bytes: 16 * 1024 * 1024,
+            large_bytes: 16 * 1024 * 1024,
             header_bytes: 16 * 1024,
             body_bytes: 64 * 1024,
             connections: 1024,
@@ -65,7 +66,7 @@ impl Default for Limits {
 /// Puts a router behind the limits that are not the connection's, with an answer for whatever it
 /// does not answer itself: an unknown address or method, a panic.
 pub(crate) fn hold(router: Router, limits: Limits) -> Router {
-    let unread = Arc::new(Semaphore::new(limits.unread_bytes));
+    let large = Large::new(limits.large_bytes);
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
         .method_not_allowed_fallback(async || {
@@ -76,21 +77,22 @@ pub(crate) fn hold(router: Router, limits: Limits) -> Router {
             )
         })
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state((limits, unread), bounded))
+        .layer(middleware::from_fn_with_state((limits, large), bounded))
         .layer(middleware::from_fn(observe::request))
 }
 
 /// One deadline for the body and the answer. The body is read before the handler runs, so that a slow
 /// sender is told so, and a handler that is cut off never waited for one.
 async fn bounded(
-    State((limits, unread)): State<(Limits, Arc<Semaphore>)>,
+    State((limits, large)): State<(Limits, Large)>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + limits.request;
     let is_safe = request.method().is_safe();
-    let request = match timeout_at(deadline, read_whole(request, limits.body_bytes)).await {
-        Ok(Ok(request)) => request,
+    let reading = read_whole(request, limits.body_bytes, &large);
+    let (request, _room) = match timeout_at(deadline, reading).await {
+        Ok(Ok(read)) => read,
         Ok(Err(problem)) => return Ok(closing(problem)),
         Err(_) => return Ok(closing(too_slow())),
     };
@@ -98,16 +100,33 @@ async fn bounded(
         true => Problem::unavailable("The answer took too long."),
         false => Problem::outcome_unknown(),
     })?;
-    if is_safe { counted(answer, unread, limits.unread_bytes).await } else { Ok(answer) }
+    if is_safe { counted(answer, &large).await } else { Ok(answer) }
+}
+
+/// Memory for what is large, of all connections together: a thousand of them at once are not to have as
+/// much as each of them may.
+#[derive(Clone)]
+struct Large {
+    free: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl Large {
+    fn new(bytes_max: usize) -> Large {
+        Large { free: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let bytes = bytes.min(self.bytes_max) as u32;
+        self.free.clone().try_acquire_many_owned(bytes).map_err(|_| {
+            Problem::unavailable("Too much that is large is on its way to or from others.")
+        })
+    }
 }
 
 /// A large answer takes up its room until the system has taken it over. One whose size is not known is a
 /// stream, of which no more is there than what is being sent.
-async fn counted(
-    answer: Response,
-    unread: Arc<Semaphore>,
-    bytes_max: usize,
-) -> Result<Response, Problem> {
+async fn counted(answer: Response, large: &Large) -> Result<Response, Problem> {
     if answer.body().size_hint().exact().is_none_or(|size| size <= LARGE as u64) {
         return Ok(answer);
     }
@@ -117,10 +136,7 @@ async fn counted(
     if !bytes.is_unique() {
         return Ok(Response::from_parts(parts, Body::from(bytes)));
     }
-    let room = bytes.len().min(bytes_max) as u32;
-    let _room = unread.try_acquire_many_owned(room).map_err(|_| {
-        Problem::unavailable("Too many large answers wait to be read by those who asked for them.")
-    })?;
+    let _room = large.take(bytes.len())?;
     let body = Body::from(Bytes::from_owner(Unread { bytes, _room }));
     Ok(Response::from_parts(parts, body))
 }
@@ -137,27 +153,50 @@ impl AsRef<[u8]> for Unread {
     }
 }
 
-async fn read_whole(request: Request, bytes_max: usize) -> Result<Request, Problem> {
+/// The request with its whole body, and the room that this takes up if it is large.
+async fn read_whole(
+    request: Request,
+    bytes_max: usize,
+    large: &Large,
+) -> Result<(Request, Option<OwnedSemaphorePermit>), Problem> {
     let (parts, mut body) = request.into_parts();
-    if body.size_hint().lower() <= bytes_max as u64 {
-        // Copied together: kept as they came, chunks of one byte each would take forty times as much.
-        let mut whole = Vec::new();
-        while whole.len() <= bytes_max {
-            match body.frame().await {
-                None => return Ok(Request::from_parts(parts, Body::from(whole))),
-                Some(Ok(frame)) => {
-                    whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data))
-                }
-                Some(Err(_)) => {
-                    return Err(Problem::malformed("The body ended before it was complete."));
-                }
+    match read_body(&mut body, bytes_max, large).await {
+        Ok((whole, room)) => Ok((Request::from_parts(parts, Body::from(whole)), room)),
+        Err(refused) => {
+            // A client that waits for `100 Continue` has sent nothing and will not; any other would lose
+            // our answer to a reset connection if we closed it while it is still sending.
+            if !parts.headers.contains_key(header::EXPECT) {
+                let _ = timeout(Duration::from_secs(1), discard(&mut body, 16 * bytes_max)).await;
             }
+            Err(refused)
         }
     }
-    // A client that waits for `100 Continue` has sent nothing and will not; any other would lose our
-    // answer to a reset connection if we closed it while it is still sending.
-    if !parts.headers.contains_key(header::EXPECT) {
-        let _ = timeout(Duration::from_secs(1), discard(&mut body, 16 * bytes_max)).await;
+}
+
+/// Copied together: kept as they came, chunks of one byte each would take forty times as much.
+async fn read_body(
+    body: &mut Body,
+    bytes_max: usize,
+    large: &Large,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
+    let announced = body.size_hint();
+    let (mut whole, mut room) = (Vec::new(), None);
+    while whole.len().max(announced.lower() as usize) <= bytes_max {
+        match body.frame().await {
+            None => return Ok((whole, room)),
+            Some(Ok(frame)) => {
+                whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                if whole.len() > LARGE && room.is_none() {
+                    // What comes in chunks does not say how much it will be.
+                    room = Some(
+                        large.take(announced.exact().map_or(bytes_max, |size| size as usize))?,
+                    );
+                }
+            }
+            Some(Err(_)) => {
+                return Err(Problem::malformed("The body ended before it was complete."));
+            }
+        }
     }
     let detail = format!("The body may have {bytes_max} bytes at most.");
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))

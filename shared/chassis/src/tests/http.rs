@@ -279,7 +279,7 @@ async fn a_client_that_does_not_read_its_answer_gives_its_slot_back() {
 
 #[tokio::test]
 async fn large_answers_that_nobody_reads_take_up_so_many_bytes_at_most() {
-    let limits = Limits { unread: LONG, unread_bytes: 2 * LARGE, ..limits() };
+    let limits = Limits { unread: LONG, large_bytes: 2 * LARGE, ..limits() };
     let server = start(limits, LONG).await;
     let get = |path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
     let ask = async |path| answered(server.send(&get(path)).await).await;
@@ -295,14 +295,37 @@ async fn large_answers_that_nobody_reads_take_up_so_many_bytes_at_most() {
         assert!(others.starts_with("HTTP/1.1 200 "), "takes up nothing: {others}");
     }
     drop(deaf);
-    let again = async || ask("/large").await.starts_with("HTTP/1.1 200 ");
-    timeout(LONG, async {
-        while !again().await {
-            sleep(Duration::from_millis(10)).await;
+    eventually("there is room again", async || ask("/large").await.starts_with("HTTP/1.1 200 "))
+        .await;
+}
+
+#[tokio::test]
+async fn large_bodies_that_never_end_take_up_so_many_bytes_at_most() {
+    let large = limits().body_bytes / 2;
+    let limits = Limits { request: LONG, large_bytes: 2 * large, ..limits() };
+    let server = start(limits, LONG).await;
+    let post = |announced, sent| {
+        let header = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {announced}");
+        format!("{header}\r\nconnection: close\r\n\r\n{}", "x".repeat(sent))
+    };
+    let stall = post(large, large - 1);
+    let stalled = [server.send(&stall).await, server.send(&stall).await];
+    eventually("what is large is refused", async || {
+        let refused = answered(server.send(&post(large, large)).await).await;
+        if refused.starts_with("HTTP/1.1 503 ") {
+            assert_problem(&refused, "503", "unavailable");
+            assert!(refused.contains("retry-after: "), "{refused}");
         }
+        refused.starts_with("HTTP/1.1 503 ")
     })
-    .await
-    .expect("there is room again");
+    .await;
+    let small = server.ask(&post(5, 5)).await;
+    assert!(small.ends_with("xxxxx"), "{small}");
+    drop(stalled);
+    eventually("there is room again", async || {
+        answered(server.send(&post(large, large)).await).await.starts_with("HTTP/1.1 200 ")
+    })
+    .await;
 }
 
 #[tokio::test]
