@@ -179,18 +179,16 @@ async fn read_body(
     bytes_max: usize,
     large: &Large,
 ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
-    let announced = body.size_hint();
+    // What comes in chunks does not say how much it will be.
+    let announced = body.size_hint().exact().map_or(bytes_max, |bytes| bytes as usize);
     let (mut whole, mut room) = (Vec::new(), None);
-    while whole.len().max(announced.lower() as usize) <= bytes_max {
+    while whole.len().max(announced) <= bytes_max {
         match body.frame().await {
             None => return Ok((whole, room)),
             Some(Ok(frame)) => {
                 whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
                 if whole.len() > LARGE && room.is_none() {
-                    // What comes in chunks does not say how much it will be.
-                    room = Some(
-                        large.take(announced.exact().map_or(bytes_max, |size| size as usize))?,
-                    );
+                    room = Some(large.take(announced)?);
                 }
             }
             Some(Err(_)) => {

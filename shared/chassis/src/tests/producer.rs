@@ -99,6 +99,13 @@ async fn what_a_cluster_made_anew_acknowledges_to_a_producer_of_the_old_one_is_s
     assert_eq!((&arrivals["a"][..], &arrivals["b"][..]), (&[2][..], &[1][..]));
 }
 
+/// The operator raises the bound for which a topic refused records.
+async fn takes_more<const TEST: u32>(till: &Till<TEST>, topic: &Topic) {
+    let larger =
+        AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "9999");
+    till.admin().alter_configs([&larger], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_the_broker_refuses_holds_its_own_key_only() {
     let till = Till::<109>::open().await;
@@ -120,9 +127,7 @@ async fn a_record_that_the_broker_refuses_holds_its_own_key_only() {
         .await;
     }
     assert_eq!(till.number("select count(*) from outbox").await, 6);
-    let larger =
-        AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "9999");
-    till.admin().alter_configs([&larger], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    takes_more(&till, topic).await;
     till.outbox_is_empty().await;
     relaying.stop().await;
     let arrivals = first_arrivals(&till).await;
@@ -145,9 +150,7 @@ async fn where_the_broker_refuses_every_record_their_topic_is_held_and_not_each_
         round.held_up()
     })
     .await;
-    let larger =
-        AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "9999");
-    till.admin().alter_configs([&larger], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    takes_more(&till, topic).await;
     eventually("all are published", async || {
         round.turn(&mut db, 1_000).await.unwrap();
         till.number("select count(*) from outbox").await == 0
