@@ -32,6 +32,11 @@ impl Peer {
     fn stranger(namespace: &'static str) -> Peer {
         Peer { namespace, labels: Labels::new(), ports: BTreeMap::new() }
     }
+
+    /// An address that belongs to no pod, as those of nodes and of what runs beside the cluster.
+    fn outside() -> Peer {
+        Peer::stranger("")
+    }
 }
 
 fn labels(value: &Value) -> Labels {
@@ -61,6 +66,11 @@ fn open(objects: &[Value], direction: &str, own: &Peer, other: &Peer, to_port: u
         number => number.as_u64() == Some(to_port),
     };
     let is_peer = |peer: &Value| {
+        assert!(peer["ipBlock"].is_null(), "this test does not know ipBlock");
+        // Selectors find pods alone.
+        if other.namespace.is_empty() {
+            return false;
+        }
         let namespace =
             Labels::from([("kubernetes.io/metadata.name".into(), other.namespace.into())]);
         let is_there = match &peer["namespaceSelector"] {
@@ -125,11 +135,43 @@ fn every_edge_in_use_is_open_and_no_other() {
             assert!(reached("gateway", api) && !reached("gateway", probes));
             assert!(reached("monitoring", probes));
             assert!(!["gateway", "monitoring"].iter().any(|from| reached(from, operator)));
-            let dns = Peer::stranger("kube-system");
-            assert!(allowed(objects, &service, &dns, 53));
         }
         let own = Peer::app(objects, "kafka");
         let alone = !allowed(objects, &Peer::stranger("gateway"), &own, 9092);
         assert!(alone || !is_kafka_here, "{tree}: strangers reach Kafka");
+    }
+}
+
+/// What DNS pods listen on: kubeadm and most others, OpenShift, Gardener. Policies see the pod's port and
+/// not the Service's.
+const DNS_PORTS: [u64; 3] = [53, 5353, 8053];
+
+#[test]
+fn every_pod_resolves_names_wherever_the_cluster_keeps_its_dns() {
+    for (tree, objects) in TREES.iter() {
+        let policy = &find(objects, "NetworkPolicy", "all-to-dns")["spec"];
+        let rules = list(&policy["egress"]);
+        let ports: BTreeSet<(u64, &str)> = rules
+            .iter()
+            .flat_map(|rule| list(&rule["ports"]))
+            .map(|port| (port["port"].as_u64().unwrap(), text(&port["protocol"])))
+            .collect();
+        let wanted = DNS_PORTS.iter().flat_map(|port| [(*port, "TCP"), (*port, "UDP")]);
+        assert_eq!(ports, wanted.collect(), "{tree}");
+
+        let templates = objects.iter().filter(|it| pod(it).is_some());
+        let apps = templates.map(|it| text(&it["spec"]["template"]["metadata"]["labels"]["app"]));
+        for app in apps.collect::<BTreeSet<_>>() {
+            let own = Peer::app(objects, app);
+            // NodeLocal DNSCache answers on a link-local address of the node, which no selector finds.
+            let places =
+                [Peer::stranger("kube-system"), Peer::stranger("openshift-dns"), Peer::outside()];
+            for dns in &places {
+                let is_open = |port| allowed(objects, &own, dns, port);
+                let place = dns.namespace;
+                assert!(DNS_PORTS.into_iter().all(is_open), "{tree}: {app} to DNS in `{place}`");
+                assert!(![80, 443, 8080].into_iter().any(is_open), "{tree}: {app} to `{place}`");
+            }
+        }
     }
 }
