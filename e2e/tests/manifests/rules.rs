@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// By these a GitOps controller replaces a Job, which cannot be changed. Argo CD runs it as a hook of each
+/// sync, with what the same sync applies already there; Flux deletes it and creates it again.
+const GIVES_WAY: [(&str, &str); 3] = [
+    ("argocd.argoproj.io/hook", "Sync"),
+    ("argocd.argoproj.io/hook-delete-policy", "BeforeHookCreation"),
+    ("kustomize.toolkit.fluxcd.io/force", "enabled"),
+];
+
 /// The rules that an object breaks, by name.
 fn broken(object: &Value) -> Vec<&'static str> {
     let mut broken = Vec::new();
@@ -35,6 +43,11 @@ fn broken(object: &Value) -> Vec<&'static str> {
         let spec = &object["spec"];
         let bounds = ["backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"];
         hold("a job ends and goes", bounds.iter().all(|bound| spec[*bound].is_u64()));
+        let annotations = &object["metadata"]["annotations"];
+        hold(
+            "a job gives way to its next version",
+            GIVES_WAY.iter().all(|(key, value)| annotations[*key] == *value),
+        );
     }
     for container in containers(pod) {
         // What a container does not say, its pod says.
@@ -154,6 +167,18 @@ fn faults() -> Vec<Fault> {
         ("Job", "/spec/template/spec/securityContext/runAsUser", None, "not root"),
         ("Job", "/spec/ttlSecondsAfterFinished", None, "a job ends and goes"),
         ("Job", "/spec/activeDeadlineSeconds", None, "a job ends and goes"),
+        ("Job", "/metadata/annotations", None, "a job gives way to its next version"),
+        (
+            "Job",
+            "/metadata/annotations",
+            // Before the ConfigMaps that it reads, and the databases, are there.
+            Some(json!({
+                "argocd.argoproj.io/hook": "PreSync",
+                "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+                "kustomize.toolkit.fluxcd.io/force": "enabled",
+            })),
+            "a job gives way to its next version",
+        ),
         ("Service", "/spec/type", Some(json!("NodePort")), "reached through a gateway"),
     ]
 }
