@@ -8,6 +8,7 @@
 
 mod edges;
 mod rules;
+mod surroundings;
 mod wiring;
 
 use std::collections::BTreeMap;
