@@ -28,6 +28,13 @@ impl Stack {
         })
     }
 
+    /// How long the services wait for a schema that the registry does not know. One registry alone is never behind.
+    pub fn set_registry_lag(&self, seconds: u32) -> Result<()> {
+        SERVICES.into_iter().try_for_each(|service| {
+            self.set_environment(service, "SCHEMA_REGISTRY_LAG_SECONDS", Some(&seconds.to_string()))
+        })
+    }
+
     /// Takes the program of one instance from another directory, from its next start on: another
     /// version of the service, beside the others.
     pub fn set_programs(&self, name: &str, directory: &Path) -> Result<()> {

@@ -36,6 +36,7 @@
 //!   takes up.
 //! - `bugs`: bugs that are put into a scratch copy, and what catches each; `trial`: the load and the
 //!   trouble that does; `scratch`: a copy of the checkout, to be changed and built.
+//! - `faults`: neighbours and surroundings that misbehave.
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 
@@ -77,6 +78,7 @@ pub mod strangers;
 mod raw_record;
 pub mod replays;
 pub mod fault;
+pub mod faults;
 pub mod nemesis;
 pub mod round;
 pub mod chaos;

@@ -113,6 +113,26 @@ pub async fn mend_payments(stack: &Stack) -> Result<()> {
     say(stack, "payment", &[DROP]).await
 }
 
+/// Payments above this are refused by a rule of payment's database, with an error of the rule's own.
+pub const LARGE_CENTS: i64 = 100_000;
+
+/// Adds that rule.
+pub async fn refuse_large_payments(stack: &Stack) -> Result<()> {
+    let function = "create function refuse_large() returns trigger language plpgsql as $$ begin
+            if new.amount_cents > 100000 then raise exception 'too large for our rules'; end if;
+            return new;
+        end $$";
+    let trigger = "create trigger refuse_large before insert on payments
+                   for each row execute function refuse_large()";
+    say(stack, "payment", &[function, trigger]).await
+}
+
+/// Takes it away.
+pub async fn take_large_payments(stack: &Stack) -> Result<()> {
+    let trigger = "drop trigger if exists refuse_large on payments";
+    say(stack, "payment", &[trigger, "drop function if exists refuse_large()"]).await
+}
+
 /// Whatever a fault could have left set, be it one that was broken off, is as it was: services that
 /// start then find nothing of it.
 pub async fn mend_all(stack: &Stack) -> Result<()> {
@@ -127,7 +147,11 @@ pub async fn mend_all(stack: &Stack) -> Result<()> {
 
 async fn mend(stack: &Stack, service: &str) -> Result<()> {
     read_only(stack, service, false).await?;
-    if service == "payment" { mend_payments(stack).await } else { Ok(()) }
+    if service == "payment" {
+        mend_payments(stack).await?;
+        take_large_payments(stack).await?;
+    }
+    Ok(())
 }
 
 /// Events in a service's outbox.

@@ -29,6 +29,7 @@ use crate::stage::{
 
 mod catching_up;
 mod clocks;
+mod refused;
 
 /// F22: nobody's partitions are without an owner for longer.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

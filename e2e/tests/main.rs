@@ -13,6 +13,7 @@ mod records_faults;
 mod faults_long;
 mod hostile;
 mod records;
+mod refusals;
 mod fork;
 mod announce;
 mod contracts;

@@ -20,6 +20,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// How long after an outage every order has ended.
 pub const DRAINED: Duration = Duration::from_secs(60);
 
+/// How far the registry may be behind here, where nothing but tests is waited for.
+const REGISTRY_LAG_SECONDS: u32 = 10;
+
 static STARTED: OnceCell<()> = OnceCell::const_new();
 static TURNS: RwLock<()> = RwLock::const_new(());
 
@@ -33,6 +36,7 @@ impl Stage {
         let stack = Stack::of_tests()?;
         STARTED
             .get_or_try_init(async || {
+                stack.set_registry_lag(REGISTRY_LAG_SECONDS)?;
                 stack.up().await?;
                 seed::run(&Client::of(&stack)?).await
             })

@@ -10,13 +10,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use metrics::{counter, gauge, histogram};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::message::{Message, OwnedMessage};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::consumer::Consumer;
+use crate::consumer::deferred::{Deferred, Tries};
+use crate::consumer::offsets::Offsets;
 use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
@@ -40,6 +44,23 @@ const ATTEMPT_WITHIN: Duration = Duration::from_secs(20);
 /// So many events of a topic in a row that can't be handled are a bad deployment, not bad events.
 const STRIKES_MAX: u32 = 20;
 
+/// An event that a rule of the database's own refuses is set aside after so many tries over at least so long, if
+/// another event of its topic had its effect meanwhile: what refuses every event is no matter of one.
+const REFUSED_TRIES_MIN: u32 = 10;
+pub(crate) const REFUSED_FOR_MIN: Duration = match cfg!(test) {
+    false => Duration::from_secs(300),
+    true => Duration::from_secs(5),
+};
+
+/// How long an unknown schema id is asked for at least, also of an old record.
+const UNKNOWN_FOR_MIN: Duration = Duration::from_secs(2);
+
+/// How long one try of a single event waits for a row that another transaction holds.
+const LONE_LOCK_WAIT: &str = "100ms";
+
+/// How often deferred events are logged.
+const DEFERRED_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
 /// How often to look whether the consumer is paused.
 pub(crate) const PAUSED_LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -55,13 +76,20 @@ pub(crate) struct Batches<'a, R: Rows> {
     /// By topic, since each has a handler of its own: events in a row that could not be handled.
     /// Undecodable bytes don't count.
     strikes: HashMap<String, u32>,
+    offsets: Offsets,
+    deferred: Deferred<R>,
+    deferred_logged_at: Instant,
+    /// By topic: when an event had its effect last.
+    succeeded: HashMap<&'static str, Instant>,
+    /// Whether there are dead letters that were not there at the last look at how many there are.
+    has_new_letters: bool,
 }
 
 /// A piece of a batch that shares a transaction.
 struct Part<R: Rows> {
     items: Vec<Item<R>>,
     /// How often its events were tried, as parts of larger pieces too.
-    tries: u32,
+    tries: Tries,
 }
 
 /// What a part that was committed has changed.
@@ -75,7 +103,20 @@ struct Committed {
 enum Settled<R: Rows> {
     Done,
     Split(Vec<Part<R>>),
-    Stopped,
+    /// It has to wait here, and what was deferred goes first.
+    Waiting(Part<R>, String),
+}
+
+/// What becomes of a single event that could not be handled.
+enum Wait {
+    /// Its schema is not known yet.
+    Schema,
+    /// A rule of the database's own refuses it.
+    Rule,
+    /// Something that concerns it alone has to pass.
+    Alone,
+    /// Something that concerns all has to pass.
+    All,
 }
 
 impl<'a, R: Rows> Batches<'a, R> {
@@ -84,8 +125,19 @@ impl<'a, R: Rows> Batches<'a, R> {
         client: &'a Arc<StreamConsumer<Reports>>,
         stop: &'a CancellationToken,
     ) -> Batches<'a, R> {
-        let session = Session::of(&consumer.db);
-        Batches { consumer, client, stop, session, expects_repeats: true, strikes: HashMap::new() }
+        Batches {
+            consumer,
+            client,
+            stop,
+            session: Session::of(&consumer.db),
+            expects_repeats: true,
+            strikes: HashMap::new(),
+            offsets: Offsets::default(),
+            deferred: Deferred::new(),
+            deferred_logged_at: Instant::now(),
+            succeeded: HashMap::new(),
+            has_new_letters: false,
+        }
     }
 
     /// Handles a batch, part by part from left to right. Returns early only when stopped; what was
@@ -93,17 +145,67 @@ impl<'a, R: Rows> Batches<'a, R> {
     pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>, assigned: &Assigned) {
         histogram!("consumer_batch_size").record(messages.len() as f64);
         crash::point!("consumer.polled");
-        let Some(items) = self.prepare(messages).await else { return };
-        let mut parts = vec![Part { items, tries: 0 }];
+        let items = self.read(messages).await;
+        let is_unread = |item: &Item<R>| matches!(item.content, Content::Unread(_));
+        let (unread, items): (Vec<_>, Vec<_>) = items.into_iter().partition(is_unread);
+        let tries = Tries::new(0);
+        // They are deferred first, before the offset of anything behind them is stored.
+        let mut parts = Part { items: unread, tries }.singles();
+        parts.extend((!items.is_empty()).then_some(Part { items, tries }));
+        self.run(parts, assigned).await;
+    }
+
+    /// Tries the deferred events that are due.
+    pub(crate) async fn retry_deferred(&mut self) {
+        let assigned = self.client.context().assigned();
+        let due = self.due(&assigned).await;
+        self.run(due, &assigned).await;
+    }
+
+    /// When [`Batches::retry_deferred`] has something to do.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.deferred.next_due()
+    }
+
+    /// The deferred events that are due, each by itself.
+    async fn due(&mut self, assigned: &Assigned) -> Vec<Part<R>> {
+        let due = self.deferred.take_due(assigned);
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let (messages, tries): (Vec<_>, Vec<_>) =
+            due.into_iter().map(|event| (event.item.message, event.tries)).unzip();
+        let items = self.read(messages).await;
+        items
+            .into_iter()
+            .zip(tries)
+            .map(|(item, tries)| Part { items: vec![item], tries })
+            .collect()
+    }
+
+    async fn run(&mut self, parts: Vec<Part<R>>, assigned: &Assigned) {
+        let (mut parts, mut backoff) = (parts, BACKOFF_MIN);
+        parts.reverse();
         while let Some(part) = parts.pop() {
             match self.settle(part, assigned).await {
-                Settled::Done => {}
+                Settled::Done => backoff = BACKOFF_MIN,
                 // Pushed from right to left: the left part is popped, and has to end, first.
                 Settled::Split(smaller) => parts.extend(smaller.into_iter().rev()),
-                Settled::Stopped => return,
+                Settled::Waiting(part, because) => {
+                    counter!("consumer_retries_total").increment(1);
+                    let (count, first) = (part.items.len(), place(&part.items[0]));
+                    warn!(
+                        "{count} events wait and are tried again, the first of them {first}: {because}"
+                    );
+                    parts.push(part);
+                    if self.wait(&mut backoff).await.is_err() {
+                        return;
+                    }
+                    parts.extend(self.due(assigned).await);
+                }
             }
-            if self.strikes.values().any(|strikes| *strikes >= STRIKES_MAX) {
-                self.give_up().await;
+            if let Some(reason) = self.reason_to_pause().await {
+                self.give_up(&reason).await;
                 // Stopped while paused: the rest of the batch is not to slip through.
                 if self.stop.is_cancelled() {
                     return;
@@ -112,70 +214,134 @@ impl<'a, R: Rows> Batches<'a, R> {
         }
     }
 
-    /// Decodes a batch. Waits for the registry if it must; `None` if stopped meanwhile.
-    async fn prepare(&self, messages: Vec<OwnedMessage>) -> Option<Vec<Item<R>>> {
-        let ids: HashSet<u32> = messages.iter().filter_map(schema_id).collect();
-        let mut backoff = BACKOFF_MIN;
-        let schemas = loop {
-            self.consumer.heartbeat.beat();
-            match self.beating(self.consumer.registry.schemas_of(ids.iter().copied())).await {
-                Ok(schemas) => break schemas,
-                Err(error) => {
-                    counter!("consumer_retries_total").increment(1);
-                    warn!("{} events wait: {error}", messages.len());
-                    self.wait(&mut backoff).await.ok()?;
-                }
+    /// Why the consumer has to pause until an operator has seen to its dead letters.
+    async fn reason_to_pause(&mut self) -> Option<String> {
+        if self.strikes.values().any(|strikes| *strikes >= STRIKES_MAX) {
+            return Some(format!("{STRIKES_MAX} events of a topic in a row could not be handled"));
+        }
+        if !std::mem::take(&mut self.has_new_letters) {
+            return None;
+        }
+        // They may not fill the database.
+        match in_time(dead_letter::too_many(&self.consumer.db)).await {
+            Ok(reason) => reason,
+            Err(error) => {
+                // The next letter asks again.
+                warn!("how many dead letters there are can't be read: {error}");
+                None
             }
-        };
-        let routes = &self.consumer.routes;
-        Some(messages.into_iter().map(|message| routes.item(message, &schemas)).collect())
+        }
     }
 
-    /// Tries a part until it is committed, has to be split, or the process stops.
+    /// Decodes records. One whose schema is not known yet is an item that waits.
+    async fn read(&self, messages: Vec<OwnedMessage>) -> Vec<Item<R>> {
+        let ids: HashSet<u32> = messages.iter().filter_map(schema_id).collect();
+        let schemas = self.consumer.registry.schemas_of(ids).await;
+        let routes = &self.consumer.routes;
+        messages.into_iter().map(|message| routes.item(message, &schemas)).collect()
+    }
+
+    /// Tries a part until it is committed, deferred, or has to be split.
     async fn settle(&mut self, mut part: Part<R>, assigned: &Assigned) -> Settled<R> {
-        let (mut races, mut backoff) = (0, BACKOFF_MIN);
+        let mut races = 0;
         loop {
             self.consumer.heartbeat.beat();
-            part.tries += 1;
             let alone = part.items.len() == 1;
-            let because = match db::in_time(ATTEMPT_WITHIN, self.attempt(&part)).await {
-                Ok(committed) => {
-                    self.committed(&part, &committed, assigned);
-                    return Settled::Done;
-                }
-                // It may have been handled before, and that be the whole trouble.
-                Err(trouble) if !self.expects_repeats && trouble.may_be_a_repeat() => {
-                    self.expects_repeats = true;
-                    part.tries -= 1;
-                    continue;
-                }
-                Err(Trouble::Event(nth, _)) if !alone => return Settled::Split(part.around(nth)),
-                Err(Trouble::Event(_, cause)) => {
-                    part.items[0].content = Content::Dead(cause);
-                    continue;
-                }
-                Err(Trouble::Waiting(because)) => because,
-                Err(Trouble::Database(error)) => match db::classify(&error) {
-                    // A race first: the rows are there now and will be found.
-                    Failure::Race if races == 0 => {
-                        races += 1;
+            let (wait, because) = if let Content::Unread(unread) = &part.items[0].content {
+                (Wait::Schema, unread.because.clone())
+            } else {
+                part.tries.count += 1;
+                match db::in_time(ATTEMPT_WITHIN, self.attempt(&part)).await {
+                    Ok(committed) => {
+                        self.committed(&part, &committed, assigned);
+                        return Settled::Done;
+                    }
+                    // It may have been handled before, and that be the whole trouble.
+                    Err(trouble) if !self.expects_repeats && trouble.may_be_a_repeat() => {
+                        self.expects_repeats = true;
+                        part.tries.count -= 1;
                         continue;
                     }
-                    Failure::Race | Failure::Refused | Failure::TooSlow if !alone => {
-                        return Settled::Split(part.halves());
+                    Err(Trouble::Event(nth, _)) if !alone => {
+                        return Settled::Split(part.around(nth));
                     }
-                    Failure::Race | Failure::Refused if part.items[0].letter().is_none() => {
-                        part.items[0].content = Content::Dead(Cause::refused(&error));
+                    Err(Trouble::Event(_, cause)) => {
+                        part.items[0].content = Content::Dead(cause);
                         continue;
                     }
-                    // A letter that is refused waits like anything else: it is not to be dropped.
-                    _ => error.to_string(),
-                },
+                    Err(Trouble::Waiting(because)) => (Wait::All, because),
+                    Err(Trouble::Database(error)) => match db::classify(&error) {
+                        // A race first: the rows are there now and will be found.
+                        Failure::Race if races == 0 => {
+                            races += 1;
+                            continue;
+                        }
+                        Failure::Transient => (Wait::All, error.to_string()),
+                        Failure::Locked if !alone => return Settled::Split(part.singles()),
+                        _ if !alone => return Settled::Split(part.halves()),
+                        // A letter that is refused waits like anything else: it is not to be dropped.
+                        _ if part.items[0].letter().is_some() => (Wait::All, error.to_string()),
+                        Failure::Race | Failure::Refused => {
+                            part.items[0].content = Content::Dead(Cause::refused(&error));
+                            continue;
+                        }
+                        Failure::Rule => (Wait::Rule, refusal(&error)),
+                        Failure::TooSlow | Failure::Locked | Failure::Mismatch => {
+                            (Wait::Alone, error.to_string())
+                        }
+                    },
+                }
             };
-            counter!("consumer_retries_total").increment(1);
-            warn!("{} events wait and are tried again: {because}", part.items.len());
-            if self.wait(&mut backoff).await.is_err() {
-                return Settled::Stopped;
+            if let Some(cause) = self.gives_up(&part, &wait, &because) {
+                part.items[0].content = Content::Dead(cause);
+                continue;
+            }
+            if !alone || matches!(wait, Wait::All) || !self.deferred.has_room_for(&part.items[0]) {
+                return Settled::Waiting(part, because);
+            }
+            let Part { items, tries } = part;
+            items.into_iter().for_each(|item| self.defer(item, tries, assigned, &because));
+            return Settled::Done;
+        }
+    }
+
+    /// Why a single event is set aside that has waited, if it is time.
+    fn gives_up(&self, part: &Part<R>, wait: &Wait, because: &str) -> Option<Cause> {
+        let waited = part.tries.since.elapsed();
+        match (wait, &part.items[0].content) {
+            (Wait::Schema, Content::Unread(unread)) if unread.is_unknown => {
+                let lag_max = self.consumer.registry.lag_max;
+                let is_old = waited > lag_max
+                    || waited > UNKNOWN_FOR_MIN && age(&part.items[0]) > Some(lag_max)
+                    || !self.deferred.has_room_for(&part.items[0]);
+                is_old.then(|| Cause { kind: Kind::Undecodable, reason: because.to_string() })
+            }
+            (Wait::Rule, Content::Event(topic, _)) => {
+                let succeeded = self.succeeded.get(topic.name);
+                let others_go_on = succeeded.is_some_and(|at| *at > part.tries.since);
+                let tried = part.tries.count >= REFUSED_TRIES_MIN && waited >= REFUSED_FOR_MIN;
+                (others_go_on && tried)
+                    .then(|| Cause { kind: Kind::Failing, reason: because.to_string() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Has an event wait by itself. Its partition's offset stays below it.
+    fn defer(&mut self, item: Item<R>, tries: Tries, assigned: &Assigned, because: &str) {
+        let message = &item.message;
+        self.offsets.defer(message.topic(), message.partition(), message.offset(), assigned);
+        counter!("consumer_retries_total").increment(1);
+        if tries.is_first() {
+            warn!("{} waits, and others go on: {because}", place(&item));
+        }
+        self.deferred.defer(item, tries, assigned);
+        if !tries.is_first() && self.deferred_logged_at.elapsed() > DEFERRED_LOG_INTERVAL {
+            self.deferred_logged_at = Instant::now();
+            if let Some(oldest) = self.deferred.oldest() {
+                let (count, first) = (self.deferred.len(), place(&oldest.item));
+                let waited = oldest.tries.since.elapsed();
+                warn!("{count} events wait, and others go on; {first} for {waited:.0?}: {because}");
             }
         }
     }
@@ -187,8 +353,11 @@ impl<'a, R: Rows> Batches<'a, R> {
             true => String::new(),
             false => self.cluster().await?,
         };
-        let attempts = i32::try_from(part.tries).unwrap_or(i32::MAX);
-        let mut tx = self.session.begin().await?;
+        let attempts = i32::try_from(part.tries.count).unwrap_or(i32::MAX);
+        let mut tx = match part.items.len() {
+            1 => self.session.begin_waiting(LONE_LOCK_WAIT).await?,
+            _ => self.session.begin().await?,
+        };
         let admission = match self.expects_repeats {
             true => Admission::First,
             false => Admission::WithEffect(tx.now),
@@ -210,17 +379,19 @@ impl<'a, R: Rows> Batches<'a, R> {
         Ok(Committed { handled, letters: new.into_iter().collect() })
     }
 
-    /// After the commit, never before: stores the offsets of a part, which is the next contiguous
-    /// piece of each of its partitions, and counts the strikes. A letter that was there before is
-    /// no strike, and an event that had its effect before ends no row of them: a topic may be read
-    /// again from its beginning.
+    /// After the commit, never before: stores the offsets of a part, up to where everything in its partitions was
+    /// handled, and counts the strikes. A letter that was there before is no strike, and an event that had its
+    /// effect before ends no row of them: a topic may be read again from its beginning.
     fn committed(&mut self, part: &Part<R>, committed: &Committed, assigned: &Assigned) {
         self.strikes.retain(|topic, _| !committed.handled.contains(&**topic));
-        let mut newest: HashMap<(&str, i32), i64> = HashMap::new();
+        let now = Instant::now();
+        self.succeeded.extend(committed.handled.iter().map(|topic| (*topic, now)));
+        let mut handled: HashMap<(&str, i32), Option<i64>> = HashMap::new();
         for Item { message, content, .. } in &part.items {
             let (topic, partition, offset) =
                 (message.topic(), message.partition(), message.offset());
-            newest.insert((topic, partition), offset);
+            let up_to = self.offsets.handle(topic, partition, offset, assigned);
+            handled.insert((topic, partition), up_to);
             match content {
                 Content::Dead(Cause { kind, reason })
                     if committed.letters.contains(&(topic.to_string(), partition, offset)) =>
@@ -232,16 +403,22 @@ impl<'a, R: Rows> Batches<'a, R> {
                         *self.strikes.entry(topic.to_string()).or_default() += 1;
                     }
                 }
-                Content::Event(..) | Content::Dead(_) => {}
+                Content::Event(..) | Content::Dead(_) | Content::Unread(_) => {}
             }
         }
+        self.has_new_letters |= !committed.letters.is_empty();
+        self.store(handled, assigned);
+    }
+
+    fn store(&self, handled: HashMap<(&str, i32), Option<i64>>, assigned: &Assigned) {
         // These are places in a cluster that is gone: stored, they would be taken for places in
         // the one that was made anew, and the records before them never be read.
         if member::was_replaced(self.client) {
             return;
         }
         let now = self.client.context().assigned();
-        for ((topic, partition), offset) in newest {
+        for ((topic, partition), offset) in handled {
+            let Some(offset) = offset else { continue };
             if now.by(topic, partition) != assigned.by(topic, partition) {
                 continue;
             }
@@ -259,10 +436,9 @@ impl<'a, R: Rows> Batches<'a, R> {
     }
 
     /// Pauses the consumer of every instance and waits for an operator. API and relay go on.
-    async fn give_up(&mut self) {
-        let reason = format!("{STRIKES_MAX} events of a topic in a row could not be handled");
+    async fn give_up(&mut self, reason: &str) {
         let mut backoff = BACKOFF_MIN;
-        while let Err(error) = in_time(pause::pause(&self.consumer.db, &reason)).await {
+        while let Err(error) = in_time(pause::pause(&self.consumer.db, reason)).await {
             warn!("the pause could not be stored: {error}");
             if self.wait(&mut backoff).await.is_err() {
                 return;
@@ -298,17 +474,6 @@ impl<'a, R: Rows> Batches<'a, R> {
         gauge!("consumer_paused").set(0);
     }
 
-    /// Waits for something whose every step is bounded, though there may be many.
-    async fn beating<T>(&self, answer: impl Future<Output = T>) -> T {
-        let mut answer = std::pin::pin!(answer);
-        loop {
-            match tokio::time::timeout(BACKOFF_MAX, answer.as_mut()).await {
-                Ok(answer) => return answer,
-                Err(_) => self.consumer.heartbeat.beat(),
-            }
-        }
-    }
-
     /// Waits once, longer each time up to a bound, by a random part less so that instances don't
     /// come back in step. An error means: stopped.
     async fn wait(&self, backoff: &mut Duration) -> Result<(), ()> {
@@ -334,7 +499,32 @@ async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Resu
     db::in_time(ATTEMPT_WITHIN, answer).await
 }
 
+/// Which record an item is, for the log.
+fn place<R: Rows>(item: &Item<R>) -> String {
+    let Item { message, event_id, .. } = item;
+    let event = event_id.map_or("no event id".to_string(), |id| format!("event {id}"));
+    format!("{}[{}]@{} ({event})", message.topic(), message.partition(), message.offset())
+}
+
+/// How long ago a record was written, as far as its broker's clock and ours agree.
+fn age<R: Rows>(item: &Item<R>) -> Option<Duration> {
+    let written_at = DateTime::from_timestamp_millis(item.message.timestamp().to_millis()?)?;
+    (Utc::now() - written_at).to_std().ok()
+}
+
+fn refusal(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let Cause { reason, .. } = Cause::refused(error);
+    format!("{reason} (SQLSTATE {})", code.as_deref().unwrap_or("unknown"))
+}
+
 impl<R: Rows> Part<R> {
+    /// Each event by itself.
+    fn singles(self) -> Vec<Part<R>> {
+        let Part { items, tries } = self;
+        items.into_iter().map(|item| Part { items: vec![item], tries }).collect()
+    }
+
     fn halves(mut self) -> Vec<Part<R>> {
         let right = self.items.split_off(self.items.len() / 2);
         self.pieces([right])

@@ -104,6 +104,16 @@ pub struct SchemaRegistry {
     /// The password of the registry.
     #[arg(long, env, hide_env_values = true)]
     pub schema_registry_password: Option<Secret>,
+    /// How far the registry may be behind. A record whose schema id the registry does not know waits for so
+    /// long after it was written, and becomes a dead letter then. Other records go on meanwhile.
+    #[arg(
+        long,
+        env = "SCHEMA_REGISTRY_LAG_SECONDS",
+        value_name = "SCHEMA_REGISTRY_LAG_SECONDS",
+        default_value = "120",
+        value_parser = seconds
+    )]
+    pub schema_registry_lag: Duration,
 }
 
 /// How log lines look.

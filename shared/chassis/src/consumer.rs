@@ -3,6 +3,9 @@
 //! It joins the service's group, reads ahead, and hands batches on to be handled; see
 //! [`crate::batches`] for what is promised of them.
 
+pub(crate) mod deferred;
+pub(crate) mod offsets;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,6 +99,7 @@ impl<R: Rows> Consumer<R> {
     {
         let routes = Arc::get_mut(&mut self.routes).expect("handlers come before the operators");
         routes.add(handler, if_discarded);
+        self.registry.declare(E::topic());
         self
     }
 
@@ -150,7 +154,17 @@ impl<R: Rows> Consumer<R> {
                 batches.paused_looked_at().await;
                 looked_at = Instant::now();
             }
+            let due_at = batches.next_due();
+            let due = async {
+                match due_at {
+                    Some(due_at) => tokio::time::sleep_until(due_at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = due => batches.retry_deferred().await,
                 taken = records.recv_many(&mut batch, BATCH_MAX) => {
                     anyhow::ensure!(taken > 0, "the reading task ended");
                     crowd.fill(&mut batch, BATCH_MAX, &mut records, WAIT).await;
@@ -170,7 +184,6 @@ impl<R: Rows> Consumer<R> {
                     self.wake.consuming.taken(false);
                     client.context().sayings.nothing_was_read();
                 }
-                () = stop.cancelled() => {}
             }
         }
         if !stop.is_cancelled()

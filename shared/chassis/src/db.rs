@@ -65,6 +65,12 @@ pub enum Failure {
     Race,
     /// The database refuses what the work holds, and always will.
     Refused,
+    /// The database raises an error by a rule of its own, a trigger's for instance: it may pass once that rule is
+    /// changed, and it stops this work and no other.
+    Rule,
+    /// A statement does not fit the schema or the role has no right to it, as between a migration and its grants:
+    /// wait, for ever if need be. It stops what touches the same tables and nothing else.
+    Mismatch,
 }
 
 impl Failure {
@@ -74,9 +80,15 @@ impl Failure {
     }
 }
 
-/// Tells failures apart by SQLSTATE. Only what can never succeed counts as refused (class 22, bad
-/// values, 23, broken constraints, and 54, larger than Postgres can hold); whatever is unknown
-/// waits, since a wrong guess in that direction loses nothing.
+/// Classes of SQLSTATE that say nothing of the work: connection (08), a plan of before a migration (0A), the state
+/// of the transaction (25, 26, 40), passwords (28), the database and its schemas (3D, 3F), resources (53), locks
+/// (55), an operator (57), the system (58), configuration (F0), a foreign server (HV).
+const TRANSIENT: [&str; 14] =
+    ["08", "0A", "25", "26", "28", "3D", "3F", "40", "53", "55", "57", "58", "F0", "HV"];
+
+/// Tells failures apart by SQLSTATE. Only what can never succeed counts as refused: class 22, bad values, 23,
+/// broken constraints, and 54, larger than Postgres can hold. Classes that are not known here are rules of the
+/// database's own, as P0001 is, which `raise exception` gives.
 pub fn classify(error: &sqlx::Error) -> Failure {
     match error {
         // A value that does not fit its column on the way in or out never will.
@@ -88,7 +100,13 @@ pub fn classify(error: &sqlx::Error) -> Failure {
             Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
                 Failure::Refused
             }
-            _ => Failure::Transient,
+            Some(code) if code.starts_with("42") => Failure::Mismatch,
+            // Corrupted data. XX000 is what extensions raise that give no code of their own.
+            Some("XX001" | "XX002" | "72000") | None => Failure::Transient,
+            Some(code) if TRANSIENT.iter().any(|class| code.starts_with(class)) => {
+                Failure::Transient
+            }
+            Some(_) => Failure::Rule,
         },
         _ => Failure::Transient,
     }

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool, PgTransaction};
 use uuid::Uuid;
 
+use crate::avro::unframe;
 use crate::route;
 
 /// Why an event is dead.
@@ -55,6 +56,17 @@ impl Cause {
     }
 }
 
+/// What is kept of a record that can't be an event whatever the registry has, and of any record's key. Its
+/// place and its hash tell which one it was.
+const CUT_BYTES: usize = 4 * 1024;
+
+/// What is kept of a record's headers: so many, and those that say what its event is.
+const HEADERS_MAX: usize = 100;
+
+/// Letters that may wait, and bytes of them, before the consumer pauses.
+pub(crate) const WAITING_MAX: i64 = 20_000;
+pub(crate) const WAITING_BYTES_MAX: i64 = 256 * 1024 * 1024;
+
 /// Topic, partition and offset of a record.
 pub(crate) type Place = (String, i32, i64);
 
@@ -90,13 +102,35 @@ pub(crate) async fn set_aside(
     .bind(letters.iter().map(|(m, ..)| m.offset()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(m, ..)| hash(m)).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, event_id, _)| *event_id).collect::<Vec<_>>())
-    .bind(letters.iter().map(|(m, ..)| m.key()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|(m, ..)| m.key().map(cut)).collect::<Vec<_>>())
     .bind(letters.iter().map(|(m, ..)| headers(m)).collect::<Vec<_>>())
-    .bind(letters.iter().map(|(m, ..)| m.payload()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|(m, ..)| m.payload().map(kept)).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| cause.kind.name()).collect::<Vec<_>>())
     .bind(letters.iter().map(|(_, _, cause)| stored(&cause.reason)).collect::<Vec<_>>())
     .fetch_all(tx)
     .await
+}
+
+/// What is kept of a record: all of it, if a registry could ever make an event of it.
+fn kept(record: &[u8]) -> &[u8] {
+    if unframe(record).is_ok() { record } else { cut(record) }
+}
+
+fn cut(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(CUT_BYTES)]
+}
+
+/// Why the consumer has to pause, if more letters wait, or more bytes of them, than the database is to hold.
+pub(crate) async fn too_many(db: &PgPool) -> sqlx::Result<Option<String>> {
+    let waiting = "select count(*), coalesce(sum(coalesce(octet_length(record), 0)
+                              + pg_column_size(headers) + coalesce(octet_length(key), 0)), 0)::bigint
+                   from dead_letters where state = 'waiting'";
+    let (letters, bytes): (i64, i64) = sqlx::query_as(waiting).fetch_one(db).await?;
+    let too_many = letters >= WAITING_MAX || bytes >= WAITING_BYTES_MAX;
+    Ok(too_many.then(|| {
+        let (most, mebibytes) = (WAITING_MAX, WAITING_BYTES_MAX >> 20);
+        format!("{letters} dead letters of {bytes} bytes wait; {most} and {mebibytes} MiB may")
+    }))
 }
 
 /// Postgres text holds no NUL; Avro's errors can be pages long.
@@ -108,6 +142,10 @@ pub(crate) fn stored(reason: &str) -> String {
 fn headers(message: &OwnedMessage) -> Value {
     let mut headers = Map::new();
     for header in route::headers(message).unwrap_or_default() {
+        let is_ours = header.key.starts_with("ce_") || header.key == "traceparent";
+        if headers.len() >= if is_ours { 2 * HEADERS_MAX } else { HEADERS_MAX } {
+            continue;
+        }
         let value = header.value.map(|value| stored(&String::from_utf8_lossy(value)));
         let value = value.map_or(Value::Null, Value::String);
         headers.entry(stored(header.key)).or_insert(value);
@@ -196,7 +234,8 @@ pub(crate) struct Letter {
     pub key: Option<Vec<u8>>,
     pub headers: Value,
     pub record: Option<Vec<u8>>,
-    /// The same in base64.
+    pub hash: Vec<u8>,
+    /// The record in base64.
     pub base64: Option<String>,
     pub kind: String,
     pub reason: String,
@@ -208,6 +247,13 @@ pub(crate) struct Letter {
 }
 
 impl Letter {
+    /// Why it can't be read, if its record was not kept whole.
+    pub fn is_cut(&self) -> Option<String> {
+        let record = self.record.as_deref().unwrap_or_default();
+        let is_cut = Sha256::digest(record)[..] != self.hash[..];
+        is_cut.then(|| format!("only the first {CUT_BYTES} bytes of it were kept"))
+    }
+
     /// The record as it came from Kafka.
     pub fn message(&self) -> OwnedMessage {
         let headers = self.headers.as_object().into_iter().flatten();

@@ -89,6 +89,7 @@ pub fn describe() {
         metrics::describe_counter!(name, meaning);
     }
     for (name, meaning) in [
+        ("consumer_events_deferred", "Events that wait by themselves while all others go on."),
         ("consumer_lag", "Records of a topic that are not handled yet, here."),
         ("consumer_paused", "1 while the consumer waits for an operator."),
         ("dead_letters_waiting", "Letters that wait for an operator, up to 1,000."),

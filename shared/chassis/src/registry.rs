@@ -3,41 +3,64 @@
 //! Both never change once known, so each is asked for once and kept. A registry that is away stops
 //! nothing that was seen before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::future::{BoxFuture, FutureExt, join_all};
 use schema_registry_converter::{
-    async_impl::schema_registry::{SrSettings, get_schema_by_id, perform_sr_call},
+    async_impl::schema_registry::{
+        SrSettings, get_referenced_schema, get_schema_by_id, perform_sr_call,
+    },
     error::SRCError,
-    schema_registry_common::{RawError, SchemaType, SrCall},
+    schema_registry_common::{RawError, RegisteredReference, SchemaType, SrCall},
 };
 
 use crate::avro::{Codec, Undecodable};
 use crate::config::{SchemaRegistry, Secret};
+use crate::event::Topic;
 
 /// One request, at most.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// An unknown id is asked for this often within [`UNKNOWN_WAIT`]: a registry with replicas may
-/// know a new schema here and not yet there.
-const UNKNOWN_TRIES: u32 = 3;
-const UNKNOWN_WAIT: Duration = Duration::from_secs(2);
+/// How long a caller waits for answers at most; the requests go on without it. A registry answers in
+/// milliseconds, and one that hangs may not hold up the records whose schemas are known.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For how long an id is then taken to be unknown without asking again.
-const UNKNOWN_KEPT: Duration = Duration::from_secs(60);
+/// Between two requests for an id whose schema is not settled: at first and at most. In between it is a quarter
+/// of the time since the first request.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// With more ids than this, those of nothing that can be read are forgotten: junk must not fill the
-/// memory.
+/// How long requests may be under way. Far more than they take: only what broke off takes longer.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(60);
+
+/// How long an id that can't be read is remembered before it is requested again.
+const UNREADABLE_KEPT: Duration = Duration::from_secs(60);
+
+/// How long the registry may fail for one id, while it serves another, before that id counts as unreadable.
+const FAILING_MAX: Duration = Duration::from_secs(300);
+
+/// Ids that are requested at the same time: a batch of junk must not become a thousand requests at once.
+const REQUESTS_AT_ONCE: usize = 16;
+
+/// Schemas that one schema may refer to, directly or not.
+const REFERENCES_MAX: usize = 64;
+
+/// With more ids than this, those without a schema are forgotten: junk must not fill the memory.
 const REMEMBERED_MAX: usize = 10_000;
 
 /// A client of the registry with what it has learned.
 pub struct Registry {
     settings: SrSettings,
+    /// How long after a record was written its schema id may be unknown: the registry may be behind.
+    pub(crate) lag_max: Duration,
     /// By topic and fingerprint.
     ids: RwLock<HashMap<String, HashMap<Vec<u8>, u32>>>,
-    schemas: RwLock<HashMap<u32, Known>>,
+    schemas: RwLock<HashMap<u32, Lookup>>,
+    /// Topics whose schemas a healthy registry has.
+    declared: RwLock<Vec<&'static Topic>>,
 }
 
 /// What is known of a schema id.
@@ -45,8 +68,55 @@ pub struct Registry {
 pub enum Known {
     /// The registry's schema.
     Schema(Arc<Codec>),
-    /// A healthy registry does not have it, or it is no schema we could read.
-    Unreadable(String, Instant),
+    /// It can't be read here, because: it is no Avro schema, or one without a bound; or the registry refuses
+    /// this id while it serves others.
+    Unreadable(String),
+    /// A healthy registry does not have it. It may be behind: a young record waits.
+    Unregistered(String),
+    /// No answer settles it yet: wait and ask again.
+    Unsettled(String),
+}
+
+/// An id that was requested.
+struct Lookup {
+    known: Known,
+    first_at: Instant,
+    last_at: Instant,
+    is_requested: bool,
+}
+
+impl Lookup {
+    fn is_under_way(&self) -> bool {
+        self.is_requested && self.last_at.elapsed() < UNDER_WAY_MAX
+    }
+
+    fn is_due(&self) -> bool {
+        let retry = match self.known {
+            Known::Schema(_) => return false,
+            Known::Unreadable(_) => UNREADABLE_KEPT,
+            Known::Unregistered(_) | Known::Unsettled(_) => {
+                ((self.last_at - self.first_at) / 4).clamp(RETRY_MIN, RETRY_MAX)
+            }
+        };
+        !self.is_under_way() && self.last_at.elapsed() >= retry
+    }
+}
+
+/// Schemas that a schema refers to.
+#[derive(Default)]
+struct References {
+    /// By subject and version.
+    seen: HashSet<(String, u32)>,
+    texts: Vec<String>,
+}
+
+/// What the registry answers for one id.
+enum Answer {
+    Known(Known),
+    /// It answers, and refuses: 4xx.
+    Refused(String),
+    /// It gives no answer, or none that can be understood.
+    Failed(String),
 }
 
 /// The registry gave no answer that settles the question: wait and ask again.
@@ -78,9 +148,16 @@ impl Registry {
         }
         Ok(Registry {
             settings: settings.set_timeout(REQUEST_TIMEOUT).build()?,
+            lag_max: config.schema_registry_lag,
             ids: RwLock::default(),
             schemas: RwLock::default(),
+            declared: RwLock::default(),
         })
+    }
+
+    /// Names a topic whose schema the registry has once contracts are applied.
+    pub(crate) fn declare(&self, topic: &'static Topic) {
+        self.declared.write().unwrap_or_else(PoisonError::into_inner).push(topic);
     }
 
     /// The same as [`Registry::id_of`], without asking.
@@ -116,96 +193,206 @@ impl Registry {
         Ok(id)
     }
 
-    /// The schemas of these ids, asked for together; every id asked for is in the answer.
+    /// What is known of these ids. Those that are due are requested together, for which this waits a second at
+    /// most; every id is in the answer.
     pub async fn schemas_of(
-        &self,
+        self: &Arc<Self>,
         ids: impl IntoIterator<Item = u32>,
-    ) -> Result<HashMap<u32, Known>, Unreachable> {
-        let mut known: HashMap<u32, Known> = HashMap::new();
-        let mut asked: Vec<u32> = Vec::new();
+    ) -> HashMap<u32, Known> {
+        let ids: HashSet<u32> = ids.into_iter().collect();
+        let (due, hangs) = self.due(&ids);
+        if !due.is_empty() {
+            let registry = self.clone();
+            let requests = tokio::spawn(async move { registry.request(due).await });
+            // Late or in time: what is known by then is the answer.
+            let wait = if hangs { Duration::ZERO } else { ANSWER_TIMEOUT };
+            let _ = tokio::time::timeout(wait, requests).await;
+        }
+        let schemas = self.schemas.read().unwrap_or_else(PoisonError::into_inner);
+        let known = |id: &u32| schemas.get(id).map(|lookup| lookup.known.clone());
+        let open = || Known::Unsettled("the schema registry has not answered yet".to_string());
+        ids.into_iter().map(|id| (id, known(&id).unwrap_or_else(open))).collect()
+    }
+
+    /// The ids that are to be requested now, which the caller does, and whether the registry lets earlier
+    /// requests hang.
+    fn due(&self, ids: &HashSet<u32>) -> (Vec<u32>, bool) {
         {
-            let schemas = self.schemas.read().expect("not poisoned");
-            for id in ids {
-                match schemas.get(&id) {
-                    Some(Known::Unreadable(_, since)) if since.elapsed() > UNKNOWN_KEPT => {
-                        asked.push(id)
-                    }
-                    Some(found) => {
-                        known.insert(id, found.clone());
-                    }
-                    None => asked.push(id),
-                }
+            let schemas = self.schemas.read().unwrap_or_else(PoisonError::into_inner);
+            if ids.iter().all(|id| schemas.get(id).is_some_and(|lookup| !lookup.is_due())) {
+                return (Vec::new(), false);
             }
         }
-        if asked.is_empty() {
-            return Ok(known);
-        }
-        asked.sort_unstable();
-        asked.dedup();
-        let asked = self.ask_for(asked, &mut known).await;
-        let mut schemas = self.schemas.write().expect("not poisoned");
+        let mut schemas = self.schemas.write().unwrap_or_else(PoisonError::into_inner);
         if schemas.len() > REMEMBERED_MAX {
-            schemas.retain(|_, known| matches!(known, Known::Schema(_)));
+            schemas.retain(|_, it| it.is_under_way() || matches!(it.known, Known::Schema(_)));
         }
-        schemas.extend(known.iter().map(|(id, found)| (*id, found.clone())));
-        asked.map(|()| known)
+        let now = Instant::now();
+        let late = |it: &Lookup| it.is_under_way() && it.last_at.elapsed() > ANSWER_TIMEOUT;
+        let (mut due, hangs) = (Vec::new(), schemas.values().any(late));
+        for id in ids {
+            let lookup = schemas.entry(*id).or_insert_with(|| Lookup {
+                known: Known::Unsettled(format!("schema {id}: no answer yet")),
+                first_at: now,
+                last_at: now.checked_sub(RETRY_MIN).unwrap_or(now),
+                is_requested: false,
+            });
+            if lookup.is_due() {
+                (lookup.is_requested, lookup.last_at) = (true, now);
+                due.push(*id);
+            }
+        }
+        (due, hangs)
     }
 
-    /// Has everything asked for again that is remembered as unknown: somebody may just have
-    /// registered it.
+    /// Has everything requested again that has no schema: an operator may just have registered it.
     pub fn forget_unknown(&self) {
-        let mut schemas = self.schemas.write().expect("not poisoned");
-        schemas.retain(|_, known| matches!(known, Known::Schema(_)));
+        let mut schemas = self.schemas.write().unwrap_or_else(PoisonError::into_inner);
+        schemas.retain(|_, it| it.is_under_way() || matches!(it.known, Known::Schema(_)));
     }
 
-    /// Asks for ids, those that are unknown a few times, and notes each answer. An error says that
-    /// some are still open.
-    async fn ask_for(
-        &self,
-        mut asked: Vec<u32>,
-        known: &mut HashMap<u32, Known>,
-    ) -> Result<(), Unreachable> {
-        for attempt in 1..=UNKNOWN_TRIES {
-            // A handful at a time: a batch of junk must not become a thousand requests at once.
-            let mut unknown = Vec::new();
-            for some in asked.chunks(16) {
-                let answers = futures::future::join_all(some.iter().map(|id| self.ask(*id))).await;
-                for (id, answer) in some.iter().zip(answers) {
-                    match answer? {
-                        Known::Unreadable(..) if attempt < UNKNOWN_TRIES => unknown.push(*id),
-                        found => {
-                            known.insert(*id, found);
-                        }
+    /// Requests ids, and notes each answer.
+    ///
+    /// A refusal is final for one id only while another is served: 401 and 403 for every id are a wrong
+    /// password, which is waited for.
+    async fn request(&self, ids: Vec<u32>) {
+        let mut open = Vec::new();
+        let mut serves = false;
+        for some in ids.chunks(REQUESTS_AT_ONCE) {
+            let answers = join_all(some.iter().map(|id| self.request_one(*id))).await;
+            for (id, answer) in some.iter().zip(answers) {
+                match answer {
+                    Answer::Known(known) => {
+                        serves |= matches!(known, Known::Schema(_));
+                        self.note(*id, |_| known);
                     }
+                    Answer::Refused(because) => open.push((*id, because, true)),
+                    Answer::Failed(because) => open.push((*id, because, false)),
                 }
             }
-            if unknown.is_empty() {
-                break;
-            }
-            asked = unknown;
-            tokio::time::sleep(UNKNOWN_WAIT / (UNKNOWN_TRIES - 1)).await;
         }
-        Ok(())
+        if open.is_empty() {
+            return;
+        }
+        serves = serves || self.serves_another(&ids).await;
+        for (id, because, is_refused) in open {
+            self.note(id, |failing_for| {
+                match serves && (is_refused || failing_for > FAILING_MAX) {
+                    true => Known::Unreadable(because),
+                    false => Known::Unsettled(because),
+                }
+            });
+        }
     }
 
-    async fn ask(&self, id: u32) -> Result<Known, Unreachable> {
-        let unreadable = |because: String| Ok(Known::Unreadable(because, Instant::now()));
+    fn note(&self, id: u32, known: impl FnOnce(Duration) -> Known) {
+        let mut schemas = self.schemas.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(lookup) = schemas.get_mut(&id) else { return };
+        lookup.is_requested = false;
+        // An answer that comes late says nothing against a schema that is known.
+        if !matches!(lookup.known, Known::Schema(_)) {
+            lookup.known = known(lookup.first_at.elapsed());
+        }
+    }
+
+    /// Whether the registry serves any id but these: one that it served before, or that of a declared topic.
+    async fn serves_another(&self, ids: &[u32]) -> bool {
+        let served_before = {
+            let schemas = self.schemas.read().unwrap_or_else(PoisonError::into_inner);
+            let mut served =
+                schemas.iter().filter(|(_, lookup)| matches!(lookup.known, Known::Schema(_)));
+            served.next().map(|(id, _)| *id)
+        };
+        if let Some(id) = served_before {
+            return get_schema_by_id(id, &self.settings).await.is_ok();
+        }
+        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for topic in declared {
+            let fingerprint = &topic.codec().fingerprint;
+            if let Ok(id) = self.id_of(topic.name, fingerprint, topic.schema).await
+                && !ids.contains(&id)
+            {
+                return get_schema_by_id(id, &self.settings).await.is_ok();
+            }
+        }
+        false
+    }
+
+    async fn request_one(&self, id: u32) -> Answer {
+        let unreadable = |because: String| Answer::Known(Known::Unreadable(because));
         // Ids are positive 32-bit integers; a registry may answer 500 to a larger one, which would
         // read as a registry that is ill, and wait for ever.
         if i32::try_from(id).is_err() {
             return unreadable(format!("{id} is no schema id"));
         }
-        match get_schema_by_id(id, &self.settings).await {
-            Ok(found) if found.schema_type != SchemaType::Avro => {
-                unreadable(format!("schema {id} is not Avro"))
+        let found = match get_schema_by_id(id, &self.settings).await {
+            Ok(found) => found,
+            Err(error) if unknown(&error) => {
+                return Answer::Known(Known::Unregistered(format!("schema id {id} is unknown")));
             }
-            Ok(found) => match Codec::new(&found.schema) {
-                Ok(codec) => Ok(Known::Schema(Arc::new(codec))),
-                Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
-            },
-            Err(error) if unknown(&error) => unreadable(format!("schema id {id} is unknown")),
-            Err(error) => Err(Unreachable(format!("schema {id}: {}", brief(&error)))),
+            Err(error) => return failed(format!("schema {id}"), &error),
+        };
+        if found.schema_type != SchemaType::Avro {
+            return unreadable(format!("schema {id} is not Avro"));
         }
+        let mut references = References::default();
+        if let Err(answer) = self.add_references(id, &found.references, &mut references).await {
+            return answer;
+        }
+        match Codec::with_references(&found.schema, &references.texts) {
+            Ok(codec) => Answer::Known(Known::Schema(Arc::new(codec))),
+            Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
+        }
+    }
+
+    /// Adds the schemas that a schema refers to, directly or not, each after those that it refers to itself.
+    fn add_references<'a>(
+        &'a self,
+        id: u32,
+        referred: &'a [RegisteredReference],
+        references: &'a mut References,
+    ) -> BoxFuture<'a, Result<(), Answer>> {
+        async move {
+            for reference in referred {
+                let RegisteredReference { subject, version, .. } = reference;
+                if !references.seen.insert((subject.clone(), *version)) {
+                    continue;
+                }
+                if references.seen.len() > REFERENCES_MAX {
+                    let because =
+                        format!("schema {id} refers to more than {REFERENCES_MAX} others");
+                    return Err(Answer::Known(Known::Unreadable(because)));
+                }
+                let found = get_referenced_schema(&self.settings, reference).await;
+                let found = found.map_err(|error| {
+                    failed(format!("schema {id}, which refers to {subject} {version}"), &error)
+                })?;
+                self.add_references(id, &found.references, references).await?;
+                references.texts.push(found.schema);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// What an error means for the id that was requested. Only the registry itself refuses; a bare 404 may come
+/// from anything on the way to it.
+fn failed(what: String, error: &SRCError) -> Answer {
+    let because = format!("the schema registry: {what}: {}", brief(error));
+    match status(error) {
+        Some(404 | 408 | 429) if error_code(error) < Some(1_000) => Answer::Failed(because),
+        Some(400..=499) => Answer::Refused(because),
+        _ => Answer::Failed(because),
+    }
+}
+
+/// The HTTP status of an answer, by its error code or by the text of the client's library.
+fn status(error: &SRCError) -> Option<u32> {
+    match error_code(error) {
+        Some(code @ 400..=599) => Some(code),
+        Some(code @ 40_000..=59_999) => Some(code / 100),
+        _ => error.error.split("with status ").nth(1)?.get(..3)?.parse().ok(),
     }
 }
 
@@ -237,42 +424,142 @@ mod tests {
 
     use super::*;
 
-    /// A client of something that answers every request with this.
-    async fn asking(status: StatusCode, body: serde_json::Value) -> Registry {
-        let answer = move || async move { (status, Json(body)) };
+    type Answers = fn(&str) -> (StatusCode, serde_json::Value);
+
+    /// A client of a registry that answers each path with what the function says.
+    async fn asking(
+        answers: impl Fn(&str) -> (StatusCode, serde_json::Value) + Clone + Send + Sync + 'static,
+    ) -> Arc<Registry> {
+        let answer = move |request: axum::extract::Request| {
+            let (status, body) = answers(request.uri().path());
+            async move { (status, Json(body)) }
+        };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let schema_registry_url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
         let (schema_registry_username, schema_registry_password) = (None, None);
-        Registry::new(&SchemaRegistry {
+        let registry = Registry::new(&SchemaRegistry {
             schema_registry_url,
             schema_registry_username,
             schema_registry_password,
-        })
-        .unwrap()
+            schema_registry_lag: Duration::from_secs(120),
+        });
+        Arc::new(registry.unwrap())
+    }
+
+    const NULL: &str = r#""null""#;
+
+    fn schema(_: &str) -> (StatusCode, serde_json::Value) {
+        (StatusCode::OK, json!({ "schema": NULL }))
+    }
+
+    fn refusal(status: StatusCode, error_code: u32) -> (StatusCode, serde_json::Value) {
+        (status, json!({ "error_code": error_code, "message": "" }))
     }
 
     #[tokio::test]
     async fn only_the_registrys_own_word_makes_a_schema_unknown() {
-        let said = json!({ "error_code": 40403, "message": "Schema not found" });
-        let registry = asking(StatusCode::NOT_FOUND, said).await;
-        let known = registry.schemas_of([7, u32::MAX]).await.unwrap();
-        assert!(known.values().all(|known| matches!(known, Known::Unreadable(..))));
-        assert_eq!(known.len(), 2);
-        for (status, body) in [
-            (StatusCode::NOT_FOUND, json!("no such page")),
-            (StatusCode::UNPROCESSABLE_ENTITY, json!({ "error_code": 422, "message": "" })),
-            (StatusCode::INTERNAL_SERVER_ERROR, json!({ "error_code": 50001, "message": "" })),
-        ] {
-            assert!(asking(status, body).await.schemas_of([7]).await.is_err(), "{status}");
+        let registry = asking(|_| refusal(StatusCode::NOT_FOUND, 40403)).await;
+        let known = registry.schemas_of([7, u32::MAX]).await;
+        assert!(matches!(known[&7], Known::Unregistered(_)));
+        assert!(matches!(known[&u32::MAX], Known::Unreadable(_)), "no registry gives this id");
+        let answers: [Answers; 3] = [
+            |_| (StatusCode::NOT_FOUND, json!("no such page")),
+            |_| refusal(StatusCode::UNPROCESSABLE_ENTITY, 422),
+            |_| refusal(StatusCode::INTERNAL_SERVER_ERROR, 50001),
+        ];
+        for answers in answers {
+            let known = asking(answers).await.schemas_of([7]).await;
+            assert!(matches!(known[&7], Known::Unsettled(_)));
         }
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_refused_while_another_is_served_is_unreadable_and_a_wrong_password_is_waited_for()
+     {
+        let refusals: [Answers; 4] = [
+            |_| refusal(StatusCode::FORBIDDEN, 40301),
+            |_| refusal(StatusCode::UNAUTHORIZED, 401),
+            |_| (StatusCode::FORBIDDEN, json!("a page of a gateway")),
+            |_| refusal(StatusCode::UNPROCESSABLE_ENTITY, 42201),
+        ];
+        for refuse in refusals {
+            let one =
+                move |path: &str| if path.ends_with("/7") { refuse(path) } else { schema(path) };
+            let registry = asking(one).await;
+            let together = registry.schemas_of([7, 8]).await;
+            assert!(matches!(together[&7], Known::Unreadable(_)));
+            assert!(matches!(together[&8], Known::Schema(_)));
+
+            let registry = asking(one).await;
+            registry.schemas_of([8]).await;
+            assert!(
+                matches!(registry.schemas_of([7]).await[&7], Known::Unreadable(_)),
+                "served before"
+            );
+
+            let registry = asking(refuse).await;
+            let all = registry.schemas_of([7, 8]).await;
+            assert!(all.values().all(|known| matches!(known, Known::Unsettled(_))), "every id");
+        }
+        let ill = |path: &str| match path.ends_with("/7") {
+            true => refusal(StatusCode::INTERNAL_SERVER_ERROR, 50001),
+            false => schema(path),
+        };
+        let known = asking(ill).await.schemas_of([7, 8]).await;
+        assert!(matches!(known[&7], Known::Unsettled(_)), "an error of the registry's may pass");
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_hangs_holds_up_no_id_that_is_known() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let silent = Registry::new(&SchemaRegistry {
+            schema_registry_url: url,
+            schema_registry_username: None,
+            schema_registry_password: None,
+            schema_registry_lag: Duration::from_secs(120),
+        });
+        let silent = Arc::new(silent.unwrap());
+        let began = Instant::now();
+        assert!(matches!(silent.schemas_of([7]).await[&7], Known::Unsettled(_)));
+        assert!(began.elapsed() < REQUEST_TIMEOUT, "{:?}", began.elapsed());
+        let (began, later) = (Instant::now(), silent.schemas_of([7, 8]).await);
+        assert!(later.values().all(|known| matches!(known, Known::Unsettled(_))));
+        assert!(began.elapsed() < ANSWER_TIMEOUT, "it is known to hang: {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_refers_to_others_is_read_with_them() {
+        let rail = r#"{"type": "enum", "name": "Rail", "symbols": ["card", "unknown"], "default": "unknown"}"#;
+        let way =
+            r#"{"type": "record", "name": "Way", "fields": [{"name": "rail", "type": "Rail"}]}"#;
+        let paid = r#"{"type": "record", "name": "Paid", "fields": [
+            {"name": "way", "type": "Way"}, {"name": "other", "type": ["null", "Rail"], "default": null}]}"#;
+        let reference = |name: &str| json!([{ "name": name, "subject": name, "version": 1 }]);
+        let answers = move |path: &str| {
+            let body = match path {
+                "/schemas/ids/7" => json!({ "schema": paid, "references": [
+                    { "name": "Way", "subject": "Way", "version": 1 },
+                    { "name": "Rail", "subject": "Rail", "version": 1 } ] }),
+                "/subjects/Way/versions/1" => {
+                    json!({ "id": 2, "schema": way, "references": reference("Rail") })
+                }
+                _ => json!({ "id": 3, "schema": rail }),
+            };
+            (StatusCode::OK, body)
+        };
+        let known = asking(answers).await.schemas_of([7]).await;
+        let Known::Schema(codec) = &known[&7] else { panic!("it was not read") };
+        let read = codec.json(&[0, 2, 0]).unwrap();
+        assert_eq!(read, json!({ "way": { "rail": "card" }, "other": "card" }));
     }
 
     #[tokio::test]
     async fn a_schema_that_the_registry_refuses_to_tell_of_is_no_sign_that_it_is_away() {
         let id_of = async |status, error_code: u32| {
-            let said = json!({ "error_code": error_code, "message": "" });
-            asking(status, said).await.id_of("till.counted", b"", "{}").await.unwrap_err()
+            let registry = asking(move |_| refusal(status, error_code)).await;
+            registry.id_of("till.counted", b"", "{}").await.unwrap_err()
         };
         assert!(matches!(id_of(StatusCode::NOT_FOUND, 40401).await, NoId::Unregistered(_)));
         assert!(matches!(id_of(StatusCode::FORBIDDEN, 40301).await, NoId::Refused(_)));

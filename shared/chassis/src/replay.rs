@@ -6,7 +6,6 @@
 //! without its row locked. What nobody could read may not be what its id says, so the inbox never knows of
 //! it: discarded, it may still have its effect should it come again and be readable by then.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +18,13 @@ use uuid::Uuid;
 use crate::avro::{Undecodable, unframe};
 use crate::crash;
 use crate::db::{self, Failure};
-use crate::dead_letter::{self, Cause, Letter, State};
+use crate::dead_letter::{self, Cause, Kind, Letter, State};
 use crate::effect::{self, Admission, Trouble};
 use crate::inbox;
 use crate::loss::{self, Loss};
 use crate::problem::Problem;
 use crate::registry::{Known, Registry};
-use crate::route::{Content, Item, Routes, schema_id};
+use crate::route::{Content, Item, Routes, Unread, schema_id};
 use crate::rows::{Rows, guarded};
 use crate::wake::Wake;
 
@@ -99,10 +98,10 @@ impl<R: Rows> Letters<R> {
                 Err(Trouble::Waiting(because)) => return Err(not_now(because)),
                 Err(Trouble::Database(error)) => match db::classify(&error) {
                     Failure::Race if races == 0 => races += 1,
-                    Failure::Race | Failure::Refused => {
+                    Failure::Race | Failure::Refused | Failure::Rule => {
                         return Err(still_dead(letter_id, &Cause::refused(&error)));
                     }
-                    Failure::TooSlow | Failure::Locked | Failure::Transient => {
+                    Failure::TooSlow | Failure::Locked | Failure::Mismatch | Failure::Transient => {
                         return Err(not_now(error));
                     }
                 },
@@ -268,12 +267,19 @@ impl<R: Rows> Letters<R> {
     /// The letter's event with its handler, by the code and the schemas of today.
     async fn item(&self, letter: &Letter) -> Result<Item<R>, Problem> {
         let message = letter.message();
-        let schemas = self.schemas_of(schema_id(&message)).await?;
-        Ok(self.routes.item(message, &schemas))
-    }
-
-    async fn schemas_of(&self, id: Option<u32>) -> Result<HashMap<u32, Known>, Problem> {
-        self.registry.schemas_of(id).await.map_err(not_now)
+        let schemas = self.registry.schemas_of(schema_id(&message)).await;
+        let mut item = self.routes.item(message, &schemas);
+        if let Some(reason) = letter.is_cut() {
+            item.content = Content::Dead(Cause { kind: Kind::Undecodable, reason });
+            return Ok(item);
+        }
+        if let Content::Unread(Unread { because, is_unknown }) = item.content {
+            if !is_unknown {
+                return Err(not_now(because));
+            }
+            item.content = Content::Dead(Cause { kind: Kind::Undecodable, reason: because });
+        }
+        Ok(item)
     }
 
     /// What a letter says: by the schema that its record names, or else by this service's own.
@@ -281,23 +287,25 @@ impl<R: Rows> Letters<R> {
         let unreadable =
             |because: String| Decoded { unreadable: Some(because), ..Decoded::default() };
         let Some(record) = &letter.record else { return unreadable("the record is empty".into()) };
+        if let Some(because) = letter.is_cut() {
+            return unreadable(because);
+        }
         let (id, body) = match unframe(record) {
             Ok(parts) => parts,
             Err(Undecodable(because)) => return unreadable(because),
         };
-        let because = match self.schemas_of(Some(id)).await {
-            Err(problem) => problem.detail,
-            Ok(schemas) => match &schemas[&id] {
-                Known::Unreadable(because, _) => because.clone(),
-                Known::Schema(written) => match written.json(body) {
-                    Ok(event) => {
-                        let read_with = Some(format!("schema {id} of the registry"));
-                        return Decoded { event: Some(event), read_with, unreadable: None };
-                    }
-                    // The writer's schema does not fit, so what another one reads is made up.
-                    Err(Undecodable(because)) => return unreadable(because),
-                },
+        let because = match &self.registry.schemas_of([id]).await[&id] {
+            Known::Schema(written) => match written.json(body) {
+                Ok(event) => {
+                    let read_with = Some(format!("schema {id} of the registry"));
+                    return Decoded { event: Some(event), read_with, unreadable: None };
+                }
+                // The writer's schema does not fit, so what another one reads is made up.
+                Err(Undecodable(because)) => return unreadable(because),
             },
+            Known::Unreadable(because)
+            | Known::Unregistered(because)
+            | Known::Unsettled(because) => because.clone(),
         };
         let own = self.routes.topic(&letter.topic).map(|topic| topic.codec().json(body));
         match own {

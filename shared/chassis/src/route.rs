@@ -76,6 +76,15 @@ pub(crate) struct Item<R: Rows> {
 pub(crate) enum Content<R: Rows> {
     Event(&'static Topic, Box<dyn Work<R>>),
     Dead(Cause),
+    /// Its schema is not known yet.
+    Unread(Unread),
+}
+
+/// Why a record can't be read yet.
+pub(crate) struct Unread {
+    pub because: String,
+    /// A healthy registry does not have the schema, rather than giving no answer.
+    pub is_unknown: bool,
 }
 
 impl<R: Rows> Routes<R> {
@@ -149,7 +158,13 @@ impl<R: Rows> Routes<R> {
         }
         match &schemas[&id] {
             Known::Schema(written) => Ok(Content::Event(route.topic, (route.read)(written, body)?)),
-            Known::Unreadable(because, _) => Err(Undecodable(because.clone())),
+            Known::Unreadable(because) => Err(Undecodable(because.clone())),
+            Known::Unregistered(because) => {
+                Ok(Content::Unread(Unread { because: because.clone(), is_unknown: true }))
+            }
+            Known::Unsettled(because) => {
+                Ok(Content::Unread(Unread { because: because.clone(), is_unknown: false }))
+            }
         }
     }
 }
@@ -173,7 +188,7 @@ impl<R: Rows> Item<R> {
     pub fn letter(&self) -> Option<(&OwnedMessage, Option<Uuid>, &Cause)> {
         match &self.content {
             Content::Dead(cause) => Some((&self.message, self.event_id, cause)),
-            Content::Event(..) => None,
+            Content::Event(..) | Content::Unread(_) => None,
         }
     }
 

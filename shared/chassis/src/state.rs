@@ -11,7 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -185,12 +185,17 @@ impl<E: Event> Reading<E> {
         if messages.is_empty() {
             return Ok(None);
         }
-        let schemas = self.registry.schemas_of(messages.iter().filter_map(schema_id)).await?;
+        let schemas = self.registry.schemas_of(messages.iter().filter_map(schema_id)).await;
+        for known in schemas.values() {
+            if let Known::Unsettled(because) = known {
+                bail!("{because}");
+            }
+        }
         let read = |payload: &[u8]| {
             let (id, body) = unframe(payload).ok()?;
             match &schemas[&id] {
                 Known::Schema(written) => E::topic().codec().decode(written, body).ok(),
-                Known::Unreadable(..) => None,
+                Known::Unreadable(_) | Known::Unregistered(_) | Known::Unsettled(_) => None,
             }
         };
         let page = messages.iter().map(|message| Record {

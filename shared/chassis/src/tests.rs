@@ -48,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::avro::frame;
+use crate::batches::REFUSED_FOR_MIN;
 use crate::commands::{Commands, commands};
 use crate::config::{Config, Secret};
 use crate::consumer::Consumer;

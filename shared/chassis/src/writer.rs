@@ -132,7 +132,9 @@ impl Writer {
                         pending.in_doubt |= cut;
                     }
                     match db::classify(&error) {
-                        Failure::Refused | Failure::TooSlow if batch.len() > 1 => {
+                        Failure::Refused | Failure::TooSlow | Failure::Rule | Failure::Mismatch
+                            if batch.len() > 1 =>
+                        {
                             let mut left = batch;
                             let right = left.split_off(left.len() / 2);
                             rounds.push(right);
@@ -146,6 +148,14 @@ impl Writer {
                             error!("the database refuses a command: {error}");
                             for pending in batch {
                                 pending.refuse(Problem::internal());
+                            }
+                        }
+                        // Tried again here, it would hold up all who come behind it.
+                        Failure::Rule | Failure::Mismatch => {
+                            error!("the database does not take a command: {error}");
+                            let refused = "the database does not take it; nothing was stored";
+                            for pending in batch {
+                                pending.refuse(Problem::unavailable(refused));
                             }
                         }
                         Failure::Locked => batch.into_iter().for_each(&mut aside),

@@ -77,7 +77,8 @@ async fn poison_bytes_are_set_aside_as_they_are_and_the_events_around_them_are_h
         let nth = nth as i64;
         let offset = if nth < good / 2 { 3 * nth } else { nth + good };
         assert_eq!((letter.partition, letter.offset), (0, offset));
-        assert_eq!((&letter.record, letter.kind.as_str()), (record, "undecodable"), "{letter:?}");
+        let kept = record.as_deref().map(|it| &it[..it.len().min(4096)]);
+        assert_eq!((letter.record.as_deref(), letter.kind.as_str()), (kept, "undecodable"));
         assert!(letter.reason.contains(reason), "{reason}: {letter:?}");
         assert_eq!(letter.event_id, event_id.and_then(|id| id.parse().ok()));
     }
@@ -209,4 +210,144 @@ async fn a_letter_that_the_database_refuses_is_waited_for_and_asked_for_now_and_
     };
     tokio::join!(till.handle(batch), relent);
     assert_eq!(till.letters().await.len(), 1);
+}
+
+const REFUSE_THIRTEEN: &str = "
+    create function refuse_thirteen() returns trigger language plpgsql as $$ begin
+        if new.till = 'thirteen' then raise exception 'no thirteen here' using errcode = 'AB123'; end if;
+        return new;
+    end $$;
+    create trigger refuse_thirteen before insert on tallies
+    for each row execute function refuse_thirteen();";
+
+/// Errors of the database's own rules, `raise exception` and classes that are not Postgres' own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_rule_of_the_database_refuses_is_set_aside_once_others_went_on() {
+    let till = Till::<260>::open_with_contracts().await;
+    till.force(REFUSE_THIRTEEN).await;
+    let relay = till.relay();
+    let relaying = Running::start(|stop| relay.run(stop));
+    let consumer = till.consumer();
+    let consuming = Running::start(|stop| consumer.run(stop));
+    let mut events: Vec<Counted<260>> = (0..12).map(|_| counted("a", 1)).collect();
+    events.insert(4, counted("thirteen", 1));
+    till.publish(&events).await;
+    let began = Instant::now();
+    eventually("the others", async || till.tallies().await.get("a") == Some(&(12, 12))).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    eventually("it is set aside", async || {
+        till.publish(&[counted("a", 0), counted("b", 1)]).await;
+        sleep(Duration::from_millis(500)).await;
+        till.letters().await.iter().any(|letter| letter.reason.contains("no thirteen here"))
+    })
+    .await;
+    let letters = till.letters().await;
+    let refused = letters.iter().find(|it| it.reason.contains("thirteen")).unwrap();
+    assert_eq!(refused.kind, "failing");
+    assert!(refused.reason.contains("SQLSTATE AB123"), "{refused:?}");
+    consuming.stop().await;
+    relaying.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_rule_refuses_every_event_none_is_set_aside() {
+    let till = Till::<261>::open_with_contracts().await;
+    till.force(&REFUSE_THIRTEEN.replace("new.till = 'thirteen'", "true")).await;
+    let batch = till.delivered(&[counted("a", 1), counted("b", 1)]).await;
+    let mut handling = std::pin::pin!(till.handle(batch));
+    let early = tokio::time::timeout(2 * REFUSED_FOR_MIN, &mut handling).await;
+    assert!(early.is_err() && till.letters().await.is_empty());
+    till.force("drop trigger refuse_thirteen on tallies").await;
+    tokio::time::timeout(WITHIN, handling).await.expect("they have their effect now");
+    assert_eq!(till.tallies().await.len(), 2);
+}
+
+/// The registry's replicas do not all know a new schema at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_young_record_waits_for_its_schema_and_those_behind_it_do_not() {
+    let till = Till::<262>::open_with_contracts().await;
+    let till = till.with(|config| config.schema_registry.schema_registry_lag = WITHIN);
+    let topic = names(262).counted;
+    let newer = COUNTED.replace("]}", r#", {"name": "by", "type": "string", "default": ""}]}"#);
+    let (good, events) =
+        (till.register(topic, topic.schema).await, [counted("a", 1), counted("b", 1)]);
+    let mut batch = till.delivered(&events).await;
+    let body = [Outgoing::of(&events[0]).body, b"\0".to_vec()].concat();
+    let (consumer, client, stop) = (till.consumer(), till.client(), CancellationToken::new());
+    let mut batches = consumer.batches(&client, &stop);
+    // Ids are given one after the other, to all tests.
+    let id = good + 100;
+    let payload = |message: &OwnedMessage, payload| {
+        OwnedMessage::new(
+            Some(payload),
+            message.key().map(<[u8]>::to_vec),
+            message.topic().to_string(),
+            Timestamp::now(),
+            message.partition(),
+            message.offset(),
+            message.headers().cloned(),
+        )
+    };
+    let unknown = batch.remove(0);
+    batch.insert(0, payload(&unknown, frame(id, &body)));
+    batches.handle(batch, &Assigned::default()).await;
+    assert_eq!(till.tallies().await.keys().collect::<Vec<_>>(), ["b"]);
+    assert!(batches.next_due().is_some() && till.letters().await.is_empty());
+    drop(batches);
+    // Read again, by its right id.
+    let id = till.register(topic, &newer).await;
+    till.handle(vec![payload(&unknown, frame(id, &body))]).await;
+    assert_eq!(till.tallies().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_keep_a_bounded_number_of_bytes_and_too_many_of_them_pause_the_consumer() {
+    let till = Till::<263>::open_with_contracts().await;
+    let mut batch = till.delivered(&vec![counted("a", 1); 21]).await;
+    let long = vec![7; 200 * 1024];
+    let headers = (0..5_000).fold(event_id_header("no id"), |headers, nth| {
+        headers.insert(Header { key: &format!("h{nth}"), value: Some("x") })
+    });
+    for message in &mut batch[..20] {
+        *message = OwnedMessage::new(
+            Some(long.clone()),
+            Some(long.clone()),
+            message.topic().to_string(),
+            Timestamp::NotAvailable,
+            message.partition(),
+            message.offset(),
+            Some(headers.clone()),
+        );
+    }
+    till.handle(batch).await;
+    assert_eq!(till.tallies().await["a"], (1, 1));
+    let letters = till.letters().await;
+    assert_eq!(letters.len(), 20);
+    assert!(letters.iter().all(|letter| letter.record.as_deref() == Some(&long[..4096])));
+    let kept =
+        till.number("select sum(pg_column_size(letter.*))::bigint from dead_letters as letter");
+    assert!(kept.await < 20 * 16 * 1024, "as it is kept, with keys and headers");
+
+    let replay = axum::http::Request::post("/dead-letters/1/replay")
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from("{}"));
+    let answer = till.consumer().operator().oneshot(replay.unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CONFLICT, "it can't be replayed");
+
+    till.force(
+        "insert into dead_letters (cluster, topic, partition, \"offset\", hash, headers, kind, reason)
+         select 'other', 'topic', 0, nth, '', '{}', 'undecodable', 'junk'
+         from generate_series(1, 20000) as nth",
+    )
+    .await;
+    let one_more = till.delivered(&vec![counted("a", 1); 30]).await.split_off(29);
+    let one_more = one_more.into_iter().map(|it| it.set_payload(Some(vec![7]))).collect();
+    let (consumer, client) = (till.consumer(), till.client());
+    let handling = Running::start(|stop| async move {
+        consumer.batches(&client, &stop).handle(one_more, &Assigned::default()).await;
+        Ok(())
+    });
+    let paused = "select count(*) from consumer where paused_at is not null";
+    eventually("it is paused", async || till.number(paused).await == 1).await;
+    handling.stop().await;
 }

@@ -255,12 +255,13 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     let late = till.with(|config| config.schema_registry.schema_registry_url = url);
     let consumer = late.consumer();
     let desk = consumer.operator();
-    let (client, stop) = (till.client(), CancellationToken::new());
+    let client = till.client();
     let cut = message(cut, 1);
-    let batch = vec![message(good, 0), cut.clone(), message(unknown, 2)];
-    consumer.batches(&client, &stop).handle(batch, &client.context().assigned()).await;
-    let again = vec![cut.clone().set_offset(3), cut.set_offset(4)];
-    consumer.batches(&client, &stop).handle(again, &client.context().assigned()).await;
+    let again = [cut.clone().set_offset(3), cut.clone().set_offset(4)];
+    // One after the other: deferred events are set aside in any order.
+    for message in [message(good, 0), cut, message(unknown, 2)].into_iter().chain(again) {
+        handle_all(&consumer, &client, vec![message]).await;
+    }
     assert_eq!(till.states().await, states([("waiting", 5)]));
     for letter_id in 1..=5 {
         let path = format!("/dead-letters/{letter_id}/replay");

@@ -164,10 +164,9 @@ impl<const TEST: u32> Till<TEST> {
         Arc::new(config.create_with_context(Reports::default()).unwrap())
     }
 
-    /// The consumer's one step, on a given batch.
+    /// The consumer's one step, on a given batch, and further ones until no event of it is deferred.
     pub async fn handle(&self, batch: Vec<OwnedMessage>) {
-        let (consumer, client, stop) = (self.consumer(), self.client(), CancellationToken::new());
-        consumer.batches(&client, &stop).handle(batch, &client.context().assigned()).await;
+        handle_all(&self.consumer(), &self.client(), batch).await;
     }
 
     /// Events as Kafka gives them to a consumer, one partition's records from offset 0.
@@ -280,6 +279,21 @@ impl<const TEST: u32> Till<TEST> {
     }
 }
 
+/// A consumer's one step, on a given batch, and further ones until no event of it is deferred.
+pub async fn handle_all(
+    consumer: &Consumer<Drawer>,
+    client: &Arc<StreamConsumer<Reports>>,
+    batch: Vec<OwnedMessage>,
+) {
+    let stop = CancellationToken::new();
+    let mut batches = consumer.batches(client, &stop);
+    batches.handle(batch, &client.context().assigned()).await;
+    while let Some(due_at) = batches.next_due() {
+        tokio::time::sleep_until(due_at).await;
+        batches.retry_deferred().await;
+    }
+}
+
 #[derive(Debug, sqlx::FromRow)]
 pub struct Letter {
     pub partition: i32,
@@ -305,6 +319,7 @@ pub fn config(owner: Secret, server: Secret) -> Config {
     let mut config = testing::config(owner, server);
     config.kafka.kafka_bootstrap_servers = given("TEST_KAFKA_BOOTSTRAP_SERVERS");
     config.schema_registry.schema_registry_url = given("TEST_SCHEMA_REGISTRY_URL");
+    config.schema_registry.schema_registry_lag = Duration::from_secs(3);
     config
 }
 

@@ -1,0 +1,116 @@
+//! A gateway before the schema registry that answers some requests itself.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// How requests are answered: by the end of their path, a status and a body.
+type Refusal = (String, StatusCode, String);
+
+/// A gateway on a port of its own, for as long as this lives.
+pub struct RegistryGateway {
+    addr: SocketAddr,
+    base_path: String,
+    refusals: Arc<Mutex<Vec<Refusal>>>,
+    serving: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    origin: String,
+    refusals: Arc<Mutex<Vec<Refusal>>>,
+    client: reqwest::Client,
+}
+
+impl RegistryGateway {
+    /// Passes everything on to the registry at this URL.
+    pub async fn before(registry_url: &str) -> Result<RegistryGateway> {
+        let url = reqwest::Url::parse(registry_url)?;
+        let refusals = Arc::<Mutex<Vec<Refusal>>>::default();
+        let shared = Shared {
+            origin: url.origin().ascii_serialization(),
+            refusals: refusals.clone(),
+            client: reqwest::Client::builder().no_proxy().build()?,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let addr = listener.local_addr()?;
+        let router = Router::new().fallback(answer).with_state(shared);
+        let serving = tokio::spawn(async {
+            let _ = axum::serve(listener, router).await;
+        });
+        let base_path = url.path().trim_end_matches('/').to_string();
+        Ok(RegistryGateway { addr, base_path, refusals, serving })
+    }
+
+    /// The value of `SCHEMA_REGISTRY_URL` that leads here.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.addr, self.base_path)
+    }
+
+    /// Answers requests whose path contains this with an error of the registry's: 40301 with 403, for instance.
+    pub fn refuse(&self, path: &str, status: u16, error_code: u32) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = format!(r#"{{"error_code":{error_code},"message":"refused by the gateway"}}"#);
+        self.lock().push((path.to_string(), status, body));
+    }
+
+    /// Passes everything on from now on.
+    pub fn pass_on(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Refusal>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RegistryGateway {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn answer(
+    State(shared): State<Shared>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let refusal = {
+        let refusals = shared.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.iter().find(|(path, ..)| uri.path().contains(path.as_str())).cloned()
+    };
+    if let Some((_, status, body)) = refusal {
+        let kind = "application/vnd.schemaregistry.v1+json";
+        return (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+    }
+    let url = format!("{}{uri}", shared.origin);
+    let mut request = shared.client.request(method, url).body(body);
+    for name in [header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION] {
+        if let Some(value) = headers.get(&name) {
+            request = request.header(name, value);
+        }
+    }
+    match request.send().await {
+        Ok(answer) => {
+            let (status, kind) =
+                (answer.status(), answer.headers().get(header::CONTENT_TYPE).cloned());
+            let body = Body::from(answer.bytes().await.unwrap_or_default());
+            let mut response = (status, body).into_response();
+            if let Some(kind) = kind {
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            }
+            response
+        }
+        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    }
+}
