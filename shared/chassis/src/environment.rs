@@ -1,6 +1,8 @@
 //! Reads a struct of variables from the environment. A bad value is one sentence that names the
 //! variable, never a backtrace, and never shows a secret.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A configuration that no service can run with, in one sentence.
@@ -8,30 +10,63 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 #[error("{0}")]
 pub struct BadConfiguration(String);
 
+impl BadConfiguration {
+    /// One sentence, which names the variable and shows no secret.
+    pub fn new(sentence: impl Into<String>) -> BadConfiguration {
+        BadConfiguration(sentence.into())
+    }
+}
+
 /// Reads a struct of variables from the process's environment.
 pub fn read<C: clap::Parser>() -> Result<C, BadConfiguration> {
-    read_from(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
+    read_os(|name| std::env::var_os(name))
 }
 
 /// Reads a struct of variables from anything that knows their values by name.
 pub fn read_from<C: clap::Parser>(
     value: impl Fn(&str) -> Option<String>,
 ) -> Result<C, BadConfiguration> {
+    read_os(|name| value(name).map(OsString::from))
+}
+
+pub(crate) fn read_os<C: clap::Parser>(
+    value: impl Fn(&str) -> Option<OsString>,
+) -> Result<C, BadConfiguration> {
     // The values are handed to clap as flags of its own: clap would take an empty variable for a
     // value, and a test cannot change the environment of its process.
     let command = C::command().no_binary_name(true);
-    let flags: Vec<String> = command
-        .get_arguments()
-        .filter_map(|arg| {
-            let value = value(arg.get_env()?.to_str()?).filter(|value| !value.is_empty())?;
-            Some(format!("--{}={value}", arg.get_long()?))
-        })
-        .collect();
+    let mut flags: Vec<String> = Vec::new();
+    for arg in command.get_arguments() {
+        let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
+        let (Some(flag), Some(value)) = (arg.get_long(), value(name)) else { continue };
+        if let Some(value) = text_of(name, value, arg.is_hide_env_values_set())? {
+            flags.push(format!("--{flag}={value}"));
+        }
+    }
     command
         .mut_args(|arg| arg.env(None))
         .try_get_matches_from(flags)
         .and_then(|matches| C::from_arg_matches(&matches))
         .map_err(|error| sentence::<C>(&error))
+}
+
+/// The text of one variable; `None` for an empty one. Blanks around it are no part of it, unless it is a
+/// secret, of which every character counts.
+pub(crate) fn text_of(
+    name: &str,
+    value: OsString,
+    is_secret: bool,
+) -> Result<Option<String>, BadConfiguration> {
+    let refused = |why| Err(BadConfiguration(format!("{name} cannot be used: {why}.")));
+    let Ok(value) = value.into_string() else { return refused("it is not valid UTF-8") };
+    if value.is_empty() {
+        return Ok(None);
+    }
+    match value.trim() {
+        "" => refused("it holds only blanks"),
+        trimmed if !is_secret => Ok(Some(trimmed.to_owned())),
+        _ => Ok(Some(value)),
+    }
 }
 
 /// What a service alone reads, as a struct that can be read by itself. `()` has none.
@@ -75,7 +110,10 @@ fn sentence<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
         .get_arguments()
         .any(|arg| arg.is_hide_env_values_set() && arg.get_env().is_some_and(|env| env == &*names));
     let shown = match context(ContextKind::InvalidValue) {
-        value if !is_secret && !value.is_empty() => format!(" is `{value}`, which"),
+        // An address may hold a password where none belongs.
+        value if !is_secret && !value.is_empty() && !value.contains('@') => {
+            format!(" is `{value}`, which")
+        }
         _ => String::new(),
     };
     BadConfiguration(match (error.kind(), std::error::Error::source(error)) {

@@ -41,6 +41,10 @@ const BACKLOG: u32 = 1024;
 /// Listens with room for as many who wait; tokio's own way has room for 128.
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if addr.is_ipv6() {
+        // `[::]` is for clients of both kinds, whatever the system's default.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     // A port whose last connections are still dying is free for the next process.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;

@@ -4,10 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::types::RDKafkaType;
 use tokio::sync::oneshot;
 
 use crate::config::{Kafka, Secret};
+use crate::environment::BadConfiguration;
+
+/// The settings that are passed on as they are, under librdkafka's names: KAFKA_SECURITY_PROTOCOL is
+/// `security.protocol`.
+const PASSED_ON: [&str; 7] = [
+    "security.protocol",
+    "sasl.mechanism",
+    "sasl.username",
+    "sasl.password",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+];
 
 /// What producer, consumer and the command that applies contracts share.
 pub fn client(service: &str, config: &Kafka) -> ClientConfig {
@@ -21,20 +36,45 @@ pub fn client(service: &str, config: &Kafka) -> ClientConfig {
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "2000")
         .set_log_level(RDKafkaLogLevel::Warning);
-    for (setting, value) in [
-        ("security.protocol", config.kafka_security_protocol.as_deref()),
-        ("sasl.mechanism", config.kafka_sasl_mechanism.as_deref()),
-        ("sasl.username", config.kafka_sasl_username.as_deref()),
-        ("sasl.password", config.kafka_sasl_password.as_ref().map(Secret::expose)),
-        ("ssl.ca.location", config.kafka_ssl_ca_location.as_deref()),
-        ("ssl.certificate.location", config.kafka_ssl_certificate_location.as_deref()),
-        ("ssl.key.location", config.kafka_ssl_key_location.as_deref()),
-    ] {
+    let values = [
+        config.kafka_security_protocol.as_deref(),
+        config.kafka_sasl_mechanism.as_deref(),
+        config.kafka_sasl_username.as_deref(),
+        config.kafka_sasl_password.as_ref().map(Secret::expose),
+        config.kafka_ssl_ca_location.as_deref(),
+        config.kafka_ssl_certificate_location.as_deref(),
+        config.kafka_ssl_key_location.as_deref(),
+    ];
+    for (setting, value) in PASSED_ON.into_iter().zip(values) {
         if let Some(value) = value {
             client.set(setting, value);
         }
     }
     client
+}
+
+/// Makes a client of these settings and drops it again, without waiting for any broker.
+///
+/// # Errors
+/// If no client can ever be made of them: a certificate that is none, a key that belongs to another one.
+pub fn check(config: &Kafka) -> Result<(), BadConfiguration> {
+    let settings = client("check", config);
+    let made = settings.create_native_config().and_then(|native| {
+        Client::new(&settings, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)
+    });
+    match made {
+        Ok(client) => {
+            drop(closed(Arc::new(client)));
+            Ok(())
+        }
+        Err(error) => {
+            let why = error.to_string();
+            let cause = PASSED_ON.iter().find(|setting| why.contains(**setting));
+            let cause = cause.copied().unwrap_or("security.protocol");
+            let name = format!("KAFKA_{}", cause.replace('.', "_").to_uppercase());
+            Err(BadConfiguration::new(format!("{name} cannot be used: {why}.")))
+        }
+    }
 }
 
 /// How soon [`closed`] looks again whether anybody else still has a handle of the client; twice as

@@ -24,7 +24,7 @@
 //!
 //! The service around them:
 //! - [`process`], [`service`] with its `life`, `supervise`, [`schema`]: from `main` to the exit code
-//! - [`config`], [`environment`], [`http`], `limits`, [`extract`], [`headers`], [`pages`], [`problem`],
+//! - [`config`], [`environment`], [`http`], `limits`, `open_files`, [`extract`], [`headers`], [`pages`], [`problem`],
 //!   [`probes`], [`books`]: its edge
 //! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
 //! - `telemetry`, `observe`: what an operator sees
@@ -80,6 +80,7 @@ pub mod config;
 pub mod environment;
 pub mod http;
 mod limits;
+mod open_files;
 pub mod extract;
 pub mod headers;
 pub mod pages;

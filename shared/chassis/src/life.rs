@@ -4,11 +4,11 @@
 //! first, since its requests need the loops; then the loops, each at the end of its batch; the probes
 //! last.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -18,12 +18,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::environment::BadConfiguration;
+use crate::limits::Limits;
 use crate::operator::by_nobodys_page;
 use crate::probes::{self, Phase, Probes};
 use crate::problem::Problem;
 use crate::service::{Loop, Routers, Service};
 use crate::supervise::Tasks;
-use crate::{crash, db, http, outbox, schema};
+use crate::{crash, db, http, open_files, outbox, schema};
 
 const API: &str = "API";
 const PROBES: &str = "probes";
@@ -151,14 +153,19 @@ impl Service {
         let probes = probes::router(probes).merge(routers.books);
         let api = routers.api.layer(middleware::from_fn_with_state(life, once_started));
         let api_drain = self.config.shutdown_timeout / 2;
+        let shares = open_files::shares(self.config.database_pool_size)?;
+        let of_api = Limits { connections: shares.api, ..Limits::default() };
+        let of_edge = Limits { connections: shares.edge, ..Limits::default() };
 
         let listener = bind("HTTP_ADDR", self.config.http_addr)?;
-        tasks.spawn(API, http::serve(listener, api, edge.api.clone(), api_drain));
+        tasks.spawn(API, http::serve_within(of_api, listener, api, edge.api.clone(), api_drain));
         let listener = bind("PROBE_ADDR", self.config.probe_addr)?;
-        tasks.spawn(PROBES, http::serve(listener, probes, edge.others.clone(), EDGE_DRAIN));
+        let others = edge.others.clone();
+        tasks.spawn(PROBES, http::serve_within(of_edge, listener, probes, others, EDGE_DRAIN));
         let listener = bind("OPERATOR_ADDR", self.config.operator_addr)?;
         let operator = routers.operator.layer(middleware::from_fn(by_nobodys_page));
-        let operator = http::serve(listener, operator, edge.others.clone(), EDGE_DRAIN);
+        let others = edge.others.clone();
+        let operator = http::serve_within(of_edge, listener, operator, others, EDGE_DRAIN);
         tasks.spawn(OPERATOR, operator);
         Ok(edge)
     }
@@ -171,7 +178,12 @@ struct Edge {
 }
 
 fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    http::listen(addr).with_context(|| format!("{variable} is {addr}, where nothing can listen"))
+    let said = format!("{variable} is {addr}, where nothing can listen");
+    http::listen(addr).map_err(|error| match error.kind() {
+        // Another process may end, and its port be free.
+        ErrorKind::AddrInUse => anyhow::Error::new(error).context(said),
+        _ => BadConfiguration::new(format!("{said}: {error}")).into(),
+    })
 }
 
 /// Until the schema is there, the loops that would carry out a request are not.

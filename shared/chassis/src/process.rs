@@ -1,7 +1,7 @@
 //! The process of a service: `serve | migrate | health`, from the first line of `main` to the exit
 //! code.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::environment::{self, BadConfiguration, Own};
 use crate::service::Service;
-use crate::{schema, telemetry};
+use crate::{kafka, open_files, schema, telemetry};
 
 /// Of every program that links the chassis. Not of what cargo-fuzz builds: a sanitizer, where one is asked
 /// for, replaces malloc itself.
@@ -50,10 +50,11 @@ where
         Err(error) => return failed(name, &error.into()),
     };
     let ended = runtime.block_on(async {
-        let config: Config = environment::read()?;
+        let config = Config::read()?;
         match &*command {
             "serve" => started(name, config, migrator, serve).await,
             "migrate" => {
+                kafka::check(&config.kafka)?;
                 telemetry::init_logs(config.log_format)?;
                 schema::migrate(name, &config, migrator).await
             }
@@ -80,7 +81,9 @@ where
     R: Future<Output = anyhow::Result<()>>,
 {
     let Own { own } = environment::read()?;
+    kafka::check(&config.kafka)?;
     let telemetry = telemetry::init(name, &config)?;
+    open_files::raise();
     let service = Service::new(name, config, migrator, telemetry.metrics())?;
     let ended = serve(service, own).await;
     telemetry.shutdown().await;
@@ -106,13 +109,20 @@ fn failed(name: &str, error: &anyhow::Error) -> ExitCode {
     }
 }
 
+fn loopbacks(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]
+}
+
 /// What a container's health check runs: is the service beside it ready?
-pub(crate) async fn health(mut probe_addr: SocketAddr) -> anyhow::Result<()> {
-    if probe_addr.ip().is_unspecified() {
-        probe_addr.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
+pub(crate) async fn health(probe_addr: SocketAddr) -> anyhow::Result<()> {
+    let addresses: Vec<SocketAddr> = match probe_addr.ip() {
+        ip if !ip.is_unspecified() => vec![probe_addr],
+        // It listens on both loopbacks, of which a machine may have one only.
+        IpAddr::V6(_) => loopbacks(probe_addr.port()).to_vec(),
+        IpAddr::V4(_) => loopbacks(probe_addr.port())[1..].to_vec(),
+    };
     let ask = async {
-        let mut stream = TcpStream::connect(probe_addr).await?;
+        let mut stream = TcpStream::connect(&*addresses).await?;
         let request =
             format!("GET /readyz HTTP/1.1\r\nhost: {probe_addr}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;

@@ -147,7 +147,8 @@ impl Registry {
             settings.set_basic_authorization(username, password);
         }
         Ok(Registry {
-            settings: settings.set_timeout(REQUEST_TIMEOUT).build()?,
+            // A proxy of the environment leads to the public network, where no registry of ours is.
+            settings: settings.no_proxy().set_timeout(REQUEST_TIMEOUT).build()?,
             lag_max: config.schema_registry_lag,
             ids: RwLock::default(),
             schemas: RwLock::default(),

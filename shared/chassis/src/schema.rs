@@ -4,7 +4,6 @@
 //! its own migrations was applied, and takes any further ones, so that an older version can run beside a
 //! newer schema, and never the other way round.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Row};
 use tokio::time::{Instant, sleep};
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, Secret, address};
 use crate::{crash, db};
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -185,7 +184,7 @@ async fn grant(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
 }
 
 fn options(service: &str, url: &Secret) -> anyhow::Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url.expose()).context("the database's URL")?;
+    let options = address::database(url.expose()).map_err(anyhow::Error::msg)?;
     Ok(options.application_name(service))
 }
 

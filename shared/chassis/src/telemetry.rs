@@ -5,6 +5,7 @@
 //! the context that it was given and makes no span of its own, which nobody would read.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,9 +23,11 @@ use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
+use crate::environment::{self, BadConfiguration};
 use crate::observe;
 use crate::rows::guarded;
 
+const RUST_LOG: &str = EnvFilter::DEFAULT_ENV;
 const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,10 +65,7 @@ pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry>
 
 /// Sets up the logs alone, panics among them.
 pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
-    // As of any variable, an empty one counts as unset.
-    let chosen = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|chosen| !chosen.is_empty());
-    let filter = EnvFilter::new(chosen.as_deref().unwrap_or(DEFAULT_FILTER));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter(std::env::var_os(RUST_LOG))?);
     let set = match format {
         LogFormat::Text => logs.with_ansi(std::io::stdout().is_terminal()).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
@@ -80,6 +80,19 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
         tracing::error!("panicked at {place}: {message}");
     }));
     Ok(())
+}
+
+/// Which lines there are. What can't be read as a filter would otherwise be left out of it, and the log be
+/// silent about that too.
+fn filter(chosen: Option<OsString>) -> Result<EnvFilter, BadConfiguration> {
+    let chosen = match chosen {
+        Some(chosen) => environment::text_of(RUST_LOG, chosen, false)?,
+        None => None,
+    };
+    let chosen = chosen.as_deref().unwrap_or(DEFAULT_FILTER);
+    EnvFilter::try_new(chosen).map_err(|error| {
+        BadConfiguration::new(format!("{RUST_LOG} is `{chosen}`, which cannot be used: {error}."))
+    })
 }
 
 thread_local! {
@@ -165,10 +178,13 @@ fn traces(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProv
     let provider = SdkTracerProvider::builder().with_resource(resource);
     let exporter = SpanExporter::builder()
         .with_http()
-        .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+        .with_endpoint(format!("{endpoint}/v1/traces"))
         .with_timeout(EXPORT_TIMEOUT)
         .build()
-        .with_context(|| format!("OTEL_EXPORTER_OTLP_ENDPOINT is `{endpoint}`"))?;
+        .map_err(|error| {
+            let exporter = "no traces can go to OTEL_EXPORTER_OTLP_ENDPOINT";
+            BadConfiguration::new(format!("{exporter} ({endpoint}): {error}."))
+        })?;
     Ok(provider.with_batch_exporter(exporter).build())
 }
 
@@ -213,7 +229,7 @@ mod tests {
             }),
         );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}/", listener.local_addr().unwrap());
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, receiver).await });
 
         let traces = traces("till", &endpoint).unwrap();
@@ -226,6 +242,17 @@ mod tests {
         let attributes = format!("{:?}", resource.resource.as_ref().unwrap().attributes);
         assert!(attributes.contains("service.name") && attributes.contains("till"), "{attributes}");
         assert_eq!(resource.scope_spans[0].spans[0].name, "a span");
+    }
+
+    #[test]
+    fn a_filter_of_the_log_that_cannot_be_read_is_refused_by_name() {
+        for readable in [None, Some(""), Some("info"), Some(" warn "), Some("sqlx=debug,info")] {
+            filter(readable.map(OsString::from)).unwrap();
+        }
+        for unreadable in ["info,,=", "chassis=loud", "  "] {
+            let refused = filter(Some(unreadable.into())).unwrap_err().to_string();
+            assert!(refused.starts_with("RUST_LOG "), "{unreadable}: {refused}");
+        }
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub fn config(owner: Secret, server: Secret) -> Config {
     environment::read_from(|name| match name {
         "DATABASE_URL" => Some(server.expose().to_owned()),
         "MIGRATION_DATABASE_URL" => Some(owner.expose().to_owned()),
-        "KAFKA_BOOTSTRAP_SERVERS" | "SCHEMA_REGISTRY_URL" => Some("nowhere".to_owned()),
+        "KAFKA_BOOTSTRAP_SERVERS" => Some("nowhere".to_owned()),
+        "SCHEMA_REGISTRY_URL" => Some("http://nowhere".to_owned()),
         _ => None,
     })
     .expect("all that is required is there")

@@ -23,6 +23,7 @@ mod waiting;
 mod http;
 mod proxy;
 mod lone_broker;
+mod ipv6;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex};

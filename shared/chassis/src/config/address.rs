@@ -1,0 +1,211 @@
+//! Addresses in settings. Each parser answers the address in its one form, or the reason why nothing could
+//! ever be reached by it. A name that does not resolve is no such reason: it may resolve later.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::str::FromStr;
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Url;
+
+/// Of a broker whose port is not given, as Kafka's own clients have it.
+const BROKER_PORT: &str = "9092";
+
+/// Brokers as `host:port`, comma-separated.
+pub(super) fn brokers(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        return Err("a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL says how \
+                    brokers are spoken to"
+            .to_owned());
+    }
+    let brokers = text.split(',').map(str::trim).filter(|broker| !broker.is_empty());
+    let brokers = brokers.map(broker).collect::<Result<Vec<String>, String>>()?;
+    match brokers.is_empty() {
+        true => Err("it names no broker".to_owned()),
+        false => Ok(brokers.join(",")),
+    }
+}
+
+fn broker(text: &str) -> Result<String, String> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => {
+            (format!("[{host}]"), rest.strip_prefix(':').or(rest.is_empty().then_some(BROKER_PORT)))
+        }
+        Some(_) => return Err("what stands in brackets is no IPv6 address".to_owned()),
+        None if text.matches(':').count() > 1 => {
+            return Err("an IPv6 address stands in brackets, as in `[::1]:9092`".to_owned());
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host.to_owned(), Some(port)),
+            None => (text.to_owned(), Some(BROKER_PORT)),
+        },
+    };
+    let port = port.ok_or("a broker is `host:port`")?;
+    let port = Some(port).filter(|port| port.bytes().all(|digit| digit.is_ascii_digit()));
+    let port: Option<u16> = port.and_then(|port| port.parse().ok()).filter(|port| *port > 0);
+    let port = port.ok_or("a port is a number from 1 to 65535")?;
+    match host.starts_with('[') || is_host(&host) {
+        true => Ok(format!("{host}:{port}")),
+        false => Err("a broker is `host:port`".to_owned()),
+    }
+}
+
+/// A name, with underscores as container networks have them, or an IPv4 address.
+fn is_host(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let is_name = !host.is_empty()
+        && host.len() <= 253
+        && host.split('.').all(|label| (1..=63).contains(&label.len()) && !label.starts_with('-'))
+        && host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
+    // What ends in a number is an address or nothing.
+    let is_number = host.rsplit('.').next().is_some_and(|label| label.parse::<u64>().is_ok());
+    is_name && (!is_number || host.parse::<Ipv4Addr>().is_ok())
+}
+
+/// The base of an HTTP API, without a slash at its end.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    const FORM: &str = "it is not a URL like http://host:8081/path";
+    if text.contains(',') {
+        return Err("it is a list; give one address, that of a load balancer if there are several"
+            .to_owned());
+    }
+    if text.bytes().any(|c| c.is_ascii_whitespace() || c.is_ascii_control() || c == b'\\') {
+        return Err("it holds blanks, backslashes or control characters".to_owned());
+    }
+    let rest = ["http://", "https://"].iter().find_map(|scheme| {
+        let start = text.get(..scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(&text[scheme.len()..])
+    });
+    let rest = rest.ok_or("it does not begin with http:// or https://")?;
+    let url = Url::parse(text).map_err(|error| format!("{FORM}: {error}"))?;
+    if rest.starts_with('/') || url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {
+        return Err(FORM.to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it holds credentials, which have settings of their own".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it holds a query or a fragment, behind which no path can stand".to_owned());
+    }
+    let base = url.as_str().trim_end_matches('/');
+    match url.path().trim_end_matches('/').contains("//") {
+        true => Err("a part of its path is empty".to_owned()),
+        false => Ok(base.to_owned()),
+    }
+}
+
+/// Every parameter that sqlx knows; it ignores others, and with them whatever they demand.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+/// What a database's URL means. Variables of Postgres' own clients (PGHOST, PGSSLMODE and the like) and
+/// `~/.pgpass` fill in nothing: sqlx would take from them whatever the URL leaves open.
+///
+/// No reason quotes the URL, which may hold a password.
+pub(crate) fn database(text: &str) -> Result<PgConnectOptions, String> {
+    const FORM: &str = "it is not a URL like postgres://user@host:5432/database";
+    let url = Url::parse(text).map_err(|_| FORM)?;
+    if !["postgres", "postgresql"].contains(&url.scheme()) || url.fragment().is_some() {
+        return Err(FORM.to_owned());
+    }
+    let parameters: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let given = |names: &[&str]| {
+        let named = |(name, _): &&(String, String)| names.contains(&name.as_str());
+        parameters.iter().rev().find(named).map(|(_, value)| value.as_str())
+    };
+    for (name, value) in &parameters {
+        if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
+            // Where a password holds a `?`, its rest would stand here.
+            let is_plain = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
+            let name = if is_plain { format!(" `{name}`") } else { String::new() };
+            return Err(format!("its parameter{name} is unknown"));
+        }
+        let is_file = name.starts_with("ssl") && !name.ends_with("mode");
+        // A certificate may also stand there itself.
+        if is_file && !value.starts_with("-----BEGIN") {
+            readable(value).map_err(|why| format!("its parameter {name} is {value:?}: {why}"))?;
+        }
+    }
+    if let Some(mode) = given(&["sslmode", "ssl-mode"])
+        && mode.parse::<PgSslMode>().is_err()
+    {
+        return Err("its sslmode is not one of disable, allow, prefer, require, verify-ca, \
+                    verify-full"
+            .to_owned());
+    }
+    if given(&["sslcert", "ssl-cert"]).is_some() != given(&["sslkey", "ssl-key"]).is_some() {
+        return Err("it has one of sslcert and sslkey, and not the other".to_owned());
+    }
+    let in_url = url.host_str().filter(|host| !host.is_empty());
+    let host = given(&["host", "hostaddr"]).or(in_url).ok_or("it names no host")?;
+    if url.username().is_empty() && given(&["user"]).is_none() {
+        return Err("it names no user".to_owned());
+    }
+    if url.path().trim_start_matches('/').is_empty() && given(&["dbname"]).is_none() {
+        return Err("it names no database".to_owned());
+    }
+    let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_socket = host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
+    if !is_socket && !is_host(host) && unbracketed.unwrap_or(host).parse::<Ipv6Addr>().is_err() {
+        return Err("its host is neither a name nor an address".to_owned());
+    }
+    let mut options = PgConnectOptions::from_str(text).map_err(|_| FORM)?;
+    if let Some(address) = unbracketed {
+        // sqlx would look `[::1]` up as a name.
+        options = options.host(address);
+    }
+    if url.port().is_none() && given(&["port"]).is_none() {
+        options = options.port(5432);
+    }
+    if given(&["sslmode", "ssl-mode"]).is_none() {
+        options = options.ssl_mode(PgSslMode::Prefer);
+    }
+    if url.password().is_none() && given(&["password"]).is_none() {
+        options = options.password("");
+    }
+    match options.get_port() {
+        0 => Err("its port is 0".to_owned()),
+        _ => Ok(options),
+    }
+}
+
+/// A file that can be read.
+pub(super) fn file(text: &str) -> Result<String, String> {
+    readable(text).map(|()| text.to_owned())
+}
+
+/// A file that can be read, or a directory of such.
+pub(super) fn file_or_directory(text: &str) -> Result<String, String> {
+    match Path::new(text).is_dir() {
+        true => std::fs::read_dir(text).map(drop).map_err(|error| error.to_string())?,
+        false => readable(text)?,
+    }
+    Ok(text.to_owned())
+}
+
+fn readable(path: &str) -> Result<(), String> {
+    let file = File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
+    match file.metadata().is_ok_and(|found| found.is_dir()) {
+        true => Err("it cannot be read: it is a directory".to_owned()),
+        false => Ok(()),
+    }
+}
