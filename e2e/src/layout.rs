@@ -105,7 +105,13 @@ impl Stack {
                 format!("cannot make {} (HOLDFAST_STATE moves it)", self.directory().display())
             })?;
         }
-        self.write(|layout| Ok(Layout { ports, ..layout.unwrap_or_default() }))
+        self.write(|layout| {
+            let fresh = || Layout {
+                name: Some(format!("holdfast-{:08x}", rand::random::<u32>())),
+                ..Layout::default()
+            };
+            Ok(Layout { ports, ..layout.unwrap_or_else(|_| fresh()) })
+        })
     }
 
     /// One that is gone stays so: who still works on it would leave a directory that looks like a

@@ -200,6 +200,11 @@ impl Stack {
         Ok(format!("{HOST}:{}", self.layout()?.of_service(service)?.kafka))
     }
 
+    /// As which it claims its Kafka cluster.
+    pub fn name(&self) -> Result<String> {
+        Ok(self.layout()?.stack_name())
+    }
+
     pub fn registry_url(&self) -> Result<String> {
         Ok(self.layout()?.registry_url())
     }
@@ -266,6 +271,7 @@ impl Stack {
         launch.environment = vec![
             ("KAFKA_BOOTSTRAP_SERVERS".to_string(), self.kafka_bootstrap()?),
             ("SCHEMA_REGISTRY_URL".to_string(), self.registry_url()?),
+            ("STACK_NAME".to_string(), self.name()?),
         ];
         let copies = self.layout()?.replication_factor;
         let copies = copies.map(|copies| ("REPLICATION_FACTOR".to_string(), copies.to_string()));

@@ -99,6 +99,9 @@ impl Display for Member {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Layout {
     pub ports: Ports,
+    /// Marks the Kafka cluster as this stack's. A stack that was made before there was one has none.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Further instances of services, by name.
     pub instances: BTreeMap<String, InstancePorts>,
     /// Where Kafka tells a service's clients to find it, if not at its own listener.
@@ -195,6 +198,11 @@ impl Layout {
     pub fn kafka_of(&self, service: &str) -> Result<String> {
         let own = format!("{HOST}:{}", self.of_service(service)?.kafka);
         Ok(self.kafka_advertised.get(service).cloned().unwrap_or(own))
+    }
+
+    /// As which stack it claims its Kafka cluster.
+    pub fn stack_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "holdfast".to_string())
     }
 
     pub fn registry_url(&self) -> String {

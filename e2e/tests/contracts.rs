@@ -1,6 +1,7 @@
 //! `contracts apply` on topics that are there: it changes what is declared, and nothing else.
 
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::Stack;
@@ -10,6 +11,7 @@ use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::launcher::room;
 use crate::stage::{Stage, alone, together};
 
 const TOPIC: &str = "orders.confirmed";
@@ -56,13 +58,85 @@ async fn contracts_that_are_applied_again_without_a_number_of_copies_leave_a_top
 }
 
 fn apply(stack: &Stack, copies: &str) -> Result<()> {
-    let done = Command::new(programs()?.join("contracts"))
+    let done = contracts(stack, &stack.name()?)?.env("REPLICATION_FACTOR", copies).output()?;
+    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+/// `contracts apply` of the stack of this name, with another one's addresses.
+fn contracts(stack: &Stack, name: &str) -> Result<Command> {
+    let mut contracts = Command::new(programs()?.join("contracts"));
+    contracts
         .arg("apply")
         .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
         .env("SCHEMA_REGISTRY_URL", stack.registry_url()?)
-        .env("REPLICATION_FACTOR", copies)
-        .output()?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        .env("STACK_NAME", name);
+    Ok(contracts)
+}
+
+/// What a refusal says; it names both stacks.
+fn refusal(done: &Output, refused: &str, owner: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.code() == Some(64), "{:?}: {said}", done.status);
+    ensure!(said.contains(&format!("STACK_NAME is `{refused}`")), "{said}");
+    ensure!(said.contains(&format!("the stack `{owner}`")), "{said}");
+    Ok(())
+}
+
+/// B23. The services of two stacks would each handle half of the other's events.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let admin = replays::admin(client)?;
+        let topic = ResourceSpecifier::Topic(TOPIC);
+        let changed = AlterConfig::new(topic).set(RETENTION, "3600000");
+        for altered in admin.alter_configs([&changed], &AdminOptions::new()).await? {
+            altered.map_err(|(_, error)| error)?;
+        }
+        let topics = || -> Result<Vec<String>> {
+            let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10))?;
+            let mut names: Vec<_> = metadata.topics().iter().map(|it| it.name().into()).collect();
+            names.sort_unstable();
+            Ok(names)
+        };
+        let before = topics()?;
+        let refused = contracts(stack, "another-stack")?.output()?;
+        let described = admin.describe_configs([&topic], &AdminOptions::new()).await?;
+        let described = described.into_iter().next().context("no description")??;
+        let retention = described.get(RETENTION).and_then(|entry| entry.value.clone());
+        // By the name that it has: as often as anybody likes; it also puts the topic in order again.
+        apply(stack, "")?;
+        apply(stack, "")?;
+        refusal(&refused, "another-stack", &stack.name()?)?;
+        ensure!(retention.as_deref() == Some("3600000"), "{retention:?} was changed");
+        ensure!(topics()? == before, "{before:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Result<()> {
+    let _room = room().await?;
+    let stack = Stack::ephemeral()?;
+    tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
+    let names = ["one-stack", "other-stack"];
+    let start = |name| -> Result<_> {
+        let mut contracts = contracts(&stack, name)?;
+        Ok(contracts.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?)
+    };
+    let running = [start(names[0])?, start(names[1])?];
+    let [one, other] = running.map(|it| it.wait_with_output());
+    let (one, other) = (one?, other?);
+    let (owner, loser, refused) = match one.status.success() {
+        true => (names[0], names[1], &other),
+        false => (names[1], names[0], &one),
+    };
+    refusal(refused, loser, owner)?;
+    ensure!(one.status.success() || other.status.success(), "{one:?} {other:?}");
+    refusal(&contracts(&stack, loser)?.output()?, loser, owner)?;
+    let again = contracts(&stack, owner)?.output()?;
+    ensure!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     Ok(())
 }
 

@@ -2,10 +2,12 @@
 //! with its partitions and retention, and every schema, under `FULL_TRANSITIVE` compatibility.
 //!
 //! It is the one place that creates either; services only look up. Safe to run twice. What is there
-//! and differs in a way that can't be changed under running services is an error, not a surprise.
+//! and differs in a way that can't be changed under running services is an error, not a surprise; so is a
+//! cluster that belongs to another stack, of which nothing is then changed.
 //!
 //! `contracts record`, run in a checkout, writes down a schema that was changed as its next version.
 
+mod cluster_owner; // the stack that a Kafka cluster belongs to
 mod versions; // every version that was ever recorded, and what keeps them readable
 mod compatibility; // whether two versions can read each other
 
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use chassis::config::{Kafka, SchemaRegistry, Secret};
-use chassis::environment;
+use chassis::environment::{self, BadConfiguration};
 use chassis::event::{Retention, Topic};
 use chassis::kafka;
 use events::TOPICS;
@@ -27,6 +29,9 @@ use rdkafka::client::DefaultClientContext;
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use tokio::time::Instant;
+
+/// As of a service.
+const BAD_CONFIGURATION: u8 = 64;
 
 /// How long Kafka and the registry may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -47,6 +52,9 @@ struct Settings {
     /// acknowledged, in old topics too. Unset: as the brokers and the topics that are there have it.
     #[arg(long, env, value_parser = clap::value_parser!(i32).range(1..=10))]
     replication_factor: Option<i32>,
+    /// The stack that the Kafka cluster belongs to: a cluster that another one has marked is refused.
+    #[arg(long, env, default_value = "holdfast", value_parser = cluster_owner::name)]
+    stack_name: String,
 }
 
 #[tokio::main]
@@ -58,14 +66,17 @@ async fn main() -> ExitCode {
         _ => {
             let variables = environment::variables::<Settings>();
             eprintln!("usage: contracts apply | record\n\nThe environment of apply:\n{variables}");
-            return ExitCode::from(64);
+            return ExitCode::from(BAD_CONFIGURATION);
         }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("contracts: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<BadConfiguration>() {
+                true => ExitCode::from(BAD_CONFIGURATION),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -81,9 +92,17 @@ fn record() -> anyhow::Result<()> {
 
 async fn apply() -> anyhow::Result<()> {
     let settings: Settings = environment::read()?;
+    settings.kafka.check()?;
+    settings.registry.check()?;
+    kafka::check(&settings.kafka)?;
     let admin: AdminClient<DefaultClientContext> =
         kafka::client("contracts", &settings.kafka).create()?;
     let there = topics_that_are_there(&admin).await?;
+    if !there.iter().any(|(name, _)| name == cluster_owner::TOPIC) {
+        let (topic, settings_of) = (cluster_owner::TOPIC, cluster_owner::SETTINGS);
+        make(&admin, topic, 1, settings_of, settings.replication_factor).await?;
+    }
+    cluster_owner::claim(&settings.kafka, &settings.stack_name).await?;
     for topic in TOPICS {
         match there.iter().find(|(name, _)| name == topic.name) {
             None => create(&admin, topic, settings.replication_factor).await?,
@@ -143,21 +162,30 @@ async fn create(
     replication: Option<i32>,
 ) -> anyhow::Result<()> {
     let settings = configuration(topic, replication);
+    let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
+    make(admin, topic.name, topic.partitions, settings, replication).await?;
+    println!("{:<20} created, {} partitions", topic.name, topic.partitions);
+    Ok(())
+}
+
+async fn make<'a>(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    partitions: i32,
+    settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+    replication: Option<i32>,
+) -> anyhow::Result<()> {
     let copies = TopicReplication::Fixed(replication.unwrap_or(AS_THE_BROKERS_HAVE_IT));
-    let mut new = NewTopic::new(topic.name, topic.partitions, copies);
-    for (name, value) in &settings {
-        new = new.set(name, value);
-    }
+    let new = NewTopic::new(name, partitions, copies);
+    let new = settings.into_iter().fold(new, |new, (setting, value)| new.set(setting, value));
     let made = admin.create_topics([&new], &options()).await?;
     if let Some(Err((_, error))) = made.into_iter().next() {
         // Somebody else may be applying the same contracts at this moment.
         ensure!(
             error == rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists,
-            "{} could not be created: {error}",
-            topic.name
+            "{name} could not be created: {error}"
         );
     }
-    println!("{:<20} created, {} partitions", topic.name, topic.partitions);
     Ok(())
 }
 
@@ -214,8 +242,9 @@ fn options() -> AdminOptions {
 /// writer, older or newer.
 async fn register(registry: &SchemaRegistry, topic: &Topic) -> anyhow::Result<()> {
     let subject = topic.subject();
-    let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
-    let base = registry.schema_registry_url.trim_end_matches('/');
+    // A proxy of the environment leads to the public network, where no registry of ours is.
+    let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+    let base = &registry.schema_registry_url;
     let username = registry.schema_registry_username.as_deref();
     let password = registry.schema_registry_password.as_ref().map(Secret::expose);
     let deadline = Instant::now() + READY_WITHIN;
@@ -232,8 +261,8 @@ async fn register(registry: &SchemaRegistry, topic: &Topic) -> anyhow::Result<()
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
-    let mut settings = SrSettings::new_builder(base.to_string());
-    settings.set_timeout(REQUEST_TIMEOUT);
+    let mut settings = SrSettings::new_builder(base.clone());
+    settings.no_proxy().set_timeout(REQUEST_TIMEOUT);
     if let Some(username) = username {
         settings.set_basic_authorization(username, password);
     }
