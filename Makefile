@@ -12,6 +12,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
+# What a target can't do without, in make's own words: $(call need,SERVICE ID).
+need = $(foreach name,$(1),$(if $(value $(name)),,$(error say $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
@@ -105,13 +107,13 @@ dead-letters: build ## Events that could not be handled and wait for an operator
 	@$(E2E) dead-letters $(SERVICE)
 
 dead-letter: build ## Read one of them, decoded: SERVICE=x ID=n
-	@$(E2E) dead-letter "$(SERVICE)" "$(ID)"
+	@$(call need,SERVICE ID)$(E2E) dead-letter "$(SERVICE)" "$(ID)"
 
 replay: build ## Handle it now, its cause being gone: SERVICE=x ID=n, or ID=all
-	@$(E2E) replay "$(SERVICE)" "$(ID)"
+	@$(call need,SERVICE ID)$(E2E) replay "$(SERVICE)" "$(ID)"
 
 discard: build ## Give it up for ever: SERVICE=x ID=n BECAUSE="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
-	@$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
+	@$(call need,SERVICE ID BECAUSE)$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
 
 resume: build ## Let a consumer go on that paused: 20 readable events of one topic in a row could not be handled (SERVICE=x)
 	@$(E2E) resume "$(SERVICE)"
@@ -120,7 +122,7 @@ poison: build ## Put a record that is no event into orders.created, to see what 
 	@$(E2E) poison
 
 sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
-	@$(E2E) sql "$(SERVICE)"
+	@$(call need,SERVICE SQL)$(E2E) sql "$(SERVICE)"
 
 announce: build ## Have everything published once more, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time: less)
 	@$(E2E) announce $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
@@ -132,7 +134,7 @@ rebuild: build ## Make the order service's copy of the items anew from their top
 	@$(E2E) rebuild
 
 order: build ## Show the saga of the order ID=…: every event, its waits, and what is waited for
-	@$(E2E) order "$(ID)"
+	@$(call need,ID)$(E2E) order "$(ID)"
 
 schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
 	@$(TARGET)/contracts record

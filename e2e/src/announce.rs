@@ -42,7 +42,9 @@ pub async fn run(stack: &Stack, wish: &Announce) -> Result<Vec<(&'static str, u6
     let of = |service: &&str| wish.service.as_deref().is_none_or(|name| name == *service);
     let publishes = |service: &&str| TOPICS.iter().any(|topic| topic.publisher == *service);
     let services: Vec<&'static str> = SERVICES.into_iter().filter(of).filter(publishes).collect();
-    ensure!(!services.is_empty(), "there is no service {:?} that publishes", wish.service);
+    let named = wish.service.as_deref().unwrap_or_default();
+    let known = SERVICES.into_iter().filter(publishes).collect::<Vec<_>>().join(" or ");
+    ensure!(!services.is_empty(), "no service `{named}` publishes anything: say SERVICE={known}");
     if !stack.is_only_reached() {
         tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
         stack.apply_contracts(&programs()?).await?;

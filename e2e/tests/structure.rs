@@ -277,6 +277,24 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     assert_eq!(read("Makefile").matches("--features chassis/crash-points").count(), 1);
 }
 
+/// A program would name its own arguments, which nobody who types `make` has seen.
+#[test]
+fn what_a_target_of_make_cannot_do_without_is_asked_for_in_the_words_of_make() {
+    for (target, name) in [
+        ("order", "ID"),
+        ("dead-letter", "SERVICE"),
+        ("replay", "SERVICE"),
+        ("discard", "SERVICE"),
+        ("sql", "SERVICE"),
+    ] {
+        let mut make = Command::new("make");
+        let told = make.args(["-n", target]).current_dir(root()).env_remove("MAKEFLAGS");
+        let told = told.env_remove("SERVICE").env_remove("ID").output().unwrap();
+        let said = String::from_utf8_lossy(&told.stderr);
+        assert!(!told.status.success() && said.contains(&format!("say {name}=")), "{said}");
+    }
+}
+
 /// The handlers that a `main.rs` wires, by name.
 fn wired(service: &str) -> BTreeSet<String> {
     let main = read(&format!("services/{service}/src/main.rs"));
