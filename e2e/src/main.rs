@@ -12,7 +12,7 @@ use e2e::load::{self, Load};
 use e2e::member::Stopped;
 use e2e::process::{self, Signal};
 use e2e::stack::{State, TEST_STACK};
-use e2e::topology::SERVICES;
+use e2e::topology::{HOST, SERVICES};
 use e2e::{
     Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, rebuild, seed,
     template, trail, verify,
@@ -278,8 +278,12 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     }
     // In a group of its own: whoever ends only us gets all that it started ended too, and cargo
     // passes no signal on. What reads a terminal from such a group is stopped, so there is none.
+    // Tests ask members on loopback, where no proxy of the user's environment leads.
+    let no_proxy = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
+    let no_proxy = format!("{HOST},{}", no_proxy.unwrap_or_default());
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])
+        .env("NO_PROXY", no_proxy)
         .env(TEST_STACK, stack.directory())
         .env("TEST_DATABASE_URL", stack.cluster_url(SERVICES[0])?)
         .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)

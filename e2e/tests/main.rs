@@ -22,5 +22,6 @@ mod upgrade;
 mod letters;
 mod operator;
 mod manifests;
+mod surroundings;
 mod bugs;
 mod witness;

@@ -1,3 +1,5 @@
 //! What can be broken around a service, for tests: neighbours and surroundings that misbehave.
 
+pub mod file_limit;
+pub mod kept_connections;
 pub mod registry_gateway;

@@ -4,6 +4,7 @@
 
 pub(crate) mod address; // which addresses can be used at all
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -92,6 +93,9 @@ pub struct Kafka {
     #[arg(long, env, value_parser = address::file)]
     pub kafka_ssl_key_location: Option<String>,
 }
+
+/// Read by OpenSSL: whom the registry's client, and that of traces, trusts.
+const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 
 /// The way to the schema registry.
 #[derive(Debug, Clone, clap::Args)]
@@ -245,8 +249,20 @@ impl SchemaRegistry {
     /// What no variable shows alone.
     ///
     /// # Errors
-    /// If there is a password and no user.
+    /// If there is a password and no user, or if the certificates of `SSL_CERT_FILE` can't be read.
     pub fn check(&self) -> Result<(), BadConfiguration> {
+        self.check_with(std::env::var_os(SSL_CERT_FILE))
+    }
+
+    fn check_with(&self, certificates: Option<OsString>) -> Result<(), BadConfiguration> {
+        // OpenSSL passes over a file that is not there, and then trusts nobody.
+        let certificates =
+            certificates.map(|file| environment::text_of(SSL_CERT_FILE, file, false));
+        if let Some(file) = certificates.transpose()?.flatten() {
+            address::file(&file).map_err(|why| {
+                BadConfiguration::new(format!("{SSL_CERT_FILE} is `{file}`: {why}."))
+            })?;
+        }
         let has_user = self.schema_registry_username.is_some();
         if self.schema_registry_password.is_some() && !has_user {
             return Err(BadConfiguration::new(
@@ -493,6 +509,11 @@ mod tests {
             let told = refused(changes);
             assert!(told.starts_with(name), "{changes:?}: {told}");
         }
+        let registry = config(&[]).unwrap().schema_registry;
+        let told = registry.check_with(Some("/nowhere/ca.pem".into())).unwrap_err().to_string();
+        assert!(told.starts_with("SSL_CERT_FILE is `/nowhere/ca.pem`"), "{told}");
+        registry.check_with(Some("".into())).unwrap();
+        registry.check_with(Some(FILE.into())).unwrap();
         config(&[("HTTP_ADDR", "127.0.0.1:80"), ("PROBE_ADDR", "127.0.0.2:80")]).unwrap();
         config(&[("HTTP_ADDR", "127.0.0.1:0"), ("PROBE_ADDR", "127.0.0.1:0")]).unwrap();
     }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use sqlx::migrate::Migrator;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -45,9 +46,9 @@ where
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(name, &error.into()),
+        Err(error) => return failed(name, &error),
     };
     let ended = runtime.block_on(async {
         let config = Config::read()?;
@@ -67,6 +68,18 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(name, &error),
     }
+}
+
+/// Tokio itself would panic at a number of threads that is none.
+fn runtime() -> anyhow::Result<Runtime> {
+    const THREADS: &str = "TOKIO_WORKER_THREADS";
+    if let Some(threads) = std::env::var_os(THREADS) {
+        let number = threads.to_str().and_then(|threads| threads.parse::<usize>().ok());
+        number.filter(|number| *number > 0).ok_or_else(|| {
+            BadConfiguration::new(format!("{THREADS} is {threads:?}, which is no number above 0."))
+        })?;
+    }
+    Ok(Runtime::new()?)
 }
 
 async fn started<S, F, R>(

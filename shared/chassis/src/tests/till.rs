@@ -78,7 +78,7 @@ impl<const TEST: u32> Till<TEST> {
     /// The schema's id.
     pub async fn register(&self, topic: &Topic, schema: &str) -> u32 {
         let url = self.config.schema_registry.schema_registry_url.clone();
-        let settings = SrSettings::new_builder(url).build().unwrap();
+        let settings = SrSettings::new_builder(url).no_proxy().build().unwrap();
         let schema = SuppliedSchema::new(None, SchemaType::Avro, schema.to_string());
         post_schema(&settings, topic.subject(), schema).await.unwrap().id
     }

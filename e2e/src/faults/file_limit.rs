@@ -1,0 +1,30 @@
+//! An instance of a service that starts with a limit of open files, as a container runtime sets one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::Result;
+
+use crate::Stack;
+use crate::stack::programs;
+
+/// From its next start on an instance has these limits. The soft limit must not be above the hard one.
+pub fn set(stack: &Stack, name: &str, service: &str, soft: u64, hard: u64) -> Result<()> {
+    let directory = stack.directory().join(format!("limited-{name}"));
+    fs::create_dir_all(&directory)?;
+    let program = programs()?.join(service);
+    // The soft one first: a hard limit can't be set below it.
+    let script = format!(
+        "#!/bin/sh\nulimit -Sn {soft} && ulimit -Hn {hard} && exec '{}' \"$@\"\n",
+        program.display()
+    );
+    let file = directory.join(service);
+    fs::write(&file, script)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+    stack.set_programs(name, &directory)
+}
+
+/// From its next start on it has the limits of the launcher again.
+pub fn take_back(stack: &Stack, name: &str) -> Result<()> {
+    stack.set_programs(name, &programs()?)
+}
