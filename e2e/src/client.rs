@@ -129,8 +129,8 @@ impl Client {
             .no_proxy()
             .timeout(ANSWER_WITHIN)
             .pool_max_idle_per_host(256)
-            // A service closes what is idle for ten seconds, and what is idle when it was stopped a second
-            // ago; to reuse a connection at that moment would lose a request.
+            // A service closes what is idle when it was stopped a second ago, or when all its connections are
+            // taken; to reuse a connection at that moment would lose a request.
             .pool_idle_timeout(Duration::from_millis(500))
             .build()?;
         let each = addresses.apis.iter().map(|(name, url)| (name.clone(), vec![url.clone()]));

@@ -24,14 +24,24 @@ pub struct Config {
     /// DATABASE_URL.
     #[arg(long, env, hide_env_values = true, value_parser = database_url)]
     pub migration_database_url: Option<Secret>,
-    /// How many connections the pool of a replica holds to its database at most, for whoever asks; its
-    /// loops have five more of their own.
+    /// How many connections the pool of a replica holds to its database at most, for whoever asks. Its
+    /// loops have five more of their own, and its probes one.
     #[arg(long, env, default_value = "16", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
 
     /// Where the API listens.
     #[arg(long, env, default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
+    /// How long the API keeps an idle connection. Set it above the idle time of the gateway in front: the
+    /// gateway has to close first, or it sends a request into a connection that is being closed.
+    #[arg(
+        long,
+        env = "HTTP_IDLE_TIMEOUT_SECONDS",
+        value_name = "HTTP_IDLE_TIMEOUT_SECONDS",
+        default_value = "75",
+        value_parser = seconds
+    )]
+    pub http_idle_timeout: Duration,
     /// Where /livez, /readyz, /metrics and /books are read.
     #[arg(long, env, default_value = "0.0.0.0:9090")]
     pub probe_addr: SocketAddr,

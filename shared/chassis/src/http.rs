@@ -18,21 +18,26 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crate::connection::{HeaderTimer, Wire};
 use crate::limits::{self, Limits};
 
 /// After a stop, whoever keeps a connection may ask once more on it, and is told with the answer that
-/// it ends. Closed at once, a request that is on its way would be lost with it.
+/// it ends. Closed at once, a request that is on its way would be lost with it. At most: half of a drain
+/// that is shorter than two of these.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How often an idle connection is asked to give up its slot while a client waits for one.
+const WANTED_EVERY: Duration = Duration::from_millis(100);
 
 /// Connections that wait to be served, at most: as many as are served at a time. The system drops
 /// whoever comes beyond, and when it is busy it leaves some of them believing that they came.
@@ -73,6 +78,9 @@ pub async fn serve_within(
 ) -> anyhow::Result<()> {
     let slots = Slots::new(limits.connections);
     let router = limits::hold(router, limits).layer(from_fn_with_state(slots.clone(), take_leave));
+    // Sooner than the drain ends, or an idle connection would count as one amid a request.
+    let last_words = LAST_WORDS.min(drain / 2);
+    let serving = Serving { slots: slots.clone(), router, limits, stop: stop.clone(), last_words };
     let mut connections = JoinSet::new();
     let mut first = None;
     loop {
@@ -82,16 +90,16 @@ pub async fn serve_within(
             Some(_) = connections.join_next() => {}
             slot = slots.take(), if first.is_some() => {
                 let stream = first.take().expect("it waits for this");
-                connections.spawn(converse(stream, slot, router.clone(), limits, stop.clone()));
+                connections.spawn(serving.clone().converse(stream, slot));
             }
             stream = accept(&listener), if first.is_none() => first = Some(stream),
         }
     }
     for stream in first.into_iter().chain(waiting(listener)) {
-        let (slots, router, stop) = (slots.clone(), router.clone(), stop.clone());
+        let serving = serving.clone();
         connections.spawn(async move {
-            let slot = slots.take().await;
-            converse(stream, slot, router, limits, stop).await;
+            let slot = serving.slots.take().await;
+            serving.converse(stream, slot).await;
         });
     }
     let drained = async { while connections.join_next().await.is_some() {} };
@@ -105,22 +113,40 @@ pub async fn serve_within(
 
 /// Room for as many connections as are served at a time.
 #[derive(Clone)]
-struct Slots {
+pub(crate) struct Slots {
     free: Arc<Semaphore>,
     /// Whether somebody has come for whom there is no room.
     wanted: Arc<AtomicBool>,
+    /// Tells the connection that has been idle for longest.
+    idle: Arc<Notify>,
 }
 
 impl Slots {
     fn new(number: usize) -> Slots {
-        Slots { free: Arc::new(Semaphore::new(number)), wanted: Arc::default() }
+        let free = Arc::new(Semaphore::new(number));
+        Slots { free, wanted: Arc::default(), idle: Arc::default() }
     }
 
     async fn take(&self) -> OwnedSemaphorePermit {
-        self.wanted.store(self.free.available_permits() == 0, Ordering::Relaxed);
-        let slot = self.free.clone().acquire_owned().await.expect("nobody closes this semaphore");
+        let mut slot = pin!(self.free.clone().acquire_owned());
+        let mut free = timeout(Duration::ZERO, slot.as_mut()).await;
+        while free.is_err() {
+            self.wanted.store(true, Ordering::Relaxed);
+            self.idle.notify_one();
+            free = timeout(WANTED_EVERY, slot.as_mut()).await;
+        }
         self.wanted.store(false, Ordering::Relaxed);
-        slot
+        free.expect("it is free").expect("nobody closes this semaphore")
+    }
+
+    /// Waits until a client waits for a slot and this connection is the one to give up its own.
+    pub(crate) async fn wanted_of_one(&self) {
+        loop {
+            self.idle.notified().await;
+            if self.wanted.load(Ordering::Relaxed) {
+                return;
+            }
+        }
     }
 }
 
@@ -164,36 +190,59 @@ fn waiting(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
     })
 }
 
-async fn converse(
-    stream: TcpStream,
-    _slot: OwnedSemaphorePermit,
+/// How connections are served.
+#[derive(Clone)]
+struct Serving {
+    slots: Slots,
     router: Router,
     limits: Limits,
     stop: CancellationToken,
-) {
-    // Best effort: without them a slow reader holds one of the slots for longer, and no more.
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread));
-    let leave = stop.child_token();
-    let told = Leave(leave.clone());
-    let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(told.clone());
-        request
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .max_buf_size(limits.header_bytes)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = leave.cancelled() => {}
-        () = sleep(limits.age) => leave.cancel(),
+    last_words: Duration,
+}
+
+impl Serving {
+    async fn converse(self, stream: TcpStream, _slot: OwnedSemaphorePermit) {
+        let Serving { slots, router, limits, stop, last_words } = self;
+        // Best effort: without them a slow reader holds one of the slots for longer, and no more.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread));
+        let wire = Wire::new(stream);
+        let leave = stop.child_token();
+        let told = Leave(leave.clone());
+        let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(told.clone());
+            request
+        });
+        let connection = http1::Builder::new()
+            .timer(HeaderTimer::new(&wire, limits, slots))
+            .header_read_timeout(limits.idle)
+            .max_buf_size(limits.header_bytes)
+            // A client may close its sending half behind its request, and read on.
+            .half_close(true)
+            .serve_connection(TokioIo::new(wire.clone()), TowerToHyperService::new(router));
+        let mut connection = pin!(connection);
+        let mut reset = pin!(wire.reset());
+        // Of age, it is told with its next answer. If it were closed while it is idle, a request on its way
+        // would be lost; where none comes, it ends as an idle one.
+        let aged = async {
+            sleep(limits.age).await;
+            leave.cancel();
+            sleep(limits.idle + limits.age).await;
+        };
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = reset.as_mut() => return,
+            () = aged => return,
+            () = stop.cancelled() => {}
+        }
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = reset.as_mut() => return,
+            () = sleep(last_words) => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = reset => {}
+        }
     }
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = sleep(LAST_WORDS) => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = timeout(limits.age, connection).await;
 }

@@ -79,6 +79,7 @@ pub mod schema;
 pub mod config;
 pub mod environment;
 pub mod http;
+mod connection;
 mod limits;
 mod open_files;
 pub mod extract;

@@ -154,7 +154,8 @@ impl Service {
         let api = routers.api.layer(middleware::from_fn_with_state(life, once_started));
         let api_drain = self.config.shutdown_timeout / 2;
         let shares = open_files::shares(self.config.database_pool_size)?;
-        let of_api = Limits { connections: shares.api, ..Limits::default() };
+        let idle = self.config.http_idle_timeout;
+        let of_api = Limits { connections: shares.api, idle, ..Limits::default() };
         let of_edge = Limits { connections: shares.edge, ..Limits::default() };
 
         let listener = bind("HTTP_ADDR", self.config.http_addr)?;

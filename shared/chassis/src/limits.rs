@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -26,9 +26,14 @@ const LARGE: usize = 16 * 1024;
 /// What a client may take. The defaults are the promise; tests use shorter ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// From the opening of a connection, or the end of the request before, to the end of a header.
-    /// So it is also how long an idle connection is kept.
+    /// From the opening of a connection to the end of the first header, and from the first byte of each
+    /// further one to its end.
     pub header: Duration,
+    /// From the end of an answer to the first byte of the next request. Longer than gateways keep an idle
+    /// connection, which is 60 s as a rule: the side that closes first is not the one that still sends.
+    /// Where a client waits for a slot, a connection that was idle for as long as a header may take gives
+    /// up its own.
+    pub idle: Duration,
     /// From the end of the header to the answer, the sending of the body included.
     pub request: Duration,
     /// How long what we sent may stay unread by the client.
@@ -44,7 +49,8 @@ pub struct Limits {
     /// Connections served at a time; further ones wait in the listener's backlog, and while they do,
     /// whoever is answered is told to leave.
     pub connections: usize,
-    /// How old a connection gets. Its last answer is to be read within as long again.
+    /// How old a connection gets before its next answer tells it to end. That answer is to be read within
+    /// as long again.
     pub age: Duration,
 }
 
@@ -52,6 +58,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             header: Duration::from_secs(10),
+            // `HTTP_IDLE_TIMEOUT_SECONDS` has the same default.
+            idle: Duration::from_secs(75),
             request: Duration::from_secs(15),
             unread: Duration::from_secs(15),
             large_bytes: 16 * 1024 * 1024,
@@ -93,7 +101,7 @@ async fn bounded(
     let reading = read_whole(request, limits.body_bytes, &large);
     let (request, _room) = match timeout_at(deadline, reading).await {
         Ok(Ok(read)) => read,
-        Ok(Err(problem)) => return Ok(closing(problem)),
+        Ok(Err(refused)) => return Ok(closing(refused)),
         Err(_) => return Ok(closing(too_slow())),
     };
     let answer = timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
@@ -158,9 +166,13 @@ async fn read_whole(
     request: Request,
     bytes_max: usize,
     large: &Large,
-) -> Result<(Request, Option<OwnedSemaphorePermit>), Problem> {
+) -> Result<(Request, Option<OwnedSemaphorePermit>), Response> {
     let (parts, mut body) = request.into_parts();
-    match read_body(&mut body, bytes_max, large).await {
+    let read = match is_plain(&parts.headers) || body.is_end_stream() {
+        true => read_body(&mut body, bytes_max, large).await.map_err(Problem::into_response),
+        false => Err(coded()),
+    };
+    match read {
         Ok((whole, room)) => Ok((Request::from_parts(parts, Body::from(whole)), room)),
         Err(refused) => {
             // A client that waits for `100 Continue` has sent nothing and will not; any other would lose
@@ -171,6 +183,26 @@ async fn read_whole(
             Err(refused)
         }
     }
+}
+
+/// Whether a body is sent as it is: without a content coding, or with `identity` alone, which is none.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    values.all(|value| {
+        value.to_str().is_ok_and(|codings| {
+            let mut codings = codings.split(',').map(str::trim);
+            codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"))
+        })
+    })
+}
+
+/// Names what is accepted, as RFC 9110 wants it (15.5.16).
+fn coded() -> Response {
+    let detail =
+        "The body must be sent as it is, without a `Content-Encoding` other than `identity`.";
+    let kind = "unsupported-content-coding";
+    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, detail);
+    ([(header::ACCEPT_ENCODING, "identity")], problem).into_response()
 }
 
 /// Copied together: kept as they came, chunks of one byte each would take forty times as much.
@@ -216,8 +248,8 @@ fn too_slow() -> Problem {
 }
 
 /// Where a body is left unread the next request cannot be found.
-fn closing(problem: Problem) -> Response {
-    let mut response = problem.into_response();
+fn closing(refused: impl IntoResponse) -> Response {
+    let mut response = refused.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

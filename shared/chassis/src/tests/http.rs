@@ -30,7 +30,8 @@ struct Server {
 }
 
 fn limits() -> Limits {
-    Limits { header: QUICK, request: QUICK, unread: QUICK, connections: 4, ..Limits::default() }
+    let quick = Limits { header: QUICK, idle: QUICK, request: QUICK, ..Limits::default() };
+    Limits { unread: QUICK, connections: 4, ..quick }
 }
 
 async fn start(limits: Limits, drain: Duration) -> Server {
@@ -213,7 +214,7 @@ async fn connections_beyond_the_cap_wait_for_a_free_slot() {
 
 #[tokio::test]
 async fn who_goes_on_asking_makes_room_for_whoever_waits() {
-    let server = start(Limits { header: LONG, ..limits() }, LONG).await;
+    let server = start(Limits { header: LONG, idle: LONG, ..limits() }, LONG).await;
     let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut asking = JoinSet::new();
     for _ in 0..limits().connections {
@@ -256,6 +257,135 @@ async fn a_connection_of_age_is_told_to_end_and_does_end_though_its_answer_is_re
     };
     timeout(LONG, told).await.expect("it is told");
     timeout(LONG, reading).await.expect("it was closed").unwrap();
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Asks once more on a connection: the answer, or nothing if it was closed.
+async fn ask_again(kept: &mut TcpStream) -> String {
+    let mut answer = [0; 512];
+    let _ = kept.write_all(REQUEST.as_bytes()).await;
+    let read = timeout(LONG, kept.read(&mut answer)).await.expect("an answer or an end");
+    String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned()
+}
+
+#[tokio::test]
+async fn a_kept_connection_may_be_idle_for_longer_than_a_header_may_take() {
+    let server = start(Limits { idle: LONG, ..limits() }, LONG).await;
+    let mut kept = server.send("").await;
+    for _ in 0..2 {
+        assert!(ask_again(&mut kept).await.ends_with("here"));
+        sleep(3 * QUICK).await;
+    }
+    kept.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+    let began = Instant::now();
+    assert_eq!(read(kept).await, "", "half a header");
+    assert!((QUICK / 2..LONG / 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_its_time_and_no_sooner() {
+    let server = start(Limits { idle: 4 * QUICK, ..limits() }, LONG).await;
+    let mut kept = server.send("").await;
+    assert!(ask_again(&mut kept).await.ends_with("here"));
+    let began = Instant::now();
+    assert_eq!(read(kept).await, "");
+    assert!((3 * QUICK..LONG / 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_connection_that_was_idle_for_longest_makes_room_for_a_client_that_waits() {
+    let server = start(Limits { idle: 2 * LONG, connections: 3, ..limits() }, LONG).await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let mut next = server.send("").await;
+        assert!(ask_again(&mut next).await.ends_with("here"));
+        kept.push(next);
+        sleep(QUICK / 3).await;
+    }
+    sleep(QUICK).await;
+    let next = server.send(REQUEST).await;
+    assert!(timeout(LONG / 2, answered(next)).await.expect("a slot").ends_with("here"));
+    assert_eq!(read(kept.remove(0)).await, "");
+    for other in &mut kept {
+        assert!(ask_again(other).await.ends_with("here"), "it was idle for less");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_of_age_while_it_is_idle_is_told_with_its_next_answer() {
+    let server = start(Limits { age: QUICK, idle: LONG, ..limits() }, LONG).await;
+    let mut kept = server.send("").await;
+    assert!(ask_again(&mut kept).await.ends_with("here"));
+    sleep(QUICK + LAST_WORDS + QUICK).await;
+    let last = ask_again(&mut kept).await;
+    assert!(last.contains("connection: close\r\n") && last.ends_with("here"), "{last}");
+    assert_eq!(read(kept).await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_half_is_answered() {
+    let server = start(Limits { request: LONG, ..limits() }, LONG).await;
+    for (request, end) in [
+        (REQUEST, "here"),
+        ("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n", "at last"),
+        ("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nword", "word"),
+        ("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf", "complete.\"}"),
+    ] {
+        let mut stream = server.send(request).await;
+        stream.shutdown().await.unwrap();
+        let answer = read(stream).await;
+        assert!(answer.ends_with(end), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_client_resets_its_connection_is_given_up_at_once() {
+    let server = start(Limits { request: 2 * LONG, connections: 1, ..limits() }, LONG).await;
+    let gone = server.send("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    sleep(QUICK).await;
+    // Closed so, a connection is reset.
+    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    let next = server.ask(REQUEST).await;
+    assert!(next.ends_with("here"), "{next}");
+}
+
+#[tokio::test]
+async fn a_body_with_a_content_coding_is_a_415_that_says_what_is_accepted() {
+    let server = start(limits(), LONG).await;
+    let ask = async |codings: &str, body: &str| {
+        let length = format!("content-length: {}\r\nconnection: close\r\n", body.len());
+        let request = format!("POST /echo HTTP/1.1\r\nhost: a\r\n{codings}{length}\r\n{body}");
+        server.ask(&request).await
+    };
+    for codings in [
+        "content-encoding: gzip\r\n",
+        "Content-Encoding: GZIP\r\n",
+        "content-encoding: br\r\n",
+        "content-encoding: rot13\r\n",
+        "content-encoding: identity, deflate\r\n",
+        "content-encoding: identity\r\ncontent-encoding: zstd\r\n",
+        "content-encoding: \u{e9}\r\n",
+    ] {
+        let answer = ask(codings, "word").await;
+        assert_problem(&answer, "415", "unsupported-content-coding");
+        assert!(answer.contains("accept-encoding: identity\r\n"), "{codings}: {answer}");
+    }
+    for codings in ["", "content-encoding: identity\r\n", "content-encoding: Identity,\r\n"] {
+        assert!(ask(codings, "word").await.ends_with("word"), "{codings}");
+    }
+    let empty = ask("content-encoding: gzip\r\n", "").await;
+    assert!(empty.starts_with("HTTP/1.1 200 "), "there is nothing to decode: {empty}");
+}
+
+#[tokio::test]
+async fn a_stop_of_a_second_does_not_wait_for_an_idle_connection_until_its_end() {
+    let server = start(Limits { header: LONG, idle: LONG, ..limits() }, LAST_WORDS).await;
+    let mut kept = server.send("").await;
+    assert!(ask_again(&mut kept).await.ends_with("here"));
+    let took = server.stopped().await;
+    assert!(took < LAST_WORDS, "closed amid a request, after {took:?}");
 }
 
 #[tokio::test]
@@ -323,7 +453,7 @@ async fn large_bodies_that_never_end_take_up_so_many_bytes_at_most() {
 
 #[tokio::test]
 async fn a_stop_closes_idle_connections_after_a_moment() {
-    let server = start(Limits { header: LONG, ..limits() }, LONG).await;
+    let server = start(Limits { header: LONG, idle: LONG, ..limits() }, LONG).await;
     let never_used = server.send("").await;
     let mut kept = server.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
     let mut answer = [0; 512];
@@ -334,7 +464,7 @@ async fn a_stop_closes_idle_connections_after_a_moment() {
 
 #[tokio::test]
 async fn whoever_asks_on_a_kept_connection_after_a_stop_is_answered_and_told_to_leave() {
-    let server = start(Limits { header: LONG, ..limits() }, LONG).await;
+    let server = start(Limits { header: LONG, idle: LONG, ..limits() }, LONG).await;
     let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut kept = server.send(request).await;
     let mut answer = [0; 512];
