@@ -21,9 +21,9 @@ const GROWTH: f64 = 1.2;
 pub const MEMORY_BYTES_KEPT: u64 = 64 * 1024 * 1024;
 pub const OUTBOX_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
-/// Connections of an instance: of its pool, and beside it five sessions of its loops and one that is
-/// just being replaced.
-pub const CONNECTIONS_MAX: u64 = 16 + 6;
+/// Connections of an instance: of its pool, and beside it five sessions of its loops, one of its probes and
+/// one that is just being replaced.
+pub const CONNECTIONS_MAX: u64 = 16 + 7;
 
 /// What it takes up now.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -21,8 +21,8 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a service waits for a lock at a time; see the chassis's schema.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// The pool, the loops' five sessions, and whoever is just coming or going.
-const SESSIONS_MAX: i64 = 16 + 5 + 2;
+/// The pool, the loops' five sessions, the probes' one, and whoever is just coming or going.
+const SESSIONS_MAX: i64 = 16 + 5 + 1 + 2;
 
 /// One POST: its answer, and whether it says when to come back.
 async fn post(Stage { client, .. }: &Stage) -> Result<(u16, Option<String>)> {
@@ -95,6 +95,34 @@ async fn while_the_database_is_away_clients_are_told_to_come_back_and_it_is_used
         refused_for_now(stage).await?;
         stack.resume("order-db").await?;
         recovered(stage).await
+    })
+    .await
+}
+
+/// F13. What readiness is there for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_unready_while_its_database_is_away_and_ready_soon_after() -> Result<()> {
+    alone(async |Stage { stack, .. }| {
+        let ready = format!("{}/readyz", stack.probe_url("order")?);
+        let http = reqwest::Client::builder().no_proxy().timeout(SOON).build()?;
+        let answers = async |status: u16| {
+            let what = format!("readiness to be {status}");
+            eventually(&what, Duration::from_secs(5), async || {
+                let answer = http.get(&ready).send().await?.status();
+                ensure!(answer == status, "{answer}");
+                Ok(())
+            })
+            .await
+        };
+        stack.kill_first("order-db").await?;
+        answers(503).await?;
+        stack.start("order-db").await?;
+        answers(200).await?;
+        // It keeps its connections and answers nothing.
+        stack.pause("order-db").await?;
+        answers(503).await?;
+        stack.resume("order-db").await?;
+        answers(200).await
     })
     .await
 }

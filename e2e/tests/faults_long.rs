@@ -24,12 +24,14 @@ use crate::faults::{frozen, read_all, two_of_each};
 use crate::faults_network::{cut, ways};
 use crate::stage::{
     DRAINED, SOON, Stage, all_end, alone, aside, basket, everybody, missing, nobody_dies,
-    nobody_notices, only_dies, place_all, rich, through_proxies,
+    nobody_notices, only_dies, place_all, rich, through_proxies, together,
 };
 
 mod catching_up;
 mod clocks;
 mod refused;
+mod gateways;
+mod probes;
 
 /// F22: nobody's partitions are without an owner for longer.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

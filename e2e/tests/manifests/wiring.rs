@@ -217,8 +217,8 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
         let database = &find(&databases, "Cluster", &format!("{service}-db"))["spec"];
         let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
         let pool: u64 = default(service, "DATABASE_POOL_SIZE").parse().unwrap();
-        // One more replica while a rollout adds it; of each, the pool and the loops' own sessions.
-        let needed = (replicas_max + 1) * (pool + 5);
+        // One more replica while a rollout adds it; of each, the pool and the sessions of its loops and probes.
+        let needed = (replicas_max + 1) * (pool + 6);
         assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
         assert_eq!(database["instances"], 3);
         assert_eq!(database["postgresql"]["synchronous"]["dataDurability"], "required");

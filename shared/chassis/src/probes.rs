@@ -4,10 +4,13 @@
 //! Liveness says nothing about dependencies: restarting a service does not heal its database, and
 //! would restart the whole fleet in an outage. Readiness speaks of its own database only: a service
 //! serves while Kafka is down.
+//!
+//! Readiness asks on a connection of its own: if it took one of the clients' pool, a table that is locked
+//! for some seconds would turn all replicas unready at once, and the clients would get no answer at all in
+//! place of a 503.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -15,13 +18,22 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::problem::Problem;
 
+/// How long one probe waits for the database, its turn to ask included.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the database's answer to one probe answers further ones. However many ask, the database is asked
+/// once in that time.
+const ANSWER_LIVES_FOR: Duration = Duration::from_secs(1);
+
+/// How long a connection is kept: a database that has moved to another host is found after that.
+const CONNECTION_LIVES_FOR: Duration = Duration::from_secs(60);
 
 /// Where a service is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +77,8 @@ pub struct Probes {
 
 /// The router of the probe port.
 pub fn router(probes: Probes) -> Router {
+    let database = Arc::new(Database::new(&probes.db));
+    let readyz = async move |State(probes): State<Probes>| readyz(&probes, &database).await;
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -83,16 +97,69 @@ async fn livez(State(probes): State<Probes>) -> Result<&'static str, Problem> {
     }
 }
 
-async fn readyz(State(probes): State<Probes>) -> Result<&'static str, Problem> {
+async fn readyz(probes: &Probes, database: &Database) -> Result<&'static str, Problem> {
     let phase = *probes.phase.borrow();
     match phase {
         Phase::Starting => return Err(Problem::unavailable("Starting: waiting for the database.")),
         Phase::Stopping => return Err(Problem::unavailable("Stopping.")),
         Phase::Serving => {}
     }
-    match timeout(DATABASE_TIMEOUT, sqlx::query("select 1").execute(&probes.db)).await {
-        Ok(Ok(_)) => Ok("ok\n"),
-        _ => Err(Problem::unavailable("The database does not answer.")),
+    match database.answers().await {
+        true => Ok("ok\n"),
+        false => Err(Problem::unavailable("The database does not answer.")),
+    }
+}
+
+/// The service's own database, and the one connection on which probes ask it.
+struct Database {
+    options: PgConnectOptions,
+    asked: tokio::sync::Mutex<Asked>,
+}
+
+#[derive(Default)]
+struct Asked {
+    connection: Option<(PgConnection, Instant)>,
+    last: Option<(bool, Instant)>,
+}
+
+impl Database {
+    fn new(db: &PgPool) -> Database {
+        Database { options: db.connect_options().as_ref().clone(), asked: Default::default() }
+    }
+
+    async fn answers(&self) -> bool {
+        let asked_since = Instant::now();
+        let answers = async {
+            let mut asked = self.asked.lock().await;
+            if let Some((answers, at)) = asked.last
+                && at.elapsed() < ANSWER_LIVES_FOR
+            {
+                return answers;
+            }
+            let left = DATABASE_TIMEOUT.saturating_sub(asked_since.elapsed());
+            let asking = timeout(left, self.ask(&mut asked.connection)).await;
+            let answers = matches!(asking, Ok(Ok(())));
+            asked.last = Some((answers, Instant::now()));
+            answers
+        };
+        timeout(DATABASE_TIMEOUT, answers).await.unwrap_or(false)
+    }
+
+    /// Asks on the kept connection, and if that is broken or old, on a new one. A connection on which the
+    /// answer did not come in time is dropped.
+    async fn ask(&self, kept: &mut Option<(PgConnection, Instant)>) -> sqlx::Result<()> {
+        if let Some((mut connection, since)) = kept.take() {
+            if since.elapsed() > CONNECTION_LIVES_FOR {
+                let _ = connection.close().await;
+            } else if connection.execute("select 1").await.is_ok() {
+                *kept = Some((connection, since));
+                return Ok(());
+            }
+        }
+        let mut connection = self.options.connect().await?;
+        connection.execute("select 1").await?;
+        *kept = Some((connection, Instant::now()));
+        Ok(())
     }
 }
 
@@ -204,5 +271,49 @@ mod tests {
             assert_eq!(status, 503);
             assert!(body.contains(why), "{body}");
         }
+    }
+
+    fn probes_of(db: PgPool) -> Probes {
+        Probes { db, ..probes(Phase::Serving) }
+    }
+
+    async fn sessions(db: &PgPool) -> Vec<i32> {
+        let asked = "select pid from pg_stat_activity
+                     where datname = current_database() and query = 'select 1'";
+        sqlx::query_scalar(asked).fetch_all(db).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn readyz_does_not_wait_for_a_connection_that_clients_hold() {
+        let (owner, server) = crate::testing::fresh_database().await;
+        let mut config = crate::testing::config(owner, server);
+        config.database_pool_size = 1;
+        let probes = probes_of(crate::schema::connect("till", &config).unwrap());
+        let _held = probes.db.acquire().await.unwrap();
+        let began = Instant::now();
+        assert_eq!(get(&probes, "/readyz").await.0, 200);
+        assert!(began.elapsed() < DATABASE_TIMEOUT, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn all_probes_share_one_session_which_is_replaced_once_it_is_broken() {
+        let (owner, server) = crate::testing::fresh_database().await;
+        let config = crate::testing::config(owner, server);
+        let probes = probes_of(crate::schema::connect("till", &config).unwrap());
+        let router = router(probes.clone());
+        let ready = async || {
+            let request = Request::get("/readyz").body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap().status().as_u16()
+        };
+        let all = futures::future::join_all((0..50).map(|_| ready())).await;
+        assert!(all.iter().all(|status| *status == 200), "{all:?}");
+        let asked = sessions(&probes.db).await;
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        let end = "select pg_terminate_backend($1)";
+        sqlx::query(end).bind(asked[0]).execute(&probes.db).await.unwrap();
+        tokio::time::sleep(ANSWER_LIVES_FOR).await;
+        assert_eq!(ready().await, 200, "asked again, on another");
+        let asked_again = sessions(&probes.db).await;
+        assert!(asked_again.len() == 1 && asked_again != asked, "{asked_again:?}");
     }
 }
