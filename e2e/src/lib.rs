@@ -40,6 +40,7 @@
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 
+pub mod faults;
 pub mod topology;
 pub mod ports;
 mod settings;
@@ -78,7 +79,6 @@ pub mod strangers;
 mod raw_record;
 pub mod replays;
 pub mod fault;
-pub mod faults;
 pub mod nemesis;
 pub mod round;
 pub mod chaos;

@@ -2,4 +2,5 @@
 
 pub mod file_limit;
 pub mod kept_connections;
+pub mod nginx;
 pub mod registry_gateway;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, stream};
@@ -58,8 +58,16 @@ const WAITING_MAX: usize = 512;
 const STREAM_MAX: Duration = Duration::from_secs(300);
 
 /// A comment is sent so often where there is nothing to tell, so that a client which is gone is
-/// noticed: sooner than [`crate::limits::Limits::unread`], and than the patience of most proxies.
+/// noticed: sooner than [`crate::limits::Limits::unread`], and than the patience of most proxies. A client
+/// that has closed its sending half may still read: only its answer to the next comment tells.
 const KEPT_ALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// A proxy that buffers would hold events back until the stream ends: nginx does by default, and this header
+/// is how an answer tells it not to. Others buffer what they compress.
+const UNBUFFERED: [(HeaderName, &str); 2] = [
+    (HeaderName::from_static("x-accel-buffering"), "no"),
+    (header::CACHE_CONTROL, "no-cache, no-transform"),
+];
 
 /// When a client is to come back after a stream that ended before its subject did.
 const COME_BACK_AFTER: Duration = Duration::from_secs(1);
@@ -200,7 +208,7 @@ impl<E: Entry> Watch<E> {
         let ready = log.into_iter().skip(first).map(Arc::new).collect();
         let events = Following { ready, seat, until: Instant::now() + STREAM_MAX }.events();
         let kept_alive = KeepAlive::new().interval(KEPT_ALIVE_EVERY);
-        Ok(Sse::new(events).keep_alive(kept_alive).into_response())
+        Ok((UNBUFFERED, Sse::new(events).keep_alive(kept_alive)).into_response())
     }
 
     fn seat(&self, subject: Uuid, after: i64) -> Result<Seat<E>, Problem> {

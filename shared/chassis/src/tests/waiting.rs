@@ -314,6 +314,17 @@ async fn a_look_that_fails_is_tried_again_and_nobody_is_forgotten() {
 }
 
 #[tokio::test]
+async fn a_stream_asks_proxies_to_hold_nothing_back() {
+    let log = Log::open().await;
+    let topic = Uuid::now_v7();
+    log.write(topic, "begin").await;
+    let answer = log.stream(topic, None).await;
+    assert_eq!(answer.headers()["x-accel-buffering"], "no");
+    assert_eq!(answer.headers()["cache-control"], "no-cache, no-transform");
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+}
+
+#[tokio::test]
 async fn a_stop_releases_everybody_and_does_not_wait_for_streams() {
     let log = Log::open().await;
     let topic = Uuid::now_v7();
