@@ -100,6 +100,55 @@ fn nothing_that_we_start_gives_up_what_makes_a_commit_last() {
     }
 }
 
+/// The descriptions of all APIs, that of a service to come included.
+fn descriptions() -> Vec<(String, Value)> {
+    let paths = services().into_iter().map(|service| format!("services/{service}/openapi.json"));
+    let paths = paths.chain(["e2e/template/openapi.json".to_string()]);
+    paths.map(|path| (path.clone(), serde_json::from_str(&read(&path)).unwrap())).collect()
+}
+
+fn enumerations<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
+    if value.get("enum").is_some() {
+        found.push(value);
+    }
+    match value {
+        Value::Object(fields) => fields.values().for_each(|field| enumerations(field, found)),
+        Value::Array(values) => values.iter().for_each(|value| enumerations(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_enumeration_of_an_api_says_that_it_may_grow() {
+    let mut all = 0;
+    for (path, api) in descriptions() {
+        let mut found = Vec::new();
+        enumerations(&api, &mut found);
+        for enumeration in &found {
+            let says = enumeration["description"].as_str().unwrap_or_default();
+            assert!(says.contains("may add values"), "{path}: {enumeration}");
+        }
+        all += found.len();
+    }
+    assert!(all >= 6, "only {all} were looked at");
+}
+
+#[test]
+fn every_list_of_an_api_says_by_what_it_is_ordered() {
+    let mut lists = 0;
+    for (path, api) in descriptions() {
+        for (place, item) in api["paths"].as_object().unwrap() {
+            let parameters = item["get"]["parameters"].as_array().into_iter().flatten();
+            if parameters.filter(|it| it["name"] == "limit").count() > 0 {
+                let says = item["get"]["description"].as_str().unwrap_or_default();
+                assert!(says.contains("Ordered by `"), "{path}: {place}: {says}");
+                lists += 1;
+            }
+        }
+    }
+    assert!(lists >= 3, "only {lists} were looked at");
+}
+
 #[test]
 fn every_main_fits_on_a_page() {
     for service in services() {

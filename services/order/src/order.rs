@@ -201,7 +201,8 @@ pub struct PlaceOrder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
-    /// Stands on one line only.
+    /// Stands on one line only. In Unicode's normalization form NFKC, without invisible characters and
+    /// without blanks other than the space, which is neither first nor last.
     #[schema(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     #[schema(examples("deck-lantern"))]
     pub sku: String,

@@ -11,7 +11,8 @@ use chassis::loss::Loss;
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
-    NAME_CHARS_MAX, SKU_CHARS_MAX, StockItem, StockRejected, StockReleased, StockReserved, is_text,
+    NAME_CHARS_MAX, SKU_RULE, StockItem, StockRejected, StockReleased, StockReserved, is_sku,
+    is_text,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -216,11 +217,14 @@ pub fn stock_released(event: &StockReleased, orders: &mut Orders, at: At) -> Ans
 /// `stock.items` → nothing: the read model that orders take their prices from
 pub fn item_changed(item: &StockItem, orders: &mut Orders, _: At) -> Answer<()> {
     let StockItem { sku, name, price_cents, currency, version, .. } = item.clone();
-    if !is_text(&sku, SKU_CHARS_MAX) || !is_text(&name, NAME_CHARS_MAX) {
-        let (sku, name) = (sku.chars().count(), name.chars().count());
+    if !is_sku(&sku) {
+        impossible!("its SKU has {} characters: a SKU {SKU_RULE}", sku.chars().count());
+    }
+    // What it may be is stock's to decide: here it has to be stored.
+    if !is_text(&name, NAME_CHARS_MAX) {
+        let chars = name.chars().count();
         impossible!(
-            "its SKU has {sku} characters, not 1 to {SKU_CHARS_MAX}, or its name {name}, not 1 to \
-             {NAME_CHARS_MAX}, or one of them is a control character"
+            "its name has {chars} characters, not 1 to {NAME_CHARS_MAX}, or a control character"
         );
     }
     if price_cents < 0 || version < 1 {

@@ -11,7 +11,7 @@ use chassis::openapi;
 use chassis::pages::Limit;
 use chassis::problem::Problem;
 use chassis::reply::Reply;
-use events::stock::{NAME_CHARS_MAX, SKU_CHARS_MAX, is_text};
+use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -68,7 +68,9 @@ struct ItemList {
     next: Option<String>,
 }
 
-/// Lists items by SKU, with what there is of each.
+/// Lists items, with what there is of each.
+///
+/// Ordered by `sku`, by its bytes in UTF-8.
 #[utoipa::path(get, path = "/items", params(ItemsWanted), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
@@ -76,7 +78,11 @@ async fn list_items(
     State(api): State<Api>,
     Query(ItemsWanted { after, limit }): Query<ItemsWanted>,
 ) -> Result<Answer<ItemList>, Problem> {
-    let after = after.map(|after| valid_sku("after", after)).transpose()?;
+    // An older version may have taken an item whose SKU would be refused today: it is a place in the list all
+    // the same.
+    if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
+        return Err(Problem::invalid("after", SKU_RULE));
+    }
     let mut items: Vec<Item> = sqlx::query_as(
         "select sku, name, price_cents, currency, version, delivered, available, reserved,
                 event_id, changed_at
@@ -94,6 +100,8 @@ async fn list_items(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 struct ItemPath {
+    /// In Unicode's normalization form NFKC, without invisible characters and without blanks other than the
+    /// space, which is neither first nor last.
     #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     #[param(example = "deck-lantern")]
     sku: String,
@@ -114,7 +122,7 @@ async fn show_item(
                 event_id, changed_at
          from items where sku = $1",
     )
-    .bind(valid_sku("sku", sku)?)
+    .bind(valid_sku(sku)?)
     .fetch_optional(&api.db)
     .await?;
     item.map(Answer).ok_or_else(no_such_item)
@@ -124,6 +132,8 @@ async fn show_item(
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemWish {
+    /// In Unicode's normalization form NFC, without format characters other than joiners, and with no blank
+    /// first or last.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     #[schema(examples("Deck lantern, storm-proof"))]
     name: String,
@@ -142,15 +152,15 @@ async fn put_item(
     Path(ItemPath { sku }): Path<ItemPath>,
     Json(wish): Json<ItemWish>,
 ) -> Result<Reply, Problem> {
-    let sku = valid_sku("sku", sku)?;
+    let sku = valid_sku(sku)?;
     // Names of places in a path, which every client resolves before it asks: nobody could ask for it.
     if [".", ".."].contains(&&*sku) {
         return Err(Problem::invalid("sku", "can't be `.` or `..`"));
     }
     let once = Once::by_itself(format!("/items/{sku}"), &wish);
     let ItemWish { name, price_cents } = wish;
-    if !is_text(&name, NAME_CHARS_MAX) {
-        return Err(Problem::invalid("name", text_rule(NAME_CHARS_MAX)));
+    if !is_name(&name) {
+        return Err(Problem::invalid("name", NAME_RULE));
     }
     if !(0..=PRICE_CENTS_MAX).contains(&price_cents) {
         return Err(Problem::invalid("price_cents", "must be 0 to 1,000,000,000"));
@@ -192,7 +202,7 @@ async fn take_in(
     Path(ItemPath { sku }): Path<ItemPath>,
     Json(wish): Json<DeliveryWish>,
 ) -> Result<Reply, Problem> {
-    let sku = valid_sku("sku", sku)?;
+    let sku = valid_sku(sku)?;
     if !(1..=QUANTITY_MAX).contains(&wish.quantity) {
         return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
     }
@@ -227,15 +237,8 @@ async fn show_reservation(
     reservation.map(Answer).ok_or_else(|| Problem::not_found("stock has not heard of this order"))
 }
 
-fn valid_sku(field: &str, sku: String) -> Result<String, Problem> {
-    match is_text(&sku, SKU_CHARS_MAX) {
-        true => Ok(sku),
-        false => Err(Problem::invalid(field, text_rule(SKU_CHARS_MAX))),
-    }
-}
-
-fn text_rule(chars_max: usize) -> String {
-    format!("must have 1 to {chars_max} characters, none of them a control character")
+fn valid_sku(sku: String) -> Result<String, Problem> {
+    if is_sku(&sku) { Ok(sku) } else { Err(Problem::invalid("sku", SKU_RULE)) }
 }
 
 /// An item's place as a URI says it: a SKU may hold anything, a slash or a space for instance.

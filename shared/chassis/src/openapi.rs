@@ -66,6 +66,9 @@ where
             complete(path, method, operation);
         }
     }
+    for schema in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
+        open_enumerations(schema.1);
+    }
     let components = &mut document["components"];
     components["schemas"]["Problem"] = problem();
     components["responses"] =
@@ -115,13 +118,29 @@ fn problem() -> Value {
     })
 }
 
+/// Says of each enumeration that it may grow: a client made from this description would otherwise fail at
+/// the first new value.
+fn open_enumerations(schema: &mut Value) {
+    if schema.get("enum").is_some() {
+        let description = schema["description"].as_str().unwrap_or_default();
+        schema["description"] = format!("{description}\n\n{MAY_GROW}").trim_start().into();
+    }
+    let parts = match schema {
+        Value::Object(fields) => fields.values_mut().collect(),
+        Value::Array(parts) => parts.iter_mut().collect(),
+        _ => Vec::new(),
+    };
+    parts.into_iter().for_each(open_enumerations);
+}
+
+const MAY_GROW: &str =
+    "A later version may add values: a client has to accept values that it does not know.";
+
 /// Who is answered so.
 enum Whose {
     Every,
     /// Those with an id in their path.
     Placed,
-    /// Those that take a body.
-    Sent,
     /// Those that take a value which may break a rule.
     Valued,
     /// Those that change nothing, and those that do.
@@ -149,6 +168,14 @@ fn answers_of_all() -> Vec<(String, Whose, Value)> {
         });
         answer
     };
+    let mut unsupported = told(
+        "The body is not sent as `application/json`, or it is compressed. Of type \
+         `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.",
+    );
+    unsupported["headers"]["Accept-Encoding"] = json!({
+        "description": "The content codings that are accepted, where the body has another one.",
+        "schema": { "type": "string" },
+    });
     let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
          `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
          same `Idempotency-Key` where one is taken.";
@@ -158,7 +185,7 @@ fn answers_of_all() -> Vec<(String, Whose, Value)> {
         ("MethodNotAllowed405", Whose::Every, allowing("This address does not know the method.")),
         ("TooSlow408", Whose::Every, told("The body did not arrive in time; nothing was stored.")),
         ("TooLarge413", Whose::Every, told("The body is larger than is taken.")),
-        ("NotJson415", Whose::Sent, told("The body is not sent as `application/json`.")),
+        ("Unsupported415", Whose::Every, unsupported),
         ("Invalid422", Whose::Valued, told("`field` breaks a rule.")),
         // Said before there is a request that could be answered with a body.
         ("HeaderTooLarge431", Whose::Every, json!({ "description": "The headers are too large." })),
@@ -201,7 +228,6 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         let applies = match whose {
             Whose::Every => true,
             Whose::Placed => path.contains('{'),
-            Whose::Sent => is_sent,
             Whose::Valued => is_valued,
             Whose::Read => is_read,
             Whose::Written => !is_read,

@@ -3,6 +3,8 @@
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use unicode_normalization::{is_nfc, is_nfkc};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use uuid::Uuid;
 
 use crate::{FACTS, PARTITIONS, STATE};
@@ -125,10 +127,55 @@ pub const SKU_CHARS_MAX: usize = 64;
 /// Characters of an item's name, at most.
 pub const NAME_CHARS_MAX: usize = 200;
 
-/// Whether a text may be a SKU or a name: not empty, not too long, and without control characters, of
-/// which Postgres can't store one and no address can hold the others.
+/// What a SKU has to be, as a refusal says it.
+pub const SKU_RULE: &str = "must have 1 to 64 characters, in Unicode's normalization form NFKC, none of them \
+     a control character or invisible, none blank but the space, and that neither first nor last";
+
+/// What an item's name has to be.
+pub const NAME_RULE: &str = "must have 1 to 200 characters, in Unicode's normalization form NFC, none of them \
+     a control character, or a format character but a joiner, and no blank first or last";
+
+/// Whether a text can be stored as a SKU or a name: not empty, not too long, and without control characters,
+/// of which Postgres can't store one and no address can hold the others.
 pub fn is_text(text: &str, chars_max: usize) -> bool {
     (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+/// Whether a text may be a SKU, see [`SKU_RULE`]. Two texts that people can't tell apart would be two items,
+/// and an order would name the one that is not there.
+pub fn is_sku(text: &str) -> bool {
+    is_text(text, SKU_CHARS_MAX)
+        && is_trimmed(text)
+        && text.chars().all(|char| char == ' ' || !(char.is_whitespace() || is_invisible(char)))
+        && is_nfkc(text)
+}
+
+/// Whether a text may be an item's name, see [`NAME_RULE`]. A name is read and not compared, so it may have
+/// what scripts and symbols need: joiners, and forms that NFKC would replace.
+pub fn is_name(text: &str) -> bool {
+    const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
+    is_text(text, NAME_CHARS_MAX)
+        && is_trimmed(text)
+        && text.chars().all(|char| JOINERS.contains(&char) || !is_format(char))
+        && is_nfc(text)
+}
+
+fn is_trimmed(text: &str) -> bool {
+    text.trim().len() == text.len()
+}
+
+fn is_format(char: char) -> bool {
+    char.general_category() == GeneralCategory::Format
+}
+
+/// Format characters, and what else Unicode's `Default_Ignorable_Code_Point` has: joiners of graphemes,
+/// fillers and variation selectors.
+fn is_invisible(char: char) -> bool {
+    is_format(char)
+        || matches!(char,
+            '\u{34f}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{2065}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// An item as it is now: the newest record of a SKU replaces all before it.

@@ -205,3 +205,61 @@ fn a_reader_survives_what_a_newer_writer_adds() {
         assert!(CANCELLED.codec().decode::<orders::OrderCancelled>(&newer, &body[..end]).is_err());
     }
 }
+
+#[test]
+fn a_text_that_people_take_for_another_is_no_sku() {
+    for sku in
+        ["wool-cap", "a b", "a/b", "½".replace('½', "1/2").as_str(), "Kaffee-Öl", "帽子", "x"]
+    {
+        assert!(is_sku(sku), "{sku:?}");
+    }
+    for (text, why) in [
+        ("", "empty"),
+        (" wool-cap", "a blank first"),
+        ("wool-cap ", "a blank last"),
+        ("wool-cap\u{a0}", "a blank that does not break"),
+        ("\u{3000}wool-cap", "a wide blank"),
+        ("wool\u{2028}cap", "an end of line"),
+        ("wool\u{2003}cap", "another blank than the space"),
+        ("wool\tcap", "a control character"),
+        ("wool\u{85}cap", "a control character of C1"),
+        ("wool\u{200b}cap", "a space of no width"),
+        ("wool\u{200d}cap", "a joiner"),
+        ("wool\u{ad}cap", "a soft hyphen"),
+        ("wool\u{202e}cap", "a change of direction"),
+        ("\u{feff}wool-cap", "a byte order mark"),
+        ("wool\u{2060}cap", "a word joiner"),
+        ("wool\u{34f}cap", "a joiner of graphemes"),
+        ("wool-cap\u{fe0f}", "a variation selector"),
+        ("wool\u{e0061}cap", "a tag"),
+        ("wool\u{3164}cap", "a filler"),
+        ("O\u{308}l", "decomposed"),
+        ("\u{212b}-ring", "the sign of a unit"),
+        ("ﬁlter", "a ligature"),
+        ("ｗｏｏｌ", "wide letters"),
+        ("m²", "a raised digit"),
+        (&"x".repeat(65), "too long"),
+    ] {
+        assert!(!is_sku(text), "{why}");
+    }
+}
+
+#[test]
+fn a_name_is_trimmed_and_composed_and_may_have_what_scripts_and_symbols_need() {
+    for name in ["Deck lantern, storm-proof", "½ m² Ölzeug™", "می‌خواهم", "👩‍🚀 suit ❤️", "x"]
+    {
+        assert!(is_name(name), "{name:?}");
+    }
+    for name in [
+        "",
+        " Cap",
+        "Cap\u{2003}",
+        "C\u{200b}ap",
+        "C\u{202e}ap",
+        "O\u{308}l",
+        "a\nb",
+        &"x".repeat(201),
+    ] {
+        assert!(!is_name(name), "{name:?}");
+    }
+}
