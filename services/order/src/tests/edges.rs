@@ -74,6 +74,8 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!([line("", 1)]), "lines[0].sku"),
         (json!([line(&"x".repeat(65), 1)]), "lines[0].sku"),
         (json!([line("a\u{0}b", 1)]), "lines[0].sku"),
+        (json!([line("pen ", 1)]), "lines[0].sku"),
+        (json!([line("pen", 1), line("pe\u{200b}n", 1)]), "lines[1].sku"),
         (json!([line("pen", 1), line("ink", 1), line("pen", 1)]), "lines[2].sku"),
         (json!([line("pen", 1), line("cap", 1)]), "lines[1].sku"),
         (json!([line("pen", 1), line("nib", 1)]), "lines[1].sku"),

@@ -60,6 +60,18 @@ fn came_later(sku: &str) -> bool {
 }
 
 #[tokio::test]
+async fn an_item_that_an_older_version_took_is_a_place_in_the_list() {
+    let (bench, client) = bench().await;
+    let old = StockItem { sku: "o\u{308}l".to_string(), ..item("", 1, "EUR", 1) };
+    saga::item_changed(&old, &mut Orders::default(), at(0)).unwrap_err();
+    bring(&bench, &[item("o", 1, "EUR", 1), item("p", 1, "EUR", 1)], saga::item_changed).await;
+    let older = "update items set sku = 'o\u{308}l' where sku = 'o'";
+    sqlx::query(older).execute(&bench.db).await.unwrap();
+    let page = client.get("/items?limit=1&after=o%CC%88l").await;
+    assert_eq!((page.status, &page.body["items"][0]["sku"]), (200, &json!("p")));
+}
+
+#[tokio::test]
 async fn a_page_that_can_not_be_is_refused_by_its_parameter() {
     let (_bench, client) = bench().await;
     for (query, field) in [

@@ -247,7 +247,7 @@ fn of_an_item_the_highest_version_is_known_whatever_comes_last() {
         saga::item_changed(&item("pen", 1, currency, 9), &mut rows, at(0)).unwrap_err();
     }
     let long = "x".repeat(65);
-    for sku in ["", "a\0", "a\nb", &long] {
+    for sku in ["", "a\0", "a\nb", " pen", "pe\u{200b}n", "o\u{308}l", &long] {
         saga::item_changed(&item(sku, 1, "EUR", 1), &mut rows, at(0)).unwrap_err();
     }
     assert_eq!(rows.item("pen").unwrap().version, 5);

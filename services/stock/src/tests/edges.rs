@@ -299,6 +299,38 @@ async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_
     assert_eq!((&books["available"], &books["balanced"]), (&json!(2_000), &json!(true)));
 }
 
+#[tokio::test]
+async fn what_people_would_take_for_an_item_is_refused_on_every_way_in() {
+    let (bench, client) = bench().await;
+    for sku in ["%20pen", "pen%20", "pen%C2%A0", "pe%E2%80%8Bn", "o%CC%88l", "%EF%BD%90en"] {
+        let place = format!("/items/{sku}");
+        let made = client.put(&place, json!({"name": "Pen", "price_cents": 150})).await;
+        let deliveries = format!("{place}/deliveries");
+        let delivered = client.post(&deliveries, Some("a"), json!({"quantity": 1})).await;
+        for refused in [made, delivered, client.get(&place).await] {
+            assert_eq!((refused.status, &refused.body["field"]), (422, &json!("sku")), "{sku}");
+            assert!(refused.body["detail"].as_str().unwrap().contains("NFKC"), "{refused:?}");
+        }
+    }
+    for name in [" Pen", "Pen\u{a0}", "P\u{200b}en", "P\u{202e}en", "O\u{308}l"] {
+        let refused = client.put("/items/pen", json!({"name": name, "price_cents": 150})).await;
+        assert_eq!((refused.status, &refused.body["field"]), (422, &json!("name")), "{name:?}");
+    }
+    assert!(bench.outbox().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_item_that_an_older_version_took_is_a_place_in_the_list() {
+    let (bench, client) = bench().await;
+    stocked(&client, "pen", 1).await;
+    sqlx::query("update items set sku = 'o\u{308}l'").execute(&bench.db).await.unwrap();
+    stocked(&client, "p", 1).await;
+    let first = client.get("/items?limit=1").await.body["next"].clone();
+    assert_eq!(first, "o\u{308}l");
+    let rest = client.get("/items?limit=1&after=o%CC%88l").await;
+    assert_eq!((rest.status, &rest.body["items"][0]["sku"]), (200, &json!("p")));
+}
+
 #[test]
 fn the_committed_openapi_document_is_what_the_code_says() {
     testing::compare_openapi("stock", env!("CARGO_MANIFEST_DIR"), &api::routes());
