@@ -46,9 +46,10 @@ async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> 
             })
             .collect();
         let nginx = Nginx::start(&upstreams, &locations).await?;
+        let http = http()?;
         let (direct, through) = tokio::join!(
             served_after(payment, IDLE),
-            join_all((0..KEPT).map(|nth| deposit(&nginx, nth)))
+            join_all((0..KEPT).map(|nth| deposit(&http, &nginx, nth)))
         );
         direct?;
         let answers = through.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -61,9 +62,8 @@ async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> 
 }
 
 /// Deposits, and again after idle times from half a millisecond before to 2.7 ms behind the whole second.
-async fn deposit(nginx: &Nginx, nth: u64) -> Result<Vec<u16>> {
+async fn deposit(http: &reqwest::Client, nginx: &Nginx, nth: u64) -> Result<Vec<u16>> {
     let url = format!("{}/{nth}/accounts/{}/deposits", nginx.url, Uuid::now_v7());
-    let http = http()?;
     let mut answers = Vec::new();
     for idle in [0, 10, 60] {
         let off = Duration::from_micros(3_200 * nth / KEPT);
@@ -83,9 +83,14 @@ async fn served_after(address: &str, idle: Duration) -> Result<()> {
     let request = format!("GET /accounts/{} HTTP/1.1\r\nhost: a\r\n\r\n", Uuid::now_v7());
     let mut answer = [0; 1024];
     for nth in 0..2 {
+        let asked = Instant::now();
         connection.write_all(request.as_bytes()).await?;
         let read = connection.read(&mut answer).await?;
-        ensure!(answer[..read].starts_with(b"HTTP/1.1 404 "), "{read} bytes");
+        ensure!(
+            answer[..read].starts_with(b"HTTP/1.1 404 "),
+            "{nth}: {read} bytes after {:?}",
+            asked.elapsed()
+        );
         if nth == 0 {
             sleep(idle).await;
         }

@@ -129,14 +129,18 @@ impl Slots {
 
     async fn take(&self) -> OwnedSemaphorePermit {
         let mut slot = pin!(self.free.clone().acquire_owned());
-        let mut free = timeout(Duration::ZERO, slot.as_mut()).await;
-        while free.is_err() {
+        // An attempt that waits can find nothing although there is a slot: when tokio has it yield.
+        let mut taken = self.free.clone().try_acquire_owned().ok();
+        loop {
+            if let Some(slot) = taken {
+                self.wanted.store(false, Ordering::Relaxed);
+                return slot;
+            }
             self.wanted.store(true, Ordering::Relaxed);
             self.idle.notify_one();
-            free = timeout(WANTED_EVERY, slot.as_mut()).await;
+            let waited = timeout(WANTED_EVERY, slot.as_mut()).await;
+            taken = waited.ok().map(|slot| slot.expect("nobody closes this semaphore"));
         }
-        self.wanted.store(false, Ordering::Relaxed);
-        free.expect("it is free").expect("nobody closes this semaphore")
     }
 
     /// Waits until a client waits for a slot and this connection is the one to give up its own.

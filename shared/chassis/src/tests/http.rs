@@ -313,6 +313,23 @@ async fn the_connection_that_was_idle_for_longest_makes_room_for_a_client_that_w
 }
 
 #[tokio::test]
+async fn as_long_as_slots_are_free_no_idle_connection_makes_room() {
+    const MANY: usize = 400;
+    let server = start(Limits { idle: 2 * LONG, connections: 2 * MANY, ..limits() }, LONG).await;
+    let mut kept = server.send("").await;
+    assert!(ask_again(&mut kept).await.ends_with("here"));
+    sleep(2 * QUICK).await;
+    let mut many = Vec::new();
+    for burst in 0..20 {
+        many.truncate(burst);
+        // By the system: the server finds them all at once, some that leave among them.
+        many.extend((0..MANY).map(|_| std::net::TcpStream::connect(server.addr).unwrap()));
+        sleep(QUICK / 10).await;
+    }
+    assert!(ask_again(&mut kept).await.ends_with("here"));
+}
+
+#[tokio::test]
 async fn a_connection_that_comes_of_age_while_it_is_idle_is_told_with_its_next_answer() {
     let server = start(Limits { age: QUICK, idle: LONG, ..limits() }, LONG).await;
     let mut kept = server.send("").await;
