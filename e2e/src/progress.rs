@@ -1,12 +1,11 @@
 //! Whether every service makes progress, looked at from outside: as long as there is work for its
-//! consumer or its relay, rows have to come into its inbox and go out of its outbox.
+//! consumer or its relay, its offsets have to move and rows go out of its outbox.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, Utc};
 use events::TOPICS;
 use futures::future::try_join_all;
 use rdkafka::consumer::BaseConsumer;
@@ -36,7 +35,8 @@ struct Watched {
     service: &'static str,
     db: PgConnection,
     group: Arc<BaseConsumer>,
-    consumer: Clock<DateTime<Utc>>,
+    /// By the sum of its offsets.
+    consumer: Clock<i64>,
     relay: Clock<i64>,
     /// By topic and number, each with the next offset to handle.
     partitions: HashMap<(&'static str, usize), Clock<i64>>,
@@ -66,10 +66,9 @@ impl<M: PartialEq> Clock<M> {
 impl Watch {
     pub async fn open(client: &Client) -> Result<Watch> {
         let watched = SERVICES.map(async |service| -> Result<Watched> {
-            let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
-            let now = sqlx::query_scalar("select now()").fetch_one(&mut db).await?;
+            let db = PgConnection::connect(&client.addresses.databases[service]).await?;
             let group = Arc::new(topics::reader(&client.addresses.kafka, service)?);
-            let (consumer, relay) = (Clock::new(Some(now)), Clock::new(None));
+            let (consumer, relay) = (Clock::new(None), Clock::new(None));
             Ok(Watched { service, db, group, consumer, relay, partitions: HashMap::new() })
         });
         Ok(Watch(try_join_all(watched).await?))
@@ -100,18 +99,14 @@ impl Watched {
     async fn look(&mut self) -> Result<()> {
         let (service, group) = (self.service, self.group.clone());
         let places = tokio::task::spawn_blocking(move || places(&group, service)).await??;
-        // The newest row that came in since the last look, and the oldest that waits to go out.
-        let (came_in, waits): (Option<DateTime<Utc>>, Option<i64>) = sqlx::query_as(
-            "select (select max(received_at) from inbox where received_at > $1),
-                    (select min(position) from outbox)",
-        )
-        .bind(self.consumer.mark)
-        .fetch_one(&mut self.db)
-        .await
-        .with_context(|| format!("looking at {service}"))?;
+        // The oldest row that waits to go out.
+        let waits: Option<i64> = sqlx::query_scalar("select min(position) from outbox")
+            .fetch_one(&mut self.db)
+            .await
+            .with_context(|| format!("looking at {service}"))?;
         let now = Instant::now();
         let is_behind = places.iter().any(|place| place.next < place.high);
-        self.consumer.look(is_behind, came_in.or(self.consumer.mark), now);
+        self.consumer.look(is_behind, Some(places.iter().map(|place| place.next).sum()), now);
         self.relay.look(waits.is_some(), waits, now);
         for Place { topic, partition, next, high } in places {
             let clock = self.partitions.entry((topic, partition));

@@ -28,19 +28,33 @@ create table outbox_schemas (
     schema      text not null
 );
 
+-- How much time has passed, as the processes of the service measured it by clocks that nobody sets. One row
+-- is added about once a minute while any of them runs. What must not be forgotten early is numbered by the
+-- newest row when it is written: its age is a difference between two rows here, and no date is compared.
+create table clock_ticks (
+    tick       integer primary key,
+    -- Since tick 0, without the time in which no process ran or the machine slept.
+    elapsed_ms bigint not null unique,
+    -- What the database took for the time.
+    noted_at   timestamptz not null default now()
+);
+insert into clock_ticks (tick, elapsed_ms) values (0, 0);
+
 -- One row for each event that was handled, written in the transaction of its effect.
 create table inbox (
     event_id    uuid primary key,
     topic       text not null,
+    -- The newest of clock_ticks when the event was handled.
+    tick        integer not null,
     received_at timestamptz not null default now(),
     -- Tries that handling it took: one, unless something had to pass first.
     attempts    integer not null default 1
 );
--- For pruning by time of receipt. Not a BRIN: once pruned pages are filled anew, each of its ranges
+-- For pruning by age. Not a BRIN: once pruned pages are filled anew, each of its ranges
 -- reaches from the oldest row there ever was to the newest, and every look reads the whole table.
-create index inbox_received_at on inbox (received_at);
+create index inbox_tick on inbox (tick);
 
--- Answers to commands that came with an Idempotency-Key, for 24 hours.
+-- Answers to commands that came with an Idempotency-Key, for 24 hours at least.
 create table idempotency_keys (
     path         text not null,
     key          text not null,
@@ -49,9 +63,11 @@ create table idempotency_keys (
     location     text,
     answer       bytea not null,
     created_at   timestamptz not null default now(),
+    -- The newest of clock_ticks when the key was stored.
+    tick         integer not null,
     primary key (path, key)
 );
-create index idempotency_keys_created_at on idempotency_keys (created_at);
+create index idempotency_keys_tick on idempotency_keys (tick);
 
 -- Events that can never be handled, set aside with their bytes and the reason.
 create table dead_letters (

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 use tracing::warn;
 
+use crate::clock;
+
 /// Rows deleted at a time, which is a few milliseconds of locks, and how often to look for old ones.
 const PRUNED_MAX: i64 = 1_000;
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
@@ -113,7 +115,7 @@ pub fn classify(error: &sqlx::Error) -> Failure {
 }
 
 /// Deletes old rows, a few at a time, for as long as the process runs. `statement` deletes at most
-/// `$2` rows that are older than `$1` seconds.
+/// `$2` rows whose tick is below `$1`; see [`clock`].
 pub(crate) async fn prune(db: PgPool, statement: &'static str, kept: Duration) {
     loop {
         match prune_some(&db, statement, kept).await {
@@ -133,9 +135,12 @@ pub(crate) async fn prune_some(
     statement: &'static str,
     kept: Duration,
 ) -> sqlx::Result<u64> {
-    // Planned anew each time: a plan for any age would expect a third of the table to be that old,
-    // and read all of it.
-    let statement = sqlx::query(statement).persistent(false);
-    let pruned = statement.bind(kept.as_secs_f64()).bind(PRUNED_MAX).execute(db);
-    Ok(in_time(PRUNED_WITHIN, pruned).await?.rows_affected())
+    let pruned = async {
+        let Some(tick) = clock::older_than(db, kept).await? else { return Ok(0) };
+        // Planned anew each time: a plan for any age would expect a third of the table to be that old,
+        // and read all of it.
+        let statement = sqlx::query(statement).persistent(false);
+        Ok(statement.bind(tick).bind(PRUNED_MAX).execute(db).await?.rows_affected())
+    };
+    in_time(PRUNED_WITHIN, pruned).await
 }

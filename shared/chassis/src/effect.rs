@@ -141,7 +141,8 @@ pub(crate) async fn take<R: Rows>(
     }
     rows.save(&mut writes);
     outbox::publish(&mut writes, &envelopes);
-    writes.run().await?;
+    // Also where all of it was handled before: the places of its records in Kafka are stored next.
+    writes.run_durably().await?;
     let mut handled: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (_, topic, item, _) in &new {
         handled.entry(topic.name).or_default().push(item.sent_at);

@@ -158,9 +158,9 @@ impl IdempotencyKey {
             .max_length(Some(KEY_CHARACTERS_MAX + 2))
             .pattern(Some(KEY_PATTERN));
         let description = "A value of your own that stays the same when you repeat the request: \
-            visible ASCII characters without quotes or backslashes, in double quotes or bare. For 24 \
-            hours after it was accepted, the same request with the same key has no second effect and \
-            gets the same answer; one that was refused is decided anew.";
+            visible ASCII characters without quotes or backslashes, in double quotes or bare. For at \
+            least 24 hours after it was accepted, the same request with the same key has no second \
+            effect and gets the same answer; one that was refused is decided anew.";
         header("Idempotency-Key", description, schema.build(), required)
     }
 }

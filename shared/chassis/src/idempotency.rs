@@ -1,8 +1,9 @@
 //! Idempotency keys: a command that comes again is answered as before, and has no second effect.
 //!
-//! Promise: within 24 hours of a command that was accepted, its key at its place means one effect and
-//! one answer. It is broken by writing the key in another transaction than the effect. A refusal is not
-//! remembered: nothing was stored, and what was refused may be possible by now.
+//! Promise: for 24 hours at least after a command was accepted, its key at its place means one effect and
+//! one answer. It is broken by writing the key in another transaction than the effect, and by forgetting
+//! it because a clock says so. A refusal is not remembered: nothing was stored, and what was refused may
+//! be possible by now.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -14,12 +15,13 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::clock::newest_tick;
 use crate::db;
 use crate::problem::Problem;
 use crate::reply::Reply;
 use crate::writes::Writes;
 
-/// How long an answer is remembered; after that a repeat is a new request.
+/// How long an answer is remembered at least. Once it was pruned, a repeat is a new request.
 pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// A command that is to have its effect once: where it was sent, the client's key, and a hash of
@@ -76,12 +78,10 @@ struct Row {
     status: i16,
     location: Option<String>,
     answer: Vec<u8>,
-    is_over: bool,
 }
 
 /// Answers those commands of a batch that had their effect before, each by the number it came with:
-/// from memory, or with a refusal if the wish was another. Keys whose time is over are deleted, so
-/// that they can be taken again.
+/// from memory, or with a refusal if the wish was another.
 pub(crate) async fn remembered<'a>(
     tx: &mut PgConnection,
     batch: impl Iterator<Item = (usize, &'a Once)>,
@@ -92,31 +92,14 @@ pub(crate) async fn remembered<'a>(
         return Ok(HashMap::new());
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "select path, key, request_hash, status, location, answer,
-                created_at < now() - make_interval(secs => $3) as is_over
+        "select path, key, request_hash, status, location, answer
          from unnest($1::text[], $2::text[]) as wanted (path, key)
          join idempotency_keys using (path, key)",
     )
     .bind(keyed.keys().map(|(path, _)| *path).collect::<Vec<_>>())
     .bind(keyed.keys().map(|(_, key)| *key).collect::<Vec<_>>())
-    .bind(KEPT.as_secs_f64())
-    .fetch_all(&mut *tx)
+    .fetch_all(tx)
     .await?;
-    let (over, rows): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.is_over);
-    if !over.is_empty() {
-        // The age once more: another transaction may have taken one of them meanwhile.
-        sqlx::query(
-            "delete from idempotency_keys as known
-             using unnest($1::text[], $2::text[]) as over (path, key)
-             where known.path = over.path and known.key = over.key
-               and created_at < now() - make_interval(secs => $3)",
-        )
-        .bind(over.iter().map(|row| row.path.as_str()).collect::<Vec<_>>())
-        .bind(over.iter().map(|row| row.key.as_str()).collect::<Vec<_>>())
-        .bind(KEPT.as_secs_f64())
-        .execute(tx)
-        .await?;
-    }
     let mut answers = HashMap::new();
     for row in &rows {
         for (nth, once) in &keyed[&(&*row.path, &*row.key)] {
@@ -136,7 +119,7 @@ pub(crate) async fn remembered<'a>(
 /// Where a key is there already, the whole statement fails, as it is unique: the batch is rolled back
 /// and run again, and then finds the answer. One that another transaction is just writing is waited
 /// for. Keys are written in order, after every row is locked, so transactions wait in one direction
-/// only; where keys are taken again that are over, a lock's time limit ends what would be a circle.
+/// only.
 pub(crate) fn remember<'a>(
     writes: &mut Writes<'_>,
     accepted: impl Iterator<Item = (&'a Once, &'a Reply)>,
@@ -148,11 +131,13 @@ pub(crate) fn remember<'a>(
     accepted.sort_by_key(|(once, _)| once.place());
     let (onces, replies): (Vec<_>, Vec<_>) = accepted.iter().copied().unzip();
     writes
-        .add(
-            "insert into idempotency_keys (path, key, request_hash, status, location, answer)
+        .add(concat!(
+            "insert into idempotency_keys
+             (path, key, request_hash, status, location, answer, tick)
          select unnest($1::text[]), unnest($2::text[]), unnest($3::bytea[]),
-                unnest($4::smallint[]), unnest($5::text[]), unnest($6::bytea[])",
-        )
+                unnest($4::smallint[]), unnest($5::text[]), unnest($6::bytea[]), ",
+            newest_tick!()
+        ))
         .bind(onces.iter().map(|once| once.path.as_str()).collect::<Vec<_>>())
         .bind(onces.iter().map(|once| once.key.as_str()).collect::<Vec<_>>())
         .bind(onces.iter().map(|once| once.hash.as_slice()).collect::<Vec<_>>())
@@ -161,13 +146,9 @@ pub(crate) fn remember<'a>(
         .bind(replies.iter().map(|reply| reply.answer.as_slice()).collect::<Vec<_>>());
 }
 
-/// The age is asked for twice: a row that is changed at this moment, as by versions that took keys again
-/// in their place, is waited for, and then looked at by the outer condition alone.
 pub(crate) const PRUNE: &str = "
     delete from idempotency_keys where (path, key) in (
-        select path, key from idempotency_keys
-        where created_at < now() - make_interval(secs => $1) order by created_at limit $2)
-      and created_at < now() - make_interval(secs => $1)";
+        select path, key from idempotency_keys where tick < $1 order by tick limit $2)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

@@ -1,7 +1,8 @@
 //! The inbox: which events were handled.
 //!
 //! Promise: an event has its effect once, however often it arrives. It is broken by admitting in
-//! another transaction than the effect's, or by pruning sooner than Kafka could redeliver.
+//! another transaction than the effect's, or by pruning sooner than Kafka could redeliver, as by a clock
+//! that jumped.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::clock::newest_tick;
 use crate::db;
 use crate::writes::Writes;
 
@@ -30,14 +32,15 @@ pub async fn admit(
     attempts: i32,
 ) -> sqlx::Result<(HashSet<Uuid>, DateTime<Utc>)> {
     let events = sorted(events);
-    let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(
+    let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(concat!(
         "with admitted as (
-             insert into inbox (event_id, topic, attempts)
-             select unnest($1::uuid[]), unnest($2::text[]), $3
-             on conflict do nothing
+             insert into inbox (event_id, topic, attempts, tick)
+             select unnest($1::uuid[]), unnest($2::text[]), $3, ",
+        newest_tick!(),
+        " on conflict do nothing
              returning event_id)
-         select array(select event_id from admitted), transaction_timestamp()",
-    )
+         select array(select event_id from admitted), transaction_timestamp()"
+    ))
     .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
     .bind(attempts)
@@ -54,10 +57,11 @@ pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], at
     }
     let events = sorted(events);
     writes
-        .add(
-            "insert into inbox (event_id, topic, attempts)
-         select unnest($1::uuid[]), unnest($2::text[]), $3",
-        )
+        .add(concat!(
+            "insert into inbox (event_id, topic, attempts, tick)
+         select unnest($1::uuid[]), unnest($2::text[]), $3, ",
+            newest_tick!()
+        ))
         .bind(events.iter().map(|(event_id, _)| *event_id).collect::<Vec<_>>())
         .bind(events.iter().map(|(_, topic)| *topic).collect::<Vec<_>>())
         .bind(attempts);
@@ -86,10 +90,10 @@ fn sorted(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
 pub(crate) const PRUNE: &str = "
     delete from inbox where event_id in (
         select event_id from inbox
-        where received_at < now() - make_interval(secs => $1)
+        where tick < $1
           and not exists (select from dead_letters as letter
                           where letter.event_id = inbox.event_id and letter.state = 'discarded')
-        order by received_at limit $2)";
+        order by tick limit $2)";
 
 /// Deletes what is older than [`KEPT`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

@@ -19,6 +19,7 @@
 //! - `dead_letter`, [`loss`], `replay`, `pause`, `operator`: those that can't be handled, and what operators
 //!   do about them
 //! - `wake`: what one loop tells another; `pace`: who waits a little for others
+//! - [`clock`]: how much time has passed; `sequences`: numbers that a failover set back
 //! - [`db`], [`kafka`]: transactions, a loop's `session`, and what failures mean; every client setting with
 //!   its reason; `sayings`: when a client is of no more use; `news`: what is worth a line
 //!
@@ -66,6 +67,8 @@ mod operator;
 mod wake;
 mod pace;
 mod session;
+pub mod clock;
+mod sequences;
 pub mod db;
 pub mod kafka;
 mod sayings;

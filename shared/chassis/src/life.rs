@@ -25,10 +25,11 @@ use crate::probes::{self, Phase, Probes};
 use crate::problem::Problem;
 use crate::service::{Loop, Routers, Service};
 use crate::supervise::Tasks;
-use crate::{crash, db, http, open_files, outbox, schema};
+use crate::{clock, crash, db, http, open_files, outbox, schema, sequences};
 
 const API: &str = "API";
 const PROBES: &str = "probes";
+const CLOCK: &str = "clock";
 const OPERATOR: &str = "operator's port";
 
 const EDGE_DRAIN: Duration = Duration::from_secs(1);
@@ -79,6 +80,8 @@ impl Service {
                     names.push(name);
                     tasks.spawn(name, run(self.stop.clone()));
                 }
+                names.push(CLOCK);
+                tasks.spawn(CLOCK, clock::run(self.db.clone(), self.stop.clone()));
                 self.heartbeats.restart();
                 phase.send_replace(Phase::Serving);
                 tracing::info!("serving on {}", self.config.http_addr);
@@ -128,6 +131,8 @@ impl Service {
     /// if it dies right afterwards.
     async fn wait_until_prepared(&self) {
         schema::wait_until_current(&self.db, &self.migrator).await;
+        // Before anything is numbered: the database may have failed over while no process ran.
+        sequences::put_ahead(&self.db).await;
         let Some(published) = self.published.get() else { return };
         let stored = || db::in_time(STORED_WITHIN, outbox::store_schemas(&self.db, published));
         while let Err(error) = stored().await {

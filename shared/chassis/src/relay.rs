@@ -24,6 +24,7 @@ use crate::probes::Heartbeat;
 use crate::producer::Producer;
 use crate::registry::Registry;
 use crate::round::{Round, TAKEN_MAX, in_time};
+use crate::sequences;
 use crate::wake::Wake;
 
 /// The advisory lock of the active relay. A lock belongs to a database, and a service has its own,
@@ -132,6 +133,8 @@ impl Relay {
                 return Ok(());
             }
         }
+        // Whoever leads next may do so because the database failed over.
+        sequences::put_ahead(&self.db).await;
         let producer = Producer::new(self.service, &self.config)?;
         gauge!("relay_active").set(1);
         info!("relaying");

@@ -81,7 +81,7 @@ impl<R: Rows> Letters<R> {
         let letter = self.find(letter_id).await?;
         match letter.state {
             State::Waiting => {}
-            State::Replayed => return Ok(Settled::DoneBefore),
+            State::Replayed => return self.done_before(letter_id).await,
             State::Discarded => return Err(given_up(letter_id)),
         }
         let item = self.item(&letter).await?;
@@ -134,10 +134,11 @@ impl<R: Rows> Letters<R> {
             Err(trouble) => return Ok(Err(trouble)),
         };
         let Some(effect) = effect else {
-            return match state {
-                State::Discarded => Err(given_up(letter.letter_id)),
-                _ => Ok(Ok(Settled::DoneBefore)),
-            };
+            if state == State::Discarded {
+                return Err(given_up(letter.letter_id));
+            }
+            tx.commit().await.map_err(Problem::cut)?;
+            return Ok(Ok(Settled::DoneBefore));
         };
         crash::point!("replay.prepared");
         tx.commit().await.map_err(Problem::cut)?;
@@ -173,7 +174,7 @@ impl<R: Rows> Letters<R> {
         let letter = self.find(letter_id).await?;
         match letter.state {
             State::Waiting => {}
-            State::Discarded => return Ok((Settled::DoneBefore, None)),
+            State::Discarded => return Ok((self.done_before(letter_id).await?, None)),
             State::Replayed => return Err(replayed(letter_id)),
         }
         let item = self.item(&letter).await?;
@@ -209,6 +210,18 @@ impl<R: Rows> Letters<R> {
         crash::point!("discard.prepared");
         tx.commit().await.map_err(Problem::cut)?;
         Ok((settled, loss))
+    }
+
+    /// The answer for a letter that is settled already. Its lock is noted in the log of the database, so
+    /// that the answer is as durable as what settled the letter.
+    async fn done_before(&self, letter_id: i64) -> Result<Settled, Problem> {
+        let work = async {
+            let mut tx = db::begin(&self.db).await.map_err(not_now)?;
+            dead_letter::lock(&mut tx, letter_id).await.map_err(not_now)?;
+            tx.commit().await.map_err(Problem::cut)?;
+            Ok(Settled::DoneBefore)
+        };
+        tokio::time::timeout(SETTLED_WITHIN, work).await.map_err(Problem::cut)?
     }
 
     /// What it would cost to discard a letter, as things are now.

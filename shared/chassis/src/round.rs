@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -111,8 +111,16 @@ pub(crate) struct Round<'a> {
     /// The registry gave no answer lately: it is not asked again before this.
     registry_away: Option<Instant>,
     surveyed_at: Option<Instant>,
+    /// By how much the database's clock is ahead of ours: rows bear its time.
+    database_is_ahead: TimeDelta,
+    /// The position of the oldest row, and since when it is known to be that.
+    oldest: Option<(i64, Instant)>,
     floor: Floor,
 }
+
+/// The database's time; position and time of the oldest row; the sequence that positions are drawn from,
+/// and the last one that was.
+type Surveyed = (DateTime<Utc>, Option<i64>, Option<DateTime<Utc>>, Option<String>, i64);
 
 /// What a look brought.
 #[derive(Default)]
@@ -174,6 +182,8 @@ impl<'a> Round<'a> {
             schemas: HashMap::new(),
             registry_away: None,
             surveyed_at: None,
+            database_is_ahead: TimeDelta::zero(),
+            oldest: None,
             floor: Floor::new(),
         }
     }
@@ -385,7 +395,8 @@ impl<'a> Round<'a> {
             }
             Fate::Refused(error) => return self.refused(&flight, &error),
         }
-        let waited = (Utc::now() - flight.occurred_at).to_std().unwrap_or_default();
+        let now = Utc::now() + self.database_is_ahead;
+        let waited = (now - flight.occurred_at).to_std().unwrap_or_default();
         of.waited.record(waited);
         of.published.increment(1);
         self.held_keys.remove(&flight.key);
@@ -407,16 +418,37 @@ impl<'a> Round<'a> {
         }
         self.surveyed_at = Some(Instant::now());
         let writers = in_time(sqlx::query_scalar(WRITERS).fetch_all(&mut *db)).await?;
-        let oldest = sqlx::query_as(
-            "select position, occurred_at from outbox where position > $1
-             order by position limit 1",
+        let surveyed = sqlx::query_as(
+            "select clock_timestamp(), oldest.position, oldest.occurred_at,
+                    sequence::text, coalesce(pg_sequence_last_value(sequence), 0)
+             from cast(pg_get_serial_sequence('outbox', 'position') as regclass) as sequence
+             left join (select position, occurred_at from outbox where position > $1
+                        order by position limit 1) as oldest on true",
         );
-        let oldest = oldest.bind(self.floor.below()).fetch_optional(db);
-        let oldest: Option<(i64, DateTime<Utc>)> =
-            db::in_time(LOOK_WITHIN, oldest).await.context("the outbox could not be read")?;
-        self.floor.seen(writers, oldest.map(|(position, _)| position));
-        let waits = oldest.map(|(_, at)| (Utc::now() - at).to_std().unwrap_or_default());
-        gauge!("outbox_oldest_seconds").set(waits.unwrap_or_default().as_secs_f64());
+        let surveyed = surveyed.bind(self.floor.below()).fetch_one(&mut *db);
+        let surveyed = db::in_time(LOOK_WITHIN, surveyed).await;
+        let (now, position, occurred_at, sequence, drawn): Surveyed =
+            surveyed.context("the outbox could not be read")?;
+        self.database_is_ahead = now - Utc::now();
+        self.floor.seen(writers, position);
+        if let Some(sequence) = sequence.filter(|_| drawn < self.floor.below()) {
+            warn!("{sequence} was set back to {drawn}: it goes on after {}", self.floor.below());
+            let ahead = sqlx::query("select setval($1::text::regclass, $2)");
+            let ahead = ahead.bind(sequence).bind(self.floor.below()).execute(db);
+            if let Err(error) = in_time(ahead).await {
+                warn!("the sequence of the outbox could not be set: {error}");
+            }
+            self.floor.expect_full_look();
+        }
+        self.oldest = position.map(|position| match self.oldest {
+            Some((known, since)) if known == position => (position, since),
+            _ => (position, Instant::now()),
+        });
+        // By the database's clock alone a row that waits may seem to be new, or yet to come.
+        let age = occurred_at.map(|at| (now - at).to_std().unwrap_or_default());
+        let known_for = self.oldest.map(|(_, since)| since.elapsed());
+        let waits = age.max(known_for).unwrap_or_default();
+        gauge!("outbox_oldest_seconds").set(waits.as_secs_f64());
         Ok(())
     }
 

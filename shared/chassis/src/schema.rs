@@ -175,7 +175,8 @@ async fn grant(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
     for grant in [
         format!("grant usage on schema {schema} to {role}"),
         format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),
-        format!("grant usage on all sequences in schema {schema} to {role}"),
+        // To draw numbers; and to set a sequence ahead that a failover left behind its table.
+        format!("grant usage, update on all sequences in schema {schema} to {role}"),
         format!("revoke insert, update, delete on _sqlx_migrations from {role}"),
     ] {
         sqlx::query(AssertSqlSafe(grant)).execute(&mut *tx).await?;

@@ -8,6 +8,7 @@ mod drawer;
 mod till;
 mod consumer;
 mod bad_events;
+mod clock;
 mod transient;
 mod letters;
 mod discards;

@@ -337,7 +337,11 @@ async fn prepare<R: Rows>(
         .into_values()
         .filter_map(|nth| Some((batch[nth].once.as_ref()?, answers[nth].as_ref()?.as_ref().ok()?)));
     idempotency::remember(&mut writes, accepted);
-    writes.run().await?;
+    match answers.iter().flatten().any(Result::is_ok) {
+        true => writes.run_durably().await?,
+        // A refusal says that nothing is stored: there is nothing to wait for.
+        false => writes.run().await?,
+    }
     Ok(Prepared { answers, has_repeats })
 }
 

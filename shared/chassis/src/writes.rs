@@ -37,6 +37,20 @@ impl<'tx> Writes<'tx> {
         Write { writes: self }
     }
 
+    /// Sends it all, or where that is nothing, takes a lock, which Postgres notes in its log. So whoever is
+    /// told of this transaction's commit is told of one that waited for the disk, and for a standby where
+    /// commits wait for one: a repeat has nothing to write, and what it repeats may have been seen before
+    /// the standby had it.
+    pub(crate) async fn run_durably(self) -> sqlx::Result<()> {
+        if self.parts.is_empty() && self.unfit.is_none() {
+            // The one row of a table that every service has. This lock hinders no other one of its kind, nor
+            // an update of what is no key.
+            let locked = sqlx::query("select from consumer for key share").execute(self.tx);
+            return locked.await.map(drop);
+        }
+        self.run().await
+    }
+
     /// Sends it all. Postgres begins with the last statement and runs the others after it, the latest
     /// first: no lock may depend on how they follow one another.
     pub async fn run(self) -> sqlx::Result<()> {

@@ -318,19 +318,19 @@ async fn a_row_that_somebody_holds_is_waited_for_by_whoever_needs_it_and_by_nobo
 async fn what_is_old_enough_is_pruned_a_bounded_number_at_a_time_and_nothing_else() {
     let till = Till::<207>::open().await;
     till.force(
-        "insert into inbox (event_id, topic, received_at)
-         select gen_random_uuid(), 't', now() - interval '31 days' from generate_series(1, 1001);
-         insert into inbox (event_id, topic, received_at)
-         values (gen_random_uuid(), 't', now() - interval '29 days');
-         insert into inbox (event_id, topic, received_at)
-         values ('019aa000-0000-7000-8000-000000000001', 't', now() - interval '31 days');
+        "insert into clock_ticks (tick, elapsed_ms)
+         select days, days * 86400000::bigint from generate_series(1, 40) as days;
+         insert into inbox (event_id, topic, tick)
+         select gen_random_uuid(), 't', 9 from generate_series(1, 1001);
+         insert into inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 10);
+         insert into inbox (event_id, topic, tick)
+         values ('019aa000-0000-7000-8000-000000000001', 't', 9);
          insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, headers,
                                    kind, reason, state, settled_at)
          values ('c', 't', 0, 0, '', '019aa000-0000-7000-8000-000000000001', '{}', 'failing', 'r',
                  'discarded', now() - interval '31 days');
-         insert into idempotency_keys (path, key, request_hash, status, answer, created_at)
-         values ('/old', 'k', '', 200, '', now() - interval '25 hours'),
-                ('/new', 'k', '', 200, '', now() - interval '23 hours')",
+         insert into idempotency_keys (path, key, request_hash, status, answer, tick)
+         values ('/old', 'k', '', 200, '', 38), ('/new', 'k', '', 200, '', 39)",
     )
     .await;
     for gone in [1_000, 1, 0] {

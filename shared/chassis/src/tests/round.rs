@@ -1,5 +1,6 @@
 //! What the relay does at a look, and what it does not: its rounds taken one by one.
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use sqlx::Row;
 
 use super::relay::on_a_mock;
@@ -153,7 +154,8 @@ async fn the_floor_waits_for_whoever_writes_to_the_outbox_and_for_nobody_else() 
         [till.session().await, till.session().await, till.session().await];
     let hold = "begin isolation level repeatable read; select count(*) from outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
-    let write = "begin; insert into inbox (event_id, topic) values (gen_random_uuid(), 't')";
+    let write =
+        "begin; insert into inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 0)";
     sqlx::raw_sql(write).execute(&mut forgotten).await.unwrap();
     sqlx::raw_sql("begin").execute(&mut writer).await.unwrap();
     let write = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
@@ -212,6 +214,68 @@ async fn a_row_that_appears_below_the_floor_is_found_and_goes_before_the_next_of
     }
     round.turn(&mut db, 0).await.unwrap();
     assert_eq!(till.number("select count(*) from outbox").await, 0);
+}
+
+/// As an operator does it, or a failover to a copy that did not get the sequence: rows come that are numbered
+/// like those that were sent long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_is_set_back_below_the_floor_is_noticed_and_its_rows_are_sent_at_once() {
+    let till = Till::<264>::open().await;
+    let (till, _mock) = on_a_mock(&till).await;
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = till.round(&registry);
+    till.publish(&[counted("a", 1), counted("b", 1)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 2);
+    for _ in 0..2 {
+        land(&mut round).await;
+    }
+    round.turn(&mut db, 0).await.unwrap();
+    eventually("the floor is above them", async || {
+        round.survey(&mut db).await.unwrap();
+        round.floor().below() == 2
+    })
+    .await;
+    till.force("alter table outbox alter column position restart with 1").await;
+    till.publish(&[counted("a", 2)]).await;
+    assert_eq!(round.turn(&mut db, 1_000).await.unwrap(), 0, "it lies below the floor");
+    eventually("it is sent", async || {
+        round.survey(&mut db).await.unwrap();
+        round.turn(&mut db, 1_000).await.unwrap() == 1
+    })
+    .await;
+    till.publish(&[counted("a", 3)]).await;
+    assert_eq!(till.number("select max(position) from outbox").await, 3);
+}
+
+/// The database's clock, or the service's, is an hour off.
+#[tokio::test]
+async fn a_row_that_waits_grows_older_though_its_time_is_yet_to_come() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let told = recorder.handle();
+    let _recorded = metrics::set_default_local_recorder(&recorder);
+    let oldest = || {
+        let told = told.render();
+        let line =
+            told.lines().find_map(|line| line.strip_prefix("outbox_oldest_seconds ")).unwrap();
+        line.parse::<f64>().unwrap()
+    };
+    let till = Till::<265>::open().await;
+    let (registry, mut db) = (till.registry(), till.db.acquire().await.unwrap());
+    let mut round = till.round(&registry);
+    till.publish(&[counted("a", 1)]).await;
+    till.force("update outbox set occurred_at = now() + interval '1 hour'").await;
+    round.survey(&mut db).await.unwrap();
+    assert!(oldest() < 1.0);
+    // So that the next survey is due in a second.
+    round.floor().deleted(&[1]);
+    sleep(Duration::from_millis(1_100)).await;
+    round.survey(&mut db).await.unwrap();
+    assert!(oldest() >= 1.1, "{}", oldest());
+    // By the database's own clock it may be older still.
+    till.force("update outbox set occurred_at = now() - interval '1 hour'").await;
+    sleep(Duration::from_millis(1_100)).await;
+    round.survey(&mut db).await.unwrap();
+    assert!(oldest() > 3_599.0, "{}", oldest());
 }
 
 #[tokio::test(flavor = "multi_thread")]
