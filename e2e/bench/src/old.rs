@@ -61,8 +61,9 @@ const ORDERS: &str = r#"
 /// How an order began and how it ended. The service writes four lines, and more into each; what
 /// counts here is how many there are in the index.
 const HISTORY: &str = "
-    insert into aside.history (order_id, event_id, event, detail, occurred_at, recorded_at)
-    select aside.id(n, 0), aside.id(n, nth), event, '{}', aside.at(n), aside.at(n)
+    insert into aside.history
+        (order_id, event_id, position, event, detail, occurred_at, recorded_at)
+    select aside.id(n, 0), aside.id(n, nth), nth, event, '{}', aside.at(n), aside.at(n)
     from generate_series($1::bigint, $2::bigint) as n,
          (values (1, 'orders.created'), (2, 'orders.confirmed')) as line (nth, event)";
 

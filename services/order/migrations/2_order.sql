@@ -40,7 +40,9 @@ create index orders_of_customer on orders (customer_id, order_id);
 create table history (
     order_id    uuid not null,
     event_id    uuid not null,
-    position    bigint generated always as identity,
+    -- Counts the order's events from 1, under the lock of its row. A sequence that a failover set back would
+    -- give the last event a place before the first.
+    position    bigint not null,
     event       text not null,
     -- Read whole and never searched: text, which costs nothing to take apart or to count.
     detail      json not null,

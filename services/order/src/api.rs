@@ -268,7 +268,7 @@ pub struct Entry {
     recorded_at: DateTime<Utc>,
 }
 
-/// Positions are drawn while the order's row is locked, so within an order they grow as it commits.
+/// Positions are counted while the order's row is locked, so within an order they grow as it commits.
 impl watch::Entry for Entry {
     const READ: &str =
         "select entry.order_id, entry.position, entry.event, entry.event_id, entry.detail,

@@ -433,23 +433,29 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
         .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>());
 }
 
-/// In the order given, which `position` keeps. An event that is there already is heard again, after the
-/// inbox forgot it: that changes nothing. Nobody can be adding it just now, since its order is locked, or
-/// new.
+/// In the order given, which `position` keeps: it counts on from the last one of the same order. An event
+/// that is there already is heard again, after the inbox forgot it: that changes nothing. Nobody can be
+/// adding anything just now, since the order is locked, or new.
 fn insert_history(writes: &mut Writes<'_>, entries: &[NewEntry]) {
     if entries.is_empty() {
         return;
     }
     writes
         .add(
-            "insert into history (order_id, event_id, event, detail, occurred_at, recorded_at)
-         select order_id, event_id, event, detail, occurred_at, recorded_at
+            "insert into history
+             (order_id, event_id, position, event, detail, occurred_at, recorded_at)
+         select order_id, event_id,
+                coalesce(last, 0) + row_number() over (partition by order_id order by nth),
+                event, detail, occurred_at, recorded_at
          from (select unnest($1::uuid[]) as order_id, unnest($2::uuid[]) as event_id,
                       unnest($3::text[]) as event, unnest($4::text[])::json as detail,
                       unnest($5::timestamptz[]) as occurred_at,
-                      unnest($6::timestamptz[]) as recorded_at) as entry
-         where not exists (select from history where history.order_id = entry.order_id
-                                                 and history.event_id = entry.event_id)",
+                      unnest($6::timestamptz[]) as recorded_at,
+                      generate_series(1, cardinality($1::uuid[])) as nth) as entry
+         cross join lateral (
+             select max(position) as last, bool_or(history.event_id = entry.event_id) as is_there
+             from history where history.order_id = entry.order_id) as known
+         where is_there is not true",
         )
         .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())

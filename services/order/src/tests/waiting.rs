@@ -107,3 +107,26 @@ async fn an_order_is_followed_to_its_end_and_a_stream_that_broke_is_resumed() {
     }
     assert_eq!(client.get(&format!("/orders/{ORDER}/events")).await.status, 404);
 }
+
+/// As after a failover to a copy that did not get them.
+#[tokio::test]
+async fn sequences_that_are_set_back_neither_end_what_a_follower_hears_nor_turn_a_history_round() {
+    let (bench, client) = stocked_bench().await;
+    let order_id = placed(&client).await;
+    bring(&bench, &[verified(order_id)], saga::payment_verified).await;
+    let stream = elsewhere(&bench).ask(&format!("/orders/{order_id}/events"), &[]).await;
+    let end = async {
+        let back = "select setval(oid::regclass, 1, false) from pg_class where relkind = 'S'";
+        sqlx::query(back).fetch_all(&bench.db).await.unwrap();
+        // Positions of the outbox that are taken are drawn again, and passed.
+        sqlx::query("delete from outbox").execute(&bench.db).await.unwrap();
+        bring(&bench, &[reserved(order_id)], saga::stock_reserved).await;
+    };
+    let (told, ()) = tokio::join!(in_time(text(stream)), end);
+    assert!(told.contains("event: orders.confirmed"), "{told}");
+    let history = client.get(&format!("/orders/{order_id}/history")).await.body;
+    let history = history["history"].as_array().unwrap();
+    let events: Vec<_> = history.iter().map(|entry| entry["event"].as_str().unwrap()).collect();
+    let whole = ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"];
+    assert_eq!(events, whole);
+}
