@@ -1,12 +1,17 @@
 //! What ends an order that nobody answers, if that is wanted. It is off by default: an order waits
 //! for payment and stock for as long as they are away, and shows it.
 //!
-//! The time is the database's. The sweep goes through the same command as a customer's cancel, so
-//! that the order row decides; and it only ends an order when this service has handled everything that
-//! was said to it while that was not overdue yet, since the answers may lie there unread.
+//! No clock alone ends an order: the database's may jump, and the service's as well. An order is overdue if
+//! the database's clock says so, and so much time was measured to have passed since it was placed, and its
+//! id is not younger by the service's clock.
+//!
+//! The sweep goes through the same command as a customer's cancel, so that the order row decides; and it
+//! only ends an order when this service has handled everything that was said to it while that was not
+//! overdue yet, since the answers may lie there unread.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use chassis::clock::Horizon;
 use chassis::commands::Commands;
 use chassis::db;
 use chassis::event::Retention;
@@ -15,6 +20,7 @@ use chassis::probes::Heartbeat;
 use chassis::problem::Problem;
 use chassis::reply::Reply;
 use chassis::service::{Loop, Service};
+use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -80,11 +86,18 @@ pub fn sweep(
             return Ok(());
         };
         let mut swept = Swept { heartbeat, ..Swept::default() };
+        let mut horizon = Horizon::new(deadline);
         while !stop.is_cancelled() {
             let sweep = async {
+                swept.heartbeat.iter().for_each(Heartbeat::beat);
                 let caught_up = || group.caught_up();
-                let swept = once(&db, &commands, deadline, &mut swept, caught_up).await;
-                if let Err(error) = swept {
+                let swept = async {
+                    // Not known until so much time was measured: then nothing is overdue.
+                    let Some(horizon) = horizon.look(&db).await? else { return Ok(()) };
+                    let times = Times { deadline, service: SystemTime::now(), horizon };
+                    once(&db, &commands, &times, &mut swept, caught_up).await
+                };
+                if let Err(error) = swept.await as Result<(), Problem> {
                     tracing::warn!("the deadline sweep is tried again: {error}");
                 }
             };
@@ -99,6 +112,34 @@ pub fn sweep(
         }
         Ok(())
     })
+}
+
+/// What is overdue.
+pub(crate) struct Times {
+    pub deadline: Duration,
+    /// The service's own time.
+    pub service: SystemTime,
+    /// What the database stamped with an earlier time than this is older than the deadline.
+    pub horizon: DateTime<Utc>,
+}
+
+impl Times {
+    /// Up to this id, unless ids bear wrong times, none is younger than the deadline: by the service's
+    /// clock, and by what was measured.
+    fn surely_overdue(&self) -> SystemTime {
+        let due = self.service.checked_sub(self.deadline).unwrap_or(UNIX_EPOCH);
+        due.min(self.horizon.into())
+    }
+
+    /// For how long an order has been overdue by its id; `None` where it is younger than the deadline. An id
+    /// of the future was drawn by a clock that was wrong, and does not count.
+    fn overdue_by_its_id(&self, order_id: Uuid) -> Option<Duration> {
+        let drawn_at = UNIX_EPOCH + Duration::from_millis((order_id.as_u128() >> 80) as u64);
+        match self.service.duration_since(drawn_at) {
+            Ok(age) => age.checked_sub(self.deadline),
+            Err(ahead) => (ahead.duration() > CLOCKS_APART).then_some(Duration::MAX),
+        }
+    }
 }
 
 /// How far the sweep has come.
@@ -116,23 +157,23 @@ pub(crate) struct Swept {
 /// Ends every overdue order, oldest first, a bounded number of rows at a time.
 ///
 /// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
-/// no index has to know which orders are pending. Ids carry the time of the service that drew them;
-/// whether an order is overdue is the database's word, whose clock may be another. So orders within
+/// no index has to know which orders are pending. Ids carry the time of the service that drew them, and
+/// the database's clock may be another. So orders within
 /// [`CLOCKS_APART`] of the deadline are looked at again, as are those that were left for another sweep for
 /// [`ENDS_COUNT_FOR`] at most, and larger errors are found by a walk through all orders every
 /// [`ALL_EVERY`].
 pub(crate) async fn once<F: Future<Output = Option<Duration>>>(
     db: &PgPool,
     commands: &Commands<Orders>,
-    deadline: Duration,
+    times: &Times,
     swept: &mut Swept,
     caught_up: impl Fn() -> F,
 ) -> Result<(), Problem> {
-    let due = SystemTime::now().checked_sub(deadline).unwrap_or(UNIX_EPOCH);
-    let surely_ended = first_id_of(due - CLOCKS_APART - ENDS_COUNT_FOR);
+    let due = times.service.checked_sub(times.deadline).unwrap_or(UNIX_EPOCH);
+    let surely_ended = first_id_of(times.surely_overdue() - CLOCKS_APART - ENDS_COUNT_FOR);
     let (mut looked_up_to, before) = (swept.ended_up_to, first_id_of(due + CLOCKS_APART));
     let mut ended = Ok(());
-    while let Some((last, overdue)) = swept.look(db, deadline, looked_up_to, before).await? {
+    while let Some((last, overdue)) = swept.look(db, times, looked_up_to, before).await? {
         let Some(done) = end(commands, overdue, &caught_up).await else { return ended };
         ended = ended.and(done);
         looked_up_to = last;
@@ -145,7 +186,7 @@ pub(crate) async fn once<F: Future<Output = Option<Duration>>>(
     }
     for _ in 0..WALKED_MAX {
         let from = swept.walked_up_to;
-        let Some((last, overdue)) = swept.look(db, deadline, from, Uuid::max()).await? else {
+        let Some((last, overdue)) = swept.look(db, times, from, Uuid::max()).await? else {
             (swept.walked_up_to, swept.walked_at) = (Uuid::nil(), Some(Instant::now()));
             break;
         };
@@ -162,7 +203,7 @@ impl Swept {
     async fn look(
         &self,
         db: &PgPool,
-        deadline: Duration,
+        times: &Times,
         from: Uuid,
         before: Uuid,
     ) -> Result<Option<(Uuid, Vec<Overdue>)>, Problem> {
@@ -171,19 +212,22 @@ impl Swept {
         // not after so many that are overdue.
         let looked_at = sqlx::query_as(
             "select order_id, case status when 'pending'
-                    then extract(epoch from now() - created_at)::float8 - $3 end
+                    then extract(epoch from least(now() - make_interval(secs => $3), $5)
+                                            - created_at)::float8 end
          from orders where order_id > $1 and order_id < $2 order by order_id limit $4",
         )
         .bind(from)
         .bind(before)
-        .bind(deadline.as_secs_f64())
+        .bind(times.deadline.as_secs_f64())
         .bind(LOOKED_AT_MAX)
+        .bind(times.horizon)
         .fetch_all(db);
         let looked_at: Vec<(Uuid, Option<f64>)> = db::in_time(LOOK_WITHIN, looked_at).await?;
         let Some((last, _)) = looked_at.last().copied() else { return Ok(None) };
         let overdue = looked_at.into_iter().filter_map(|(order_id, by)| {
             // What is negative is no duration, and not overdue.
-            Some(Overdue { order_id, by: Duration::try_from_secs_f64(by?).ok()? })
+            let by = Duration::try_from_secs_f64(by?).ok()?;
+            Some(Overdue { order_id, by: by.min(times.overdue_by_its_id(order_id)?) })
         });
         Ok(Some((last, overdue.collect())))
     }

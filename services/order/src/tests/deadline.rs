@@ -1,16 +1,37 @@
 //! The deadline ends what nobody answers.
 
 use std::future::ready;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
+
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::*;
-use crate::deadline::{self, Swept};
+use crate::deadline::{self, Swept, Times};
 
-/// One sweep with a deadline of 30 s, where all that was said so long ago was handled.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is overdue where the database's clock and the time that was measured agree. By the service's clock
+/// it is a minute later: what was placed a moment ago has an id that is older than the deadline.
+async fn times(bench: &Bench<Orders>) -> Times {
+    let now: DateTime<Utc> =
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&bench.db).await.unwrap();
+    let service = SystemTime::from(now) + Duration::from_secs(60);
+    Times { deadline: DEADLINE, service, horizon: now - DEADLINE }
+}
+
+/// One sweep, where all that was said so long ago was handled.
 pub async fn sweep(bench: &Bench<Orders>, swept: &mut Swept, caught_up: Option<Duration>) {
-    let deadline = Duration::from_secs(30);
+    sweep_at(bench, &times(bench).await, swept, caught_up).await;
+}
+
+async fn sweep_at(
+    bench: &Bench<Orders>,
+    times: &Times,
+    swept: &mut Swept,
+    caught_up: Option<Duration>,
+) {
     let caught_up = || ready(caught_up);
-    deadline::once(&bench.db, &bench.commands, deadline, swept, caught_up).await.unwrap();
+    deadline::once(&bench.db, &bench.commands, times, swept, caught_up).await.unwrap();
 }
 
 #[tokio::test]
@@ -106,4 +127,35 @@ async fn an_order_whose_id_bears_another_time_is_found_when_all_are_looked_at() 
         sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
         assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], status);
     }
+}
+
+/// The database's clock is an hour ahead, or the service's is, or the machine slept for so long.
+#[tokio::test]
+async fn an_order_is_ended_only_where_both_clocks_and_the_time_that_was_measured_say_so() {
+    let (bench, client) = stocked_bench().await;
+    let order = placed(&client).await;
+    let agreed = times(&bench).await;
+    let hour = TimeDelta::hours(1);
+    let (service, horizon) = (agreed.service, agreed.horizon);
+    let clocks = [
+        // The row is younger than the deadline.
+        Times { service, horizon: horizon + hour, ..agreed },
+        // Its id is.
+        Times { service: service - Duration::from_secs(60), horizon: horizon + hour, ..agreed },
+        // No process has run for so long.
+        Times { service, horizon: horizon - hour, ..agreed },
+    ];
+    let status = async || client.get(&format!("/orders/{order}")).await.body["status"].clone();
+    for (nth, times) in clocks.iter().enumerate() {
+        if nth == 1 {
+            let past = "update orders set created_at = created_at - interval '1 minute'";
+            sqlx::query(past).execute(&bench.db).await.unwrap();
+        }
+        sweep_at(&bench, times, &mut Swept::default(), Some(Duration::ZERO)).await;
+        assert_eq!(status().await, "pending", "{nth}");
+    }
+    let mut swept = Swept::default();
+    sweep_at(&bench, &clocks[2], &mut swept, Some(Duration::ZERO)).await;
+    sweep(&bench, &mut swept, Some(Duration::ZERO)).await;
+    assert_eq!(status().await, "cancelled");
 }
