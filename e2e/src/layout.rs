@@ -15,8 +15,8 @@ use crate::topology::{Layout, Member, SERVICES};
 const INSTANCES_MAX: u16 = 9;
 
 impl Stack {
-    /// Sets a variable for every later start of a service (all its instances) or of one instance;
-    /// `None` takes it back.
+    /// Sets a variable for every later start of a service (all its instances), of one instance or of a
+    /// database; `None` takes it back.
     pub fn set_environment(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
         name.parse::<Member>()?;
         self.change(|layout| {

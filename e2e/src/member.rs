@@ -213,7 +213,7 @@ impl Stack {
             Member::Database(service) => {
                 let parts = self.parts().await?;
                 preparation::prepare_postgres(&parts, process).await?;
-                settings::postgres(&parts, &process.home, layout.of_service(service)?.database)
+                settings::postgres(&parts, &process.home, &layout, service)?
             }
             Member::Kafka => {
                 let parts = self.parts().await?;

@@ -14,8 +14,9 @@ use crate::topology::{HOST, Layout, Member};
 /// Enough for a quick start; a benchmark wants a larger heap and the second compiler.
 const JAVA_OPTIONS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 
-/// PostgreSQL on `home/data`.
-pub fn postgres(parts: &Parts, home: &Path, port: u16) -> Launch {
+/// PostgreSQL of a service, on `home/data`.
+pub fn postgres(parts: &Parts, home: &Path, layout: &Layout, service: &str) -> Result<Launch> {
+    let port = layout.of_service(service)?.database;
     let settings = [
         format!("listen_addresses={HOST}"),
         format!("port={port}"),
@@ -36,12 +37,12 @@ pub fn postgres(parts: &Parts, home: &Path, port: u16) -> Launch {
     // The last one counts.
     let options = std::env::var("POSTGRES_OPTS").unwrap_or_default();
     arguments.extend(options.split_whitespace().map(String::from));
-    Launch {
+    Ok(Launch {
         program: parts.postgres_bin.join("postgres"),
         arguments,
-        environment: Vec::new(),
+        environment: layout.environment_of(&Member::Database(service.to_string()))?,
         unprivileged: parts::is_root(),
-    }
+    })
 }
 
 /// Makes a new cluster; only `postgres`, its superuser, can log in, and only from this machine.

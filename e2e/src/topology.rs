@@ -219,10 +219,16 @@ impl Layout {
     /// The environment of one instance: its addresses, then what was set for its service, then what
     /// was set for itself.
     pub fn environment_of(&self, member: &Member) -> Result<Vec<(String, String)>> {
-        let Member::Service { service, .. } = member else {
-            return Ok(Vec::new());
-        };
         let name = member.to_string();
+        let Member::Service { service, .. } = member else {
+            return Ok(self
+                .environment
+                .get(&name)
+                .cloned()
+                .unwrap_or_default()
+                .into_iter()
+                .collect());
+        };
         let ports = self.of_instance(&name)?;
         let at = |port: u16| format!("{HOST}:{port}");
         let mut environment = BTreeMap::from(

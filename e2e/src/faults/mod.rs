@@ -4,3 +4,4 @@ pub mod file_limit;
 pub mod kept_connections;
 pub mod nginx;
 pub mod registry_gateway;
+pub mod wrong_clock;

@@ -1,30 +1,22 @@
-//! F37. Time is the databases'; a service's own clock decides nothing.
+//! F37. No clock decides alone: not a service's own, and not a database's.
 
 use chrono::{DateTime, Utc};
+use e2e::faults::wrong_clock::WrongClock;
+use e2e::sabotage;
+use sqlx::{Connection, PgConnection};
 
 use super::*;
 
 /// In seconds.
 const HOUR: i64 = 3_600;
-const YEAR: i64 = 365 * 24 * HOUR;
+const DAY: i64 = 24 * HOUR;
+const YEAR: i64 = 365 * DAY;
 
-/// Whoever asks for the time of day is told another one. Nobody who waits for a moment by that clock is:
-/// the kernel knows the true time only, and would have him wait for as long as the two are apart.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
+/// Old rows are deleted once a minute.
+const PRUNED: Duration = Duration::from_secs(75);
 
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    int failed = (int)syscall(SYS_clock_gettime, clock, now);
-    const char *off = getenv("CLOCK_OFF_SECONDS");
-    if (!failed && clock == CLOCK_REALTIME && off)
-        now->tv_sec += atol(off);
-    return failed;
-}
-"#;
+/// The deadline is swept every five seconds.
+const SWEPT: Duration = Duration::from_secs(16);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
@@ -34,10 +26,10 @@ async fn services_whose_clocks_are_an_hour_or_a_year_off_lose_and_repeat_nothing
 
 async fn wrong_clocks(stack: &Stack) -> Result<()> {
     let client = own_stack(stack).await?;
-    let library = library(stack.directory())?;
     for (service, off) in [("order", HOUR), ("payment", -HOUR), ("stock", YEAR), ("order", -YEAR)] {
-        stack.set_environment(service, "LD_PRELOAD", Some(&library))?;
-        stack.set_environment(service, "CLOCK_OFF_SECONDS", Some(&off.to_string()))?;
+        let clock = WrongClock::new(stack, service)?;
+        clock.set(off)?;
+        clock.give_to(stack, service)?;
         stack.stop(service).await?;
         stack.start(service).await?;
         let is_off = (clock_of(stack, service).await? - Utc::now()).num_seconds();
@@ -50,19 +42,99 @@ async fn wrong_clocks(stack: &Stack) -> Result<()> {
     verified(&client).await
 }
 
-/// Made by the compiler that also made Kafka's client.
-fn library(directory: &Path) -> Result<String> {
-    let (source, library) = (directory.join("clock.c"), directory.join("clock.so"));
-    std::fs::write(&source, CLOCK)?;
-    let made =
-        Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
-    ensure!(made.context("cc")?.success(), "no library for a wrong clock");
-    Ok(library.to_string_lossy().into_owned())
-}
-
 /// What a service takes for the time, by the date of its answers.
 async fn clock_of(stack: &Stack, service: &str) -> Result<DateTime<Utc>> {
     let answer = reqwest::get(format!("{}/openapi.json", stack.url(service)?)).await?;
     let date = answer.headers().get("date").context("an answer has a date")?.to_str()?;
     Ok(DateTime::parse_from_rfc2822(date)?.to_utc())
+}
+
+/// Sets a database's clock, and asks it for the time.
+async fn jump(stack: &Stack, service: &str, clock: &WrongClock, seconds: i64) -> Result<()> {
+    clock.set(seconds)?;
+    let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+    let now: DateTime<Utc> =
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut db).await?;
+    let is_off = (now - Utc::now()).num_seconds();
+    ensure!(is_off.abs_diff(seconds) < 5, "the clock is off by {is_off} s and not {seconds}");
+    Ok(())
+}
+
+/// A virtual machine that resumes, or a wrong time server: a day ahead, a day behind, and back. The keys of
+/// deposits are those that nothing else keeps from being booked twice.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes: make faults"]
+async fn a_database_whose_clock_jumps_a_day_and_back_books_no_deposit_twice() -> Result<()> {
+    on_its_own(keys_outlive_a_jump).await
+}
+
+async fn keys_outlive_a_jump(stack: &Stack) -> Result<()> {
+    let clock = WrongClock::new(stack, "payment-db")?;
+    clock.give_to(stack, "payment-db")?;
+    let client = own_stack(stack).await?;
+    let customer = Uuid::now_v7();
+    let deposit = async |key: &str| client.deposit(customer, 100_000, key).await;
+    let mut keys = Vec::new();
+    for (nth, off) in [0, DAY + HOUR, 0, -DAY - HOUR, 0].into_iter().enumerate() {
+        jump(stack, "payment", &clock, off).await?;
+        let key = format!("deposit {nth}");
+        keys.push((key.clone(), deposit(&key).await?));
+        if nth > 0 {
+            sleep(PRUNED).await;
+        }
+        all_end(&client, &place_all(&client, 5).await?).await?;
+    }
+    let account = format!("/accounts/{customer}");
+    let before: serde_json::Value = client.read("payment", &account).await?;
+    for (key, first) in keys {
+        ensure!(deposit(&key).await? == first, "{key} is answered otherwise");
+    }
+    let after: serde_json::Value = client.read("payment", &account).await?;
+    ensure!(before == after, "{before} and then {after}");
+    verified(&client).await
+}
+
+/// The sweep that walks through all orders is the first one after a start.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn a_database_whose_clock_jumps_ends_no_order_that_is_younger_than_the_deadline() -> Result<()>
+{
+    on_its_own(deadline_outlives_a_jump).await
+}
+
+async fn deadline_outlives_a_jump(stack: &Stack) -> Result<()> {
+    let clock = WrongClock::new(stack, "order-db")?;
+    clock.give_to(stack, "order-db")?;
+    stack.set_environment("order", sabotage::DEADLINE, Some(&HOUR.to_string()))?;
+    // Ahead when all of it starts, and right soon after.
+    clock.set(HOUR)?;
+    let client = own_stack(stack).await?;
+    stack.stop("stock").await?;
+    let mut orders = place_all(&client, 4).await?;
+    jump(stack, "order", &clock, 0).await?;
+    // As if processes had run for long: else they know of no hour that has passed.
+    let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
+    sqlx::raw_sql(
+        "delete from clock_ticks; insert into clock_ticks (tick, elapsed_ms, noted_at)
+         select minute, minute * 60000, now() - (180 - minute) * interval '1 minute'
+         from generate_series(0, 180) as minute",
+    )
+    .execute(&mut db)
+    .await?;
+    for off in [0, 2 * HOUR, -2 * HOUR, 0, 2 * HOUR] {
+        jump(stack, "order", &clock, off).await?;
+        orders.extend(place_all(&client, 2).await?);
+        stack.stop("order").await?;
+        stack.start("order").await?;
+        sleep(SWEPT).await;
+    }
+    jump(stack, "order", &clock, 0).await?;
+    sleep(SWEPT).await;
+    for order in &orders {
+        let order = client.order(order.order_id).await?;
+        ensure!(order.status == "pending", "{order:?}");
+    }
+    stack.start("stock").await?;
+    all_end(&client, &orders).await?;
+    verified(&client).await
 }
