@@ -42,6 +42,21 @@ pub async fn read_only(stack: &Stack, service: &str, is_read_only: bool) -> Resu
     say(stack, service, &[set, "select pg_reload_conf()"]).await
 }
 
+/// From now on, or no longer, every commit waits for a standby that there is not.
+pub async fn await_absent_standby(stack: &Stack, service: &str, waits: bool) -> Result<()> {
+    let set = match waits {
+        true => "alter system set synchronous_standby_names = 'absent'",
+        false => "alter system reset synchronous_standby_names",
+    };
+    say(stack, service, &[set, "select pg_reload_conf()"]).await
+}
+
+/// Sets every sequence back to its beginning, as a failover does to a copy that did not get them.
+pub async fn set_sequences_back(stack: &Stack, service: &str) -> Result<()> {
+    let back = "select setval(oid::regclass, 1, false) from pg_class where relkind = 'S'";
+    say(stack, service, &[back]).await
+}
+
 /// SIGKILL to one backend that works for the service, or for the database itself where the service
 /// is away: the postmaster ends all others, and recovers.
 pub async fn kill_backend(stack: &Stack, service: &str) -> Result<()> {

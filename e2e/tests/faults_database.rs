@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::client::{Client, Order};
 use e2e::history::STANDSTILL;
-use e2e::outcome::Outcome;
+use e2e::outcome::{Outcome, accepted};
+use e2e::topology::SERVICES;
 use e2e::wait::eventually;
 use e2e::{load, sabotage, seed};
 use serde_json::json;
@@ -236,6 +237,79 @@ async fn locked_tables_and_old_snapshots_hold_things_up_and_break_nothing() -> R
             Outcome::Unknown(because) => anyhow::bail!("nobody knows: {because}"),
             Outcome::Failed(answer) => anyhow::bail!("{answer}"),
         }
+    })
+    .await
+}
+
+/// What waits for a standby and is cut is seen before the standby has it: a repeat that reads it is told no
+/// sooner than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_acknowledged_only_as_durably_as_its_first() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        let (customer, key, other) =
+            (rich(), Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
+        let place = async |key: &str| client.place(customer, &basket(), key).await;
+        let first = accepted(async || place(&key).await).await?;
+        let cancelled = client.placed(customer, &basket()).await?;
+        let cancelled = client.cancelled(cancelled.order_id).await?;
+        sabotage::await_absent_standby(stack, "order", true).await?;
+        let asked = async {
+            let new = eventually("commits to wait", SOON, async || match place(&other).await {
+                Outcome::Unknown(_) => Ok(()),
+                outcome => anyhow::bail!("{outcome}"),
+            });
+            new.await?;
+            for outcome in [place(&key).await, client.cancel(cancelled.order_id).await] {
+                ensure!(matches!(outcome, Outcome::Unknown(_)), "no standby has it: {outcome}");
+            }
+            Ok(())
+        };
+        let asked = asked.await;
+        sabotage::await_absent_standby(stack, "order", false).await?;
+        asked?;
+        let again = accepted(async || place(&key).await).await?;
+        ensure!((again.status, &again.body) == (201, &first.body), "{first}, and then {again}");
+        ensure!(
+            client.cancelled(cancelled.order_id).await? == cancelled,
+            "it is answered otherwise"
+        );
+        let other = accepted(async || place(&other).await).await?;
+        all_end(client, &[first.json()?, other.json()?]).await
+    })
+    .await
+}
+
+/// As after a failover to a copy that did not get them; and while orders are under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_that_are_set_back_mislead_no_follower_and_hold_up_no_order() -> Result<()> {
+    alone(async |Stage { stack, client }| {
+        stack.stop("stock").await?;
+        let orders = place_all(client, 10).await?;
+        let order = client.order(orders[0].order_id).await?;
+        let api = &client.addresses.apis["order"];
+        let followed = reqwest::get(format!("{api}/orders/{}/events", order.order_id));
+        let followed = followed.await?.error_for_status()?;
+        eventually("payment's answer", SOON, async || {
+            let order = client.order(order.order_id).await?;
+            ensure!(order.payment == "verified", "{order:?}");
+            Ok(())
+        })
+        .await?;
+        for service in SERVICES {
+            sabotage::set_sequences_back(stack, service).await?;
+        }
+        stack.start("stock").await?;
+        all_end(client, &orders).await?;
+        let began = Instant::now();
+        let followed = tokio::time::timeout(SOON, followed.text()).await??;
+        ensure!(followed.contains("event: orders.confirmed"), "{followed}");
+        ensure!(began.elapsed() < Duration::from_secs(2), "it was told {:?} late", began.elapsed());
+        let path = format!("/orders/{}/history", order.order_id);
+        let history: serde_json::Value = client.read("order", &path).await?;
+        let events: Vec<_> = history["history"].as_array().into_iter().flatten().collect();
+        ensure!(events[0]["event"] == "orders.created", "{history}");
+        ensure!(events[events.len() - 1]["event"] == "orders.confirmed", "{history}");
+        all_end(client, &place_all(client, 10).await?).await
     })
     .await
 }

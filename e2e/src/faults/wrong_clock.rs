@@ -1,7 +1,8 @@
 //! A clock that is wrong, and jumps: members of a stack read another time of day than it is.
 //!
-//! The monotonic clock stays true, as it does where a host sleeps or somebody sets its time. A member that
-//! waits until a time of day is not moved: the kernel knows the true time only.
+//! The monotonic clock stays true, as it does where a host sleeps or somebody sets its time. The kernel knows
+//! the true time only, so a member that waits until a moment of the wrong clock would wait for as long as the
+//! two are apart. Kafka's client does that, and asks by `gettimeofday`, which a service is told truly.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Stack;
 use crate::parts::create_open_directory;
+use crate::topology::Member;
 
 /// Adds to each time of day the seconds that a file holds at that moment.
 const LIBRARY: &str = r#"
@@ -23,11 +25,11 @@ const LIBRARY: &str = r#"
 #include <time.h>
 #include <unistd.h>
 
-static long offset(void) {
+static long offset(const char *variable) {
     int before = errno;
     long seconds = 0;
     char text[32];
-    const char *file = getenv("CLOCK_OFFSET_FILE");
+    const char *file = getenv(variable);
     long opened = file ? syscall(SYS_openat, AT_FDCWD, file, O_RDONLY | O_CLOEXEC, 0) : -1;
     if (opened >= 0) {
         long length = syscall(SYS_read, opened, text, sizeof text - 1);
@@ -44,23 +46,23 @@ static long offset(void) {
 int clock_gettime(clockid_t clock, struct timespec *now) {
     int failed = (int)syscall(SYS_clock_gettime, clock, now);
     if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
-        now->tv_sec += offset();
+        now->tv_sec += offset("CLOCK_OFFSET_FILE");
     return failed;
 }
 
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {
     struct timespec exactly;
     (void)zone;
-    if (clock_gettime(CLOCK_REALTIME, &exactly))
+    if (syscall(SYS_clock_gettime, CLOCK_REALTIME, &exactly))
         return -1;
-    now->tv_sec = exactly.tv_sec;
+    now->tv_sec = exactly.tv_sec + offset("CLOCK_OF_DAY_OFFSET_FILE");
     now->tv_usec = exactly.tv_nsec / 1000;
     return 0;
 }
 
 time_t time(time_t *now) {
-    struct timespec exactly;
-    clock_gettime(CLOCK_REALTIME, &exactly);
+    struct timeval exactly;
+    gettimeofday(&exactly, 0);
     if (now)
         *now = exactly.tv_sec;
     return exactly.tv_sec;
@@ -95,7 +97,12 @@ impl WrongClock {
     pub fn give_to(&self, stack: &Stack, member: &str) -> Result<()> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         stack.set_environment(member, "LD_PRELOAD", Some(&text(&self.library)))?;
-        stack.set_environment(member, "CLOCK_OFFSET_FILE", Some(&text(&self.offset)))
+        stack.set_environment(member, "CLOCK_OFFSET_FILE", Some(&text(&self.offset)))?;
+        if let Member::Database(_) = member.parse()? {
+            let offset = text(&self.offset);
+            stack.set_environment(member, "CLOCK_OF_DAY_OFFSET_FILE", Some(&offset))?;
+        }
+        Ok(())
     }
 
     /// Lets it jump: from now on it is wrong by so many seconds.

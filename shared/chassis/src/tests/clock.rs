@@ -6,7 +6,7 @@ use crate::sequences;
 
 #[tokio::test]
 async fn time_counts_once_however_many_processes_measure_it_and_only_while_one_runs() {
-    let till = Till::<260>::open().await;
+    let till = Till::<270>::open().await;
     let elapsed = async || till.number("select max(elapsed_ms) from clock_ticks").await;
     let began = Instant::now();
     let (mut one, mut other) = (None, None);
@@ -39,7 +39,7 @@ async fn time_counts_once_however_many_processes_measure_it_and_only_while_one_r
 
 #[tokio::test]
 async fn what_is_older_than_a_span_is_told_by_ticks_and_ticks_are_kept_no_longer_than_needed() {
-    let till = Till::<261>::open().await;
+    let till = Till::<271>::open().await;
     let day = Duration::from_secs(24 * 3600);
     assert_eq!(older_than(&till.db, day).await.unwrap(), None, "no time has passed");
     till.force(
@@ -59,7 +59,7 @@ async fn what_is_older_than_a_span_is_told_by_ticks_and_ticks_are_kept_no_longer
 /// As after a failover to a copy that did not get them.
 #[tokio::test]
 async fn sequences_that_are_behind_their_tables_are_put_ahead_and_others_are_left() {
-    let till = Till::<262>::open().await;
+    let till = Till::<272>::open().await;
     let row = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                select gen_random_uuid(), 't', 'k', '', '', now() from generate_series(1, 9);";
     till.force(row).await;
@@ -68,7 +68,7 @@ async fn sequences_that_are_behind_their_tables_are_put_ahead_and_others_are_lef
     assert_eq!(till.number(last).await, 9);
     till.force("alter table outbox alter column position restart with 1").await;
     sequences::put_ahead(&till.db).await;
-    till.publish(&[counted::<262>("a", 1)]).await;
+    till.publish(&[counted::<272>("a", 1)]).await;
     assert_eq!(till.number("select max(position) from outbox").await, 10);
     till.force("delete from outbox").await;
     sequences::put_ahead(&till.db).await;
@@ -79,7 +79,7 @@ async fn sequences_that_are_behind_their_tables_are_put_ahead_and_others_are_lef
 /// noted in the log all the same, and waits as any other.
 #[tokio::test]
 async fn a_transaction_that_answers_and_has_nothing_to_write_is_noted_in_the_log() {
-    let till = Till::<263>::open().await;
+    let till = Till::<273>::open().await;
     let noted = "select (pg_current_xact_id_if_assigned() is not null)::int::bigint";
     let mut tx = till.db.begin().await.unwrap();
     Writes::of(&mut tx).run().await.unwrap();
@@ -100,13 +100,13 @@ async fn a_transaction_that_answers_and_has_nothing_to_write_is_noted_in_the_log
         .await
     };
     let (commands, writing) = till.commands();
-    let wish = counted::<263>("a", 5);
+    let wish = counted::<273>("a", 5);
     let run = || commands.run(wish.clone(), super::commands::once("key", &wish), count);
     assert!(run().await.is_ok());
     let before = locks().await;
     assert!(run().await.is_ok());
     assert_eq!(locks().await, before + 1, "a repeat of a command");
-    let refused = counted::<263>("a", 0);
+    let refused = counted::<273>("a", 0);
     assert!(commands.run(refused, None, count).await.is_err());
     assert_eq!(locks().await, before + 1, "a refusal says that nothing is stored");
     writing.stop().await;
