@@ -39,6 +39,8 @@ struct Found {
     offset: i64,
     appended_at: DateTime<Utc>,
     announced: bool,
+    /// The subscribers whose groups have gone on behind it.
+    passed_by: Vec<&'static str>,
 }
 
 /// One event, with all that is known of its way.
@@ -167,9 +169,27 @@ fn records(
                 offset: message.offset(),
                 appended_at: DateTime::from_timestamp_millis(millis).unwrap_or_default(),
                 announced: header("traceparent") == Some(&*again),
+                passed_by: Vec::new(),
             });
         })
         .with_context(|| format!("reading {}", topic.name))?;
+    }
+    // Asked before the inboxes are: what a group has passed by then, its inbox knows already.
+    for service in SERVICES {
+        let group = topics::reader(kafka, service)?;
+        for topic in TOPICS.into_iter().filter(|topic| topic.subscribers.contains(&service)) {
+            if !found.keys().any(|(name, _)| *name == topic.name) {
+                continue;
+            }
+            let behind = topics::behind(&group, topic.name)?;
+            let of_topic = found.iter_mut().filter(|((name, _), _)| *name == topic.name);
+            for record in of_topic.flat_map(|(_, records)| records) {
+                let next = usize::try_from(record.partition).ok().and_then(|nth| behind.get(nth));
+                if next.is_some_and(|(next, _)| record.offset < *next) {
+                    record.passed_by.push(service);
+                }
+            }
+        }
     }
     // Partitions come as they like.
     found.values_mut().for_each(|records| records.sort_by_key(|it| (it.appended_at, it.offset)));
@@ -258,13 +278,21 @@ impl Step {
                 Some(Letter { letter_id, state, reason, .. }) => waits.push(format!(
                     "{name} is a dead letter of {service}, number {letter_id}, {state}: {reason}"
                 )),
-                None if !self.records.is_empty() && !self.handled.contains_key(service) => {
-                    waits.push(format!("{name} waits for {service} to handle it"));
-                }
-                None => {}
+                None if self.records.is_empty() || self.handled.contains_key(service) => {}
+                None if self.was_passed_by(service) => waits.push(format!(
+                    "{name} was passed by {service} and not handled: `make announce KEY=…` with the \
+                     order's id brings it again"
+                )),
+                None => waits.push(format!("{name} waits for {service} to handle it")),
             }
         }
         waits
+    }
+
+    /// Whether a service has gone on behind every record of it.
+    fn was_passed_by(&self, service: &str) -> bool {
+        let mut records = self.records.iter();
+        !self.records.is_empty() && records.all(|record| record.passed_by.contains(&service))
     }
 
     fn lines(&self) -> Vec<String> {
@@ -280,6 +308,9 @@ impl Step {
                 (service.to_string(), waited, tries.to_string())
             }
             (Some((_, tries)), None) => (service.to_string(), "-".into(), tries.to_string()),
+            (None, _) if self.was_passed_by(service) => {
+                (service.to_string(), "passed".into(), "-".into())
+            }
             (None, _) => (service.to_string(), "waits".into(), "-".into()),
         };
         let mut subscribers = self.topic.subscribers.iter().map(heard);
@@ -363,6 +394,34 @@ fn lines(order: &OrderRow, case: &Case, steps: &[Step]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_consumer_has_passed_without_handling_it_does_not_wait_for_it() {
+        let record = |passed_by: &[&'static str]| Found {
+            partition: 0,
+            offset: 8,
+            appended_at: Utc::now(),
+            announced: false,
+            passed_by: passed_by.to_vec(),
+        };
+        let says = |records| {
+            let step = Step {
+                topic: &events::payments::VERIFIED,
+                decided_at: Utc::now(),
+                records,
+                in_outbox: false,
+                handled: HashMap::new(),
+                letters: Vec::new(),
+            };
+            (step.waits().join("; "), step.lines().join("; "))
+        };
+        let (why, line) = says(vec![record(&["order"])]);
+        assert!(why.contains("passed by order") && line.contains("passed"), "{why}: {line}");
+        for records in [vec![record(&[])], vec![record(&["order"]), record(&[])]] {
+            let (why, line) = says(records);
+            assert!(why.contains("waits for order") && line.contains("waits"), "{why}: {line}");
+        }
+    }
 
     #[test]
     fn a_line_fits_into_100_columns() {
