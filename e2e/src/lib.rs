@@ -23,6 +23,7 @@
 //!   topics, and read again; `raw_record`: what no client of ours could put there.
 //! - `chaos`: the long run; `round`: one of its rounds; `fault`: what is drawn for it; `nemesis`: who
 //!   carries that out; `chaos_report`: what is told.
+//! - `faults`: neighbours and surroundings that misbehave.
 //! - `crash_points`: services that die at the worst moments, on purpose.
 //! - `long_outage`: stock away for minutes, and what that leaves behind; `hostile`: clients that mean
 //!   no good.
@@ -36,7 +37,6 @@
 //!   takes up.
 //! - `bugs`: bugs that are put into a scratch copy, and what catches each; `trial`: the load and the
 //!   trouble that does; `scratch`: a copy of the checkout, to be changed and built.
-//! - `faults`: neighbours and surroundings that misbehave.
 //! - `template`: a service of your own.
 //! - `letters`: dead letters on the command line.
 

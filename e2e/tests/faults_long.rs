@@ -32,6 +32,7 @@ mod clocks;
 mod refused;
 mod gateways;
 mod probes;
+mod transactions;
 
 /// F22: nobody's partitions are without an owner for longer.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

@@ -3,19 +3,22 @@
 //! Promise: as long as the process lives it keeps its partitions, however long its own database is
 //! away. It is broken by not polling while there is no room.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metrics::counter;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::group::{self, Ends};
 use crate::member::{Assigned, Reports};
 use crate::news::News;
+use crate::offsets::{self, Read, STORED_EVERY};
 use crate::route;
 
 /// Memory of records that are read ahead or being handled, at most, keys and headers among them: records may
@@ -37,6 +40,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// into an empty queue: if one such wake-up is lost, in whichever layer, nothing more is read until
 /// the crate looks by itself, after 150 s (its issues 665 and 848).
 const LOOKED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long each of two questions may take by which the offsets of an assignment are validated.
+const VALIDATED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often what was resumed is resumed again, a look apart. librdkafka loses a resume that meets a
 /// rebalance, and says that all went well (its issue 5591): that partition would never be read again. Where
@@ -95,6 +101,114 @@ fn resume(client: &StreamConsumer<Reports>) -> KafkaResult<()> {
     client.resume(&client.assignment()?)
 }
 
+/// What one client has read.
+struct Reader {
+    client: Arc<StreamConsumer<Reports>>,
+    read: Read,
+    /// The number of the last assignment whose offsets were validated.
+    validated: u64,
+    validated_at: Instant,
+    stored_at: Instant,
+}
+
+impl Reader {
+    fn of(client: Arc<StreamConsumer<Reports>>) -> Reader {
+        let now = Instant::now();
+        Reader { client, read: Read::default(), validated: 0, validated_at: now, stored_at: now }
+    }
+
+    /// Notes a record, and answers it with the assignment that it belongs to; `None` where it comes again.
+    async fn note(
+        &mut self,
+        (message, by): (OwnedMessage, Option<u64>),
+    ) -> Option<(OwnedMessage, Option<u64>)> {
+        let Some(number) = by else { return Some((message, by)) };
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        let is_new = number > self.validated
+            && !self.read.is_of(topic, partition, &self.client.context().assigned());
+        if is_new && self.validate().await.contains(&(topic.to_string(), partition)) {
+            return None;
+        }
+        let Some(before) = self.read.record(topic, partition, offset, number) else {
+            return Some((message, by));
+        };
+        error!(
+            "{topic}[{partition}] has lost its tail: {before} was next, and {offset} is there anew. What is \
+             written there now is read; what was lost is not"
+        );
+        counter!("consumer_log_truncated_total", "topic" => topic.to_string()).increment(1);
+        let number = self.client.context().lost_its_tail(topic, partition);
+        let _ = self.read.record(topic, partition, offset, number);
+        Some((message, Some(number)))
+    }
+
+    /// Has the client go to where the group had come in what was assigned, before anything of it is read:
+    /// only where it is sent to an offset does it validate the offset's epoch, and not where it begins with
+    /// one that was committed. Where the log has lost its tail it goes back to where that was cut. Answers
+    /// the partitions that are read from there; where Kafka does not tell, it is tried again, as long as
+    /// nothing of them was read.
+    async fn validate(&mut self) -> HashSet<(String, i32)> {
+        self.validated_at = Instant::now();
+        let (last, assigned) =
+            (self.client.context().assignments(), self.client.context().assigned());
+        let mut new = TopicPartitionList::new();
+        for place in self.client.assignment().iter().flat_map(TopicPartitionList::elements) {
+            if !self.read.is_of(place.topic(), place.partition(), &assigned) {
+                new.add_partition(place.topic(), place.partition());
+            }
+        }
+        let client = self.client.clone();
+        let asked = move || sought(&client, new);
+        let Ok(Ok((at, all))) = tokio::task::spawn_blocking(asked).await else {
+            return HashSet::new();
+        };
+        self.read.began(&at, |topic, partition| assigned.by(topic, partition));
+        if all {
+            self.validated = last;
+        }
+        at.into_keys().collect()
+    }
+
+    /// What is due between two records.
+    async fn between(&mut self) {
+        let is_new = self.client.context().assignments() > self.validated;
+        if is_new && self.validated_at.elapsed() >= STORED_EVERY {
+            self.validate().await;
+        }
+        if self.stored_at.elapsed() >= STORED_EVERY {
+            offsets::store(&*self.client, Some(&self.read));
+            self.stored_at = Instant::now();
+        }
+    }
+}
+
+/// Sends a client to where its group had come in these partitions; to the beginning where that is nowhere.
+/// Answers where each of them is read from, and whether those are all: one whose fetching has not begun can't
+/// be sent anywhere yet.
+fn sought(client: &StreamConsumer<Reports>, new: TopicPartitionList) -> KafkaResult<(Ends, bool)> {
+    let count = new.count();
+    if count == 0 {
+        return Ok((Ends::new(), true));
+    }
+    // The list has the epochs as well.
+    let mut places = client.committed_offsets(new, VALIDATED_WITHIN)?;
+    for mut place in places.elements() {
+        if !matches!(place.offset(), Offset::Offset(_)) {
+            place.set_offset(Offset::Beginning)?;
+        }
+    }
+    places = client.seek_partitions(places, VALIDATED_WITHIN)?;
+    let mut at = Ends::new();
+    for place in places.elements() {
+        if place.error().is_ok() {
+            let offset = place.offset().to_raw().unwrap_or_default().max(0);
+            at.insert((place.topic().to_string(), place.partition()), offset);
+        }
+    }
+    let all = at.len() == count;
+    Ok((at, all))
+}
+
 /// Reads ahead, up to a bound of records and of bytes. Where there is no room for long, fetching is
 /// paused and the group goes on being polled: an outage of our database must not cost us our
 /// partitions.
@@ -104,22 +218,33 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
     let mut paused = false;
     let mut resumes = Resumes { left: 0, assignment: 0, looked_at: Instant::now() };
     let mut news = News::default();
+    let mut came_at = Instant::now();
+    let mut reader = Reader::of(client.clone());
     loop {
         client.context().sayings.reader_came_round();
         if !paused {
             resumes.look(&client);
         }
+        reader.between().await;
         let received = |message: &BorrowedMessage<'_>| {
             (message.detach(), client.context().assigned_by(message))
         };
         let (message, by) = match unplaced.pop_front() {
             Some(received) => received,
-            None => match tokio::time::timeout(LOOKED_EVERY, client.recv()).await {
+            None => match tokio::time::timeout(STORED_EVERY, client.recv()).await {
                 Err(_) => {
-                    client.context().sayings.nothing_came();
+                    if came_at.elapsed() >= LOOKED_EVERY {
+                        came_at = Instant::now();
+                        client.context().sayings.nothing_came();
+                    }
                     continue;
                 }
-                Ok(Ok(message)) => received(&message),
+                Ok(Ok(message)) => {
+                    came_at = Instant::now();
+                    let received = received(&message);
+                    let Some(received) = reader.note(received).await else { continue };
+                    received
+                }
                 Ok(Err(error)) => {
                     // The client goes on by itself; one line says what it is waiting for.
                     let text = error.to_string();
@@ -154,7 +279,8 @@ pub(crate) async fn read(client: Arc<StreamConsumer<Reports>>, ahead: mpsc::Send
                     });
                 }
                 if let Ok(Ok(message)) = tokio::time::timeout(POLL, client.recv()).await {
-                    unplaced.push_back(received(&message));
+                    let received = received(&message);
+                    unplaced.extend(reader.note(received).await);
                 }
             }
         }

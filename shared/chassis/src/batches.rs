@@ -20,7 +20,7 @@ use tracing::{error, warn};
 
 use crate::consumer::Consumer;
 use crate::consumer::deferred::{Deferred, Tries};
-use crate::consumer::offsets::Offsets;
+use crate::consumer::progress::Progress;
 use crate::crash;
 use crate::db::{self, Failure};
 use crate::dead_letter::{self, Cause, Kind, Place};
@@ -76,7 +76,7 @@ pub(crate) struct Batches<'a, R: Rows> {
     /// By topic, since each has a handler of its own: events in a row that could not be handled.
     /// Undecodable bytes don't count.
     strikes: HashMap<String, u32>,
-    offsets: Offsets,
+    progress: Progress,
     deferred: Deferred<R>,
     deferred_logged_at: Instant,
     /// By topic: when an event had its effect last.
@@ -132,7 +132,7 @@ impl<'a, R: Rows> Batches<'a, R> {
             session: Session::of(&consumer.db),
             expects_repeats: true,
             strikes: HashMap::new(),
-            offsets: Offsets::default(),
+            progress: Progress::default(),
             deferred: Deferred::new(),
             deferred_logged_at: Instant::now(),
             succeeded: HashMap::new(),
@@ -330,7 +330,7 @@ impl<'a, R: Rows> Batches<'a, R> {
     /// Has an event wait by itself. Its partition's offset stays below it.
     fn defer(&mut self, item: Item<R>, tries: Tries, assigned: &Assigned, because: &str) {
         let message = &item.message;
-        self.offsets.defer(message.topic(), message.partition(), message.offset(), assigned);
+        self.progress.defer(message.topic(), message.partition(), message.offset(), assigned);
         counter!("consumer_retries_total").increment(1);
         if tries.is_first() {
             warn!("{} waits, and others go on: {because}", place(&item));
@@ -379,8 +379,8 @@ impl<'a, R: Rows> Batches<'a, R> {
         Ok(Committed { handled, letters: new.into_iter().collect() })
     }
 
-    /// After the commit, never before: stores the offsets of a part, up to where everything in its partitions was
-    /// handled, and counts the strikes. A letter that was there before is no strike, and an event that had its
+    /// After the commit, never before: notes up to where everything in a part's partitions was handled, which is to
+    /// be stored, and counts the strikes. A letter that was there before is no strike, and an event that had its
     /// effect before ends no row of them: a topic may be read again from its beginning.
     fn committed(&mut self, part: &Part<R>, committed: &Committed, assigned: &Assigned) {
         self.strikes.retain(|topic, _| !committed.handled.contains(&**topic));
@@ -390,7 +390,7 @@ impl<'a, R: Rows> Batches<'a, R> {
         for Item { message, content, .. } in &part.items {
             let (topic, partition, offset) =
                 (message.topic(), message.partition(), message.offset());
-            let up_to = self.offsets.handle(topic, partition, offset, assigned);
+            let up_to = self.progress.handle(topic, partition, offset, assigned);
             handled.insert((topic, partition), up_to);
             match content {
                 Content::Dead(Cause { kind, reason })
@@ -407,26 +407,12 @@ impl<'a, R: Rows> Batches<'a, R> {
             }
         }
         self.has_new_letters |= !committed.letters.is_empty();
-        self.store(handled, assigned);
-    }
-
-    fn store(&self, handled: HashMap<(&str, i32), Option<i64>>, assigned: &Assigned) {
-        // These are places in a cluster that is gone: stored, they would be taken for places in
-        // the one that was made anew, and the records before them never be read.
-        if member::was_replaced(self.client) {
-            return;
+        let offsets = &self.client.context().offsets;
+        for ((topic, partition), up_to) in handled {
+            let next = up_to.map(|offset| offset + 1);
+            let by = assigned.by(topic, partition);
+            next.into_iter().for_each(|next| offsets.handled(topic, partition, next, by));
         }
-        let now = self.client.context().assigned();
-        for ((topic, partition), offset) in handled {
-            let Some(offset) = offset else { continue };
-            if now.by(topic, partition) != assigned.by(topic, partition) {
-                continue;
-            }
-            // Fails where the partition has moved on to another instance, which then reads these
-            // records once more and finds them in the inbox.
-            let _ = self.client.store_offset(topic, partition, offset);
-        }
-        crash::point!("consumer.stored");
     }
 
     /// Where the cluster was made anew, offsets start again; its id tells the places apart.

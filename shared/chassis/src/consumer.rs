@@ -4,13 +4,14 @@
 //! [`crate::batches`] for what is promised of them.
 
 pub(crate) mod deferred;
-pub(crate) mod offsets;
+pub(crate) mod progress;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use metrics::counter;
+use futures::future::try_join_all;
+use metrics::{counter, gauge};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -20,7 +21,7 @@ use tracing::warn;
 use crate::ahead::{self, Ahead};
 use crate::batches::{Batches, PAUSED_LOOK_EVERY};
 use crate::config::Kafka;
-use crate::event::{Answer, At, Event, Outcome};
+use crate::event::{Answer, At, Event, Isolation, Outcome};
 use crate::group::Group;
 use crate::inbox;
 use crate::kafka;
@@ -122,10 +123,20 @@ impl<R: Rows> Consumer<R> {
     /// the task that reads ahead has ended.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let pruning = tokio::spawn(inbox::prune(self.db.clone()));
-        let mut ended = Ok(());
-        while ended.is_ok() && !stop.is_cancelled() {
-            ended = self.read(&stop).await;
-        }
+        // How a client isolates holds for all that it reads: topics of another isolation have another client,
+        // which is a member of the same group.
+        let topics = self.routes.topics();
+        self.group.joined_by_all(topics.keys().copied()).await;
+        let read = |(isolation, topics): (&Isolation, &Vec<&'static str>)| {
+            let (this, stop, isolation, topics) = (&self, &stop, *isolation, topics.clone());
+            async move {
+                while !stop.is_cancelled() {
+                    this.read(isolation, &topics, stop).await?;
+                }
+                Ok(())
+            }
+        };
+        let ended = try_join_all(topics.iter().map(read)).await.map(drop);
         pruning.abort();
         ended
     }
@@ -133,13 +144,23 @@ impl<R: Rows> Consumer<R> {
     /// Reads with one client, until stopped or until that is of no more use, as when the cluster that it
     /// found was replaced by one that was made anew. The next client goes on from what is committed,
     /// and reads a cluster made anew from its beginning.
-    async fn read(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let topics = self.routes.topics();
+    async fn read(
+        &self,
+        isolation: Isolation,
+        topics: &[&'static str],
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        for topic in topics {
+            // Until the client tells that it reads some: what it does not read has no lag here.
+            gauge!("consumer_partitions", "topic" => *topic).set(0);
+        }
         let client: StreamConsumer<Reports> =
-            kafka::consumer(self.service, &self.config).create_with_context(Reports::default())?;
+            kafka::consumer(self.service, &self.config, isolation)
+                .create_with_context(Reports::new(isolation))?;
         let client = Arc::new(client);
-        client.subscribe(&topics)?;
-        self.group.joined_by(&client).await;
+        client.subscribe(topics)?;
+        let plain = kafka::client(self.service, &self.config);
+        self.group.joined_by(isolation, &client, plain).await;
         let (ahead, mut records) = mpsc::channel(AHEAD_MAX);
         let reading = tokio::spawn(ahead::read(client.clone(), ahead));
 
@@ -197,7 +218,7 @@ impl<R: Rows> Consumer<R> {
             member::unsubscribed(&client).await;
         }
         reading.abort();
-        self.group.left().await;
+        self.group.left(isolation).await;
         // Once nobody else has it: it commits what is stored and leaves the group, so that others take
         // over at once. Where it hangs, its session ends by itself; or after `max.poll.interval.ms`, where
         // it still sends heartbeats.

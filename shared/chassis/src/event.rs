@@ -35,6 +35,8 @@ pub struct Topic {
     pub partitions: i32,
     /// How long its records are kept.
     pub retention: Retention,
+    /// Which of its records are read.
+    pub isolation: Isolation,
     /// The text of its Avro schema.
     pub schema: &'static str,
     codec: OnceLock<Codec>,
@@ -51,8 +53,19 @@ pub enum Retention {
     Compact,
 }
 
+/// Which records of a topic its subscribers read, where a producer wrote some in a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    /// All, and at once. For a topic whose publisher uses no transactions, as this relay does not: a
+    /// stranger's open transaction would otherwise stop what the publisher wrote behind it.
+    #[default]
+    ReadUncommitted,
+    /// Those of committed transactions, and those of none, up to the first transaction that is still open.
+    ReadCommitted,
+}
+
 impl Topic {
-    /// What stands in the struct, field by field.
+    /// What stands in the struct, field by field, of a topic whose publisher uses no transactions.
     pub const fn new(
         name: &'static str,
         publisher: &'static str,
@@ -62,7 +75,14 @@ impl Topic {
         schema: &'static str,
     ) -> Topic {
         let codec = OnceLock::new();
-        Topic { name, publisher, subscribers, partitions, retention, schema, codec }
+        let isolation = Isolation::ReadUncommitted;
+        Topic { name, publisher, subscribers, partitions, retention, isolation, schema, codec }
+    }
+
+    /// The same topic, if its publisher writes in transactions: subscribers read what was committed.
+    pub const fn read_committed(mut self) -> Topic {
+        self.isolation = Isolation::ReadCommitted;
+        self
     }
 
     /// The registry's name for this topic's schema (Confluent's `TopicNameStrategy`).

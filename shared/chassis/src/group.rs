@@ -1,14 +1,15 @@
 //! What a service asks of its consumer group as a whole: whether all that its topics hold was handled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::Mutex;
 
+use crate::event::Isolation;
 use crate::member::Reports;
 
 /// How long a question to the cluster may take.
@@ -23,22 +24,36 @@ const ENDS_KEPT_EVERY: Duration = Duration::from_secs(1);
 /// The consumer group of a service, as far as others in the process need to know.
 #[derive(Clone, Default)]
 pub struct Group {
-    client: Arc<Mutex<Weak<StreamConsumer<Reports>>>>,
+    clients: Arc<Mutex<BTreeMap<Isolation, Member>>>,
     /// Where each partition ended whenever that was asked lately.
     ends: Arc<Mutex<Vec<(Instant, Ends)>>>,
 }
 
 pub(crate) type Ends = HashMap<(String, i32), i64>;
 
+/// A client of the group, and the settings of one that tells where its topics end.
+type Member = (Weak<StreamConsumer<Reports>>, ClientConfig);
+
 impl Group {
-    pub(crate) async fn joined_by(&self, client: &Arc<StreamConsumer<Reports>>) {
-        *self.client.lock().await = Arc::downgrade(client);
+    /// Until a client has joined for each of these it can't be told.
+    pub(crate) async fn joined_by_all(&self, isolations: impl Iterator<Item = Isolation>) {
+        let none = || (Weak::new(), ClientConfig::new());
+        *self.clients.lock().await = isolations.map(|isolation| (isolation, none())).collect();
+    }
+
+    pub(crate) async fn joined_by(
+        &self,
+        isolation: Isolation,
+        client: &Arc<StreamConsumer<Reports>>,
+        plain: ClientConfig,
+    ) {
+        self.clients.lock().await.insert(isolation, (Arc::downgrade(client), plain));
         self.ends.lock().await.clear();
     }
 
     /// From now on it can't be told, until a client joins anew: whoever asks would keep this one open.
-    pub(crate) async fn left(&self) {
-        *self.client.lock().await = Weak::new();
+    pub(crate) async fn left(&self, isolation: Isolation) {
+        self.clients.lock().await.insert(isolation, (Weak::new(), ClientConfig::new()));
     }
 
     /// How long ago the group's topics held nothing that it has not handled by now: all instances, all
@@ -46,10 +61,19 @@ impl Group {
     /// unread. `None` where that can't be told, and where it was not asked lately. The last time will not do
     /// alone: offsets are committed once a second.
     pub async fn caught_up(&self) -> Option<Duration> {
-        let client = self.client.lock().await.upgrade()?;
+        let members: Vec<_> = self.clients.lock().await.clone().into_iter().collect();
         let asked_at = Instant::now();
-        let asked = tokio::task::spawn_blocking(move || progress(&client)).await;
-        let Ok(Ok((handled, ends))) = asked else { return None };
+        let (mut handled, mut ends) = (Ends::new(), Ends::new());
+        for (isolation, (client, plain)) in members {
+            let client = client.upgrade()?;
+            let asked = move || progress(&client, (isolation, plain));
+            let of_client = tokio::task::spawn_blocking(asked).await.ok()?.ok()?;
+            handled.extend(of_client.0);
+            ends.extend(of_client.1);
+        }
+        if ends.is_empty() {
+            return None;
+        }
         let mut asked = self.ends.lock().await;
         let reached = has_reached(&handled, &mut asked);
         if asked.last().is_none_or(|(asked_at, _)| asked_at.elapsed() > ENDS_KEPT_EVERY) {
@@ -73,7 +97,10 @@ fn has_reached(handled: &Ends, asked: &mut Vec<(Instant, Ends)>) -> Option<Durat
 ///
 /// Whatever an idle client asks waits behind the fetch that is under way on the same connection, for
 /// half a second: so each question is asked once, of all partitions.
-fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
+fn progress(
+    client: &StreamConsumer<Reports>,
+    (isolation, plain): (Isolation, ClientConfig),
+) -> KafkaResult<(Ends, Ends)> {
     let subscribed = client.subscription()?;
     let subscribed: HashSet<String> =
         subscribed.elements().iter().map(|topic| topic.topic().to_string()).collect();
@@ -91,7 +118,13 @@ fn progress(client: &StreamConsumer<Reports>) -> KafkaResult<(Ends, Ends)> {
     }
     let committed = client.committed_offsets(all.clone(), ASKED_WITHIN)?;
     let begins = asked(client, all.clone(), Offset::Beginning)?;
-    let ends = asked(client, all.clone(), Offset::End)?;
+    let ends = match isolation {
+        Isolation::ReadUncommitted => asked(client, all.clone(), Offset::End)?,
+        // This client is told where it may read to. What an open transaction holds back lies there as well.
+        Isolation::ReadCommitted => {
+            asked(&plain.create::<BaseConsumer>()?, all.clone(), Offset::End)?
+        }
+    };
     if ends.len() < all.count() {
         return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
     }
@@ -113,8 +146,8 @@ pub(crate) fn ends(
 }
 
 /// By time, of which the beginning and the end are special cases.
-fn asked(
-    client: &StreamConsumer<Reports>,
+fn asked<C: ConsumerContext>(
+    client: &impl Consumer<C>,
     mut partitions: TopicPartitionList,
     which: Offset,
 ) -> KafkaResult<Ends> {

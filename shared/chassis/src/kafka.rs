@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Kafka, Secret};
 use crate::environment::BadConfiguration;
+use crate::event::Isolation;
 
 /// The settings that are passed on as they are, under librdkafka's names: KAFKA_SECURITY_PROTOCOL is
 /// `security.protocol`.
@@ -131,13 +132,13 @@ pub fn producer(service: &str, config: &Kafka) -> ClientConfig {
     producer
 }
 
-/// The consumer of this service's group.
-pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
+/// A consumer of this service's group, for topics of one isolation: it is a setting of the client.
+pub fn consumer(service: &str, config: &Kafka, isolation: Isolation) -> ClientConfig {
     let mut consumer = client(service, config);
     consumer
         .set("group.id", service)
-        // Offsets are stored by us, after the commit of what was handled; the client commits what
-        // is stored once a second, when partitions move, and at the end.
+        // Offsets are stored by us (see `crate::offsets`), after the commit of what was handled; the client
+        // commits what is stored once a second, when partitions move, and at the end.
         .set("enable.auto.offset.store", "false")
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "1000")
@@ -154,7 +155,7 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         // long as this (the default is a minute) before the coordinator is looked for anew.
         .set("socket.timeout.ms", "10000")
         .set("max.poll.interval.ms", "300000")
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", level(isolation))
         .set("check.crcs", "true")
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "false")
@@ -163,6 +164,14 @@ pub fn consumer(service: &str, config: &Kafka) -> ClientConfig {
         .set("fetch.error.backoff.ms", "200");
     fetching_little(&mut consumer);
     consumer
+}
+
+/// What the client calls an isolation.
+pub(crate) fn level(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::ReadUncommitted => "read_uncommitted",
+        Isolation::ReadCommitted => "read_committed",
+    }
 }
 
 /// Bounds the memory of whoever reads. What lies ready counts by its bytes, and each record costs several

@@ -13,8 +13,8 @@
 //!   batches, each once
 //! - [`outbox`], [`relay`] with its `round`, its `floor` and its `producer`: events on their way to Kafka
 //! - [`announce`]: what was published, once more
-//! - [`consumer`], which reads `ahead` as a `member` of its [`group`], [`inbox`]: events on their way
-//!   in, in `batches`, by their `route`, to their `effect`
+//! - [`consumer`], which reads `ahead` as a `member` of its [`group`] and stores its `offsets`, [`inbox`]:
+//!   events on their way in, in `batches`, by their `route`, to their `effect`
 //! - [`state`]: a topic of state, read whole
 //! - `dead_letter`, [`loss`], `replay`, `pause`, `operator`: those that can't be handled, and what operators
 //!   do about them
@@ -53,6 +53,7 @@ pub mod announce;
 pub mod consumer;
 mod ahead;
 mod member;
+mod offsets;
 pub mod group;
 mod batches;
 mod route;

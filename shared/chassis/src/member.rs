@@ -15,20 +15,28 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use tracing::{info, warn};
 
 use crate::crash;
+use crate::event::Isolation;
 use crate::group::{ASKED_WITHIN, Ends};
+use crate::offsets::{self, Offsets};
 use crate::sayings::Sayings;
 
 /// While a client is joining, librdkafka puts off unsubscribing until it has joined, and does not tell.
 /// That takes a second, or two, in which somebody has to go on polling.
 const UNSUBSCRIBED_AFTER: Duration = Duration::from_secs(2);
 
+/// What librdkafka calls a partition that is fetched, and a broker that it is connected to.
+const ACTIVE: &str = "active";
+const BROKER_UP: &str = "UP";
+
 /// What the client tells about itself, as metrics and log lines.
 #[derive(Default)]
 pub struct Reports {
+    isolation: Isolation,
     pub(crate) sayings: Sayings,
     /// The id of the cluster that the client found first.
     cluster: OnceLock<String>,
     assigned: Mutex<Assigned>,
+    pub(crate) offsets: Offsets,
     /// The partitions that it has now. librdkafka itself calls others `desired` as well: whatever it was
     /// asked the offsets of.
     held: Mutex<Held>,
@@ -64,15 +72,23 @@ impl Assigned {
 
     fn give(&mut self, given: &TopicPartitionList) {
         self.last += 1;
-        let partitions = Arc::make_mut(&mut self.partitions);
         for place in given.elements() {
-            let of_topic = partitions.entry(place.topic().to_string()).or_default();
-            of_topic.insert(place.partition(), self.last);
+            self.give_one(place.topic(), place.partition());
         }
+    }
+
+    fn give_one(&mut self, topic: &str, partition: i32) {
+        let partitions = Arc::make_mut(&mut self.partitions);
+        partitions.entry(topic.to_string()).or_default().insert(partition, self.last);
     }
 }
 
 impl Reports {
+    /// For a client of topics of this isolation.
+    pub(crate) fn new(isolation: Isolation) -> Reports {
+        Reports { isolation, ..Reports::default() }
+    }
+
     /// As it is now.
     pub(crate) fn assigned(&self) -> Assigned {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -108,6 +124,15 @@ impl Reports {
     /// How often it was given partitions.
     pub(crate) fn assignments(&self) -> u64 {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner).last
+    }
+
+    /// Notes that the log of a partition lost its tail: whatever was read of it until now is of no assignment
+    /// that counts any longer.
+    pub(crate) fn lost_its_tail(&self, topic: &str, partition: i32) -> u64 {
+        let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+        assigned.last += 1;
+        assigned.give_one(topic, partition);
+        assigned.last
     }
 
     pub(crate) fn assigned_by(&self, message: &impl Message) -> Option<u64> {
@@ -156,11 +181,6 @@ pub(crate) fn beyond_repair(client: &StreamConsumer<Reports>) -> Option<&'static
     client.context().sayings.beyond_repair()
 }
 
-/// Whether that cluster is gone, and one that was made anew answers in its place.
-pub(crate) fn was_replaced(client: &StreamConsumer<Reports>) -> bool {
-    client.context().sayings.cluster_replaced()
-}
-
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
         self.sayings.say(level, kind, text);
@@ -180,8 +200,10 @@ impl ClientContext for Reports {
             let is_own = |of: &&Partition| own.is_some_and(|own| own.contains(&of.partition));
             let partitions = || topic.partitions.values().filter(is_own);
             let end = |of: &Partition| ends.get(&(topic.topic.clone(), of.partition)).copied();
-            let lag: i64 = partitions().map(|of| lag(of, end(of))).sum();
+            let lag: i64 = partitions().map(|of| lag(of, end(of), self.isolation)).sum();
             gauge!("consumer_lag", "topic" => topic.topic.clone()).set(lag as f64);
+            let followed = partitions().filter(|of| is_followed(of, &statistics)).count();
+            gauge!("consumer_partitions", "topic" => topic.topic.clone()).set(followed as f64);
             fetches_all &= partitions().all(is_fetched);
         }
         self.sayings.fetches_all(fetches_all);
@@ -190,10 +212,15 @@ impl ClientContext for Reports {
 
 impl ConsumerContext for Reports {
     /// Before the client takes offsets for what it is given: from here on, none that was read under the
-    /// last assignment may be stored.
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(given) = rebalance {
-            self.assigned.lock().unwrap_or_else(PoisonError::into_inner).give(given);
+    /// last assignment may be stored. Before partitions are taken away: what was handled of them is stored.
+    fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(given) => {
+                self.assigned.lock().unwrap_or_else(PoisonError::into_inner).give(given);
+            }
+            // The client commits what is stored of them when it lets them go.
+            Rebalance::Revoke(_) => offsets::store(client, None),
+            Rebalance::Error(_) => {}
         }
     }
 
@@ -222,17 +249,31 @@ fn is_fetched(partition: &Partition) -> bool {
 /// How far behind a partition is that a client has. Before anything of it was handled here, that is as far
 /// as the group had come; and all there is, where it had handled nothing. The partition may end further
 /// on than its client knows.
-fn lag(partition: &Partition, end: Option<i64>) -> i64 {
-    let Partition { consumer_lag_stored, consumer_lag, ls_offset, lo_offset, .. } = *partition;
+fn lag(partition: &Partition, end: Option<i64>, isolation: Isolation) -> i64 {
+    let Partition { consumer_lag_stored, consumer_lag, ls_offset, hi_offset, lo_offset, .. } =
+        *partition;
+    // librdkafka counts up to where this client may read. What lies behind an open transaction is behind too.
+    let (readable, open) = match isolation {
+        Isolation::ReadUncommitted if hi_offset > 0 => (ls_offset.max(hi_offset), 0),
+        Isolation::ReadUncommitted => (ls_offset, 0),
+        Isolation::ReadCommitted => (ls_offset, (hi_offset - ls_offset.max(0)).max(0)),
+    };
     // Before it was ever fetched, no end is known, and no lag.
-    let known = if ls_offset < 0 { partition.committed_offset.max(lo_offset) } else { ls_offset };
+    let known = if readable < 0 { partition.committed_offset.max(lo_offset) } else { readable };
     let unknown = end.map_or(0, |end| (end - known.max(0)).max(0));
-    unknown
+    unknown.max(open)
         + match (consumer_lag_stored, consumer_lag) {
             (stored, _) if stored >= 0 => stored,
             (_, committed) if committed >= 0 => committed,
-            _ => (ls_offset - lo_offset).max(0),
+            _ => (readable - lo_offset).max(0),
         }
+}
+
+/// Whether what is known of a partition is of now: it is fetched, and the broker that it is fetched from is
+/// there.
+fn is_followed(partition: &Partition, statistics: &Statistics) -> bool {
+    let broker = statistics.brokers.values().find(|broker| broker.nodeid == partition.broker);
+    partition.fetch_state == ACTIVE && broker.is_some_and(|broker| broker.state == BROKER_UP)
 }
 
 #[cfg(test)]
@@ -251,7 +292,7 @@ mod tests {
                 ls_offset: 17,
                 ..Partition::default()
             };
-            lag(&partition, end)
+            lag(&partition, end, Isolation::ReadUncommitted)
         };
         let lags = [of(0, 5, None), of(3, 5, None), of(-1, 5, None), of(-1, -1, None)];
         assert_eq!(lags, [0, 3, 5, 7]);
@@ -264,7 +305,45 @@ mod tests {
             ls_offset: -1001,
             ..Partition::default()
         };
-        assert_eq!([lag(&unfetched, None), lag(&unfetched, Some(19))], [0, 7]);
+        let of = |end| lag(&unfetched, end, Isolation::ReadUncommitted);
+        assert_eq!([of(None), of(Some(19))], [0, 7]);
+    }
+
+    #[test]
+    fn what_an_open_transaction_holds_back_is_lag_where_committed_records_are_read() {
+        let of = |isolation, consumer_lag_stored| {
+            let (lo_offset, ls_offset, hi_offset, consumer_lag) = (10, 17, 20, -1);
+            let partition = Partition {
+                consumer_lag_stored,
+                consumer_lag,
+                lo_offset,
+                ls_offset,
+                hi_offset,
+                ..Partition::default()
+            };
+            [lag(&partition, None, isolation), lag(&partition, Some(24), isolation)]
+        };
+        // What librdkafka counts ends where this client may read to.
+        assert_eq!(of(Isolation::ReadCommitted, 0), [3, 7]);
+        assert_eq!(of(Isolation::ReadCommitted, -1), [10, 14]);
+        assert_eq!(of(Isolation::ReadUncommitted, 3), [3, 7]);
+        assert_eq!(of(Isolation::ReadUncommitted, -1), [10, 14]);
+    }
+
+    #[test]
+    fn a_partition_is_followed_while_it_is_fetched_from_a_broker_that_is_there() {
+        let followed = |fetch_state: &str, broker, state: &str| {
+            let (nodeid, state) = (1, state.to_string());
+            let known = Broker { nodeid, state, ..Broker::default() };
+            let brokers = [("broker".to_string(), known)].into();
+            let fetch_state = fetch_state.to_string();
+            let partition = Partition { fetch_state, broker, ..Partition::default() };
+            is_followed(&partition, &Statistics { brokers, ..Statistics::default() })
+        };
+        assert!(followed("active", 1, "UP"));
+        assert!(!followed("active", 1, "TRY_CONNECT"), "the broker is away");
+        assert!(!followed("active", -1, "UP"), "nobody leads it");
+        assert!(!followed("validate-epoch-wait", 1, "UP"));
     }
 
     /// What it was asked the offsets of, librdkafka wants as well, and never fetches.

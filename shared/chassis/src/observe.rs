@@ -84,6 +84,10 @@ pub fn describe() {
         ("events_handled_total", "Events that had their effect, by topic."),
         ("events_repeated_total", "Events that came again after they had their effect, by topic."),
         ("events_published_total", "Events that the broker acknowledged, by topic."),
+        (
+            "consumer_log_truncated_total",
+            "Times that a partition's log lost records at its end that were read before, by topic.",
+        ),
         ("relay_topic_held_total", "Times that a topic's events had to wait, by topic."),
     ] {
         metrics::describe_counter!(name, meaning);
@@ -91,6 +95,10 @@ pub fn describe() {
     for (name, meaning) in [
         ("consumer_events_deferred", "Events that wait by themselves while all others go on."),
         ("consumer_lag", "Records of a topic that are not handled yet, here."),
+        (
+            "consumer_partitions",
+            "Partitions of a topic whose records are fetched here, from a broker that is there.",
+        ),
         ("consumer_paused", "1 while the consumer waits for an operator."),
         ("dead_letters_waiting", "Letters that wait for an operator, up to 1,000."),
         ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),

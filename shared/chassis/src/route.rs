@@ -2,7 +2,7 @@
 //! are read, and what each event causes or costs. Batches from Kafka and letters that an operator
 //! replays go through the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use opentelemetry::trace::{SpanBuilder, SpanKind};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::avro::{Codec, Undecodable, unframe};
 use crate::dead_letter::{Cause, Kind};
-use crate::event::{Answer, At, Event, Impossible, Outcome, Outgoing, Retention, Topic};
+use crate::event::{Answer, At, Event, Impossible, Isolation, Outcome, Outgoing, Retention, Topic};
 use crate::loss::Loss;
 use crate::registry::Known;
 use crate::rows::{Rows, Touches};
@@ -114,8 +114,12 @@ impl<R: Rows> Routes<R> {
         assert!(earlier.is_none(), "{} has two handlers", topic.name);
     }
 
-    pub fn topics(&self) -> Vec<&'static str> {
-        self.by_topic.keys().copied().collect()
+    pub fn topics(&self) -> BTreeMap<Isolation, Vec<&'static str>> {
+        let mut topics = BTreeMap::<Isolation, Vec<&'static str>>::new();
+        for Route { topic, .. } in self.by_topic.values() {
+            topics.entry(topic.isolation).or_default().push(topic.name);
+        }
+        topics
     }
 
     pub fn topic(&self, name: &str) -> Option<&'static Topic> {

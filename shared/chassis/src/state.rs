@@ -136,7 +136,7 @@ impl<E: Event> StateTopic<E> {
                 .set("enable.auto.commit", "false")
                 .set("enable.partition.eof", "true")
                 .set("auto.offset.reset", "earliest")
-                .set("isolation.level", "read_committed")
+                .set("isolation.level", kafka::level(E::topic().isolation))
                 .set("check.crcs", "true")
                 .set("allow.auto.create.topics", "false")
                 // The end is told when a fetch comes back empty.

@@ -7,6 +7,7 @@
 mod drawer;
 mod till;
 mod consumer;
+mod transactions;
 mod bad_events;
 mod clock;
 mod transient;
@@ -54,7 +55,7 @@ use crate::batches::REFUSED_FOR_MIN;
 use crate::commands::{Commands, commands};
 use crate::config::{Config, Secret};
 use crate::consumer::Consumer;
-use crate::event::{Answer, At, Event, Outgoing, Retention, Topic};
+use crate::event::{Answer, At, Event, Isolation, Outgoing, Retention, Topic};
 use crate::loss::Loss;
 use crate::member::{Assigned, Reports};
 use crate::outbox::{self, Envelope};

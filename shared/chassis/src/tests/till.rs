@@ -160,7 +160,7 @@ impl<const TEST: u32> Till<TEST> {
     /// A client of the consumer's group that owns no partition, so that no offset is stored: as if
     /// the process died after each commit.
     pub fn client(&self) -> Arc<StreamConsumer<Reports>> {
-        let config = kafka::consumer(self.service, &self.config.kafka);
+        let config = kafka::consumer(self.service, &self.config.kafka, Isolation::ReadUncommitted);
         Arc::new(config.create_with_context(Reports::default()).unwrap())
     }
 

@@ -5,6 +5,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::postgres::PgPoolOptions;
 
 use super::*;
+use crate::offsets;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset_stays_before_it() {
@@ -39,7 +40,10 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
     assert_eq!(till.number("select sum(counted)::bigint from tallies").await, 7);
     batches.retry_deferred().await;
     // The process dies here; at best, what was stored and not yet committed still is.
-    let last = move || client.commit_consumer_state(CommitMode::Sync);
+    let last = move || {
+        offsets::store(&*client, None);
+        client.commit_consumer_state(CommitMode::Sync)
+    };
     let _ = tokio::task::spawn_blocking(last).await.unwrap();
     assert_eq!(committed(&till).await, [1]);
     sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();

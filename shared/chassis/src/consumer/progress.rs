@@ -9,12 +9,12 @@ use crate::member::Assigned;
 
 /// The partitions that a client was assigned.
 #[derive(Default)]
-pub(crate) struct Offsets {
-    partitions: HashMap<String, HashMap<i32, Progress>>,
+pub(crate) struct Progress {
+    partitions: HashMap<String, HashMap<i32, OfPartition>>,
 }
 
 #[derive(Default)]
-struct Progress {
+struct OfPartition {
     /// The assignment that this is about.
     assignment: Option<u64>,
     /// The last record that was handled in order.
@@ -23,7 +23,7 @@ struct Progress {
     deferred: BTreeSet<i64>,
 }
 
-impl Offsets {
+impl Progress {
     /// Notes that a record waits by itself, and those behind it do not.
     pub fn defer(&mut self, topic: &str, partition: i32, offset: i64, assigned: &Assigned) {
         let progress = self.of(topic, partition, assigned);
@@ -53,7 +53,7 @@ impl Offsets {
         }
     }
 
-    fn of(&mut self, topic: &str, partition: i32, assigned: &Assigned) -> &mut Progress {
+    fn of(&mut self, topic: &str, partition: i32, assigned: &Assigned) -> &mut OfPartition {
         if !self.partitions.contains_key(topic) {
             self.partitions.insert(topic.to_string(), HashMap::new());
         }
@@ -61,7 +61,7 @@ impl Offsets {
         let progress = partitions.entry(partition).or_default();
         let assignment = assigned.by(topic, partition);
         if progress.assignment != assignment {
-            *progress = Progress { assignment, ..Progress::default() };
+            *progress = OfPartition { assignment, ..OfPartition::default() };
         }
         progress
     }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn no_offset_is_stored_beyond_an_event_that_is_deferred() {
-        let (mut offsets, assigned) = (Offsets::default(), Assigned::default());
+        let (mut offsets, assigned) = (Progress::default(), Assigned::default());
         let mut handle = |offset| offsets.handle("topic", 0, offset, &assigned);
         assert_eq!([handle(4), handle(5)], [Some(4), Some(5)]);
         offsets.defer("topic", 0, 6, &assigned);

@@ -1,0 +1,77 @@
+//! A producer that writes in transactions, and may leave one open.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use uuid::Uuid;
+
+use crate::strangers::KEY;
+
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the broker lets a transaction stand open: the longest that it takes.
+const OPEN_FOR: &str = "900000";
+
+/// A client with a transactional id of its own. A transaction that is open when it is dropped is aborted.
+/// Each call blocks until Kafka has answered.
+pub struct TransactionalProducer {
+    producer: BaseProducer,
+    is_open: bool,
+}
+
+impl TransactionalProducer {
+    /// Connects, and registers its id.
+    pub fn new(kafka: &str) -> Result<TransactionalProducer> {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", kafka)
+            .set("transactional.id", Uuid::now_v7().to_string())
+            .set("transaction.timeout.ms", OPEN_FOR)
+            .create()?;
+        producer.init_transactions(WITHIN)?;
+        Ok(TransactionalProducer { producer, is_open: false })
+    }
+
+    pub fn begin(&mut self) -> Result<()> {
+        self.producer.begin_transaction()?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Writes a record, and waits until the broker has it.
+    pub fn send(&self, topic: &str, partition: i32, payload: &[u8]) -> Result<()> {
+        let record = BaseRecord::to(topic).partition(partition).key(KEY).payload(payload);
+        self.producer.send(record).map_err(|(error, _)| error)?;
+        self.producer.flush(WITHIN)?;
+        Ok(())
+    }
+
+    /// Begins a transaction that has a record in each of these partitions, and leaves it open. The records
+    /// are no events.
+    pub fn leave_open(&mut self, topic: &str, partitions: impl Iterator<Item = i32>) -> Result<()> {
+        self.begin()?;
+        for partition in partitions {
+            self.send(topic, partition, b"\x01x")?;
+        }
+        Ok(())
+    }
+
+    pub fn commit(&mut self) -> Result<()> {
+        self.is_open = false;
+        Ok(self.producer.commit_transaction(WITHIN)?)
+    }
+
+    pub fn abort(&mut self) -> Result<()> {
+        self.is_open = false;
+        Ok(self.producer.abort_transaction(WITHIN)?)
+    }
+}
+
+impl Drop for TransactionalProducer {
+    fn drop(&mut self) {
+        if self.is_open {
+            let _ = self.producer.abort_transaction(WITHIN);
+        }
+    }
+}
