@@ -62,9 +62,9 @@ async fn a_table_that_is_locked_under_load_turns_no_replica_unready() -> Result<
         ensure!(refused > CLIENTS, "only {refused} were refused: nobody was held up");
         for (name, answers) in names.iter().zip(probes) {
             let answers = answers?;
-            ensure!(answers.len() >= 10, "{name} was probed {} times", answers.len());
             let twice = answers.windows(2).any(|pair| pair == [503, 503]);
             ensure!(!twice, "{name} was unready: {answers:?}");
+            ensure!(answers.len() >= 10, "{name} was probed {} times", answers.len());
         }
         Ok(())
     })
