@@ -77,7 +77,7 @@ async fn keys_outlive_a_jump(stack: &Stack) -> Result<()> {
     let mut keys = Vec::new();
     for (nth, off) in [0, DAY + HOUR, 0, -DAY - HOUR, 0].into_iter().enumerate() {
         jump(stack, "payment", &clock, off).await?;
-        let key = format!("deposit {nth}");
+        let key = format!("deposit-{nth}");
         keys.push((key.clone(), deposit(&key).await?));
         if nth > 0 {
             sleep(PRUNED).await;
