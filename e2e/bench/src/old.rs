@@ -49,13 +49,13 @@ const YOUNG: &str = "'0176bb3e-7000-0000-0000-000000000000'";
 const ORDERS: &str = r#"
     insert into aside.orders
         (order_id, customer_id, status, payment, stock, total_cents, currency, lines, created_at,
-         ended_at, created_event_id, ended_event_id)
+         ended_at, created_event_id, ended_event_id, entries)
     select aside.id(n, 0), aside.customer(n), 'confirmed', 'verified', 'reserved', 3000, 'EUR',
            ('[{"sku": "bench-' || lpad((n % 10000)::text, 6, '0')
                || '", "quantity": 2, "unit_price_cents": 1000}, {"sku": "bench-'
                || lpad((n % 9999 + 1)::text, 6, '0')
                || '", "quantity": 1, "unit_price_cents": 1000}]')::jsonb,
-           aside.at(n), aside.at(n) + interval '20 ms', aside.id(n, 1), aside.id(n, 2)
+           aside.at(n), aside.at(n) + interval '20 ms', aside.id(n, 1), aside.id(n, 2), 2
     from generate_series($1::bigint, $2::bigint) as n"#;
 
 /// How an order began and how it ended. The service writes four lines, and more into each; what

@@ -26,6 +26,9 @@ create table orders (
     -- orders.created; orders.confirmed or orders.cancelled.
     created_event_id uuid not null,
     ended_event_id   uuid,
+    -- The position of the last entry of its history, counted under the lock of this row. One is left out
+    -- where an event is heard again after the inbox forgot it.
+    entries          bigint not null,
     constraint ended_or_pending check ((status = 'pending') = (ended_at is null)),
     constraint ended_is_published check ((status = 'pending') = (ended_event_id is null)),
     constraint cancelled_has_a_reason check ((status = 'cancelled') = (reason is not null))
@@ -40,8 +43,8 @@ create index orders_of_customer on orders (customer_id, order_id);
 create table history (
     order_id    uuid not null,
     event_id    uuid not null,
-    -- Counts the order's events from 1, under the lock of its row. A sequence that a failover set back would
-    -- give the last event a place before the first.
+    -- Counts the order's events from 1; `orders.entries` is where it stands. A sequence that a failover set
+    -- back would give the last event a place before the first.
     position    bigint not null,
     event       text not null,
     -- Read whole and never searched: text, which costs nothing to take apart or to count.

@@ -1,6 +1,6 @@
 //! The aggregate: orders with their two legs and their history, and the items they can name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use chassis::announce::{Announce, Published};
 use chassis::event::{At, Event};
@@ -181,6 +181,7 @@ pub struct Item {
 pub struct NewEntry {
     pub order_id: Uuid,
     pub event_id: Uuid,
+    pub position: i64,
     pub event: &'static str,
     /// The event as JSON.
     pub detail: String,
@@ -218,11 +219,21 @@ pub struct CancelOrder {
     pub reason: Reason,
 }
 
+/// An order as its table has it.
+#[derive(sqlx::FromRow)]
+struct Stored {
+    #[sqlx(flatten)]
+    order: Order,
+    entries: i64,
+}
+
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
     orders: Table<Uuid, Order>,
     items: Table<String, Item>,
+    /// The position of the last entry of each order's history.
+    entries: HashMap<Uuid, i64>,
     history: Vec<NewEntry>,
 }
 
@@ -292,9 +303,22 @@ impl Orders {
         occurred_at: DateTime<Utc>,
         At { now: recorded_at, .. }: At,
     ) {
+        // Counted in the order's own row, under its lock: so that has to be written.
+        self.orders.change(&order_id);
+        let last = self.entries.entry(order_id).or_default();
+        *last += 1;
+        let position = *last;
         let detail = serde_json::to_string(event).expect("events are plain JSON");
         let event = E::topic().name;
-        self.history.push(NewEntry { order_id, event_id, event, detail, occurred_at, recorded_at });
+        self.history.push(NewEntry {
+            order_id,
+            event_id,
+            position,
+            event,
+            detail,
+            occurred_at,
+            recorded_at,
+        });
     }
 
     /// What was added to histories.
@@ -341,11 +365,12 @@ impl Rows for Orders {
     type Keys = Keys;
 
     async fn load(tx: &mut PgConnection, keys: Keys) -> sqlx::Result<Orders> {
-        let (mut orders, mut items) = (Vec::new(), Vec::new());
+        let (mut orders, mut items) = (Vec::<Stored>::new(), Vec::new());
         if !keys.orders.is_empty() {
             orders = sqlx::query_as(
                 "select order_id, customer_id, status, reason, payment, stock, total_cents,
-                        currency, lines, created_at, ended_at, created_event_id, ended_event_id
+                        currency, lines, created_at, ended_at, created_event_id, ended_event_id,
+                        entries
                  from orders where order_id = any($1) order by order_id for update",
             )
             .bind(Vec::from_iter(keys.orders.iter().copied()))
@@ -362,16 +387,19 @@ impl Rows for Orders {
             .fetch_all(&mut *tx)
             .await?;
         }
+        let entries = orders.iter().map(|stored| (stored.order.order_id, stored.entries)).collect();
+        let orders = orders.into_iter().map(|stored| stored.order).collect();
         Ok(Orders {
             orders: Table::read(keys.orders, orders, |order: &Order| order.order_id),
             items: Table::read(keys.skus, items, |item: &Item| item.sku.clone()),
+            entries,
             history: Vec::new(),
         })
     }
 
     fn save(&self, writes: &mut Writes<'_>) {
-        insert_orders(writes, self.orders.inserted());
-        update_orders(writes, self.orders.updated());
+        insert_orders(writes, self.orders.inserted(), &self.entries);
+        update_orders(writes, self.orders.updated(), &self.entries);
         insert_history(writes, &self.history);
         let mut items = self.items.inserted();
         items.extend(self.items.updated());
@@ -380,7 +408,7 @@ impl Rows for Orders {
     }
 }
 
-fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
+fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>, entries: &HashMap<Uuid, i64>) {
     if orders.is_empty() {
         return;
     }
@@ -388,11 +416,11 @@ fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
         .add(
             "insert into orders
              (order_id, customer_id, status, reason, payment, stock, total_cents, currency, lines,
-              created_at, ended_at, created_event_id, ended_event_id)
+              created_at, ended_at, created_event_id, ended_event_id, entries)
          select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]),
                 unnest($5::text[]), unnest($6::text[]), unnest($7::bigint[]), unnest($8::text[]),
                 unnest($9::jsonb[]), unnest($10::timestamptz[]), unnest($11::timestamptz[]),
-                unnest($12::uuid[]), unnest($13::uuid[])",
+                unnest($12::uuid[]), unnest($13::uuid[]), unnest($14::bigint[])",
         )
         .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
@@ -406,22 +434,30 @@ fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
         .bind(orders.iter().map(|o| o.created_at).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.created_event_id).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>());
+        .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
+        .bind(
+            orders
+                .iter()
+                .map(|o| entries.get(&o.order_id).copied().unwrap_or(0))
+                .collect::<Vec<_>>(),
+        );
 }
 
 /// What an order is about never changes; where it stands does.
-fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
+fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>, entries: &HashMap<Uuid, i64>) {
     if orders.is_empty() {
         return;
     }
     writes
         .add(
             "update orders set status = o.status, reason = o.reason, payment = o.payment,
-             stock = o.stock, ended_at = o.ended_at, ended_event_id = o.ended_event_id
+             stock = o.stock, ended_at = o.ended_at, ended_event_id = o.ended_event_id,
+             entries = o.entries
          from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as status,
                       unnest($3::text[]) as reason, unnest($4::text[]) as payment,
                       unnest($5::text[]) as stock, unnest($6::timestamptz[]) as ended_at,
-                      unnest($7::uuid[]) as ended_event_id) as o
+                      unnest($7::uuid[]) as ended_event_id,
+                      unnest($8::bigint[]) as entries) as o
          where orders.order_id = o.order_id",
         )
         .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
@@ -430,12 +466,17 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>) {
         .bind(orders.iter().map(|o| o.payment).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>());
+        .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
+        .bind(
+            orders
+                .iter()
+                .map(|o| entries.get(&o.order_id).copied().unwrap_or(0))
+                .collect::<Vec<_>>(),
+        );
 }
 
-/// In the order given, which `position` keeps: it counts on from the last one of the same order. An event
-/// that is there already is heard again, after the inbox forgot it: that changes nothing. Nobody can be
-/// adding anything just now, since the order is locked, or new.
+/// An event that is there already is heard again, after the inbox forgot it: that changes nothing. Nobody can
+/// be adding it just now, since its order is locked, or new.
 fn insert_history(writes: &mut Writes<'_>, entries: &[NewEntry]) {
     if entries.is_empty() {
         return;
@@ -444,21 +485,18 @@ fn insert_history(writes: &mut Writes<'_>, entries: &[NewEntry]) {
         .add(
             "insert into history
              (order_id, event_id, position, event, detail, occurred_at, recorded_at)
-         select order_id, event_id,
-                coalesce(last, 0) + row_number() over (partition by order_id order by nth),
-                event, detail, occurred_at, recorded_at
+         select order_id, event_id, position, event, detail, occurred_at, recorded_at
          from (select unnest($1::uuid[]) as order_id, unnest($2::uuid[]) as event_id,
-                      unnest($3::text[]) as event, unnest($4::text[])::json as detail,
-                      unnest($5::timestamptz[]) as occurred_at,
-                      unnest($6::timestamptz[]) as recorded_at,
-                      generate_series(1, cardinality($1::uuid[])) as nth) as entry
-         cross join lateral (
-             select max(position) as last, bool_or(history.event_id = entry.event_id) as is_there
-             from history where history.order_id = entry.order_id) as known
-         where is_there is not true",
+                      unnest($3::bigint[]) as position, unnest($4::text[]) as event,
+                      unnest($5::text[])::json as detail,
+                      unnest($6::timestamptz[]) as occurred_at,
+                      unnest($7::timestamptz[]) as recorded_at) as entry
+         where not exists (select from history where history.order_id = entry.order_id
+                                                 and history.event_id = entry.event_id)",
         )
         .bind(entries.iter().map(|e| e.order_id).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.event_id).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.position).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.event).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
