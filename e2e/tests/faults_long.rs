@@ -29,6 +29,7 @@ use crate::stage::{
 
 mod catching_up;
 mod clocks;
+mod files;
 mod refused;
 mod gateways;
 mod probes;

@@ -10,11 +10,11 @@ use e2e::wait::eventually;
 use e2e::{Stack, sabotage, strangers};
 use events::orders::CREATED;
 use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::records::letters_of;
-use crate::stage::{SOON, Stage, all_end, alone, place_all, rich, wish};
+use crate::stage::{SOON, Stage, alone, place_all, rich, wish};
 
 /// How long others may take beside what is refused.
 const OTHERS_WITHIN: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ async fn letters_that_say(client: &Client, service: &str, word: &str) -> Result<
     Ok(letters.iter().filter(|(.., reason)| reason.contains(word)).count())
 }
 
-async fn letters_at_readers(client: &Client) -> Result<usize> {
+pub async fn letters_at_readers(client: &Client) -> Result<usize> {
     let mut letters = 0;
     for service in READERS {
         letters += letters_of(client, service).await?.len();
@@ -58,7 +58,7 @@ async fn letters_at_readers(client: &Client) -> Result<usize> {
 }
 
 /// The readers of `orders.created` ask the registry through a gateway, and start with nothing known.
-async fn through_a_gateway(
+pub async fn through_a_gateway(
     test: impl AsyncFnOnce(&Stage, &RegistryGateway) -> Result<()>,
 ) -> Result<()> {
     alone(async |stage| {
@@ -96,39 +96,6 @@ async fn a_schema_id_that_the_registry_refuses_makes_dead_letters_and_holds_up_n
             })
             .await?;
         }
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn while_the_registry_refuses_every_schema_id_events_wait_and_none_is_set_aside() -> Result<()>
-{
-    through_a_gateway(async |Stage { client, .. }, gateway| {
-        let before = letters_at_readers(client).await?;
-        gateway.refuse("/schemas/ids/", 403, 40301);
-        let orders = place_all(client, 6).await?;
-        sleep(Duration::from_secs(8)).await;
-        ensure!(letters_at_readers(client).await? == before);
-        let waiting = client.order(orders[0].order_id).await?;
-        ensure!(waiting.status == "pending", "{waiting:?}");
-        gateway.pass_on();
-        all_end(client, &orders).await
-    })
-    .await
-}
-
-/// The registry has a schema, and one of its replicas does not have it yet.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_behind_for_a_while_is_waited_for() -> Result<()> {
-    through_a_gateway(async |Stage { client, .. }, gateway| {
-        let before = letters_at_readers(client).await?;
-        gateway.refuse("/schemas/ids/", 404, 40403);
-        let orders = place_all(client, 6).await?;
-        sleep(Duration::from_secs(5)).await;
-        gateway.pass_on();
-        all_end(client, &orders).await?;
-        ensure!(letters_at_readers(client).await? == before);
         Ok(())
     })
     .await

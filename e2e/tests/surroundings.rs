@@ -200,7 +200,7 @@ async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()>
 }
 
 /// B5, with the limits of a container: clients keep more connections than the process may have files.
-async fn crowded(soft: u64, hard: u64) -> Result<()> {
+pub async fn crowded(soft: u64, hard: u64) -> Result<()> {
     const CLIENTS: usize = 1_020;
     const EVERY: Duration = Duration::from_secs(4);
     alone(async |stage| {
@@ -245,11 +245,6 @@ async fn crowded(soft: u64, hard: u64) -> Result<()> {
         tested
     })
     .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_leave_a_service_its_files_where_the_soft_limit_can_be_raised() -> Result<()> {
-    crowded(1_024, 8_192).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

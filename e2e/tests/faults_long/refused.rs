@@ -1,4 +1,5 @@
-//! What is refused for long: an event by a rule of the database's own, and bytes without end.
+//! What is refused for long: an event by a rule of the database's own, schemas by their registry, and bytes
+//! without end.
 
 use e2e::strangers;
 use rdkafka::producer::FutureRecord;
@@ -6,7 +7,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::*;
 use crate::records::letters_of;
-use crate::refusals::refused_by_a_rule;
+use crate::refusals::{letters_at_readers, refused_by_a_rule, through_a_gateway};
 
 /// Ten tries over five minutes, and the time in which another order is placed.
 const SET_ASIDE_WITHIN: Duration = Duration::from_secs(360);
@@ -82,6 +83,41 @@ async fn megabytes_of_bytes_that_are_no_event_take_up_kilobytes_of_a_database() 
         let grown = size().await? - before;
         ensure!(grown < RECORDS as i64 * KEPT_BYTES_MAX, "{grown} bytes for {RECORDS} records");
         all_end(client, &place_all(client, 3).await?).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute with its restarts: make faults"]
+async fn while_the_registry_refuses_every_schema_id_events_wait_and_none_is_set_aside() -> Result<()>
+{
+    through_a_gateway(async |Stage { client, .. }, gateway| {
+        let before = letters_at_readers(client).await?;
+        gateway.refuse("/schemas/ids/", 403, 40301);
+        let orders = place_all(client, 6).await?;
+        sleep(Duration::from_secs(8)).await;
+        ensure!(letters_at_readers(client).await? == before);
+        let waiting = client.order(orders[0].order_id).await?;
+        ensure!(waiting.status == "pending", "{waiting:?}");
+        gateway.pass_on();
+        all_end(client, &orders).await
+    })
+    .await
+}
+
+/// The registry has a schema, and one of its replicas does not have it yet.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute with its restarts: make faults"]
+async fn a_registry_that_is_behind_for_a_while_is_waited_for() -> Result<()> {
+    through_a_gateway(async |Stage { client, .. }, gateway| {
+        let before = letters_at_readers(client).await?;
+        gateway.refuse("/schemas/ids/", 404, 40403);
+        let orders = place_all(client, 6).await?;
+        sleep(Duration::from_secs(5)).await;
+        gateway.pass_on();
+        all_end(client, &orders).await?;
+        ensure!(letters_at_readers(client).await? == before);
+        Ok(())
     })
     .await
 }
