@@ -46,7 +46,7 @@ const STRIKES_MAX: u32 = 20;
 
 /// An event that a rule of the database's own refuses is set aside after so many tries over at least so long, if
 /// another event of its topic had its effect meanwhile: what refuses every event is no matter of one.
-const REFUSED_TRIES_MIN: u32 = 10;
+const REFUSED_TRIES_MIN: u32 = if cfg!(test) { 4 } else { 10 };
 pub(crate) const REFUSED_FOR_MIN: Duration = match cfg!(test) {
     false => Duration::from_secs(300),
     true => Duration::from_secs(5),
