@@ -435,12 +435,12 @@ fn insert_orders(writes: &mut Writes<'_>, orders: Vec<&Order>, entries: &HashMap
         .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.created_event_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
-        .bind(
-            orders
-                .iter()
-                .map(|o| entries.get(&o.order_id).copied().unwrap_or(0))
-                .collect::<Vec<_>>(),
-        );
+        .bind(last_positions(&orders, entries));
+}
+
+/// The position of the last history entry of each order; 0 for an order without one.
+fn last_positions(orders: &[&Order], entries: &HashMap<Uuid, i64>) -> Vec<i64> {
+    orders.iter().map(|order| entries.get(&order.order_id).copied().unwrap_or(0)).collect()
 }
 
 /// What an order is about never changes; where it stands does.
@@ -467,12 +467,7 @@ fn update_orders(writes: &mut Writes<'_>, orders: Vec<&Order>, entries: &HashMap
         .bind(orders.iter().map(|o| o.stock).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.ended_at).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.ended_event_id).collect::<Vec<_>>())
-        .bind(
-            orders
-                .iter()
-                .map(|o| entries.get(&o.order_id).copied().unwrap_or(0))
-                .collect::<Vec<_>>(),
-        );
+        .bind(last_positions(&orders, entries));
 }
 
 /// An event that is there already is heard again, after the inbox forgot it: that changes nothing. Nobody can
