@@ -262,6 +262,8 @@ async fn with_parts(command: &[String]) -> Result<ExitCode> {
     Stack::clean_left_behind().await?;
     let ended = run_on(&stack, command).await;
     stack.clean().await?;
+    // The tests' further stages.
+    Stack::clean_left_behind().await?;
     ended
 }
 

@@ -1,17 +1,20 @@
-//! The stage of the tests from outside: the services, started once for all of them, and turns. A
-//! test that kills or poisons has the stage to itself, and leaves it running, quiet and in order.
+//! The stages of the tests from outside: stacks side by side, each started once, when a test first needs
+//! it. A test that kills or poisons has a stage to itself, and leaves it running, quiet and in order.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::client::{Client, Order, Wish};
 use e2e::load::{self, Load};
 use e2e::pairs::{self, Pairs};
+use e2e::ports::Ports;
+use e2e::stack::own_directory;
 use e2e::topology::SERVICES;
 use e2e::verdict::Verdict;
 use e2e::{Stack, ends, sabotage, seed, verify};
-use futures::future::try_join_all;
-use tokio::sync::{OnceCell, RwLock};
+use futures::future::{select_all, try_join_all};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,8 +26,61 @@ pub const DRAINED: Duration = Duration::from_secs(60);
 /// How far the registry may be behind here, where nothing but tests is waited for.
 const REGISTRY_LAG_SECONDS: u32 = 10;
 
-static STARTED: OnceCell<()> = OnceCell::const_new();
-static TURNS: RwLock<()> = RwLock::const_new(());
+/// Most tests wait most of the time: three stacks keep two cores busy.
+static SLOTS: [Slot; 3] = [const { Slot::new() }; 3];
+
+/// The place of one stage. Tests that change what others rely on lock it for writing.
+struct Slot {
+    directory: OnceCell<PathBuf>,
+    turn: RwLock<()>,
+}
+
+impl Slot {
+    const fn new() -> Slot {
+        Slot { directory: OnceCell::const_new(), turn: RwLock::const_new(()) }
+    }
+
+    /// The first slot that is free, for one test.
+    async fn write() -> (&'static Slot, RwLockWriteGuard<'static, ()>) {
+        let free = |slot: &'static Slot| Some((slot, slot.turn.try_write().ok()?));
+        if let Some(taken) = SLOTS.iter().find_map(free) {
+            return taken;
+        }
+        let all = SLOTS.iter().map(|slot| Box::pin(async move { (slot, slot.turn.write().await) }));
+        select_all(all).await.0
+    }
+
+    /// The first slot that no test has for itself.
+    async fn read() -> (&'static Slot, RwLockReadGuard<'static, ()>) {
+        let free = |slot: &'static Slot| Some((slot, slot.turn.try_read().ok()?));
+        if let Some(taken) = SLOTS.iter().find_map(free) {
+            return taken;
+        }
+        let all = SLOTS.iter().map(|slot| Box::pin(async move { (slot, slot.turn.read().await) }));
+        select_all(all).await.0
+    }
+
+    /// The stage of this slot, started by the first test that asks for it.
+    async fn stage(&self) -> Result<Stage> {
+        let start = async || {
+            let nth = SLOTS.iter().position(|slot| std::ptr::eq(self, slot));
+            let stack = match nth {
+                Some(0) => Stack::of_tests()?,
+                nth => {
+                    let directory = own_directory(&format!("stage-{}", nth.unwrap_or_default()));
+                    Stack::at(directory, Ports::free()?)?.quiet()
+                }
+            };
+            stack.set_registry_lag(REGISTRY_LAG_SECONDS)?;
+            stack.up().await?;
+            seed::run(&Client::of(&stack)?).await?;
+            anyhow::Ok(stack.directory().to_path_buf())
+        };
+        let stack = Stack::open(self.directory.get_or_try_init(start).await?)?;
+        let client = Client::of(&stack)?;
+        Ok(Stage { stack, client })
+    }
+}
 
 pub struct Stage {
     pub stack: Stack,
@@ -32,19 +88,6 @@ pub struct Stage {
 }
 
 impl Stage {
-    async fn open() -> Result<Stage> {
-        let stack = Stack::of_tests()?;
-        STARTED
-            .get_or_try_init(async || {
-                stack.set_registry_lag(REGISTRY_LAG_SECONDS)?;
-                stack.up().await?;
-                seed::run(&Client::of(&stack)?).await
-            })
-            .await?;
-        let client = Client::of(&stack)?;
-        Ok(Stage { stack, client })
-    }
-
     /// The checker's word for it. Dead letters are what some tests make.
     pub async fn verify(&self) -> Result<Verdict> {
         let options = verify::Options { within: Duration::from_secs(90) };
@@ -56,8 +99,8 @@ impl Stage {
 
 /// A test beside others.
 pub async fn together(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
-    let stage = Stage::open().await?;
-    let _turn = TURNS.read().await;
+    let (slot, _turn) = Slot::read().await;
+    let stage = slot.stage().await?;
     nobody_dies(&stage.stack, test(&stage)).await
 }
 
@@ -74,8 +117,8 @@ pub async fn alone(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
 
 /// The same, of a test that runs the checker itself.
 pub async fn alone_and_checked(test: impl AsyncFnOnce(&Stage) -> Result<()>) -> Result<()> {
-    let stage = Stage::open().await?;
-    let _turn = TURNS.write().await;
+    let (slot, _turn) = Slot::write().await;
+    let stage = slot.stage().await?;
     nobody_dies(&stage.stack, async {
         let tested = test(&stage).await;
         if tested.is_err() {
@@ -177,9 +220,9 @@ pub async fn all_again(stack: &Stack) -> Result<()> {
     stack.up().await
 }
 
-/// A test that needs the machine and not the stage: it compiles, or runs a stack of its own.
+/// A test that compiles, or runs a stack of its own, in the place of a stage.
 pub async fn aside(test: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
-    let _turn = TURNS.write().await;
+    let _turn = Slot::write().await;
     test().await
 }
 
