@@ -1,7 +1,7 @@
 # Every command of the project; CI runs these and no others. `make` alone lists them.
-# A member of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
+# A component of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 # STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
-# dead-letters, dead-letter, replay, discard, resume, poison, sql, announce, rebuild and order. They need the Rust
+# dead-letters, dead-letter, replay, discard, resume, poison, sql, republish, rebuild and timeline. They need the Rust
 # toolchain as all do, and read exported variables, no file `.env`.
 
 SHELL := bash
@@ -18,7 +18,7 @@ need = $(foreach name,$(1),$(if $(value $(name)),,$(error say $(name)=…, as in
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: chaos faults long-outage hostile announce lose-disk rebuild order openapi bench microbench bugs
+.PHONY: chaos faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -29,7 +29,7 @@ demo: build ## From nothing to the story: stock is killed, orders go on, everyth
 # Most tests wait most of the time; those that need the machine for themselves take turns.
 test: build crash-programs ## Every test but those of faults, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
-	@RUST_TEST_THREADS=4 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast
+	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
 up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
@@ -59,7 +59,7 @@ load: build ## Place orders on what runs, and wait until each has ended (RATE=10
 	@$(E2E) load $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(VERIFY),--verify)
 
-outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any member, all, or instances (RATE=100 SECONDS=90 KILLS=3 DOWN=5)
+outage: build ## A load, SIGKILL to SERVICE=x, and the proof: any component, all, or instances (RATE=100 SECONDS=90 KILLS=3 DOWN=5)
 	@$(E2E) outage "$(SERVICE)" $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--load-seconds $(SECONDS)) \
 	  $(if $(KILLS),--kills $(KILLS)) $(if $(DOWN),--down-seconds $(DOWN))
 
@@ -70,7 +70,7 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (20 minutes; ALLOW_SKIP=1 without root)
-	@RUST_TEST_THREADS=1 $(E2E) with-parts -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults_long::
+	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
 long-outage: build ## Stock is away for MINUTES=10 at RATE=200 orders a second, and catches up beside new ones
 	@$(E2E) long-outage $(if $(RATE),--rate-per-second $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))
@@ -82,7 +82,7 @@ hostile: build ## Slow, large and many clients; requests made of the API's descr
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
 
-# What a benchmark gives its members, where a small, quick stack is content with less. The log stays within
+# What a benchmark gives its components, where a small, quick stack is content with less. The log stays within
 # Postgres' own 1 GB, and its files are used again: with 8 GB each is a new one for minutes, filled with zeros
 # before it is written: 4 to 25 % fewer sagas in five pairs. Checkpoints come as they do elsewhere.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
@@ -93,11 +93,11 @@ bench: tools ## How many sagas a second, how fast, at what cost: PART="closed op
 
 microbench: build ## What single steps cost: to write and read each event, the outbox and inbox statements, each handler (four minutes)
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet
-	@$(E2E) with-parts -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet \
+	@$(E2E) with-infrastructure -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet \
 	  --sample-size 20 --warm-up-time 0.3 --measurement-time 1
 
-bugs: build ## Put each seeded bug into a scratch copy and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
-	@$(E2E) bugs $(ONLY)
+mutants: build ## Put each mutant into a worktree and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
+	@$(E2E) mutants $(ONLY)
 
 service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
 	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }
@@ -112,8 +112,8 @@ dead-letter: build ## Read one of them, decoded: SERVICE=x ID=n
 replay: build ## Handle it now, its cause being gone: SERVICE=x ID=n, or ID=all
 	@$(call need,SERVICE ID)$(E2E) replay "$(SERVICE)" "$(ID)"
 
-discard: build ## Give it up for ever: SERVICE=x ID=n BECAUSE="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
-	@$(call need,SERVICE ID BECAUSE)$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
+discard: build ## Discard it for good: SERVICE=x ID=n REASON="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
+	@$(call need,SERVICE ID REASON)$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
 
 resume: build ## Let a consumer go on that paused: 20 readable events of one topic in a row could not be handled (SERVICE=x)
 	@$(E2E) resume "$(SERVICE)"
@@ -124,17 +124,17 @@ poison: build ## Put a record that is no event into orders.created, to see what 
 sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
 	@$(call need,SERVICE SQL)$(E2E) sql "$(SERVICE)"
 
-announce: build ## Have everything published once more, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time: less)
-	@$(E2E) announce $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
+republish: build ## Publish everything once more, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time: less)
+	@$(E2E) republish $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
 
-lose-disk: build ## Kill Kafka and delete its log directory: the disaster that announce makes good
+lose-disk: build ## Kill Kafka and delete its log directory: the disaster that republish makes good
 	@$(E2E) lose-disk
 
 rebuild: build ## Make the order service's copy of the items anew from their topic
 	@$(E2E) rebuild
 
-order: build ## Show the saga of the order ID=…: every event, its waits, and what is waited for
-	@$(call need,ID)$(E2E) order "$(ID)"
+timeline: build ## Show the timeline of the order ID=…: every event, its waits, and what is waited for
+	@$(call need,ID)$(E2E) timeline "$(ID)"
 
 schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
 	@$(TARGET)/contracts record
@@ -148,7 +148,7 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests:: every_seeded_bug_applies the_newer_version_is_made_of
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
 
 build: tools ## Compile everything, in the profile of all tests and demos
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2

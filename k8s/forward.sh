@@ -26,7 +26,7 @@ trap 'kill $(jobs -p)' EXIT
 trap exit INT TERM
 nth=1
 for service in order payment stock; do
-  # Probes and operators listen in the pod, and no Service leads there.
+  # The probe port and the admin port listen in the pod, and no Service leads there.
   forward "deployment/$service" "$((8000 + nth)):8080" "$((9000 + nth)):9090" "$((9010 + nth)):9091" &
   forward "service/$service-db" "$((54320 + nth)):5432" &
   nth=$((nth + 1))

@@ -35,7 +35,9 @@ pub mod stock;
 pub mod stock_saga;
 
 mod mutants;
+mod promises;
 mod properties;
+mod read_back;
 mod rows;
 mod saga;
 mod world;
@@ -45,11 +47,11 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use mutants::{MUTANTS, Mutant};
-use saga::Saga;
+use saga::SagaModel;
 
 /// Explores everything; answers the number of states, which promises were broken and which
 /// happenings were never seen.
-fn explore<const N: usize>(saga: Saga<N>) -> (usize, Vec<String>) {
+fn explore<const N: usize>(saga: SagaModel<N>) -> (usize, Vec<String>) {
     let (began, units, mutant) = (Instant::now(), saga.units, saga.mutant);
     // A mutant is to show all that it breaks; a rule that is broken in earnest stops the search, which
     // might have no end then.
@@ -88,16 +90,16 @@ fn explore<const N: usize>(saga: Saga<N>) -> (usize, Vec<String>) {
 fn one_order_and_two_orders_always_end_in_agreement() {
     // With a unit for the only order, nothing is ever out of stock.
     assert_eq!(
-        explore(Saga::<1>::without_memory(1)),
+        explore(SagaModel::<1>::without_cache(1)),
         (177, vec!["never seen: out of stock".into()])
     );
-    assert_eq!(explore(Saga::<2>::without_memory(1)), (42_429, vec![]));
-    assert_eq!(explore(Saga::<2>::new(1, None)), (42_429, vec![]));
+    assert_eq!(explore(SagaModel::<2>::without_cache(1)), (42_429, vec![]));
+    assert_eq!(explore(SagaModel::<2>::new(1, None)), (42_429, vec![]));
 }
 
 #[test]
 fn three_orders_for_two_units_always_end_in_agreement() {
-    assert_eq!(explore(Saga::<3>::new(2, None)), (7_334_329, vec![]));
+    assert_eq!(explore(SagaModel::<3>::new(2, None)), (7_334_329, vec![]));
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn every_broken_rule_is_caught() {
     let survivors: Vec<Mutant> = MUTANTS
         .into_iter()
         .filter(|(mutant, promise)| {
-            let (_, findings) = explore(Saga::<2>::new(1, Some(*mutant)));
+            let (_, findings) = explore(SagaModel::<2>::new(1, Some(*mutant)));
             !findings.iter().any(|finding| finding.starts_with(promise))
         })
         .map(|(mutant, _)| mutant)

@@ -1,6 +1,6 @@
 //! The rules, broken one by one.
 
-use crate::properties::*;
+use crate::promises::*;
 
 /// A rule, broken. Each is a change to what the real handlers are shown, or to what is kept of
 /// their answer.
@@ -10,16 +10,16 @@ pub enum Mutant {
     NonAtomicDedupeInStock,
     NoTombstoneInStock,
     NoTombstoneInPayment,
-    LateYesWins,
+    LateAcceptanceWins,
     CancelAfterConfirm,
     NoRefund,
     NoRelease,
-    FirstYesDropped,
-    ConfirmedOnOneYes,
+    FirstAcceptanceDropped,
+    ConfirmedOnOneAcceptance,
     PaymentRefusalIgnored,
     StockRefusalIgnored,
     LegsOnlyWhilePending,
-    LegsMayFall,
+    LegsMayGoBack,
     OvertakingCancelUnanswered,
     UnguardedDecrement,
     OffsetBeforeCommit,
@@ -33,16 +33,16 @@ pub const MUTANTS: [(Mutant, &str); 19] = [
     (Mutant::NonAtomicDedupeInStock, IN_AGREEMENT),
     (Mutant::NoTombstoneInStock, IN_AGREEMENT),
     (Mutant::NoTombstoneInPayment, IN_AGREEMENT),
-    (Mutant::LateYesWins, ENDS_ONCE),
+    (Mutant::LateAcceptanceWins, ENDS_ONCE),
     (Mutant::CancelAfterConfirm, ENDS_ONCE),
     (Mutant::NoRefund, IN_AGREEMENT),
     (Mutant::NoRelease, IN_AGREEMENT),
-    (Mutant::FirstYesDropped, IN_AGREEMENT),
-    (Mutant::ConfirmedOnOneYes, IN_AGREEMENT),
+    (Mutant::FirstAcceptanceDropped, IN_AGREEMENT),
+    (Mutant::ConfirmedOnOneAcceptance, IN_AGREEMENT),
     (Mutant::PaymentRefusalIgnored, IN_AGREEMENT),
     (Mutant::StockRefusalIgnored, IN_AGREEMENT),
     (Mutant::LegsOnlyWhilePending, IN_AGREEMENT),
-    (Mutant::LegsMayFall, IN_AGREEMENT),
+    (Mutant::LegsMayGoBack, IN_AGREEMENT),
     (Mutant::OvertakingCancelUnanswered, IN_AGREEMENT),
     (Mutant::UnguardedDecrement, NEVER_NEGATIVE),
     (Mutant::OffsetBeforeCommit, IN_AGREEMENT),

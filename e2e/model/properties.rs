@@ -4,28 +4,20 @@ use stateright::{Model, Property};
 
 use crate::mutants::Mutant;
 use crate::order::{PaymentLeg, Reason, Status, StockLeg};
-use crate::rows::place;
-use crate::saga::Saga;
-use crate::world::Kind::*;
-use crate::world::{Placed, Service, Step, World, deliveries};
+use crate::promises::*;
+use crate::rows::place_order;
+use crate::saga::SagaModel;
+use crate::world::EventKind::*;
+use crate::world::{OrderState, Service, Step, World, deliveries};
 use crate::{payment, stock};
 
-pub const NEVER_NEGATIVE: &str = "stock is never negative";
-pub const CONSERVED: &str = "stock is conserved";
-pub const CHARGED_ONCE: &str = "an order is charged once at most, and refunded no more";
-pub const HELD_ONCE: &str = "an order holds its units once at most";
-pub const ENDS_ONCE: &str = "an order ends once, and stays ended";
-pub const PUBLISHED_ONCE: &str = "nothing is published twice";
-pub const POSSIBLE: &str = "no event is impossible";
-pub const IN_AGREEMENT: &str = "when all is heard, every order has ended and all three agree";
-
-impl<const N: usize> Model for Saga<N> {
+impl<const N: usize> Model for SagaModel<N> {
     type State = World<N>;
     type Action = (usize, Step);
 
     /// Every order was just placed, by the real command.
     fn init_states(&self) -> Vec<World<N>> {
-        let blank = Placed {
+        let blank = OrderState {
             status: Status::Pending,
             payment_leg: PaymentLeg::Waiting,
             stock_leg: StockLeg::Waiting,
@@ -35,11 +27,11 @@ impl<const N: usize> Model for Saga<N> {
             refunds: 0,
             held: 0,
             published: 0,
-            heard: 0,
-            repeated: false,
-            impossible: false,
+            delivered: 0,
+            published_twice: false,
+            unprocessable: false,
         };
-        let (rows, event) = place();
+        let (rows, event) = place_order();
         let placed = self.read_order(blank, &rows, Some(event));
         vec![World { orders: [placed; N], available: self.units }]
     }
@@ -49,9 +41,9 @@ impl<const N: usize> Model for Saga<N> {
             actions.push((nth, Step::Cancel(Reason::Customer)));
             actions.push((nth, Step::Cancel(Reason::Deadline)));
             for (to, kind) in deliveries(placed) {
-                actions.push((nth, Step::Deliver { to, kind, rich: true }));
+                actions.push((nth, Step::Deliver { to, kind, funded: true }));
                 if (to, kind) == (Service::Payment, Created) {
-                    actions.push((nth, Step::Deliver { to, kind, rich: false }));
+                    actions.push((nth, Step::Deliver { to, kind, funded: false }));
                 }
                 if self.mutant == Some(Mutant::OffsetBeforeCommit) {
                     actions.push((nth, Step::Lose(to, kind)));
@@ -74,7 +66,7 @@ impl<const N: usize> Model for Saga<N> {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(NEVER_NEGATIVE, |_, world: &World<N>| world.available >= 0),
-            Property::always(CONSERVED, |saga: &Saga<N>, world: &World<N>| {
+            Property::always(CONSERVED, |saga: &SagaModel<N>, world: &World<N>| {
                 world.available + world.orders.iter().map(|placed| placed.held).sum::<i8>()
                     == saga.units
             }),
@@ -98,13 +90,13 @@ impl<const N: usize> Model for Saga<N> {
                 })
             }),
             Property::always(PUBLISHED_ONCE, |_, world: &World<N>| {
-                world.orders.iter().all(|placed| !placed.repeated)
+                world.orders.iter().all(|placed| !placed.published_twice)
             }),
-            Property::always(POSSIBLE, |_, world: &World<N>| {
-                world.orders.iter().all(|placed| !placed.impossible)
+            Property::always(NEVER_UNPROCESSABLE, |_, world: &World<N>| {
+                world.orders.iter().all(|placed| !placed.unprocessable)
             }),
-            Property::always(IN_AGREEMENT, |saga: &Saga<N>, world: &World<N>| {
-                !saga.quiescent(world) || world.orders.iter().all(ended_in_agreement)
+            Property::always(IN_AGREEMENT, |saga: &SagaModel<N>, world: &World<N>| {
+                !saga.is_quiescent(world) || world.orders.iter().all(ends_in_agreement)
             }),
             Property::sometimes("confirmed", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.status == Status::Confirmed)
@@ -115,12 +107,15 @@ impl<const N: usize> Model for Saga<N> {
             Property::sometimes("released", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Released))
             }),
-            Property::sometimes("cancelled before anybody heard of it", |_, world: &World<N>| {
-                world.orders.iter().any(|placed| {
-                    let void = (Some(payment::State::Void), Some(stock::State::Void));
-                    (placed.payment, placed.reservation) == void
-                })
-            }),
+            Property::sometimes(
+                "cancelled before payment and stock received it",
+                |_, world: &World<N>| {
+                    world.orders.iter().any(|placed| {
+                        let void = (Some(payment::State::Void), Some(stock::State::Void));
+                        (placed.payment, placed.reservation) == void
+                    })
+                },
+            ),
             Property::sometimes("out of stock", |_, world: &World<N>| {
                 world.orders.iter().any(|placed| placed.reservation == Some(stock::State::Rejected))
             }),
@@ -128,7 +123,7 @@ impl<const N: usize> Model for Saga<N> {
     }
 }
 
-pub fn ended_in_agreement(placed: &Placed) -> bool {
+pub fn ends_in_agreement(placed: &OrderState) -> bool {
     let legs = (placed.payment, placed.payment_leg, placed.reservation, placed.stock_leg);
     let done = (placed.charges - placed.refunds.min(placed.charges), placed.held);
     match placed.status {

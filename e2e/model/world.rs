@@ -1,19 +1,19 @@
 //! What is known of all orders at a moment, and what can happen next.
 
+use chassis::{Outgoing, Topic};
 use std::hash::{Hash, Hasher};
 
-use chassis::event::{Outgoing, Topic};
 use events::orders;
 use events::payments::{self as payment_events, PaymentRefunded};
 use events::stock::{self as stock_events, StockReleased};
 
 use crate::order::{PaymentLeg, Reason, Status, StockLeg};
 use crate::{payment, stock};
-use Kind::*;
+use EventKind::*;
 
 /// One event type, the two that can undo nothing told apart from those that undo something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum EventKind {
     Created,
     Verified,
     Declined,
@@ -27,7 +27,7 @@ pub enum Kind {
     Confirmed,
 }
 
-pub const KINDS: [Kind; 11] = [
+pub const EVENT_KINDS: [EventKind; 11] = [
     Created,
     Verified,
     Declined,
@@ -41,7 +41,7 @@ pub const KINDS: [Kind; 11] = [
     Confirmed,
 ];
 
-impl Kind {
+impl EventKind {
     pub fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -61,7 +61,7 @@ impl Kind {
     }
 
     /// What was just published.
-    pub fn of(event: &Outgoing) -> Kind {
+    pub fn from_outgoing(event: &Outgoing) -> EventKind {
         let own = event.topic.codec();
         match event.topic.name {
             "payments.refunded" => {
@@ -72,7 +72,7 @@ impl Kind {
                 let released: StockReleased = own.decode(own, &event.body).unwrap();
                 if released.lines.is_empty() { StockVoid } else { Released }
             }
-            name => KINDS.into_iter().find(|kind| kind.topic().name == name).unwrap(),
+            name => EVENT_KINDS.into_iter().find(|kind| kind.topic().name == name).unwrap(),
         }
     }
 }
@@ -95,18 +95,18 @@ impl Service {
         }
     }
 
-    pub fn hears(self, kind: Kind) -> bool {
+    pub fn subscribes_to(self, kind: EventKind) -> bool {
         kind.topic().subscribers.contains(&self.name())
     }
 
-    pub fn bit(self, kind: Kind) -> u64 {
-        1 << (self as u64 * KINDS.len() as u64 + kind as u64)
+    pub fn bit(self, kind: EventKind) -> u64 {
+        1 << (self as u64 * EVENT_KINDS.len() as u64 + kind as u64)
     }
 }
 
 /// An order, as the three services know it together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct OrderState {
     pub status: Status,
     pub payment_leg: PaymentLeg,
     pub stock_leg: StockLeg,
@@ -119,14 +119,14 @@ pub struct Placed {
     pub held: i8,
     /// A bit for each kind that was published, and for each that a service has heard.
     pub published: u16,
-    pub heard: u64,
+    pub delivered: u64,
     /// A kind was published a second time.
-    pub repeated: bool,
+    pub published_twice: bool,
     /// A handler was given an event that cannot be.
-    pub impossible: bool,
+    pub unprocessable: bool,
 }
 
-impl Hash for Placed {
+impl Hash for OrderState {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let words = u64::from_be_bytes([
             self.status as u8,
@@ -139,35 +139,35 @@ impl Hash for Placed {
             self.held as u8,
         ]);
         hasher.write_u64(words);
-        let faults = u64::from(self.repeated) << 1 | u64::from(self.impossible);
-        hasher.write_u64(faults << 62 | self.heard << 16 | u64::from(self.published));
+        let faults = u64::from(self.published_twice) << 1 | u64::from(self.unprocessable);
+        hasher.write_u64(faults << 62 | self.delivered << 16 | u64::from(self.published));
     }
 }
 
 /// All orders, and what there is of the one item that each of them wants one of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World<const N: usize> {
-    pub orders: [Placed; N],
+    pub orders: [OrderState; N],
     pub available: i8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// A service hears an event; `rich` says whether the customer has the money just then.
-    Deliver { to: Service, kind: Kind, rich: bool },
+    /// A service hears an event; `funded` says whether the customer has the money just then.
+    Deliver { to: Service, kind: EventKind, funded: bool },
     /// Its customer, or the deadline, ends the order.
     Cancel(Reason),
     /// Only in a mutant: the event counts as heard, and had no effect.
-    Lose(Service, Kind),
+    Lose(Service, EventKind),
 }
 
-pub fn deliveries(placed: &Placed) -> impl Iterator<Item = (Service, Kind)> {
+pub fn deliveries(placed: &OrderState) -> impl Iterator<Item = (Service, EventKind)> {
     let published = placed.published;
-    let kinds = KINDS.into_iter().filter(move |kind| published & kind.bit() != 0);
+    let kinds = EVENT_KINDS.into_iter().filter(move |kind| published & kind.bit() != 0);
     kinds.flat_map(|kind| {
         SERVICES
             .into_iter()
-            .filter(move |service| service.hears(kind))
+            .filter(move |service| service.subscribes_to(kind))
             .map(move |service| (service, kind))
     })
 }

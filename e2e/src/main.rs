@@ -1,27 +1,33 @@
-//! `e2e` starts, stops and looks at the native stack, and runs tests on its parts.
+//! `e2e` starts, stops and shows the native stack, and runs scenarios and tests on it.
 
-use std::process::{ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::announce::{self, Announce};
-use e2e::client::Client;
-use e2e::compose::Compose;
-use e2e::load::{self, Load};
-use e2e::member::Stopped;
-use e2e::process::{self, Signal};
-use e2e::stack::{State, TEST_STACK};
-use e2e::topology::{HOST, SERVICES};
-use e2e::{
-    Stack, bugs, chaos, crash_points, demo, hostile, letters, long_outage, outage, rebuild, seed,
-    template, trail, verify,
-};
-use tokio::signal::unix::{SignalKind, signal};
+use e2e::Stack;
+use e2e::admin::dead_letters;
+use e2e::admin::order_timeline;
+use e2e::admin::rebuild;
+use e2e::admin::republish::{self, RepublishOptions};
+use e2e::checker::run;
+use e2e::client::http_client::Client;
+use e2e::launcher::compose::Compose;
+use e2e::launcher::run_with_infrastructure::{exit_code, run_with_infrastructure};
+use e2e::launcher::status::{ComponentState, StopOutcome};
+use e2e::launcher::topology::SERVICES;
+use e2e::mutants::run as mutants;
+use e2e::new_service;
+use e2e::scenarios::chaos;
+use e2e::scenarios::crash_points;
+use e2e::scenarios::demo;
+use e2e::scenarios::hostile;
+use e2e::scenarios::long_outage;
+use e2e::scenarios::outage;
+use e2e::workload::load;
+use e2e::workload::options::Load;
+use e2e::workload::seed;
 use uuid::Uuid;
-
-/// How long a command that was asked to end may take, with all that it started.
-const ENDED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
 #[derive(Parser)]
@@ -42,7 +48,7 @@ enum Command {
     Down,
     /// Stop everything and forget all data
     Clean,
-    /// Show every member: process, port, state, memory, uptime
+    /// Show every component: process, port, state, memory, uptime
     Status,
     /// Show the last lines of a log
     Logs {
@@ -51,26 +57,26 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// Kill a member with SIGKILL
+    /// Kill a component with SIGKILL
     Kill { name: String },
-    /// Stop a member gracefully
+    /// Stop a component gracefully
     Stop { name: String },
-    /// Start a member; a further instance of a service is called order-2
+    /// Start a component; a further instance of a service is called order-2
     Start { name: String },
     /// Tell the story: orders go through, stock is killed and comes back, nothing is lost
     Demo,
     /// Make the demo items and accounts that are missing
-    Seed(seed::Options),
+    Seed(seed::SeedOptions),
     /// A load, a victim that is killed again and again, and the proof that nothing was lost
-    Outage(outage::Options),
+    Outage(outage::plan::OutageOptions),
     /// Kill the services at every crash point, on a stack of its own, and prove that nothing was lost
-    CrashPoints(crash_points::Options),
+    CrashPoints(crash_points::CrashPointOptions),
     /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
-    Chaos(chaos::Options),
+    Chaos(chaos::ChaosOptions),
     /// Stock is away for minutes while orders go on, and has to catch up beside new ones
-    LongOutage(long_outage::Options),
+    LongOutage(long_outage::LongOutageOptions),
     /// Clients that mean no good: slow ones, large ones, very many; others must not notice
-    Hostile(hostile::Options),
+    Hostile(hostile::HostileOptions),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
@@ -79,24 +85,24 @@ enum Command {
         #[arg(long)]
         verify: bool,
     },
-    /// Have the services announce again what they published; starts Kafka if it is down
-    Announce(Announce),
+    /// Have the services republish what they published; starts Kafka if it is down
+    Republish(RepublishOptions),
     /// Kill Kafka and delete its log, as a lost disk would
     LoseDisk,
-    /// Make the order service's read model of items anew from its topic
+    /// Rebuild the order service's read model of items from its topic
     Rebuild,
     /// Show a saga: every event of one order across the services
-    Order { order_id: Uuid },
+    Timeline { order_id: Uuid },
     /// Check that nothing was lost or applied twice and that the books balance
-    Verify(verify::Options),
-    /// Put each seeded bug into a scratch copy, and show that the suite catches it (forty minutes)
-    Bugs(bugs::Options),
+    Verify(run::CheckOptions),
+    /// Put each mutant into a worktree, and show that the suite detects it (forty minutes)
+    Mutants(mutants::MutantOptions),
     /// Write a service of your own, from stock and a template
     Service { name: String },
     #[command(flatten)]
-    Letters(letters::Command),
+    DeadLetters(dead_letters::DeadLetterCommand),
     /// Run a command while databases, Kafka and registry run on free ports
-    WithParts {
+    WithInfrastructure {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -116,25 +122,25 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up { instances } => up(instances).await?,
-        Command::Down => Stack::of_checkout_as_it_is()?.down().await?,
-        Command::Clean => Stack::of_checkout_as_it_is()?.clean().await?,
-        Command::Status => print_status(&Stack::of_checkout_as_it_is()?).await?,
+        Command::Down => Stack::open_for_checkout()?.down().await?,
+        Command::Clean => Stack::open_for_checkout()?.clean().await?,
+        Command::Status => print_status(&Stack::open_for_checkout()?).await?,
         Command::Logs { name, follow } => return print_log(&name, follow).await,
         Command::Kill { name } => {
-            let killed = Stack::of_checkout_as_it_is()?.kill(&name).await?;
+            let killed = Stack::open_for_checkout()?.kill(&name).await?;
             println!("{name} {}", if killed { "is killed" } else { "did not run" });
         }
-        Command::Stop { name } => match Stack::of_checkout_as_it_is()?.stop(&name).await? {
-            Stopped::WasNotRunning => println!("{name} did not run"),
-            Stopped::Gracefully(after) => {
+        Command::Stop { name } => match Stack::open_for_checkout()?.stop(&name).await? {
+            StopOutcome::NotRunning => println!("{name} did not run"),
+            StopOutcome::Graceful(after) => {
                 println!("{name} stopped after {:.1} s", after.as_secs_f64())
             }
-            Stopped::Killed => println!("{name} did not stop in time and was killed"),
+            StopOutcome::Killed => println!("{name} did not stop in time and was killed"),
         },
-        Command::Start { name } => Stack::of_checkout_as_it_is()?.start(&name).await?,
-        Command::Demo => demo::run(&Stack::of_checkout()?).await?,
+        Command::Start { name } => Stack::open_for_checkout()?.start(&name).await?,
+        Command::Demo => demo::run(&Stack::for_checkout()?).await?,
         Command::Outage(options) => {
-            let stack = Stack::of_checkout()?.quiet();
+            let stack = Stack::for_checkout()?.quiet();
             let held = outage::run(&stack, &options).await?;
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
@@ -144,59 +150,59 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Chaos(options) => {
             return Ok(match chaos::run(&options).await? {
-                chaos::Outcome::Held => ExitCode::SUCCESS,
-                chaos::Outcome::Violated => ExitCode::FAILURE,
-                chaos::Outcome::Inconclusive => ExitCode::from(2),
+                chaos::outcome::ChaosOutcome::Held => ExitCode::SUCCESS,
+                chaos::outcome::ChaosOutcome::Violated => ExitCode::FAILURE,
+                chaos::outcome::ChaosOutcome::Inconclusive => ExitCode::from(2),
             });
         }
         Command::LongOutage(options) => {
-            let held = long_outage::run(&Stack::of_checkout()?.quiet(), &options).await?;
+            let held = long_outage::run(&Stack::for_checkout()?.quiet(), &options).await?;
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Hostile(options) => {
-            let held = hostile::run(&Stack::of_checkout()?.quiet(), &options).await?;
+            let held = hostile::run(&Stack::for_checkout()?.quiet(), &options).await?;
             return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
         Command::Verify(options) => {
-            let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+            let client = Client::for_stack(&Stack::open_for_checkout()?)?;
             return check(&client, &options).await;
         }
-        Command::Bugs(options) => {
-            let caught = bugs::run(&options).await?;
+        Command::Mutants(options) => {
+            let caught = mutants::run(&options).await?;
             return Ok(if caught { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Service { name } => template::run(&name)?,
-        Command::Announce(wish) => {
-            announce::print(&announce::run(&Stack::of_checkout_as_it_is()?, &wish).await?)
+        Command::Service { name } => new_service::run(&name)?,
+        Command::Republish(options) => {
+            republish::print(&republish::run(&Stack::open_for_checkout()?, &options).await?)
         }
-        Command::Letters(command) => {
-            let stack = Stack::of_checkout_as_it_is()?;
-            return letters::run(&stack, &command, &mut std::io::stdout()).await;
+        Command::DeadLetters(command) => {
+            let stack = Stack::open_for_checkout()?;
+            return dead_letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
-        Command::LoseDisk => announce::lose_the_disk(&Stack::of_checkout_as_it_is()?).await?,
+        Command::LoseDisk => republish::lose_disk(&Stack::open_for_checkout()?).await?,
         Command::Rebuild => {
-            let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+            let client = Client::for_stack(&Stack::open_for_checkout()?)?;
             rebuild::print(&rebuild::run(&client).await?)
         }
-        Command::Order { order_id } => {
-            let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
-            trail::run(&client, order_id).await?.iter().for_each(|line| println!("{line}"))
+        Command::Timeline { order_id } => {
+            let client = Client::for_stack(&Stack::open_for_checkout()?)?;
+            order_timeline::run(&client, order_id).await?.iter().for_each(|line| println!("{line}"))
         }
-        Command::WithParts { command } => return with_parts(&command).await,
+        Command::WithInfrastructure { command } => return run_with_infrastructure(&command).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn up(instances: Option<u16>) -> Result<()> {
     let begun = Instant::now();
-    let stack = Stack::of_checkout()?;
+    let stack = Stack::for_checkout()?;
     if let Some(instances) = instances {
         stack.set_instances(instances).await?;
     }
     stack.up().await?;
-    seed::run(&Client::of(&stack)?).await?;
+    seed::run(&Client::for_stack(&stack)?).await?;
     eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
     for service in SERVICES {
         for name in stack.instances_of(service)? {
@@ -207,38 +213,41 @@ async fn up(instances: Option<u16>) -> Result<()> {
 }
 
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
-    let client = Client::of(&Stack::of_checkout_as_it_is()?)?;
+    let client = Client::for_stack(&Stack::open_for_checkout()?)?;
     let (summary, ()) = load::run(&client, load, async { Ok(()) }).await?;
     summary.lines().iter().for_each(|line| println!("{line}"));
-    let checked =
-        if verify { check(&client, &verify::Options::default()).await? } else { ExitCode::SUCCESS };
+    let checked = if verify {
+        check(&client, &run::CheckOptions::default()).await?
+    } else {
+        ExitCode::SUCCESS
+    };
     Ok(if summary.holds() && summary.answered_all() { checked } else { ExitCode::FAILURE })
 }
 
-async fn check(client: &Client, options: &verify::Options) -> Result<ExitCode> {
-    let verdict = verify::run(client, options).await?;
+async fn check(client: &Client, options: &run::CheckOptions) -> Result<ExitCode> {
+    let verdict = run::run(client, options).await?;
     verdict.lines().iter().for_each(|line| println!("{line}"));
     Ok(if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {
     println!("{:<12} {:>8} {:>6}  {:<9} {:>8}  UPTIME", "NAME", "PID", "PORT", "STATE", "MEMORY");
-    for member in stack.status().await? {
-        let state = match member.state {
-            State::Stopped => "stopped",
-            State::Starting => "starting",
-            State::Ready => "ready",
-            State::Paused => "paused",
+    for component in stack.status().await? {
+        let state = match component.state {
+            ComponentState::Stopped => "stopped",
+            ComponentState::Starting => "starting",
+            ComponentState::Ready => "ready",
+            ComponentState::Paused => "paused",
         };
-        let pid = member.pid.map_or("-".to_string(), |pid| pid.to_string());
-        let memory = format!("{} MB", member.memory_bytes / 1_000_000);
-        let seconds = member.uptime.as_secs();
+        let pid = component.pid.map_or("-".to_string(), |pid| pid.to_string());
+        let memory = format!("{} MB", component.memory_bytes / 1_000_000);
+        let seconds = component.uptime.as_secs();
         let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-        let ended = member.end.map_or("-".to_string(), |end| end.to_string());
-        let (memory, uptime) = member.pid.map_or(("-".into(), ended), |_| (memory, uptime));
+        let ended = component.last_exit.map_or("-".to_string(), |end| end.to_string());
+        let (memory, uptime) = component.pid.map_or(("-".into(), ended), |_| (memory, uptime));
         println!(
             "{:<12} {pid:>8} {:>6}  {state:<9} {memory:>8}  {uptime}",
-            member.name, member.port
+            component.name, component.port
         );
     }
     Ok(())
@@ -249,70 +258,8 @@ async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
         compose.logs(name, follow).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let log = Stack::of_checkout_as_it_is()?.log_file(name)?;
+    let log = Stack::open_for_checkout()?.log_file(name)?;
     let mut tail = tokio::process::Command::new("tail");
     tail.args(["-n", "200"]).args(follow.then_some("-F")).arg(log);
     Ok(exit_code(tail.status().await?))
-}
-
-/// One run of the tests at a time: its directory is always the same, so that what a broken-off run
-/// left behind is found and removed.
-async fn with_parts(command: &[String]) -> Result<ExitCode> {
-    let (stack, _lock) = Stack::of_one_run("test").await?;
-    Stack::clean_left_behind().await?;
-    let ended = run_on(&stack, command).await;
-    stack.clean().await?;
-    // The tests' further stages.
-    Stack::clean_left_behind().await?;
-    ended
-}
-
-async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    eprintln!("starting databases, Kafka and registry for the tests …");
-    tokio::select! {
-        up = stack.up_parts() => up?,
-        _ = interrupt.recv() => return Ok(ExitCode::from(130)),
-        _ = terminate.recv() => return Ok(ExitCode::from(143)),
-        _ = hangup.recv() => return Ok(ExitCode::from(129)),
-    }
-    // In a group of its own: whoever ends only us gets all that it started ended too, and cargo
-    // passes no signal on. What reads a terminal from such a group is stopped, so there is none.
-    // Tests ask members on loopback, where no proxy of the user's environment leads.
-    let no_proxy = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
-    let no_proxy = format!("{HOST},{}", no_proxy.unwrap_or_default());
-    let mut child = tokio::process::Command::new(&command[0])
-        .args(&command[1..])
-        .env("NO_PROXY", no_proxy)
-        .env(TEST_STACK, stack.directory())
-        .env("TEST_DATABASE_URL", stack.cluster_url(SERVICES[0])?)
-        .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
-        .env("TEST_SCHEMA_REGISTRY_URL", stack.registry_url()?)
-        .stdin(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("cannot run {}", command[0]))?;
-    let group = child.id().context("nobody has waited for it yet")?;
-    let signal = tokio::select! {
-        status = child.wait() => return Ok(exit_code(status?)),
-        _ = interrupt.recv() => Signal::Int,
-        _ = terminate.recv() => Signal::Term,
-        _ = hangup.recv() => Signal::Term,
-    };
-    process::send_to_group(signal, group)?;
-    let asked = Instant::now();
-    while !process::in_group(group).is_empty() && asked.elapsed() < ENDED_WITHIN {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    process::kill_until_gone(|| process::in_group(group))?;
-    Ok(exit_code(child.wait().await?))
-}
-
-/// As a shell has it: 128 and the signal's number for what a signal ended.
-fn exit_code(status: std::process::ExitStatus) -> ExitCode {
-    use std::os::unix::process::ExitStatusExt;
-    let signal = status.signal().map(|signal| 128 + signal);
-    ExitCode::from(status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }

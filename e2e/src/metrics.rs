@@ -1,17 +1,17 @@
-//! What an instance says of itself at `/metrics`.
+//! The metrics of an instance, read from its `/metrics`.
 
 use anyhow::{Context, Result};
 use reqwest::Method;
 
 use crate::Stack;
-use crate::client::Client;
+use crate::client::http_client::Client;
 
 /// The text as it came.
 pub struct Metrics(String);
 
 impl Metrics {
     /// Of one instance, by its name.
-    pub async fn of(stack: &Stack, client: &Client, name: &str) -> Result<Metrics> {
+    pub async fn fetch(stack: &Stack, client: &Client, name: &str) -> Result<Metrics> {
         let url = format!("{}/metrics", stack.probe_url(name)?);
         let answer = client.send(Method::GET, &url, None, None).await;
         let answer = answer.with_context(|| format!("{name} shows no metrics"))?;
@@ -24,7 +24,7 @@ impl Metrics {
     }
 
     /// The same of those that have this label, such as `topic="orders.created"`.
-    pub fn labelled(&self, name: &str, label: &str) -> Option<f64> {
+    pub fn sum_with_label(&self, name: &str, label: &str) -> Option<f64> {
         self.sum_where(name, |labels| labels.split(',').any(|one| one == label))
     }
 
@@ -57,11 +57,11 @@ mod tests {
     }
 
     #[test]
-    fn of_a_metric_with_labels_those_count_that_have_the_one_that_is_asked_for() {
+    fn a_metric_with_a_label_is_summed_over_its_matches() {
         let text =
             "sent{of=\"a\",by=\"x\"} 2\nsent{by=\"y\",of=\"a\"} 3\nsent{of=\"ab\"} 4\nsent 5\n";
         let metrics = Metrics(text.to_string());
-        assert_eq!(metrics.labelled("sent", "of=\"a\""), Some(5.0));
-        assert_eq!(metrics.labelled("sent", "of=\"b\""), None);
+        assert_eq!(metrics.sum_with_label("sent", "of=\"a\""), Some(5.0));
+        assert_eq!(metrics.sum_with_label("sent", "of=\"b\""), None);
     }
 }

@@ -1,9 +1,8 @@
 //! The aggregate: orders that were confirmed.
 
+use chassis::{Loads, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
-use chassis::rows::{Rows, Table, Touches};
-use chassis::writes::Writes;
 use chrono::{DateTime, Utc};
 use events::orders::OrderConfirmed;
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 /// An order that was confirmed. It never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
-pub struct Confirmed {
+pub struct ConfirmedOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     #[schema(value_type = Vec<Line>)]
@@ -34,12 +33,12 @@ pub struct Line {
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
-    confirmed: Table<Uuid, Confirmed>,
+    confirmed: Table<Uuid, ConfirmedOrder>,
 }
 
 impl Orders {
     /// What is known of an order, if anything.
-    pub fn order(&self, order_id: Uuid) -> Option<&Confirmed> {
+    pub fn order(&self, order_id: Uuid) -> Option<&ConfirmedOrder> {
         self.confirmed.get(&order_id)
     }
 
@@ -47,19 +46,19 @@ impl Orders {
     ///
     /// # Panics
     /// If it is there: `save` has no update, so that what changed would be lost without a word.
-    pub fn put_order(&mut self, order: Confirmed) {
+    pub fn put_order(&mut self, order: ConfirmedOrder) {
         assert!(self.order(order.order_id).is_none(), "what was confirmed never changes");
         self.confirmed.put(order.order_id, order);
     }
 }
 
-impl Touches<OrderConfirmed> for Orders {
-    fn touch(order: &OrderConfirmed, keys: &mut BTreeSet<Uuid>) {
+impl Loads<OrderConfirmed> for Orders {
+    fn keys(order: &OrderConfirmed, keys: &mut BTreeSet<Uuid>) {
         keys.insert(order.order_id);
     }
 }
 
-impl Rows for Orders {
+impl UnitOfWork for Orders {
     type Keys = BTreeSet<Uuid>;
 
     async fn load(tx: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Orders> {
@@ -70,25 +69,28 @@ impl Rows for Orders {
         .bind(Vec::from_iter(keys.iter().copied()))
         .fetch_all(tx)
         .await?;
-        Ok(Orders { confirmed: Table::read(keys, confirmed, |order: &Confirmed| order.order_id) })
+        Ok(Orders {
+            confirmed: Table::from_rows(keys, confirmed, |order: &ConfirmedOrder| order.order_id),
+        })
     }
 
-    fn save(&self, writes: &mut Writes<'_>) {
-        let orders = self.confirmed.inserted();
+    fn save(&self, batch: &mut WriteBatch<'_>) {
+        let orders = self.confirmed.new_rows();
         if orders.is_empty() {
             return;
         }
-        writes.add(
-            "insert into confirmed_orders
+        batch
+            .statement(
+                "insert into confirmed_orders
                  (order_id, customer_id, lines, total_cents, currency, confirmed_at)
              select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::jsonb[]),
                     unnest($4::bigint[]), unnest($5::text[]), unnest($6::timestamptz[])",
-        )
-        .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
-        .bind(orders.iter().map(|o| o.confirmed_at).collect::<Vec<_>>());
+            )
+            .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
+            .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
+            .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
+            .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
+            .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
+            .bind(orders.iter().map(|o| o.confirmed_at).collect::<Vec<_>>());
     }
 }

@@ -1,18 +1,15 @@
 //! What clients ask of the shipping service.
 
 use axum::extract::State;
-use axum::{Json as Answer, Router};
-use chassis::books::{self, Sum};
-use chassis::extract::Path;
-use chassis::openapi;
-use chassis::problem::Problem;
+use axum::{Json as JsonResponse, Router};
+use chassis::{Path, Problem, Sum, books, openapi};
 use serde::Serialize;
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::shipping::Confirmed;
+use crate::shipping::ConfirmedOrder;
 
 /// The API.
 pub fn router(db: PgPool) -> Router {
@@ -26,13 +23,13 @@ pub fn routes() -> OpenApiRouter<PgPool> {
 
 /// Shows an order that was confirmed.
 #[utoipa::path(get, path = "/orders/{order_id}", responses(
-    (status = 200, description = "The order.", body = Confirmed),
+    (status = 200, description = "The order.", body = ConfirmedOrder),
     (status = 404, description = "No such order was confirmed, as far as is known here."),
 ))]
 async fn show_order(
     State(db): State<PgPool>,
     Path(order_id): Path<Uuid>,
-) -> Result<Answer<Confirmed>, Problem> {
+) -> Result<JsonResponse<ConfirmedOrder>, Problem> {
     let order = sqlx::query_as(
         "select order_id, customer_id, lines, total_cents, currency, confirmed_at
          from confirmed_orders where order_id = $1",
@@ -40,7 +37,7 @@ async fn show_order(
     .bind(order_id)
     .fetch_optional(&db)
     .await?;
-    order.map(Answer).ok_or_else(|| Problem::not_found("no such order was confirmed"))
+    order.map(JsonResponse).ok_or_else(|| Problem::not_found("no such order was confirmed"))
 }
 
 #[derive(Serialize, sqlx::FromRow)]

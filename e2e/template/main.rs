@@ -5,29 +5,32 @@
 
 mod shipping; // the aggregate: its rules and its SQL
 mod saga; // what events cause
+mod discard; // what it costs to discard an event
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
 
 use std::process::ExitCode;
 
-use chassis::process;
-use chassis::service::{Routers, Service};
+use chassis::{Routers, Service};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    process::main("shipping", sqlx::migrate!(), serve)
+    chassis::main("shipping", sqlx::migrate!(), serve)
 }
 
 /// What this service alone reads from its environment stands in the second argument: nothing.
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {
     // One database and the loops around it; with a first command comes the third, the writers.
     let relay = service.relay(&events::TOPICS);
-    let consumer = service.consumer().on(saga::note_confirmed, saga::confirmation_discarded);
+    let consumer = service.consumer().on(saga::record_confirmed, discard::confirmation_impact);
 
     let routers = Routers {
         api: api::router(service.db.clone()),
         books: api::books(service.db.clone()),
-        operator: consumer.operator().merge(service.announce([])),
+        admin: consumer.admin().merge(service.republish([])),
     };
     service.run(routers, [relay.into(), consumer.into()]).await
 }

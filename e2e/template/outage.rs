@@ -4,29 +4,30 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::wait::eventually;
+use e2e::launcher::eventually::eventually;
 use futures::future::try_join_all;
 use serde_json::Value;
 
-use crate::stage::{Stage, alone, basket, rich};
+use crate::fixture::{Fixture, basket, rich_customer, with_exclusive_fixture};
 
-const WITHIN: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shipping_killed_or_without_its_database_misses_no_confirmed_order() -> Result<()> {
-    alone(async |Stage { stack, client }| {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
         for victim in ["shipping", "shipping-db"] {
             stack.kill(victim).await?;
-            let placed = (0..50).map(async |_| client.placed(rich(), &basket()).await);
+            let placed = (0..50)
+                .map(async |_| client.place_until_accepted(rich_customer(), &basket()).await);
             let placed = try_join_all(placed).await?;
             for order in &placed {
-                let ended = client.ended(order.order_id, WITHIN).await?;
+                let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
                 ensure!(ended.status == "confirmed", "{ended:?}");
             }
             stack.start(victim).await?;
             for order in &placed {
-                let known = eventually("shipping to hear of the order", WITHIN, async || {
-                    client.read::<Value>("shipping", &format!("/orders/{}", order.order_id)).await
+                let known = eventually("shipping to receive the order", TIMEOUT, async || {
+                    client.get::<Value>("shipping", &format!("/orders/{}", order.order_id)).await
                 })
                 .await?;
                 ensure!(known["total_cents"] == order.total_cents, "{known}");

@@ -1,18 +1,20 @@
 //! What other services' events cause here: pure functions from an event and the rows in memory to
 //! what is published.
 
-use chassis::event::{Answer, At};
-use chassis::impossible;
-use chassis::loss::Loss;
+use chassis::{HandlerContext, HandlerResult, unprocessable};
 use events::orders::{ConfirmedLine, OrderConfirmed};
 use sqlx::types::Json;
 
-use crate::shipping::{Confirmed, Line, Orders};
+use crate::shipping::{ConfirmedOrder, Line, Orders};
 
 /// `orders.confirmed` → nothing yet
 ///
 /// An order that was paid for otherwise than its lines add up to cannot be.
-pub fn note_confirmed(order: &OrderConfirmed, orders: &mut Orders, _: At) -> Answer<()> {
+pub fn record_confirmed(
+    order: &OrderConfirmed,
+    orders: &mut Orders,
+    _: HandlerContext,
+) -> HandlerResult<()> {
     if orders.order(order.order_id).is_some() {
         return Ok(None); // noted before
     }
@@ -20,14 +22,18 @@ pub fn note_confirmed(order: &OrderConfirmed, orders: &mut Orders, _: At) -> Ans
         sum.checked_add(line.unit_price_cents.checked_mul(line.quantity.into())?)
     });
     if sum != Some(order.total_cents) {
-        impossible!("order {}: its lines do not add up to {}", order.order_id, order.total_cents);
+        unprocessable!(
+            "order {}: its lines do not add up to {}",
+            order.order_id,
+            order.total_cents
+        );
     }
     let line = |line: &ConfirmedLine| Line {
         sku: line.sku.clone(),
         quantity: line.quantity,
         unit_price_cents: line.unit_price_cents,
     };
-    orders.put_order(Confirmed {
+    orders.put_order(ConfirmedOrder {
         order_id: order.order_id,
         customer_id: order.customer_id,
         lines: Json(order.lines.iter().map(line).collect()),
@@ -36,13 +42,4 @@ pub fn note_confirmed(order: &OrderConfirmed, orders: &mut Orders, _: At) -> Ans
         confirmed_at: order.occurred_at,
     });
     Ok(None)
-}
-
-/// What it costs to discard an `orders.confirmed` that can't be handled here.
-pub fn confirmation_discarded(order: &OrderConfirmed, orders: &Orders) -> Loss {
-    let order_id = order.order_id;
-    Loss::that(match orders.order(order_id) {
-        Some(_) => format!("Nothing is lost: order {order_id} is known here."),
-        None => format!("It is never known here that order {order_id} was confirmed."),
-    })
 }

@@ -1,21 +1,20 @@
 //! The rules of shipping, then its edges on a real database.
 
-use chassis::event::At;
-use chassis::testing::{self, Bench, Client};
+use chassis::HandlerContext;
+use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::orders::{ConfirmedLine, OrderConfirmed};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::api;
-use crate::saga;
 use crate::shipping::Orders;
+use crate::{api, discard, saga};
 
 const ORDER: Uuid = Uuid::from_u128(7);
 
-fn at() -> At {
+fn context() -> HandlerContext {
     let now = DateTime::from_timestamp(1_795_132_800, 0).unwrap();
-    At { now, event_id: Uuid::from_u128(1), cause: Some(Uuid::from_u128(2)) }
+    HandlerContext { now, event_id: Uuid::from_u128(1), causation_id: Some(Uuid::from_u128(2)) }
 }
 
 /// Two pens of 1.50 and an ink of 4.00.
@@ -31,43 +30,43 @@ fn confirmed(order_id: Uuid, total_cents: i64) -> OrderConfirmed {
         lines: [("pen", 2, 150), ("ink", 1, 400)].map(line).into(),
         total_cents,
         currency: "EUR".into(),
-        occurred_at: at().now,
+        occurred_at: context().now,
     }
 }
 
 #[test]
-fn a_confirmed_order_is_noted_once() {
+fn a_confirmed_order_is_recorded_once() {
     let mut orders = Orders::default();
     let order = confirmed(ORDER, 700);
-    assert_eq!(saga::note_confirmed(&order, &mut orders, at()), Ok(None));
+    assert_eq!(saga::record_confirmed(&order, &mut orders, context()), Ok(None));
     let noted = orders.order(ORDER).unwrap().clone();
-    assert_eq!((noted.lines.len(), noted.total_cents, noted.confirmed_at), (2, 700, at().now));
-    assert_eq!(saga::note_confirmed(&order, &mut orders, at()), Ok(None));
+    assert_eq!((noted.lines.len(), noted.total_cents, noted.confirmed_at), (2, 700, context().now));
+    assert_eq!(saga::record_confirmed(&order, &mut orders, context()), Ok(None));
     assert_eq!(orders.order(ORDER), Some(&noted));
 }
 
 #[test]
-fn an_order_whose_lines_add_up_to_something_else_is_impossible() {
+fn an_order_whose_lines_add_up_to_something_else_is_unprocessable() {
     let mut orders = Orders::default();
-    saga::note_confirmed(&confirmed(ORDER, 701), &mut orders, at()).unwrap_err();
+    saga::record_confirmed(&confirmed(ORDER, 701), &mut orders, context()).unwrap_err();
     let mut beyond = confirmed(ORDER, 700);
     beyond.lines[0].unit_price_cents = i64::MAX;
-    saga::note_confirmed(&beyond, &mut orders, at()).unwrap_err();
+    saga::record_confirmed(&beyond, &mut orders, context()).unwrap_err();
     assert_eq!(orders.order(ORDER), None);
-    let loss = saga::confirmation_discarded(&beyond, &orders);
-    assert!(loss.consequence.starts_with("It is never known"), "{loss:?}");
+    let impact = discard::confirmation_impact(&beyond, &orders);
+    assert!(impact.consequence.starts_with("It is never known"), "{impact:?}");
 }
 
 #[tokio::test]
-async fn what_was_confirmed_comes_in_once_can_be_read_and_balances() {
-    let bench = Bench::<Orders>::new("shipping", sqlx::migrate!()).await;
-    let client = Client(api::router(bench.db.clone()));
+async fn a_confirmed_order_is_stored_once_readable_and_balanced() {
+    let fixture = TestService::<Orders>::new("shipping", sqlx::migrate!()).await;
+    let client = TestClient(api::router(fixture.db.clone()));
     let (event_id, order) = (Uuid::now_v7(), confirmed(ORDER, 700));
     for event_id in [event_id, event_id, Uuid::now_v7()] {
-        bench.bring(&[(event_id, &order)], saga::note_confirmed).await.unwrap();
+        fixture.deliver(&[(event_id, &order)], saga::record_confirmed).await.unwrap();
     }
     let other = confirmed(Uuid::from_u128(8), 700);
-    bench.bring(&[(Uuid::now_v7(), &other)], saga::note_confirmed).await.unwrap();
+    fixture.deliver(&[(Uuid::now_v7(), &other)], saga::record_confirmed).await.unwrap();
 
     let shown = client.get(&format!("/orders/{ORDER}")).await;
     assert_eq!((shown.status, &shown.body["total_cents"]), (200, &json!(700)), "{shown:?}");
@@ -76,16 +75,16 @@ async fn what_was_confirmed_comes_in_once_can_be_read_and_balances() {
         json!({"sku": "pen", "quantity": 2, "unit_price_cents": 150})
     );
     assert_eq!(client.get(&format!("/orders/{}", Uuid::nil())).await.status, 404);
-    let books = Client(api::books(bench.db.clone())).get("/books").await.body;
+    let books = TestClient(api::books(fixture.db.clone())).get("/books").await.body;
     let (total, none) = (1_400, Vec::<u8>::new());
     assert_eq!(
         books,
         json!({"orders": 2, "total_cents": total, "lines_cents": total, "balanced": true, "written_off": none})
     );
-    assert_eq!(bench.count("outbox").await, 0);
+    assert_eq!(fixture.count_rows("outbox").await, 0);
 }
 
 #[test]
-fn the_committed_openapi_document_is_what_the_code_says() {
+fn the_committed_openapi_document_matches_the_code() {
     testing::compare_openapi("shipping", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }

@@ -5,32 +5,32 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::Stack;
-use e2e::replays;
-use e2e::stack::programs;
+use e2e::client::kafka;
+use e2e::launcher::directories::programs_directory;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::launcher::room;
-use crate::stage::{Stage, alone, together};
+use crate::fixture::{Fixture, stack_permit, with_exclusive_fixture, with_shared_fixture};
 
 const TOPIC: &str = "orders.confirmed";
-const IN_SYNC: &str = "min.insync.replicas";
+const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 /// Declared by nobody.
-const FLUSH: &str = "flush.messages";
+const FLUSH_MESSAGES: &str = "flush.messages";
 /// Declared, and given another value.
-const RETENTION: &str = "retention.ms";
+const RETENTION_MS: &str = "retention.ms";
 
 /// As on a cluster of three brokers whose operator gives no number, or no longer: two had to have a
 /// record before it was acknowledged, and two have to go on having it.
 #[tokio::test(flavor = "multi_thread")]
-async fn contracts_that_are_applied_again_without_a_number_of_copies_leave_a_topic_its_own()
--> Result<()> {
-    alone(async |Stage { stack, client }| {
-        let admin = replays::admin(client)?;
+async fn contracts_applied_again_without_a_replication_factor_keep_the_one_of_a_topic() -> Result<()>
+{
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let admin = kafka::admin_client(client)?;
         let topic = ResourceSpecifier::Topic(TOPIC);
-        let settings = AlterConfig::new(topic).set(IN_SYNC, "2").set(FLUSH, "12345");
-        let settings = settings.set(RETENTION, "3600000");
+        let settings =
+            AlterConfig::new(topic).set(MIN_INSYNC_REPLICAS, "2").set(FLUSH_MESSAGES, "12345");
+        let settings = settings.set(RETENTION_MS, "3600000");
         for altered in admin.alter_configs([&settings], &AdminOptions::new()).await? {
             altered.map_err(|(_, error)| error)?;
         }
@@ -39,33 +39,39 @@ async fn contracts_that_are_applied_again_without_a_number_of_copies_leave_a_top
             let described = described.into_iter().next().context("no description")??;
             Ok(described.get(name).and_then(|entry| entry.value.clone()))
         };
-        let unsaid = apply(stack, "");
-        let kept = (read(IN_SYNC).await?, read(FLUSH).await?, read(RETENTION).await?);
+        let unset = apply(stack, "");
+        let kept = (
+            read(MIN_INSYNC_REPLICAS).await?,
+            read(FLUSH_MESSAGES).await?,
+            read(RETENTION_MS).await?,
+        );
         // Also puts it in order again for the others.
         apply(stack, "1")?;
-        unsaid?;
-        ensure!(kept.0.as_deref() == Some("2"), "unsaid, {IN_SYNC} stays: {kept:?}");
+        unset?;
+        ensure!(kept.0.as_deref() == Some("2"), "unsaid, {MIN_INSYNC_REPLICAS} stays: {kept:?}");
         ensure!(kept.1.as_deref() == Some("12345"), "what nobody declares stays: {kept:?}");
         ensure!(kept.2.as_deref() == Some("1209600000"), "what is declared is set: {kept:?}");
-        let said = read(IN_SYNC).await?;
+        let one_copy = read(MIN_INSYNC_REPLICAS).await?;
         ensure!(
-            said.as_deref() == Some("1"),
-            "one copy that is asked for is in sync alone: {said:?}"
+            one_copy.as_deref() == Some("1"),
+            "one copy that is asked for is in sync alone: {one_copy:?}"
         );
         Ok(())
     })
     .await
 }
 
-fn apply(stack: &Stack, copies: &str) -> Result<()> {
-    let done = contracts(stack, &stack.name()?)?.env("REPLICATION_FACTOR", copies).output()?;
+fn apply(stack: &Stack, replication_factor: &str) -> Result<()> {
+    let done = contracts_command(stack, &stack.name()?)?
+        .env("REPLICATION_FACTOR", replication_factor)
+        .output()?;
     ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     Ok(())
 }
 
 /// `contracts apply` of the stack of this name, with another one's addresses.
-fn contracts(stack: &Stack, name: &str) -> Result<Command> {
-    let mut contracts = Command::new(programs()?.join("contracts"));
+fn contracts_command(stack: &Stack, name: &str) -> Result<Command> {
+    let mut contracts = Command::new(programs_directory()?.join("contracts"));
     contracts
         .arg("apply")
         .env("KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
@@ -75,21 +81,21 @@ fn contracts(stack: &Stack, name: &str) -> Result<Command> {
 }
 
 /// What a refusal says; it names both stacks.
-fn refusal(done: &Output, refused: &str, owner: &str) -> Result<()> {
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(done.status.code() == Some(64), "{:?}: {said}", done.status);
-    ensure!(said.contains(&format!("STACK_NAME is `{refused}`")), "{said}");
-    ensure!(said.contains(&format!("the stack `{owner}`")), "{said}");
+fn assert_refused(done: &Output, refused: &str, owner: &str) -> Result<()> {
+    let output = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.code() == Some(64), "{:?}: {output}", done.status);
+    ensure!(output.contains(&format!("STACK_NAME is `{refused}`")), "{output}");
+    ensure!(output.contains(&format!("the stack `{owner}`")), "{output}");
     Ok(())
 }
 
 /// B23. The services of two stacks would each handle half of the other's events.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Result<()> {
-    alone(async |Stage { stack, client }| {
-        let admin = replays::admin(client)?;
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let admin = kafka::admin_client(client)?;
         let topic = ResourceSpecifier::Topic(TOPIC);
-        let changed = AlterConfig::new(topic).set(RETENTION, "3600000");
+        let changed = AlterConfig::new(topic).set(RETENTION_MS, "3600000");
         for altered in admin.alter_configs([&changed], &AdminOptions::new()).await? {
             altered.map_err(|(_, error)| error)?;
         }
@@ -100,14 +106,14 @@ async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Res
             Ok(names)
         };
         let before = topics()?;
-        let refused = contracts(stack, "another-stack")?.output()?;
+        let refused = contracts_command(stack, "another-stack")?.output()?;
         let described = admin.describe_configs([&topic], &AdminOptions::new()).await?;
         let described = described.into_iter().next().context("no description")??;
-        let retention = described.get(RETENTION).and_then(|entry| entry.value.clone());
+        let retention = described.get(RETENTION_MS).and_then(|entry| entry.value.clone());
         // By the name that it has: as often as anybody likes; it also puts the topic in order again.
         apply(stack, "")?;
         apply(stack, "")?;
-        refusal(&refused, "another-stack", &stack.name()?)?;
+        assert_refused(&refused, "another-stack", &stack.name()?)?;
         ensure!(retention.as_deref() == Some("3600000"), "{retention:?} was changed");
         ensure!(topics()? == before, "{before:?}");
         Ok(())
@@ -117,12 +123,12 @@ async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Result<()> {
-    let _room = room().await?;
+    let _permit = stack_permit().await?;
     let stack = Stack::ephemeral()?;
     tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
     let names = ["one-stack", "other-stack"];
     let start = |name| -> Result<_> {
-        let mut contracts = contracts(&stack, name)?;
+        let mut contracts = contracts_command(&stack, name)?;
         Ok(contracts.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?)
     };
     let running = [start(names[0])?, start(names[1])?];
@@ -132,22 +138,23 @@ async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Resul
         true => (names[0], names[1], &other),
         false => (names[1], names[0], &one),
     };
-    refusal(refused, loser, owner)?;
+    assert_refused(refused, loser, owner)?;
     ensure!(one.status.success() || other.status.success(), "{one:?} {other:?}");
-    refusal(&contracts(&stack, loser)?.output()?, loser, owner)?;
-    let again = contracts(&stack, owner)?.output()?;
+    assert_refused(&contracts_command(&stack, loser)?.output()?, loser, owner)?;
+    let again = contracts_command(&stack, owner)?.output()?;
     ensure!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     Ok(())
 }
 
 /// What keeps others who write to these topics from registering what our readers can't read.
 #[tokio::test(flavor = "multi_thread")]
-async fn every_subject_demands_that_all_versions_read_one_another() -> Result<()> {
-    together(async |Stage { client, .. }| {
+async fn every_subject_requires_full_transitive_compatibility() -> Result<()> {
+    with_shared_fixture(async |Fixture { client, .. }| {
         for topic in events::TOPICS {
             let url = format!("{}/config/{}", client.addresses.registry, topic.subject());
-            let told: Value = client.send(Method::GET, &url, None, None).await?.accepted()?;
-            ensure!(told["compatibilityLevel"] == "FULL_TRANSITIVE", "{}: {told}", topic.name);
+            let config: Value =
+                client.send(Method::GET, &url, None, None).await?.accepted_json()?;
+            ensure!(config["compatibilityLevel"] == "FULL_TRANSITIVE", "{}: {config}", topic.name);
         }
         Ok(())
     })

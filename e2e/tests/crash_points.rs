@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::Stack;
-use e2e::crash_points::{self, points};
-use e2e::stack::programs;
+use e2e::launcher::directories::programs_directory;
+use e2e::scenarios::crash_points::{self, armed_service, list};
 
-use crate::stage::aside;
+use crate::fixture::without_fixture;
 
 const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_once_at_every_crash_point_the_services_lose_nothing() -> Result<()> {
-    aside(async || {
+    without_fixture(async || {
         let stack = Stack::ephemeral()?;
-        let within = Duration::from_secs(900);
-        let options = crash_points::Options { once: true, seed: None, within };
+        let timeout = Duration::from_secs(900);
+        let options = crash_points::CrashPointOptions { once: true, seed: None, timeout };
         let report = crash_points::run(&stack, &options).await?;
         let table = report.table().join("\n");
         ensure!(report.holds(), "{}\n{table}", report.verdict());
@@ -28,20 +28,20 @@ async fn killed_once_at_every_crash_point_the_services_lose_nothing() -> Result<
 
 /// Their names are looked for in the programs themselves.
 #[test]
-fn what_ships_holds_no_crash_point_and_what_is_made_to_crash_holds_them_all() -> Result<()> {
-    let ordinary = programs()?;
+fn shipped_programs_contain_no_crash_point_and_crash_programs_contain_them_all() -> Result<()> {
+    let ordinary = programs_directory()?;
     // Compiled by `make bench`, and like the images; not here every day.
     let release = ordinary.with_file_name("release");
     for service in SERVICES {
         for directory in [&ordinary, &release] {
             let program = directory.join(service);
             if directory == &ordinary || program.exists() {
-                let found = points::found_in(&program)?;
+                let found = list::names_in(&program)?;
                 ensure!(found.is_empty(), "{} holds {found:?}", program.display());
             }
         }
-        let crashing = points::found_in(&crash_points::programs()?.join(service))?;
-        ensure!(crashing.len() == points::all().len() + 2, "{service} holds only {crashing:?}");
+        let crashing = list::names_in(&armed_service::programs()?.join(service))?;
+        ensure!(crashing.len() == list::all().len() + 2, "{service} holds only {crashing:?}");
     }
     Ok(())
 }

@@ -4,27 +4,27 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::Client;
-use e2e::outcome::Answer;
-use e2e::wait::ask_again;
+use e2e::client::http_client::Client;
+use e2e::client::outcome::HttpResponse;
+use e2e::launcher::eventually::retry_while;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::stage::{SOON, Stage, basket, rich, together};
+use crate::fixture::{Fixture, TIMEOUT, basket, rich_customer, with_shared_fixture};
 
 /// Generous: other tests share the machine.
-const AT_ONCE: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn refused(
+async fn assert_refused(
     client: &Client,
     method: Method,
     url: &str,
     key: Option<&str>,
     body: Vec<u8>,
-) -> Result<Answer> {
+) -> Result<HttpResponse> {
     let shown = String::from_utf8_lossy(&body).chars().take(200).collect::<String>();
     let ask = async || {
         let began = Instant::now();
@@ -32,12 +32,15 @@ async fn refused(
         Ok((answer, began.elapsed()))
     };
     // The disk stands still, and nothing was stored.
-    let not_now = |told: &Result<(Answer, Duration)>| {
-        told.as_ref().is_ok_and(|(answer, _)| answer.problem().as_deref() == Some("unavailable"))
+    let is_unavailable = |answered: &Result<(HttpResponse, Duration)>| {
+        answered
+            .as_ref()
+            .is_ok_and(|(answer, _)| answer.problem_type().as_deref() == Some("unavailable"))
     };
-    let (answer, took) = ask_again(SOON, ask, not_now).await.with_context(|| shown.clone())?;
+    let (answer, took) =
+        retry_while(TIMEOUT, ask, is_unavailable).await.with_context(|| shown.clone())?;
     ensure!((400..500).contains(&answer.status), "{shown} was answered {answer}");
-    ensure!(took < AT_ONCE, "{shown} took {took:?}");
+    ensure!(took < RESPONSE_TIMEOUT, "{shown} took {took:?}");
     ensure!(answer.content_type == "application/problem+json", "{shown}: {}", answer.content_type);
     let problem: Value = answer.json()?;
     ensure!(
@@ -48,7 +51,7 @@ async fn refused(
 }
 
 /// The field that a problem names.
-fn field(answer: &Answer) -> Result<String> {
+fn problem_field(answer: &HttpResponse) -> Result<String> {
     Ok(answer.json::<Value>()?["field"].as_str().unwrap_or_default().to_string())
 }
 
@@ -59,7 +62,7 @@ fn line(sku: &str, quantity: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not_stored()
 -> Result<()> {
-    together(async |Stage { client, .. }| {
+    with_shared_fixture(async |Fixture { client, .. }| {
         // Nobody else's, so that its orders can be counted.
         let customer = Uuid::now_v7();
         let url = format!("{}/orders", client.addresses.apis["order"]);
@@ -92,8 +95,9 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
             let order = json!({ "customer_id": customer, "lines": lines });
             let key = Uuid::now_v7().to_string();
             let answer =
-                refused(client, Method::POST, &url, Some(&key), order.to_string().into()).await?;
-            assert_eq!(field(&answer)?, named, "{order} was answered {answer}");
+                assert_refused(client, Method::POST, &url, Some(&key), order.to_string().into())
+                    .await?;
+            assert_eq!(problem_field(&answer)?, named, "{order} was answered {answer}");
         }
         for (order, named) in [
             (json!({ "customer_id": "me", "lines": [cap()] }), "customer_id"),
@@ -102,11 +106,10 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
             (json!({ "customer_id": customer, "lines": [cap()], "discount": 100 }), "discount"),
         ] {
             let answer =
-                refused(client, Method::POST, &url, None, order.to_string().into()).await?;
-            assert_eq!(field(&answer)?, named, "{order} was answered {answer}");
+                assert_refused(client, Method::POST, &url, None, order.to_string().into()).await?;
+            assert_eq!(problem_field(&answer)?, named, "{order} was answered {answer}");
         }
-        let stored: Value =
-            client.read("order", &format!("/orders?customer_id={customer}")).await?;
+        let stored: Value = client.get("order", &format!("/orders?customer_id={customer}")).await?;
         assert_eq!(stored["orders"].as_array().map(Vec::len), Some(0), "{stored}");
         Ok(())
     })
@@ -114,42 +117,42 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_request_at_all_is_refused_and_the_service_goes_on() -> Result<()> {
-    together(async |Stage { client, .. }| {
+async fn malformed_requests_are_refused_and_the_service_goes_on() -> Result<()> {
+    with_shared_fixture(async |Fixture { client, .. }| {
         let customer = Uuid::now_v7();
         let url = format!("{}/orders", client.addresses.apis["order"]);
         let whole = json!({ "customer_id": customer, "lines": basket() }).to_string();
         for end in [0, 1, whole.len() / 2, whole.len() - 1] {
-            refused(client, Method::POST, &url, None, whole[..end].into()).await?;
+            assert_refused(client, Method::POST, &url, None, whole[..end].into()).await?;
         }
         for body in ["[[[[[", "{}{}", "null", "\u{1}", "{\"customer_id\": \"\\ud800\"}"] {
-            refused(client, Method::POST, &url, None, body.into()).await?;
+            assert_refused(client, Method::POST, &url, None, body.into()).await?;
         }
-        refused(client, Method::POST, &url, None, vec![0xff; 100]).await?;
-        refused(client, Method::POST, &url, None, "[".repeat(60_000).into()).await?;
-        let large = refused(client, Method::POST, &url, None, vec![b' '; 65 * 1024]).await?;
+        assert_refused(client, Method::POST, &url, None, vec![0xff; 100]).await?;
+        assert_refused(client, Method::POST, &url, None, "[".repeat(60_000).into()).await?;
+        let large = assert_refused(client, Method::POST, &url, None, vec![b' '; 65 * 1024]).await?;
         assert_eq!(large.status, 413);
         let long_key = "k".repeat(256);
-        refused(client, Method::POST, &url, Some(&long_key), whole.clone().into()).await?;
-        refused(client, Method::POST, &url, Some("two words"), whole.clone().into()).await?;
-        refused(client, Method::PUT, &url, None, whole.clone().into()).await?;
-        refused(client, Method::POST, &format!("{url}/nobody/cancel"), None, vec![]).await?;
-        refused(client, Method::POST, &format!("{url}/{customer}/cancel"), None, vec![]).await?;
+        assert_refused(client, Method::POST, &url, Some(&long_key), whole.clone().into()).await?;
+        assert_refused(client, Method::POST, &url, Some("two words"), whole.clone().into()).await?;
+        assert_refused(client, Method::PUT, &url, None, whole.clone().into()).await?;
+        assert_refused(client, Method::POST, &format!("{url}/nobody/cancel"), None, vec![]).await?;
+        assert_refused(client, Method::POST, &format!("{url}/{customer}/cancel"), None, vec![])
+            .await?;
         let none: Option<Value> = client.find("order", &format!("/orders/{customer}")).await?;
         assert_eq!(none, None);
-        let stored: Value =
-            client.read("order", &format!("/orders?customer_id={customer}")).await?;
+        let stored: Value = client.get("order", &format!("/orders?customer_id={customer}")).await?;
         assert_eq!(stored["orders"].as_array().map(Vec::len), Some(0), "{stored}");
-        let order = client.placed(rich(), &basket()).await?;
-        client.ended(order.order_id, SOON).await?;
+        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+        client.wait_until_ended(order.order_id, TIMEOUT).await?;
         Ok(())
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn payment_and_stock_hold_their_limits_too() -> Result<()> {
-    together(async |Stage { client, .. }| {
+async fn payment_and_stock_enforce_their_limits_too() -> Result<()> {
+    with_shared_fixture(async |Fixture { client, .. }| {
         let customer = Uuid::now_v7();
         let (payment, stock) = (&client.addresses.apis["payment"], &client.addresses.apis["stock"]);
         let deposits = format!("{payment}/accounts/{customer}/deposits");
@@ -164,11 +167,11 @@ async fn payment_and_stock_hold_their_limits_too() -> Result<()> {
         ] {
             let body = json!({ "amount_cents": amount }).to_string();
             let answer =
-                refused(client, Method::POST, &deposits, Some(&key()), body.into()).await?;
-            assert_eq!(field(&answer)?, "amount_cents", "{answer}");
+                assert_refused(client, Method::POST, &deposits, Some(&key()), body.into()).await?;
+            assert_eq!(problem_field(&answer)?, "amount_cents", "{answer}");
         }
         let good = json!({ "amount_cents": 1 }).to_string();
-        refused(client, Method::POST, &deposits, None, good.into()).await?;
+        assert_refused(client, Method::POST, &deposits, None, good.into()).await?;
         let account: Option<Value> =
             client.find("payment", &format!("/accounts/{customer}")).await?;
         assert_eq!(account, None);
@@ -183,22 +186,23 @@ async fn payment_and_stock_hold_their_limits_too() -> Result<()> {
             ("Never", json!("1"), "price_cents"),
         ] {
             let body = json!({ "name": name, "price_cents": price }).to_string();
-            let answer = refused(client, Method::PUT, &item, None, body.into()).await?;
-            assert_eq!(field(&answer)?, named, "{answer}");
+            let answer = assert_refused(client, Method::PUT, &item, None, body.into()).await?;
+            assert_eq!(problem_field(&answer)?, named, "{answer}");
         }
         let long = format!("{stock}/items/{}", "x".repeat(65));
         let body = json!({ "name": "Never", "price_cents": 1 }).to_string();
-        refused(client, Method::PUT, &long, None, body.into()).await?;
+        assert_refused(client, Method::PUT, &long, None, body.into()).await?;
         let deliveries = format!("{stock}/items/wool-cap/deliveries");
         for quantity in [json!(0), json!(-1), json!("1"), json!(1e30)] {
             let body = json!({ "quantity": quantity }).to_string();
             let answer =
-                refused(client, Method::POST, &deliveries, Some(&key()), body.into()).await?;
-            assert_eq!(field(&answer)?, "quantity", "{answer}");
+                assert_refused(client, Method::POST, &deliveries, Some(&key()), body.into())
+                    .await?;
+            assert_eq!(problem_field(&answer)?, "quantity", "{answer}");
         }
         let nowhere = format!("{item}/deliveries");
         let body = json!({ "quantity": 1 }).to_string();
-        refused(client, Method::POST, &nowhere, Some(&key()), body.into()).await?;
+        assert_refused(client, Method::POST, &nowhere, Some(&key()), body.into()).await?;
         let none: Option<Value> = client.find("stock", &format!("/items/{sku}")).await?;
         assert_eq!(none, None);
         Ok(())
@@ -207,8 +211,8 @@ async fn payment_and_stock_hold_their_limits_too() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_that_is_never_finished_is_closed_within_its_timeout() -> Result<()> {
-    together(async |Stage { client, .. }| {
+async fn a_connection_whose_header_never_ends_is_closed_within_its_timeout() -> Result<()> {
+    with_shared_fixture(async |Fixture { client, .. }| {
         for url in client.addresses.apis.values() {
             let address = url.trim_start_matches("http://");
             let mut connection = TcpStream::connect(address).await?;

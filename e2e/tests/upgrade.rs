@@ -5,43 +5,46 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::Client;
-use e2e::load::{self, Load};
-use e2e::scratch::Scratch;
-use e2e::stack::programs;
-use e2e::topology::SERVICES;
-use e2e::{Stack, seed, verify};
+use e2e::Stack;
+use e2e::checker::run;
+use e2e::client::http_client::Client;
+use e2e::launcher::directories::programs_directory;
+use e2e::launcher::topology::SERVICES;
+use e2e::mutants::worktree::Worktree;
+use e2e::workload::load;
+use e2e::workload::options::Load;
+use e2e::workload::seed;
 
-use crate::stage::nobody_dies;
+use crate::fixture::without_unexpected_exits;
 
 /// Stopping, starting and settling of an instance takes some seconds; there are twelve of them. All of
 /// it is under load, which ends with it.
-const LASTING: Duration = Duration::from_secs(600);
+const LOAD_DURATION: Duration = Duration::from_secs(600);
 
 /// Makes the newer version's database newer too: the order service is served by one with a column
 /// more, whichever version serves.
-pub fn make_database_newer(scratch: &Scratch) -> Result<()> {
+pub fn add_newer_migration(scratch: &Worktree) -> Result<()> {
     let migration = "alter table orders add column channel text not null default 'web';\n";
-    scratch.add("services/order/migrations/9000_orders_have_a_channel.sql", migration)
+    scratch.add_file("services/order/migrations/9000_orders_have_a_channel.sql", migration)
 }
 
 /// Contracts and migrations first, which the older version has to bear; then instance by instance to
 /// the newer version; then back, on the newer schema.
-pub async fn forward_and_back(newer: &Path) -> Result<()> {
+pub async fn upgrade_and_roll_back(newer: &Path) -> Result<()> {
     let stack = Stack::ephemeral()?;
-    nobody_dies(&stack, rolled(&stack, newer)).await
+    without_unexpected_exits(&stack, roll_under_load(&stack, newer)).await
 }
 
-async fn rolled(stack: &Stack, newer: &Path) -> Result<()> {
+async fn roll_under_load(stack: &Stack, newer: &Path) -> Result<()> {
     stack.set_instances(2).await?;
     stack.up().await?;
-    let client = Client::of(stack)?;
+    let client = Client::for_stack(stack)?;
     seed::run(&client).await?;
-    let load = Load { rate: 40, lasting: LASTING, ..Load::default() };
-    let older = programs()?;
+    let load = Load { rate: 40, duration: LOAD_DURATION, ..Load::default() };
+    let older = programs_directory()?;
     let roll = async || -> Result<()> {
         stack.apply_contracts(newer).await?;
-        stack.migrate(newer, "order").await?;
+        stack.migrate_with(newer, "order").await?;
         for version in [newer, &older] {
             for name in instances(stack)? {
                 stack.stop(&name).await?;
@@ -57,12 +60,12 @@ async fn rolled(stack: &Stack, newer: &Path) -> Result<()> {
         Ok(began.elapsed())
     })
     .await?;
-    let said = summary.lines().join("\n");
-    ensure!(took < LASTING, "it took {took:?}: not all of it was under load\n{said}");
-    ensure!(summary.holds() && summary.answered_all(), "a client noticed:\n{said}");
+    let summary_text = summary.lines().join("\n");
+    ensure!(took < LOAD_DURATION, "it took {took:?}: not all of it was under load\n{summary_text}");
+    ensure!(summary.holds() && summary.answered_all(), "a client noticed:\n{summary_text}");
     let verdict =
-        verify::run(&client, &verify::Options { within: Duration::from_secs(60) }).await?;
-    ensure!(verdict.holds() && verdict.letters_waiting == 0, "{}", verdict.lines().join("\n"));
+        run::run(&client, &run::CheckOptions { timeout: Duration::from_secs(60) }).await?;
+    ensure!(verdict.holds() && verdict.dead_letters_waiting == 0, "{}", verdict.lines().join("\n"));
     for name in instances(stack)? {
         let log = std::fs::read_to_string(stack.log_file(&name)?)?;
         ensure!(!log.contains("panicked"), "{name} panicked");

@@ -19,11 +19,11 @@ use uuid::Uuid;
 /// What a service calls it when it can't tell whether it has stored something, and how long after that it
 /// is asked again.
 const OUTCOME_UNKNOWN: &str = "/problems/outcome-unknown";
-const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What an order was answered with.
 #[derive(Debug)]
-pub enum Answer {
+pub enum PlaceOutcome {
     Accepted(Uuid),
     /// 503 with `Retry-After`: nothing was stored.
     Refused,
@@ -35,29 +35,29 @@ pub struct Caller {
 }
 
 impl Caller {
-    pub fn to(address: SocketAddr) -> Caller {
+    pub fn new(address: SocketAddr) -> Caller {
         Caller { address, connection: None }
     }
 
-    /// Posts an order with an Idempotency-Key of its own, and again with the same as long as nobody can tell
-    /// whether it was stored: as the README tells clients to.
-    pub async fn place(&mut self, wish: Bytes) -> Result<Answer> {
+    /// Posts an order with an Idempotency-Key of its own, and again with the same as long as it is unknown
+    /// whether it was stored, as docs/api.md asks of clients.
+    pub async fn place(&mut self, body: Bytes) -> Result<PlaceOutcome> {
         let key = Uuid::now_v7().to_string();
-        let mut open = false;
+        let mut in_doubt = false;
         loop {
-            match self.post(&key, wish.clone()).await? {
+            match self.post(&key, body.clone()).await? {
                 // That speaks of this attempt alone.
-                Some(Answer::Refused) if open => {}
+                Some(PlaceOutcome::Refused) if in_doubt => {}
                 Some(answer) => return Ok(answer),
-                None => open = true,
+                None => in_doubt = true,
             }
-            tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 
     /// What was answered; `None` where that is unknown.
-    async fn post(&mut self, key: &str, wish: Bytes) -> Result<Option<Answer>> {
-        let mut connection = match self.kept().await {
+    async fn post(&mut self, key: &str, order: Bytes) -> Result<Option<PlaceOutcome>> {
+        let mut connection = match self.idle_connection().await {
             Some(kept) => kept,
             None => self.connect().await?,
         };
@@ -65,20 +65,20 @@ impl Caller {
             .header(header::HOST, "bench")
             .header(header::CONTENT_TYPE, "application/json")
             .header("Idempotency-Key", key)
-            .body(Full::new(wish))?;
+            .body(Full::new(order))?;
         let answer = connection.send_request(request).await?;
         let (head, body) = answer.into_parts();
         let body = body.collect().await?.to_bytes();
         self.connection = Some(connection);
         match head.status {
             StatusCode::CREATED => {
-                let place = head.headers.get(header::LOCATION).context("201 without a place")?;
-                let order_id = place.to_str()?.rsplit('/').next().unwrap_or_default();
-                Ok(Some(Answer::Accepted(order_id.parse()?)))
+                let location = head.headers.get(header::LOCATION).context("201 without a place")?;
+                let order_id = location.to_str()?.rsplit('/').next().unwrap_or_default();
+                Ok(Some(PlaceOutcome::Accepted(order_id.parse()?)))
             }
             StatusCode::SERVICE_UNAVAILABLE if head.headers.contains_key(header::RETRY_AFTER) => {
                 let problem: Value = serde_json::from_slice(&body)?;
-                Ok((problem["type"] != OUTCOME_UNKNOWN).then_some(Answer::Refused))
+                Ok((problem["type"] != OUTCOME_UNKNOWN).then_some(PlaceOutcome::Refused))
             }
             status => bail!("{status}: {}", String::from_utf8_lossy(&body)),
         }
@@ -86,7 +86,7 @@ impl Caller {
 
     /// The connection of the order before, unless the service has closed it, as it does with those of
     /// age.
-    async fn kept(&mut self) -> Option<SendRequest<Full<Bytes>>> {
+    async fn idle_connection(&mut self) -> Option<SendRequest<Full<Bytes>>> {
         let mut kept = self.connection.take()?;
         kept.ready().await.ok()?;
         Some(kept)

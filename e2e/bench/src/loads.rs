@@ -14,48 +14,48 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::caller::{Answer, Caller};
-use crate::ends::Ends;
-use crate::wishes::Wishes;
+use crate::caller::{Caller, PlaceOutcome};
+use crate::completion_watch::CompletionWatch;
+use crate::workload::Workload;
 
 /// As many as an instance of the order service keeps open.
-pub const CONNECTIONS: usize = 1_024;
+pub const CONNECTIONS_MAX: usize = 1_024;
 
 /// Orders of an open loop that wait for a connection, at most: who comes then is turned away by the
 /// load itself, and counted.
 const QUEUED_MAX: usize = 10_000;
 
 /// How long a caller that was refused waits, as `Retry-After` asks of it at least.
-const REFUSED_WAIT: Duration = Duration::from_secs(1);
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What callers were told, and when.
-pub struct Told {
+/// The answers to callers, and when they came.
+pub struct Measurements {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
     /// Due in the window, and never posted, since too many were waiting.
-    pub turned_away: AtomicU64,
+    pub dropped: AtomicU64,
     /// Latencies count from here to there.
     window: Mutex<Option<(Instant, Instant)>>,
-    pub post: Mutex<Histogram<u64>>,
-    pub end: Mutex<Histogram<u64>>,
+    pub post_latency: Mutex<Histogram<u64>>,
+    pub completion_latency: Mutex<Histogram<u64>>,
     /// What was accepted of what was due in the window, and when that was.
     pub orders: Mutex<HashMap<Uuid, DateTime<Utc>>>,
 }
 
-impl Told {
-    pub fn new() -> Arc<Told> {
+impl Measurements {
+    pub fn new() -> Arc<Measurements> {
         // To a microsecond up to two minutes, with two digits.
         let latencies = || {
             let bounded = Histogram::new_with_bounds(1, 120_000_000, 2);
             Mutex::new(bounded.expect("the bounds are in order"))
         };
-        Arc::new(Told {
+        Arc::new(Measurements {
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            turned_away: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
             window: Mutex::new(None),
-            post: latencies(),
-            end: latencies(),
+            post_latency: latencies(),
+            completion_latency: latencies(),
             orders: Mutex::default(),
         })
     }
@@ -66,21 +66,21 @@ impl Told {
     }
 
     /// Notes how long something took that began at `due`, if that lies in the window.
-    fn note(&self, of: &Mutex<Histogram<u64>>, due: Instant, at: Instant) {
-        if self.counts(due) {
+    fn record(&self, of: &Mutex<Histogram<u64>>, due: Instant, at: Instant) {
+        if self.is_in_window(due) {
             let micros = u64::try_from((at - due).as_micros()).unwrap_or(u64::MAX);
             of.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
         }
     }
 
-    fn note_order(&self, order_id: Uuid, due: Instant) {
-        if self.counts(due) {
+    fn record_order(&self, order_id: Uuid, due: Instant) {
+        if self.is_in_window(due) {
             let due = Utc::now() - due.elapsed();
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).insert(order_id, due);
         }
     }
 
-    fn counts(&self, due: Instant) -> bool {
+    fn is_in_window(&self, due: Instant) -> bool {
         let window = *self.window.lock().unwrap_or_else(PoisonError::into_inner);
         window.is_some_and(|(from, to)| (from..to).contains(&due))
     }
@@ -91,8 +91,8 @@ impl Told {
 pub struct Target {
     /// The APIs of the order service's instances.
     pub apis: Vec<SocketAddr>,
-    pub ends: Arc<Ends>,
-    pub wishes: Wishes,
+    pub completions: Arc<CompletionWatch>,
+    pub workload: Workload,
 }
 
 /// How orders come.
@@ -106,78 +106,83 @@ pub enum Load {
 }
 
 /// A load that runs until it is stopped.
-pub struct Running {
-    pub told: Arc<Told>,
-    pub ends: Arc<Ends>,
-    over: Arc<AtomicBool>,
+pub struct RunningLoad {
+    pub measurements: Arc<Measurements>,
+    pub completions: Arc<CompletionWatch>,
+    stopping: Arc<AtomicBool>,
     callers: JoinSet<Result<()>>,
 }
 
-impl Running {
+impl RunningLoad {
     /// Stops, and waits until every order that was accepted has ended.
-    pub async fn stop(mut self) -> Result<Arc<Told>> {
-        self.over.store(true, Ordering::Relaxed);
+    pub async fn stop(mut self) -> Result<Arc<Measurements>> {
+        self.stopping.store(true, Ordering::Relaxed);
         while let Some(ended) = self.callers.join_next().await {
             ended??;
         }
-        Ok(self.told)
+        Ok(self.measurements)
     }
 }
 
 impl Load {
     /// As many as it takes to find the peak, and as many as the order service keeps connections.
-    pub const MANY: Load = Load::Callers(CONNECTIONS);
+    pub const SATURATING: Load = Load::Callers(CONNECTIONS_MAX);
 
-    pub fn start(self, target: Target) -> Running {
-        let (told, over) = (Told::new(), Arc::new(AtomicBool::new(false)));
+    pub fn start(self, target: Target) -> RunningLoad {
+        let (measurements, stopping) = (Measurements::new(), Arc::new(AtomicBool::new(false)));
         let mut callers = JoinSet::new();
-        let connections = if let Load::Callers(count) = self { count } else { CONNECTIONS };
+        let connections = if let Load::Callers(count) = self { count } else { CONNECTIONS_MAX };
         let (queue, due) = mpsc::channel(QUEUED_MAX);
         let due = Arc::new(tokio::sync::Mutex::new(due));
         for nth in 0..connections {
-            let caller = Caller::to(target.apis[nth % target.apis.len()]);
-            let (target, told) = (target.clone(), told.clone());
+            let caller = Caller::new(target.apis[nth % target.apis.len()]);
+            let (target, measurements) = (target.clone(), measurements.clone());
             match self {
                 Load::Callers(_) => {
-                    callers.spawn(place_in_turn(target, told, caller, over.clone()));
+                    callers.spawn(run_closed_loop(target, measurements, caller, stopping.clone()));
                 }
                 Load::PerSecond(_) => {
-                    callers.spawn(place_when_due(target, told, caller, due.clone()));
+                    callers.spawn(run_open_loop(target, measurements, caller, due.clone()));
                 }
             }
         }
         if let Load::PerSecond(per_second) = self {
-            callers.spawn(keep_time(per_second, queue, told.clone(), over.clone()));
+            callers.spawn(schedule_orders(
+                per_second,
+                queue,
+                measurements.clone(),
+                stopping.clone(),
+            ));
         }
-        Running { told, ends: target.ends, over, callers }
+        RunningLoad { measurements, completions: target.completions, stopping, callers }
     }
 }
 
-async fn place_in_turn(
+async fn run_closed_loop(
     target: Target,
-    told: Arc<Told>,
+    measurements: Arc<Measurements>,
     mut caller: Caller,
-    over: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
 ) -> Result<()> {
-    while !over.load(Ordering::Relaxed) {
-        match place(&target, &told, &mut caller, Instant::now()).await? {
+    while !stopping.load(Ordering::Relaxed) {
+        match place(&target, &measurements, &mut caller, Instant::now()).await? {
             Some(ended) => ended.await?,
-            None => tokio::time::sleep(REFUSED_WAIT).await,
+            None => tokio::time::sleep(REFUSED_RETRY_DELAY).await,
         }
     }
     Ok(())
 }
 
-async fn place_when_due(
+async fn run_open_loop(
     target: Target,
-    told: Arc<Told>,
+    measurements: Arc<Measurements>,
     mut caller: Caller,
     due: Arc<tokio::sync::Mutex<mpsc::Receiver<Instant>>>,
 ) -> Result<()> {
     let mut awaited = JoinSet::new();
     loop {
         let Some(due) = due.lock().await.recv().await else { break };
-        if let Some(ended) = place(&target, &told, &mut caller, due).await? {
+        if let Some(ended) = place(&target, &measurements, &mut caller, due).await? {
             awaited.spawn(ended);
         }
         while let Some(ended) = awaited.try_join_next() {
@@ -191,21 +196,21 @@ async fn place_when_due(
 }
 
 /// Says when an order is due, until the load is over.
-async fn keep_time(
+async fn schedule_orders(
     per_second: f64,
     queue: mpsc::Sender<Instant>,
-    told: Arc<Told>,
-    over: Arc<AtomicBool>,
+    measurements: Arc<Measurements>,
+    stopping: Arc<AtomicBool>,
 ) -> Result<()> {
     let began = Instant::now();
     let mut nth = 0_u64;
-    while !over.load(Ordering::Relaxed) {
+    while !stopping.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let due = (began.elapsed().as_secs_f64() * per_second) as u64;
         while nth < due {
             let at = began + Duration::from_secs_f64(nth as f64 / per_second);
-            if queue.try_send(at).is_err() && told.counts(at) {
-                told.turned_away.fetch_add(1, Ordering::Relaxed);
+            if queue.try_send(at).is_err() && measurements.is_in_window(at) {
+                measurements.dropped.fetch_add(1, Ordering::Relaxed);
             }
             nth += 1;
         }
@@ -217,37 +222,37 @@ async fn keep_time(
 /// Both note how long it took.
 async fn place(
     target: &Target,
-    told: &Arc<Told>,
+    measurements: &Arc<Measurements>,
     caller: &mut Caller,
     due: Instant,
 ) -> Result<Option<impl Future<Output = Result<()>> + use<>>> {
-    match caller.place(target.wishes.draw()).await? {
-        Answer::Accepted(order_id) => {
-            told.accepted.fetch_add(1, Ordering::Relaxed);
-            told.note(&told.post, due, Instant::now());
-            told.note_order(order_id, due);
-            let (ends, told) = (target.ends.clone(), told.clone());
+    match caller.place(target.workload.random_order()).await? {
+        PlaceOutcome::Accepted(order_id) => {
+            measurements.accepted.fetch_add(1, Ordering::Relaxed);
+            measurements.record(&measurements.post_latency, due, Instant::now());
+            measurements.record_order(order_id, due);
+            let (completions, measurements) = (target.completions.clone(), measurements.clone());
             Ok(Some(async move {
-                let ended = ends.of(order_id).await?;
-                told.note(&told.end, due, ended);
+                let ended = completions.wait_for(order_id).await?;
+                measurements.record(&measurements.completion_latency, due, ended);
                 Ok(())
             }))
         }
-        Answer::Refused => {
-            told.refused.fetch_add(1, Ordering::Relaxed);
+        PlaceOutcome::Refused => {
+            measurements.refused.fetch_add(1, Ordering::Relaxed);
             Ok(None)
         }
     }
 }
 
 /// A percentile in milliseconds.
-pub fn percentile(of: &Mutex<Histogram<u64>>, percent: f64) -> f64 {
+pub fn percentile_ms(of: &Mutex<Histogram<u64>>, percent: f64) -> f64 {
     let latencies = of.lock().unwrap_or_else(PoisonError::into_inner);
     latencies.value_at_quantile(percent / 100.0) as f64 / 1_000.0
 }
 
 /// How many were counted.
-pub fn counted(of: &Mutex<Histogram<u64>>) -> Result<u64> {
+pub fn sample_count(of: &Mutex<Histogram<u64>>) -> Result<u64> {
     let latencies = of.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(!latencies.is_empty(), "no order was placed in the time that was measured");
     Ok(latencies.len())

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Result, ensure};
-use e2e::topology::SERVICES;
-use e2e::{Stack, parts};
+use e2e::Stack;
+use e2e::launcher::artifacts;
+use e2e::launcher::topology::SERVICES;
 use sqlx::{Connection, PgConnection};
 
 /// Titles and what there is to say.
-pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
+pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut note = |what: &str, text: String| found.insert(what.to_string(), text);
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
@@ -31,8 +32,8 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
     note("Machine", machine);
 
     let (mut java, mut options) = (String::new(), BTreeMap::new());
-    for member in stack.status().await? {
-        let Some(pid) = member.pid else { continue };
+    for component in stack.status().await? {
+        let Some(pid) = component.pid else { continue };
         let words = read(&format!("/proc/{pid}/cmdline"));
         let chosen = words.split('\0').filter(|word| word.starts_with("-X"));
         // Which classes are preloaded matters to a start alone.
@@ -41,16 +42,16 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
         {
             java = value(&format!("{home}/release"), "JAVA_RUNTIME_VERSION=").replace('"', "");
         }
-        options.insert(member.name, chosen.join(" "));
+        options.insert(component.name, chosen.join(" "));
     }
-    for (title, version) in parts::versions() {
+    for (title, version) in artifacts::versions() {
         let text = match title {
             "Kafka" => format!(
                 "{version} on Java {java}, {}; acks=all, of one broker: one copy, which it leaves to \
                  the system to sync",
                 options["kafka"]
             ),
-            "PostgreSQL" => postgres(stack).await?,
+            "PostgreSQL" => describe_postgres(stack).await?,
             _ => format!("{version} on Java {java}, {}", options["registry"]),
         };
         note(title, text);
@@ -61,8 +62,8 @@ pub async fn surroundings(stack: &Stack) -> Result<BTreeMap<String, String>> {
 /// Its version, how it was compiled, what was set, and what decides whether a commit survives.
 ///
 /// # Errors
-/// If a commit does not survive: what is measured then is nothing that anybody may compare.
-async fn postgres(stack: &Stack) -> Result<String> {
+/// Refuses settings with which a commit does not survive a crash: such figures cannot be compared.
+async fn describe_postgres(stack: &Stack) -> Result<String> {
     for service in SERVICES {
         // As the service, for which it may be set otherwise.
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
@@ -76,7 +77,7 @@ async fn postgres(stack: &Stack) -> Result<String> {
         db.close().await?;
     }
     // As the superuser, who alone may ask how it was compiled.
-    let mut db = PgConnection::connect(&stack.cluster_url("order")?).await?;
+    let mut db = PgConnection::connect(&stack.maintenance_database_url("order")?).await?;
     let (version, flags, settings): (String, String, String) = sqlx::query_as(
         "select current_setting('server_version'),
                 (select coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')

@@ -4,21 +4,24 @@
 //! minutes, the yardstick: what a plain transaction of two inserts does. What counts as completed is
 //! what the decider committed. Nothing is reported of a run that lost an order.
 //!
-//! - `parts`: what is measured; `site`: the stack, and one measurement on it.
-//! - `loads`, `caller`, `wishes`: who orders what, and when; `ends`: when orders end.
-//! - `old`: orders of long ago; `machine`: what it all ran on.
-//! - `costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
+//! - `experiments`: what is measured; `plan`: how often and for how long; `environment`: the stack;
+//!   `measurement`: one measurement on it.
+//! - `loads`, `caller`, `workload`: which orders are placed, and when; `completion_watch`: when orders end.
+//! - `preload`: old orders; `machine`: the machine and its settings.
+//! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
 mod caller;
-mod costs;
-mod ends;
+mod completion_watch;
+mod cpu_costs;
+mod environment;
+mod experiments;
 mod loads;
 mod machine;
-mod old;
-mod parts;
+mod measurement;
+mod plan;
+mod preload;
 mod report;
-mod site;
-mod wishes;
+mod workload;
 mod yardstick;
 
 use std::path::PathBuf;
@@ -28,16 +31,17 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
-use crate::loads::CONNECTIONS;
-use crate::parts::{Part, Plan};
+use crate::environment::BenchEnvironment;
+use crate::experiments::Experiment;
+use crate::loads::CONNECTIONS_MAX;
+use crate::plan::MeasurementPlan;
 use crate::report::Report;
-use crate::site::Site;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Which parts, if not all
+    /// Which experiments, if not all
     #[arg(value_enum)]
-    parts: Vec<Part>,
+    parts: Vec<Experiment>,
     #[arg(long, default_value_t = 3)]
     repeats: u32,
     /// How long each measurement takes
@@ -52,7 +56,7 @@ struct Arguments {
     /// So many callers in closed loops, one after the other
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = callers)]
     callers: Vec<usize>,
-    /// So many of long ago, for the part `old`; ten million take 13 GB of disk, and are kept
+    /// So many of long ago, for the experiment `old`; ten million take 13 GB of disk, and are kept
     #[arg(long, default_value_t = 10_000_000)]
     old_orders: i64,
     /// Where bench.md and bench.json are written
@@ -61,18 +65,18 @@ struct Arguments {
     /// Measure the yardstick by hand even where pgbench is at hand
     #[arg(long)]
     without_pgbench: bool,
-    /// Leave the stack running, for who wants to look at it
+    /// Leave the stack running, for people who want to inspect it
     #[arg(long)]
     stay: bool,
 }
 
 fn callers(text: &str) -> Result<usize, String> {
     let count = text.parse().map_err(|_| "that is no number".to_string())?;
-    if (1..=CONNECTIONS).contains(&count) {
+    if (1..=CONNECTIONS_MAX).contains(&count) {
         return Ok(count);
     }
     Err(format!(
-        "from 1 to {CONNECTIONS}: the order service keeps no more connections open, so that more \
+        "from 1 to {CONNECTIONS_MAX}: the order service keeps no more connections open, so that more \
          callers would measure how they take turns"
     ))
 }
@@ -89,42 +93,47 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
-    let all = || Part::value_variants().to_vec();
+    let all = || Experiment::value_variants().to_vec();
     let parts = if arguments.parts.is_empty() { all() } else { arguments.parts };
-    let plan = Plan {
+    let plan = MeasurementPlan {
         repeats: arguments.repeats,
-        warm: Duration::from_secs(arguments.warm_seconds),
-        lasting: Duration::from_secs(arguments.seconds),
+        warm_up: Duration::from_secs(arguments.warm_seconds),
+        duration: Duration::from_secs(arguments.seconds),
         callers: arguments.callers,
         old_orders: arguments.old_orders,
     };
     let mut report = Report::default();
-    Report::forget(&arguments.into)?;
+    Report::delete_previous(&arguments.into)?;
     // Old orders need a stack that has them.
-    let (old, others): (Vec<Part>, Vec<Part>) =
-        parts.into_iter().partition(|part| *part == Part::Old);
+    let (old, others): (Vec<Experiment>, Vec<Experiment>) =
+        parts.into_iter().partition(|part| *part == Experiment::Old);
     for (old, parts) in [(false, others), (true, old)] {
         if parts.is_empty() {
             continue;
         }
-        let mut site =
-            Site::open("bench", old.then_some(plan.old_orders), !arguments.without_pgbench).await?;
+        let mut environment = BenchEnvironment::open(
+            "bench",
+            old.then_some(plan.old_orders),
+            !arguments.without_pgbench,
+        )
+        .await?;
         let measured = async {
-            report.on.extend(machine::surroundings(&site.stack).await?);
-            report.on.insert("Yardstick".to_string(), site.yardstick.described());
-            report.on.insert("Measured".to_string(), plan.described());
-            eprintln!("{}", report.surroundings());
-            let warmed_up = site.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
+            report.environment.extend(machine::describe_environment(&environment.stack).await?);
+            report.environment.insert("Yardstick".to_string(), environment.yardstick.describe());
+            report.environment.insert("Measured".to_string(), plan.describe());
+            eprintln!("{}", report.environment_lines());
+            let warmed_up =
+                environment.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
             eprintln!("- Warmed up: {warmed_up}");
-            report.on.insert("Warmed up".to_string(), warmed_up);
+            report.environment.insert("Warmed up".to_string(), warmed_up);
             for part in parts {
-                part.run(&mut site, &plan, &mut report).await?;
+                part.run(&mut environment, &plan, &mut report).await?;
             }
             anyhow::Ok(())
         };
         let measured = measured.await;
         if !arguments.stay {
-            site.close().await?;
+            environment.close().await?;
         }
         measured?;
     }

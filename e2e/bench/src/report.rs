@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::costs::Costs;
+use crate::cpu_costs::Costs;
 use crate::yardstick::Yardstick;
 
 /// One run: a name that its repeats share, and figures.
@@ -19,28 +19,28 @@ pub struct Run {
     pub figures: BTreeMap<String, f64>,
 }
 
-pub const SAGAS: &str = "sagas/s";
-const FILES: [&str; 2] = ["bench.md", "bench.json"];
-const MICRO: &str = "µs/saga ";
+pub const SAGAS_PER_SECOND: &str = "sagas/s";
+const OUTPUT_FILES: [&str; 2] = ["bench.md", "bench.json"];
+const CPU_PREFIX: &str = "µs/saga ";
 /// How busy the machine was beforehand, and how busy others kept it meanwhile.
-const BESIDE: [&str; 2] = ["load average", "others' cores"];
+const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
 /// Each a table of its own.
-const PREFIXES: [&str; 4] = [MICRO, "MB ", "% of a core ", "bytes/saga "];
+const COST_PREFIXES: [&str; 4] = [CPU_PREFIX, "MB ", "% of a core ", "bytes/saga "];
 
 impl Run {
-    pub fn named(name: &str) -> Run {
+    pub fn new(name: &str) -> Run {
         Run { name: name.to_string(), figures: BTreeMap::new() }
     }
 
     /// The figures that follow from what was spent on so many sagas.
-    pub fn of(name: &str, spent: &Costs, sagas: f64, seconds: f64) -> Run {
-        let mut run = Run::named(name);
+    pub fn from_costs(name: &str, spent: &Costs, sagas: f64, seconds: f64) -> Run {
+        let mut run = Run::new(name);
         let each = sagas.max(1.0);
-        run.set(SAGAS, sagas / seconds);
+        run.set(SAGAS_PER_SECOND, sagas / seconds);
         run.set("CPU µs/saga", spent.all_micros() / each);
         run.set("Postgres µs/saga", spent.postgres_micros() / each);
         for (name, micros) in &spent.cpu_micros {
-            run.set(&format!("{MICRO}{name}"), micros / each);
+            run.set(&format!("{CPU_PREFIX}{name}"), micros / each);
         }
         let others = spent.busy_micros - spent.all_micros();
         run.set("others' cores", others / seconds / 1e6);
@@ -60,10 +60,10 @@ impl Run {
     }
 
     /// Ratios to the yardstick as it was right before and right after, and how far those are apart: where
-    /// that is much, the machine changed meanwhile, and the ratios say little.
-    pub fn between(mut self, before: &Yardstick, after: &Yardstick) -> Run {
+    /// that is much, the machine changed meanwhile, and the ratios mean little.
+    pub fn relative_to(mut self, before: &Yardstick, after: &Yardstick) -> Run {
         let per_second = f64::midpoint(before.per_second, after.per_second);
-        self.set("× tx4", self.get(SAGAS) / per_second);
+        self.set("× tx4", self.get(SAGAS_PER_SECOND) / per_second);
         let micros = f64::midpoint(before.postgres_micros, after.postgres_micros);
         self.set("Postgres CPU × tx4", self.get("Postgres µs/saga") / micros);
         let apart = (before.per_second - after.per_second).abs() / per_second;
@@ -72,16 +72,18 @@ impl Run {
     }
 
     /// What is said of it at once.
-    pub fn line(&self) -> String {
+    pub fn summary_line(&self) -> String {
         let cpu: Vec<String> = self
             .figures
             .iter()
-            .filter_map(|(what, figure)| Some(format!("{} {figure:.0}", what.strip_prefix(MICRO)?)))
+            .filter_map(|(what, figure)| {
+                Some(format!("{} {figure:.0}", what.strip_prefix(CPU_PREFIX)?))
+            })
             .collect();
         format!(
             "  {:<28} {:>7.0} sagas/s  POST p50 {:.1} p99 {:.1}  end p50 {:.1} p99 {:.1} ms  load {:.1}  CPU {:.0} µs: {}",
             self.name,
-            self.get(SAGAS),
+            self.get(SAGAS_PER_SECOND),
             self.get("POST p50 ms"),
             self.get("POST p99 ms"),
             self.get("end p50 ms"),
@@ -104,18 +106,18 @@ pub struct Spread {
 /// All runs, and what they ran on.
 #[derive(Debug, Default)]
 pub struct Report {
-    pub on: BTreeMap<String, String>,
+    pub environment: BTreeMap<String, String>,
     pub runs: Vec<Run>,
 }
 
 impl Report {
     pub fn add(&mut self, run: Run) -> &mut Run {
         self.runs.push(run);
-        self.last()
+        self.last_run()
     }
 
     /// The run that was added last.
-    pub fn last(&mut self) -> &mut Run {
+    pub fn last_run(&mut self) -> &mut Run {
         self.runs.last_mut().expect("a run was added before")
     }
 
@@ -140,17 +142,17 @@ impl Report {
         figures.into_iter().map(|(what, figures)| (what, spread(figures))).collect()
     }
 
-    pub fn surroundings(&self) -> String {
+    pub fn environment_lines(&self) -> String {
         let lines: Vec<String> =
-            self.on.iter().map(|(what, text)| format!("- {what}: {text}")).collect();
+            self.environment.iter().map(|(what, text)| format!("- {what}: {text}")).collect();
         lines.join("\n")
     }
 
     pub fn markdown(&self) -> String {
-        let mut text = format!("# Benchmark\n\n{}\n", self.surroundings());
+        let mut text = format!("# Benchmark\n\n{}\n", self.environment_lines());
         let rates = [
             "offered/s",
-            SAGAS,
+            SAGAS_PER_SECOND,
             "× tx4",
             "tx4 % apart",
             "POST p50 ms",
@@ -161,7 +163,7 @@ impl Report {
             "end p99 ms",
             "end p99.9 ms",
             "refused/s",
-            "turned away/s",
+            "dropped/s",
             "CPU µs/saga",
             "Postgres CPU × tx4",
         ];
@@ -179,14 +181,14 @@ impl Report {
         ];
         let spreads = self.spreads();
         let _ = writeln!(text, "\nMedian (min to max) of all repeats.\n");
-        text += &table(&spreads, &[&rates[..], &BESIDE].concat());
+        text += &table(&spreads, &[&rates[..], &CONTEXT_FIGURES].concat());
         text += "\n";
-        text += &table(&spreads, &[&ratios[..], &BESIDE].concat());
+        text += &table(&spreads, &[&ratios[..], &CONTEXT_FIGURES].concat());
         let mut costs: Vec<String> =
             self.runs.iter().flat_map(|run| run.figures.keys().cloned()).collect();
         costs.sort();
         costs.dedup();
-        for prefix in PREFIXES {
+        for prefix in COST_PREFIXES {
             let columns: Vec<&str> =
                 costs.iter().map(String::as_str).filter(|what| what.starts_with(prefix)).collect();
             if !columns.is_empty() {
@@ -198,8 +200,8 @@ impl Report {
     }
 
     /// Deletes what an earlier run wrote: where this one fails, nothing is to be taken for its report.
-    pub fn forget(directory: &Path) -> Result<()> {
-        for name in FILES {
+    pub fn delete_previous(directory: &Path) -> Result<()> {
+        for name in OUTPUT_FILES {
             match std::fs::remove_file(directory.join(name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
                 _ => (),
@@ -208,13 +210,13 @@ impl Report {
         Ok(())
     }
 
-    /// Once nothing was lost in any part.
+    /// Called once no experiment has lost anything.
     pub fn write(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory)?;
-        let [markdown, json] = FILES.map(|name| directory.join(name));
+        let [markdown, json] = OUTPUT_FILES.map(|name| directory.join(name));
         std::fs::write(markdown, self.markdown())?;
         let spreads: BTreeMap<_, _> = self.spreads().into_iter().collect();
-        let all = json!({ "on": self.on, "spreads": spreads, "runs": self.runs });
+        let all = json!({ "environment": self.environment, "spreads": spreads, "runs": self.runs });
         std::fs::write(json, serde_json::to_vec_pretty(&all)?)?;
         Ok(())
     }
@@ -234,8 +236,10 @@ fn table(rows: &[(String, BTreeMap<String, Spread>)], columns: &[&str]) -> Strin
     for (name, figures) in rows {
         let cells: Vec<String> =
             columns.iter().map(|column| figures.get(*column).map_or("".into(), cell)).collect();
-        let said = |(column, cell): (&&str, &String)| !cell.is_empty() && !BESIDE.contains(column);
-        if columns.iter().zip(&cells).any(said) {
+        let is_figure = |(column, cell): (&&str, &String)| {
+            !cell.is_empty() && !CONTEXT_FIGURES.contains(column)
+        };
+        if columns.iter().zip(&cells).any(is_figure) {
             let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
         }
     }

@@ -12,11 +12,11 @@ use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::process::Command;
 
-use crate::costs::Costs;
+use crate::cpu_costs::Costs;
 
 const DATABASE: &str = "yardstick";
 const CLIENTS: u32 = 16;
-const REAPED_WITHIN: Duration = Duration::from_millis(300);
+const STATISTICS_DELAY: Duration = Duration::from_millis(300);
 
 /// An order with two lines and the event of it, in sizes like ours; keys that grow, and no index
 /// besides, so that nothing about it is slower than it need be.
@@ -29,8 +29,8 @@ const TABLES: &str = "
         position bigint generated always as identity primary key, order_id bigint not null,
         topic text not null, body bytea not null);";
 
-const ORDER: &str = r#"insert into orders (customer_id, status, total_cents, lines) values ('01930000-0000-7000-8000-000000000000', 0, :cents, '[{"sku": "bench-000001", "quantity": 2, "unit_price_cents": 1000}, {"sku": "bench-000002", "quantity": 1, "unit_price_cents": 1000}]')"#;
-const EVENT: &str = "insert into outbox (order_id, topic, body) values (:nth, 'orders.created', decode(repeat('5a', 155), 'hex'))";
+const INSERT_ORDER: &str = r#"insert into orders (customer_id, status, total_cents, lines) values ('01930000-0000-7000-8000-000000000000', 0, :cents, '[{"sku": "bench-000001", "quantity": 2, "unit_price_cents": 1000}, {"sku": "bench-000002", "quantity": 1, "unit_price_cents": 1000}]')"#;
+const INSERT_EVENT: &str = "insert into outbox (order_id, topic, body) values (:nth, 'orders.created', decode(repeat('5a', 155), 'hex'))";
 
 /// What the yardstick showed.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -42,23 +42,23 @@ pub struct Yardstick {
     pub postgres_micros: f64,
 }
 
-pub struct Bench {
+pub struct YardstickRunner {
     /// pgbench, and which.
     program: Option<(PathBuf, String)>,
     script: PathBuf,
     url: String,
 }
 
-impl Bench {
-    pub async fn prepare(stack: &Stack, pgbench: bool) -> Result<Bench> {
+impl YardstickRunner {
+    pub async fn prepare(stack: &Stack, pgbench: bool) -> Result<YardstickRunner> {
         let script = stack.directory().join("tx4.sql");
         std::fs::write(
             &script,
             format!(
-                "\\set cents random(1, 1000000)\n\\set nth random(1, 9999)\nbegin;\n{ORDER};\n{EVENT};\ncommit;\n"
+                "\\set cents random(1, 1000000)\n\\set nth random(1, 9999)\nbegin;\n{INSERT_ORDER};\n{INSERT_EVENT};\ncommit;\n"
             ),
         )?;
-        let mut db = PgConnection::connect(&stack.cluster_url("order")?).await?;
+        let mut db = PgConnection::connect(&stack.maintenance_database_url("order")?).await?;
         let there: bool =
             sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
                 .bind(DATABASE)
@@ -68,14 +68,14 @@ impl Bench {
             db.execute(AssertSqlSafe(format!("create database {DATABASE}"))).await?;
         }
         db.close().await?;
-        let url = stack.cluster_url("order")?;
+        let url = stack.maintenance_database_url("order")?;
         let url =
             format!("{}/{DATABASE}", url.rsplit_once('/').context("a URL names a database")?.0);
-        let program = if pgbench { self::pgbench() } else { None };
-        Ok(Bench { program, script, url })
+        let program = if pgbench { self::find_pgbench() } else { None };
+        Ok(YardstickRunner { program, script, url })
     }
 
-    pub fn described(&self) -> String {
+    pub fn describe(&self) -> String {
         let by = match &self.program {
             Some((_, version)) => version,
             None => "this program itself, for want of pgbench (sqlx, prepared statements)",
@@ -92,20 +92,20 @@ impl Bench {
         db.execute(TABLES).await?;
         db.close().await?;
         let clients = if alone { 1 } else { CLIENTS };
-        let before = Costs::now(stack).await?;
+        let before = Costs::measure(stack).await?;
         let (per_second, done, p50_ms) = match &self.program {
-            Some((program, _)) => self.by_pgbench(program, clients, lasting).await?,
-            None => self.by_hand(clients, lasting).await?,
+            Some((program, _)) => self.run_pgbench(program, clients, lasting).await?,
+            None => self.run_in_process(clients, lasting).await?,
         };
-        // What its backends took is told once Postgres has seen them end.
-        tokio::time::sleep(REAPED_WITHIN).await;
-        let spent = Costs::now(stack).await?.since(&before);
+        // Postgres reports what its backends took once it has seen them end.
+        tokio::time::sleep(STATISTICS_DELAY).await;
+        let spent = Costs::measure(stack).await?.since(&before);
         let postgres_micros = spent.postgres_micros() / done.max(1.0);
         Ok(Yardstick { per_second, p50_ms, postgres_micros })
     }
 
     /// How many a second, how many, and their median.
-    async fn by_pgbench(
+    async fn run_pgbench(
         &self,
         program: &Path,
         clients: u32,
@@ -124,20 +124,21 @@ impl Bench {
             .output()
             .await
             .with_context(|| format!("cannot run {}", program.display()))?;
-        let said = String::from_utf8_lossy(&ran.stdout);
+        let output = String::from_utf8_lossy(&ran.stdout);
         ensure!(ran.status.success(), "pgbench failed: {}", String::from_utf8_lossy(&ran.stderr));
-        let done = number(&said, "number of transactions actually processed: ")?;
-        let p50_ms = if clients == 1 { median_ms(logged(&log)?)? } else { f64::NAN };
-        Ok((number(&said, "tps = ")?, done, p50_ms))
+        let done = parse_number(&output, "number of transactions actually processed: ")?;
+        let p50_ms = if clients == 1 { median_ms(read_log(&log)?)? } else { f64::NAN };
+        Ok((parse_number(&output, "tps = ")?, done, p50_ms))
     }
 
-    async fn by_hand(&self, clients: u32, lasting: Duration) -> Result<(f64, f64, f64)> {
+    async fn run_in_process(&self, clients: u32, lasting: Duration) -> Result<(f64, f64, f64)> {
         let mut connections = Vec::new();
         for _ in 0..clients {
             connections.push(PgConnection::connect(&self.url).await?);
         }
         let began = Instant::now();
-        let running = connections.into_iter().map(|db| tokio::spawn(by_one(db, began + lasting)));
+        let running =
+            connections.into_iter().map(|db| tokio::spawn(run_client(db, began + lasting)));
         let micros = futures::future::try_join_all(running).await?;
         let seconds = began.elapsed().as_secs_f64();
         let micros = micros.into_iter().collect::<Result<Vec<_>>>()?.concat();
@@ -147,8 +148,8 @@ impl Bench {
 }
 
 /// One client by hand; answers how many microseconds each transaction took.
-async fn by_one(mut db: PgConnection, until: Instant) -> Result<Vec<f64>> {
-    let (order, event) = (ORDER.replace(":cents", "$1"), EVENT.replace(":nth", "$1"));
+async fn run_client(mut db: PgConnection, until: Instant) -> Result<Vec<f64>> {
+    let (order, event) = (INSERT_ORDER.replace(":cents", "$1"), INSERT_EVENT.replace(":nth", "$1"));
     let mut micros = Vec::new();
     while Instant::now() < until {
         let began = Instant::now();
@@ -163,14 +164,14 @@ async fn by_one(mut db: PgConnection, until: Instant) -> Result<Vec<f64>> {
     Ok(micros)
 }
 
-fn number(said: &str, label: &str) -> Result<f64> {
-    let line = said.lines().find_map(|line| line.strip_prefix(label));
+fn parse_number(output: &str, label: &str) -> Result<f64> {
+    let line = output.lines().find_map(|line| line.strip_prefix(label));
     let number = line.and_then(|line| line.split([' ', '/']).next()?.parse().ok());
-    number.with_context(|| format!("pgbench did not say `{label}`: {said}"))
+    number.with_context(|| format!("pgbench did not print `{label}`: {output}"))
 }
 
 /// From the log that pgbench writes: of each transaction a line, its microseconds the third word.
-fn logged(log: &Path) -> Result<Vec<f64>> {
+fn read_log(log: &Path) -> Result<Vec<f64>> {
     let mut micros = Vec::new();
     for entry in std::fs::read_dir(log)? {
         let lines = std::fs::read_to_string(entry?.path())?;
@@ -187,8 +188,8 @@ fn median_ms(mut micros: Vec<f64>) -> Result<f64> {
     Ok(micros[micros.len() / 2] / 1_000.0)
 }
 
-/// On the path, or where Debian puts it; and what it says of itself.
-fn pgbench() -> Option<(PathBuf, String)> {
+/// On the path, or where Debian puts it; and its version.
+fn find_pgbench() -> Option<(PathBuf, String)> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -21,5 +21,5 @@ mod api;
 fuzz_target!(|bytes: &[u8]| {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let router = |db: sqlx::PgPool, commands| api::router(db, commands, "EUR".to_string());
-    SERVER.get_or_init(|| Server::of(router)).ask(bytes);
+    SERVER.get_or_init(|| Server::new(router)).send(bytes);
 });

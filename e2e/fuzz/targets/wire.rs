@@ -5,12 +5,12 @@
 
 #![no_main]
 
-use chassis::avro::unframe;
-use chassis::event::{Event, Topic};
+use chassis::{Event, Topic};
+use chassis::event::avro::unframe;
 use events::{TOPICS, orders, payments, stock};
 use libfuzzer_sys::fuzz_target;
 
-fn same_again<E: Event>(body: &[u8]) {
+fn assert_round_trip<E: Event>(body: &[u8]) {
     let codec = E::topic().codec();
     let Ok(event) = codec.decode::<E>(codec, body) else { return };
     let written = codec.encode(&event).expect("what was read can be written");
@@ -19,20 +19,20 @@ fn same_again<E: Event>(body: &[u8]) {
     assert_eq!(written, again);
 }
 
-fn read(topic: &'static Topic, body: &[u8]) {
+fn decode(topic: &'static Topic, body: &[u8]) {
     // What an operator sees of a dead letter.
-    let _ = topic.codec().json(body);
+    let _ = topic.codec().decode_json(body);
     match topic.name {
-        "orders.created" => same_again::<orders::OrderCreated>(body),
-        "orders.confirmed" => same_again::<orders::OrderConfirmed>(body),
-        "orders.cancelled" => same_again::<orders::OrderCancelled>(body),
-        "payments.verified" => same_again::<payments::PaymentVerified>(body),
-        "payments.declined" => same_again::<payments::PaymentDeclined>(body),
-        "payments.refunded" => same_again::<payments::PaymentRefunded>(body),
-        "stock.reserved" => same_again::<stock::StockReserved>(body),
-        "stock.rejected" => same_again::<stock::StockRejected>(body),
-        "stock.released" => same_again::<stock::StockReleased>(body),
-        "stock.items" => same_again::<stock::StockItem>(body),
+        "orders.created" => assert_round_trip::<orders::OrderCreated>(body),
+        "orders.confirmed" => assert_round_trip::<orders::OrderConfirmed>(body),
+        "orders.cancelled" => assert_round_trip::<orders::OrderCancelled>(body),
+        "payments.verified" => assert_round_trip::<payments::PaymentVerified>(body),
+        "payments.declined" => assert_round_trip::<payments::PaymentDeclined>(body),
+        "payments.refunded" => assert_round_trip::<payments::PaymentRefunded>(body),
+        "stock.reserved" => assert_round_trip::<stock::StockReserved>(body),
+        "stock.rejected" => assert_round_trip::<stock::StockRejected>(body),
+        "stock.released" => assert_round_trip::<stock::StockReleased>(body),
+        "stock.items" => assert_round_trip::<stock::StockItem>(body),
         other => panic!("{other} is not fuzzed"),
     }
 }
@@ -40,6 +40,6 @@ fn read(topic: &'static Topic, body: &[u8]) {
 fuzz_target!(|bytes: &[u8]| {
     let Some((topic, record)) = bytes.split_first() else { return };
     if let Ok((_, body)) = unframe(record) {
-        read(TOPICS[usize::from(*topic) % TOPICS.len()], body);
+        decode(TOPICS[usize::from(*topic) % TOPICS.len()], body);
     }
 });

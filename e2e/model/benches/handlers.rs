@@ -2,10 +2,10 @@
 //! on rows in memory, without SQL and without encoding what it answers. Each batch finds the rows
 //! that such a batch would have loaded; every order has two lines and a customer of its own.
 
+use chassis::HandlerContext;
 use std::convert::Infallible;
 use std::hint::black_box;
 
-use chassis::event::At;
 use chrono::DateTime;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use events::orders::{CancelReason, OrderCancelled, OrderCreated};
@@ -14,7 +14,7 @@ use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockItem};
 use events::stock::{StockRejected, StockReleased, StockReserved};
 use uuid::Uuid;
 
-use order::{CancelOrder, Orders, PlaceOrder, Wanted};
+use order::{CancelOrder, LineRequest, Orders, PlaceOrder};
 use payment::{Deposit, Ledger};
 use stock::{Delivery, PutItem, Warehouse};
 
@@ -48,7 +48,7 @@ const PLENTY: i64 = 1_000_000;
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let c = &mut criterion;
-    measure(c, "place_order", |n| (items(), wishes(n)), order_saga::place_order);
+    measure(c, "place_order", |n| (items(), placements(n)), order_saga::place_order);
     measure(c, "verify_payment", |n| (ledger(n), created(n)), payment_saga::verify_payment);
     measure(c, "reserve_stock", |n| (warehouse(), created(n)), stock_saga::reserve_stock);
     // The first yes, and the second, which confirms.
@@ -56,18 +56,23 @@ fn main() {
     measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order_saga::stock_reserved);
     measure(c, "payment_declined", |n| (placed(n), declined(n)), order_saga::payment_declined);
     measure(c, "stock_rejected", |n| (placed(n), rejected(n)), order_saga::stock_rejected);
-    measure(c, "cancel_order", |n| (placed(n), cancels(n)), order_saga::cancel_order);
+    measure(c, "cancel_order", |n| (placed(n), cancellations(n)), order_saga::cancel_order);
     measure(c, "refund_payment", |n| (charged(n), cancelled(n)), payment_saga::refund_payment);
-    measure(c, "release_stock", |n| (set_aside(n), cancelled(n)), stock_saga::release_stock);
+    measure(
+        c,
+        "release_stock",
+        |n| (warehouse_with_reservations(n), cancelled(n)),
+        stock_saga::release_stock,
+    );
     measure(c, "payment_refunded", |n| (ended(n), refunded(n)), order_saga::payment_refunded);
     measure(c, "stock_released", |n| (ended(n), released(n)), order_saga::stock_released);
     measure(
         c,
         "put_item",
-        |n| (Warehouse::default(), puts(n)),
-        |put, rows, at| Ok::<_, Infallible>(stock_saga::put_item(put, rows, at)),
+        |n| (Warehouse::default(), item_puts(n)),
+        |put, rows, context| Ok::<_, Infallible>(stock_saga::put_item(put, rows, context)),
     );
-    measure(c, "item_changed", |n| (Orders::default(), changed(n)), order_saga::item_changed);
+    measure(c, "item_changed", |n| (Orders::default(), item_changes(n)), order_saga::item_changed);
     criterion.final_summary();
 }
 
@@ -76,7 +81,7 @@ fn measure<R, E, A, F>(
     criterion: &mut Criterion,
     name: &str,
     batch: impl Fn(usize) -> (R, Vec<E>),
-    handler: fn(&E, &mut R, At) -> Result<A, F>,
+    handler: fn(&E, &mut R, HandlerContext) -> Result<A, F>,
 ) {
     let mut group = criterion.benchmark_group(name);
     for size in BATCHES {
@@ -85,7 +90,7 @@ fn measure<R, E, A, F>(
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
             let decide = |mut rows| {
                 for event in &events {
-                    let answer = handler(black_box(event), &mut rows, at());
+                    let answer = handler(black_box(event), &mut rows, context());
                     assert!(answer.is_ok(), "{name} refuses");
                     let _ = black_box(answer);
                 }
@@ -97,8 +102,8 @@ fn measure<R, E, A, F>(
     group.finish();
 }
 
-fn at() -> At {
-    At { now: DateTime::UNIX_EPOCH, event_id: id(0), cause: Some(id(0)) }
+fn context() -> HandlerContext {
+    HandlerContext { now: DateTime::UNIX_EPOCH, event_id: id(0), causation_id: Some(id(0)) }
 }
 
 /// Of the order and of the customer of that number.
@@ -106,7 +111,7 @@ fn id(nth: usize) -> Uuid {
     Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_0000_0000 + nth as u128)
 }
 
-fn each<T>(count: usize, make: impl Fn(Uuid) -> T) -> Vec<T> {
+fn generate<T>(count: usize, make: impl Fn(Uuid) -> T) -> Vec<T> {
     (1..=count).map(|nth| make(id(nth))).collect()
 }
 
@@ -115,9 +120,13 @@ fn euros() -> String {
 }
 
 /// Rows that are what a handler left behind.
-fn after<R, E, A>(mut rows: R, events: Vec<E>, handler: fn(&E, &mut R, At) -> A) -> R {
+fn apply_all<R, E, A>(
+    mut rows: R,
+    events: Vec<E>,
+    handler: fn(&E, &mut R, HandlerContext) -> A,
+) -> R {
     for event in &events {
-        handler(event, &mut rows, at());
+        handler(event, &mut rows, context());
     }
     rows
 }
@@ -138,15 +147,15 @@ fn items() -> Orders {
 }
 
 fn placed(count: usize) -> Orders {
-    after(items(), wishes(count), order_saga::place_order)
+    apply_all(items(), placements(count), order_saga::place_order)
 }
 
 fn paid(count: usize) -> Orders {
-    after(placed(count), verified(count), order_saga::payment_verified)
+    apply_all(placed(count), verified(count), order_saga::payment_verified)
 }
 
 fn ended(count: usize) -> Orders {
-    after(placed(count), cancels(count), order_saga::cancel_order)
+    apply_all(placed(count), cancellations(count), order_saga::cancel_order)
 }
 
 fn ledger(count: usize) -> Ledger {
@@ -156,11 +165,11 @@ fn ledger(count: usize) -> Ledger {
         amount_cents: PLENTY,
         currency: euros(),
     };
-    after(Ledger::default(), each(count, deposit), payment_saga::take_in)
+    apply_all(Ledger::default(), generate(count, deposit), payment_saga::deposit)
 }
 
 fn charged(count: usize) -> Ledger {
-    after(ledger(count), created(count), payment_saga::verify_payment)
+    apply_all(ledger(count), created(count), payment_saga::verify_payment)
 }
 
 fn warehouse() -> Warehouse {
@@ -172,38 +181,38 @@ fn warehouse() -> Warehouse {
     };
     let delivery =
         |sku: &str| Delivery { delivery_id: id(0), sku: sku.to_string(), quantity: PLENTY };
-    let there = after(Warehouse::default(), SKUS.map(put).into(), stock_saga::put_item);
-    after(there, SKUS.map(delivery).into(), stock_saga::take_in)
+    let there = apply_all(Warehouse::default(), SKUS.map(put).into(), stock_saga::put_item);
+    apply_all(there, SKUS.map(delivery).into(), stock_saga::receive_delivery)
 }
 
-fn set_aside(count: usize) -> Warehouse {
-    after(warehouse(), created(count), stock_saga::reserve_stock)
+fn warehouse_with_reservations(count: usize) -> Warehouse {
+    apply_all(warehouse(), created(count), stock_saga::reserve_stock)
 }
 
 // Commands and events.
 
-fn wishes(count: usize) -> Vec<PlaceOrder> {
-    let lines = || SKUS.map(|sku| Wanted { sku: sku.to_string(), quantity: 1 }).into();
-    each(count, |id| PlaceOrder { order_id: id, customer_id: id, lines: lines() })
+fn placements(count: usize) -> Vec<PlaceOrder> {
+    let lines = || SKUS.map(|sku| LineRequest { sku: sku.to_string(), quantity: 1 }).into();
+    generate(count, |id| PlaceOrder { order_id: id, customer_id: id, lines: lines() })
 }
 
-fn cancels(count: usize) -> Vec<CancelOrder> {
-    each(count, |order_id| CancelOrder { order_id, reason: order::Reason::Customer })
+fn cancellations(count: usize) -> Vec<CancelOrder> {
+    generate(count, |order_id| CancelOrder { order_id, reason: order::Reason::Customer })
 }
 
 fn created(count: usize) -> Vec<OrderCreated> {
     let placed = placed(count);
-    each(count, |order_id| placed.order(order_id).expect("it was placed").created())
+    generate(count, |order_id| placed.order(order_id).expect("it was placed").created())
 }
 
 fn cancelled(count: usize) -> Vec<OrderCancelled> {
-    let (reason, occurred_at) = (CancelReason::Customer, at().now);
-    each(count, |order_id| OrderCancelled { order_id, reason, occurred_at })
+    let (reason, occurred_at) = (CancelReason::Customer, context().now);
+    generate(count, |order_id| OrderCancelled { order_id, reason, occurred_at })
 }
 
 fn verified(count: usize) -> Vec<PaymentVerified> {
-    let (amount_cents, occurred_at) = (TOTAL_CENTS, at().now);
-    each(count, |order_id| PaymentVerified {
+    let (amount_cents, occurred_at) = (TOTAL_CENTS, context().now);
+    generate(count, |order_id| PaymentVerified {
         order_id,
         amount_cents,
         currency: euros(),
@@ -212,13 +221,13 @@ fn verified(count: usize) -> Vec<PaymentVerified> {
 }
 
 fn declined(count: usize) -> Vec<PaymentDeclined> {
-    let (reason, occurred_at) = (DeclineReason::InsufficientFunds, at().now);
-    each(count, |order_id| PaymentDeclined { order_id, reason, occurred_at })
+    let (reason, occurred_at) = (DeclineReason::InsufficientFunds, context().now);
+    generate(count, |order_id| PaymentDeclined { order_id, reason, occurred_at })
 }
 
 fn refunded(count: usize) -> Vec<PaymentRefunded> {
-    let (amount_cents, occurred_at) = (Some(TOTAL_CENTS), at().now);
-    each(count, |order_id| PaymentRefunded {
+    let (amount_cents, occurred_at) = (Some(TOTAL_CENTS), context().now);
+    generate(count, |order_id| PaymentRefunded {
         order_id,
         amount_cents,
         currency: Some(euros()),
@@ -228,35 +237,35 @@ fn refunded(count: usize) -> Vec<PaymentRefunded> {
 
 fn reserved(count: usize) -> Vec<StockReserved> {
     let line = |sku: &str| ReservedLine { sku: sku.to_string(), quantity: 1 };
-    each(count, |order_id| StockReserved {
+    generate(count, |order_id| StockReserved {
         order_id,
         lines: SKUS.map(line).into(),
-        occurred_at: at().now,
+        occurred_at: context().now,
     })
 }
 
 fn rejected(count: usize) -> Vec<StockRejected> {
-    each(count, |order_id| StockRejected {
+    generate(count, |order_id| StockRejected {
         order_id,
         reason: RejectReason::OutOfStock,
         sku: SKUS[0].to_string(),
         requested: 1,
         available: 0,
-        occurred_at: at().now,
+        occurred_at: context().now,
     })
 }
 
 fn released(count: usize) -> Vec<StockReleased> {
     let line = |sku: &str| ReleasedLine { sku: sku.to_string(), quantity: 1 };
-    each(count, |order_id| StockReleased {
+    generate(count, |order_id| StockReleased {
         order_id,
         lines: SKUS.map(line).into(),
-        occurred_at: at().now,
+        occurred_at: context().now,
     })
 }
 
-fn puts(count: usize) -> Vec<PutItem> {
-    each(count, |id| PutItem {
+fn item_puts(count: usize) -> Vec<PutItem> {
+    generate(count, |id| PutItem {
         sku: id.to_string(),
         name: "Pen".to_string(),
         price_cents: PRICE_CENTS,
@@ -264,13 +273,13 @@ fn puts(count: usize) -> Vec<PutItem> {
     })
 }
 
-fn changed(count: usize) -> Vec<StockItem> {
-    each(count, |id| StockItem {
+fn item_changes(count: usize) -> Vec<StockItem> {
+    generate(count, |id| StockItem {
         sku: id.to_string(),
         name: "Pen".to_string(),
         price_cents: PRICE_CENTS,
         currency: euros(),
         version: 1,
-        occurred_at: at().now,
+        occurred_at: context().now,
     })
 }

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use anyhow::Result;
 
 use crate::Stack;
-use crate::stack::programs;
+use crate::launcher::directories::programs_directory;
 
 /// From its next start on an instance has these limits. The soft limit must not be above the hard one.
 pub fn set(stack: &Stack, name: &str, service: &str, soft: u64, hard: u64) -> Result<()> {
     let directory = stack.directory().join(format!("limited-{name}"));
     fs::create_dir_all(&directory)?;
-    let program = programs()?.join(service);
+    let program = programs_directory()?.join(service);
     // The soft one first: a hard limit can't be set below it.
     let script = format!(
         "#!/bin/sh\nulimit -Sn {soft} && ulimit -Hn {hard} && exec '{}' \"$@\"\n",
@@ -25,6 +25,6 @@ pub fn set(stack: &Stack, name: &str, service: &str, soft: u64, hard: u64) -> Re
 }
 
 /// From its next start on it has the limits of the launcher again.
-pub fn take_back(stack: &Stack, name: &str) -> Result<()> {
-    stack.set_programs(name, &programs()?)
+pub fn reset(stack: &Stack, name: &str) -> Result<()> {
+    stack.set_programs(name, &programs_directory()?)
 }

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::ports::free_port;
-use crate::stack;
-use crate::topology::HOST;
-use crate::wait::eventually;
+use crate::launcher::directories::own_temp_directory;
+use crate::launcher::eventually::eventually;
+use crate::launcher::ports::free_port;
+use crate::launcher::topology::HOST;
 
-const STARTED_WITHIN: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One process of nginx, which ends when this is dropped.
 pub struct Nginx {
@@ -39,7 +39,7 @@ impl Nginx {
     pub async fn start(upstreams: &str, locations: &str) -> Result<Nginx> {
         let program = Nginx::program().context("there is no nginx")?;
         let port = free_port()?;
-        let directory = stack::own_directory(&format!("nginx-{port}"));
+        let directory = own_temp_directory(&format!("nginx-{port}"));
         std::fs::create_dir_all(&directory)?;
         let file = directory.join("nginx.conf");
         let log = directory.join("error.log");
@@ -65,7 +65,7 @@ impl Nginx {
             .kill_on_drop(true)
             .spawn()?;
         let nginx = Nginx { url: format!("http://{HOST}:{port}"), directory, _process: process };
-        eventually("nginx to listen", STARTED_WITHIN, async || {
+        eventually("nginx to listen", START_TIMEOUT, async || {
             let listens = TcpStream::connect((HOST, port)).await.is_ok();
             ensure!(listens, "{}", std::fs::read_to_string(&log).unwrap_or_default());
             Ok(())

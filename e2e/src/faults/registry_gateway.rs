@@ -13,41 +13,41 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 /// How requests are answered: by the end of their path, a status and a body.
-type Refusal = (String, StatusCode, String);
+type CannedResponse = (String, StatusCode, String);
 
 /// A gateway on a port of its own, for as long as this lives.
 pub struct RegistryGateway {
     addr: SocketAddr,
     base_path: String,
-    refusals: Arc<Mutex<Vec<Refusal>>>,
-    serving: JoinHandle<()>,
+    canned_responses: Arc<Mutex<Vec<CannedResponse>>>,
+    serve_task: JoinHandle<()>,
 }
 
 #[derive(Clone)]
-struct Shared {
+struct GatewayState {
     origin: String,
-    refusals: Arc<Mutex<Vec<Refusal>>>,
+    canned_responses: Arc<Mutex<Vec<CannedResponse>>>,
     client: reqwest::Client,
 }
 
 impl RegistryGateway {
     /// Passes everything on to the registry at this URL.
-    pub async fn before(registry_url: &str) -> Result<RegistryGateway> {
+    pub async fn start(registry_url: &str) -> Result<RegistryGateway> {
         let url = reqwest::Url::parse(registry_url)?;
-        let refusals = Arc::<Mutex<Vec<Refusal>>>::default();
-        let shared = Shared {
+        let refusals = Arc::<Mutex<Vec<CannedResponse>>>::default();
+        let shared = GatewayState {
             origin: url.origin().ascii_serialization(),
-            refusals: refusals.clone(),
+            canned_responses: refusals.clone(),
             client: reqwest::Client::builder().no_proxy().build()?,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let router = Router::new().fallback(answer).with_state(shared);
+        let router = Router::new().fallback(handle_request).with_state(shared);
         let serving = tokio::spawn(async {
             let _ = axum::serve(listener, router).await;
         });
         let base_path = url.path().trim_end_matches('/').to_string();
-        Ok(RegistryGateway { addr, base_path, refusals, serving })
+        Ok(RegistryGateway { addr, base_path, canned_responses: refusals, serve_task: serving })
     }
 
     /// The value of `SCHEMA_REGISTRY_URL` that leads here.
@@ -56,37 +56,37 @@ impl RegistryGateway {
     }
 
     /// Answers requests whose path contains this with an error of the registry's: 40301 with 403, for instance.
-    pub fn refuse(&self, path: &str, status: u16, error_code: u32) {
+    pub fn reject(&self, path: &str, status: u16, error_code: u32) {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = format!(r#"{{"error_code":{error_code},"message":"refused by the gateway"}}"#);
         self.lock().push((path.to_string(), status, body));
     }
 
     /// Passes everything on from now on.
-    pub fn pass_on(&self) {
+    pub fn forward_all(&self) {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Refusal>> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<CannedResponse>> {
+        self.canned_responses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for RegistryGateway {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.serve_task.abort();
     }
 }
 
-async fn answer(
-    State(shared): State<Shared>,
+async fn handle_request(
+    State(shared): State<GatewayState>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let refusal = {
-        let refusals = shared.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusals = shared.canned_responses.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.iter().find(|(path, ..)| uri.path().contains(path.as_str())).cloned()
     };
     if let Some((_, status, body)) = refusal {

@@ -7,30 +7,30 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use uuid::Uuid;
 
-use crate::strangers::KEY;
-
-const WITHIN: Duration = Duration::from_secs(30);
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the broker lets a transaction stand open: the longest that it takes.
-const OPEN_FOR: &str = "900000";
+const TRANSACTION_TIMEOUT_MS: &str = "900000";
 
 /// A client with a transactional id of its own. A transaction that is open when it is dropped is aborted.
 /// Each call blocks until Kafka has answered.
 pub struct TransactionalProducer {
     producer: BaseProducer,
+    /// Of every record.
+    key: &'static str,
     is_open: bool,
 }
 
 impl TransactionalProducer {
-    /// Connects, and registers its id.
-    pub fn new(kafka: &str) -> Result<TransactionalProducer> {
+    /// Connects, and registers its id. Every record that it writes has this key.
+    pub fn new(kafka: &str, key: &'static str) -> Result<TransactionalProducer> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", kafka)
             .set("transactional.id", Uuid::now_v7().to_string())
-            .set("transaction.timeout.ms", OPEN_FOR)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
             .create()?;
-        producer.init_transactions(WITHIN)?;
-        Ok(TransactionalProducer { producer, is_open: false })
+        producer.init_transactions(KAFKA_TIMEOUT)?;
+        Ok(TransactionalProducer { producer, key, is_open: false })
     }
 
     pub fn begin(&mut self) -> Result<()> {
@@ -41,9 +41,9 @@ impl TransactionalProducer {
 
     /// Writes a record, and waits until the broker has it.
     pub fn send(&self, topic: &str, partition: i32, payload: &[u8]) -> Result<()> {
-        let record = BaseRecord::to(topic).partition(partition).key(KEY).payload(payload);
+        let record = BaseRecord::to(topic).partition(partition).key(self.key).payload(payload);
         self.producer.send(record).map_err(|(error, _)| error)?;
-        self.producer.flush(WITHIN)?;
+        self.producer.flush(KAFKA_TIMEOUT)?;
         Ok(())
     }
 
@@ -59,19 +59,19 @@ impl TransactionalProducer {
 
     pub fn commit(&mut self) -> Result<()> {
         self.is_open = false;
-        Ok(self.producer.commit_transaction(WITHIN)?)
+        Ok(self.producer.commit_transaction(KAFKA_TIMEOUT)?)
     }
 
     pub fn abort(&mut self) -> Result<()> {
         self.is_open = false;
-        Ok(self.producer.abort_transaction(WITHIN)?)
+        Ok(self.producer.abort_transaction(KAFKA_TIMEOUT)?)
     }
 }
 
 impl Drop for TransactionalProducer {
     fn drop(&mut self) {
         if self.is_open {
-            let _ = self.producer.abort_transaction(WITHIN);
+            let _ = self.producer.abort_transaction(KAFKA_TIMEOUT);
         }
     }
 }

@@ -2,17 +2,12 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use axum::{Json as Answer, Router};
-use chassis::books::{self, Sum};
-use chassis::commands::Commands;
-use chassis::extract::{Json, Nothing, Path, Query};
-use chassis::headers::{IdempotencyKey, LastEventId, OptionalIdempotencyKey, Wait};
-use chassis::idempotency::Once;
-use chassis::openapi;
-use chassis::pages::Limit;
-use chassis::problem::Problem;
-use chassis::reply::Reply;
-use chassis::watch::{self, Watch};
+use axum::{Json as JsonResponse, Router};
+use chassis::{
+    ChangeFeed, Commands, EmptyBody, FeedEntry, IdempotencyKey, IdempotentRequest, Json,
+    LastEventId, OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Reply,
+    ServerSentEvent, openapi,
+};
 use chrono::{DateTime, Utc};
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
 use serde::{Deserialize, Serialize};
@@ -23,8 +18,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::order::{CancelOrder, Item, Order, Orders, PlaceOrder, Reason, Status, Wanted};
+use crate::order::{CancelOrder, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
 use crate::saga::{self, Refusal};
+
+#[path = "api_history.rs"]
+mod history;
+pub use history::HistoryEntry;
 
 const LINES_MAX: usize = 50;
 const QUANTITY_MAX: i32 = 1_000;
@@ -33,12 +32,12 @@ const QUANTITY_MAX: i32 = 1_000;
 pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
-    watch: Watch<Entry>,
+    feed: ChangeFeed<HistoryEntry>,
 }
 
 /// The API.
-pub fn router(db: PgPool, commands: Commands<Orders>, watch: Watch<Entry>) -> Router {
-    openapi::serve("order", routes()).with_state(Api { db, commands, watch })
+pub fn router(db: PgPool, commands: Commands<Orders>, feed: ChangeFeed<HistoryEntry>) -> Router {
+    openapi::serve("order", routes()).with_state(Api { db, commands, feed })
 }
 
 /// Its routes, each with its description.
@@ -47,24 +46,24 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(place_order, list_orders))
         .routes(routes!(show_order))
         .routes(routes!(cancel_order))
-        .routes(routes!(show_history))
-        .routes(routes!(follow_order))
+        .routes(routes!(history::show_history))
+        .routes(routes!(history::follow_order))
         .routes(routes!(list_items))
 }
 
 /// What a customer wants to order.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct OrderWish {
+struct OrderRequest {
     #[schema(examples("01900000-0000-7000-8000-000000000001"))]
     customer_id: Uuid,
     #[schema(min_items = 1, max_items = 50)]
-    lines: Vec<Wanted>,
+    lines: Vec<LineRequest>,
 }
 
-impl OrderWish {
+impl OrderRequest {
     /// The limits of an order, each named by its field.
-    fn check(&self) -> Result<(), Problem> {
+    fn validate(&self) -> Result<(), Problem> {
         if !(1..=LINES_MAX).contains(&self.lines.len()) {
             return Err(Problem::invalid("lines", format!("must be 1 to {LINES_MAX} lines")));
         }
@@ -98,18 +97,18 @@ impl OrderWish {
 async fn place_order(
     State(api): State<Api>,
     key: Option<IdempotencyKey>,
-    Json(wish): Json<OrderWish>,
+    Json(request): Json<OrderRequest>,
 ) -> Result<Reply, Problem> {
-    wish.check()?;
-    let once = key.map(|IdempotencyKey(key)| Once::new("/orders", &key, &wish));
-    let OrderWish { customer_id, lines } = wish;
+    request.validate()?;
+    let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
+    let OrderRequest { customer_id, lines } = request;
     let place = PlaceOrder { order_id: Uuid::now_v7(), customer_id, lines };
-    let decide = |place: &PlaceOrder, orders: &mut Orders, at| {
-        let event = saga::place_order(place, orders, at)?;
+    let decide = |place: &PlaceOrder, orders: &mut Orders, context| {
+        let event = saga::place_order(place, orders, context)?;
         let order = orders.order(place.order_id).ok_or_else(Problem::internal)?;
-        Ok(Reply::created(format!("/orders/{}", place.order_id), order).publishing(event))
+        Ok(Reply::created(format!("/orders/{}", place.order_id), order).with_event(event))
     };
-    api.commands.run(place, once, decide).await
+    api.commands.execute(place, once, decide).await
 }
 
 /// Cancels an order.
@@ -124,17 +123,17 @@ async fn cancel_order(
     State(api): State<Api>,
     key: Option<IdempotencyKey>,
     Path(order_id): Path<Uuid>,
-    Nothing: Nothing,
+    EmptyBody: EmptyBody,
 ) -> Result<Reply, Problem> {
     let path = format!("/orders/{order_id}/cancel");
-    let once = key.map(|IdempotencyKey(key)| Once::new(path, &key, &()));
+    let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new(path, &key, &()));
     let cancel = CancelOrder { order_id, reason: Reason::Customer };
-    let decide = |cancel: &CancelOrder, orders: &mut Orders, at| {
-        let event = saga::cancel_order(cancel, orders, at)?;
+    let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
+        let event = saga::cancel_order(cancel, orders, context)?;
         let order = orders.order(cancel.order_id).ok_or_else(Problem::internal)?;
-        Ok(Reply::ok(order).publishing(event))
+        Ok(Reply::ok(order).with_event(event))
     };
-    api.commands.run(cancel, once, decide).await
+    api.commands.execute(cancel, once, decide).await
 }
 
 impl From<Refusal> for Problem {
@@ -147,7 +146,7 @@ impl From<Refusal> for Problem {
                 let detail = "is sold in another currency than the lines before it";
                 Problem::invalid(format!("lines[{nth}].sku"), detail)
             }
-            Refusal::TooMuch { nth } => Problem::invalid(
+            Refusal::TotalTooLarge { nth } => Problem::invalid(
                 format!("lines[{nth}].quantity"),
                 "makes the order cost more than can be counted",
             ),
@@ -168,7 +167,7 @@ fn no_such_order() -> Problem {
 ///
 /// With `Prefer: wait=N` the answer is held back until the order is confirmed or cancelled, for N
 /// seconds at most; then it shows the order as it is.
-#[utoipa::path(get, path = "/orders/{order_id}", params(Wait), responses(
+#[utoipa::path(get, path = "/orders/{order_id}", params(PreferWait), responses(
     (status = 200, description = "The order.", body = Order,
         headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
     (status = 404, description = "There is no such order."),
@@ -176,16 +175,16 @@ fn no_such_order() -> Problem {
 async fn show_order(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
-    wait: Wait,
+    wait: PreferWait,
 ) -> Result<Response, Problem> {
     let mut order = find_order(&api, order_id).await?;
-    if let Wait(Some(within)) = wait
+    if let PreferWait(Some(within)) = wait
         && order.status == Status::Pending
     {
-        api.watch.settled(order_id, within).await?;
+        api.feed.wait_until_final(order_id, within).await?;
         order = find_order(&api, order_id).await?;
     }
-    Ok(wait.applied(Answer(order)))
+    Ok(wait.preference_applied(JsonResponse(order)))
 }
 
 async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
@@ -203,13 +202,13 @@ async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct OrdersWanted {
+struct OrdersQuery {
     customer_id: Uuid,
     /// Only older orders than this one: `next` of the page before.
     after: Option<Uuid>,
     #[serde(default)]
     #[param(inline)]
-    limit: Limit<100>,
+    limit: PageLimit<100>,
 }
 
 /// A page of a customer's orders.
@@ -224,14 +223,14 @@ struct OrderList {
 /// Lists a customer's orders, the newest first.
 ///
 /// Ordered by `order_id`, the greatest first: it begins with the time at which the order was placed.
-#[utoipa::path(get, path = "/orders", params(OrdersWanted), responses(
+#[utoipa::path(get, path = "/orders", params(OrdersQuery), responses(
     (status = 200, description = "A page of orders.", body = OrderList),
 ))]
 async fn list_orders(
     State(api): State<Api>,
-    Query(wanted): Query<OrdersWanted>,
-) -> Result<Answer<OrderList>, Problem> {
-    let OrdersWanted { customer_id, after, limit } = wanted;
+    Query(wanted): Query<OrdersQuery>,
+) -> Result<JsonResponse<OrderList>, Problem> {
+    let OrdersQuery { customer_id, after, limit } = wanted;
     let mut orders: Vec<Order> = sqlx::query_as(
         "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
                 lines, created_at, ended_at, created_event_id, ended_event_id
@@ -241,122 +240,23 @@ async fn list_orders(
     .bind(customer_id)
     // No order has the greatest id of all.
     .bind(after.unwrap_or(Uuid::max()))
-    .bind(limit.rows())
+    .bind(limit.query_limit())
     .fetch_all(&api.db)
     .await?;
-    let next = limit.page(&mut orders, |order| order.order_id);
-    Ok(Answer(OrderList { orders, next }))
-}
-
-/// An event of an order.
-#[derive(Serialize, sqlx::FromRow, ToSchema)]
-pub struct Entry {
-    #[serde(skip)]
-    order_id: Uuid,
-    #[serde(skip)]
-    position: i64,
-    /// The topic that it went through.
-    #[schema(examples("orders.created"))]
-    event: String,
-    event_id: Uuid,
-    /// The event itself, without its envelope.
-    #[schema(value_type = Object)]
-    detail: Value,
-    /// When it was decided, by the clock of its publisher's database.
-    occurred_at: DateTime<Utc>,
-    /// When it became true here.
-    recorded_at: DateTime<Utc>,
-}
-
-/// Positions are counted while the order's row is locked, so within an order they grow as it commits.
-impl watch::Entry for Entry {
-    const READ: &str =
-        "select entry.order_id, entry.position, entry.event, entry.event_id, entry.detail,
-                entry.occurred_at, entry.recorded_at
-         from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
-         cross join lateral (
-             select order_id, position, event, event_id, detail, occurred_at, recorded_at
-             from history
-             where history.order_id = seen.order_id and history.position > seen.position
-             order by position offset 0) as entry";
-
-    fn subject(&self) -> Uuid {
-        self.order_id
-    }
-    fn position(&self) -> i64 {
-        self.position
-    }
-    fn id(&self) -> Uuid {
-        self.event_id
-    }
-    fn event(&self) -> &str {
-        &self.event
-    }
-    fn is_last(&self) -> bool {
-        [events::orders::CONFIRMED.name, events::orders::CANCELLED.name].contains(&&*self.event)
-    }
-}
-
-/// The life of an order.
-#[derive(Serialize, ToSchema)]
-struct History {
-    order_id: Uuid,
-    history: Vec<Entry>,
-}
-
-/// Shows every event of an order, in the sequence in which they became true here.
-#[utoipa::path(get, path = "/orders/{order_id}/history", responses(
-    (status = 200, description = "The events, the oldest first.", body = History),
-    (status = 404, description = "There is no such order."),
-))]
-async fn show_history(
-    State(api): State<Api>,
-    Path(order_id): Path<Uuid>,
-) -> Result<Answer<History>, Problem> {
-    let history = find_history(&api, order_id).await?;
-    Ok(Answer(History { order_id, history }))
-}
-
-async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<Entry>, Problem> {
-    let history: Vec<Entry> = sqlx::query_as(
-        "select order_id, event_id, position, event, detail, occurred_at, recorded_at
-         from history where order_id = $1 order by position",
-    )
-    .bind(order_id)
-    .fetch_all(&api.db)
-    .await?;
-    if history.is_empty() { Err(no_such_order()) } else { Ok(history) }
-}
-
-/// Follows an order until it ends, as server-sent events.
-///
-/// Each event of the order is one: `id` is its event_id, `event` its name, `data` the entry as in
-/// the history. Those that are there already come first, then each as it happens, and the stream
-/// ends with the order: after its `orders.confirmed` or `orders.cancelled`. A stream that ends sooner
-/// is to be resumed with `Last-Event-ID`, as browsers do by themselves.
-#[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
-    (status = 200, description = "The events.", body = watch::Told, content_type = "text/event-stream"),
-    (status = 204, description = "All was seen; there is nothing to come back for."),
-    (status = 404, description = "There is no such order."),
-))]
-async fn follow_order(
-    State(api): State<Api>,
-    Path(order_id): Path<Uuid>,
-    LastEventId(seen): LastEventId,
-) -> Result<Response, Problem> {
-    api.watch.stream(find_history(&api, order_id).await?, seen)
+    let next = limit.split_page(&mut orders, |order| order.order_id);
+    Ok(JsonResponse(OrderList { orders, next }))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct ItemsWanted {
+struct ItemsQuery {
     /// Only items after this SKU: `next` of the page before.
     #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     after: Option<String>,
     #[serde(default)]
     #[param(inline)]
-    limit: Limit<1_000>,
+    limit: PageLimit<1_000>,
 }
 
 /// A page of items.
@@ -370,14 +270,14 @@ struct ItemList {
 
 /// Lists what can be ordered, by SKU.
 ///
-/// Ordered by `sku`, by its bytes in UTF-8. As far as stock has announced it; stock itself may be down.
-#[utoipa::path(get, path = "/items", params(ItemsWanted), responses(
+/// Ordered by `sku`, by its bytes in UTF-8. As far as stock has published it; stock itself may be down.
+#[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
 async fn list_items(
     State(api): State<Api>,
-    Query(ItemsWanted { after, limit }): Query<ItemsWanted>,
-) -> Result<Answer<ItemList>, Problem> {
+    Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
+) -> Result<JsonResponse<ItemList>, Problem> {
     // An older version may have taken an item whose SKU would be refused today: it is a place in the list all
     // the same.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
@@ -388,48 +288,9 @@ async fn list_items(
          from items where sku > $1 order by sku limit $2",
     )
     .bind(after.unwrap_or_default())
-    .bind(limit.rows())
+    .bind(limit.query_limit())
     .fetch_all(&api.db)
     .await?;
-    let next = limit.page(&mut items, |item| item.sku.clone());
-    Ok(Answer(ItemList { items, next }))
-}
-
-#[derive(Serialize, sqlx::FromRow)]
-struct Books {
-    #[sqlx(flatten)]
-    orders: Counts,
-    confirmed_cents: Sum,
-    balanced: bool,
-}
-
-#[derive(Serialize, sqlx::FromRow)]
-struct Counts {
-    pending: i64,
-    confirmed: i64,
-    cancelled: i64,
-}
-
-/// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and a
-/// pending one lacks one of both, and nobody has said no.
-///
-/// What the confirmed ones are worth is what payment has taken, once none is pending and payment
-/// has undone every cancelled one (its payment leg is declined, refunded or void), if nothing is
-/// written off at payment.
-pub fn books(db: PgPool) -> Router {
-    books::router::<Books>(
-        db,
-        "select count(*) filter (where status = 'pending') as pending,
-                count(*) filter (where status = 'confirmed') as confirmed,
-                count(*) filter (where status = 'cancelled') as cancelled,
-                coalesce(sum(total_cents) filter (where status = 'confirmed'), 0)::text
-                    as confirmed_cents,
-                count(*) filter (where case status
-                    when 'confirmed' then not (payment = 'verified' and stock = 'reserved')
-                    when 'pending' then payment = 'verified' and stock = 'reserved'
-                        or payment not in ('waiting', 'verified')
-                        or stock not in ('waiting', 'reserved')
-                    end) = 0 as balanced
-         from orders",
-    )
+    let next = limit.split_page(&mut items, |item| item.sku.clone());
+    Ok(JsonResponse(ItemList { items, next }))
 }

@@ -7,20 +7,22 @@
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
+mod discard; // what it costs to discard an event
 mod api; // what clients ask for
-mod rebuild; // what makes the read model of items anew
+mod books; // whether the rows are consistent, and what they add up to
+mod read_model; // what rebuilds the read model of items from its topic
 mod deadline; // what ends an order that nobody answers, if that is wanted
 #[cfg(test)]
 mod tests;
 
+use chassis::{Routers, Service, republish};
 use std::process::ExitCode;
 
-use chassis::announce;
-use chassis::process;
-use chassis::service::{Routers, Service};
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    process::main("order", sqlx::migrate!(), serve)
+    chassis::main("order", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {
@@ -29,22 +31,22 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::payment_verified, saga::verification_discarded)
-        .on(saga::payment_declined, saga::decline_discarded)
-        .on(saga::payment_refunded, saga::refund_discarded)
-        .on(saga::stock_reserved, saga::reservation_discarded)
-        .on(saga::stock_rejected, saga::rejection_discarded)
-        .on(saga::stock_released, saga::release_discarded)
-        .on(saga::item_changed, saga::item_discarded);
-    let sweep = deadline::sweep(settings, &service, commands.clone(), consumer.group());
+        .on(saga::payment_verified, discard::verification_impact)
+        .on(saga::payment_declined, discard::decline_impact)
+        .on(saga::payment_refunded, discard::refund_impact)
+        .on(saga::stock_reserved, discard::reservation_impact)
+        .on(saga::stock_rejected, discard::rejection_impact)
+        .on(saga::stock_released, discard::release_impact)
+        .on(saga::item_changed, discard::item_impact);
+    let sweep = deadline::sweep(settings, &service, commands.clone(), consumer.lag());
 
     let routers = Routers {
-        api: api::router(service.db.clone(), commands, service.watch()),
-        books: api::books(service.db.clone()),
-        operator: consumer
-            .operator()
-            .merge(service.announce([announce::of::<order::Order>()]))
-            .merge(rebuild::router(service.db.clone(), service.state())),
+        api: api::router(service.db.clone(), commands, service.change_feed()),
+        books: books::router(service.db.clone()),
+        admin: consumer
+            .admin()
+            .merge(service.republish([republish::source::<order::Order>()]))
+            .merge(read_model::router(service.db.clone(), service.compacted_topic())),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
 }

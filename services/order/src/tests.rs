@@ -7,12 +7,12 @@ mod edges;
 mod waiting;
 mod paging;
 mod deadline;
-mod announcing;
+mod republishing;
 
+use chassis::{Event, HandlerContext, HandlerResult, Outcome};
 use std::time::Duration;
 
-use chassis::event::{Answer, At, Event, Outcome};
-use chassis::testing::{self, Bench, Client};
+use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
@@ -24,17 +24,20 @@ use sqlx::types::Json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::api;
-use crate::order::{Line, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg, Wanted};
+use crate::order::{
+    Line, LineRequest, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
+};
 use crate::saga;
+use crate::{api, books, discard};
 
 const ORDER: Uuid = Uuid::from_u128(7);
 const CUSTOMER: Uuid = Uuid::from_u128(8);
 const TOTAL_CENTS: i64 = 2 * 150 + 90;
 
-fn at(nth: u128) -> At {
-    let (event_id, cause) = (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
-    At { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, cause }
+fn context(nth: u128) -> HandlerContext {
+    let (event_id, causation_id) =
+        (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
+    HandlerContext { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, causation_id }
 }
 
 fn euros() -> String {
@@ -59,8 +62,8 @@ fn order(order_id: Uuid, status: Status, payment: PaymentLeg, stock: StockLeg) -
         total_cents: TOTAL_CENTS,
         currency: euros(),
         lines: Json(vec![line("pen", 2, 150), line("ink", 1, 90)]),
-        created_at: at(0).now,
-        ended_at: ended.then_some(at(0).now),
+        created_at: context(0).now,
+        ended_at: ended.then_some(context(0).now),
         created_event_id: Uuid::max(),
         ended_event_id: ended.then(Uuid::max),
     }
@@ -74,7 +77,7 @@ fn rows(order: Order) -> Orders {
 
 /// What payment and stock can answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Heard {
+enum Response {
     Verified,
     Declined,
     Refunded,
@@ -85,9 +88,9 @@ enum Heard {
     StockVoid,
 }
 
-use Heard::*;
+use Response::*;
 
-const ALL: [Heard; 8] =
+const RESPONSES: [Response; 8] =
     [Verified, Declined, Refunded, PaymentVoid, Reserved, Rejected, Released, StockVoid];
 
 fn verified(order_id: Uuid) -> PaymentVerified {
@@ -95,117 +98,126 @@ fn verified(order_id: Uuid) -> PaymentVerified {
         order_id,
         amount_cents: TOTAL_CENTS,
         currency: euros(),
-        occurred_at: at(1).now,
+        occurred_at: context(1).now,
     }
 }
 
 fn declined(order_id: Uuid) -> PaymentDeclined {
-    PaymentDeclined { order_id, reason: DeclineReason::NoAccount, occurred_at: at(1).now }
+    PaymentDeclined { order_id, reason: DeclineReason::NoAccount, occurred_at: context(1).now }
 }
 
 fn refunded(order_id: Uuid, amount_cents: Option<i64>) -> PaymentRefunded {
     let currency = amount_cents.map(|_| euros());
-    PaymentRefunded { order_id, amount_cents, currency, occurred_at: at(1).now }
+    PaymentRefunded { order_id, amount_cents, currency, occurred_at: context(1).now }
 }
 
 /// By SKU, as stock tells it; the order has its lines the other way round.
 fn reserved(order_id: Uuid) -> StockReserved {
     let line = |sku: &str, quantity| ReservedLine { sku: sku.into(), quantity };
-    StockReserved { order_id, lines: vec![line("ink", 1), line("pen", 2)], occurred_at: at(1).now }
+    StockReserved {
+        order_id,
+        lines: vec![line("ink", 1), line("pen", 2)],
+        occurred_at: context(1).now,
+    }
 }
 
 fn rejected(order_id: Uuid) -> StockRejected {
     let (reason, sku) = (RejectReason::OutOfStock, "pen".into());
-    StockRejected { order_id, reason, sku, requested: 2, available: 1, occurred_at: at(1).now }
+    StockRejected { order_id, reason, sku, requested: 2, available: 1, occurred_at: context(1).now }
 }
 
 fn released(order_id: Uuid, lines: &[(&str, i32)]) -> StockReleased {
     let line =
         |(sku, quantity): &(&str, i32)| ReleasedLine { sku: sku.to_string(), quantity: *quantity };
-    StockReleased { order_id, lines: lines.iter().map(line).collect(), occurred_at: at(1).now }
+    StockReleased { order_id, lines: lines.iter().map(line).collect(), occurred_at: context(1).now }
 }
 
 /// The handler's answer: the topic it publishes to, nothing, or why the event cannot be.
-fn hear(
-    heard: Heard,
+fn handle(
+    response: Response,
     order_id: Uuid,
     rows: &mut Orders,
-    at: At,
+    context: HandlerContext,
 ) -> Result<Option<&'static str>, String> {
-    fn topic(answer: Answer<impl Outcome>) -> Result<Option<&'static str>, String> {
+    fn topic(answer: HandlerResult<impl Outcome>) -> Result<Option<&'static str>, String> {
         let event = answer.map_err(|impossible| impossible.0)?;
-        Ok(event.and_then(Outcome::publish).map(|event| event.topic.name))
+        Ok(event.and_then(Outcome::into_outgoing).map(|event| event.topic.name))
     }
-    match heard {
-        Verified => topic(saga::payment_verified(&verified(order_id), rows, at)),
-        Declined => topic(saga::payment_declined(&declined(order_id), rows, at)),
-        Refunded => topic(saga::payment_refunded(&refunded(order_id, Some(TOTAL_CENTS)), rows, at)),
-        PaymentVoid => topic(saga::payment_refunded(&refunded(order_id, None), rows, at)),
-        Reserved => topic(saga::stock_reserved(&reserved(order_id), rows, at)),
-        Rejected => topic(saga::stock_rejected(&rejected(order_id), rows, at)),
-        Released => {
-            topic(saga::stock_released(&released(order_id, &[("ink", 1), ("pen", 2)]), rows, at))
+    match response {
+        Verified => topic(saga::payment_verified(&verified(order_id), rows, context)),
+        Declined => topic(saga::payment_declined(&declined(order_id), rows, context)),
+        Refunded => {
+            topic(saga::payment_refunded(&refunded(order_id, Some(TOTAL_CENTS)), rows, context))
         }
-        StockVoid => topic(saga::stock_released(&released(order_id, &[]), rows, at)),
+        PaymentVoid => topic(saga::payment_refunded(&refunded(order_id, None), rows, context)),
+        Reserved => topic(saga::stock_reserved(&reserved(order_id), rows, context)),
+        Rejected => topic(saga::stock_rejected(&rejected(order_id), rows, context)),
+        Released => topic(saga::stock_released(
+            &released(order_id, &[("ink", 1), ("pen", 2)]),
+            rows,
+            context,
+        )),
+        StockVoid => topic(saga::stock_released(&released(order_id, &[]), rows, context)),
     }
 }
 
 fn item(sku: &str, price_cents: i64, currency: &str, version: i64) -> StockItem {
     let (sku, name, currency) = (sku.to_string(), format!("{sku} {version}"), currency.to_string());
-    StockItem { sku, name, price_cents, currency, version, occurred_at: at(0).now }
+    StockItem { sku, name, price_cents, currency, version, occurred_at: context(0).now }
 }
 
 fn items() -> Orders {
     let mut rows = Orders::default();
     for item in [item("pen", 150, "EUR", 1), item("ink", 90, "EUR", 1), item("nib", 1, "CHF", 1)] {
-        saga::item_changed(&item, &mut rows, at(0)).unwrap();
+        saga::item_changed(&item, &mut rows, context(0)).unwrap();
     }
     rows
 }
 
 fn place(lines: &[(&str, i32)]) -> PlaceOrder {
-    let line = |(sku, quantity): &(&str, i32)| Wanted { sku: sku.to_string(), quantity: *quantity };
+    let line =
+        |(sku, quantity): &(&str, i32)| LineRequest { sku: sku.to_string(), quantity: *quantity };
     PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines: lines.iter().map(line).collect() }
 }
 
-async fn bench() -> (Bench<Orders>, Client) {
-    let bench = Bench::new("order", sqlx::migrate!()).await;
-    let watch = bench.watch(&CancellationToken::new());
-    let api = api::router(bench.db.clone(), bench.commands.clone(), watch);
-    (bench, Client(api))
+async fn fixture() -> (TestService<Orders>, TestClient) {
+    let fixture = TestService::new("order", sqlx::migrate!()).await;
+    let watch = fixture.change_feed(&CancellationToken::new());
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch);
+    (fixture, TestClient(api))
 }
 
 /// With the two items of [`order`] announced.
-async fn stocked_bench() -> (Bench<Orders>, Client) {
-    let (bench, client) = bench().await;
+async fn fixture_with_items() -> (TestService<Orders>, TestClient) {
+    let (fixture, client) = fixture().await;
     let items = [item("pen", 150, "EUR", 1), item("ink", 90, "EUR", 1)];
-    bring(&bench, &items, saga::item_changed).await;
-    (bench, client)
+    deliver(&fixture, &items, saga::item_changed).await;
+    (fixture, client)
 }
 
-async fn bring<E: Event, O: Outcome + 'static>(
-    bench: &Bench<Orders>,
+async fn deliver<E: Event, O: Outcome + 'static>(
+    fixture: &TestService<Orders>,
     events: &[E],
-    handler: fn(&E, &mut Orders, At) -> Answer<O>,
+    handler: fn(&E, &mut Orders, HandlerContext) -> HandlerResult<O>,
 ) -> Vec<Uuid>
 where
-    Orders: chassis::rows::Touches<E>,
+    Orders: chassis::Loads<E>,
 {
     let events: Vec<_> = events.iter().map(|event| (Uuid::now_v7(), event)).collect();
-    bench.bring(&events, handler).await.unwrap()
+    fixture.deliver(&events, handler).await.unwrap()
 }
 
-fn wish() -> Value {
+fn order_request() -> Value {
     let lines = json!([{"sku": "pen", "quantity": 2}, {"sku": "ink", "quantity": 1}]);
     json!({"customer_id": CUSTOMER, "lines": lines})
 }
 
-async fn placed(client: &Client) -> Uuid {
-    let answer = client.post("/orders", None, wish()).await;
+async fn post_order(client: &TestClient) -> Uuid {
+    let answer = client.post("/orders", None, order_request()).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     serde_json::from_value(answer.body["order_id"].clone()).unwrap()
 }
 
-async fn books(bench: &Bench<Orders>) -> Value {
-    Client(api::books(bench.db.clone())).get("/books").await.body
+async fn books(fixture: &TestService<Orders>) -> Value {
+    TestClient(books::router(fixture.db.clone())).get("/books").await.body
 }

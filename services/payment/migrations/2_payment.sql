@@ -7,7 +7,7 @@ create table accounts (
     deposited_cents bigint not null check (deposited_cents between 0 and 1000000000000000),
     balance_cents   bigint not null check (balance_cents >= 0),
     taken_cents     bigint not null check (taken_cents >= 0),
-    constraint what_came_in_is_there_or_taken check (deposited_cents = balance_cents + taken_cents)
+    constraint deposited_is_balance_plus_taken check (deposited_cents = balance_cents + taken_cents)
 )
 -- Every order updates its account; room on the page keeps these updates off the index.
 with (fillfactor = 70);
@@ -31,9 +31,9 @@ create table payments (
     currency        text,
     reason          text,
     -- payments.verified or payments.declined; none for a void one.
-    answer_event_id uuid,
+    response_event_id     uuid,
     -- payments.refunded, once cancelled; none for a declined one.
-    undo_event_id   uuid,
+    compensation_event_id uuid,
     created_at      timestamptz not null,
     updated_at      timestamptz not null
 )

@@ -1,15 +1,11 @@
 //! What clients ask of the payment service.
 
 use axum::extract::State;
-use axum::{Json as Answer, Router};
-use chassis::books::{self, Sum};
-use chassis::commands::Commands;
-use chassis::extract::{Json, Path, whole};
-use chassis::headers::IdempotencyKey;
-use chassis::idempotency::Once;
-use chassis::openapi;
-use chassis::problem::Problem;
-use chassis::reply::Reply;
+use axum::{Json as JsonResponse, Router};
+use chassis::{
+    Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Reply, Sum, books,
+    deserialize_integer, openapi,
+};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::ToSchema;
@@ -36,7 +32,7 @@ pub fn router(db: PgPool, commands: Commands<Ledger>, currency: String) -> Route
 pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(show_account))
-        .routes(routes!(take_in))
+        .routes(routes!(deposit))
         .routes(routes!(show_payment))
 }
 
@@ -48,7 +44,7 @@ pub fn routes() -> OpenApiRouter<Api> {
 async fn show_account(
     State(api): State<Api>,
     Path(customer_id): Path<Uuid>,
-) -> Result<Answer<Account>, Problem> {
+) -> Result<JsonResponse<Account>, Problem> {
     let account = sqlx::query_as(
         "select customer_id, currency, deposited_cents, balance_cents, taken_cents
          from accounts where customer_id = $1",
@@ -56,15 +52,15 @@ async fn show_account(
     .bind(customer_id)
     .fetch_optional(&api.db)
     .await?;
-    account.map(Answer).ok_or_else(|| Problem::not_found("this customer has no account"))
+    account.map(JsonResponse).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
 /// What a customer brings.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct DepositWish {
+struct DepositRequest {
     #[schema(minimum = 1, maximum = 1_000_000_000_000_000_i64, examples(10_000))]
-    #[serde(deserialize_with = "whole")]
+    #[serde(deserialize_with = "deserialize_integer")]
     amount_cents: i64,
 }
 
@@ -78,27 +74,27 @@ struct DepositWish {
     (status = 422, description = "`field` breaks a rule; with what was deposited before it would be \
         more than an account may take in. Or the key came before with another request."),
 ))]
-async fn take_in(
+async fn deposit(
     State(api): State<Api>,
     IdempotencyKey(key): IdempotencyKey,
     Path(customer_id): Path<Uuid>,
-    Json(wish): Json<DepositWish>,
+    Json(request): Json<DepositRequest>,
 ) -> Result<Reply, Problem> {
-    let amount_cents = wish.amount_cents;
+    let amount_cents = request.amount_cents;
     if !(1..=DEPOSITED_MAX_CENTS).contains(&amount_cents) {
         let detail = format!("must be 1 to {DEPOSITED_MAX_CENTS}");
         return Err(Problem::invalid("amount_cents", detail));
     }
-    let place = format!("/accounts/{customer_id}/deposits");
-    let once = Once::new(place, &key, &wish);
+    let path = format!("/accounts/{customer_id}/deposits");
+    let once = IdempotentRequest::new(path, &key, &request);
     let (deposit_id, currency) = (Uuid::now_v7(), api.currency.clone());
     let deposit = Deposit { deposit_id, customer_id, amount_cents, currency };
-    let decide = |deposit: &Deposit, ledger: &mut Ledger, at| {
-        saga::take_in(deposit, ledger, at)?;
+    let decide = |deposit: &Deposit, ledger: &mut Ledger, context| {
+        saga::deposit(deposit, ledger, context)?;
         let account = ledger.account(deposit.customer_id).ok_or_else(Problem::internal)?;
         Ok(Reply::created(format!("/accounts/{}", deposit.customer_id), account))
     };
-    api.commands.run(deposit, Some(once), decide).await
+    api.commands.execute(deposit, Some(once), decide).await
 }
 
 /// Shows what was done about an order, and why.
@@ -110,27 +106,29 @@ async fn take_in(
 async fn show_payment(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
-) -> Result<Answer<Payment>, Problem> {
+) -> Result<JsonResponse<Payment>, Problem> {
     let payment = sqlx::query_as(
-        "select order_id, state, customer_id, amount_cents, currency, reason, answer_event_id,
-                undo_event_id, created_at, updated_at
+        "select order_id, state, customer_id, amount_cents, currency, reason, response_event_id,
+                compensation_event_id, created_at, updated_at
          from payments where order_id = $1",
     )
     .bind(order_id)
     .fetch_optional(&api.db)
     .await?;
-    payment.map(Answer).ok_or_else(|| Problem::not_found("payment has not heard of this order"))
+    payment
+        .map(JsonResponse)
+        .ok_or_else(|| Problem::not_found("payment has not heard of this order"))
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
-            Refusal::TooMuch => {
+            Refusal::LimitExceeded => {
                 let detail = format!("an account takes in {DEPOSITED_MAX_CENTS} at most, ever");
                 Problem::invalid("amount_cents", detail)
             }
-            Refusal::OtherCurrency => Problem::conflict(
-                "other-currency",
+            Refusal::CurrencyMismatch => Problem::conflict(
+                "currency-mismatch",
                 "the account is in another currency than deposits are now",
             ),
         }

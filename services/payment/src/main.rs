@@ -6,26 +6,27 @@
 
 mod payment; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
+mod discard; // what it costs to discard an event
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
 
+use chassis::{Routers, Service, republish};
 use std::process::ExitCode;
-
-use chassis::announce;
-use chassis::process;
-use chassis::service::{Routers, Service};
 
 /// What this service reads from its environment beside what every service does.
 #[derive(clap::Args)]
 struct Settings {
     /// ISO 4217 code of the currency of all accounts.
-    #[arg(long, env, default_value = "EUR", value_parser = events::currency)]
+    #[arg(long, env, default_value = "EUR", value_parser = events::parse_currency)]
     currency: String,
 }
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
-    process::main("payment", sqlx::migrate!(), serve)
+    chassis::main("payment", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
@@ -34,13 +35,13 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::verify_payment, saga::order_discarded)
-        .on(saga::refund_payment, saga::cancellation_discarded);
+        .on(saga::verify_payment, discard::order_impact)
+        .on(saga::refund_payment, discard::cancellation_impact);
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        operator: consumer.operator().merge(service.announce([announce::of::<payment::Payment>()])),
+        admin: consumer.admin().merge(service.republish([republish::source::<payment::Payment>()])),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
 }

@@ -3,24 +3,25 @@
 
 mod rules;
 mod edges;
-mod announcing;
+mod republishing;
 
-use chassis::event::At;
-use chassis::testing::{self, Bench, Client};
+use chassis::HandlerContext;
+use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::payment::Ledger;
-use crate::{api, saga};
+use crate::{api, discard, saga};
 
 const ORDER: Uuid = Uuid::from_u128(7);
 const CUSTOMER: Uuid = Uuid::from_u128(8);
 
-fn at(nth: u128) -> At {
-    let (event_id, cause) = (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
-    At { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, cause }
+fn context(nth: u128) -> HandlerContext {
+    let (event_id, causation_id) =
+        (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
+    HandlerContext { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, causation_id }
 }
 
 fn euros() -> String {
@@ -34,26 +35,26 @@ fn created(order_id: Uuid, customer_id: Uuid, total_cents: i64, currency: &str) 
         lines: vec![OrderLine { sku: "pen".into(), quantity: 1, unit_price_cents: total_cents }],
         total_cents,
         currency: currency.into(),
-        occurred_at: at(0).now,
+        occurred_at: context(0).now,
     }
 }
 
 fn cancelled(order_id: Uuid) -> OrderCancelled {
-    OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at: at(0).now }
+    OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at: context(0).now }
 }
 
-async fn bench() -> (Bench<Ledger>, Client) {
-    let bench = Bench::new("payment", sqlx::migrate!()).await;
-    let api = api::router(bench.db.clone(), bench.commands.clone(), "EUR".into());
-    (bench, Client(api))
+async fn fixture() -> (TestService<Ledger>, TestClient) {
+    let fixture = TestService::new("payment", sqlx::migrate!()).await;
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), "EUR".into());
+    (fixture, TestClient(api))
 }
 
-async fn books(bench: &Bench<Ledger>) -> Value {
-    Client(api::books(bench.db.clone())).get("/books").await.body
+async fn books(fixture: &TestService<Ledger>) -> Value {
+    TestClient(api::books(fixture.db.clone())).get("/books").await.body
 }
 
-async fn deposited(client: &Client, customer_id: Uuid, amount_cents: i64, key: &str) {
-    let place = format!("/accounts/{customer_id}/deposits");
-    let answer = client.post(&place, Some(key), json!({"amount_cents": amount_cents})).await;
+async fn post_deposit(client: &TestClient, customer_id: Uuid, amount_cents: i64, key: &str) {
+    let path = format!("/accounts/{customer_id}/deposits");
+    let answer = client.post(&path, Some(key), json!({"amount_cents": amount_cents})).await;
     assert_eq!(answer.status, 201, "{answer:?}");
 }

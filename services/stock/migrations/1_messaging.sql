@@ -15,7 +15,7 @@ create table outbox (
     -- `BODY_BYTES_MAX`, well below what a broker takes.
     body               bytea not null check (octet_length(body) <= 262144),
     traceparent        text,
-    cause              uuid,
+    causation_id       uuid,
     occurred_at        timestamptz not null
 )
 -- Rows come and go by the thousand: the default of a fifth of the table would let it bloat.
@@ -36,7 +36,7 @@ create table clock_ticks (
     -- Since tick 0, without the time in which no process ran or the machine slept.
     elapsed_ms bigint not null unique,
     -- What the database took for the time.
-    noted_at   timestamptz not null default now()
+    recorded_at timestamptz not null default now()
 );
 insert into clock_ticks (tick, elapsed_ms) values (0, 0);
 
@@ -61,7 +61,7 @@ create table idempotency_keys (
     request_hash bytea not null,
     status       smallint not null,
     location     text,
-    answer       bytea not null,
+    body         bytea not null,
     created_at   timestamptz not null default now(),
     -- The newest of clock_ticks when the key was stored.
     tick         integer not null,
@@ -71,7 +71,7 @@ create index idempotency_keys_tick on idempotency_keys (tick);
 
 -- Events that can never be handled, set aside with their bytes and the reason.
 create table dead_letters (
-    letter_id   bigint generated always as identity primary key,
+    dead_letter_id bigint generated always as identity primary key,
     -- Where it lies. A cluster made anew counts from 0 again, hence its id and the hash.
     cluster     text not null,
     topic       text not null,
@@ -83,25 +83,25 @@ create table dead_letters (
     headers     jsonb not null,
     -- Null is what the record held, not an omission.
     record      bytea,
-    kind        text not null check (kind in ('undecodable', 'impossible', 'failing')),
+    kind        text not null check (kind in ('undecodable', 'unprocessable', 'handler_failed')),
     reason      text not null,
     attempts    integer not null default 1,
     -- Left once. Settled letters stay: a record that is read again meets its own.
     state       text not null default 'waiting' check (state in ('waiting', 'replayed', 'discarded')),
     -- Why it was discarded, in the operator's words.
-    because     text,
+    discard_reason text,
     received_at timestamptz not null default now(),
     settled_at  timestamptz,
     unique (cluster, topic, partition, "offset", hash)
 );
-create index dead_letters_waiting on dead_letters (letter_id) where state = 'waiting';
+create index dead_letters_waiting on dead_letters (dead_letter_id) where state = 'waiting';
 create index dead_letters_discarded on dead_letters (event_id) where state = 'discarded';
 
 -- What was given up with discarded letters, of which the books show the sums.
 create table write_offs (
     write_off_id   bigint generated always as identity primary key,
-    letter_id      bigint not null references dead_letters,
-    what           text not null,
+    dead_letter_id bigint not null references dead_letters,
+    description    text not null,
     amount         bigint not null check (amount >= 0),
     unit           text not null,
     written_off_at timestamptz not null default now()
@@ -109,7 +109,7 @@ create table write_offs (
 
 -- Whether the consumer was paused by a run of events that it could not handle. One row.
 create table consumer (
-    only_row  boolean primary key default true check (only_row),
+    singleton boolean primary key default true check (singleton),
     paused_at timestamptz,
     reason    text
 );

@@ -4,7 +4,7 @@ create table items (
     name        text not null,
     price_cents bigint not null check (price_cents between 0 and 1000000000),
     currency    text not null,
-    -- Counts the changes that stock.items announces; readers keep the highest.
+    -- Counts the changes that stock.items publishes; readers keep the highest.
     version     bigint not null,
     delivered   bigint not null default 0,
     available   bigint not null default 0 check (available >= 0),
@@ -12,7 +12,7 @@ create table items (
     -- The newest stock.items that was published for it, and when.
     event_id    uuid not null,
     changed_at  timestamptz not null,
-    constraint what_came_in_is_there_or_reserved check (delivered = available + reserved)
+    constraint delivered_is_available_plus_reserved check (delivered = available + reserved)
 )
 -- Every order updates its items; room on the page keeps these updates off the index.
 with (fillfactor = 70);
@@ -35,9 +35,9 @@ create table reservations (
     shortfall       jsonb,
     reason          text,
     -- stock.reserved or stock.rejected; none for a void one.
-    answer_event_id uuid,
+    response_event_id     uuid,
     -- stock.released, once cancelled; none for a rejected one.
-    undo_event_id   uuid,
+    compensation_event_id uuid,
     created_at      timestamptz not null,
     updated_at      timestamptz not null,
     constraint rejected_for_a_shortfall check ((state = 'rejected') = (shortfall is not null))

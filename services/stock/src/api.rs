@@ -1,16 +1,11 @@
 //! What clients ask of the stock service.
 
 use axum::extract::State;
-use axum::{Json as Answer, Router};
-use chassis::books::{self, Sum};
-use chassis::commands::Commands;
-use chassis::extract::{Json, Path, Query, whole};
-use chassis::headers::IdempotencyKey;
-use chassis::idempotency::Once;
-use chassis::openapi;
-use chassis::pages::Limit;
-use chassis::problem::Problem;
-use chassis::reply::Reply;
+use axum::{Json as JsonResponse, Router};
+use chassis::{
+    Commands, IdempotencyKey, IdempotentRequest, Json, PageLimit, Path, Problem, Query, Reply, Sum,
+    books, deserialize_integer, openapi,
+};
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -43,20 +38,20 @@ pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_items))
         .routes(routes!(show_item, put_item))
-        .routes(routes!(take_in))
+        .routes(routes!(receive_delivery))
         .routes(routes!(show_reservation))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-struct ItemsWanted {
+struct ItemsQuery {
     /// Only items after this SKU: `next` of the page before.
     #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     after: Option<String>,
     #[serde(default)]
     #[param(inline)]
-    limit: Limit<1_000>,
+    limit: PageLimit<1_000>,
 }
 
 /// A page of items.
@@ -71,13 +66,13 @@ struct ItemList {
 /// Lists items, with what there is of each.
 ///
 /// Ordered by `sku`, by its bytes in UTF-8.
-#[utoipa::path(get, path = "/items", params(ItemsWanted), responses(
+#[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
 async fn list_items(
     State(api): State<Api>,
-    Query(ItemsWanted { after, limit }): Query<ItemsWanted>,
-) -> Result<Answer<ItemList>, Problem> {
+    Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
+) -> Result<JsonResponse<ItemList>, Problem> {
     // An older version may have taken an item whose SKU would be refused today: it is a place in the list all
     // the same.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
@@ -89,11 +84,11 @@ async fn list_items(
          from items where sku > $1 order by sku limit $2",
     )
     .bind(after.unwrap_or_default())
-    .bind(limit.rows())
+    .bind(limit.query_limit())
     .fetch_all(&api.db)
     .await?;
-    let next = limit.page(&mut items, |item| item.sku.clone());
-    Ok(Answer(ItemList { items, next }))
+    let next = limit.split_page(&mut items, |item| item.sku.clone());
+    Ok(JsonResponse(ItemList { items, next }))
 }
 
 /// Which item is meant.
@@ -116,7 +111,7 @@ struct ItemPath {
 async fn show_item(
     State(api): State<Api>,
     Path(ItemPath { sku }): Path<ItemPath>,
-) -> Result<Answer<Item>, Problem> {
+) -> Result<JsonResponse<Item>, Problem> {
     let item = sqlx::query_as(
         "select sku, name, price_cents, currency, version, delivered, available, reserved,
                 event_id, changed_at
@@ -125,20 +120,20 @@ async fn show_item(
     .bind(valid_sku(sku)?)
     .fetch_optional(&api.db)
     .await?;
-    item.map(Answer).ok_or_else(no_such_item)
+    item.map(JsonResponse).ok_or_else(no_such_item)
 }
 
 /// An item as it is to be.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct ItemWish {
+struct ItemRequest {
     /// In Unicode's normalization form NFC, without format characters other than joiners, and with no blank
     /// first or last.
     #[schema(min_length = 1, max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     #[schema(examples("Deck lantern, storm-proof"))]
     name: String,
     #[schema(minimum = 0, maximum = 1_000_000_000, examples(5_990))]
-    #[serde(deserialize_with = "whole")]
+    #[serde(deserialize_with = "deserialize_integer")]
     price_cents: i64,
 }
 
@@ -150,15 +145,15 @@ struct ItemWish {
 async fn put_item(
     State(api): State<Api>,
     Path(ItemPath { sku }): Path<ItemPath>,
-    Json(wish): Json<ItemWish>,
+    Json(request): Json<ItemRequest>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku(sku)?;
     // Names of places in a path, which every client resolves before it asks: nobody could ask for it.
     if [".", ".."].contains(&&*sku) {
         return Err(Problem::invalid("sku", "can't be `.` or `..`"));
     }
-    let once = Once::by_itself(format!("/items/{sku}"), &wish);
-    let ItemWish { name, price_cents } = wish;
+    let once = IdempotentRequest::with_generated_key(format!("/items/{sku}"), &request);
+    let ItemRequest { name, price_cents } = request;
     if !is_name(&name) {
         return Err(Problem::invalid("name", NAME_RULE));
     }
@@ -166,54 +161,54 @@ async fn put_item(
         return Err(Problem::invalid("price_cents", "must be 0 to 1,000,000,000"));
     }
     let put = PutItem { sku, name, price_cents, currency: api.currency.clone() };
-    let decide = |put: &PutItem, warehouse: &mut Warehouse, at| {
+    let decide = |put: &PutItem, warehouse: &mut Warehouse, context| {
         let known = warehouse.item(&put.sku).is_some();
-        let event = saga::put_item(put, warehouse, at);
+        let event = saga::put_item(put, warehouse, context);
         let item = warehouse.item(&put.sku).ok_or_else(Problem::internal)?;
         let reply = match known {
             true => Reply::ok(item),
-            false => Reply::created(place_of(&put.sku), item),
+            false => Reply::created(location_of(&put.sku), item),
         };
-        Ok(reply.publishing(event))
+        Ok(reply.with_event(event))
     };
-    api.commands.run(put, Some(once), decide).await
+    api.commands.execute(put, Some(once), decide).await
 }
 
 /// What arrived of an item.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct DeliveryWish {
+struct DeliveryRequest {
     #[schema(minimum = 1, maximum = 1_000_000_000, examples(100))]
-    #[serde(deserialize_with = "whole")]
+    #[serde(deserialize_with = "deserialize_integer")]
     quantity: i64,
 }
 
 /// Takes in a delivery: more of an item arrived.
 #[utoipa::path(post, path = "/items/{sku}/deliveries",
-    operation_id = "take_in", params(ItemPath, IdempotencyKey), responses(
+    operation_id = "receive_delivery", params(ItemPath, IdempotencyKey), responses(
     (status = 201, description = "The item, with what arrived.", body = Item),
     (status = 404, description = "There is no such item."),
     (status = 422, description = "`field` breaks a rule; with what there is it would be more than can \
         be counted. Or the key came before with another request."),
 ))]
-async fn take_in(
+async fn receive_delivery(
     State(api): State<Api>,
     IdempotencyKey(key): IdempotencyKey,
     Path(ItemPath { sku }): Path<ItemPath>,
-    Json(wish): Json<DeliveryWish>,
+    Json(request): Json<DeliveryRequest>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku(sku)?;
-    if !(1..=QUANTITY_MAX).contains(&wish.quantity) {
+    if !(1..=QUANTITY_MAX).contains(&request.quantity) {
         return Err(Problem::invalid("quantity", "must be 1 to 1,000,000,000"));
     }
-    let once = Once::new(format!("/items/{sku}/deliveries"), &key, &wish);
-    let delivery = Delivery { delivery_id: Uuid::now_v7(), sku, quantity: wish.quantity };
-    let decide = |delivery: &Delivery, warehouse: &mut Warehouse, at| {
-        saga::take_in(delivery, warehouse, at)?;
+    let once = IdempotentRequest::new(format!("/items/{sku}/deliveries"), &key, &request);
+    let delivery = Delivery { delivery_id: Uuid::now_v7(), sku, quantity: request.quantity };
+    let decide = |delivery: &Delivery, warehouse: &mut Warehouse, context| {
+        saga::receive_delivery(delivery, warehouse, context)?;
         let item = warehouse.item(&delivery.sku).ok_or_else(Problem::internal)?;
-        Ok(Reply::created(place_of(&delivery.sku), item))
+        Ok(Reply::created(location_of(&delivery.sku), item))
     };
-    api.commands.run(delivery, Some(once), decide).await
+    api.commands.execute(delivery, Some(once), decide).await
 }
 
 /// Shows what was done about an order, and why.
@@ -225,16 +220,18 @@ async fn take_in(
 async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
-) -> Result<Answer<Reservation>, Problem> {
+) -> Result<JsonResponse<Reservation>, Problem> {
     let reservation = sqlx::query_as(
-        "select order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
+        "select order_id, state, lines, shortfall, reason, response_event_id, compensation_event_id,
                 created_at, updated_at
          from reservations where order_id = $1",
     )
     .bind(order_id)
     .fetch_optional(&api.db)
     .await?;
-    reservation.map(Answer).ok_or_else(|| Problem::not_found("stock has not heard of this order"))
+    reservation
+        .map(JsonResponse)
+        .ok_or_else(|| Problem::not_found("stock has not heard of this order"))
 }
 
 fn valid_sku(sku: String) -> Result<String, Problem> {
@@ -242,16 +239,16 @@ fn valid_sku(sku: String) -> Result<String, Problem> {
 }
 
 /// An item's place as a URI says it: a SKU may hold anything, a slash or a space for instance.
-fn place_of(sku: &str) -> String {
-    let mut place = String::from("/items/");
+fn location_of(sku: &str) -> String {
+    let mut location = String::from("/items/");
     for byte in sku.bytes() {
         match byte {
-            b'-' | b'.' | b'_' | b'~' => place.push(byte.into()),
-            _ if byte.is_ascii_alphanumeric() => place.push(byte.into()),
-            _ => place.push_str(&format!("%{byte:02X}")),
+            b'-' | b'.' | b'_' | b'~' => location.push(byte.into()),
+            _ if byte.is_ascii_alphanumeric() => location.push(byte.into()),
+            _ => location.push_str(&format!("%{byte:02X}")),
         }
     }
-    place
+    location
 }
 
 fn no_such_item() -> Problem {
@@ -262,7 +259,7 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
             Refusal::NoSuchItem => no_such_item(),
-            Refusal::TooMuch => {
+            Refusal::LimitExceeded => {
                 Problem::invalid("quantity", "is more than can be counted of one item")
             }
         }
@@ -287,12 +284,12 @@ pub fn books(db: PgPool) -> Router {
                 coalesce(sum(reserved), 0)::text as reserved,
                 count(*) filter (where not (
                     coalesce(delivered = available + reserved, true)
-                    and coalesce(delivered, 0) = coalesce(came_in, 0)
-                    and coalesce(reserved, 0) = coalesce(is_reserved, 0))) = 0 as balanced
+                    and coalesce(delivered, 0) = coalesce(delivered_quantity, 0)
+                    and coalesce(reserved, 0) = coalesce(reserved_quantity, 0))) = 0 as balanced
          from items
-         full join (select sku, sum(quantity) as came_in
+         full join (select sku, sum(quantity) as delivered_quantity
                     from deliveries group by sku) as deliveries using (sku)
-         full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as is_reserved
+         full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as reserved_quantity
                     from reservations, jsonb_array_elements(lines) as line
                     where state = 'reserved' group by 1) as reservations using (sku)",
     )

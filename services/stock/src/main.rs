@@ -8,26 +8,27 @@
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
+mod discard; // what it costs to discard an event
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
 
+use chassis::{Routers, Service, republish};
 use std::process::ExitCode;
-
-use chassis::announce;
-use chassis::process;
-use chassis::service::{Routers, Service};
 
 /// What this service reads from its environment beside what every service does.
 #[derive(clap::Args)]
 struct Settings {
     /// ISO 4217 code of the currency of all prices.
-    #[arg(long, env, default_value = "EUR", value_parser = events::currency)]
+    #[arg(long, env, default_value = "EUR", value_parser = events::parse_currency)]
     currency: String,
 }
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
-    process::main("stock", sqlx::migrate!(), serve)
+    chassis::main("stock", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
@@ -36,14 +37,14 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::reserve_stock, saga::order_discarded)
-        .on(saga::release_stock, saga::cancellation_discarded);
+        .on(saga::reserve_stock, discard::order_impact)
+        .on(saga::release_stock, discard::cancellation_impact);
 
-    let announced = [announce::of::<stock::Item>(), announce::of::<stock::Reservation>()];
+    let announced = [republish::source::<stock::Item>(), republish::source::<stock::Reservation>()];
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        operator: consumer.operator().merge(service.announce(announced)),
+        admin: consumer.admin().merge(service.republish(announced)),
     };
     service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
 }

@@ -1,9 +1,7 @@
 //! What other services' events cause here, and what clients' commands do: pure functions from an
 //! event or a command and the rows in memory to what is published.
 
-use chassis::event::{Answer, At, Outcome, Outgoing};
-use chassis::impossible;
-use chassis::loss::Loss;
+use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{RejectReason, StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::types::Json;
@@ -15,16 +13,16 @@ const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
 #[derive(Debug, PartialEq)]
-pub enum Reserving {
+pub enum ReservationOutcome {
     Reserved(StockReserved),
     Rejected(StockRejected),
 }
 
-impl Outcome for Reserving {
-    fn publish(self) -> Option<Outgoing> {
+impl Outcome for ReservationOutcome {
+    fn into_outgoing(self) -> Option<Outgoing> {
         match self {
-            Reserving::Reserved(event) => event.publish(),
-            Reserving::Rejected(event) => event.publish(),
+            ReservationOutcome::Reserved(event) => event.into_outgoing(),
+            ReservationOutcome::Rejected(event) => event.into_outgoing(),
         }
     }
 }
@@ -32,7 +30,11 @@ impl Outcome for Reserving {
 /// `orders.created` → `stock.reserved` | `stock.rejected`
 ///
 /// Every line is reserved, or nothing is.
-pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) -> Answer<Reserving> {
+pub fn reserve_stock(
+    order: &OrderCreated,
+    warehouse: &mut Warehouse,
+    context: HandlerContext,
+) -> HandlerResult<ReservationOutcome> {
     if warehouse.reservation(order.order_id).is_some() {
         return Ok(None); // answered before, or cancelled before it was heard of
     }
@@ -43,10 +45,10 @@ pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) ->
         .collect();
     lines.sort_by(|a, b| a.sku.cmp(&b.sku));
     if lines.is_empty() || lines.iter().any(|line| line.quantity <= 0) {
-        impossible!("order {} has no lines, or one that orders nothing", order.order_id);
+        unprocessable!("order {} has no lines, or one that orders nothing", order.order_id);
     }
     if lines.windows(2).any(|pair| pair[0].sku == pair[1].sku) {
-        impossible!("order {} names an item twice", order.order_id);
+        unprocessable!("order {} names an item twice", order.order_id);
     }
 
     let shortfall = lines.iter().find_map(|line| shortfall(line, warehouse));
@@ -56,17 +58,17 @@ pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) ->
         lines: Json(lines),
         shortfall: None,
         reason: None,
-        answer_event_id: Some(at.event_id),
-        undo_event_id: None,
-        created_at: at.now,
-        updated_at: at.now,
+        response_event_id: Some(context.event_id),
+        compensation_event_id: None,
+        created_at: context.now,
+        updated_at: context.now,
     };
     let answer = match shortfall {
         None => {
             for line in reservation.lines.iter() {
-                warehouse.set_aside(&line.sku, line.quantity);
+                warehouse.reserve(&line.sku, line.quantity);
             }
-            Reserving::Reserved(reservation.reserved())
+            ReservationOutcome::Reserved(reservation.reserved())
         }
         Some(short) => {
             let Shortfall { sku, requested, available, .. } = &short;
@@ -76,7 +78,7 @@ pub fn reserve_stock(order: &OrderCreated, warehouse: &mut Warehouse, at: At) ->
             reservation.lines.clear();
             let rejected = reservation.rejected(&short);
             reservation.shortfall = Some(Json(short));
-            Reserving::Rejected(rejected)
+            ReservationOutcome::Rejected(rejected)
         }
     };
     warehouse.put_reservation(reservation);
@@ -99,8 +101,8 @@ fn shortfall(line: &Line, warehouse: &Warehouse) -> Option<Shortfall> {
 pub fn release_stock(
     order: &OrderCancelled,
     warehouse: &mut Warehouse,
-    at: At,
-) -> Answer<StockReleased> {
+    context: HandlerContext,
+) -> HandlerResult<StockReleased> {
     let order_id = order.order_id;
     let released = match warehouse.reservation(order_id).cloned() {
         Some(Reservation { state: State::Rejected | State::Released | State::Void, .. }) => {
@@ -108,12 +110,12 @@ pub fn release_stock(
         }
         Some(reservation) => {
             for line in reservation.lines.iter() {
-                warehouse.set_aside(&line.sku, -line.quantity);
+                warehouse.release(&line.sku, line.quantity);
             }
             Reservation {
                 state: State::Released,
-                undo_event_id: Some(at.event_id),
-                updated_at: at.now,
+                compensation_event_id: Some(context.event_id),
+                updated_at: context.now,
                 ..reservation
             }
         }
@@ -124,10 +126,10 @@ pub fn release_stock(
             lines: Json(Vec::new()),
             shortfall: None,
             reason: None,
-            answer_event_id: None,
-            undo_event_id: Some(at.event_id),
-            created_at: at.now,
-            updated_at: at.now,
+            response_event_id: None,
+            compensation_event_id: Some(context.event_id),
+            created_at: context.now,
+            updated_at: context.now,
         },
     };
     let event = released.released();
@@ -136,7 +138,11 @@ pub fn release_stock(
 }
 
 /// The command to have an item → `stock.items`, if that changes anything
-pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<StockItem> {
+pub fn put_item(
+    put: &PutItem,
+    warehouse: &mut Warehouse,
+    context: HandlerContext,
+) -> Option<StockItem> {
     let PutItem { sku, name, price_cents, currency } = put.clone();
     let item = match warehouse.item(&sku).cloned() {
         Some(item)
@@ -146,8 +152,8 @@ pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<Stoc
             return None;
         }
         Some(item) => {
-            let (version, event_id) = (item.version + 1, at.event_id);
-            let changed_at = at.now;
+            let (version, event_id) = (item.version + 1, context.event_id);
+            let changed_at = context.now;
             Item { name, price_cents, currency, version, event_id, changed_at, ..item }
         }
         None => Item {
@@ -159,11 +165,11 @@ pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<Stoc
             delivered: 0,
             available: 0,
             reserved: 0,
-            event_id: at.event_id,
-            changed_at: at.now,
+            event_id: context.event_id,
+            changed_at: context.now,
         },
     };
-    let announced = item.announced();
+    let announced = item.to_event();
     warehouse.put_item(item);
     Some(announced)
 }
@@ -172,57 +178,20 @@ pub fn put_item(put: &PutItem, warehouse: &mut Warehouse, at: At) -> Option<Stoc
 #[derive(Debug, PartialEq)]
 pub enum Refusal {
     NoSuchItem,
-    TooMuch,
+    LimitExceeded,
 }
 
 /// The command that takes in a delivery. It publishes nothing: `stock.items` says nothing of
 /// availability.
-pub fn take_in(delivery: &Delivery, warehouse: &mut Warehouse, at: At) -> Result<(), Refusal> {
+pub fn receive_delivery(
+    delivery: &Delivery,
+    warehouse: &mut Warehouse,
+    context: HandlerContext,
+) -> Result<(), Refusal> {
     let item = warehouse.item(&delivery.sku).ok_or(Refusal::NoSuchItem)?;
     if item.delivered > DELIVERED_MAX - delivery.quantity {
-        return Err(Refusal::TooMuch);
+        return Err(Refusal::LimitExceeded);
     }
-    warehouse.deliver(delivery, at.now);
+    warehouse.add_delivery(delivery, context.now);
     Ok(())
-}
-
-/// What it costs to discard an `orders.created` that stock can't handle.
-pub fn order_discarded(order: &OrderCreated, warehouse: &Warehouse) -> Loss {
-    let order_id = order.order_id;
-    if warehouse.reservation(order_id).is_some() {
-        return Loss::that(format!("Nothing is lost: stock has answered order {order_id}."));
-    }
-    Loss::that(format!("Stock never answers order {order_id}, which may never end.")).offering(
-        "cancels the order, so that it ends",
-        "order",
-        format!("/orders/{order_id}/cancel"),
-    )
-}
-
-/// What it costs to discard an `orders.cancelled` that stock can't handle.
-pub fn cancellation_discarded(order: &OrderCancelled, warehouse: &Warehouse) -> Loss {
-    let order_id = order.order_id;
-    match warehouse.reservation(order_id) {
-        Some(Reservation { state: State::Reserved, lines, .. }) => {
-            let loss = Loss::that(format!(
-                "What is set aside for order {order_id} is never put back, and the order's stock \
-                 never reads as undone."
-            ));
-            let what = format!("the release of order {order_id}");
-            lines.iter().fold(loss, |loss, l| loss.writing_off(&what, l.quantity, &l.sku))
-        }
-        Some(_) => Loss::that(format!(
-            "Nothing is lost: nothing is set aside for order {order_id}, or it was put back."
-        )),
-        // The items are not known here: none yet.
-        None => Loss::that(format!(
-            "Stock has not heard of order {order_id}. Should it still, it sets its items aside \
-             for a cancelled order and never puts them back."
-        ))
-        .writing_off(
-            format!("the release of order {order_id}, if it is served"),
-            0,
-            "items",
-        ),
-    }
 }

@@ -1,10 +1,8 @@
 //! The aggregate: items, and what is set aside of them for which order.
 
+use chassis::{Loads, PublishedEvent, Republish, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
-use chassis::announce::{Announce, Published};
-use chassis::rows::{Rows, Table, Touches};
-use chassis::writes::Writes;
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{
@@ -15,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+#[path = "stock_rows.rs"]
+mod rows;
 
 /// An item.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
@@ -45,9 +46,9 @@ pub struct Reservation {
     #[schema(required)]
     pub reason: Option<String>,
     #[serde(skip)]
-    pub answer_event_id: Option<Uuid>,
+    pub response_event_id: Option<Uuid>,
     #[serde(skip)]
-    pub undo_event_id: Option<Uuid>,
+    pub compensation_event_id: Option<Uuid>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -85,7 +86,7 @@ pub enum State {
 
 /// What a row says is what its events said: they are made from it, the first time and every time.
 impl Item {
-    pub fn announced(&self) -> StockItem {
+    pub fn to_event(&self) -> StockItem {
         StockItem {
             sku: self.sku.clone(),
             name: self.name.clone(),
@@ -97,7 +98,7 @@ impl Item {
     }
 }
 
-impl Announce for Item {
+impl Republish for Item {
     type Key = String;
     const TABLE: (&'static str, &'static str) = ("items", "sku");
 
@@ -105,8 +106,8 @@ impl Announce for Item {
         self.sku.clone()
     }
 
-    fn published(&self) -> Vec<Published> {
-        vec![Published::new(self.event_id, self.changed_at, &self.announced())]
+    fn published_events(&self) -> Vec<PublishedEvent> {
+        vec![PublishedEvent::new(self.event_id, self.changed_at, &self.to_event())]
     }
 }
 
@@ -133,7 +134,7 @@ impl Reservation {
     }
 }
 
-impl Announce for Reservation {
+impl Republish for Reservation {
     type Key = Uuid;
     const TABLE: (&'static str, &'static str) = ("reservations", "order_id");
 
@@ -141,15 +142,15 @@ impl Announce for Reservation {
         self.order_id
     }
 
-    fn published(&self) -> Vec<Published> {
-        let answer = self.answer_event_id.map(|event_id| match &self.shortfall {
-            Some(short) => Published::new(event_id, self.created_at, &self.rejected(short)),
-            None => Published::new(event_id, self.created_at, &self.reserved()),
+    fn published_events(&self) -> Vec<PublishedEvent> {
+        let response = self.response_event_id.map(|event_id| match &self.shortfall {
+            Some(short) => PublishedEvent::new(event_id, self.created_at, &self.rejected(short)),
+            None => PublishedEvent::new(event_id, self.created_at, &self.reserved()),
         });
-        let undo = self
-            .undo_event_id
-            .map(|event_id| Published::new(event_id, self.updated_at, &self.released()));
-        answer.into_iter().chain(undo).collect()
+        let compensation = self
+            .compensation_event_id
+            .map(|event_id| PublishedEvent::new(event_id, self.updated_at, &self.released()));
+        response.into_iter().chain(compensation).collect()
     }
 }
 
@@ -206,189 +207,53 @@ impl Warehouse {
         self.reservations.put(reservation.order_id, reservation);
     }
 
-    /// Moves so many of an item from available to reserved; back where negative.
-    pub fn set_aside(&mut self, sku: &str, quantity: i32) {
-        let item = self.loaded(sku);
+    /// Moves units of an item from available to reserved.
+    pub fn reserve(&mut self, sku: &str, quantity: i32) {
+        let item = self.loaded_item(sku);
         item.available -= i64::from(quantity);
         item.reserved += i64::from(quantity);
     }
 
+    /// Moves them back.
+    pub fn release(&mut self, sku: &str, quantity: i32) {
+        self.reserve(sku, -quantity);
+    }
+
     /// More of an item arrived.
-    pub fn deliver(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
-        let item = self.loaded(&delivery.sku);
+    pub fn add_delivery(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
+        let item = self.loaded_item(&delivery.sku);
         item.delivered += delivery.quantity;
         item.available += delivery.quantity;
         self.deliveries.push((delivery.clone(), now));
     }
 
     /// An item whose goods are to be moved. One that `load` forgot must not be moved in silence.
-    fn loaded(&mut self, sku: &str) -> &mut Item {
-        self.items.change(sku).unwrap_or_else(|| panic!("item {sku} is not among the rows"))
+    fn loaded_item(&mut self, sku: &str) -> &mut Item {
+        self.items.get_mut(sku).unwrap_or_else(|| panic!("item {sku} is not among the rows"))
     }
 }
 
-impl Touches<OrderCreated> for Warehouse {
-    fn touch(order: &OrderCreated, keys: &mut Keys) {
+impl Loads<OrderCreated> for Warehouse {
+    fn keys(order: &OrderCreated, keys: &mut Keys) {
         keys.orders.insert(order.order_id);
         keys.skus.extend(order.lines.iter().map(|line| line.sku.clone()));
     }
 }
 
-impl Touches<OrderCancelled> for Warehouse {
-    fn touch(order: &OrderCancelled, keys: &mut Keys) {
+impl Loads<OrderCancelled> for Warehouse {
+    fn keys(order: &OrderCancelled, keys: &mut Keys) {
         keys.orders.insert(order.order_id);
     }
 }
 
-impl Touches<PutItem> for Warehouse {
-    fn touch(put: &PutItem, keys: &mut Keys) {
+impl Loads<PutItem> for Warehouse {
+    fn keys(put: &PutItem, keys: &mut Keys) {
         keys.skus.insert(put.sku.clone());
     }
 }
 
-impl Touches<Delivery> for Warehouse {
-    fn touch(delivery: &Delivery, keys: &mut Keys) {
+impl Loads<Delivery> for Warehouse {
+    fn keys(delivery: &Delivery, keys: &mut Keys) {
         keys.skus.insert(delivery.sku.clone());
     }
-}
-
-impl Rows for Warehouse {
-    type Keys = Keys;
-
-    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
-        let (mut reservations, mut items) = (Vec::<Reservation>::new(), Vec::new());
-        if !keys.orders.is_empty() {
-            reservations = sqlx::query_as(
-                "select order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
-                        created_at, updated_at
-                 from reservations where order_id = any($1) order by order_id for update",
-            )
-            .bind(Vec::from_iter(keys.orders.iter().copied()))
-            .fetch_all(&mut *tx)
-            .await?;
-            // A cancellation names no items; what is put back stands in the reservation.
-            let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
-            keys.skus.extend(lines.map(|line| line.sku.clone()));
-        }
-        if !keys.skus.is_empty() {
-            items = sqlx::query_as(
-                "select sku, name, price_cents, currency, version, delivered, available,
-                            reserved, event_id, changed_at
-                     from items where sku = any($1) order by sku for update",
-            )
-            .bind(Vec::from_iter(keys.skus.iter().map(String::as_str)))
-            .fetch_all(&mut *tx)
-            .await?;
-        }
-        Ok(Warehouse {
-            reservations: Table::read(keys.orders, reservations, |r| r.order_id),
-            items: Table::read(keys.skus, items, |item: &Item| item.sku.clone()),
-            deliveries: Vec::new(),
-        })
-    }
-
-    fn save(&self, writes: &mut Writes<'_>) {
-        save_items(writes, UPDATE_ITEMS, self.items.updated());
-        save_items(writes, INSERT_ITEMS, self.items.inserted());
-        update_reservations(writes, self.reservations.updated());
-        insert_reservations(writes, self.reservations.inserted());
-        insert_deliveries(writes, &self.deliveries);
-    }
-}
-
-const UPDATE_ITEMS: &str = "
-    update items set name = i.name, price_cents = i.price_cents, currency = i.currency,
-        version = i.version, delivered = i.delivered, available = i.available,
-        reserved = i.reserved, event_id = i.event_id, changed_at = i.changed_at
-    from (select unnest($1::text[]) as sku, unnest($2::text[]) as name,
-                 unnest($3::bigint[]) as price_cents, unnest($4::text[]) as currency,
-                 unnest($5::bigint[]) as version, unnest($6::bigint[]) as delivered,
-                 unnest($7::bigint[]) as available, unnest($8::bigint[]) as reserved,
-                 unnest($9::uuid[]) as event_id, unnest($10::timestamptz[]) as changed_at) as i
-    where items.sku = i.sku";
-
-const INSERT_ITEMS: &str = "
-    insert into items
-        (sku, name, price_cents, currency, version, delivered, available, reserved, event_id,
-         changed_at)
-    select unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]),
-           unnest($5::bigint[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-           unnest($9::uuid[]), unnest($10::timestamptz[])";
-
-fn save_items(writes: &mut Writes<'_>, statement: &'static str, items: Vec<&Item>) {
-    if items.is_empty() {
-        return;
-    }
-    writes
-        .add(statement)
-        .bind(items.iter().map(|i| i.sku.as_str()).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.name.as_str()).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.price_cents).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.currency.as_str()).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.version).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.delivered).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.available).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.reserved).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.event_id).collect::<Vec<_>>())
-        .bind(items.iter().map(|i| i.changed_at).collect::<Vec<_>>());
-}
-
-/// What was answered stays; it can be undone once.
-fn update_reservations(writes: &mut Writes<'_>, reservations: Vec<&Reservation>) {
-    if reservations.is_empty() {
-        return;
-    }
-    writes
-        .add(
-            "update reservations set state = r.state, undo_event_id = r.undo_event_id,
-             updated_at = r.updated_at
-         from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as state,
-                      unnest($3::uuid[]) as undo_event_id,
-                      unnest($4::timestamptz[]) as updated_at) as r
-         where reservations.order_id = r.order_id",
-        )
-        .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>());
-}
-
-fn insert_reservations(writes: &mut Writes<'_>, reservations: Vec<&Reservation>) {
-    if reservations.is_empty() {
-        return;
-    }
-    writes
-        .add(
-            "insert into reservations
-             (order_id, state, lines, shortfall, reason, answer_event_id, undo_event_id,
-              created_at, updated_at)
-         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::jsonb[]), unnest($4::jsonb[]),
-                unnest($5::text[]), unnest($6::uuid[]), unnest($7::uuid[]),
-                unnest($8::timestamptz[]), unnest($9::timestamptz[])",
-        )
-        .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| &r.lines).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.shortfall.as_ref()).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.reason.as_deref()).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.answer_event_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.undo_event_id).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.created_at).collect::<Vec<_>>())
-        .bind(reservations.iter().map(|r| r.updated_at).collect::<Vec<_>>());
-}
-
-fn insert_deliveries(writes: &mut Writes<'_>, deliveries: &[(Delivery, DateTime<Utc>)]) {
-    if deliveries.is_empty() {
-        return;
-    }
-    writes
-        .add(
-            "insert into deliveries (delivery_id, sku, quantity, created_at)
-         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::bigint[]),
-                unnest($4::timestamptz[])",
-        )
-        .bind(deliveries.iter().map(|(d, _)| d.delivery_id).collect::<Vec<_>>())
-        .bind(deliveries.iter().map(|(d, _)| d.sku.as_str()).collect::<Vec<_>>())
-        .bind(deliveries.iter().map(|(d, _)| d.quantity).collect::<Vec<_>>())
-        .bind(deliveries.iter().map(|(_, at)| *at).collect::<Vec<_>>());
 }

@@ -3,23 +3,24 @@
 mod rules;
 mod edges;
 mod paging;
-mod announcing;
+mod republishing;
 
-use chassis::event::At;
-use chassis::testing::{self, Bench, Client};
+use chassis::HandlerContext;
+use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::stock::Warehouse;
-use crate::{api, saga};
+use crate::{api, discard, saga};
 
 const ORDER: Uuid = Uuid::from_u128(7);
 
-fn at(nth: u128) -> At {
-    let (event_id, cause) = (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
-    At { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, cause }
+fn context(nth: u128) -> HandlerContext {
+    let (event_id, causation_id) =
+        (Uuid::from_u128(nth << 64 | 1), Some(Uuid::from_u128(nth << 64)));
+    HandlerContext { now: DateTime::from_timestamp(nth as i64, 0).unwrap(), event_id, causation_id }
 }
 
 fn created(order_id: Uuid, lines: &[(&str, i32)]) -> OrderCreated {
@@ -34,30 +35,30 @@ fn created(order_id: Uuid, lines: &[(&str, i32)]) -> OrderCreated {
         lines: lines.iter().map(line).collect(),
         total_cents: 150,
         currency: "EUR".into(),
-        occurred_at: at(0).now,
+        occurred_at: context(0).now,
     }
 }
 
 fn cancelled(order_id: Uuid) -> OrderCancelled {
-    OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at: at(0).now }
+    OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at: context(0).now }
 }
 
-async fn bench() -> (Bench<Warehouse>, Client) {
-    let bench = Bench::new("stock", sqlx::migrate!()).await;
-    let api = api::router(bench.db.clone(), bench.commands.clone(), "EUR".into());
-    (bench, Client(api))
+async fn fixture() -> (TestService<Warehouse>, TestClient) {
+    let fixture = TestService::new("stock", sqlx::migrate!()).await;
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), "EUR".into());
+    (fixture, TestClient(api))
 }
 
-async fn books(bench: &Bench<Warehouse>) -> Value {
-    Client(api::books(bench.db.clone())).get("/books").await.body
+async fn books(fixture: &TestService<Warehouse>) -> Value {
+    TestClient(api::books(fixture.db.clone())).get("/books").await.body
 }
 
 /// An item with so many of it there.
-async fn stocked(client: &Client, sku: &str, quantity: i64) {
+async fn add_stock(client: &TestClient, sku: &str, quantity: i64) {
     client.put(&format!("/items/{sku}"), json!({"name": sku, "price_cents": 150})).await;
-    let wish = json!({"quantity": quantity});
+    let request = json!({"quantity": quantity});
     assert_eq!(
-        client.post(&format!("/items/{sku}/deliveries"), Some("first"), wish).await.status,
+        client.post(&format!("/items/{sku}/deliveries"), Some("first"), request).await.status,
         201
     );
 }

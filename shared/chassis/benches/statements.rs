@@ -1,29 +1,31 @@
-//! What two statements cost, whatever a batch is about, by its size: publication to the outbox, which
-//! every batch that says something runs with its rows, and admission to the inbox, which is a statement of
-//! its own only while repeats are expected. On a real Postgres, without the commit around them,
-//! whose price is the disk's.
+//! The cost of two statements, by the size of the batch: the insert into the outbox, which every batch with an event
+//! runs together with its rows, and the insert into the inbox, which is a statement of its own only while duplicates
+//! are expected. They run on a real Postgres, without the commit around them: its cost is that of the disk.
 //!
-//! The relay's look and the idempotency keys are left out: they are not reachable from here, and
-//! are not to become so for a benchmark's sake.
+//! The relay's query and the idempotency keys are left out: they are not reachable from here, and must not become
+//! public for a benchmark.
 
 use std::time::{Duration, Instant};
 
+use chassis::db;
+use chassis::db::{migrate, pool};
 use chassis::event::{Outgoing, Retention, Topic};
+use chassis::inbox;
 use chassis::outbox::{self, Envelope};
-use chassis::{db, inbox, schema, testing};
+use chassis::testing;
 use chrono::Utc;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use sqlx::{PgPool, PgTransaction};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
+const BATCH_SIZES: [usize; 4] = [1, 10, 100, 1_000];
 
 static COUNTED: Topic =
     Topic::new("tills.counted", "till", &[], 1, Retention::Days(1), r#""long""#);
 
 /// An event as the inbox knows it: its id and its topic.
-type Heard = (Uuid, &'static str);
+type InboxEvent = (Uuid, &'static str);
 
 /// As long as the body of a small event.
 const BODY: [u8; 90] = [0; 90];
@@ -34,15 +36,15 @@ fn main() -> anyhow::Result<()> {
     let db = runtime.block_on(database())?;
 
     measure(&mut criterion, &runtime, &db, "outbox", envelopes, publish);
-    measure(&mut criterion, &runtime, &db, "inbox, new", unheard, admit);
-    let heard = unheard(1_000);
+    measure(&mut criterion, &runtime, &db, "inbox, new", new_events, insert_new);
+    let inserted = new_events(1_000);
     runtime.block_on(async {
         let mut tx = db::begin(&db).await?;
-        admit(&mut tx, heard.clone()).await?;
+        insert_new(&mut tx, inserted.clone()).await?;
         tx.commit().await
     })?;
-    let again = |rows| heard[..rows].to_vec();
-    measure(&mut criterion, &runtime, &db, "inbox, repeats", again, admit);
+    let duplicates = |rows| inserted[..rows].to_vec();
+    measure(&mut criterion, &runtime, &db, "inbox, duplicates", duplicates, insert_new);
     criterion.final_summary();
     Ok(())
 }
@@ -52,8 +54,8 @@ async fn database() -> anyhow::Result<PgPool> {
     let (owner, server) = testing::fresh_database().await;
     let config = testing::config(owner, server);
     let migrations = sqlx::migrate!("../../services/stock/migrations");
-    schema::migrate("till", &config, migrations).await?;
-    schema::connect("till", &config)
+    migrate::migrate("till", &config, migrations).await?;
+    pool::connect("till", &config)
 }
 
 fn envelopes(rows: usize) -> Vec<Envelope> {
@@ -61,24 +63,24 @@ fn envelopes(rows: usize) -> Vec<Envelope> {
         event: Outgoing { topic: &COUNTED, key: event_id.to_string(), body: BODY.to_vec() },
         event_id,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_string()),
-        cause: Some(event_id),
+        causation_id: Some(event_id),
         occurred_at: Utc::now(),
     };
     (0..rows).map(|_| envelope(Uuid::now_v7())).collect()
 }
 
-fn unheard(rows: usize) -> Vec<Heard> {
+fn new_events(rows: usize) -> Vec<InboxEvent> {
     (0..rows).map(|_| (Uuid::now_v7(), COUNTED.name)).collect()
 }
 
 async fn publish(tx: &mut PgTransaction<'static>, envelopes: Vec<Envelope>) -> sqlx::Result<()> {
-    let mut writes = testing::writes(tx);
-    outbox::publish(&mut writes, &envelopes);
-    writes.run().await
+    let mut writes = testing::write_batch(tx);
+    outbox::insert(&mut writes, &envelopes);
+    writes.execute().await
 }
 
-async fn admit(tx: &mut PgTransaction<'static>, events: Vec<Heard>) -> sqlx::Result<()> {
-    inbox::admit(tx, &events, 1).await.map(drop)
+async fn insert_new(tx: &mut PgTransaction<'static>, events: Vec<InboxEvent>) -> sqlx::Result<()> {
+    inbox::insert_new(tx, &events, 1).await.map(drop)
 }
 
 /// Runs a statement on batches of each size, each in a transaction of its own that is rolled back.
@@ -100,7 +102,7 @@ fn measure<B>(
         Ok(took)
     };
     let mut group = criterion.benchmark_group(name);
-    for rows in BATCHES {
+    for rows in BATCH_SIZES {
         group.throughput(Throughput::Elements(rows as u64));
         group.bench_function(BenchmarkId::from_parameter(rows), |b| {
             b.iter_custom(|times| {

@@ -1,8 +1,7 @@
 //! The inbox: which events were handled.
 //!
-//! Promise: an event has its effect once, however often it arrives. It is broken by admitting in
-//! another transaction than the effect's, or by pruning sooner than Kafka could redeliver, as by a clock
-//! that jumped.
+//! Promise: an event has its effect once, however often it is delivered. Inserting it in another transaction than
+//! its effect breaks that promise; so does pruning sooner than Kafka may redeliver, as by a clock that jumped.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,27 +10,28 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::clock::newest_tick;
-use crate::db;
-use crate::writes::Writes;
+use crate::db::clock::{TICK_RETENTION, newest_tick};
+use crate::db::retention;
+use crate::unit_of_work::write_batch::WriteBatch;
 
-/// Kept longer than any topic (14 days) and any committed offset (21 days) can bring an event back. An
-/// announcement, or a dead letter that is replayed, can at any age: then it is the keys of the rows that
-/// keep its effect from coming twice.
-pub const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long entries are kept: longer than any topic (14 days) and any committed offset (21 days) can redeliver an
+/// event. Republishing and the replay of a dead letter can redeliver it at any age: then the keys of the rows keep
+/// its effect from happening twice.
+pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Enters events into the inbox; answers those that were not there yet, and now, by the database's
-/// clock. The others were handled.
+const _: () = assert!(RETENTION.as_secs() < TICK_RETENTION.as_secs(), "ticks outlive the inbox");
+
+/// Inserts events into the inbox. Returns those that were not there yet, and the time by the database's clock. The
+/// others were handled before.
 ///
-/// Where another transaction is just entering one of them, this waits for its end. Ids are sorted,
-/// so that two batches wait in one direction only. `attempts` is the number of this attempt, from
-/// 1; it is stored with each event.
-pub async fn admit(
+/// If another transaction is inserting one of them, this waits for its end. Ids are sorted, so that two batches wait
+/// in one direction only. `attempts` is the number of this attempt, from 1; it is stored with each event.
+pub async fn insert_new(
     tx: &mut PgConnection,
     events: &[(Uuid, &'static str)],
     attempts: i32,
 ) -> sqlx::Result<(HashSet<Uuid>, DateTime<Utc>)> {
-    let events = sorted(events);
+    let events = sort_and_dedup(events);
     let (admitted, now): (Vec<Uuid>, DateTime<Utc>) = sqlx::query_as(concat!(
         "with admitted as (
              insert into inbox (event_id, topic, attempts, tick)
@@ -49,15 +49,15 @@ pub async fn admit(
     Ok((admitted.into_iter().collect(), now))
 }
 
-/// Enters events with their effect, a round trip less than [`admit`]. If one of them is there already,
-/// the whole statement fails, as its key is unique.
-pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], attempts: i32) {
+/// Inserts events together with their effect, which takes a round trip less than [`insert_new`]. If one of them is
+/// a duplicate, the whole statement violates the unique key and fails.
+pub(crate) fn insert(writes: &mut WriteBatch<'_>, events: &[(Uuid, &'static str)], attempts: i32) {
     if events.is_empty() {
         return;
     }
-    let events = sorted(events);
+    let events = sort_and_dedup(events);
     writes
-        .add(concat!(
+        .statement(concat!(
             "insert into inbox (event_id, topic, attempts, tick)
          select unnest($1::uuid[]), unnest($2::text[]), $3, ",
             newest_tick!()
@@ -67,8 +67,8 @@ pub(crate) fn enter(writes: &mut Writes<'_>, events: &[(Uuid, &'static str)], at
         .bind(attempts);
 }
 
-/// The topics that events came in which are there.
-pub(crate) async fn topics(
+/// The topics of those of these events that are in the inbox.
+pub(crate) async fn topics_of(
     tx: &mut PgConnection,
     event_ids: &[Uuid],
 ) -> sqlx::Result<HashMap<Uuid, String>> {
@@ -77,17 +77,17 @@ pub(crate) async fn topics(
     Ok(topics.into_iter().collect())
 }
 
-/// Sorted, and each once, the first of them: the batch itself may hold a repeat.
-fn sorted(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
+/// Sorts the events and drops duplicates within the batch; the first of them stays.
+fn sort_and_dedup(events: &[(Uuid, &'static str)]) -> Vec<(Uuid, &'static str)> {
     let mut events = events.to_vec();
     events.sort_by_key(|(event_id, _)| *event_id);
     events.dedup_by_key(|(event_id, _)| *event_id);
     events
 }
 
-/// What was discarded stays: an announcement may bring an event back at any age, and what an operator
-/// gave up, and wrote off, is never to have its effect.
-pub(crate) const PRUNE: &str = "
+/// Discarded events stay: republishing may redeliver an event at any age, and an event that an operator has
+/// discarded, and written off, must never have its effect.
+pub(crate) const PRUNE_STATEMENT: &str = "
     delete from inbox where event_id in (
         select event_id from inbox
         where tick < $1
@@ -95,7 +95,7 @@ pub(crate) const PRUNE: &str = "
                           where letter.event_id = inbox.event_id and letter.state = 'discarded')
         order by tick limit $2)";
 
-/// Deletes what is older than [`KEPT`], for as long as the process runs.
+/// Deletes entries that are older than [`RETENTION`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {
-    db::prune(db, PRUNE, KEPT).await;
+    retention::prune_forever(db, PRUNE_STATEMENT, RETENTION).await;
 }

@@ -1,105 +1,98 @@
-//! What every service stands on: one database and three loops around it. It has never heard of an
-//! order.
+//! The chassis: everything that the services share. A service is one database and three loops around it: the API
+//! decides the commands of clients, the relay publishes events, and the consumer applies the events of other
+//! services. The chassis knows no domain.
 //!
-//! # Layout, in reading order
+//! # What a service uses
 //!
-//! What travels and what is touched:
-//! - [`event`]: topics, events, what a handler may answer
-//! - [`avro`]: the strict codec; `registry`: schema ids
-//! - [`rows`]: the rows of one batch; [`writes`]: what it writes, as one statement
+//! A service imports its names from the root, `use chassis::{…}`:
+//! - [`main`], [`Service`], [`Routers`], [`ServiceLoop`]: the process, its three ports and its loops
+//! - [`UnitOfWork`], [`Loads`], [`Table`], [`WriteBatch`]: the rows of one batch, loaded and saved together
+//! - [`Event`], [`Topic`], [`HandlerContext`], [`HandlerResult`], [`Outcome`], [`unprocessable!`],
+//!   [`DiscardImpact`]: what events cause
+//! - [`Commands`], [`Reply`], [`IdempotentRequest`], [`IdempotencyKey`], [`Problem`], [`PageLimit`]: what clients
+//!   request
+//! - [`books`], [`openapi`], [`ChangeFeed`], [`republish`], [`CompactedTopic`]: what a service may add
 //!
-//! The loops:
-//! - [`commands`] with their [`reply`] and their `writer`, [`idempotency`]: clients' wishes, decided in
-//!   batches, each once
-//! - [`outbox`], [`relay`] with its `round`, its `floor` and its `producer`: events on their way to Kafka
-//! - [`announce`]: what was published, once more
-//! - [`consumer`], which reads `ahead` as a `member` of its [`group`] and stores its `offsets`, [`inbox`]:
-//!   events on their way in, in `batches`, by their `route`, to their `effect`
-//! - [`state`]: a topic of state, read whole
-//! - `dead_letter`, [`loss`], `replay`, `pause`, `operator`: those that can't be handled, and what operators
-//!   do about them
-//! - `wake`: what one loop tells another; `pace`: who waits a little for others
-//! - [`clock`]: how much time has passed; `sequences`: numbers that a failover set back
-//! - [`db`], [`kafka`]: transactions, a loop's `session`, and what failures mean; every client setting with
-//!   its reason; `sayings`: when a client is of no more use; `news`: what is worth a line
+//! # The layers
 //!
-//! The service around them:
-//! - [`process`], [`service`] with its `life`, `supervise`, [`schema`]: from `main` to the exit code
-//! - [`config`], [`environment`], [`http`], `limits`, `open_files`, [`extract`], [`headers`], [`pages`], [`problem`],
-//!   [`probes`], [`books`]: its edge
-//! - [`openapi`], [`watch`]: what clients read of the API, and what they wait for
-//! - `telemetry`, `observe`: what an operator sees
-//! - `crash`: where a process can be made to die, in tests
+//! A folder is a concept, and its `mod.rs` states its promise. A module imports only from its own layer and from
+//! the layers before it in this list.
+//! 1. `crash_point` kills the process at a named point, in tests only; [`config`] reads the environment;
+//!    `telemetry` makes logs, traces and metrics; `flow` lets loops wake, yield to and wait for one another
+//! 2. [`event`] declares topics and their codec; [`db`] and [`kafka`] are the clients of the two stores; [`http`]
+//!    is the server with its limits, problems and extractors
+//! 3. [`unit_of_work`] holds the rows of one batch in memory
+//! 4. [`outbox`] publishes events, `dead_letter` stores records that cannot be handled, [`inbox`] recognises
+//!    duplicates
+//! 5. `transaction` applies a batch of events to the database
+//! 6. [`commands`] and [`consumer`] are the loops that write
+//! 7. [`admin`] is the operators' port: dead letters, the circuit breaker, republishing
+//! 8. [`service`] joins the parts, from `main` to the exit code
+//!
+//! A fork may delete `kafka/compacted_topic`, `http/openapi`, `http/change_feed` with `http/sse`, and
+//! `admin/republish`: only [`service`] and this file import them.
 
 #![warn(missing_docs)]
 
-pub mod event;
-pub mod avro;
-mod registry;
-pub mod rows;
-pub mod writes;
+// From the lowest layer to the highest.
+mod crash_point;
+pub mod config;
+pub(crate) mod telemetry;
+pub(crate) mod flow;
 
-pub mod commands;
-pub mod reply;
-mod writer;
-pub mod idempotency;
-pub mod outbox;
-pub mod relay;
-mod round;
-mod look;
-mod floor;
-mod producer;
-pub mod announce;
-pub mod consumer;
-mod ahead;
-mod member;
-mod offsets;
-pub mod group;
-mod batches;
-mod route;
-mod effect;
-pub mod inbox;
-pub mod state;
-mod dead_letter;
-pub mod loss;
-mod replay;
-mod pause;
-mod operator;
-mod wake;
-mod pace;
-mod session;
-pub mod clock;
-mod sequences;
+pub mod event;
 pub mod db;
 pub mod kafka;
-mod sayings;
-mod news;
-
-pub mod process;
-pub mod service;
-mod life;
-mod supervise;
-pub mod schema;
-pub mod config;
-pub mod environment;
 pub mod http;
-mod connection;
-mod limits;
-mod open_files;
-pub mod extract;
-pub mod headers;
-pub mod pages;
-pub mod problem;
-pub mod probes;
-pub mod books;
-pub mod openapi;
-pub mod watch;
-mod telemetry;
-mod observe;
-mod crash;
+
+pub mod unit_of_work;
+
+pub mod outbox;
+mod dead_letter;
+pub mod inbox;
+
+mod transaction;
+
+pub mod commands;
+pub mod consumer;
+
+pub mod admin;
+
+pub mod service;
 
 #[doc(hidden)]
 pub mod testing;
 
 #[cfg(test)]
 mod tests;
+
+pub use admin::republish::{self, PublishedEvent, Republish, RepublishSource};
+pub use commands::idempotency::IdempotentRequest;
+pub use commands::reply::Reply;
+pub use commands::{CommandExecutor, Commands};
+pub use consumer::Consumer;
+pub use consumer::lag::{ConsumerLag, LAG_VALID_FOR};
+pub(crate) use crash_point::crash_point;
+pub use db::horizon::Horizon;
+pub use dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff};
+pub use event::{
+    Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
+    Unprocessable,
+};
+pub use flow::heartbeat::{Heartbeat, Heartbeats};
+pub use http::books::{self, Sum};
+pub use http::change_feed::ChangeFeed;
+pub use http::extractors::{EmptyBody, Json, Path, Query, deserialize_integer};
+pub use http::feed_entry::FeedEntry;
+pub use http::headers::{IdempotencyKey, LastEventId, OptionalIdempotencyKey, PreferWait};
+pub use http::openapi;
+pub use http::pagination::PageLimit;
+pub use http::problem::Problem;
+pub use http::sse::ServerSentEvent;
+pub use kafka::compacted_topic::{CompactedTopic, Payload, SnapshotReader};
+pub use outbox::relay::Relay;
+pub use service::process::main;
+pub use service::{Routers, Service, ServiceLoop};
+pub use unit_of_work::table::Table;
+pub use unit_of_work::write_batch::WriteBatch;
+pub use unit_of_work::{Loads, UnitOfWork};

@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use chassis::avro::{Codec, frame, unframe};
+use chassis::event::avro::{Codec, frame, unframe};
 use chassis::event::{Event, Outgoing};
 use chrono::DateTime;
 use criterion::{Criterion, Throughput};
@@ -89,14 +89,14 @@ fn events(criterion: &mut Criterion) {
 /// writer's schema is the registry's copy, and here the same version.
 fn measure<E: Event>(criterion: &mut Criterion, name: &str, event: E) {
     let written = Codec::new(E::topic().schema).expect("the committed schema is valid");
-    let record = frame(1, &Outgoing::of(&event).body);
+    let record = frame(1, &Outgoing::from_event(&event).body);
     let read = |record| -> E {
         let (_, body) = unframe(record).expect("a record");
         E::topic().codec().decode(&written, body).expect("an event")
     };
     let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(1));
-    group.bench_function("encode", |b| b.iter(|| Outgoing::of(black_box(&event))));
+    group.bench_function("encode", |b| b.iter(|| Outgoing::from_event(black_box(&event))));
     group.bench_function("decode", |b| b.iter(|| read(black_box(&record))));
     group.finish();
 }

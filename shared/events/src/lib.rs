@@ -8,29 +8,17 @@
 
 pub mod orders;
 pub mod payments;
+mod retention;
 pub mod stock;
 
-use chassis::event::{Retention, Topic};
+use chassis::event::Topic;
 
-/// How many instances of a service can share a topic, at most.
-///
-/// No more than will be used soon: librdkafka sends a request for each partition (its issue 1700), so each
-/// partition costs each batch a request. Measured on two cores, a saga cost up to a third less processor
-/// time with 6 than with 12 (64 callers), and 6 to 17 % less with 3 than with 6 (650 to 1,300 orders a
-/// second), where orders ended after 59 to 104 ms at the median and not after 77 to 210. More can be added.
-const PARTITIONS: i32 = 3;
-
-/// Facts are kept for two weeks: a consumer may be down that long, less a day. A test holds this
-/// against the inbox, which must remember for longer.
-pub const FACTS: Retention = Retention::Days(14);
-
-/// State is kept for ever: the newest record of each key.
-const STATE: Retention = Retention::Compact;
+pub use retention::FACT_RETENTION;
 
 /// Every topic there is, with publisher and subscribers.
 ///
 /// ```text
-/// topic               published by   heard by
+/// topic               published by   subscribers
 /// orders.created      order          payment, stock
 /// orders.confirmed    order          (whoever ships, mails or counts)
 /// orders.cancelled    order          payment, stock
@@ -60,7 +48,7 @@ pub static TOPICS: [&Topic; 10] = [
 ///
 /// # Errors
 /// If it is written in any other way.
-pub fn currency(code: &str) -> Result<String, &'static str> {
+pub fn parse_currency(code: &str) -> Result<String, &'static str> {
     match code.len() == 3 && code.bytes().all(|letter| letter.is_ascii_uppercase()) {
         true => Ok(code.to_string()),
         false => Err("it is not three capital letters"),

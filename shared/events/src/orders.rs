@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{FACTS, PARTITIONS};
+use crate::retention::{FACT_RETENTION, PARTITIONS};
 
 /// See [`OrderCreated`].
 pub static CREATED: Topic = Topic::new(
@@ -13,7 +13,7 @@ pub static CREATED: Topic = Topic::new(
     "order",
     &["payment", "stock"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/orders.created.avsc"),
 );
 
@@ -23,7 +23,7 @@ pub static CONFIRMED: Topic = Topic::new(
     "order",
     &[],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/orders.confirmed.avsc"),
 );
 
@@ -33,7 +33,7 @@ pub static CANCELLED: Topic = Topic::new(
     "order",
     &["payment", "stock"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/orders.cancelled.avsc"),
 );
 

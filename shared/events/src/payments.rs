@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{FACTS, PARTITIONS};
+use crate::retention::{FACT_RETENTION, PARTITIONS};
 
 /// See [`PaymentVerified`].
 pub static VERIFIED: Topic = Topic::new(
@@ -13,7 +13,7 @@ pub static VERIFIED: Topic = Topic::new(
     "payment",
     &["order"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/payments.verified.avsc"),
 );
 
@@ -23,7 +23,7 @@ pub static DECLINED: Topic = Topic::new(
     "payment",
     &["order"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/payments.declined.avsc"),
 );
 
@@ -33,7 +33,7 @@ pub static REFUNDED: Topic = Topic::new(
     "payment",
     &["order"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/payments.refunded.avsc"),
 );
 

@@ -7,7 +7,7 @@ use unicode_normalization::{is_nfc, is_nfkc};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use uuid::Uuid;
 
-use crate::{FACTS, PARTITIONS, STATE};
+use crate::retention::{FACT_RETENTION, PARTITIONS, STATE_RETENTION};
 
 /// See [`StockReserved`].
 pub static RESERVED: Topic = Topic::new(
@@ -15,7 +15,7 @@ pub static RESERVED: Topic = Topic::new(
     "stock",
     &["order"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/stock.reserved.avsc"),
 );
 
@@ -25,7 +25,7 @@ pub static REJECTED: Topic = Topic::new(
     "stock",
     &["order"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/stock.rejected.avsc"),
 );
 
@@ -35,7 +35,7 @@ pub static RELEASED: Topic = Topic::new(
     "stock",
     &["order"],
     PARTITIONS,
-    FACTS,
+    FACT_RETENTION,
     include_str!("../../../schemas/stock.released.avsc"),
 );
 
@@ -45,7 +45,7 @@ pub static ITEMS: Topic = Topic::new(
     "stock",
     &["order"],
     PARTITIONS,
-    STATE,
+    STATE_RETENTION,
     include_str!("../../../schemas/stock.items.avsc"),
 );
 

@@ -3,9 +3,9 @@
 use super::*;
 
 #[tokio::test]
-async fn an_order_is_placed_shown_and_announced() {
-    let (bench, client) = stocked_bench().await;
-    let answer = client.post("/orders", None, wish()).await;
+async fn an_order_is_placed_shown_and_published() {
+    let (fixture, client) = fixture_with_items().await;
+    let answer = client.post("/orders", None, order_request()).await;
     let order_id = answer.body["order_id"].as_str().unwrap().to_string();
     assert_eq!((answer.status, answer.location), (201, Some(format!("/orders/{order_id}"))));
     let created_at = answer.body["created_at"].clone();
@@ -21,9 +21,9 @@ async fn an_order_is_placed_shown_and_announced() {
     let others = client.get(&format!("/orders?customer_id={ORDER}")).await.body;
     assert_eq!(others, json!({"orders": [], "next": null}));
 
-    let outbox = bench.outbox().await;
+    let outbox = fixture.outbox_entries().await;
     let created_event_id: Uuid = sqlx::query_scalar("select created_event_id from orders")
-        .fetch_one(&bench.db)
+        .fetch_one(&fixture.db)
         .await
         .unwrap();
     assert_eq!(outbox, [("orders.created".to_string(), order_id.clone(), created_event_id)]);
@@ -39,12 +39,11 @@ async fn an_order_is_placed_shown_and_announced() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
-    let (_bench, client) = bench().await;
-    for place in
-        [format!("/orders/{ORDER}"), format!("/orders/{ORDER}/history"), "/orders/7".into()]
+async fn an_unknown_order_is_not_found() {
+    let (_fixture, client) = fixture().await;
+    for path in [format!("/orders/{ORDER}"), format!("/orders/{ORDER}/history"), "/orders/7".into()]
     {
-        let answer = client.get(&place).await;
+        let answer = client.get(&path).await;
         assert_eq!((answer.status, &answer.body["type"]), (404, &json!("/problems/not-found")));
     }
     assert_eq!(client.post(&format!("/orders/{ORDER}/cancel"), None, json!({})).await.status, 404);
@@ -53,10 +52,10 @@ async fn what_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
-    let (bench, client) = stocked_bench().await;
-    bring(
-        &bench,
+async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
+    let (fixture, client) = fixture_with_items().await;
+    deliver(
+        &fixture,
         &[item("nib", 1, "CHF", 1), item("gem", i64::MAX / 2, "EUR", 1)],
         saga::item_changed,
     )
@@ -95,7 +94,7 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
             "{refused:?}"
         );
     }
-    for (wish, field) in [
+    for (request, field) in [
         (json!({"lines": [line("pen", 1)]}), "customer_id"),
         (json!({"customer_id": "me", "lines": [line("pen", 1)]}), "customer_id"),
         (
@@ -103,7 +102,7 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
             "total_cents",
         ),
     ] {
-        let refused = client.post("/orders", Some("a"), wish).await;
+        let refused = client.post("/orders", Some("a"), request).await;
         assert_eq!(
             (refused.status, refused.body["field"].as_str()),
             (422, Some(field)),
@@ -111,34 +110,34 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         );
     }
     for table in ["orders", "history", "outbox", "idempotency_keys"] {
-        assert_eq!(bench.count(table).await, 0, "{table}");
+        assert_eq!(fixture.count_rows(table).await, 0, "{table}");
     }
-    let answer = client.post("/orders", Some("a"), wish()).await;
+    let answer = client.post("/orders", Some("a"), order_request()).await;
     assert_eq!(answer.status, 201, "refusals are not remembered");
 }
 
 #[tokio::test]
-async fn the_largest_order_is_taken() {
-    let (bench, client) = bench().await;
+async fn the_largest_order_is_accepted() {
+    let (fixture, client) = fixture().await;
     let skus: Vec<String> = (10..60).map(|nth| format!("{}{nth}", "ü".repeat(62))).collect();
     let items: Vec<StockItem> = skus.iter().map(|sku| item(sku, 1_000_000_000, "EUR", 1)).collect();
-    bring(&bench, &items, saga::item_changed).await;
+    deliver(&fixture, &items, saga::item_changed).await;
     let lines: Vec<Value> = skus.iter().map(|sku| json!({"sku": sku, "quantity": 1_000})).collect();
     let answer =
         client.post("/orders", None, json!({"customer_id": CUSTOMER, "lines": lines})).await;
     assert_eq!((answer.status, &answer.body["total_cents"]), (201, &json!(50_000_000_000_000_i64)));
     let size: i32 = sqlx::query_scalar("select octet_length(body) from outbox")
-        .fetch_one(&bench.db)
+        .fetch_one(&fixture.db)
         .await
         .unwrap();
     assert!(size < 64 * 1024, "{size}");
 }
 
 #[tokio::test]
-async fn an_order_that_is_asked_for_twice_with_a_key_is_placed_once() {
-    let (bench, client) = stocked_bench().await;
-    let first = client.post("/orders", Some("a"), wish()).await;
-    let again = client.post("/orders", Some("a"), wish()).await;
+async fn an_order_sent_twice_with_a_key_is_placed_once() {
+    let (fixture, client) = fixture_with_items().await;
+    let first = client.post("/orders", Some("a"), order_request()).await;
+    let again = client.post("/orders", Some("a"), order_request()).await;
     assert_eq!((again.status, &again.body, &again.location), (201, &first.body, &first.location));
     let other = json!({"customer_id": CUSTOMER, "lines": [{"sku": "pen", "quantity": 1}]});
     let other = client.post("/orders", Some("a"), other).await;
@@ -146,32 +145,35 @@ async fn an_order_that_is_asked_for_twice_with_a_key_is_placed_once() {
         (other.status, &other.body["type"]),
         (422, &json!("/problems/idempotency-key-reused"))
     );
-    let together =
-        futures::future::join_all((0..20).map(|_| client.post("/orders", Some("b"), wish()))).await;
+    let together = futures::future::join_all(
+        (0..20).map(|_| client.post("/orders", Some("b"), order_request())),
+    )
+    .await;
     assert!(together.iter().all(|answer| answer.status == 201 && answer.body == together[0].body));
-    assert_eq!((bench.count("orders").await, bench.count("outbox").await), (2, 2));
-    placed(&client).await;
-    placed(&client).await;
-    assert_eq!(bench.count("orders").await, 4, "without a key each is an order");
+    assert_eq!((fixture.count_rows("orders").await, fixture.count_rows("outbox").await), (2, 2));
+    post_order(&client).await;
+    post_order(&client).await;
+    assert_eq!(fixture.count_rows("orders").await, 4, "without a key each is an order");
 }
 
 #[tokio::test]
 async fn a_customer_cancels_once_and_not_what_is_confirmed() {
-    let (bench, client) = stocked_bench().await;
-    let order_id = placed(&client).await;
-    let place = format!("/orders/{order_id}/cancel");
-    let cancelled = client.post(&place, None, json!({})).await;
+    let (fixture, client) = fixture_with_items().await;
+    let order_id = post_order(&client).await;
+    let path = format!("/orders/{order_id}/cancel");
+    let cancelled = client.post(&path, None, json!({})).await;
     assert_eq!((cancelled.status, &cancelled.body["status"]), (200, &json!("cancelled")));
     assert_eq!(cancelled.body["reason"], "customer");
     assert!(cancelled.body["ended_at"].is_string());
-    let again = client.post(&place, Some("a"), json!({})).await;
+    let again = client.post(&path, Some("a"), json!({})).await;
     assert_eq!((again.status, &again.body), (200, &cancelled.body));
-    let topics: Vec<_> = bench.outbox().await.into_iter().map(|(topic, ..)| topic).collect();
+    let topics: Vec<_> =
+        fixture.outbox_entries().await.into_iter().map(|(topic, ..)| topic).collect();
     assert_eq!(topics, ["orders.created", "orders.cancelled"]);
 
-    let order_id = placed(&client).await;
-    assert!(bring(&bench, &[verified(order_id)], saga::payment_verified).await.is_empty());
-    let confirmed = bring(&bench, &[reserved(order_id)], saga::stock_reserved).await;
+    let order_id = post_order(&client).await;
+    assert!(deliver(&fixture, &[verified(order_id)], saga::payment_verified).await.is_empty());
+    let confirmed = deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
     let refused = client.post(&format!("/orders/{order_id}/cancel"), Some("a"), json!({})).await;
     assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/order-confirmed")));
     let order = client.get(&format!("/orders/{order_id}")).await.body;
@@ -180,7 +182,7 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
         (&json!("confirmed"), &json!("verified"), &json!("reserved"))
     );
     assert_eq!(
-        bench.outbox().await[3],
+        fixture.outbox_entries().await[3],
         ("orders.confirmed".into(), order_id.to_string(), confirmed[0])
     );
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
@@ -196,10 +198,10 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
     );
     let counts = json!({"pending": 0, "confirmed": 1, "cancelled": 1});
     assert_eq!(
-        books(&bench).await,
+        books(&fixture).await,
         json!({"orders": counts, "confirmed_cents": 390, "balanced": true, "written_off": []})
     );
-    placed(&client).await;
+    post_order(&client).await;
     let ways = [
         (
             "update orders set stock = 'waiting' where status = 'confirmed'",
@@ -210,69 +212,74 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
             "update orders set payment = 'waiting' where status = 'pending'",
         ),
     ];
-    bench.books_notice(api::books(bench.db.clone()), &ways).await;
+    fixture.assert_books_detect(books::router(fixture.db.clone()), &ways).await;
 }
 
 #[tokio::test]
-async fn the_first_no_cancels_and_what_comes_later_moves_its_leg_only() {
-    let (bench, client) = stocked_bench().await;
-    let order_id = placed(&client).await;
-    bring(&bench, &[rejected(order_id)], saga::stock_rejected).await;
+async fn the_first_rejection_cancels_and_later_events_only_advance_their_leg() {
+    let (fixture, client) = fixture_with_items().await;
+    let order_id = post_order(&client).await;
+    deliver(&fixture, &[rejected(order_id)], saga::stock_rejected).await;
     let shown = async || client.get(&format!("/orders/{order_id}")).await.body;
     let ended = shown().await;
     assert_eq!(
         (&ended["status"], &ended["reason"], &ended["payment"]),
         (&json!("cancelled"), &json!("stock_rejected"), &json!("waiting"))
     );
-    assert!(bring(&bench, &[verified(order_id)], saga::payment_verified).await.is_empty());
-    bring(&bench, &[refunded(order_id, Some(TOTAL_CENTS))], saga::payment_refunded).await;
+    assert!(deliver(&fixture, &[verified(order_id)], saga::payment_verified).await.is_empty());
+    deliver(&fixture, &[refunded(order_id, Some(TOTAL_CENTS))], saga::payment_refunded).await;
     let settled = shown().await;
     assert_eq!((&settled["payment"], &settled["stock"]), (&json!("refunded"), &json!("rejected")));
     assert_eq!((&settled["ended_at"], &settled["reason"]), (&ended["ended_at"], &ended["reason"]));
-    assert_eq!(bench.count("outbox").await, 2);
+    assert_eq!(fixture.count_rows("outbox").await, 2);
 }
 
 #[tokio::test]
-async fn an_event_that_the_inbox_forgot_changes_nothing_when_it_comes_again() {
-    let (bench, client) = stocked_bench().await;
-    let (order_id, event_id) = (placed(&client).await, Uuid::now_v7());
-    bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+async fn an_event_pruned_from_the_inbox_changes_nothing_when_redelivered() {
+    let (fixture, client) = fixture_with_items().await;
+    let (order_id, event_id) = (post_order(&client).await, Uuid::now_v7());
+    fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
     let before = client.get(&format!("/orders/{order_id}/history")).await.body;
     let known =
-        bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
-    sqlx::query("delete from inbox").execute(&bench.db).await.unwrap();
+        fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+    sqlx::query("delete from inbox").execute(&fixture.db).await.unwrap();
     let forgotten =
-        bench.bring(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
+        fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
     assert!(known.is_empty() && forgotten.is_empty());
     assert_eq!(client.get(&format!("/orders/{order_id}/history")).await.body, before);
 }
 
 #[tokio::test]
-async fn a_batch_of_answers_is_one_transaction() {
-    let (bench, client) = stocked_bench().await;
-    let (one, other) = (placed(&client).await, placed(&client).await);
-    bring(&bench, &[verified(other), verified(one)], saga::payment_verified).await;
-    let confirmed = bring(&bench, &[reserved(one), reserved(other)], saga::stock_reserved).await;
+async fn a_batch_of_responses_is_one_transaction() {
+    let (fixture, client) = fixture_with_items().await;
+    let (one, other) = (post_order(&client).await, post_order(&client).await);
+    deliver(&fixture, &[verified(other), verified(one)], saga::payment_verified).await;
+    let confirmed =
+        deliver(&fixture, &[reserved(one), reserved(other)], saga::stock_reserved).await;
     let ended: Vec<Option<Uuid>> =
         sqlx::query_scalar("select ended_event_id from orders order by order_id")
-            .fetch_all(&bench.db)
+            .fetch_all(&fixture.db)
             .await
             .unwrap();
     assert_eq!(ended, confirmed.into_iter().map(Some).collect::<Vec<_>>());
     let events = [reserved(one), reserved(Uuid::now_v7())];
     let events: Vec<_> = events.iter().map(|event| (Uuid::now_v7(), event)).collect();
-    let inbox = bench.count("inbox").await;
-    bench.bring(&events, saga::stock_reserved).await.unwrap_err();
-    assert_eq!(bench.count("inbox").await, inbox, "an impossible event takes its whole batch back");
+    let inbox = fixture.count_rows("inbox").await;
+    fixture.deliver(&events, saga::stock_reserved).await.unwrap_err();
+    assert_eq!(
+        fixture.count_rows("inbox").await,
+        inbox,
+        "an impossible event takes its whole batch back"
+    );
 }
 
 #[tokio::test]
-async fn items_are_listed_as_stock_last_announced_them() {
-    let (bench, client) = stocked_bench().await;
+async fn items_are_listed_as_stock_last_published_them() {
+    let (fixture, client) = fixture_with_items().await;
     // In one batch: one is new, one is newer, one is older than what is known.
     let batch = [item("nib", 5, "EUR", 1), item("pen", 160, "EUR", 3), item("pen", 155, "EUR", 2)];
-    bring(&bench, &batch, saga::item_changed).await;
-    bring(&bench, &[item("pen", 1, "EUR", 2)], saga::item_changed).await;
+    deliver(&fixture, &batch, saga::item_changed).await;
+    deliver(&fixture, &[item("pen", 1, "EUR", 2)], saga::item_changed).await;
     let item = |sku: &str, price_cents: i64, version: i64| {
         json!({"sku": sku, "name": format!("{sku} {version}"), "price_cents": price_cents,
                "currency": "EUR", "version": version})
@@ -282,46 +289,46 @@ async fn items_are_listed_as_stock_last_announced_them() {
 }
 
 #[tokio::test]
-async fn a_version_that_another_instance_wrote_meanwhile_is_not_replaced_by_an_older_one() {
-    use chassis::rows::{Rows, Touches};
-    let (bench, _client) = stocked_bench().await;
+async fn a_version_written_concurrently_is_not_replaced_by_an_older_one() {
+    use chassis::{Loads, UnitOfWork};
+    let (fixture, _client) = fixture_with_items().await;
     let (older, mut keys) = (item("pen", 2, "EUR", 2), Default::default());
-    Orders::touch(&older, &mut keys);
-    let mut slow = bench.db.begin().await.unwrap();
+    Orders::keys(&older, &mut keys);
+    let mut slow = fixture.db.begin().await.unwrap();
     let mut rows = Orders::load(&mut slow, keys).await.unwrap();
-    saga::item_changed(&older, &mut rows, at(1)).unwrap();
-    bring(&bench, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
-    let mut writes = testing::writes(&mut slow);
+    saga::item_changed(&older, &mut rows, context(1)).unwrap();
+    deliver(&fixture, &[item("pen", 3, "EUR", 3)], saga::item_changed).await;
+    let mut writes = testing::write_batch(&mut slow);
     rows.save(&mut writes);
-    writes.run().await.unwrap();
+    writes.execute().await.unwrap();
     slow.commit().await.unwrap();
     let version: i64 = sqlx::query_scalar("select version from items where sku = 'pen'")
-        .fetch_one(&bench.db)
+        .fetch_one(&fixture.db)
         .await
         .unwrap();
     assert_eq!(version, 3);
 }
 
 #[tokio::test]
-async fn batches_that_touch_the_same_orders_the_other_way_round_wait_and_never_in_a_circle() {
-    let (bench, client) = stocked_bench().await;
+async fn batches_that_lock_the_same_orders_in_reverse_do_not_deadlock() {
+    let (fixture, client) = fixture_with_items().await;
     for _ in 0..5 {
         let mut ids = Vec::new();
         for _ in 0..20 {
-            ids.push(placed(&client).await);
+            ids.push(post_order(&client).await);
         }
         let payments: Vec<_> = ids.iter().map(|id| verified(*id)).collect();
         let stock: Vec<_> = ids.iter().rev().map(|id| reserved(*id)).collect();
         let (payments, stock) = tokio::join!(
-            bring(&bench, &payments, saga::payment_verified),
-            bring(&bench, &stock, saga::stock_reserved)
+            deliver(&fixture, &payments, saga::payment_verified),
+            deliver(&fixture, &stock, saga::stock_reserved)
         );
         assert_eq!(payments.len() + stock.len(), 20, "each is confirmed once");
     }
-    assert_eq!(books(&bench).await["orders"]["confirmed"], 100);
+    assert_eq!(books(&fixture).await["orders"]["confirmed"], 100);
 }
 
 #[test]
-fn the_committed_openapi_document_is_what_the_code_says() {
+fn the_committed_openapi_document_matches_the_code() {
     testing::compare_openapi("order", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }

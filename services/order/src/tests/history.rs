@@ -5,14 +5,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::order::CancelOrder;
 
-#[path = "../../../../e2e/src/audit.rs"]
+#[path = "../../../../e2e/src/checker/history_fold.rs"]
 mod audit;
 
 /// What the rows say of an order, in the words of its API.
-fn standing(order: &Order) -> audit::Standing {
+fn state_of(order: &Order) -> audit::OrderState {
     let word = |value: Value| value.as_str().unwrap().to_string();
     let order = json!(order);
-    audit::Standing {
+    audit::OrderState {
         status: word(order["status"].clone()),
         reason: order["reason"].as_str().map(str::to_string),
         payment: word(order["payment"].clone()),
@@ -24,21 +24,21 @@ fn standing(order: &Order) -> audit::Standing {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
-    /// Whatever is heard and whoever cancels, at every moment the history alone tells where the
+    /// Whatever is received and whoever cancels, at every moment the history alone tells where the
     /// order stands.
     #[test]
-    fn a_history_comes_to_where_its_order_stands(
-        steps in prop::collection::vec(prop_oneof![9 => (0..ALL.len()).prop_map(Some), 1 => Just(None)], 1..30),
+    fn folding_a_history_yields_the_state_of_its_order(
+        steps in prop::collection::vec(prop_oneof![9 => (0..RESPONSES.len()).prop_map(Some), 1 => Just(None)], 1..30),
     ) {
         let mut rows = items();
-        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, At { cause: None, ..at(1) }).unwrap();
+        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, HandlerContext { causation_id: None, ..context(1) }).unwrap();
         for (now, step) in steps.into_iter().enumerate() {
-            let at = at(now as u128 + 2);
+            let context = context(now as u128 + 2);
             match step {
-                Some(heard) => drop(hear(ALL[heard], ORDER, &mut rows, at)),
+                Some(response) => drop(handle(RESPONSES[response], ORDER, &mut rows, context)),
                 None => {
                     let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer };
-                    let _ = saga::cancel_order(&cancel, &mut rows, At { cause: None, ..at });
+                    let _ = saga::cancel_order(&cancel, &mut rows, HandlerContext { causation_id: None, ..context });
                 }
             }
             let details: Vec<Value> = rows
@@ -46,12 +46,12 @@ proptest! {
                 .iter()
                 .map(|entry| serde_json::from_str(&entry.detail).unwrap())
                 .collect();
-            let lines = rows.history().iter().zip(&details).map(|(entry, detail)| audit::Line {
+            let lines = rows.history().iter().zip(&details).map(|(entry, detail)| audit::HistoryEntry {
                 event: entry.event,
                 detail,
                 occurred_at: entry.occurred_at,
             });
-            prop_assert_eq!(audit::fold(lines), Ok(standing(rows.order(ORDER).unwrap())));
+            prop_assert_eq!(audit::fold(lines), Ok(state_of(rows.order(ORDER).unwrap())));
         }
     }
 }

@@ -3,8 +3,8 @@
 use super::*;
 
 /// Pages through a list, with something going on after each page, and answers every key that it saw.
-async fn paged(
-    client: &Client,
+async fn page_through(
+    client: &TestClient,
     list: &str,
     (rows, key): (&str, &str),
     mut meanwhile: impl AsyncFnMut(),
@@ -25,55 +25,55 @@ async fn paged(
 }
 
 #[tokio::test]
-async fn paging_through_a_list_that_grows_shows_what_was_there_exactly_once() {
-    let (bench, client) = stocked_bench().await;
+async fn paging_through_a_growing_list_shows_each_earlier_row_exactly_once() {
+    let (fixture, client) = fixture_with_items().await;
     let mut there = Vec::new();
     for _ in 0..10 {
-        there.push(placed(&client).await.to_string());
+        there.push(post_order(&client).await.to_string());
     }
     // By the clock they came all at once, as those do that share a transaction.
-    sqlx::query("update orders set created_at = now()").execute(&bench.db).await.unwrap();
+    sqlx::query("update orders set created_at = now()").execute(&fixture.db).await.unwrap();
     let mine = format!("/orders?customer_id={CUSTOMER}&");
-    let seen = paged(&client, &mine, ("orders", "order_id"), async || {
-        placed(&client).await;
+    let seen = page_through(&client, &mine, ("orders", "order_id"), async || {
+        post_order(&client).await;
     });
     there.reverse();
     assert_eq!(seen.await, there, "newest first");
 
     let numbered = |nth: usize| item(&format!("sku-{nth:02}"), 1, "EUR", 1);
     let even: Vec<_> = (0..10).map(|nth| numbered(2 * nth)).collect();
-    bring(&bench, &even, saga::item_changed).await;
+    deliver(&fixture, &even, saga::item_changed).await;
     let mut later = (0..10).map(|nth| numbered(2 * nth + 1));
-    let seen = paged(&client, "/items?", ("items", "sku"), async || {
-        bring(&bench, &[later.next().unwrap()], saga::item_changed).await;
+    let seen = page_through(&client, "/items?", ("items", "sku"), async || {
+        deliver(&fixture, &[later.next().unwrap()], saga::item_changed).await;
     });
     let (mut seen, even) = (seen.await, even.iter().map(|item| item.sku.clone()));
     assert!(seen.is_sorted_by(|a, b| a < b), "by SKU, and none twice: {seen:?}");
     let expected: Vec<_> = ["ink", "pen"].map(String::from).into_iter().chain(even).collect();
-    seen.retain(|sku| !came_later(sku));
+    seen.retain(|sku| !was_added_later(sku));
     assert_eq!(seen, expected);
 }
 
 /// Whether an item came while the list was read: those have odd numbers.
-fn came_later(sku: &str) -> bool {
+fn was_added_later(sku: &str) -> bool {
     sku.strip_prefix("sku-").is_some_and(|nth| nth.parse::<u32>().unwrap() % 2 == 1)
 }
 
 #[tokio::test]
-async fn an_item_that_an_older_version_took_is_a_place_in_the_list() {
-    let (bench, client) = bench().await;
+async fn a_sku_stored_by_an_older_version_is_a_valid_cursor() {
+    let (fixture, client) = fixture().await;
     let old = StockItem { sku: "o\u{308}l".to_string(), ..item("", 1, "EUR", 1) };
-    saga::item_changed(&old, &mut Orders::default(), at(0)).unwrap_err();
-    bring(&bench, &[item("o", 1, "EUR", 1), item("p", 1, "EUR", 1)], saga::item_changed).await;
+    saga::item_changed(&old, &mut Orders::default(), context(0)).unwrap_err();
+    deliver(&fixture, &[item("o", 1, "EUR", 1), item("p", 1, "EUR", 1)], saga::item_changed).await;
     let older = "update items set sku = 'o\u{308}l' where sku = 'o'";
-    sqlx::query(older).execute(&bench.db).await.unwrap();
+    sqlx::query(older).execute(&fixture.db).await.unwrap();
     let page = client.get("/items?limit=1&after=o%CC%88l").await;
     assert_eq!((page.status, &page.body["items"][0]["sku"]), (200, &json!("p")));
 }
 
 #[tokio::test]
-async fn a_page_that_can_not_be_is_refused_by_its_parameter() {
-    let (_bench, client) = bench().await;
+async fn an_invalid_page_is_refused_by_its_parameter() {
+    let (_fixture, client) = fixture().await;
     for (query, field) in [
         ("/items?limit=0", "limit"),
         ("/items?limit=1001", "limit"),
@@ -85,7 +85,7 @@ async fn a_page_that_can_not_be_is_refused_by_its_parameter() {
         (&format!("/orders?customer_id={CUSTOMER}&after=7"), "after"),
     ] {
         let refused = client.get(query).await;
-        let said = (refused.status, refused.body["field"].as_str());
-        assert_eq!(said, (422, Some(field)), "{query}: {refused:?}");
+        let actual = (refused.status, refused.body["field"].as_str());
+        assert_eq!(actual, (422, Some(field)), "{query}: {refused:?}");
     }
 }

@@ -21,9 +21,9 @@ const STOCK_LEGS: [StockLeg; 5] =
     [StockLeg::Waiting, StockLeg::Reserved, StockLeg::Rejected, StockLeg::Released, StockLeg::Void];
 
 /// Where a leg goes, by where it is: waiting, yes, no, undone, void; `None` where that cannot be.
-fn climbs(heard: Heard) -> [Option<usize>; 5] {
+fn leg_transitions(response: Response) -> [Option<usize>; 5] {
     const WAITING_TO: fn(usize) -> Option<usize> = Some;
-    match heard {
+    match response {
         Verified | Reserved => [WAITING_TO(1), Some(1), None, Some(3), None],
         Declined | Rejected => [WAITING_TO(2), None, Some(2), None, None],
         Refunded | Released => [WAITING_TO(3), Some(3), None, Some(3), None],
@@ -32,18 +32,18 @@ fn climbs(heard: Heard) -> [Option<usize>; 5] {
 }
 
 #[test]
-fn every_answer_in_every_state_moves_its_leg_up_and_lets_the_row_decide_once() {
-    for (status, payment, stock, heard) in every_state() {
-        let case = format!("{heard:?} heard when {status:?}, {payment}, {stock}");
+fn every_response_in_every_state_advances_its_leg_and_decides_once() {
+    for (status, payment, stock, response) in every_state() {
+        let case = format!("{response:?} received when {status:?}, {payment}, {stock}");
         let before = order(ORDER, status, PAYMENT_LEGS[payment], STOCK_LEGS[stock]);
         let mut rows = rows(before.clone());
-        let answer = hear(heard, ORDER, &mut rows, at(1));
+        let answer = handle(response, ORDER, &mut rows, context(1));
         let after = rows.order(ORDER).unwrap();
-        let heard_at = |nth: usize| (rows.history()[nth].event, rows.history()[nth].event_id);
+        let history_entry = |nth: usize| (rows.history()[nth].event, rows.history()[nth].event_id);
 
-        let of_payment = matches!(heard, Verified | Declined | Refunded | PaymentVoid);
-        let undoes = matches!(heard, Refunded | PaymentVoid | Released | StockVoid);
-        let to = climbs(heard)[if of_payment { payment } else { stock }];
+        let of_payment = matches!(response, Verified | Declined | Refunded | PaymentVoid);
+        let undoes = matches!(response, Refunded | PaymentVoid | Released | StockVoid);
+        let to = leg_transitions(response)[if of_payment { payment } else { stock }];
         let Some(to) = to.filter(|_| !undoes || status == Status::Cancelled) else {
             assert!(answer.is_err(), "{case}: {answer:?}");
             assert_eq!((after, rows.history().len()), (&before, 0), "{case}");
@@ -55,7 +55,7 @@ fn every_answer_in_every_state_moves_its_leg_up_and_lets_the_row_decide_once() {
             false => expected.stock = STOCK_LEGS[to],
         }
         let both = (expected.payment, expected.stock) == (PaymentLeg::Verified, StockLeg::Reserved);
-        let decided = match heard {
+        let decided = match response {
             Verified | Reserved if both => Some(("orders.confirmed", Status::Confirmed, None)),
             Declined => {
                 Some(("orders.cancelled", Status::Cancelled, Some(Reason::PaymentDeclined)))
@@ -66,33 +66,34 @@ fn every_answer_in_every_state_moves_its_leg_up_and_lets_the_row_decide_once() {
         let decided = decided.filter(|_| status == Status::Pending);
         if let Some((_, status, reason)) = decided {
             (expected.status, expected.reason) = (status, reason);
-            (expected.ended_at, expected.ended_event_id) = (Some(at(1).now), Some(at(1).event_id));
+            (expected.ended_at, expected.ended_event_id) =
+                (Some(context(1).now), Some(context(1).event_id));
         }
         assert_eq!(after, &expected, "{case}");
         assert_eq!(answer, Ok(decided.map(|(topic, ..)| topic)), "{case}");
-        assert_eq!(heard_at(0).1, at(1).cause.unwrap(), "{case}");
+        assert_eq!(history_entry(0).1, context(1).causation_id.unwrap(), "{case}");
         assert_eq!(rows.history().len(), 1 + usize::from(decided.is_some()), "{case}");
         if let Some((topic, ..)) = decided {
-            assert_eq!(heard_at(1), (topic, at(1).event_id), "{case}");
+            assert_eq!(history_entry(1), (topic, context(1).event_id), "{case}");
         }
     }
 }
 
-fn every_state() -> impl Iterator<Item = (Status, usize, usize, Heard)> {
+fn every_state() -> impl Iterator<Item = (Status, usize, usize, Response)> {
     STATUSES.into_iter().flat_map(|status| {
         (0..25).flat_map(move |legs| {
-            ALL.into_iter().map(move |heard| (status, legs / 5, legs % 5, heard))
+            RESPONSES.into_iter().map(move |response| (status, legs / 5, legs % 5, response))
         })
     })
 }
 
 #[test]
-fn a_confirmed_order_is_announced_whole() {
+fn a_confirmed_order_is_published_in_full() {
     let mut rows = rows(order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Reserved));
-    let event = saga::payment_verified(&verified(ORDER), &mut rows, at(1)).unwrap().unwrap();
+    let event = saga::payment_verified(&verified(ORDER), &mut rows, context(1)).unwrap().unwrap();
     assert_eq!(
         (event.order_id, event.customer_id, event.occurred_at),
-        (ORDER, CUSTOMER, at(1).now)
+        (ORDER, CUSTOMER, context(1).now)
     );
     assert_eq!((event.total_cents, event.currency), (TOTAL_CENTS, euros()));
     let lines: Vec<_> =
@@ -101,16 +102,16 @@ fn a_confirmed_order_is_announced_whole() {
 }
 
 #[test]
-fn an_answer_to_an_order_that_nobody_placed_cannot_be() {
-    for heard in ALL {
+fn a_response_to_an_unknown_order_is_unprocessable() {
+    for response in RESPONSES {
         let mut rows = Orders::default();
-        hear(heard, ORDER, &mut rows, at(1)).unwrap_err();
+        handle(response, ORDER, &mut rows, context(1)).unwrap_err();
         assert!(rows.order(ORDER).is_none() && rows.history().is_empty());
     }
 }
 
 #[test]
-fn an_answer_about_something_else_than_was_ordered_cannot_be() {
+fn a_response_that_differs_from_the_order_is_unprocessable() {
     for status in STATUSES {
         let before = order(ORDER, status, PaymentLeg::Waiting, StockLeg::Waiting);
         let mut rows = rows(before.clone());
@@ -121,81 +122,85 @@ fn an_answer_about_something_else_than_was_ordered_cannot_be() {
                 currency: Some(currency.clone()),
                 ..refunded(ORDER, amount_cents)
             };
-            saga::payment_refunded(&event, &mut rows, at(1)).unwrap_err();
+            saga::payment_refunded(&event, &mut rows, context(1)).unwrap_err();
             let event = PaymentVerified {
                 amount_cents: amount_cents.unwrap(),
                 currency,
                 ..verified(ORDER)
             };
-            saga::payment_verified(&event, &mut rows, at(1)).unwrap_err();
+            saga::payment_verified(&event, &mut rows, context(1)).unwrap_err();
         }
         let without_currency =
             PaymentRefunded { currency: None, ..refunded(ORDER, Some(TOTAL_CENTS)) };
-        saga::payment_refunded(&without_currency, &mut rows, at(1)).unwrap_err();
+        saga::payment_refunded(&without_currency, &mut rows, context(1)).unwrap_err();
         for lines in
             [&[("pen", 2)][..], &[("ink", 1), ("pen", 3)], &[("ink", 1), ("nib", 1), ("pen", 2)]]
         {
-            saga::stock_released(&released(ORDER, lines), &mut rows, at(1)).unwrap_err();
+            saga::stock_released(&released(ORDER, lines), &mut rows, context(1)).unwrap_err();
             let line = |(sku, quantity): &(&str, i32)| ReservedLine {
                 sku: sku.to_string(),
                 quantity: *quantity,
             };
             let event =
                 StockReserved { lines: lines.iter().map(line).collect(), ..reserved(ORDER) };
-            saga::stock_reserved(&event, &mut rows, at(1)).unwrap_err();
+            saga::stock_reserved(&event, &mut rows, context(1)).unwrap_err();
         }
         let nothing = StockReserved { lines: vec![], ..reserved(ORDER) };
-        saga::stock_reserved(&nothing, &mut rows, at(1)).unwrap_err();
+        saga::stock_reserved(&nothing, &mut rows, context(1)).unwrap_err();
         assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
     }
 }
 
 #[test]
-fn a_placed_order_is_pending_and_announced_with_our_prices() {
+fn a_placed_order_is_pending_and_published_with_our_prices() {
     let mut rows = items();
-    let at = At { cause: None, ..at(1) };
+    let context = HandlerContext { causation_id: None, ..context(1) };
     let event =
-        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, at).unwrap().unwrap();
-    assert_eq!((event.order_id, event.customer_id, event.occurred_at), (ORDER, CUSTOMER, at.now));
+        saga::place_order(&place(&[("pen", 2), ("ink", 1)]), &mut rows, context).unwrap().unwrap();
+    assert_eq!(
+        (event.order_id, event.customer_id, event.occurred_at),
+        (ORDER, CUSTOMER, context.now)
+    );
     assert_eq!((event.total_cents, event.currency), (TOTAL_CENTS, euros()));
     let lines: Vec<_> =
         event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
     assert_eq!(lines, [("pen", 2, 150), ("ink", 1, 90)]);
     let placed = order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting);
-    let placed = Order { created_at: at.now, created_event_id: at.event_id, ..placed };
+    let placed = Order { created_at: context.now, created_event_id: context.event_id, ..placed };
     assert_eq!(rows.order(ORDER), Some(&placed));
     let history: Vec<_> = rows.history().iter().map(|line| (line.event, line.event_id)).collect();
-    assert_eq!(history, [("orders.created", at.event_id)]);
+    assert_eq!(history, [("orders.created", context.event_id)]);
 }
 
 #[test]
-fn a_refused_order_is_not_there() {
+fn a_refused_order_is_not_stored() {
     for (lines, refusal) in [
         (&[("pen", 1), ("cap", 1)][..], Refusal::NoSuchItem { nth: 1 }),
         (&[("pen", 1), ("ink", 1), ("nib", 1)], Refusal::MixedCurrencies { nth: 2 }),
-        (&[("ink", 1), ("gem", 1_000)], Refusal::TooMuch { nth: 1 }),
-        (&[("gem", 1), ("gold", 1)], Refusal::TooMuch { nth: 1 }),
+        (&[("ink", 1), ("gem", 1_000)], Refusal::TotalTooLarge { nth: 1 }),
+        (&[("gem", 1), ("gold", 1)], Refusal::TotalTooLarge { nth: 1 }),
     ] {
         let mut rows = items();
         for sku in ["gem", "gold"] {
-            saga::item_changed(&item(sku, i64::MAX / 2 + 1, "EUR", 1), &mut rows, at(0)).unwrap();
+            saga::item_changed(&item(sku, i64::MAX / 2 + 1, "EUR", 1), &mut rows, context(0))
+                .unwrap();
         }
-        assert_eq!(saga::place_order(&place(lines), &mut rows, at(1)), Err(refusal));
+        assert_eq!(saga::place_order(&place(lines), &mut rows, context(1)), Err(refusal));
         assert!(rows.order(ORDER).is_none() && rows.history().is_empty());
     }
 }
 
 #[test]
-fn an_order_whose_earlier_try_was_committed_is_not_placed_again() {
+fn an_order_committed_by_an_earlier_attempt_is_not_placed_again() {
     let before = order(ORDER, Status::Confirmed, PaymentLeg::Verified, StockLeg::Reserved);
     let mut rows = rows(before.clone());
-    assert_eq!(saga::place_order(&place(&[("cap", 1)]), &mut rows, at(1)), Ok(None));
+    assert_eq!(saga::place_order(&place(&[("cap", 1)]), &mut rows, context(1)), Ok(None));
     assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
 }
 
 #[test]
 fn a_cancel_ends_a_pending_order_and_no_other() {
-    for (reason, said) in
+    for (reason, published) in
         [(Reason::Customer, CancelReason::Customer), (Reason::Deadline, CancelReason::Deadline)]
     {
         for legs in 0..25 {
@@ -203,9 +208,13 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             let cancel = CancelOrder { order_id: ORDER, reason };
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
-            let event = saga::cancel_order(&cancel, &mut rows_of_pending, at(1)).unwrap().unwrap();
-            assert_eq!((event.order_id, event.reason, event.occurred_at), (ORDER, said, at(1).now));
-            let (ended_at, ended_event_id) = (Some(at(1).now), Some(at(1).event_id));
+            let event =
+                saga::cancel_order(&cancel, &mut rows_of_pending, context(1)).unwrap().unwrap();
+            assert_eq!(
+                (event.order_id, event.reason, event.occurred_at),
+                (ORDER, published, context(1).now)
+            );
+            let (ended_at, ended_event_id) = (Some(context(1).now), Some(context(1).event_id));
             let (status, reason) = (Status::Cancelled, Some(reason));
             let ended = Order { status, reason, ended_at, ended_event_id, ..pending };
             assert_eq!(rows_of_pending.order(ORDER), Some(&ended));
@@ -216,24 +225,24 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             {
                 let before = order(ORDER, status, payment, stock);
                 let mut rows = rows(before.clone());
-                assert_eq!(saga::cancel_order(&cancel, &mut rows, at(1)), answer);
+                assert_eq!(saga::cancel_order(&cancel, &mut rows, context(1)), answer);
                 assert_eq!((rows.order(ORDER), rows.history().len()), (Some(&before), 0));
             }
         }
     }
     let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer };
     assert_eq!(
-        saga::cancel_order(&cancel, &mut Orders::default(), at(1)),
+        saga::cancel_order(&cancel, &mut Orders::default(), context(1)),
         Err(Refusal::NoSuchOrder)
     );
 }
 
 #[test]
-fn of_an_item_the_highest_version_is_known_whatever_comes_last() {
+fn the_highest_version_of_an_item_wins_in_any_order() {
     let mut rows = Orders::default();
     for (version, known) in [(2, 2), (1, 2), (2, 2), (5, 5), (4, 5)] {
         assert_eq!(
-            saga::item_changed(&item("pen", version, "EUR", version), &mut rows, at(0)),
+            saga::item_changed(&item("pen", version, "EUR", version), &mut rows, context(0)),
             Ok(None)
         );
         assert_eq!(
@@ -241,20 +250,20 @@ fn of_an_item_the_highest_version_is_known_whatever_comes_last() {
             Some((known, known))
         );
     }
-    saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, at(0)).unwrap_err();
-    saga::item_changed(&item("pen", 1, "EUR", 0), &mut rows, at(0)).unwrap_err();
+    saga::item_changed(&item("pen", -1, "EUR", 9), &mut rows, context(0)).unwrap_err();
+    saga::item_changed(&item("pen", 1, "EUR", 0), &mut rows, context(0)).unwrap_err();
     for currency in ["", "EU\0", "eur", "EURO", "E1R"] {
-        saga::item_changed(&item("pen", 1, currency, 9), &mut rows, at(0)).unwrap_err();
+        saga::item_changed(&item("pen", 1, currency, 9), &mut rows, context(0)).unwrap_err();
     }
     let long = "x".repeat(65);
     for sku in ["", "a\0", "a\nb", " pen", "pe\u{200b}n", "o\u{308}l", &long] {
-        saga::item_changed(&item(sku, 1, "EUR", 1), &mut rows, at(0)).unwrap_err();
+        saga::item_changed(&item(sku, 1, "EUR", 1), &mut rows, context(0)).unwrap_err();
     }
     assert_eq!(rows.item("pen").unwrap().version, 5);
 }
 
 /// How far a leg has climbed.
-fn height(leg: usize) -> usize {
+fn leg_rank(leg: usize) -> usize {
     [0, 1, 2, 2, 2][leg]
 }
 
@@ -264,8 +273,8 @@ proptest! {
     /// Whatever comes, in whatever order and however often: an order ends once and stays ended, legs
     /// only climb, and what is impossible or refused changes nothing.
     #[test]
-    fn an_order_ends_once_and_its_legs_only_climb(
-        steps in prop::collection::vec((0..3_u128, prop_oneof![9 => (0..ALL.len()).prop_map(Some), 1 => Just(None)]), 1..60),
+    fn an_order_ends_once_and_its_legs_only_advance(
+        steps in prop::collection::vec((0..3_u128, prop_oneof![9 => (0..RESPONSES.len()).prop_map(Some), 1 => Just(None)]), 1..60),
     ) {
         let mut rows = Orders::default();
         for nth in 0..2 { // the third was never placed
@@ -273,13 +282,13 @@ proptest! {
         }
         let mut ends = [0; 3];
         for (now, (nth, step)) in steps.into_iter().enumerate() {
-            let (order_id, at) = (Uuid::from_u128(nth), at(now as u128 + 1));
+            let (order_id, context) = (Uuid::from_u128(nth), context(now as u128 + 1));
             let (before, lines) = (rows.order(order_id).cloned(), rows.history().len());
             let published = match step {
-                Some(heard) => hear(ALL[heard], order_id, &mut rows, at).map_err(|_| ()),
+                Some(response) => handle(RESPONSES[response], order_id, &mut rows, context).map_err(|_| ()),
                 None => {
                     let cancel = CancelOrder { order_id, reason: Reason::Customer };
-                    let cancelled = saga::cancel_order(&cancel, &mut rows, at).map_err(|_| ());
+                    let cancelled = saga::cancel_order(&cancel, &mut rows, context).map_err(|_| ());
                     cancelled.map(|event| event.map(|_| "orders.cancelled"))
                 }
             };
@@ -292,7 +301,7 @@ proptest! {
                 ends[nth as usize] += 1;
                 let confirmed = (topic == "orders.confirmed", after.status == Status::Confirmed);
                 prop_assert!(confirmed.0 == confirmed.1 && after.status != Status::Pending);
-                prop_assert_eq!((before.status, after.ended_event_id), (Status::Pending, Some(at.event_id)));
+                prop_assert_eq!((before.status, after.ended_event_id), (Status::Pending, Some(context.event_id)));
             } else {
                 prop_assert_eq!(
                     (before.status, before.reason, before.ended_at, before.ended_event_id),
@@ -304,7 +313,7 @@ proptest! {
                 STOCK_LEGS.iter().position(|leg| *leg == legs.stock).unwrap(),
             );
             for (was, is) in [(place(&before).0, place(&after).0), (place(&before).1, place(&after).1)] {
-                prop_assert!(was == is || height(was) < height(is));
+                prop_assert!(was == is || leg_rank(was) < leg_rank(is));
             }
             let no = after.payment == PaymentLeg::Declined || after.stock == StockLeg::Rejected;
             prop_assert!(!no || after.status == Status::Cancelled);
@@ -316,28 +325,28 @@ proptest! {
 }
 
 #[test]
-fn to_discard_an_event_costs_what_it_would_have_told_and_says_so() {
+fn the_impact_of_discarding_an_event_is_stated() {
     let pending = rows(order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting));
     let ended = rows(order(ORDER, Status::Cancelled, PaymentLeg::Verified, StockLeg::Reserved));
     let nothing = Orders::default();
     for (orders, offers) in [(&pending, true), (&ended, false), (&nothing, false)] {
         for loss in [
-            saga::verification_discarded(&verified(ORDER), orders),
-            saga::decline_discarded(&declined(ORDER), orders),
-            saga::reservation_discarded(&reserved(ORDER), orders),
-            saga::rejection_discarded(&rejected(ORDER), orders),
+            discard::verification_impact(&verified(ORDER), orders),
+            discard::decline_impact(&declined(ORDER), orders),
+            discard::reservation_impact(&reserved(ORDER), orders),
+            discard::rejection_impact(&rejected(ORDER), orders),
         ] {
-            let path = loss.offer.as_ref().map(|offer| offer.path.clone());
+            let path = loss.remedy.as_ref().map(|offer| offer.path.clone());
             assert_eq!(path, offers.then(|| format!("/orders/{ORDER}/cancel")), "{loss:?}");
             assert_eq!(loss.write_offs, []);
         }
     }
-    let write_offs = |loss: chassis::loss::Loss| {
+    let write_offs = |loss: chassis::DiscardImpact| {
         let write_offs = loss.write_offs.into_iter();
         write_offs.map(|w| (w.amount, w.unit)).collect::<Vec<(i64, String)>>()
     };
     let refund =
-        |amount, orders| write_offs(saga::refund_discarded(&refunded(ORDER, amount), orders));
+        |amount, orders| write_offs(discard::refund_impact(&refunded(ORDER, amount), orders));
     assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     assert_eq!(refund(None, &ended), [], "nothing had been taken");
     assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "it is nobody's");
@@ -345,15 +354,15 @@ fn to_discard_an_event_costs_what_it_would_have_told_and_says_so() {
     assert_eq!(refund(Some(-1), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
     let due = [(2, "pen".to_string()), (1, "ink".to_string())];
-    assert_eq!(write_offs(saga::release_discarded(&release, &ended)), due);
-    assert_eq!(write_offs(saga::release_discarded(&release, &pending)), []);
+    assert_eq!(write_offs(discard::release_impact(&release, &ended)), due);
+    assert_eq!(write_offs(discard::release_impact(&release, &pending)), []);
     let strange = released(ORDER, &[("\0", i32::MAX)]);
-    assert_eq!(write_offs(saga::release_discarded(&strange, &ended)), due);
-    assert_eq!(write_offs(saga::release_discarded(&release, &nothing)), []);
+    assert_eq!(write_offs(discard::release_impact(&strange, &ended)), due);
+    assert_eq!(write_offs(discard::release_impact(&release, &nothing)), []);
     let items = items();
     for (version, is_lost) in [(1, false), (9, true)] {
         let sku = items.item("pen").map(|item| item.sku.clone()).unwrap();
-        let loss = saga::item_discarded(&item(&sku, 1, "EUR", version), &items);
+        let loss = discard::item_impact(&item(&sku, 1, "EUR", version), &items);
         assert_eq!(loss.consequence.starts_with("Nothing is lost"), !is_lost, "{loss:?}");
     }
 }

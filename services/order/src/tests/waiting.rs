@@ -7,14 +7,14 @@ use tokio::time::timeout;
 use super::*;
 
 /// An answer that is held back longer than any may be is none.
-async fn in_time<T>(answer: impl Future<Output = T>) -> T {
+async fn with_timeout<T>(answer: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(20), answer).await.expect("an answer")
 }
 
-/// As another replica answers, which hears nothing of what this bench commits.
-fn elsewhere(bench: &Bench<Orders>) -> Client {
-    let watch = bench.watch_elsewhere(&CancellationToken::new());
-    Client(api::router(bench.db.clone(), bench.commands.clone(), watch))
+/// As another replica answers, which hears nothing of what this fixture commits.
+fn other_replica(fixture: &TestService<Orders>) -> TestClient {
+    let watch = fixture.remote_change_feed(&CancellationToken::new());
+    TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), watch))
 }
 
 async fn text(response: axum::response::Response) -> String {
@@ -23,37 +23,37 @@ async fn text(response: axum::response::Response) -> String {
 }
 
 #[tokio::test]
-async fn an_order_that_ends_on_one_replica_wakes_who_waits_for_it_on_any() {
-    let (bench, client) = stocked_bench().await;
-    for waiting in [elsewhere(&bench), client.clone()] {
-        let order_id = placed(&client).await;
-        let (place, began) = (format!("/orders/{order_id}"), Instant::now());
-        let wait = in_time(waiting.ask(&place, &[("prefer", "wait=10")]));
+async fn an_order_that_ends_on_one_replica_wakes_waiting_clients_on_every_replica() {
+    let (fixture, client) = fixture_with_items().await;
+    for waiting in [other_replica(&fixture), client.clone()] {
+        let order_id = post_order(&client).await;
+        let (path, began) = (format!("/orders/{order_id}"), Instant::now());
+        let wait = with_timeout(waiting.get_with_headers(&path, &[("prefer", "wait=10")]));
         let end = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            bring(&bench, &[verified(order_id)], saga::payment_verified).await;
+            deliver(&fixture, &[verified(order_id)], saga::payment_verified).await;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            bring(&bench, &[reserved(order_id)], saga::stock_reserved).await;
+            deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
         };
         let (answer, ()) = tokio::join!(wait, end);
         assert!((400..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
         assert_eq!(answer.headers()["preference-applied"], "wait=10");
         let order: Value = serde_json::from_str(&text(answer).await).unwrap();
-        assert_eq!(order, client.get(&place).await.body);
+        assert_eq!(order, client.get(&path).await.body);
         assert_eq!(order["status"], "confirmed");
 
         let began = Instant::now();
-        let answer = waiting.ask(&place, &[("prefer", "wait=10")]).await;
+        let answer = waiting.get_with_headers(&path, &[("prefer", "wait=10")]).await;
         assert!(answer.status() == 200 && began.elapsed() < Duration::from_secs(5), "it is over");
     }
 }
 
 #[tokio::test]
-async fn a_wait_ends_in_time_with_the_order_as_it_is() {
-    let (_bench, client) = stocked_bench().await;
-    let place = format!("/orders/{}", placed(&client).await);
+async fn a_wait_times_out_with_the_order_as_it_is() {
+    let (_fixture, client) = fixture_with_items().await;
+    let path = format!("/orders/{}", post_order(&client).await);
     let began = Instant::now();
-    let answer = in_time(client.ask(&place, &[("prefer", "wait=1")])).await;
+    let answer = with_timeout(client.get_with_headers(&path, &[("prefer", "wait=1")])).await;
     assert!((1_000..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["preference-applied"]),
@@ -62,29 +62,30 @@ async fn a_wait_ends_in_time_with_the_order_as_it_is() {
     assert!(text(answer).await.contains(r#""status":"pending""#));
     for unread in [&[][..], &[("prefer", "wait=soon")]] {
         let began = Instant::now();
-        let answer = client.ask(&place, unread).await;
+        let answer = client.get_with_headers(&path, unread).await;
         assert!(answer.status() == 200 && !answer.headers().contains_key("preference-applied"));
         assert!(began.elapsed() < Duration::from_secs(5));
     }
-    let nowhere = client.ask(&format!("/orders/{ORDER}"), &[("prefer", "wait=10")]).await;
+    let nowhere =
+        client.get_with_headers(&format!("/orders/{ORDER}"), &[("prefer", "wait=10")]).await;
     assert_eq!(nowhere.status(), 404);
 }
 
 #[tokio::test]
-async fn an_order_is_followed_to_its_end_and_a_stream_that_broke_is_resumed() {
-    let (bench, client) = stocked_bench().await;
-    let order_id = placed(&client).await;
-    let place = format!("/orders/{order_id}/events");
-    let stream = elsewhere(&bench).ask(&place, &[]).await;
+async fn an_event_stream_ends_with_its_order_and_resumes_after_a_break() {
+    let (fixture, client) = fixture_with_items().await;
+    let order_id = post_order(&client).await;
+    let path = format!("/orders/{order_id}/events");
+    let stream = other_replica(&fixture).get_with_headers(&path, &[]).await;
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
     let end = async {
-        bring(&bench, &[verified(order_id)], saga::payment_verified).await;
+        deliver(&fixture, &[verified(order_id)], saga::payment_verified).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        bring(&bench, &[rejected(order_id)], saga::stock_rejected).await;
+        deliver(&fixture, &[rejected(order_id)], saga::stock_rejected).await;
         let refunded = refunded(order_id, Some(TOTAL_CENTS));
-        bring(&bench, &[refunded], saga::payment_refunded).await;
+        deliver(&fixture, &[refunded], saga::payment_refunded).await;
     };
-    let (told, ()) = tokio::join!(in_time(text(stream)), end);
+    let (stream_text, ()) = tokio::join!(with_timeout(text(stream)), end);
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
     let history = history["history"].as_array().unwrap();
     let events: Vec<_> = history.iter().map(|entry| entry["event"].as_str().unwrap()).collect();
@@ -92,38 +93,41 @@ async fn an_order_is_followed_to_its_end_and_a_stream_that_broke_is_resumed() {
     assert_eq!(events, [&whole[..], &["payments.refunded"]].concat());
 
     let ids: Vec<_> = history.iter().map(|entry| entry["event_id"].as_str().unwrap()).collect();
-    for (nth, event) in told.split_terminator("\n\n").enumerate() {
+    for (nth, event) in stream_text.split_terminator("\n\n").enumerate() {
         let line = |name| event.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         assert_eq!((line("event: "), line("id: ")), (events[nth], ids[nth]));
         assert_eq!(&serde_json::from_str::<Value>(line("data: ")).unwrap(), &history[nth]);
     }
-    assert_eq!(told.matches("\n\n").count(), 4, "it ends with the order: {told}");
+    assert_eq!(stream_text.matches("\n\n").count(), 4, "it ends with the order: {stream_text}");
 
-    let rest = in_time(text(client.ask(&place, &[("last-event-id", ids[1])]).await)).await;
+    let rest =
+        with_timeout(text(client.get_with_headers(&path, &[("last-event-id", ids[1])]).await))
+            .await;
     assert!(rest.starts_with(&format!("id: {}\n", ids[2])), "{rest}");
     assert_eq!(rest.matches("\n\n").count(), 2);
     for seen in &ids[3..] {
-        assert_eq!(client.ask(&place, &[("last-event-id", seen)]).await.status(), 204);
+        assert_eq!(client.get_with_headers(&path, &[("last-event-id", seen)]).await.status(), 204);
     }
     assert_eq!(client.get(&format!("/orders/{ORDER}/events")).await.status, 404);
 }
 
 /// As after a failover to a copy that did not get them.
 #[tokio::test]
-async fn sequences_that_are_set_back_neither_end_what_a_follower_hears_nor_turn_a_history_round() {
-    let (bench, client) = stocked_bench().await;
-    let order_id = placed(&client).await;
-    bring(&bench, &[verified(order_id)], saga::payment_verified).await;
-    let stream = elsewhere(&bench).ask(&format!("/orders/{order_id}/events"), &[]).await;
+async fn reset_sequences_neither_cut_an_event_stream_nor_reorder_a_history() {
+    let (fixture, client) = fixture_with_items().await;
+    let order_id = post_order(&client).await;
+    deliver(&fixture, &[verified(order_id)], saga::payment_verified).await;
+    let stream =
+        other_replica(&fixture).get_with_headers(&format!("/orders/{order_id}/events"), &[]).await;
     let end = async {
         let back = "select setval(oid::regclass, 1, false) from pg_class where relkind = 'S'";
-        sqlx::query(back).fetch_all(&bench.db).await.unwrap();
+        sqlx::query(back).fetch_all(&fixture.db).await.unwrap();
         // Positions of the outbox that are taken are drawn again, and passed.
-        sqlx::query("delete from outbox").execute(&bench.db).await.unwrap();
-        bring(&bench, &[reserved(order_id)], saga::stock_reserved).await;
+        sqlx::query("delete from outbox").execute(&fixture.db).await.unwrap();
+        deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
     };
-    let (told, ()) = tokio::join!(in_time(text(stream)), end);
-    assert!(told.contains("event: orders.confirmed"), "{told}");
+    let (stream_text, ()) = tokio::join!(with_timeout(text(stream)), end);
+    assert!(stream_text.contains("event: orders.confirmed"), "{stream_text}");
     let history = client.get(&format!("/orders/{order_id}/history")).await.body;
     let history = history["history"].as_array().unwrap();
     let events: Vec<_> = history.iter().map(|entry| entry["event"].as_str().unwrap()).collect();

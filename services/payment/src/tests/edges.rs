@@ -4,37 +4,37 @@ use super::*;
 use crate::saga::DEPOSITED_MAX_CENTS;
 
 #[tokio::test]
-async fn a_deposit_opens_an_account_once_however_often_it_is_told() {
-    let (bench, client) = bench().await;
-    let place = format!("/accounts/{CUSTOMER}/deposits");
-    let opened = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
+async fn a_deposit_sent_repeatedly_opens_an_account_once() {
+    let (fixture, client) = fixture().await;
+    let path = format!("/accounts/{CUSTOMER}/deposits");
+    let opened = client.post(&path, Some("a"), json!({"amount_cents": 500})).await;
     let account = json!({"customer_id": CUSTOMER, "currency": "EUR", "balance_cents": 500,
                          "taken_cents": 0, "deposited_cents": 500});
     assert_eq!((opened.status, &opened.body), (201, &account));
     assert_eq!(opened.location, Some(format!("/accounts/{CUSTOMER}")));
-    deposited(&client, CUSTOMER, 70, "b").await;
-    let again = client.post(&place, Some("a"), json!({"amount_cents": 500})).await;
+    post_deposit(&client, CUSTOMER, 70, "b").await;
+    let again = client.post(&path, Some("a"), json!({"amount_cents": 500})).await;
     assert_eq!((again.status, &again.body), (201, &account), "the same answer");
-    let other = client.post(&place, Some("a"), json!({"amount_cents": 501})).await;
+    let other = client.post(&path, Some("a"), json!({"amount_cents": 501})).await;
     assert_eq!(
         (other.status, &other.body["type"]),
         (422, &json!("/problems/idempotency-key-reused"))
     );
-    let together = (0..10).map(|_| deposited(&client, CUSTOMER, 1, "c"));
+    let together = (0..10).map(|_| post_deposit(&client, CUSTOMER, 1, "c"));
     futures::future::join_all(together).await;
     assert_eq!(client.get(&format!("/accounts/{CUSTOMER}")).await.body["balance_cents"], 571);
-    assert_eq!((bench.count("deposits").await, bench.count("outbox").await), (3, 0));
+    assert_eq!((fixture.count_rows("deposits").await, fixture.count_rows("outbox").await), (3, 0));
     let sums = json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true, "written_off": []});
-    assert_eq!(books(&bench).await, sums);
+    assert_eq!(books(&fixture).await, sums);
     assert_eq!(client.get(&format!("/accounts/{ORDER}")).await.status, 404);
     assert_eq!(client.get("/accounts/7").await.status, 404);
 }
 
 #[tokio::test]
-async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
-    let (bench, client) = bench().await;
-    let place = format!("/accounts/{CUSTOMER}/deposits");
-    for (wish, field) in [
+async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
+    let (fixture, client) = fixture().await;
+    let path = format!("/accounts/{CUSTOMER}/deposits");
+    for (request, field) in [
         (json!({"amount_cents": 0}), "amount_cents"),
         (json!({"amount_cents": -1}), "amount_cents"),
         (json!({"amount_cents": DEPOSITED_MAX_CENTS + 1}), "amount_cents"),
@@ -43,30 +43,36 @@ async fn what_is_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (json!({}), "amount_cents"),
         (json!({"amount_cents": 1, "currency": "CHF"}), "currency"),
     ] {
-        let refused = client.post(&place, Some("a"), wish).await;
+        let refused = client.post(&path, Some("a"), request).await;
         assert_eq!(
             (refused.status, refused.body["field"].as_str()),
             (422, Some(field)),
             "{refused:?}"
         );
     }
-    let keyless = client.post(&place, None, json!({"amount_cents": 1})).await;
+    let keyless = client.post(&path, None, json!({"amount_cents": 1})).await;
     assert_eq!(
         (keyless.status, &keyless.body["type"]),
         (400, &json!("/problems/idempotency-key-missing"))
     );
-    assert_eq!((bench.count("accounts").await, bench.count("idempotency_keys").await), (0, 0));
+    assert_eq!(
+        (fixture.count_rows("accounts").await, fixture.count_rows("idempotency_keys").await),
+        (0, 0)
+    );
 
-    deposited(&client, CUSTOMER, DEPOSITED_MAX_CENTS, "a").await;
-    let refused = client.post(&place, Some("b"), json!({"amount_cents": 1})).await;
+    post_deposit(&client, CUSTOMER, DEPOSITED_MAX_CENTS, "a").await;
+    let refused = client.post(&path, Some("b"), json!({"amount_cents": 1})).await;
     assert_eq!((refused.status, &refused.body["field"]), (422, &json!("amount_cents")));
-    assert_eq!((bench.count("deposits").await, bench.count("idempotency_keys").await), (1, 1));
-    assert_eq!(books(&bench).await["balanced"], true);
+    assert_eq!(
+        (fixture.count_rows("deposits").await, fixture.count_rows("idempotency_keys").await),
+        (1, 1)
+    );
+    assert_eq!(books(&fixture).await["balanced"], true);
 }
 
 #[tokio::test]
-async fn there_are_books_whatever_all_deposits_come_to() {
-    let (bench, _client) = bench().await;
+async fn the_books_show_sums_beyond_64_bits() {
+    let (fixture, _client) = fixture().await;
     for fill in [
         "insert into deposits (deposit_id, customer_id, amount_cents, created_at)
          select gen_random_uuid(), gen_random_uuid(), 1000000000000000, now()
@@ -74,18 +80,21 @@ async fn there_are_books_whatever_all_deposits_come_to() {
         "insert into accounts (customer_id, currency, deposited_cents, balance_cents, taken_cents)
          select customer_id, 'EUR', amount_cents, amount_cents, 0 from deposits",
     ] {
-        sqlx::query(fill).execute(&bench.db).await.unwrap();
+        sqlx::query(fill).execute(&fixture.db).await.unwrap();
     }
-    let told = books(&bench).await;
-    assert_eq!((&told["balanced"], told["deposited_cents"].as_f64()), (&json!(true), Some(1e19)));
+    let totals = books(&fixture).await;
+    assert_eq!(
+        (&totals["balanced"], totals["deposited_cents"].as_f64()),
+        (&json!(true), Some(1e19))
+    );
 }
 
 #[tokio::test]
-async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
-    let (bench, client) = bench().await;
-    deposited(&client, CUSTOMER, 500, "a").await;
+async fn books_that_differ_from_the_rows_are_not_balanced() {
+    let (fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 500, "a").await;
     let order = created(ORDER, CUSTOMER, 300, "EUR");
-    bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap();
+    fixture.deliver(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap();
     let owned: &str = format!(
         "with accounts as (update accounts set customer_id = '{CUSTOMER}'),
               deposits as (update deposits set customer_id = '{CUSTOMER}')
@@ -101,13 +110,13 @@ async fn books_that_the_rows_do_not_come_to_are_not_balanced() {
         ("update deposits set customer_id = order_id from payments", owned),
         ("update payments set customer_id = order_id", owned),
     ];
-    bench.books_notice(api::books(bench.db.clone()), &ways).await;
+    fixture.assert_books_detect(api::books(fixture.db.clone()), &ways).await;
 }
 
 #[tokio::test]
-async fn the_database_itself_refuses_money_that_is_not_there() {
-    let (bench, client) = bench().await;
-    deposited(&client, CUSTOMER, 500, "a").await;
+async fn the_database_refuses_negative_balances() {
+    let (fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 500, "a").await;
     for impossible in [
         "update accounts set balance_cents = -1, taken_cents = 501",
         "update accounts set balance_cents = 501, taken_cents = -1",
@@ -115,72 +124,81 @@ async fn the_database_itself_refuses_money_that_is_not_there() {
         "update accounts set deposited_cents = 1000000000000001, balance_cents = 1000000000000001",
         "update deposits set amount_cents = 0",
     ] {
-        assert_eq!(bench.refused(impossible).await, "23514", "{impossible}");
+        assert_eq!(fixture.expect_sqlstate(impossible).await, "23514", "{impossible}");
     }
 }
 
 #[tokio::test]
-async fn an_account_takes_in_no_other_currency() {
-    let (bench, client) = bench().await;
-    deposited(&client, CUSTOMER, 5, "a").await;
-    let moved = Client(api::router(bench.db.clone(), bench.commands.clone(), "CHF".into()));
-    let place = format!("/accounts/{CUSTOMER}/deposits");
-    let refused = moved.post(&place, Some("b"), json!({"amount_cents": 5})).await;
-    assert_eq!((refused.status, &refused.body["type"]), (409, &json!("/problems/other-currency")));
-    assert_eq!(bench.count("deposits").await, 1);
+async fn an_account_accepts_no_other_currency() {
+    let (fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 5, "a").await;
+    let moved = TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), "CHF".into()));
+    let path = format!("/accounts/{CUSTOMER}/deposits");
+    let refused = moved.post(&path, Some("b"), json!({"amount_cents": 5})).await;
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (409, &json!("/problems/currency-mismatch"))
+    );
+    assert_eq!(fixture.count_rows("deposits").await, 1);
 }
 
 #[tokio::test]
-async fn an_order_comes_in_once_and_its_answer_goes_out_with_it() {
-    let (bench, client) = bench().await;
-    deposited(&client, CUSTOMER, 500, "a").await;
+async fn an_order_is_handled_once_and_its_response_is_published_with_it() {
+    let (fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 500, "a").await;
     let event_id = Uuid::now_v7();
     let order = created(ORDER, CUSTOMER, 300, "EUR");
-    let published = bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap();
-    assert!(bench.bring(&[(event_id, &order)], saga::verify_payment).await.unwrap().is_empty());
+    let published = fixture.deliver(&[(event_id, &order)], saga::verify_payment).await.unwrap();
+    assert!(fixture.deliver(&[(event_id, &order)], saga::verify_payment).await.unwrap().is_empty());
     assert!(
-        bench.bring(&[(Uuid::now_v7(), &order)], saga::verify_payment).await.unwrap().is_empty()
+        fixture
+            .deliver(&[(Uuid::now_v7(), &order)], saga::verify_payment)
+            .await
+            .unwrap()
+            .is_empty()
     );
     let answer = (String::from("payments.verified"), ORDER.to_string(), published[0]);
-    assert_eq!(bench.outbox().await, [answer]);
+    assert_eq!(fixture.outbox_entries().await, [answer]);
     let shown = client.get(&format!("/payments/{ORDER}")).await.body;
     assert_eq!((&shown["state"], &shown["amount_cents"]), (&json!("verified"), &json!(300)));
     assert_eq!((&shown["customer_id"], &shown["currency"]), (&json!(CUSTOMER), &json!("EUR")));
     let sums = json!({"deposited_cents": 500, "balance_cents": 200, "taken_cents": 300, "balanced": true, "written_off": []});
-    assert_eq!(books(&bench).await, sums);
+    assert_eq!(books(&fixture).await, sums);
 
-    let undone =
-        bench.bring(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::refund_payment).await.unwrap();
+    let undone = fixture
+        .deliver(&[(Uuid::now_v7(), &cancelled(ORDER))], saga::refund_payment)
+        .await
+        .unwrap();
     assert_eq!(
-        bench.outbox().await[1],
+        fixture.outbox_entries().await[1],
         (String::from("payments.refunded"), ORDER.to_string(), undone[0])
     );
     let ids: (Option<Uuid>, Option<Uuid>) =
-        sqlx::query_as("select answer_event_id, undo_event_id from payments")
-            .fetch_one(&bench.db)
+        sqlx::query_as("select response_event_id, compensation_event_id from payments")
+            .fetch_one(&fixture.db)
             .await
             .unwrap();
     assert_eq!(ids, (Some(published[0]), Some(undone[0])));
     assert_eq!(client.get(&format!("/payments/{ORDER}")).await.body["state"], "refunded");
     let sums = json!({"deposited_cents": 500, "balance_cents": 500, "taken_cents": 0, "balanced": true, "written_off": []});
-    assert_eq!(books(&bench).await, sums);
+    assert_eq!(books(&fixture).await, sums);
     assert_eq!(client.get(&format!("/payments/{}", Uuid::nil())).await.status, 404);
 }
 
 #[tokio::test]
 async fn a_batch_updates_some_rows_and_inserts_others() {
-    let (bench, client) = bench().await;
-    deposited(&client, CUSTOMER, 250, "a").await;
+    let (fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 250, "a").await;
     let order_id = |nth: u128| Uuid::from_u128(nth);
     let first: Vec<_> = (1..4).map(|nth| created(order_id(nth), CUSTOMER, 100, "EUR")).collect();
     let first: Vec<_> = first.iter().map(|order| (Uuid::now_v7(), order)).collect();
-    assert_eq!(bench.bring(&first, saga::verify_payment).await.unwrap().len(), 3);
+    assert_eq!(fixture.deliver(&first, saga::verify_payment).await.unwrap().len(), 3);
     let cancelled = [cancelled(order_id(9)), cancelled(order_id(3)), cancelled(order_id(2))];
     let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
-    assert_eq!(bench.bring(&cancelled, saga::refund_payment).await.unwrap().len(), 2);
+    assert_eq!(fixture.deliver(&cancelled, saga::refund_payment).await.unwrap().len(), 2);
     let states: Vec<(Uuid, String, Option<String>)> =
         sqlx::query_as("select order_id, state, reason from payments order by order_id")
-            .fetch_all(&bench.db)
+            .fetch_all(&fixture.db)
             .await
             .unwrap();
     let states: Vec<_> = states
@@ -193,29 +211,33 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
         [(1, "verified", None), (2, "refunded", None), (3, "declined", short), (9, "void", None)]
     );
     let sums = json!({"deposited_cents": 250, "balance_cents": 150, "taken_cents": 100, "balanced": true, "written_off": []});
-    assert_eq!(books(&bench).await, sums);
+    assert_eq!(books(&fixture).await, sums);
 }
 
 #[tokio::test]
-async fn an_impossible_order_leaves_nothing_behind() {
-    let (bench, client) = bench().await;
-    deposited(&client, CUSTOMER, 250, "a").await;
+async fn an_unprocessable_order_leaves_nothing_behind() {
+    let (fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 250, "a").await;
     let (good, bad) =
         (created(Uuid::now_v7(), CUSTOMER, 1, "EUR"), created(Uuid::now_v7(), CUSTOMER, -1, "EUR"));
     let batch = [(Uuid::now_v7(), &good), (Uuid::now_v7(), &bad)];
-    bench.bring(&batch, saga::verify_payment).await.unwrap_err();
+    fixture.deliver(&batch, saga::verify_payment).await.unwrap_err();
     assert_eq!(
-        (bench.count("payments").await, bench.count("inbox").await, bench.count("outbox").await),
+        (
+            fixture.count_rows("payments").await,
+            fixture.count_rows("inbox").await,
+            fixture.count_rows("outbox").await
+        ),
         (0, 0, 0)
     );
 }
 
 #[tokio::test]
-async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_a_circle() {
-    let (bench, client) = bench().await;
+async fn batches_that_lock_the_same_rows_in_reverse_do_not_deadlock() {
+    let (fixture, client) = fixture().await;
     let customers: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
     for customer_id in &customers {
-        deposited(&client, *customer_id, 1_000, "a").await;
+        post_deposit(&client, *customer_id, 1_000, "a").await;
     }
     let id = Uuid::now_v7;
     for _ in 0..5 {
@@ -226,8 +248,8 @@ async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_
         let forth: Vec<_> = there.iter().map(|order| (id(), order)).collect();
         let aft: Vec<_> = back.iter().map(|order| (id(), order)).collect();
         let (forth, aft) = tokio::join!(
-            bench.bring(&forth, saga::verify_payment),
-            bench.bring(&aft, saga::verify_payment)
+            fixture.deliver(&forth, saga::verify_payment),
+            fixture.deliver(&aft, saga::verify_payment)
         );
         assert_eq!((forth.unwrap().len(), aft.unwrap().len()), (20, 20));
         let undone: Vec<_> =
@@ -235,16 +257,16 @@ async fn batches_that_touch_the_same_rows_the_other_way_round_wait_and_never_in_
         let forth: Vec<_> = undone.iter().map(|order| (id(), order)).collect();
         let aft: Vec<_> = undone.iter().rev().map(|order| (id(), order)).collect();
         let (forth, aft) = tokio::join!(
-            bench.bring(&forth, saga::refund_payment),
-            bench.bring(&aft, saga::refund_payment)
+            fixture.deliver(&forth, saga::refund_payment),
+            fixture.deliver(&aft, saga::refund_payment)
         );
         assert_eq!(forth.unwrap().len() + aft.unwrap().len(), 40, "each is undone once");
     }
-    let books = books(&bench).await;
+    let books = books(&fixture).await;
     assert_eq!((&books["balance_cents"], &books["balanced"]), (&json!(20_000), &json!(true)));
 }
 
 #[test]
-fn the_committed_openapi_document_is_what_the_code_says() {
+fn the_committed_openapi_document_matches_the_code() {
     testing::compare_openapi("payment", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::payment::{Account, Deposit, Payment, State};
-use crate::saga::{DEPOSITED_MAX_CENTS, Paying, Refusal};
+use crate::saga::{DEPOSITED_MAX_CENTS, PaymentOutcome, Refusal};
 
 fn deposit(customer_id: Uuid, amount_cents: i64) -> Deposit {
     Deposit { deposit_id: Uuid::now_v7(), customer_id, amount_cents, currency: euros() }
@@ -16,8 +16,8 @@ fn deposit(customer_id: Uuid, amount_cents: i64) -> Deposit {
 /// An account with 1,000 cents, 300 of them taken; and what was done for the order, if anything.
 fn ledger(state: Option<State>) -> Ledger {
     let mut ledger = Ledger::default();
-    ledger.deposit(&deposit(CUSTOMER, 1_000), at(0).now);
-    ledger.take(CUSTOMER, 300);
+    ledger.deposit(&deposit(CUSTOMER, 1_000), context(0).now);
+    ledger.debit(CUSTOMER, 300);
     if let Some(state) = state {
         let void = state == State::Void;
         ledger.put_payment(Payment {
@@ -27,10 +27,10 @@ fn ledger(state: Option<State>) -> Ledger {
             amount_cents: if void { 0 } else { 300 },
             currency: (!void).then(euros),
             reason: (state == State::Declined).then(|| "insufficient_funds".into()),
-            answer_event_id: (!void).then(Uuid::max),
-            undo_event_id: matches!(state, State::Refunded | State::Void).then(Uuid::max),
-            created_at: at(0).now,
-            updated_at: at(0).now,
+            response_event_id: (!void).then(Uuid::max),
+            compensation_event_id: matches!(state, State::Refunded | State::Void).then(Uuid::max),
+            created_at: context(0).now,
+            updated_at: context(0).now,
         });
     }
     ledger
@@ -47,30 +47,33 @@ fn counts(ledger: &Ledger) -> (i64, i64, i64) {
 }
 
 #[test]
-fn a_new_order_is_paid_for_where_the_money_is_there() {
+fn a_new_order_is_paid_if_the_balance_suffices() {
     for total_cents in [0, 1, 700] {
         let mut ledger = ledger(None);
         let order = created(ORDER, CUSTOMER, total_cents, "EUR");
-        let answer = saga::verify_payment(&order, &mut ledger, at(1)).unwrap();
-        let (currency, occurred_at) = (euros(), at(1).now);
+        let answer = saga::verify_payment(&order, &mut ledger, context(1)).unwrap();
+        let (currency, occurred_at) = (euros(), context(1).now);
         let yes =
             PaymentVerified { order_id: ORDER, amount_cents: total_cents, currency, occurred_at };
-        assert_eq!(answer, Some(Paying::Verified(yes)));
+        assert_eq!(answer, Some(PaymentOutcome::Verified(yes)));
         assert_eq!(counts(&ledger), (1_000, 700 - total_cents, 300 + total_cents));
         let row = ledger.payment(ORDER).unwrap();
         assert_eq!(
             (row.state, row.customer_id, row.amount_cents),
             (State::Verified, Some(CUSTOMER), total_cents)
         );
-        assert_eq!((row.answer_event_id, row.undo_event_id), (Some(at(1).event_id), None));
+        assert_eq!(
+            (row.response_event_id, row.compensation_event_id),
+            (Some(context(1).event_id), None)
+        );
         assert_eq!((row.currency.as_deref(), &row.reason), (Some("EUR"), &None));
     }
 }
 
 #[test]
-fn an_order_that_cannot_be_paid_for_takes_nothing_and_hears_why() {
+fn an_order_that_cannot_be_paid_takes_nothing_and_is_declined_with_a_reason() {
     let stranger = Uuid::from_u128(9);
-    for (customer_id, total_cents, currency, reason, in_words) in [
+    for (customer_id, total_cents, currency, reason, stored_reason) in [
         (CUSTOMER, 701, "EUR", DeclineReason::InsufficientFunds, "insufficient_funds"),
         (CUSTOMER, i64::MAX, "EUR", DeclineReason::InsufficientFunds, "insufficient_funds"),
         (stranger, 1, "EUR", DeclineReason::NoAccount, "no_account"),
@@ -79,34 +82,41 @@ fn an_order_that_cannot_be_paid_for_takes_nothing_and_hears_why() {
         let mut ledger = ledger(None);
         let before = rows(&ledger).0;
         let order = created(ORDER, customer_id, total_cents, currency);
-        let answer = saga::verify_payment(&order, &mut ledger, at(1)).unwrap();
-        let no = PaymentDeclined { order_id: ORDER, reason, occurred_at: at(1).now };
-        assert_eq!(answer, Some(Paying::Declined(no)));
+        let answer = saga::verify_payment(&order, &mut ledger, context(1)).unwrap();
+        let no = PaymentDeclined { order_id: ORDER, reason, occurred_at: context(1).now };
+        assert_eq!(answer, Some(PaymentOutcome::Declined(no)));
         assert_eq!(rows(&ledger).0, before);
         let row = ledger.payment(ORDER).unwrap();
-        assert_eq!((row.state, row.reason.as_deref()), (State::Declined, Some(in_words)));
-        assert_eq!((row.answer_event_id, row.undo_event_id), (Some(at(1).event_id), None));
+        assert_eq!((row.state, row.reason.as_deref()), (State::Declined, Some(stored_reason)));
+        assert_eq!(
+            (row.response_event_id, row.compensation_event_id),
+            (Some(context(1).event_id), None)
+        );
     }
 }
 
 #[test]
-fn an_order_that_was_answered_or_cancelled_gets_no_other_answer() {
+fn an_order_already_answered_or_cancelled_gets_no_second_response() {
     for state in [State::Verified, State::Declined, State::Refunded, State::Void] {
         let mut ledger = ledger(Some(state));
         let before = rows(&ledger);
         let order = created(ORDER, CUSTOMER, 300, "EUR");
-        assert_eq!(saga::verify_payment(&order, &mut ledger, at(1)), Ok(None), "{state:?}");
+        assert_eq!(saga::verify_payment(&order, &mut ledger, context(1)), Ok(None), "{state:?}");
         assert_eq!(rows(&ledger), before, "{state:?}");
     }
 }
 
 #[test]
-fn an_order_with_a_negative_total_cannot_be() {
+fn an_order_with_a_negative_total_is_unprocessable() {
     let mut ledger = ledger(None);
     let before = rows(&ledger);
     for total_cents in [-1, i64::MIN] {
-        saga::verify_payment(&created(ORDER, CUSTOMER, total_cents, "EUR"), &mut ledger, at(1))
-            .unwrap_err();
+        saga::verify_payment(
+            &created(ORDER, CUSTOMER, total_cents, "EUR"),
+            &mut ledger,
+            context(1),
+        )
+        .unwrap_err();
         assert_eq!(rows(&ledger), before);
     }
 }
@@ -114,37 +124,43 @@ fn an_order_with_a_negative_total_cannot_be() {
 #[test]
 fn a_cancelled_order_gets_its_money_back() {
     let mut ledger = ledger(Some(State::Verified));
-    let event = saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)).unwrap().unwrap();
-    assert_eq!((event.order_id, event.occurred_at), (ORDER, at(1).now));
+    let event = saga::refund_payment(&cancelled(ORDER), &mut ledger, context(1)).unwrap().unwrap();
+    assert_eq!((event.order_id, event.occurred_at), (ORDER, context(1).now));
     assert_eq!((event.amount_cents, event.currency), (Some(300), Some(euros())));
     assert_eq!(counts(&ledger), (1_000, 1_000, 0));
     let row = ledger.payment(ORDER).unwrap();
-    assert_eq!((row.state, row.undo_event_id), (State::Refunded, Some(at(1).event_id)));
-    assert_eq!((row.answer_event_id, row.amount_cents), (Some(Uuid::max()), 300));
-    assert_eq!((row.created_at, row.updated_at), (at(0).now, at(1).now));
+    assert_eq!(
+        (row.state, row.compensation_event_id),
+        (State::Refunded, Some(context(1).event_id))
+    );
+    assert_eq!((row.response_event_id, row.amount_cents), (Some(Uuid::max()), 300));
+    assert_eq!((row.created_at, row.updated_at), (context(0).now, context(1).now));
 }
 
 #[test]
-fn a_cancellation_that_overtook_its_order_is_answered_with_nothing_and_remembered() {
+fn a_cancellation_that_overtakes_its_order_leaves_a_tombstone() {
     let mut ledger = ledger(None);
     let account = rows(&ledger).0;
-    let event = saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)).unwrap().unwrap();
+    let event = saga::refund_payment(&cancelled(ORDER), &mut ledger, context(1)).unwrap().unwrap();
     assert_eq!((event.order_id, event.amount_cents, event.currency), (ORDER, None, None));
     let row = ledger.payment(ORDER).unwrap();
     assert_eq!((row.state, row.customer_id, row.amount_cents), (State::Void, None, 0));
-    assert_eq!((row.answer_event_id, row.undo_event_id), (None, Some(at(1).event_id)));
-    let late = saga::verify_payment(&created(ORDER, CUSTOMER, 1, "EUR"), &mut ledger, at(2));
+    assert_eq!(
+        (row.response_event_id, row.compensation_event_id),
+        (None, Some(context(1).event_id))
+    );
+    let late = saga::verify_payment(&created(ORDER, CUSTOMER, 1, "EUR"), &mut ledger, context(2));
     assert_eq!(late, Ok(None));
     assert_eq!(rows(&ledger).0, account);
 }
 
 #[test]
-fn there_is_nothing_to_undo_after_a_no_or_twice() {
+fn nothing_is_compensated_twice_or_after_a_rejection() {
     for state in [State::Declined, State::Refunded, State::Void] {
         let mut ledger = ledger(Some(state));
         let before = rows(&ledger);
         assert_eq!(
-            saga::refund_payment(&cancelled(ORDER), &mut ledger, at(1)),
+            saga::refund_payment(&cancelled(ORDER), &mut ledger, context(1)),
             Ok(None),
             "{state:?}"
         );
@@ -155,8 +171,8 @@ fn there_is_nothing_to_undo_after_a_no_or_twice() {
 #[test]
 fn the_first_deposit_opens_the_account_and_the_next_adds_to_it() {
     let mut ledger = Ledger::default();
-    assert_eq!(saga::take_in(&deposit(CUSTOMER, 5), &mut ledger, at(1)), Ok(()));
-    assert_eq!(saga::take_in(&deposit(CUSTOMER, 7), &mut ledger, at(2)), Ok(()));
+    assert_eq!(saga::deposit(&deposit(CUSTOMER, 5), &mut ledger, context(1)), Ok(()));
+    assert_eq!(saga::deposit(&deposit(CUSTOMER, 7), &mut ledger, context(2)), Ok(()));
     assert_eq!(counts(&ledger), (12, 12, 0));
 }
 
@@ -164,19 +180,19 @@ fn the_first_deposit_opens_the_account_and_the_next_adds_to_it() {
 fn a_refused_deposit_changes_nothing() {
     let francs = Deposit { currency: "CHF".into(), ..deposit(CUSTOMER, 1) };
     for (deposit, answer) in [
-        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS), Err(Refusal::TooMuch)),
-        (deposit(CUSTOMER, i64::MAX), Err(Refusal::TooMuch)),
+        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS), Err(Refusal::LimitExceeded)),
+        (deposit(CUSTOMER, i64::MAX), Err(Refusal::LimitExceeded)),
         // What was taken counts, since it may come back.
-        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 999), Err(Refusal::TooMuch)),
-        (francs, Err(Refusal::OtherCurrency)),
+        (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 999), Err(Refusal::LimitExceeded)),
+        (francs, Err(Refusal::CurrencyMismatch)),
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 1_000), Ok(())),
     ] {
         let mut ledger = ledger(Some(State::Verified));
         let before = rows(&ledger);
-        assert_eq!(saga::take_in(&deposit, &mut ledger, at(1)), answer);
+        assert_eq!(saga::deposit(&deposit, &mut ledger, context(1)), answer);
         match answer {
             Ok(()) => {
-                saga::refund_payment(&cancelled(ORDER), &mut ledger, at(2)).unwrap();
+                saga::refund_payment(&cancelled(ORDER), &mut ledger, context(2)).unwrap();
                 assert_eq!(counts(&ledger), (DEPOSITED_MAX_CENTS, DEPOSITED_MAX_CENTS, 0));
             }
             Err(_) => assert_eq!(rows(&ledger), before),
@@ -186,7 +202,7 @@ fn a_refused_deposit_changes_nothing() {
 
 /// What may happen to a ledger.
 #[derive(Clone, Debug)]
-enum Happening {
+enum Operation {
     Created(usize),
     Cancelled(usize),
     Deposited(usize, i64),
@@ -195,15 +211,15 @@ enum Happening {
 const ORDERS: usize = 5;
 const CUSTOMERS: usize = 2;
 
-fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let amount =
         prop_oneof![4 => 1..500_i64, 1 => Just(DEPOSITED_MAX_CENTS - 400), 1 => Just(i64::MAX)];
-    let happening = prop_oneof![
-        4 => (0..ORDERS).prop_map(Happening::Created),
-        3 => (0..ORDERS).prop_map(Happening::Cancelled),
-        3 => (0..CUSTOMERS, amount).prop_map(|(nth, cents)| Happening::Deposited(nth, cents)),
+    let operation = prop_oneof![
+        4 => (0..ORDERS).prop_map(Operation::Created),
+        3 => (0..ORDERS).prop_map(Operation::Cancelled),
+        3 => (0..CUSTOMERS, amount).prop_map(|(nth, cents)| Operation::Deposited(nth, cents)),
     ];
-    prop::collection::vec(happening, 1..80)
+    prop::collection::vec(operation, 1..80)
 }
 
 proptest! {
@@ -214,7 +230,7 @@ proptest! {
     #[test]
     fn money_is_conserved_and_orders_are_answered_once(
         orders in prop::collection::vec((0..CUSTOMERS, -1..400_i64), ORDERS),
-        happenings in happenings(),
+        operations in operations(),
     ) {
         let mut ledger = Ledger::default();
         let mut deposited = [0_i64; CUSTOMERS];
@@ -226,32 +242,32 @@ proptest! {
             let payments: Vec<_> = (0..ORDERS).map(|nth| ledger.payment(order_id(nth)).cloned()).collect();
             (accounts, payments)
         };
-        for (now, happening) in happenings.into_iter().enumerate() {
+        for (now, operation) in operations.into_iter().enumerate() {
             let before = all(&ledger);
-            let at = at(now as u128 + 1);
-            let nothing_may_change = match happening {
-                Happening::Created(nth) => {
+            let context = context(now as u128 + 1);
+            let nothing_may_change = match operation {
+                Operation::Created(nth) => {
                     let (customer, total_cents) = orders[nth];
                     let order = created(order_id(nth), customer_id(customer), total_cents, "EUR");
-                    match saga::verify_payment(&order, &mut ledger, at) {
+                    match saga::verify_payment(&order, &mut ledger, context) {
                         Ok(Some(_)) => {
                             *answers.entry(nth).or_insert(0) += 1;
-                            prop_assert_eq!(ledger.payment(order_id(nth)).unwrap().answer_event_id, Some(at.event_id));
+                            prop_assert_eq!(ledger.payment(order_id(nth)).unwrap().response_event_id, Some(context.event_id));
                             false
                         }
                         Ok(None) | Err(_) => true,
                     }
                 }
-                Happening::Cancelled(nth) => match saga::refund_payment(&cancelled(order_id(nth)), &mut ledger, at).unwrap() {
+                Operation::Cancelled(nth) => match saga::refund_payment(&cancelled(order_id(nth)), &mut ledger, context).unwrap() {
                     Some(_) => {
                         *undos.entry(nth).or_insert(0) += 1;
-                        prop_assert_eq!(ledger.payment(order_id(nth)).unwrap().undo_event_id, Some(at.event_id));
+                        prop_assert_eq!(ledger.payment(order_id(nth)).unwrap().compensation_event_id, Some(context.event_id));
                         false
                     }
                     None => true,
                 },
-                Happening::Deposited(nth, amount_cents) => {
-                    match saga::take_in(&deposit(customer_id(nth), amount_cents), &mut ledger, at) {
+                Operation::Deposited(nth, amount_cents) => {
+                    match saga::deposit(&deposit(customer_id(nth), amount_cents), &mut ledger, context) {
                         Ok(()) => {
                             deposited[nth] += amount_cents;
                             false
@@ -288,14 +304,14 @@ proptest! {
 /// refunded. The panic becomes a dead letter.
 #[test]
 #[should_panic = "account is not among the rows"]
-fn money_of_an_account_that_was_not_loaded_is_not_moved_in_silence() {
+fn moving_money_of_an_account_that_was_not_loaded_panics() {
     let mut forgetful = Ledger::default();
     forgetful.put_payment(ledger(Some(State::Verified)).payment(ORDER).unwrap().clone());
-    let _ = saga::refund_payment(&cancelled(ORDER), &mut forgetful, at(1));
+    let _ = saga::refund_payment(&cancelled(ORDER), &mut forgetful, context(1));
 }
 
 #[test]
-fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
+fn the_impact_of_discarding_an_event_is_stated() {
     let (order, cancel) = (created(ORDER, CUSTOMER, 300, "EUR"), cancelled(ORDER));
     for state in [
         None,
@@ -305,10 +321,10 @@ fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
         Some(State::Void),
     ] {
         let ledger = ledger(state);
-        let loss = saga::order_discarded(&order, &ledger);
-        assert_eq!(loss.offer.is_some(), state.is_none(), "{state:?}: {loss:?}");
+        let loss = discard::order_impact(&order, &ledger);
+        assert_eq!(loss.remedy.is_some(), state.is_none(), "{state:?}: {loss:?}");
         assert_eq!(loss.write_offs, []);
-        let loss = saga::cancellation_discarded(&cancel, &ledger);
+        let loss = discard::cancellation_impact(&cancel, &ledger);
         let write_offs: Vec<(i64, &str)> =
             loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
         let due: &[(i64, &str)] = match state {

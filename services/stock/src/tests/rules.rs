@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sqlx::types::Json;
 
 use super::*;
-use crate::saga::{Refusal, Reserving};
+use crate::saga::{Refusal, ReservationOutcome};
 use crate::stock::{Delivery, Item, Line, PutItem, Reservation, Shortfall, State};
 
 fn item(sku: &str, delivered: i64, available: i64) -> Item {
@@ -21,7 +21,7 @@ fn item(sku: &str, delivered: i64, available: i64) -> Item {
         available,
         reserved: delivered - available,
         event_id: Uuid::nil(),
-        changed_at: at(0).now,
+        changed_at: context(0).now,
     }
 }
 
@@ -42,10 +42,10 @@ fn warehouse(state: Option<State>) -> Warehouse {
                 Json(Shortfall { reason, sku, requested: 2, available: 0 })
             }),
             reason: (state == State::Rejected).then(|| "none left".into()),
-            answer_event_id: (state != State::Void).then(Uuid::max),
-            undo_event_id: matches!(state, State::Released | State::Void).then(Uuid::max),
-            created_at: at(0).now,
-            updated_at: at(0).now,
+            response_event_id: (state != State::Void).then(Uuid::max),
+            compensation_event_id: matches!(state, State::Released | State::Void).then(Uuid::max),
+            created_at: context(0).now,
+            updated_at: context(0).now,
         });
     }
     warehouse
@@ -68,23 +68,27 @@ const STATES: [State; 4] = [State::Reserved, State::Rejected, State::Released, S
 fn a_new_order_gets_every_line() {
     let mut warehouse = warehouse(None);
     let order = created(ORDER, &[("pen", 3), ("ink", 1)]);
-    let Ok(Some(Reserving::Reserved(event))) = saga::reserve_stock(&order, &mut warehouse, at(1))
+    let Ok(Some(ReservationOutcome::Reserved(event))) =
+        saga::reserve_stock(&order, &mut warehouse, context(1))
     else {
         panic!("there is enough")
     };
     let by_sku = [("ink", 1), ("pen", 3)];
     let lines = by_sku.map(|(sku, quantity)| ReservedLine { sku: sku.into(), quantity });
-    assert_eq!((event.order_id, event.lines, event.occurred_at), (ORDER, lines.into(), at(1).now));
+    assert_eq!(
+        (event.order_id, event.lines, event.occurred_at),
+        (ORDER, lines.into(), context(1).now)
+    );
     assert_eq!(counts(&warehouse, "pen"), (5, 0, 5));
     assert_eq!(counts(&warehouse, "ink"), (3, 2, 1));
     let row = warehouse.reservation(ORDER).unwrap();
-    assert_eq!((row.state, row.answer_event_id), (State::Reserved, Some(at(1).event_id)));
+    assert_eq!((row.state, row.response_event_id), (State::Reserved, Some(context(1).event_id)));
     let lines = by_sku.map(|(sku, quantity)| Line { sku: sku.into(), quantity });
-    assert_eq!((row.lines.0.as_slice(), row.undo_event_id), (lines.as_slice(), None));
+    assert_eq!((row.lines.0.as_slice(), row.compensation_event_id), (lines.as_slice(), None));
 }
 
 #[test]
-fn an_order_with_one_line_too_many_gets_nothing_and_hears_which() {
+fn an_order_with_one_line_too_many_is_rejected_naming_that_line() {
     for (lines, reason, sku, requested, available) in [
         (vec![("ink", 1), ("pen", 4)], RejectReason::OutOfStock, "pen", 4, 3),
         (vec![("pen", 4), ("ink", 4)], RejectReason::OutOfStock, "ink", 4, 3),
@@ -92,31 +96,35 @@ fn an_order_with_one_line_too_many_gets_nothing_and_hears_which() {
     ] {
         let mut warehouse = warehouse(None);
         let before = rows(&warehouse).0;
-        let answer = saga::reserve_stock(&created(ORDER, &lines), &mut warehouse, at(1)).unwrap();
-        let (order_id, occurred_at, sku) = (ORDER, at(1).now, sku.to_string());
+        let answer =
+            saga::reserve_stock(&created(ORDER, &lines), &mut warehouse, context(1)).unwrap();
+        let (order_id, occurred_at, sku) = (ORDER, context(1).now, sku.to_string());
         let no = StockRejected { order_id, reason, sku, requested, available, occurred_at };
-        assert_eq!(answer, Some(Reserving::Rejected(no)));
+        assert_eq!(answer, Some(ReservationOutcome::Rejected(no)));
         assert_eq!(rows(&warehouse).0, before);
         let row = warehouse.reservation(ORDER).unwrap();
         assert_eq!((row.state, row.lines.len()), (State::Rejected, 0));
-        assert_eq!((row.answer_event_id, row.undo_event_id), (Some(at(1).event_id), None));
+        assert_eq!(
+            (row.response_event_id, row.compensation_event_id),
+            (Some(context(1).event_id), None)
+        );
         assert!(row.reason.as_ref().unwrap().contains(&format!("{available} available")));
     }
 }
 
 #[test]
-fn an_order_that_was_answered_or_cancelled_gets_no_other_answer() {
+fn an_order_already_answered_or_cancelled_gets_no_second_response() {
     for state in STATES {
         let mut warehouse = warehouse(Some(state));
         let before = rows(&warehouse);
         let order = created(ORDER, &[("pen", 1)]);
-        assert_eq!(saga::reserve_stock(&order, &mut warehouse, at(1)), Ok(None), "{state:?}");
+        assert_eq!(saga::reserve_stock(&order, &mut warehouse, context(1)), Ok(None), "{state:?}");
         assert_eq!(rows(&warehouse), before, "{state:?}");
     }
 }
 
 #[test]
-fn an_order_that_cannot_be_changes_nothing() {
+fn an_unprocessable_order_changes_nothing() {
     for lines in [
         vec![],
         vec![("pen", 0)],
@@ -125,46 +133,51 @@ fn an_order_that_cannot_be_changes_nothing() {
     ] {
         let mut warehouse = warehouse(None);
         let before = rows(&warehouse);
-        let answer = saga::reserve_stock(&created(ORDER, &lines), &mut warehouse, at(1));
+        let answer = saga::reserve_stock(&created(ORDER, &lines), &mut warehouse, context(1));
         assert!(answer.is_err(), "{lines:?} {answer:?}");
         assert_eq!(rows(&warehouse), before, "{lines:?}");
     }
 }
 
 #[test]
-fn a_cancelled_order_gives_back_what_it_held() {
+fn a_cancelled_order_releases_its_reservation() {
     let mut warehouse = warehouse(Some(State::Reserved));
-    let event = saga::release_stock(&cancelled(ORDER), &mut warehouse, at(1)).unwrap().unwrap();
+    let event =
+        saga::release_stock(&cancelled(ORDER), &mut warehouse, context(1)).unwrap().unwrap();
     let lines = vec![ReleasedLine { sku: "pen".into(), quantity: 2 }];
-    assert_eq!((event.order_id, event.lines, event.occurred_at), (ORDER, lines, at(1).now));
+    assert_eq!((event.order_id, event.lines, event.occurred_at), (ORDER, lines, context(1).now));
     assert_eq!(counts(&warehouse, "pen"), (5, 5, 0));
     let row = warehouse.reservation(ORDER).unwrap();
-    assert_eq!((row.state, row.undo_event_id), (State::Released, Some(at(1).event_id)));
-    assert_eq!((row.answer_event_id, row.lines.len()), (Some(Uuid::max()), 1));
-    assert_eq!((row.created_at, row.updated_at), (at(0).now, at(1).now));
+    assert_eq!(
+        (row.state, row.compensation_event_id),
+        (State::Released, Some(context(1).event_id))
+    );
+    assert_eq!((row.response_event_id, row.lines.len()), (Some(Uuid::max()), 1));
+    assert_eq!((row.created_at, row.updated_at), (context(0).now, context(1).now));
 }
 
 #[test]
-fn a_cancellation_that_overtook_its_order_is_answered_with_nothing_and_remembered() {
+fn a_cancellation_that_overtakes_its_order_leaves_a_tombstone() {
     let mut warehouse = warehouse(None);
     let items = rows(&warehouse).0;
-    let event = saga::release_stock(&cancelled(ORDER), &mut warehouse, at(1)).unwrap().unwrap();
+    let event =
+        saga::release_stock(&cancelled(ORDER), &mut warehouse, context(1)).unwrap().unwrap();
     assert_eq!((event.order_id, event.lines.len()), (ORDER, 0));
     let row = warehouse.reservation(ORDER).unwrap();
-    assert_eq!((row.state, row.answer_event_id), (State::Void, None));
-    assert_eq!((row.undo_event_id, row.lines.len()), (Some(at(1).event_id), 0));
-    let late = saga::reserve_stock(&created(ORDER, &[("pen", 1)]), &mut warehouse, at(2));
+    assert_eq!((row.state, row.response_event_id), (State::Void, None));
+    assert_eq!((row.compensation_event_id, row.lines.len()), (Some(context(1).event_id), 0));
+    let late = saga::reserve_stock(&created(ORDER, &[("pen", 1)]), &mut warehouse, context(2));
     assert_eq!(late, Ok(None));
     assert_eq!(rows(&warehouse).0, items);
 }
 
 #[test]
-fn there_is_nothing_to_undo_after_a_no_or_twice() {
+fn nothing_is_compensated_twice_or_after_a_rejection() {
     for state in [State::Rejected, State::Released, State::Void] {
         let mut warehouse = warehouse(Some(state));
         let before = rows(&warehouse);
         assert_eq!(
-            saga::release_stock(&cancelled(ORDER), &mut warehouse, at(1)),
+            saga::release_stock(&cancelled(ORDER), &mut warehouse, context(1)),
             Ok(None),
             "{state:?}"
         );
@@ -173,7 +186,7 @@ fn there_is_nothing_to_undo_after_a_no_or_twice() {
 }
 
 #[test]
-fn an_item_is_announced_when_it_is_made_or_changed_and_only_then() {
+fn an_item_is_published_only_when_created_or_changed() {
     let mut warehouse = Warehouse::default();
     let put = |name: &str, price_cents, currency: &str| PutItem {
         sku: "pen".into(),
@@ -192,7 +205,7 @@ fn an_item_is_announced_when_it_is_made_or_changed_and_only_then() {
     .into_iter()
     .enumerate()
     {
-        let event = saga::put_item(&put, &mut warehouse, at(nth as u128));
+        let event = saga::put_item(&put, &mut warehouse, context(nth as u128));
         assert_eq!(event.as_ref().map(|event| event.version), version);
         let item = warehouse.item("pen").unwrap();
         assert_eq!(
@@ -204,7 +217,7 @@ fn an_item_is_announced_when_it_is_made_or_changed_and_only_then() {
                 (event.name, event.price_cents, event.currency),
                 (put.name, put.price_cents, put.currency)
             );
-            assert_eq!(item.event_id, at(nth as u128).event_id);
+            assert_eq!(item.event_id, context(nth as u128).event_id);
         }
     }
 }
@@ -214,7 +227,7 @@ fn a_changed_item_keeps_its_counts() {
     let mut warehouse = warehouse(None);
     let put =
         PutItem { sku: "pen".into(), name: "Quill".into(), price_cents: 1, currency: "EUR".into() };
-    saga::put_item(&put, &mut warehouse, at(1)).unwrap();
+    saga::put_item(&put, &mut warehouse, context(1)).unwrap();
     assert_eq!(counts(&warehouse, "pen"), (5, 3, 2));
 }
 
@@ -223,14 +236,14 @@ fn a_refused_delivery_changes_nothing() {
     let most = 1_000_000_000_000_000;
     for (sku, quantity, answer) in [
         ("nib", 1, Err(Refusal::NoSuchItem)),
-        ("pen", most - 4, Err(Refusal::TooMuch)),
-        ("pen", i64::MAX, Err(Refusal::TooMuch)),
+        ("pen", most - 4, Err(Refusal::LimitExceeded)),
+        ("pen", i64::MAX, Err(Refusal::LimitExceeded)),
         ("pen", most - 5, Ok(())),
     ] {
         let mut warehouse = warehouse(None);
         let before = rows(&warehouse);
         let delivery = Delivery { delivery_id: ORDER, sku: sku.into(), quantity };
-        assert_eq!(saga::take_in(&delivery, &mut warehouse, at(1)), answer);
+        assert_eq!(saga::receive_delivery(&delivery, &mut warehouse, context(1)), answer);
         match answer {
             Ok(()) => assert_eq!(counts(&warehouse, "pen"), (most, most - 2, 2)),
             Err(_) => assert_eq!(rows(&warehouse), before),
@@ -240,7 +253,7 @@ fn a_refused_delivery_changes_nothing() {
 
 /// What may happen to a warehouse.
 #[derive(Clone, Debug)]
-enum Happening {
+enum Operation {
     Created(usize),
     Cancelled(usize),
     Put(usize, i64),
@@ -250,15 +263,15 @@ enum Happening {
 const SKUS: [&str; 3] = ["ink", "nib", "pen"];
 const ORDERS: usize = 5;
 
-fn happenings() -> impl Strategy<Value = Vec<Happening>> {
-    let happening = prop_oneof![
-        6 => (0..ORDERS).prop_map(Happening::Created),
-        4 => (0..ORDERS).prop_map(Happening::Cancelled),
-        1 => (0..SKUS.len(), 0..3_i64).prop_map(|(nth, price)| Happening::Put(nth, price)),
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let operation = prop_oneof![
+        6 => (0..ORDERS).prop_map(Operation::Created),
+        4 => (0..ORDERS).prop_map(Operation::Cancelled),
+        1 => (0..SKUS.len(), 0..3_i64).prop_map(|(nth, price)| Operation::Put(nth, price)),
         2 => (0..SKUS.len(), prop_oneof![Just(1), Just(2), Just(999_999_999_999_998)])
-            .prop_map(|(nth, quantity)| Happening::Delivered(nth, quantity)),
+            .prop_map(|(nth, quantity)| Operation::Delivered(nth, quantity)),
     ];
-    prop::collection::vec(happening, 1..80)
+    prop::collection::vec(operation, 1..80)
 }
 
 /// The lines of each order; some are of the kind that cannot be.
@@ -273,7 +286,7 @@ proptest! {
     /// Whatever comes, in whatever order and however often: nothing is lost or made, no order gets a
     /// second answer or a second undo, and what is refused changes nothing.
     #[test]
-    fn items_are_conserved_and_orders_are_answered_once(orders in orders(), happenings in happenings()) {
+    fn items_are_conserved_and_orders_are_answered_once(orders in orders(), operations in operations()) {
         let mut warehouse = Warehouse::default();
         let mut delivered = BTreeMap::<&str, i64>::new();
         let (mut answers, mut undos) = (BTreeMap::new(), BTreeMap::new());
@@ -283,38 +296,38 @@ proptest! {
             let reservations: Vec<_> = (0..ORDERS).map(|nth| warehouse.reservation(id(nth)).cloned()).collect();
             (items, reservations)
         };
-        for (now, happening) in happenings.into_iter().enumerate() {
+        for (now, operation) in operations.into_iter().enumerate() {
             let before = all(&warehouse);
-            let at = at(now as u128 + 1);
-            let nothing_may_change = match happening {
-                Happening::Created(nth) => {
+            let context = context(now as u128 + 1);
+            let nothing_may_change = match operation {
+                Operation::Created(nth) => {
                     let lines: Vec<_> = orders[nth].iter().map(|(sku, quantity)| (SKUS[*sku], *quantity)).collect();
-                    match saga::reserve_stock(&created(id(nth), &lines), &mut warehouse, at) {
+                    match saga::reserve_stock(&created(id(nth), &lines), &mut warehouse, context) {
                         Ok(Some(_)) => {
                             *answers.entry(nth).or_insert(0) += 1;
-                            prop_assert_eq!(warehouse.reservation(id(nth)).unwrap().answer_event_id, Some(at.event_id));
+                            prop_assert_eq!(warehouse.reservation(id(nth)).unwrap().response_event_id, Some(context.event_id));
                             false
                         }
                         Ok(None) | Err(_) => true,
                     }
                 }
-                Happening::Cancelled(nth) => {
-                    match saga::release_stock(&cancelled(id(nth)), &mut warehouse, at).unwrap() {
+                Operation::Cancelled(nth) => {
+                    match saga::release_stock(&cancelled(id(nth)), &mut warehouse, context).unwrap() {
                         Some(_) => {
                             *undos.entry(nth).or_insert(0) += 1;
-                            prop_assert_eq!(warehouse.reservation(id(nth)).unwrap().undo_event_id, Some(at.event_id));
+                            prop_assert_eq!(warehouse.reservation(id(nth)).unwrap().compensation_event_id, Some(context.event_id));
                             false
                         }
                         None => true,
                     }
                 }
-                Happening::Put(nth, price_cents) => {
+                Operation::Put(nth, price_cents) => {
                     let (sku, name, currency) = (SKUS[nth].into(), "Name".into(), "EUR".into());
-                    saga::put_item(&PutItem { sku, name, price_cents, currency }, &mut warehouse, at).is_none()
+                    saga::put_item(&PutItem { sku, name, price_cents, currency }, &mut warehouse, context).is_none()
                 }
-                Happening::Delivered(nth, quantity) => {
-                    let delivery = Delivery { delivery_id: at.event_id, sku: SKUS[nth].into(), quantity };
-                    match saga::take_in(&delivery, &mut warehouse, at) {
+                Operation::Delivered(nth, quantity) => {
+                    let delivery = Delivery { delivery_id: context.event_id, sku: SKUS[nth].into(), quantity };
+                    match saga::receive_delivery(&delivery, &mut warehouse, context) {
                         Ok(()) => {
                             *delivered.entry(SKUS[nth]).or_insert(0) += quantity;
                             false
@@ -349,14 +362,14 @@ proptest! {
 /// released. The panic becomes a dead letter.
 #[test]
 #[should_panic = "item pen is not among the rows"]
-fn goods_of_an_item_that_was_not_loaded_are_not_moved_in_silence() {
+fn moving_units_of_an_item_that_was_not_loaded_panics() {
     let mut forgetful = Warehouse::default();
     forgetful.put_reservation(warehouse(Some(State::Reserved)).reservation(ORDER).unwrap().clone());
-    let _ = saga::release_stock(&cancelled(ORDER), &mut forgetful, at(1));
+    let _ = saga::release_stock(&cancelled(ORDER), &mut forgetful, context(1));
 }
 
 #[test]
-fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
+fn the_impact_of_discarding_an_event_is_stated() {
     let (order, cancel) = (created(ORDER, &[("pen", 2)]), cancelled(ORDER));
     for state in [
         None,
@@ -366,10 +379,10 @@ fn to_discard_an_event_costs_what_it_would_have_moved_and_says_so() {
         Some(State::Void),
     ] {
         let warehouse = warehouse(state);
-        let loss = saga::order_discarded(&order, &warehouse);
-        assert_eq!(loss.offer.is_some(), state.is_none(), "{state:?}: {loss:?}");
+        let loss = discard::order_impact(&order, &warehouse);
+        assert_eq!(loss.remedy.is_some(), state.is_none(), "{state:?}: {loss:?}");
         assert_eq!(loss.write_offs, []);
-        let loss = saga::cancellation_discarded(&cancel, &warehouse);
+        let loss = discard::cancellation_impact(&cancel, &warehouse);
         let write_offs: Vec<(i64, &str)> =
             loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
         let due: &[(i64, &str)] = match state {

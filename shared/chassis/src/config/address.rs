@@ -10,35 +10,36 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
 /// Of a broker whose port is not given, as Kafka's own clients have it.
-const BROKER_PORT: &str = "9092";
+const BROKER_PORT_DEFAULT: &str = "9092";
 
 /// Brokers as `host:port`, comma-separated.
-pub(super) fn brokers(text: &str) -> Result<String, String> {
+pub(super) fn parse_brokers(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return Err("a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL says how \
                     brokers are spoken to"
             .to_owned());
     }
     let brokers = text.split(',').map(str::trim).filter(|broker| !broker.is_empty());
-    let brokers = brokers.map(broker).collect::<Result<Vec<String>, String>>()?;
+    let brokers = brokers.map(parse_broker).collect::<Result<Vec<String>, String>>()?;
     match brokers.is_empty() {
         true => Err("it names no broker".to_owned()),
         false => Ok(brokers.join(",")),
     }
 }
 
-fn broker(text: &str) -> Result<String, String> {
+fn parse_broker(text: &str) -> Result<String, String> {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => {
-            (format!("[{host}]"), rest.strip_prefix(':').or(rest.is_empty().then_some(BROKER_PORT)))
-        }
+        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => (
+            format!("[{host}]"),
+            rest.strip_prefix(':').or(rest.is_empty().then_some(BROKER_PORT_DEFAULT)),
+        ),
         Some(_) => return Err("what stands in brackets is no IPv6 address".to_owned()),
         None if text.matches(':').count() > 1 => {
             return Err("an IPv6 address stands in brackets, as in `[::1]:9092`".to_owned());
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host.to_owned(), Some(port)),
-            None => (text.to_owned(), Some(BROKER_PORT)),
+            None => (text.to_owned(), Some(BROKER_PORT_DEFAULT)),
         },
     };
     let port = port.ok_or("a broker is `host:port`")?;
@@ -64,7 +65,7 @@ fn is_host(host: &str) -> bool {
 }
 
 /// The base of an HTTP API, without a slash at its end.
-pub(super) fn base_url(text: &str) -> Result<String, String> {
+pub(super) fn parse_base_url(text: &str) -> Result<String, String> {
     const FORM: &str = "it is not a URL like http://host:8081/path";
     if text.contains(',') {
         return Err("it is a list; give one address, that of a load balancer if there are several"
@@ -96,7 +97,7 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
 }
 
 /// Every parameter that sqlx knows; it ignores others, and with them whatever they demand.
-const PARAMETERS: [&str; 18] = [
+const POSTGRES_URL_PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
     "sslrootcert",
@@ -121,7 +122,7 @@ const PARAMETERS: [&str; 18] = [
 /// `~/.pgpass` fill in nothing: sqlx would take from them whatever the URL leaves open.
 ///
 /// No reason quotes the URL, which may hold a password.
-pub(crate) fn database(text: &str) -> Result<PgConnectOptions, String> {
+pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     const FORM: &str = "it is not a URL like postgres://user@host:5432/database";
     let url = Url::parse(text).map_err(|_| FORM)?;
     if !["postgres", "postgresql"].contains(&url.scheme()) || url.fragment().is_some() {
@@ -133,7 +134,7 @@ pub(crate) fn database(text: &str) -> Result<PgConnectOptions, String> {
         parameters.iter().rev().find(named).map(|(_, value)| value.as_str())
     };
     for (name, value) in &parameters {
-        if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
+        if !POSTGRES_URL_PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
             // Where a password holds a `?`, its rest would stand here.
             let is_plain = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
             let name = if is_plain { format!(" `{name}`") } else { String::new() };
@@ -142,7 +143,8 @@ pub(crate) fn database(text: &str) -> Result<PgConnectOptions, String> {
         let is_file = name.starts_with("ssl") && !name.ends_with("mode");
         // A certificate may also stand there itself.
         if is_file && !value.starts_with("-----BEGIN") {
-            readable(value).map_err(|why| format!("its parameter {name} is {value:?}: {why}"))?;
+            check_readable(value)
+                .map_err(|why| format!("its parameter {name} is {value:?}: {why}"))?;
         }
     }
     if let Some(mode) = given(&["sslmode", "ssl-mode"])
@@ -189,20 +191,20 @@ pub(crate) fn database(text: &str) -> Result<PgConnectOptions, String> {
 }
 
 /// A file that can be read.
-pub(super) fn file(text: &str) -> Result<String, String> {
-    readable(text).map(|()| text.to_owned())
+pub(super) fn readable_file(text: &str) -> Result<String, String> {
+    check_readable(text).map(|()| text.to_owned())
 }
 
 /// A file that can be read, or a directory of such.
-pub(super) fn file_or_directory(text: &str) -> Result<String, String> {
+pub(super) fn readable_file_or_directory(text: &str) -> Result<String, String> {
     match Path::new(text).is_dir() {
         true => std::fs::read_dir(text).map(drop).map_err(|error| error.to_string())?,
-        false => readable(text)?,
+        false => check_readable(text)?,
     }
     Ok(text.to_owned())
 }
 
-fn readable(path: &str) -> Result<(), String> {
+fn check_readable(path: &str) -> Result<(), String> {
     let file = File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
     match file.metadata().is_ok_and(|found| found.is_dir()) {
         true => Err("it cannot be read: it is a directory".to_owned()),

@@ -1,4 +1,4 @@
-//! What stands between a till and its servers, where a test wants the way to be cut.
+//! A TCP proxy between a fixture and its servers that can interrupt connections.
 
 use std::sync::Arc;
 
@@ -6,74 +6,78 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A way to a server that can be shut, and that can lose a commit.
+/// A proxy to a server that can refuse connections and drop commits.
 pub struct Proxy {
     pub port: u16,
-    pub way: Arc<watch::Sender<Way>>,
+    pub mode: Arc<watch::Sender<ProxyMode>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Way {
-    Open,
-    Shut,
-    /// Whoever is connected hears nothing ever again, not even that the connection is gone.
-    Silent,
-    /// The next commit is cut off before the server gets it; then the way is open again.
-    LosesCommit,
-    /// The next commit reaches the server and its answer is cut off; then the way is open again.
-    LosesAnswer,
-    /// The same, and the way is shut.
-    LosesAnswerAndShuts,
+pub enum ProxyMode {
+    PassThrough,
+    Refuse,
+    /// Established connections stay open and transfer nothing more.
+    Blackhole,
+    /// The next commit is dropped before it reaches the server; then traffic passes again.
+    DropCommit,
+    /// The next commit reaches the server and its reply is dropped; then traffic passes again.
+    DropCommitReply,
+    /// The same, and further connections are refused.
+    DropCommitReplyAndRefuse,
 }
 
 impl Proxy {
-    pub async fn to(server: String) -> Proxy {
+    pub async fn new(server: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let way = Arc::new(watch::Sender::new(Way::Open));
-        let ways = way.clone();
+        let mode = Arc::new(watch::Sender::new(ProxyMode::PassThrough));
+        let modes = mode.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let is_shut = *ways.borrow() == Way::Shut;
-                if !is_shut && let Ok(server) = TcpStream::connect(&server).await {
-                    tokio::spawn(carry(client, server, ways.clone()));
+                let refuses = *modes.borrow() == ProxyMode::Refuse;
+                if !refuses && let Ok(server) = TcpStream::connect(&server).await {
+                    tokio::spawn(forward(client, server, modes.clone()));
                 }
             }
         });
-        Proxy { port, way }
+        Proxy { port, mode }
     }
 
-    pub fn set(&self, way: Way) {
-        self.way.send_replace(way);
+    pub fn set_mode(&self, mode: ProxyMode) {
+        self.mode.send_replace(mode);
     }
 }
 
-/// Ends, and with it the connection, when the way is shut or a commit is to be lost.
-async fn carry(mut client: TcpStream, mut server: TcpStream, ways: Arc<watch::Sender<Way>>) {
+/// Ends, and closes the connection, in mode `Refuse` or when a commit is dropped.
+async fn forward(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    modes: Arc<watch::Sender<ProxyMode>>,
+) {
     let (mut sent, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
-    let mut changes = ways.subscribe();
+    let mut changes = modes.subscribe();
     loop {
-        // In this order: nothing that is sent after the way was cut may pass by chance.
+        // In this order: nothing that is sent after the mode changed may pass.
         tokio::select! {
             biased;
-            way = cut(&mut changes) => match way {
-                Way::Silent => std::future::pending().await,
+            mode = wait_until_cut(&mut changes) => match mode {
+                ProxyMode::Blackhole => std::future::pending().await,
                 _ => return,
             },
             Ok(bytes) = client.read(&mut sent) => {
                 let commits = sent[..bytes].windows(6).any(|word| word == b"COMMIT");
-                let way = *ways.borrow();
-                let then = match way {
-                    Way::LosesCommit | Way::LosesAnswer if commits => Some(Way::Open),
-                    Way::LosesAnswerAndShuts if commits => Some(Way::Shut),
+                let mode = *modes.borrow();
+                let then = match mode {
+                    ProxyMode::DropCommit | ProxyMode::DropCommitReply if commits => Some(ProxyMode::PassThrough),
+                    ProxyMode::DropCommitReplyAndRefuse if commits => Some(ProxyMode::Refuse),
                     _ => None,
                 };
-                let passes = way != Way::LosesCommit || then.is_none();
+                let passes = mode != ProxyMode::DropCommit || then.is_none();
                 if bytes == 0 || passes && server.write_all(&sent[..bytes]).await.is_err() {
                     return;
                 }
                 if let Some(then) = then {
-                    ways.send_replace(then);
+                    modes.send_replace(then);
                     return;
                 }
             }
@@ -87,7 +91,7 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, ways: Arc<watch::Se
     }
 }
 
-async fn cut(changes: &mut watch::Receiver<Way>) -> Way {
-    let is_cut = |way: &Way| matches!(way, Way::Shut | Way::Silent);
-    changes.wait_for(is_cut).await.map_or(Way::Shut, |way| *way)
+async fn wait_until_cut(changes: &mut watch::Receiver<ProxyMode>) -> ProxyMode {
+    let is_cut = |mode: &ProxyMode| matches!(mode, ProxyMode::Refuse | ProxyMode::Blackhole);
+    changes.wait_for(is_cut).await.map_or(ProxyMode::Refuse, |mode| *mode)
 }

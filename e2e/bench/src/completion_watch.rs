@@ -1,0 +1,111 @@
+//! When orders end: read from Kafka, where the order service publishes it.
+//!
+//! An order counts as ended when its `orders.confirmed` or `orders.cancelled` has come here, which is
+//! later than the decider's commit: by the relay, and by Kafka. The commit itself is asked of Postgres.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use e2e::client::kafka;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+const COMPLETION_TOPICS: [&str; 2] = ["orders.confirmed", "orders.cancelled"];
+
+/// An order that has not ended by then counts as lost.
+pub const COMPLETION_TIMEOUT: Duration = Duration::from_secs(60);
+
+enum Slot {
+    /// Its end came before its answer.
+    Completed(Instant),
+    Waiting(oneshot::Sender<Instant>),
+}
+
+#[derive(Default)]
+struct CompletionTable {
+    slots: Mutex<HashMap<Uuid, Slot>>,
+    confirmed: AtomicU64,
+    cancelled: AtomicU64,
+    stopped: AtomicBool,
+}
+
+/// Reads along for as long as it lives.
+pub struct CompletionWatch {
+    table: Arc<CompletionTable>,
+}
+
+impl CompletionWatch {
+    /// Starts at the present end of the topics.
+    pub fn start(kafka: &str) -> Result<CompletionWatch> {
+        let reader = kafka::create_consumer(kafka, "bench")?;
+        let mut assignment = TopicPartitionList::new();
+        for topic in COMPLETION_TOPICS {
+            for (partition, (_, end)) in kafka::watermarks(&reader, topic)?.into_iter().enumerate()
+            {
+                let partition = i32::try_from(partition)?;
+                assignment.add_partition_offset(topic, partition, Offset::Offset(end))?;
+            }
+        }
+        reader.assign(&assignment)?;
+        let table = Arc::new(CompletionTable::default());
+        let reader_table = table.clone();
+        std::thread::Builder::new()
+            .name("completions".into())
+            .spawn(move || read_completions(&reader, &reader_table))?;
+        Ok(CompletionWatch { table })
+    }
+
+    /// Waits for the end of an order; answers when it came.
+    pub async fn wait_for(&self, order_id: Uuid) -> Result<Instant> {
+        let awaited = {
+            let mut slots = self.table.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(Slot::Completed(at)) = slots.remove(&order_id) {
+                return Ok(at);
+            }
+            let (sender, awaited) = oneshot::channel();
+            slots.insert(order_id, Slot::Waiting(sender));
+            awaited
+        };
+        let ended = tokio::time::timeout(COMPLETION_TIMEOUT, awaited).await;
+        let ended = ended.with_context(|| format!("order {order_id} has not ended"))?;
+        Ok(ended?)
+    }
+
+    /// How many orders were confirmed and cancelled so far.
+    pub fn counts(&self) -> (u64, u64) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (of(&self.table.confirmed), of(&self.table.cancelled))
+    }
+}
+
+impl Drop for CompletionWatch {
+    fn drop(&mut self) {
+        self.table.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+fn read_completions(reader: &BaseConsumer, table: &CompletionTable) {
+    while !table.stopped.load(Ordering::Relaxed) {
+        let Some(Ok(message)) = reader.poll(Duration::from_millis(200)) else { continue };
+        let count = if message.topic() == COMPLETION_TOPICS[0] {
+            &table.confirmed
+        } else {
+            &table.cancelled
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+        let Some(order_id) = key.and_then(|key| Uuid::parse_str(key).ok()) else { continue };
+        let at = Instant::now();
+        let mut slots = table.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        match slots.remove(&order_id) {
+            Some(Slot::Waiting(caller)) => drop(caller.send(at)),
+            _ => drop(slots.insert(order_id, Slot::Completed(at))),
+        }
+    }
+}

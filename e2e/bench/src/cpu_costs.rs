@@ -1,0 +1,165 @@
+//! What the machine spent: processor time by process, memory, bytes on loopback and on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use e2e::Stack;
+use e2e::launcher::proc_fs::ProcessIdentity;
+use e2e::launcher::topology::SERVICES;
+use sqlx::{Connection, PgConnection};
+
+/// The name under which this program itself is counted.
+pub const LOAD_GENERATOR: &str = "load";
+
+/// Sums since the start of everything; the difference of two is what was spent between them.
+#[derive(Clone, Debug)]
+pub struct Costs {
+    /// When the processor times were read, all of them within milliseconds.
+    pub at: DateTime<Utc>,
+    /// Of each component, with its ended children, in microseconds.
+    pub cpu_micros: BTreeMap<String, f64>,
+    /// Of everything on this machine, the stack or not.
+    pub busy_micros: f64,
+    pub loopback_bytes: f64,
+    /// Write-ahead log and databases; Kafka's log.
+    pub wal_bytes: f64,
+    pub table_bytes: f64,
+    pub kafka_bytes: f64,
+}
+
+impl Costs {
+    pub async fn measure(stack: &Stack) -> Result<Costs> {
+        let at = Utc::now();
+        let mut times = stack.cpu_times();
+        times.push((
+            LOAD_GENERATOR.to_string(),
+            ProcessIdentity::from_pid(std::process::id()).cpu_time(),
+        ));
+        let cpu_micros = sum_by_component(
+            times.into_iter().map(|(name, time)| (name, time.as_secs_f64() * 1e6)),
+        );
+        let (busy_micros, loopback_bytes) = (busy_micros()?, loopback_bytes()?);
+        let kafka_bytes = bytes_in(&stack.directory().join("kafka").join("data"));
+        let (mut wal_bytes, mut table_bytes) = (0.0, 0.0);
+        for service in SERVICES {
+            let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+            let (wal, tables): (f64, f64) = sqlx::query_as(
+                "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::float8,
+                        pg_database_size(current_database())::float8",
+            )
+            .fetch_one(&mut db)
+            .await?;
+            db.close().await?;
+            wal_bytes += wal;
+            table_bytes += tables;
+        }
+        Ok(Costs {
+            at,
+            cpu_micros,
+            busy_micros,
+            loopback_bytes,
+            wal_bytes,
+            table_bytes,
+            kafka_bytes,
+        })
+    }
+
+    /// What was spent since `earlier`.
+    pub fn since(&self, earlier: &Costs) -> Costs {
+        let spent = |(name, micros): (&String, &f64)| {
+            (name.clone(), micros - earlier.cpu_micros.get(name).copied().unwrap_or_default())
+        };
+        Costs {
+            at: self.at,
+            cpu_micros: self.cpu_micros.iter().map(spent).collect(),
+            busy_micros: self.busy_micros - earlier.busy_micros,
+            loopback_bytes: self.loopback_bytes - earlier.loopback_bytes,
+            wal_bytes: self.wal_bytes - earlier.wal_bytes,
+            table_bytes: self.table_bytes - earlier.table_bytes,
+            kafka_bytes: self.kafka_bytes - earlier.kafka_bytes,
+        }
+    }
+
+    pub fn postgres_micros(&self) -> f64 {
+        let databases = self.cpu_micros.iter().filter(|(name, _)| name.ends_with("-db"));
+        databases.map(|(_, micros)| micros).sum()
+    }
+
+    pub fn all_micros(&self) -> f64 {
+        self.cpu_micros.values().sum()
+    }
+}
+
+/// What each component holds now. Slow, since it reads every page: not for use within a measurement.
+pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
+    let held = stack.status().await?.into_iter();
+    let mut held: Vec<_> =
+        held.map(|component| (component.name, component.memory_bytes as f64)).collect();
+    held.push((
+        LOAD_GENERATOR.to_string(),
+        ProcessIdentity::from_pid(std::process::id()).memory_bytes() as f64,
+    ));
+    Ok(sum_by_component(held))
+}
+
+/// What Java's compilers have taken so far, of all components. A thread of theirs that ends takes with it what
+/// it took.
+pub async fn jit_cpu_time(stack: &Stack) -> Result<Duration> {
+    let components = stack.status().await?.into_iter();
+    let living = components.filter_map(|component| component.pid).map(ProcessIdentity::from_pid);
+    let is_compiler =
+        |name: &str| name.starts_with("C1 Compiler") || name.starts_with("C2 Compiler");
+    Ok(living.map(|process| process.cpu_time_of_threads(is_compiler)).sum())
+}
+
+/// A second instance counts as its service.
+fn sum_by_component(figures: impl IntoIterator<Item = (String, f64)>) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for (name, figure) in figures {
+        let name = name.trim_end_matches(|last: char| last.is_ascii_digit() || last == '-');
+        *sums.entry(name.to_string()).or_default() += figure;
+    }
+    sums
+}
+
+/// All processor time but idling and waiting for disks; hundredths of a second, as everywhere.
+fn busy_micros() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu "));
+    let words = line.context("/proc/stat does not begin with all processors")?.split_whitespace();
+    let ticks: Vec<f64> = words.filter_map(|word| word.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are part of user.
+    Ok([0, 1, 2, 5, 6, 7].iter().filter_map(|nth| ticks.get(*nth)).sum::<f64>() * 10_000.0)
+}
+
+/// Everything sent over loopback since the machine started.
+fn loopback_bytes() -> Result<f64> {
+    let devices = fs::read_to_string("/proc/net/dev")?;
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+    let received = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    received.context("/proc/net/dev does not show the loopback device")
+}
+
+/// What the files of a directory hold.
+fn bytes_in(directory: &Path) -> f64 {
+    let Ok(entries) = fs::read_dir(directory) else { return 0.0 };
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_in(&entry.path()),
+        // Kafka's index files are as long as they may become; only what is written counts.
+        Ok(found) if entry.path().extension().is_some_and(|kind| kind == "log") => {
+            found.len() as f64
+        }
+        _ => 0.0,
+    };
+    entries.flatten().map(bytes).sum()
+}
+
+/// Processes that want to run, averaged over a minute.
+pub fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or_default()
+}

@@ -1,0 +1,263 @@
+//! The stack that is measured: its items and accounts, the loads on it, and whether its books balance afterwards.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use e2e::Ports;
+use e2e::Stack;
+use e2e::client::http_client::Client;
+use e2e::launcher::directories::{lock_exclusive_run, state_directory};
+use e2e::launcher::eventually::eventually;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::completion_watch::CompletionWatch;
+use crate::cpu_costs;
+use crate::loads::{Load, Measurements, RunningLoad, Target};
+use crate::preload;
+use crate::workload::{CUSTOMER_COUNT, Workload, customer_id, sku_name};
+use crate::yardstick;
+
+/// Enough for every order of every run.
+const DEPOSITED_CENTS: i64 = 10_000_000_000_000;
+const DELIVERED_QUANTITY: i64 = 1_000_000_000;
+const SKU_COUNT: usize = 10_000;
+const PRICE_CENTS: i64 = 1_000;
+const SEED_CONCURRENCY: usize = 256;
+
+/// How often, while it warms up, it is asked what Java's compilers take.
+const JIT_POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Below this share of a core, in so many polls in a row, they have settled.
+const JIT_IDLE_SHARE: f64 = 0.03;
+const JIT_IDLE_POLLS: u32 = 2;
+
+/// Until all of an overload has ended.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+pub struct BenchEnvironment {
+    pub stack: Stack,
+    pub client: Client,
+    pub yardstick: yardstick::YardstickRunner,
+    sku_count: usize,
+    pub baseline: Baseline,
+    /// Orders that were accepted since.
+    accepted: AtomicI64,
+    /// No other process creates this stack again meanwhile.
+    _lock: File,
+}
+
+/// Where the accounts of what is measured begin.
+pub struct Baseline {
+    pub started_at: DateTime<Utc>,
+    /// The sum of the orders that payment never received: the old ones.
+    unpaid_cents: i64,
+}
+
+impl BenchEnvironment {
+    /// Starts the stack of this name, with items and rich customers; with so many old orders at
+    /// hand, if they are wanted.
+    pub async fn open(name: &str, old: Option<i64>, pgbench: bool) -> Result<BenchEnvironment> {
+        let lock = lock_exclusive_run(name).await?;
+        let directory = state_directory()?.join(name);
+        // Whatever is left behind of an earlier one, be it half deleted.
+        let left_behind = match Stack::open(&directory) {
+            Ok(stack) => stack,
+            Err(_) => Stack::new(&directory, Ports::free()?)?,
+        };
+        preload::detach(&left_behind)?;
+        left_behind.clean().await?;
+        if let Some(count) = old {
+            preload::create(&directory, count).await?;
+        }
+        let stack = Stack::new(&directory, Ports::free()?)?.quiet();
+        eprintln!("starting the stack in {} …", directory.display());
+        if old.is_some() {
+            preload::attach(&stack).await?;
+        }
+        stack.up().await?;
+        let client = Client::for_stack(&stack)?;
+        let yardstick = yardstick::YardstickRunner::prepare(&stack, pgbench).await?;
+        let baseline = Baseline { started_at: Utc::now(), unpaid_cents: 0 };
+        let (skus, accepted) = (0, AtomicI64::new(0));
+        let mut environment = BenchEnvironment {
+            stack,
+            client,
+            yardstick,
+            sku_count: skus,
+            baseline,
+            accepted,
+            _lock: lock,
+        };
+        environment.seed(SKU_COUNT).await?;
+        Ok(environment)
+    }
+
+    /// Forgets the stack; stopped first, since a cluster with old orders outlives it.
+    pub async fn close(self) -> Result<()> {
+        self.stack.down().await?;
+        preload::detach(&self.stack)?;
+        self.stack.clean().await
+    }
+
+    /// Items, and money, as far as they are missing.
+    pub async fn seed(&mut self, skus: usize) -> Result<()> {
+        if self.sku_count >= skus {
+            return Ok(());
+        }
+        let (known, client) = (self.sku_count, &self.client);
+        if known == 0 {
+            eprintln!("{CUSTOMER_COUNT} accounts …");
+            let deposits = (0..CUSTOMER_COUNT).map(|nth| async move {
+                client.deposit(customer_id(nth), DEPOSITED_CENTS, "bench").await.map(drop)
+            });
+            run_concurrently(deposits).await?;
+        }
+        eprintln!("{} items …", skus - known);
+        let items = (known..skus).map(|nth| async move {
+            let sku = sku_name(nth);
+            client.put_item(&sku, "An item to be measured with", PRICE_CENTS).await?;
+            client.deliver(&sku, DELIVERED_QUANTITY, "bench").await.map(drop)
+        });
+        run_concurrently(items).await?;
+        eventually("the order service to know all items", SETTLE_TIMEOUT, async || {
+            let mut db = self.connect_database().await?;
+            let known: i64 =
+                sqlx::query_scalar("select count(*) from items").fetch_one(&mut db).await?;
+            ensure!(usize::try_from(known)? >= skus, "it knows {known}");
+            Ok(())
+        })
+        .await?;
+        self.sku_count = skus;
+        Ok(())
+    }
+
+    /// Lets the order service work with the old orders, or without, and starts a new baseline.
+    pub async fn use_preloaded(&mut self, old: bool) -> Result<()> {
+        preload::select_tables(&mut self.connect_database().await?, old).await?;
+        let [order, payment, _] = self.books().await?;
+        self.baseline =
+            Baseline { started_at: Utc::now(), unpaid_cents: unpaid_cents(&order, &payment)? };
+        *self.accepted.get_mut() = 0;
+        Ok(())
+    }
+
+    /// Begins to place orders.
+    pub fn start_load(&self, workload: Workload, load: Load) -> Result<RunningLoad> {
+        let apis = self.stack.instances_of("order")?;
+        let address = |name: &String| -> Result<SocketAddr> {
+            let url = self.stack.url(name)?;
+            url.trim_start_matches("http://").parse().with_context(|| url.clone())
+        };
+        let apis = apis.iter().map(address).collect::<Result<_>>()?;
+        let completions = Arc::new(CompletionWatch::start(&self.stack.kafka_bootstrap()?)?);
+        Ok(load.start(Target { apis, completions, workload }))
+    }
+
+    /// Waits until every order of a load that is over has ended.
+    pub async fn finish(&self, measurements: &Measurements) -> Result<()> {
+        let accepted = measurements.accepted.load(Ordering::Relaxed);
+        self.accepted.fetch_add(i64::try_from(accepted)?, Ordering::Relaxed);
+        self.wait_until_settled().await
+    }
+
+    /// Until Java's compilers have seen it all: they take up to half a core until then, and Kafka several
+    /// times as much for each order. Tells how long that was, and what they took in the end.
+    pub async fn warm_up(&self, at_most: Duration) -> Result<String> {
+        eprintln!("warming up …");
+        let load = self.start_load(Workload::default(), Load::SATURATING)?;
+        let (began, mut jit_time) = (Instant::now(), cpu_costs::jit_cpu_time(&self.stack).await?);
+        let mut idle_polls = 0;
+        let share = loop {
+            let polled_at = Instant::now();
+            tokio::time::sleep(JIT_POLL_INTERVAL).await;
+            let now = cpu_costs::jit_cpu_time(&self.stack).await?;
+            let took = now.saturating_sub(std::mem::replace(&mut jit_time, now));
+            let share = took.as_secs_f64() / polled_at.elapsed().as_secs_f64();
+            idle_polls = if share < JIT_IDLE_SHARE { idle_polls + 1 } else { 0 };
+            if idle_polls == JIT_IDLE_POLLS || began.elapsed() >= at_most {
+                break share;
+            }
+        };
+        self.finish(&*load.stop().await?).await?;
+        let (seconds, percent) = (began.elapsed().as_secs(), 100.0 * share);
+        Ok(format!("for {seconds} s; Java's compilers took {percent:.1} % of a core in the end"))
+    }
+
+    /// Nothing is reported of a stack that lost an order or whose books don't balance. Old orders
+    /// stand in the books alone, which read all there is.
+    async fn wait_until_settled(&self) -> Result<()> {
+        let mut db = self.connect_database().await?;
+        let since = min_id_at(self.baseline.started_at)?;
+        eventually("all orders to have ended", SETTLE_TIMEOUT, async || {
+            let pending: i64 = sqlx::query_scalar(
+                "select count(*) from orders where order_id >= $1
+                 and (status = 'pending' or payment = 'waiting' or stock = 'waiting')",
+            )
+            .bind(since)
+            .fetch_one(&mut self.connect_database().await?)
+            .await?;
+            ensure!(pending == 0, "{pending} have not");
+            Ok(())
+        })
+        .await?;
+        let there: i64 = sqlx::query_scalar("select count(*) from orders where order_id >= $1")
+            .bind(since)
+            .fetch_one(&mut db)
+            .await?;
+        let accepted = self.accepted.load(Ordering::Relaxed);
+        ensure!(there == accepted, "{accepted} orders were accepted and {there} are there");
+        let [order, payment, _] = self.books().await?;
+        let (untaken, before) = (unpaid_cents(&order, &payment)?, self.baseline.unpaid_cents);
+        ensure!(untaken == before, "orders come to {} more than payment took", untaken - before);
+        let dead_letters: i64 =
+            sqlx::query_scalar("select count(*) from dead_letters").fetch_one(&mut db).await?;
+        ensure!(dead_letters == 0, "{dead_letters} dead letters");
+        let cancelled: i64 = sqlx::query_scalar(
+            "select count(*) from orders where order_id >= $1 and status = 'cancelled'",
+        )
+        .bind(since)
+        .fetch_one(&mut db)
+        .await?;
+        ensure!(cancelled == 0, "{cancelled} orders were cancelled, which is less work");
+        Ok(())
+    }
+
+    async fn books(&self) -> Result<[Value; 3]> {
+        let books = ["order", "payment", "stock"].map(|service| async move {
+            let of: Value = self.client.books(service).await?;
+            ensure!(of["balanced"] == json!(true), "the books of {service} don't balance: {of}");
+            Ok(of)
+        });
+        let [order, payment, stock] = books;
+        Ok([order.await?, payment.await?, stock.await?])
+    }
+
+    pub async fn connect_database(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.stack.database_url("order")?).await?)
+    }
+}
+
+fn unpaid_cents(order: &Value, payment: &Value) -> Result<i64> {
+    let cents = |of: &Value| of.as_i64().context("books hold sums");
+    Ok(cents(&order["confirmed_cents"])? - cents(&payment["taken_cents"])?)
+}
+
+/// Ids grow with time: no order that was placed later has a smaller one.
+pub fn min_id_at(at: DateTime<Utc>) -> Result<Uuid> {
+    Ok(Uuid::from_u128(u128::try_from(at.timestamp_millis())? << 80))
+}
+
+/// Many requests, a bounded number of them at a time.
+async fn run_concurrently(
+    requests: impl Iterator<Item = impl Future<Output = Result<()>>>,
+) -> Result<()> {
+    stream::iter(requests).buffer_unordered(SEED_CONCURRENCY).try_collect().await
+}

@@ -1,0 +1,19 @@
+//! How often and for how long each case is measured.
+
+use std::time::Duration;
+
+pub struct MeasurementPlan {
+    pub repeats: u32,
+    pub warm_up: Duration,
+    pub duration: Duration,
+    /// Of closed loops.
+    pub callers: Vec<usize>,
+    pub old_orders: i64,
+}
+
+impl MeasurementPlan {
+    pub fn describe(&self) -> String {
+        let (warm, lasting) = (self.warm_up.as_secs(), self.duration.as_secs());
+        format!("{} repeats of {lasting} s, each after {warm} s of the same load", self.repeats)
+    }
+}

@@ -1,0 +1,93 @@
+//! What is ordered: bodies of `POST /orders`, drawn by lot.
+
+use hyper::body::Bytes;
+use rand::Rng;
+use uuid::Uuid;
+
+/// Accounts that orders are drawn from, each rich enough for everything.
+pub const CUSTOMER_COUNT: u128 = 10_000;
+
+/// How the items of orders are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SkuDistribution {
+    /// Each of so many is as likely as any other.
+    Uniform(usize),
+    /// The nth is as likely as 1/n; the sums of that up to each.
+    Zipf(&'static [f64]),
+}
+
+impl SkuDistribution {
+    pub fn zipf(count: usize) -> SkuDistribution {
+        let sums = (1..=count).scan(0.0, |sum, nth| {
+            *sum += 1.0 / nth as f64;
+            Some(*sum)
+        });
+        SkuDistribution::Zipf(Vec::leak(sums.collect()))
+    }
+}
+
+/// What orders look like.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    pub skus: SkuDistribution,
+    pub lines: usize,
+}
+
+impl Default for Workload {
+    fn default() -> Workload {
+        Workload { skus: SkuDistribution::Uniform(10_000), lines: 2 }
+    }
+}
+
+impl Workload {
+    pub fn random_order(&self) -> Bytes {
+        let mut rng = rand::rng();
+        let mut skus: Vec<usize> = Vec::with_capacity(self.lines);
+        while skus.len() < self.lines {
+            let sku = match self.skus {
+                SkuDistribution::Uniform(count) => rng.random_range(0..count),
+                SkuDistribution::Zipf(sums) => {
+                    let at = rng.random_range(0.0..sums[sums.len() - 1]);
+                    sums.partition_point(|sum| *sum <= at)
+                }
+            };
+            if !skus.contains(&sku) {
+                skus.push(sku);
+            }
+        }
+        let lines: Vec<String> = skus
+            .iter()
+            .map(|sku| {
+                format!(r#"{{"sku":"{}","quantity":{}}}"#, sku_name(*sku), rng.random_range(1..=3))
+            })
+            .collect();
+        let customer = customer_id(rng.random_range(0..CUSTOMER_COUNT));
+        format!(r#"{{"customer_id":"{customer}","lines":[{}]}}"#, lines.join(",")).into()
+    }
+}
+
+pub fn sku_name(nth: usize) -> String {
+    format!("bench-{nth:06}")
+}
+
+pub fn customer_id(nth: u128) -> Uuid {
+    Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 + nth)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_ten_thousand_is_drawn_a_tenth_of_the_time_and_the_second_half_as_often() {
+        let workload = Workload { skus: SkuDistribution::zipf(10_000), lines: 1 };
+        let drawn: Vec<Bytes> = (0..20_000).map(|_| workload.random_order()).collect();
+        let times = |nth| {
+            let sku = sku_name(nth).into_bytes();
+            drawn.iter().filter(|body| body.windows(sku.len()).any(|part| part == sku)).count()
+        };
+        // 1/9.79 and half of that, give or take five standard deviations.
+        assert!((1_830..2_260).contains(&times(0)), "{}", times(0));
+        assert!((860..1_190).contains(&times(1)), "{}", times(1));
+    }
+}

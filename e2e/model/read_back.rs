@@ -1,0 +1,126 @@
+//! What a handler left and published, read back into the compact state.
+
+use crate::order::{Order, Orders, Status};
+use crate::payment::Ledger;
+use crate::rows::*;
+use crate::saga::{SagaModel, StepState};
+use crate::stock::Warehouse;
+use crate::world::EventKind::*;
+use crate::world::{EventKind, OrderState, World, deliveries};
+use chassis::{HandlerResult, Outcome};
+
+impl<const N: usize> SagaModel<N> {
+    pub fn read_order_result(
+        &self,
+        shown: OrderState,
+        answer: HandlerResult<impl Outcome>,
+        rows: &Orders,
+    ) -> OrderState {
+        match answer {
+            Ok(event) => self.read_order(shown, rows, event),
+            Err(_) => {
+                assert_eq!(
+                    rows.order(ORDER),
+                    orders_from(&shown).order(ORDER),
+                    "an unprocessable event changes nothing"
+                );
+                OrderState { unprocessable: true, ..shown }
+            }
+        }
+    }
+
+    pub fn read_order(
+        &self,
+        shown: OrderState,
+        rows: &Orders,
+        event: Option<impl Outcome>,
+    ) -> OrderState {
+        let row = rows.order(ORDER).unwrap();
+        let (status, payment_leg, stock_leg) = (row.status, row.payment, row.stock);
+        let after = OrderState { status, payment_leg, stock_leg, ..shown };
+        assert_eq!(row.reason.is_some(), status == Status::Cancelled);
+        let reason = orders_from(&after).order(ORDER).unwrap().reason;
+        self.assert_lossless(
+            &Order { reason, ..row.clone() },
+            orders_from(&after).order(ORDER).unwrap(),
+        );
+        self.record_published(after, "order", event)
+    }
+
+    pub fn read_payment_result(
+        &self,
+        shown: OrderState,
+        answer: HandlerResult<impl Outcome>,
+        rows: &Ledger,
+    ) -> OrderState {
+        let Ok(event) = answer else { return OrderState { unprocessable: true, ..shown } };
+        let account = rows.account(CUSTOMER).unwrap();
+        assert_eq!(account.deposited_cents, account.balance_cents + account.taken_cents);
+        assert!(account.balance_cents >= 0, "no more is taken than there is");
+        let moved = account.taken_cents / TOTAL_CENTS - totals_charged(&shown);
+        let mut after = OrderState { payment: rows.payment(ORDER).map(|row| row.state), ..shown };
+        match moved {
+            0 => {}
+            1 => after.charges += 1,
+            -1 => after.refunds += 1,
+            _ => panic!("{moved} totals were taken at once"),
+        }
+        if let Some(row) = rows.payment(ORDER) {
+            self.assert_lossless(row, ledger_from(&after, true).payment(ORDER).unwrap());
+        }
+        self.record_published(after, "payment", event)
+    }
+
+    pub fn read_stock_result(
+        &self,
+        (shown, available): StepState,
+        answer: HandlerResult<impl Outcome>,
+        rows: &Warehouse,
+    ) -> StepState {
+        let Ok(event) = answer else {
+            return (OrderState { unprocessable: true, ..shown }, available);
+        };
+        let item = rows.item(SKU).unwrap();
+        assert_eq!(item.delivered, item.available + item.reserved);
+        let left = item.available as i8;
+        let reservation = rows.reservation(ORDER).map(|row| row.state);
+        let after = OrderState { reservation, held: shown.held + available - left, ..shown };
+        if let Some(row) = rows.reservation(ORDER) {
+            let again = warehouse_from(&after, left, self.units);
+            self.assert_lossless(row, again.reservation(ORDER).unwrap());
+        }
+        (self.record_published(after, "stock", event), left)
+    }
+
+    /// The row that a handler left is the row that is built from the compact state: that state
+    /// leaves out nothing that a handler could see.
+    pub fn assert_lossless<T: PartialEq + std::fmt::Debug>(&self, left: &T, built: &T) {
+        if self.mutant.is_none() {
+            assert_eq!(left, built);
+        }
+    }
+
+    /// What is published is, byte for byte, what subscribers are given.
+    pub fn record_published(
+        &self,
+        after: OrderState,
+        by: &str,
+        event: Option<impl Outcome>,
+    ) -> OrderState {
+        let Some(event) = event.and_then(Outcome::into_outgoing) else { return after };
+        assert_eq!((event.topic.publisher, event.key.as_str()), (by, ORDER.to_string().as_str()));
+        let kind = EventKind::from_outgoing(&event);
+        if self.mutant.is_none() && kind != Cancelled {
+            assert_eq!(event.body, sample(kind), "{kind:?}");
+        }
+        let repeated = after.published_twice || after.published & kind.bit() != 0;
+        OrderState { published: after.published | kind.bit(), published_twice: repeated, ..after }
+    }
+
+    /// Every published event was heard by every subscriber, at least once.
+    pub fn is_quiescent(&self, world: &World<N>) -> bool {
+        world.orders.iter().all(|placed| {
+            deliveries(placed).all(|(service, kind)| placed.delivered & service.bit(kind) != 0)
+        })
+    }
+}

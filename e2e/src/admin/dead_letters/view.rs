@@ -1,0 +1,119 @@
+//! The output about dead letters.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::Stack;
+use crate::admin::dead_letters::client::AdminClient;
+use crate::launcher::topology::SERVICES;
+
+pub fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+pub fn position(dead_letter: &Value) -> String {
+    format!(
+        "{}[{}]@{}",
+        text(&dead_letter["topic"]),
+        dead_letter["partition"],
+        dead_letter["offset"]
+    )
+}
+
+pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) -> Result<bool> {
+    let services = service.map_or(SERVICES.to_vec(), |service| vec![service]);
+    let (mut first, mut all) = (None, true);
+    for service in services {
+        let admin = match AdminClient::connect(stack, service).await {
+            Ok(admin) => admin,
+            Err(error) => {
+                writeln!(out, "{service}: {error:#}")?;
+                all = false;
+                continue;
+            }
+        };
+        let page = admin.get("/dead-letters").await?;
+        writeln!(out, "{service}: {} waiting", page["waiting"])?;
+        for dead_letter in page["dead_letters"].as_array().into_iter().flatten() {
+            let id = &dead_letter["dead_letter_id"];
+            first.get_or_insert_with(|| format!("SERVICE={service} ID={id}"));
+            let (kind, since) = (text(&dead_letter["kind"]), text(&dead_letter["received_at"]));
+            writeln!(out, "  {id:>4}  {since}  {}  {kind}", position(dead_letter))?;
+            writeln!(out, "        {}", text(&dead_letter["reason"]))?;
+        }
+        if page["next"].is_i64() {
+            writeln!(out, "        and more, which are newer")?;
+        }
+        let consumer = admin.get("/consumer").await?;
+        if let Some(since) = consumer["paused_at"].as_str() {
+            let reason = text(&consumer["reason"]);
+            writeln!(out, "  its consumer is paused since {since}: {reason}")?;
+            writeln!(out, "  when the cause is gone: make resume SERVICE={service}")?;
+        }
+    }
+    if let Some(first) = first {
+        writeln!(out, "read one: make dead-letter {first}")?;
+    }
+    Ok(all)
+}
+
+pub fn show(service: &str, dead_letter: &Value, out: &mut impl Write) -> Result<()> {
+    let (id, state) = (&dead_letter["dead_letter_id"], text(&dead_letter["state"]));
+    writeln!(out, "dead letter {id} of {service}: {state}")?;
+    let mut row = |name: &str, what: String| writeln!(out, "  {name:<13} {what}");
+    row("why", format!("{}: {}", text(&dead_letter["kind"]), text(&dead_letter["reason"])))?;
+    row(
+        "where",
+        format!("{} in cluster {}", position(dead_letter), text(&dead_letter["cluster"])),
+    )?;
+    row("since", text(&dead_letter["received_at"]).to_string())?;
+    row("tries", dead_letter["attempts"].to_string())?;
+    if let Some(settled_at) = dead_letter["settled_at"].as_str() {
+        let reason =
+            dead_letter["discard_reason"].as_str().map(|reason| format!(", because: {reason}"));
+        row("settled", format!("{settled_at}{}", reason.unwrap_or_default()))?;
+    }
+    row("event", text(&dead_letter["event_id"]).to_string())?;
+    row("key", text(&dead_letter["key"]).to_string())?;
+    row("trace", text(&dead_letter["traceparent"]).to_string())?;
+    for (nth, (name, value)) in dead_letter["headers"].as_object().into_iter().flatten().enumerate()
+    {
+        row(if nth == 0 { "headers" } else { "" }, format!("{name}: {}", text(value)))?;
+    }
+    row("record", text(&dead_letter["record"]).to_string())?;
+    if let Some(read_with) = dead_letter["read_with"].as_str() {
+        row("content", format!("read with {read_with}:"))?;
+        for line in serde_json::to_string_pretty(&dead_letter["event"])?.lines() {
+            row("", line.to_string())?;
+        }
+    }
+    if let Some(reason) = dead_letter["unreadable"].as_str() {
+        row("unreadable", reason.to_string())?;
+    }
+    if state == "waiting" {
+        show_impact(&dead_letter["discard_impact"], "if discarded", out)?;
+        writeln!(out, "once its cause is gone:  make replay SERVICE={service} ID={id}")?;
+        writeln!(
+            out,
+            "to discard it for good:  make discard SERVICE={service} ID={id} REASON=\"…\""
+        )?;
+    }
+    Ok(())
+}
+
+pub fn show_impact(impact: &Value, title: &str, out: &mut impl Write) -> Result<()> {
+    writeln!(out, "  {title:<13} {}", text(&impact["consequence"]))?;
+    for write_off in impact["write_offs"].as_array().into_iter().flatten() {
+        let (unit, what) = (text(&write_off["unit"]), text(&write_off["what"]));
+        writeln!(out, "  {:<13} {} {unit}: {what}", "written off", write_off["amount"])?;
+    }
+    let remedy = &impact["remedy"];
+    if remedy.is_object() {
+        let (method, path) = (text(&remedy["method"]), text(&remedy["path"]));
+        let (service, does) = (text(&remedy["service"]), text(&remedy["description"]));
+        writeln!(out, "  {:<13} {method} {path} at {service}: {does}", "remedy")?;
+    }
+    Ok(())
+}

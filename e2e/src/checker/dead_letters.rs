@@ -1,0 +1,97 @@
+//! The dead letters of all services, by the position of their record.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use crate::checker::findings::Findings;
+use crate::checker::invariants::Invariant::I10;
+use crate::checker::record::{RecordPosition, UnknownRecord};
+
+/// A dead letter of a service.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    pub position: RecordPosition,
+    pub service: &'static str,
+    /// SHA-256 of its bytes.
+    pub hash: [u8; 32],
+    /// `waiting`, `replayed` or `discarded`.
+    pub state: String,
+    pub reason: String,
+}
+
+/// Which services have a dead letter of which record. The hash shows whether the record at that
+/// position is still the same.
+#[derive(Debug, Default)]
+pub struct DeadLetterIndex {
+    by_position: HashMap<RecordPosition, Vec<(&'static str, [u8; 32])>>,
+    waiting: HashSet<RecordPosition>,
+    /// Of any cluster: a discard outlives the topic that its record was in.
+    discarded: HashSet<(&'static str, Uuid)>,
+}
+
+impl DeadLetterIndex {
+    pub fn from_rows(
+        rows: &[DeadLetter],
+        discarded: HashSet<(&'static str, Uuid)>,
+    ) -> DeadLetterIndex {
+        let mut dead_letters = DeadLetterIndex { discarded, ..DeadLetterIndex::default() };
+        for DeadLetter { position, service, hash, state, .. } in rows {
+            dead_letters.add(*position, service, *hash);
+            if state == "waiting" {
+                dead_letters.add_waiting(*position);
+            }
+        }
+        dead_letters
+    }
+
+    pub fn add(&mut self, position: RecordPosition, service: &'static str, hash: [u8; 32]) {
+        self.by_position.entry(position).or_default().push((service, hash));
+    }
+
+    pub fn positions(&self) -> impl Iterator<Item = RecordPosition> {
+        self.by_position.keys().copied()
+    }
+
+    /// Marks a dead letter of this record as waiting: it is neither replayed nor discarded.
+    pub fn add_waiting(&mut self, position: RecordPosition) {
+        self.waiting.insert(position);
+    }
+
+    /// Whether a service discarded this event.
+    pub fn is_discarded(&self, service: &'static str, event_id: Uuid) -> bool {
+        self.discarded.contains(&(service, event_id))
+    }
+
+    pub fn contains(&self, position: RecordPosition) -> bool {
+        self.by_position.contains_key(&position)
+    }
+
+    pub fn contains_for(&self, position: RecordPosition, service: &str) -> bool {
+        self.by_position
+            .get(&position)
+            .is_some_and(|dead_letters| dead_letters.iter().any(|(of, _)| *of == service))
+    }
+
+    pub fn is_waiting(&self, position: RecordPosition) -> bool {
+        self.waiting.contains(&position)
+    }
+
+    pub fn contains_exactly(&self, record: &UnknownRecord, service: &str) -> bool {
+        let dead_letters = self.by_position.get(&record.position);
+        dead_letters.is_some_and(|dead_letters| dead_letters.contains(&(service, record.hash)))
+    }
+}
+
+/// Each dead letter is one that the run expects (I10).
+pub fn check_dead_letters(
+    dead_letters: &[DeadLetter],
+    expected: &HashSet<RecordPosition>,
+    findings: &mut Findings,
+) {
+    for DeadLetter { position, service, reason, .. } in dead_letters {
+        findings.unless(expected.contains(position), I10, "set aside", || {
+            format!("{position}: {service} set it aside, and nobody had spoiled it: {reason}")
+        });
+    }
+}

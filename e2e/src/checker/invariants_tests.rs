@@ -1,0 +1,491 @@
+//! Each invariant is violated by hand, one violation at a time, and the finding names that
+//! invariant and no other. What only a running stack shows (active relays, exits, memory) is made
+//! by hand as well.
+
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use events::orders;
+
+use super::*;
+use crate::checker::balances;
+use crate::checker::balances::tests::{balanced_account, balanced_item};
+use crate::checker::balances::{AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals};
+use crate::checker::dead_letters::{self, DeadLetter, DeadLetterIndex};
+use crate::checker::exits;
+use crate::checker::findings::Findings;
+use crate::checker::inbox::{InboxCheck, InboxRow};
+use crate::checker::quiescence;
+use crate::checker::record::{RecordPosition, RecordSummary, UnknownRecord, topic_index};
+use crate::checker::records;
+use crate::checker::relay_leadership::{self, RelayLeadership};
+use crate::checker::tally::Tally;
+use crate::checker::test_cases::{
+    CREATED, ENDED, REFUNDED, RESERVED, VERIFIED, cancelled, case, checked, checked_with,
+    confirmed, id, record_mut,
+};
+use crate::checker::topic_reader::TopicsSnapshot;
+use crate::checker::transitions::{RowChange, TransitionCheck};
+use crate::client::client_history::{Attempt, CancelOutcome, ClientHistory};
+use crate::client::order::LineRequest;
+use crate::client::order_plan::OrderPlan;
+use crate::client::outcome::{HttpResponse, Outcome};
+use crate::launcher::exit_journal::Exit;
+use crate::workload::history_check;
+use crate::workload::history_check::StoredOrder;
+use crate::workload::load_summary::LoadSummary;
+use crate::workload::resource_usage::{
+    CONNECTIONS_PER_INSTANCE_MAX, DatabaseUsage, MEMORY_ALLOWANCE_BYTES, OUTBOX_ALLOWANCE_BYTES,
+    ResourceUsage,
+};
+
+type Violation = (Invariant, &'static str, fn() -> Findings);
+
+const VIOLATIONS: [Violation; 56] = [
+    (I1, "an acknowledged order is not there", || check_client(&[accepted(1)], &[])),
+    (I1, "what was acknowledged cannot be read", || {
+        check_client(&[response(201, "{}"), accepted(1)], &[1])
+    }),
+    (I1, "a cancel is answered with something else", || {
+        let told =
+            ClientHistory { cancel: CancelOutcome::Unexpected(404), ..history_of(&[accepted(1)]) };
+        LoadSummary::from_histories(&[told], Duration::ZERO).findings
+    }),
+    (I1, "a refused order is there", || check_client(&[rejected(503)], &[1])),
+    (I1, "of a client in doubt there are two", || check_client(&[unknown()], &[1, 2])),
+    (I2, "one key, two orders", || check_client(&[accepted(1)], &[1, 2])),
+    (I2, "a client in doubt has two orders", || check_client(&[unknown(), accepted(1)], &[1, 2])),
+    (I2, "two keys are told of one order", || {
+        let others = OrderPlan { key: "another".to_string(), ..history_of(&[accepted(1)]).plan };
+        let other = ClientHistory { plan: others, ..history_of(&[accepted(1)]) };
+        check_clients(&[history_of(&[accepted(1)]), other], &[1])
+    }),
+    (I2, "the same request is answered differently", || {
+        summarize(&[accepted(1), response(201, "{}")])
+    }),
+    (I2, "a request is taken, and then refused", || summarize(&[accepted(1), rejected(409)])),
+    (I2, "another request under the same key is taken", || check_reused_key(accepted(2))),
+    (I2, "another request is refused for another reason", || check_reused_key(rejected(409))),
+    (I2, "another request is refused with another status", || check_reused_key(reused(409))),
+    (I3, "an order is pending", || checked(&case("pending", "verified", "reserved")).1),
+    (I3, "a leg has not ended", || checked(&case("cancelled", "verified", "rejected")).1),
+    (I3, "a history comes to something else", || {
+        check_case(|case| case.history.iter_mut().for_each(|row| row.position *= -1))
+    }),
+    (I3, "what had ended changed", || {
+        let rows = ["confirmed", "cancelled"];
+        check_transitions(&rows.map(|status| ("orders", [status, "verified", "reserved"])))
+    }),
+    (I3, "a leg fell back", || {
+        let rows = ["verified", "waiting"];
+        check_transitions(&rows.map(|payment| ("orders", ["pending", payment, "waiting"])))
+    }),
+    (I4, "the order says something else than payment", || {
+        check_case(|case| case.payment = None).only(I4)
+    }),
+    (I4, "the order service knows an item differently", || {
+        check_item(|_, known| known.version = 1)
+    }),
+    (I5, "an account does not balance", || check_account(|row| row.balance_cents = Some(301))),
+    (I5, "a balance was negative for a moment", || {
+        check_transitions(&[("accounts", ["-1", "0", ""]), ("accounts", ["1", "0", ""])])
+    }),
+    (I5, "more is taken than orders cost", || {
+        let mut findings = Findings::default();
+        let money = MoneyTotals { taken_cents: 1, ..MoneyTotals::default() };
+        balances::check_totals(&money, &Tally::default(), &mut findings);
+        findings
+    }),
+    (I6, "an item does not balance", || check_item(|row, _| row.held = 3)),
+    (I6, "goods were negative for a moment", || {
+        check_transitions(&[("items", ["-1", "0", ""]), ("items", ["1", "0", ""])])
+    }),
+    (I7, "an event was never handled", || check_empty_inbox(&confirmed().records[2..3])),
+    (I7, "an order was entered, and payment has nothing of it", || {
+        let mut case = confirmed();
+        case.payment = None;
+        check_inbox_entry(&case, CREATED)
+    }),
+    (I7, "a cancellation was entered, and nothing was refunded", || {
+        check_inbox_entry(&case("cancelled", "verified", "rejected"), ENDED)
+    }),
+    (I7, "a history has an event twice", || {
+        check_case(|case| case.history.push(case.history[3].clone())).only(I7)
+    }),
+    (I7, "money moved that no answer explains", || {
+        check_transitions(&[("accounts", ["5", "7", ""])])
+    }),
+    (I7, "goods moved that no answer explains", || check_transitions(&[("items", ["5", "7", ""])])),
+    (I7, "a payment was refunded twice", || {
+        let rows = ["verified", "refunded", "refunded"];
+        check_transitions(&rows.map(|state| ("payments", [state, "", "0"])))
+    }),
+    (I8, "an event is in no topic", || {
+        check_case(|case| case.records.retain(|record| record.event_id != id(RESERVED)))
+    }),
+    (I8, "a record says something else than its row", || {
+        check_case(|case| record_mut(case, VERIFIED).content_hash += 1)
+    }),
+    (I8, "a confirmation, which nobody reads, says something else than its order", || {
+        check_case(|case| record_mut(case, ENDED).content_hash += 1)
+    }),
+    (I9, "a cancellation arrived before its order", || check_reordered(CREATED, ENDED)),
+    (I9, "a refund arrived before its payment", || check_reordered(VERIFIED, REFUNDED)),
+    (I9, "an item's version arrived after the next", || {
+        check_snapshot(|log, position| {
+            log.out_of_order.push((position, "version 2 came before 1".into()))
+        })
+    }),
+    (I9, "two relays were active", || {
+        let (mut leaders, mut findings) = (RelayLeadership::default(), Findings::default());
+        [1, 2, 2, 2].into_iter().for_each(|active| leaders.observe("stock", active));
+        leaders.check(&mut findings);
+        findings
+    }),
+    (I9, "records came twice without a fault", || {
+        let mut findings = Findings::default();
+        relay_leadership::check_no_duplicates(
+            &Tally { duplicates: 1, ..Tally::default() },
+            &mut findings,
+        );
+        findings
+    }),
+    (I10, "what nobody had spoiled is a dead letter", || {
+        let mut findings = Findings::default();
+        let (hash, reason) = ([0; 32], "the lock was not free".to_string());
+        let state = "waiting".to_string();
+        let dead_letter =
+            DeadLetter { position: position(5), service: "stock", hash, state, reason };
+        dead_letters::check_dead_letters(&[dead_letter], &[position(4)].into(), &mut findings);
+        findings
+    }),
+    (I10, "an order's event waits among the dead letters", || {
+        let (case, mut dead_letters) = (confirmed(), DeadLetterIndex::default());
+        dead_letters.add(case.records[0].position, "payment", [0; 32]);
+        dead_letters.add_waiting(case.records[0].position);
+        checked_with(&case, &dead_letters).1
+    }),
+    (I10, "poison was dropped", || check_poison(&["stock"])),
+    (I11, "payment has an order that nobody placed", || {
+        check_case(|case| case.order = None).only(I11)
+    }),
+    (I11, "an order was confirmed once more, as another event", || {
+        check_case(|case| {
+            let again = RecordSummary { event_id: id(99), ..*record_mut(case, ENDED) };
+            case.records.push(again);
+        })
+    }),
+    (I12, "an envelope is wrong", || {
+        check_snapshot(|log, position| {
+            log.envelope_faults.push((position, "its key is another".into()))
+        })
+    }),
+    (I12, "what nobody reads yet cannot be read", || check_poison(&[])),
+    (I13, "something is left to read", || {
+        let mut findings = Findings::default();
+        quiescence::check(
+            vec!["stock has 3 records of orders.created to read".into()],
+            &mut findings,
+        );
+        findings
+    }),
+    (I13, "nobody says what becomes of another request", || check_reused_key(rejected(503))),
+    (I14, "a request failed within a service", || {
+        let Outcome::Refused(answer) = rejected(500) else { unreachable!() };
+        summarize(&[Outcome::Failed(answer), accepted(1)])
+    }),
+    (I14, "somebody died", || {
+        let (at, mut findings) = (DateTime::default(), Findings::default());
+        let end = Exit { name: "stock".into(), pid: 1, at, status: 101, cause: None };
+        exits::check_unexpected_exits(&[end.clone(), end], 1, &mut findings);
+        findings
+    }),
+    (I15, "an answer is not in its order's trace", || {
+        check_case(|case| record_mut(case, VERIFIED).trace_hash = 2)
+    }),
+    (I16, "a process keeps a byte too many", || {
+        check_usage(|now| {
+            *now.memory_bytes.get_mut("stock").unwrap() = 36_000_001 + MEMORY_ALLOWANCE_BYTES
+        })
+    }),
+    (I16, "a service has a connection too many", || {
+        check_usage(|now| stock_usage(now).connections = CONNECTIONS_PER_INSTANCE_MAX + 1)
+    }),
+    (I16, "a row is left in an outbox", || check_usage(|now| stock_usage(now).outbox_rows = 1)),
+    (I16, "an outbox keeps a byte too many", || {
+        check_usage(|now| stock_usage(now).outbox_bytes = 12_001 + OUTBOX_ALLOWANCE_BYTES)
+    }),
+];
+
+impl Findings {
+    /// Keeps the findings of one invariant, for a change that necessarily violates another one too.
+    fn only(self, violated: Invariant) -> Findings {
+        let mut only = Findings::default();
+        for (_, kind, _, shown) in self.iter().filter(|(of, ..)| *of == violated) {
+            shown.iter().for_each(|what| only.add(violated, kind, || what.clone()));
+        }
+        only
+    }
+}
+
+#[test]
+fn each_violation_is_found_by_its_own_invariant_and_by_no_other() {
+    for (meant, what, violated) in VIOLATIONS {
+        let findings = violated();
+        assert_eq!(findings.violated(), BTreeSet::from([meant]), "{what}: {findings:?}");
+    }
+}
+
+#[test]
+fn every_invariant_has_a_violation_made_by_hand_and_a_description() {
+    let made: BTreeSet<Invariant> = VIOLATIONS.into_iter().map(|(meant, ..)| meant).collect();
+    assert_eq!(made, BTreeSet::from(Invariant::ALL));
+    let means: HashSet<&str> = Invariant::ALL.into_iter().map(Invariant::description).collect();
+    assert_eq!(means.len(), Invariant::ALL.len());
+}
+
+#[test]
+fn a_valid_state_violates_no_invariant() {
+    let right = [
+        check_client(&[accepted(1), accepted(1)], &[1]),
+        check_client(&[unknown()], &[1]),
+        check_client(&[unknown()], &[]),
+        check_client(&[rejected(422)], &[]),
+        check_reused_key(reused(422)),
+        checked(&confirmed()).1,
+        check_transitions(&[
+            ("orders", ["pending", "waiting", "waiting"]),
+            ("orders", ["pending", "waiting", "reserved"]),
+            ("orders", ["cancelled", "waiting", "reserved"]),
+            ("orders", ["cancelled", "refunded", "reserved"]),
+            ("orders", ["cancelled", "refunded", "released"]),
+        ]),
+        check_transitions(&[("payments", ["verified", "2", "7"]), ("accounts", ["5", "7", ""])]),
+        check_transitions(&[("payments", ["refunded", "2", "7"])]),
+        check_transitions(&[
+            ("reservations", ["reserved", r#"[{"sku": "2", "quantity": 3}]"#, ""]),
+            ("items", ["5", "3", ""]),
+            ("reservations", ["released", r#"[{"sku": "2", "quantity": 3}]"#, ""]),
+            ("items", ["8", "0", ""]),
+        ]),
+        check_usage(|_| ()),
+        check_inbox_entry(&confirmed(), CREATED),
+        check_inbox_entry(&cancelled(), ENDED),
+    ];
+    for (nth, findings) in right.iter().enumerate() {
+        assert!(findings.is_empty(), "{nth}: {findings:?}");
+    }
+}
+
+#[test]
+fn resource_usage_may_reach_each_bound_and_not_exceed_it() {
+    let to_bound = check_usage(|now| {
+        now.memory_bytes.insert("stock".into(), 36_000_000 + MEMORY_ALLOWANCE_BYTES);
+        // This process did not exist before.
+        now.memory_bytes.insert("stock-2".into(), MEMORY_ALLOWANCE_BYTES);
+        (stock_usage(now).instances, stock_usage(now).connections) =
+            (2, 2 * CONNECTIONS_PER_INSTANCE_MAX);
+        stock_usage(now).outbox_bytes = 12_000 + OUTBOX_ALLOWANCE_BYTES;
+    });
+    assert_eq!(to_bound.kinds(), [""; 0], "{to_bound:?}");
+    let beyond = check_usage(|now| {
+        now.memory_bytes.insert("stock-2".into(), MEMORY_ALLOWANCE_BYTES + 1);
+    });
+    assert_eq!(beyond.kinds(), ["I16 memory"]);
+}
+
+/// The findings after a change of stock's resource usage.
+fn check_usage(change: fn(&mut ResourceUsage)) -> Findings {
+    let database =
+        DatabaseUsage { instances: 1, connections: 17, outbox_rows: 0, outbox_bytes: 10_000 };
+    let databases = [("stock".to_string(), database)].into();
+    let memory_bytes = [("stock".to_string(), 30_000_000)].into();
+    let before = ResourceUsage { memory_bytes, databases };
+    let (mut now, mut findings) = (before.clone(), Findings::default());
+    change(&mut now);
+    now.check(&before, &mut findings);
+    findings
+}
+
+fn stock_usage(now: &mut ResourceUsage) -> &mut DatabaseUsage {
+    now.databases.get_mut("stock").unwrap()
+}
+
+fn response(status: u16, body: &str) -> Outcome {
+    let body = body.as_bytes().to_vec();
+    let answer = HttpResponse { status, location: None, content_type: String::new(), body };
+    if (200..300).contains(&status) { Outcome::Ok(answer) } else { Outcome::Refused(answer) }
+}
+
+fn accepted(order: u128) -> Outcome {
+    let order = serde_json::json!({
+        "order_id": id(order), "customer_id": id(2), "status": "pending", "reason": null,
+        "payment": "waiting", "stock": "waiting", "total_cents": 150, "currency": "EUR",
+        "lines": [], "created_at": DateTime::<Utc>::default(), "ended_at": null,
+    });
+    response(201, &order.to_string())
+}
+
+fn rejected(status: u16) -> Outcome {
+    response(status, r#"{"type": "/problems/unavailable"}"#)
+}
+
+fn reused(status: u16) -> Outcome {
+    response(status, r#"{"type": "/problems/idempotency-key-reused"}"#)
+}
+
+fn unknown() -> Outcome {
+    Outcome::Unknown("cut".to_string())
+}
+
+/// A client that received these responses, in this order.
+fn history_of(outcomes: &[Outcome]) -> ClientHistory {
+    let plan = OrderPlan {
+        due_at: Duration::ZERO,
+        key: "key".to_string(),
+        customer_id: id(2),
+        lines: lines(),
+        cancel_after: None,
+        duplicated: false,
+        key_reused: false,
+        disconnect_after: None,
+    };
+    let tries = outcomes.iter().cloned();
+    let tries = tries.map(|outcome| Attempt { outcome, answered_at: Duration::ZERO });
+    ClientHistory::new(&plan, tries.collect())
+}
+
+fn lines() -> Vec<LineRequest> {
+    vec![LineRequest { sku: "pen".to_string(), quantity: 1 }]
+}
+
+/// The findings if one client received these responses and these orders are stored.
+fn check_client(outcomes: &[Outcome], there: &[u128]) -> Findings {
+    check_clients(&[history_of(outcomes)], there)
+}
+
+fn check_clients(clients: &[ClientHistory], there: &[u128]) -> Findings {
+    let stored =
+        |order: &u128| StoredOrder { order_id: id(*order), customer_id: id(2), lines: lines() };
+    let (stored, mut findings): (Vec<StoredOrder>, _) =
+        (there.iter().map(stored).collect(), Findings::default());
+    history_check::check(clients, &stored, &mut findings);
+    findings
+}
+
+/// The findings if one client sent another request with its key and received this response.
+fn check_reused_key(other: Outcome) -> Findings {
+    let told = ClientHistory { conflicting: Some(other), ..history_of(&[accepted(1)]) };
+    let stored = StoredOrder { order_id: id(1), customer_id: id(2), lines: lines() };
+    let mut findings = Findings::default();
+    history_check::check(&[told], &[stored], &mut findings);
+    findings
+}
+
+fn summarize(outcomes: &[Outcome]) -> Findings {
+    LoadSummary::from_histories(&[history_of(outcomes)], Duration::ZERO).findings
+}
+
+/// The findings after a change to a valid confirmed order.
+fn check_case(change: fn(&mut crate::checker::rows::OrderCase)) -> Findings {
+    let mut case = confirmed();
+    change(&mut case);
+    checked(&case).1
+}
+
+/// A cancelled order with one event that arrived before the earlier one.
+fn check_reordered(made: u128, later: u128) -> Findings {
+    let mut case = cancelled();
+    let made_ms = record_mut(&mut case, made).appended_ms;
+    record_mut(&mut case, later).appended_ms = made_ms - 1;
+    checked(&case).1
+}
+
+/// Changes of a row of each table in one transaction. The first order existed before.
+fn check_transitions(rows: &[(&str, [&str; 3])]) -> Findings {
+    let (mut changes, mut findings) = (TransitionCheck::default(), Findings::default());
+    for (nth, (what, became)) in rows.iter().enumerate() {
+        let tx = if nth == 0 && *what == "orders" { 0 } else { 1 };
+        let became = Some(became.iter().map(|column| Some(column.to_string())).collect());
+        changes.check_change(
+            &RowChange {
+                tx,
+                table_name: what.to_string(),
+                key: "2".to_string(),
+                new_values: became,
+            },
+            &mut findings,
+        );
+    }
+    changes.finish(&mut findings);
+    findings
+}
+
+fn check_account(change: fn(&mut AccountRow)) -> Findings {
+    let mut row = balanced_account();
+    change(&mut row);
+    let mut findings = Findings::default();
+    balances::check_account(&row, &mut MoneyTotals::default(), &mut findings);
+    findings
+}
+
+fn check_item(change: fn(&mut ItemRow, &mut ItemDescription)) -> Findings {
+    let (mut row, mut known) = balanced_item();
+    let newest = (id(5), known.clone());
+    change(&mut row, &mut known);
+    let (mut stock, mut findings) = (StockTotals::default(), Findings::default());
+    balances::check_item(&row, Some(&newest), Some(&known), &mut stock, &mut findings);
+    findings
+}
+
+/// An empty inbox, with these records in the topics.
+fn check_empty_inbox(records: &[RecordSummary]) -> Findings {
+    let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
+    let (context, none) = (context(&dead_letters), BTreeSet::new());
+    let received: Vec<&RecordSummary> = records.iter().collect();
+    InboxCheck::new("order", &received, &context, &none).finish(&mut findings);
+    findings
+}
+
+/// An inbox of payment with this event of a case.
+fn check_inbox_entry(case: &crate::checker::rows::OrderCase, event: u128) -> Findings {
+    let (tally, dead_letters, mut findings) =
+        (checked(case).0, DeadLetterIndex::default(), Findings::default());
+    let context = context(&dead_letters);
+    let record = *case.records.iter().find(|record| record.event_id == id(event)).unwrap();
+    let (received, topic) = ([&record], record.position.topic().name.to_string());
+    let row = InboxRow { event_id: id(event), topic, received_at: DateTime::default() };
+    let mut check = InboxCheck::new("payment", &received, &context, &tally.unanswered);
+    check.check_row(&row, &mut findings);
+    findings
+}
+
+fn check_snapshot(change: fn(&mut TopicsSnapshot, RecordPosition)) -> Findings {
+    let (mut log, dead_letters, mut findings) =
+        (TopicsSnapshot::default(), DeadLetterIndex::default(), Findings::default());
+    change(&mut log, position(5));
+    records::check_records(&log, &context(&dead_letters), &mut findings);
+    findings
+}
+
+/// An unknown record in a topic with these subscribers, without a dead letter.
+fn check_poison(readers: &[&str]) -> Findings {
+    let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
+    let unknown =
+        UnknownRecord { position: position(5), hash: [1; 32], reason: "it is empty".into() };
+    records::check_unknown_record(&unknown, readers, &dead_letters, &mut findings);
+    findings
+}
+
+fn context(dead_letters: &DeadLetterIndex) -> crate::checker::tally::CheckContext<'_> {
+    crate::checker::tally::CheckContext {
+        dead_letters,
+        retained_since: DateTime::default(),
+        clock_skew_ms: 0,
+    }
+}
+
+fn position(offset: i64) -> RecordPosition {
+    RecordPosition { topic: topic_index(&orders::CREATED), partition: 1, offset }
+}

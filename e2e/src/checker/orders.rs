@@ -1,0 +1,201 @@
+//! The checks of one order: pure functions over its rows in three databases, its history and its
+//! records. `orders_tests.rs` shows with rows made by hand that each check finds its violation.
+//! `records.rs` compares the rows with the records.
+
+use events::{orders, payments, stock};
+use uuid::Uuid;
+
+use crate::checker::content_hash::ContentHash;
+use crate::checker::expected::{ExpectedRecord, expected_records};
+use crate::checker::findings::Findings;
+use crate::checker::history_fold::{self, OrderState};
+use crate::checker::invariants::Invariant::{I3, I4, I5, I6, I7, I11};
+use crate::checker::records::check_order_records;
+use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
+use crate::checker::tally::{CheckContext, Tally};
+
+/// Checks one order with all of its rows and records.
+pub fn check_case(
+    case: &OrderCase,
+    context: &CheckContext<'_>,
+    tally: &mut Tally,
+    findings: &mut Findings,
+) {
+    if let Some(order) = &case.order {
+        check_order(order, case, tally, findings);
+        check_history_fold(order, case, tally, findings);
+    } else if case.payment.is_some() || case.reservation.is_some() || !case.history.is_empty() {
+        findings.add(I11, "ghost", || {
+            format!("{}: payment or stock has it, order does not", case.order_id)
+        });
+    }
+    if let Some(payment) = &case.payment {
+        *tally.payments.entry(payment.state.clone()).or_default() += 1;
+    }
+    if let Some(reservation) = &case.reservation {
+        *tally.reservations.entry(reservation.state.clone()).or_default() += 1;
+    }
+    let expected = expected_records(case, findings);
+    check_history(case, &expected, findings);
+    check_order_records(case, &expected, context, tally, findings);
+}
+
+fn check_order(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
+    let id = order.order_id;
+    let total: i128 = order
+        .lines
+        .iter()
+        .map(|line| i128::from(line.quantity) * i128::from(line.unit_price_cents))
+        .sum();
+    findings.unless(total == i128::from(order.total_cents), I5, "amounts", || {
+        format!("{id}: its lines come to {total}, its total is {}", order.total_cents)
+    });
+    let payment = case.payment.as_ref().map_or("waiting", |payment| &payment.state);
+    let stock = case.reservation.as_ref().map_or("waiting", |reservation| &reservation.state);
+    let legs =
+        || format!("{id}: {}, payment {}, stock {}", order.status, order.payment, order.stock);
+    match order.status.as_str() {
+        "confirmed" => {
+            tally.confirmed += 1;
+            tally.confirmed_cents += i128::from(order.total_cents);
+            let both = order.payment == "verified" && order.stock == "reserved";
+            findings.unless(both, I3, "open", legs);
+        }
+        "cancelled" => {
+            *tally.cancelled.entry(order.reason.clone().unwrap_or_default()).or_default() += 1;
+            let paid = ["refunded", "declined", "void"].contains(&order.payment.as_str());
+            let held = ["released", "rejected", "void"].contains(&order.stock.as_str());
+            findings.unless(paid && held, I3, "open", legs);
+        }
+        _ => {
+            tally.pending += 1;
+            findings.add(I3, "open", legs);
+        }
+    }
+    if order.status != "pending" {
+        let ending = [order.reason.clone().unwrap_or_default(), payment.into(), stock.into()];
+        *tally.endings.entry(ending).or_default() += 1;
+    }
+    findings.unless(order.payment == payment, I4, "disagreement", || {
+        format!("{id}: order says payment is {}, payment says {payment}", order.payment)
+    });
+    findings.unless(order.stock == stock, I4, "disagreement", || {
+        format!("{id}: order says stock is {}, stock says {stock}", order.stock)
+    });
+    for (service, state) in [("payment", payment), ("stock", stock)] {
+        let unanswered = match state {
+            "waiting" => [Some(order.created_event_id), order.cancelled_event_id()],
+            "verified" | "reserved" => [order.cancelled_event_id(), None],
+            _ => [None; 2],
+        };
+        tally
+            .unanswered
+            .extend(unanswered.into_iter().flatten().map(|event_id| (service, event_id)));
+    }
+    if let Some(payment) = &case.payment {
+        check_payment(order, payment, findings);
+    }
+    if let Some(reservation) = &case.reservation {
+        check_reservation(order, reservation, findings);
+    }
+}
+
+fn check_payment(order: &OrderRow, payment: &PaymentRow, findings: &mut Findings) {
+    let id = order.order_id;
+    if ["verified", "refunded"].contains(&payment.state.as_str()) {
+        let taken = (payment.amount_cents, payment.currency.as_deref());
+        let due = (order.total_cents, Some(order.currency.as_str()));
+        findings.unless(taken == due, I5, "amounts", || {
+            format!("{id}: payment took {taken:?}, the order is about {due:?}")
+        });
+        findings.unless(payment.customer_id == Some(order.customer_id), I5, "amounts", || {
+            format!(
+                "{id}: payment took it from {:?}, not from {}",
+                payment.customer_id, order.customer_id
+            )
+        });
+    } else if payment.state == "void" {
+        findings.unless(payment.amount_cents == 0, I5, "amounts", || {
+            format!("{id}: payment is void and about {} cents", payment.amount_cents)
+        });
+    }
+}
+
+fn check_reservation(order: &OrderRow, reservation: &ReservationRow, findings: &mut Findings) {
+    let id = order.order_id;
+    let ordered = order.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+    let same = match reservation.state.as_str() {
+        "reserved" | "released" => {
+            ContentHash::lines(&reservation.lines) == ContentHash::quantities(ordered)
+        }
+        _ => true,
+    };
+    findings.unless(same, I6, "lines", || {
+        format!("{id}: stock set aside {:?}, ordered were {:?}", reservation.lines, order.lines)
+    });
+}
+
+/// The order's history contains exactly the events that its rows record, each once.
+fn check_history(case: &OrderCase, expected: &[ExpectedRecord], findings: &mut Findings) {
+    if case.order.is_none() {
+        return;
+    }
+    let id = case.order_id;
+    let mut should: Vec<(Uuid, &str)> =
+        expected.iter().map(|e| (e.event_id, e.topic.name)).collect();
+    let mut is: Vec<(Uuid, &str)> =
+        case.history.iter().map(|row| (row.event_id, row.event.as_str())).collect();
+    should.sort_unstable();
+    is.sort_unstable();
+    for row in &should {
+        findings
+            .unless(is.contains(row), I7, "history", || format!("{id}: lacks {} {}", row.1, row.0));
+    }
+    for row in &is {
+        findings.unless(should.contains(row), I7, "history", || {
+            format!("{id}: has {} {}, which nobody recorded", row.1, row.0)
+        });
+    }
+    findings.unless(is.windows(2).all(|pair| pair[0].0 != pair[1].0), I7, "history", || {
+        format!("{id}: has an event twice")
+    });
+}
+
+/// The folded history yields the state of the order.
+fn check_history_fold(
+    order: &OrderRow,
+    case: &OrderCase,
+    tally: &mut Tally,
+    findings: &mut Findings,
+) {
+    let mut history: Vec<&HistoryRow> = case.history.iter().collect();
+    history.sort_unstable_by_key(|row| row.position);
+    let since_cancelled = history.iter().skip_while(|row| row.event != orders::CANCELLED.name);
+    let approvals = [payments::VERIFIED.name, stock::RESERVED.name];
+    let is_late = since_cancelled.clone().any(|row| approvals.contains(&row.event.as_str()));
+    tally.late_approvals += u64::from(is_late);
+    let lines = history.iter().map(|row| history_fold::HistoryEntry {
+        event: &row.event,
+        detail: &row.detail,
+        occurred_at: row.occurred_at,
+    });
+    let state = OrderState {
+        status: order.status.clone(),
+        reason: order.reason.clone(),
+        payment: order.payment.clone(),
+        stock: order.stock.clone(),
+        ended_at: order.ended_at,
+    };
+    match history_fold::fold(lines) {
+        Ok(folded) => findings.unless(folded == state, I3, "audit", || {
+            format!("{}: its history comes to {folded:?}, it is {state:?}", order.order_id)
+        }),
+        Err(because) => {
+            findings.add(I3, "audit", || format!("{}: its history {because}", order.order_id));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "orders_tests.rs"]
+mod tests;

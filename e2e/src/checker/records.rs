@@ -1,0 +1,228 @@
+//! Compares the records of the topics with the rows that record what was published: every event is
+//! there (I8), no other is (I11), with the same content, in the trace of its cause (I15) and in the
+//! order of decisions (I9).
+
+use chassis::event::Topic;
+use events::{orders, payments, stock};
+
+use crate::checker::content_hash::ContentHash;
+use crate::checker::dead_letters::DeadLetterIndex;
+use crate::checker::expected::ExpectedRecord;
+use crate::checker::findings::Findings;
+use crate::checker::invariants::Invariant::{I8, I9, I10, I11, I12, I15};
+use crate::checker::record::{RecordSummary, UnknownRecord};
+use crate::checker::rows::OrderCase;
+use crate::checker::tally::{CheckContext, Tally};
+use crate::checker::topic_reader::TopicsSnapshot;
+
+pub fn check_records(
+    snapshot: &TopicsSnapshot,
+    context: &CheckContext<'_>,
+    findings: &mut Findings,
+) {
+    for (position, what) in &snapshot.out_of_order {
+        findings.add(I9, "overtaken", || format!("{position}: {what}"));
+    }
+    for unknown in &snapshot.unknown {
+        check_unknown_record(
+            unknown,
+            unknown.position.topic().subscribers,
+            context.dead_letters,
+            findings,
+        );
+    }
+    for (position, fault) in &snapshot.envelope_faults {
+        findings.unless(context.dead_letters.contains(*position), I12, "envelope", || {
+            format!("{position}: {fault}")
+        });
+    }
+    for position in &snapshot.missing {
+        // Compaction may have removed it.
+        if position.topic().name != events::stock::ITEMS.name {
+            findings.add(I10, "dead letters", || {
+                format!("{position}: a dead letter of a record that is not there")
+            });
+        }
+    }
+}
+
+/// The records of an order are exactly those that its rows record.
+pub fn check_order_records(
+    case: &OrderCase,
+    expected: &[ExpectedRecord],
+    context: &CheckContext<'_>,
+    tally: &mut Tally,
+    findings: &mut Findings,
+) {
+    let id = case.order_id;
+    for e in expected {
+        let mut found = case.records.iter().filter(|record| is_record_of(record, e)).peekable();
+        if found.peek().is_none() {
+            if e.decided_at < context.retained_since {
+                tally.expired += 1;
+            } else {
+                findings.add(I8, "lost", || {
+                    format!("{id}: {} {} is not in its topic", e.topic.name, e.event_id)
+                });
+            }
+            continue;
+        }
+        let mut first = true;
+        for record in found {
+            // A valid event may have a dead letter for a while, but none that waits.
+            findings.unless(
+                !context.dead_letters.is_waiting(record.position),
+                I10,
+                "dead letters",
+                || {
+                    format!(
+                        "{id}: {} at {} lies among the dead letters",
+                        e.topic.name, record.position
+                    )
+                },
+            );
+            tally.order_records += 1;
+            let repeated = u64::from(!first && !record.republished);
+            tally.duplicates += repeated;
+            tally.duplicates_delivered += repeated * u64::from(!e.topic.subscribers.is_empty());
+            first &= record.republished;
+            // A reason that is newer than this checker cannot be compared with that of the row.
+            let is_newer = e.topic.name == orders::CANCELLED.name
+                && record.content_hash == ContentHash::reason("unknown");
+            findings.unless(
+                e.content_hash.is_none_or(|content| content == record.content_hash || is_newer),
+                I8,
+                "content",
+                || {
+                    format!(
+                        "{id}: {} at {} says something else than the row",
+                        e.topic.name, record.position
+                    )
+                },
+            );
+        }
+    }
+    for record in &case.records {
+        if expected.iter().any(|e| is_record_of(record, e)) {
+            continue;
+        }
+        if context.dead_letters.contains(record.position) {
+            tally.dead_lettered += 1;
+        } else {
+            findings.add(I11, "unknown", || {
+                format!(
+                    "{id}: no row recorded {} at {}, and no dead letter names it",
+                    record.event_id, record.position
+                )
+            });
+        }
+    }
+    check_traces(case, expected, tally, findings);
+    check_append_order(case, expected, context, findings);
+}
+
+/// The events of one service about one order arrive in the order of their decisions: the relay
+/// sends the second after the acknowledgement of the first.
+///
+/// The two events are in different topics, so their offsets cannot be compared. The append times of
+/// the broker (`LogAppendTime`) can, in milliseconds. Brokers with different clocks add the clock
+/// skew.
+fn check_append_order(
+    case: &OrderCase,
+    expected: &[ExpectedRecord],
+    context: &CheckContext<'_>,
+    findings: &mut Findings,
+) {
+    let first = |topic: &Topic| {
+        let e = expected.iter().find(|e| e.topic.name == topic.name)?;
+        let records = case.records.iter().filter(|record| is_record_of(record, e));
+        // A republished record may replace a lost one, whose append time is unknown.
+        records.filter(|record| !record.republished).map(|record| record.appended_ms).min()
+    };
+    for (made, later) in [
+        (&orders::CREATED, &orders::CONFIRMED),
+        (&orders::CREATED, &orders::CANCELLED),
+        (&payments::VERIFIED, &payments::REFUNDED),
+        (&stock::RESERVED, &stock::RELEASED),
+    ] {
+        if let (Some(before), Some(after)) = (first(made), first(later)) {
+            let early_ms = before - after;
+            findings.unless(early_ms <= context.clock_skew_ms, I9, "overtaken", || {
+                format!(
+                    "{}: {} arrived {early_ms} ms before {}, which was made first",
+                    case.order_id, later.name, made.name
+                )
+            });
+        }
+    }
+}
+
+fn is_record_of(record: &RecordSummary, e: &ExpectedRecord) -> bool {
+    record.event_id == e.event_id && record.position.topic().name == e.topic.name
+}
+
+/// An event belongs to the trace of its cause. A customer's cancellation begins a new trace.
+///
+/// A republished event has a second trace, and its effects may belong to either. They belong to an
+/// unknown trace only if the first record was lost with the broker's disk.
+fn check_traces(
+    case: &OrderCase,
+    expected: &[ExpectedRecord],
+    tally: &mut Tally,
+    findings: &mut Findings,
+) {
+    let records = |topic: &Topic| {
+        let e = expected.iter().find(|e| e.topic.name == topic.name);
+        let event_id = e.map(|e| e.event_id);
+        case.records.iter().filter(move |record| Some(record.event_id) == event_id)
+    };
+    // A command of a customer or of the deadline begins a new trace.
+    let reason = case.order.as_ref().and_then(|order| order.reason.as_deref());
+    let by_command = matches!(reason, Some("customer" | "deadline"));
+    let mut caused: Vec<(&Topic, &Topic)> = vec![
+        (&orders::CREATED, &payments::VERIFIED),
+        (&orders::CREATED, &payments::DECLINED),
+        (&orders::CREATED, &stock::RESERVED),
+        (&orders::CREATED, &stock::REJECTED),
+        (&orders::CREATED, &orders::CONFIRMED),
+        (&orders::CANCELLED, &payments::REFUNDED),
+        (&orders::CANCELLED, &stock::RELEASED),
+    ];
+    if !by_command {
+        caused.push((&orders::CREATED, &orders::CANCELLED));
+    }
+    let (mut links, mut all) = (0, true);
+    for (cause, effect) in caused {
+        let after = records(effect).find(|record| !record.republished);
+        if let Some(after) = after
+            && records(cause).any(|record| !record.republished)
+        {
+            let caused = records(cause).any(|record| record.trace_hash == after.trace_hash);
+            (links, all) = (links + 1, all && caused);
+            findings.unless(caused, I15, "trace", || {
+                format!("{}: {} is not in the trace of {}", case.order_id, effect.name, cause.name)
+            });
+        }
+    } // Payment's answer, stock's and the confirmation.
+    let confirmed = case.order.as_ref().is_some_and(|order| order.status == "confirmed");
+    tally.traced += u64::from(confirmed && links == 3 && all);
+}
+
+/// An unknown record needs a dead letter of every subscriber of its topic. In a topic without
+/// subscribers it is always a finding, since the first subscriber to come would stop at it.
+pub fn check_unknown_record(
+    record: &UnknownRecord,
+    subscribers: &[&str],
+    dead_letters: &DeadLetterIndex,
+    findings: &mut Findings,
+) {
+    let UnknownRecord { position, reason, .. } = record;
+    findings.unless(!subscribers.is_empty(), I12, "unknown", || {
+        format!("{position}: {reason}, and nobody reads its topic")
+    });
+    for service in subscribers {
+        findings.unless(dead_letters.contains_exactly(record, service), I10, "unknown", || {
+            format!("{position}: {reason}; {service} has no dead letter of it")
+        });
+    }
+}

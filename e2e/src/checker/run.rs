@@ -1,0 +1,300 @@
+//! One run of the checker: it waits for quiescence, reads the databases and all topics, runs every
+//! check and returns a [`Verdict`].
+//!
+//! Rows are streamed by order id and compared with the records, of which the checker keeps some 100
+//! bytes each. So its memory is bounded by the number of records.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use chrono::{TimeDelta, Utc};
+use futures::stream::StreamExt;
+
+use crate::checker::balances::{
+    AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals, check_account, check_item,
+    check_totals,
+};
+use crate::checker::dead_letters::{DeadLetterIndex, check_dead_letters};
+use crate::checker::findings::Findings;
+use crate::checker::inbox::{InboxCheck, InboxRow, uses_inbox};
+use crate::checker::invariants::Invariant::{I4, I13};
+use crate::checker::record::{RecordPosition, RecordSummary};
+use crate::checker::records::check_records;
+use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
+use crate::checker::sources::{OrderedRows, Sources};
+use crate::checker::tally::{CheckContext, Tally};
+use crate::checker::topic_reader::{self, TopicsSnapshot};
+use crate::checker::verdict::Verdict;
+use crate::checker::waivers::Waivers;
+use crate::checker::{change_log, quiescence};
+use crate::client::http_client::Client;
+use crate::launcher::console::seconds;
+use crate::launcher::topology::SERVICES;
+
+/// Topics retain records for 14 days. Kafka may delete a segment a little earlier.
+const RETENTION_DAYS: i64 = 13;
+
+/// Options of a run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckOptions {
+    /// How long to wait for quiescence.
+    #[arg(long = "within-seconds", default_value = "60", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+impl Default for CheckOptions {
+    fn default() -> CheckOptions {
+        CheckOptions { timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Waits for quiescence, then checks.
+pub async fn run(client: &Client, options: &CheckOptions) -> Result<Verdict> {
+    check_all(client, options, async || Ok(None)).await
+}
+
+/// Like [`run`], with the dead letters that the run made or found at its start. Any other dead
+/// letter is a finding.
+pub async fn run_expecting(
+    client: &Client,
+    options: &CheckOptions,
+    expected: &HashSet<RecordPosition>,
+) -> Result<Verdict> {
+    check_all(client, options, async || Ok(Some(expected.clone()))).await
+}
+
+/// Like [`run_expecting`], for dead letters that are complete only after quiescence.
+pub async fn run_expecting_with(
+    client: &Client,
+    options: &CheckOptions,
+    expected: impl AsyncFnOnce() -> Result<HashSet<RecordPosition>>,
+) -> Result<Verdict> {
+    check_all(client, options, async || expected().await.map(Some)).await
+}
+
+async fn check_all(
+    client: &Client,
+    options: &CheckOptions,
+    expected: impl AsyncFnOnce() -> Result<Option<HashSet<RecordPosition>>>,
+) -> Result<Verdict> {
+    let began = Instant::now();
+    let sources = Sources::connect(client).await?;
+    let mut findings = Findings::default();
+    let mut waivers = Waivers::load(&sources.databases).await?;
+    let pending = sources.wait_for_quiescence(&waivers, options.timeout).await?;
+    quiescence::check(pending, &mut findings);
+    let before = sources.end_offsets().await?;
+    let dead_letter_rows = sources.dead_letters().await?;
+    let count = |state: &str| dead_letter_rows.iter().filter(|row| row.state == state).count();
+    let (dead_letters_replayed, dead_letters_waiting) = (count("replayed"), count("waiting"));
+    // After the dead letters are read, so that the expected set misses none of them.
+    if let Some(expected) = expected().await? {
+        check_dead_letters(&dead_letter_rows, &expected, &mut findings);
+    }
+    let discarded = sources.discarded_events().await?;
+    let dead_letters = DeadLetterIndex::from_rows(&dead_letter_rows, discarded);
+
+    let mut snapshot = topic_reader::read_all(client, dead_letters.positions().collect()).await?;
+    let context = CheckContext {
+        dead_letters: &dead_letters,
+        retained_since: Utc::now() - TimeDelta::days(RETENTION_DAYS),
+        clock_skew_ms: sources.clock_skew_ms()?,
+    };
+    check_records(&snapshot, &context, &mut findings);
+    snapshot.order_records.sort_unstable_by_key(|record| (record.order_id, record.position));
+    let mut tally = Tally::default();
+    check_orders(
+        &sources,
+        &snapshot.order_records,
+        &context,
+        &mut waivers,
+        &mut tally,
+        &mut findings,
+    )
+    .await?;
+    let mut handled = BTreeMap::new();
+    for service in SERVICES {
+        let entered =
+            check_inbox(&sources, service, &snapshot, &context, &tally, &mut findings).await?;
+        handled.insert(service, entered);
+    }
+    let money = check_money(&sources, &mut findings).await?;
+    let taken_cents = money.taken_cents - waivers.unrefunded_cents;
+    check_totals(&MoneyTotals { taken_cents, ..money.clone() }, &tally, &mut findings);
+    let stock = check_stock(&sources, &snapshot, &waivers, &mut findings).await?;
+    let changes = change_log::check(&sources.databases, &mut findings).await?;
+    findings.unless(sources.end_offsets().await? == before, I13, "not quiescent", || {
+        "records were written meanwhile: is somebody placing orders? Check again when all is quiet".into()
+    });
+    let (records, republished) = (snapshot.records, snapshot.republished);
+    let unknown = snapshot.unknown.len() as u64;
+    let duration = began.elapsed();
+    Ok(Verdict {
+        tally,
+        money,
+        stock,
+        records,
+        republished,
+        unknown_records: unknown,
+        handled,
+        dead_letters_waiting: dead_letters_waiting as i64,
+        dead_letters_replayed: dead_letters_replayed as u64,
+        changes,
+        waivers,
+        findings,
+        duration,
+    })
+}
+
+/// The position of every dead letter of a stack. A run reads it at its start, since it did not make
+/// these.
+pub async fn dead_letter_positions(client: &Client) -> Result<HashSet<RecordPosition>> {
+    let dead_letters = Sources::connect(client).await?.dead_letters().await?;
+    Ok(dead_letters.into_iter().map(|dead_letter| dead_letter.position).collect())
+}
+
+/// Reads orders, payments, reservations, history and records once, by order id.
+async fn check_orders(
+    sources: &Sources,
+    records: &[RecordSummary],
+    context: &CheckContext<'_>,
+    waivers: &mut Waivers,
+    tally: &mut Tally,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut orders = OrderedRows::<OrderRow>::new(
+        sources.db("order"),
+        "select * from orders order by order_id",
+        |row| row.order_id,
+    );
+    let mut history = OrderedRows::<HistoryRow>::new(
+        sources.db("order"),
+        "select order_id, event_id, position, event, detail, occurred_at
+         from history order by order_id, event_id",
+        |row| row.order_id,
+    );
+    let mut payments = OrderedRows::<PaymentRow>::new(
+        sources.db("payment"),
+        "select * from payments order by order_id",
+        |row| row.order_id,
+    );
+    let mut reservations = OrderedRows::<ReservationRow>::new(
+        sources.db("stock"),
+        "select * from reservations order by order_id",
+        |row| row.order_id,
+    );
+    let mut unmatched = records.iter().copied().peekable();
+    loop {
+        let next = [
+            orders.peek_id().await?,
+            history.peek_id().await?,
+            payments.peek_id().await?,
+            reservations.peek_id().await?,
+            unmatched.peek().map(|record| record.order_id),
+        ];
+        let Some(order_id) = next.into_iter().flatten().min() else {
+            return Ok(());
+        };
+        let mut case = OrderCase {
+            order_id,
+            order: orders.next_if(order_id).await?,
+            payment: payments.next_if(order_id).await?,
+            reservation: reservations.next_if(order_id).await?,
+            ..OrderCase::default()
+        };
+        while let Some(row) = history.next_if(order_id).await? {
+            case.history.push(row);
+        }
+        while let Some(record) = unmatched.next_if(|record| record.order_id == order_id) {
+            case.records.push(record);
+        }
+        waivers.check_case(&case, context, tally, findings);
+    }
+}
+
+/// Returns the number of events that the service handled.
+async fn check_inbox(
+    sources: &Sources,
+    service: &'static str,
+    snapshot: &TopicsSnapshot,
+    context: &CheckContext<'_>,
+    tally: &Tally,
+    findings: &mut Findings,
+) -> Result<u64> {
+    let mut received: Vec<&RecordSummary> = snapshot
+        .order_records
+        .iter()
+        .chain(&snapshot.other_records)
+        .filter(|record| uses_inbox(service, record.position.topic()))
+        .collect();
+    received.sort_unstable_by_key(|record| record.event_id);
+    let mut check = InboxCheck::new(service, &received, context, &tally.unanswered);
+    let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")
+        .fetch(sources.db(service));
+    while let Some(row) = rows.next().await {
+        check.check_row(&row?, findings);
+    }
+    check.finish(findings);
+    Ok(check.matched)
+}
+
+async fn check_money(sources: &Sources, findings: &mut Findings) -> Result<MoneyTotals> {
+    let mut rows = sqlx::query_as::<_, AccountRow>(
+        "select customer_id,
+                coalesce(deposits_cents, 0)::bigint as deposits_cents,
+                coalesce(verified_cents, 0)::bigint as verified_cents,
+                deposited_cents, balance_cents, taken_cents
+         from accounts
+         full join (select customer_id, sum(amount_cents) as deposits_cents
+                    from deposits group by customer_id) as deposits using (customer_id)
+         full join (select customer_id, sum(amount_cents) as verified_cents
+                    from payments where state = 'verified'
+                    group by customer_id) as payments using (customer_id)",
+    )
+    .fetch(sources.db("payment"));
+    let mut money = MoneyTotals::default();
+    while let Some(row) = rows.next().await {
+        check_account(&row?, &mut money, findings);
+    }
+    Ok(money)
+}
+
+async fn check_stock(
+    sources: &Sources,
+    snapshot: &TopicsSnapshot,
+    waivers: &Waivers,
+    findings: &mut Findings,
+) -> Result<StockTotals> {
+    let known: Vec<ItemDescription> =
+        sqlx::query_as("select * from items").fetch_all(sources.db("order")).await?;
+    let known: HashMap<&str, &ItemDescription> =
+        known.iter().map(|item| (item.sku.as_str(), item)).collect();
+    let rows: Vec<ItemRow> = sqlx::query_as(
+        "select sku, coalesce(deliveries, 0)::bigint as deliveries, coalesce(held, 0)::bigint as held,
+                name, price_cents, currency, version, delivered, available, reserved, event_id
+         from items
+         full join (select sku, sum(quantity) as deliveries
+                    from deliveries group by sku) as deliveries using (sku)
+         full join (select line ->> 'sku' as sku, sum((line ->> 'quantity')::bigint) as held
+                    from reservations, jsonb_array_elements(lines) as line
+                    where state = 'reserved' group by 1) as lines using (sku)",
+    )
+    .fetch_all(sources.db("stock"))
+    .await?;
+    let mut stock = StockTotals::default();
+    for row in &rows {
+        let newest = snapshot.items.get(&row.sku);
+        let known = match waivers.covers(&row.sku) {
+            true => newest.map(|(_, newest)| newest),
+            false => known.get(row.sku.as_str()).copied(),
+        };
+        check_item(row, newest, known, &mut stock, findings);
+    }
+    let skus: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
+    let unknown_skus = known.keys().copied().chain(snapshot.items.keys().map(String::as_str));
+    for sku in unknown_skus.filter(|sku| !skus.contains(sku)).collect::<HashSet<_>>() {
+        findings.add(I4, "item", || format!("{sku}: stock has no such item"));
+    }
+    Ok(stock)
+}

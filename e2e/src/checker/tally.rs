@@ -1,0 +1,47 @@
+//! The context of the checks of an order, and the totals over all orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::checker::dead_letters::DeadLetterIndex;
+
+/// What the checks need beside an order's case.
+pub struct CheckContext<'a> {
+    pub dead_letters: &'a DeadLetterIndex,
+    /// Events older than this may have left their topics.
+    pub retained_since: DateTime<Utc>,
+    /// The largest difference between the clocks of the brokers, in milliseconds.
+    pub clock_skew_ms: i64,
+}
+
+/// Totals over all orders.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    pub pending: u64,
+    pub confirmed: u64,
+    pub confirmed_cents: i128,
+    /// By reason.
+    pub cancelled: BTreeMap<String, u64>,
+    /// By the state of payment's and stock's row.
+    pub payments: BTreeMap<String, u64>,
+    pub reservations: BTreeMap<String, u64>,
+    pub order_records: u64,
+    /// Orders by their ending: reason (empty if confirmed), state of payment and of stock.
+    pub endings: BTreeMap<[String; 3], u64>,
+    /// Duplicates that were not republished, and how many of them have a subscriber.
+    pub duplicates: u64,
+    pub duplicates_delivered: u64,
+    /// Orders that received an approval after their cancellation.
+    pub late_approvals: u64,
+    /// Events without a response of a service so far, by service. An inbox entry of such an event
+    /// is a violation: it had no effect.
+    pub unanswered: BTreeSet<(&'static str, Uuid)>,
+    /// Confirmed orders whose four records belong to one trace.
+    pub traced: u64,
+    /// Valid records that no row records and that have a dead letter.
+    pub dead_lettered: u64,
+    /// Events older than the retention of their topics.
+    pub expired: u64,
+}

@@ -1,0 +1,178 @@
+//! Orders made by hand, with their rows, history and records, for the tests of the checks.
+
+use chassis::event::Topic;
+use chrono::{DateTime, TimeDelta, Utc};
+use events::{orders, payments, stock};
+use uuid::Uuid;
+
+use crate::checker::dead_letters::DeadLetterIndex;
+use crate::checker::expected::expected_records;
+use crate::checker::findings::Findings;
+use crate::checker::orders::check_case;
+use crate::checker::record::{RecordPosition, RecordSummary, topic_index};
+use crate::checker::rows::{
+    HistoryRow, OrderCase, OrderLineRow, OrderRow, PaymentRow, ReservationLine, ReservationRow,
+    Shortfall,
+};
+use crate::checker::tally::{CheckContext, Tally};
+
+pub(crate) fn id(number: u128) -> Uuid {
+    Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
+}
+
+pub(crate) fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(1_795_132_800_000_000).unwrap()
+}
+
+pub(crate) const CREATED: u128 = 11;
+pub(crate) const ENDED: u128 = 12;
+pub(crate) const VERIFIED: u128 = 13;
+pub(crate) const REFUNDED: u128 = 14;
+pub(crate) const RESERVED: u128 = 15;
+pub(crate) const RELEASED: u128 = 16;
+
+pub(crate) fn order(status: &str, payment: &str, stock: &str) -> OrderRow {
+    let lines = vec![
+        OrderLineRow { sku: "pen".into(), quantity: 2, unit_price_cents: 150 },
+        OrderLineRow { sku: "ink".into(), quantity: 1, unit_price_cents: 700 },
+    ];
+    let ended = status != "pending";
+    OrderRow {
+        order_id: id(1),
+        customer_id: id(2),
+        status: status.into(),
+        reason: (status == "cancelled").then(|| "stock_rejected".to_string()),
+        payment: payment.into(),
+        stock: stock.into(),
+        total_cents: 1000,
+        currency: "EUR".into(),
+        lines,
+        created_at: now(),
+        ended_at: ended.then(now),
+        created_event_id: id(CREATED),
+        ended_event_id: ended.then(|| id(ENDED)),
+    }
+}
+
+pub(crate) fn payment(state: &str) -> PaymentRow {
+    let void = state == "void";
+    PaymentRow {
+        order_id: id(1),
+        state: state.into(),
+        customer_id: (!void).then(|| id(2)),
+        amount_cents: if void { 0 } else { 1000 },
+        currency: (!void).then(|| "EUR".to_string()),
+        reason: (state == "declined").then(|| "no_account".to_string()),
+        response_event_id: (!void).then(|| id(VERIFIED)),
+        compensation_event_id: ["refunded", "void"].contains(&state).then(|| id(REFUNDED)),
+        created_at: now(),
+        updated_at: now(),
+    }
+}
+
+pub(crate) fn reservation(state: &str) -> ReservationRow {
+    let void = state == "void";
+    let lines = [("ink", 1), ("pen", 2)]
+        .map(|(sku, quantity)| ReservationLine { sku: sku.into(), quantity });
+    let held = ["reserved", "released"].contains(&state);
+    ReservationRow {
+        order_id: id(1),
+        state: state.into(),
+        lines: if held { lines.to_vec() } else { vec![] },
+        shortfall: (state == "rejected").then(|| Shortfall {
+            reason: "out_of_stock".into(),
+            sku: "pen".into(),
+            requested: 2,
+            available: 1,
+        }),
+        response_event_id: (!void).then(|| id(RESERVED)),
+        compensation_event_id: ["released", "void"].contains(&state).then(|| id(RELEASED)),
+        created_at: now(),
+        updated_at: now(),
+    }
+}
+
+/// A history row of an event, with its position in the usual sequence.
+pub(crate) fn history_row(case: &OrderCase, event_id: Uuid, topic: &Topic) -> HistoryRow {
+    let sequence = [
+        &orders::CREATED,
+        &payments::VERIFIED,
+        &payments::DECLINED,
+        &stock::RESERVED,
+        &stock::REJECTED,
+        &orders::CONFIRMED,
+        &orders::CANCELLED,
+        &payments::REFUNDED,
+        &stock::RELEASED,
+    ];
+    let position = sequence.iter().position(|at| at.name == topic.name).unwrap() as i64;
+    let reason = case.order.as_ref().and_then(|order| order.reason.clone());
+    let amount = case.payment.as_ref().filter(|payment| payment.state != "void");
+    let lines: Vec<&str> = case
+        .reservation
+        .iter()
+        .flat_map(|held| held.lines.iter().map(|line| line.sku.as_str()))
+        .collect();
+    let detail = serde_json::json!({
+        "reason": reason, "amount_cents": amount.map(|payment| payment.amount_cents), "lines": lines
+    });
+    let (event, occurred_at) = (topic.name.into(), now());
+    HistoryRow { order_id: id(1), event_id, position, event, detail, occurred_at }
+}
+
+/// An order with the rows, history and records of these states.
+pub(crate) fn case(status: &str, payment_state: &str, stock_state: &str) -> OrderCase {
+    let mut case = OrderCase {
+        order_id: id(1),
+        order: Some(order(status, payment_state, stock_state)),
+        payment: Some(payment(payment_state)),
+        reservation: Some(reservation(stock_state)),
+        ..OrderCase::default()
+    };
+    let mut none = Findings::default();
+    for (offset, e) in (0..).zip(expected_records(&case, &mut none)) {
+        case.history.push(history_row(&case, e.event_id, e.topic));
+        case.records.push(RecordSummary {
+            order_id: id(1),
+            event_id: e.event_id,
+            position: RecordPosition { topic: topic_index(e.topic), partition: 3, offset },
+            content_hash: e.content_hash.unwrap_or(7),
+            trace_hash: 1,
+            appended_ms: now().timestamp_millis() + offset,
+            republished: false,
+        });
+    }
+    assert_eq!(none.count(), 0);
+    case
+}
+
+pub(crate) fn confirmed() -> OrderCase {
+    case("confirmed", "verified", "reserved")
+}
+
+pub(crate) fn cancelled() -> OrderCase {
+    case("cancelled", "refunded", "rejected")
+}
+
+pub(crate) fn record_mut(case: &mut OrderCase, event: u128) -> &mut RecordSummary {
+    case.records.iter_mut().find(|record| record.event_id == id(event)).unwrap()
+}
+
+pub(crate) fn checked(case: &OrderCase) -> (Tally, Findings) {
+    checked_with(case, &DeadLetterIndex::default())
+}
+
+pub(crate) fn checked_with(case: &OrderCase, dead_letters: &DeadLetterIndex) -> (Tally, Findings) {
+    let (mut tally, mut findings) = (Tally::default(), Findings::default());
+    let context = CheckContext {
+        dead_letters,
+        retained_since: now() - TimeDelta::days(13),
+        clock_skew_ms: 0,
+    };
+    check_case(case, &context, &mut tally, &mut findings);
+    (tally, findings)
+}
+
+pub(crate) fn has_finding(off: &[String], kind: &str) -> bool {
+    off.iter().any(|off| off == kind)
+}

@@ -1,0 +1,254 @@
+//! The services as a client sees them: over HTTP, with an Idempotency-Key, and three outcomes.
+//! Nothing here shares code with the services, so their answers are read as any other client reads them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::seq::SliceRandom;
+use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::Stack;
+use crate::client::addresses::Addresses;
+use crate::client::order::{LineRequest, Order};
+use crate::client::outcome::{HttpResponse, Outcome, require_accepted};
+use crate::launcher::eventually::eventually;
+use crate::launcher::topology::SERVICES;
+
+/// Longer than a service takes to answer 503.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A client of all services. It asks one of a service's instances, drawn by lot, and like any load
+/// balancer another one where one refuses the connection or answers that it is unavailable.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    pub addresses: Addresses,
+    /// The APIs of every instance.
+    instances: Arc<RwLock<BTreeMap<String, Vec<String>>>>,
+}
+
+impl Client {
+    pub fn for_stack(stack: &Stack) -> Result<Client> {
+        let client = Client::new(Addresses::from_stack(stack)?)?;
+        client.refresh_instances(stack)?;
+        Ok(client)
+    }
+
+    /// Updates the list of instances, as a load balancer does.
+    pub fn refresh_instances(&self, stack: &Stack) -> Result<()> {
+        let mut instances = BTreeMap::new();
+        for service in SERVICES {
+            let names = stack.instances_of(service)?;
+            let urls: Result<Vec<String>> = names.iter().map(|name| stack.url(name)).collect();
+            instances.insert(service.to_string(), urls?);
+        }
+        *self.instances.write().unwrap_or_else(PoisonError::into_inner) = instances;
+        Ok(())
+    }
+
+    pub fn new(addresses: Addresses) -> Result<Client> {
+        let http = reqwest::Client::builder()
+            // Loopback is never asked through a proxy, whatever the user's environment has.
+            .no_proxy()
+            .timeout(REQUEST_TIMEOUT)
+            .pool_max_idle_per_host(256)
+            // A service closes what is idle when it was stopped a second ago, or when all its connections are
+            // taken; to reuse a connection at that moment would lose a request.
+            .pool_idle_timeout(Duration::from_millis(500))
+            .build()?;
+        let each = addresses.apis.iter().map(|(name, url)| (name.clone(), vec![url.clone()]));
+        let instances = Arc::new(RwLock::new(each.collect()));
+        Ok(Client { http, addresses, instances })
+    }
+
+    /// One request, and its answer whatever it is.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> reqwest::Result<HttpResponse> {
+        let mut request = self.http.request(method, url);
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        if let Some(body) = body {
+            request = request.header("Content-Type", "application/json").body(body);
+        }
+        let response = request.send().await?;
+        let header = |name| {
+            let value = response.headers().get(name)?;
+            value.to_str().ok().map(str::to_string)
+        };
+        let location = header("location");
+        let content_type = header("content-type").unwrap_or_default();
+        let status = response.status().as_u16();
+        Ok(HttpResponse { status, location, content_type, body: response.bytes().await?.to_vec() })
+    }
+
+    /// One request to a service, whichever of its instances takes it.
+    pub async fn request(
+        &self,
+        method: Method,
+        service: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Result<HttpResponse> {
+        let mut urls = {
+            let instances = self.instances.read().unwrap_or_else(PoisonError::into_inner);
+            instances.get(service).cloned().unwrap_or_default()
+        };
+        // By lot: turns would send every second request, of whatever kind, to the same one.
+        urls.shuffle(&mut rand::rng());
+        let last = urls.pop().with_context(|| format!("there is no service {service}"))?;
+        for url in urls {
+            let url = format!("{url}{path}");
+            match self.send(method.clone(), &url, key, body.clone()).await {
+                // Nothing was sent, or the answer itself is that nothing was stored.
+                Err(error) if error.is_connect() => {}
+                Ok(answer) if answer.status == 503 && !answer.is_outcome_unknown() => {}
+                answer => return Ok(answer?),
+            }
+        }
+        Ok(self.send(method, &format!("{last}{path}"), key, body).await?)
+    }
+
+    /// A command: its outcome, never an error.
+    pub async fn command(
+        &self,
+        method: Method,
+        service: &str,
+        path: &str,
+        key: Option<&str>,
+        body: &Value,
+    ) -> Outcome {
+        let body = Some(body.to_string().into_bytes());
+        Outcome::from_response(self.request(method, service, path, key, body).await)
+    }
+
+    pub async fn place_order(
+        &self,
+        customer_id: Uuid,
+        lines: &[LineRequest],
+        key: &str,
+    ) -> Outcome {
+        let order = json!({ "customer_id": customer_id, "lines": lines });
+        self.command(Method::POST, "order", "/orders", Some(key), &order).await
+    }
+
+    /// Places an order that has to be accepted.
+    pub async fn place_until_accepted(
+        &self,
+        customer_id: Uuid,
+        lines: &[LineRequest],
+    ) -> Result<Order> {
+        let key = Uuid::now_v7().to_string();
+        require_accepted(async || self.place_order(customer_id, lines, &key).await).await?.json()
+    }
+
+    pub async fn cancel_order(&self, order_id: Uuid) -> Outcome {
+        let path = format!("/orders/{order_id}/cancel");
+        Outcome::from_response(self.request(Method::POST, "order", &path, None, None).await)
+    }
+
+    /// Cancels an order that can be.
+    pub async fn cancel_until_accepted(&self, order_id: Uuid) -> Result<Order> {
+        require_accepted(async || self.cancel_order(order_id).await).await?.json()
+    }
+
+    pub async fn get_order(&self, order_id: Uuid) -> Result<Order> {
+        self.get("order", &format!("/orders/{order_id}")).await
+    }
+
+    /// Waits until an order has ended in all services.
+    pub async fn wait_until_ended(&self, order_id: Uuid, within: Duration) -> Result<Order> {
+        let what = format!("order {order_id} to end");
+        eventually(&what, within, async || {
+            let order = self.get_order(order_id).await?;
+            ensure!(
+                order.has_ended(),
+                "it is {} / {} / {}",
+                order.status,
+                order.payment,
+                order.stock
+            );
+            Ok(order)
+        })
+        .await
+    }
+
+    /// A deposit or a delivery, safe to repeat with its key.
+    pub async fn send_until_accepted(
+        &self,
+        service: &str,
+        path: &str,
+        key: &str,
+        body: &Value,
+    ) -> Result<Value> {
+        let send = async || self.command(Method::POST, service, path, Some(key), body).await;
+        require_accepted(send).await.with_context(|| format!("{service}, {path}"))?.json()
+    }
+
+    pub async fn deposit(&self, customer_id: Uuid, amount_cents: i64, key: &str) -> Result<Value> {
+        let path = format!("/accounts/{customer_id}/deposits");
+        self.send_until_accepted("payment", &path, key, &json!({ "amount_cents": amount_cents }))
+            .await
+    }
+
+    pub async fn deliver(&self, sku: &str, quantity: i64, key: &str) -> Result<Value> {
+        let path = format!("/items/{sku}/deliveries");
+        self.send_until_accepted("stock", &path, key, &json!({ "quantity": quantity })).await
+    }
+
+    pub async fn put_item(&self, sku: &str, name: &str, price_cents: i64) -> Result<Value> {
+        let item = json!({ "name": name, "price_cents": price_cents });
+        let path = format!("/items/{sku}");
+        let send = async || self.command(Method::PUT, "stock", &path, None, &item).await;
+        require_accepted(send).await.with_context(|| path.clone())?.json()
+    }
+
+    /// Reads from a service's API.
+    pub async fn get<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<T> {
+        let answer = self.request(Method::GET, service, path, None, None).await?;
+        answer.accepted_json().with_context(|| format!("GET {path} of {service}"))
+    }
+
+    /// Every item that a service knows, page by page.
+    pub async fn items(&self, service: &str) -> Result<Vec<Value>> {
+        let (mut items, mut after) = (Vec::new(), String::new());
+        loop {
+            let mut page: Value = self.get(service, &format!("/items?limit=1000{after}")).await?;
+            if let Some(rows) = page["items"].as_array_mut() {
+                items.append(rows);
+            }
+            let Some(next) = page["next"].as_str() else { return Ok(items) };
+            let mut query = Url::parse("http://items/")?;
+            query.query_pairs_mut().append_pair("after", next);
+            after = format!("&{}", query.query().unwrap_or_default());
+        }
+    }
+
+    /// As [`Client::get`]; `None` where there is no such thing.
+    pub async fn find<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<Option<T>> {
+        let answer = self.request(Method::GET, service, path, None, None).await?;
+        if answer.status == 404 { Ok(None) } else { answer.accepted_json().map(Some) }
+    }
+
+    /// The sums of a service that must balance.
+    pub async fn books(&self, service: &str) -> Result<Value> {
+        self.get_url(&format!("{}/books", self.addresses.probes[service])).await
+    }
+
+    pub async fn get_url<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
+        let answer =
+            self.send(Method::GET, url, None, None).await.with_context(|| url.to_string())?;
+        answer.accepted_json().with_context(|| format!("GET {url}"))
+    }
+}

@@ -1,0 +1,14 @@
+//! The services as their clients see them: over HTTP and Kafka, without code that the services share. A client
+//! knows three outcomes of a command (accepted, refused, unknown) and remembers every answer that it was
+//! given, so that the checker can compare them with the databases. A client that treats an unknown outcome as
+//! a refusal breaks this, and so does one that uses the code of the services to read their answers.
+
+pub mod addresses;
+pub mod client_history;
+pub mod http_client;
+pub mod kafka;
+pub mod order;
+pub mod order_plan;
+pub mod outcome;
+pub(crate) mod raw_record;
+pub mod sample_events;

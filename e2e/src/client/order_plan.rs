@@ -1,0 +1,33 @@
+//! One order as its client means it.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::client::order::LineRequest;
+
+/// One order as its client means it.
+#[derive(Clone, Debug)]
+pub struct OrderPlan {
+    /// When it is due, from the beginning of the load.
+    pub due_at: Duration,
+    pub key: String,
+    pub customer_id: Uuid,
+    pub lines: Vec<LineRequest>,
+    pub cancel_after: Option<Duration>,
+    /// The client posts it twice.
+    pub duplicated: bool,
+    /// The client posts another order with the same key as well.
+    pub key_reused: bool,
+    /// The client does not wait for its first answer.
+    pub disconnect_after: Option<Duration>,
+}
+
+impl OrderPlan {
+    /// The lines of the other order.
+    pub fn conflicting_lines(&self) -> Vec<LineRequest> {
+        let mut lines = self.lines.clone();
+        lines.iter_mut().for_each(|line| line.quantity += 1);
+        lines
+    }
+}

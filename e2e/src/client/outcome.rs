@@ -1,0 +1,150 @@
+//! What an answer means to a client: one of three outcomes, as docs/api.md promises them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::launcher::eventually::retry_while;
+
+/// How long a service may refuse for now, or leave in doubt, what it has to decide: the disk may stand
+/// still.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An answer as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpResponse {
+    pub status: u16,
+    pub location: Option<String>,
+    pub content_type: String,
+    pub body: Vec<u8>,
+}
+
+/// What a command came to, as far as its client can tell.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Durable.
+    Ok(HttpResponse),
+    /// Nothing was stored.
+    Refused(HttpResponse),
+    /// It may be stored or not: only another request with the same key settles it.
+    Unknown(String),
+    /// The same, and the service ought never to answer that: a 500, for instance.
+    Failed(HttpResponse),
+}
+
+impl Outcome {
+    /// Of an answer, or of none.
+    pub fn from_response(response: Result<HttpResponse>) -> Outcome {
+        match response {
+            Ok(answer) => answer.into_outcome(),
+            Err(error) => Outcome::Unknown(format!("no answer: {error:#}")),
+        }
+    }
+
+    /// What was answered, if anything was.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
+                Some(answer.status)
+            }
+            Outcome::Unknown(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
+                answer.fmt(out)
+            }
+            Outcome::Unknown(why) => why.fmt(out),
+        }
+    }
+}
+
+impl HttpResponse {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body).with_context(|| format!("cannot read {self}"))
+    }
+
+    /// The JSON of a 2xx; anything else is an error that shows the answer.
+    pub fn accepted_json<T: DeserializeOwned>(&self) -> Result<T> {
+        ensure!(self.is_success(), "{self}");
+        self.json()
+    }
+
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// The last part of a problem's type.
+    pub fn problem_type(&self) -> Option<String> {
+        let problem: Value = serde_json::from_slice(&self.body).ok()?;
+        Some(problem["type"].as_str()?.rsplit('/').next()?.to_string())
+    }
+
+    /// A 503 that leaves open whether anything was stored.
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.status == 503 && self.problem_type().as_deref() == Some("outcome-unknown")
+    }
+
+    fn into_outcome(self) -> Outcome {
+        match self.status {
+            200..300 => Outcome::Ok(self),
+            503 if self.is_outcome_unknown() => Outcome::Unknown(self.to_string()),
+            400..500 | 503 => Outcome::Refused(self),
+            _ => Outcome::Failed(self),
+        }
+    }
+}
+
+impl std::fmt::Display for HttpResponse {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(out, "{} {}", self.status, body.chars().take(500).collect::<String>())
+    }
+}
+
+/// Has a command accepted that can be.
+pub async fn require_accepted(send: impl AsyncFnMut() -> Outcome) -> Result<HttpResponse> {
+    let answer = retry_until_settled(send).await?;
+    ensure!(answer.is_success(), "it was refused: {answer}");
+    Ok(answer)
+}
+
+/// What becomes of a command that means the same twice: asks again while it is refused for now, or left in
+/// doubt.
+pub async fn retry_until_settled(send: impl AsyncFnMut() -> Outcome) -> Result<HttpResponse> {
+    let is_transient = |outcome: &Outcome| matches!(outcome.status(), Some(503) | None);
+    match retry_while(SETTLE_TIMEOUT, send, is_transient).await {
+        Outcome::Ok(answer) => Ok(answer),
+        Outcome::Refused(answer) if answer.status != 503 => Ok(answer),
+        Outcome::Failed(answer) => bail!("it failed: {answer}"),
+        outcome => bail!("it is not settled: {outcome}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn response(status: u16, kind: &str) -> HttpResponse {
+        let body = json!({ "type": format!("/problems/{kind}") }).to_string().into_bytes();
+        HttpResponse { status, location: None, content_type: String::new(), body }
+    }
+
+    #[test]
+    fn only_a_503_of_type_outcome_unknown_is_unknown_and_a_500_is_a_failure() {
+        assert!(matches!(response(201, "").into_outcome(), Outcome::Ok(_)));
+        assert!(matches!(response(422, "invalid-value").into_outcome(), Outcome::Refused(_)));
+        assert!(matches!(response(429, "slow-down").into_outcome(), Outcome::Refused(_)));
+        assert!(matches!(response(503, "unavailable").into_outcome(), Outcome::Refused(_)));
+        assert!(matches!(response(503, "outcome-unknown").into_outcome(), Outcome::Unknown(_)));
+        assert!(matches!(response(500, "internal").into_outcome(), Outcome::Failed(_)));
+    }
+}

@@ -1,0 +1,86 @@
+//! A record that no client of ours can write: Kafka takes any bytes for the name of a header, and
+//! the client's library takes text. So the request is framed by hand.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use chrono::Utc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Writes a record with one header, which is empty but for its name, and answers its offset. The leader of
+/// the partition is not looked up: the broker has to be the only one.
+pub async fn produce(
+    broker: &str,
+    (topic, partition): (&str, i32),
+    key: &[u8],
+    payload: &[u8],
+    header_name: &[u8],
+) -> Result<i64> {
+    let header = [varint(1), varint_prefixed(header_name), varint_prefixed(b"")].concat();
+    // No attributes, and no distance from the batch's first time and offset.
+    let record = [vec![0_u8; 3], varint_prefixed(key), varint_prefixed(payload), header].concat();
+    let records = length_prefixed(&batch(&varint_prefixed(&record)));
+    // Produce, in the oldest version that is still taken; of the number 0, of no client, in no
+    // transaction; for all replicas to acknowledge, within 5 s.
+    let asked = [0_i16, 3, 0, 0, -1, -1, -1, 0, 5_000].map(i16::to_be_bytes).concat();
+    let name = [&(topic.len() as i16).to_be_bytes()[..], topic.as_bytes()].concat();
+    let (one, partition) = (1_i32.to_be_bytes(), partition.to_be_bytes());
+    let request = [&asked[..], &one, &name, &one, &partition, &records].concat();
+    let answer = async {
+        let mut stream = TcpStream::connect(broker).await?;
+        stream.write_all(&length_prefixed(&request)).await?;
+        // Its length, the request's number, one topic by its name, one partition by its number.
+        stream.read_exact(&mut vec![0_u8; 4 + 4 + 4 + name.len() + 4 + 4]).await?;
+        anyhow::Ok((stream.read_i16().await?, stream.read_i64().await?))
+    };
+    let answer = tokio::time::timeout(RESPONSE_TIMEOUT, answer).await;
+    let (error, offset) = answer.context("Kafka does not answer")??;
+    ensure!(error == 0, "Kafka refuses the record with its error {error}");
+    Ok(offset)
+}
+
+/// A batch of one record, without the id of a producer.
+fn batch(record: &[u8]) -> Vec<u8> {
+    let (now, one) = (Utc::now().timestamp_millis().to_be_bytes(), 1_i32.to_be_bytes());
+    // Attributes and the last record's distance; the first and the last time; the producer's id,
+    // its epoch and its sequence; how many records there are.
+    let summed = [&[0_u8; 2 + 4][..], &now, &now, &[0xff_u8; 8 + 2 + 4], &one, record].concat();
+    // The leader's epoch, which it sets itself, and the version of this format.
+    let rest = [&[0xff_u8; 4][..], &[2_u8], &crc32c(&summed).to_be_bytes(), &summed].concat();
+    [vec![0_u8; 8], length_prefixed(&rest)].concat()
+}
+
+/// With its length before it, in four bytes.
+fn length_prefixed(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as i32).to_be_bytes()[..], bytes].concat()
+}
+
+/// The same, in as many as it takes.
+fn varint_prefixed(bytes: &[u8]) -> Vec<u8> {
+    [varint(bytes.len()), bytes.to_vec()].concat()
+}
+
+/// Seven bits a byte, the lowest first; the very lowest is the sign.
+fn varint(number: usize) -> Vec<u8> {
+    let (mut rest, mut bytes) = (number << 1, Vec::new());
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |sum: u32, _: u32| (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg());
+    !bytes.iter().fold(!0_u32, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), bit))
+}
+
+#[test]
+fn a_batch_is_summed_and_its_parts_are_measured_as_kafka_does() {
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283, "the check value of CRC-32C");
+    assert_eq!([varint(1), varint(63), varint(64)].concat(), [2, 126, 128, 1]);
+}

@@ -1,0 +1,115 @@
+//! A clock that is wrong, and jumps: components of a stack read another time of day than it is.
+//!
+//! The monotonic clock stays true, as it does where a host sleeps or its time is set. The kernel knows
+//! the true time only, so a component that waits until a moment of the wrong clock would wait for as long as the
+//! two are apart. Kafka's client does that, and reads the time by `gettimeofday`, which this library leaves true for a service.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Stack;
+use crate::launcher::directories::create_public_directory;
+use crate::launcher::topology::Component;
+
+/// Adds to each time of day the seconds that a file holds at that moment.
+const LIBRARY_SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long offset(const char *variable) {
+    int before = errno;
+    long seconds = 0;
+    char text[32];
+    const char *file = getenv(variable);
+    long opened = file ? syscall(SYS_openat, AT_FDCWD, file, O_RDONLY | O_CLOEXEC, 0) : -1;
+    if (opened >= 0) {
+        long length = syscall(SYS_read, opened, text, sizeof text - 1);
+        if (length > 0) {
+            text[length] = 0;
+            seconds = atol(text);
+        }
+        syscall(SYS_close, opened);
+    }
+    errno = before;
+    return seconds;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = (int)syscall(SYS_clock_gettime, clock, now);
+    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        now->tv_sec += offset("CLOCK_OFFSET_FILE");
+    return failed;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exactly;
+    (void)zone;
+    if (syscall(SYS_clock_gettime, CLOCK_REALTIME, &exactly))
+        return -1;
+    now->tv_sec = exactly.tv_sec + offset("CLOCK_OF_DAY_OFFSET_FILE");
+    now->tv_usec = exactly.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *now) {
+    struct timeval exactly;
+    gettimeofday(&exactly, 0);
+    if (now)
+        *now = exactly.tv_sec;
+    return exactly.tv_sec;
+}
+"#;
+
+/// A clock for components of a stack, right until it is set.
+pub struct SkewedClock {
+    library: PathBuf,
+    offset_file: PathBuf,
+}
+
+impl SkewedClock {
+    /// Made by the compiler that also makes Kafka's client, in the stack's directory.
+    pub fn new(stack: &Stack, name: &str) -> Result<SkewedClock> {
+        let directory = stack.directory().join("clock");
+        // A database runs as another user, and reads both.
+        create_public_directory(&directory)?;
+        let (source, library) = (directory.join("clock.c"), directory.join("clock.so"));
+        if !library.exists() {
+            fs::write(&source, LIBRARY_SOURCE)?;
+            let mut cc = Command::new("cc");
+            let made = cc.args(["-O1", "-shared", "-fPIC", "-o"]).args([&library, &source]);
+            ensure!(made.status().context("cc")?.success(), "no library for a wrong clock");
+        }
+        let clock = SkewedClock { library, offset_file: directory.join(name) };
+        clock.set_offset(0)?;
+        Ok(clock)
+    }
+
+    /// Gives it to a component: a service or a database, from its next start on.
+    pub fn apply_to(&self, stack: &Stack, component: &str) -> Result<()> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        stack.set_environment(component, "LD_PRELOAD", Some(&text(&self.library)))?;
+        stack.set_environment(component, "CLOCK_OFFSET_FILE", Some(&text(&self.offset_file)))?;
+        if let Component::Database(_) = component.parse()? {
+            let offset = text(&self.offset_file);
+            stack.set_environment(component, "CLOCK_OF_DAY_OFFSET_FILE", Some(&offset))?;
+        }
+        Ok(())
+    }
+
+    /// Lets it jump: from now on it is wrong by so many seconds.
+    pub fn set_offset(&self, seconds: i64) -> Result<()> {
+        // In its place at once: a file that is empty for a moment would be a right clock.
+        let next = self.offset_file.with_extension("next");
+        fs::write(&next, seconds.to_string())?;
+        Ok(fs::rename(next, &self.offset_file)?)
+    }
+}

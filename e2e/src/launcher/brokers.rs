@@ -1,0 +1,135 @@
+//! Further brokers beside the stack's own, so that any one of three can be lost. They only carry
+//! records: the stack's own is the controller too.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::Stack;
+use crate::launcher::class_archives::class_archive_mode;
+use crate::launcher::directories::create_public_directory;
+use crate::launcher::launch_config;
+use crate::launcher::ports;
+use crate::launcher::process::{self, Process, Signal};
+use crate::launcher::provision;
+use crate::launcher::readiness::READY_TIMEOUT;
+use crate::launcher::topology::{HOST, SERVICES};
+
+/// How many there are then, each with all records.
+const BROKER_COUNT: u16 = 3;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The second and the third broker of a stack.
+pub struct Brokers<'a> {
+    stack: &'a Stack,
+    additional: Vec<Broker>,
+}
+
+struct Broker {
+    node: u16,
+    /// For its peers and for each service.
+    ports: Vec<u16>,
+}
+
+impl<'a> Brokers<'a> {
+    /// Starts the infrastructure of a fresh stack with three brokers. Topics that are made from now on, and
+    /// the groups' offsets, lie on all three, and two must have a record before it is acknowledged.
+    pub async fn start_three(stack: &'a Stack) -> Result<Brokers<'a>> {
+        stack.update_state(|stack_state| stack_state.replication_factor = Some(BROKER_COUNT))?;
+        stack.up_infrastructure().await?;
+        let mut brokers = Brokers { stack, additional: Vec::new() };
+        for node in 2..=BROKER_COUNT {
+            let ports = (0..=SERVICES.len()).map(|_| ports::free_port());
+            let ports = ports.collect::<Result<_>>()?;
+            brokers.additional.push(Broker { node, ports });
+            brokers.start(node).await?;
+        }
+        for (nth, service) in SERVICES.into_iter().enumerate() {
+            let further = brokers.additional.iter().map(|b| format!("{HOST}:{}", b.ports[nth + 1]));
+            let first = stack.kafka_listener(service)?;
+            let all: Vec<String> = [first].into_iter().chain(further).collect();
+            stack.set_environment(service, "KAFKA_BOOTSTRAP_SERVERS", Some(&all.join(",")))?;
+        }
+        Ok(brokers)
+    }
+
+    /// SIGKILL to the second or the third.
+    pub fn kill(&self, node: u16) -> Result<()> {
+        self.process(node).kill_all()
+    }
+
+    pub fn pause(&self, node: u16) -> Result<()> {
+        process::send_signal(Signal::Stop, &self.process(node).all_processes())
+    }
+
+    pub fn resume(&self, node: u16) -> Result<()> {
+        process::send_signal(Signal::Continue, &self.process(node).all_processes())
+    }
+
+    /// Starts it, and returns when it listens.
+    pub async fn start(&self, node: u16) -> Result<()> {
+        let broker = self.additional.iter().find(|broker| broker.node == node);
+        let ports = &broker.with_context(|| format!("there is no broker {node}"))?.ports;
+        let artifacts = self.stack.artifacts().await?;
+        let process = self.process(node);
+        create_public_directory(&process.home)?;
+        provision::provision_java(&process.home)?;
+        let stack_state = self.stack.state()?;
+        let config = |logs: PathBuf| {
+            launch_config::kafka_additional_config(&stack_state, node, ports, &logs)
+        };
+        let logs = process.home.join("data");
+        fs::write(process.home.join("log4j2.properties"), launch_config::kafka_log_config())?;
+        fs::write(process.home.join("server.properties"), config(logs.clone()))?;
+        if !logs.exists() {
+            let fresh = process.home.join("data.new");
+            let format = process.home.join("format.properties");
+            fs::write(&format, config(fresh.clone()))?;
+            let launch = launch_config::kafka_format(
+                &artifacts,
+                &process.home,
+                &format,
+                &self.cluster_id()?,
+            );
+            let formatted = launch.run(&process.home, &process.log, READY_TIMEOUT).await?;
+            ensure!(formatted, "broker {node} could not format its log");
+            fs::rename(fresh, logs)?;
+        }
+        let archive =
+            artifacts.class_archive("kafka", &launch_config::java_options("KAFKA_JAVA_OPTS"));
+        let archived = class_archive_mode(&archive);
+        let launch = launch_config::kafka(&artifacts, &process.home, archived, &archive);
+        let identity = process.spawn(&launch).await?;
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while tokio::net::TcpStream::connect((HOST, ports[0])).await.is_err() {
+            let tail = || process.log_tail(0);
+            ensure!(identity.is_alive() && Instant::now() < deadline, "broker {node}: {}", tail());
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    fn process(&self, node: u16) -> Process {
+        let name = format!("kafka-{node}");
+        let directory = self.stack.directory();
+        Process {
+            home: directory.join(&name),
+            program: "java".to_string(),
+            log: directory.join("log").join(format!("{name}.log")),
+            pid_file: directory.join("run").join(format!("{name}.pid")),
+            journal: self.stack.exit_journal(),
+            name,
+        }
+    }
+
+    /// The id of the cluster, as the first broker wrote it down.
+    fn cluster_id(&self) -> Result<String> {
+        let file = self.stack.directory().join("kafka").join("data").join("meta.properties");
+        let text = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
+        let id = text.lines().find_map(|line| line.strip_prefix("cluster.id="));
+        Ok(id.context("a formatted log names its cluster")?.to_string())
+    }
+}

@@ -1,0 +1,268 @@
+//! One component of the stack, by its name, such as `kafka`, `registry` or a service: it starts, stops, is
+//! killed and is paused.
+
+use std::fs::File;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::time::Instant;
+
+use crate::launcher::artifacts::Artifacts;
+use crate::launcher::class_archives::class_archive_mode;
+use crate::launcher::directories::{create_public_directory, lock_file, programs_directory};
+use crate::launcher::eventually::eventually;
+use crate::launcher::exit_journal::ExitCause;
+use crate::launcher::launch_config;
+use crate::launcher::proc_fs::ProcessIdentity;
+use crate::launcher::process::{self, Process, Signal};
+use crate::launcher::provision;
+use crate::launcher::readiness::{wait_for_free_ports, wait_until_ready};
+use crate::launcher::stack::Stack;
+use crate::launcher::status::{STOP_TIMEOUT, StopOutcome};
+use crate::launcher::topology::Component;
+
+/// How long its supervisor may take to write down how it ended.
+const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Stack {
+    /// Starts it unless it runs, and returns when it is ready. An instance that is not known yet,
+    /// such as the second of a service, is given free ports.
+    pub async fn start(&self, name: &str) -> Result<()> {
+        let component: Component = name.parse()?;
+        if let Some(compose) = &self.compose {
+            return compose.start(&component).await;
+        }
+        if !matches!(component, Component::Service { .. })
+            || self.state()?.instance_ports(name).is_ok()
+        {
+            return self.start_component(&component).await;
+        }
+        let ports = self.state()?.ports_for_new_instance(&component)?;
+        self.update_state(|stack_state| {
+            stack_state.instances.insert(name.to_string(), ports);
+        })?;
+        let started = self.start_component(&component).await;
+        if started.is_err() {
+            self.remove(name).await?;
+        }
+        started
+    }
+
+    /// Stops a further instance of a service and forgets its ports.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        self.stop(name).await?;
+        self.update_state(|stack_state| {
+            stack_state.instances.remove(name);
+        })
+    }
+
+    /// Asks it to stop, and kills it when its time is up.
+    pub async fn stop(&self, name: &str) -> Result<StopOutcome> {
+        match &self.compose {
+            Some(compose) => compose.stop(&name.parse()?).await,
+            None => self.stop_component(&name.parse()?).await,
+        }
+    }
+
+    /// Stops a component that has to end by itself, in time, with exit status 0.
+    pub async fn stop_gracefully(&self, name: &str) -> Result<Duration> {
+        let living = self.process(&name.parse()?).running();
+        let living = living.with_context(|| format!("{name} does not run"))?;
+        let stopped = self.stop(name).await?;
+        let StopOutcome::Graceful(took) = stopped else {
+            bail!("{name} was stopped: {stopped:?}");
+        };
+        // Its supervisor writes that down a moment later.
+        let end = eventually("its end to be written down", EXIT_RECORD_TIMEOUT, async || {
+            let ends = self.exits().await?;
+            let end = ends.into_iter().rfind(|end| end.name == name && end.pid == living.pid);
+            end.with_context(|| format!("nothing is written of the end of {name}"))
+        });
+        let status = end.await?.status;
+        ensure!(status == 0, "{name} was stopped and ended with {status} after {took:?}");
+        Ok(took)
+    }
+
+    /// SIGKILL to all its processes. Returns when they are gone; false if none was there.
+    pub async fn kill(&self, name: &str) -> Result<bool> {
+        let component = name.parse()?;
+        if let Some(compose) = &self.compose {
+            return compose.kill(&component).await;
+        }
+        let _lock = self.lock_component(&component).await?;
+        let process = self.process(&component);
+        let was_there = !process.all_processes().is_empty();
+        process.kill_all()?;
+        Ok(was_there)
+    }
+
+    /// SIGKILL to the first of its processes alone: its children are left to notice.
+    pub async fn kill_main_process(&self, name: &str) -> Result<()> {
+        self.signal_main_process(name, Signal::Kill, ExitCause::Kill).await
+    }
+
+    /// What PostgreSQL calls an immediate stop: without a checkpoint, and so with a recovery at the
+    /// next start.
+    pub async fn stop_immediately(&self, name: &str) -> Result<()> {
+        self.signal_main_process(name, Signal::Quit, ExitCause::Stop).await
+    }
+
+    async fn signal_main_process(
+        &self,
+        name: &str,
+        signal: Signal,
+        cause: ExitCause,
+    ) -> Result<()> {
+        ensure!(self.is_native(), "single processes are reached on the native stack only");
+        let component = name.parse()?;
+        let _lock = self.lock_component(&component).await?;
+        let process = self.process(&component);
+        let living = process.running().with_context(|| format!("{name} does not run"))?;
+        process.record_planned_exit(cause)?;
+        process::send_signal(signal, &[living])?;
+        ensure!(living.wait_for_exit(STOP_TIMEOUT).await, "{name} survives {signal:?}");
+        Ok(())
+    }
+
+    /// Freezes all its processes.
+    pub async fn pause(&self, name: &str) -> Result<()> {
+        match &self.compose {
+            Some(compose) => compose.set_paused(&name.parse()?, true).await,
+            None => self.signal_all(name, Signal::Stop),
+        }
+    }
+
+    pub async fn resume(&self, name: &str) -> Result<()> {
+        match &self.compose {
+            Some(compose) => compose.set_paused(&name.parse()?, false).await,
+            None => self.signal_all(name, Signal::Continue),
+        }
+    }
+
+    pub async fn is_running(&self, name: &str) -> Result<bool> {
+        match &self.compose {
+            Some(compose) => compose.is_running(&name.parse()?).await,
+            None => Ok(self.process(&name.parse()?).running().is_some()),
+        }
+    }
+
+    fn signal_all(&self, name: &str, signal: Signal) -> Result<()> {
+        let process = self.process(&name.parse()?);
+        let living = process.running().with_context(|| format!("{name} does not run"))?;
+        // The first of the family first, so that it starts no child that is missed.
+        process::send_signal(signal, &[living])?;
+        process::send_signal(signal, &process.all_processes())
+    }
+
+    pub(crate) async fn start_component(&self, component: &Component) -> Result<()> {
+        let begun = Instant::now();
+        let process = self.process(component);
+        let log_from = process.log_length();
+        let (started, identity) = {
+            let _lock = self.lock_component(component).await?;
+            match process.running() {
+                Some(living) => (false, living),
+                None => {
+                    process.kill_all()?;
+                    (true, self.launch(component, &process).await?)
+                }
+            }
+        };
+        if identity.is_paused() {
+            self.resume(&component.to_string()).await?;
+        }
+        let progress = |line: &str| self.print_progress(line);
+        wait_until_ready(&self.state()?, component, &process, (identity, log_from), &progress)
+            .await?;
+        if let Component::Database(service) = component {
+            provision::create_roles(&self.state()?, service).await?;
+        }
+        if started {
+            self.print_progress(&format!(
+                "{component} is ready ({:.1} s)",
+                begun.elapsed().as_secs_f64()
+            ));
+        }
+        Ok(())
+    }
+
+    async fn launch(&self, component: &Component, process: &Process) -> Result<ProcessIdentity> {
+        let stack_state = self.state()?;
+        wait_for_free_ports(&stack_state, std::slice::from_ref(component), |component| {
+            self.process(component)
+        })
+        .await?;
+        create_public_directory(&process.home)?;
+        let launch = match component {
+            Component::Database(service) => {
+                let artifacts = self.artifacts().await?;
+                provision::provision_postgres(&artifacts, process).await?;
+                launch_config::postgres(&artifacts, &process.home, &stack_state, service)?
+            }
+            Component::Kafka => {
+                let artifacts = self.artifacts().await?;
+                provision::provision_java(&process.home)?;
+                provision::provision_kafka(&artifacts, &stack_state, process).await?;
+                let archive = artifacts
+                    .class_archive("kafka", &launch_config::java_options("KAFKA_JAVA_OPTS"));
+                launch_config::kafka(
+                    &artifacts,
+                    &process.home,
+                    class_archive_mode(&archive),
+                    &archive,
+                )
+            }
+            Component::Registry => {
+                let artifacts = self.artifacts().await?;
+                provision::provision_java(&process.home)?;
+                let archive = artifacts
+                    .class_archive("registry", &launch_config::java_options("REGISTRY_JAVA_OPTS"));
+                let port = stack_state.ports.registry;
+                launch_config::registry(
+                    &artifacts,
+                    &process.home,
+                    port,
+                    class_archive_mode(&archive),
+                    &archive,
+                )
+            }
+            Component::Service { service, .. } => {
+                let own = stack_state.programs.get(&component.to_string()).cloned();
+                let programs = own.map_or_else(programs_directory, Ok)?;
+                launch_config::service(&programs, service, "serve", &stack_state, component)?
+            }
+        };
+        process.spawn(&launch).await
+    }
+
+    pub(crate) async fn stop_component(&self, component: &Component) -> Result<StopOutcome> {
+        let _lock = self.lock_component(component).await?;
+        let process = self.process(component);
+        let Some(living) = process.running() else {
+            process.kill_all()?;
+            return Ok(StopOutcome::NotRunning);
+        };
+        let begun = Instant::now();
+        // What PostgreSQL calls smart, on SIGTERM, waits for its clients to go.
+        let graceful =
+            if matches!(component, Component::Database(_)) { Signal::Int } else { Signal::Term };
+        process.record_planned_exit(ExitCause::Stop)?;
+        process::send_signal(graceful, &[living])?;
+        process::send_signal(Signal::Continue, &process.all_processes())?;
+        let by_itself = living.wait_for_exit(STOP_TIMEOUT).await;
+        process.kill_all()?;
+        Ok(if by_itself { StopOutcome::Graceful(begun.elapsed()) } else { StopOutcome::Killed })
+    }
+
+    async fn lock_component(&self, component: &Component) -> Result<File> {
+        let path = self.directory().join("run").join(format!("{component}.lock"));
+        lock_file(&path, &|| {
+            self.print_progress(&format!("waiting for another launcher, busy with {component} …"))
+        })
+        .await
+    }
+
+    pub(crate) async fn artifacts(&self) -> Result<Artifacts> {
+        Artifacts::fetch_missing(&|line| eprintln!("{line}")).await
+    }
+}

@@ -1,0 +1,262 @@
+//! The stack as `docker compose` runs it, for `STACK=compose`: the same components by the same names, each
+//! a container. What a component answers, and whether it is ready, is asked of it over the wire as ever.
+//! For `STACK=k8s` it is reached at the same ports, which `k8s/forward.sh` opens, and managed by kubectl.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use crate::launcher::directories::checkout;
+use crate::launcher::exit_journal::Exit;
+use crate::launcher::ports::Ports;
+use crate::launcher::readiness::{READY_TIMEOUT, is_ready};
+use crate::launcher::stack_state::StackState;
+use crate::launcher::status::{ComponentState, ComponentStatus, StopOutcome};
+use crate::launcher::topology::Component;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Longer than any container is given to stop.
+const DOCKER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What `docker-compose.yml` gives the databases, unless the environment has another.
+const DEFAULT_PASSWORD: &str = "holdfast";
+
+/// The project of `docker-compose.yml`.
+#[derive(Clone, Debug)]
+pub struct Compose {
+    pub stack_state: StackState,
+    /// It is started and stopped by other tools, such as kubectl.
+    pub is_external: bool,
+}
+
+/// What Docker knows of a container.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Container {
+    id: String,
+    restart_count: u32,
+    state: ContainerState,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerState {
+    running: bool,
+    paused: bool,
+    pid: u32,
+    exit_code: i32,
+    started_at: DateTime<Utc>,
+}
+
+impl Compose {
+    /// Whether `STACK` asks for it. The variables that move ports and set the password are read by
+    /// `docker compose` as well; it alone reads a file `.env`.
+    pub fn from_environment() -> Result<Option<Self>> {
+        let of = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
+        let is_external = match of("STACK").as_deref() {
+            None | Some("native") => return Ok(None),
+            Some("compose") => false,
+            Some("k8s") => true,
+            Some(other) => bail!("STACK is `{other}`: say native, compose or k8s"),
+        };
+        let database_password =
+            Some(of("POSTGRES_PASSWORD").unwrap_or(DEFAULT_PASSWORD.to_string()));
+        let ports = Ports::from_environment()?;
+        let stack_state = StackState { ports, database_password, ..StackState::default() };
+        Ok(Some(Self { stack_state, is_external }))
+    }
+
+    /// Builds what has changed, starts what does not run, and returns when all of it is healthy.
+    pub async fn up(&self) -> Result<()> {
+        self.run_with_visible_output(&["up", "--detach", "--wait", "--wait-timeout", "600"]).await
+    }
+
+    /// Stops and removes every container; the volumes stay.
+    pub async fn down(&self) -> Result<()> {
+        self.run_with_visible_output(&["--profile", "*", "down"]).await
+    }
+
+    /// Topics and schemas, by the container that applied them at the start and with its settings.
+    pub async fn apply_contracts(&self) -> Result<()> {
+        self.run_with_visible_output(&["run", "--rm", "--no-deps", "-T", "contracts"]).await
+    }
+
+    /// Removes the volumes as well.
+    pub async fn clean(&self) -> Result<()> {
+        self.run_with_visible_output(&["--profile", "*", "down", "--volumes"]).await
+    }
+
+    pub async fn logs(&self, name: &str, follow: bool) -> Result<()> {
+        let follow: &[&str] = if follow { &["--follow"] } else { &[] };
+        self.run_with_visible_output(
+            &[&["logs", "--tail", "200", "--no-log-prefix"], follow, &[name]].concat(),
+        )
+        .await
+    }
+
+    pub async fn start(&self, component: &Component) -> Result<()> {
+        let container = self.container(component).await?;
+        docker(&["start", &container.id]).await?;
+        if container.state.paused {
+            docker(&["unpause", &container.id]).await?;
+        }
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while !is_ready(&self.stack_state, component).await {
+            let late = Instant::now() > deadline;
+            ensure!(
+                !late,
+                "{component} was not ready after {READY_TIMEOUT:?}: `docker compose logs {component}`"
+            );
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    pub async fn stop(&self, component: &Component) -> Result<StopOutcome> {
+        let container = self.container(component).await?;
+        if !container.state.running {
+            return Ok(StopOutcome::NotRunning);
+        }
+        let began = Instant::now();
+        docker(&["stop", &container.id]).await?;
+        // What Docker does when the grace is over.
+        let killed = self.container(component).await?.state.exit_code == 128 + 9;
+        Ok(if killed { StopOutcome::Killed } else { StopOutcome::Graceful(began.elapsed()) })
+    }
+
+    /// SIGKILL. Docker takes that for a wish: it does not start the container again.
+    pub async fn kill(&self, component: &Component) -> Result<bool> {
+        let Container { id, state, .. } = self.container(component).await?;
+        if state.running {
+            docker(&["kill", &id]).await?;
+            docker(&["wait", &id]).await?;
+        }
+        Ok(state.running)
+    }
+
+    /// Freezes it, or lets it go on.
+    pub async fn set_paused(&self, component: &Component, frozen: bool) -> Result<()> {
+        let word = if frozen { "pause" } else { "unpause" };
+        docker(&[word, &self.container(component).await?.id]).await.map(drop)
+    }
+
+    pub async fn is_running(&self, component: &Component) -> Result<bool> {
+        Ok(self.find_container(component).await?.is_some_and(|container| container.state.running))
+    }
+
+    pub async fn status_of(&self, component: &Component) -> Result<ComponentStatus> {
+        let found =
+            self.find_container(component).await?.filter(|container| container.state.running);
+        let state = match &found {
+            None => ComponentState::Stopped,
+            Some(container) if container.state.paused => ComponentState::Paused,
+            Some(_) if is_ready(&self.stack_state, component).await => ComponentState::Ready,
+            Some(_) => ComponentState::Starting,
+        };
+        let age = |container: &Container| (Utc::now() - container.state.started_at).to_std();
+        let memory = match &found {
+            Some(container) => memory_bytes(container.state.pid),
+            None => 0,
+        };
+        Ok(ComponentStatus {
+            name: component.to_string(),
+            pid: found.as_ref().map(|container| container.state.pid),
+            port: self.stack_state.listening_ports(component)?.first().map_or(0, |(port, _)| *port),
+            state,
+            memory_bytes: memory,
+            uptime: found.as_ref().and_then(|it| age(it).ok()).unwrap_or_default(),
+            last_exit: None,
+        })
+    }
+
+    /// Containers that ended by themselves, so that Docker had to start them again.
+    pub async fn exits(&self) -> Result<Vec<Exit>> {
+        let mut ends = Vec::new();
+        for component in self.stack_state.components() {
+            let Some(container) = self.find_container(&component).await? else { continue };
+            let Container { restart_count, state, .. } = container;
+            if restart_count > 0 {
+                ends.push(Exit {
+                    name: component.to_string(),
+                    pid: state.pid,
+                    at: state.started_at,
+                    status: state.exit_code,
+                    cause: None,
+                });
+            }
+        }
+        Ok(ends)
+    }
+
+    async fn container(&self, component: &Component) -> Result<Container> {
+        let found = self.find_container(component).await?;
+        found.with_context(|| {
+            format!("{component} has no container yet: `docker compose up` makes it")
+        })
+    }
+
+    async fn find_container(&self, component: &Component) -> Result<Option<Container>> {
+        let named = self.compose_arguments(&["ps", "--all", "--quiet", &component.to_string()])?;
+        let ids = docker(&named.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        let Some(id) = ids.lines().next() else { return Ok(None) };
+        let containers: Vec<Container> = serde_json::from_str(&docker(&["inspect", id]).await?)?;
+        Ok(containers.into_iter().next())
+    }
+
+    fn compose_arguments(&self, words: &[&str]) -> Result<Vec<String>> {
+        ensure!(!self.is_external, "what runs in Kubernetes is started and stopped by kubectl");
+        let file = checkout()?.join("docker-compose.yml").display().to_string();
+        let compose = ["compose", "--file", &file];
+        Ok(compose.iter().chain(words).map(|word| word.to_string()).collect())
+    }
+
+    /// A command whose progress people see.
+    async fn run_with_visible_output(&self, words: &[&str]) -> Result<()> {
+        let mut command = Command::new("docker");
+        command.args(self.compose_arguments(words)?).stdin(Stdio::null());
+        let status = command.status().await.context("docker cannot be run")?;
+        ensure!(status.success(), "`docker compose {}` failed", words.join(" "));
+        Ok(())
+    }
+}
+
+async fn docker(words: &[&str]) -> Result<String> {
+    let what = format!("docker {}", words.join(" "));
+    let output = Command::new("docker").args(words).stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(DOCKER_TIMEOUT, output).await;
+    let output = output.with_context(|| format!("`{what}` takes too long"))?;
+    let output = output.context("docker cannot be run")?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`{what}` failed: {}", error.trim());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Of a container's first process; none where Docker runs on another machine.
+fn memory_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launcher::topology::SERVICES;
+
+    #[test]
+    fn every_component_is_a_container_of_the_same_name() {
+        let file = checkout().unwrap().join("docker-compose.yml");
+        let text = std::fs::read_to_string(file).unwrap();
+        for component in Component::all() {
+            assert!(text.contains(&format!("\n  {component}:\n")), "{component}");
+        }
+        assert!(SERVICES.iter().all(|service| text.contains(&format!("SERVICE: {service} "))));
+    }
+}

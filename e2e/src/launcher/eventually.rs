@@ -1,0 +1,42 @@
+//! Waits from outside: an attempt is repeated until it succeeds, or until its time is up.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Repeats an attempt while its answer is transient, for as long as `timeout`; then the last answer counts.
+pub async fn retry_while<T>(
+    timeout: Duration,
+    mut attempt: impl AsyncFnMut() -> T,
+    is_transient: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let answer = attempt().await;
+        if !is_transient(&answer) || Instant::now() > deadline {
+            return answer;
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Repeats an attempt until it succeeds, for as long as `timeout`; then its last error is the error.
+/// Every wait from outside goes through here, or through [`retry_while`].
+pub async fn eventually<T>(
+    what: &str,
+    timeout: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match attempt().await {
+            Ok(found) => return Ok(found),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("waited {} s for {what}", timeout.as_secs())));
+            }
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+        }
+    }
+}

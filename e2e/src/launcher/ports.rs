@@ -1,0 +1,249 @@
+//! The ports of the stack: where they are by default, what moves them, and which are free.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{TcpListener, UdpSocket};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::launcher::topology::{HOST, SERVICES};
+
+/// The three ports of one instance of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstancePorts {
+    pub api: u16,
+    pub probe: u16,
+    pub admin: u16,
+}
+
+impl InstancePorts {
+    /// For the nth instance of a service: a hundred further for each, as in 8001, 8101, 8201. Where
+    /// those are taken, or the first one's were drawn by lot, any that are free.
+    pub fn for_instance(first: &InstancePorts, instance: u16) -> Result<Self> {
+        let further = |port: u16| {
+            let port = port.checked_add(INSTANCE_PORT_STEP.checked_mul(instance - 1)?)?;
+            let is_free = port < FREE_PORT_RANGE.start && TcpListener::bind((HOST, port)).is_ok();
+            is_free.then_some(port)
+        };
+        let ports = (further(first.api), further(first.probe), further(first.admin));
+        match ports {
+            (Some(api), Some(probe), Some(operator)) => Ok(Self { api, probe, admin: operator }),
+            _ => Self::free(),
+        }
+    }
+
+    fn free() -> Result<Self> {
+        Ok(Self { api: free_port()?, probe: free_port()?, admin: free_port()? })
+    }
+}
+
+/// What a service has for itself, however many instances of it run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePorts {
+    /// Of its first instance.
+    pub first: InstancePorts,
+    pub database: u16,
+    /// Kafka's listener for this service alone, so that its traffic can be sent through a proxy.
+    pub kafka: u16,
+}
+
+/// Every port of the stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    pub services: BTreeMap<String, ServicePorts>,
+    pub kafka: u16,
+    pub kafka_controller: u16,
+    pub registry: u16,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        let services = SERVICES.iter().zip(1..).map(|(service, n)| {
+            let first = InstancePorts { api: 8000 + n, probe: 9000 + n, admin: 9010 + n };
+            let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
+            (service.to_string(), ports)
+        });
+        Self { services: services.collect(), kafka: 9092, kafka_controller: 9093, registry: 8081 }
+    }
+}
+
+impl Ports {
+    /// The default ports, moved by the environment.
+    pub fn from_environment() -> Result<Self> {
+        Self::default().with_environment_overrides()
+    }
+
+    /// `ORDER_PORT`, `KAFKA_PORT` and so on move single ports.
+    pub fn with_environment_overrides(mut self) -> Result<Self> {
+        for (variable, port) in self.variables_mut() {
+            let value = std::env::var(&variable).ok().filter(|value| !value.is_empty());
+            if let Some(value) = value {
+                *port =
+                    value.parse().with_context(|| format!("{variable}={value} is not a port"))?;
+            }
+        }
+        let mut taken = BTreeMap::new();
+        for (variable, port) in self.variables_mut() {
+            if let Some(other) = taken.insert(*port, variable.clone()) {
+                bail!("{variable} and {other} are both {port}: move one of them");
+            }
+        }
+        Ok(self)
+    }
+
+    /// The first setting that is different in `other`, as in `KAFKA_PORT=19092`.
+    pub fn first_difference(&self, mut other: Ports) -> Option<String> {
+        let mut own = self.clone();
+        let mut pairs = own.variables_mut().into_iter().zip(other.variables_mut());
+        let (_, (variable, port)) = pairs.find(|((_, own), (_, other))| own != other)?;
+        Some(format!("{variable}={port}"))
+    }
+
+    /// Ports that are free now, for a stack beside others.
+    pub fn free() -> Result<Self> {
+        let mut ports = Self::default();
+        for (_, port) in ports.variables_mut() {
+            *port = free_port()?;
+        }
+        Ok(ports)
+    }
+
+    /// Each port with the variable that moves it.
+    pub fn variables_mut(&mut self) -> Vec<(String, &mut u16)> {
+        let mut settings = vec![
+            ("KAFKA_PORT".to_string(), &mut self.kafka),
+            ("KAFKA_CONTROLLER_PORT".to_string(), &mut self.kafka_controller),
+            ("REGISTRY_PORT".to_string(), &mut self.registry),
+        ];
+        for (service, ports) in &mut self.services {
+            let name = service.to_uppercase();
+            settings.push((format!("{name}_PORT"), &mut ports.first.api));
+            settings.push((format!("{name}_PROBE_PORT"), &mut ports.first.probe));
+            settings.push((format!("{name}_ADMIN_PORT"), &mut ports.first.admin));
+            settings.push((format!("{name}_DB_PORT"), &mut ports.database));
+            settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
+        }
+        settings
+    }
+}
+
+/// How far the ports of two instances of a service lie apart.
+const INSTANCE_PORT_STEP: u16 = 100;
+
+/// Below the range from which Linux takes the ports of outgoing connections: a client that keeps
+/// asking for a dead server there can be given the server's own port.
+const FREE_PORT_RANGE: Range<u16> = 10_240..32_000;
+
+/// So many ports are claimed at a time: about what a stack needs.
+const BLOCK_SIZE: u16 = 20;
+
+/// A port on which a proxy can listen, go away, and listen again. It listens already: a program that is just
+/// being started has all that was open for a moment, and so would keep a port that was merely tried.
+pub fn bind_free_port() -> Result<TcpListener> {
+    allocate().map(|(_, listener)| listener)
+}
+
+/// A port that is free now.
+pub fn free_port() -> Result<u16> {
+    allocate().map(|(port, _)| port)
+}
+
+fn allocate() -> Result<(u16, TcpListener)> {
+    static ALLOCATOR: Mutex<PortAllocator> = Mutex::new(PortAllocator::new());
+    ALLOCATOR.lock().unwrap_or_else(PoisonError::into_inner).allocate(FREE_PORT_RANGE)
+}
+
+/// The ports that this process draws. Until it ends, no other process draws them, even while no program
+/// listens on them: many stacks start side by side in a run of the tests, and each of their components is killed
+/// at some time. A program that outlives this process keeps its ports by listening on them.
+struct PortAllocator {
+    /// Claimed, and not given away yet.
+    unused: Range<u16>,
+    claims: Vec<UdpSocket>,
+}
+
+impl PortAllocator {
+    const fn new() -> Self {
+        Self { unused: 0..0, claims: Vec::new() }
+    }
+
+    fn allocate(&mut self, range: Range<u16>) -> Result<(u16, TcpListener)> {
+        for _ in 0..1000 {
+            match self.unused.next().map(|port| (port, TcpListener::bind((HOST, port)))) {
+                Some((port, Ok(listener))) => return Ok((port, listener)),
+                Some((_, Err(_))) => {}
+                None => {
+                    let nth = rand::rng().random_range(0..range.len() as u16 / BLOCK_SIZE);
+                    let first = range.start + nth * BLOCK_SIZE;
+                    if let Some(claim) = claim_block(first)? {
+                        self.claims.push(claim);
+                        self.unused = first..first + BLOCK_SIZE;
+                    }
+                }
+            }
+        }
+        bail!("found no free port in {range:?} on {HOST}")
+    }
+}
+
+/// The block from this port on, unless another process has it. The process that is bound to the first UDP port
+/// has the block: no component uses UDP, and a port is free again when its process ends, however it ends.
+fn claim_block(first: u16) -> Result<Option<UdpSocket>> {
+    match UdpSocket::bind((HOST, first)) {
+        Ok(claim) => Ok(Some(claim)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error).context("cannot claim ports"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Two blocks below those that are drawn in earnest, and the claim of the first.
+    fn claim_two_blocks() -> Result<(Range<u16>, UdpSocket)> {
+        loop {
+            let first =
+                BLOCK_SIZE * rand::rng().random_range(100..FREE_PORT_RANGE.start / BLOCK_SIZE - 1);
+            if let (Some(claim), Some(_)) = (claim_block(first)?, claim_block(first + BLOCK_SIZE)?)
+            {
+                return Ok((first..first + 2 * BLOCK_SIZE, claim));
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_claimed_by_another_process_is_not_allocated_even_if_it_is_free() -> Result<()> {
+        let (range, other) = claim_two_blocks()?;
+        let mut drawn = PortAllocator::new();
+        let mut ports = BTreeSet::new();
+        while let Ok((port, _)) = drawn.allocate(range.clone()) {
+            assert!(ports.insert(port), "{port} is drawn twice");
+        }
+        let second = range.start + BLOCK_SIZE..range.end;
+        assert!(!ports.is_empty() && ports.iter().all(|port| second.contains(port)), "{ports:?}");
+
+        drop(other);
+        assert!(
+            drawn.allocate(range.clone())?.0 < second.start,
+            "what its process left can be drawn"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_allocated() -> Result<()> {
+        let (range, claim) = claim_two_blocks()?;
+        drop(claim);
+        let listeners: Vec<_> = range.clone().map(|port| TcpListener::bind((HOST, port))).collect();
+        assert!(PortAllocator::new().allocate(range).is_err());
+        drop(listeners);
+        Ok(())
+    }
+}

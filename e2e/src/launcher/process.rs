@@ -1,0 +1,254 @@
+//! One detached process: started in a session of its own, with a log, a pid file and a supervisor
+//! that writes down how it ended.
+//! It is known by its pid, its start time and the boot it belongs to, so that a pid file left by a
+//! crash is never mistaken for a living process; and by its working directory, so that a process
+//! whose pid file was never written is found as well.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::Instant;
+
+use crate::launcher::exit_journal::{self, ExitCause, SUPERVISOR_SCRIPT};
+use crate::launcher::proc_fs::{ProcessIdentity, boot_id, processes_in};
+
+/// A log longer than this is put aside at the next start.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long the supervisor of a process that is gone is waited for: it writes one line.
+const SUPERVISOR_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A place where one process runs: its working directory, log and pid file.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Of the component.
+    pub name: String,
+    /// Working directory, that no other process of the stack has.
+    pub home: PathBuf,
+    /// File name of the program, as `/proc/<pid>/exe` shows it.
+    pub program: String,
+    pub log: PathBuf,
+    pub pid_file: PathBuf,
+    /// Where the ends of all processes of the stack are written down.
+    pub journal: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Int,
+    Quit,
+    Kill,
+    Stop,
+    Continue,
+}
+
+impl Process {
+    /// The process that the pid file names, if it lives.
+    pub fn running(&self) -> Option<ProcessIdentity> {
+        self.read_pid_file(0)
+    }
+
+    fn supervisor(&self) -> Option<ProcessIdentity> {
+        self.read_pid_file(1)
+    }
+
+    /// The pid file names the process, its supervisor and the boot.
+    fn read_pid_file(&self, nth: usize) -> Option<ProcessIdentity> {
+        let text = fs::read_to_string(&self.pid_file).ok()?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let &[pid, started_ticks] = words.chunks_exact(2).nth(nth)? else { return None };
+        let identity =
+            ProcessIdentity { pid: pid.parse().ok()?, started_ticks: started_ticks.parse().ok()? };
+        (words.last() == Some(&boot_id().as_str()) && identity.is_alive()).then_some(identity)
+    }
+
+    /// Every living process of this place: the named one, its children, and what a crashed launcher
+    /// started without having written the pid file.
+    pub fn all_processes(&self) -> Vec<ProcessIdentity> {
+        let mut family = processes_in(&self.home, &[&self.program]);
+        if let Some(living) = self.running().filter(|living| !family.contains(living)) {
+            family.push(living);
+        }
+        family
+    }
+
+    /// Starts `command` detached, and writes down what was started.
+    pub async fn spawn(&self, command: &LaunchCommand) -> Result<ProcessIdentity> {
+        let too_long = fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_BYTES_MAX);
+        if too_long {
+            fs::rename(&self.log, self.log.with_extension("log.1"))?;
+        }
+        exit_journal::open(&self.journal)?;
+        // `setsid` and not a process group: the end of the terminal's session must not reach it.
+        let mut supervisor = Command::new("setsid")
+            .args(["sh", "-c", SUPERVISOR_SCRIPT, "supervisor", &self.name])
+            .args([&self.log, &self.journal])
+            .args(command.command_line())
+            .envs(command.environment.iter().map(|(key, value)| (key, value)))
+            .current_dir(&self.home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.command_line().join(" ")))?;
+        let stdout = supervisor.stdout.take().context("it was given an output")?;
+        let pid = BufReader::new(stdout).lines().next_line().await?.unwrap_or_default();
+        let pid = pid.parse().with_context(|| format!("cannot start {}", self.name))?;
+        let process = ProcessIdentity::from_pid(pid);
+        let supervisor = ProcessIdentity::from_pid(supervisor.id().unwrap_or_default());
+        let text = format!("{process} {supervisor} {}\n", boot_id());
+        let fresh = self.pid_file.with_extension("pid.new");
+        fs::write(&fresh, text)?;
+        fs::rename(&fresh, &self.pid_file)?;
+        Ok(process)
+    }
+
+    /// Writes down that its end is wanted.
+    pub fn record_planned_exit(&self, cause: ExitCause) -> Result<()> {
+        match self.running() {
+            Some(living) => {
+                exit_journal::record_planned_exit(&self.journal, &self.name, living.pid, cause)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends SIGKILL to the whole family, and returns when it is gone and its end written down.
+    pub fn kill_all(&self) -> Result<()> {
+        self.record_planned_exit(ExitCause::Kill)?;
+        kill_until_gone(|| self.all_processes())
+            .with_context(|| format!("in {}", self.home.display()))?;
+        self.remove_pid_file();
+        Ok(())
+    }
+
+    /// Forgets a process that is gone, as soon as its end is written down.
+    pub fn remove_pid_file(&self) {
+        let deadline = Instant::now() + SUPERVISOR_EXIT_TIMEOUT;
+        while self.supervisor().is_some() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let _ = fs::remove_file(&self.pid_file);
+    }
+
+    /// How long the log is now; what comes later belongs to the next start.
+    pub fn log_length(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// The last lines of the log that were written after `from`.
+    pub fn log_tail(&self, from: u64) -> String {
+        let mut text = Vec::new();
+        if let Ok(mut log) = File::open(&self.log) {
+            let length = self.log_length();
+            let from = if from > length { 0 } else { from }.max(length.saturating_sub(16_384));
+            let _ = log.seek(SeekFrom::Start(from));
+            let _ = log.read_to_end(&mut text);
+        }
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+/// A command line and what its environment has beyond the launcher's own.
+#[derive(Clone, Debug, Default)]
+pub struct LaunchCommand {
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    /// Run as the user `nobody`: PostgreSQL refuses to run as root.
+    pub unprivileged: bool,
+}
+
+impl LaunchCommand {
+    pub fn command_line(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        if self.unprivileged {
+            let id = NOBODY_ID.to_string();
+            words.extend(
+                ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(String::from),
+            );
+        }
+        words.push(self.program.display().to_string());
+        words.extend(self.arguments.iter().cloned());
+        words
+    }
+
+    /// Runs it to its end, with what it prints going to `log`.
+    pub async fn run(&self, home: &Path, log: &Path, within: Duration) -> Result<bool> {
+        let log = File::options().create(true).append(true).open(log)?;
+        let words = self.command_line();
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .current_dir(home)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", words.join(" ")))?;
+        let status = tokio::time::timeout(within, child.wait())
+            .await
+            .with_context(|| format!("{} did not end within {within:?}", words.join(" ")))??;
+        Ok(status.success())
+    }
+}
+
+/// The user and group `nobody`, by Linux convention.
+pub const NOBODY_ID: u32 = 65534;
+
+/// Sends a signal to those that still live.
+pub fn send_signal(signal: Signal, to: &[ProcessIdentity]) -> Result<()> {
+    let pids: Vec<String> = to
+        .iter()
+        .filter(|process| process.is_alive())
+        .map(|process| process.pid.to_string())
+        .collect();
+    if pids.is_empty() { Ok(()) } else { run_kill(signal, &pids.join(" ")) }
+}
+
+/// Sends a signal to a whole process group, and so also to what is being started just now.
+pub fn send_signal_to_group(signal: Signal, group: u32) -> Result<()> {
+    run_kill(signal, &format!("-{group}"))
+}
+
+/// The shell's own `kill` is used: a system call would need `unsafe`, and not every machine has the
+/// program.
+fn run_kill(signal: Signal, to: &str) -> Result<()> {
+    let name = match signal {
+        Signal::Term => "TERM",
+        Signal::Int => "INT",
+        Signal::Quit => "QUIT",
+        Signal::Kill => "KILL",
+        Signal::Stop => "STOP",
+        Signal::Continue => "CONT",
+    };
+    // Its status is ignored: a process may have ended by itself meanwhile.
+    std::process::Command::new("sh")
+        .args(["-c", &format!("kill -s {name} -- {to}")])
+        .stderr(Stdio::null())
+        .status()?;
+    Ok(())
+}
+
+/// Sends SIGKILL to what `find` finds until it finds nothing. Blocks for at most ten seconds, and
+/// for a few milliseconds as a rule.
+pub fn kill_until_gone(find: impl Fn() -> Vec<ProcessIdentity>) -> Result<()> {
+    for _ in 0..500 {
+        let living = find();
+        if living.is_empty() {
+            return Ok(());
+        }
+        send_signal(Signal::Kill, &living)?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    anyhow::bail!("processes survive SIGKILL: {:?}", find())
+}

@@ -1,0 +1,79 @@
+//! Runs a command, such as the tests, while the databases, Kafka and the registry run on free ports. When the
+//! command ends, or a signal ends it, all that it started ends too, and the stack is deleted.
+
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::launcher::directories::{TEST_STACK_VARIABLE, clean_orphans};
+use crate::launcher::proc_fs::processes_in_group;
+use crate::launcher::process::{self, Signal};
+use crate::launcher::stack::Stack;
+use crate::launcher::topology::{HOST, SERVICES};
+
+/// How long a command that was asked to end may take, with all that it started.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One run of the tests at a time: its directory is always the same, so that what a run that was killed left
+/// behind is found and removed.
+pub async fn run_with_infrastructure(command: &[String]) -> Result<ExitCode> {
+    let (stack, _lock) = Stack::for_exclusive_run("test").await?;
+    clean_orphans().await?;
+    let ended = run_on(&stack, command).await;
+    stack.clean().await?;
+    // The tests' further fixtures.
+    clean_orphans().await?;
+    ended
+}
+
+async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    eprintln!("starting databases, Kafka and registry for the tests …");
+    tokio::select! {
+        up = stack.up_infrastructure() => up?,
+        _ = interrupt.recv() => return Ok(ExitCode::from(130)),
+        _ = terminate.recv() => return Ok(ExitCode::from(143)),
+        _ = hangup.recv() => return Ok(ExitCode::from(129)),
+    }
+    // In a group of its own, so that a signal to this process ends all that the command started: cargo passes
+    // no signal on. The system stops a process of such a group that reads a terminal, so there is none.
+    // Tests reach components on loopback, where no proxy of the user's environment leads.
+    let no_proxy = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
+    let no_proxy = format!("{HOST},{}", no_proxy.unwrap_or_default());
+    let mut child = tokio::process::Command::new(&command[0])
+        .args(&command[1..])
+        .env("NO_PROXY", no_proxy)
+        .env(TEST_STACK_VARIABLE, stack.directory())
+        .env("TEST_DATABASE_URL", stack.maintenance_database_url(SERVICES[0])?)
+        .env("TEST_KAFKA_BOOTSTRAP_SERVERS", stack.kafka_bootstrap()?)
+        .env("TEST_SCHEMA_REGISTRY_URL", stack.registry_url()?)
+        .stdin(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot run {}", command[0]))?;
+    let group = child.id().context("the command has not ended yet")?;
+    let signal = tokio::select! {
+        status = child.wait() => return Ok(exit_code(status?)),
+        _ = interrupt.recv() => Signal::Int,
+        _ = terminate.recv() => Signal::Term,
+        _ = hangup.recv() => Signal::Term,
+    };
+    process::send_signal_to_group(signal, group)?;
+    let asked = Instant::now();
+    while !processes_in_group(group).is_empty() && asked.elapsed() < EXIT_TIMEOUT {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    process::kill_until_gone(|| processes_in_group(group))?;
+    Ok(exit_code(child.wait().await?))
+}
+
+/// As a shell has it: 128 and the signal's number for what a signal ended.
+pub fn exit_code(status: std::process::ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt;
+    let signal = status.signal().map(|signal| 128 + signal);
+    ExitCode::from(status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}

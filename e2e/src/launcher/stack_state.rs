@@ -1,0 +1,182 @@
+//! What a stack remembers between two commands, beside its data: ports, instances, variables and programs.
+//! The addresses and the environment of each component follow from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::launcher::ports::{InstancePorts, Ports, ServicePorts};
+use crate::launcher::topology::{Component, HOST, SERVICES};
+
+/// All that a stack remembers between two commands, beside its data.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StackState {
+    pub ports: Ports,
+    /// Marks the Kafka cluster as this stack's. A stack that was made before there was one has none.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Further instances of services, by name.
+    pub instances: BTreeMap<String, InstancePorts>,
+    /// The address at which Kafka advertises itself to a service's clients, if it is not its own listener.
+    pub kafka_advertised: BTreeMap<String, String>,
+    /// Extra environment, by name of service or of instance.
+    pub environment: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the program is, by name of instance, if it is another version than the others'.
+    #[serde(default)]
+    pub programs: BTreeMap<String, PathBuf>,
+    /// How many brokers keep each record, if more than the one; see `brokers`.
+    #[serde(default)]
+    pub replication_factor: Option<u16>,
+    /// The password of the databases; those of the native stack ask for none.
+    #[serde(skip)]
+    pub database_password: Option<String>,
+}
+
+impl StackState {
+    /// A stack state that was written down before a service was added, or taken away.
+    pub fn with_current_services(mut self) -> Self {
+        self.ports.services.retain(|service, _| SERVICES.contains(&service.as_str()));
+        for (service, ports) in Ports::default().services {
+            self.ports.services.entry(service).or_insert(ports);
+        }
+        self
+    }
+
+    pub fn components(&self) -> Vec<Component> {
+        let first = SERVICES.map(Component::service);
+        let further = self.instances.keys().filter_map(|name| name.parse().ok());
+        Component::infrastructure().into_iter().chain(first).chain(further).collect()
+    }
+
+    pub fn service_ports(&self, service: &str) -> Result<&ServicePorts> {
+        self.ports.services.get(service).with_context(|| format!("there is no service `{service}`"))
+    }
+
+    pub fn instance_ports(&self, name: &str) -> Result<&InstancePorts> {
+        let further = self.instances.get(name);
+        further
+            .or_else(|| self.ports.services.get(name).map(|ports| &ports.first))
+            .with_context(|| format!("there is no instance `{name}`"))
+    }
+
+    /// The names of a service's instances, the first one first.
+    pub fn instances_of(&self, service: &str) -> Vec<String> {
+        let further = self.instances.keys().filter_map(|name| name.parse::<Component>().ok());
+        let mut numbers: Vec<u16> = further
+            .filter_map(|component| match component {
+                Component::Service { service: of, instance } if of == service => Some(instance),
+                _ => None,
+            })
+            .collect();
+        numbers.sort_unstable();
+        let instances = [1].into_iter().chain(numbers);
+        instances.map(|instance| Component::instance(service, instance).to_string()).collect()
+    }
+
+    /// The ports that a further instance will have.
+    pub fn ports_for_new_instance(&self, component: &Component) -> Result<InstancePorts> {
+        let Component::Service { service, instance } = component else {
+            bail!("there is one {component} only");
+        };
+        InstancePorts::for_instance(&self.service_ports(service)?.first, *instance)
+    }
+
+    /// The ports that a component listens on, each with the variable that moves it.
+    pub fn listening_ports(&self, component: &Component) -> Result<Vec<(u16, Option<String>)>> {
+        let with_variable = |port: u16| {
+            let mut ports = self.ports.clone();
+            let mut settings = ports.variables_mut().into_iter();
+            let setting = settings.find(|(_, set)| **set == port).map(|(variable, _)| variable);
+            (port, setting)
+        };
+        let ports = match component {
+            Component::Database(service) => vec![self.service_ports(service)?.database],
+            Component::Registry => vec![self.ports.registry],
+            Component::Kafka => {
+                let listeners = self.ports.services.values().map(|ports| ports.kafka);
+                [self.ports.kafka, self.ports.kafka_controller]
+                    .into_iter()
+                    .chain(listeners)
+                    .collect()
+            }
+            Component::Service { .. } => {
+                let ports = self.instance_ports(&component.to_string())?;
+                vec![ports.api, ports.probe, ports.admin]
+            }
+        };
+        Ok(ports.into_iter().map(with_variable).collect())
+    }
+
+    /// Kafka's address for one service.
+    pub fn kafka_address(&self, service: &str) -> Result<String> {
+        let own = format!("{HOST}:{}", self.service_ports(service)?.kafka);
+        Ok(self.kafka_advertised.get(service).cloned().unwrap_or(own))
+    }
+
+    /// As which stack it claims its Kafka cluster.
+    pub fn stack_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "holdfast".to_string())
+    }
+
+    pub fn registry_url(&self) -> String {
+        format!("http://{HOST}:{}/apis/ccompat/v7", self.ports.registry)
+    }
+
+    pub fn database_url(&self, service: &str, role: &str, database: &str) -> Result<String> {
+        let port = self.service_ports(service)?.database;
+        let password = self.database_password.as_ref();
+        let password = password.map_or(String::new(), |password| format!(":{password}"));
+        Ok(format!("postgres://{role}{password}@{HOST}:{port}/{database}"))
+    }
+
+    /// The environment of one instance: its addresses, then what was set for its service, then what
+    /// was set for itself.
+    pub fn environment_of(&self, component: &Component) -> Result<Vec<(String, String)>> {
+        let name = component.to_string();
+        let Component::Service { service, .. } = component else {
+            return Ok(self
+                .environment
+                .get(&name)
+                .cloned()
+                .unwrap_or_default()
+                .into_iter()
+                .collect());
+        };
+        let ports = self.instance_ports(&name)?;
+        let at = |port: u16| format!("{HOST}:{port}");
+        let mut environment = BTreeMap::from(
+            [
+                ("DATABASE_URL", self.database_url(service, service, service)?),
+                (
+                    "MIGRATION_DATABASE_URL",
+                    self.database_url(service, &format!("{service}_migrator"), service)?,
+                ),
+                ("HTTP_ADDR", at(ports.api)),
+                ("PROBE_ADDR", at(ports.probe)),
+                ("ADMIN_ADDR", at(ports.admin)),
+                ("KAFKA_BOOTSTRAP_SERVERS", self.kafka_address(service)?),
+                ("SCHEMA_REGISTRY_URL", self.registry_url()),
+            ]
+            .map(|(key, value)| (key.to_string(), value)),
+        );
+        for name in [service, &name] {
+            environment.extend(self.environment.get(name).cloned().unwrap_or_default());
+        }
+        Ok(environment.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_state_older_than_a_service_gets_its_ports() {
+        let mut older = StackState::default();
+        let taken_away = older.ports.services.remove(SERVICES[2]).unwrap();
+        older.ports.services.insert("retired".to_string(), taken_away);
+        assert_eq!(older.with_current_services(), StackState::default());
+    }
+}

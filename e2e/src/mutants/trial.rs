@@ -1,0 +1,271 @@
+//! A trial: a load on a stack of its own, one disturbance meanwhile, and everything that must hold
+//! afterwards. It is short, and its disturbance always has its effect.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use events::orders;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::sleep;
+
+use crate::Stack;
+use crate::checker::change_log;
+use crate::checker::exits;
+use crate::checker::findings::Findings;
+use crate::checker::relay_leadership::{self, RelayLeadership};
+use crate::checker::run;
+use crate::client::http_client::Client;
+use crate::launcher::topology::SERVICES;
+use crate::scenarios::redelivery;
+use crate::workload::load;
+use crate::workload::options::Load;
+use crate::workload::resource_usage::ResourceUsage;
+use crate::workload::seed;
+
+/// A trial that takes longer than this hangs.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long everything may take to come to rest, once the disturbance is over: the session with Kafka
+/// of a component that was killed has to run out first.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const QUIESCENCE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A table is closed for much longer than a service waits for a lock: time enough to try a batch in
+/// halves, down to one event.
+const TABLE_LOCK_DURATION: Duration = Duration::from_secs(10);
+
+/// Fewer confirmed orders prove nothing.
+const CONFIRMED_MIN: u64 = 100;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disturbance {
+    /// Nothing does.
+    Nothing,
+    /// A service is away from the first order on, and most customers cancel.
+    LateStart(&'static str),
+    /// A service receives most cancellations before the orders.
+    CancellationsFirst(&'static str),
+    /// A service's database is killed, then the service, with what it had read and not handled.
+    DatabaseThenService(&'static str),
+    /// Kafka is killed, then a service, with what it had sent and was not yet acknowledged.
+    KafkaThenService(&'static str),
+    /// A service's database is killed, and comes back.
+    DatabaseKilled(&'static str),
+    /// A table can be read and not be written, as while an index is created.
+    TableLocked(&'static str, &'static str),
+    /// Some commits of a service take long, while others overtake them.
+    SlowCommits(&'static str),
+}
+
+/// A load with a disturbance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MutantTrial {
+    pub disturbance: Disturbance,
+    /// Of each service.
+    pub instances: u16,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct TrialResult {
+    pub confirmed: u64,
+    pub findings: Findings,
+    /// That the databases wrote down of themselves.
+    pub changes: u64,
+}
+
+/// Programs to be tried in place of our own.
+#[derive(Clone, Copy, Debug)]
+pub struct TestedPrograms<'a> {
+    pub directory: &'a Path,
+    /// The one service that they are taken for; `None`: all.
+    pub service: Option<&'static str>,
+}
+
+impl Disturbance {
+    /// For people.
+    pub fn describe(self) -> String {
+        match self {
+            Disturbance::Nothing => "a load, nothing broken".to_string(),
+            Disturbance::LateStart(service) => format!("{service} away from the start, cancels"),
+            Disturbance::CancellationsFirst(service) => {
+                format!("cancellations come to {service} before orders")
+            }
+            Disturbance::DatabaseThenService(service) => {
+                format!("{service}-db killed, then {service}")
+            }
+            Disturbance::KafkaThenService(service) => format!("kafka killed, then {service}"),
+            Disturbance::DatabaseKilled(service) => format!("{service}-db killed"),
+            Disturbance::TableLocked(service, table) => {
+                format!("{table} of {service} not writable")
+            }
+            Disturbance::SlowCommits(service) => format!("slow commits at {service}"),
+        }
+    }
+
+    fn load(self) -> Load {
+        let lasting = Duration::from_secs(10);
+        let load =
+            Load { rate: 50, duration: lasting, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
+        match self {
+            Disturbance::LateStart(_) | Disturbance::CancellationsFirst(_) => {
+                Load { cancelled_percent: 40, ..load }
+            }
+            Disturbance::TableLocked(_, table) => {
+                let repeated_percent = if table == "idempotency_keys" { 40 } else { 5 };
+                Load {
+                    duration: TABLE_LOCK_DURATION * 2,
+                    duplicated_percent: repeated_percent,
+                    ..load
+                }
+            }
+            Disturbance::Nothing => Load { rate: 100, ..load },
+            _ => load,
+        }
+    }
+
+    /// Begins with the load.
+    async fn disturb(self, stack: &Stack, client: &Client) -> Result<()> {
+        let db = |service: &str| format!("{service}-db");
+        let (soon, a_while) = (Duration::from_secs(2), Duration::from_secs(4));
+        match self {
+            Disturbance::Nothing => {}
+            Disturbance::LateStart(service) => {
+                stack.kill(service).await?;
+                sleep(a_while).await;
+                stack.start(service).await?;
+            }
+            Disturbance::CancellationsFirst(service) => {
+                stack.stop(service).await?;
+                sleep(a_while).await;
+                let held = redelivery::withhold(client, service, &orders::CREATED).await?;
+                stack.start(service).await?;
+                sleep(a_while).await;
+                stack.stop(service).await?;
+                redelivery::release(client, held).await?;
+                stack.start(service).await?;
+            }
+            Disturbance::DatabaseThenService(service) => {
+                sleep(soon).await;
+                // So that there is much to read at once when it may go on.
+                stack.pause(service).await?;
+                sleep(soon).await;
+                stack.kill(&db(service)).await?;
+                stack.resume(service).await?;
+                sleep(a_while).await;
+                stack.kill(service).await?;
+                stack.start(&db(service)).await?;
+                stack.start(service).await?;
+            }
+            Disturbance::KafkaThenService(service) => {
+                sleep(soon).await;
+                stack.kill("kafka").await?;
+                sleep(a_while).await;
+                stack.kill(service).await?;
+                stack.start("kafka").await?;
+                stack.start(service).await?;
+            }
+            Disturbance::DatabaseKilled(service) => {
+                sleep(soon).await;
+                stack.kill(&db(service)).await?;
+                sleep(a_while).await;
+                stack.start(&db(service)).await?;
+            }
+            Disturbance::TableLocked(service, table) => {
+                sleep(soon).await;
+                let mut session = connect(client, service).await?;
+                let close = format!("begin; lock table {table} in share mode");
+                sqlx::raw_sql(AssertSqlSafe(close)).execute(&mut session).await?;
+                sleep(TABLE_LOCK_DURATION).await;
+                sqlx::raw_sql("rollback").execute(&mut session).await?;
+            }
+            Disturbance::SlowCommits(service) => {
+                let mut session = connect(client, service).await?;
+                sqlx::raw_sql(
+                    "create schema disturbance;
+                     create function disturbance.delay_commit() returns trigger language plpgsql
+                     as $$ begin perform pg_sleep(0.03); return null; end $$;
+                     create constraint trigger delay_commit after insert on outbox
+                     deferrable initially deferred for each row
+                     when (random() < 0.2) execute function disturbance.delay_commit();
+                     grant usage on schema disturbance to public",
+                )
+                .execute(&mut session)
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn connect(client: &Client, service: &str) -> Result<PgConnection> {
+    Ok(PgConnection::connect(&client.addresses.databases[service]).await?)
+}
+
+impl MutantTrial {
+    /// For people.
+    pub fn describe(&self) -> String {
+        let of =
+            if self.instances > 1 { format!(", {} of each", self.instances) } else { "".into() };
+        format!("{}{of}", self.disturbance.describe())
+    }
+
+    /// Runs it with these programs, or with our own.
+    pub async fn run(&self, programs: Option<TestedPrograms<'_>>) -> Result<TrialResult> {
+        let stack = Stack::ephemeral()?;
+        stack.set_instances(self.instances).await?;
+        if let Some(TestedPrograms { directory, service: only }) = programs {
+            for service in SERVICES.into_iter().filter(|of| only.is_none_or(|only| only == *of)) {
+                for name in stack.instances_of(service)? {
+                    stack.set_programs(&name, directory)?;
+                }
+            }
+        }
+        let proof = tokio::time::timeout(TRIAL_TIMEOUT, self.run_on(&stack)).await;
+        let proof = proof.context("it took too long").flatten();
+        stack.clean().await?;
+        proof
+    }
+
+    async fn run_on(&self, stack: &Stack) -> Result<TrialResult> {
+        stack.up().await?;
+        let client = Client::for_stack(stack)?;
+        seed::run(&client).await?;
+        change_log::install(&client).await?;
+        let before = ResourceUsage::measure(stack, &client).await?;
+
+        let (load, mut leaders) = (self.disturbance.load(), RelayLeadership::default());
+        let (summary, ()) = tokio::select! {
+            loaded = load::run(&client, &load, self.disturbance.disturb(stack, &client)) => loaded?,
+            broken = leaders.watch(stack, &client) => {
+                return Err(broken.err().context("the watch ended")?);
+            }
+        };
+        let mut findings = summary.findings.clone();
+        leaders.check(&mut findings);
+        // Whatever is set aside here should not have been.
+        let options = run::CheckOptions { timeout: QUIESCENCE_TIMEOUT };
+        let verdict = run::run_expecting(&client, &options, &HashSet::new()).await?;
+        findings.merge(&verdict.findings);
+        if self.disturbance == Disturbance::Nothing {
+            relay_leadership::check_no_duplicates(&verdict.tally, &mut findings);
+        }
+        exits::check_unexpected_exits(&stack.exits().await?, 0, &mut findings);
+        ResourceUsage::measure(stack, &client).await?.check(&before, &mut findings);
+        let changes = verdict.changes.unwrap_or_default();
+        Ok(TrialResult { confirmed: summary.confirmed, findings, changes })
+    }
+}
+
+impl TrialResult {
+    /// Of programs that are right: that nothing was found, and that this means something.
+    pub fn ensure_holds(&self) -> Result<()> {
+        ensure!(self.findings.is_empty(), "{}", self.findings.lines().join("\n"));
+        ensure!(self.confirmed >= CONFIRMED_MIN, "only {} orders were confirmed", self.confirmed);
+        ensure!(self.changes > 0, "the databases wrote down no change of theirs");
+        Ok(())
+    }
+}

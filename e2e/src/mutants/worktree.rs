@@ -1,0 +1,171 @@
+//! A copy of the checkout, to be changed and built beside the real one.
+//!
+//! What was compiled from registries is shared by hard links, so only the crates of the workspace are built again.
+//! Nothing else is shared, since cargo and rustc write some files in place: the real target stays as
+//! it is.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::Command;
+
+use crate::launcher::directories::{self, TEST_STACK_VARIABLE};
+
+/// What a checkout holds that is not its source.
+const EXCLUDED: [&str; 3] = [".git", ".holdfast", "target"];
+
+/// Bounds what hangs; to compile beside all else takes its time.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1_800);
+
+/// Gone when it is dropped.
+pub struct Worktree {
+    pub root: PathBuf,
+    /// Its stacks' data: where PostgreSQL may enter, even if the checkout belongs to another user.
+    pub state: PathBuf,
+    /// There is one of a name at a time.
+    _lock: File,
+}
+
+impl Worktree {
+    /// A copy of the checkout, under a name of its own.
+    pub async fn create(name: &str) -> Result<Worktree> {
+        Worktree::create_with(name, false).await
+    }
+
+    /// The same, to be changed and built again and again.
+    pub async fn create_incremental(name: &str) -> Result<Worktree> {
+        Worktree::create_with(name, true).await
+    }
+
+    async fn create_with(name: &str, incremental: bool) -> Result<Worktree> {
+        let own = std::env::current_exe()?;
+        let mut built = own.parent().context("a program lies in a directory")?;
+        if built.ends_with("deps") {
+            built = built.parent().context("tests lie in target/ci/deps")?;
+        }
+        ensure!(built.ends_with("ci"), "this is built with `--profile ci`, or nothing is shared");
+        // In the target itself: hard links need one file system.
+        let copies = built.with_file_name("worktrees");
+        std::fs::create_dir_all(&copies)?;
+        let waiting = || eprintln!("waiting for another run that has {name} …");
+        let lock = directories::lock_file(&copies.join(format!("{name}.lock")), &waiting).await?;
+        let root = copies.join(name);
+        // Whatever a broken-off run left.
+        let _ = std::fs::remove_dir_all(&root);
+        let state = directories::own_temp_directory(name);
+        directories::create_public_directory(&state)?;
+        let worktree = Worktree { root, state, _lock: lock };
+        copy_folder(&directories::checkout()?, &worktree.root, &EXCLUDED)?;
+
+        let target = worktree.root.join("target/ci");
+        std::fs::create_dir_all(&target)?;
+        // By its fingerprints cargo knows what is older than its source, and build scripts write as
+        // they like.
+        for (how, folders) in [("-a", &[".fingerprint", "build"][..]), ("-al", &["deps"])] {
+            let folders = folders.iter().map(|folder| built.join(folder));
+            let copied =
+                std::process::Command::new("cp").arg(how).args(folders).arg(&target).status()?;
+            ensure!(copied.success(), "what was compiled could not be copied");
+        }
+        std::fs::create_dir_all(worktree.root.join(".cargo"))?;
+        std::fs::write(
+            worktree.root.join(".cargo/config.toml"),
+            format!(
+                "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
+                 [profile.ci]\nincremental = {incremental}\n"
+            ),
+        )?;
+        // The crates of the workspace have the same names here as there, so the links to their artifacts go.
+        worktree.cargo(&["clean"]).await?;
+        Ok(worktree)
+    }
+
+    /// Where its programs are.
+    pub fn programs_directory(&self) -> PathBuf {
+        self.root.join("target/ci")
+    }
+
+    /// Replaces what stands in a file exactly once.
+    pub fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
+        let text = replaced_once(&self.root, file, from, to)?;
+        Ok(std::fs::write(self.root.join(file), text)?)
+    }
+
+    /// Applies a patch, or takes it back.
+    pub async fn patch(&self, patch: &Path, reverse: bool) -> Result<()> {
+        let patch = std::path::absolute(patch)?.display().to_string();
+        let way: &[&str] = if reverse { &["--reverse"] } else { &[] };
+        self.run("git", &[&["apply", "-C1"][..], way, &[patch.as_str()]].concat()).await.map(drop)
+    }
+
+    /// Adds a file that is not there yet.
+    pub fn add_file(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.root.join(file);
+        ensure!(!path.exists(), "{file} is there already");
+        Ok(std::fs::write(path, text)?)
+    }
+
+    /// Compiles there, behind whatever else the machine has to do: other tests go on meanwhile.
+    pub async fn cargo(&self, arguments: &[&str]) -> Result<String> {
+        let cargo = ["-n", "19", "cargo"];
+        let workspace = ["--workspace", "--profile", "ci", "--locked"];
+        let (command, rest) = arguments.split_first().context("a command of cargo's")?;
+        self.run("nice", &[&cargo, &[*command][..], &workspace, rest].concat()).await
+    }
+
+    /// Runs a command there; what it prints is the answer, or the error.
+    pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program.as_ref());
+        command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
+        command.env("HOLDFAST_STATE", &self.state);
+        // It lies in the target of the real checkout, of whose repository it is no part.
+        command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
+        for inherited in ["CARGO_TARGET_DIR", "CARGO_INCREMENTAL", TEST_STACK_VARIABLE] {
+            command.env_remove(inherited);
+        }
+        let output = tokio::time::timeout(COMMAND_TIMEOUT, command.output())
+            .await
+            .context("it takes too long")??;
+        let [out, error] =
+            [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+        let shown = || format!("{} {arguments:?}:\n{out}\n{error}", program.as_ref().display());
+        ensure!(output.status.success(), "{}", shown());
+        Ok(out + &error)
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path, but: &[&str]) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        if but.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match from.is_dir() {
+            true => copy_folder(&from, &to, &[])?,
+            false => std::fs::copy(from, to).map(drop)?,
+        }
+    }
+    Ok(())
+}
+
+/// The text of a file of a checkout with another in the place of what stands in it exactly once.
+pub fn replaced_once(root: &Path, file: &str, from: &str, to: &str) -> Result<String> {
+    let text = std::fs::read_to_string(root.join(file)).with_context(|| file.to_string())?;
+    let found = text.matches(from).count();
+    ensure!(found == 1, "`{from}` stands {found} times in {file}");
+    Ok(text.replace(from, to))
+}
+
+impl Drop for Worktree {
+    fn drop(&mut self) {
+        // A launcher that was given up has left its stack to us.
+        let _ = directories::kill_all_in(&self.state);
+        let _ = std::fs::remove_dir_all(&self.root);
+        let _ = directories::remove_directory(&self.state);
+    }
+}

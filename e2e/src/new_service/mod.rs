@@ -1,0 +1,152 @@
+//! Generates a new service: `make service NAME=shipping` writes `services/shipping`.
+//!
+//! Files that are equal in all services are copied from `services/stock`, so that there is no
+//! second copy to maintain. The rest comes from `e2e/template`, a service called shipping. The name
+//! is inserted there and in the five files outside the folder that must contain it (`edits.rs`).
+//! Nothing is written before every edit is known to fit.
+
+mod edits;
+mod names;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::launcher::directories::checkout;
+use crate::new_service::edits::{
+    Edit, SUBSCRIBED_TOPIC, add_subscriber, add_test_module, add_to_compose, add_to_lockfile,
+    add_to_topology, run_rustfmt, with_name,
+};
+use crate::new_service::names::{check_clean, check_name, read_file};
+
+/// The template's files, by their path in the service.
+const TEMPLATE_FILES: [(&str, &str); 9] = [
+    ("src/main.rs", include_str!("../../template/main.rs")),
+    ("src/shipping.rs", include_str!("../../template/aggregate.rs")),
+    ("src/saga.rs", include_str!("../../template/saga.rs")),
+    ("src/discard.rs", include_str!("../../template/discard.rs")),
+    ("src/api.rs", include_str!("../../template/api.rs")),
+    ("src/tests.rs", include_str!("../../template/tests.rs")),
+    ("migrations/2_shipping.sql", include_str!("../../template/tables.sql")),
+    ("outage.rs", include_str!("../../template/outage.rs")),
+    ("openapi.json", include_str!("../../template/openapi.json")),
+];
+
+/// The files copied from stock, beside the chassis's migrations.
+const COPIED_FILES: [&str; 2] = ["Cargo.toml", "build.rs"];
+
+/// The files created in the service's folder, and the files changed outside with the reason.
+pub struct GeneratedService {
+    pub created: Vec<PathBuf>,
+    pub changed: Vec<(PathBuf, String)>,
+}
+
+/// Generates a service in this checkout, and prints what was written and what is next.
+pub fn run(name: &str) -> Result<()> {
+    let root = checkout()?;
+    let generated = generate(&root, name)?;
+    let shown = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
+    println!("services/{name} is there:");
+    generated.created.iter().for_each(|path| println!("  {}", shown(path)));
+    println!("changed outside of it:");
+    generated.changed.iter().for_each(|(path, why)| println!("  {:<28} {why}", shown(path)));
+    println!("next: `make test`, or `make up` and then `make kill SERVICE={name}`");
+    Ok(())
+}
+
+/// Generates a service in the checkout at `root`.
+pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
+    check_name(root, name)?;
+    check_clean(root)?;
+    let folder = root.join("services").join(name);
+    let own = TEMPLATE_FILES
+        .map(|(file, text)| (folder.join(with_name(file, name)), with_name(text, name)));
+    let stock = root.join("services/stock");
+    let copied = COPIED_FILES.map(|file| -> Result<_> {
+        let text = read_file(&stock.join(file))?;
+        Ok((folder.join(file), text.replace("name = \"stock\"", &format!("name = \"{name}\""))))
+    });
+    let mut copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
+    for (file, text) in messaging_migrations(&stock)? {
+        copied.push((folder.join("migrations").join(file), text));
+    }
+    let edited = [
+        (
+            "shared/events/src/orders.rs",
+            format!("{name} hears {SUBSCRIBED_TOPIC}"),
+            add_subscriber as Edit,
+        ),
+        ("e2e/src/launcher/topology.rs", "the native stack starts it".to_string(), add_to_topology),
+        (
+            "docker-compose.yml",
+            "and so does docker compose, on the same ports".to_string(),
+            add_to_compose,
+        ),
+        ("e2e/tests/main.rs", "its outage test runs with the others".to_string(), add_test_module),
+        ("Cargo.lock", "the workspace has a member more".to_string(), add_to_lockfile),
+    ];
+    let edited = edited.map(|(file, why, edit)| -> Result<_> {
+        let path = root.join(file);
+        let text = edit(&read_file(&path)?, name).with_context(|| {
+            format!("{file} is not as the template knows it, so nothing was changed")
+        })?;
+        Ok((path, why, text))
+    });
+    let edited = edited.into_iter().collect::<Result<Vec<_>>>()?;
+
+    let mut generated = GeneratedService { created: Vec::new(), changed: Vec::new() };
+    for (path, text) in copied.into_iter().chain(own) {
+        fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
+        fs::write(&path, text)?;
+        generated.created.push(path);
+    }
+    for (path, why, text) in edited {
+        fs::write(&path, text)?;
+        generated.changed.push((path, why));
+    }
+    // The length of a line and the order of names depend on the name.
+    let formatted = generated.created.iter().chain(generated.changed.iter().map(|(path, _)| path));
+    run_rustfmt(
+        root,
+        formatted.filter(|path| !path.ends_with("lib.rs") && !path.ends_with("main.rs")),
+    );
+    Ok(generated)
+}
+
+/// The chassis's migrations in a service's folder, by their file names and in the order in which
+/// they are applied.
+pub fn messaging_migrations(service: &Path) -> Result<Vec<(String, String)>> {
+    let folder = service.join("migrations");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with("_messaging.sql") {
+            let text = read_file(&folder.join(&name))?;
+            found.push((name, text));
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no *_messaging.sql", folder.display());
+    found.sort_by_key(|(name, _)| name.split('_').next().and_then(|it| it.parse::<i64>().ok()));
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_of_the_chassis_come_in_the_order_of_their_numbers() {
+        let service = std::env::temp_dir().join(format!("messaging-{}", std::process::id()));
+        let folder = service.join("migrations");
+        fs::create_dir_all(&folder).unwrap();
+        assert!(messaging_migrations(&service).is_err());
+        for name in ["10_messaging.sql", "9_messaging.sql", "2_stock.sql", "11_messaging.rs"] {
+            fs::write(folder.join(name), name).unwrap();
+        }
+        let found = messaging_migrations(&service).unwrap();
+        fs::remove_dir_all(&service).unwrap();
+        let wanted = ["9_messaging.sql", "10_messaging.sql"].map(|it| (it.into(), it.into()));
+        assert_eq!(found, wanted);
+    }
+}

@@ -1,0 +1,291 @@
+//! The outcome of a chaos run: held, violated, or inconclusive because it exercised too little.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checker::coverage::Situation;
+use crate::scenarios::chaos::fault::FaultClass;
+use crate::scenarios::chaos::impact::FaultCounts;
+use crate::scenarios::chaos::round::ChaosRound;
+
+/// What a full run must exercise.
+const FULL_RUN: Duration = Duration::from_secs(30 * 60);
+const KILLS_MIN: usize = 100;
+const CLASSES_MIN: usize = 20;
+
+/// The largest share of faults that failed or came too late.
+const FAILED_FAULTS_PERCENT_MAX: usize = 10;
+
+/// A slow run continues until it has exercised enough, for at most half of its time again.
+const OVERTIME_FACTOR_MAX: f64 = 1.5;
+
+/// The saved state of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ChaosRun {
+    pub seed: u64,
+    pub instances: u16,
+    pub rounds: Vec<ChaosRound>,
+    /// How often it was interrupted and continued.
+    pub resumptions: u64,
+    /// The error that ended it.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChaosOutcome {
+    Held,
+    /// Something that the run must exercise did not happen.
+    Inconclusive,
+    Violated,
+}
+
+impl ChaosRun {
+    pub fn duration(&self) -> Duration {
+        self.rounds.iter().map(|round| round.duration).sum()
+    }
+
+    pub fn kills(&self) -> usize {
+        self.rounds.iter().map(ChaosRound::kills).sum()
+    }
+
+    pub fn is_violated(&self) -> bool {
+        self.rounds.iter().any(|round| !round.violations.is_empty())
+    }
+
+    /// The counts of every class that was scheduled.
+    pub fn counts_by_class(&self) -> Vec<(FaultClass, FaultCounts)> {
+        let of = |class| {
+            let rounds = self.rounds.iter().map(ChaosRound::counts_by_class);
+            let counts = rounds.filter_map(|classes| classes.get(&class).copied());
+            (class, counts.sum::<FaultCounts>())
+        };
+        FaultClass::all().map(of).filter(|(_, counts)| counts.scheduled > 0).collect()
+    }
+
+    fn overlapping_classes(&self) -> usize {
+        self.counts_by_class().iter().filter(|(_, counts)| counts.overlapping > 0).count()
+    }
+
+    pub fn is_finished(&self, minutes: u64) -> bool {
+        let wanted = Duration::from_secs(minutes * 60);
+        let time_is_up = !self.rounds.is_empty() && self.duration() >= wanted;
+        let too_long = self.duration() >= wanted.mul_f64(OVERTIME_FACTOR_MAX);
+        self.is_violated()
+            || too_long
+            || time_is_up && self.inconclusive_reasons(minutes).is_empty()
+    }
+
+    /// Why the run is inconclusive; empty if it is not.
+    pub fn inconclusive_reasons(&self, minutes: u64) -> Vec<String> {
+        let mut reasons: Vec<String> = self.error.iter().cloned().collect();
+        for round in self.rounds.iter().filter(|round| !round.inconclusive.is_empty()) {
+            reasons.push(format!(
+                "round {} is inconclusive: {}",
+                round.nth + 1,
+                round.inconclusive.join(", ")
+            ));
+        }
+        let classes = self.counts_by_class();
+        let share = (minutes as f64 * 60.0 / FULL_RUN.as_secs_f64()).min(1.0);
+        let kills_min = (KILLS_MIN as f64 * share) as usize;
+        if self.kills() < kills_min {
+            reasons.push(format!("{} kills, {kills_min} at least", self.kills()));
+        }
+        let is_full = share >= 1.0;
+        reasons.extend(
+            classes.iter().filter_map(|(class, counts)| missing_effect(*class, counts, is_full)),
+        );
+        let faults = self.rounds.iter().flat_map(|round| &round.faults);
+        let ineffective = faults.clone().filter(|impact| !impact.record.was_injected()).count();
+        if ineffective * 100 > faults.count() * FAILED_FAULTS_PERCENT_MAX {
+            reasons.push(format!(
+                "{ineffective} faults failed or came too late, {FAILED_FAULTS_PERCENT_MAX} of a hundred at most"
+            ));
+        }
+        let overlapping = self.overlapping_classes();
+        if is_full && overlapping < CLASSES_MIN {
+            reasons.push(format!("{overlapping} classes of faults, {CLASSES_MIN} at least"));
+        }
+        let injected =
+            |class| classes.iter().any(|(of, counts)| *of == class && counts.injected > 0);
+        let is_due = |situation: &Situation| match situation {
+            Situation::Deadline => is_full || injected(FaultClass::DeadlineExpired),
+            Situation::DeadLetterReplayed => is_full || injected(FaultClass::BadMigration),
+            _ => true,
+        };
+        let due: Vec<Situation> = Situation::ALL.into_iter().filter(is_due).collect();
+        match self.rounds.last() {
+            Some(last) => {
+                let unseen = last.coverage.missing(&due);
+                reasons.extend(
+                    unseen.iter().map(|situation| format!("never happened: {}", situation.name())),
+                );
+            }
+            None => reasons.push("there was no round".to_string()),
+        }
+        reasons
+    }
+
+    pub fn outcome(&self, minutes: u64) -> ChaosOutcome {
+        match (self.is_violated(), self.inconclusive_reasons(minutes).is_empty()) {
+            (true, _) => ChaosOutcome::Violated,
+            (false, true) => ChaosOutcome::Held,
+            (false, false) => ChaosOutcome::Inconclusive,
+        }
+    }
+
+    pub fn summary(&self, minutes: u64) -> String {
+        let what = format!(
+            "SEED={}: {} rounds in {:.0} minutes, {} kills, {} classes of faults",
+            self.seed,
+            self.rounds.len(),
+            self.duration().as_secs_f64() / 60.0,
+            self.kills(),
+            self.overlapping_classes(),
+        );
+        match self.outcome(minutes) {
+            ChaosOutcome::Held => {
+                format!("held. {what}, nothing was lost and nothing happened twice.")
+            }
+            ChaosOutcome::Violated => format!("VIOLATED. {what}."),
+            ChaosOutcome::Inconclusive => {
+                format!("INCONCLUSIVE: {}. {what}.", self.inconclusive_reasons(minutes).join("; "))
+            }
+        }
+    }
+}
+
+/// Why a class of faults makes the run inconclusive. A short run has each class about once, and
+/// that one may have no effect. A full run has each class many times.
+fn missing_effect(class: FaultClass, counts: &FaultCounts, is_full: bool) -> Option<String> {
+    let what = class.describe().0;
+    match counts {
+        FaultCounts { injected: 0, .. } if is_full => {
+            Some(format!("it never came about that {what}"))
+        }
+        FaultCounts { effective: 0, .. } if is_full => {
+            Some(format!("nothing was struck whenever {what}"))
+        }
+        FaultCounts { effective: 1.., overlapping: 0, .. } => {
+            Some(format!("no order was on its way whenever {what}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::checker::coverage::Coverage;
+    use crate::scenarios::chaos::fault::Fault;
+    use crate::scenarios::chaos::impact::FaultImpact;
+    use crate::scenarios::chaos::nemesis::FaultRecord;
+    use crate::scenarios::chaos::round;
+    use crate::scenarios::chaos::schedule;
+
+    /// Rounds in which every fault had an effect with orders in flight, and every situation
+    /// occurred.
+    fn full_run(rounds: u64) -> ChaosRun {
+        let round = |nth| {
+            let faults = schedule::generate(1, nth, 1, round::LOAD_DURATION)
+                .into_iter()
+                .map(fault_impact)
+                .collect();
+            let mut seen = Coverage::default();
+            Situation::ALL.into_iter().for_each(|situation| seen.record(situation, 1));
+            ChaosRound {
+                nth,
+                faults,
+                coverage: seen,
+                duration: Duration::from_secs(180),
+                ..ChaosRound::default()
+            }
+        };
+        ChaosRun { rounds: (0..rounds).map(round).collect(), ..ChaosRun::default() }
+    }
+
+    fn fault_impact(fault: Fault) -> FaultImpact {
+        let (at, began, ended) = (fault.at, DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH);
+        let (affected, violation, failed, skipped) = (1, None, None, false);
+        let record = FaultRecord { fault, at, began, ended, affected, violation, failed, skipped };
+        FaultImpact { record, orders_in_flight: 1 }
+    }
+
+    /// The run after a change to every fault of a class.
+    fn with_changed_faults(
+        mut run: ChaosRun,
+        class: FaultClass,
+        change: impl Fn(&mut FaultImpact),
+    ) -> ChaosRun {
+        let faults = run.rounds.iter_mut().flat_map(|round| &mut round.faults);
+        faults.filter(|impact| impact.record.fault.class == class).for_each(change);
+        run
+    }
+
+    #[test]
+    fn a_full_run_holds_only_if_every_scheduled_class_had_an_effect() {
+        assert_eq!(full_run(10).inconclusive_reasons(30), Vec::<String>::new());
+        for class in [FaultClass::DeadlineExpired, FaultClass::BlackHole, FaultClass::KillService] {
+            let failed = |it: &mut FaultImpact| it.record.failed = Some("it was away".to_string());
+            assert!(
+                !with_changed_faults(full_run(10), class, failed)
+                    .inconclusive_reasons(30)
+                    .is_empty()
+            );
+            let nothing = |it: &mut FaultImpact| it.record.affected = 0;
+            assert_eq!(
+                with_changed_faults(full_run(10), class, nothing).inconclusive_reasons(30).len(),
+                1
+            );
+            assert_eq!(
+                with_changed_faults(full_run(2), class, nothing).inconclusive_reasons(5),
+                Vec::<String>::new()
+            );
+            let alone = |it: &mut FaultImpact| it.orders_in_flight = 0;
+            assert_eq!(
+                with_changed_faults(full_run(10), class, alone).inconclusive_reasons(30).len(),
+                1
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_run_covers_every_situation_and_a_short_one_those_of_its_faults() {
+        let without = |situation, mut run: ChaosRun| {
+            let mut seen = Coverage::default();
+            let others = Situation::ALL.into_iter().filter(|other| *other != situation);
+            others.for_each(|situation| seen.record(situation, 1));
+            run.rounds.last_mut().unwrap().coverage = seen;
+            run
+        };
+        let failed = |it: &mut FaultImpact| it.record.failed = Some("it was away".to_string());
+        for (situation, class) in [
+            (Situation::Deadline, FaultClass::DeadlineExpired),
+            (Situation::DeadLetterReplayed, FaultClass::BadMigration),
+        ] {
+            let full = with_changed_faults(without(situation, full_run(10)), class, failed)
+                .inconclusive_reasons(30);
+            assert!(full.contains(&format!("never happened: {}", situation.name())), "{full:?}");
+            assert_eq!(without(situation, full_run(3)).inconclusive_reasons(5).len(), 1);
+            let short = with_changed_faults(without(situation, full_run(3)), class, failed);
+            assert_eq!(short.inconclusive_reasons(5), Vec::<String>::new());
+        }
+        assert_eq!(without(Situation::RelayResend, full_run(3)).inconclusive_reasons(5).len(), 1);
+    }
+
+    #[test]
+    fn a_run_whose_faults_failed_too_often_is_inconclusive() {
+        let mut run = full_run(2);
+        let faults = run.rounds.iter_mut().flat_map(|round| &mut round.faults);
+        faults.step_by(9).for_each(|it| it.record.skipped = true);
+        assert_eq!(run.inconclusive_reasons(3).len(), 1, "{:?}", run.inconclusive_reasons(3));
+    }
+
+    #[test]
+    fn a_run_without_a_round_is_inconclusive() {
+        assert_eq!(ChaosRun::default().outcome(30), ChaosOutcome::Inconclusive);
+    }
+}

@@ -1,0 +1,327 @@
+//! One round of a chaos run: load with faults, healing, the end of every order, and a run of the
+//! checker.
+
+use std::collections::BTreeMap;
+use std::iter;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection, PgConnection};
+use tokio::time::Instant;
+
+use crate::Stack;
+use crate::checker::coverage::Coverage;
+use crate::checker::exits;
+use crate::checker::invariants::Invariant::I13;
+use crate::checker::relay_leadership::RelayLeadership;
+use crate::checker::run;
+use crate::checker::verdict::Verdict;
+use crate::client::http_client::Client;
+use crate::faults::links::Links;
+use crate::launcher::console::print_line;
+use crate::launcher::format::group_digits;
+use crate::scenarios::chaos::fault::FaultClass;
+use crate::scenarios::chaos::impact::{FaultCounts, FaultImpact};
+use crate::scenarios::chaos::nemesis::{FaultRecord, Nemesis};
+use crate::scenarios::chaos::schedule;
+use crate::scenarios::poison;
+use crate::scenarios::redelivery;
+use crate::workload::load;
+use crate::workload::load_summary::LoadSummary;
+use crate::workload::options::Load;
+use crate::workload::resource_usage::ResourceUsage;
+
+/// For how long orders are placed, with faults, and how many a second.
+pub const LOAD_DURATION: Duration = Duration::from_secs(90);
+pub const RATE: u32 = 40;
+
+/// How long orders may take to end after healing, and the stack to become quiescent.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The orders that a conclusive round needs at least: confirmed, cancelled by a customer or the
+/// deadline, declined by payment and rejected by stock.
+const OUTCOMES_MIN: [(&str, u64); 4] =
+    [("confirmed", 500), ("cancelled", 50), ("declined", 20), ("rejected", 20)];
+
+/// The result of a round.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ChaosRound {
+    pub nth: u64,
+    pub faults: Vec<FaultImpact>,
+    pub accepted: u64,
+    pub refused: u64,
+    pub unknown: u64,
+    pub confirmed: u64,
+    /// By reason.
+    pub cancelled: BTreeMap<String, u64>,
+    pub records: u64,
+    pub drained_in: Duration,
+    pub verified_in: Duration,
+    pub duration: Duration,
+    /// Violations, with their details.
+    pub violations: Vec<String>,
+    /// Why the round is inconclusive; empty if it is not.
+    pub inconclusive: Vec<String>,
+    /// How often each situation occurred, in the whole run so far.
+    pub coverage: Coverage,
+}
+
+/// What every round needs.
+pub struct ChaosContext<'a> {
+    pub stack: &'a Stack,
+    pub client: &'a Client,
+    pub links: &'a Links,
+    pub instances: u16,
+    pub seed: u64,
+    /// The resource usage before the first round.
+    pub baseline: &'a ResourceUsage,
+}
+
+/// Runs the nth round. A step that fails after healing is a violation, and the results so far are
+/// kept.
+pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
+    let ChaosContext { stack, client, links, instances, seed, baseline } = *context;
+    let began = Instant::now();
+    let faults = schedule::generate(seed, nth, instances, LOAD_DURATION);
+    let nemesis = Nemesis::new(stack, client, links, instances, &faults);
+    let exits_before = stack.exits().await?;
+    let load = Load {
+        rate: RATE,
+        duration: LOAD_DURATION,
+        cancelled_percent: 10,
+        duplicated_percent: 20,
+        disconnected_percent: 2,
+        lines_max: 8,
+        seed: Some(schedule::workload_seed(seed, nth)),
+        drain_timeout: DRAIN_TIMEOUT,
+        ..Load::default()
+    };
+    let (mut records, mut healed) = (Vec::new(), Ok(()));
+    let loaded = load::run(client, &load, async {
+        records = nemesis.run(&faults, LOAD_DURATION).await;
+        healed = nemesis.heal_all().await;
+        print_line(&format!("{:>6.1} s  all was to be healed", began.elapsed().as_secs_f64()));
+        Ok(())
+    })
+    .await;
+    if records.is_empty() {
+        loaded?;
+        bail!("no fault was drawn");
+    }
+
+    let mut round = ChaosRound { nth, ..ChaosRound::default() };
+    round.must("healing everything", healed);
+    if let Some((summary, ())) = round.must("ending the load", loaded) {
+        round.record_load(&summary);
+    }
+    // Only now, after healing: during a fault, an instance that is cut off may still believe that
+    // it is the leader.
+    let mut leadership = RelayLeadership::default();
+    let checked = tokio::select! {
+        checked = run_checker(client) => checked,
+        watched = leadership.watch(stack, client) => watched.and_then(|()| bail!("the watch ended")),
+    };
+    if let Some(mut verdict) = round.must("checking", checked) {
+        leadership.check(&mut verdict.findings);
+        if let Some(now) = round.must("measuring", ResourceUsage::measure(stack, client).await) {
+            now.check(baseline, &mut verdict.findings);
+        }
+        let copies = round.must("counting the copies", redelivery::count_copies(client).await);
+        round.record_verdict(&verdict, copies.unwrap_or_default());
+    }
+    for FaultRecord { fault, violation, .. } in &records {
+        round.violations.extend(violation.iter().map(|violation| format!("{fault}: {violation}")));
+    }
+    let mut exits = stack.exits().await?;
+    exits.retain(|exit| !exits_before.contains(exit));
+    // When a backend of a database is killed, its postmaster lives on.
+    round.violations.extend(exits::unexpected_exits(&exits));
+    let counted = count_in_flight(client, &records).await;
+    let counted = round.must("counting the orders", counted).unwrap_or_default();
+    let counted = counted.into_iter().chain(iter::repeat(0));
+    let impacts = records.into_iter().zip(counted);
+    round.faults = impacts
+        .map(|(record, orders_in_flight)| FaultImpact { record, orders_in_flight })
+        .collect();
+    round.duration = began.elapsed();
+    Ok(round)
+}
+
+/// Runs the checker.
+async fn run_checker(client: &Client) -> Result<Verdict> {
+    let options = run::CheckOptions { timeout: DRAIN_TIMEOUT };
+    run::run_expecting_with(client, &options, async || poison::expected_dead_letters(client).await)
+        .await
+}
+
+/// For each fault, the number of orders that were pending during it.
+async fn count_in_flight(client: &Client, records: &[FaultRecord]) -> Result<Vec<i64>> {
+    let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+    let mut counts = Vec::new();
+    for FaultRecord { began, ended, .. } in records {
+        let count = sqlx::query_scalar(
+            "select count(*) from orders
+             where created_at <= $2 and (ended_at is null or ended_at >= $1)",
+        );
+        counts.push(count.bind(began).bind(ended).fetch_one(&mut db).await?);
+    }
+    Ok(counts)
+}
+
+impl ChaosRound {
+    /// A step that must succeed after healing, or the stack did not recover.
+    fn must<T>(&mut self, what: &str, done: Result<T>) -> Option<T> {
+        done.inspect_err(|error| {
+            self.violations.push(format!("{what} did not succeed ({I13}): {error:#}"))
+        })
+        .ok()
+    }
+
+    fn record_load(&mut self, summary: &LoadSummary) {
+        print_line(&format!(
+            "         {} accepted, {} refused, {} unknown at first; all ended {:.1} s after",
+            group_digits(summary.accepted),
+            group_digits(summary.refused),
+            group_digits(summary.unknown),
+            summary.drained_in.as_secs_f64()
+        ));
+        if !summary.holds() {
+            let lines = summary.lines().join("\n");
+            self.violations.push(format!("a promise to a client:\n{lines}"));
+        }
+        self.accepted = summary.accepted;
+        self.refused = summary.refused;
+        self.unknown = summary.unknown;
+        self.confirmed = summary.confirmed;
+        self.cancelled = summary.cancelled.clone();
+        self.drained_in = summary.drained_in;
+        self.inconclusive.extend(missing_outcomes(summary.confirmed, &summary.cancelled));
+    }
+
+    fn record_verdict(&mut self, verdict: &Verdict, copies: u64) {
+        if !verdict.holds() {
+            let lines = verdict.lines().join("\n");
+            self.violations.push(format!("the checker:\n{lines}"));
+        }
+        if verdict.changes.is_none_or(|changes| changes == 0) {
+            self.inconclusive.push("the databases wrote down no change of theirs".to_string());
+        }
+        self.records = verdict.records;
+        self.verified_in = verdict.duration;
+        self.coverage = Coverage::from_verdict(verdict, copies);
+    }
+
+    pub fn kills(&self) -> usize {
+        let records = self.faults.iter().map(|impact| &impact.record);
+        let kills = records.filter(|record| record.fault.class.is_kill());
+        kills.filter(|record| record.was_injected()).count()
+    }
+
+    pub fn other_faults(&self) -> usize {
+        self.faults.iter().filter(|impact| impact.record.was_injected()).count() - self.kills()
+    }
+
+    pub fn counts_by_class(&self) -> BTreeMap<FaultClass, FaultCounts> {
+        let mut classes = BTreeMap::<FaultClass, FaultCounts>::new();
+        for FaultImpact { record, orders_in_flight } in &self.faults {
+            let counts = classes.entry(record.fault.class).or_default();
+            let injected = record.was_injected();
+            let effective = injected && record.affected > 0;
+            counts.scheduled += 1;
+            counts.injected += u64::from(injected);
+            counts.effective += u64::from(effective);
+            counts.overlapping += u64::from(effective && *orders_in_flight > 0);
+        }
+        classes
+    }
+
+    pub fn verdict(&self) -> String {
+        let cancelled: u64 = self.cancelled.values().sum();
+        let verdict = match (self.violations.is_empty(), self.inconclusive.is_empty()) {
+            (false, _) => "VIOLATED".to_string(),
+            (true, false) => format!("inconclusive: {}", self.inconclusive.join(", ")),
+            (true, true) => "held".to_string(),
+        };
+        format!(
+            "round {}: {verdict}. {} kills, {} other faults; {} orders confirmed, {} cancelled; \
+             drained in {:.1} s, {} records verified in {:.1} s",
+            self.nth + 1,
+            self.kills(),
+            self.other_faults(),
+            group_digits(self.confirmed),
+            group_digits(cancelled),
+            self.drained_in.as_secs_f64(),
+            group_digits(self.records),
+            self.verified_in.as_secs_f64()
+        )
+    }
+}
+
+/// The outcomes that too few orders had.
+fn missing_outcomes(
+    confirmed: u64,
+    cancelled: &BTreeMap<String, u64>,
+) -> impl Iterator<Item = String> {
+    let by =
+        |reasons: &[&str]| reasons.iter().filter_map(|reason| cancelled.get(*reason)).sum::<u64>();
+    let counts = [
+        confirmed,
+        by(&["customer", "deadline"]),
+        by(&["payment_declined"]),
+        by(&["stock_rejected"]),
+    ];
+    let ended = OUTCOMES_MIN.into_iter().zip(counts);
+    let few = ended.filter(|((_, least), count)| count < least);
+    few.map(|((how, least), count)| format!("only {count} {how}, {least} at least"))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::scenarios::chaos::fault::Fault;
+
+    #[test]
+    fn a_rejected_order_does_not_count_as_cancelled() {
+        let mut cancelled: BTreeMap<String, u64> =
+            [("customer", 45), ("deadline", 5), ("payment_declined", 20), ("stock_rejected", 20)]
+                .map(|(reason, count)| (reason.to_string(), count))
+                .into();
+        assert_eq!(missing_outcomes(500, &cancelled).count(), 0);
+        cancelled.insert("customer".to_string(), 44);
+        cancelled.insert("payment_declined".to_string(), 900);
+        assert_eq!(
+            missing_outcomes(500, &cancelled).collect::<Vec<_>>(),
+            ["only 49 cancelled, 50 at least"]
+        );
+    }
+
+    #[test]
+    fn a_step_that_fails_once_all_is_healed_is_a_violation_and_the_round_goes_on() {
+        let mut round = ChaosRound::default();
+        assert_eq!(round.must("healing everything", Ok(7)), Some(7));
+        assert!(round.violations.is_empty());
+        assert_eq!(round.must::<()>("healing everything", Err(anyhow::anyhow!("away"))), None);
+        assert_eq!(round.violations, ["healing everything did not succeed (I13): away"]);
+    }
+
+    #[test]
+    fn a_fault_without_effect_overlapped_no_order() {
+        let impact = |affected, failed: Option<&str>| {
+            let fault = schedule::generate(1, 0, 1, LOAD_DURATION).remove(0);
+            let fault = Fault { class: FaultClass::SessionsTerminated, ..fault };
+            let (at, began) = (fault.at, DateTime::UNIX_EPOCH);
+            let failed = failed.map(String::from);
+            let (violation, skipped, ended) = (None, false, began);
+            let record =
+                FaultRecord { fault, at, began, ended, affected, violation, failed, skipped };
+            FaultImpact { record, orders_in_flight: 9 }
+        };
+        let faults = vec![impact(3, None), impact(0, None), impact(0, Some("it was away"))];
+        let counts = ChaosRound { faults, ..ChaosRound::default() }.counts_by_class()
+            [&FaultClass::SessionsTerminated];
+        assert_eq!(counts, FaultCounts { scheduled: 3, injected: 2, effective: 1, overlapping: 1 });
+    }
+}

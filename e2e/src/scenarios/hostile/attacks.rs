@@ -1,0 +1,120 @@
+//! The attacks: what a hostile client does with its connection, and how long the service keeps the
+//! connection open.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep};
+
+/// A declared body size far above the limit.
+const HUGE_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a hostile client does with its connection.
+#[derive(Clone, Copy, Debug)]
+pub enum AttackKind {
+    /// Sends a byte of a header every second, and never completes it.
+    SlowHeader,
+    /// Completes the header, and sends a byte of the body every second.
+    SlowBody,
+    /// Sends a body of almost the largest size in chunks of one byte, without an end.
+    TinyChunks,
+    /// Sends a body far above the limit.
+    HugeBody,
+    /// Requests a long response and never reads it.
+    NeverReads,
+    /// Connects, and sends nothing.
+    Silent,
+}
+
+/// The result of one attack.
+pub struct AttackReport {
+    /// Whether it got a connection.
+    pub connected: bool,
+    /// How long until the service closed it.
+    pub duration: Duration,
+}
+
+impl AttackKind {
+    pub fn description(self) -> &'static str {
+        match self {
+            AttackKind::SlowHeader => "headers that never end",
+            AttackKind::SlowBody => "bodies that never end",
+            AttackKind::TinyChunks => "bodies in chunks of one byte",
+            AttackKind::HugeBody => "bodies far too large",
+            AttackKind::NeverReads => "who never read their answers",
+            AttackKind::Silent => "connections that say nothing",
+        }
+    }
+
+    /// Attacks until the service closes the connection.
+    pub async fn run(self, address: &str) -> AttackReport {
+        let began = Instant::now();
+        let stream = connect(address).await;
+        let connected = stream.is_ok();
+        if let Ok(stream) = stream {
+            // A reset connection is closed as well.
+            let _ = self.try_run(stream).await;
+        }
+        AttackReport { connected, duration: began.elapsed() }
+    }
+
+    async fn try_run(self, mut stream: TcpStream) -> std::io::Result<()> {
+        let post = "POST /orders HTTP/1.1\r\nHost: hostile\r\nContent-Type: application/json\r\n";
+        match self {
+            AttackKind::SlowHeader => {
+                stream.write_all(b"GET /items HTTP/1.1\r\nX-Long: ").await?;
+                send_slowly(&mut stream).await
+            }
+            AttackKind::SlowBody => {
+                let head = format!("{post}Content-Length: 60000\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                send_slowly(&mut stream).await
+            }
+            AttackKind::TinyChunks => {
+                let head = format!("{post}Transfer-Encoding: chunked\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                for _ in 0..60 {
+                    stream.write_all("1\r\n \r\n".repeat(1_000).as_bytes()).await?;
+                }
+                send_slowly(&mut stream).await
+            }
+            AttackKind::HugeBody => {
+                let head = format!("{post}Content-Length: {HUGE_BODY_BYTES}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                let piece = [b' '; 64 * 1024];
+                for _ in 0..HUGE_BODY_BYTES / piece.len() {
+                    stream.write_all(&piece).await?;
+                }
+                send_slowly(&mut stream).await
+            }
+            AttackKind::NeverReads => loop {
+                stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: hostile\r\n\r\n").await?;
+                sleep(Duration::from_millis(20)).await;
+            },
+            AttackKind::Silent => stream.read_to_end(&mut Vec::new()).await.map(drop),
+        }
+    }
+}
+
+async fn connect(address: &str) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(16 * 1024)?;
+    socket.connect(address.parse().map_err(std::io::Error::other)?).await
+}
+
+/// Sends a byte a second until the other side closes.
+async fn send_slowly(stream: &mut TcpStream) -> std::io::Result<()> {
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = Vec::new();
+    let sending = async {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            writer.write_all(b"a").await?;
+        }
+    };
+    tokio::select! {
+        closed = reader.read_to_end(&mut answer) => closed.map(drop),
+        cut = sending => cut,
+    }
+}

@@ -1,0 +1,222 @@
+//! Hostile clients beside regular ones of the same service: headers that never end, bodies above
+//! the limit, and more connections than the service serves at a time.
+//!
+//! Each hostile connection must be closed or answered within a bound, and the service's memory must
+//! stay within a bound. As long as connections are free, regular clients must not notice. If all
+//! connections are taken, a new client waits and is served after the hostile ones are closed.
+
+mod attacks;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::future::join_all;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::Stack;
+use crate::checker::run;
+use crate::client::http_client::Client;
+use crate::client::outcome::Outcome;
+use crate::launcher::console::{print_line, print_step};
+use crate::launcher::eventually::eventually;
+use crate::launcher::topology::SERVICES;
+use crate::scenarios::hostile::attacks::{AttackKind, AttackReport};
+use crate::scenarios::proof::run_proof;
+use crate::workload::seed;
+
+/// Connections that a service serves at a time; see the limits of the chassis.
+const SERVER_CONNECTIONS_MAX: usize = 1024;
+
+/// How long a hostile connection may stay open: 10 s for a header, 15 s for a request, and 15 s
+/// more for an unread response.
+const HOSTILE_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// The interval of regular requests, and how long one may take beside hostile clients: 500 clients
+/// that pipeline requests keep both cores of a small machine busy for seconds.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The interval between two connects. If all came at once, a busy machine would drop those beyond
+/// the listener's backlog before the service could accept any.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The smallest share of hostile clients that must have connected, in percent.
+const CONNECTED_PERCENT_MIN: usize = 95;
+
+/// The largest growth of a service's memory under attack.
+const MEMORY_GROWTH_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Options of a run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HostileOptions {
+    /// How many clients there are of each kind, where regular clients must not notice
+    #[arg(long, default_value_t = 500)]
+    pub clients: usize,
+    /// How many clients take all connections. The rest wait in the listener's backlog, which holds
+    /// as many again; beyond that the system drops them silently
+    #[arg(long, default_value_t = 1_900)]
+    pub silent_clients: usize,
+}
+
+/// Runs all attacks, and returns whether all of it held. The stack is stopped again if it was not
+/// up before.
+pub async fn run(stack: &Stack, options: &HostileOptions) -> Result<bool> {
+    run_proof(stack, "hostile clients", async |client| attack_all(stack, client, options).await)
+        .await
+}
+
+/// Runs every attack against every service that takes commands, one after the other. Returns
+/// everything that was not as promised.
+async fn attack_all(
+    stack: &Stack,
+    client: &Client,
+    options: &HostileOptions,
+) -> Result<Vec<String>> {
+    ensure!(
+        options.clients < SERVER_CONNECTIONS_MAX,
+        "{SERVER_CONNECTIONS_MAX} connections are served at a time"
+    );
+    let pids = pids(stack).await?;
+    let mut failures = Vec::new();
+    for (nth, service) in (1..).zip(SERVICES) {
+        print_step(nth, &format!("Against {service}"));
+        if send_command(client, service).await?.is_none() {
+            let api: Value =
+                client.get_url(&format!("{}/openapi.json", client.addresses.apis[service])).await?;
+            let paths = api["paths"].as_object().context("an API has paths")?;
+            let commands =
+                paths.values().any(|path| ["post", "put"].iter().any(|it| !path[it].is_null()));
+            ensure!(!commands, "seed::anything knows no command of {service}");
+            print_line("  it takes no commands, so there is nobody whom it could keep waiting");
+            continue;
+        }
+        let bounded = [
+            AttackKind::SlowHeader,
+            AttackKind::SlowBody,
+            AttackKind::TinyChunks,
+            AttackKind::HugeBody,
+            AttackKind::NeverReads,
+        ];
+        for kind in bounded {
+            failures.extend(attack(stack, client, service, kind, options.clients).await?);
+        }
+        failures.extend(
+            attack(stack, client, service, AttackKind::Silent, options.silent_clients).await?,
+        );
+    }
+    print_step(SERVICES.len() as u32 + 1, "Nothing may be lost or done twice (make verify)");
+    let verdict = run::run(client, &run::CheckOptions::default()).await?;
+    verdict.lines().iter().for_each(|line| print_line(line));
+    if !verdict.holds() {
+        failures.push("verify found something".to_string());
+    }
+    ensure!(self::pids(stack).await? == pids, "a service ended under attack");
+    Ok(failures)
+}
+
+/// Runs one attack by this number of clients, beside regular requests of the same service.
+async fn attack(
+    stack: &Stack,
+    client: &Client,
+    service: &str,
+    kind: AttackKind,
+    count: usize,
+) -> Result<Vec<String>> {
+    let address = client.addresses.apis[service].trim_start_matches("http://").to_string();
+    // Clients above the limit are served after the first ones are closed.
+    let rounds = u32::try_from(count.div_ceil(SERVER_CONNECTIONS_MAX))?;
+    let before = stack.memory_bytes(service)?;
+    let mut probes = ProbeStatistics { memory_peak: before, ..ProbeStatistics::default() };
+    let hostile = (0..).take(count).map(async |nth| {
+        sleep(CONNECT_INTERVAL * nth).await;
+        timeout(HOSTILE_TIMEOUT * rounds, kind.run(&address)).await
+    });
+    let is_over = AtomicBool::new(false);
+    let attacking = async {
+        let reports = join_all(hostile).await;
+        is_over.store(true, Ordering::Relaxed);
+        Ok(reports)
+    };
+    // A regular request in progress is awaited, however long it takes: the last is often the
+    // slowest.
+    let probing = async {
+        while !is_over.load(Ordering::Relaxed) {
+            probes.probe(stack, client, service).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let (reports, ()) = tokio::try_join!(attacking, probing)?;
+    let still_open = reports.iter().filter(|report| report.is_err()).count();
+    let ended: Vec<AttackReport> = reports.into_iter().flatten().collect();
+    let connected = still_open + ended.iter().filter(|report| report.connected).count();
+    let slowest = ended.iter().map(|report| report.duration).max().unwrap_or_default();
+    // New clients are served again.
+    let served = async || send_command(client, service).await;
+    eventually("a command to be taken", PROBE_TIMEOUT, served).await?;
+    let growth = probes.memory_peak.saturating_sub(before);
+    print_line(&format!(
+        "  {:<34} closed within {:>4.1} s; of {} others {} were refused or late, {:.2} s at most; \
+         memory grew by {:.1} MB",
+        format!("{count} {}", kind.description()),
+        slowest.as_secs_f64(),
+        probes.sent,
+        probes.failed,
+        probes.slowest.as_secs_f64(),
+        growth as f64 / 1e6
+    ));
+    let mut failures = Vec::new();
+    let what = format!("{service}, {count} {}", kind.description());
+    if still_open > 0 {
+        failures.push(format!("{what}: {still_open} connections stayed open"));
+    }
+    if connected * 100 < count * CONNECTED_PERCENT_MIN {
+        failures.push(format!("{what}: only {connected} came in, which proves little"));
+    }
+    if (probes.failed > 0 || probes.sent == 0) && count < SERVER_CONNECTIONS_MAX {
+        let ProbeStatistics { sent, failed, slowest, .. } = probes;
+        let slowest = slowest.as_secs_f64();
+        failures.push(format!("{what}: of {sent} others {failed} noticed, {slowest:.1} s at most"));
+    }
+    if growth > MEMORY_GROWTH_BYTES_MAX {
+        failures.push(format!("{what}: memory grew by {} MB", growth / 1_000_000));
+    }
+    Ok(failures)
+}
+
+/// The regular requests during an attack.
+#[derive(Default)]
+struct ProbeStatistics {
+    sent: u32,
+    /// Refused, or answered too late.
+    failed: u32,
+    slowest: Duration,
+    /// The largest memory of the service.
+    memory_peak: u64,
+}
+
+impl ProbeStatistics {
+    async fn probe(&mut self, stack: &Stack, client: &Client, service: &str) -> Result<()> {
+        sleep(PROBE_INTERVAL).await;
+        self.memory_peak = self.memory_peak.max(stack.memory_bytes(service)?);
+        let began = Instant::now();
+        let taken = send_command(client, service).await;
+        self.sent += 1;
+        self.failed += u32::from(taken.is_err() || began.elapsed() > PROBE_TIMEOUT);
+        self.slowest = self.slowest.max(began.elapsed());
+        Ok(())
+    }
+}
+
+/// Sends a command that the service stores; `None` if it takes none.
+async fn send_command(client: &Client, service: &str) -> Result<Option<()>> {
+    let Some(outcome) = seed::send_any_command(client, service).await else { return Ok(None) };
+    ensure!(matches!(outcome, Outcome::Ok(_)), "{outcome:?}");
+    Ok(Some(()))
+}
+
+async fn pids(stack: &Stack) -> Result<Vec<Option<u32>>> {
+    Ok(stack.status().await?.into_iter().map(|member| member.pid).collect())
+}

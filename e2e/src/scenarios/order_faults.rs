@@ -1,0 +1,90 @@
+//! Faults that know the services of orders: a rule of the payment database, a bad migration, the deadline of
+//! orders, the largest events. What knows no order is in [`crate::faults::database_faults`].
+
+use anyhow::{Result, ensure};
+use chassis::event::avro::BODY_BYTES_MAX;
+use chrono::{DateTime, Utc};
+
+use crate::Stack;
+use crate::faults::database_faults::{connect_as_superuser, execute, set_read_only};
+use crate::launcher::topology::{Component, SERVICES};
+
+/// The constraint of a bad migration.
+pub const BAD_CONSTRAINT: &str = "too_strict";
+const DROP_BAD_CONSTRAINT: &str =
+    "alter table if exists payments drop constraint if exists too_strict";
+
+pub const DEADLINE_VARIABLE: &str = "ORDER_DEADLINE_SECONDS";
+
+/// Payment may not take what a seventh of all orders come to. Should that be 20 in a row, the
+/// consumer pauses until an operator resumes it.
+pub async fn apply_bad_migration(stack: &Stack) -> Result<()> {
+    let add = "alter table payments add constraint too_strict
+               check (amount_cents % 7 <> 0 or state <> 'verified') not valid";
+    execute(stack, "payment", &[DROP_BAD_CONSTRAINT, add]).await
+}
+
+pub async fn revert_bad_migration(stack: &Stack) -> Result<()> {
+    execute(stack, "payment", &[DROP_BAD_CONSTRAINT]).await
+}
+
+/// Payments above this are refused by a rule of payment's database, with an error of the rule's own.
+pub const LARGE_PAYMENT_CENTS: i64 = 100_000;
+
+/// Adds that rule.
+pub async fn reject_large_payments(stack: &Stack) -> Result<()> {
+    let function = "create function refuse_large() returns trigger language plpgsql as $$ begin
+            if new.amount_cents > 100000 then raise exception 'too large for our rules'; end if;
+            return new;
+        end $$";
+    let trigger = "create trigger refuse_large before insert on payments
+                   for each row execute function refuse_large()";
+    execute(stack, "payment", &[function, trigger]).await
+}
+
+/// Takes it away.
+pub async fn accept_large_payments(stack: &Stack) -> Result<()> {
+    let trigger = "drop trigger if exists refuse_large on payments";
+    execute(stack, "payment", &[trigger, "drop function if exists refuse_large()"]).await
+}
+
+/// Whatever a fault could have left set, be it one that was broken off, is as it was: services that
+/// start then find nothing of it.
+pub async fn repair_all(stack: &Stack) -> Result<()> {
+    stack.set_environment("order", DEADLINE_VARIABLE, None)?;
+    for service in SERVICES {
+        // Who is frozen is resumed when it is started.
+        stack.start(&Component::Database(service.to_string()).to_string()).await?;
+        repair(stack, service).await?;
+    }
+    Ok(())
+}
+
+async fn repair(stack: &Stack, service: &str) -> Result<()> {
+    set_read_only(stack, service, false).await?;
+    if service == "payment" {
+        revert_bad_migration(stack).await?;
+        accept_large_payments(stack).await?;
+    }
+    Ok(())
+}
+
+/// Has the order service publish so many events of the largest size, which nobody can read.
+pub async fn publish_largest_events(stack: &Stack, count: i64) -> Result<()> {
+    let insert = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+         select gen_random_uuid(), 'orders.created', 'largest ' || nth, fingerprint,
+                decode(repeat(md5(nth::text), $2 / 16), 'hex'), now()
+         from generate_series(1, $1) as nth, outbox_schemas where schema like '%\"OrderCreated\"%'";
+    let mut db = connect_as_superuser(stack, "order").await?;
+    let largest = i32::try_from(BODY_BYTES_MAX)?;
+    let written = sqlx::query(insert).bind(count).bind(largest).execute(&mut db).await?;
+    ensure!(written.rows_affected() == count as u64, "{written:?}");
+    Ok(())
+}
+
+/// Orders that the deadline has ended since then.
+pub async fn count_ended_by_deadline(stack: &Stack, since: DateTime<Utc>) -> Result<i64> {
+    let count = "select count(*) from orders where reason = 'deadline' and ended_at > $1";
+    let mut db = connect_as_superuser(stack, "order").await?;
+    Ok(sqlx::query_scalar(count).bind(since).fetch_one(&mut db).await?)
+}

@@ -1,0 +1,61 @@
+//! What every scenario shares: the stack is started where it does not run, and left as it was found.
+
+use anyhow::{Context, Result};
+
+use crate::Stack;
+use crate::client::http_client::Client;
+use crate::launcher::console::print_line;
+use crate::launcher::status::ComponentState;
+use crate::workload::seed;
+
+/// Starts what does not run, has a proof made there, and says its verdict: whether it held. `proof`
+/// answers what was not as promised, in sentences.
+pub async fn run_proof(
+    stack: &Stack,
+    what: &str,
+    proof: impl AsyncFnOnce(&Client) -> Result<Vec<String>>,
+) -> Result<bool> {
+    with_stack_restored(stack, is_stack_up(stack).await?, async {
+        print_line("Starting what does not run yet …");
+        stack.up().await?;
+        let client = Client::for_stack(stack)?;
+        seed::run(&client).await?;
+        let violations = proof(&client).await?;
+        let verdict = match violations.is_empty() {
+            true => "held".to_string(),
+            false => format!("BROKEN: {}", violations.join("; ")),
+        };
+        print_line(&format!("\nVERDICT  {what}: {verdict}."));
+        Ok(violations.is_empty())
+    })
+    .await
+}
+
+pub async fn is_stack_up(stack: &Stack) -> Result<bool> {
+    Ok(stack.status().await?.iter().any(|component| component.state != ComponentState::Stopped))
+}
+
+/// Tells a story to its end or to Ctrl-C. The stack is taken down again if it was not up before.
+pub async fn with_stack_restored<T>(
+    stack: &Stack,
+    was_up: bool,
+    scenario: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let result = tokio::select! {
+        done = scenario => done,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("waiting for Ctrl-C")?;
+            Err(anyhow::anyhow!("interrupted"))
+        }
+    };
+    if !was_up {
+        print_line("\nTaking the stack down again; its data stays for the next time …");
+        stack.down().await?;
+    } else if result.is_err() {
+        print_line("\nThe stack was up before: starting whatever was left killed …");
+        stack.up().await?;
+    } else {
+        print_line("\nThe stack was up before, and stays up.");
+    }
+    result
+}

@@ -1,0 +1,272 @@
+//! What surrounds a program: its environment, its limits, the machine's proxies.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::faults::file_limit;
+use e2e::faults::keep_alive_clients::KeepAliveClients;
+use e2e::launcher::directories::programs_directory;
+use e2e::launcher::eventually::eventually;
+use e2e::launcher::topology::SERVICES;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::fixture::{
+    Fixture, basket, place_orders, restart_all, rich_customer, with_exclusive_fixture,
+    with_shared_fixture,
+};
+
+/// As a service has it for its own start, and `contracts apply`: nothing listens there.
+const REQUIRED: [(&str, &str); 3] = [
+    ("DATABASE_URL", "postgres://order@127.0.0.1:1/order"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
+    ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1"),
+];
+
+const BAD_CONFIGURATION: i32 = 64;
+
+/// A program of ours with these variables and no others. One that does not end by itself is ended.
+fn run_program(program: &str, command: &str, variables: &[(&str, &OsStr)]) -> Result<Output> {
+    let program = programs_directory()?.join(program);
+    Command::new("timeout")
+        .args(["-s", "KILL", "10"])
+        .arg(program)
+        .arg(command)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .envs(REQUIRED)
+        .envs(variables.iter().copied())
+        .output()
+        .context("cannot start it")
+}
+
+fn assert_refused(program: &str, command: &str, name: &str, value: &OsStr) -> Result<()> {
+    let output = run_program(program, command, &[(name, value)])?;
+    let output_text =
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let what = format!("{program} {command}, {name}={value:?}: {:?}: {output_text}", output.status);
+    ensure!(output.status.code() == Some(BAD_CONFIGURATION), "{what}");
+    ensure!(output_text.contains(name) && !output_text.contains("panicked"), "{what}");
+    Ok(())
+}
+
+/// B2, and every other setting: the sentence comes at the start and not as an outage later.
+#[test]
+fn a_setting_that_can_never_work_ends_each_program_with_64_and_the_name_of_the_variable()
+-> Result<()> {
+    let of_all = [
+        ("SCHEMA_REGISTRY_URL", "registry:8081"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka://kafka:9092"),
+        ("KAFKA_SECURITY_PROTOCOL", "tls"),
+        ("KAFKA_SASL_USERNAME", "without-sasl"),
+        ("KAFKA_SSL_CA_LOCATION", "/nowhere/ca.pem"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem"),
+    ];
+    for (name, value) in of_all {
+        assert_refused("contracts", "apply", name, value.as_ref())?;
+        for command in ["serve", "migrate", "health"] {
+            assert_refused("order", command, name, value.as_ref())?;
+        }
+    }
+    for (name, value) in [
+        ("DATABASE_URL", "postgres://order@127.0.0.1"),
+        ("DATABASE_URL", "postgres://order@127.0.0.1/order?sslmode=require&sslrootcert=/nowhere"),
+        ("PGOPTIONS", "-c search_path=elsewhere"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("PROBE_ADDR", "0.0.0.0:8080"),
+        ("TOKIO_WORKER_THREADS", "0"),
+        ("RUST_LOG", "info,,="),
+    ] {
+        assert_refused("order", "serve", name, value.as_ref())?;
+        if name != "RUST_LOG" {
+            assert_refused("order", "health", name, value.as_ref())?;
+        }
+    }
+    // An address that this machine does not have.
+    assert_refused("order", "serve", "HTTP_ADDR", "192.0.2.1:8080".as_ref())?;
+    assert_refused("contracts", "apply", "STACK_NAME", "two words".as_ref())?;
+    assert_refused("contracts", "apply", "SCHEMA_REGISTRY_USERNAME", OsStr::from_bytes(b"u\xff"))?;
+    let mut limited = Command::new("sh");
+    let script =
+        format!("ulimit -n 100; exec {} serve", programs_directory()?.join("order").display());
+    let output = limited.args(["-c", &script]).envs(REQUIRED).output()?;
+    let output_text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.code() == Some(BAD_CONFIGURATION), "{output_text}");
+    ensure!(output_text.contains("RLIMIT_NOFILE is 100"), "{output_text}");
+    Ok(())
+}
+
+/// A developer's shell has such variables for `psql`, and a base image may.
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_of_postgres_own_clients_change_nothing_of_what_a_url_means() -> Result<()> {
+    with_shared_fixture(async |Fixture { stack, .. }| {
+        let url = stack.database_url("order")?;
+        let output = run_program(
+            "order",
+            "migrate",
+            &[
+                ("DATABASE_URL", url.as_ref()),
+                ("PGHOST", "192.0.2.1".as_ref()),
+                ("PGPORT", "1".as_ref()),
+                ("PGUSER", "nobody".as_ref()),
+                ("PGDATABASE", "nothing".as_ref()),
+                ("PGPASSWORD", "wrong".as_ref()),
+                ("PGSSLMODE", "verify-full".as_ref()),
+            ],
+        )?;
+        let output_text =
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "{:?}: {output_text}", output.status);
+        Ok(())
+    })
+    .await
+}
+
+/// With variables set for every service; afterwards without.
+async fn with_environment(
+    fixture: &Fixture,
+    variables: &[(&str, String)],
+    test: impl AsyncFnOnce() -> Result<()>,
+) -> Result<()> {
+    let set = |is_set: bool| -> Result<()> {
+        for service in SERVICES {
+            for (name, value) in variables {
+                let value = is_set.then_some(value.as_str());
+                fixture.stack.set_environment(service, name, value)?;
+            }
+        }
+        Ok(())
+    };
+    set(true)?;
+    let tested = async {
+        restart_all(&fixture.stack).await?;
+        test().await
+    };
+    let tested = tested.await;
+    set(false)?;
+    restart_all(&fixture.stack).await?;
+    tested
+}
+
+/// One order that has to be confirmed soon.
+async fn assert_order_confirmed(fixture: &Fixture, within: Duration) -> Result<()> {
+    for order in place_orders(&fixture.client, 1).await? {
+        let ended = fixture.client.wait_until_ended(order.order_id, within).await?;
+        ensure!(ended.status == "confirmed", "{ended:?}");
+    }
+    Ok(())
+}
+
+/// B1. Docker puts such variables into every container where its client's configuration has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alone() -> Result<()> {
+    const NOWHERE: &str = "http://127.0.0.1:9";
+    let mut variables = Vec::new();
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        variables.push((name.to_string(), NOWHERE.to_string()));
+        variables.push((name.to_lowercase(), NOWHERE.to_string()));
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        variables.push((name.to_string(), String::new()));
+    }
+    let variables: Vec<(&str, String)> =
+        variables.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    with_exclusive_fixture(async |fixture| {
+        let mut contracts = tokio::process::Command::new(programs_directory()?.join("contracts"));
+        contracts
+            .arg("apply")
+            .envs(variables.iter().map(|(name, value)| (*name, value)))
+            .env("KAFKA_BOOTSTRAP_SERVERS", fixture.stack.kafka_bootstrap()?)
+            .env("SCHEMA_REGISTRY_URL", fixture.stack.registry_url()?)
+            .env("STACK_NAME", fixture.stack.name()?)
+            .kill_on_drop(true);
+        let applied = timeout(Duration::from_secs(10), contracts.output());
+        let applied = applied.await.context("contracts apply did not end within 10 s")??;
+        ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+        let within = Duration::from_secs(10);
+        with_environment(fixture, &variables, async || {
+            assert_order_confirmed(fixture, within).await
+        })
+        .await
+    })
+    .await
+}
+
+/// B2. On the wire the path had an empty part, which registries answer with 404 or 400.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        let url = format!("{}/", fixture.stack.registry_url()?);
+        let variables = [("SCHEMA_REGISTRY_URL", url)];
+        let within = Duration::from_secs(5);
+        with_environment(fixture, &variables, async || {
+            assert_order_confirmed(fixture, within).await
+        })
+        .await
+    })
+    .await
+}
+
+/// B5, with the limits of a container: clients keep more connections than the process may have files.
+pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<()> {
+    const CLIENTS: usize = 1_020;
+    const REQUEST_INTERVAL: Duration = Duration::from_secs(4);
+    with_exclusive_fixture(async |fixture| {
+        let Fixture { stack, client } = fixture;
+        file_limit::set(stack, "order", "order", soft, hard)?;
+        stack.stop("order").await?;
+        stack.start("order").await?;
+        let tested = async {
+            let address = stack.url("order")?.replace("http://", "");
+            let kept =
+                KeepAliveClients::start(&address, "/items?limit=1", CLIENTS, REQUEST_INTERVAL);
+            eventually("the clients to be served", Duration::from_secs(20), async || {
+                ensure!(
+                    kept.response_count() > 2 * CLIENTS as u64,
+                    "{} answers",
+                    kept.response_count()
+                );
+                Ok(())
+            })
+            .await?;
+            stack.kill("order-db").await?;
+            sleep(Duration::from_secs(1)).await;
+            stack.start("order-db").await?;
+            let back = Instant::now();
+            let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+            let ended = client.wait_until_ended(order.order_id, Duration::from_secs(30)).await?;
+            ensure!(ended.status == "confirmed", "{ended:?}");
+            ensure!(back.elapsed() < Duration::from_secs(30), "after {:?}", back.elapsed());
+            for path in ["/readyz", "/metrics", "/livez"] {
+                let url = format!("{}{path}", stack.probe_url("order")?);
+                let answer = reqwest::Client::builder().no_proxy().build()?.get(&url).send();
+                let answer = timeout(Duration::from_secs(1), answer).await;
+                let status = answer.with_context(|| format!("{path} within 1 s"))??.status();
+                ensure!(status.is_success(), "{path}: {status}");
+            }
+            let before = kept.response_count();
+            eventually("the clients to be served again", Duration::from_secs(20), async || {
+                ensure!(
+                    kept.response_count() > before + CLIENTS as u64,
+                    "{}",
+                    kept.response_count() - before
+                );
+                Ok(())
+            })
+            .await
+        };
+        let tested = tested.await;
+        file_limit::reset(stack, "order")?;
+        stack.stop("order").await?;
+        stack.start("order").await?;
+        tested
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_leave_a_service_its_files_where_the_hard_limit_is_1_024() -> Result<()> {
+    assert_served_despite_connections(1_024, 1_024).await
+}

@@ -1,0 +1,247 @@
+//! Faults of a service's own database.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::client::http_client::Client;
+use e2e::client::order::Order;
+use e2e::client::outcome::Outcome;
+use e2e::faults::database_faults;
+use e2e::launcher::eventually::eventually;
+use e2e::workload::load_summary::DISK_STALL_MIN;
+use e2e::workload::{load, seed};
+use serde_json::json;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::fixture::{
+    Fixture, TIMEOUT, basket, place_orders, rich_customer, wait_until_confirmed,
+    with_exclusive_fixture,
+};
+
+/// How long after its database is back a service may take to use it: so much longer than somebody who
+/// comes anew, on a machine whose disk others share.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a service waits for a lock at a time; see the chassis's schema.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pool, the loops' five sessions, the probes' one, and whoever is just coming or going.
+const SESSIONS_MAX: i64 = 16 + 5 + 1 + 2;
+
+/// One POST: its answer, and whether it says when to come back.
+async fn post_order(Fixture { client, .. }: &Fixture) -> Result<(u16, Option<String>)> {
+    let order = json!({ "customer_id": rich_customer(), "lines": basket() });
+    let answer = reqwest::Client::new()
+        .post(format!("{}/orders", client.addresses.apis["order"]))
+        .header("Idempotency-Key", Uuid::now_v7().to_string())
+        .timeout(TIMEOUT)
+        .json(&order)
+        .send()
+        .await?;
+    let later = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    Ok((answer.status().as_u16(), later.map(str::to_string)))
+}
+
+async fn assert_unavailable(fixture: &Fixture) -> Result<()> {
+    let (status, later) = post_order(fixture).await?;
+    ensure!(status == 503 && later.is_some(), "answered {status}, Retry-After {later:?}");
+    Ok(())
+}
+
+async fn wait_until_recovered(fixture: &Fixture) -> Result<()> {
+    let began = Instant::now();
+    let others = eventually("the database to commit", TIMEOUT, async || {
+        database_faults::commit_nothing(&fixture.stack, "order").await?;
+        Ok(began.elapsed())
+    });
+    let ours = eventually("an order to be accepted", TIMEOUT + RECOVERY_TIMEOUT, async || {
+        let (status, _) = post_order(fixture).await?;
+        ensure!(status == 201, "answered {status}");
+        Ok(began.elapsed())
+    });
+    let (others, ours) = tokio::try_join!(others, ours)?;
+    ensure!(ours < others + RECOVERY_TIMEOUT, "it took {ours:?}, and others {others:?}");
+    let sessions = database_faults::count_sessions(&fixture.stack, "order").await?;
+    ensure!(sessions <= SESSIONS_MAX, "{sessions} sessions");
+    Ok(())
+}
+
+/// F13.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_clients_get_retry_after_and_it_is_used_again_at_once()
+-> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        let stack = &fixture.stack;
+        stack.stop_immediately("order-db").await?;
+        assert_unavailable(fixture).await?;
+        stack.start("order-db").await?;
+        wait_until_recovered(fixture).await?;
+
+        stack.kill_main_process("order-db").await?;
+        assert_unavailable(fixture).await?;
+        stack.start("order-db").await?;
+        wait_until_recovered(fixture).await?;
+
+        database_faults::kill_backend(stack, "order").await?;
+        wait_until_recovered(fixture).await?;
+
+        eventually("the relay's session beside those of the commands", TIMEOUT, async || {
+            let sessions = database_faults::count_sessions(stack, "order").await?;
+            ensure!(sessions > 1, "{sessions} sessions");
+            Ok(())
+        })
+        .await?;
+        let ended = database_faults::terminate_sessions(stack, "order").await?;
+        ensure!(ended > 1, "only {ended} sessions were ended");
+        wait_until_recovered(fixture).await?;
+
+        stack.pause("order-db").await?;
+        assert_unavailable(fixture).await?;
+        stack.resume("order-db").await?;
+        wait_until_recovered(fixture).await
+    })
+    .await
+}
+
+/// F13. What readiness is there for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_unready_while_its_database_is_away_and_ready_soon_after() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, .. }| {
+        let ready = format!("{}/readyz", stack.probe_url("order")?);
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+        let answers = async |status: u16| {
+            let what = format!("readiness to be {status}");
+            eventually(&what, Duration::from_secs(5), async || {
+                let answer = http.get(&ready).send().await?.status();
+                ensure!(answer == status, "{answer}");
+                Ok(())
+            })
+            .await
+        };
+        stack.kill_main_process("order-db").await?;
+        answers(503).await?;
+        stack.start("order-db").await?;
+        answers(200).await?;
+        // It keeps its connections and answers nothing.
+        stack.pause("order-db").await?;
+        answers(503).await?;
+        stack.resume("order-db").await?;
+        answers(200).await
+    })
+    .await
+}
+
+/// F13. What a failover to a standby looks like to those who keep their sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_read_only_for_a_while_only_delays_orders() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        let Fixture { stack, client } = fixture;
+        database_faults::set_read_only(stack, "order", true).await?;
+        let refused = eventually("new transactions to be refused", TIMEOUT, async || {
+            assert_unavailable(fixture).await
+        });
+        refused.await?;
+        database_faults::set_read_only(stack, "order", false).await?;
+        wait_until_recovered(fixture).await?;
+
+        for service in ["payment", "stock"] {
+            database_faults::set_read_only(stack, service, true).await?;
+            wait_until_commands_refused(client, service).await?;
+        }
+        let orders = place_orders(client, 20).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for order in &orders {
+            let order = client.get_order(order.order_id).await?;
+            let legs = (&*order.payment, &*order.stock);
+            ensure!(legs == ("waiting", "waiting"), "a read-only database was written: {order:?}");
+        }
+        for service in ["payment", "stock"] {
+            database_faults::set_read_only(stack, service, false).await?;
+        }
+        wait_until_confirmed(client, &orders).await
+    })
+    .await
+}
+
+/// Neither money nor goods can be brought.
+async fn wait_until_commands_refused(client: &Client, service: &str) -> Result<()> {
+    let what = format!("{service} to refuse what it cannot store");
+    eventually(&what, TIMEOUT, async || {
+        let outcome = seed::send_any_command(client, service).await;
+        let status = outcome.as_ref().and_then(Outcome::status);
+        ensure!(status == Some(503), "{outcome:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A migration that takes its time, and a report that does.
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_tables_and_old_snapshots_delay_orders_and_break_nothing() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let lasting = Duration::from_secs(4);
+        let lock = async |service| database_faults::lock_outbox(stack, service, lasting).await;
+        let hold = async |service| database_faults::hold_snapshot(stack, service, lasting).await;
+        let ordering = async {
+            let mut accepted = Vec::new();
+            let until = Instant::now() + lasting;
+            while Instant::now() < until {
+                let key = Uuid::now_v7().to_string();
+                let outcome = client.place_order(rich_customer(), &basket(), &key).await;
+                if let Outcome::Ok(answer) = &outcome {
+                    accepted.push(answer.json::<Order>()?);
+                }
+            }
+            Ok::<_, anyhow::Error>(accepted)
+        };
+        let [order, payment, stock] = ["order", "payment", "stock"];
+        let (done, disk) = load::with_commit_probe(client, async {
+            tokio::try_join!(
+                ordering,
+                hold(order),
+                hold(payment),
+                hold(stock),
+                lock(payment),
+                lock(stock)
+            )
+        })
+        .await;
+        let (orders, ..) = done?;
+        let counted = orders.len();
+        ensure!(counted > 20 || disk.slowest_commit > DISK_STALL_MIN, "{counted} orders, {disk:?}");
+        wait_until_confirmed(client, &orders).await?;
+        let placing = async {
+            tokio::time::sleep(lasting / 4).await;
+            let (began, key, customer) =
+                (Instant::now(), Uuid::now_v7().to_string(), rich_customer());
+            let outcome = client.place_order(customer, &basket(), &key).await;
+            let took = began.elapsed();
+            match outcome {
+                // The disk stood still under its commit: the key tells.
+                Outcome::Unknown(_) => (client.place_order(customer, &basket(), &key).await, took),
+                outcome => (outcome, took),
+            }
+        };
+        let both = async { tokio::join!(lock(order), placing) };
+        let ((locked, (outcome, took)), disk) = load::with_commit_probe(client, both).await;
+        locked?;
+        ensure!(took > LOCK_TIMEOUT / 2, "the lock delayed nothing: {took:?}, {outcome:?}");
+        // Taken late or refused, and neither much later than the lock is gone.
+        let in_time = took < lasting + LOCK_TIMEOUT || disk.slowest_commit > DISK_STALL_MIN;
+        ensure!(in_time, "{took:?} under a lock of {lasting:?}: {outcome:?}, {disk:?}");
+        match outcome {
+            Outcome::Ok(answer) => {
+                let order = answer.json::<Order>()?;
+                client.wait_until_ended(order.order_id, TIMEOUT).await.map(drop)
+            }
+            Outcome::Refused(answer) => {
+                ensure!(answer.status == 503, "{answer}");
+                Ok(())
+            }
+            Outcome::Unknown(reason) => anyhow::bail!("the outcome is unknown: {reason}"),
+            Outcome::Failed(answer) => anyhow::bail!("{answer}"),
+        }
+    })
+    .await
+}

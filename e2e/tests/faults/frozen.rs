@@ -1,0 +1,101 @@
+//! A process that is frozen, and wakes after another one has taken its place.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::faults::database_faults;
+use e2e::launcher::eventually::eventually;
+use e2e::metrics::Metrics;
+use e2e::scenarios::redelivery;
+use tokio::time::sleep;
+
+use crate::fixture::{
+    Fixture, TIMEOUT, active_relay_instance, group_assignments, start_two_of_each,
+    subscribed_partitions, under_load_without_errors, with_exclusive_fixture,
+};
+
+/// How long a table is locked to keep an instance in the middle of a batch: less than it waits.
+const LOCK_DURATION: Duration = Duration::from_millis(1_500);
+
+/// F21: beyond its session with Kafka, so that the other instance has its partitions when it wakes
+/// in the middle of what it was about to write; and beyond the relay's lock.
+pub async fn freeze_under_load(fixture: &Fixture, seconds: u64) -> Result<()> {
+    start_two_of_each(fixture).await?;
+    let lasting = seconds + 10;
+    under_load_without_errors(&fixture.client, 50, lasting, async {
+        sleep(Duration::from_secs(1)).await;
+        let woken = |service| Box::pin(freeze_and_resume(fixture, service, seconds));
+        let [payment, stock] = ["payment", "stock"].map(woken);
+        tokio::try_join!(payment, stock).map(drop)
+    })
+    .await
+}
+
+/// Freezes the instance that relays while it writes, and wakes it when the other one has its place:
+/// its partitions, and the relay. What it had in its hands was done by then, and it has to notice.
+async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u64) -> Result<()> {
+    let Fixture { stack, client } = fixture;
+    let name = active_relay_instance(fixture, service).await?;
+    let deduplicated = async || -> Result<f64> {
+        let metrics = Metrics::fetch(stack, client, &name).await?;
+        Ok(metrics.sum("events_deduplicated_total").unwrap_or_default())
+    };
+    let before = deduplicated().await?;
+    eventually("it to wait for a lock, and be frozen", TIMEOUT, async || {
+        let freeze = async {
+            // Both consumers, with what they have read, and the relay.
+            let all_wait = async || {
+                let waiting = database_faults::count_lock_waiters(stack, service).await?;
+                ensure!(waiting >= 3, "{waiting} sessions wait");
+                Ok(())
+            };
+            // With time left to freeze it before the lock is gone.
+            eventually("all sessions to wait", LOCK_DURATION / 2, all_wait).await?;
+            stack.pause(&name).await
+        };
+        let (locked, frozen) =
+            tokio::join!(database_faults::lock_outbox(stack, service, LOCK_DURATION), freeze);
+        locked.and(frozen)
+    })
+    .await?;
+    sleep(Duration::from_secs(seconds)).await;
+    let done = async {
+        let ends = redelivery::group_positions(client, service).await?;
+        wait_until_replaced(fixture, service, &name).await?;
+        eventually(&format!("{service} to handle what was there"), TIMEOUT, async || {
+            let now = redelivery::group_positions(client, service).await?;
+            let left = ends.iter().zip(&now).filter(|((_, end), (next, _))| next < end).count();
+            ensure!(left == 0, "in {left} partitions it has not");
+            Ok(())
+        })
+        .await
+    }
+    .await;
+    stack.resume(&name).await?;
+    done?;
+    eventually(&format!("{name} to find done what it had in its hands"), TIMEOUT, async || {
+        let now = deduplicated().await?;
+        ensure!(now > before, "no event came to it again: it was frozen with empty hands");
+        Ok(())
+    })
+    .await
+}
+
+/// The other instance has all partitions, and relays.
+async fn wait_until_replaced(fixture: &Fixture, service: &str, frozen: &str) -> Result<()> {
+    eventually(&format!("another to take the place of {frozen}"), TIMEOUT, async || {
+        let shares =
+            group_assignments(fixture.stack.kafka_bootstrap()?, service.to_string()).await?;
+        let all = shares.iter().map(Vec::len).eq([subscribed_partitions(service)]);
+        ensure!(all, "{shares:?}");
+        let now = active_relay_instance(fixture, service).await?;
+        ensure!(now != frozen, "{frozen} still relays");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_wakes_after_others_took_its_place_does_nothing_twice() -> Result<()> {
+    with_exclusive_fixture(async |fixture| freeze_under_load(fixture, 16).await).await
+}

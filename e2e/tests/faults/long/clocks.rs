@@ -1,0 +1,140 @@
+//! F37. No clock decides alone: not a service's own, and not a database's.
+
+use chrono::{DateTime, Utc};
+use e2e::faults::skewed_clock::SkewedClock;
+use e2e::scenarios::order_faults;
+use sqlx::{Connection, PgConnection};
+
+use super::*;
+
+/// In seconds.
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
+const YEAR: i64 = 365 * DAY;
+
+/// Old rows are deleted once a minute.
+const PRUNE_WAIT: Duration = Duration::from_secs(75);
+
+/// The deadline is swept every five seconds.
+const SWEEP_WAIT: Duration = Duration::from_secs(16);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn services_whose_clocks_are_an_hour_or_a_year_off_lose_and_repeat_nothing() -> Result<()> {
+    on_ephemeral_stack(wrong_clocks).await
+}
+
+async fn wrong_clocks(stack: &Stack) -> Result<()> {
+    let client = start_and_seed(stack).await?;
+    for (service, off) in [("order", HOUR), ("payment", -HOUR), ("stock", YEAR), ("order", -YEAR)] {
+        let clock = SkewedClock::new(stack, service)?;
+        clock.set_offset(off)?;
+        clock.apply_to(stack, service)?;
+        stack.stop(service).await?;
+        stack.start(service).await?;
+        let is_off = (service_time(stack, service).await? - Utc::now()).num_seconds();
+        ensure!(
+            is_off.abs_diff(off) < TIMEOUT.as_secs(),
+            "the clock of {service} is off by {is_off} s"
+        );
+        wait_until_confirmed(&client, &place_orders(&client, 20).await?).await?;
+    }
+    assert_verified(&client).await
+}
+
+/// What a service takes for the time, by the date of its answers.
+async fn service_time(stack: &Stack, service: &str) -> Result<DateTime<Utc>> {
+    let answer = reqwest::get(format!("{}/openapi.json", stack.url(service)?)).await?;
+    let date = answer.headers().get("date").context("an answer has a date")?.to_str()?;
+    Ok(DateTime::parse_from_rfc2822(date)?.to_utc())
+}
+
+/// Sets a database's clock, and asks it for the time.
+async fn jump_clock(stack: &Stack, service: &str, clock: &SkewedClock, seconds: i64) -> Result<()> {
+    clock.set_offset(seconds)?;
+    let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+    let now: DateTime<Utc> =
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut db).await?;
+    let is_off = (now - Utc::now()).num_seconds();
+    ensure!(is_off.abs_diff(seconds) < 5, "the clock is off by {is_off} s and not {seconds}");
+    Ok(())
+}
+
+/// A virtual machine that resumes, or a wrong time server: a day ahead, a day behind, and back. The keys of
+/// deposits are those that nothing else keeps from being booked twice.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes: make faults"]
+async fn a_database_whose_clock_jumps_a_day_and_back_books_no_deposit_twice() -> Result<()> {
+    on_ephemeral_stack(keys_outlive_a_jump).await
+}
+
+async fn keys_outlive_a_jump(stack: &Stack) -> Result<()> {
+    let clock = SkewedClock::new(stack, "payment-db")?;
+    clock.apply_to(stack, "payment-db")?;
+    let client = start_and_seed(stack).await?;
+    let customer = Uuid::now_v7();
+    let deposit = async |key: &str| client.deposit(customer, 100_000, key).await;
+    let mut keys = Vec::new();
+    for (nth, off) in [0, DAY + HOUR, 0, -DAY - HOUR, 0].into_iter().enumerate() {
+        jump_clock(stack, "payment", &clock, off).await?;
+        let key = format!("deposit-{nth}");
+        keys.push((key.clone(), deposit(&key).await?));
+        if nth > 0 {
+            sleep(PRUNE_WAIT).await;
+        }
+        wait_until_confirmed(&client, &place_orders(&client, 5).await?).await?;
+    }
+    let account = format!("/accounts/{customer}");
+    let before: serde_json::Value = client.get("payment", &account).await?;
+    for (key, first) in keys {
+        ensure!(deposit(&key).await? == first, "{key} is answered otherwise");
+    }
+    let after: serde_json::Value = client.get("payment", &account).await?;
+    ensure!(before == after, "{before} and then {after}");
+    assert_verified(&client).await
+}
+
+/// The sweep that walks through all orders is the first one after a start.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn a_database_whose_clock_jumps_ends_no_order_that_is_younger_than_the_deadline() -> Result<()>
+{
+    on_ephemeral_stack(deadline_outlives_a_jump).await
+}
+
+async fn deadline_outlives_a_jump(stack: &Stack) -> Result<()> {
+    let clock = SkewedClock::new(stack, "order-db")?;
+    clock.apply_to(stack, "order-db")?;
+    stack.set_environment("order", order_faults::DEADLINE_VARIABLE, Some(&HOUR.to_string()))?;
+    // Ahead when all of it starts, and right soon after.
+    clock.set_offset(HOUR)?;
+    let client = start_and_seed(stack).await?;
+    stack.stop("stock").await?;
+    let mut orders = place_orders(&client, 4).await?;
+    jump_clock(stack, "order", &clock, 0).await?;
+    // As if processes had run for long: else they know of no hour that has passed.
+    let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
+    sqlx::raw_sql(
+        "delete from clock_ticks; insert into clock_ticks (tick, elapsed_ms, recorded_at)
+         select minute, minute * 60000, now() - (180 - minute) * interval '1 minute'
+         from generate_series(0, 180) as minute",
+    )
+    .execute(&mut db)
+    .await?;
+    for off in [0, 2 * HOUR, -2 * HOUR, 0, 2 * HOUR] {
+        jump_clock(stack, "order", &clock, off).await?;
+        orders.extend(place_orders(&client, 2).await?);
+        stack.stop("order").await?;
+        stack.start("order").await?;
+        sleep(SWEEP_WAIT).await;
+    }
+    jump_clock(stack, "order", &clock, 0).await?;
+    sleep(SWEEP_WAIT).await;
+    for order in &orders {
+        let order = client.get_order(order.order_id).await?;
+        ensure!(order.status == "pending", "{order:?}");
+    }
+    stack.start("stock").await?;
+    wait_until_confirmed(&client, &orders).await?;
+    assert_verified(&client).await
+}

@@ -1,0 +1,151 @@
+//! Transactions of other producers in our topics, and a log that loses its tail.
+
+use e2e::client::sample_events::POISON_KEY;
+use e2e::faults::log_truncation;
+use e2e::faults::transactional_producer::TransactionalProducer;
+use e2e::metrics::Metrics;
+use e2e::scenarios::order_faults::DEADLINE_VARIABLE;
+
+use super::*;
+
+/// Statistics come every ten seconds.
+const LAG_TIMEOUT: Duration = Duration::from_secs(15);
+
+async fn set_deadline(stack: &Stack, seconds: u32) -> Result<()> {
+    stack.set_environment("order", DEADLINE_VARIABLE, Some(&seconds.to_string()))?;
+    stack.stop("order").await?;
+    stack.start("order").await
+}
+
+async fn wait_until_confirmed_within(
+    client: &Client,
+    orders: &[Order],
+    within: Duration,
+) -> Result<()> {
+    let deadline = Instant::now() + within;
+    for order in orders {
+        let ended = client.wait_until_ended(order.order_id, deadline - Instant::now()).await?;
+        ensure!(ended.status == "confirmed", "{ended:?}");
+    }
+    Ok(())
+}
+
+async fn order_metric(
+    stack: &Stack,
+    client: &Client,
+    name: &str,
+    topic: &str,
+) -> Result<Option<f64>> {
+    let metrics = Metrics::fetch(stack, client, "order").await?;
+    Ok(metrics.sum_with_label(name, &format!("topic=\"{topic}\"")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn another_producers_open_transaction_stops_no_order_and_has_none_cancelled_for_lateness()
+-> Result<()> {
+    on_ephemeral_stack(open_transactions).await
+}
+
+async fn open_transactions(stack: &Stack) -> Result<()> {
+    let client = start_and_seed(stack).await?;
+    let mut other_producer = TransactionalProducer::new(&stack.kafka_bootstrap()?, POISON_KEY)?;
+    other_producer.leave_open("orders.created", 0..1)?;
+    wait_until_confirmed_within(
+        &client,
+        &place_orders(&client, 15).await?,
+        Duration::from_secs(10),
+    )
+    .await?;
+    other_producer.abort()?;
+
+    set_deadline(stack, 12).await?;
+    other_producer.leave_open("payments.verified", 0..3)?;
+    let orders = place_orders(&client, 4).await?;
+    sleep(Duration::from_secs(25)).await;
+    for order in orders {
+        let status = client.get_order(order.order_id).await?.status;
+        ensure!(status == "confirmed", "payment said yes in time, and the order is {status}");
+    }
+    other_producer.abort()?;
+    assert_verified(&client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn the_markers_of_an_aborted_transaction_are_no_lag_and_keep_no_order_from_its_deadline()
+-> Result<()> {
+    on_ephemeral_stack(transaction_markers).await
+}
+
+async fn transaction_markers(stack: &Stack) -> Result<()> {
+    let client = start_and_seed(stack).await?;
+    set_deadline(stack, 5).await?;
+    let mut other_producer = TransactionalProducer::new(&stack.kafka_bootstrap()?, POISON_KEY)?;
+    stack.stop("stock").await?;
+    other_producer.leave_open("stock.rejected", 0..3)?;
+    other_producer.abort()?;
+    let aborted = Instant::now();
+    let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+    let is_cancelled = async || {
+        let Order { status, reason, .. } = client.get_order(order.order_id).await?;
+        ensure!(status == "cancelled" && reason.as_deref() == Some("deadline"), "it is {status}");
+        Ok(())
+    };
+    eventually("it is cancelled", TIMEOUT, is_cancelled).await?;
+    tokio::time::sleep_until(aborted + LAG_TIMEOUT).await;
+    let lag = order_metric(stack, &client, "consumer_lag", "stock.rejected").await?;
+    ensure!(lag == Some(0.0), "{lag:?}");
+    let read = order_metric(stack, &client, "consumer_partitions", "stock.rejected").await?;
+    ensure!(read == Some(3.0), "{read:?}");
+    stack.start("stock").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn a_truncated_log_is_detected_and_what_is_written_there_again_is_read() -> Result<()> {
+    on_ephemeral_stack(truncated_log).await
+}
+
+async fn truncated_log(stack: &Stack) -> Result<()> {
+    let client = start_and_seed(stack).await?;
+    for _ in 0..5 {
+        wait_until_confirmed(&client, &place_orders(&client, 12).await?).await?;
+    }
+    for (cuts, partition, order_reads) in [(1.0, 0, false), (2.0, 1, true)] {
+        // Answered only once the log is cut.
+        stack.stop("payment").await?;
+        let orders = place_orders(&client, 30).await?;
+        sleep(Duration::from_secs(3)).await;
+        if !order_reads {
+            stack.stop("order").await?;
+        }
+        stack.kill("kafka").await?;
+        log_truncation::truncate(stack, "payments.verified", partition, 4)?;
+        stack.start("kafka").await?;
+        stack.start("payment").await?;
+        if !order_reads {
+            // Payment has answered all of them by then.
+            sleep(Duration::from_secs(8)).await;
+            stack.start("order").await?;
+        }
+        wait_until_confirmed_within(&client, &orders, TIMEOUT).await.with_context(|| {
+            format!("partition {partition}, read while it was cut: {order_reads}")
+        })?;
+        let noticed = async || {
+            let name = "consumer_log_truncated_total";
+            let noticed = order_metric(stack, &client, name, "payments.verified").await?;
+            ensure!(noticed == Some(cuts), "{noticed:?}");
+            Ok(())
+        };
+        eventually("it is noticed", TIMEOUT, noticed).await?;
+    }
+    let log = std::fs::read_to_string(stack.log_file("order")?)?;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("was truncated")).collect();
+    ensure!(
+        lines.len() == 2 && lines.iter().all(|line| line.contains("ERROR")),
+        "{}",
+        lines.join("\n")
+    );
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! Faults that take minutes, or a disk, or a clock of their own: `make faults` runs them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::Stack;
+use e2e::checker::run;
+use e2e::client::http_client::Client;
+use e2e::client::kafka;
+use e2e::client::order::Order;
+use e2e::faults::links::{Dependency, Link};
+use e2e::launcher::brokers::Brokers;
+use e2e::launcher::eventually::eventually;
+use e2e::launcher::topology::SERVICES;
+use e2e::workload::load;
+use e2e::workload::options::Load;
+use e2e::workload::seed;
+use e2e::workload::stall_detector::StallDetector;
+use events::TOPICS;
+use futures::future::try_join_all;
+use rdkafka::admin::{AdminOptions, NewPartitions};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::faults::frozen::freeze_under_load;
+use crate::faults::network::{cut_link, toxics};
+use crate::fixture::{
+    DRAIN_TIMEOUT, Fixture, TIMEOUT, basket, component_names, place_orders, rich_customer,
+    skip_or_fail, start_two_of_each, through_proxies, under_load_without_errors,
+    wait_until_all_read, wait_until_confirmed, with_exclusive_fixture, with_shared_fixture,
+    without_fixture, without_unexpected_exits,
+};
+
+mod catch_up;
+mod clocks;
+mod disks;
+mod foreign_transactions;
+mod gateways;
+mod open_files;
+mod readiness;
+mod rejected_records;
+
+/// F22: nobody's partitions are without an owner for longer.
+const UNOWNED_MAX: Duration = Duration::from_secs(15);
+
+/// A stack of its own, with items and customers.
+async fn start_and_seed(stack: &Stack) -> Result<Client> {
+    stack.up().await?;
+    let client = Client::for_stack(stack)?;
+    seed::run(&client).await?;
+    Ok(client)
+}
+
+/// On a stack that is the test's alone, where nobody dies but by its hand.
+async fn on_ephemeral_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
+    without_fixture(async || {
+        let stack = Stack::ephemeral()?;
+        without_unexpected_exits(&stack, test(&stack)).await
+    })
+    .await
+}
+
+async fn assert_verified(client: &Client) -> Result<()> {
+    let verdict = run::run(client, &run::CheckOptions::default()).await?;
+    ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
+    Ok(())
+}
+
+/// F12. Longer than its own session with the controller, and than the relays' patience.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothing() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        under_load_without_errors(client, 50, 40, async {
+            sleep(Duration::from_secs(5)).await;
+            stack.pause("kafka").await?;
+            sleep(Duration::from_secs(30)).await;
+            stack.resume("kafka").await
+        })
+        .await
+    })
+    .await
+}
+
+/// F12. One of three: nobody notices. Two of three: no record is acknowledged, orders are accepted
+/// and wait. The controller: what it leads waits.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn of_three_brokers_one_may_be_lost_and_of_two_that_are_lost_all_is_caught_up() -> Result<()>
+{
+    on_ephemeral_stack(brokers_lost).await
+}
+
+async fn brokers_lost(stack: &Stack) -> Result<()> {
+    let brokers = Brokers::start_three(stack).await?;
+    let client = start_and_seed(stack).await?;
+    wait_until_confirmed(&client, &place_orders(&client, 20).await?).await?;
+    under_load_without_errors(&client, 30, 15, async {
+        sleep(Duration::from_secs(3)).await;
+        brokers.kill(2)?;
+        // With a broker less, before any is back.
+        sleep(Duration::from_secs(6)).await;
+        wait_until_confirmed(&client, &place_orders(&client, 10).await?).await?;
+        brokers.start(2).await
+    })
+    .await?;
+
+    let waited = under_load_without_errors(&client, 30, 15, async {
+        sleep(Duration::from_secs(3)).await;
+        brokers.kill(2)?;
+        brokers.kill(3)?;
+        sleep(Duration::from_secs(4)).await;
+        let orders = place_orders(&client, 10).await?;
+        sleep(Duration::from_secs(4)).await;
+        let mut waited = 0;
+        for order in orders {
+            waited += u32::from(client.get_order(order.order_id).await?.status == "pending");
+        }
+        tokio::try_join!(brokers.start(2), brokers.start(3))?;
+        Ok(waited)
+    })
+    .await?;
+    ensure!(waited == 10, "{waited} of 10 waited: something was acknowledged by one alone");
+
+    under_load_without_errors(&client, 30, 12, async {
+        sleep(Duration::from_secs(3)).await;
+        stack.kill("kafka").await?;
+        sleep(Duration::from_secs(4)).await;
+        stack.start("kafka").await
+    })
+    .await?;
+    assert_verified(&client).await
+}
+
+/// The machine sleeps, as a laptop does, and everything on it but the clients. When it wakes, every
+/// session, lease and patience has run out at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn a_machine_that_sleeps_for_a_minute_under_load_loses_nothing() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        start_two_of_each(fixture).await?;
+        let Fixture { stack, client } = fixture;
+        let names = component_names(stack).await?;
+        let duration = Duration::from_secs(80);
+        let load = Load { rate: 20, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
+        let sleeping = async {
+            sleep(Duration::from_secs(10)).await;
+            try_join_all(names.iter().map(|name| stack.pause(name))).await?;
+            sleep(Duration::from_secs(60)).await;
+            try_join_all(names.iter().map(|name| stack.resume(name))).await.map(drop)
+        };
+        let (summary, ()) = load::run(client, &load, sleeping).await?;
+        ensure!(summary.holds(), "{}", summary.lines().join("\n"));
+        Ok(())
+    })
+    .await
+}
+
+/// F21 and F32, as long as docs/testing.md has it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn an_instance_that_wakes_after_a_minute_does_nothing_twice() -> Result<()> {
+    with_exclusive_fixture(async |fixture| freeze_under_load(fixture, 60).await).await
+}
+
+/// F22.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn from_one_instance_to_three_and_back_under_load_no_partition_stalls() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let duration = Duration::from_secs(60);
+        let load = Load { rate: 50, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
+        let mut detector = StallDetector::connect(client).await?;
+        let scaling = async {
+            for service in ["order", "payment", "stock"] {
+                for further in 2..=3 {
+                    stack.start(&format!("{service}-{further}")).await?;
+                    client.refresh_instances(stack)?;
+                    sleep(Duration::from_secs(3)).await;
+                }
+                for further in 2..=3 {
+                    stack.remove(&format!("{service}-{further}")).await?;
+                    client.refresh_instances(stack)?;
+                    sleep(Duration::from_secs(3)).await;
+                }
+            }
+            Ok(())
+        };
+        let (summary, ()) = tokio::select! {
+            loaded = load::run(client, &load, scaling) => loaded?,
+            broken = detector.run() => return Err(broken.err().context("the watch ended")?),
+        };
+        ensure!(
+            summary.holds() && summary.refused <= summary.excused_count(),
+            "{}",
+            summary.lines().join("\n")
+        );
+        for stall in detector.stalls() {
+            let longest = stall.consumer.max(stall.relay).max(stall.partition);
+            ensure!(longest < UNOWNED_MAX, "{stall:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// F39. Every way meets every kind of dependency, at one service each, and every service all three.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes: make faults"]
+async fn whichever_link_is_cut_for_long_in_whichever_way_the_others_go_on() -> Result<()> {
+    through_proxies(async |fixture, pairs| {
+        let mut orders = Vec::new();
+        for (nth, way) in toxics().into_iter().enumerate() {
+            for (further, dependency) in Dependency::ALL.into_iter().enumerate() {
+                let pair = Link::new(SERVICES[(nth + further) % SERVICES.len()], dependency);
+                orders.extend(cut_link(fixture, pairs, &pair, way, Duration::from_secs(15)).await?);
+            }
+        }
+        wait_until_confirmed(&fixture.client, &orders).await
+    })
+    .await
+}
+
+/// F28. A key may go to another partition from then on; no handler depends on order.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn partitions_that_are_added_under_load_are_read_from_their_first_record() -> Result<()> {
+    on_ephemeral_stack(partitions_added).await
+}
+
+async fn partitions_added(stack: &Stack) -> Result<()> {
+    let client = start_and_seed(stack).await?;
+    under_load_without_errors(&client, 50, 50, async {
+        // Many at once, and so for long: it is while their logs are being made that records are refused.
+        for count in [16, 40, 64] {
+            sleep(Duration::from_secs(10)).await;
+            let more = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, count));
+            let more: Vec<_> = more.collect();
+            let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+            for made in kafka::admin_client(&client)?.create_partitions(&more, &options).await? {
+                made.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    assert_verified(&client).await
+}
+
+/// F28. Deleted by an operator, and made again by `contracts apply`: what had been acknowledged went
+/// with it and is republished.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn a_topic_that_is_missing_delays_its_own_events_and_nothing_else() -> Result<()> {
+    on_ephemeral_stack(topic_missing).await
+}
+
+async fn topic_missing(stack: &Stack) -> Result<()> {
+    stack.up_infrastructure().await?;
+    // Nobody has made a topic yet. Services wait for what they need and do not end.
+    for service in SERVICES {
+        stack.migrate(service).await?;
+        stack.start(service).await?;
+    }
+    sleep(Duration::from_secs(3)).await;
+    let client = start_and_seed(stack).await?;
+    wait_until_confirmed(&client, &place_orders(&client, 20).await?).await?;
+    let topic = events::stock::RESERVED.name;
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+    for deleted in kafka::admin_client(&client)?.delete_topics(&[topic], &options).await? {
+        deleted.map_err(|(topic, error)| anyhow::anyhow!("{topic}: {error}"))?;
+    }
+    let orders = place_orders(&client, 20).await?;
+    eventually("payment's answers", Duration::from_secs(25), async || {
+        for order in &orders {
+            let order = client.get_order(order.order_id).await?;
+            ensure!(order.payment == "verified", "{order:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    sleep(Duration::from_secs(5)).await;
+    for order in &orders {
+        let order = client.get_order(order.order_id).await?;
+        ensure!((&*order.payment, &*order.stock) == ("verified", "waiting"), "{order:?}");
+    }
+    e2e::admin::republish::run(stack, &e2e::admin::republish::RepublishOptions::default()).await?;
+    wait_until_confirmed(&client, &orders).await?;
+    assert_verified(&client).await
+}

@@ -1,0 +1,230 @@
+//! Faults of whole processes, each with what has to hold all the same. `docs/testing.md` says which
+//! test proves which fault of the matrix.
+
+mod database;
+mod failover;
+mod frozen;
+mod long;
+mod network;
+mod relay_sessions;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::Stack;
+use e2e::client::http_client::Client;
+use e2e::launcher::eventually::eventually;
+use e2e::launcher::topology::SERVICES;
+use e2e::metrics::Metrics;
+use e2e::scenarios::order_faults;
+use futures::future::try_join_all;
+use serde_json::Value;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::fixture::{
+    DRAIN_TIMEOUT, Fixture, TIMEOUT, basket, line, place_orders, rich_customer, start_two_of_each,
+    under_load_without_errors, wait_until_confirmed, wait_until_outbox_empty, waiting_dead_letters,
+    with_exclusive_fixture,
+};
+
+/// How long it is watched that nothing comes of a record whose schema nobody can tell. One that a
+/// healthy registry does not know would be a dead letter by then.
+const OBSERVATION_TIME: Duration = Duration::from_secs(3);
+
+/// F10. The other instance takes what comes meanwhile; what was under way is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_ends_with_0_in_time_and_no_request_fails() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        start_two_of_each(fixture).await?;
+        let Fixture { stack, client } = fixture;
+        under_load_without_errors(client, 50, 12, async {
+            for name in ["order", "payment", "stock", "order-2"] {
+                sleep(Duration::from_millis(500)).await;
+                stack.stop_gracefully(name).await?;
+                stack.start(name).await?;
+            }
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
+/// F16 and F18. No schema's id is known to any service then, neither of what it is to publish nor
+/// of what it is to read.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_start_without_the_registry_take_orders_and_end_them_when_it_is_back()
+-> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let subscribers = [("payment", "payments"), ("stock", "reservations")];
+        try_join_all(subscribers.map(|(service, _)| stack.stop(service))).await?;
+        let published = place_orders(client, 10).await?;
+        wait_until_outbox_empty(client, "order").await?;
+        stack.stop("order").await?;
+        stack.kill("registry").await?;
+        let dead_letters = count_dead_letters(client).await?;
+        try_join_all(SERVICES.map(|service| stack.start(service))).await?;
+        let placed = place_orders(client, 20).await?;
+        for (service, _) in subscribers {
+            wait_until_records_taken(stack, client, service).await?;
+        }
+        sleep(OBSERVATION_TIME).await;
+        // Their answers would have to wait too, so what the orders show does not tell.
+        for (service, rows) in subscribers {
+            for order in &published {
+                let path = format!("/{rows}/{}", order.order_id);
+                let found: Option<Value> = client.find(service, &path).await?;
+                ensure!(found.is_none(), "{service} read what it has no schema of: {found:?}");
+            }
+        }
+        for order in published.iter().chain(&placed) {
+            let order = client.get_order(order.order_id).await?;
+            let states = (&*order.status, &*order.payment, &*order.stock);
+            ensure!(states == ("pending", "waiting", "waiting"), "{order:?}");
+        }
+        ensure!(
+            count_dead_letters(client).await? == dead_letters,
+            "what has to wait is a dead letter"
+        );
+        stack.start("registry").await?;
+        wait_until_confirmed(client, &published).await?;
+        wait_until_confirmed(client, &placed).await?;
+        ensure!(
+            count_dead_letters(client).await? == dead_letters,
+            "what had to wait is a dead letter"
+        );
+        Ok(())
+    })
+    .await
+}
+
+/// How many dead letters wait, of all services.
+async fn count_dead_letters(client: &Client) -> Result<usize> {
+    let mut dead_letters = 0;
+    for service in SERVICES {
+        dead_letters += waiting_dead_letters(client, service).await?.len();
+    }
+    Ok(dead_letters)
+}
+
+/// A service that was just started has records in its hands, whatever becomes of them.
+async fn wait_until_records_taken(stack: &Stack, client: &Client, service: &str) -> Result<()> {
+    eventually(&format!("{service} to take what lies there"), TIMEOUT, async || {
+        let metrics = Metrics::fetch(stack, client, service).await?;
+        let taken = metrics.sum("consumer_batch_size_sum").unwrap_or_default();
+        ensure!(taken > 0.0, "it has taken nothing");
+        Ok(())
+    })
+    .await
+}
+
+/// F17.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        // Cancellations have schemas of their own, and so have their answers.
+        stack.stop("stock").await?;
+        let cancelled = client.place_until_accepted(rich_customer(), &basket()).await?;
+        client.cancel_until_accepted(cancelled.order_id).await?;
+        let scarce = client.place_until_accepted(rich_customer(), &[line("sextant", 500)]).await?;
+        let poor = client.place_until_accepted(Uuid::now_v7(), &basket()).await?;
+        stack.start("stock").await?;
+        for order in [cancelled, scarce, poor] {
+            client.wait_until_ended(order.order_id, TIMEOUT).await?;
+        }
+        wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+        stack.kill("registry").await?;
+        let orders = place_orders(client, 50).await?;
+        let poor = client.place_until_accepted(Uuid::now_v7(), &basket()).await?;
+        wait_until_confirmed(client, &orders).await?;
+        client.wait_until_ended(poor.order_id, TIMEOUT).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// F34. Everybody wants the same few things, named in any order.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_clients_who_want_the_last_of_20_items_none_is_oversold() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let run = Uuid::now_v7().simple().to_string();
+        let skus: Vec<String> = (0..20).map(|nth| format!("hot-{}-{nth}", &run[20..])).collect();
+        const DELIVERED: i64 = 40;
+        try_join_all(skus.iter().map(async |sku| {
+            client.put_item(sku, "Hot", 100).await?;
+            client.deliver(sku, DELIVERED, &run).await
+        }))
+        .await?;
+        let known = async || {
+            let known = client.items("order").await?;
+            let all = skus.iter().all(|sku| known.iter().any(|item| item["sku"] == **sku));
+            ensure!(all, "they are not known yet");
+            Ok(())
+        };
+        eventually("order to know the items", TIMEOUT, known).await?;
+        let orders = try_join_all((0..64).map(async |_| {
+            let mut placed = Vec::new();
+            for _ in 0..5 {
+                let chosen = rand::seq::index::sample(&mut rand::rng(), skus.len(), 8);
+                let lines: Vec<_> = chosen.iter().map(|nth| line(&skus[nth], 1)).collect();
+                placed.push(client.place_until_accepted(rich_customer(), &lines).await?);
+            }
+            anyhow::Ok(placed)
+        }))
+        .await?;
+        let (mut confirmed, mut rejected) = (0, 0);
+        for order in orders.iter().flatten() {
+            match &*client.wait_until_ended(order.order_id, DRAIN_TIMEOUT).await?.status {
+                "confirmed" => confirmed += 1,
+                _ => rejected += 1,
+            }
+        }
+        // 320 orders of 8 pieces want 2,560 of 800.
+        ensure!((50..=100).contains(&confirmed) && rejected >= 220, "{confirmed}, {rejected}");
+        for sku in &skus {
+            let item: Value = client.get("stock", &format!("/items/{sku}")).await?;
+            let count = |name: &str| item[name].as_i64().unwrap_or(-1);
+            ensure!(
+                count("available") >= 0 && count("available") + count("reserved") == DELIVERED,
+                "{item}"
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// F38. The answers arrive when the deadline has decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        stack.stop("order").await?;
+        stack.set_environment("order", order_faults::DEADLINE_VARIABLE, Some("1"))?;
+        stack.start("order").await?;
+        stack.pause("stock").await?;
+        let orders = place_orders(client, 40).await?;
+        let ended = eventually("the deadline", TIMEOUT, async || {
+            let mut cancelled = 0;
+            for order in &orders {
+                let order = client.get_order(order.order_id).await?;
+                cancelled += usize::from(order.reason.as_deref() == Some("deadline"));
+            }
+            ensure!(cancelled == orders.len(), "{cancelled} of {}", orders.len());
+            Ok(())
+        })
+        .await;
+        stack.resume("stock").await?;
+        stack.stop("order").await?;
+        stack.set_environment("order", order_faults::DEADLINE_VARIABLE, None)?;
+        stack.start("order").await?;
+        ended?;
+        for order in &orders {
+            let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
+            let undone = ["void", "released"].contains(&&*ended.stock);
+            ensure!(ended.reason.as_deref() == Some("deadline") && undone, "{ended:?}");
+        }
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,48 @@
+//! A relay that loses the session of its leader lock.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::Stack;
+use e2e::faults::database_faults;
+use e2e::launcher::eventually::eventually;
+use e2e::launcher::topology::SERVICES;
+use tokio::time::sleep;
+
+use crate::fixture::{
+    Fixture, TIMEOUT, active_relay_instance, start_two_of_each, under_load_without_errors,
+    with_exclusive_fixture,
+};
+
+/// F32, the half of it that takes no half a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_session_is_ended_under_load_is_followed_by_another() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        start_two_of_each(fixture).await?;
+        let Fixture { stack, client } = fixture;
+        under_load_without_errors(client, 100, 8, async {
+            for _ in 0..6 {
+                sleep(Duration::from_secs(1)).await;
+                for service in SERVICES {
+                    end_one_relay_session(stack, service).await?;
+                }
+            }
+            for service in SERVICES {
+                active_relay_instance(fixture, service).await?;
+            }
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
+/// Ends the one session that relays. Where there is none, the one before had no follower.
+async fn end_one_relay_session(stack: &Stack, service: &str) -> Result<()> {
+    eventually(&format!("a session that relays for {service}"), TIMEOUT, async || {
+        let ended = database_faults::terminate_relay_session(stack, service).await?;
+        ensure!(ended == 1, "{ended} sessions held the lock of the relay of {service}");
+        Ok(())
+    })
+    .await
+}

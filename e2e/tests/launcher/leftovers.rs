@@ -1,0 +1,93 @@
+//! What an earlier stack left behind: pid files, ports in use, the stacks of killed tests.
+
+use std::net::TcpListener;
+use std::process::Command;
+
+use super::processes_left_in;
+use crate::fixture::stack_permit;
+use anyhow::{Context, Result, ensure};
+use e2e::launcher::directories;
+use e2e::launcher::status::StopOutcome;
+use e2e::{Ports, Stack};
+
+#[tokio::test]
+async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let stack = Stack::ephemeral()?;
+    stack.start("order-db").await?;
+    stack.start("kafka").await?;
+    std::fs::remove_file(stack.directory().join("run/order-db.pid"))?;
+    assert!(processes_left_in(stack.directory()) > 2);
+    stack.down().await?;
+    assert_eq!(processes_left_in(stack.directory()), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let stack = Stack::ephemeral()?;
+    stack.start("order-db").await?;
+    let pid_file = stack.directory().join("run/order-db.pid");
+    let written = std::fs::read_to_string(&pid_file)?;
+    stack.kill("order-db").await?;
+
+    // The pid belongs to somebody else now, this test, as after a long time or a new boot.
+    let own = std::process::id().to_string();
+    let rest = written.split_once(' ').context("pid, start time, boot")?.1;
+    std::fs::write(&pid_file, format!("{own} {rest}"))?;
+    assert!(!stack.is_running("order-db").await?);
+    assert_eq!(stack.stop("order-db").await?, StopOutcome::NotRunning);
+
+    // PostgreSQL's own pid file names a living process as well.
+    let postmaster = stack.directory().join("order-db/data/postmaster.pid");
+    std::fs::write(&postmaster, format!("{own}\n"))?;
+    stack.start("order-db").await?;
+    assert!(stack.is_running("order-db").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_with_the_variable_that_changes_it() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let stack = Stack::ephemeral()?;
+    let url = stack.database_url("stock")?;
+    let port: u16 = url.rsplit([':', '/']).nth(1).context("a port")?.parse()?;
+    let taken = TcpListener::bind(("127.0.0.1", port))?;
+    let refusal = stack.start("stock-db").await.expect_err("the port is taken").to_string();
+    assert!(refusal.contains(&port.to_string()), "{refusal}");
+    assert!(refusal.contains("STOCK_DB_PORT"), "{refusal}");
+    drop(taken);
+    stack.start("stock-db").await
+}
+
+/// Nobody else would end what it had started.
+#[tokio::test]
+async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_one_is_not()
+-> Result<()> {
+    let _permit = stack_permit().await?;
+    let running = Stack::ephemeral()?;
+    // It lives until all is there: beside this test, others look for what was left behind as well.
+    let mut killed = Command::new("sleep").arg("300").spawn()?;
+    let left = std::env::temp_dir().join(format!("holdfast-{}-killed", killed.id()));
+    // A launcher's state, with the stack of one kind of run.
+    let below = Stack::new(left.join("state/test"), Ports::free()?)?.quiet();
+    below.start("order-db").await?;
+    killed.kill()?;
+    killed.wait()?;
+    directories::clean_orphans().await?;
+    ensure!(!left.exists(), "{} is still there", left.display());
+    assert_eq!(processes_left_in(&left), 0);
+    ensure!(running.directory().exists(), "a running test's stack is gone");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_stack_is_not_recreated_by_a_change() -> Result<()> {
+    let stack = Stack::ephemeral()?;
+    stack.clean().await?;
+    let refusal = stack.set_environment("order", "KEY", Some("value")).expect_err("it is gone");
+    ensure!(refusal.to_string().contains("there is no stack"), "{refusal}");
+    ensure!(!stack.directory().exists(), "{} is there again", stack.directory().display());
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The program `e2e` as a process of its own: what it leaves behind, and as whom it runs.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::processes_left_in;
+use crate::fixture::stack_permit;
+use anyhow::{Result, ensure};
+use e2e::launcher::directories;
+use e2e::launcher::proc_fs::ProcessIdentity;
+use e2e::launcher::process::{self, NOBODY_ID, Signal};
+
+#[tokio::test]
+async fn a_command_run_with_infrastructure_decides_the_exit_status_and_leaves_nothing() -> Result<()>
+{
+    let _permit = stack_permit().await?;
+    let directory = LauncherDirectory::new()?;
+    let script = r#"test -n "$TEST_DATABASE_URL" && exit 7"#;
+    let status = directory.command(&["with-infrastructure", "--", "sh", "-c", script]).status()?;
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(processes_left_in(&directory.0), 0);
+    assert!(!directory.0.join("state/test").exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next_start()
+-> Result<()> {
+    let _permit = stack_permit().await?;
+    let directory = LauncherDirectory::new()?;
+    let (marker, pid) = (directory.0.join("started"), directory.0.join("pid"));
+    // As cargo and a test have it: what was started has started something itself.
+    let below = format!("echo $$ > {}; touch {}; exec sleep 300", pid.display(), marker.display());
+    let script = format!("sh -c '{below}'; true");
+    let sleeping = || -> Result<ProcessIdentity> {
+        let sleeping = ProcessIdentity::from_pid(std::fs::read_to_string(&pid)?.trim().parse()?);
+        ensure!(sleeping.is_alive(), "it ended by itself");
+        Ok(sleeping)
+    };
+    let mut launcher =
+        directory.command(&["with-infrastructure", "--", "sh", "-c", &script]).spawn()?;
+    wait_for_file(&marker).await?;
+    launcher.kill()?;
+    launcher.wait()?;
+    assert!(
+        processes_left_in(&directory.0) > 0,
+        "a launcher killed by SIGKILL cannot take its stack along"
+    );
+    process::send_signal(Signal::Kill, &[sleeping()?])?;
+
+    std::fs::remove_file(&marker)?;
+    let mut launcher =
+        directory.command(&["with-infrastructure", "--", "sh", "-c", &script]).spawn()?;
+    wait_for_file(&marker).await?;
+    let sleeping = sleeping()?;
+    Command::new("sh").args(["-c", &format!("kill -TERM {}", launcher.id())]).status()?;
+    assert_eq!(launcher.wait()?.code(), Some(143));
+    assert!(!sleeping.is_alive(), "what the command had started has outlived it");
+    assert_eq!(processes_left_in(&directory.0), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
+    let _permit = stack_permit().await?;
+    if !directories::is_root() {
+        return Ok(()); // Every other test here is the proof.
+    }
+    let directory = LauncherDirectory::new()?;
+    // `nobody` is the one user besides root that every machine has.
+    let id = NOBODY_ID.to_string();
+    let own = directory.0.join("user");
+    std::fs::create_dir(&own)?;
+    std::os::unix::fs::chown(&own, Some(NOBODY_ID), Some(NOBODY_ID))?;
+    // The checkout may lie where an ordinary user cannot enter.
+    let program = directory.0.join("e2e");
+    std::fs::copy(env!("CARGO_BIN_EXE_e2e"), &program)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let status = Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+        .arg(&program)
+        .args(["with-infrastructure", "--", "sh", "-c", "test $(id -u) != 0 && exit 7"])
+        .env("HOME", &own)
+        .env("HOLDFAST_STATE", own.join("state"))
+        .env("HOLDFAST_CACHE", directories::cache_directory()?)
+        .current_dir(&own)
+        .status()?;
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(processes_left_in(&directory.0), 0);
+    Ok(())
+}
+
+/// A directory that a launcher started as a program keeps its state in.
+struct LauncherDirectory(PathBuf);
+
+impl LauncherDirectory {
+    fn new() -> Result<Self> {
+        let directory = Self(directories::own_temp_directory(&format!(
+            "launcher-{:08x}",
+            rand::random::<u32>()
+        )));
+        directories::create_public_directory(&directory.0)?;
+        Ok(directory)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2e"));
+        command.args(arguments).env("HOLDFAST_STATE", self.0.join("state")).stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for LauncherDirectory {
+    fn drop(&mut self) {
+        let _ = directories::kill_all_in(&self.0);
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn wait_for_file(file: &Path) -> Result<()> {
+    let begun = Instant::now();
+    while !file.exists() {
+        ensure!(begun.elapsed() < Duration::from_secs(300), "{} did not appear", file.display());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! Who may speak to whom: the network policies, evaluated. Every edge in use is open, and no other.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+type Labels = BTreeMap<String, String>;
+
+/// Whoever sends or receives: its labels, its namespace, and the numbers of its ports by name.
+struct Peer {
+    namespace: &'static str,
+    labels: Labels,
+    ports: BTreeMap<String, u64>,
+}
+
+impl Peer {
+    /// A pod by its label `app`: of a workload, or of what an operator makes of a custom resource.
+    fn app(objects: &[Value], app: &str) -> Peer {
+        let templates =
+            objects.iter().filter(|it| pod(it).is_some()).map(|it| &it["spec"]["template"]);
+        let template = templates.into_iter().find(|it| it["metadata"]["labels"]["app"] == app);
+        let labels = template.map(|it| labels(&it["metadata"]["labels"]));
+        let labels = labels.unwrap_or(BTreeMap::from([("app".into(), app.into())]));
+        let containers = template.map_or(&[][..], |it| list(&it["spec"]["containers"]));
+        let ports = containers.iter().flat_map(|it| list(&it["ports"]));
+        let ports = ports
+            .map(|it| (text(&it["name"]).into(), it["containerPort"].as_u64().unwrap()))
+            .collect();
+        Peer { namespace: "holdfast", labels, ports }
+    }
+
+    fn in_namespace(namespace: &'static str) -> Peer {
+        Peer { namespace, labels: Labels::new(), ports: BTreeMap::new() }
+    }
+
+    /// An address that belongs to no pod, as those of nodes and of what runs beside the cluster.
+    fn outside_cluster() -> Peer {
+        Peer::in_namespace("")
+    }
+}
+
+fn labels(value: &Value) -> Labels {
+    let pairs = value.as_object().unwrap().iter();
+    pairs.map(|(key, value)| (key.clone(), text(value).to_string())).collect()
+}
+
+fn selects(selector: &Value, peer_labels: &Labels) -> bool {
+    let by_label = selector["matchLabels"].as_object().into_iter().flatten();
+    let by_expression = list(&selector["matchExpressions"]);
+    by_label
+        .into_iter()
+        .all(|(key, value)| peer_labels.get(key).is_some_and(|it| it == text(value)))
+        && by_expression.iter().all(|expression| {
+            let value = peer_labels.get(text(&expression["key"]));
+            match text(&expression["operator"]) {
+                "In" => value.is_some_and(|it| texts(&expression["values"]).contains(&&**it)),
+                "Exists" => value.is_some(),
+                other => panic!("this test does not know {other}"),
+            }
+        })
+}
+
+/// Whether one side of an edge is open: `direction` is ingress or egress, seen from `own`.
+fn allows_direction(
+    objects: &[Value],
+    direction: &str,
+    own: &Peer,
+    other: &Peer,
+    to_port: u64,
+) -> bool {
+    let receiver = if direction == "ingress" { own } else { other };
+    let is_port = |port: &Value| match &port["port"] {
+        Value::String(name) => receiver.ports.get(name) == Some(&to_port),
+        number => number.as_u64() == Some(to_port),
+    };
+    let is_peer = |peer: &Value| {
+        assert!(peer["ipBlock"].is_null(), "this test does not know ipBlock");
+        // Selectors find pods alone.
+        if other.namespace.is_empty() {
+            return false;
+        }
+        let namespace =
+            Labels::from([("kubernetes.io/metadata.name".into(), other.namespace.into())]);
+        let is_there = match &peer["namespaceSelector"] {
+            Value::Null => other.namespace == own.namespace,
+            selector => selects(selector, &namespace),
+        };
+        is_there && selects(&peer["podSelector"], &other.labels)
+    };
+    let rule = |rule: &Value| {
+        let peers = &rule[if direction == "ingress" { "from" } else { "to" }];
+        (peers.is_null() || list(peers).iter().any(is_peer))
+            && (rule["ports"].is_null() || list(&rule["ports"]).iter().any(is_port))
+    };
+    let policies = of_kind(objects, "NetworkPolicy").into_iter().map(|it| &it["spec"]);
+    let mut for_own = policies.filter(|it| selects(&it["podSelector"], &own.labels));
+    own.namespace != "holdfast" || for_own.any(|it| list(&it[direction]).iter().any(rule))
+}
+
+fn is_allowed(objects: &[Value], from: &Peer, to: &Peer, port: u64) -> bool {
+    allows_direction(objects, "egress", from, to, port)
+        && allows_direction(objects, "ingress", to, from, port)
+}
+
+#[test]
+fn every_connection_in_use_is_allowed_and_no_other() {
+    for (tree, objects) in OVERLAYS.iter() {
+        let deny = &find(objects, "NetworkPolicy", "default-deny")["spec"];
+        assert_eq!(*deny, json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
+        let is_kafka_here = tree != "production";
+        let (api, probes, admin) = (8080, 9090, 9091);
+        let mut used: BTreeSet<(String, String, u64)> = BTreeSet::new();
+        for service in deployed_services() {
+            let database = format!("{service}-db");
+            used.insert((service.into(), database.clone(), 5432));
+            used.insert((format!("{service}-migrations"), database, 5432));
+            used.insert((service.into(), "kafka".into(), 9092));
+            used.insert((service.into(), "registry".into(), api));
+            if tree == "demo" {
+                used.insert(("seed".into(), service.into(), api));
+            }
+        }
+        used.insert(("contracts".into(), "kafka".into(), 9092));
+        used.insert(("contracts".into(), "registry".into(), api));
+        used.insert(("registry".into(), "registry-db".into(), 5432));
+
+        let mut apps: BTreeSet<String> = BTreeSet::new();
+        used.iter().for_each(|(from, to, _)| apps.extend([from.clone(), to.clone()]));
+        for from in &apps {
+            for to in apps.iter().filter(|to| *to != from) {
+                for port in [5432, 9092, api, probes, admin] {
+                    let is_used = used.contains(&(from.clone(), to.clone(), port));
+                    let [from, to] = [from, to].map(|app| Peer::app(objects, app));
+                    let is_open = is_allowed(objects, &from, &to, port);
+                    let (from, to) = (&from.labels["app"], &to.labels["app"]);
+                    assert_eq!(is_open, is_used, "{tree}: {from} to {to}, port {port}");
+                }
+            }
+        }
+        for service in deployed_services() {
+            let service = Peer::app(objects, service);
+            let reached = |namespace, port| {
+                is_allowed(objects, &Peer::in_namespace(namespace), &service, port)
+            };
+            assert!(reached("gateway", api) && !reached("gateway", probes));
+            assert!(reached("monitoring", probes));
+            assert!(!["gateway", "monitoring"].iter().any(|from| reached(from, admin)));
+        }
+        let own = Peer::app(objects, "kafka");
+        let alone = !is_allowed(objects, &Peer::in_namespace("gateway"), &own, 9092);
+        assert!(alone || !is_kafka_here, "{tree}: strangers reach Kafka");
+    }
+}
+
+/// What DNS pods listen on: kubeadm and most others, OpenShift, Gardener. Policies see the pod's port and
+/// not the Service's.
+const DNS_PORTS: [u64; 3] = [53, 5353, 8053];
+
+#[test]
+fn every_pod_resolves_names_wherever_the_cluster_keeps_its_dns() {
+    for (tree, objects) in OVERLAYS.iter() {
+        let policy = &find(objects, "NetworkPolicy", "all-to-dns")["spec"];
+        let rules = list(&policy["egress"]);
+        let ports: BTreeSet<(u64, &str)> = rules
+            .iter()
+            .flat_map(|rule| list(&rule["ports"]))
+            .map(|port| (port["port"].as_u64().unwrap(), text(&port["protocol"])))
+            .collect();
+        let wanted = DNS_PORTS.iter().flat_map(|port| [(*port, "TCP"), (*port, "UDP")]);
+        assert_eq!(ports, wanted.collect(), "{tree}");
+
+        let templates = objects.iter().filter(|it| pod(it).is_some());
+        let apps = templates.map(|it| text(&it["spec"]["template"]["metadata"]["labels"]["app"]));
+        for app in apps.collect::<BTreeSet<_>>() {
+            let own = Peer::app(objects, app);
+            // NodeLocal DNSCache answers on a link-local address of the node, which no selector finds.
+            let places = [
+                Peer::in_namespace("kube-system"),
+                Peer::in_namespace("openshift-dns"),
+                Peer::outside_cluster(),
+            ];
+            for dns in &places {
+                let is_open = |port| is_allowed(objects, &own, dns, port);
+                let place = dns.namespace;
+                assert!(DNS_PORTS.into_iter().all(is_open), "{tree}: {app} to DNS in `{place}`");
+                assert!(![80, 443, 8080].into_iter().any(is_open), "{tree}: {app} to `{place}`");
+            }
+        }
+    }
+}

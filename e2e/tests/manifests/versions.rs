@@ -1,0 +1,111 @@
+//! Versions of images, the retention of offsets and scaling: what several files have to agree on.
+
+use chassis::event::Retention;
+use events::TOPICS;
+
+use super::configuration::default_value;
+use super::*;
+
+#[test]
+fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
+    let scaled = file("k8s/overlays/production/scaling.yaml");
+    let databases = file("k8s/overlays/production/databases.yaml");
+    for service in deployed_services() {
+        let scaled = &find(&scaled, "ScaledObject", service)["spec"];
+        let replicas_max = scaled["maxReplicaCount"].as_u64().unwrap();
+        let subscribed = TOPICS.iter().filter(|topic| topic.subscribers.contains(&service));
+        let partitions = subscribed.map(|topic| topic.partitions as u64).min().unwrap();
+        assert!(replicas_max <= partitions, "{service}: {replicas_max} of {partitions}");
+        assert_eq!(scaled["minReplicaCount"], 2, "{service}");
+        assert_eq!(scaled["scaleTargetRef"]["name"], service);
+        let trigger = &scaled["triggers"][0];
+        assert_eq!(
+            trigger["metadata"]["consumerGroup"], service,
+            "a group is named as its service"
+        );
+        let database = &find(&databases, "Cluster", &format!("{service}-db"))["spec"];
+        let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
+        let pool: u64 = default_value(service, "DATABASE_POOL_SIZE").parse().unwrap();
+        // One more replica while a rollout adds it; of each, the pool and the sessions of its loops and probes.
+        let needed = (replicas_max + 1) * (pool + 6);
+        assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
+        assert_eq!(database["instances"], 3);
+        assert_eq!(database["postgresql"]["synchronous"]["dataDurability"], "required");
+    }
+}
+
+/// The version in an image's name.
+fn tag(image: &str) -> &str {
+    image.rsplit(':').next().unwrap()
+}
+
+#[test]
+fn each_dependency_has_one_version_wherever_it_runs() {
+    let pom = read("e2e/pom.xml");
+    let natively = |part: &str| {
+        let (_, rest) = pom.split_once(&format!("<{part}.version>")).unwrap();
+        rest.split('<').next().unwrap().to_string()
+    };
+    let [kafka, registry, postgres] = ["kafka", "registry", "postgres"].map(natively);
+    // `17.11.0` is 17.11 of Postgres, and `postgres:17` the newest 17.
+    let (postgres_minor, _) = postgres.rsplit_once('.').unwrap();
+    let postgres = postgres.split('.').next().unwrap();
+    let wanted = |image: &str| match image.split(':').next().unwrap() {
+        "apache/kafka" => Some(kafka.clone()),
+        "apicurio/apicurio-registry" => Some(registry.clone()),
+        "postgres" => Some(postgres.to_string()),
+        _ => None,
+    };
+    let compose = compose();
+    let mut images: Vec<String> = compose["services"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|service| text(&service["image"]).to_string())
+        .collect();
+    for (_, objects) in OVERLAYS.iter() {
+        let pods = objects.iter().filter_map(pod).flat_map(containers);
+        images.extend(pods.map(|container| text(&container["image"]).to_string()));
+    }
+    let parts: Vec<(&String, String)> =
+        images.iter().filter_map(|image| Some((image, wanted(image)?))).collect();
+    assert!(parts.len() >= 8, "{parts:?}");
+    for (image, version) in parts {
+        assert_eq!(tag(image), version, "{image}");
+    }
+    let strimzi = file("k8s/overlays/production/kafka.yaml");
+    assert_eq!(find(&strimzi, "Kafka", "kafka")["spec"]["kafka"]["version"], kafka);
+    for cluster in file("k8s/overlays/production/databases.yaml") {
+        let version = tag(text(&cluster["spec"]["imageName"])).split('-').next();
+        assert_eq!(version, Some(postgres_minor), "{}", name(&cluster));
+    }
+}
+
+/// A group whose offsets are forgotten sooner than its topics reads them again from their beginning.
+#[test]
+fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
+    let topics_days = TOPICS.iter().filter_map(|topic| match topic.retention {
+        Retention::Days(days) => Some(days),
+        Retention::Compact => None,
+    });
+    let files = [
+        "e2e/src/launcher/launch_config.rs",
+        "docker-compose.yml",
+        "k8s/overlays/demo/kafka.yaml",
+        "k8s/overlays/production/kafka.yaml",
+    ];
+    let kept_minutes = files.map(|file| {
+        let text = read(file).to_lowercase().replace('_', ".");
+        let (_, set) = text.split_once("offsets.retention.minutes").expect(file);
+        let digits = set.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let end = digits.find(|c: char| !c.is_ascii_digit()).expect(file);
+        digits[..end].parse::<u32>().expect(file)
+    });
+    assert!(kept_minutes.iter().all(|minutes| *minutes == kept_minutes[0]), "{kept_minutes:?}");
+    assert!(kept_minutes[0] > topics_days.max().unwrap() * 24 * 60, "{kept_minutes:?}");
+    // What a group that had stood still reads from its last offset on, its inbox still knows.
+    assert!(
+        u64::from(kept_minutes[0]) * 60 < chassis::inbox::RETENTION.as_secs(),
+        "{kept_minutes:?}"
+    );
+}

@@ -1,0 +1,200 @@
+//! The rules for what runs in a cluster, and manifests that break them one by one.
+
+use super::*;
+
+/// By these a GitOps controller replaces a Job, which cannot be changed. Argo CD runs it as a hook of each
+/// sync, with what the same sync applies already there; Flux deletes it and creates it again.
+const JOB_REPLACEMENT: [(&str, &str); 3] = [
+    ("argocd.argoproj.io/hook", "Sync"),
+    ("argocd.argoproj.io/hook-delete-policy", "BeforeHookCreation"),
+    ("kustomize.toolkit.fluxcd.io/force", "enabled"),
+];
+
+/// The rules that an object breaks, by name.
+fn broken_rules(object: &Value) -> Vec<&'static str> {
+    let mut broken = Vec::new();
+    let mut hold = |rule, is_kept: bool| {
+        if !is_kept && !broken.contains(&rule) {
+            broken.push(rule);
+        }
+    };
+    if object["kind"] == "Service" {
+        let kind = &object["spec"]["type"];
+        hold("reached through a gateway", kind.is_null() || kind == "ClusterIP");
+    }
+    let Some(pod) = pod(object) else { return broken };
+    let is_deployment = object["kind"] == "Deployment";
+    let is_job = object["kind"] == "Job";
+    hold("no token", pod["automountServiceAccountToken"] == false);
+    hold("no variables of Services", pod["enableServiceLinks"] == false);
+    for shared in ["hostNetwork", "hostPID", "hostIPC"] {
+        hold("nothing of the host's", pod[shared].is_null() || pod[shared] == false);
+    }
+    let has_host_path = list(&pod["volumes"]).iter().any(|volume| !volume["hostPath"].is_null());
+    hold("nothing of the host's", !has_host_path);
+    if is_deployment {
+        let rollout = &object["spec"]["strategy"]["rollingUpdate"];
+        hold("a rollout takes nothing away", rollout["maxUnavailable"] == 0);
+        let (grace, waits) = grace(pod);
+        hold("time to stop", waits > 0 && grace > waits + 20);
+        hold("spread over nodes", !list(&pod["topologySpreadConstraints"]).is_empty());
+    }
+    if is_job {
+        let spec = &object["spec"];
+        let bounds = ["backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"];
+        hold("a job ends and goes", bounds.iter().all(|bound| spec[*bound].is_u64()));
+        let annotations = &object["metadata"]["annotations"];
+        hold(
+            "a job gives way to its next version",
+            JOB_REPLACEMENT.iter().all(|(key, value)| annotations[*key] == *value),
+        );
+    }
+    for container in containers(pod) {
+        // What a container does not say, its pod says.
+        let effective = |field: &str| {
+            let own = &container["securityContext"][field];
+            if own.is_null() { pod["securityContext"][field].clone() } else { own.clone() }
+        };
+        let user = effective("runAsUser").as_u64().unwrap_or(0);
+        hold("not root", effective("runAsNonRoot") == true && user > 0);
+        hold("seccomp", effective("seccompProfile")["type"] == "RuntimeDefault");
+        let own = &container["securityContext"];
+        hold("read-only root", own["readOnlyRootFilesystem"] == true);
+        hold("no more rights", own["allowPrivilegeEscalation"] == false);
+        hold("no more rights", own["privileged"].is_null() || own["privileged"] == false);
+        let capabilities = &own["capabilities"];
+        let is_dropped = capabilities["drop"] == json!(["ALL"]) && capabilities["add"].is_null();
+        hold("no capabilities", is_dropped);
+        let resources = &container["resources"];
+        hold("limits", resources["limits"]["memory"].is_string());
+        let requests = &resources["requests"];
+        hold("requests", requests["memory"].is_string() && requests["cpu"].is_string());
+        let image = text(&container["image"]);
+        let tag = image.rsplit('/').next().and_then(|it| it.split_once([':', '@'])).map(|it| it.1);
+        hold("a version", tag.is_some_and(|tag| !tag.is_empty() && tag != "latest"));
+        if !is_job {
+            hold("probes", container["readinessProbe"].is_object());
+            hold("probes", !is_deployment || container["livenessProbe"].is_object());
+        }
+    }
+    broken
+}
+
+#[test]
+fn every_workload_keeps_every_rule() {
+    for (tree, objects) in OVERLAYS.iter() {
+        assert!(objects.iter().filter(|object| pod(object).is_some()).count() >= 8, "{tree}");
+        for object in objects {
+            let broken = broken_rules(object);
+            assert!(broken.is_empty(), "{tree}, {} {}: {broken:?}", object["kind"], name(object));
+        }
+        let namespace = find(objects, "Namespace", "holdfast");
+        for mode in ["enforce", "warn", "audit"] {
+            let label = format!("pod-security.kubernetes.io/{mode}");
+            assert_eq!(namespace["metadata"]["labels"][label], "restricted", "{tree}");
+        }
+    }
+}
+
+/// A way to break a good manifest: which object, where in it, what is put there (nothing: it is
+/// taken away), and the rule that must refuse it.
+type ManifestFault = (&'static str, &'static str, Option<Value>, &'static str);
+
+fn manifest_faults() -> Vec<ManifestFault> {
+    vec![
+        ("Deployment", "/spec/template/spec/securityContext/runAsUser", Some(json!(0)), "not root"),
+        ("Deployment", "/spec/template/spec/securityContext/runAsNonRoot", None, "not root"),
+        ("Deployment", "/spec/template/spec/securityContext/seccompProfile", None, "seccomp"),
+        ("Deployment", "/spec/template/spec/automountServiceAccountToken", None, "no token"),
+        (
+            "Deployment",
+            "/spec/template/spec/hostNetwork",
+            Some(json!(true)),
+            "nothing of the host's",
+        ),
+        (
+            "Deployment",
+            "/spec/template/spec/volumes",
+            Some(json!([{"name": "host", "hostPath": {"path": "/"}}])),
+            "nothing of the host's",
+        ),
+        (
+            "Deployment",
+            "/spec/template/spec/terminationGracePeriodSeconds",
+            Some(json!(25)),
+            "time to stop",
+        ),
+        (
+            "Deployment",
+            "/spec/strategy/rollingUpdate/maxUnavailable",
+            Some(json!(1)),
+            "a rollout takes nothing away",
+        ),
+        ("Deployment", "/spec/template/spec/containers/0/resources/limits", None, "limits"),
+        ("Deployment", "/spec/template/spec/containers/0/resources/requests", None, "requests"),
+        (
+            "Deployment",
+            "/spec/template/spec/containers/0/image",
+            Some(json!("holdfast/order:latest")),
+            "a version",
+        ),
+        (
+            "Deployment",
+            "/spec/template/spec/containers/0/image",
+            Some(json!("host:5000/holdfast/order")),
+            "a version",
+        ),
+        ("Deployment", "/spec/template/spec/containers/0/readinessProbe", None, "probes"),
+        ("Deployment", "/spec/template/spec/containers/0/livenessProbe", None, "probes"),
+        (
+            "Deployment",
+            "/spec/template/spec/containers/0/securityContext/readOnlyRootFilesystem",
+            Some(json!(false)),
+            "read-only root",
+        ),
+        (
+            "Deployment",
+            "/spec/template/spec/containers/0/securityContext/allowPrivilegeEscalation",
+            None,
+            "no more rights",
+        ),
+        (
+            "Deployment",
+            "/spec/template/spec/containers/0/securityContext/capabilities/add",
+            Some(json!(["NET_ADMIN"])),
+            "no capabilities",
+        ),
+        ("Job", "/spec/template/spec/securityContext/runAsUser", None, "not root"),
+        ("Job", "/spec/ttlSecondsAfterFinished", None, "a job ends and goes"),
+        ("Job", "/spec/activeDeadlineSeconds", None, "a job ends and goes"),
+        ("Job", "/metadata/annotations", None, "a job gives way to its next version"),
+        (
+            "Job",
+            "/metadata/annotations",
+            // Before the ConfigMaps that it reads, and the databases, are there.
+            Some(json!({
+                "argocd.argoproj.io/hook": "PreSync",
+                "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+                "kustomize.toolkit.fluxcd.io/force": "enabled",
+            })),
+            "a job gives way to its next version",
+        ),
+        ("Service", "/spec/type", Some(json!("NodePort")), "reached through a gateway"),
+    ]
+}
+
+#[test]
+fn each_bad_manifest_is_refused_by_the_rule_that_it_breaks() {
+    let good = file("k8s/base/order.yaml");
+    assert!(good.iter().all(|object| broken_rules(object).is_empty()));
+    for (kind, at, put, rule) in manifest_faults() {
+        let mut bad = of_kind(&good, kind)[0].clone();
+        let (inside, field) = at.rsplit_once('/').unwrap();
+        let inside = bad.pointer_mut(inside).and_then(Value::as_object_mut).unwrap();
+        match put {
+            Some(value) => inside.insert(field.into(), value),
+            None => Some(inside.remove(field).unwrap_or_else(|| panic!("{at} is not there"))),
+        };
+        assert_eq!(broken_rules(&bad), [rule], "{kind}{at}");
+    }
+}

@@ -1,0 +1,118 @@
+//! `make service` keeps its word: what it writes under a throw-away name builds without a warning,
+//! passes its own tests, survives its own outage on a stack of its own, and leaves the tree in shape.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use e2e::launcher::directories::programs_directory;
+use e2e::launcher::topology::SERVICES;
+use e2e::mutants::worktree::Worktree;
+use e2e::new_service;
+use serde_json::Value;
+
+use crate::fixture::without_fixture;
+
+/// What a new service may change outside of its folder.
+const CHANGED_FILES_MAX: usize = 5;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Result<()> {
+    let scratch = Worktree::create("service").await?;
+    // A fork may have a parcel service by now.
+    let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
+    let free = |name: &String| !scratch.root.join("services").join(name).exists();
+    let name = names.take(100).find(free).context("a free name")?;
+    let made = new_service::generate(&scratch.root, &name)?;
+    ensure!(made.changed.len() <= CHANGED_FILES_MAX, "it changed {} files", made.changed.len());
+
+    let built = scratch.cargo(&["build"]).await? + &scratch.cargo(&["test", "--no-run"]).await?;
+    ensure!(!built.contains("warning:"), "{built}");
+    let own = ["src/main.rs", "outage.rs"].map(|file| format!("services/{name}/{file}"));
+    let others = ["shared/events/src/orders.rs", "e2e/src/launcher/topology.rs"];
+    let tidy = ["--check", "--edition", "2024", &own[0], &own[1], others[0], others[1]];
+    scratch.run("rustfmt", &tidy).await?;
+
+    without_fixture(async || {
+        let cargo = "cargo test --workspace --profile ci --locked";
+        let own = format!("{cargo} --bin {name}");
+        // And what is quick of the others: no test may take for granted who is there.
+        let unit = format!("{cargo} --lib -- checker::orders launcher:: new_service::");
+        let all = format!("{cargo} --test main -- {name}:: structure:: manifests::");
+        let tests = format!("{own} && {unit} && {all}");
+        let program = scratch.programs_directory().join("e2e");
+        let ran = scratch.run(program, &["with-infrastructure", "--", "sh", "-c", &tests]).await?;
+        for test in ["misses_no_confirmed_order ... ok", "stored_once_readable_and_balanced ... ok"]
+        {
+            ensure!(ran.contains(test), "not run: {test}\n{ran}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[test]
+fn the_template_wires_what_stock_wires_but_for_commands() -> Result<()> {
+    let used = |file: &str| -> Result<BTreeSet<String>> {
+        let text = std::fs::read_to_string(e2e::launcher::directories::checkout()?.join(file))?;
+        let body = text.split_once("async fn serve").context("a body")?.1;
+        let body: String = body.split_whitespace().collect();
+        let of = |part: &str| -> Vec<String> {
+            let ends = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+            let start = format!("{part}.");
+            let calls = body.split(&start).skip(1);
+            calls.filter_map(|rest| Some(start.clone() + rest.split(ends).next()?)).collect()
+        };
+        Ok(["service", "consumer"].into_iter().flat_map(of).collect())
+    };
+    let mut stock = used("services/stock/src/main.rs")?;
+    stock.remove("service.commands");
+    assert_eq!(used("e2e/template/main.rs")?, stock);
+    Ok(())
+}
+
+/// `make openapi` writes those of services, and the template is none.
+#[test]
+fn the_template_describes_its_answers_as_stock_does() -> Result<()> {
+    let described = |file: &str| -> Result<[Value; 2]> {
+        let document = std::fs::read_to_string(e2e::launcher::directories::checkout()?.join(file))?;
+        let document: Value = serde_json::from_str(&document)?;
+        Ok(["/info/description", "/components/responses"]
+            .map(|part| document.pointer(part).cloned().unwrap_or_default()))
+    };
+    let [about, answers] = described("e2e/template/openapi.json")?;
+    let [stocks, others] = described("services/stock/openapi.json")?;
+    assert_eq!(about, stocks);
+    let answers = answers.as_object().context("answers")?;
+    ensure!(
+        !answers.is_empty() && answers.iter().all(|(name, is)| others[name] == *is),
+        "{answers:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn help_prints_what_a_service_alone_reads_and_a_page_names_every_variable() -> Result<()> {
+    let page = std::fs::read_to_string(
+        e2e::launcher::directories::checkout()?.join("docs/configuration.md"),
+    )?;
+    let variables = |service: &str| -> Result<Vec<String>> {
+        let output = std::process::Command::new(programs_directory()?.join(service))
+            .arg("--help")
+            .output()?;
+        let help = String::from_utf8(output.stdout)?;
+        let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+        let names = lines.filter_map(|line| line.split(' ').next()).filter(is_name);
+        Ok(names.filter(|name| !name.is_empty()).map(str::to_string).collect())
+    };
+    for service in SERVICES {
+        let variables = variables(service)?;
+        ensure!(variables.len() > 10, "{service} --help: {variables:?}");
+        for name in variables {
+            ensure!(page.contains(&format!("`{name}`")), "{service} reads {name}");
+        }
+    }
+    ensure!(variables("order")?.contains(&"ORDER_DEADLINE_SECONDS".to_string()));
+    ensure!(variables("stock")?.contains(&"CURRENCY".to_string()));
+    Ok(())
+}

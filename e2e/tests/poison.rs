@@ -1,0 +1,170 @@
+//! What can lie in a topic: poison, strangers, and everything once more from the beginning.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use chassis::event::avro::frame;
+use e2e::client::kafka::create_producer;
+use e2e::client::sample_events::{POISON_KEY, schema_id, valid_body, valid_headers};
+use e2e::launcher::eventually::eventually;
+use e2e::launcher::topology::SERVICES;
+use e2e::scenarios::poison::poison_all_topics;
+use events::TOPICS;
+use futures::future::try_join_all;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::fixture::{
+    Fixture, TIMEOUT, basket, rich_customer, wait_for_dead_letter, waiting_dead_letters,
+    with_exclusive_fixture,
+};
+
+/// How long poison may hold up what lies behind it. A schema that nobody can tell takes some seconds,
+/// once; a client that is of no more use is replaced after thirty.
+const BLOCKED_MAX: Duration = Duration::from_secs(25);
+
+/// What a topic takes by Kafka's default, and room for the key, the headers and the batch around it.
+const TOPIC_RECORD_BYTES_MAX: usize = 1024 * 1024;
+const RECORD_OVERHEAD_BYTES: usize = 2 * 1024;
+
+/// So many of each topic, one after the other.
+const LARGE_RECORDS: i32 = 4;
+
+/// Of what is fetched ahead 1 MiB lies ready in Kafka's client and 16 MiB are with us, at most. A few
+/// copies of what is being handled may be alive at a time.
+const GROWTH_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letters_and_blocks_nothing()
+-> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let before = stack.status().await?;
+        // Whatever partition an order's events go to, poison comes before them and among them.
+        let poisoned = AtomicBool::new(false);
+        let poisoning = async {
+            let positions = poison_all_topics(client, true).await;
+            poisoned.store(true, Ordering::Relaxed);
+            positions
+        };
+        let ordering = async {
+            let mut last_ones = 20;
+            while last_ones > 0 {
+                last_ones -= i32::from(poisoned.load(Ordering::Relaxed));
+                let placed = client.place_until_accepted(rich_customer(), &basket()).await?;
+                let ended = client.wait_until_ended(placed.order_id, BLOCKED_MAX).await?;
+                ensure!(ended.status == "confirmed", "{ended:?}");
+            }
+            Ok(())
+        };
+        let (positions, ()) = tokio::try_join!(poisoning, ordering)?;
+        for topic in TOPICS {
+            for service in topic.subscribers {
+                let dead_letters = eventually("every dead letter", TIMEOUT, async || {
+                    let letters = waiting_dead_letters(client, service).await?;
+                    let missing = positions[topic.name].iter().find(|(partition, offset)| {
+                        !letters.iter().any(|letter| {
+                            (letter.0.as_str(), letter.1, letter.2)
+                                == (topic.name, *partition, *offset)
+                        })
+                    });
+                    ensure!(
+                        missing.is_none(),
+                        "{service} has none of {} at {missing:?}",
+                        topic.name
+                    );
+                    Ok(letters)
+                })
+                .await?;
+                // Other tests have left letters of other kinds.
+                let ours = dead_letters.iter().filter(|(of, partition, offset, ..)| {
+                    of == topic.name && positions[topic.name].contains(&(*partition, *offset))
+                });
+                for (_, partition, offset, kind, reason) in ours {
+                    ensure!(
+                        !reason.is_empty() && kind == "undecodable",
+                        "{partition}@{offset} of {}: {kind}: {reason}",
+                        topic.name
+                    );
+                }
+                let url = format!("{}/dead-letters", client.addresses.admins[*service]);
+                let listed: Value = client.get_url(&url).await?;
+                ensure!(
+                    listed["waiting"].as_u64() >= Some(dead_letters.len() as u64),
+                    "{}",
+                    listed["waiting"]
+                );
+                let first = &listed["dead_letters"][0];
+                ensure!(first["reason"].is_string() && first["topic"].is_string(), "{first}");
+            }
+        }
+        let after = stack.status().await?;
+        let pids = |status: &[e2e::launcher::status::ComponentStatus]| -> Vec<_> {
+            status.iter().map(|member| member.pid).collect()
+        };
+        assert_eq!(pids(&before), pids(&after), "a component crashed");
+        Ok(())
+    })
+    .await
+}
+
+/// F27. As large as a topic takes, in every topic that somebody reads: many times what an event is.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_stays_bounded()
+-> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let before = try_join_all(SERVICES.map(async |name| stack.memory_bytes(name)));
+        let before = before.await?;
+        let producer: FutureProducer = ClientConfig::new()
+            .set("bootstrap.servers", &client.addresses.kafka)
+            .set("message.max.bytes", (2 * TOPIC_RECORD_BYTES_MAX).to_string())
+            .create()?;
+        let mut grown_to = before.clone();
+        for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
+            let record = frame(
+                schema_id(client, topic).await?,
+                &vec![b'x'; TOPIC_RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES],
+            );
+            for nth in 0..LARGE_RECORDS {
+                let headers = valid_headers(topic, Uuid::now_v7());
+                let large = FutureRecord::to(topic.name).key(POISON_KEY).payload(&record);
+                let large = large.headers(headers).partition(nth % topic.partitions);
+                let landed = producer.send(large, TIMEOUT).await.map_err(|(error, _)| error)?;
+                for service in topic.subscribers {
+                    let position = (topic.name, landed.partition, landed.offset);
+                    wait_for_dead_letter(client, service, position, "undecodable", BLOCKED_MAX)
+                        .await?;
+                }
+                for (grown_to, name) in grown_to.iter_mut().zip(SERVICES) {
+                    *grown_to = stack.memory_bytes(name)?.max(*grown_to);
+                }
+            }
+        }
+        for ((before, grown_to), name) in before.iter().zip(grown_to).zip(SERVICES) {
+            let grown = grown_to.saturating_sub(*before);
+            ensure!(grown < GROWTH_BYTES_MAX, "{name} grew by {grown} bytes");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_about_an_order_that_was_never_placed_is_a_dead_letter() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let producer = create_producer(client)?;
+        for topic in [&events::payments::VERIFIED, &events::stock::RELEASED] {
+            let record = frame(schema_id(client, topic).await?, &valid_body(topic)?);
+            let headers = valid_headers(topic, Uuid::now_v7());
+            let record =
+                FutureRecord::to(topic.name).key(POISON_KEY).payload(&record).headers(headers);
+            let landed = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+            let position = (topic.name, landed.partition, landed.offset);
+            wait_for_dead_letter(client, "order", position, "unprocessable", TIMEOUT).await?;
+        }
+        Ok(())
+    })
+    .await
+}

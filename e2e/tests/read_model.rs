@@ -1,0 +1,241 @@
+//! What operators ask for beside republishing: the read model made anew, and a saga shown.
+
+use anyhow::{Context, Result, ensure};
+use chassis::event::avro::frame;
+use e2e::Stack;
+use e2e::client::http_client::Client;
+use e2e::client::kafka;
+use e2e::launcher::eventually::{eventually, retry_while};
+use e2e::scenarios::poison;
+use rdkafka::producer::FutureRecord;
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+
+use crate::fixture::{
+    Fixture, TIMEOUT, basket, rich_customer, stack_permit, with_exclusive_fixture,
+    without_unexpected_exits,
+};
+
+/// What a service says there is to buy, by SKU.
+async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
+    let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
+    let sql = "select sku, price_cents, version from items order by sku";
+    Ok(sqlx::query_as(sql).fetch_all(&mut db).await?)
+}
+
+/// A record of an item whose schema no registry has.
+async fn send_undecodable_item(client: &Client, sku: &str, partition: Option<i32>) -> Result<()> {
+    let payload = frame(poison::UNKNOWN_SCHEMA, b"?");
+    let record = FutureRecord::to("stock.items").key(sku).payload(&payload);
+    let record = FutureRecord { partition, ..record };
+    kafka::create_producer(client)?.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+    Ok(())
+}
+
+/// Rebuilds. Kafka or the registry may stand still for longer than that waits for them.
+async fn rebuild(client: &Client) -> Result<Value> {
+    let is_unavailable = |result: &Result<Value>| {
+        result.as_ref().is_err_and(|refusal| refusal.to_string().contains(TOPIC_UNAVAILABLE))
+    };
+    retry_while(TIMEOUT, async || e2e::admin::rebuild::run(client).await, is_unavailable).await
+}
+
+/// What a rebuild says of a topic that it can't read for now.
+const TOPIC_UNAVAILABLE: &str = "The topic can't be read now";
+
+/// Rebuilds, which has to remove, repair and keep so many.
+async fn assert_rebuilt(client: &Client, counts: [u64; 3]) -> Result<()> {
+    let rebuilt = rebuild(client).await?;
+    let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
+    ensure!(done == counts.map(Some), "{rebuilt}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupted_read_model_is_rebuilt_from_its_topic_while_orders_go_on() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        let before = items(client, "order").await?;
+        ensure!(before.len() > 10 && before == items(client, "stock").await?);
+        for corruption in [
+            "delete from items where sku in (select sku from items where sku > 'd' order by sku limit 3)",
+            // The right version, and one that stock has yet to reach: no later event repairs these.
+            "update items set price_cents = price_cents + 1 where sku = 'wool-cap'",
+            "update items set version = 99, name = 'Wrong' where sku = 'ships-biscuit'",
+            "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)",
+        ] {
+            sqlx::query(corruption).execute(&mut db).await?;
+        }
+        let ordering = async {
+            for _ in 0..20 {
+                client.place_until_accepted(rich_customer(), &basket()).await?;
+            }
+            Ok(())
+        };
+        let changing = async {
+            for price in 1..=20 {
+                client.put_item("changing", "Changing", price).await?;
+            }
+            Ok(())
+        };
+        let rebuilding = async {
+            let mut first = Value::Null;
+            for nth in 0..5 {
+                let rebuilt = rebuild(client).await?;
+                if nth == 0 {
+                    first = rebuilt;
+                }
+            }
+            Ok::<_, anyhow::Error>(first)
+        };
+        let (first, (), ()) = tokio::try_join!(rebuilding, ordering, changing)?;
+        ensure!(first["removed"] == 1 && first["repaired"].as_u64() >= Some(5), "{first}");
+        eventually("the read model to be stock's again", TIMEOUT, async || {
+            let (order, stock) = (items(client, "order").await?, items(client, "stock").await?);
+            ensure!(order == stock, "{order:?} is not {stock:?}");
+            Ok(())
+        })
+        .await?;
+        let again = rebuild(client).await?;
+        ensure!(again["removed"] == 0 && again["repaired"] == 0, "{again}");
+        Ok(())
+    })
+    .await
+}
+
+/// As after a registry was restored without the newest schema: what the topic says of an item is there,
+/// and can't be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodable() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        client.put_item("unread", "Unread", 1).await?;
+        eventually("the item to be known", TIMEOUT, async || {
+            ensure!(items(client, "order").await? == items(client, "stock").await?);
+            Ok(())
+        })
+        .await?;
+        for newer in [
+            "update items set version = 99 where sku = 'unread'",
+            "insert into items values ('unread too', 'Unread too', 1, 'EUR', 1)",
+        ] {
+            sqlx::query(newer).execute(&mut db).await?;
+        }
+        for sku in ["unread", "unread too"] {
+            send_undecodable_item(client, sku, None).await?;
+        }
+        assert_rebuilt(client, [0, 0, 2]).await?;
+
+        // Where there is no row, what can be read is better than nothing.
+        sqlx::query("delete from items where sku like 'unread%'").execute(&mut db).await?;
+        assert_rebuilt(client, [0, 1, 0]).await?;
+
+        // What comes after such a record and can be read is believed again.
+        sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
+        client.put_item("unread", "Unread", 2).await?;
+        eventually("the newer record to be consumed", TIMEOUT, async || {
+            assert_rebuilt(client, [0, 1, 0]).await
+        })
+        .await?;
+
+        // Of records in different partitions, as after some were added, nobody knows which came last.
+        for partition in 0..events::stock::ITEMS.partitions {
+            send_undecodable_item(client, "unread", Some(partition)).await?;
+        }
+        client.put_item("unread", "Unread", 3).await?;
+        eventually("the newest record to be consumed", TIMEOUT, async || {
+            ensure!(items(client, "order").await? == items(client, "stock").await?);
+            Ok(())
+        })
+        .await?;
+        sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
+        assert_rebuilt(client, [0, 0, 1]).await?;
+        sqlx::query("update items set version = 3 where sku = 'unread'").execute(&mut db).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// As after the broker lost its disk, or the registry its schemas: what is known is all there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_without_readable_items_changes_nothing_and_gives_the_reason() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let stack = Stack::ephemeral()?;
+    without_unexpected_exits(&stack, async {
+        stack.up().await?;
+        let client = Client::for_stack(&stack)?;
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        let known = "insert into items values ('known', 'Known', 1, 'EUR', 1)";
+        sqlx::query(known).execute(&mut db).await?;
+        let refused = async |problem: &str| -> Result<()> {
+            let error = rebuild(&client).await.err().context("it is rebuilt")?;
+            ensure!(
+                error.to_string().contains(&format!("409 {{\"type\":\"/problems/{problem}\"")),
+                "{error}"
+            );
+            let kept = vec![("known".to_string(), 1, 1)];
+            ensure!(items(&client, "order").await? == kept);
+            Ok(())
+        };
+        refused("nothing-published").await?;
+
+        send_undecodable_item(&client, "unread", None).await?;
+        refused("topic-undecodable").await
+    })
+    .await
+}
+
+/// The rebuild is held in its last step, before it writes what it read: at a row that it is about to
+/// remove. Whoever writes an item now, as the consumer does, has to wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let url = &client.addresses.databases["order"];
+        let mut observer = PgConnection::connect(url).await?;
+        let mut locker = PgConnection::connect(url).await?;
+        let mut writer = PgConnection::connect(url).await?;
+        let nobodys = "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)";
+        sqlx::query(nobodys).execute(&mut observer).await?;
+        let mut held = locker.begin().await?;
+        let hold = "select from items where sku = 'nobodys' for update";
+        sqlx::query(hold).execute(&mut *held).await?;
+
+        let meanwhile = async {
+            wait_for_lock_waiters(&mut observer, |waiting| waiting == 1).await?;
+            let write = tokio::spawn(async move {
+                let newer = "update items set version = version + 1, name = 'Newer'
+                             where sku = 'wool-cap'";
+                sqlx::query(newer).execute(&mut writer).await
+            });
+            wait_for_lock_waiters(&mut observer, |waiting| waiting == 2 || write.is_finished())
+                .await?;
+            held.rollback().await?;
+            Ok(write.await??)
+        };
+        let (rebuilt, written) = tokio::try_join!(rebuild(client), meanwhile)?;
+        ensure!(rebuilt["removed"] == 1 && written.rows_affected() == 1, "{rebuilt}");
+        let name: String = sqlx::query_scalar("select name from items where sku = 'wool-cap'")
+            .fetch_one(&mut observer)
+            .await?;
+        ensure!(name == "Newer", "it is {name} again");
+        let again = rebuild(client).await?;
+        ensure!(again["repaired"] == 1, "{again}");
+        Ok(())
+    })
+    .await
+}
+
+/// Waits until so many sessions of a database wait for locks.
+async fn wait_for_lock_waiters(db: &mut PgConnection, enough: impl Fn(i64) -> bool) -> Result<()> {
+    eventually("sessions to wait for a lock", TIMEOUT, async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&mut *db)
+        .await?;
+        ensure!(enough(waiting), "{waiting}");
+        Ok(())
+    })
+    .await
+}

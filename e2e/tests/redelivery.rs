@@ -1,0 +1,211 @@
+//! Faults of what is delivered: late, again, from the beginning, or impossible. They leave dead letters
+//! behind, so they run after those that count letters: tests run in order of their names.
+
+use anyhow::{Result, ensure};
+use e2e::client::http_client::Client;
+use e2e::launcher::topology::SERVICES;
+use e2e::scenarios::poison::send_unprocessable;
+use e2e::scenarios::redelivery::{self, table_hashes};
+use events::{TOPICS, orders, payments, stock as stocks};
+use futures::future::try_join_all;
+use tokio::time::Instant;
+
+use crate::fixture::{
+    Fixture, TIMEOUT, basket, place_orders, rich_customer, wait_for_dead_letter,
+    wait_until_all_read, wait_until_confirmed, wait_until_outbox_empty, with_exclusive_fixture,
+};
+use e2e::scenarios::redelivery::{consumer_lag, reset_offsets};
+
+async fn rows_of_all_services(client: &Client) -> Result<Vec<(String, String)>> {
+    let all = try_join_all(SERVICES.map(|service| table_hashes(client, service))).await?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// F19. Payment and stock hear of the cancellation long before they hear of the order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_order() -> Result<()>
+{
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        let both = ["payment", "stock"];
+        try_join_all(both.map(|service| stack.stop(service))).await?;
+        let orders = place_orders(client, 20).await?;
+        for order in &orders {
+            client.cancel_until_accepted(order.order_id).await?;
+        }
+        wait_until_outbox_empty(client, "order").await?;
+        let mut held = Vec::new();
+        for service in both {
+            held.push(redelivery::withhold(client, service, &orders::CREATED).await?);
+        }
+        try_join_all(both.map(|service| stack.start(service))).await?;
+        for order in &orders {
+            let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
+            ensure!((&*ended.payment, &*ended.stock) == ("void", "void"), "{ended:?}");
+        }
+        try_join_all(both.map(|service| stack.stop(service))).await?;
+        for held in held {
+            redelivery::release(client, held).await?;
+        }
+        try_join_all(both.map(|service| stack.start(service))).await?;
+        for service in both {
+            wait_until_all_read(client, service).await?;
+        }
+        for order in &orders {
+            let ended = client.get_order(order.order_id).await?;
+            ensure!((&*ended.payment, &*ended.stock) == ("void", "void"), "{ended:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// F19. Whichever of the two answers comes much later, the order waits for it and ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        for (topic, there, missing) in [
+            (&payments::VERIFIED, "reserved", "waiting"),
+            (&stocks::RESERVED, "waiting", "verified"),
+        ] {
+            stack.stop("order").await?;
+            stack.start("order").await?;
+            stack.pause("payment").await?;
+            stack.pause("stock").await?;
+            let orders = place_orders(client, 10).await?;
+            wait_until_outbox_empty(client, "order").await?;
+            stack.stop("order").await?;
+            stack.resume("payment").await?;
+            stack.resume("stock").await?;
+            for service in ["payment", "stock"] {
+                wait_until_all_read(client, service).await?;
+            }
+            // Their answers are in the topics once nothing waits in their outboxes.
+            for service in ["payment", "stock"] {
+                wait_until_outbox_empty(client, service).await?;
+            }
+            let held = redelivery::withhold(client, "order", topic).await?;
+            stack.start("order").await?;
+            wait_until_all_read(client, "order").await?;
+            for order in &orders {
+                let order = client.get_order(order.order_id).await?;
+                ensure!(
+                    (&*order.status, &*order.stock, &*order.payment) == ("pending", there, missing),
+                    "{order:?}"
+                );
+            }
+            stack.stop("order").await?;
+            redelivery::release(client, held).await?;
+            stack.start("order").await?;
+            wait_until_confirmed(client, &orders).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// F20.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_written_again_once_to_three_times_changes_no_row() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        let Fixture { client, .. } = fixture;
+        wait_until_confirmed(client, &place_orders(client, 40).await?).await?;
+        fixture.verify().await?;
+        let before = rows_of_all_services(client).await?;
+        let written = redelivery::produce_again(client, 2_000).await?;
+        ensure!(written > 200, "only {written}");
+        for service in SERVICES {
+            wait_until_all_read(client, service).await?;
+        }
+        let after = rows_of_all_services(client).await?;
+        ensure!(before.len() == after.len(), "{after:?}");
+        let changed: Vec<_> = before.iter().zip(&after).filter(|(was, is)| was != is).collect();
+        ensure!(changed.is_empty(), "{changed:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// F25. Those that cannot be are set aside, and nobody behind them waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn unprocessable_events_become_dead_letters_and_delay_no_valid_ones() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+        let order = client.wait_until_ended(order.order_id, TIMEOUT).await?;
+        for _ in 0..2 {
+            wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+            let positions = send_unprocessable(client, &order).await?;
+            let began = Instant::now();
+            wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
+            ensure!(began.elapsed() < TIMEOUT, "{:?}", began.elapsed());
+            for topic in TOPICS {
+                for service in topic.subscribers {
+                    for (partition, offset) in positions.get(topic.name).into_iter().flatten() {
+                        wait_for_dead_letter(
+                            client,
+                            service,
+                            (topic.name, *partition, *offset),
+                            "unprocessable",
+                            TIMEOUT,
+                        )
+                        .await?;
+                    }
+                }
+            }
+        }
+        let again = client.get_order(order.order_id).await?;
+        ensure!(again == order, "{again:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// F29.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_offsets_are_gone_reads_everything_again_and_loses_nothing() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        wait_until_confirmed(client, &place_orders(client, 25).await?).await?;
+        for service in SERVICES {
+            stack.stop(service).await?;
+            let meanwhile = match service {
+                "order" => Vec::new(),
+                _ => place_orders(client, 5).await?,
+            };
+            redelivery::delete_offsets(client, service).await?;
+            let behind = redelivery::consumer_lag(client, service).await?;
+            ensure!(behind > 20, "{service} has only {behind} records to read");
+            stack.start(service).await?;
+            wait_until_all_read(client, service).await?;
+            wait_until_confirmed(client, &meanwhile).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaying_every_topic_from_offset_0_changes_no_row_and_publishes_nothing() -> Result<()> {
+    with_exclusive_fixture(async |fixture| {
+        let Fixture { stack, client } = fixture;
+        for order in try_join_all(
+            (0..20).map(async |_| client.place_until_accepted(rich_customer(), &basket()).await),
+        )
+        .await?
+        {
+            client.wait_until_ended(order.order_id, TIMEOUT).await?;
+        }
+        let before = fixture.verify().await?.records;
+        for service in SERVICES {
+            stack.stop(service).await?;
+            let rows = table_hashes(client, service).await?;
+            reset_offsets(client, service, i64::MAX).await?;
+            let to_read = consumer_lag(client, service).await?;
+            ensure!(to_read > 0, "{service} was not rewound");
+            stack.start(service).await?;
+            wait_until_all_read(client, service).await?;
+            assert_eq!(rows, table_hashes(client, service).await?);
+        }
+        assert_eq!(before, fixture.verify().await?.records);
+        Ok(())
+    })
+    .await
+}

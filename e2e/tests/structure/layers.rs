@@ -1,0 +1,107 @@
+//! Layers: what a folder may import, and that no two parts import each other.
+
+use super::imports::{Imports, folder_of};
+
+/// The chassis from the bottom up: what a line names may import its own line and those above it here.
+const CHASSIS: [&[&str]; 8] = [
+    &["crash_point", "config", "telemetry", "flow"],
+    &["event", "db", "kafka", "http"],
+    &["unit_of_work"],
+    &["outbox", "dead_letter", "inbox"],
+    &["transaction"],
+    &["commands", "consumer"],
+    &["admin"],
+    &["service"],
+];
+
+/// What a fork may delete, each with the files that belong to it.
+const DELETABLE: [&[&str]; 4] = [
+    &["kafka/compacted_topic"],
+    &["http/openapi"],
+    &["http/change_feed", "http/sse"],
+    &["admin/republish"],
+];
+
+/// The tests from outside, in the same way.
+const E2E: [&[&str]; 7] = [
+    &["launcher"],
+    &["client"],
+    &["faults", "metrics"],
+    &["checker"],
+    &["workload"],
+    &["scenarios", "admin", "mutants"],
+    &["new_service"],
+];
+
+/// What `testing` offers, and the root, may import everything.
+const CHASSIS_FREE: [&str; 2] = ["", "testing"];
+
+fn chassis() -> Imports {
+    Imports::read("shared/chassis/src", &CHASSIS_FREE)
+}
+
+fn e2e() -> Imports {
+    Imports::read("e2e/src", &["", "checker/test_cases"])
+}
+
+/// Every import that points up, and every file without a layer.
+fn upward_imports(imports: &Imports, layers: &[&[&str]]) -> Vec<String> {
+    let layer = |module: &str| layers.iter().position(|it| it.contains(&folder_of(module)));
+    let unknown = imports.0.keys().filter(|it| layer(it).is_none());
+    let mut found: Vec<String> = unknown.map(|it| format!("{it} has no layer")).collect();
+    let upward = imports.pairs().filter(|(from, to)| layer(from) < layer(to));
+    found.extend(upward.map(|(from, to)| format!("{from} imports {to}, which lies above it")));
+    found
+}
+
+#[test]
+fn the_chassis_imports_downwards_only() {
+    let found = upward_imports(&chassis(), &CHASSIS);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn events_lie_below_kafka() {
+    let imports = chassis();
+    let upward =
+        imports.pairs().filter(|(from, to)| (folder_of(from), folder_of(to)) == ("event", "kafka"));
+    assert_eq!(upward.collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn the_end_to_end_tests_import_downwards_only() {
+    let found = upward_imports(&e2e(), &E2E);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn no_two_parts_of_the_chassis_import_each_other() {
+    let imports = chassis();
+    let (files, folders) = (imports.circles(), imports.by_folder());
+    assert!(
+        files.is_empty() && folders.circles().is_empty(),
+        "{files:#?} {:#?}",
+        folders.circles()
+    );
+}
+
+#[test]
+fn no_two_parts_of_the_end_to_end_tests_import_each_other() {
+    let imports = e2e();
+    let (files, folders) = (imports.circles(), imports.by_folder());
+    assert!(
+        files.is_empty() && folders.circles().is_empty(),
+        "{files:#?} {:#?}",
+        folders.circles()
+    );
+}
+
+#[test]
+fn what_a_fork_may_delete_is_imported_by_the_service_alone() {
+    let imports = chassis();
+    for part in DELETABLE {
+        let used = imports.pairs().filter(|(from, to)| part.contains(to) && !part.contains(from));
+        let others: Vec<_> = used.filter(|(from, _)| *from != "service").collect();
+        assert!(others.is_empty(), "{others:#?}");
+    }
+}

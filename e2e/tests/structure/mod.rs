@@ -1,0 +1,276 @@
+//! What keeps the tree in the shape that docs/architecture.md promises. `make check` runs these by name; they
+//! need nothing but the files.
+
+// Clippy knows tests by their attribute, and all of this is one.
+#![allow(clippy::unwrap_used)]
+
+mod apis;
+mod imports;
+mod layers;
+mod names;
+mod pages;
+mod sizes;
+mod topics;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use e2e::launcher::topology::SERVICES;
+use e2e::new_service::messaging_migrations;
+use e2e::scenarios::crash_points;
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Every service, by its folder.
+fn services() -> BTreeSet<String> {
+    std::fs::read_dir(root().join("services"))
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+/// A source file of ours.
+struct Source {
+    /// From the root of the checkout.
+    path: String,
+    /// All of it but the tests inside.
+    code: String,
+}
+
+/// The sources of a folder and of those in it, without the files that are tests.
+fn sources(folder: &str) -> Vec<Source> {
+    let (mut folders, mut found) = (vec![folder.to_string()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let path = format!("{folder}/{name}");
+            let is_test = ["tests", "tests.rs"].contains(&&*name) || name.ends_with("_tests.rs");
+            match entry.path().is_dir() {
+                _ if is_test => {}
+                true => folders.push(path),
+                false if name.ends_with(".rs") => {
+                    let code = without_tests(&read(&path));
+                    found.push(Source { path, code });
+                }
+                false => {}
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(!found.is_empty(), "{folder} has no sources");
+    found
+}
+
+/// A file's tests are its last module.
+fn without_tests(text: &str) -> String {
+    text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string()
+}
+
+/// Compares numbers, each by its name, with those that a file holds. They may only shrink, and what is
+/// smaller now is written down, so that it can't grow back: `REWRITE_RATCHETS=1` does that. `slack` is how
+/// much smaller a number may be and need not be written down yet.
+fn compare_ratchet(file: &str, actual: &BTreeMap<String, usize>, slack: usize) {
+    let path = format!("e2e/tests/structure/{file}");
+    if std::env::var("REWRITE_RATCHETS").is_ok() {
+        let lines = actual.iter().map(|(name, number)| format!("{name} {number}\n"));
+        std::fs::write(root().join(&path), lines.collect::<String>()).unwrap();
+        return;
+    }
+    let text = read(&path);
+    let recorded: BTreeMap<&str, usize> = text
+        .lines()
+        .map(|line| line.rsplit_once(' ').unwrap())
+        .map(|(name, number)| (name, number.parse().unwrap()))
+        .collect();
+    let mut problems = Vec::new();
+    for (name, number) in actual {
+        match recorded.get(&**name) {
+            None => problems.push(format!("{name} has {number} lines, more than it may")),
+            Some(limit) if number > limit => {
+                problems.push(format!("{name} has grown from {limit} to {number} lines"));
+            }
+            Some(limit) if number + slack < *limit => {
+                problems.push(format!("{name} has shrunk to {number} lines: {path} says {limit}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = recorded.keys().filter(|name| !actual.contains_key(**name));
+    problems.extend(gone.map(|name| format!("{name} needs no line in {path} any more")));
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+#[test]
+fn every_service_has_the_same_messaging_tables() {
+    // Under the numbers that each has free.
+    let texts = |service: &String| -> Vec<String> {
+        let files = messaging_migrations(&root().join("services").join(service)).unwrap();
+        files.into_iter().map(|(_, text)| text).collect()
+    };
+    let copies: BTreeSet<_> = services().iter().map(texts).collect();
+    assert_eq!(copies.len(), 1, "the services' *_messaging.sql differ");
+}
+
+/// A newer version's migration adds a column while this one runs. A prepared statement whose columns
+/// are then others fails for as long as its connection lives ("cached plan must not change result
+/// type"): the older version would go on refusing whatever it is asked.
+#[test]
+fn no_prepared_statement_selects_all_columns_of_a_table() {
+    let folders = services().into_iter().map(|service| format!("services/{service}/src"));
+    for folder in folders.chain(["shared/chassis/src".into(), "e2e/template".into()]) {
+        for Source { path, code, .. } in sources(&folder) {
+            for statement in code.split(';').filter(|it| !it.contains(".persistent(false)")) {
+                for (at, _) in statement.match_indices('*') {
+                    let (before, after) = (&statement[..at], statement[at + 1..].trim_start());
+                    let all = before.ends_with("select ") || before.ends_with("returning ");
+                    let of_arrays = after.starts_with("from unnest(");
+                    // Its own next line says that it is not kept.
+                    let unkept = after.starts_with("from {table}");
+                    let around = before.chars().rev().take(80).collect::<String>();
+                    assert!(
+                        !all || of_arrays || after.starts_with("from staged_items") || unkept,
+                        "{path}: {} *",
+                        around.chars().rev().collect::<String>()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A process that is killed keeps what it gave to the system, so no test that kills can tell.
+#[test]
+fn no_setting_gives_up_the_durability_of_commits() {
+    let mut files = ["docker-compose.yml", "Makefile", "e2e/src/launcher/launch_config.rs"]
+        .map(|it| root().join(it))
+        .to_vec();
+    let mut folders = vec![root().join("k8s")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    assert!(files.len() > 10, "{files:?}");
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+            let set = ["=", ":", " ="].iter().any(|is| text.contains(&format!("{setting}{is}")));
+            assert!(!set, "{} sets {setting}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_main_fits_on_a_page() {
+    for service in services() {
+        let main = read(&format!("services/{service}/src/main.rs"));
+        // What stands before `mod` says what the service is; it is not wiring.
+        let wiring = main.split_once("\nmod ").map_or(&*main, |(_, wiring)| wiring);
+        let lines = wiring.lines().count();
+        assert!(
+            lines <= 50,
+            "services/{service}/src/main.rs has {lines} lines after what it says of itself"
+        );
+    }
+}
+
+/// Which members of the workspace each one depends on, by cargo's own account.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let name = |package: &Value| package["name"].as_str().unwrap().to_string();
+    let members: BTreeSet<String> = packages.iter().map(name).collect();
+    let of = |package: &Value| {
+        package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(name)
+            .filter(|it| members.contains(it))
+            .collect()
+    };
+    packages.iter().map(|package| (name(package), of(package))).collect()
+}
+
+#[test]
+fn dependencies_point_one_way_and_no_service_depends_on_another() {
+    let dependencies = dependencies();
+    let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(dependencies["chassis"], on(&[]));
+    assert_eq!(dependencies["events"], on(&["chassis"]));
+    for service in services() {
+        assert_eq!(dependencies[&service], on(&["chassis", "events"]), "{service}");
+    }
+    let members: BTreeSet<String> = dependencies.into_keys().collect();
+    let others = on(&["chassis", "events", "e2e", "model", "bench"]);
+    let named = members.difference(&others).cloned().collect();
+    assert_eq!(services(), named, "a service's folder, crate and name are one word");
+    assert_eq!(services(), on(&SERVICES), "the native stack starts each");
+}
+
+#[test]
+fn the_crash_points_of_the_chassis_and_of_the_runner_are_the_same() {
+    let mut declared = Vec::new();
+    for Source { path, code, .. } in sources("shared/chassis/src") {
+        if path.ends_with("/crash_point.rs") {
+            continue;
+        }
+        let points = code.split("crash_point!(\"").skip(1);
+        declared.extend(points.map(|rest| rest.split('"').next().unwrap().to_string()));
+    }
+    declared.sort_unstable();
+    let mut known = crash_points::list::all();
+    known.sort_unstable();
+    assert_eq!(declared, known);
+}
+
+#[test]
+fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
+    let members = ["shared/chassis", "shared/events", "e2e", "e2e/model", "e2e/bench"];
+    let services = services().into_iter().map(|service| format!("services/{service}"));
+    let members = services.chain(members.map(str::to_string)).map(|it| it + "/Cargo.toml");
+    let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
+    for file in members.chain(others) {
+        let uses = read(&file).matches("crash-points").count();
+        assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
+    }
+    assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
+    assert_eq!(read("Makefile").matches("--features chassis/crash-points").count(), 1);
+}
+
+/// A program would name its own arguments, which nobody who types `make` has seen.
+#[test]
+fn make_asks_for_a_missing_variable_by_its_name() {
+    for (target, name) in [
+        ("timeline", "ID"),
+        ("dead-letter", "SERVICE"),
+        ("replay", "SERVICE"),
+        ("discard", "SERVICE"),
+        ("sql", "SERVICE"),
+    ] {
+        let mut make = Command::new("make");
+        let command = make.args(["-n", target]).current_dir(root()).env_remove("MAKEFLAGS");
+        let output = command.env_remove("SERVICE").env_remove("ID").output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(&format!("say {name}=")), "{error}");
+    }
+}

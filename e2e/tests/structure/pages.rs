@@ -1,0 +1,180 @@
+//! The pages: their size, their links, and that what they name exists.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::{read, root, sources};
+
+const README_LINES_MAX: usize = 220;
+const README_WORDS_MAX: usize = 2_200;
+const CONTRIBUTING_LINES_MAX: usize = 120;
+const SENTENCE_WORDS_MAX: usize = 35;
+
+/// Words for persons and for absence, which hide what acts.
+const BANNED: [&str; 5] = ["nobody", "whoever", "somebody", "anew", "in vain"];
+
+/// Every page, from the root of the checkout.
+fn pages() -> Vec<String> {
+    let mut found = vec!["README.md".to_string(), "CONTRIBUTING.md".to_string()];
+    let mut folders = vec!["docs".to_string()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+            match entry.path().is_dir() {
+                true => folders.push(path),
+                false if path.ends_with(".md") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found
+}
+
+/// The lines of a page that are no code.
+fn prose(page: &str) -> Vec<String> {
+    let mut in_code = false;
+    let text = read(page);
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_code ^= is_fence;
+        !in_code && !is_fence
+    });
+    lines.map(str::to_string).collect()
+}
+
+/// What stands between backquotes in a line.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_first_pages_are_short() {
+    let (readme, contributing) = (read("README.md"), read("CONTRIBUTING.md"));
+    assert!(readme.lines().count() <= README_LINES_MAX, "{}", readme.lines().count());
+    let words = readme.split_whitespace().count();
+    assert!(words <= README_WORDS_MAX, "{words} words");
+    assert!(contributing.lines().count() <= CONTRIBUTING_LINES_MAX);
+}
+
+#[test]
+fn every_link_leads_to_a_page_and_a_heading() {
+    let anchor = |heading: &str| -> String {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    let headings = |page: &str| -> BTreeSet<String> {
+        let titles = prose(page);
+        titles
+            .iter()
+            .filter_map(|line| Some(anchor(line.strip_prefix('#')?.trim_start_matches('#').trim())))
+            .collect()
+    };
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let folder = Path::new(&page).parent().unwrap().to_path_buf();
+        for line in prose(&page) {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if target.contains("://") {
+                    continue;
+                }
+                let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+                let path = if file.is_empty() {
+                    page.clone()
+                } else {
+                    folder.join(file).display().to_string()
+                };
+                let exists = root().join(&path).exists();
+                if !exists || !heading.is_empty() && !headings(&path).contains(heading) {
+                    wrong.push(format!("{page}: {target}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A name of six words or more, with underscores, is that of a test.
+#[test]
+fn every_test_and_make_target_that_a_page_names_exists() {
+    let folders = ["shared", "services", "e2e"];
+    let mut code = String::new();
+    for folder in folders {
+        collect(folder, &mut code);
+    }
+    let makefile = read("Makefile");
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for line in prose(&page) {
+            for name in quoted(&line) {
+                let is_test = name.matches('_').count() >= 5
+                    && name
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+                if is_test
+                    && !code.contains(&format!("fn {name}("))
+                    && !code.contains(&format!("\"{name}\""))
+                {
+                    wrong.push(format!("{page}: {name}"));
+                }
+                let target = name.strip_prefix("make ").and_then(|rest| rest.split(' ').next());
+                if let Some(target) = target
+                    && target.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                    && !makefile.contains(&format!("\n{target}:"))
+                {
+                    wrong.push(format!("{page}: make {target}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The text of all sources, tests included.
+fn collect(folder: &str, text: &mut String) {
+    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+        match entry.path().is_dir() {
+            true if path.ends_with("/target") => {}
+            true => collect(&path, text),
+            false if path.ends_with(".rs") => *text += &read(&path),
+            false => {}
+        }
+    }
+}
+
+#[test]
+fn the_map_names_every_folder_of_the_chassis() {
+    let map = read("docs/architecture.md");
+    let folders: BTreeSet<String> = sources("shared/chassis/src")
+        .iter()
+        .filter_map(|source| source.path.strip_prefix("shared/chassis/src/")?.split_once('/'))
+        .map(|(folder, _)| folder.to_string())
+        .collect();
+    let missing: Vec<_> = folders.iter().filter(|it| !map.contains(&format!("`{it}"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn pages_are_plain() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for line in prose(&page) {
+            let lower =
+                format!(" {} ", line.to_lowercase().replace(|c: char| !c.is_alphanumeric(), " "));
+            let banned = BANNED.iter().filter(|word| lower.contains(&format!(" {word} ")));
+            wrong.extend(banned.map(|word| format!("{page}: {word}: {line}")));
+            if line.starts_with('|') {
+                continue;
+            }
+            for sentence in line.split(['.', ':', ';', '?']) {
+                let words = sentence.split_whitespace().count();
+                if words > SENTENCE_WORDS_MAX {
+                    wrong.push(format!("{page}: {words} words: {sentence}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

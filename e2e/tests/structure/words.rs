@@ -1,0 +1,103 @@
+//! Words of the trade, which stand nowhere in what serves any trade.
+
+use std::collections::BTreeSet;
+
+use super::{Source, sources};
+
+/// What the services speak of, in one form. The chassis serves any other trade as well.
+const DOMAIN: [&str; 12] = [
+    "order",
+    "payment",
+    "stock",
+    "customer",
+    "sku",
+    "cents",
+    "currency",
+    "refund",
+    "reservation",
+    "warehouse",
+    "ledger",
+    "deposit",
+];
+
+/// Every word of every name and of every text in quotes, comments left out, in lower case and
+/// singular. SQL's `order by` is no order, and neither is the first word of `Ordering`.
+fn words(source: &str) -> BTreeSet<String> {
+    let mut text = String::new();
+    for line in source.lines() {
+        let code = line.trim_start();
+        if code.starts_with("//") {
+            continue;
+        }
+        // A comment behind code; `://` stands in addresses.
+        let code = code.split_once(" // ").map_or(code, |(code, _)| code);
+        text.push_str(code);
+        text.push('\n');
+    }
+    let mut words = BTreeSet::new();
+    let names: Vec<&str> =
+        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|name| !name.is_empty()).collect();
+    for (nth, name) in names.iter().enumerate() {
+        if *name == "order" && names.get(nth + 1) == Some(&"by") {
+            continue;
+        }
+        let mut word = String::new();
+        for c in name.chars() {
+            if c.is_ascii_uppercase()
+                && !word.is_empty()
+                && !word.ends_with(|c: char| c.is_ascii_uppercase())
+            {
+                words.insert(singular(&word));
+                word.clear();
+            }
+            word.push(c);
+        }
+        words.insert(singular(&word));
+    }
+    words
+}
+
+fn singular(word: &str) -> String {
+    let word = word.to_ascii_lowercase();
+    match word.as_str() {
+        "cents" => word,
+        plural => plural.strip_suffix('s').unwrap_or(plural).to_string(),
+    }
+}
+
+#[test]
+fn words_are_found_in_names_and_texts_and_not_in_comments() {
+    let source = r#"
+        // the order's comment
+        let OrderCreated { total_cents, .. } = from("payments.verified"); // refund
+        select("select * from t order by position", "http://stock");
+        use std::sync::atomic::Ordering;
+    "#;
+    let found = words(source);
+    let domain: Vec<&str> = DOMAIN.into_iter().filter(|word| found.contains(*word)).collect();
+    assert_eq!(domain, ["order", "payment", "stock", "cents"]);
+    assert!(!words("select * from t order by sum").contains("order"));
+    assert!(words("Ordering::Relaxed").is_disjoint(&DOMAIN.map(str::to_string).into()));
+}
+
+/// The domain words of a folder's sources, each with its file.
+fn domain_words(folder: &str) -> Vec<String> {
+    let found = sources(folder).into_iter().filter_map(|Source { path, code, .. }| {
+        // Which services there are is said once, and given to all others.
+        let list =
+            code.find("pub const SERVICES").map(|at| at..at + code[at..].find("];").unwrap());
+        let code = list.map_or(code.clone(), |list| code.replace(&code[list], ""));
+        let found = words(&code);
+        let domain: Vec<&str> = DOMAIN.into_iter().filter(|word| found.contains(*word)).collect();
+        (!domain.is_empty()).then(|| format!("{path} uses the words {domain:?}"))
+    });
+    found.collect()
+}
+
+#[test]
+fn the_chassis_the_launcher_and_the_faults_use_no_word_of_the_domain() {
+    for folder in ["shared/chassis/src", "e2e/src/launcher", "e2e/src/faults"] {
+        let found = domain_words(folder);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}

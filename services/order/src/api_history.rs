@@ -1,0 +1,104 @@
+//! The life of an order: its history, read at once or followed as it happens.
+//!
+//! The second half of `api.rs`, which declares it by its path: the fuzzer compiles that file in as well.
+
+use super::*;
+
+/// An event of an order.
+#[derive(Serialize, sqlx::FromRow, ToSchema)]
+pub struct HistoryEntry {
+    #[serde(skip)]
+    order_id: Uuid,
+    #[serde(skip)]
+    position: i64,
+    /// The topic that it went through.
+    #[schema(examples("orders.created"))]
+    event: String,
+    event_id: Uuid,
+    /// The event itself, without its envelope.
+    #[schema(value_type = Object)]
+    detail: Value,
+    /// When it was decided, by the clock of its publisher's database.
+    occurred_at: DateTime<Utc>,
+    /// When it became true here.
+    recorded_at: DateTime<Utc>,
+}
+
+/// Positions are counted while the order's row is locked, so within an order they grow as it commits.
+impl FeedEntry for HistoryEntry {
+    const QUERY: &str =
+        "select entry.order_id, entry.position, entry.event, entry.event_id, entry.detail,
+                entry.occurred_at, entry.recorded_at
+         from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
+         cross join lateral (
+             select order_id, position, event, event_id, detail, occurred_at, recorded_at
+             from history
+             where history.order_id = seen.order_id and history.position > seen.position
+             order by position offset 0) as entry";
+
+    fn subject(&self) -> Uuid {
+        self.order_id
+    }
+    fn position(&self) -> i64 {
+        self.position
+    }
+    fn id(&self) -> Uuid {
+        self.event_id
+    }
+    fn event(&self) -> &str {
+        &self.event
+    }
+    fn is_final(&self) -> bool {
+        [events::orders::CONFIRMED.name, events::orders::CANCELLED.name].contains(&&*self.event)
+    }
+}
+
+/// The life of an order.
+#[derive(Serialize, ToSchema)]
+pub struct History {
+    order_id: Uuid,
+    history: Vec<HistoryEntry>,
+}
+
+/// Shows every event of an order, in the sequence in which they became true here.
+#[utoipa::path(get, path = "/orders/{order_id}/history", responses(
+    (status = 200, description = "The events, the oldest first.", body = History),
+    (status = 404, description = "There is no such order."),
+))]
+pub async fn show_history(
+    State(api): State<Api>,
+    Path(order_id): Path<Uuid>,
+) -> Result<JsonResponse<History>, Problem> {
+    let history = find_history(&api, order_id).await?;
+    Ok(JsonResponse(History { order_id, history }))
+}
+
+async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Problem> {
+    let history: Vec<HistoryEntry> = sqlx::query_as(
+        "select order_id, event_id, position, event, detail, occurred_at, recorded_at
+         from history where order_id = $1 order by position",
+    )
+    .bind(order_id)
+    .fetch_all(&api.db)
+    .await?;
+    if history.is_empty() { Err(no_such_order()) } else { Ok(history) }
+}
+
+/// Follows an order until it ends, as server-sent events.
+///
+/// Each event of the order is one: `id` is its event_id, `event` its name, `data` the entry as in
+/// the history. Those that are there already come first, then each as it happens, and the stream
+/// ends with the order: after its `orders.confirmed` or `orders.cancelled`. A stream that ends sooner
+/// is to be resumed with `Last-Event-ID`, as browsers do by themselves.
+#[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
+    (status = 200, description = "The events.", body = ServerSentEvent, content_type = "text/event-stream"),
+    (status = 204, description = "All was seen; there is nothing to come back for."),
+    (status = 404, description = "There is no such order."),
+))]
+pub async fn follow_order(
+    State(api): State<Api>,
+    Path(order_id): Path<Uuid>,
+    LastEventId(seen): LastEventId,
+) -> Result<Response, Problem> {
+    api.feed.event_stream(find_history(&api, order_id).await?, seen)
+}

@@ -1,0 +1,41 @@
+//! What the order service published can be republished.
+
+use super::deadline::sweep;
+use super::*;
+
+#[tokio::test]
+async fn published_events_are_republished_unchanged() {
+    let (fixture, client) = fixture_with_items().await;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(post_order(&client).await);
+    }
+    deliver(&fixture, &[verified(ids[0])], saga::payment_verified).await;
+    deliver(&fixture, &[reserved(ids[0])], saga::stock_reserved).await;
+    deliver(&fixture, &[declined(ids[1])], saga::payment_declined).await;
+    deliver(&fixture, &[rejected(ids[2])], saga::stock_rejected).await;
+    client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
+    sqlx::query("update orders set created_at = now() - interval '1 minute' where order_id = $1")
+        .bind(ids[4])
+        .execute(&fixture.db)
+        .await
+        .unwrap();
+    // Its record published another time, which is nothing that happens.
+    sqlx::query("delete from outbox where key = $1")
+        .bind(ids[4].to_string())
+        .execute(&fixture.db)
+        .await
+        .unwrap();
+    let (_, created) = fixture.republished([orders()], json!({"key": ids[4]})).await;
+    assert_eq!(created.len(), 1);
+    sweep(&fixture, &mut Default::default(), Some(Duration::ZERO)).await;
+    let mut published = fixture.outbox_records().await;
+    let (answer, again) = fixture.republished([orders()], json!({})).await;
+    assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(11)));
+    published.sort_by(|a, b| a.2.cmp(&b.2));
+    assert_eq!(again, published, "by order, and of each in the order in which it was published");
+}
+
+fn orders() -> chassis::RepublishSource {
+    chassis::republish::source::<Order>()
+}

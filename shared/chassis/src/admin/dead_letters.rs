@@ -1,0 +1,280 @@
+//! Dead letters on the admin port: list, read, replay, discard.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::routing::{get, post};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::{Duration, Instant};
+use uuid::Uuid;
+
+use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, SettleOutcome};
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterSummary};
+use crate::http::extractors::{Json, Path, Query};
+use crate::http::pagination::PageLimit;
+use crate::http::problem::Problem;
+use crate::unit_of_work::UnitOfWork;
+
+/// Dead letters that one request replays, at most, and the time after which it begins no further one.
+const REPLAY_BATCH_MAX: i64 = 200;
+const REPLAY_DURATION_MAX: Duration = Duration::from_secs(4);
+
+/// Characters of the reason for a discard.
+const REASON_CHARS_MAX: usize = 1_000;
+
+pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
+    Router::new()
+        .route("/dead-letters", get(list::<R>))
+        .route("/dead-letters/replay", post(replay_all::<R>))
+        .route("/dead-letters/{dead_letter_id}", get(read::<R>))
+        .route("/dead-letters/{dead_letter_id}/replay", post(replay::<R>))
+        .route("/dead-letters/{dead_letter_id}/discard", post(discard::<R>))
+        .with_state(Arc::new(dead_letters))
+}
+
+type AdminState<R> = State<Arc<DeadLetters<R>>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    #[serde(default = "waiting")]
+    state: ListedState,
+    topic: Option<String>,
+    #[serde(default)]
+    after: i64,
+    #[serde(default)]
+    limit: PageLimit<1_000>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ListedState {
+    Waiting,
+    Replayed,
+    Discarded,
+    All,
+}
+
+fn waiting() -> ListedState {
+    ListedState::Waiting
+}
+
+#[derive(Serialize)]
+struct DeadLetterPage {
+    /// The number of all that wait.
+    waiting: i64,
+    dead_letters: Vec<DeadLetterSummary>,
+    /// The value of `after` for the next page, if there is one.
+    next: Option<i64>,
+}
+
+/// Oldest first; those that wait, unless the request names another state.
+async fn list<R: UnitOfWork>(
+    State(dead_letters): AdminState<R>,
+    Query(listing): Query<ListQuery>,
+) -> Result<Json<DeadLetterPage>, Problem> {
+    let state = match listing.state {
+        ListedState::Waiting => Some(dead_letter::DeadLetterState::Waiting),
+        ListedState::Replayed => Some(dead_letter::DeadLetterState::Replayed),
+        ListedState::Discarded => Some(dead_letter::DeadLetterState::Discarded),
+        ListedState::All => None,
+    };
+    let filter = DeadLetterFilter { state, topic: listing.topic, after: listing.after };
+    let waiting = DeadLetterFilter {
+        state: Some(dead_letter::DeadLetterState::Waiting),
+        ..DeadLetterFilter::default()
+    };
+    let waiting = dead_letter::count(&dead_letters.db, &waiting).await?;
+    let mut page =
+        dead_letter::list(&dead_letters.db, &filter, listing.limit.query_limit()).await?;
+    let next = listing.limit.split_page(&mut page, |last| last.dead_letter_id);
+    Ok(Json(DeadLetterPage { waiting, dead_letters: page, next }))
+}
+
+/// Everything that is known of a dead letter.
+#[derive(Serialize)]
+struct DeadLetterDetail {
+    dead_letter_id: i64,
+    state: dead_letter::DeadLetterState,
+    kind: String,
+    reason: String,
+    /// The number of attempts.
+    attempts: i32,
+    received_at: DateTime<Utc>,
+    settled_at: Option<DateTime<Utc>>,
+    /// The operator's reason for discarding it.
+    discard_reason: Option<String>,
+    cluster: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    event_id: Option<Uuid>,
+    key: Option<String>,
+    traceparent: Option<String>,
+    headers: Value,
+    #[serde(flatten)]
+    decoded: DecodedRecord,
+    /// The record's bytes, in base64.
+    record: Option<String>,
+    /// The impact of discarding it, while it waits.
+    discard_impact: Option<DiscardImpact>,
+}
+
+async fn read<R: UnitOfWork>(
+    State(dead_letters): AdminState<R>,
+    Path(dead_letter_id): Path<i64>,
+) -> Result<Json<DeadLetterDetail>, Problem> {
+    dead_letters.registry.evict_unresolved();
+    let dead_letter = dead_letters.find(dead_letter_id).await?;
+    let decoded = dead_letters.decode(&dead_letter).await;
+    let if_discarded = match dead_letter.state {
+        dead_letter::DeadLetterState::Waiting => {
+            Some(match dead_letters.discard_impact(&dead_letter).await {
+                Ok(loss) => loss,
+                Err(problem) => {
+                    DiscardImpact::new(format!("The impact is unknown: {}", problem.detail))
+                }
+            })
+        }
+        _ => None,
+    };
+    let DeadLetter {
+        state, kind, reason, attempts, received_at, settled_at, discard_reason, ..
+    } = dead_letter;
+    let DeadLetter { cluster, topic, partition, offset, event_id, key, headers, .. } = dead_letter;
+    let key = key.map(|key| String::from_utf8_lossy(&key).into_owned());
+    let traceparent = headers["traceparent"].as_str().map(str::to_string);
+    let record = dead_letter.base64;
+    Ok(Json(DeadLetterDetail {
+        dead_letter_id,
+        state,
+        kind,
+        reason,
+        attempts,
+        received_at,
+        settled_at,
+        discard_reason,
+        cluster,
+        topic,
+        partition,
+        offset,
+        event_id,
+        key,
+        traceparent,
+        headers,
+        decoded,
+        record,
+        discard_impact: if_discarded,
+    }))
+}
+
+#[derive(Serialize)]
+struct SettleResponse {
+    dead_letter_id: i64,
+    outcome: SettleOutcome,
+    /// The impact of this discard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<DiscardImpact>,
+}
+
+async fn replay<R: UnitOfWork>(
+    State(dead_letters): AdminState<R>,
+    Path(dead_letter_id): Path<i64>,
+) -> Result<Json<SettleResponse>, Problem> {
+    dead_letters.registry.evict_unresolved();
+    let outcome = dead_letters.replay(dead_letter_id).await?;
+    Ok(Json(SettleResponse { dead_letter_id, outcome, loss: None }))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayAllRequest {
+    /// Only dead letters of this topic.
+    topic: Option<String>,
+    /// Only dead letters after this one: where the request before stopped.
+    #[serde(default)]
+    after: i64,
+}
+
+#[derive(Serialize)]
+struct ReplayAllResponse {
+    replayed: u64,
+    still_unprocessable: u64,
+    /// The number of those that wait and that this request did not reach.
+    left: i64,
+    /// The value of `after` with which a request reaches them.
+    next: Option<i64>,
+}
+
+/// Replays all that wait, oldest first, each in a transaction of its own, up to a bound.
+async fn replay_all<R: UnitOfWork>(
+    State(dead_letters): AdminState<R>,
+    body: Bytes,
+) -> Result<Json<ReplayAllResponse>, Problem> {
+    let request: ReplayAllRequest = match body.is_empty() {
+        true => ReplayAllRequest::default(),
+        false => serde_json::from_slice(&body).map_err(|e| Problem::malformed(e.to_string()))?,
+    };
+    // Once for all of them: it takes seconds until an unknown schema is known to be unknown again.
+    dead_letters.registry.evict_unresolved();
+    let state = Some(dead_letter::DeadLetterState::Waiting);
+    let mut filter = DeadLetterFilter { state, topic: request.topic, after: request.after };
+    let (began, mut replayed, mut still_unprocessable) = (Instant::now(), 0, 0);
+    for dead_letter in dead_letter::list(&dead_letters.db, &filter, REPLAY_BATCH_MAX).await? {
+        if began.elapsed() > REPLAY_DURATION_MAX {
+            break;
+        }
+        match dead_letters.replay(dead_letter.dead_letter_id).await {
+            Ok(_) => replayed += 1,
+            // Another operator may have discarded it meanwhile.
+            Err(problem) if problem.kind == STILL_UNPROCESSABLE || problem.kind == "discarded" => {
+                still_unprocessable += 1;
+            }
+            Err(mut problem) => {
+                problem.detail = format!(
+                    "{replayed} dead letters were replayed and {still_unprocessable} are still unprocessable; then: {}",
+                    problem.detail
+                );
+                return Err(problem);
+            }
+        }
+        filter.after = dead_letter.dead_letter_id;
+    }
+    // The replayed ones stay replayed, even if the number of those left is unknown now.
+    let left = dead_letter::count(&dead_letters.db, &filter)
+        .await
+        .map_err(Problem::admin_outcome_unknown)?;
+    let next = Some(filter.after).filter(|_| left > 0);
+    Ok(Json(ReplayAllResponse { replayed, still_unprocessable, left, next }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiscardRequest {
+    /// The operator's reason.
+    reason: String,
+    /// Confirms that its write-offs are accepted.
+    #[serde(default)]
+    write_off: bool,
+}
+
+async fn discard<R: UnitOfWork>(
+    State(dead_letters): AdminState<R>,
+    Path(dead_letter_id): Path<i64>,
+    Json(request): Json<DiscardRequest>,
+) -> Result<Json<SettleResponse>, Problem> {
+    let discard_reason = request.reason.trim();
+    if discard_reason.is_empty() || discard_reason.chars().count() > REASON_CHARS_MAX {
+        let detail = format!("It must give a reason of 1 to {REASON_CHARS_MAX} characters.");
+        return Err(Problem::invalid("reason", detail));
+    }
+    dead_letters.registry.evict_unresolved();
+    let (outcome, loss) =
+        dead_letters.discard(dead_letter_id, discard_reason, request.write_off).await?;
+    Ok(Json(SettleResponse { dead_letter_id, outcome, loss }))
+}

@@ -1,0 +1,187 @@
+//! The discard of a dead letter: its event is given up for ever, and what that costs is written off.
+//!
+//! Promises: a fact that was decoded and discarded never has an effect, even if it is delivered again; a
+//! write-off is shown by the books. Settling a dead letter without the inbox or without a lock on its row
+//! breaks the first, and write-offs in another transaction than the discard break the second. Undecodable
+//! bytes may not be the event that their id names, so they never enter the inbox: after a discard they may
+//! still have an effect, if they are delivered again and can be decoded by then.
+
+use sqlx::{Connection, PgTransaction};
+use uuid::Uuid;
+
+use crate::admin::replay::{DeadLetters, SETTLE_TIMEOUT, SettleOutcome, unavailable};
+use crate::crash_point;
+use crate::db::{self, DbErrorClass};
+use crate::dead_letter::discard_impact::{DiscardImpact, WriteOff};
+use crate::dead_letter::{self, DeadLetter, DeadLetterState};
+use crate::event::avro::unframe;
+use crate::http::problem::Problem;
+use crate::inbox;
+use crate::telemetry::panics::catch_panic;
+use crate::transaction::incoming_record::{Content, IncomingRecord};
+use crate::unit_of_work::UnitOfWork;
+
+/// Stores what is written off with a dead letter.
+async fn insert_write_offs(
+    tx: &mut PgTransaction<'_>,
+    dead_letter_id: i64,
+    write_offs: &[WriteOff],
+) -> sqlx::Result<()> {
+    if write_offs.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into write_offs (dead_letter_id, description, amount, unit)
+         select $1, * from unnest($2::text[], $3::bigint[], $4::text[])",
+    )
+    .bind(dead_letter_id)
+    .bind(write_offs.iter().map(|w| w.what.as_str()).collect::<Vec<_>>())
+    .bind(write_offs.iter().map(|w| w.amount).collect::<Vec<_>>())
+    .bind(write_offs.iter().map(|w| w.unit.as_str()).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+impl<R: UnitOfWork> DeadLetters<R> {
+    /// Discards the event. Its inbox row is written as if it had been handled, so that it has no effect when
+    /// it is delivered again. Undecodable bytes get no inbox row.
+    pub async fn discard(
+        &self,
+        dead_letter_id: i64,
+        reason: &str,
+        write_off: bool,
+    ) -> Result<(SettleOutcome, Option<DiscardImpact>), Problem> {
+        let dead_letter = self.find(dead_letter_id).await?;
+        match dead_letter.state {
+            DeadLetterState::Waiting => {}
+            DeadLetterState::Discarded => {
+                return Ok((self.already_settled(dead_letter_id).await?, None));
+            }
+            DeadLetterState::Replayed => return Err(already_replayed(dead_letter_id)),
+        }
+        let item = self.parse(&dead_letter).await?;
+        let work = async {
+            let mut tx = db::begin(&self.db).await.map_err(unavailable)?;
+            match dead_letter::lock(&mut tx, dead_letter_id).await.map_err(unavailable)? {
+                DeadLetterState::Waiting => {}
+                DeadLetterState::Discarded => return Ok((tx, SettleOutcome::DoneBefore, None)),
+                DeadLetterState::Replayed => return Err(already_replayed(dead_letter_id)),
+            }
+            // Undecodable bytes have no inbox row, which would keep two dead letters of one event from being
+            // written off twice.
+            if let Some(event_id) = item.event_id {
+                dead_letter::lock_event(&mut tx, event_id).await.map_err(unavailable)?;
+            }
+            let prepared = self.prepare_discard(&mut tx, &dead_letter, &item).await;
+            let (settled, impact) = prepared.map_err(unavailable)?;
+            if !impact.write_offs.is_empty() && !write_off {
+                return Err(write_off_needed(dead_letter_id, &impact));
+            }
+            insert_write_offs(&mut tx, dead_letter_id, &impact.write_offs)
+                .await
+                .map_err(unavailable)?;
+            let state = match settled {
+                SettleOutcome::HandledBefore => DeadLetterState::Replayed,
+                _ => DeadLetterState::Discarded,
+            };
+            let closed = dead_letter::settle(&mut tx, dead_letter_id, state, Some(reason)).await;
+            closed.map_err(unavailable)?;
+            Ok((tx, settled, Some(impact)))
+        };
+        let late = |_| Err(unavailable("the database did not answer in time"));
+        let done = tokio::time::timeout(SETTLE_TIMEOUT, work).await;
+        let (tx, settled, impact) = done.unwrap_or_else(late)?;
+        crash_point!("discard.prepared");
+        tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
+        Ok((settled, impact))
+    }
+
+    /// The impact of discarding a dead letter, by the rows of now.
+    pub async fn discard_impact(&self, dead_letter: &DeadLetter) -> Result<DiscardImpact, Problem> {
+        let item = self.parse(dead_letter).await?;
+        let mut tx = db::begin(&self.db).await?;
+        let (_, impact) = self.prepare_discard(&mut tx, dead_letter, &item).await?;
+        tx.rollback().await?;
+        Ok(impact)
+    }
+
+    /// Writes the event's inbox row, and returns the impact of that.
+    async fn prepare_discard(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        dead_letter: &DeadLetter,
+        item: &IncomingRecord<R>,
+    ) -> Result<(SettleOutcome, DiscardImpact), sqlx::Error> {
+        let Content::Event(_, work) = &item.content else {
+            return Ok(match self.was_discarded(tx, item).await? {
+                true => (SettleOutcome::DiscardedBefore, DiscardImpact::new(ALREADY_DISCARDED)),
+                false => (SettleOutcome::Discarded, undecodable_impact(dead_letter, item.event_id)),
+            });
+        };
+        if let Some(entering @ (event_id, topic)) = item.dedup_key()
+            && inbox::insert_new(tx, &[entering], dead_letter.attempts).await?.0.is_empty()
+        {
+            if self.was_discarded(tx, item).await? {
+                return Ok((SettleOutcome::DiscardedBefore, DiscardImpact::new(ALREADY_DISCARDED)));
+            }
+            // Else its id is that of another topic's event, and it was never handled.
+            if inbox::topics_of(tx, &[event_id]).await?.get(&event_id).is_some_and(|it| it == topic)
+            {
+                return Ok((SettleOutcome::HandledBefore, DiscardImpact::new(ALREADY_HANDLED)));
+            }
+        }
+        let mut keys = R::Keys::default();
+        work.keys(&mut keys);
+        // A key that the database rejects is no reason to keep the dead letter for ever.
+        let mut savepoint = tx.begin().await?;
+        let impact = match R::load(&mut savepoint, keys).await {
+            Ok(rows) => {
+                savepoint.commit().await?;
+                catch_panic(|| work.discard_impact(&rows))
+                    .map_err(|panic| format!("computing the impact panicked: {panic}"))
+            }
+            Err(error) if db::classify(&error) == DbErrorClass::Permanent => {
+                savepoint.rollback().await?;
+                Err(format!("the database rejects the query: {error}"))
+            }
+            Err(error) => return Err(error),
+        };
+        let unknown_impact =
+            |reason| DiscardImpact::new(format!("The impact is unknown: {reason}."));
+        Ok((SettleOutcome::Discarded, impact.unwrap_or_else(unknown_impact)))
+    }
+}
+
+const UNKNOWN_CONTENT: &str =
+    "Its content cannot be decoded. It is lost, and another service may be waiting for it.";
+const ALREADY_HANDLED: &str = "Nothing is lost: the event was already handled in another delivery.";
+const ALREADY_DISCARDED: &str =
+    "Nothing more is lost: the event was already discarded with another dead letter.";
+
+/// The impact of discarding undecodable bytes. With an event id and a schema id they are no garbage, and their
+/// value is unknown.
+fn undecodable_impact(dead_letter: &DeadLetter, event_id: Option<Uuid>) -> DiscardImpact {
+    let impact = DiscardImpact::new(UNKNOWN_CONTENT);
+    let framed = dead_letter.record.as_deref().is_some_and(|record| unframe(record).is_ok());
+    match event_id.filter(|_| framed) {
+        Some(event_id) => impact.with_write_off(format!("event {event_id}"), 1, "unread events"),
+        None => impact,
+    }
+}
+
+fn already_replayed(dead_letter_id: i64) -> Problem {
+    let detail =
+        format!("Dead letter {dead_letter_id} was replayed: there is nothing left to discard.");
+    Problem::conflict("replayed", detail)
+}
+
+fn write_off_needed(dead_letter_id: i64, impact: &DiscardImpact) -> Problem {
+    let amounts: Vec<String> = impact.write_offs.iter().map(ToString::to_string).collect();
+    let detail = format!(
+        "{} Discarding dead letter {dead_letter_id} writes off {}. Confirm it with \"write_off\": true.",
+        impact.consequence,
+        amounts.join(" and "),
+    );
+    Problem::conflict("write-off-needed", detail)
+}

@@ -1,0 +1,102 @@
+//! The admin port, for operators: dead letters are listed, replayed and discarded, the consumer is resumed after
+//! its circuit breaker opened, and published events are republished. Promise: nothing is settled twice, and
+//! what a discard gives up is written off in the same transaction. The port has no authentication. It listens
+//! on loopback and rejects the requests of browsers; an address that others can reach breaks that protection.
+
+pub(crate) mod dead_letters;
+pub mod discard;
+pub(crate) mod replay;
+pub mod republish;
+pub(crate) mod republish_source;
+
+use std::net::IpAddr;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::routing::{get, post};
+use sqlx::PgPool;
+
+use crate::admin::replay::DeadLetters;
+use crate::consumer::circuit_breaker::{self, PauseState};
+use crate::http::extractors::Json;
+use crate::http::problem::Problem;
+use crate::unit_of_work::UnitOfWork;
+
+/// The routes for a consumer: its dead letters and its circuit breaker.
+pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
+    let consumer = Router::new()
+        .route("/consumer", get(show_pause))
+        .route("/consumer/resume", post(resume))
+        .with_state(dead_letters.db.clone());
+    dead_letters::router(dead_letters).merge(consumer)
+}
+
+async fn show_pause(State(db): State<PgPool>) -> Result<Json<PauseState>, Problem> {
+    Ok(Json(circuit_breaker::pause_state(&db).await?))
+}
+
+async fn resume(State(db): State<PgPool>) -> Result<Json<PauseState>, Problem> {
+    Ok(Json(circuit_breaker::resume(&db).await?))
+}
+
+/// Rejects requests of browsers: the admin port listens on loopback, which any page in a local browser can
+/// reach. A cross-site request has the header `Origin`; a page that reaches this port by DNS rebinding has its
+/// own name in the header `Host`.
+pub(crate) async fn reject_browser_requests(
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let headers = request.headers();
+    let is_local = headers.get(header::HOST).is_none_or(|host| host.to_str().is_ok_and(is_local));
+    if headers.contains_key(header::ORIGIN) || !is_local {
+        let detail =
+            "requests from web pages are rejected, and so is every host name but localhost";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether a `Host` header holds `localhost` or an IP address, which cannot be the result of DNS rebinding.
+fn is_local(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let host = authority.host();
+    host.eq_ignore_ascii_case("localhost")
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::middleware::from_fn;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn browser_requests_are_rejected() {
+        let port = Router::new().route("/", get(async || "here").post(async || "done"));
+        let port = port.layer(from_fn(reject_browser_requests));
+        for (name, value, status) in [
+            ("host", "localhost:9011", 200),
+            ("host", "127.0.0.1:9011", 200),
+            ("host", "[::1]:9011", 200),
+            ("x-none", "", 200),
+            ("host", "rebound.example.com:9011", 403),
+            ("host", "localhost.example.com", 403),
+            ("host", "", 403),
+            ("origin", "https://example.com", 403),
+            ("origin", "null", 403),
+        ] {
+            for method in ["GET", "POST"] {
+                let request = Request::builder().method(method).uri("/").header(name, value);
+                let request = request.body(Body::empty()).unwrap();
+                let answer = port.clone().oneshot(request).await.unwrap();
+                assert_eq!(answer.status(), status, "{method} with {name}: {value}");
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The replay of a dead letter, once the reason for it is gone.
+//!
+//! Promise: the event has its effect in the transaction that settles its dead letter, and once, however
+//! often and by however many operators it is replayed. Settling a dead letter without the inbox, or without a
+//! lock on its row, breaks it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::message::Message as _;
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::{PgPool, PgTransaction};
+
+use crate::consumer::router::EventRouter;
+use crate::crash_point;
+use crate::db::{self, DbErrorClass};
+use crate::dead_letter::{self, DeadLetter, DeadLetterReason, DeadLetterState, ReasonKind};
+use crate::event::avro::{Undecodable, unframe};
+use crate::flow::wakeups::Wakeups;
+use crate::http::problem::Problem;
+use crate::kafka::record::schema_id;
+use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
+use crate::transaction::incoming_record::{Content, IncomingRecord, PendingSchema};
+use crate::transaction::{self, ApplyError, DedupMode};
+use crate::unit_of_work::UnitOfWork;
+
+/// Timeout of settling one dead letter. It is shorter than that of a request, so that the operator gets this
+/// answer and not the server's.
+pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The `kind` of the problem that a dead letter still cannot be handled.
+pub(crate) const STILL_UNPROCESSABLE: &str = "still-unprocessable";
+
+/// The dead letters of a service, with everything that settling them needs.
+pub(crate) struct DeadLetters<R: UnitOfWork> {
+    pub db: PgPool,
+    pub registry: Arc<SchemaRegistryClient>,
+    pub router: Arc<EventRouter<R>>,
+    pub wakeups: Arc<Wakeups>,
+}
+
+/// The outcome of a replay or of a discard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SettleOutcome {
+    /// The event had its effect in this transaction.
+    Replayed,
+    /// The event had its effect in another delivery; now the dead letter is settled as well.
+    HandledBefore,
+    /// The event was discarded in this transaction.
+    Discarded,
+    /// The event was discarded with another dead letter; now this one is settled as well.
+    DiscardedBefore,
+    /// The dead letter was already settled in this way; nothing was done.
+    DoneBefore,
+}
+
+/// The decoded content of a record, as far as it can be decoded.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct DecodedRecord {
+    /// The event.
+    pub event: Option<Value>,
+    /// The schema with which it was decoded.
+    pub read_with: Option<String>,
+    /// Why it could not be decoded, or not with the schema that the record names.
+    pub unreadable: Option<String>,
+}
+
+impl<R: UnitOfWork> DeadLetters<R> {
+    pub async fn find(&self, dead_letter_id: i64) -> Result<DeadLetter, Problem> {
+        let dead_letter = dead_letter::find(&self.db, dead_letter_id).await?;
+        dead_letter
+            .ok_or_else(|| Problem::not_found(format!("There is no dead letter {dead_letter_id}.")))
+    }
+
+    /// Applies the event and settles its dead letter, in one transaction.
+    pub async fn replay(&self, dead_letter_id: i64) -> Result<SettleOutcome, Problem> {
+        let dead_letter = self.find(dead_letter_id).await?;
+        match dead_letter.state {
+            DeadLetterState::Waiting => {}
+            DeadLetterState::Replayed => return self.already_settled(dead_letter_id).await,
+            DeadLetterState::Discarded => return Err(already_discarded(dead_letter_id)),
+        }
+        let item = self.parse(&dead_letter).await?;
+        if let Content::Poison(cause) = &item.content {
+            return Err(still_unprocessable(dead_letter_id, cause));
+        }
+        let mut races = 0;
+        loop {
+            let attempt = self.replay_once(&dead_letter, &item);
+            let attempt = tokio::time::timeout(SETTLE_TIMEOUT, attempt).await;
+            match attempt.map_err(Problem::admin_outcome_unknown)?? {
+                Ok(settled) => return Ok(settled),
+                Err(ApplyError::Event(_, cause)) => {
+                    return Err(still_unprocessable(dead_letter_id, &cause));
+                }
+                Err(ApplyError::Unavailable(reason)) => return Err(unavailable(reason)),
+                Err(ApplyError::Database(error)) => match db::classify(&error) {
+                    DbErrorClass::UniqueRace if races == 0 => races += 1,
+                    DbErrorClass::UniqueRace
+                    | DbErrorClass::Permanent
+                    | DbErrorClass::DatabaseRule => {
+                        return Err(still_unprocessable(
+                            dead_letter_id,
+                            &DeadLetterReason::rejected_by_database(&error),
+                        ));
+                    }
+                    DbErrorClass::StatementTimeout
+                    | DbErrorClass::LockTimeout
+                    | DbErrorClass::SchemaMismatch
+                    | DbErrorClass::Transient => {
+                        return Err(unavailable(error));
+                    }
+                },
+            }
+        }
+    }
+
+    async fn replay_once(
+        &self,
+        dead_letter: &DeadLetter,
+        item: &IncomingRecord<R>,
+    ) -> Result<Result<SettleOutcome, ApplyError>, Problem> {
+        let work = async {
+            let mut tx = db::begin(&self.db).await?;
+            let state = dead_letter::lock(&mut tx, dead_letter.dead_letter_id).await?;
+            if state != DeadLetterState::Waiting {
+                return Ok((tx, None, state));
+            }
+            let attempts = dead_letter.attempts.saturating_add(1);
+            let effect = transaction::apply(
+                &mut tx,
+                std::slice::from_ref(item),
+                DedupMode::CheckFirst,
+                attempts,
+            )
+            .await?;
+            let is_discarded = !effect.has_effect() && self.was_discarded(&mut tx, item).await?;
+            let state =
+                if is_discarded { DeadLetterState::Discarded } else { DeadLetterState::Replayed };
+            dead_letter::settle(&mut tx, dead_letter.dead_letter_id, state, None).await?;
+            Ok((tx, Some(effect), state))
+        };
+        let (tx, effect, state) = match work.await {
+            Ok(done) => done,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(effect) = effect else {
+            if state == DeadLetterState::Discarded {
+                return Err(already_discarded(dead_letter.dead_letter_id));
+            }
+            tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
+            return Ok(Ok(SettleOutcome::DoneBefore));
+        };
+        crash_point!("replay.prepared");
+        tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
+        crash_point!("replay.committed");
+        let settled = match (effect.has_effect(), state) {
+            (true, _) => SettleOutcome::Replayed,
+            (false, DeadLetterState::Discarded) => SettleOutcome::DiscardedBefore,
+            (false, _) => SettleOutcome::HandledBefore,
+        };
+        effect.after_commit(&self.wakeups);
+        Ok(Ok(settled))
+    }
+
+    pub(super) async fn was_discarded(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        item: &IncomingRecord<R>,
+    ) -> sqlx::Result<bool> {
+        match item.event_id {
+            Some(event_id) => dead_letter::was_discarded(tx, event_id, item.message.topic()).await,
+            None => Ok(false),
+        }
+    }
+
+    /// The answer for a dead letter that is settled already. Locking its row writes to the database's log, so
+    /// that this answer is as durable as the transaction that settled it.
+    pub(super) async fn already_settled(
+        &self,
+        dead_letter_id: i64,
+    ) -> Result<SettleOutcome, Problem> {
+        let work = async {
+            let mut tx = db::begin(&self.db).await.map_err(unavailable)?;
+            dead_letter::lock(&mut tx, dead_letter_id).await.map_err(unavailable)?;
+            tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
+            Ok(SettleOutcome::DoneBefore)
+        };
+        tokio::time::timeout(SETTLE_TIMEOUT, work).await.map_err(Problem::admin_outcome_unknown)?
+    }
+
+    /// The event of a dead letter with its handler, decoded with today's code and schemas.
+    pub(super) async fn parse(
+        &self,
+        dead_letter: &DeadLetter,
+    ) -> Result<IncomingRecord<R>, Problem> {
+        let message = dead_letter.to_message();
+        let schemas = self.registry.get_schemas(schema_id(&message)).await;
+        let mut item = self.router.parse(message, &schemas);
+        if let Some(reason) = dead_letter.truncation_reason() {
+            item.content =
+                Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason });
+            return Ok(item);
+        }
+        if let Content::SchemaPending(PendingSchema { reason, is_unregistered }) = item.content {
+            if !is_unregistered {
+                return Err(unavailable(reason));
+            }
+            item.content =
+                Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason });
+        }
+        Ok(item)
+    }
+
+    /// The content of a dead letter, decoded with the schema that its record names, or else with this
+    /// service's own.
+    pub async fn decode(&self, dead_letter: &DeadLetter) -> DecodedRecord {
+        let unreadable =
+            |reason: String| DecodedRecord { unreadable: Some(reason), ..DecodedRecord::default() };
+        let Some(record) = &dead_letter.record else {
+            return unreadable("the record is empty".into());
+        };
+        if let Some(reason) = dead_letter.truncation_reason() {
+            return unreadable(reason);
+        }
+        let (id, body) = match unframe(record) {
+            Ok(parts) => parts,
+            Err(Undecodable(reason)) => return unreadable(reason),
+        };
+        let reason = match &self.registry.get_schemas([id]).await[&id] {
+            CachedSchema::Resolved(written) => match written.decode_json(body) {
+                Ok(event) => {
+                    let read_with = Some(format!("schema {id} of the registry"));
+                    return DecodedRecord { event: Some(event), read_with, unreadable: None };
+                }
+                // The bytes do not fit the writer's schema, so any other schema would decode nonsense.
+                Err(Undecodable(reason)) => return unreadable(reason),
+            },
+            CachedSchema::Unreadable(reason)
+            | CachedSchema::Unregistered(reason)
+            | CachedSchema::Pending(reason) => reason.clone(),
+        };
+        let own =
+            self.router.topic(&dead_letter.topic).map(|topic| topic.codec().decode_json(body));
+        match own {
+            Some(Ok(event)) => {
+                let read_with = Some("this service's own schema of the topic".into());
+                DecodedRecord { event: Some(event), read_with, unreadable: Some(reason) }
+            }
+            Some(Err(_)) | None => unreadable(reason),
+        }
+    }
+}
+
+fn still_unprocessable(dead_letter_id: i64, cause: &DeadLetterReason) -> Problem {
+    let detail = format!(
+        "Dead letter {dead_letter_id} was not replayed, since it is still unprocessable: {}.",
+        cause.detail
+    );
+    Problem::conflict(STILL_UNPROCESSABLE, detail)
+}
+
+pub(super) fn already_discarded(dead_letter_id: i64) -> Problem {
+    Problem::conflict(
+        "discarded",
+        format!("Dead letter {dead_letter_id} was discarded, which is final."),
+    )
+}
+
+pub(super) fn unavailable(reason: impl std::fmt::Display) -> Problem {
+    Problem::unavailable(format!("Temporarily unavailable, nothing was changed: {reason}."))
+}

@@ -1,0 +1,249 @@
+//! Published events are published again: the same events with the same ids, rebuilt from the rows that record
+//! them. That repairs a broker that lost its disk, and every other topic that lacks records.
+//!
+//! Promise: a republished event equals the event that was published, and after it the last record of a key is
+//! as new as its row. Reading rows without a lock breaks it: a row that changed before the old event reached
+//! the outbox would be followed by its earlier state. Subscribers recognise recent events by their inboxes, and
+//! older ones by the keys of their rows.
+//!
+//! A republish request leaves no state behind. Each response names the cursor with which the next request
+//! continues, so an interrupted one is repeated from there or from the beginning.
+
+use std::fmt::{self, Display};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::{Router, routing::post};
+use chrono::{DateTime, Utc};
+use metrics::counter;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, PgTransaction};
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::admin::republish_source::{PAGE_ROWS, SourcePage};
+pub use crate::admin::republish_source::{
+    PublishedEvent, Republish, RepublishSource, source, traceparent,
+};
+use crate::db;
+use crate::flow::wakeups::Wakeups;
+use crate::http::extractors::Json;
+use crate::http::problem::Problem;
+use crate::outbox::{self, Envelope};
+use crate::unit_of_work::write_batch::WriteBatch;
+
+/// The time after which one request answers with a cursor instead of continuing.
+const REQUEST_DURATION_MAX: Duration = Duration::from_secs(8);
+
+/// While this number of events waits for the relay, no more are added: the outbox is made for short queues.
+const OUTBOX_ROWS_MAX: i64 = 10_000;
+const OUTBOX_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+struct Republisher {
+    db: PgPool,
+    wakeups: Arc<Wakeups>,
+    sources: Vec<RepublishSource>,
+}
+
+/// The route `POST /republish` of the admin port.
+pub fn router(
+    db: PgPool,
+    wakeups: Arc<Wakeups>,
+    sources: impl IntoIterator<Item = RepublishSource>,
+) -> Router {
+    let sources = sources.into_iter().collect();
+    let republisher = Arc::new(Republisher { db, wakeups, sources });
+    Router::new().route("/republish", post(republish)).with_state(republisher)
+}
+
+/// What to republish: everything, unless it names a key or a time.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RepublishRequest {
+    /// Only events with this key.
+    key: Option<String>,
+    /// Only events that were decided at this time or later.
+    since: Option<DateTime<Utc>>,
+    /// The cursor that an earlier response gave as `next`.
+    after: Option<String>,
+}
+
+/// What this request republished.
+#[derive(Debug, Default, Serialize)]
+struct RepublishProgress {
+    /// Events written to the outbox.
+    republished: u64,
+    /// Rows read.
+    rows: u64,
+    /// Events that wait for the relay, counted up to one more than [`OUTBOX_ROWS_MAX`].
+    outbox: i64,
+    /// The cursor with which to continue, as `after`. None: everything is republished.
+    next: Option<Cursor>,
+}
+
+/// A row of a table.
+#[derive(Clone, Debug, PartialEq)]
+struct Cursor {
+    table: &'static str,
+    key: String,
+}
+
+impl Display for Cursor {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.table, self.key)
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+async fn republish(
+    State(republisher): State<Arc<Republisher>>,
+    Json(request): Json<RepublishRequest>,
+) -> Result<Json<RepublishProgress>, Problem> {
+    let since = request.since.unwrap_or(DateTime::<Utc>::MIN_UTC);
+    let progress = match (&request.key, &request.after) {
+        (Some(key), None) => republisher.republish_key(key, since).await?,
+        (None, None) => {
+            republisher
+                .republish_all(republisher.sources.first().map(RepublishSource::start), since)
+                .await?
+        }
+        (None, Some(after)) => {
+            republisher.republish_all(Some(republisher.parse_cursor(after)?), since).await?
+        }
+        (Some(_), Some(_)) => {
+            return Err(Problem::invalid("after", "a key is republished in one request"));
+        }
+    };
+    Ok(Json(progress))
+}
+
+impl Republisher {
+    async fn republish_key(
+        &self,
+        key: &str,
+        since: DateTime<Utc>,
+    ) -> Result<RepublishProgress, Problem> {
+        let mut progress = RepublishProgress::default();
+        for source in &self.sources {
+            let write = async {
+                let mut tx = db::begin(&self.db).await?;
+                let page = source.0.rows_with_key(&mut tx, key).await?;
+                self.write_page(tx, page, since, &mut progress).await
+            };
+            let written: Result<(), Problem> = write.await;
+            // The events of another table under this key are already written.
+            written.map_err(|problem| {
+                if progress.rows > 0 { Problem::admin_outcome_unknown(problem) } else { problem }
+            })?;
+        }
+        if progress.rows == 0 {
+            return Err(Problem::not_found("nothing was published under this key"));
+        }
+        progress.outbox = self.outbox_depth().await.map_err(Problem::admin_outcome_unknown)?;
+        Ok(progress)
+    }
+
+    /// Continues until everything is republished or the request's time is up. If it fails after some pages, it
+    /// answers with its cursor: at worst, the next request republishes the last page again.
+    async fn republish_all(
+        &self,
+        from: Option<Cursor>,
+        since: DateTime<Utc>,
+    ) -> Result<RepublishProgress, Problem> {
+        let mut progress = RepublishProgress { next: from, ..RepublishProgress::default() };
+        match self.republish_pages(since, &mut progress).await {
+            Err(problem) if progress.rows == 0 => Err(problem),
+            Err(problem) => {
+                warn!("republishing stopped early: {problem:?}");
+                Ok(progress)
+            }
+            Ok(()) => Ok(progress),
+        }
+    }
+
+    async fn republish_pages(
+        &self,
+        since: DateTime<Utc>,
+        progress: &mut RepublishProgress,
+    ) -> Result<(), Problem> {
+        let until = Instant::now() + REQUEST_DURATION_MAX;
+        while let Some(cursor) = progress.next.clone() {
+            progress.outbox = self.outbox_depth().await?;
+            if Instant::now() > until {
+                break;
+            }
+            if progress.outbox > OUTBOX_ROWS_MAX {
+                tokio::time::sleep(OUTBOX_POLL_INTERVAL).await;
+                continue;
+            }
+            let index = self.source_index(cursor.table).unwrap_or(self.sources.len());
+            let Some(source) = self.sources.get(index) else { break };
+            let mut tx = db::begin(&self.db).await?;
+            let page = source.0.rows_after(&mut tx, &cursor.key).await?;
+            let last = page.last.clone().filter(|_| page.rows == PAGE_ROWS as u64);
+            self.write_page(tx, page, since, progress).await?;
+            progress.next = match last {
+                Some(key) => Some(Cursor { key, ..cursor }),
+                None => self.sources.get(index + 1).map(RepublishSource::start),
+            };
+        }
+        Ok(())
+    }
+
+    /// The rows have been locked since they were read. A transaction that changes them waits for this commit,
+    /// and its events follow.
+    async fn write_page(
+        &self,
+        mut tx: PgTransaction<'static>,
+        page: SourcePage,
+        since: DateTime<Utc>,
+        progress: &mut RepublishProgress,
+    ) -> Result<(), Problem> {
+        let published = page.events.into_iter().filter(|event| event.occurred_at >= since);
+        let envelopes: Vec<Envelope> = published
+            .map(|PublishedEvent { event_id, occurred_at, event }| {
+                let traceparent = Some(traceparent(&event.key));
+                Envelope { event, event_id, traceparent, causation_id: None, occurred_at }
+            })
+            .collect();
+        let mut writes = WriteBatch::new(&mut tx);
+        outbox::insert(&mut writes, &envelopes);
+        writes.execute().await?;
+        tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
+        self.wakeups.relay.notify_one();
+        counter!("events_republished_total").increment(envelopes.len() as u64);
+        progress.republished += envelopes.len() as u64;
+        progress.rows += page.rows;
+        Ok(())
+    }
+
+    async fn outbox_depth(&self) -> sqlx::Result<i64> {
+        sqlx::query_scalar("select count(*) from (select from outbox limit $1) as waiting")
+            .bind(OUTBOX_ROWS_MAX + 1)
+            .fetch_one(&self.db)
+            .await
+    }
+
+    fn source_index(&self, table: &str) -> Option<usize> {
+        self.sources.iter().position(|source| source.0.table() == table)
+    }
+
+    fn parse_cursor(&self, after: &str) -> Result<Cursor, Problem> {
+        let nowhere = || Problem::invalid("after", "is no value of `next` from a response");
+        let (table, key) = after.split_once('/').ok_or_else(nowhere)?;
+        let table = self.sources[self.source_index(table).ok_or_else(nowhere)?].0.table();
+        Ok(Cursor { table, key: key.to_string() })
+    }
+}
+
+impl RepublishSource {
+    fn start(&self) -> Cursor {
+        Cursor { table: self.0.table(), key: String::new() }
+    }
+}

@@ -1,0 +1,261 @@
+//! The executors: each takes commands from the queue as a batch and commits it, until every command has its
+//! answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::histogram;
+use sqlx::PgPool;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::commands::apply::{AppliedBatch, BatchError, CommandOutcome, apply_commands};
+use crate::commands::queue::{COMMAND_BATCH_MAX, LINGER, QueuedCommand, START_TIMEOUT};
+use crate::crash_point;
+use crate::db::connection::DedicatedConnection;
+use crate::db::{self, DbErrorClass};
+use crate::flow::heartbeat::Heartbeat;
+use crate::flow::linger::AdaptiveLinger;
+use crate::flow::wakeups::Wakeups;
+use crate::http::problem::Problem;
+use crate::unit_of_work::UnitOfWork;
+
+/// Timeout of an attempt up to its commit. It is longer than the timeouts of connections and locks, so that
+/// it ends only an attempt whose connection has lost its peer.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// Timeout of its commit.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a batch waits for a row that another transaction holds. All commands of the batch wait, so it is
+/// well below [`START_TIMEOUT`]: afterwards each of them is tried by itself and has time for that.
+const BATCH_LOCK_TIMEOUT: &str = "500ms";
+
+/// The same for a single command, which is tried again. Other commands may wait behind it.
+const SINGLE_COMMAND_LOCK_TIMEOUT: &str = "100ms";
+
+/// The longest pause between two attempts of a batch.
+const COMMAND_BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// One of the tasks that take batches from the queue.
+pub(crate) struct BatchExecutor {
+    connection: DedicatedConnection,
+    wakeups: Arc<Wakeups>,
+    heartbeat: Heartbeat,
+    /// Whether idempotency keys are queried before anything is decided: at first, and as long as batches
+    /// contain duplicates. Otherwise every command is assumed to be new, which saves small batches a fifth
+    /// of their round trips. A wrong assumption makes the batch fail, and it is tried again with the query;
+    /// the keys of refused commands are queried before the refusal is answered.
+    expects_duplicates: bool,
+}
+
+impl BatchExecutor {
+    pub fn new(db: &PgPool, wakeups: Arc<Wakeups>, heartbeat: Heartbeat) -> BatchExecutor {
+        let connection = DedicatedConnection::new(db).with_lock_timeout(BATCH_LOCK_TIMEOUT);
+        BatchExecutor { connection, wakeups, heartbeat, expects_duplicates: true }
+    }
+
+    /// The queued commands, up to a bound, and under concurrency those that arrive a moment later. `None`
+    /// once the executor is stopped and the queue is empty.
+    pub async fn next_batch<R: UnitOfWork>(
+        &self,
+        waiting: &Mutex<(mpsc::Receiver<QueuedCommand<R>>, AdaptiveLinger)>,
+        stop: &CancellationToken,
+    ) -> Option<Vec<QueuedCommand<R>>> {
+        let mut batch = Vec::new();
+        let (waiting, linger) = &mut *waiting.lock().await;
+        while batch.is_empty() {
+            self.heartbeat.beat();
+            tokio::select! {
+                biased;
+                taken = waiting.recv_many(&mut batch, COMMAND_BATCH_MAX) => if taken == 0 { return None },
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            }
+        }
+        self.wakeups.relay_backpressure.yield_to_busy().await;
+        self.wakeups.consumer_backpressure.yield_to_busy().await;
+        linger.collect(&mut batch, COMMAND_BATCH_MAX, waiting, LINGER).await;
+        Some(batch)
+    }
+
+    /// Runs a batch until every caller has an answer. A batch that fails is split:
+    /// - a command with the same key as an accepted one waits for the next round;
+    /// - a batch that the database refuses is bisected;
+    /// - if a command needs a row that another transaction holds, each command is tried by itself. A single
+    ///   command whose row is still locked is deferred, so that no other command waits for it.
+    pub async fn execute<R: UnitOfWork>(
+        &mut self,
+        batch: Vec<QueuedCommand<R>>,
+        mut defer: impl FnMut(QueuedCommand<R>),
+    ) {
+        let mut rounds = vec![batch];
+        let mut attempts = 0;
+        while let Some(batch) = rounds.pop() {
+            self.heartbeat.beat();
+            let mut batch = drop_expired(batch);
+            if batch.is_empty() {
+                continue;
+            }
+            histogram!("command_batch_size").record(batch.len() as f64);
+            match self.try_commit(&batch).await {
+                Ok(AppliedBatch { outcomes, has_duplicates }) => {
+                    self.wakeups.relay.notify_one();
+                    self.wakeups.change_feed.send_replace(());
+                    attempts = 0;
+                    // What a batch came apart into is tried as the batch was.
+                    self.expects_duplicates =
+                        has_duplicates || self.expects_duplicates && !rounds.is_empty();
+                    rounds.push(reply_all(batch, outcomes));
+                }
+                // The cause may be a duplicate: the command may have had its effect before.
+                Err(error) if !self.expects_duplicates && error.may_be_duplicate() => {
+                    self.expects_duplicates = true;
+                    rounds.push(batch);
+                }
+                Err(BatchError::Undecidable(index, reason)) => {
+                    error!("a command can't be decided: {reason}");
+                    batch.remove(index).reject(Problem::internal());
+                    rounds.push(batch);
+                }
+                Err(BatchError::Database { error, outcome_unknown }) => {
+                    for (pending, unknown) in batch.iter_mut().zip(outcome_unknown) {
+                        pending.outcome_unknown |= unknown;
+                    }
+                    match db::classify(&error) {
+                        DbErrorClass::Permanent
+                        | DbErrorClass::StatementTimeout
+                        | DbErrorClass::DatabaseRule
+                        | DbErrorClass::SchemaMismatch
+                            if batch.len() > 1 =>
+                        {
+                            let mut left = batch;
+                            let right = left.split_off(left.len() / 2);
+                            rounds.push(right);
+                            rounds.push(left);
+                        }
+                        DbErrorClass::LockTimeout if batch.len() > 1 => {
+                            warn!("{} commands are tried one by one: {error}", batch.len());
+                            rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
+                        }
+                        DbErrorClass::Permanent => {
+                            error!("the database refuses a command: {error}");
+                            for pending in batch {
+                                pending.reject(Problem::internal());
+                            }
+                        }
+                        // A retry here would delay every command behind it.
+                        DbErrorClass::DatabaseRule | DbErrorClass::SchemaMismatch => {
+                            error!("the database does not take a command: {error}");
+                            let refused = "the database does not take it; nothing was stored";
+                            for pending in batch {
+                                pending.reject(Problem::unavailable(refused));
+                            }
+                        }
+                        DbErrorClass::LockTimeout => batch.into_iter().for_each(&mut defer),
+                        failure @ (DbErrorClass::UniqueRace
+                        | DbErrorClass::Transient
+                        | DbErrorClass::StatementTimeout) => {
+                            // A race: another transaction wrote the same rows at the same moment, and
+                            // the next attempt sees them. That is no fault.
+                            match failure {
+                                DbErrorClass::UniqueRace => {
+                                    debug!("commands are tried again: {error}")
+                                }
+                                _ => warn!("{} commands are tried again: {error}", batch.len()),
+                            }
+                            rounds.push(batch);
+                            attempts += 1;
+                            let wait = Duration::from_millis(10 << attempts.min(6))
+                                .min(COMMAND_BACKOFF_MAX);
+                            tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs the deferred commands, whose rows are locked, one by one until each has its answer.
+    pub async fn execute_locked<R: UnitOfWork>(
+        &mut self,
+        mut waiting: mpsc::Receiver<QueuedCommand<R>>,
+    ) {
+        while let Some(first) = waiting.recv().await {
+            let mut locked = VecDeque::from([first]);
+            while let Some(pending) = locked.pop_front() {
+                self.execute(vec![pending], |pending| locked.push_back(pending)).await;
+                locked.extend(std::iter::from_fn(|| waiting.try_recv().ok()));
+            }
+        }
+    }
+
+    /// One transaction, all or nothing.
+    async fn try_commit<R: UnitOfWork>(
+        &mut self,
+        batch: &[QueuedCommand<R>],
+    ) -> Result<AppliedBatch, BatchError> {
+        crash_point!("commands.taken");
+        // A command that has no time for another attempt must not lose this one to a duplicate in its batch.
+        let soon = Instant::now() + START_TIMEOUT / 2;
+        self.expects_duplicates |= batch.iter().any(|pending| pending.deadline < soon);
+        let expects_duplicates = self.expects_duplicates;
+        let connection = &mut self.connection;
+        let prepared = async {
+            let mut tx = match batch.len() {
+                1 => connection.begin_with_lock_timeout(SINGLE_COMMAND_LOCK_TIMEOUT).await?,
+                _ => connection.begin().await?,
+            };
+            let now = tx.now;
+            let prepared = apply_commands(&mut tx, batch, now, expects_duplicates).await;
+            tx.keep_or_rollback(prepared).await
+        };
+        let (tx, prepared) = db::with_timeout(PREPARE_TIMEOUT, prepared).await?;
+        crash_point!("commands.prepared");
+        db::with_timeout(COMMIT_TIMEOUT, tx.commit()).await.map_err(|error| {
+            BatchError::Database {
+                error,
+                outcome_unknown: prepared
+                    .outcomes
+                    .iter()
+                    .map(|answer| matches!(answer, Some(Ok(_))))
+                    .collect(),
+            }
+        })?;
+        crash_point!("commands.committed");
+        Ok(prepared)
+    }
+}
+
+/// Sends the answers, and returns the commands that have none yet.
+fn reply_all<R: UnitOfWork>(
+    batch: Vec<QueuedCommand<R>>,
+    answers: Vec<CommandOutcome>,
+) -> Vec<QueuedCommand<R>> {
+    let mut duplicates = Vec::new();
+    for (pending, answer) in batch.into_iter().zip(answers) {
+        let Some(answer) = answer else {
+            duplicates.push(pending);
+            continue;
+        };
+        // An earlier attempt, whose commit is still under way, may have stored what is refused now.
+        let answer = answer.map_err(|problem| pending.or_outcome_unknown(problem));
+        let _ = pending.reply_sender.send(answer);
+    }
+    duplicates
+}
+
+/// Refuses the commands whose deadline has passed, and drops those whose caller no longer waits.
+fn drop_expired<R: UnitOfWork>(batch: Vec<QueuedCommand<R>>) -> Vec<QueuedCommand<R>> {
+    let now = Instant::now();
+    let waiting = batch.into_iter().filter(|pending| !pending.reply_sender.is_closed());
+    let (late, in_time): (Vec<_>, _) = waiting.partition(|pending| pending.deadline <= now);
+    for pending in late {
+        let late = "it could not be stored in time; nothing was stored";
+        pending.reject(Problem::unavailable(late));
+    }
+    in_time
+}

@@ -1,0 +1,85 @@
+//! The queue between the API and the executors: its entries, and its limits in number and in time.
+
+use std::time::Duration;
+
+use metrics::counter;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::commands::idempotency::IdempotentRequest;
+use crate::commands::reply::Reply;
+use crate::event::HandlerContext;
+use crate::flow::linger::LingerLimits;
+use crate::http::problem::Problem;
+use crate::unit_of_work::{Loads, UnitOfWork};
+
+/// Commands in one transaction, at most.
+pub const COMMAND_BATCH_MAX: usize = 256;
+
+/// Commands in the queue, at most. Further ones are answered 503, so that memory stays bounded.
+pub(super) const QUEUE_MAX: usize = 4_096;
+
+/// After this time a command is not tried any more: one that was never begun is refused.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A batch waits at most 30 ms for further commands, and ends as soon as none arrived for 8 ms. Both apply
+/// only while commands arrive together. Measured: with gaps of 5 ms (and 4 ms in the consumers) an order
+/// cost 540 us of processor at half of the highest rate instead of 484 us, and 16 callers ended 870 orders
+/// a second instead of 987 to 999. With 12 ms and 10 ms they ended 857.
+pub(crate) const LINGER: LingerLimits =
+    LingerLimits { max_wait: Duration::from_millis(30), idle_gap: Duration::from_millis(8) };
+
+/// A command in the queue, with the channel on which its caller waits.
+pub(crate) struct QueuedCommand<R: UnitOfWork> {
+    pub command: Box<dyn ErasedCommand<R>>,
+    pub idempotent_request: Option<IdempotentRequest>,
+    pub event_id: Uuid,
+    pub traceparent: String,
+    pub deadline: Instant,
+    /// A commit with its effect was cut: from then on it is unknown whether something was stored.
+    pub outcome_unknown: bool,
+    pub reply_sender: oneshot::Sender<Result<Reply, Problem>>,
+}
+
+impl<R: UnitOfWork> QueuedCommand<R> {
+    /// Replaces a problem that says that nothing was stored, where that is not certain.
+    pub fn or_outcome_unknown(&self, problem: Problem) -> Problem {
+        if self.outcome_unknown { Problem::outcome_unknown() } else { problem }
+    }
+
+    /// Answers its caller with a problem. The caller may have gone away.
+    pub fn reject(self, problem: Problem) {
+        let problem = self.or_outcome_unknown(problem);
+        let _ = self.reply_sender.send(Err(problem));
+    }
+}
+
+/// A command without its type, as the executors need it: the keys of its rows, and its decision.
+pub(crate) trait ErasedCommand<R: UnitOfWork>: Send + Sync {
+    fn keys(&self, keys: &mut R::Keys);
+    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<Reply, Problem>;
+}
+
+/// A command with the function of its service that decides it.
+pub(super) struct BoundCommand<R, C> {
+    pub service: &'static str,
+    pub command: C,
+    pub decide: fn(&C, &mut R, HandlerContext) -> Result<Reply, Problem>,
+}
+
+impl<R: Loads<C>, C: Send + Sync> ErasedCommand<R> for BoundCommand<R, C> {
+    fn keys(&self, keys: &mut R::Keys) {
+        R::keys(&self.command, keys);
+    }
+    fn decide(&self, rows: &mut R, context: HandlerContext) -> Result<Reply, Problem> {
+        let reply = (self.decide)(&self.command, rows, context);
+        reply.inspect(|reply| reply.assert_published_by(self.service))
+    }
+}
+
+/// The answer to a command for which the queue has no room.
+pub(super) fn queue_full() -> Problem {
+    counter!("commands_refused_total").increment(1);
+    Problem::unavailable("too many requests are waiting; nothing was stored")
+}

@@ -1,0 +1,134 @@
+//! Reads a struct of variables from the environment. A bad value is one sentence that names the
+//! variable, never a backtrace, and never shows a secret.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// A configuration that no service can run with, in one sentence.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadConfiguration(String);
+
+impl BadConfiguration {
+    /// One sentence, which names the variable and shows no secret.
+    pub fn new(sentence: impl Into<String>) -> BadConfiguration {
+        BadConfiguration(sentence.into())
+    }
+}
+
+/// Reads a struct of variables from the process's environment.
+pub fn read<C: clap::Parser>() -> Result<C, BadConfiguration> {
+    read_os(|name| std::env::var_os(name))
+}
+
+/// Reads a struct of variables from anything that knows their values by name.
+pub fn read_from<C: clap::Parser>(
+    value: impl Fn(&str) -> Option<String>,
+) -> Result<C, BadConfiguration> {
+    read_os(|name| value(name).map(OsString::from))
+}
+
+pub(crate) fn read_os<C: clap::Parser>(
+    value: impl Fn(&str) -> Option<OsString>,
+) -> Result<C, BadConfiguration> {
+    // The values are handed to clap as flags of its own: clap would take an empty variable for a
+    // value, and a test cannot change the environment of its process.
+    let command = C::command().no_binary_name(true);
+    let mut flags: Vec<String> = Vec::new();
+    for arg in command.get_arguments() {
+        let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
+        let (Some(flag), Some(value)) = (arg.get_long(), value(name)) else { continue };
+        if let Some(value) = variable_text(name, value, arg.is_hide_env_values_set())? {
+            flags.push(format!("--{flag}={value}"));
+        }
+    }
+    command
+        .mut_args(|arg| arg.env(None))
+        .try_get_matches_from(flags)
+        .and_then(|matches| C::from_arg_matches(&matches))
+        .map_err(|error| describe_error::<C>(&error))
+}
+
+/// The text of one variable; `None` for an empty one. Blanks around it are no part of it, unless it is a
+/// secret, of which every character counts.
+pub(crate) fn variable_text(
+    name: &str,
+    value: OsString,
+    is_secret: bool,
+) -> Result<Option<String>, BadConfiguration> {
+    let refused = |why| Err(BadConfiguration(format!("{name} cannot be used: {why}.")));
+    let Ok(value) = value.into_string() else { return refused("it is not valid UTF-8") };
+    if value.is_empty() {
+        return Ok(None);
+    }
+    match value.trim() {
+        "" => refused("it holds only blanks"),
+        trimmed if !is_secret => Ok(Some(trimmed.to_owned())),
+        _ => Ok(Some(value)),
+    }
+}
+
+/// What a service alone reads, as a struct that can be read by itself. `()` has none.
+#[derive(clap::Parser)]
+pub(crate) struct ServiceSettings<S: clap::Args> {
+    #[command(flatten)]
+    pub(crate) settings: S,
+}
+
+/// Every variable of a struct with its default and meaning, one a line, for `--help`.
+pub fn describe_variables<C: clap::Parser>() -> String {
+    let mut text = String::new();
+    for arg in C::command().get_arguments() {
+        let Some(name) = arg.get_env().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let default = match arg.get_default_values() {
+            [value] => format!(" (default {})", value.to_string_lossy()),
+            _ if arg.is_required_set() => " (required)".to_owned(),
+            _ => String::new(),
+        };
+        let meaning = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        text += &format!("  {name}{default}\n      {meaning}\n");
+    }
+    text
+}
+
+fn describe_error<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    };
+    // clap speaks of `--database_url <DATABASE_URL>`; the reader knows the part in brackets.
+    let args = context(ContextKind::InvalidArg);
+    let names: Vec<&str> =
+        args.split(['<', '>']).skip(1).step_by(2).filter(|name| !name.is_empty()).collect();
+    let names = names.join(", ");
+    let command = C::command();
+    let is_secret = command
+        .get_arguments()
+        .any(|arg| arg.is_hide_env_values_set() && arg.get_env().is_some_and(|env| env == &*names));
+    let shown = match context(ContextKind::InvalidValue) {
+        // An address may hold a password where none belongs.
+        value if !is_secret && !value.is_empty() && !value.contains('@') => {
+            format!(" is `{value}`, which")
+        }
+        _ => String::new(),
+    };
+    BadConfiguration(match (error.kind(), std::error::Error::source(error)) {
+        (ErrorKind::MissingRequiredArgument, _) => format!("{names} must be set."),
+        (_, Some(why)) => format!("{names}{shown} cannot be used: {why}."),
+        _ => format!("{names}{shown} is not one of: {}.", context(ContextKind::ValidValue)),
+    })
+}
+
+/// Reads a number of seconds, from a second to an hour.
+pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (1..=3600).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "it is not a number of seconds from 1 to 3600".to_owned())
+}

@@ -1,0 +1,91 @@
+//! The settings of the way to Kafka.
+
+use crate::config::address;
+use crate::config::env::BadConfiguration;
+use crate::config::secret::Secret;
+
+/// The way to Kafka.
+#[derive(Debug, Clone, clap::Args)]
+pub struct KafkaConfig {
+    /// Kafka's brokers as `host:port`, comma-separated; an IPv6 address in brackets.
+    #[arg(long, env, value_parser = address::parse_brokers)]
+    pub kafka_bootstrap_servers: String,
+    /// librdkafka's `security.protocol`: plaintext, ssl, sasl_plaintext or sasl_ssl.
+    #[arg(long, env, value_parser = parse_security_protocol)]
+    pub kafka_security_protocol: Option<String>,
+    /// librdkafka's `sasl.mechanism`: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.
+    #[arg(long, env, value_parser = parse_sasl_mechanism)]
+    pub kafka_sasl_mechanism: Option<String>,
+    /// The user of SASL.
+    #[arg(long, env)]
+    pub kafka_sasl_username: Option<String>,
+    /// The password of SASL.
+    #[arg(long, env, hide_env_values = true)]
+    pub kafka_sasl_password: Option<Secret>,
+    /// The certificates that brokers are checked against. Default: the system's.
+    #[arg(long, env, value_parser = address::readable_file_or_directory)]
+    pub kafka_ssl_ca_location: Option<String>,
+    /// The certificate that this client shows to brokers.
+    #[arg(long, env, value_parser = address::readable_file)]
+    pub kafka_ssl_certificate_location: Option<String>,
+    /// The key of that certificate.
+    #[arg(long, env, value_parser = address::readable_file)]
+    pub kafka_ssl_key_location: Option<String>,
+}
+
+impl KafkaConfig {
+    /// Checks what no variable shows alone.
+    ///
+    /// # Errors
+    /// If two of them contradict each other.
+    pub fn check(&self) -> Result<(), BadConfiguration> {
+        let protocol = self.kafka_security_protocol.as_deref().unwrap_or("plaintext");
+        let (has_sasl, has_tls) = (protocol.starts_with("sasl_"), protocol.ends_with("ssl"));
+        let of_sasl = [
+            ("KAFKA_SASL_MECHANISM", self.kafka_sasl_mechanism.is_some()),
+            ("KAFKA_SASL_USERNAME", self.kafka_sasl_username.is_some()),
+            ("KAFKA_SASL_PASSWORD", self.kafka_sasl_password.is_some()),
+        ];
+        let of_tls = [
+            ("KAFKA_SSL_CA_LOCATION", self.kafka_ssl_ca_location.is_some()),
+            ("KAFKA_SSL_CERTIFICATE_LOCATION", self.kafka_ssl_certificate_location.is_some()),
+            ("KAFKA_SSL_KEY_LOCATION", self.kafka_ssl_key_location.is_some()),
+        ];
+        for (name, is_set) in of_sasl {
+            if is_set != has_sasl {
+                let state = if is_set { "is set" } else { "must be set" };
+                return Err(BadConfiguration::new(format!(
+                    "{name} {state}: KAFKA_SECURITY_PROTOCOL is {protocol}."
+                )));
+            }
+        }
+        if let Some((name, _)) = of_tls.iter().find(|(_, is_set)| *is_set && !has_tls) {
+            return Err(BadConfiguration::new(format!(
+                "{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}, which has no TLS."
+            )));
+        }
+        let [_, (certificate, has_certificate), (key, has_key)] = of_tls;
+        if has_certificate != has_key {
+            return Err(BadConfiguration::new(format!(
+                "{certificate} and {key} must be set together."
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn parse_security_protocol(text: &str) -> Result<String, String> {
+    parse_one_of(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], text)
+}
+
+fn parse_sasl_mechanism(text: &str) -> Result<String, String> {
+    parse_one_of(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], text)
+}
+
+/// The known value that this is, whatever its case.
+fn parse_one_of(known: &[&str], text: &str) -> Result<String, String> {
+    let found = known.iter().find(|value| value.eq_ignore_ascii_case(text));
+    found
+        .map(|value| (*value).to_owned())
+        .ok_or_else(|| format!("it is not one of {}", known.join(", ")))
+}

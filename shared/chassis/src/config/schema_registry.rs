@@ -1,0 +1,65 @@
+//! The settings of the way to the schema registry.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use crate::config::address;
+use crate::config::env::{self, BadConfiguration, parse_seconds};
+use crate::config::secret::Secret;
+
+/// The certificates that the clients of the registry and of the trace collector trust; OpenSSL reads it.
+const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
+
+/// The way to the schema registry.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SchemaRegistryConfig {
+    /// The base of a Confluent-compatible schema registry's API; no proxy variable applies to it.
+    #[arg(long, env, value_parser = address::parse_base_url)]
+    pub schema_registry_url: String,
+    /// The user of the registry.
+    #[arg(long, env)]
+    pub schema_registry_username: Option<String>,
+    /// The password of the registry.
+    #[arg(long, env, hide_env_values = true)]
+    pub schema_registry_password: Option<Secret>,
+    /// How far the registry may be behind. A record whose schema id the registry does not know waits for so
+    /// long after it was written, and becomes a dead letter then. Other records go on meanwhile.
+    #[arg(
+        long,
+        env = "SCHEMA_REGISTRY_LAG_SECONDS",
+        value_name = "SCHEMA_REGISTRY_LAG_SECONDS",
+        default_value = "120",
+        value_parser = parse_seconds
+    )]
+    pub schema_registry_lag: Duration,
+}
+
+impl SchemaRegistryConfig {
+    /// Checks what no variable shows alone.
+    ///
+    /// # Errors
+    /// If there is a password and no user, or if the certificates of `SSL_CERT_FILE` can't be read.
+    pub fn check(&self) -> Result<(), BadConfiguration> {
+        self.check_with(std::env::var_os(SSL_CERT_FILE))
+    }
+
+    pub(super) fn check_with(
+        &self,
+        certificates: Option<OsString>,
+    ) -> Result<(), BadConfiguration> {
+        // OpenSSL ignores a file that does not exist, and then trusts no certificate.
+        let certificates = certificates.map(|file| env::variable_text(SSL_CERT_FILE, file, false));
+        if let Some(file) = certificates.transpose()?.flatten() {
+            address::readable_file(&file).map_err(|why| {
+                BadConfiguration::new(format!("{SSL_CERT_FILE} is `{file}`: {why}."))
+            })?;
+        }
+        let has_user = self.schema_registry_username.is_some();
+        if self.schema_registry_password.is_some() && !has_user {
+            return Err(BadConfiguration::new(
+                "SCHEMA_REGISTRY_USERNAME must be set, since SCHEMA_REGISTRY_PASSWORD is.",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,273 @@
+//! Batches of records on their way through the consumer.
+//!
+//! Promises: every event in Kafka is handled or stored as a dead letter, and none is dropped; an event's effect,
+//! its inbox row and what it publishes are one transaction; a partition's offset advances only over committed
+//! records, without a gap. An offset that is stored before the commit breaks them, a later part of a batch that
+//! is handled while an earlier one waits, and a temporary failure that is treated as a permanent one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::OwnedMessage;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::consumer::assignment::Assignment;
+use crate::consumer::circuit_breaker::{self, CircuitBreaker};
+use crate::consumer::commit::SubBatchCommitter;
+use crate::consumer::deferred::{Attempts, DeferredQueue};
+use crate::consumer::rebalance::GroupContext;
+use crate::consumer::resources::ConsumerResources;
+use crate::consumer::retry::{RetryReason, rejection_reason};
+use crate::consumer::sub_batch::{SubBatch, describe_record};
+use crate::consumer::wait::{ATTEMPT_TIMEOUT, BACKOFF_MIN, LoopWait};
+use crate::crash_point;
+use crate::db::{self, DbErrorClass};
+use crate::dead_letter::DeadLetterReason;
+use crate::kafka::record::schema_id;
+use crate::transaction::ApplyError;
+use crate::transaction::incoming_record::{Content, IncomingRecord};
+use crate::unit_of_work::UnitOfWork;
+
+/// How often deferred events are logged.
+const DEFERRED_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Runs the batches of one client of the consumer.
+pub(crate) struct BatchRunner<'a, R: UnitOfWork> {
+    resources: &'a ConsumerResources<R>,
+    client: &'a Arc<StreamConsumer<GroupContext>>,
+    wait: LoopWait<'a>,
+    committer: SubBatchCommitter<'a, R>,
+    circuit_breaker: CircuitBreaker,
+    deferred: DeferredQueue<R>,
+    deferred_logged_at: Instant,
+    /// By topic: when an event last had its effect.
+    last_success_at: HashMap<&'static str, Instant>,
+}
+
+enum Step<R: UnitOfWork> {
+    Done,
+    Split(Vec<SubBatch<R>>),
+    /// It has to wait here; deferred events that are due run first.
+    Retry(SubBatch<R>, String),
+}
+
+impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
+    pub(crate) fn new(
+        resources: &'a ConsumerResources<R>,
+        client: &'a Arc<StreamConsumer<GroupContext>>,
+        stop: &'a CancellationToken,
+    ) -> BatchRunner<'a, R> {
+        let ConsumerResources { heartbeat, wakeups, .. } = resources;
+        BatchRunner {
+            resources,
+            client,
+            wait: LoopWait { heartbeat, wakeups, stop },
+            committer: SubBatchCommitter::new(resources, client),
+            circuit_breaker: CircuitBreaker::default(),
+            deferred: DeferredQueue::new(),
+            deferred_logged_at: Instant::now(),
+            last_success_at: HashMap::new(),
+        }
+    }
+
+    /// Waits while the consumer is paused.
+    pub(crate) async fn wait_while_paused(&self) {
+        circuit_breaker::wait_while_paused(&self.resources.db, &self.wait).await;
+    }
+
+    /// Handles a batch, part by part from left to right. Returns early only when it is stopped; records that
+    /// are not committed by then are read again.
+    pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>, assigned: &Assignment) {
+        histogram!("consumer_batch_size").record(messages.len() as f64);
+        crash_point!("consumer.polled");
+        let items = self.decode(messages).await;
+        let is_unread =
+            |item: &IncomingRecord<R>| matches!(item.content, Content::SchemaPending(_));
+        let (unread, items): (Vec<_>, Vec<_>) = items.into_iter().partition(is_unread);
+        let attempts = Attempts::new(0);
+        // These are deferred first, before the offset of any record behind them is stored.
+        let mut parts = SubBatch { items: unread, attempts }.split_into_singles();
+        parts.extend((!items.is_empty()).then_some(SubBatch { items, attempts }));
+        self.run_sub_batches(parts, assigned).await;
+    }
+
+    /// Tries the deferred events that are due.
+    pub(crate) async fn retry_deferred(&mut self) {
+        let assigned = self.client.context().assignment();
+        let due = self.take_due(&assigned).await;
+        self.run_sub_batches(due, &assigned).await;
+    }
+
+    /// When [`BatchRunner::retry_deferred`] has something to do.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.deferred.next_due()
+    }
+
+    /// The deferred events that are due, each by itself.
+    async fn take_due(&mut self, assigned: &Assignment) -> Vec<SubBatch<R>> {
+        let due = self.deferred.take_due(assigned);
+        if due.is_empty() {
+            return Vec::new();
+        }
+        let (messages, attempts): (Vec<_>, Vec<_>) =
+            due.into_iter().map(|event| (event.item.message, event.attempts)).unzip();
+        let items = self.decode(messages).await;
+        items
+            .into_iter()
+            .zip(attempts)
+            .map(|(item, attempts)| SubBatch { items: vec![item], attempts })
+            .collect()
+    }
+
+    async fn run_sub_batches(&mut self, parts: Vec<SubBatch<R>>, assigned: &Assignment) {
+        let (mut parts, mut backoff) = (parts, BACKOFF_MIN);
+        parts.reverse();
+        while let Some(part) = parts.pop() {
+            match self.run_sub_batch(part, assigned).await {
+                Step::Done => backoff = BACKOFF_MIN,
+                // Pushed from right to left: the left part is popped, and has to end, first.
+                Step::Split(smaller) => parts.extend(smaller.into_iter().rev()),
+                Step::Retry(part, reason) => {
+                    counter!("consumer_retries_total").increment(1);
+                    let (count, first) = (part.items.len(), describe_record(&part.items[0]));
+                    warn!(
+                        "{count} events wait and are tried again, the first of them {first}: {reason}"
+                    );
+                    parts.push(part);
+                    if self.wait.back_off(&mut backoff).await.is_err() {
+                        return;
+                    }
+                    parts.extend(self.take_due(assigned).await);
+                }
+            }
+            let db = &self.resources.db;
+            if let Some(reason) = self.circuit_breaker.open_reason(db).await {
+                self.circuit_breaker.open(db, &self.wait, &reason).await;
+                // Stopped while paused: the rest of the batch must not be handled.
+                if self.wait.stop.is_cancelled() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Decodes records. A record whose schema is not known yet has pending content.
+    async fn decode(&self, messages: Vec<OwnedMessage>) -> Vec<IncomingRecord<R>> {
+        let ids: HashSet<u32> = messages.iter().filter_map(schema_id).collect();
+        let schemas = self.resources.registry.get_schemas(ids).await;
+        let router = &self.resources.router;
+        messages.into_iter().map(|message| router.parse(message, &schemas)).collect()
+    }
+
+    /// Tries a sub-batch until it is committed, deferred, or has to be split.
+    async fn run_sub_batch(&mut self, mut part: SubBatch<R>, assigned: &Assignment) -> Step<R> {
+        let mut races = 0;
+        loop {
+            self.resources.heartbeat.beat();
+            let alone = part.items.len() == 1;
+            let (wait, reason) = if let Content::SchemaPending(unread) = &part.items[0].content {
+                (RetryReason::UnknownSchema, unread.reason.clone())
+            } else {
+                part.attempts.count += 1;
+                match db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(&part)).await {
+                    Ok(committed) => {
+                        self.circuit_breaker.record_committed(&part, &committed);
+                        let now = Instant::now();
+                        self.last_success_at.extend(committed.handled.iter().map(|t| (*t, now)));
+                        self.committer.record_committed(&part, &committed, assigned);
+                        return Step::Done;
+                    }
+                    // The cause may be a duplicate: the event may have been handled before.
+                    Err(error)
+                        if !self.committer.expects_duplicates && error.may_be_duplicate() =>
+                    {
+                        self.committer.expects_duplicates = true;
+                        part.attempts.count -= 1;
+                        continue;
+                    }
+                    Err(ApplyError::Event(nth, _)) if !alone => {
+                        return Step::Split(part.isolate(nth));
+                    }
+                    Err(ApplyError::Event(_, cause)) => {
+                        part.items[0].content = Content::Poison(cause);
+                        continue;
+                    }
+                    Err(ApplyError::Unavailable(reason)) => (RetryReason::AllEvents, reason),
+                    Err(ApplyError::Database(error)) => match db::classify(&error) {
+                        // Tried once more: after a race, the rows are there and will be found.
+                        DbErrorClass::UniqueRace if races == 0 => {
+                            races += 1;
+                            continue;
+                        }
+                        DbErrorClass::Transient => (RetryReason::AllEvents, error.to_string()),
+                        DbErrorClass::LockTimeout if !alone => {
+                            return Step::Split(part.split_into_singles());
+                        }
+                        _ if !alone => return Step::Split(part.bisect()),
+                        // A dead letter that the database refuses waits like an event: it must not be dropped.
+                        _ if part.items[0].as_dead_letter().is_some() => {
+                            (RetryReason::AllEvents, error.to_string())
+                        }
+                        DbErrorClass::UniqueRace | DbErrorClass::Permanent => {
+                            part.items[0].content =
+                                Content::Poison(DeadLetterReason::rejected_by_database(&error));
+                            continue;
+                        }
+                        DbErrorClass::DatabaseRule => {
+                            (RetryReason::DatabaseRule, rejection_reason(&error))
+                        }
+                        DbErrorClass::StatementTimeout
+                        | DbErrorClass::LockTimeout
+                        | DbErrorClass::SchemaMismatch => {
+                            (RetryReason::SingleEvent, error.to_string())
+                        }
+                    },
+                }
+            };
+            let has_room = self.deferred.has_room_for(&part.items[0]);
+            let lag_max = self.resources.registry.lag_max;
+            let successes = &self.last_success_at;
+            if let Some(cause) =
+                wait.dead_letter_reason(&part, &reason, lag_max, has_room, successes)
+            {
+                part.items[0].content = Content::Poison(cause);
+                continue;
+            }
+            if !alone || matches!(wait, RetryReason::AllEvents) || !has_room {
+                return Step::Retry(part, reason);
+            }
+            let SubBatch { items, attempts } = part;
+            items.into_iter().for_each(|item| self.defer(item, attempts, assigned, &reason));
+            return Step::Done;
+        }
+    }
+
+    /// Defers an event: it waits by itself, and its partition's offset stays below it.
+    fn defer(
+        &mut self,
+        item: IncomingRecord<R>,
+        attempts: Attempts,
+        assigned: &Assignment,
+        reason: &str,
+    ) {
+        self.committer.mark_deferred(&item.message, assigned);
+        counter!("consumer_retries_total").increment(1);
+        if attempts.is_first() {
+            warn!("{} waits, and others go on: {reason}", describe_record(&item));
+        }
+        self.deferred.defer(item, attempts, assigned);
+        if !attempts.is_first() && self.deferred_logged_at.elapsed() > DEFERRED_LOG_INTERVAL {
+            self.deferred_logged_at = Instant::now();
+            if let Some(oldest) = self.deferred.oldest() {
+                let (count, first) = (self.deferred.len(), describe_record(&oldest.item));
+                let waited = oldest.attempts.started_at.elapsed();
+                warn!("{count} events wait, and others go on; {first} for {waited:.0?}: {reason}");
+            }
+        }
+    }
+}

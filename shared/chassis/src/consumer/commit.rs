@@ -1,0 +1,157 @@
+//! The commit of a sub-batch, and the offsets that it allows to be stored.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use metrics::counter;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::message::{Message, OwnedMessage};
+use tracing::error;
+
+use crate::consumer::assignment::Assignment;
+use crate::consumer::offset_tracker::OffsetTracker;
+use crate::consumer::rebalance::{self, GroupContext};
+use crate::consumer::resources::ConsumerResources;
+use crate::consumer::sub_batch::SubBatch;
+use crate::crash_point;
+use crate::db::connection::DedicatedConnection;
+use crate::dead_letter::{self, DeadLetterReason, RecordPosition};
+use crate::transaction::incoming_record::IncomingRecord;
+use crate::transaction::{self, ApplyError, DedupMode};
+use crate::unit_of_work::UnitOfWork;
+
+/// How long an attempt for a single event waits for a row that another transaction holds.
+const SINGLE_EVENT_LOCK_TIMEOUT: &str = "100ms";
+
+/// What the commit of a sub-batch changed.
+pub(crate) struct CommittedSubBatch {
+    /// The topics of the events that had their effect in this transaction.
+    pub handled: HashSet<&'static str>,
+    /// The positions of the records that became dead letters in this transaction.
+    pub dead_letters: HashSet<RecordPosition>,
+}
+
+impl CommittedSubBatch {
+    /// The records of its sub-batch that became dead letters in this transaction.
+    pub fn new_dead_letters<'p, R: UnitOfWork>(
+        &self,
+        part: &'p SubBatch<R>,
+    ) -> impl Iterator<Item = (&'p OwnedMessage, &'p DeadLetterReason)> {
+        let dead_letters = part.items.iter().filter_map(IncomingRecord::as_dead_letter);
+        dead_letters.map(|(message, _, reason)| (message, reason)).filter(|(message, _)| {
+            let position = (message.topic().to_string(), message.partition(), message.offset());
+            self.dead_letters.contains(&position)
+        })
+    }
+}
+
+/// Commits the sub-batches of one client, and notes up to which offset its partitions are handled.
+pub(crate) struct SubBatchCommitter<'a, R: UnitOfWork> {
+    resources: &'a ConsumerResources<R>,
+    client: &'a Arc<StreamConsumer<GroupContext>>,
+    connection: DedicatedConnection,
+    /// Whether the inbox is queried first: at first, and as long as batches contain duplicates. Duplicates come
+    /// in runs, after a crash or when a partition moves to another instance.
+    pub expects_duplicates: bool,
+    offset_tracker: OffsetTracker,
+}
+
+impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
+    pub fn new(
+        resources: &'a ConsumerResources<R>,
+        client: &'a Arc<StreamConsumer<GroupContext>>,
+    ) -> SubBatchCommitter<'a, R> {
+        SubBatchCommitter {
+            resources,
+            client,
+            connection: DedicatedConnection::new(&resources.db),
+            expects_duplicates: true,
+            offset_tracker: OffsetTracker::default(),
+        }
+    }
+
+    /// Applies the events and stores the dead letters of a sub-batch, in one transaction.
+    pub async fn try_commit(
+        &mut self,
+        part: &SubBatch<R>,
+    ) -> Result<CommittedSubBatch, ApplyError> {
+        let dead_letters: Vec<_> =
+            part.items.iter().filter_map(IncomingRecord::as_dead_letter).collect();
+        let cluster = match dead_letters.is_empty() {
+            true => String::new(),
+            false => self.cluster_id().await?,
+        };
+        let attempts = i32::try_from(part.attempts.count).unwrap_or(i32::MAX);
+        let mut tx = match part.items.len() {
+            1 => self.connection.begin_with_lock_timeout(SINGLE_EVENT_LOCK_TIMEOUT).await?,
+            _ => self.connection.begin().await?,
+        };
+        let admission = match self.expects_duplicates {
+            true => DedupMode::CheckFirst,
+            false => DedupMode::Optimistic(tx.now),
+        };
+        let prepared = async {
+            let effect = transaction::apply(&mut tx, &part.items, admission, attempts).await?;
+            let new = dead_letter::store(&mut tx, &cluster, &dead_letters, attempts).await?;
+            Ok::<_, ApplyError>((effect, new))
+        };
+        let prepared = prepared.await;
+        let (tx, (effect, new)) = tx.keep_or_rollback(prepared).await?;
+        crash_point!("dead_letters.stored", !dead_letters.is_empty());
+        crash_point!("consumer.prepared", effect.has_effect());
+        tx.commit().await?;
+        crash_point!("dead_letters.committed", !dead_letters.is_empty());
+        crash_point!("consumer.committed", effect.has_effect());
+        self.expects_duplicates = effect.has_duplicates();
+        let handled = effect.after_commit(&self.resources.wakeups);
+        Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect() })
+    }
+
+    /// Notes that an event is deferred: its partition's offset stays below it.
+    pub fn mark_deferred(&mut self, message: &OwnedMessage, assigned: &Assignment) {
+        self.offset_tracker.mark_deferred(
+            message.topic(),
+            message.partition(),
+            message.offset(),
+            assigned,
+        );
+    }
+
+    /// After the commit, never before: logs the new dead letters, and notes up to which offset every record of
+    /// the sub-batch's partitions was handled. That offset is stored next.
+    pub fn record_committed(
+        &mut self,
+        part: &SubBatch<R>,
+        committed: &CommittedSubBatch,
+        assigned: &Assignment,
+    ) {
+        for (message, reason) in committed.new_dead_letters(part) {
+            let (topic, partition, offset) =
+                (message.topic(), message.partition(), message.offset());
+            let reason: String = reason.detail.chars().take(300).collect();
+            error!("{topic}[{partition}]@{offset} is a dead letter: {reason}");
+            counter!("dead_letters_total", "topic" => topic.to_string()).increment(1);
+        }
+        let mut handled: HashMap<(&str, i32), Option<i64>> = HashMap::new();
+        for IncomingRecord { message, .. } in &part.items {
+            let (topic, partition, offset) =
+                (message.topic(), message.partition(), message.offset());
+            let up_to = self.offset_tracker.mark_handled(topic, partition, offset, assigned);
+            handled.insert((topic, partition), up_to);
+        }
+        let offsets = &self.client.context().offsets;
+        for ((topic, partition), up_to) in handled {
+            let next = up_to.map(|offset| offset + 1);
+            let by = assigned.generation_of(topic, partition);
+            next.into_iter().for_each(|next| offsets.record_handled(topic, partition, next, by));
+        }
+    }
+
+    /// The id of the Kafka cluster. In a recreated cluster offsets start again, and its id distinguishes the
+    /// positions.
+    async fn cluster_id(&self) -> Result<String, ApplyError> {
+        let cluster = rebalance::cluster_id(self.client).await;
+        cluster
+            .ok_or_else(|| ApplyError::Unavailable("Kafka does not tell its cluster's id".into()))
+    }
+}

@@ -1,0 +1,245 @@
+//! The consumer applies the events of other services. It joins the service's consumer group, prefetches records,
+//! and commits them in batches. Promise: every event has its effect exactly once or becomes a dead letter, and
+//! none is dropped; `batch` and `offsets` keep it. An offset that is stored before the commit of its event
+//! breaks it, and so does an offset of an older assignment.
+
+pub(crate) mod assignment;
+pub(crate) mod batch;
+pub(crate) mod circuit_breaker;
+pub(crate) mod commit;
+pub(crate) mod deferred;
+pub mod lag;
+pub(crate) mod lag_metrics;
+pub(crate) mod offset_tracker;
+pub(crate) mod offsets;
+pub(crate) mod resources;
+pub(crate) mod prefetch;
+pub(crate) mod rebalance;
+pub(crate) mod resume;
+pub(crate) mod retry;
+pub(crate) mod router;
+pub(crate) mod sub_batch;
+pub(crate) mod wait;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use metrics::{counter, gauge};
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::KafkaConfig;
+use crate::consumer::batch::BatchRunner;
+use crate::consumer::circuit_breaker::PAUSE_POLL_INTERVAL;
+use crate::consumer::lag::ConsumerLag;
+use crate::consumer::prefetch::PrefetchedRecord;
+use crate::consumer::rebalance::GroupContext;
+use crate::consumer::resources::ConsumerResources;
+use crate::consumer::router::EventRouter;
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
+use crate::flow::heartbeat::Heartbeat;
+use crate::flow::linger::{AdaptiveLinger, LingerLimits};
+use crate::flow::wakeups::Wakeups;
+use crate::inbox;
+use crate::kafka;
+use crate::kafka::schema_registry::SchemaRegistryClient;
+use crate::unit_of_work::{Loads, UnitOfWork};
+
+/// Records in one batch, at most.
+const BATCH_RECORDS_MAX: usize = 1_000;
+
+/// Prefetched records that are not yet in a batch, at most.
+const PREFETCH_MAX: usize = 2_000;
+
+/// From this number of records in one batch on, records arrive concurrently: the two answers to one command do not
+/// count as such.
+const SIBLINGS_MIN: usize = 3;
+
+/// Within this time the records that were committed together arrive, from several partitions.
+const LINGER_LIMITS: LingerLimits =
+    LingerLimits { max_wait: Duration::from_millis(12), idle_gap: Duration::from_millis(6) };
+
+/// How long leaving the group may take; correctness does not need it to succeed.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One of the three loops of a service.
+pub struct Consumer<R: UnitOfWork> {
+    service: &'static str,
+    config: KafkaConfig,
+    pub(crate) resources: ConsumerResources<R>,
+    lag: ConsumerLag,
+}
+
+impl<R: UnitOfWork> Consumer<R> {
+    /// A consumer without handlers; add each with [`Consumer::on`].
+    pub(crate) fn new(
+        service: &'static str,
+        config: &KafkaConfig,
+        db: PgPool,
+        registry: Arc<SchemaRegistryClient>,
+        wakeups: Arc<Wakeups>,
+        heartbeat: Heartbeat,
+    ) -> Consumer<R> {
+        let config = config.clone();
+        let (router, lag) = (Arc::new(EventRouter::new(service)), ConsumerLag::default());
+        let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
+        Consumer { service, config, resources, lag }
+    }
+
+    /// Adds the handler of a topic. The handler's type determines the topic, its schema and the rows.
+    /// `on_discard` states what it costs to discard such an event, if it becomes a dead letter.
+    ///
+    /// Events of different topics arrive in any order, and so do replayed and republished ones. The rows must
+    /// end the same for every order, and an event that is merely early is not unprocessable. A topic of state
+    /// has no inbox: its handler is called for every delivery, and does nothing unless the record's version is
+    /// higher than the row's.
+    ///
+    /// # Panics
+    /// If the topic already has a handler, or does not name this service among its subscribers, or if the
+    /// admin router was built before: mistakes of wiring, found at the first start.
+    pub fn on<E: Event, O: Outcome + 'static>(
+        mut self,
+        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
+        on_discard: fn(&E, &R) -> DiscardImpact,
+    ) -> Self
+    where
+        R: Loads<E>,
+    {
+        let router =
+            Arc::get_mut(&mut self.resources.router).expect("handlers come before the admin");
+        router.add(handler, on_discard);
+        self.resources.registry.declare_topic(E::topic());
+        self
+    }
+
+    /// The lag of this service's consumer group.
+    pub fn lag(&self) -> ConsumerLag {
+        self.lag.clone()
+    }
+
+    /// Runs until it is stopped. Temporary failures are tried again without end.
+    ///
+    /// # Errors
+    /// Permanent failures: a Kafka client cannot be created from its settings or cannot subscribe, or the
+    /// prefetching task has ended.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let pruning = tokio::spawn(inbox::prune(self.resources.db.clone()));
+        // The isolation of a client applies to all its topics: topics of another isolation have another client,
+        // which is a member of the same group.
+        let topics = self.resources.router.topics_by_isolation();
+        self.lag.expect_clients(topics.keys().copied()).await;
+        let read = |(isolation, topics): (&Isolation, &Vec<&'static str>)| {
+            let (this, stop, isolation, topics) = (&self, &stop, *isolation, topics.clone());
+            async move {
+                while !stop.is_cancelled() {
+                    this.run_client(isolation, &topics, stop).await?;
+                }
+                Ok(())
+            }
+        };
+        let ended = try_join_all(topics.iter().map(read)).await.map(drop);
+        pruning.abort();
+        ended
+    }
+
+    /// Reads with one client, until it is stopped or has to be replaced, for example because the Kafka cluster was
+    /// recreated. The next client continues from the committed offsets, and reads a recreated cluster from its
+    /// beginning.
+    async fn run_client(
+        &self,
+        isolation: Isolation,
+        topics: &[&'static str],
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        for topic in topics {
+            // Until the client reports its partitions: partitions that it does not read have no lag here.
+            gauge!("consumer_partitions", "topic" => *topic).set(0);
+        }
+        let client: StreamConsumer<GroupContext> =
+            kafka::consumer_config(self.service, &self.config, isolation)
+                .create_with_context(GroupContext::new(isolation))?;
+        let client = Arc::new(client);
+        client.subscribe(topics)?;
+        let plain = kafka::client_config(self.service, &self.config);
+        self.lag.attach(isolation, &client, plain).await;
+        let (prefetched, mut records) = mpsc::channel(PREFETCH_MAX);
+        let prefetching = tokio::spawn(prefetch::prefetch(client.clone(), prefetched));
+
+        let mut batches = self.batch_runner(&client, stop);
+        batches.wait_while_paused().await;
+        let mut batch: Vec<PrefetchedRecord> = Vec::with_capacity(BATCH_RECORDS_MAX);
+        let mut pause_checked_at = Instant::now();
+        let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
+        while !stop.is_cancelled() && rebalance::fatal_reason(&client).is_none() {
+            self.resources.heartbeat.beat();
+            if pause_checked_at.elapsed() > PAUSE_POLL_INTERVAL {
+                batches.wait_while_paused().await;
+                pause_checked_at = Instant::now();
+            }
+            let due_at = batches.next_due();
+            let due = async {
+                match due_at {
+                    Some(due_at) => tokio::time::sleep_until(due_at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = due => batches.retry_deferred().await,
+                taken = records.recv_many(&mut batch, BATCH_RECORDS_MAX) => {
+                    anyhow::ensure!(taken > 0, "the reading task ended");
+                    linger.collect(&mut batch, BATCH_RECORDS_MAX, &mut records, LINGER_LIMITS).await;
+                    let behind = batch.len() == BATCH_RECORDS_MAX;
+                    let assigned = client.context().assignment();
+                    let (messages, permits): (Vec<_>, Vec<_>) = batch
+                        .drain(..)
+                        .filter(|record| record.is_current(&assigned))
+                        .map(|record| (record.message, record.permit))
+                        .unzip();
+                    batches.handle(messages, &assigned).await;
+                    self.resources.wakeups.consumer_backpressure.report_busy(behind);
+                    drop(permits);
+                }
+                // No record arrived for a while: the consumer is not behind, though its last batch was full.
+                () = tokio::time::sleep(PAUSE_POLL_INTERVAL) => {
+                    self.resources.wakeups.consumer_backpressure.report_busy(false);
+                    client.context().health.prefetch_empty();
+                }
+            }
+        }
+        if !stop.is_cancelled()
+            && let Some(reason) = rebalance::fatal_reason(&client)
+        {
+            warn!("the consumer goes on with a new client: {reason}");
+            counter!("consumer_clients_replaced_total").increment(1);
+        }
+        if stop.is_cancelled() {
+            // The reader continues meanwhile: its polls keep the membership.
+            rebalance::leave_group(&client).await;
+        }
+        prefetching.abort();
+        self.lag.detach(isolation).await;
+        // Without other references, the client commits the stored offsets and leaves the group, so that others
+        // take over at once. If it hangs, its session expires; or it does after `max.poll.interval.ms`, if it
+        // still sends heartbeats.
+        if tokio::time::timeout(LEAVE_TIMEOUT, kafka::close_in_background(client)).await.is_err() {
+            warn!("the consumer group could not be left in time");
+        }
+        Ok(())
+    }
+
+    /// The runner of this consumer's batches, without their source.
+    pub(crate) fn batch_runner<'a>(
+        &'a self,
+        client: &'a Arc<StreamConsumer<GroupContext>>,
+        stop: &'a CancellationToken,
+    ) -> BatchRunner<'a, R> {
+        BatchRunner::new(&self.resources, client, stop)
+    }
+}

@@ -1,0 +1,244 @@
+//! The offsets that a client stores, which librdkafka commits once a second.
+//!
+//! Promises: an offset is stored only after every record before it was handled; it is stored with the epoch of
+//! the partition's leader, so that a truncated log is noticed when reading begins again; and the transaction
+//! markers at a partition's end are skipped, so that they are no lag. An offset of an older generation breaks
+//! them, and so does one from before the log was truncated.
+//!
+//! Only [`store`] stores offsets, called by the reader and before a revocation. Both run where the client is
+//! polled, so that the assignment does not change meanwhile. The list with the client's position also has the
+//! epochs, which rdkafka does not expose: an offset in it may be replaced by a lower one, and its epoch is then
+//! that of a later record. A truncated log has only greater epochs, so that this hides no truncation.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::consumer::{Consumer, ConsumerContext};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::consumer::assignment::Assignment;
+use crate::crash_point;
+
+/// Timeout of a request to the cluster.
+pub(crate) const CLUSTER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often offsets are stored, while records arrive.
+pub(crate) const STORE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// An offset for each topic and partition.
+pub(crate) type OffsetsByPartition = HashMap<(String, i32), i64>;
+
+type ByPartition<T> = HashMap<String, HashMap<i32, T>>;
+
+fn entry_of<'a, T: Default>(all: &'a mut ByPartition<T>, topic: &str, partition: i32) -> &'a mut T {
+    if !all.contains_key(topic) {
+        all.insert(topic.to_string(), HashMap::new());
+    }
+    all.get_mut(topic).expect("it is there now").entry(partition).or_default()
+}
+
+/// How far a client's partitions were handled, and how much of that is stored.
+#[derive(Default)]
+pub(crate) struct HandledOffsets(Mutex<ByPartition<HandledOffset>>);
+
+#[derive(Clone, Copy, Default)]
+struct HandledOffset {
+    /// The generation for which this holds; 0 for partitions that no rebalance assigned.
+    generation: u64,
+    handled: Option<i64>,
+    stored: Option<i64>,
+}
+
+impl HandledOffsets {
+    /// Notes that every record of a partition before `next` was handled.
+    pub(crate) fn record_handled(
+        &self,
+        topic: &str,
+        partition: i32,
+        next: i64,
+        generation: Option<u64>,
+    ) {
+        let generation = generation.unwrap_or_default();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = entry_of(&mut all, topic, partition);
+        if progress.generation != generation {
+            *progress = HandledOffset { generation, ..HandledOffset::default() };
+        }
+        progress.handled = Some(next);
+    }
+}
+
+/// How far a reader has read each partition.
+#[derive(Default)]
+pub(crate) struct ReadPositions(ByPartition<ReadPosition>);
+
+#[derive(Clone, Copy, Default)]
+struct ReadPosition {
+    generation: u64,
+    /// The group's committed offset when the partition was assigned.
+    committed: i64,
+    next: Option<i64>,
+}
+
+impl ReadPositions {
+    /// Notes the group's committed offsets of partitions that were assigned, of which nothing was read yet.
+    pub(crate) fn record_start(
+        &mut self,
+        committed: &OffsetsByPartition,
+        generation_of: impl Fn(&str, i32) -> Option<u64>,
+    ) {
+        for ((topic, partition), next) in committed {
+            let read = entry_of(&mut self.0, topic, *partition);
+            if let Some(generation) =
+                generation_of(topic, *partition).filter(|generation| *generation != read.generation)
+            {
+                *read = ReadPosition { generation, committed: *next, next: None };
+            }
+        }
+    }
+
+    /// Notes a record. Returns the offset that was expected, if it is greater than the record's: the log was
+    /// truncated.
+    pub(crate) fn record_read(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        generation: u64,
+    ) -> Option<i64> {
+        let read = entry_of(&mut self.0, topic, partition);
+        if read.generation != generation {
+            *read = ReadPosition { generation, ..ReadPosition::default() };
+        }
+        let before = read.next.unwrap_or(read.committed);
+        read.next = Some(offset + 1);
+        (offset < before).then_some(before)
+    }
+
+    /// Whether anything is known of a partition in the generation of its present assignment.
+    pub(crate) fn is_known(&self, topic: &str, partition: i32, assigned: &Assignment) -> bool {
+        let read = self.0.get(topic).and_then(|of_topic| of_topic.get(&partition));
+        read.is_some_and(|read| assigned.generation_of(topic, partition) == Some(read.generation))
+    }
+
+    fn next_offset(&self, topic: &str, partition: i32, generation: u64) -> Option<i64> {
+        let read =
+            self.0.get(topic)?.get(&partition).filter(|read| read.generation == generation)?;
+        read.next
+    }
+}
+
+/// Stores how far each partition was handled. If everything that was read was handled, that is the client's own
+/// position: between the last record and it are only transaction markers and aborted records.
+pub(crate) fn store<C: ConsumerContext>(
+    client: &impl Consumer<C>,
+    handled: &HandledOffsets,
+    assignment: &Assignment,
+    read: Option<&ReadPositions>,
+) {
+    let Ok(positions) = client.position() else { return };
+    if handled.replace_positions(&positions, read, |topic, partition| {
+        assignment.generation_of(topic, partition)
+    }) {
+        // Fails for partitions that have moved to another instance, which reads these records again and finds
+        // them in the inbox.
+        let _ = client.store_offsets(&positions);
+        crash_point!("consumer.stored");
+    }
+}
+
+impl HandledOffsets {
+    /// Replaces the client's positions by the offsets to store. Returns whether any of them is new.
+    fn replace_positions(
+        &self,
+        positions: &TopicPartitionList,
+        read: Option<&ReadPositions>,
+        generation_of: impl Fn(&str, i32) -> Option<u64>,
+    ) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_new = false;
+        for mut place in positions.elements() {
+            let (topic, partition) = (place.topic(), place.partition());
+            let position = match place.offset() {
+                Offset::Offset(position) => Some(position),
+                _ => None,
+            };
+            let generation = generation_of(topic, partition).unwrap_or_default();
+            let progress = entry_of(&mut all, topic, partition);
+            if progress.generation != generation {
+                *progress = HandledOffset { generation, ..HandledOffset::default() };
+            }
+            let read = read
+                .filter(|_| generation > 0)
+                .map(|read| read.next_offset(topic, partition, generation));
+            let next = match read {
+                Some(read) if read == progress.handled => position.max(read),
+                _ => progress.handled,
+            };
+            is_new |= next != progress.stored;
+            progress.stored = next;
+            // Nothing was stored in this generation, and an invalid offset stores nothing.
+            let next = next.map_or(Offset::Invalid, Offset::Offset);
+            let _ = place.set_offset(next);
+        }
+        is_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is stored of partition 0, where the client's position is `position`.
+    fn stored(
+        offsets: &HandledOffsets,
+        position: Offset,
+        read: Option<&ReadPositions>,
+        generation: u64,
+    ) -> Offset {
+        let mut positions = TopicPartitionList::new();
+        positions.add_partition_offset("topic", 0, position).unwrap();
+        offsets.replace_positions(&positions, read, |_, _| Some(generation));
+        positions.elements()[0].offset()
+    }
+
+    #[test]
+    fn an_offset_is_stored_once_all_before_it_was_handled_and_transaction_markers_are_skipped() {
+        let (offsets, mut read) = (HandledOffsets::default(), ReadPositions::default());
+        let at = |offset| Offset::Offset(offset);
+        assert_eq!(stored(&offsets, Offset::Invalid, Some(&read), 1), Offset::Invalid);
+        assert_eq!(stored(&offsets, at(3), Some(&read), 1), at(3), "there were only marks");
+        assert_eq!(read.record_read("topic", 0, 3, 1), None);
+        assert_eq!(read.record_read("topic", 0, 4, 1), None);
+        let offset = |handled, position, read| {
+            offsets.record_handled("topic", 0, handled, Some(1));
+            stored(&offsets, at(position), read, 1)
+        };
+        assert_eq!(offset(4, 5, Some(&read)), at(4), "the other one is not handled");
+        assert_eq!(offset(5, 7, Some(&read)), at(7), "two marks");
+        assert_eq!(offset(5, 7, None), at(5), "what was read is not known");
+        assert_eq!(
+            stored(&offsets, at(7), Some(&ReadPositions::default()), 2),
+            at(7),
+            "assigned again"
+        );
+        assert_eq!(stored(&offsets, at(7), None, 3), Offset::Invalid, "assigned again");
+        offsets.record_handled("topic", 0, 9, Some(2));
+        assert_eq!(stored(&offsets, at(9), None, 3), Offset::Invalid, "of another assignment");
+    }
+
+    #[test]
+    fn a_record_below_what_was_read_or_committed_shows_that_the_log_was_truncated() {
+        let mut read = ReadPositions::default();
+        let committed = OffsetsByPartition::from([(("topic".to_string(), 0), 12)]);
+        read.record_start(&committed, |_, _| Some(1));
+        assert_eq!(read.next_offset("topic", 0, 1), None);
+        assert_eq!(read.record_read("topic", 0, 8, 1), Some(12));
+        assert_eq!(read.record_read("topic", 0, 9, 1), None);
+        read.record_start(&committed, |_, _| Some(1));
+        assert_eq!(read.record_read("topic", 0, 10, 1), None, "it is known since it was given");
+        assert_eq!(read.record_read("topic", 0, 9, 1), Some(11));
+        assert_eq!(read.record_read("topic", 0, 3, 2), None, "it was assigned again");
+    }
+}

@@ -1,0 +1,300 @@
+//! Prefetch: records are read ahead of their handlers, up to a bound of records and of bytes.
+//!
+//! Promise: as long as the process lives it keeps its partitions, however long its own database is unavailable.
+//! A client that is not polled while there is no room breaks it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::{error, warn};
+
+use crate::consumer::assignment::Assignment;
+use crate::consumer::lag;
+use crate::consumer::offsets::{OffsetsByPartition, ReadPositions, STORE_INTERVAL};
+use crate::consumer::rebalance::{self, GroupContext};
+use crate::consumer::resume::{ResumeRetry, resume_all};
+use crate::kafka::record;
+use crate::telemetry::log_throttle::LogThrottle;
+
+/// Memory of the records that are prefetched or being handled, at most, with their keys and headers: a record
+/// may be a thousand times larger than an event.
+const PREFETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The approximate overhead of each record and of each header beside its bytes: a foreign record may have a
+/// hundred thousand headers of two bytes.
+const RECORD_OVERHEAD_BYTES: usize = 256;
+const HEADER_OVERHEAD_BYTES: usize = 64;
+
+/// After this time without room for another record, fetching is paused and the partitions are kept.
+const FULL_MAX: Duration = Duration::from_secs(10);
+
+/// Timeout of a poll that only keeps the membership of the group.
+const KEEPALIVE_POLL_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The longest interval between two polls. librdkafka wakes the reader only when a record enters an empty queue.
+/// If one such wake-up is lost, in any layer, nothing more is read until the crate polls by itself, after 150 s
+/// (its issues 665 and 848).
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Timeout of each of the two requests that validate the offsets of an assignment.
+const VALIDATION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A prefetched record, with its share of the memory for such records.
+pub(crate) struct PrefetchedRecord {
+    pub message: OwnedMessage,
+    /// The generation in which it was read.
+    generation: Option<u64>,
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl PrefetchedRecord {
+    /// Whether its partition has not been assigned again since it was read.
+    pub(crate) fn is_current(&self, assigned: &Assignment) -> bool {
+        self.generation == assigned.generation_of(self.message.topic(), self.message.partition())
+    }
+}
+
+/// The memory of a record, at most that of all records; that of all if its headers cannot be read.
+fn memory_bytes(message: &OwnedMessage) -> usize {
+    let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let headers = record::raw_headers(message).map_or(PREFETCH_BYTES_MAX, |headers| {
+        headers
+            .iter()
+            .map(|header| HEADER_OVERHEAD_BYTES + header.key.len() + of(header.value))
+            .sum()
+    });
+    (RECORD_OVERHEAD_BYTES + of(message.payload()) + of(message.key()) + headers)
+        .min(PREFETCH_BYTES_MAX)
+}
+
+/// The reader of one client.
+struct PrefetchReader {
+    client: Arc<StreamConsumer<GroupContext>>,
+    positions: ReadPositions,
+    /// The last generation whose offsets were validated.
+    validated_generation: u64,
+    validated_at: Instant,
+    stored_at: Instant,
+}
+
+impl PrefetchReader {
+    fn new(client: Arc<StreamConsumer<GroupContext>>) -> PrefetchReader {
+        let now = Instant::now();
+        PrefetchReader {
+            client,
+            positions: ReadPositions::default(),
+            validated_generation: 0,
+            validated_at: now,
+            stored_at: now,
+        }
+    }
+
+    /// Notes a record, and returns it with its generation; `None` if it will be read again.
+    async fn track(
+        &mut self,
+        (message, generation): (OwnedMessage, Option<u64>),
+    ) -> Option<(OwnedMessage, Option<u64>)> {
+        let Some(assigned_in) = generation else { return Some((message, generation)) };
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        let is_new = assigned_in > self.validated_generation
+            && !self.positions.is_known(topic, partition, &self.client.context().assignment());
+        if is_new && self.validate_offsets().await.contains(&(topic.to_string(), partition)) {
+            return None;
+        }
+        let Some(before) = self.positions.record_read(topic, partition, offset, assigned_in) else {
+            return Some((message, generation));
+        };
+        error!(
+            "{topic}[{partition}] was truncated: offset {before} was next, but {offset} was read. The lost records are gone from the topic"
+        );
+        counter!("consumer_log_truncated_total", "topic" => topic.to_string()).increment(1);
+        let generation = self.client.context().on_log_truncated(topic, partition);
+        let _ = self.positions.record_read(topic, partition, offset, generation);
+        Some((message, Some(generation)))
+    }
+
+    /// Seeks to the group's committed offsets in newly assigned partitions, before any of their records is read.
+    /// The client validates the epoch of an offset only if it is sought, and not if it begins with a committed
+    /// one. In a truncated log it goes back to the truncation. Returns the partitions that are read from there.
+    /// If Kafka does not answer, it is tried again, as long as none of their records was read.
+    async fn validate_offsets(&mut self) -> HashSet<(String, i32)> {
+        self.validated_at = Instant::now();
+        let (last, assigned) =
+            (self.client.context().generation(), self.client.context().assignment());
+        let mut new = TopicPartitionList::new();
+        for place in self.client.assignment().iter().flat_map(TopicPartitionList::elements) {
+            if !self.positions.is_known(place.topic(), place.partition(), &assigned) {
+                new.add_partition(place.topic(), place.partition());
+            }
+        }
+        let client = self.client.clone();
+        let seek = move || seek_to_committed(&client, new);
+        let Ok(Ok((at, all))) = tokio::task::spawn_blocking(seek).await else {
+            return HashSet::new();
+        };
+        self.positions
+            .record_start(&at, |topic, partition| assigned.generation_of(topic, partition));
+        if all {
+            self.validated_generation = last;
+        }
+        at.into_keys().collect()
+    }
+
+    /// Runs the tasks that are due between two records.
+    async fn run_due_tasks(&mut self) {
+        let is_new = self.client.context().generation() > self.validated_generation;
+        if is_new && self.validated_at.elapsed() >= STORE_INTERVAL {
+            self.validate_offsets().await;
+        }
+        if self.stored_at.elapsed() >= STORE_INTERVAL {
+            rebalance::store_offsets(&*self.client, Some(&self.positions));
+            self.stored_at = Instant::now();
+        }
+    }
+}
+
+/// Seeks to the group's committed offsets of these partitions; to the beginning of those that have none. Returns
+/// the offset from which each is read, and whether these are all partitions: one whose fetching has not begun
+/// cannot be sought yet.
+fn seek_to_committed(
+    client: &StreamConsumer<GroupContext>,
+    new: TopicPartitionList,
+) -> KafkaResult<(OffsetsByPartition, bool)> {
+    let count = new.count();
+    if count == 0 {
+        return Ok((OffsetsByPartition::new(), true));
+    }
+    // The list has the epochs as well.
+    let mut places = client.committed_offsets(new, VALIDATION_TIMEOUT)?;
+    for mut place in places.elements() {
+        if !matches!(place.offset(), Offset::Offset(_)) {
+            place.set_offset(Offset::Beginning)?;
+        }
+    }
+    places = client.seek_partitions(places, VALIDATION_TIMEOUT)?;
+    let mut at = OffsetsByPartition::new();
+    for place in places.elements() {
+        if place.error().is_ok() {
+            let offset = place.offset().to_raw().unwrap_or_default().max(0);
+            at.insert((place.topic().to_string(), place.partition()), offset);
+        }
+    }
+    let all = at.len() == count;
+    Ok((at, all))
+}
+
+/// Prefetches records, up to a bound of records and of bytes. If there is no room for a while, fetching is paused
+/// and the client is polled further: the service must not lose its partitions in an outage of its database.
+pub(crate) async fn prefetch(
+    client: Arc<StreamConsumer<GroupContext>>,
+    prefetched: mpsc::Sender<PrefetchedRecord>,
+) {
+    let memory = Arc::new(Semaphore::new(PREFETCH_BYTES_MAX));
+    let mut unplaced = VecDeque::new();
+    let mut paused = false;
+    let mut resume_retry = ResumeRetry::new();
+    let mut log_throttle = LogThrottle::default();
+    let mut last_record_at = Instant::now();
+    let mut reader = PrefetchReader::new(client.clone());
+    loop {
+        client.context().health.poll_returned();
+        if !paused {
+            resume_retry.retry_if_due(&client);
+        }
+        reader.run_due_tasks().await;
+        let received = |message: &BorrowedMessage<'_>| {
+            (message.detach(), client.context().generation_of_message(message))
+        };
+        let (message, generation) = match unplaced.pop_front() {
+            Some(received) => received,
+            None => match tokio::time::timeout(STORE_INTERVAL, client.recv()).await {
+                Err(_) => {
+                    if last_record_at.elapsed() >= CHECK_INTERVAL {
+                        last_record_at = Instant::now();
+                        client.context().health.poll_timed_out();
+                    }
+                    continue;
+                }
+                Ok(Ok(message)) => {
+                    last_record_at = Instant::now();
+                    let received = received(&message);
+                    let Some(received) = reader.track(received).await else { continue };
+                    received
+                }
+                Ok(Err(error)) => {
+                    // The client reconnects by itself; the log line names what it waits for.
+                    let text = error.to_string();
+                    if log_throttle.should_log("", &text) {
+                        warn!("reading waits: {text}");
+                    }
+                    continue;
+                }
+            },
+        };
+        let bytes = memory_bytes(&message) as u32;
+        let room =
+            async { (memory.clone().acquire_many_owned(bytes).await, prefetched.reserve().await) };
+        match tokio::time::timeout(FULL_MAX, room).await {
+            Ok((Ok(permit), Ok(place))) => {
+                place.send(PrefetchedRecord { message, generation, permit });
+                if paused {
+                    paused = resume_all(&client).is_err();
+                    client.context().set_end_offsets(OffsetsByPartition::new());
+                    resume_retry.restart();
+                }
+            }
+            Ok(_) => return,
+            Err(_) => {
+                unplaced.push_front((message, generation));
+                if let Ok(assigned) = client.assignment() {
+                    paused = client.pause(&assigned).is_ok();
+                    let paused_client = client.clone();
+                    // Records that arrive meanwhile are lag too. Not awaited: the cluster may be away.
+                    tokio::task::spawn_blocking(move || {
+                        lag::end_offsets(&paused_client, assigned)
+                            .map(|ends| paused_client.context().set_end_offsets(ends))
+                    });
+                }
+                if let Ok(Ok(message)) =
+                    tokio::time::timeout(KEEPALIVE_POLL_TIMEOUT, client.recv()).await
+                {
+                    let received = received(&message);
+                    unplaced.extend(reader.track(received).await);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Header, OwnedHeaders};
+
+    use super::*;
+
+    #[test]
+    fn a_record_counts_with_its_key_and_its_headers() {
+        let record = |payload: Option<Vec<u8>>, headers| {
+            let (key, time) = (Some(vec![0; 30]), Timestamp::NotAvailable);
+            memory_bytes(&OwnedMessage::new(payload, key, "topic".into(), time, 0, 0, headers))
+        };
+        let headers = || {
+            let value = Some(&[0; 1_000]);
+            Some(OwnedHeaders::new().insert(Header { key: "name", value }))
+        };
+        assert_eq!(record(None, None), RECORD_OVERHEAD_BYTES + 30);
+        assert_eq!(
+            record(Some(vec![0; 200]), headers()),
+            RECORD_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES + 1_234
+        );
+        assert_eq!(record(Some(vec![0; 2 * PREFETCH_BYTES_MAX]), headers()), PREFETCH_BYTES_MAX);
+    }
+}

@@ -1,0 +1,247 @@
+//! This process as a member of its service's consumer group: its partitions, the events of its client, and how
+//! it leaves the group.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::statistics::Statistics;
+use rdkafka::{ClientContext, TopicPartitionList};
+use tracing::{info, warn};
+
+use crate::consumer::assignment::{Assignment, OwnedPartitions};
+use crate::consumer::lag_metrics;
+use crate::consumer::offsets::{
+    self, CLUSTER_REQUEST_TIMEOUT, HandledOffsets, OffsetsByPartition, ReadPositions,
+};
+use crate::crash_point;
+use crate::event::Isolation;
+use crate::kafka::client_health::ClientHealth;
+
+/// While a client is joining, librdkafka defers its unsubscription until it has joined, and reports nothing.
+/// That takes one or two seconds, in which the client must be polled.
+const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The callbacks of a client: its log lines and metrics, and its partitions.
+#[derive(Default)]
+pub struct GroupContext {
+    isolation: Isolation,
+    pub(crate) health: ClientHealth,
+    /// The id of the cluster that the client found first.
+    cluster_id: OnceLock<String>,
+    assignment: Mutex<Assignment>,
+    pub(crate) offsets: HandledOffsets,
+    /// The partitions that it has now. librdkafka calls others `desired` as well: all partitions whose offsets
+    /// were queried.
+    partitions: Mutex<OwnedPartitions>,
+    /// Their end offsets, as far as they were queried: librdkafka learns them by fetching, and does not fetch
+    /// paused partitions.
+    pub(crate) end_offsets: Mutex<OffsetsByPartition>,
+}
+
+fn partition_count(partitions: &OwnedPartitions) -> usize {
+    partitions.values().map(HashSet::len).sum()
+}
+
+impl GroupContext {
+    /// For a client of topics of this isolation.
+    pub(crate) fn new(isolation: Isolation) -> GroupContext {
+        GroupContext { isolation, ..GroupContext::default() }
+    }
+
+    /// The present assignment.
+    pub(crate) fn assignment(&self) -> Assignment {
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add_partitions(&self, given: &TopicPartitionList) {
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in given.elements() {
+            partitions.entry(place.topic().to_string()).or_default().insert(place.partition());
+        }
+        if given.count() > 0 {
+            info!("{} partitions assigned, {} in all", given.count(), partition_count(&partitions));
+        }
+    }
+
+    fn remove_partitions(&self, taken: &TopicPartitionList) {
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in taken.elements() {
+            if let Some(of_topic) = partitions.get_mut(place.topic()) {
+                of_topic.remove(&place.partition());
+            }
+        }
+        if taken.count() > 0 {
+            info!("{} partitions revoked, {} in all", taken.count(), partition_count(&partitions));
+        }
+    }
+
+    /// Notes the end offsets of partitions; none, once they are fetched.
+    pub(crate) fn set_end_offsets(&self, end_offsets: OffsetsByPartition) {
+        *self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner) = end_offsets;
+    }
+
+    /// The present generation.
+    pub(crate) fn generation(&self) -> u64 {
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner).generation
+    }
+
+    /// Notes that the log of a partition was truncated: records that were read before belong to an old
+    /// generation from now on.
+    pub(crate) fn on_log_truncated(&self, topic: &str, partition: i32) -> u64 {
+        let mut assignment = self.assignment.lock().unwrap_or_else(PoisonError::into_inner);
+        assignment.generation += 1;
+        assignment.assign_partition(topic, partition);
+        assignment.generation
+    }
+
+    pub(crate) fn generation_of_message(&self, message: &impl Message) -> Option<u64> {
+        let assignment = self.assignment.lock().unwrap_or_else(PoisonError::into_inner);
+        assignment.generation_of(message.topic(), message.partition())
+    }
+}
+
+/// The id of the cluster that a client reads from; `None` while it is unknown.
+pub(crate) async fn cluster_id(client: &Arc<StreamConsumer<GroupContext>>) -> Option<String> {
+    let client = client.clone();
+    let fetch = move || {
+        let first = &client.context().cluster_id;
+        if first.get().is_none() {
+            let id = client.client().fetch_cluster_id(CLUSTER_REQUEST_TIMEOUT)?;
+            let _ = first.set(id);
+        }
+        first.get().cloned()
+    };
+    tokio::task::spawn_blocking(fetch).await.ok().flatten()
+}
+
+/// Unsubscribes a client that has no partitions, so that it leaves its group.
+///
+/// A client that is only closed leaves the group if it has partitions, and does not if it has none (librdkafka's
+/// `rd_kafka_cgrp_revoke_all_rejoin`). The group then waits for it, and partitions cannot move, until its
+/// session ends. That happened to instances that were stopped right after they had started, or that had no
+/// partition.
+pub(crate) async fn leave_group(client: &Arc<StreamConsumer<GroupContext>>) {
+    let client = client.clone();
+    let unsubscribe = move || {
+        let is_unassigned = client.assignment().is_ok_and(|own| own.count() == 0);
+        if is_unassigned {
+            client.unsubscribe();
+        }
+        is_unassigned
+    };
+    let unsubscribe = tokio::task::spawn_blocking(unsubscribe);
+    if let Ok(Ok(true)) = tokio::time::timeout(UNSUBSCRIBE_TIMEOUT, unsubscribe).await {
+        tokio::time::sleep(UNSUBSCRIBE_TIMEOUT).await;
+    }
+}
+
+/// Stores how far each partition was handled, see [`offsets::store`].
+pub(crate) fn store_offsets(client: &impl Consumer<GroupContext>, read: Option<&ReadPositions>) {
+    let context = client.context();
+    // These are positions in a cluster that is gone. In the cluster that replaced it they would stand for other
+    // records, and the records before them would never be read.
+    if !context.health.cluster_changed() {
+        offsets::store(client, &context.offsets, &context.assignment(), read);
+    }
+}
+
+/// Why a client has to be replaced, if it has to.
+pub(crate) fn fatal_reason(client: &StreamConsumer<GroupContext>) -> Option<&'static str> {
+    client.context().health.fatal_reason()
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
+        self.health.on_log(level, kind, text);
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        self.health.on_log(RDKafkaLogLevel::Error, &error.to_string(), text);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.health.on_statistics(&statistics);
+        let owned = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let end_offsets = self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fetches_all = lag_metrics::record(&statistics, &owned, &end_offsets, self.isolation);
+        self.health.all_partitions_fetched(fetches_all);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    /// Before an assignment: from here on, no offset that was read in an earlier generation may be stored.
+    /// Before a revocation: the offsets of what was handled are stored.
+    fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(given) => {
+                self.assignment.lock().unwrap_or_else(PoisonError::into_inner).assign(given);
+            }
+            // The client commits the stored offsets when it gives up the partitions.
+            Rebalance::Revoke(_) => store_offsets(client, None),
+            Rebalance::Error(_) => {}
+        }
+    }
+
+    /// A partition that was paused when it was revoked is still paused when it is assigned again, and is
+    /// resumed here. If there is still no room, the reader pauses it again.
+    fn post_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        crash_point!("group.revoked", matches!(rebalance, Rebalance::Revoke(_)));
+        if let Rebalance::Revoke(taken) = rebalance {
+            self.remove_partitions(taken);
+        }
+        if let Rebalance::Assign(given) = rebalance {
+            self.add_partitions(given);
+            if let Err(error) = client.resume(given) {
+                warn!("newly assigned partitions could not be resumed: {error}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::statistics::{Broker, Partition, Topic};
+
+    use super::*;
+
+    /// What it was asked the offsets of, librdkafka wants as well, and never fetches.
+    #[test]
+    fn a_client_is_replaced_for_an_assigned_partition_that_it_does_not_fetch_and_for_no_other() {
+        let given = |partitions: &[i32]| {
+            let mut list = TopicPartitionList::new();
+            for partition in partitions {
+                list.add_partition("topic", *partition);
+            }
+            list
+        };
+        let seen = |reports: &GroupContext, state: &str| {
+            let partition = |(partition, state): (i32, &str)| {
+                let (desired, fetch_state) = (true, state.to_string());
+                (partition, Partition { partition, desired, fetch_state, ..Partition::default() })
+            };
+            let partitions = [(0, "active"), (1, state)].map(partition).into();
+            let topic = Topic { topic: "topic".into(), partitions, ..Topic::default() };
+            let topics = [("topic".to_string(), topic)].into();
+            let broker = Broker { source: "learned".into(), ..Broker::default() };
+            let brokers = [("broker".to_string(), broker)].into();
+            reports.stats(Statistics { topics, brokers, ..Statistics::default() });
+            reports.health.fatal_reason().is_some()
+        };
+        let times = |reports: &GroupContext, state| [(); 4].map(|()| seen(reports, state));
+        for state in ["none", "stopped"] {
+            let reports = GroupContext::default();
+            reports.add_partitions(&given(&[0]));
+            assert_eq!(times(&reports, state), [false; 4], "it is another one's");
+            reports.add_partitions(&given(&[1]));
+            assert_eq!(times(&reports, state), [false, false, true, true], "{state}");
+            assert!(!seen(&reports, "active"));
+            reports.remove_partitions(&given(&[1]));
+            assert_eq!(times(&reports, state), [false; 4], "it was taken away");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The router: the topics that a service subscribes to, and for each the schema and the handler of its events.
+//! Batches from Kafka and dead letters that an operator replays are decoded here alike.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rdkafka::message::{Message, OwnedMessage};
+use uuid::Uuid;
+
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::event::avro::{Codec, Undecodable, unframe};
+use crate::event::{
+    Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Topic, Unprocessable,
+};
+use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
+use crate::kafka::schema_registry::CachedSchema;
+use crate::transaction::incoming_record::{Content, EventHandler, IncomingRecord, PendingSchema};
+use crate::unit_of_work::{Loads, UnitOfWork};
+
+/// The topics that a service subscribes to.
+pub(crate) struct EventRouter<R: UnitOfWork> {
+    service: &'static str,
+    by_topic: HashMap<&'static str, Route<R>>,
+}
+
+/// How the records of a topic are decoded.
+struct Route<R: UnitOfWork> {
+    topic: &'static Topic,
+    decode: DecodeFn<R>,
+}
+
+type DecodeFn<R> =
+    Box<dyn Fn(&Codec, &[u8]) -> Result<Box<dyn EventHandler<R>>, Undecodable> + Send + Sync>;
+
+type HandlerFn<R, E, O> = fn(&E, &mut R, HandlerContext) -> HandlerResult<O>;
+type DiscardFn<R, E> = fn(&E, &R) -> DiscardImpact;
+
+/// An event with the functions of its service that handle it.
+pub(crate) struct BoundHandler<R, E, O> {
+    pub service: &'static str,
+    pub event: E,
+    pub handler: HandlerFn<R, E, O>,
+    pub on_discard: DiscardFn<R, E>,
+}
+
+impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O> {
+    fn keys(&self, keys: &mut R::Keys) {
+        R::keys(&self.event, keys);
+    }
+    fn decide(
+        &self,
+        rows: &mut R,
+        context: HandlerContext,
+    ) -> Result<Option<Outgoing>, Unprocessable> {
+        let outgoing = (self.handler)(&self.event, rows, context)?.and_then(Outcome::into_outgoing);
+        Ok(outgoing.inspect(|event| event.assert_published_by(self.service)))
+    }
+    fn discard_impact(&self, rows: &R) -> DiscardImpact {
+        (self.on_discard)(&self.event, rows)
+    }
+}
+
+impl<R: UnitOfWork> EventRouter<R> {
+    pub fn new(service: &'static str) -> EventRouter<R> {
+        EventRouter { service, by_topic: HashMap::new() }
+    }
+
+    /// See [`crate::consumer::Consumer::on`].
+    pub fn add<E: Event, O: Outcome + 'static>(
+        &mut self,
+        handler: HandlerFn<R, E, O>,
+        on_discard: DiscardFn<R, E>,
+    ) where
+        R: Loads<E>,
+    {
+        let (topic, service) = (E::topic(), self.service);
+        assert!(
+            topic.subscribers.contains(&service),
+            "{service} is not declared as a subscriber of {}",
+            topic.name
+        );
+        let read = move |written: &Codec, body: &[u8]| {
+            let event: E = topic.codec().decode(written, body)?;
+            Ok(Box::new(BoundHandler { service, event, handler, on_discard })
+                as Box<dyn EventHandler<R>>)
+        };
+        let earlier = self.by_topic.insert(topic.name, Route { topic, decode: Box::new(read) });
+        assert!(earlier.is_none(), "{} has two handlers", topic.name);
+    }
+
+    pub fn topics_by_isolation(&self) -> BTreeMap<Isolation, Vec<&'static str>> {
+        let mut topics = BTreeMap::<Isolation, Vec<&'static str>>::new();
+        for Route { topic, .. } in self.by_topic.values() {
+            topics.entry(topic.isolation).or_default().push(topic.name);
+        }
+        topics
+    }
+
+    pub fn topic(&self, name: &str) -> Option<&'static Topic> {
+        Some(self.by_topic.get(name)?.topic)
+    }
+
+    /// Reads a record; `schemas` are those that [`schema_id`] asks for.
+    pub fn parse(
+        &self,
+        message: OwnedMessage,
+        schemas: &HashMap<u32, CachedSchema>,
+    ) -> IncomingRecord<R> {
+        let (event_headers, content) = match raw_headers(&message) {
+            Some(headers) => {
+                let event_headers = read_headers(headers);
+                let content = self.decode_content(&message, event_headers.event_id, schemas);
+                (event_headers, content)
+            }
+            None => {
+                let reason = "the name of a header is not UTF-8".to_string();
+                (EventHeaders::default(), Err(Undecodable(reason)))
+            }
+        };
+        let content = content.unwrap_or_else(|Undecodable(reason)| {
+            Content::Poison(DeadLetterReason { kind: ReasonKind::Undecodable, detail: reason })
+        });
+        let EventHeaders { event_id, sent_at, parent } = event_headers;
+        IncomingRecord { event_id, parent, sent_at, content, message }
+    }
+
+    fn decode_content(
+        &self,
+        message: &OwnedMessage,
+        event_id: Option<Uuid>,
+        schemas: &HashMap<u32, CachedSchema>,
+    ) -> Result<Content<R>, Undecodable> {
+        let route = self.by_topic.get(message.topic());
+        let route = route
+            .ok_or_else(|| Undecodable("this service does not subscribe to its topic".into()))?;
+        let record = message.payload().ok_or_else(|| Undecodable("the record is empty".into()))?;
+        let (id, body) = unframe(record)?;
+        if event_id.is_none() {
+            return Err(Undecodable("the header ce_id is missing or no UUID".into()));
+        }
+        match &schemas[&id] {
+            CachedSchema::Resolved(written) => {
+                Ok(Content::Event(route.topic, (route.decode)(written, body)?))
+            }
+            CachedSchema::Unreadable(because) => Err(Undecodable(because.clone())),
+            CachedSchema::Unregistered(because) => Ok(Content::SchemaPending(PendingSchema {
+                reason: because.clone(),
+                is_unregistered: true,
+            })),
+            CachedSchema::Pending(because) => Ok(Content::SchemaPending(PendingSchema {
+                reason: because.clone(),
+                is_unregistered: false,
+            })),
+        }
+    }
+}

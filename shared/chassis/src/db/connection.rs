@@ -1,0 +1,152 @@
+//! A dedicated connection, which a loop keeps for itself.
+//!
+//! A loop uses its database all the time. The pool would check a connection when it is acquired, and check it
+//! twice when it is released: three of nine round trips of a small batch. Each time it would also need the
+//! settings of the planner.
+//!
+//! Promise: a transaction begins on a connection without an open transaction. Keeping a connection whose last
+//! transaction did not end breaks that promise; such a connection is closed, and its transaction with it.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, PgPool, Row};
+
+use crate::db;
+
+/// How long it may take to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long it may take to begin a transaction.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The connection of one loop, open or not.
+pub(crate) struct DedicatedConnection {
+    options: PgConnectOptions,
+    idle: Option<PgConnection>,
+}
+
+/// A transaction on a dedicated connection. If it is dropped without an end, as when its future is cancelled, its
+/// connection is closed.
+pub(crate) struct DedicatedTransaction<'a> {
+    /// When it began, by the database's clock.
+    pub now: DateTime<Utc>,
+    connection: PgConnection,
+    idle: &'a mut Option<PgConnection>,
+}
+
+impl DedicatedConnection {
+    /// To the same database as the pool's; it connects when first used.
+    pub(crate) fn new(db: &PgPool) -> DedicatedConnection {
+        let options = db.connect_options().as_ref().clone().options(db::PLANNER_SETTINGS);
+        DedicatedConnection { options, idle: None }
+    }
+
+    /// One that waits no longer than this for a lock, as Postgres writes it: `500ms`.
+    pub(crate) fn with_lock_timeout(self, timeout: &'static str) -> DedicatedConnection {
+        let options = self.options.options([("lock_timeout", timeout)]);
+        DedicatedConnection { options, ..self }
+    }
+
+    /// Begins a transaction; see [`db::PLANNER_SETTINGS`] for how its statements are planned.
+    pub(crate) async fn begin(&mut self) -> sqlx::Result<DedicatedTransaction<'_>> {
+        self.begin_with_settings("").await
+    }
+
+    /// Begins one that waits no longer than this for a lock.
+    pub(crate) async fn begin_with_lock_timeout(
+        &mut self,
+        timeout: &'static str,
+    ) -> sqlx::Result<DedicatedTransaction<'_>> {
+        self.begin_with_settings(&format!("SET LOCAL lock_timeout = '{timeout}'; ")).await
+    }
+
+    async fn begin_with_settings(
+        &mut self,
+        settings: &str,
+    ) -> sqlx::Result<DedicatedTransaction<'_>> {
+        let kept = match self.idle.take() {
+            // If the database was restarted meanwhile, this fails before any work is done.
+            Some(kept) => begin_on(kept, settings).await.ok(),
+            None => None,
+        };
+        let (connection, now) = match kept {
+            Some(kept) => kept,
+            None => {
+                let connect = db::with_timeout(CONNECT_TIMEOUT, self.options.connect());
+                begin_on(connect.await?, settings).await?
+            }
+        };
+        Ok(DedicatedTransaction { now, connection, idle: &mut self.idle })
+    }
+}
+
+/// Begins a transaction; the same round trip reads the time, and whether the transaction may write. It may not on
+/// a standby, on a primary that was taken out of service, or on a connection that was opened while the database
+/// was read-only, since that setting applies to new connections only. A loop could begin there for ever and
+/// write nothing. So this connection is closed, and the next one finds the primary and its setting.
+async fn begin_on(
+    mut connection: PgConnection,
+    settings: &str,
+) -> sqlx::Result<(PgConnection, DateTime<Utc>)> {
+    let begin =
+        format!("BEGIN; {settings}SELECT transaction_timestamp(), {}", db::IS_READ_ONLY_EXPR);
+    let row =
+        db::with_timeout(BEGIN_TIMEOUT, connection.fetch_one(sqlx::raw_sql(AssertSqlSafe(begin))))
+            .await?;
+    if row.try_get(1)? {
+        return Err(sqlx::Error::Io(io::Error::other(
+            "the database is read-only, or was when it was connected to",
+        )));
+    }
+    let now = row.try_get(0)?;
+    Ok((connection, now))
+}
+
+impl DedicatedTransaction<'_> {
+    /// Returns the transaction with the result that was prepared in it. After an error it rolls the transaction
+    /// back, so that the connection can be kept, and returns the error.
+    pub(crate) async fn keep_or_rollback<T, E>(
+        self,
+        prepared: Result<T, E>,
+    ) -> Result<(Self, T), E> {
+        match prepared {
+            Ok(prepared) => Ok((self, prepared)),
+            Err(error) => {
+                let _ = self.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) async fn commit(self) -> sqlx::Result<()> {
+        self.finish("COMMIT").await
+    }
+
+    pub(crate) async fn rollback(self) -> sqlx::Result<()> {
+        self.finish("ROLLBACK").await
+    }
+
+    async fn finish(mut self, statement: &'static str) -> sqlx::Result<()> {
+        self.connection.execute(statement).await?;
+        *self.idle = Some(self.connection);
+        Ok(())
+    }
+}
+
+impl Deref for DedicatedTransaction<'_> {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for DedicatedTransaction<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}

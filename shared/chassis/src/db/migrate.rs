@@ -1,0 +1,269 @@
+//! The schema that a service's own database must have.
+//!
+//! `migrate` changes the schema, as the role that owns it. `serve` only checks it: it waits until each of its own
+//! migrations was applied, and accepts further ones, so that an older version can run with a newer schema, and
+//! never a newer version with an older schema.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::crash_point;
+use crate::db;
+use crate::db::pool::connect_options;
+
+const MIGRATION_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one query may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a migration waits for a lock, and how long it then pauses for other transactions.
+const LOCK_TIMEOUT: &str = "2s";
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from
+/// two places at once.
+///
+/// # Errors
+/// If no database is there within 60 s, if a migration fails or one that was applied was edited, or
+/// if the serving role can't be given its rights. A table that is not free within 2 s is no error:
+/// others are let pass for 1 s, then it is tried again, for ever if need be.
+pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
+    // An older version may be deployed again after a newer one; its migrations are all there.
+    migrator.set_ignore_missing(true);
+    while let Err(error) = migrate_once(service, config, &migrator).await {
+        if !is_lock_timeout(&error) {
+            return Err(error);
+        }
+        tracing::warn!("the migrations are tried again: {error:#}");
+        sleep(LOCK_RETRY_INTERVAL).await;
+    }
+    Ok(())
+}
+
+async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> anyhow::Result<()> {
+    let owner = config.migration_database_url.as_ref().unwrap_or(&config.database_url);
+    // A migration that waits for a table, as while a backup reads it, blocks all transactions behind it. So it
+    // gives up and retries. It may also wait for another migration.
+    let owner = connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]);
+    let mut db = connect_with_retry(&owner, MIGRATION_CONNECT_TIMEOUT).await?;
+    migrator.run(&mut db).await.context("the migrations failed")?;
+    crash_point!("schema.migrated");
+    let server = connect_options(service, &config.database_url)?;
+    if server.get_username() != owner.get_username() {
+        grant_privileges(&mut db, server.get_username()).await.context("the grants failed")?;
+    }
+    crash_point!("schema.granted");
+    let version = newest_version(migrator);
+    tracing::info!(version, "the schema is up to date");
+    Ok(db.close().await?)
+}
+
+/// Whether the error is a lock timeout.
+fn is_lock_timeout(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    causes.any(|error| {
+        error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
+    })
+}
+
+/// Waits, for ever if necessary, until every embedded migration was applied. Checking the newest is not enough:
+/// after a merge of two branches, a lower number may be deployed after a higher one.
+pub async fn wait_for_migrations(db: &PgPool, migrator: &Migrator) {
+    let needed: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
+    let mut logged: Option<(String, Instant)> = None;
+    loop {
+        let query = sqlx::query_scalar(
+            "select min(version) from unnest($1::bigint[]) as needed (version)
+             where version not in (select version from _sqlx_migrations where success)",
+        );
+        let lacking: Result<Option<i64>, sqlx::Error> =
+            db::with_timeout(QUERY_TIMEOUT, query.bind(&needed).fetch_one(db)).await;
+        let why = match lacking {
+            Ok(None) => return,
+            Ok(Some(version)) => format!("migration {version} was not applied to it"),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+                "it was never migrated".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let should_log =
+            logged.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() > LOG_INTERVAL);
+        if should_log {
+            tracing::warn!("waiting for the database: {why}");
+            logged = Some((why, Instant::now()));
+        }
+        sleep(RETRY_INTERVAL).await;
+    }
+}
+
+fn newest_version(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+async fn connect_with_retry(
+    options: &PgConnectOptions,
+    bound: Duration,
+) -> anyhow::Result<PgConnection> {
+    let deadline = Instant::now() + bound;
+    loop {
+        match PgConnection::connect_with(options).await {
+            Ok(db) => return Ok(db),
+            Err(error) if Instant::now() < deadline => {
+                tracing::warn!(%error, "waiting for the database");
+                sleep(RETRY_INTERVAL).await;
+            }
+            Err(error) => return Err(error).context(format!("no database within {bound:?}")),
+        }
+    }
+}
+
+async fn grant_privileges(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
+    let role = format!("\"{}\"", role.replace('"', "\"\""));
+    let mut tx = db.begin().await?;
+    // Two grants at once on one table fail with "tuple concurrently updated".
+    sqlx::query("select pg_advisory_xact_lock(hashtext('grants'))").execute(&mut *tx).await?;
+    let schema: String =
+        sqlx::query_scalar("select quote_ident(current_schema())").fetch_one(&mut *tx).await?;
+    for grant in [
+        format!("grant usage on schema {schema} to {role}"),
+        format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),
+        // To draw numbers, and to advance a sequence that a failover left behind its table.
+        format!("grant usage, update on all sequences in schema {schema} to {role}"),
+        format!("revoke insert, update, delete on _sqlx_migrations from {role}"),
+    ] {
+        sqlx::query(AssertSqlSafe(grant)).execute(&mut *tx).await?;
+    }
+    tx.commit().await
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::borrow::Cow;
+
+    use sqlx::SqlSafeStr;
+    use sqlx::migrate::{Migration, MigrationType};
+
+    use super::*;
+
+    use crate::db::pool::connect;
+    pub(crate) use crate::testing::{config, fresh_database};
+
+    pub(crate) fn migrations(upto: i64) -> Migrator {
+        numbered(1..=upto)
+    }
+
+    fn numbered(versions: impl IntoIterator<Item = i64>) -> Migrator {
+        let migration = |version| {
+            let sql =
+                AssertSqlSafe(format!("create table t{version} (id bigserial)")).into_sql_str();
+            Migration::new(version, Cow::from("tables"), MigrationType::Simple, sql, false)
+        };
+        Migrator::with_migrations(versions.into_iter().map(migration).collect())
+    }
+
+    #[tokio::test]
+    async fn migrate_lets_the_serving_role_work_in_every_table_and_change_none() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner, server);
+        let (once, twice) = tokio::join!(
+            migrate("till", &config, migrations(2)),
+            migrate("till", &config, migrations(2))
+        );
+        once.and(twice).unwrap();
+        let db = connect("till", &config).unwrap();
+        for may in [
+            "insert into t1 default values",
+            "update t2 set id = 2",
+            "delete from t1",
+            "select id from t2",
+        ] {
+            sqlx::query(may).execute(&db).await.expect(may);
+        }
+        for may_not in ["drop table t1", "delete from _sqlx_migrations", "create table mine ()"] {
+            let refused = sqlx::query(may_not).execute(&db).await.expect_err(may_not);
+            assert!(
+                refused.as_database_error().unwrap().code().is_some_and(|code| code == "42501")
+            );
+        }
+        let name: String =
+            sqlx::query_scalar("show application_name").fetch_one(&db).await.unwrap();
+        assert_eq!(name, "till");
+        let timeout: String =
+            sqlx::query_scalar("show statement_timeout").fetch_one(&db).await.unwrap();
+        assert_eq!(timeout, "5s");
+    }
+
+    #[tokio::test]
+    async fn concurrent_grants_wait_for_one_another() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner.clone(), server.clone());
+        migrate("till", &config, migrations(2)).await.unwrap();
+        let owner = connect_options("till", &owner).unwrap();
+        let server = connect_options("till", &server).unwrap();
+        let grants = (0..8).map(async |_| {
+            let mut db = PgConnection::connect_with(&owner).await?;
+            grant_privileges(&mut db, server.get_username()).await
+        });
+        futures::future::try_join_all(grants).await.unwrap();
+    }
+
+    /// A migration that waits for a table would block all transactions behind it while a backup reads it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_migration_that_waits_for_a_table_lets_others_pass() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner.clone(), server);
+        migrate("till", &config, migrations(1)).await.unwrap();
+        let sql = AssertSqlSafe("alter table t1 add column more int".to_string()).into_sql_str();
+        let alter = Migration::new(2, Cow::from("more"), MigrationType::Simple, sql, false);
+        let mut all: Vec<Migration> = migrations(1).iter().cloned().collect();
+        all.push(alter);
+        let mut backup = PgConnection::connect(owner.expose()).await.unwrap();
+        let reads = "begin; lock table t1 in access share mode";
+        sqlx::raw_sql(reads).execute(&mut backup).await.unwrap();
+        let db = connect("till", &config).unwrap();
+        let others = async {
+            sleep(Duration::from_secs(5)).await;
+            let served = async {
+                while sqlx::query("insert into t1 default values").execute(&db).await.is_err() {}
+            };
+            tokio::time::timeout(Duration::from_secs(10), served).await.expect("they pass");
+            let column = "select count(*) from pg_attribute where attname = 'more'";
+            let added: i64 = sqlx::query_scalar(column).fetch_one(&db).await.unwrap();
+            assert_eq!(added, 0, "the table is still read");
+            sqlx::raw_sql("rollback").execute(&mut backup).await.unwrap();
+        };
+        let (migrated, ()) =
+            tokio::join!(migrate("till", &config, Migrator::with_migrations(all)), others);
+        migrated.unwrap();
+    }
+
+    #[tokio::test]
+    async fn serve_waits_for_all_its_migrations_and_accepts_a_newer_schema() {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner, server);
+        let db = connect("till", &config).unwrap();
+        let is_current = async |version, within| {
+            let migrator = migrations(version);
+            let waiting = wait_for_migrations(&db, &migrator);
+            tokio::time::timeout(Duration::from_secs(within), waiting).await.is_ok()
+        };
+        assert!(!is_current(1, 2).await, "never migrated");
+        migrate("till", &config, migrations(2)).await.unwrap();
+        assert!(!is_current(3, 2).await, "older than needed");
+        migrate("till", &config, numbered([1, 2, 4])).await.unwrap();
+        assert!(!is_current(3, 2).await, "a higher one is not this one");
+        assert!(is_current(2, 30).await);
+        migrate("till", &config, numbered([1, 2, 3, 4])).await.unwrap();
+        assert!(is_current(3, 30).await, "it was made good");
+        assert!(is_current(1, 30).await, "newer than needed");
+        migrate("till", &config, migrations(1)).await.expect("an older version is deployed again");
+    }
+}

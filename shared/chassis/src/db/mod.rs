@@ -1,0 +1,118 @@
+//! The service's own database: its schema, the pool, dedicated connections, time, retention, and what the failures
+//! of a transaction mean.
+//!
+//! Promise: a failed transaction is retried if it may succeed later, and given up only if it never can. Code that
+//! decides by the text of an error instead of [`classify`] breaks that promise.
+
+pub mod clock;
+pub(crate) mod connection;
+pub mod horizon;
+pub mod migrate;
+pub mod pool;
+pub(crate) mod retention;
+pub(crate) mod sequences;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
+
+/// The settings of the planner in a transaction that handles a batch.
+///
+/// The planner may not choose a sequential scan or a hash over a whole table. On a young table without statistics
+/// it does so for an `update` from arrays and reads the table once a batch, which halves the rate of commands.
+/// It may not make a new plan for each batch: that takes longer than a small batch, and yields the same plan. It
+/// may not compile a plan to machine code, which it would do for the plans that cost it a disabled scan.
+pub(crate) const PLANNER_SETTINGS: [(&str, &str); 5] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+];
+
+/// Whether the database is read-only here, as on a standby; in an open transaction or outside of one.
+pub(crate) const IS_READ_ONLY_EXPR: &str = "current_setting('transaction_read_only')::bool";
+
+/// Begins a transaction for a batch, on a connection of the pool; loops have a
+/// [`crate::db::connection::DedicatedConnection`].
+pub async fn begin(db: &PgPool) -> sqlx::Result<PgTransaction<'static>> {
+    let planned =
+        PLANNER_SETTINGS.map(|(setting, value)| format!("; set local {setting} = {value}"));
+    db.begin_with(AssertSqlSafe(format!("begin{}", planned.concat()))).await
+}
+
+/// Now, by the database's clock: when the transaction began.
+pub async fn now(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar("select transaction_timestamp()").fetch_one(tx).await
+}
+
+/// Bounds the wait for an answer: a database that does not answer counts as unreachable.
+pub async fn with_timeout<T, E: From<sqlx::Error>>(
+    timeout: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |late: tokio::time::error::Elapsed| sqlx::Error::Io(late.into()).into();
+    tokio::time::timeout(timeout, answer).await.map_err(late).flatten()
+}
+
+/// What a failed transaction means for its work. All of it was rolled back, except after a commit whose connection
+/// was cut: then the outcome is unknown, and a retry of the same work finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DbErrorClass {
+    /// The work is not the cause: wait and retry, for ever if necessary.
+    Transient,
+    /// A statement ran into its time limit: a smaller batch may pass, else wait.
+    StatementTimeout,
+    /// Another transaction held a lock for longer than the timeout: wait, and do not block other work meanwhile.
+    LockTimeout,
+    /// Another transaction has inserted the same key: retry, and the retry finds it.
+    UniqueRace,
+    /// The database refuses what the work holds, and always will.
+    Permanent,
+    /// The database raises an error by a rule of its own, a trigger's for instance: it may pass once that rule is
+    /// changed, and it stops this work and no other.
+    DatabaseRule,
+    /// A statement does not fit the schema or the role has no right to it, as between a migration and its grants:
+    /// wait, for ever if need be. It stops what touches the same tables and nothing else.
+    SchemaMismatch,
+}
+
+impl DbErrorClass {
+    /// Whether the cause may be that the work is a duplicate, although it was taken for new.
+    pub(crate) fn may_be_duplicate(self) -> bool {
+        matches!(self, DbErrorClass::UniqueRace | DbErrorClass::Permanent)
+    }
+}
+
+/// Classes of SQLSTATE whose cause is not the work: connection (08), a plan of before a migration (0A), the state
+/// of the transaction (25, 26, 40), passwords (28), the database and its schemas (3D, 3F), resources (53), locks
+/// (55), an operator (57), the system (58), configuration (F0), a foreign server (HV).
+const TRANSIENT_CLASSES: [&str; 14] =
+    ["08", "0A", "25", "26", "28", "3D", "3F", "40", "53", "55", "57", "58", "F0", "HV"];
+
+/// Classifies a failure by its SQLSTATE. Only what can never succeed counts as refused: class 22, bad values, 23,
+/// broken constraints, and 54, larger than Postgres can hold. Classes that are not known here are rules of the
+/// database's own, as P0001 is, which `raise exception` gives.
+pub fn classify(error: &sqlx::Error) -> DbErrorClass {
+    match error {
+        // A value that does not fit its column on the way in or out never will.
+        sqlx::Error::Encode(_) => DbErrorClass::Permanent,
+        sqlx::Error::Database(error) => match error.code().as_deref() {
+            Some("23505") => DbErrorClass::UniqueRace,
+            Some("57014") => DbErrorClass::StatementTimeout,
+            Some("55P03") => DbErrorClass::LockTimeout,
+            Some(code) if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => {
+                DbErrorClass::Permanent
+            }
+            Some(code) if code.starts_with("42") => DbErrorClass::SchemaMismatch,
+            // Corrupted data. XX000 is what extensions raise that give no code of their own.
+            Some("XX001" | "XX002" | "72000") | None => DbErrorClass::Transient,
+            Some(code) if TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class)) => {
+                DbErrorClass::Transient
+            }
+            Some(_) => DbErrorClass::DatabaseRule,
+        },
+        _ => DbErrorClass::Transient,
+    }
+}

@@ -1,0 +1,202 @@
+//! Dead letters as operators see and settle them: lists, single ones, locks, and their states.
+
+use chrono::{DateTime, Utc};
+use rdkafka::Timestamp;
+use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::{PgPool, PgTransaction};
+use uuid::Uuid;
+
+use crate::dead_letter::{TRUNCATED_BYTES_MAX, storable_text};
+
+/// The state of a dead letter. It changes once, from `Waiting` to one of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum DeadLetterState {
+    /// No operator has settled it yet.
+    Waiting,
+    /// Its event has had its effect.
+    Replayed,
+    /// An operator has discarded it.
+    Discarded,
+}
+
+/// A dead letter in a list: without its bytes.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub(crate) struct DeadLetterSummary {
+    pub dead_letter_id: i64,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    event_id: Option<Uuid>,
+    key: Option<String>,
+    kind: String,
+    reason: String,
+    state: DeadLetterState,
+    received_at: DateTime<Utc>,
+    settled_at: Option<DateTime<Utc>>,
+}
+
+/// Which dead letters to list; `None` is any.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeadLetterFilter {
+    pub state: Option<DeadLetterState>,
+    pub topic: Option<String>,
+    /// Only those after this id.
+    pub after: i64,
+}
+
+/// A page of dead letters, oldest first.
+pub(crate) async fn list(
+    db: &PgPool,
+    filter: &DeadLetterFilter,
+    limit: i64,
+) -> sqlx::Result<Vec<DeadLetterSummary>> {
+    sqlx::query_as(
+        "select dead_letter_id, topic, partition, \"offset\", event_id,
+                encode(substring(key for 256), 'escape') as key,
+                kind, reason, state, received_at, settled_at
+         from dead_letters
+         where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)
+         order by dead_letter_id limit $4",
+    )
+    .bind(filter.after)
+    .bind(filter.state)
+    .bind(filter.topic.as_deref())
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// The number of dead letters that match.
+pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from dead_letters
+         where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)",
+    )
+    .bind(filter.after)
+    .bind(filter.state)
+    .bind(filter.topic.as_deref())
+    .fetch_one(db)
+    .await
+}
+
+/// A dead letter with all its columns. Only its state, its discard reason and its time of settlement change.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct DeadLetter {
+    pub dead_letter_id: i64,
+    pub cluster: String,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub event_id: Option<Uuid>,
+    pub key: Option<Vec<u8>>,
+    pub headers: Value,
+    pub record: Option<Vec<u8>>,
+    pub hash: Vec<u8>,
+    /// The record in base64.
+    pub base64: Option<String>,
+    pub kind: String,
+    pub reason: String,
+    pub attempts: i32,
+    pub state: DeadLetterState,
+    pub discard_reason: Option<String>,
+    pub received_at: DateTime<Utc>,
+    pub settled_at: Option<DateTime<Utc>>,
+}
+
+impl DeadLetter {
+    /// Why it cannot be decoded, if only a part of its record was kept.
+    pub fn truncation_reason(&self) -> Option<String> {
+        let record = self.record.as_deref().unwrap_or_default();
+        let is_truncated = Sha256::digest(record)[..] != self.hash[..];
+        is_truncated.then(|| format!("only the first {TRUNCATED_BYTES_MAX} bytes of it were kept"))
+    }
+
+    /// The record as it came from Kafka.
+    pub fn to_message(&self) -> OwnedMessage {
+        let headers = self.headers.as_object().into_iter().flatten();
+        let headers = headers.fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_str() })
+        });
+        OwnedMessage::new(
+            self.record.clone(),
+            self.key.clone(),
+            self.topic.clone(),
+            Timestamp::NotAvailable,
+            self.partition,
+            self.offset,
+            Some(headers),
+        )
+    }
+}
+
+/// The dead letter with this id, if there is one.
+pub(crate) async fn find(db: &PgPool, dead_letter_id: i64) -> sqlx::Result<Option<DeadLetter>> {
+    sqlx::query_as(
+        "select *, translate(encode(record, 'base64'), E'\\n', '') as base64
+         from dead_letters where dead_letter_id = $1",
+    )
+    .bind(dead_letter_id)
+    .persistent(false)
+    .fetch_optional(db)
+    .await
+}
+
+/// Locks a dead letter until the transaction ends, and returns its state. Serialises concurrent operators.
+pub(crate) async fn lock(
+    tx: &mut PgTransaction<'_>,
+    dead_letter_id: i64,
+) -> sqlx::Result<DeadLetterState> {
+    sqlx::query_scalar("select state from dead_letters where dead_letter_id = $1 for update")
+        .bind(dead_letter_id)
+        .fetch_one(&mut **tx)
+        .await
+}
+
+/// Serialises concurrent discards of dead letters with the same event id.
+pub(crate) async fn lock_event(tx: &mut PgTransaction<'_>, event_id: Uuid) -> sqlx::Result<()> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended($1::text, 0))")
+        .bind(event_id)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Whether an operator has discarded any dead letter of this event and topic.
+pub(crate) async fn was_discarded(
+    tx: &mut PgTransaction<'_>,
+    event_id: Uuid,
+    topic: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select from dead_letters
+                        where event_id = $1 and topic = $2 and state = 'discarded')",
+    )
+    .bind(event_id)
+    .bind(topic)
+    .fetch_one(&mut **tx)
+    .await
+}
+
+/// Settles a dead letter.
+pub(crate) async fn settle(
+    tx: &mut PgTransaction<'_>,
+    dead_letter_id: i64,
+    state: DeadLetterState,
+    discard_reason: Option<&str>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update dead_letters set state = $2, discard_reason = $3, settled_at = now()
+         where dead_letter_id = $1 and state = 'waiting'",
+    )
+    .bind(dead_letter_id)
+    .bind(state)
+    .bind(discard_reason.map(storable_text))
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

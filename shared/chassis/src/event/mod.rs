@@ -1,0 +1,144 @@
+//! Events: facts with a topic, a schema and a key; the Avro codec that writes and reads them; and what a handler
+//! gets and returns. A topic is declared once, as a `static`, with all that its publisher, its subscribers, the
+//! relay and the command that applies contracts need.
+//!
+//! Promise: an event has exactly the schema of its topic. A struct whose fields differ from that schema breaks
+//! that promise; the contract tests fail then.
+
+pub mod avro;
+mod avro_timestamps;
+mod handler;
+mod schema_bounds;
+mod undecodable;
+
+use std::sync::OnceLock;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::event::avro::Codec;
+pub use crate::event::handler::{HandlerContext, HandlerResult, Outcome, Unprocessable};
+
+/// A fact that one service publishes and others handle.
+///
+/// The struct is written and read by serde with exactly the schema of its topic: its name is the
+/// record's name, its fields are the record's fields.
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The topic of the event.
+    fn topic() -> &'static Topic;
+    /// The key whose order it keeps: a service publishes the events of one key in the order in which it made
+    /// them.
+    fn key(&self) -> String;
+}
+
+/// The declaration of a topic.
+pub struct Topic {
+    /// The publisher's name, or that and an s, a dot, and what happened or what there is:
+    /// `orders.created`, `stock.items`. Also the schema's file name and, with `-value`, its registry subject.
+    pub name: &'static str,
+    /// The one service that writes it.
+    pub publisher: &'static str,
+    /// The services that read it; each is a consumer group.
+    pub subscribers: &'static [&'static str],
+    /// How many instances of a service can share it, at most.
+    pub partitions: i32,
+    /// How long its records are kept.
+    pub retention: Retention,
+    /// Which of its records are read.
+    pub isolation: Isolation,
+    /// The text of its Avro schema.
+    pub schema: &'static str,
+    codec: OnceLock<Codec>,
+}
+
+/// How long the records of a topic are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retention {
+    /// Facts: each record for this many days. A consumer may be down that long, less a day.
+    Days(u32),
+    /// State: the newest record of each key, for ever. Its consumers guard themselves by a version
+    /// and need no inbox. A key is never deleted, since an empty record is a dead letter: a field
+    /// says that what it stands for is gone.
+    Compact,
+}
+
+/// Which records of a topic its subscribers read, where a producer wrote some in a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isolation {
+    /// All of them, at once. For a topic whose publisher uses no transactions, as the relay does not: an open
+    /// transaction of another producer would otherwise block the records that the publisher wrote behind it.
+    #[default]
+    ReadUncommitted,
+    /// Those of committed transactions, and those of none, up to the first transaction that is still open.
+    ReadCommitted,
+}
+
+impl Topic {
+    /// A topic whose publisher uses no transactions.
+    pub const fn new(
+        name: &'static str,
+        publisher: &'static str,
+        subscribers: &'static [&'static str],
+        partitions: i32,
+        retention: Retention,
+        schema: &'static str,
+    ) -> Topic {
+        let codec = OnceLock::new();
+        let isolation = Isolation::ReadUncommitted;
+        Topic { name, publisher, subscribers, partitions, retention, isolation, schema, codec }
+    }
+
+    /// The same topic, for a publisher that writes in transactions: subscribers read committed records only.
+    pub const fn read_committed(mut self) -> Topic {
+        self.isolation = Isolation::ReadCommitted;
+        self
+    }
+
+    /// The registry's name for this topic's schema (Confluent's `TopicNameStrategy`).
+    pub fn subject(&self) -> String {
+        format!("{}-value", self.name)
+    }
+
+    /// Writer and reader of this topic's own schema, made at first use.
+    ///
+    /// # Panics
+    /// If the schema that was compiled in is not valid Avro; the contract tests use every one.
+    pub fn codec(&'static self) -> &'static Codec {
+        self.codec.get_or_init(|| Codec::new(self.schema).expect("the committed schema is valid"))
+    }
+}
+
+/// An event on its way into the outbox: encoded, but not yet given an envelope.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where it goes.
+    pub topic: &'static Topic,
+    /// Whose order it keeps.
+    pub key: String,
+    /// Its Avro body, without the wire header, which the relay adds.
+    pub body: Vec<u8>,
+}
+
+impl Outgoing {
+    /// Encodes an event with its topic's own schema.
+    ///
+    /// # Panics
+    /// If the struct does not fit its schema, which the contract tests rule out.
+    pub fn from_event<E: Event>(event: &E) -> Outgoing {
+        let body = E::topic().codec().encode(event).expect("the struct fits its schema");
+        Outgoing { topic: E::topic(), key: event.key(), body }
+    }
+
+    /// # Panics
+    /// If another service is the publisher of its topic. This service has not stored its schema, so the relay
+    /// would back off its topic for ever.
+    pub(crate) fn assert_published_by(&self, service: &str) {
+        let Topic { name, publisher, .. } = self.topic;
+        assert!(*publisher == service, "{name} is published by {publisher} and not by {service}");
+    }
+}
+
+impl std::fmt::Debug for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}

@@ -1,0 +1,318 @@
+//! The extractors of a request's body, path and query.
+//!
+//! They are the same as axum's extractors, but their rejection is a [`Problem`] that names the field. Headers are read
+//! by [`crate::http::headers`], the parameters of a list by [`crate::http::pagination`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::de::{DeserializeOwned, Error, IgnoredAny, Unexpected, Visitor};
+use serde::{Deserializer, Serialize};
+
+use crate::http::problem::Problem;
+
+/// A JSON body, in or out.
+pub struct Json<T>(pub T);
+
+/// The body of a request without parameters: none, or `{}`. Any field in it is refused like any unknown field.
+pub struct EmptyBody;
+
+/// The parameters of the path. One that cannot be read is a 404: nothing can be at such an address.
+pub struct Path<T>(pub T);
+
+/// The parameters of the query.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "The body must be sent with `Content-Type: application/json`.",
+            ));
+        }
+        parse_json(&read_bytes(request, state).await?).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for EmptyBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let body = read_bytes(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self);
+        }
+        // A map and no struct without fields, which serde would read from an empty list as well.
+        match parse_json::<BTreeMap<String, IgnoredAny>>(&body)?.into_keys().next() {
+            None => Ok(Self),
+            Some(field) => Err(Problem::invalid(field, "is not known: there are no fields")),
+        }
+    }
+}
+
+async fn read_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    let body = Bytes::from_request(request, state).await;
+    body.map_err(|error| Problem::malformed(error.body_text()))
+}
+
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| json_problem(&error_path::<T>(body), &error))
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match <axum::extract::Path<T> as FromRequestParts<S>>::from_request_parts(parts, state)
+            .await
+        {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(PathRejection::FailedToDeserializePathParams(error)) => {
+                Err(Problem::not_found(error.body_text()))
+            }
+            Err(error) => {
+                tracing::error!(%error, "a route lacks the parameters that its handler reads");
+                Err(Problem::internal())
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        axum::extract::Query::<T>::from_request_parts(parts, state)
+            .await
+            .map(|axum::extract::Query(value)| Self(value))
+            .map_err(|error: QueryRejection| {
+                let text = error.body_text();
+                let message = text.rsplit_once("query string: ").map_or(&*text, |(_, rest)| rest);
+                let field = message.split_once(": ").map_or("", |(field, _)| field);
+                Problem::invalid(field_path(field, message), message)
+            })
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = value.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    media_type.eq_ignore_ascii_case("application/json")
+        || media_type.to_ascii_lowercase().ends_with("+json")
+}
+
+/// Reads a whole number of a body, for `#[serde(deserialize_with)]`: to JSON, and to the schemas that
+/// describe it, `2` and `2.0` are the same number.
+pub fn deserialize_integer<'de, D: Deserializer<'de>, N: TryFrom<i64>>(
+    deserializer: D,
+) -> Result<N, D::Error> {
+    struct IntegerVisitor;
+
+    /// From here on, neighbours of a floating-point number are no longer one apart.
+    const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+
+    impl Visitor<'_> for IntegerVisitor {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+        fn visit_i64<E: Error>(self, number: i64) -> Result<i64, E> {
+            Ok(number)
+        }
+        fn visit_u64<E: Error>(self, number: u64) -> Result<i64, E> {
+            number.try_into().map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+        }
+        fn visit_f64<E: Error>(self, number: f64) -> Result<i64, E> {
+            match number.fract() == 0.0 && number.abs() < EXACT_INTEGER_MAX {
+                true => Ok(number as i64),
+                false => Err(E::invalid_value(Unexpected::Float(number), &self)),
+            }
+        }
+    }
+
+    let number = deserializer.deserialize_any(IntegerVisitor)?;
+    N::try_from(number).map_err(|_| D::Error::custom(format!("{number} is out of range")))
+}
+
+/// Where in a body lies what can't be read: found by reading it once more, which only refusals pay for.
+fn error_path<T: DeserializeOwned>(body: &[u8]) -> String {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize::<_, T>(&mut json);
+    read.err().map(|error| error.path().to_string()).unwrap_or_default()
+}
+
+fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    if !error.is_data() {
+        return Problem::malformed(format!("The body is not JSON: {text}."));
+    }
+    let message = text.rsplit_once(" at line ").map_or(&*text, |(message, _)| message);
+    Problem::invalid(field_path(path, message), message)
+}
+
+/// serde knows a missing or unknown field by its name in the message only; its path ends at the
+/// parent.
+fn field_path(path: &str, message: &str) -> String {
+    let parent = if path == "." || path == "?" { "" } else { path };
+    let named = ["missing field `", "unknown field `", "duplicate field `"]
+        .iter()
+        .find_map(|start| message.split_once(start)?.1.split_once('`'));
+    match named {
+        Some((name, _)) if parent.is_empty() => name.to_owned(),
+        Some((name, _)) if parent != name && !parent.ends_with(&format!(".{name}")) => {
+            format!("{parent}.{name}")
+        }
+        _ => parent.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Basket {
+        #[allow(dead_code)]
+        owner: String,
+        #[allow(dead_code)]
+        lines: Vec<Line>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Line {
+        #[allow(dead_code)]
+        #[serde(deserialize_with = "deserialize_integer")]
+        quantity: u32,
+    }
+
+    async fn refusal(
+        content_type: &str,
+        body: &str,
+    ) -> (u16, &'static str, Option<String>, String) {
+        let request = Request::post("/").header("content-type", content_type);
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let Err(problem) = Json::<Basket>::from_request(request, &()).await else {
+            panic!("{body} was taken")
+        };
+        (problem.status.as_u16(), problem.kind, problem.field, problem.detail)
+    }
+
+    async fn offending_field(body: Value) -> String {
+        let (status, kind, field, detail) = refusal("application/json", &body.to_string()).await;
+        assert_eq!((status, kind), (422, "invalid-value"), "{detail}");
+        assert!(!detail.contains("column"), "{detail}");
+        field.expect("a field is named")
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_no_bytes_or_an_empty_object() {
+        let read = async |body: &'static str| {
+            let request = Request::post("/").body(Body::from(body)).unwrap();
+            EmptyBody::from_request(request, &()).await.map_err(|it| (it.status.as_u16(), it.field))
+        };
+        assert!(read("").await.is_ok() && read("{}").await.is_ok());
+        let unknown = (422, Some("colour".to_string()));
+        assert_eq!(read(r#"{"colour": false}"#).await.err(), Some(unknown));
+        assert_eq!(read("now").await.err(), Some((400, None)));
+        for no_object in ["[]", "null", "0"] {
+            assert_eq!(read(no_object).await.err().map(|(status, _)| status), Some(422));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_that_does_not_fit_is_a_422_that_names_its_field() {
+        let lines = json!([{"quantity": 1}]);
+        let wrong = json!({"owner": "a", "lines": [{"quantity": 1}, {"quantity": "2"}]});
+        assert_eq!(offending_field(wrong).await, "lines[1].quantity");
+        let negative = json!({"owner": "a", "lines": [{"quantity": -1}]});
+        assert_eq!(offending_field(negative).await, "lines[0].quantity");
+        let unknown = json!({"owner": "a", "lines": lines, "price": 1});
+        assert_eq!(offending_field(unknown).await, "price");
+        let deep = json!({"owner": "a", "lines": [{"quantity": 1, "price": 1}]});
+        assert_eq!(offending_field(deep).await, "lines[0].price");
+        assert_eq!(offending_field(json!({"lines": lines})).await, "owner");
+        let missing = json!({"owner": "a", "lines": [{}]});
+        assert_eq!(offending_field(missing).await, "lines[0].quantity");
+        let (status, ..) = refusal("application/json", "[1]").await;
+        assert_eq!(status, 422);
+    }
+
+    #[test]
+    fn a_whole_number_is_one_with_and_without_a_point() {
+        let read = |json: &str| {
+            let mut json = serde_json::Deserializer::from_str(json);
+            deserialize_integer::<_, i32>(&mut json).ok()
+        };
+        for (json, number) in [("2", 2), ("2.0", 2), ("-3e2", -300), ("0.0", 0)] {
+            assert_eq!(read(json), Some(number), "{json}");
+        }
+        for json in ["2.5", "2147483648", "1e300", "1e16", "18446744073709551615", "\"2\"", "null"]
+        {
+            assert_eq!(read(json), None, "{json}");
+        }
+    }
+
+    #[tokio::test]
+    async fn broken_json_is_a_400_with_its_position() {
+        for body in ["", "{", r#"{"owner": "#, "nonsense", r#"{"owner":"a","lines":[]} x"#] {
+            let (status, kind, field, detail) = refusal("application/json", body).await;
+            assert_eq!((status, kind, field), (400, "malformed-request", None), "{detail}");
+            assert!(detail.contains("at line 1 column"), "{detail}");
+        }
+        let (status, ..) = refusal("application/json", "\u{0}").await;
+        assert_eq!(status, 400);
+    }
+
+    #[tokio::test]
+    async fn another_content_type_is_a_415() {
+        assert_eq!(refusal("text/plain", "{}").await.0, 415);
+        assert_eq!(refusal("application/json; charset=utf-8", "{").await.0, 400);
+    }
+
+    #[tokio::test]
+    async fn a_path_that_cannot_be_read_is_a_404_and_a_query_names_its_parameter() {
+        #[derive(Deserialize)]
+        struct Page {
+            #[allow(dead_code)]
+            owner: uuid::Uuid,
+        }
+        let router = axum::Router::new()
+            .route("/baskets/{id}", axum::routing::get(async |_: Path<uuid::Uuid>| "found"))
+            .route("/baskets", axum::routing::get(async |_: Query<Page>| "found"));
+        for (uri, status, field) in [
+            ("/baskets/7", 404, None),
+            ("/baskets?owner=7", 422, Some("owner")),
+            ("/baskets?page=7", 422, Some("owner")),
+        ] {
+            let request = Request::get(uri).body(Body::empty()).unwrap();
+            let response = tower::ServiceExt::oneshot(router.clone(), request).await.unwrap();
+            assert_eq!(response.status(), status, "{uri}");
+            let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+            let problem: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(problem["field"].as_str(), field, "{problem}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Each request is a span, and is counted. Handlers run inside the span: what they publish
+//! continues the caller's trace.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use opentelemetry::trace::{FutureExt, SpanBuilder, SpanKind, Status, TraceContextExt};
+use opentelemetry::{Context as TraceContext, KeyValue};
+
+use crate::telemetry;
+
+/// Asked every few seconds by machines: as traces they would drown the others.
+const UNTRACED_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
+/// A middleware around every route.
+pub async fn instrument_request(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = method_label(request.method());
+    // The route, not the path: paths hold ids, and each would be a time series.
+    let path = request.extensions().get::<MatchedPath>();
+    let path: Arc<str> = path.map_or("unmatched", MatchedPath::as_str).into();
+    let cx = match UNTRACED_PATHS.contains(&&*path) {
+        true => TraceContext::new(),
+        false => request_span(&request, method, &path),
+    };
+
+    let response = next.run(request).with_context(cx.clone()).await;
+
+    let status = response.status();
+    let span = cx.span();
+    span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status.as_u16())));
+    if status.is_server_error() {
+        span.set_status(Status::error(""));
+    }
+    span.end();
+    metrics::counter!("http_requests_total",
+        "method" => method, "path" => path.clone(), "status" => status.as_str().to_owned())
+    .increment(1);
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        metrics::counter!("http_server_errors_total").increment(1);
+    }
+    metrics::histogram!("http_request_duration_seconds", "method" => method, "path" => path)
+        .record(started.elapsed());
+    response
+}
+
+fn request_span(request: &Request, method: &'static str, path: &Arc<str>) -> TraceContext {
+    let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let caller = telemetry::parse_traceparent(header);
+    telemetry::start_span(&caller, || {
+        SpanBuilder::from_name(format!("{method} {path}"))
+            .with_kind(SpanKind::Server)
+            .with_attributes([
+                KeyValue::new("http.request.method", method),
+                KeyValue::new("http.route", path.clone()),
+                KeyValue::new("url.path", request.uri().path().to_owned()),
+                KeyValue::new("url.scheme", "http"),
+            ])
+    })
+}
+
+/// A client may invent methods; each would be a time series.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "_OTHER",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use axum::{Router, middleware};
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_handler_runs_in_a_span_that_continues_its_callers_trace() {
+        telemetry::install_tracer_provider(&SdkTracerProvider::builder().build());
+        let route = get(async || telemetry::traceparent(&TraceContext::current()));
+        let router = Router::new().route("/baskets/{id}", route);
+        let router = router.layer(middleware::from_fn(super::instrument_request));
+        let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let request = Request::get("/baskets/7").header("traceparent", caller);
+        let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let inside = to_bytes(response.into_body(), 100).await.unwrap();
+        let inside = String::from_utf8(inside.to_vec()).unwrap();
+        assert_eq!(inside[..36], caller[..36], "the same trace");
+        assert_ne!(inside[36..52], caller[36..52], "a span of its own");
+    }
+}

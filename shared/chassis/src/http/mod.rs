@@ -1,0 +1,22 @@
+//! The HTTP edge of a service: the server with its limits, the reading of requests, the answers that are
+//! problems, the API's description, pages, the change feed, and the ports for probes and books.
+//!
+//! Promise: every request gets an answer in bounded time and bounded memory, and that answer says whether
+//! something was stored. A handler that turns the error of a COMMIT into "nothing was stored" breaks that
+//! promise.
+
+pub mod books;
+pub mod change_feed;
+pub(crate) mod connection;
+pub mod extractors;
+pub(crate) mod feed_entry;
+pub mod headers;
+pub mod health;
+pub(crate) mod instrument;
+pub(crate) mod limits;
+pub mod openapi;
+pub mod pagination;
+pub mod problem;
+pub mod server;
+pub(crate) mod slots;
+pub mod sse;

@@ -1,0 +1,300 @@
+//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at `/`
+//! a page that shows it and tries it out, without any asset from elsewhere.
+//!
+//! A route and its description are one declaration, so there is none without the other. Handlers describe
+//! what is specific to them: what they do, their successful response, and why they refuse. This module adds what
+//! all operations have in common.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderName, header};
+use axum::routing::get;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::http::limits::Limits;
+
+const PAGE: &str = include_str!("openapi.html");
+
+/// The page may run its own script and style only, and send requests to this service only.
+static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = |element| {
+        format!("'sha256-{}'", BASE64.encode(Sha256::digest(element_text(PAGE, element))))
+    };
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash("script"),
+        hash("style"),
+    )
+});
+
+/// The routes of a service, with their description and its page.
+pub fn serve<S>(service: &str, routes: OpenApiRouter<S>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let document = Bytes::from(document(service, &routes));
+    let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
+    Router::from(routes).route("/openapi.json", get(json)).route("/", get(page))
+}
+
+async fn page() -> ([(HeaderName, &'static str); 4], &'static str) {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, &**PAGE_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    (headers, PAGE)
+}
+
+/// The description of a service's routes, as it is served and committed.
+pub fn document<S>(service: &str, routes: &OpenApiRouter<S>) -> String
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let mut document =
+        serde_json::to_value(routes.get_openapi()).expect("a description is plain JSON");
+    document["info"] =
+        json!({ "title": service, "version": "1", "description": service_description() });
+    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            fill_responses(path, method, operation);
+        }
+    }
+    for schema in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
+        mark_enumerations_open(schema.1);
+    }
+    let components = &mut document["components"];
+    components["schemas"]["Problem"] = problem_schema();
+    components["responses"] =
+        common_responses().into_iter().map(|(name, _, answer)| (name, answer)).collect();
+    let mut text = serde_json::to_string_pretty(&document).expect("a description is plain JSON");
+    text.push('\n');
+    text
+}
+
+fn service_description() -> String {
+    let Limits { body_bytes_max, header_bytes_max, .. } = Limits::default();
+    format!(
+        "A request has one of three outcomes. A 2xx: done, and durable. A 4xx, or a 503 of type \
+         `/problems/unavailable`: refused, and nothing was stored by it. No answer, a 500, or a 503 of \
+         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until you are told \
+         2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
+         that was left open.\n\n\
+         Every refusal is `application/problem+json` (RFC 9457), but for a 431, and a 400 to what is no \
+         HTTP; `field` names the offending value. Fields that are not listed here are refused. At most: \
+         {body_bytes_max} bytes a body, {header_bytes_max} a request's line and headers, 100 headers."
+    )
+}
+
+fn problem_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "Why there is no better answer (RFC 9457).",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {
+                "type": "string",
+                "format": "uri-reference",
+                "description": "The kind of problem, the same for ever.",
+                "examples": ["/problems/invalid-value"],
+            },
+            "title": { "type": "string", "description": "The kind, readable." },
+            "status": {
+                "type": "integer", "minimum": 400, "maximum": 599,
+                "description": "The HTTP status.",
+            },
+            "detail": { "type": "string", "description": "What happened this time, for people." },
+            "field": {
+                "type": "string",
+                "description": "The offending value's place in the request, like `lines[2].size`.",
+            },
+        },
+    })
+}
+
+/// Says of each enumeration that it may grow: a client made from this description would otherwise fail at
+/// the first new value.
+fn mark_enumerations_open(schema: &mut Value) {
+    if schema.get("enum").is_some() {
+        let description = schema["description"].as_str().unwrap_or_default();
+        schema["description"] =
+            format!("{description}\n\n{OPEN_ENUMERATION_NOTE}").trim_start().into();
+    }
+    let parts = match schema {
+        Value::Object(fields) => fields.values_mut().collect(),
+        Value::Array(parts) => parts.iter_mut().collect(),
+        _ => Vec::new(),
+    };
+    parts.into_iter().for_each(mark_enumerations_open);
+}
+
+const OPEN_ENUMERATION_NOTE: &str =
+    "A later version may add values: a client has to accept values that it does not know.";
+
+/// Who is answered so.
+enum ProblemScope {
+    All,
+    /// Those with an id in their path.
+    WithPathId,
+    /// Those that take a value which may break a rule.
+    WithInput,
+    /// Those that change nothing, and those that do.
+    Read,
+    Write,
+}
+
+/// What any operation may be answered: its name among the components, whose, how. The status is the
+/// name's end.
+fn common_responses() -> Vec<(String, ProblemScope, Value)> {
+    let problem_response =
+        |description: &str| json!({ "description": description, "content": problem_content() });
+    let retry_response = |description: &str| {
+        let mut answer = problem_response(description);
+        answer["headers"]["Retry-After"] = json!({
+            "description": "Seconds after which to ask again, at the earliest.",
+            "schema": { "type": "integer", "minimum": 1 },
+        });
+        answer
+    };
+    let allow_response = |description: &str| {
+        let mut answer = problem_response(description);
+        answer["headers"]["Allow"] = json!({
+            "description": "The methods that this address knows.",
+            "schema": { "type": "string" },
+        });
+        answer
+    };
+    let mut unsupported = problem_response(
+        "The body is not sent as `application/json`, or it is compressed. Of type \
+         `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.",
+    );
+    unsupported["headers"]["Accept-Encoding"] = json!({
+        "description": "The content codings that are accepted, where the body has another one.",
+        "schema": { "type": "string" },
+    });
+    let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
+         `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
+         same `Idempotency-Key` where one is taken.";
+    let responses = [
+        (
+            "Malformed400",
+            ProblemScope::All,
+            problem_response("Broken JSON, or a header that can't be read."),
+        ),
+        ("NotFound404", ProblemScope::WithPathId, problem_response("There is no such thing.")),
+        (
+            "MethodNotAllowed405",
+            ProblemScope::All,
+            allow_response("This address does not know the method."),
+        ),
+        (
+            "TooSlow408",
+            ProblemScope::All,
+            problem_response("The body did not arrive in time; nothing was stored."),
+        ),
+        ("TooLarge413", ProblemScope::All, problem_response("The body is larger than is taken.")),
+        ("Unsupported415", ProblemScope::All, unsupported),
+        ("Invalid422", ProblemScope::WithInput, problem_response("`field` breaks a rule.")),
+        // Said before there is a request that could be answered with a body.
+        (
+            "HeaderTooLarge431",
+            ProblemScope::All,
+            json!({ "description": "The headers are too large." }),
+        ),
+        (
+            "Internal500",
+            ProblemScope::All,
+            problem_response("Our fault. The reason is in the log."),
+        ),
+        ("Unavailable503", ProblemScope::Read, retry_response("Not now.")),
+        ("Unknown503", ProblemScope::Write, retry_response(unknown)),
+    ];
+    responses.map(|(name, scope, answer)| (name.to_owned(), scope, answer)).into()
+}
+
+fn problem_content() -> Value {
+    json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
+}
+
+/// Adds to one operation what all of its kind have.
+fn fill_responses(path: &str, method: &str, operation: &mut Value) {
+    let is_read = method == "get";
+    for name in path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)) {
+        let described = array_mut(&mut operation["parameters"]).iter().any(|it| it["name"] == name);
+        assert!(described, "{method} {path} does not describe its parameter {name}");
+    }
+    let is_sent = operation.get("requestBody").is_some();
+    let is_valued = is_sent
+        || array_mut(&mut operation["parameters"])
+            .iter()
+            .any(|parameter| parameter["in"] == "query" || parameter["name"] == "Idempotency-Key");
+    let responses = object_mut(&mut operation["responses"]);
+    for (status, answer) in responses.iter_mut() {
+        if status.starts_with(['4', '5']) {
+            answer["content"] = problem_content();
+        }
+        if status == "201" {
+            answer["headers"]["Location"] = json!({
+                "description": "Where it can be read from now on.",
+                "schema": { "type": "string", "format": "uri-reference" },
+            });
+        }
+    }
+    for (name, scope, _) in common_responses() {
+        let applies = match scope {
+            ProblemScope::All => true,
+            ProblemScope::WithPathId => path.contains('{'),
+            ProblemScope::WithInput => is_valued,
+            ProblemScope::Read => is_read,
+            ProblemScope::Write => !is_read,
+        };
+        let status = &name[name.len() - 3..];
+        if applies && !responses.contains_key(status) {
+            let reference = format!("#/components/responses/{name}");
+            responses.insert(status.to_owned(), json!({ "$ref": reference }));
+        }
+    }
+}
+
+fn array_mut(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = json!([]);
+    }
+    value.as_array_mut().expect("it was made one")
+}
+
+fn object_mut(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
+    }
+    value.as_object_mut().expect("it was made one")
+}
+
+/// What stands between the tags of the one element of this name.
+fn element_text<'a>(page: &'a str, element: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has it");
+    rest.split_once(&format!("</{element}>")).expect("it is closed").0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_loads_nothing_from_other_hosts() {
+        for elsewhere in
+            ["http://", "https://", "//cdn", "@import", "url(", " style=\"", " onclick"]
+        {
+            assert!(!PAGE.contains(elsewhere), "{elsewhere}");
+        }
+        assert!(!PAGE_POLICY.contains("unsafe"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Lists come in pages: how many entries a client wants, and where the next page begins.
+//!
+//! A page begins after a key and not at a number of rows, so that rows which come or go meanwhile
+//! move no other from one page to another.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// How many entries of a list at most: 1 to `MAX`, and 100 by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLimit<const MAX: u32>(u32);
+
+const PAGE_LIMIT_DEFAULT: u32 = 100;
+
+impl<const MAX: u32> PageLimit<MAX> {
+    /// How many rows to read: one more than the page has, which shows whether there are further ones.
+    pub fn query_limit(self) -> i64 {
+        i64::from(self.0) + 1
+    }
+
+    /// Cuts the rows read to the page, and answers where the next one begins: after the key of the
+    /// last row here. `None` where there is nothing more.
+    pub fn split_page<R, K>(self, rows: &mut Vec<R>, key: impl FnOnce(&R) -> K) -> Option<K> {
+        let limit = self.0 as usize;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        rows.last().filter(|_| more).map(key)
+    }
+}
+
+impl<const MAX: u32> Default for PageLimit<MAX> {
+    fn default() -> Self {
+        PageLimit(PAGE_LIMIT_DEFAULT.min(MAX))
+    }
+}
+
+impl<'de, const MAX: u32> Deserialize<'de> for PageLimit<MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let refused = || D::Error::custom(format!("must be a whole number from 1 to {MAX}"));
+        let text = String::deserialize(deserializer)?;
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let limit = text.parse().ok().filter(|limit| digits && (1..=MAX).contains(limit));
+        limit.map(PageLimit).ok_or_else(refused)
+    }
+}
+
+impl<const MAX: u32> PartialSchema for PageLimit<MAX> {
+    fn schema() -> RefOr<Schema> {
+        let schema = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(MAX))
+            .default(Some(PageLimit::<MAX>::default().0.into()));
+        schema.into()
+    }
+}
+
+impl<const MAX: u32> ToSchema for PageLimit<MAX> {}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::{FromRequestParts, Request};
+
+    use super::*;
+    use crate::http::extractors::Query;
+
+    #[tokio::test]
+    async fn a_limit_is_1_to_its_maximum_and_its_refusal_names_it() {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Page {
+            #[serde(default)]
+            limit: PageLimit<250>,
+        }
+        let read = async |query: &str| {
+            let request = Request::get(format!("/?{query}")).body(Body::empty()).unwrap();
+            let (mut parts, _) = request.into_parts();
+            let page = Query::<Page>::from_request_parts(&mut parts, &()).await;
+            page.map(|Query(page)| page.limit.0)
+        };
+        assert_eq!(read("").await.unwrap(), 100);
+        assert_eq!(read("limit=1").await.unwrap(), 1);
+        assert_eq!(read("limit=250").await.unwrap(), 250);
+        for bad in ["0", "251", "-1", "+1", "1.5", "", "all", "99999999999"] {
+            let problem = read(&format!("limit={bad}")).await.unwrap_err();
+            assert_eq!(
+                (problem.status.as_u16(), problem.field.as_deref(), &*problem.detail),
+                (422, Some("limit"), "limit: must be a whole number from 1 to 250"),
+                "{bad}"
+            );
+        }
+        assert_eq!(PageLimit::<20>::default(), PageLimit(20));
+    }
+
+    #[test]
+    fn a_page_ends_at_its_limit_and_gives_the_key_before_the_next_one() {
+        let mut rows = vec![1, 2, 3];
+        assert_eq!(PageLimit::<9>(2).split_page(&mut rows, |row| *row), Some(2));
+        assert_eq!(rows, [1, 2]);
+        assert_eq!(PageLimit::<9>(2).split_page(&mut rows, |row| *row), None);
+        assert_eq!(PageLimit::<9>(2).split_page(&mut Vec::<i32>::new(), |row| *row), None);
+    }
+}

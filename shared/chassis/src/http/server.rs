@@ -1,0 +1,211 @@
+//! Serves a router over HTTP/1.1: every connection ends in bounded time, and a stop lets the
+//! requests under way finish, within a bound of its own.
+//!
+//! axum's own server would keep a half-sent header open for ever, and at a stop wait for a stalled
+//! request for ever.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::http::connection::{HeaderTimer, TrackedStream};
+use crate::http::limits::{self, Limits};
+use crate::http::slots::ConnectionSlots;
+
+/// How long an idle kept connection stays open after a stop. Its client may send one more request, and the
+/// answer says that the connection ends. If it were closed at once, a request on its way would be lost. A drain
+/// that is shorter than twice this time halves it.
+pub(crate) const KEEPALIVE_GRACE: Duration = Duration::from_secs(1);
+
+/// Connections that wait to be served, at most: as many as are served at a time. The system drops further ones,
+/// and when it is busy some of their clients believe that they are connected.
+const LISTEN_BACKLOG: u32 = 1024;
+
+/// Listens with a backlog of [`LISTEN_BACKLOG`]; tokio's own listener has a backlog of 128.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if addr.is_ipv6() {
+        // `[::]` is for clients of both kinds, whatever the system's default.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
+    // A port whose last connections are still dying is free for the next process.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+/// Serves until `stop`. After that it accepts no new connection, and for at most `drain` it still answers the
+/// requests under way, the connections that wait already, and one last request that arrives within a second on
+/// each kept connection.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    serve_with_limits(Limits::default(), listener, router, stop, drain).await
+}
+
+/// [`serve`] with limits other than the default.
+pub async fn serve_with_limits(
+    limits: Limits,
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    let slots = ConnectionSlots::new(limits.connections_max);
+    let router = limits::apply(router, limits)
+        .layer(from_fn_with_state(slots.clone(), set_connection_close));
+    // Sooner than the drain ends, or an idle connection would count as one amid a request.
+    let keepalive_grace = KEEPALIVE_GRACE.min(drain / 2);
+    let server =
+        HttpServer { slots: slots.clone(), router, limits, stop: stop.clone(), keepalive_grace };
+    let mut connections = JoinSet::new();
+    let mut next_stream = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            slot = slots.acquire(), if next_stream.is_some() => {
+                let stream = next_stream.take().expect("it waits for this");
+                connections.spawn(server.clone().serve_connection(stream, slot));
+            }
+            stream = accept(&listener), if next_stream.is_none() => next_stream = Some(stream),
+        }
+    }
+    for stream in next_stream.into_iter().chain(accept_backlog(listener)) {
+        let server = server.clone();
+        connections.spawn(async move {
+            let slot = server.slots.acquire().await;
+            server.serve_connection(stream, slot).await;
+        });
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(drain, drained).await.is_err() {
+        let open = connections.len();
+        tracing::warn!(open, "connections were closed amid a request: {drain:?} had passed");
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// Cancelled when a connection is to end: at a stop of the process, or at its maximum age.
+#[derive(Clone)]
+struct CloseSignal(CancellationToken);
+
+/// Adds `Connection: close` to an answer when the connection is to end, or when connections wait for a slot, so
+/// that busy kept connections cannot starve new ones.
+async fn set_connection_close(
+    State(slots): State<ConnectionSlots>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let close_signal = request.extensions().get::<CloseSignal>().cloned();
+    let mut response = next.run(request).await;
+    let is_closing = close_signal.is_some_and(|CloseSignal(when)| when.is_cancelled());
+    if is_closing || slots.has_waiters() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Mostly too many open files: no descriptor comes free by asking at once.
+                tracing::error!(%error, "no connection can be accepted");
+                sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// The connections that wait in the backlog. Dropping the listener would reset them and lose their requests.
+fn accept_backlog(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, _) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    })
+}
+
+/// How connections are served.
+#[derive(Clone)]
+struct HttpServer {
+    slots: ConnectionSlots,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+    keepalive_grace: Duration,
+}
+
+impl HttpServer {
+    async fn serve_connection(self, stream: TcpStream, _slot: OwnedSemaphorePermit) {
+        let HttpServer { slots, router, limits, stop, keepalive_grace } = self;
+        // Best effort: without them a slow reader holds one of the slots for longer, and no more.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread_timeout));
+        let socket = TrackedStream::new(stream);
+        let close = stop.child_token();
+        let close_signal = CloseSignal(close.clone());
+        let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(close_signal.clone());
+            request
+        });
+        let connection = http1::Builder::new()
+            .timer(HeaderTimer::new(&socket, limits, slots))
+            .header_read_timeout(limits.idle_timeout)
+            .max_buf_size(limits.header_bytes_max)
+            // A client may close its sending half behind its request, and read on.
+            .half_close(true)
+            .serve_connection(TokioIo::new(socket.clone()), TowerToHyperService::new(router));
+        let mut connection = pin!(connection);
+        let mut reset = pin!(socket.wait_for_reset());
+        // At its maximum age a connection is closed by its next answer. If it were closed while it is idle, a request
+        // on its way would be lost; without a further request it ends at the idle timeout.
+        let aged = async {
+            sleep(limits.connection_age_max).await;
+            close.cancel();
+            sleep(limits.idle_timeout + limits.connection_age_max).await;
+        };
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = reset.as_mut() => return,
+            () = aged => return,
+            () = stop.cancelled() => {}
+        }
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = reset.as_mut() => return,
+            () = sleep(keepalive_grace) => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = reset => {}
+        }
+    }
+}

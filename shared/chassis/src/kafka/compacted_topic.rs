@@ -1,0 +1,232 @@
+//! A compacted topic, read from its first record to its end by a client of its own, to rebuild a read model.
+//!
+//! Promise: a snapshot reaches at least the end that the topic had when the snapshot was requested. Using a high
+//! watermark, or the client's cached end, of an earlier time breaks that promise. Memory is bounded by one page.
+
+use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{Consumer as _, ConsumerContext, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use tracing::warn;
+
+use crate::config::KafkaConfig;
+use crate::event::avro::unframe;
+use crate::event::{Event, Retention};
+use crate::kafka;
+use crate::kafka::record::schema_id;
+use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
+
+/// Records read at a time.
+const PAGE_RECORDS_MAX: usize = 500;
+
+/// Bytes of their bodies, about: with the last one it may be more.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long to wait for one record, or for an answer: the caller may hold locks meanwhile.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A handle of a compacted topic.
+#[derive(Clone)]
+pub struct CompactedTopic<E> {
+    service: &'static str,
+    config: KafkaConfig,
+    registry: Arc<SchemaRegistryClient>,
+    marker: PhantomData<fn() -> E>,
+}
+
+/// A compacted topic while it is read.
+pub struct SnapshotReader<E> {
+    client: ClientGuard,
+    registry: Arc<SchemaRegistryClient>,
+    /// The next offset to read, by partition.
+    next_offsets: HashMap<i32, Offset>,
+    /// Partitions that were not read to their end yet.
+    unfinished: HashSet<i32>,
+    marker: PhantomData<fn() -> E>,
+}
+
+/// A record of a compacted topic.
+pub struct SnapshotRecord<E> {
+    /// Its partition: which of two records with one key is the later one is known within a partition only.
+    pub partition: i32,
+    /// Its key; empty if it has none.
+    pub key: String,
+    /// The payload of the record.
+    pub payload: Payload<E>,
+}
+
+/// The payload of a record.
+pub enum Payload<E> {
+    /// An event.
+    Event(E),
+    /// Bytes that cannot be decoded here.
+    Undecodable,
+    /// A tombstone, which no publisher of events writes.
+    Tombstone,
+}
+
+/// Logs why the client failed: a read returns only that it failed. The end of a partition is reported as an error
+/// too, and not logged.
+struct LoggingContext;
+
+impl ClientContext for LoggingContext {
+    fn error(&self, error: KafkaError, because: &str) {
+        if error != KafkaError::Global(RDKafkaErrorCode::PartitionEOF) {
+            warn!("Kafka's client: {error}: {because}");
+        }
+    }
+}
+
+impl ConsumerContext for LoggingContext {}
+
+/// `None` once it is dropped.
+struct ClientGuard(Option<Arc<StreamConsumer<LoggingContext>>>);
+
+impl Deref for ClientGuard {
+    type Target = Arc<StreamConsumer<LoggingContext>>;
+
+    fn deref(&self) -> &Arc<StreamConsumer<LoggingContext>> {
+        self.0.as_ref().expect("it is not dropped yet")
+    }
+}
+
+impl Drop for ClientGuard {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(kafka::close_in_background(client));
+        }
+    }
+}
+
+impl<E: Event> CompactedTopic<E> {
+    /// A handle; nothing is connected yet.
+    ///
+    /// # Panics
+    /// If the topic is not compacted: it may have lost the newest record of a key then.
+    pub(crate) fn new(
+        service: &'static str,
+        config: &KafkaConfig,
+        registry: Arc<SchemaRegistryClient>,
+    ) -> CompactedTopic<E> {
+        assert!(E::topic().retention == Retention::Compact, "{:?} is no state", E::topic());
+        CompactedTopic { service, config: config.clone(), registry, marker: PhantomData }
+    }
+
+    /// Begins a snapshot at the first record.
+    ///
+    /// # Errors
+    /// If the client cannot be created, if Kafka does not answer within 4 s, or if the topic does not exist.
+    pub async fn read(&self) -> anyhow::Result<SnapshotReader<E>> {
+        let mut client = kafka::client_config(self.service, &self.config);
+        kafka::limit_fetch_memory(&mut client);
+        let client = ClientGuard(Some(Arc::new(
+            client
+                // librdkafka requires a group id; the client never joins the group and commits nothing.
+                .set("group.id", format!("{}-rebuild", self.service))
+                .set("enable.auto.commit", "false")
+                .set("enable.partition.eof", "true")
+                .set("auto.offset.reset", "earliest")
+                .set("isolation.level", kafka::isolation_level(E::topic().isolation))
+                .set("check.crcs", "true")
+                .set("allow.auto.create.topics", "false")
+                // The client reports the end of a partition when a fetch returns no record.
+                .set("fetch.wait.max.ms", "20")
+                .set_log_level(RDKafkaLogLevel::Error)
+                .create_with_context(LoggingContext)?,
+        )));
+        let (metadata_client, topic) = (Arc::clone(&client), E::topic().name);
+        let metadata = tokio::task::spawn_blocking(move || {
+            metadata_client.fetch_metadata(Some(topic), RESPONSE_TIMEOUT)
+        })
+        .await?
+        .context("Kafka does not answer")?;
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let next_offsets: HashMap<i32, Offset> =
+            partitions.map(|p| (p.id(), Offset::Beginning)).collect();
+        ensure!(!next_offsets.is_empty(), "there is no topic {topic}");
+        let (registry, unfinished) = (self.registry.clone(), HashSet::new());
+        let mut reader =
+            SnapshotReader { client, registry, next_offsets, unfinished, marker: PhantomData };
+        reader.extend_to_end()?;
+        // An operator may have repaired the registry a moment ago.
+        reader.registry.evict_unresolved();
+        Ok(reader)
+    }
+}
+
+impl<E: Event> SnapshotReader<E> {
+    /// The next records, in the order in which each partition has them; `None` at the end.
+    ///
+    /// # Errors
+    /// If Kafka does not answer for 4 s or answers with an error, or if the registry does not answer. The reader
+    /// must then be dropped: the records of this page are lost.
+    pub async fn next_page(&mut self) -> anyhow::Result<Option<Vec<SnapshotRecord<E>>>> {
+        let (mut messages, mut bytes) = (Vec::<OwnedMessage>::new(), 0);
+        while messages.len() < PAGE_RECORDS_MAX
+            && bytes < PAGE_BYTES_MAX
+            && !self.unfinished.is_empty()
+        {
+            let received = tokio::time::timeout(RESPONSE_TIMEOUT, self.client.recv()).await;
+            match received.context("Kafka is silent")? {
+                Ok(message) => {
+                    let next = Offset::Offset(message.offset() + 1);
+                    self.next_offsets.insert(message.partition(), next);
+                    bytes += message.payload().map_or(0, <[u8]>::len);
+                    messages.push(message.detach());
+                }
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.unfinished.remove(&partition);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if messages.is_empty() {
+            return Ok(None);
+        }
+        let schemas = self.registry.get_schemas(messages.iter().filter_map(schema_id)).await;
+        for known in schemas.values() {
+            if let CachedSchema::Pending(because) = known {
+                bail!("{because}");
+            }
+        }
+        let read = |payload: &[u8]| {
+            let (id, body) = unframe(payload).ok()?;
+            match &schemas[&id] {
+                CachedSchema::Resolved(written) => E::topic().codec().decode(written, body).ok(),
+                CachedSchema::Unreadable(_)
+                | CachedSchema::Unregistered(_)
+                | CachedSchema::Pending(_) => None,
+            }
+        };
+        let page = messages.iter().map(|message| SnapshotRecord {
+            partition: message.partition(),
+            key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+            payload: match message.payload().map(read) {
+                Some(Some(event)) => Payload::Event(event),
+                Some(None) => Payload::Undecodable,
+                None => Payload::Tombstone,
+            },
+        });
+        Ok(Some(page.collect()))
+    }
+
+    /// Continues from the current position to the end that the topic has now.
+    pub fn extend_to_end(&mut self) -> anyhow::Result<()> {
+        let mut places = TopicPartitionList::new();
+        for (partition, next) in &self.next_offsets {
+            places.add_partition_offset(E::topic().name, *partition, *next)?;
+        }
+        // A new assignment makes the client report the end of each partition again.
+        self.client.assign(&places)?;
+        self.unfinished = self.next_offsets.keys().copied().collect();
+        Ok(())
+    }
+}

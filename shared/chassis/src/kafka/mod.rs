@@ -1,0 +1,252 @@
+//! The ways to Kafka and to the schema registry: the settings of every client with their reasons, the detection
+//! of clients that must be replaced, records, and schemas.
+//!
+//! Promise: nothing that the broker acknowledged is lost, and the records of one key keep their order. A client
+//! with settings of its own breaks that promise; so [`producer_config`] and [`consumer_config`] make the
+//! settings of all clients.
+
+pub(crate) mod client_health;
+pub mod compacted_topic;
+pub(crate) mod record;
+mod schema_cache;
+pub(crate) mod schema_registry;
+mod schema_registry_error;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::types::RDKafkaType;
+use tokio::sync::oneshot;
+
+use crate::config::env::BadConfiguration;
+use crate::config::{KafkaConfig, Secret};
+use crate::event::Isolation;
+
+/// The settings that are passed on as they are, under librdkafka's names: KAFKA_SECURITY_PROTOCOL is
+/// `security.protocol`.
+const PASSTHROUGH_SETTINGS: [&str; 7] = [
+    "security.protocol",
+    "sasl.mechanism",
+    "sasl.username",
+    "sasl.password",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+];
+
+/// What producer, consumer and the command that applies contracts share.
+pub fn client_config(service: &str, config: &KafkaConfig) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.kafka_bootstrap_servers)
+        .set("client.id", service)
+        .set("socket.keepalive.enable", "true")
+        // The client sees a topic that is created or recreated within ten seconds, not five minutes.
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    let values = [
+        config.kafka_security_protocol.as_deref(),
+        config.kafka_sasl_mechanism.as_deref(),
+        config.kafka_sasl_username.as_deref(),
+        config.kafka_sasl_password.as_ref().map(Secret::expose),
+        config.kafka_ssl_ca_location.as_deref(),
+        config.kafka_ssl_certificate_location.as_deref(),
+        config.kafka_ssl_key_location.as_deref(),
+    ];
+    for (setting, value) in PASSTHROUGH_SETTINGS.into_iter().zip(values) {
+        if let Some(value) = value {
+            client.set(setting, value);
+        }
+    }
+    client
+}
+
+/// Makes a client of these settings and drops it again, without waiting for any broker.
+///
+/// # Errors
+/// If no client can ever be made of them: a certificate that is none, a key that belongs to another one.
+pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
+    let settings = client_config("check", config);
+    let made = settings.create_native_config().and_then(|native| {
+        Client::new(&settings, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)
+    });
+    match made {
+        Ok(client) => {
+            drop(close_in_background(Arc::new(client)));
+            Ok(())
+        }
+        Err(error) => {
+            let why = error.to_string();
+            let cause = PASSTHROUGH_SETTINGS.iter().find(|setting| why.contains(**setting));
+            let cause = cause.copied().unwrap_or("security.protocol");
+            let name = format!("KAFKA_{}", cause.replace('.', "_").to_uppercase());
+            Err(BadConfiguration::new(format!("{name} cannot be used: {why}.")))
+        }
+    }
+}
+
+/// How soon [`close_in_background`] checks again whether another handle of the client exists. The time doubles
+/// after each check: a call that hangs in the client keeps its handle for ever.
+const DRAIN_DELAY: Duration = Duration::from_millis(10);
+
+/// The time between two such checks, at most.
+const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10);
+
+/// Drops a client on a separate thread once no other handle of it exists; the receiver resolves when that is
+/// done. The drop waits for the client's own threads, and hangs for ever if the client is broken: on a thread of
+/// the runtime it would keep the runtime from ending.
+pub(crate) fn close_in_background<T: Send + Sync + 'static>(
+    client: Arc<T>,
+) -> oneshot::Receiver<()> {
+    let (done, finished) = oneshot::channel();
+    std::thread::spawn(move || {
+        let (mut client, mut wait) = (Arc::try_unwrap(client), DRAIN_DELAY);
+        while let Err(shared) = client {
+            std::thread::sleep(wait);
+            wait = (wait * 2).min(DRAIN_DELAY_MAX);
+            client = Arc::try_unwrap(shared);
+        }
+        drop(client);
+        let _ = done.send(());
+    });
+    finished
+}
+
+/// The relay's producer.
+pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
+    let mut producer = client_config(service, config);
+    producer
+        // Acknowledged means: by every replica in sync.
+        .set("acks", "all")
+        // A retry inside the client is written once and in order; what it only supposes to be written is
+        // not taken for that ([`crate::outbox::producer`]).
+        .set("enable.idempotence", "true")
+        // Never given up: a record that is given up leaves a gap that a later one would overtake.
+        // Where a producer is given up, its rows are still there for the next one.
+        .set("message.timeout.ms", "0")
+        // The same key goes to the same partition as from a Java client; librdkafka's own default
+        // differs for most keys.
+        .set("partitioner", "murmur2_random")
+        .set("allow.auto.create.topics", "false")
+        // How long a topic may be unknown before its records come back as undeliverable.
+        .set("topic.metadata.propagation.max.ms", "5000")
+        // The relay hands over its rows at once, and lingers itself where that pays: lingering here too would
+        // only add latency.
+        .set("linger.ms", "0")
+        // What is in flight is bounded by its number, and by its size: a row may have 256 KiB.
+        .set("queue.buffering.max.kbytes", "16384")
+        .set("compression.type", "lz4")
+        // Shows whether the client still knows a broker; see `ClientHealth::on_statistics`.
+        .set("statistics.interval.ms", "10000");
+    producer
+}
+
+/// A consumer of this service's group, for topics of one isolation: it is a setting of the client.
+pub fn consumer_config(service: &str, config: &KafkaConfig, isolation: Isolation) -> ClientConfig {
+    let mut consumer = client_config(service, config);
+    consumer
+        .set("group.id", service)
+        // Offsets are stored by us (see `crate::consumer::offsets`), after the commit of what was handled; the client
+        // commits what is stored once a second, when partitions move, and at the end.
+        .set("enable.auto.offset.store", "false")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        // A group that is new, or whose offsets were lost, starts with the oldest record; the
+        // inbox absorbs the repeats. The client's default would skip everything.
+        .set("auto.offset.reset", "earliest")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        // The partitions of a killed instance move within ten seconds. When an instance joins or leaves,
+        // partitions move once all others know it, by their next heartbeat.
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "1000")
+        // A lone broker that returns after it was taken for dead is missing from its own first answers. The
+        // client drops it, and its requests to the group's coordinator wait for this long (the default is a
+        // minute) before it searches for the coordinator again.
+        .set("socket.timeout.ms", "10000")
+        .set("max.poll.interval.ms", "300000")
+        .set("isolation.level", isolation_level(isolation))
+        .set("check.crcs", "true")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.partition.eof", "false")
+        // The lag of each partition, for the metrics; and whether the client still knows a broker.
+        .set("statistics.interval.ms", "10000")
+        .set("fetch.error.backoff.ms", "200");
+    limit_fetch_memory(&mut consumer);
+    consumer
+}
+
+/// The name of an isolation in the client's settings.
+pub(crate) fn isolation_level(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::ReadUncommitted => "read_uncommitted",
+        Isolation::ReadCommitted => "read_committed",
+    }
+}
+
+/// Bounds the memory of a consumer. librdkafka counts prefetched records by their bytes, but each costs several
+/// times that, and one fetch response may exceed the bound by its whole size. With these values a service that
+/// catches up with 120,000 records needs 60 to 80 MB rather than 140 to 175 MB (8 MiB prefetched and responses of
+/// 50 MiB), and is as fast. A record larger than a partition's share still arrives whole.
+pub fn limit_fetch_memory(client: &mut ClientConfig) {
+    client
+        .set("queued.max.messages.kbytes", "1024")
+        .set("fetch.max.bytes", "1000000")
+        .set("max.partition.fetch.bytes", "65536")
+        // With enough records prefetched, the pause until there is room again (the default is a second).
+        .set("fetch.queue.backoff.ms", "20");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::env::read_from;
+
+    #[tokio::test]
+    async fn a_client_is_closed_once_its_last_handle_is_dropped() {
+        let client = Arc::new(());
+        let other = client.clone();
+        let mut close = close_in_background(client);
+        tokio::time::sleep(DRAIN_DELAY * 10).await;
+        assert!(close.try_recv().is_err());
+        drop(other);
+        close.await.unwrap();
+    }
+
+    /// A file that can be read, and is no certificate.
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
+    /// librdkafka itself reports such files only when a client is made.
+    #[test]
+    fn files_of_which_no_client_can_be_made_are_refused_by_name() {
+        let config = |changes: &[(&str, &str)]| -> KafkaConfig {
+            let required = [
+                ("DATABASE_URL", "postgres://till@127.0.0.1/till"),
+                ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
+                ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:8081"),
+            ];
+            let config: Config = read_from(|name| {
+                let chosen = changes.iter().chain(&required).find(|(key, _)| *key == name)?;
+                Some(chosen.1.to_owned())
+            })
+            .unwrap();
+            config.kafka.check().unwrap();
+            config.kafka
+        };
+        let tls = [("KAFKA_SECURITY_PROTOCOL", "ssl"), ("KAFKA_SSL_CA_LOCATION", FILE)];
+        let message = validate(&config(&tls)).unwrap_err().to_string();
+        assert!(message.starts_with("KAFKA_SSL_CA_LOCATION "), "{message}");
+        validate(&config(&[])).unwrap();
+        let scram = [
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+            ("KAFKA_SASL_MECHANISM", "scram-sha-256"),
+            ("KAFKA_SASL_USERNAME", "till"),
+            ("KAFKA_SASL_PASSWORD", "hunter2"),
+        ];
+        validate(&config(&scram)).unwrap();
+    }
+}

@@ -1,0 +1,51 @@
+//! What a record carries beside the body of its event: the id of its schema and its headers, which are the
+//! Kafka binding of CloudEvents in binary mode.
+
+use chrono::{DateTime, Utc};
+use opentelemetry::Context as TraceContext;
+use rdkafka::message::{Header, Headers, Message, OwnedMessage};
+use uuid::Uuid;
+
+use crate::event::avro::unframe;
+use crate::telemetry;
+use crate::telemetry::panics::catch_panic_silently;
+
+/// The headers of a record; `None` if the name of one is not UTF-8. Kafka accepts any bytes as a name, and the
+/// client's library panics if they are not UTF-8.
+pub(crate) fn raw_headers(message: &OwnedMessage) -> Option<Vec<Header<'_, &[u8]>>> {
+    let headers = message.headers();
+    catch_panic_silently(|| headers.into_iter().flat_map(Headers::iter).collect())
+}
+
+/// The headers of a record that this chassis uses.
+#[derive(Default)]
+pub(crate) struct EventHeaders {
+    pub event_id: Option<Uuid>,
+    pub sent_at: Option<DateTime<Utc>>,
+    /// The trace that the event belongs to.
+    pub parent: TraceContext,
+}
+
+/// Reads the headers of an event. If a header occurs twice, the first one counts.
+pub(crate) fn read_headers(headers: Vec<Header<'_, &[u8]>>) -> EventHeaders {
+    let (mut id, mut time, mut parent) = (None, None, None);
+    for Header { key, value } in headers {
+        let slot = match key {
+            "ce_id" => &mut id,
+            "ce_time" => &mut time,
+            "traceparent" => &mut parent,
+            _ => continue,
+        };
+        slot.get_or_insert_with(|| value.and_then(|value| std::str::from_utf8(value).ok()));
+    }
+    EventHeaders {
+        event_id: id.flatten().and_then(|id| id.parse().ok()),
+        sent_at: time.flatten().and_then(|time| time.parse().ok()),
+        parent: telemetry::parse_traceparent(parent.flatten()),
+    }
+}
+
+/// The id of the schema with which a record was written, from its wire header.
+pub(crate) fn schema_id(message: &OwnedMessage) -> Option<u32> {
+    Some(unframe(message.payload()?).ok()?.0)
+}

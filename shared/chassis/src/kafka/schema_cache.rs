@@ -1,0 +1,138 @@
+//! What this process knows of each schema id: the schema, or why there is none and when to ask again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::event::avro::Codec;
+
+/// How long a caller waits for answers at most; the requests go on without it. A registry answers in
+/// milliseconds, and one that hangs may not hold up the records whose schemas are known.
+pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between two requests for an id whose schema is not settled: at first and at most. In between it is a quarter
+/// of the time since the first request.
+const RETRY_INTERVAL_MIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// How long requests may be under way. Far more than they take: only what broke off takes longer.
+const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an id that can't be read is remembered before it is requested again.
+const UNREADABLE_TTL: Duration = Duration::from_secs(60);
+
+/// With more ids than this, those without a schema are forgotten: junk must not fill the memory.
+const CACHED_IDS_MAX: usize = 10_000;
+
+/// What is known of a schema id.
+#[derive(Clone)]
+pub enum CachedSchema {
+    /// The registry's schema.
+    Resolved(Arc<Codec>),
+    /// It can't be read here, because: it is no Avro schema, or one without a bound; or the registry refuses
+    /// this id while it serves others.
+    Unreadable(String),
+    /// A healthy registry does not have it. It may be behind: a young record waits.
+    Unregistered(String),
+    /// No answer settles it yet: wait and ask again.
+    Pending(String),
+}
+
+/// An id that was requested.
+struct CacheEntry {
+    schema: CachedSchema,
+    first_requested_at: Instant,
+    last_requested_at: Instant,
+    is_requested: bool,
+}
+
+impl CacheEntry {
+    fn is_in_flight(&self) -> bool {
+        self.is_requested && self.last_requested_at.elapsed() < IN_FLIGHT_TIMEOUT
+    }
+
+    fn is_due(&self) -> bool {
+        let retry = match self.schema {
+            CachedSchema::Resolved(_) => return false,
+            CachedSchema::Unreadable(_) => UNREADABLE_TTL,
+            CachedSchema::Unregistered(_) | CachedSchema::Pending(_) => {
+                ((self.last_requested_at - self.first_requested_at) / 4)
+                    .clamp(RETRY_INTERVAL_MIN, RETRY_INTERVAL_MAX)
+            }
+        };
+        !self.is_in_flight() && self.last_requested_at.elapsed() >= retry
+    }
+}
+
+/// The schema ids that were requested, and what is known of each.
+#[derive(Default)]
+pub(super) struct SchemaCache(RwLock<HashMap<u32, CacheEntry>>);
+
+impl SchemaCache {
+    /// What is known of these ids; every id is in the answer.
+    pub(super) fn get_all(&self, ids: HashSet<u32>) -> HashMap<u32, CachedSchema> {
+        let schemas = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = |id: &u32| schemas.get(id).map(|lookup| lookup.schema.clone());
+        let open = || CachedSchema::Pending("the schema registry has not answered yet".to_string());
+        ids.into_iter().map(|id| (id, known(&id).unwrap_or_else(open))).collect()
+    }
+
+    /// An id whose schema the registry has served, if there is one.
+    pub(super) fn any_resolved_id(&self) -> Option<u32> {
+        let schemas = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut served =
+            schemas.iter().filter(|(_, lookup)| matches!(lookup.schema, CachedSchema::Resolved(_)));
+        served.next().map(|(id, _)| *id)
+    }
+
+    /// The ids that are to be requested now, which the caller does, and whether the registry lets earlier
+    /// requests hang.
+    pub(super) fn take_due(&self, ids: &HashSet<u32>) -> (Vec<u32>, bool) {
+        {
+            let schemas = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if ids.iter().all(|id| schemas.get(id).is_some_and(|lookup| !lookup.is_due())) {
+                return (Vec::new(), false);
+            }
+        }
+        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if schemas.len() > CACHED_IDS_MAX {
+            schemas.retain(|_, it| {
+                it.is_in_flight() || matches!(it.schema, CachedSchema::Resolved(_))
+            });
+        }
+        let now = Instant::now();
+        let late =
+            |it: &CacheEntry| it.is_in_flight() && it.last_requested_at.elapsed() > LOOKUP_TIMEOUT;
+        let (mut due, hangs) = (Vec::new(), schemas.values().any(late));
+        for id in ids {
+            let lookup = schemas.entry(*id).or_insert_with(|| CacheEntry {
+                schema: CachedSchema::Pending(format!("schema {id}: no answer yet")),
+                first_requested_at: now,
+                last_requested_at: now.checked_sub(RETRY_INTERVAL_MIN).unwrap_or(now),
+                is_requested: false,
+            });
+            if lookup.is_due() {
+                (lookup.is_requested, lookup.last_requested_at) = (true, now);
+                due.push(*id);
+            }
+        }
+        (due, hangs)
+    }
+
+    /// Forgets every id without a schema, except those that are being requested.
+    pub(super) fn evict_unresolved(&self) {
+        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        schemas.retain(|_, it| it.is_in_flight() || matches!(it.schema, CachedSchema::Resolved(_)));
+    }
+
+    /// Stores the outcome of a request; `known` gets the time since the first request for this id.
+    pub(super) fn store(&self, id: u32, known: impl FnOnce(Duration) -> CachedSchema) {
+        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(lookup) = schemas.get_mut(&id) else { return };
+        lookup.is_requested = false;
+        // A late answer does not replace a schema that is known.
+        if !matches!(lookup.schema, CachedSchema::Resolved(_)) {
+            lookup.schema = known(lookup.first_requested_at.elapsed());
+        }
+    }
+}

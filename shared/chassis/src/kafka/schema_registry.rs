@@ -1,0 +1,446 @@
+//! The client of the schema registry: the relay asks for the ids of schemas, the consumer for the schemas of ids.
+//!
+//! Neither changes once it is known, so the client asks for each once and keeps it. An outage of the registry
+//! stops no record whose schema was seen before.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, join_all};
+use schema_registry_converter::{
+    async_impl::schema_registry::{
+        SrSettings, get_referenced_schema, get_schema_by_id, perform_sr_call,
+    },
+    schema_registry_common::{RegisteredReference, SchemaType, SrCall},
+};
+
+use crate::config::{SchemaRegistryConfig, Secret};
+use crate::event::Topic;
+use crate::event::avro::{Codec, Undecodable};
+pub use crate::kafka::schema_cache::CachedSchema;
+use crate::kafka::schema_cache::{LOOKUP_TIMEOUT, SchemaCache};
+use crate::kafka::schema_registry_error::{
+    RegistryResponse, classify_error, error_code, error_summary, is_not_found,
+};
+
+/// One request, at most.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the registry may fail for one id, while it serves another, before that id counts as unreadable.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Ids that are requested at the same time: a batch of junk must not become a thousand requests at once.
+const CONCURRENT_REQUESTS_MAX: usize = 16;
+
+/// Schemas that one schema may refer to, directly or not.
+const REFERENCES_MAX: usize = 64;
+
+/// A client of the registry, with the ids and schemas that it has received.
+pub struct SchemaRegistryClient {
+    settings: SrSettings,
+    /// How long after a record was written its schema id may be unknown: the registry may be behind.
+    pub(crate) lag_max: Duration,
+    /// By topic and fingerprint.
+    ids: RwLock<HashMap<String, HashMap<Vec<u8>, u32>>>,
+    schemas: SchemaCache,
+    /// Topics whose schemas a healthy registry has.
+    declared_topics: RwLock<Vec<&'static Topic>>,
+}
+
+/// Schemas that a schema refers to.
+#[derive(Default)]
+struct References {
+    /// By subject and version.
+    visited: HashSet<(String, u32)>,
+    texts: Vec<String>,
+}
+
+/// The registry gave no answer that settles the question: wait and ask again.
+#[derive(Debug, thiserror::Error)]
+#[error("the schema registry: {0}")]
+pub struct RegistryUnavailable(String);
+
+/// Why a schema has no id.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaIdError {
+    /// It is unknown whether the registry has it.
+    #[error(transparent)]
+    Unavailable(#[from] RegistryUnavailable),
+    /// A healthy registry does not have it: its contract is still to be applied.
+    #[error("the schema of {0} is not registered")]
+    Unregistered(String),
+    /// The registry answers, and refuses access.
+    #[error("the registry refuses access to {0}")]
+    Refused(String),
+}
+
+impl SchemaRegistryClient {
+    /// A client; connects at first use.
+    pub fn new(config: &SchemaRegistryConfig) -> anyhow::Result<SchemaRegistryClient> {
+        let mut settings = SrSettings::new_builder(config.schema_registry_url.clone());
+        if let Some(username) = &config.schema_registry_username {
+            let password = config.schema_registry_password.as_ref().map(Secret::expose);
+            settings.set_basic_authorization(username, password);
+        }
+        Ok(SchemaRegistryClient {
+            // A proxy of the environment leads to the public network, where no registry of ours is.
+            settings: settings.no_proxy().set_timeout(REQUEST_TIMEOUT).build()?,
+            lag_max: config.schema_registry_lag,
+            ids: RwLock::default(),
+            schemas: SchemaCache::default(),
+            declared_topics: RwLock::default(),
+        })
+    }
+
+    /// Declares a topic whose schema the registry has once contracts are applied.
+    pub(crate) fn declare_topic(&self, topic: &'static Topic) {
+        self.declared_topics.write().unwrap_or_else(PoisonError::into_inner).push(topic);
+    }
+
+    /// The same as [`SchemaRegistryClient::get_id`], without a request.
+    pub fn cached_id(&self, topic: &str, fingerprint: &[u8]) -> Option<u32> {
+        self.ids.read().expect("not poisoned").get(topic)?.get(fingerprint).copied()
+    }
+
+    /// The id under which a topic's subject holds exactly this schema. Services look up and never
+    /// register: contracts are applied by one explicit command.
+    ///
+    /// # Errors
+    /// [`SchemaIdError::Unregistered`] if a healthy registry does not have it, [`SchemaIdError::Refused`] if the
+    /// registry refuses access, [`SchemaIdError::Unavailable`] if no answer within 3 s settles it.
+    pub async fn get_id(
+        &self,
+        topic: &str,
+        fingerprint: &[u8],
+        schema: &str,
+    ) -> Result<u32, SchemaIdError> {
+        if let Some(id) = self.cached_id(topic, fingerprint) {
+            return Ok(id);
+        }
+        let subject = &format!("{topic}-value");
+        let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
+        let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
+        let found = found.map_err(|error| {
+            let message = format!("{subject}: {}", error_summary(&error));
+            match error_code(&error) {
+                _ if is_not_found(&error) => SchemaIdError::Unregistered(subject.to_string()),
+                Some(400..=499 | 40_000..=49_999) => SchemaIdError::Refused(message),
+                _ => RegistryUnavailable(message).into(),
+            }
+        })?;
+        let without = || RegistryUnavailable(format!("{subject}: an answer without an id"));
+        let id = found.id.ok_or_else(without)?;
+        let mut ids = self.ids.write().expect("not poisoned");
+        ids.entry(topic.to_string()).or_default().insert(fingerprint.to_vec(), id);
+        Ok(id)
+    }
+
+    /// What is known of these ids. Those that are due are requested together, for which this waits a second at
+    /// most. The result contains every id.
+    pub async fn get_schemas(
+        self: &Arc<Self>,
+        ids: impl IntoIterator<Item = u32>,
+    ) -> HashMap<u32, CachedSchema> {
+        let ids: HashSet<u32> = ids.into_iter().collect();
+        let (due, hangs) = self.schemas.take_due(&ids);
+        if !due.is_empty() {
+            let registry = self.clone();
+            let requests = tokio::spawn(async move { registry.request(due).await });
+            // Late or in time: what is known by then is the answer.
+            let wait = if hangs { Duration::ZERO } else { LOOKUP_TIMEOUT };
+            let _ = tokio::time::timeout(wait, requests).await;
+        }
+        self.schemas.get_all(ids)
+    }
+
+    /// Forgets every id without a schema, so that it is requested again: an operator may just have registered
+    /// its schema.
+    pub fn evict_unresolved(&self) {
+        self.schemas.evict_unresolved();
+    }
+
+    /// Requests ids and stores each answer.
+    ///
+    /// A refusal is final for one id only while another is served: 401 and 403 for every id are a wrong
+    /// password, which is waited for.
+    async fn request(&self, ids: Vec<u32>) {
+        let mut open = Vec::new();
+        let mut serves = false;
+        for some in ids.chunks(CONCURRENT_REQUESTS_MAX) {
+            let answers = join_all(some.iter().map(|id| self.request_one(*id))).await;
+            for (id, answer) in some.iter().zip(answers) {
+                match answer {
+                    RegistryResponse::Conclusive(known) => {
+                        serves |= matches!(known, CachedSchema::Resolved(_));
+                        self.schemas.store(*id, |_| known);
+                    }
+                    RegistryResponse::Refused(because) => open.push((*id, because, true)),
+                    RegistryResponse::Failed(because) => open.push((*id, because, false)),
+                }
+            }
+        }
+        if open.is_empty() {
+            return;
+        }
+        serves = serves || self.serves_other_ids(&ids).await;
+        for (id, because, is_refused) in open {
+            self.schemas.store(id, |failing_for| {
+                match serves && (is_refused || failing_for > FAILURE_TIMEOUT) {
+                    true => CachedSchema::Unreadable(because),
+                    false => CachedSchema::Pending(because),
+                }
+            });
+        }
+    }
+
+    /// Whether the registry serves any id but these: one that it served before, or that of a declared topic.
+    async fn serves_other_ids(&self, ids: &[u32]) -> bool {
+        if let Some(id) = self.schemas.any_resolved_id() {
+            return get_schema_by_id(id, &self.settings).await.is_ok();
+        }
+        let declared = self.declared_topics.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for topic in declared {
+            let fingerprint = &topic.codec().fingerprint;
+            if let Ok(id) = self.get_id(topic.name, fingerprint, topic.schema).await
+                && !ids.contains(&id)
+            {
+                return get_schema_by_id(id, &self.settings).await.is_ok();
+            }
+        }
+        false
+    }
+
+    async fn request_one(&self, id: u32) -> RegistryResponse {
+        let unreadable =
+            |because: String| RegistryResponse::Conclusive(CachedSchema::Unreadable(because));
+        // Ids are positive 32-bit integers; a registry may answer 500 to a larger one, which would
+        // read as a registry that is ill, and wait for ever.
+        if i32::try_from(id).is_err() {
+            return unreadable(format!("{id} is no schema id"));
+        }
+        let found = match get_schema_by_id(id, &self.settings).await {
+            Ok(found) => found,
+            Err(error) if is_not_found(&error) => {
+                return RegistryResponse::Conclusive(CachedSchema::Unregistered(format!(
+                    "schema id {id} is unknown"
+                )));
+            }
+            Err(error) => return classify_error(format!("schema {id}"), &error),
+        };
+        if found.schema_type != SchemaType::Avro {
+            return unreadable(format!("schema {id} is not Avro"));
+        }
+        let mut references = References::default();
+        if let Err(answer) = self.resolve_references(id, &found.references, &mut references).await {
+            return answer;
+        }
+        match Codec::with_references(&found.schema, &references.texts) {
+            Ok(codec) => RegistryResponse::Conclusive(CachedSchema::Resolved(Arc::new(codec))),
+            Err(Undecodable(because)) => unreadable(format!("schema {id}: {because}")),
+        }
+    }
+
+    /// Adds the schemas that a schema refers to, directly or not, each after those that it refers to itself.
+    fn resolve_references<'a>(
+        &'a self,
+        id: u32,
+        referred: &'a [RegisteredReference],
+        references: &'a mut References,
+    ) -> BoxFuture<'a, Result<(), RegistryResponse>> {
+        async move {
+            for reference in referred {
+                let RegisteredReference { subject, version, .. } = reference;
+                if !references.visited.insert((subject.clone(), *version)) {
+                    continue;
+                }
+                if references.visited.len() > REFERENCES_MAX {
+                    let because =
+                        format!("schema {id} refers to more than {REFERENCES_MAX} others");
+                    return Err(RegistryResponse::Conclusive(CachedSchema::Unreadable(because)));
+                }
+                let found = get_referenced_schema(&self.settings, reference).await;
+                let found = found.map_err(|error| {
+                    classify_error(
+                        format!("schema {id}, which refers to {subject} {version}"),
+                        &error,
+                    )
+                })?;
+                self.resolve_references(id, &found.references, references).await?;
+                references.texts.push(found.schema);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use axum::{Json, Router};
+    use serde_json::json;
+
+    use std::time::Instant;
+
+    use super::*;
+
+    type Responses = fn(&str) -> (StatusCode, serde_json::Value);
+
+    /// A client of a registry that answers each path with the result of the function.
+    async fn client_of(
+        answers: impl Fn(&str) -> (StatusCode, serde_json::Value) + Clone + Send + Sync + 'static,
+    ) -> Arc<SchemaRegistryClient> {
+        let answer = move |request: axum::extract::Request| {
+            let (status, body) = answers(request.uri().path());
+            async move { (status, Json(body)) }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let schema_registry_url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        let (schema_registry_username, schema_registry_password) = (None, None);
+        let registry = SchemaRegistryClient::new(&SchemaRegistryConfig {
+            schema_registry_url,
+            schema_registry_username,
+            schema_registry_password,
+            schema_registry_lag: Duration::from_secs(120),
+        });
+        Arc::new(registry.unwrap())
+    }
+
+    const NULL: &str = r#""null""#;
+
+    fn schema(_: &str) -> (StatusCode, serde_json::Value) {
+        (StatusCode::OK, json!({ "schema": NULL }))
+    }
+
+    fn refusal(status: StatusCode, error_code: u32) -> (StatusCode, serde_json::Value) {
+        (status, json!({ "error_code": error_code, "message": "" }))
+    }
+
+    #[tokio::test]
+    async fn only_an_error_code_of_the_registry_makes_a_schema_unknown() {
+        let registry = client_of(|_| refusal(StatusCode::NOT_FOUND, 40403)).await;
+        let known = registry.get_schemas([7, u32::MAX]).await;
+        assert!(matches!(known[&7], CachedSchema::Unregistered(_)));
+        assert!(
+            matches!(known[&u32::MAX], CachedSchema::Unreadable(_)),
+            "no registry gives this id"
+        );
+        let answers: [Responses; 3] = [
+            |_| (StatusCode::NOT_FOUND, json!("no such page")),
+            |_| refusal(StatusCode::UNPROCESSABLE_ENTITY, 422),
+            |_| refusal(StatusCode::INTERNAL_SERVER_ERROR, 50001),
+        ];
+        for answers in answers {
+            let known = client_of(answers).await.get_schemas([7]).await;
+            assert!(matches!(known[&7], CachedSchema::Pending(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_refused_while_another_is_served_is_unreadable_and_a_wrong_password_is_waited_for()
+     {
+        let refusals: [Responses; 4] = [
+            |_| refusal(StatusCode::FORBIDDEN, 40301),
+            |_| refusal(StatusCode::UNAUTHORIZED, 401),
+            |_| (StatusCode::FORBIDDEN, json!("a page of a gateway")),
+            |_| refusal(StatusCode::UNPROCESSABLE_ENTITY, 42201),
+        ];
+        for refuse in refusals {
+            let one =
+                move |path: &str| if path.ends_with("/7") { refuse(path) } else { schema(path) };
+            let registry = client_of(one).await;
+            let together = registry.get_schemas([7, 8]).await;
+            assert!(matches!(together[&7], CachedSchema::Unreadable(_)));
+            assert!(matches!(together[&8], CachedSchema::Resolved(_)));
+
+            let registry = client_of(one).await;
+            registry.get_schemas([8]).await;
+            assert!(
+                matches!(registry.get_schemas([7]).await[&7], CachedSchema::Unreadable(_)),
+                "served before"
+            );
+
+            let registry = client_of(refuse).await;
+            let all = registry.get_schemas([7, 8]).await;
+            assert!(
+                all.values().all(|known| matches!(known, CachedSchema::Pending(_))),
+                "every id"
+            );
+        }
+        let ill = |path: &str| match path.ends_with("/7") {
+            true => refusal(StatusCode::INTERNAL_SERVER_ERROR, 50001),
+            false => schema(path),
+        };
+        let known = client_of(ill).await.get_schemas([7, 8]).await;
+        assert!(
+            matches!(known[&7], CachedSchema::Pending(_)),
+            "an error of the registry's may pass"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_hangs_blocks_no_cached_id() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let silent = SchemaRegistryClient::new(&SchemaRegistryConfig {
+            schema_registry_url: url,
+            schema_registry_username: None,
+            schema_registry_password: None,
+            schema_registry_lag: Duration::from_secs(120),
+        });
+        let silent = Arc::new(silent.unwrap());
+        let began = Instant::now();
+        assert!(matches!(silent.get_schemas([7]).await[&7], CachedSchema::Pending(_)));
+        assert!(began.elapsed() < REQUEST_TIMEOUT, "{:?}", began.elapsed());
+        let (began, later) = (Instant::now(), silent.get_schemas([7, 8]).await);
+        assert!(later.values().all(|known| matches!(known, CachedSchema::Pending(_))));
+        assert!(began.elapsed() < LOOKUP_TIMEOUT, "it is known to hang: {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_refers_to_others_is_read_with_them() {
+        let rail = r#"{"type": "enum", "name": "Rail", "symbols": ["card", "unknown"], "default": "unknown"}"#;
+        let way =
+            r#"{"type": "record", "name": "Way", "fields": [{"name": "rail", "type": "Rail"}]}"#;
+        let paid = r#"{"type": "record", "name": "Paid", "fields": [
+            {"name": "way", "type": "Way"}, {"name": "other", "type": ["null", "Rail"], "default": null}]}"#;
+        let reference = |name: &str| json!([{ "name": name, "subject": name, "version": 1 }]);
+        let answers = move |path: &str| {
+            let body = match path {
+                "/schemas/ids/7" => json!({ "schema": paid, "references": [
+                    { "name": "Way", "subject": "Way", "version": 1 },
+                    { "name": "Rail", "subject": "Rail", "version": 1 } ] }),
+                "/subjects/Way/versions/1" => {
+                    json!({ "id": 2, "schema": way, "references": reference("Rail") })
+                }
+                _ => json!({ "id": 3, "schema": rail }),
+            };
+            (StatusCode::OK, body)
+        };
+        let known = client_of(answers).await.get_schemas([7]).await;
+        let CachedSchema::Resolved(codec) = &known[&7] else { panic!("it was not read") };
+        let read = codec.decode_json(&[0, 2, 0]).unwrap();
+        assert_eq!(read, json!({ "way": { "rail": "card" }, "other": "card" }));
+    }
+
+    #[tokio::test]
+    async fn a_refused_lookup_does_not_mean_that_the_registry_is_unavailable() {
+        let id_of = async |status, error_code: u32| {
+            let registry = client_of(move |_| refusal(status, error_code)).await;
+            registry.get_id("till.counted", b"", "{}").await.unwrap_err()
+        };
+        assert!(matches!(
+            id_of(StatusCode::NOT_FOUND, 40401).await,
+            SchemaIdError::Unregistered(_)
+        ));
+        assert!(matches!(id_of(StatusCode::FORBIDDEN, 40301).await, SchemaIdError::Refused(_)));
+        assert!(matches!(
+            id_of(StatusCode::UNPROCESSABLE_ENTITY, 422).await,
+            SchemaIdError::Refused(_)
+        ));
+        let broken = id_of(StatusCode::INTERNAL_SERVER_ERROR, 50001).await;
+        assert!(matches!(broken, SchemaIdError::Unavailable(_)), "{broken}");
+    }
+}

@@ -1,0 +1,58 @@
+//! What an error of the schema registry's client means.
+
+use std::error::Error;
+
+use schema_registry_converter::{error::SRCError, schema_registry_common::RawError};
+
+use crate::kafka::schema_cache::CachedSchema;
+
+/// What the registry answers for one id.
+pub(super) enum RegistryResponse {
+    Conclusive(CachedSchema),
+    /// It answers, and refuses: 4xx.
+    Refused(String),
+    /// It gives no answer, or none that can be understood.
+    Failed(String),
+}
+
+/// What an error means for the id that was requested. Only the registry itself refuses; a bare 404 may come
+/// from anything on the way to it.
+pub(super) fn classify_error(what: String, error: &SRCError) -> RegistryResponse {
+    let because = format!("the schema registry: {what}: {}", error_summary(error));
+    match http_status(error) {
+        Some(404 | 408 | 429) if error_code(error) < Some(1_000) => {
+            RegistryResponse::Failed(because)
+        }
+        Some(400..=499) => RegistryResponse::Refused(because),
+        _ => RegistryResponse::Failed(because),
+    }
+}
+
+/// The HTTP status of an answer, by its error code or by the text of the client's library.
+fn http_status(error: &SRCError) -> Option<u32> {
+    match error_code(error) {
+        Some(code @ 400..=599) => Some(code),
+        Some(code @ 40_000..=59_999) => Some(code / 100),
+        _ => error.error.split("with status ").nth(1)?.get(..3)?.parse().ok(),
+    }
+}
+
+/// Whether the registry answers that it does not have the schema. A healthy registry has an error code for that. A
+/// bare 404 may come from any proxy on the way to it, and is no answer.
+pub(super) fn is_not_found(error: &SRCError) -> bool {
+    const SUBJECT_NOT_FOUND: u32 = 40401;
+    const SCHEMA_NOT_FOUND: u32 = 40403;
+    error_code(error).is_some_and(|code| [SUBJECT_NOT_FOUND, SCHEMA_NOT_FOUND].contains(&code))
+}
+
+/// The error code, if the registry itself answered: an HTTP status, or one with two more digits.
+pub(super) fn error_code(error: &SRCError) -> Option<u32> {
+    let raw_error = error.source().and_then(|source| source.downcast_ref::<RawError>());
+    raw_error.map(|raw_error| raw_error.error_code)
+}
+
+/// One line for a log.
+pub(super) fn error_summary(error: &SRCError) -> String {
+    let cause = error.cause.as_deref().unwrap_or("no cause given");
+    format!("{} ({cause})", error.error).chars().take(300).collect()
+}

@@ -1,0 +1,109 @@
+//! What the relay leaves alone for a while: topics, keys whose records were rejected, and a registry that
+//! does not answer.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tracing::warn;
+
+use crate::telemetry::log_throttle::LogThrottle;
+
+/// How long a topic backs off after the broker or the registry refused it; and, at first, a key whose record
+/// itself was refused. Each refusal costs all other keys a pause: an idempotent producer starts a new epoch
+/// after it.
+const TOPIC_BACKOFF: Duration = Duration::from_secs(2);
+
+/// How long such a key backs off at most. The time doubles with each refusal up to this, and varies at random
+/// by up to half of it.
+const KEY_BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Keys that back off, at most. With more refusals than this, the cause is not in single records: each further
+/// one makes its topic back off, which needs no memory and no part of a poll for every key.
+const BACKOFF_KEYS_MAX: usize = 1_000;
+
+/// Topics and keys that back off.
+#[derive(Default)]
+pub(super) struct Backoff {
+    /// By topic, until when.
+    topics: HashMap<String, Instant>,
+    /// By key, until when, and for how long this time.
+    keys: HashMap<String, (Instant, Duration)>,
+    /// The registry gave no answer lately: it is not asked again before this.
+    registry_retry_at: Option<Instant>,
+    /// Why topics back off.
+    log_throttle: LogThrottle,
+}
+
+impl Backoff {
+    /// Ends the backoff of topics whose time is over. Until then a topic backs off.
+    pub(super) fn release_topics(&mut self, now: Instant) {
+        self.topics.retain(|_, until| *until > now);
+    }
+
+    /// The topics that back off.
+    pub(super) fn waiting_topics(&self) -> impl Iterator<Item = &String> {
+        self.topics.keys()
+    }
+
+    pub(super) fn has_topics(&self) -> bool {
+        !self.topics.is_empty()
+    }
+
+    pub(super) fn contains_topic(&self, topic: &str) -> bool {
+        self.topics.contains_key(topic)
+    }
+
+    /// The keys that back off.
+    pub(super) fn keys(&self, now: Instant) -> impl Iterator<Item = &String> {
+        self.keys.iter().filter(move |(_, (until, _))| *until > now).map(|(key, _)| key)
+    }
+
+    /// Records that a record of this key was written: its next refusal counts as its first.
+    pub(super) fn on_persisted(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
+    /// Makes the key or the topic of a record back off that was not written.
+    pub(super) fn on_not_persisted(&mut self, topic: &str, key: &str, error: &KafkaError) {
+        let room = self.keys.len() < BACKOFF_KEYS_MAX || self.keys.contains_key(key);
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessage
+                | RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::InvalidMessageSize,
+            ) if room => {
+                warn!(
+                    "a record for {topic} with key {key} was rejected and its key backs off: {error}"
+                );
+                let before = self.keys.get(key).map_or(TOPIC_BACKOFF / 2, |(_, held)| *held);
+                // At random: records that were refused together are not to come back together.
+                let held = (before * 2).min(KEY_BACKOFF_MAX).mul_f64(rand::random_range(0.5..1.5));
+                self.keys.insert(key.to_owned(), (Instant::now() + held, held));
+            }
+            _ => self.back_off_topic(topic, &error.to_string()),
+        }
+    }
+
+    pub(super) fn back_off_topic(&mut self, topic: &str, because: &str) {
+        if self.topics.insert(topic.to_string(), Instant::now() + TOPIC_BACKOFF).is_some() {
+            return;
+        }
+        counter!("relay_topic_backoffs_total", "topic" => topic.to_string()).increment(1);
+        if self.log_throttle.should_log(topic, because) {
+            warn!("backing off {topic}: {because}");
+        }
+    }
+
+    /// Records that the registry gave no answer.
+    pub(super) fn back_off_registry(&mut self) {
+        self.registry_retry_at = Some(Instant::now() + TOPIC_BACKOFF);
+    }
+
+    /// Whether the registry is not to be asked now.
+    pub(super) fn is_registry_backed_off(&self) -> bool {
+        self.registry_retry_at.is_some_and(|until| until > Instant::now())
+    }
+}

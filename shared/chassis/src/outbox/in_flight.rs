@@ -1,0 +1,171 @@
+//! The records in flight: how many there may be, of which keys and topics, and which of their rows the
+//! broker has acknowledged.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Histogram, counter, histogram};
+
+use crate::outbox::producer::InFlight;
+
+/// Records in flight, at most.
+const IN_FLIGHT_MAX: usize = 8_000;
+
+/// Records of one topic in flight, at most: a topic that stalls may not use up what the others need.
+const TOPIC_IN_FLIGHT_MAX: usize = 2_000;
+
+/// A topic with as many records in flight as it may have is stalled if one of them has been so long:
+/// where a single partition has no leader, the records of the others still come back.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Acknowledged rows are deleted once there are so many. A poll that deletes is a commit and waits for the
+/// disk; a poll that only reads takes half the time, and is what an order waits for. Until a row is deleted,
+/// the next active relay sends it once more.
+pub(crate) const DELETE_BATCH_MIN: usize = 64;
+
+/// Fewer rows are deleted by the first poll that comes so long after the first of them was acknowledged.
+pub(crate) const DELETE_DELAY_MAX: Duration = Duration::from_millis(100);
+
+/// The records in flight, and the rows that were acknowledged and are not deleted yet.
+pub(super) struct InFlightRecords {
+    /// The keys of the records in flight, one record each.
+    keys: HashSet<String>,
+    topics: HashMap<String, TopicInFlight>,
+    /// When the last record came back, or one was sent while none was in flight.
+    last_delivery_at: Instant,
+    /// Positions of rows that were acknowledged and are not deleted yet.
+    acknowledged: Vec<i64>,
+    /// When the first of them was acknowledged.
+    first_acknowledged_at: Instant,
+}
+
+/// The records of one topic in flight.
+struct TopicInFlight {
+    /// By the time at which a record was sent, and the position of its row.
+    in_flight: BTreeSet<(Instant, i64)>,
+    published: Counter,
+    wait_time: Histogram,
+}
+
+impl TopicInFlight {
+    fn new(topic: &str) -> TopicInFlight {
+        TopicInFlight {
+            in_flight: BTreeSet::new(),
+            published: counter!("events_published_total", "topic" => topic.to_string()),
+            wait_time: histogram!("outbox_wait_seconds", "topic" => topic.to_string()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.in_flight.len() >= TOPIC_IN_FLIGHT_MAX
+    }
+
+    fn is_stalled(&self) -> bool {
+        let oldest = self.in_flight.first();
+        self.is_full() && oldest.is_some_and(|(sent_at, _)| sent_at.elapsed() > STALL_TIMEOUT)
+    }
+}
+
+impl InFlightRecords {
+    pub(super) fn new() -> InFlightRecords {
+        InFlightRecords {
+            keys: HashSet::new(),
+            topics: HashMap::new(),
+            last_delivery_at: Instant::now(),
+            acknowledged: Vec::new(),
+            first_acknowledged_at: Instant::now(),
+        }
+    }
+
+    /// Whether no record may be sent until one comes back.
+    pub(super) fn is_full(&self) -> bool {
+        self.keys.len() >= IN_FLIGHT_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The keys with a record in flight.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.keys.iter()
+    }
+
+    pub(super) fn contains_key(&self, key: &str) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// Whether a topic has as many records in flight as it may have.
+    pub(super) fn is_topic_full(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_some_and(TopicInFlight::is_full)
+    }
+
+    /// Full topics whose oldest record has been in flight for too long.
+    pub(super) fn stalled_topics(&self) -> impl Iterator<Item = &String> {
+        self.topics.iter().filter(|(_, of)| of.is_stalled()).map(|(topic, _)| topic)
+    }
+
+    /// How long no record has come back while some are in flight.
+    pub(super) fn silent_for(&self) -> Duration {
+        if self.is_empty() { Duration::ZERO } else { self.last_delivery_at.elapsed() }
+    }
+
+    /// Records that a record of this topic and key was sent.
+    pub(super) fn on_sent(&mut self, topic: &str, key: &str, sent: (Instant, i64)) {
+        if self.keys.is_empty() {
+            self.last_delivery_at = Instant::now();
+        }
+        self.keys.insert(key.to_owned());
+        if !self.topics.contains_key(topic) {
+            self.topics.insert(topic.to_owned(), TopicInFlight::new(topic));
+        }
+        self.topics.get_mut(topic).expect("it is there now").in_flight.insert(sent);
+    }
+
+    /// Records that a record came back, whether it was written or not.
+    pub(super) fn on_delivery(&mut self, flight: &InFlight) {
+        self.keys.remove(&flight.key);
+        self.last_delivery_at = Instant::now();
+        let topic = self.topics.get_mut(&flight.topic).expect("its topic is noted when it is sent");
+        topic.in_flight.remove(&(flight.sent_at, flight.position));
+    }
+
+    /// Records that a record that came back was written; `wait_time` is the time since its event was decided.
+    pub(super) fn on_persisted(&mut self, flight: &InFlight, wait_time: Duration) {
+        if let Some(topic) = self.topics.get(&flight.topic) {
+            topic.wait_time.record(wait_time);
+            topic.published.increment(1);
+        }
+        self.acknowledge(flight.position);
+    }
+
+    fn acknowledge(&mut self, position: i64) {
+        if self.acknowledged.is_empty() {
+            self.first_acknowledged_at = Instant::now();
+        }
+        self.acknowledged.push(position);
+    }
+
+    /// Positions of rows that were acknowledged and are not deleted yet.
+    pub(super) fn acknowledged(&self) -> &Vec<i64> {
+        &self.acknowledged
+    }
+
+    /// Records that the acknowledged rows were deleted.
+    pub(super) fn on_deleted(&mut self) {
+        self.acknowledged.clear();
+    }
+
+    /// Whether the acknowledged rows are to be deleted now: there are enough of them, the first of them is
+    /// old enough, or the poll reads no rows, so that the delete is all that it does.
+    pub(super) fn should_delete(&self, row_limit: usize) -> bool {
+        let late = || self.first_acknowledged_at.elapsed() > DELETE_DELAY_MAX;
+        let due = row_limit == 0 || self.acknowledged.len() >= DELETE_BATCH_MIN || late();
+        due && !self.acknowledged.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_last_delivery_at(&mut self, at: Instant) {
+        self.last_delivery_at = at;
+    }
+}

@@ -1,0 +1,77 @@
+//! The outbox: a transaction that decides an event writes it to the outbox, and the [relay](relay) carries
+//! it to Kafka.
+//!
+//! Promise: an event exists if and only if its cause was committed. Code that publishes to Kafka directly, or
+//! that writes to the outbox in a separate transaction, breaks that promise; so [`insert`] accepts only the
+//! write batch of an open transaction.
+
+mod backoff;
+pub(crate) mod in_flight;
+mod lag;
+pub(crate) mod low_watermark;
+pub(crate) mod producer;
+pub(crate) mod query;
+pub mod relay;
+mod schema_ids;
+pub(crate) mod sender;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::event::{Outgoing, Topic};
+use crate::unit_of_work::write_batch::WriteBatch;
+
+/// An event with the metadata of its record.
+#[derive(Debug)]
+pub struct Envelope {
+    /// Topic, key and body.
+    pub event: Outgoing,
+    /// Its identity, by which the inbox of every subscriber detects duplicates.
+    pub event_id: Uuid,
+    /// The W3C trace context of what caused it.
+    pub traceparent: Option<String>,
+    /// The event that caused it, if one did.
+    pub causation_id: Option<Uuid>,
+    /// When it was decided.
+    pub occurred_at: DateTime<Utc>,
+}
+
+/// Writes events into the outbox: one statement, in the order given.
+pub fn insert(writes: &mut WriteBatch<'_>, events: &[Envelope]) {
+    if events.is_empty() {
+        return;
+    }
+    writes
+        .statement(
+            "insert into outbox
+             (event_id, topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at)
+         select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bytea[]),
+                unnest($5::bytea[]), unnest($6::text[]), unnest($7::uuid[]),
+                unnest($8::timestamptz[])",
+        )
+        .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.event.key.as_str()).collect::<Vec<_>>())
+        .bind(
+            events.iter().map(|e| e.event.topic.codec().fingerprint.as_slice()).collect::<Vec<_>>(),
+        )
+        .bind(events.iter().map(|e| e.event.body.as_slice()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.causation_id).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.occurred_at).collect::<Vec<_>>());
+}
+
+/// Stores the schemas of the topics that a service publishes, before it publishes anything.
+pub async fn store_schemas(db: &PgPool, topics: &[&'static Topic]) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into outbox_schemas (fingerprint, schema)
+         select * from unnest($1::bytea[], $2::text[])
+         on conflict do nothing",
+    )
+    .bind(topics.iter().map(|t| t.codec().fingerprint.as_slice()).collect::<Vec<_>>())
+    .bind(topics.iter().map(|t| t.schema).collect::<Vec<_>>())
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The relay's producer: each record that is sent yields one delivery report, which says whether it is in a log.
+//!
+//! Promise: a record counts as written only if its delivery report has an offset. Without one it is possibly
+//! persisted and is sent again. Taking librdkafka's word alone breaks that promise: of two requests for a partition
+//! at the same time, the first may be refused, because the log does not exist yet or the leader moves, and the
+//! second be accepted. A broker up to Kafka 4.4 accepts any first sequence number of a producer that is new to a
+//! partition (KIP-360, KAFKA-15591; a later one still does if the partition had records before). librdkafka
+//! assumes that a broker accepts nothing out of order, and so reports the first record as delivered too, although
+//! it is in no log (confluent-kafka-go's issue 921, and `rd_kafka_dr_implicit_ack`). It has no offset then.
+//!
+//! The `rdkafka` crate's `ThreadedProducer` wakes ten times a second and spins through the last millisecond of each
+//! wait, which costs half a percent of a core while idle. Here one thread waits for a second at a time, and a
+//! delivery report wakes it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::{ClientContext, Statistics};
+use tokio::sync::mpsc;
+
+use crate::config::KafkaConfig;
+use crate::kafka;
+use crate::kafka::client_health::ClientHealth;
+
+/// How long the polling thread waits at a time; it ends within this time after the producer is dropped.
+const POLL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A record in flight, with the row from which it was made.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub position: i64,
+    pub topic: String,
+    pub key: String,
+    pub occurred_at: DateTime<Utc>,
+    pub sent_at: Instant,
+    /// The number of the poll that selected it.
+    pub poll: u64,
+}
+
+/// The outcome of sending a record.
+pub(crate) enum DeliveryStatus {
+    /// It is in a log: the broker returned its offset, or reported a duplicate.
+    Persisted,
+    /// The client takes it for written, because a later record of its partition was: it may be in no log.
+    PossiblyPersisted,
+    /// It was not written.
+    NotPersisted(KafkaError),
+}
+
+/// A record that is not in flight any more.
+pub(crate) type DeliveryReport = (InFlight, DeliveryStatus);
+
+/// The client and the channel of its delivery reports. There is one report for each record in flight, which bounds
+/// the channel.
+pub(crate) struct Producer {
+    client: Arc<BaseProducer<DeliveryContext>>,
+    reports: mpsc::UnboundedReceiver<DeliveryReport>,
+    is_stopped: Arc<AtomicBool>,
+}
+
+struct DeliveryContext {
+    reports: mpsc::UnboundedSender<DeliveryReport>,
+    health: ClientHealth,
+}
+
+impl ClientContext for DeliveryContext {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
+        self.health.on_log(level, kind, text);
+    }
+
+    fn error(&self, error: KafkaError, text: &str) {
+        self.health.on_log(RDKafkaLogLevel::Error, &error.to_string(), text);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.health.on_statistics(&statistics);
+    }
+}
+
+impl ProducerContext for DeliveryContext {
+    type DeliveryOpaque = Box<InFlight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, flight: Box<InFlight>) {
+        let status = match result {
+            Ok(record) if record.offset() < 0 => DeliveryStatus::PossiblyPersisted,
+            Ok(_) => DeliveryStatus::Persisted,
+            Err((error, _)) => DeliveryStatus::NotPersisted(error.clone()),
+        };
+        // The receiver is gone once the producer is dropped.
+        let _ = self.reports.send((*flight, status));
+    }
+}
+
+impl Producer {
+    pub(crate) fn new(service: &str, config: &KafkaConfig) -> anyhow::Result<Producer> {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let context = DeliveryContext { reports: sender, health: ClientHealth::default() };
+        let client: BaseProducer<DeliveryContext> =
+            kafka::producer_config(service, config).create_with_context(context)?;
+        let (client, is_stopped) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
+        let (served, stopped) = (client.clone(), is_stopped.clone());
+        std::thread::Builder::new().name("producer".into()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                served.poll(POLL_TIMEOUT);
+            }
+        })?;
+        Ok(Producer { client, reports, is_stopped })
+    }
+
+    /// Hands a record to the client, or returns the error at once.
+    pub(crate) fn send(
+        &self,
+        topic: &str,
+        key: &str,
+        record: &[u8],
+        headers: OwnedHeaders,
+        flight: InFlight,
+    ) -> Result<(), (KafkaError, Box<InFlight>)> {
+        let record = BaseRecord::with_opaque_to(topic, Box::new(flight))
+            .key(key)
+            .payload(record)
+            .headers(headers);
+        self.client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
+    }
+
+    /// Waits for the next delivery report.
+    pub(crate) async fn next_report(&mut self) -> Option<DeliveryReport> {
+        self.reports.recv().await
+    }
+
+    /// The next delivery report, if one has arrived.
+    pub(crate) fn try_next_report(&mut self) -> Option<DeliveryReport> {
+        self.reports.try_recv().ok()
+    }
+
+    /// Whether another cluster answers than the one to which this producer connected first.
+    pub(crate) fn cluster_changed(&self) -> bool {
+        self.client.context().health.cluster_changed()
+    }
+
+    /// Why this producer must be replaced, if it must.
+    pub(crate) fn fatal_reason(&self) -> Option<String> {
+        if let Some(reason) = self.client.context().health.fatal_reason() {
+            return Some(reason.into());
+        }
+        let (code, reason) = self.client.client().fatal_error()?;
+        Some(format!("{reason} ({code})"))
+    }
+}
+
+impl Drop for Producer {
+    /// Drops the records in flight that were not sent yet.
+    fn drop(&mut self) {
+        self.client.purge(PurgeConfig::default().queue().inflight());
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,275 @@
+//! The relay carries the outbox to Kafka.
+//!
+//! Promises: every row of the outbox reaches its topic at least once, and the records of one key are first
+//! acknowledged in the order in which they were made. The promises rest on four rules. One relay per database is
+//! active: it holds an advisory lock on the session with which it reads. At most one record of a key is
+//! unacknowledged. A poll selects all rows that exist, not those after the last row that it read: rows become
+//! visible in the order of commits, not of positions. The relay deletes exactly the rows that the broker
+//! acknowledged, a little later.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use metrics::gauge;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::KafkaConfig;
+use crate::db;
+use crate::db::sequences;
+use crate::flow::heartbeat::Heartbeat;
+use crate::flow::linger::AdaptiveLinger;
+use crate::flow::wakeups::Wakeups;
+use crate::kafka;
+use crate::kafka::schema_registry::SchemaRegistryClient;
+use crate::outbox::producer::Producer;
+use crate::outbox::query::with_query_timeout;
+use crate::outbox::sender::{BATCH_ROWS_MAX, OutboxSender};
+
+/// The advisory lock of the active relay. A lock belongs to a database, and each service has its own, so all
+/// services use the same number.
+const RELAY_LOCK_ID: i64 = 0x0072_656c_6179;
+
+/// How long the session of the relay may be idle. Then Postgres takes the relay for frozen or cut off and ends the
+/// session, and with it the lock. The relay polls far more often than this.
+const SESSION_IDLE_TIMEOUT: &str = "10s";
+
+/// How long a statement of the session may take, and so how long an abandoned one may still hold the lock.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A batch of so many rows is concurrent; see [`crate::flow::linger`].
+const SIBLINGS_MIN: usize = 3;
+
+/// The pause after a concurrent batch, unless the outbox has more rows than a batch. Delivery reports that arrive
+/// meanwhile are handled afterwards, so the metric of a row's wait includes the pause.
+const LINGER_PAUSE: Duration = Duration::from_millis(4);
+
+/// How often to poll for rows of other replicas, which cannot wake this relay, while there is work.
+const BUSY_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The same while there is none.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long after a poll that sent rows there counts as work.
+const BUSY_PERIOD: Duration = Duration::from_secs(2);
+
+/// The pause after a poll while topics back off, at least: such polls take longer.
+const BACKOFF_POLL_INTERVAL_MIN: Duration = Duration::from_millis(250);
+
+/// That pause, as a multiple of the time that the poll took.
+const BACKOFF_POLL_FACTOR: u32 = 3;
+
+/// That pause, at most: well within [`SESSION_IDLE_TIMEOUT`].
+const BACKOFF_POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// How long records in flight may take when the process ends: with the pause before it, less than
+/// [`SESSION_IDLE_TIMEOUT`].
+const FINAL_ACKS_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long the relay waits until a replaced producer is closed.
+const PRODUCER_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The pause after a poll while topics back off.
+fn backoff_poll_interval(took: Duration) -> Duration {
+    (took * BACKOFF_POLL_FACTOR).clamp(BACKOFF_POLL_INTERVAL_MIN, BACKOFF_POLL_INTERVAL_MAX)
+}
+
+/// One of the three loops of a service.
+pub struct Relay {
+    service: &'static str,
+    config: KafkaConfig,
+    db: PgPool,
+    registry: Arc<SchemaRegistryClient>,
+    wakeups: Arc<Wakeups>,
+    heartbeat: Heartbeat,
+}
+
+impl Relay {
+    /// A relay of the outbox in `db`; `wakeups` wakes it after each commit of this process.
+    pub(crate) fn new(
+        service: &'static str,
+        config: &KafkaConfig,
+        db: PgPool,
+        registry: Arc<SchemaRegistryClient>,
+        wakeups: Arc<Wakeups>,
+        heartbeat: Heartbeat,
+    ) -> Relay {
+        Relay { service, config: config.clone(), db, registry, wakeups, heartbeat }
+    }
+
+    /// Runs until stopped. After any failure it starts again, for ever.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.run_as_leader(&stop).await {
+                warn!("the relay starts again: {error:#}");
+                self.wait_before_retry(&stop).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it is the active relay, then relays until it is stopped or fails.
+    async fn run_as_leader(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut db = self.open_session().await?;
+        // The lock of a standby excludes no other relay, and rows that cannot be deleted would be sent again by
+        // each active relay.
+        let read_only = AssertSqlSafe(format!("select {}", db::IS_READ_ONLY_EXPR));
+        ensure!(
+            !with_query_timeout(sqlx::query_scalar::<_, bool>(read_only).fetch_one(&mut db))
+                .await?,
+            "the database is read-only"
+        );
+        let waiting_since = Instant::now();
+        let locked = "select pg_try_advisory_lock($1)";
+        while !with_query_timeout(sqlx::query_scalar(locked).bind(RELAY_LOCK_ID).fetch_one(&mut db))
+            .await?
+        {
+            gauge!("relay_active").set(0);
+            // Another relay reports this gauge now, so its value of the time when this one was active must not
+            // stay. Before that, this relay's own earlier session may still have the lock.
+            if waiting_since.elapsed() > STATEMENT_TIMEOUT {
+                gauge!("outbox_oldest_seconds").set(0);
+            }
+            self.wait_before_retry(stop).await;
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+        // This relay may have become active because the database failed over.
+        sequences::advance_all(&self.db).await;
+        let producer = Producer::new(self.service, &self.config)?;
+        gauge!("relay_active").set(1);
+        info!("relaying");
+        let mut sender = OutboxSender::new(self.service, producer, &self.registry);
+        let ended = self.relay_until_stopped(&mut db, &mut sender, stop).await;
+        // The next active relay sends the records in flight again. This one may send nothing once it has lost the
+        // lock, so it closes the producer before the session. Closing waits for librdkafka's threads and runs on
+        // a separate thread: one of them may be resolving a name, which takes ten seconds and more without a
+        // name server. Such a thread is not connected, and drops its records as soon as it continues.
+        let OutboxSender { producer, .. } = sender;
+        let closed = kafka::close_in_background(Arc::new(producer));
+        if tokio::time::timeout(PRODUCER_CLOSE_TIMEOUT, closed).await.is_err() {
+            warn!("the producer could not be closed in time");
+        }
+        self.wakeups.relay_backpressure.report_busy(false);
+        gauge!("relay_active").set(0);
+        // After a stop the next active relay reports the gauge. After a failure the value stays: if a relay fails
+        // repeatedly, no other value would show that events wait.
+        if ended.is_ok() {
+            gauge!("outbox_oldest_seconds").set(0);
+        }
+        // Closing flushes the connection, and the database may not read any more.
+        let _ = with_query_timeout(db.close()).await;
+        ended
+    }
+
+    /// Opens the session that holds the lock and reads the outbox.
+    pub(crate) async fn open_session(&self) -> anyhow::Result<PgConnection> {
+        let session = self.db.connect_options();
+        let session = session.as_ref().clone().options([
+            ("idle_session_timeout", SESSION_IDLE_TIMEOUT),
+            // Polls may take longer than other statements of the service.
+            ("statement_timeout", &format!("{}s", STATEMENT_TIMEOUT.as_secs())),
+            // A poll has one plan. Planning each poll, as Postgres does if it takes that for cheaper, makes the
+            // poll of a single order a third longer.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+            // While a topic backs off, rows are joined by a hash of their keys. A nested loop, which the planner
+            // takes for cheaper, needs time in proportion to the product of both sides.
+            ("enable_nestloop", "off"),
+            ("enable_mergejoin", "off"),
+            // An index scan marks dead rows as it reads. A bitmap scan would fetch every row that was deleted since
+            // the last vacuum, at each poll.
+            ("enable_bitmapscan", "off"),
+            ("enable_seqscan", "off"),
+        ]);
+        with_query_timeout(session.connect()).await.context("no session with the database")
+    }
+
+    async fn relay_until_stopped(
+        &self,
+        db: &mut PgConnection,
+        sender: &mut OutboxSender<'_>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut worked_at = Instant::now();
+        let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
+        while !stop.is_cancelled() {
+            sender.check_producer()?;
+            self.heartbeat.beat();
+            sender.measure_lag(db).await?;
+            self.heartbeat.beat();
+            let limit = if sender.is_full() { 0 } else { BATCH_ROWS_MAX };
+            let began = Instant::now();
+            let sent = sender.send_batch(db, limit).await?;
+            let took = began.elapsed();
+            linger.record_batch(sent);
+            self.wakeups.relay_backpressure.report_busy(sender.has_more());
+            if sent > 0 {
+                worked_at = Instant::now();
+            }
+            if sender.has_more() {
+                continue;
+            }
+            linger.pause(LINGER_PAUSE).await;
+            let poll = match worked_at.elapsed() < BUSY_PERIOD {
+                _ if sender.has_backoff() => backoff_poll_interval(took),
+                true => BUSY_POLL_INTERVAL,
+                false => IDLE_POLL_INTERVAL,
+            };
+            let poll = tokio::time::Instant::now() + poll;
+            loop {
+                tokio::select! {
+                    Some(landed) = sender.producer.next_report() => {
+                        sender.on_delivery(landed)?;
+                        if sender.should_poll() {
+                            break;
+                        }
+                    }
+                    () = self.wakeups.relay.notified(), if !sender.has_backoff() => break,
+                    () = tokio::time::sleep_until(poll) => break,
+                    () = stop.cancelled() => break,
+                }
+            }
+        }
+        let last = tokio::time::Instant::now() + FINAL_ACKS_TIMEOUT;
+        while sender.has_in_flight() {
+            match tokio::time::timeout_at(last, sender.producer.next_report()).await {
+                Ok(Some(landed)) => sender.on_delivery(landed)?,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        sender.send_batch(db, 0).await.map(drop)
+    }
+
+    async fn wait_before_retry(&self, stop: &CancellationToken) {
+        self.heartbeat.beat();
+        let a_second = Duration::from_millis(rand::random_range(500..1_500));
+        tokio::select! {
+            () = tokio::time::sleep(a_second) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::schema_registry;
+
+    #[test]
+    fn no_poll_interval_outlasts_the_session_or_the_heartbeat() {
+        let idle_max =
+            Duration::from_secs(SESSION_IDLE_TIMEOUT.trim_end_matches('s').parse().unwrap());
+        for took in [0, 1, 4, 30].map(Duration::from_secs) {
+            let rest = backoff_poll_interval(took);
+            assert!(rest >= BACKOFF_POLL_INTERVAL_MIN);
+            // The wait for a registry that does not answer lies between the poll and the pause.
+            assert!(schema_registry::REQUEST_TIMEOUT + rest < idle_max, "{rest:?} after {took:?}");
+            // When the process ends, the session is idle until the last records are acknowledged.
+            assert!(rest + FINAL_ACKS_TIMEOUT < idle_max, "{rest:?} after {took:?}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Selects rows of the outbox, sends them, and deletes the rows that the broker acknowledged.
+//! [`crate::outbox::relay`] lists the promises that rest on this.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use metrics::counter;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::crash_point;
+use crate::db;
+use crate::event::avro::frame;
+use crate::kafka::schema_registry::SchemaRegistryClient;
+use crate::outbox::backoff::Backoff;
+use crate::outbox::in_flight::InFlightRecords;
+use crate::outbox::lag::OutboxLag;
+#[cfg(test)]
+use crate::outbox::low_watermark::LowWatermark;
+use crate::outbox::producer::{DeliveryReport, DeliveryStatus, InFlight, Producer};
+use crate::outbox::query::{
+    OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement,
+};
+use crate::outbox::schema_ids::SchemaIds;
+
+/// Rows of one batch, at most.
+pub(crate) const BATCH_ROWS_MAX: usize = 1_000;
+
+/// A producer is replaced if records are in flight and no delivery report arrives for so long. A producer may
+/// ask the same broken broker for its id for ever (librdkafka's issue 3848), and while Kafka is away a new
+/// producer costs nothing.
+pub(crate) const DELIVERY_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// The state of the active relay between two polls of the outbox.
+pub(crate) struct OutboxSender<'a> {
+    /// `ce_source` of every record.
+    source: String,
+    pub(crate) producer: Producer,
+    schema_ids: SchemaIds<'a>,
+    in_flight: InFlightRecords,
+    backoff: Backoff,
+    lag: OutboxLag,
+    /// Rows that a poll asks for, at most: fewer after a poll whose rows exceeded the memory limit.
+    row_limit: usize,
+    /// The number of polls so far.
+    polls: u64,
+    /// Whether the last poll skipped rows that can be sent once a record comes back.
+    skipped_rows: bool,
+    /// Whether the last poll ended at its limit, so that the next poll may find more rows at once.
+    has_more: bool,
+}
+
+/// The rows that a poll read.
+#[derive(Default)]
+struct FetchedRows {
+    rows: Vec<OutboxRow>,
+    /// Whether the table may have more.
+    is_truncated: bool,
+}
+
+impl<'a> OutboxSender<'a> {
+    pub(crate) fn new(
+        service: &'static str,
+        producer: Producer,
+        registry: &'a SchemaRegistryClient,
+    ) -> OutboxSender<'a> {
+        OutboxSender {
+            source: format!("/{service}"),
+            producer,
+            schema_ids: SchemaIds::new(registry),
+            in_flight: InFlightRecords::new(),
+            backoff: Backoff::default(),
+            lag: OutboxLag::new(),
+            row_limit: BATCH_ROWS_MAX,
+            polls: 0,
+            skipped_rows: false,
+            has_more: false,
+        }
+    }
+
+    /// Polls the outbox once: deletes acknowledged rows if it is time to, reads up to `limit` rows that may be
+    /// sent, and sends them. Returns how many it sent.
+    pub(crate) async fn send_batch(
+        &mut self,
+        db: &mut PgConnection,
+        limit: usize,
+    ) -> anyhow::Result<usize> {
+        while let Some(landed) = self.producer.try_next_report() {
+            self.on_delivery(landed)?;
+        }
+        let FetchedRows { rows, is_truncated: cut_short } = self.fetch_rows(db, limit).await?;
+        crash_point!("relay.taken", !rows.is_empty());
+        let (taken, mut sent, mut waiting) = (rows.len(), 0, HashSet::new());
+        for row in rows {
+            crash_point!("relay.sending", sent > 0);
+            // An earlier row of this batch may block it.
+            let held = self.backoff.contains_topic(&row.topic)
+                || self.in_flight.is_topic_full(&row.topic)
+                || waiting.contains(&row.key);
+            if held || self.in_flight.contains_key(&row.key) || !self.send(db, &row).await? {
+                waiting.insert(row.key);
+            } else {
+                sent += 1;
+            }
+        }
+        crash_point!("relay.sent", sent > 0);
+        self.skipped_rows |= !waiting.is_empty();
+        // While topics back off a poll is expensive, so the next one at once must be worth it.
+        self.has_more = cut_short && sent > 0 && (sent == taken || !self.has_backoff());
+        Ok(sent)
+    }
+
+    /// Whether to poll again at once, because the last poll reached its limit. Its rows may all be of one key,
+    /// of which it sent the first; the next poll skips keys in flight and finds the rows behind them.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Measures the lag of the outbox, if it is time to.
+    pub(crate) async fn measure_lag(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
+        self.lag.measure(db).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_last_delivery_at(&mut self, at: Instant) {
+        self.in_flight.set_last_delivery_at(at);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn low_watermark(&mut self) -> &mut LowWatermark {
+        &mut self.lag.low_watermark
+    }
+
+    /// Whether to poll now that a record came back. Deleting acknowledged rows is no reason: it can wait for
+    /// the next poll, and a poll of its own would cost as much as any other.
+    pub(crate) fn should_poll(&self) -> bool {
+        self.skipped_rows || self.in_flight.acknowledged().len() >= BATCH_ROWS_MAX
+    }
+
+    /// Whether no record may be sent until one comes back.
+    pub(crate) fn is_full(&self) -> bool {
+        self.in_flight.is_full()
+    }
+
+    pub(crate) fn has_in_flight(&self) -> bool {
+        !self.in_flight.is_empty()
+    }
+
+    pub(crate) fn has_backoff(&self) -> bool {
+        self.backoff.has_topics() || self.in_flight.stalled_topics().next().is_some()
+    }
+
+    /// Deletes the acknowledged rows and reads the next ones, in one statement.
+    async fn fetch_rows(
+        &mut self,
+        db: &mut PgConnection,
+        limit: usize,
+    ) -> anyhow::Result<FetchedRows> {
+        // Without room, rows can be sent once a record comes back.
+        self.skipped_rows = limit == 0;
+        if limit == 0 && self.in_flight.acknowledged().is_empty() {
+            return Ok(FetchedRows::default());
+        }
+        let limit = limit.min(self.row_limit);
+        self.polls += 1;
+        let low_watermark = &mut self.lag.low_watermark;
+        let scan_from = if limit == 0 { low_watermark.get() } else { low_watermark.scan_from() };
+        let now = Instant::now();
+        self.backoff.release_topics(now);
+        let topics: Vec<&String> =
+            self.backoff.waiting_topics().chain(self.in_flight.stalled_topics()).collect();
+        let keys: Vec<&String> = self.in_flight.keys().chain(self.backoff.keys(now)).collect();
+        let deletes = self.in_flight.should_delete(limit);
+        let statement = select_statement(deletes, !topics.is_empty());
+        let query = sqlx::query_as(AssertSqlSafe(statement)).bind(self.in_flight.acknowledged());
+        let query = query.bind(scan_from).bind(keys).bind(limit as i64);
+        let query = if topics.is_empty() { query } else { query.bind(topics) };
+        let read = db::with_timeout(OUTBOX_SCAN_TIMEOUT, read_rows(query.fetch(db))).await;
+        let (rows, skipped) = read.context("the outbox could not be read")?;
+        let is_truncated = skipped > 0 || (limit > 0 && rows.len() == limit);
+        if limit > 0 {
+            self.row_limit =
+                if skipped > 0 { rows.len() } else { (self.row_limit * 2).min(BATCH_ROWS_MAX) };
+        }
+        if let Some(first) = rows.first() {
+            self.lag.low_watermark.lower_to(first.position);
+        }
+        if deletes {
+            crash_point!("relay.deleted");
+            self.lag.low_watermark.record_deleted(self.in_flight.acknowledged());
+            self.in_flight.on_deleted();
+        }
+        Ok(FetchedRows { rows, is_truncated })
+    }
+
+    /// Hands a record to the producer; returns false if its topic backs off.
+    async fn send(&mut self, db: &mut PgConnection, row: &OutboxRow) -> anyhow::Result<bool> {
+        let schema_id = self.schema_ids.resolve(db, row, &mut self.backoff).await?;
+        let Some(schema_id) = schema_id else { return Ok(false) };
+        let OutboxRow { position, topic, key, occurred_at, .. } = row;
+        let flight = InFlight {
+            position: *position,
+            topic: topic.clone(),
+            key: key.clone(),
+            occurred_at: *occurred_at,
+            sent_at: Instant::now(),
+            poll: self.polls,
+        };
+        let sent = (flight.sent_at, flight.position);
+        let record = frame(schema_id, &row.body);
+        match self.producer.send(topic, key, &record, record_headers(&self.source, row), flight) {
+            Ok(()) => {
+                self.in_flight.on_sent(topic, key, sent);
+                Ok(true)
+            }
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+            Err((error, flight)) => {
+                self.check_producer()?;
+                self.backoff.on_not_persisted(&flight.topic, &flight.key, &error);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Handles a delivery report.
+    pub(crate) fn on_delivery(&mut self, (flight, status): DeliveryReport) -> anyhow::Result<()> {
+        // A new cluster may acknowledge a record to a producer of the old cluster. The next producer sends
+        // that record again, maybe under the same producer id. If this row were deleted, another record would
+        // be the first of its partition, and the broker would take it for a duplicate of this one.
+        if self.producer.cluster_changed() {
+            self.check_producer()?;
+        }
+        self.in_flight.on_delivery(&flight);
+        // A later poll skipped all other rows of its key.
+        self.skipped_rows |= flight.poll < self.polls;
+        match status {
+            DeliveryStatus::Persisted => {}
+            // The next poll sends it again. If it was written after all, consumers drop the duplicate.
+            DeliveryStatus::PossiblyPersisted => {
+                self.skipped_rows = true;
+                counter!("relay_possibly_persisted_total").increment(1);
+                return Ok(());
+            }
+            // It stays in the outbox; its key or its topic backs off.
+            DeliveryStatus::NotPersisted(error) => {
+                self.check_producer()?;
+                self.backoff.on_not_persisted(&flight.topic, &flight.key, &error);
+                return Ok(());
+            }
+        }
+        self.backoff.on_persisted(&flight.key);
+        self.in_flight.on_persisted(&flight, self.lag.age(flight.occurred_at));
+        crash_point!("relay.acknowledged");
+        Ok(())
+    }
+
+    /// Fails if the producer must be replaced; the relay then restarts with a new one.
+    pub(crate) fn check_producer(&self) -> anyhow::Result<()> {
+        let silent = self.in_flight.silent_for() > DELIVERY_SILENCE_MAX;
+        let silent = || silent.then(|| format!("nothing came back for {DELIVERY_SILENCE_MAX:?}"));
+        if let Some(because) = self.producer.fatal_reason().or_else(silent) {
+            counter!("relay_producers_replaced_total").increment(1);
+            anyhow::bail!("the producer must be replaced: {because}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! A service is one database and the loops around it. This module makes the parts: commands, relay, consumer, and
+//! the routers of the three ports; [`process`] is the `main`, and `lifecycle` runs the parts from the first
+//! listener to the exit. Promise: the first loop to end ends the process, and a stop takes a bounded time and
+//! loses no command that was answered. A loop that outlives the others breaks it, and so does a loop that stops
+//! before the API has drained.
+
+pub(crate) mod lifecycle;
+pub(crate) mod open_files;
+pub mod process;
+pub(crate) mod tasks;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use futures::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::admin::replay::DeadLetters;
+use crate::admin::republish::{self, RepublishSource};
+use crate::commands;
+use crate::commands::{CommandExecutor, Commands};
+use crate::config::Config;
+use crate::consumer::Consumer;
+use crate::consumer::resources::ConsumerResources;
+use crate::db::pool;
+use crate::event::{Event, Topic};
+use crate::flow::heartbeat::{Heartbeat, Heartbeats};
+use crate::flow::wakeups::Wakeups;
+use crate::http::change_feed::{ChangeFeed, FeedEntry};
+use crate::kafka::compacted_topic::CompactedTopic;
+use crate::kafka::schema_registry::SchemaRegistryClient;
+use crate::outbox::relay::Relay;
+use crate::unit_of_work::UnitOfWork;
+
+/// The longest interval between two heartbeats of a loop: the longest wait within its own bounds, with room to
+/// spare. A loop waits for the end of an outage step by step, and each step beats.
+const COMMANDS_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
+const RELAY_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
+const CONSUMER_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Everything from which the parts of a service are made.
+pub struct Service {
+    /// Its name, which is also that of its folder, crate, image, database, consumer group and traces.
+    pub name: &'static str,
+    /// Its environment.
+    pub(crate) config: Config,
+    /// Its own database.
+    pub db: PgPool,
+    /// The heartbeats of its loops.
+    pub(crate) heartbeats: Heartbeats,
+    /// Cancelled when the loops are to end, after the API has drained.
+    pub(crate) stop: CancellationToken,
+    registry: Arc<SchemaRegistryClient>,
+    /// Cancelled before the loops are: from then on the API accepts no new connection. It finishes the running
+    /// requests, and answers queued connections and one last request on each keep-alive connection.
+    pub(crate) draining: CancellationToken,
+    wakeups: Arc<Wakeups>,
+    pub(crate) migrator: Migrator,
+    /// The topics that its relay publishes.
+    pub(crate) published_topics: OnceLock<Vec<&'static Topic>>,
+    pub(crate) metrics: PrometheusHandle,
+}
+
+/// The routers of the three ports. Each has a port of its own because each is for other clients.
+pub struct Routers {
+    /// For clients.
+    pub api: Router,
+    /// Beside the probes, read-only: the sums that must balance.
+    pub books: Router,
+    /// For operators.
+    pub admin: Router,
+}
+
+/// A loop around the database. When its token is cancelled it finishes its batch and ends.
+pub struct ServiceLoop {
+    pub(crate) name: &'static str,
+    pub(crate) run:
+        Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send>,
+}
+
+impl ServiceLoop {
+    /// A loop, with its name in logs. It shows that it is alive by a [`Service::heartbeat`].
+    pub fn new<F, R>(name: &'static str, run: F) -> Self
+    where
+        F: FnOnce(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        Self { name, run: Box::new(|stop| Box::pin(run(stop))) }
+    }
+}
+
+impl<R: UnitOfWork> From<CommandExecutor<R>> for ServiceLoop {
+    fn from(executor: CommandExecutor<R>) -> ServiceLoop {
+        ServiceLoop::new("command executor", |stop| executor.run(stop))
+    }
+}
+
+impl From<Relay> for ServiceLoop {
+    fn from(relay: Relay) -> ServiceLoop {
+        ServiceLoop::new("relay", |stop| relay.run(stop))
+    }
+}
+
+impl<R: UnitOfWork> From<Consumer<R>> for ServiceLoop {
+    fn from(consumer: Consumer<R>) -> ServiceLoop {
+        ServiceLoop::new("consumer", |stop| consumer.run(stop))
+    }
+}
+
+impl<R: UnitOfWork> Consumer<R> {
+    /// The routes of the admin port for this consumer and its dead letters.
+    pub fn admin(&self) -> Router {
+        let ConsumerResources { db, registry, wakeups, router, .. } = &self.resources;
+        let (db, registry) = (db.clone(), registry.clone());
+        let (router, wakeups) = (router.clone(), wakeups.clone());
+        admin::router(DeadLetters { db, registry, router, wakeups })
+    }
+}
+
+impl Service {
+    pub(crate) fn new(
+        name: &'static str,
+        config: Config,
+        migrator: Migrator,
+        metrics: PrometheusHandle,
+    ) -> anyhow::Result<Self> {
+        let db = pool::connect(name, &config)?;
+        let (heartbeats, stop) = (Heartbeats::new(), CancellationToken::new());
+        let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry)?);
+        Ok(Self {
+            name,
+            config,
+            db,
+            heartbeats,
+            stop,
+            registry,
+            draining: CancellationToken::new(),
+            wakeups: Arc::default(),
+            migrator,
+            published_topics: OnceLock::new(),
+            metrics,
+        })
+    }
+
+    /// The queue of clients' commands, and the executors behind it: a part of the API loop.
+    pub fn commands<R: UnitOfWork>(&self) -> (Commands<R>, CommandExecutor<R>) {
+        let heartbeat = self.heartbeats.register("command executor", COMMANDS_HEARTBEAT_TIMEOUT);
+        commands::command_channel(self.name, self.db.clone(), self.wakeups.clone(), heartbeat)
+    }
+
+    /// The loop that sends the outbox to Kafka. The schemas of those topics that this service publishes are
+    /// stored beside the outbox before any loop begins.
+    pub fn relay(&self, topics: &[&'static Topic]) -> Relay {
+        let published = topics.iter().filter(|topic| topic.publisher == self.name);
+        let _ = self.published_topics.set(published.copied().collect());
+        let heartbeat = self.heartbeats.register("relay", RELAY_HEARTBEAT_TIMEOUT);
+        let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
+        Relay::new(self.name, &self.config.kafka, self.db.clone(), registry, wakeups, heartbeat)
+    }
+
+    /// The loop that applies the events of other services; add a handler for each topic.
+    pub fn consumer<R: UnitOfWork>(&self) -> Consumer<R> {
+        let heartbeat = self.heartbeats.register("consumer", CONSUMER_HEARTBEAT_TIMEOUT);
+        let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
+        Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wakeups, heartbeat)
+    }
+
+    /// The heartbeat of a loop of the service's own, which has to beat at least once in every `bound`. Otherwise
+    /// `/livez` fails and an orchestrator restarts the process.
+    pub fn heartbeat(&self, name: &'static str, bound: Duration) -> Heartbeat {
+        self.heartbeats.register(name, bound)
+    }
+
+    /// The feed by which clients wait for a change, on any replica.
+    pub fn change_feed<E: FeedEntry>(&self) -> ChangeFeed<E> {
+        ChangeFeed::new(self.db.clone(), self.wakeups.clone(), self.draining.clone())
+    }
+
+    /// A topic of state to which this service subscribes, to be read from its beginning.
+    pub fn compacted_topic<E: Event>(&self) -> CompactedTopic<E> {
+        CompactedTopic::new(self.name, &self.config.kafka, self.registry.clone())
+    }
+
+    /// The route `POST /republish` for operators, which publishes the events of these rows again.
+    pub fn republish(&self, sources: impl IntoIterator<Item = RepublishSource>) -> Router {
+        republish::router(self.db.clone(), self.wakeups.clone(), sources)
+    }
+}

@@ -1,0 +1,150 @@
+//! The process of a service: `serve | migrate | health`, from the first line of `main` to the exit
+//! code.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::migrate::Migrator;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::config::env::{self, BadConfiguration, ServiceSettings};
+use crate::db::migrate;
+use crate::kafka;
+use crate::service::Service;
+use crate::service::open_files;
+use crate::telemetry;
+
+const EXIT_BAD_CONFIGURATION: u8 = 64;
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The `main` of a service. `serve` is given what the service alone reads from its environment
+/// (`()` for nothing), makes the service's parts and ends in [`Service::run`].
+pub fn main<S, F, R>(name: &'static str, migrator: Migrator, serve: F) -> ExitCode
+where
+    S: clap::Args,
+    F: FnOnce(Service, S) -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let mut args = std::env::args().skip(1);
+    let command = match (args.next().as_deref(), args.next()) {
+        (Some(command @ ("serve" | "migrate" | "health")), None) => command.to_owned(),
+        (Some("help" | "--help" | "-h"), None) => {
+            println!("{}", usage::<S>(name));
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{}", usage::<S>(name));
+            return ExitCode::from(EXIT_BAD_CONFIGURATION);
+        }
+    };
+    let runtime = match build_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return report_failure(name, &error),
+    };
+    let ended = runtime.block_on(async {
+        let config = Config::from_env()?;
+        match &*command {
+            "serve" => run_serve(name, config, migrator, serve).await,
+            "migrate" => {
+                kafka::validate(&config.kafka)?;
+                telemetry::init_logs(config.log_format)?;
+                migrate::migrate(name, &config, migrator).await
+            }
+            _ => check_health(config.probe_addr).await,
+        }
+    });
+    // A blocked thread would keep the runtime, and with it the process, without a limit.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report_failure(name, &error),
+    }
+}
+
+/// Tokio itself would panic at an invalid number of threads.
+fn build_runtime() -> anyhow::Result<Runtime> {
+    const THREADS: &str = "TOKIO_WORKER_THREADS";
+    if let Some(threads) = std::env::var_os(THREADS) {
+        let number = threads.to_str().and_then(|threads| threads.parse::<usize>().ok());
+        number.filter(|number| *number > 0).ok_or_else(|| {
+            BadConfiguration::new(format!("{THREADS} is {threads:?}, which is no number above 0."))
+        })?;
+    }
+    Ok(Runtime::new()?)
+}
+
+async fn run_serve<S, F, R>(
+    name: &'static str,
+    config: Config,
+    migrator: Migrator,
+    serve: F,
+) -> anyhow::Result<()>
+where
+    S: clap::Args,
+    F: FnOnce(Service, S) -> R,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let ServiceSettings { settings } = env::read()?;
+    kafka::validate(&config.kafka)?;
+    let telemetry = telemetry::init(name, &config)?;
+    open_files::raise_limit();
+    let service = Service::new(name, config, migrator, telemetry.metrics())?;
+    let ended = serve(service, settings).await;
+    telemetry.shutdown().await;
+    ended
+}
+
+fn usage<S: clap::Args>(name: &str) -> String {
+    let variables =
+        env::describe_variables::<Config>() + &env::describe_variables::<ServiceSettings<S>>();
+    format!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}")
+}
+
+fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
+    // Without logs, as before they are set up or after a bad configuration of them, the error goes to stderr.
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{name} ends: {error:#}");
+    } else {
+        eprintln!("{name}: {error:#}");
+    }
+    match error.is::<BadConfiguration>() {
+        true => ExitCode::from(EXIT_BAD_CONFIGURATION),
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn loopback_addrs(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()]
+}
+
+/// The health check of a container: whether the service beside it is ready.
+pub(crate) async fn check_health(probe_addr: SocketAddr) -> anyhow::Result<()> {
+    let addresses: Vec<SocketAddr> = match probe_addr.ip() {
+        ip if !ip.is_unspecified() => vec![probe_addr],
+        // It listens on both loopback addresses; a machine may have only one of them.
+        IpAddr::V6(_) => loopback_addrs(probe_addr.port()).to_vec(),
+        IpAddr::V4(_) => loopback_addrs(probe_addr.port())[1..].to_vec(),
+    };
+    let exchange = async {
+        let mut stream = TcpStream::connect(&*addresses).await?;
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nhost: {probe_addr}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        std::io::Result::Ok(response)
+    };
+    let response = timeout(HEALTH_TIMEOUT, exchange)
+        .await
+        .with_context(|| format!("{probe_addr} did not answer within {HEALTH_TIMEOUT:?}"))?
+        .with_context(|| format!("{probe_addr} cannot be reached"))?;
+    let status = response.lines().next().unwrap_or_default();
+    anyhow::ensure!(status.starts_with("HTTP/1.1 200 "), "not ready: {status}");
+    Ok(())
+}

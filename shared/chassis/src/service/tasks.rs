@@ -1,0 +1,130 @@
+//! The tasks of a process. None of them may end while the others continue: a service whose relay has died still
+//! answers its clients, and the fault would stay unnoticed until the outbox is full.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::telemetry::panics::panic_message;
+
+/// Named tasks.
+#[derive(Default)]
+pub struct Tasks {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    running: BTreeSet<&'static str>,
+}
+
+impl Tasks {
+    /// Starts a task. A panic in it becomes its error.
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.running.insert(name);
+        self.tasks.spawn(async move {
+            let ended = AssertUnwindSafe(task).catch_unwind().await;
+            (
+                name,
+                ended.unwrap_or_else(|panic| {
+                    Err(anyhow::anyhow!("panicked: {}", panic_message(&*panic)))
+                }),
+            )
+        });
+    }
+
+    /// Waits until one ends, which none should: even a task that ends without an error is an error here.
+    pub async fn join_first(&mut self) -> anyhow::Error {
+        match self.join_next().await {
+            Some((name, Ok(()))) => {
+                anyhow::anyhow!("the {name} ended although no stop was requested")
+            }
+            Some((name, Err(error))) => error.context(format!("the {name} failed")),
+            None => anyhow::anyhow!("nothing runs"),
+        }
+    }
+
+    /// Waits until the named tasks have ended, and returns the first failure among all that ended meanwhile. Tasks
+    /// that have not ended by the deadline are still in [`Tasks::running`].
+    pub async fn join(&mut self, names: &[&'static str], deadline: Instant) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
+        while names.iter().any(|name| self.running.contains(name)) {
+            match timeout_at(deadline, self.join_next()).await {
+                Ok(Some((name, Err(error)))) if outcome.is_ok() => {
+                    outcome = Err(error.context(format!("the {name} failed")));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        outcome
+    }
+
+    /// The names of the tasks that have not ended.
+    pub fn running(&self) -> Vec<&'static str> {
+        self.running.iter().copied().collect()
+    }
+
+    async fn join_next(&mut self) -> Option<(&'static str, anyhow::Result<()>)> {
+        // A task is aborted only by the drop of the set, and its panics are caught inside.
+        let (name, ended) =
+            self.tasks.join_next().await?.expect("a task neither panics nor is aborted");
+        self.running.remove(name);
+        Some((name, ended))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn short_deadline() -> Instant {
+        Instant::now() + Duration::from_millis(50)
+    }
+
+    #[tokio::test]
+    async fn the_first_task_to_end_is_reported_with_its_reason() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("consumer", pending());
+        tasks.spawn("relay", async { panic!("on {}", "purpose") });
+        assert_eq!(
+            format!("{:#}", tasks.join_first().await),
+            "the relay failed: panicked: on purpose"
+        );
+        tasks.spawn("sweeper", async { Ok(()) });
+        assert_eq!(
+            format!("{:#}", tasks.join_first().await),
+            "the sweeper ended although no stop was requested"
+        );
+        assert_eq!(tasks.running(), ["consumer"]);
+    }
+
+    #[tokio::test]
+    async fn a_join_waits_for_the_named_ones_only_and_not_for_ever() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("API", async { Ok(()) });
+        tasks.spawn("relay", pending());
+        let long = Instant::now() + Duration::from_secs(60);
+        tasks.join(&["API"], long).await.unwrap();
+        tasks.join(&["relay"], short_deadline()).await.unwrap();
+        assert_eq!(tasks.running(), ["relay"]);
+    }
+
+    #[tokio::test]
+    async fn a_join_returns_the_first_failure_among_all_that_end_meanwhile() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("relay", async { anyhow::bail!("no lock") });
+        tasks.spawn("API", async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(())
+        });
+        let failure = tasks.join(&["API"], Instant::now() + Duration::from_secs(60)).await;
+        assert_eq!(format!("{:#}", failure.unwrap_err()), "the relay failed: no lock");
+    }
+}

@@ -1,0 +1,43 @@
+//! Panics: how the log shows them, and how callers turn them into errors.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    static SILENCE_PANICS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Logs every panic of this process, except those inside [`catch_panic_silently`].
+pub(super) fn install_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        if SILENCE_PANICS.get() {
+            return;
+        }
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!("panicked at {place}: {message}");
+    }));
+}
+
+/// Runs a closure and returns the text of its panic, if it panics. The log shows that panic.
+pub(crate) fn catch_panic<T>(decide: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(decide)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or("panic".into())
+    })
+}
+
+/// Runs a closure and returns `None` if it panics. The log does not show that panic.
+pub(crate) fn catch_panic_silently<T>(call: impl FnOnce() -> T) -> Option<T> {
+    SILENCE_PANICS.set(true);
+    let answer = catch_panic(call);
+    SILENCE_PANICS.set(false);
+    answer.ok()
+}
+
+/// The text of a panic that was caught.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

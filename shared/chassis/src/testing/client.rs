@@ -1,0 +1,104 @@
+//! A client of a service's routers, for the tests of services.
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, header};
+use axum::response::Response;
+use serde_json::Value;
+use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::http::openapi;
+
+/// A response as a client gets it.
+#[derive(Debug)]
+pub struct TestResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Location`.
+    pub location: Option<String>,
+    /// The body; null where it is no JSON.
+    pub body: Value,
+}
+
+/// A client of a router, without a socket between them.
+#[derive(Clone)]
+pub struct TestClient(pub Router);
+
+impl TestClient {
+    /// Sends a GET request.
+    pub async fn get(&self, uri: &str) -> TestResponse {
+        self.send(Method::GET, uri, None, None).await
+    }
+
+    /// Sends a PUT request.
+    pub async fn put(&self, uri: &str, body: Value) -> TestResponse {
+        self.send(Method::PUT, uri, None, Some(body)).await
+    }
+
+    /// Sends a POST request, with or without an idempotency key.
+    pub async fn post(&self, uri: &str, key: Option<&str>, body: Value) -> TestResponse {
+        self.send(Method::POST, uri, key, Some(body)).await
+    }
+
+    /// Sends a GET request with headers, and returns the response with its body unread.
+    pub async fn get_with_headers(&self, uri: &str, headers: &[(&'static str, &str)]) -> Response {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        self.0.clone().oneshot(request).await.expect("routers don't fail")
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        key: Option<&str>,
+        body: Option<Value>,
+    ) -> TestResponse {
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let body = match body {
+            None => Body::empty(),
+            Some(json) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                Body::from(json.to_string())
+            }
+        };
+        let request = request.body(body).expect("a request");
+        let response = self.0.clone().oneshot(request).await.expect("routers don't fail");
+        let location = response.headers().get(header::LOCATION);
+        let location = location.and_then(|place| Some(place.to_str().ok()?.to_owned()));
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), 1 << 22).await.expect("a body");
+        TestResponse { status, location, body: serde_json::from_slice(&body).unwrap_or_default() }
+    }
+}
+
+/// Compares a service's committed description of its API with its code; rewrites it where
+/// `REWRITE_OPENAPI` is set, as `make openapi` does.
+pub fn compare_openapi<S>(service: &str, folder: &str, routes: &OpenApiRouter<S>)
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let (path, generated) = (format!("{folder}/openapi.json"), openapi::document(service, routes));
+    if std::env::var_os("REWRITE_OPENAPI").is_some() {
+        std::fs::write(&path, generated).expect("the file can be written");
+        return;
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut lines = committed.lines().zip(generated.lines()).enumerate();
+    let differing = lines.find(|(_, (committed, generated))| committed != generated);
+    let differing = differing.map_or(String::new(), |(nth, (committed, generated))| {
+        format!("; line {}: {committed:?} is now {generated:?}", nth + 1)
+    });
+    assert!(
+        committed == generated,
+        "services/{service}/openapi.json is not what the code says{differing}. \
+         `make openapi` rewrites it."
+    );
+}

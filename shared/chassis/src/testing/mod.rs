@@ -1,0 +1,256 @@
+//! Support for the tests of services: a database of its own, migrated as in production, with the executors of the
+//! service's commands; events are delivered and requests are sent without Kafka and without a socket. It is public
+//! because the tests of services are other crates, and hidden because nothing else may use it. With a feature of its
+//! own, every test build would compile the chassis a second time; no `main` of a service reaches this code, so the
+//! linker omits it.
+
+mod client;
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use chrono::{DateTime, Utc};
+use rdkafka::Timestamp;
+use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+use serde_json::Value;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::admin::republish::{self, RepublishSource};
+use crate::commands::{self, Commands};
+use crate::config::env;
+use crate::config::{Config, Secret};
+use crate::consumer::router::EventRouter;
+use crate::db;
+use crate::db::migrate;
+use crate::db::pool;
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::event::avro::{Codec, frame};
+use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Unprocessable};
+use crate::flow::heartbeat::Heartbeats;
+use crate::flow::wakeups::Wakeups;
+use crate::http::change_feed::{ChangeFeed, FeedEntry};
+use crate::kafka::schema_registry::CachedSchema;
+use crate::transaction::incoming_record::IncomingRecord;
+use crate::transaction::{self, ApplyError, DedupMode};
+use crate::unit_of_work::write_batch::WriteBatch;
+use crate::unit_of_work::{Loads, UnitOfWork};
+
+pub use client::{TestClient, TestResponse, compare_openapi};
+
+/// Creates a database for a test, with the roles of an owner and of a server, on the cluster of
+/// TEST_DATABASE_URL.
+pub async fn fresh_database() -> (Secret, Secret) {
+    let cluster = std::env::var("TEST_DATABASE_URL")
+        .expect("TEST_DATABASE_URL is the superuser's URL of a throw-away cluster");
+    let cluster = PgConnectOptions::from_str(&cluster).expect("the URL can be read");
+    let mut db = PgConnection::connect_with(&cluster).await.expect("the cluster runs");
+    let name = format!("t{}", Uuid::now_v7().simple());
+    for statement in [
+        format!("create role \"{name} owner\" login"),
+        format!("create role \"{name} server\" login"),
+        format!("create database {name} owner \"{name} owner\""),
+        // No test here kills the server, and none is about a disk that stalls: a commit that waits for 2 s is
+        // cut.
+        format!("alter database {name} set synchronous_commit = off"),
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await.expect("a superuser");
+    }
+    let at = format!("{}:{}/{name}", cluster.get_host(), cluster.get_port());
+    let url = |role| Secret::from(format!("postgres://{name}%20{role}@{at}"));
+    (url("owner"), url("server"))
+}
+
+/// A configuration with these databases, and without Kafka and registry.
+pub fn config(owner: Secret, server: Secret) -> Config {
+    env::read_from(|name| match name {
+        "DATABASE_URL" => Some(server.expose().to_owned()),
+        "MIGRATION_DATABASE_URL" => Some(owner.expose().to_owned()),
+        "KAFKA_BOOTSTRAP_SERVERS" => Some("nowhere".to_owned()),
+        "SCHEMA_REGISTRY_URL" => Some("http://nowhere".to_owned()),
+        _ => None,
+    })
+    .expect("all that is required is there")
+}
+
+/// The schema id of the delivered events.
+const SCHEMA_ID: u32 = 1;
+
+/// An event as a record of Kafka.
+fn kafka_record<E: Event>(id: Uuid, event: &E) -> OwnedMessage {
+    let Outgoing { topic, key, body, .. } = Outgoing::from_event(event);
+    let id = id.to_string();
+    let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(&id) });
+    let (payload, key) = (Some(frame(SCHEMA_ID, &body)), Some(key.into_bytes()));
+    OwnedMessage::new(payload, key, topic.name.into(), Timestamp::NotAvailable, 0, 0, Some(headers))
+}
+
+/// A service's database and command executors, without its loops to Kafka. The executors end with it.
+pub struct TestService<R: UnitOfWork> {
+    service: &'static str,
+    /// The pool of the serving role.
+    pub db: PgPool,
+    /// Takes commands.
+    pub commands: Commands<R>,
+    wakeups: Arc<Wakeups>,
+    _stop: DropGuard,
+}
+
+impl<R: UnitOfWork> TestService<R> {
+    /// Creates a database, migrates it as its owner, and starts the executors as its server.
+    pub async fn new(service: &'static str, migrator: Migrator) -> TestService<R> {
+        let (owner, server) = fresh_database().await;
+        let config = config(owner, server);
+        migrate::migrate(service, &config, migrator).await.expect("the migrations run");
+        let db = pool::connect(service, &config).expect("the URL can be read");
+        let heartbeat = Heartbeats::new().register("command executor", Duration::from_secs(60));
+        let wakeups = Arc::<Wakeups>::default();
+        let (commands, executor) =
+            commands::command_channel(service, db.clone(), wakeups.clone(), heartbeat);
+        let stop = CancellationToken::new();
+        tokio::spawn(executor.run(stop.clone()));
+        TestService { service, db, commands, wakeups, _stop: stop.drop_guard() }
+    }
+
+    /// The change feed of this replica.
+    pub fn change_feed<E: FeedEntry>(&self, stop: &CancellationToken) -> ChangeFeed<E> {
+        ChangeFeed::new(self.db.clone(), self.wakeups.clone(), stop.clone())
+    }
+
+    /// The change feed of another replica, on a pool of its own: commits of this replica do not wake it.
+    pub fn remote_change_feed<E: FeedEntry>(&self, stop: &CancellationToken) -> ChangeFeed<E> {
+        let db = self.db.options().clone().connect_lazy_with((*self.db.connect_options()).clone());
+        ChangeFeed::new(db, Arc::default(), stop.clone())
+    }
+
+    /// Delivers events of one type in one transaction, on the path of records from Kafka. Returns the ids of the
+    /// events that were published; an unprocessable event leaves nothing behind.
+    pub async fn deliver<E: Event, O: Outcome + 'static>(
+        &self,
+        events: &[(Uuid, &E)],
+        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Result<Vec<Uuid>, Unprocessable>
+    where
+        R: Loads<E>,
+    {
+        let mut routes = EventRouter::new(self.service);
+        routes.add(handler, |_, _| DiscardImpact::new("nothing is discarded here"));
+        let written = Codec::new(E::topic().schema).expect("the schema is valid");
+        let schemas = HashMap::from([(SCHEMA_ID, CachedSchema::Resolved(Arc::new(written)))]);
+        let records = events.iter().map(|(id, event)| kafka_record(*id, *event));
+        let items: Vec<_> = records.map(|record| routes.parse(record, &schemas)).collect();
+        let unreadable = items.iter().find_map(IncomingRecord::as_dead_letter);
+        assert!(unreadable.is_none(), "an event can't be read");
+        let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
+        let before = self.event_ids_caused_by(&ids).await.len();
+        let mut tx = db::begin(&self.db).await.expect("a transaction");
+        match transaction::apply(&mut tx, &items, DedupMode::CheckFirst, 1).await {
+            Ok(effect) => {
+                tx.commit().await.expect("the commit");
+                effect.after_commit(&self.wakeups);
+            }
+            Err(ApplyError::Event(
+                _,
+                DeadLetterReason { kind: ReasonKind::Unprocessable, detail: reason },
+            )) => {
+                return Err(Unprocessable(reason));
+            }
+            Err(ApplyError::Event(_, cause)) => panic!("{}", cause.detail),
+            Err(ApplyError::Database(error)) => panic!("the database refuses it: {error}"),
+            Err(ApplyError::Unavailable(because)) => panic!("it waits: {because}"),
+        }
+        Ok(self.event_ids_caused_by(&ids).await.split_off(before))
+    }
+
+    /// The ids of the events in the outbox that these events caused.
+    async fn event_ids_caused_by(&self, ids: &[Uuid]) -> Vec<Uuid> {
+        sqlx::query_scalar(
+            "select event_id from outbox where causation_id = any($1) order by position",
+        )
+        .bind(ids)
+        .fetch_all(&self.db)
+        .await
+        .expect("the outbox")
+    }
+
+    /// The outbox in its order: topic, key and event id.
+    pub async fn outbox_entries(&self) -> Vec<(String, String, Uuid)> {
+        sqlx::query_as("select topic, key, event_id from outbox order by position")
+            .fetch_all(&self.db)
+            .await
+            .expect("the outbox")
+    }
+
+    /// The outbox in its order, as the records will be in their topics: id, topic, key, schema, body and time.
+    pub async fn outbox_records(&self) -> Vec<OutboxRecord> {
+        sqlx::query_as(
+            "select event_id, topic, key, schema_fingerprint, body, occurred_at
+             from outbox order by position",
+        )
+        .fetch_all(&self.db)
+        .await
+        .expect("the outbox")
+    }
+
+    /// Requests a republish. Returns the operator's response, and what was added to the outbox.
+    pub async fn republished(
+        &self,
+        sources: impl IntoIterator<Item = RepublishSource>,
+        request: Value,
+    ) -> (TestResponse, Vec<OutboxRecord>) {
+        let before = self.outbox_records().await.len();
+        let admin = TestClient(republish::router(self.db.clone(), Arc::default(), sources));
+        let response = admin.post("/republish", None, request).await;
+        (response, self.outbox_records().await.split_off(before))
+    }
+
+    /// How many rows a table has.
+    pub async fn count_rows(&self, table: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))
+            .fetch_one(&self.db)
+            .await
+            .expect("the table")
+    }
+
+    /// Corrupts and repairs the rows that the books compare, by one pair of statements after the other. The books
+    /// must report each corruption and each repair.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub async fn assert_books_detect(
+        &self,
+        books: Router,
+        corruptions: &[(&'static str, &'static str)],
+    ) {
+        let books = TestClient(books);
+        for (corrupt, repair) in corruptions {
+            for (statement, balanced) in [(*corrupt, false), (*repair, true)] {
+                sqlx::query(statement).execute(&self.db).await.expect(statement);
+                let books = books.get("/books").await.body;
+                assert_eq!(books["balanced"], balanced, "{statement}");
+            }
+        }
+    }
+
+    /// Runs a statement that the database has to refuse; returns its SQLSTATE.
+    pub async fn expect_sqlstate(&self, statement: &'static str) -> String {
+        let refused = sqlx::query(statement).execute(&self.db).await.expect_err(statement);
+        let refused = refused.into_database_error().expect("the database refuses it");
+        refused.code().expect("an SQLSTATE").into_owned()
+    }
+}
+
+/// A write batch on a test's own transaction.
+pub fn write_batch(tx: &mut PgConnection) -> WriteBatch<'_> {
+    WriteBatch::new(tx)
+}
+
+/// An event in the outbox: id, topic, key, schema, body and time.
+pub type OutboxRecord = (Uuid, String, String, Vec<u8>, Vec<u8>, DateTime<Utc>);

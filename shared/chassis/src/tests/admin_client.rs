@@ -1,0 +1,78 @@
+//! A client of the admin port, for tests of dead letters and of discards.
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+
+/// Sends a request to the admin router: status and body of the response.
+pub async fn send_request(admin: &Router, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let request = Request::builder().method(method).uri(path);
+    let (request, body) = match body {
+        Value::Null => (request, Body::empty()),
+        body => (request.header("content-type", "application/json"), body.to_string().into()),
+    };
+    let answer = admin.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+    let status = answer.status().as_u16();
+    let read = to_bytes(answer.into_body(), 1024 * 1024).await.unwrap();
+    (status, serde_json::from_slice(&read).unwrap_or(Value::Null))
+}
+
+pub async fn get(admin: &Router, path: &str) -> Value {
+    let (status, answer) = send_request(admin, "GET", path, Value::Null).await;
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer
+}
+
+pub async fn post(admin: &Router, path: &str, body: Value) -> (u16, Value) {
+    send_request(admin, "POST", path, body).await
+}
+
+/// The outcome of a request that has to succeed.
+pub async fn outcome(admin: &Router, path: &str, body: Value) -> String {
+    let (status, answer) = post(admin, path, body).await;
+    assert_eq!(status, 200, "{path}: {answer}");
+    answer["outcome"].as_str().unwrap().to_string()
+}
+
+/// The kind of the problem that a request is refused with, and its detail.
+pub async fn refusal(admin: &Router, path: &str, body: Value) -> (u16, String, String) {
+    let (status, answer) = post(admin, path, body).await;
+    let kind = answer["type"].as_str().unwrap_or_else(|| panic!("{path}: {answer}"));
+    let kind = kind.trim_start_matches("/problems/").to_string();
+    (status, kind, answer["detail"].as_str().unwrap().to_string())
+}
+
+pub fn state_counts<const N: usize>(states: [(&str, i64); N]) -> BTreeMap<String, i64> {
+    states.map(|(state, count)| (state.to_string(), count)).into()
+}
+
+impl<const TEST: u32> Fixture<TEST> {
+    pub fn admin_router(&self) -> Router {
+        self.consumer().admin()
+    }
+
+    /// Adds a constraint by which the database rejects every count into this till, as a bad migration does.
+    pub async fn reject_till(&self, till: &str) {
+        let refusing =
+            format!("alter table tallies add constraint spoilt check (till <> '{till}')");
+        self.execute_as_superuser(&refusing).await;
+    }
+
+    pub async fn accept_tills(&self) {
+        self.execute_as_superuser("alter table tallies drop constraint spoilt").await;
+    }
+
+    /// The number of dead letters in each state.
+    pub async fn dead_letter_counts(&self) -> BTreeMap<String, i64> {
+        let states: Vec<(String, i64)> =
+            sqlx::query_as("select state, count(*) from dead_letters group by state")
+                .fetch_all(&self.db)
+                .await
+                .unwrap();
+        states.into_iter().collect()
+    }
+}

@@ -1,0 +1,294 @@
+//! Dead letters on the admin port: listing, reading, and replaying each of them once.
+
+use axum::Router;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::admin_client::{get, outcome, post, refusal, send_request, state_counts};
+use super::*;
+
+/// A registry that does not know its one schema until `true` is sent.
+async fn late_registry(id: u32, schema: String) -> (String, watch::Sender<bool>) {
+    let (registered, is_registered) = watch::channel(false);
+    let answer = async move |uri: axum::http::Uri| match *is_registered.borrow() {
+        true if uri.path().ends_with(&format!("/schemas/ids/{id}")) => {
+            (StatusCode::OK, axum::Json(json!({ "schema": schema })))
+        }
+        _ => (StatusCode::NOT_FOUND, axum::Json(json!({ "error_code": 40403, "message": "" }))),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+    (url, registered)
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_page_by_page_and_each_is_shown_in_full() {
+    let fixture = Fixture::<40>::create_with_contracts().await;
+    let mut events = vec![counted("a", 0); 5];
+    events.push(Counted { note: Some("half".into()), ..counted("b", 0) });
+    let batch = fixture.to_records(&events).await;
+    fixture.handle(batch.clone()).await;
+    let admin = fixture.admin_router();
+
+    let first = get(&admin, "/dead-letters?limit=4").await;
+    assert_eq!(
+        (first["waiting"].as_i64(), first["dead_letters"].as_array().unwrap().len()),
+        (Some(6), 4)
+    );
+    let next = first["next"].as_i64().unwrap();
+    let second = get(&admin, &format!("/dead-letters?limit=4&after={next}")).await;
+    let rest = second["dead_letters"].as_array().unwrap();
+    assert_eq!((rest.len(), &second["next"]), (2, &Value::Null));
+    assert_eq!(rest[1]["kind"], "unprocessable");
+    assert!(rest[1].get("record").is_none(), "a list is short");
+    let topic = names(40).counted.name;
+    for (query, found) in [
+        (format!("topic={topic}&state=all"), 6),
+        ("topic=another".into(), 0),
+        ("state=replayed".into(), 0),
+    ] {
+        let page = get(&admin, &format!("/dead-letters?{query}")).await;
+        assert_eq!(page["dead_letters"].as_array().unwrap().len(), found, "{query}");
+    }
+    for wrong in ["state=dead", "limit=0", "limit=1001", "after=x", "colour=red"] {
+        let (status, problem) =
+            send_request(&admin, "GET", &format!("/dead-letters?{wrong}"), Value::Null).await;
+        assert!((400..500).contains(&status), "{wrong}: {problem}");
+    }
+
+    let dead_letter_id = rest[1]["dead_letter_id"].as_i64().unwrap();
+    let letter = get(&admin, &format!("/dead-letters/{dead_letter_id}")).await;
+    assert_eq!(letter["event"], json!({ "till": "b", "amount": 0, "note": "half" }));
+    assert!(letter["read_with"].as_str().unwrap().contains("of the registry"), "{letter}");
+    assert_eq!(letter["reason"], "nothing was counted");
+    assert_eq!(
+        (&letter["key"], &letter["partition"], &letter["offset"]),
+        (&json!("b"), &json!(0), &json!(5))
+    );
+    assert_eq!(letter["headers"]["ce_id"], letter["event_id"]);
+    assert!(letter["cluster"].as_str().is_some_and(|cluster| !cluster.is_empty()));
+    let bytes: Vec<u8> = sqlx::query_scalar("select decode($1, 'base64')")
+        .bind(letter["record"].as_str().unwrap())
+        .fetch_one(&fixture.db)
+        .await
+        .unwrap();
+    assert_eq!(Some(&*bytes), batch[5].payload());
+    assert_eq!(letter["discard_impact"]["consequence"], "Till b stays at 0.");
+    assert_eq!(letter["discard_impact"]["remedy"]["path"], "/tills/b");
+    for nowhere in ["/dead-letters/0", "/dead-letters/7000", "/dead-letters/x"] {
+        assert_eq!(send_request(&admin, "GET", nowhere, Value::Null).await.0, 404, "{nowhere}");
+    }
+    let inbox_rows = "select count(*) from inbox";
+    assert_eq!(fixture.query_number(inbox_rows).await, 0, "reading changes nothing");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
+    let fixture = Fixture::<41>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    let batch = fixture.to_records(&[counted("b", 1), counted("a", 7), counted("b", 1)]).await;
+    fixture.handle(batch.clone()).await;
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
+    let admin = fixture.admin_router();
+
+    let (status, kind, detail) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
+    assert_eq!((status, kind.as_str()), (409, "still-unprocessable"));
+    assert!(detail.contains("spoilt"), "{detail}");
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
+    assert_eq!(
+        fixture.query_number("select count(*) from inbox").await,
+        2,
+        "it is not in the inbox"
+    );
+
+    fixture.accept_tills().await;
+    // Two operators at once, on two instances: while one's replay is under way the other's waits.
+    let other = fixture.admin_router();
+    // It asks for the schema now, and not while it is waited for.
+    get(&other, "/dead-letters/1").await;
+    let held = fixture.lock_tally("a").await;
+    let once = outcome(&admin, "/dead-letters/1/replay", Value::Null);
+    let again = outcome(&other, "/dead-letters/1/replay", Value::Null);
+    let both_wait = async {
+        fixture.wait_for_blocked(2).await;
+        held.rollback().await.unwrap();
+    };
+    let (once, again, ()) = tokio::join!(once, again, both_wait);
+    let mut outcomes = [once, again];
+    outcomes.sort();
+    assert_eq!(outcomes, ["done_before", "replayed"]);
+    assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "done_before");
+    assert_eq!(fixture.tallies().await["a"], (1, 7));
+    assert_eq!(
+        fixture.query_number("select count(*) from outbox").await,
+        3,
+        "what it says is published once"
+    );
+    let attempts = "select attempts::bigint from inbox order by attempts desc limit 1";
+    assert_eq!(fixture.query_number(attempts).await, 5, "whole, halved, alone, stored, replayed");
+
+    // The whole topic once more.
+    fixture.handle(batch).await;
+    assert_eq!(fixture.tallies().await["a"], (1, 7));
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 1)]));
+    let (status, kind, _) =
+        refusal(&admin, "/dead-letters/1/discard", json!({ "reason": "too late" })).await;
+    assert_eq!((status, kind.as_str()), (409, "replayed"));
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_event_was_handled_at_another_offset_is_settled_without_an_effect() {
+    let fixture = Fixture::<42>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    let mut batch = fixture.to_records(&[counted("a", 7), counted("a", 150)]).await;
+    fixture.handle(batch.clone()).await;
+    fixture.accept_tills().await;
+    // The same events, published again, at offsets of their own.
+    for (message, offset) in batch.iter_mut().zip(10..) {
+        *message = OwnedMessage::new(
+            message.payload().map(<[u8]>::to_vec),
+            message.key().map(<[u8]>::to_vec),
+            message.topic().to_string(),
+            Timestamp::NotAvailable,
+            0,
+            offset,
+            message.headers().cloned(),
+        );
+    }
+    fixture.handle(batch).await;
+    assert_eq!(fixture.tallies().await["a"], (2, 157));
+    let admin = fixture.admin_router();
+    assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "handled_before");
+    // To discard it costs nothing any more.
+    let because = json!({ "reason": "it came again" });
+    assert_eq!(outcome(&admin, "/dead-letters/2/discard", because).await, "handled_before");
+    assert_eq!(fixture.tallies().await["a"], (2, 157));
+    assert_eq!(fixture.query_number("select count(*) from write_offs").await, 0);
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 2)]));
+}
+
+#[tokio::test]
+async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_others_are_not() {
+    let fixture = Fixture::<46>::create_with_contracts().await;
+    let topic = names(46).counted;
+    let newer = COUNTED_SCHEMA
+        .replace("]}", r#", {"name": "by", "type": ["null", "string"], "default": null}]}"#);
+    let body = [&Outgoing::from_event(&counted::<46>("a", 7)).body[..], b"\x02\x06who"].concat();
+    let (good, unknown) = (frame(46, &body), frame(47, &body));
+    let message = |record: Vec<u8>, offset| {
+        let headers = Some(event_id_header(&Uuid::now_v7().to_string()));
+        let topic = topic.name.to_string();
+        OwnedMessage::new(Some(record), None, topic, Timestamp::NotAvailable, 0, offset, headers)
+    };
+    let mut cut = good.clone();
+    cut.pop();
+    let (url, registered) = late_registry(46, newer).await;
+    let late = fixture.with_config(|config| config.schema_registry.schema_registry_url = url);
+    let consumer = late.consumer();
+    let admin = consumer.admin();
+    let client = fixture.group_client();
+    let cut = message(cut, 1);
+    let again = [cut.clone().set_offset(3), cut.clone().set_offset(4)];
+    // One after the other: deferred events become dead letters in any order.
+    for message in [message(good, 0), cut, message(unknown, 2)].into_iter().chain(again) {
+        handle_all(&consumer, &client, vec![message]).await;
+    }
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 5)]));
+    for dead_letter_id in 1..=5 {
+        let path = format!("/dead-letters/{dead_letter_id}/replay");
+        let (status, kind, detail) = refusal(&admin, &path, Value::Null).await;
+        assert_eq!((status, kind.as_str()), (409, "still-unprocessable"), "{detail}");
+    }
+    let letter = get(&admin, "/dead-letters/1").await;
+    assert!(letter["unreadable"].as_str().unwrap().contains("unknown"), "{letter}");
+    assert_eq!(letter["event"], Value::Null, "the older schema does not fit it");
+    let consequence = letter["discard_impact"]["consequence"].as_str().unwrap();
+    assert!(consequence.contains("cannot be decoded"), "{letter}");
+
+    registered.send_replace(true);
+    let (status, counts) = post(&admin, "/dead-letters/replay", Value::Null).await;
+    assert_eq!(status, 200);
+    assert_eq!(counts, json!({ "replayed": 1, "still_unprocessable": 4, "left": 0, "next": null }));
+    assert_eq!(fixture.tallies().await["a"], (1, 7));
+    let letter = get(&admin, "/dead-letters/1").await;
+    assert_eq!(letter["event"]["by"], "who", "by the schema that wrote it: {letter}");
+    // Its content is unknown, so the operator has to agree to a write-off.
+    let discard = "/dead-letters/2/discard";
+    let (status, kind, _) = refusal(&admin, discard, json!({ "reason": "cut" })).await;
+    assert_eq!((status, kind.as_str()), (409, "write-off-needed"));
+    // Two operators at once, each with another dead letter of one event.
+    let agreed = json!({ "reason": "cut", "write_off": true });
+    let (one, other) = tokio::join!(
+        outcome(&admin, discard, agreed.clone()),
+        outcome(&admin, "/dead-letters/4/discard", agreed)
+    );
+    assert_eq!(BTreeSet::from([&*one, &*other]), BTreeSet::from(["discarded", "discarded_before"]));
+    let written_off = "select sum(amount)::bigint from write_offs where unit = 'unread events'";
+    assert_eq!(fixture.query_number(written_off).await, 1);
+    let because = json!({ "reason": "cut" });
+    assert_eq!(outcome(&admin, "/dead-letters/5/discard", because).await, "discarded_before");
+    assert_eq!(fixture.query_number(written_off).await, 1, "it was one event");
+}
+
+#[tokio::test]
+async fn a_bulk_replay_goes_oldest_first_and_unprocessable_events_do_not_block_it() {
+    let fixture = Fixture::<47>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    let events: Vec<_> =
+        (1..=30).map(|nth| counted("a", if nth % 3 == 0 { 0 } else { nth })).collect();
+    for some in fixture.to_records(&events).await.chunks(15) {
+        fixture.handle(some.to_vec()).await;
+    }
+    fixture.accept_tills().await;
+    let admin = fixture.admin_router();
+    let (status, counts) =
+        post(&admin, "/dead-letters/replay", json!({ "topic": "another" })).await;
+    assert_eq!((status, &counts["replayed"]), (200, &json!(0)));
+    let request = json!({ "topic": names(47).counted.name, "after": 6 });
+    let (_, counts) = post(&admin, "/dead-letters/replay", request).await;
+    assert_eq!(
+        counts,
+        json!({ "replayed": 16, "still_unprocessable": 8, "left": 0, "next": null })
+    );
+    let (_, counts) = post(&admin, "/dead-letters/replay", Value::Null).await;
+    assert_eq!(
+        counts,
+        json!({ "replayed": 4, "still_unprocessable": 10, "left": 0, "next": null })
+    );
+    assert_eq!(fixture.tallies().await["a"].0, 20);
+    assert_eq!(post(&admin, "/dead-letters/replay", json!({ "tpoic": "x" })).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_stopped_by_a_transient_failure_is_a_503_and_changes_nothing() {
+    let fixture = Fixture::<48>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    fixture.handle(fixture.to_records(&[counted("a", 7)]).await).await;
+    fixture.accept_tills().await;
+    let admin = fixture.admin_router();
+    // Another session locks the row for longer than a statement waits.
+    let mut other = fixture.superuser_connection().await;
+    sqlx::raw_sql("begin; select * from dead_letters for update")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    for path in ["/dead-letters/1/replay", "/dead-letters/replay"] {
+        let (status, kind, detail) = refusal(&admin, path, Value::Null).await;
+        assert_eq!((status, kind.as_str()), (503, "unavailable"), "{detail}");
+    }
+    sqlx::raw_sql("rollback").execute(&mut other).await.unwrap();
+    let (away, proxy) = fixture.with_registry_proxy().await;
+    proxy.set_mode(ProxyMode::Refuse);
+    let (status, ..) = refusal(&away.admin_router(), "/dead-letters/1/replay", Value::Null).await;
+    assert_eq!(status, 503);
+    let read = get(&away.admin_router(), "/dead-letters/1").await;
+    assert_eq!(read["event"]["amount"], 7, "by this service's own schema: {read}");
+    assert!(
+        read["unreadable"].as_str().is_some_and(|because| because.contains("registry")),
+        "{read}"
+    );
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
+    assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "replayed");
+}

@@ -1,0 +1,176 @@
+//! Discarding dead letters: once, permanently, and with a record of every loss.
+
+use serde_json::{Value, json};
+
+use super::admin_client::{get, outcome, post, refusal, send_request, state_counts};
+use super::*;
+
+/// Its publisher gave one id to two events; or to none, and the aggregate's to all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter() {
+    let fixture = Fixture::<23>::create_with_contracts().await;
+    let (consumer, client, stop) =
+        (fixture.consumer(), fixture.group_client(), CancellationToken::new());
+    let mut batches = consumer.batch_runner(&client, &stop);
+    let events = fixture.to_records(&[1, 2, 3, 4].map(|amount| counted("a", amount))).await;
+    batches.handle(events[..1].to_vec(), &Assignment::default()).await;
+    batches.handle(events[1..2].to_vec(), &Assignment::default()).await;
+    fixture.execute_as_superuser("update inbox set topic = 'another'").await;
+    batches.handle(events[..1].to_vec(), &Assignment::default()).await;
+    batches.handle(events[2..3].to_vec(), &Assignment::default()).await;
+    batches.handle(events[1..].to_vec(), &Assignment::default()).await;
+    assert_eq!(fixture.tallies().await["a"], (4, 10), "each once, and what came with them too");
+    let letters = fixture.dead_letters().await;
+    assert_eq!(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [0, 1]);
+    for letter in letters {
+        assert_eq!(letter.reason, "its id is that of an event of another");
+    }
+    // Two in one batch, of which none is in the inbox yet.
+    let (topic, event_id) = (names(23).counted, Uuid::now_v7());
+    for (entered, is_a_repeat) in [(topic.name, true), ("another", false)] {
+        let repeats = [(1, event_id, topic)];
+        let mut tx = fixture.db.begin().await.unwrap();
+        let answer =
+            crate::transaction::check_duplicate_topics(&mut tx, &repeats, &[(event_id, entered)])
+                .await;
+        assert_eq!(answer.is_ok(), is_a_repeat, "{entered}");
+    }
+    // Given up twice, as it may come twice, it is written off once.
+    fixture.execute_as_superuser(
+        "insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
+                                   record, kind, reason)
+         select cluster, topic, partition, 7, hash, event_id, key, headers, record, kind, reason
+         from dead_letters where \"offset\" = 0",
+    )
+    .await;
+    let admin = fixture.admin_router();
+    let listed = get(&admin, "/dead-letters").await;
+    let listed = listed["dead_letters"].as_array().unwrap();
+    for (letter, before) in listed.iter().zip([false, false, true]) {
+        let path = format!("/dead-letters/{}", letter["dead_letter_id"]);
+        let answer = get(&admin, &path).await;
+        let costs = answer["discard_impact"]["consequence"].as_str().unwrap();
+        assert_eq!(costs.contains("Till a"), !before, "{costs}");
+        let discard = json!({ "reason": "its id is wrong" });
+        let (status, answer) =
+            send_request(&admin, "POST", &format!("{path}/discard"), discard).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_show() {
+    let fixture = Fixture::<43>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    let batch = fixture.to_records(&[counted("a", 150), counted("a", 40), counted("a", 250)]).await;
+    fixture.handle(batch.clone()).await;
+    let admin = fixture.admin_router();
+    let (path, because) = ("/dead-letters/1/discard", json!({ "reason": "nobody knows them" }));
+
+    let asked = get(&admin, "/dead-letters/1").await;
+    assert_eq!(asked["discard_impact"]["write_offs"][0]["amount"], 150);
+    let (status, kind, detail) = refusal(&admin, path, because.clone()).await;
+    assert_eq!((status, kind.as_str()), (409, "write-off-needed"));
+    assert!(detail.contains("150 coins (what was not counted)"), "{detail}");
+    for no_reason in [json!({ "reason": " " }), json!({ "reason": "x".repeat(1_001) })] {
+        assert_eq!(post(&admin, path, no_reason).await.0, 422);
+    }
+    assert_eq!(
+        fixture.dead_letter_counts().await,
+        state_counts([("waiting", 3)]),
+        "refused, so nothing is done"
+    );
+
+    let agreed = json!({ "reason": "nobody knows them", "write_off": true });
+    assert_eq!(outcome(&admin, path, agreed.clone()).await, "discarded");
+    assert_eq!(outcome(&admin, path, agreed.clone()).await, "done_before");
+    assert_eq!(
+        outcome(&admin, "/dead-letters/2/discard", because).await,
+        "discarded",
+        "costs nothing"
+    );
+    assert_eq!(outcome(&admin, "/dead-letters/3/discard", agreed).await, "discarded");
+    let books = crate::http::books::write_off_totals(&fixture.db).await.unwrap();
+    assert_eq!(serde_json::to_value(books).unwrap(), json!([{ "unit": "coins", "amount": 400 }]));
+    let letter = get(&admin, "/dead-letters/1").await;
+    assert_eq!(
+        (&letter["state"], &letter["discard_reason"]),
+        (&json!("discarded"), &json!("nobody knows them"))
+    );
+    let (status, kind, _) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
+    assert_eq!((status, kind.as_str()), (409, "discarded"), "discarded is for ever");
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_rows_cannot_be_loaded_is_discarded_like_any_other() {
+    let fixture = Fixture::<49>::create_with_contracts().await;
+    fixture.handle(fixture.to_records(&[counted("a\0", 1)]).await).await;
+    let admin = fixture.admin_router();
+    let letter = get(&admin, "/dead-letters/1").await;
+    let consequence = letter["discard_impact"]["consequence"].as_str().unwrap();
+    assert!(consequence.starts_with("The impact is unknown"), "{letter}");
+    let because = json!({ "reason": "no name" });
+    assert_eq!(outcome(&admin, "/dead-letters/1/discard", because).await, "discarded");
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("discarded", 1)]));
+}
+
+#[tokio::test]
+async fn a_discarded_event_has_no_effect_when_it_is_read_again_with_its_cause_fixed() {
+    let fixture = Fixture::<44>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    let events: Vec<_> = (0..25).map(|_| counted("a", 7)).collect();
+    let batch = fixture.to_records(&events).await;
+    // Fewer than a pause at a time.
+    for some in batch.chunks(15) {
+        fixture.handle(some.to_vec()).await;
+    }
+    // The cause is still there: they are known, so they are neither new nor a reason to pause.
+    let again = tokio::time::timeout(TEST_TIMEOUT, fixture.handle(batch.clone())).await;
+    assert!(again.is_ok(), "25 known dead letters do not pause the consumer");
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 25)]));
+    let admin = fixture.admin_router();
+    for dead_letter_id in 1..=24 {
+        let path = format!("/dead-letters/{dead_letter_id}/discard");
+        assert_eq!(outcome(&admin, &path, json!({ "reason": "lost" })).await, "discarded");
+    }
+    fixture.handle(batch.clone()).await;
+    assert_eq!(
+        fixture.dead_letter_counts().await,
+        state_counts([("discarded", 24), ("waiting", 1)])
+    );
+    fixture.accept_tills().await;
+    fixture.handle(batch).await;
+    assert_eq!(fixture.tallies().await["a"], (1, 7), "the one that was not discarded");
+    assert_eq!(
+        fixture.dead_letter_counts().await,
+        state_counts([("discarded", 24), ("waiting", 1)])
+    );
+    assert_eq!(outcome(&admin, "/dead-letters/25/replay", Value::Null).await, "handled_before");
+}
+
+#[tokio::test]
+async fn discarding_one_of_two_dead_letters_of_an_event_discards_the_event() {
+    let fixture = Fixture::<45>::create_with_contracts().await;
+    fixture.reject_till("a").await;
+    let batch = fixture.to_records(&[counted("a", 150)]).await;
+    let again = OwnedMessage::new(
+        batch[0].payload().map(<[u8]>::to_vec),
+        None,
+        batch[0].topic().to_string(),
+        Timestamp::NotAvailable,
+        1,
+        3,
+        batch[0].headers().cloned(),
+    );
+    fixture.handle(vec![batch[0].clone(), again.clone(), again.clone()]).await;
+    fixture.handle(vec![again]).await;
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 2)]));
+    fixture.accept_tills().await;
+    let admin = fixture.admin_router();
+    let agreed = json!({ "reason": "lost", "write_off": true });
+    assert_eq!(outcome(&admin, "/dead-letters/1/discard", agreed.clone()).await, "discarded");
+    assert_eq!(outcome(&admin, "/dead-letters/2/replay", Value::Null).await, "discarded_before");
+    assert_eq!(fixture.tallies().await.len(), 0);
+    assert_eq!(fixture.query_number("select sum(amount)::bigint from write_offs").await, 150);
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("discarded", 2)]));
+}

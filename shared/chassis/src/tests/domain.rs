@@ -1,0 +1,207 @@
+//! The example domain of these tests: amounts counted into tills, with events, rows and handlers.
+
+use super::*;
+
+pub const COUNTED_SCHEMA: &str = r#"{"type": "record", "name": "Counted", "fields": [
+    {"name": "till", "type": "string"},
+    {"name": "amount", "type": "long"},
+    {"name": "note", "type": ["null", "string"], "default": null}]}"#;
+
+pub const TALLIED_SCHEMA: &str = r#"{"type": "record", "name": "Tallied", "fields": [
+    {"name": "till", "type": "string"},
+    {"name": "total", "type": "long"}]}"#;
+
+/// Something was counted into a till. A topic belongs to a type, so each test has types of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counted<const TEST: u32> {
+    pub till: String,
+    pub amount: i64,
+    pub note: Option<String>,
+}
+
+/// What is in a till now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tallied<const TEST: u32> {
+    pub till: String,
+    pub total: i64,
+}
+
+impl<const TEST: u32> Event for Counted<TEST> {
+    fn topic() -> &'static Topic {
+        names(TEST).counted
+    }
+    fn key(&self) -> String {
+        self.till.clone()
+    }
+}
+
+impl<const TEST: u32> Event for Tallied<TEST> {
+    fn topic() -> &'static Topic {
+        names(TEST).tallied
+    }
+    fn key(&self) -> String {
+        self.till.clone()
+    }
+}
+
+pub fn counted<const TEST: u32>(till: &str, amount: i64) -> Counted<TEST> {
+    Counted { till: till.to_string(), amount, note: None }
+}
+
+/// Names for one test: its service, which is its consumer group as well, and its topics.
+pub struct Names {
+    pub service: &'static str,
+    pub counted: &'static Topic,
+    pub tallied: &'static Topic,
+}
+
+pub fn names(test: u32) -> &'static Names {
+    static NAMES: LazyLock<Mutex<BTreeMap<u32, &'static Names>>> = LazyLock::new(Mutex::default);
+    NAMES.lock().unwrap().entry(test).or_insert_with(|| {
+        let run = Uuid::now_v7().simple();
+        let service: &'static str = format!("till-{run}").leak();
+        let topic = |event: &str, schema| {
+            let name = format!("till.{event}.{run}").leak();
+            let (subscribers, kept) = (vec![service].leak(), Retention::Days(1));
+            &*Box::leak(Box::new(Topic::new(name, service, subscribers, 3, kept, schema)))
+        };
+        let (counted, tallied) =
+            (topic("counted", COUNTED_SCHEMA), topic("tallied", TALLIED_SCHEMA));
+        Box::leak(Box::new(Names { service, counted, tallied }))
+    })
+}
+
+/// The rows of a batch.
+#[derive(Default)]
+pub struct Tills {
+    pub tallies: Table<String, Tally>,
+}
+
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct Tally {
+    pub till: String,
+    pub counted: i64,
+    pub total: i64,
+}
+
+impl Tills {
+    pub fn add(&mut self, till: &str, amount: i64) -> i64 {
+        let (counted, total) = self.tallies.get(till).map_or((0, 0), |t| (t.counted, t.total));
+        let tally = Tally { till: till.to_string(), counted: counted + 1, total: total + amount };
+        self.tallies.put(till.to_string(), tally);
+        total + amount
+    }
+}
+
+/// Publishes in an open transaction.
+pub async fn publish_in(tx: &mut PgTransaction<'static>, events: &[Envelope]) {
+    let mut writes = WriteBatch::new(tx);
+    outbox::insert(&mut writes, events);
+    writes.execute().await.unwrap();
+}
+
+impl UnitOfWork for Tills {
+    type Keys = BTreeSet<String>;
+
+    async fn load(tx: &mut PgConnection, keys: Self::Keys) -> sqlx::Result<Tills> {
+        let tallies =
+            sqlx::query_as("select * from tallies where till = any($1) order by till for update")
+                .bind(Vec::from_iter(keys.iter().map(String::as_str)))
+                .fetch_all(tx)
+                .await?;
+        Ok(Tills { tallies: Table::from_rows(keys, tallies, |tally: &Tally| tally.till.clone()) })
+    }
+
+    fn save(&self, writes: &mut WriteBatch<'_>) {
+        const UPDATE: &str = "
+            update tallies set counted = t.counted, total = t.total
+            from (select unnest($1::text[]) as till, unnest($2::bigint[]) as counted,
+                         unnest($3::bigint[]) as total) as t
+            where tallies.till = t.till";
+        const INSERT: &str = "
+            insert into tallies
+            select unnest($1::text[]), unnest($2::bigint[]), unnest($3::bigint[])";
+        for (statement, rows) in
+            [(UPDATE, self.tallies.dirty_rows()), (INSERT, self.tallies.new_rows())]
+        {
+            if !rows.is_empty() {
+                writes
+                    .statement(statement)
+                    .bind(rows.iter().map(|tally| tally.till.as_str()).collect::<Vec<_>>())
+                    .bind(rows.iter().map(|tally| tally.counted).collect::<Vec<_>>())
+                    .bind(rows.iter().map(|tally| tally.total).collect::<Vec<_>>());
+            }
+        }
+    }
+}
+
+impl<const TEST: u32> Loads<Counted<TEST>> for Tills {
+    fn keys(counted: &Counted<TEST>, keys: &mut BTreeSet<String>) {
+        keys.insert(counted.till.clone());
+    }
+}
+
+impl<const TEST: u32> Loads<Tallied<TEST>> for Tills {
+    fn keys(_: &Tallied<TEST>, _: &mut BTreeSet<String>) {}
+}
+
+/// An amount that only an empty till accepts.
+pub const ONLY_WHEN_EMPTY: i64 = 111_111;
+
+/// `till.counted` → `till.tallied`. To count nothing is impossible, and so is [`ONLY_WHEN_EMPTY`] in a till that
+/// is not empty; to count less is a panic, and the database refuses a million, and a NUL in a till's
+/// name.
+pub fn tally<const TEST: u32>(
+    counted: &Counted<TEST>,
+    tills: &mut Tills,
+    _: HandlerContext,
+) -> HandlerResult<Tallied<TEST>> {
+    match counted.amount {
+        0 => unprocessable!("nothing was counted"),
+        ONLY_WHEN_EMPTY if tills.tallies.get(&counted.till).is_some() => {
+            unprocessable!("it is not empty")
+        }
+        amount if amount < 0 => panic!("a till can't owe {amount}"),
+        amount => {
+            let total = tills.add(&counted.till, amount);
+            Ok(Some(Tallied { till: counted.till.clone(), total }))
+        }
+    }
+}
+
+/// `till.tallied` → nothing.
+pub fn ignore_tallied<const TEST: u32>(
+    _: &Tallied<TEST>,
+    _: &mut Tills,
+    _: HandlerContext,
+) -> HandlerResult<()> {
+    Ok(None)
+}
+
+/// The impact of discarding an event that was not counted: an amount of 100 or more needs a write-off.
+pub fn discard_impact<const TEST: u32>(counted: &Counted<TEST>, tills: &Tills) -> DiscardImpact {
+    let total = tills.tallies.get(&counted.till).map_or(0, |tally| tally.total);
+    let loss = DiscardImpact::new(format!("Till {} stays at {total}.", counted.till));
+    match counted.amount {
+        100.. => loss.with_write_off("what was not counted", counted.amount, "coins"),
+        _ => loss.with_remedy("counts it by hand", "till", format!("/tills/{}", counted.till)),
+    }
+}
+
+/// The command of a client who counts → `till.counted`. Nothing is refused, less is a panic.
+pub fn count<const TEST: u32>(
+    request: &Counted<TEST>,
+    tills: &mut Tills,
+    _: HandlerContext,
+) -> Result<Reply, Problem> {
+    match request.amount {
+        0 => Err(Problem::invalid("amount", "It must not be 0.")),
+        amount if amount < 0 => panic!("a till can't owe {amount}"),
+        amount => {
+            let total = tills.add(&request.till, amount);
+            let answer = serde_json::json!({ "till": request.till, "total": total });
+            let location = format!("/tills/{}", request.till);
+            Ok(Reply::created(location, &answer).with_event(Some(request.clone())))
+        }
+    }
+}

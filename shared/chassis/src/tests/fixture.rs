@@ -1,0 +1,344 @@
+//! The fixture: a small service for one test, with its own database, topics and consumer group.
+
+use std::path::Path;
+
+use super::*;
+use crate::outbox::producer::Producer;
+use crate::outbox::sender::OutboxSender;
+
+/// Where the chassis's own migrations are found, `*_messaging.sql`, beside those of a service.
+const MIGRATIONS_DIR: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../services/stock/migrations");
+
+/// A till cannot hold a million.
+pub const CREATE_TALLIES: &str = "
+    create table tallies (
+        till    text primary key,
+        counted bigint not null,
+        total   bigint not null check (total < 1000000)
+    )";
+
+/// A small service for one test.
+#[derive(Clone)]
+pub struct Fixture<const TEST: u32> {
+    pub service: &'static str,
+    pub config: Config,
+    pub db: PgPool,
+    /// The superuser's way into the same database, past every proxy.
+    pub superuser: PgConnectOptions,
+    pub wakeups: Arc<Wakeups>,
+}
+
+impl<const TEST: u32> Fixture<TEST> {
+    /// Creates its database; nothing is created in Kafka or in the registry.
+    pub async fn create() -> Fixture<TEST> {
+        static OPENED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+        assert!(OPENED.lock().unwrap().insert(TEST), "test number {TEST} is taken");
+        let service = names(TEST).service;
+        let (owner, server) = testing::fresh_database().await;
+        let superuser: PgConnectOptions = server.expose().parse().unwrap();
+        let superuser =
+            superuser.username("postgres").options([("default_transaction_read_only", "off")]);
+        let config = config(owner, server);
+        let stock = Migrator::new(Path::new(MIGRATIONS_DIR)).await.unwrap();
+        let is_messaging =
+            |it: &&Migration| it.description.split(' ').next_back() == Some("messaging");
+        let messaging = stock.iter().filter(is_messaging).cloned();
+        let sql = AssertSqlSafe(CREATE_TALLIES).into_sql_str();
+        let own = Migration::new(i64::MAX, "tables".into(), MigrationType::Simple, sql, false);
+        let migrator = Migrator::with_migrations(messaging.chain([own]).collect());
+        migrate::migrate(service, &config, migrator).await.unwrap();
+        let db = crate::db::pool::connect(service, &config).unwrap();
+        let fixture = Fixture { service, config, db, superuser, wakeups: Arc::default() };
+        let published = [names(TEST).counted, names(TEST).tallied];
+        outbox::store_schemas(&fixture.db, &published).await.unwrap();
+        fixture
+    }
+
+    /// Creates its topics and registers its schemas as well.
+    pub async fn create_with_contracts() -> Fixture<TEST> {
+        let fixture = Fixture::create().await;
+        for topic in [names(TEST).counted, names(TEST).tallied] {
+            fixture.create_topic(topic, &[]).await;
+            fixture.register_schema(topic, topic.schema).await;
+        }
+        fixture
+    }
+
+    pub async fn create_topic(&self, topic: &Topic, settings: &[(&str, &str)]) {
+        let new = NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(1));
+        let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
+        let made = self.admin_client().create_topics([&new], &AdminOptions::new()).await.unwrap();
+        made[0].as_ref().unwrap();
+    }
+
+    pub fn admin_client(&self) -> AdminClient<DefaultClientContext> {
+        kafka::client_config("test", &self.config.kafka).create().unwrap()
+    }
+
+    /// The schema's id.
+    pub async fn register_schema(&self, topic: &Topic, schema: &str) -> u32 {
+        let url = self.config.schema_registry.schema_registry_url.clone();
+        let settings = SrSettings::new_builder(url).no_proxy().build().unwrap();
+        let schema = SuppliedSchema::new(None, SchemaType::Avro, schema.to_string());
+        post_schema(&settings, topic.subject(), schema).await.unwrap().id
+    }
+
+    /// The same service with a proxy before its registry.
+    pub async fn with_registry_proxy(&self) -> (Fixture<TEST>, Proxy) {
+        let url = self.config.schema_registry.schema_registry_url.clone();
+        let server = url.split('/').nth(2).unwrap().to_string();
+        let proxy = Proxy::new(server.clone()).await;
+        let there = url.replace(&server, &format!("127.0.0.1:{}", proxy.port));
+        (self.with_config(|config| config.schema_registry.schema_registry_url = there), proxy)
+    }
+
+    /// The same service with a proxy before its database.
+    pub async fn with_database_proxy(&self) -> (Fixture<TEST>, Proxy) {
+        let server = format!("{}:{}", self.superuser.get_host(), self.superuser.get_port());
+        let proxy = Proxy::new(server.clone()).await;
+        let url = self.config.database_url.expose();
+        let url = url.replace(&server, &format!("127.0.0.1:{}", proxy.port));
+        (self.with_config(|config| config.database_url = url.into()), proxy)
+    }
+
+    /// Locks the row of a till until the returned transaction is dropped.
+    pub async fn lock_tally(&self, till: &str) -> sqlx::PgTransaction<'static> {
+        let mut tx = self.db.begin().await.unwrap();
+        let lock = "insert into tallies values ($1, 0, 0)
+                    on conflict (till) do update set counted = tallies.counted";
+        sqlx::query(lock).bind(till).execute(&mut *tx).await.unwrap();
+        tx
+    }
+
+    /// The same service with a changed configuration.
+    pub fn with_config(&self, change: impl FnOnce(&mut Config)) -> Fixture<TEST> {
+        let mut fixture = self.clone();
+        change(&mut fixture.config);
+        fixture.db = crate::db::pool::connect(self.service, &fixture.config).unwrap();
+        fixture
+    }
+
+    pub fn relay(&self) -> Relay {
+        let beat = Heartbeats::new().register("relay", TEST_TIMEOUT);
+        let (db, wake) = (self.db.clone(), self.wakeups.clone());
+        Relay::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
+    }
+
+    /// The relay's sender, to be run step by step.
+    pub fn sender<'a>(&self, registry: &'a SchemaRegistryClient) -> OutboxSender<'a> {
+        let producer = Producer::new(self.service, &self.config.kafka).unwrap();
+        OutboxSender::new(self.service, producer, registry)
+    }
+
+    pub fn consumer(&self) -> Consumer<Tills> {
+        let beat = Heartbeats::new().register("consumer", TEST_TIMEOUT);
+        let (db, wake) = (self.db.clone(), self.wakeups.clone());
+        Consumer::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
+            .on(tally::<TEST>, discard_impact::<TEST>)
+    }
+
+    /// The command queue and the loop that executes its commands.
+    pub fn commands(&self) -> (Commands<Tills>, RunningLoop) {
+        let beat = Heartbeats::new().register("command executor", TEST_TIMEOUT);
+        let (commands, writers) =
+            command_channel(self.service, self.db.clone(), self.wakeups.clone(), beat);
+        (commands, RunningLoop::start(|stop| writers.run(stop)))
+    }
+
+    pub fn registry(&self) -> Arc<SchemaRegistryClient> {
+        Arc::new(SchemaRegistryClient::new(&self.config.schema_registry).unwrap())
+    }
+
+    /// Runs a consumer until it has handled everything that its topics hold.
+    pub async fn catch_up(&self) {
+        let consumer = self.consumer();
+        let group = consumer.lag();
+        let consuming = RunningLoop::start(|stop| consumer.run(stop));
+        eventually("the group has caught up", async || group.caught_up().await.is_some()).await;
+        consuming.stop().await;
+    }
+
+    /// A client of the consumer's group that owns no partition, so that no offset is stored: as if
+    /// the process died after each commit.
+    pub fn group_client(&self) -> Arc<StreamConsumer<GroupContext>> {
+        let config =
+            kafka::consumer_config(self.service, &self.config.kafka, Isolation::ReadUncommitted);
+        Arc::new(config.create_with_context(GroupContext::default()).unwrap())
+    }
+
+    /// The consumer's one step, on a given batch, and further ones until no event of it is deferred.
+    pub async fn handle(&self, batch: Vec<OwnedMessage>) {
+        handle_all(&self.consumer(), &self.group_client(), batch).await;
+    }
+
+    /// Events as records that Kafka delivers, in one partition from offset 0.
+    pub async fn to_records(&self, events: &[Counted<TEST>]) -> Vec<OwnedMessage> {
+        let topic = names(TEST).counted;
+        let id = self.register_schema(topic, topic.schema).await;
+        let record = |(nth, event): (usize, &Counted<TEST>)| {
+            let payload = frame(id, &Outgoing::from_event(event).body);
+            let (key, name) = (event.till.clone().into_bytes(), topic.name.to_string());
+            let headers = Some(event_id_header(&Uuid::now_v7().to_string()));
+            let (payload, key) = (Some(payload), Some(key));
+            OwnedMessage::new(payload, key, name, Timestamp::NotAvailable, 0, nth as i64, headers)
+        };
+        events.iter().enumerate().map(record).collect()
+    }
+
+    /// Publishes events, each in a transaction of its own.
+    pub async fn publish(&self, events: &[Counted<TEST>]) -> Vec<Uuid> {
+        let mut ids = Vec::new();
+        for event in events {
+            let mut tx = self.db.begin().await.unwrap();
+            let envelope = envelope(event);
+            ids.push(envelope.event_id);
+            publish_in(&mut tx, &[envelope]).await;
+            tx.commit().await.unwrap();
+        }
+        self.wakeups.relay.notify_one();
+        ids
+    }
+
+    /// Everything that a topic holds, partition by partition.
+    pub async fn records(&self, topic: &'static Topic) -> Vec<OwnedMessage> {
+        let client = kafka::client_config("reader", &self.config.kafka)
+            .set("group.id", "reader")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        tokio::task::spawn_blocking(move || read_topic(&client, topic.name).unwrap()).await.unwrap()
+    }
+
+    /// What was published, as (event id, till, amount), in each till's order of the topic.
+    pub async fn published(&self) -> Vec<(Uuid, String, i64)> {
+        let records = self.records(names(TEST).counted).await;
+        let decode = |record: &OwnedMessage| {
+            let codec = names(TEST).counted.codec();
+            let event: Counted<TEST> =
+                codec.decode(codec, &record.payload().unwrap()[5..]).unwrap();
+            (header(record, "ce_id").unwrap().parse().unwrap(), event.till, event.amount)
+        };
+        records.iter().map(decode).collect()
+    }
+
+    /// How many events have been counted into each till, and their sum.
+    pub async fn tallies(&self) -> BTreeMap<String, (i64, i64)> {
+        let tallies: Vec<Tally> =
+            sqlx::query_as("select * from tallies").fetch_all(&self.db).await.unwrap();
+        tallies.into_iter().map(|tally| (tally.till, (tally.counted, tally.total))).collect()
+    }
+
+    /// The result of a query for one number.
+    pub async fn query_number(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap()
+    }
+
+    pub async fn wait_for_empty_outbox(&self) {
+        eventually("the outbox is empty", async || {
+            self.query_number("select count(*) from outbox").await == 0
+        })
+        .await;
+    }
+
+    /// Waits until the outbox has no row of a topic; rows of other topics may remain.
+    pub async fn wait_until_relayed(&self, topic: &Topic) {
+        eventually("the outbox is empty", async || {
+            let left = "select count(*) from outbox where topic = $1";
+            let left: i64 =
+                sqlx::query_scalar(left).bind(topic.name).fetch_one(&self.db).await.unwrap();
+            left == 0
+        })
+        .await;
+    }
+
+    /// All dead letters, by partition and offset.
+    pub async fn dead_letters(&self) -> Vec<DeadLetterRow> {
+        sqlx::query_as("select * from dead_letters order by partition, \"offset\"")
+            .fetch_all(&self.db)
+            .await
+            .unwrap()
+    }
+
+    /// A connection of the superuser.
+    pub async fn superuser_connection(&self) -> PgConnection {
+        self.superuser.connect().await.unwrap()
+    }
+
+    /// Runs a statement as the superuser.
+    pub async fn execute_as_superuser(&self, statement: &str) {
+        let mut session = self.superuser_connection().await;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut session).await.unwrap();
+    }
+
+    /// Waits until this many sessions of the service wait for locks.
+    pub async fn wait_for_blocked(&self, sessions: i64) {
+        eventually("sessions wait for a lock", async || {
+            let waiting = "select count(*) from pg_stat_activity
+                           where datname = current_database() and wait_event_type = 'Lock'";
+            self.query_number(waiting).await >= sessions
+        })
+        .await;
+    }
+}
+
+/// A consumer's one step, on a given batch, and further ones until no event of it is deferred.
+pub async fn handle_all(
+    consumer: &Consumer<Tills>,
+    client: &Arc<StreamConsumer<GroupContext>>,
+    batch: Vec<OwnedMessage>,
+) {
+    let stop = CancellationToken::new();
+    let mut batches = consumer.batch_runner(client, &stop);
+    batches.handle(batch, &client.context().assignment()).await;
+    while let Some(due_at) = batches.next_due() {
+        tokio::time::sleep_until(due_at).await;
+        batches.retry_deferred().await;
+    }
+}
+
+#[derive(Debug, sqlx::FromRow)]
+pub struct DeadLetterRow {
+    pub partition: i32,
+    pub offset: i64,
+    pub event_id: Option<Uuid>,
+    pub record: Option<Vec<u8>>,
+    pub kind: String,
+    pub reason: String,
+}
+
+pub fn envelope<const TEST: u32>(event: &Counted<TEST>) -> Envelope {
+    Envelope {
+        event: Outgoing::from_event(event),
+        event_id: Uuid::now_v7(),
+        traceparent: None,
+        causation_id: None,
+        occurred_at: chrono::Utc::now(),
+    }
+}
+
+pub fn config(owner: Secret, server: Secret) -> Config {
+    let given = |name| std::env::var(name).expect("run by `make test`");
+    let mut config = testing::config(owner, server);
+    config.kafka.kafka_bootstrap_servers = given("TEST_KAFKA_BOOTSTRAP_SERVERS");
+    config.schema_registry.schema_registry_url = given("TEST_SCHEMA_REGISTRY_URL");
+    config.schema_registry.schema_registry_lag = Duration::from_secs(3);
+    config
+}
+
+/// The committed offsets of the group, of the partitions that have one.
+pub async fn committed_offsets<const TEST: u32>(fixture: &Fixture<TEST>) -> Vec<i64> {
+    let client = fixture.group_client();
+    let query = move || {
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_range(names(TEST).counted.name, 0, 2);
+        let committed = client.committed_offsets(partitions, TEST_TIMEOUT).unwrap();
+        committed
+            .elements()
+            .iter()
+            .filter_map(|element| element.offset().to_raw())
+            .collect::<Vec<_>>()
+    };
+    let offsets = tokio::task::spawn_blocking(query).await.unwrap();
+    offsets.into_iter().filter(|offset| *offset >= 0).collect()
+}

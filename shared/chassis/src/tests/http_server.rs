@@ -1,0 +1,421 @@
+//! Every connection to the HTTP server ends in bounded time, and a stop lets running requests finish.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::test_server::*;
+use super::*;
+use crate::http::limits::Limits;
+use crate::http::server::{KEEPALIVE_GRACE, listen};
+
+#[tokio::test]
+async fn a_header_that_never_ends_is_closed_within_its_timeout() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    assert_eq!(server.send_and_read("").await, "", "nothing sent");
+    assert_eq!(server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n").await, "", "half sent");
+    let kept = server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\nGET /").await;
+    assert!(kept.ends_with("here"), "half of a second one: {kept}");
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_a_408_within_the_request_timeout() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let half = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    assert_problem(&server.send_and_read(half).await, "408", "request-timeout");
+    let chunked =
+        "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    assert_problem(&server.send_and_read(chunked).await, "408", "request-timeout");
+    let expecting =
+        "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+    let answer = server.send_and_read(expecting).await;
+    let answer = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").expect("asked to go on");
+    assert_problem(answer, "408", "request-timeout");
+    let unread = "GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+    assert_problem(&server.send_and_read(unread).await, "408", "request-timeout");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_a_413_even_for_a_client_that_sends_it_all_first() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let size = 900_000;
+    let declared = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
+    let whole = declared + &"x".repeat(size);
+    assert_problem(&server.send_and_read(&whole).await, "413", "body-too-large");
+    let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", size, "x".repeat(size));
+    let chunked = "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut stream = server.send(chunked).await;
+    stream.write_all(chunk.as_bytes()).await.unwrap();
+    assert_problem(&read_to_end(stream).await, "413", "body-too-large");
+    let asking = "POST /echo HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n\
+         content-length: 99999\r\n\r\n";
+    assert_problem(&server.send_and_read(asking).await, "413", "body-too-large");
+    let fits = format!("{}{}", "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n", {
+        let body = "x".repeat(limits().body_bytes_max);
+        format!("content-length: {}\r\n\r\n{body}", body.len())
+    });
+    assert!(server.send_and_read(&fits).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_header_over_the_limit_is_a_431() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(17_000));
+    assert!(server.send_and_read(&long).await.starts_with("HTTP/1.1 431 "));
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
+    assert!(server.send_and_read(&many).await.starts_with("HTTP/1.1 431 "));
+}
+
+#[tokio::test]
+async fn a_client_connected_before_the_stop_is_answered() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    // By the system: the server itself does not run before this waits.
+    let mut waiting = std::net::TcpStream::connect(server.addr).unwrap();
+    io::Write::write_all(&mut waiting, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    server.stop.cancel();
+    waiting.set_nonblocking(true).unwrap();
+    let answer = read_to_end(TcpStream::from_std(waiting).unwrap()).await;
+    assert!(answer.ends_with("here"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_unknown_path_or_method_is_a_problem() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let nowhere = server.send_and_read("GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_problem(&nowhere, "404", "not-found");
+    let deleted = server.send_and_read("DELETE /echo HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_problem(&deleted, "405", "method-not-allowed");
+    assert!(deleted.contains("allow: POST"), "{deleted}");
+}
+
+#[tokio::test]
+async fn a_panic_is_an_opaque_500_and_the_server_keeps_running() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let answer = server.send_and_read("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_problem(&answer, "500", "internal");
+    assert!(!answer.contains("on purpose"), "{answer}");
+    assert!(server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
+}
+
+#[tokio::test]
+async fn a_slow_response_is_unavailable_for_a_read_and_an_unknown_outcome_for_a_write() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let read = server.send_and_read("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_problem(&read, "503", "unavailable");
+    let written =
+        server.send_and_read("POST /never HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
+    assert_problem(&written, "503", "outcome-unknown");
+    assert!(written.contains("retry-after: 1"), "{written}");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_cap_wait_for_a_free_slot() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let mut idle = Vec::new();
+    let began = Instant::now();
+    for _ in 0..limits().connections_max {
+        idle.push(server.send("GET / HTTP/1.1\r\nhost: a\r\n").await);
+    }
+    assert!(server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ends_with("here"));
+    assert!(began.elapsed() > SHORT_TIMEOUT / 2, "served beside {} others", idle.len());
+}
+
+#[tokio::test]
+async fn busy_connections_are_closed_for_queued_clients() {
+    let server = start_server(
+        Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut asking = JoinSet::new();
+    for _ in 0..limits().connections_max {
+        let mut kept = server.send(request).await;
+        let mut answer = [0; 512];
+        assert!(kept.read(&mut answer).await.unwrap() > 0);
+        asking.spawn(async move {
+            while kept.write_all(request.as_bytes()).await.is_ok()
+                && kept.read(&mut answer).await.is_ok_and(|read| read > 0)
+            {
+                sleep(SHORT_TIMEOUT / 10).await;
+            }
+        });
+    }
+    let next = server.send(request).await;
+    // A connection with a request in progress is closed after it, the others after their next request.
+    assert!(
+        timeout(LONG_TIMEOUT / 2, read_one_response(next)).await.expect("a slot").ends_with("here")
+    );
+}
+
+#[tokio::test]
+async fn a_connection_past_its_maximum_age_is_closed_even_if_its_response_is_read_slowly() {
+    let server = start_server(
+        Limits { connection_age_max: SHORT_TIMEOUT, connections_max: 2, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let mut slow = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let reading = tokio::spawn(async move {
+        let mut some = [0; 16 * 1024];
+        while slow.read(&mut some).await.is_ok_and(|read| read > 0) {
+            sleep(SHORT_TIMEOUT / 30).await;
+        }
+    });
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut kept = server.send(request).await;
+    let answer_so_far = async {
+        let (mut answer_so_far, mut answer) = (String::new(), [0; 512]);
+        while !answer_so_far.contains("connection: close\r\n") {
+            let read = kept.read(&mut answer).await.unwrap();
+            assert!(read > 0, "closed without `connection: close`, after: {answer_so_far}");
+            answer_so_far = String::from_utf8_lossy(&answer[..read]).into_owned();
+            let _ = kept.write_all(request.as_bytes()).await;
+        }
+    };
+    timeout(LONG_TIMEOUT, answer_so_far).await.expect("the header is sent");
+    timeout(LONG_TIMEOUT, reading).await.expect("it was closed").unwrap();
+}
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Asks once more on a connection: the answer, or nothing if it was closed.
+async fn request_again(kept: &mut TcpStream) -> String {
+    let mut answer = [0; 512];
+    let _ = kept.write_all(REQUEST.as_bytes()).await;
+    let read = timeout(LONG_TIMEOUT, kept.read(&mut answer)).await.expect("an answer or an end");
+    String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned()
+}
+
+#[tokio::test]
+async fn a_keep_alive_connection_may_be_idle_for_longer_than_the_header_timeout() {
+    let server =
+        start_server(Limits { idle_timeout: LONG_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    let mut kept = server.send("").await;
+    for _ in 0..2 {
+        assert!(request_again(&mut kept).await.ends_with("here"));
+        sleep(3 * SHORT_TIMEOUT).await;
+    }
+    kept.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+    let began = Instant::now();
+    assert_eq!(read_to_end(kept).await, "", "half a header");
+    assert!(
+        (SHORT_TIMEOUT / 2..LONG_TIMEOUT / 2).contains(&began.elapsed()),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_the_idle_timeout_and_no_sooner() {
+    let server =
+        start_server(Limits { idle_timeout: 4 * SHORT_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    let mut kept = server.send("").await;
+    assert!(request_again(&mut kept).await.ends_with("here"));
+    let began = Instant::now();
+    assert_eq!(read_to_end(kept).await, "");
+    assert!(
+        (3 * SHORT_TIMEOUT..LONG_TIMEOUT / 2).contains(&began.elapsed()),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn the_longest_idle_connection_is_closed_for_a_queued_client() {
+    let server = start_server(
+        Limits { idle_timeout: 2 * LONG_TIMEOUT, connections_max: 3, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let mut next = server.send("").await;
+        assert!(request_again(&mut next).await.ends_with("here"));
+        kept.push(next);
+        sleep(SHORT_TIMEOUT / 3).await;
+    }
+    sleep(SHORT_TIMEOUT).await;
+    let next = server.send(REQUEST).await;
+    assert!(
+        timeout(LONG_TIMEOUT / 2, read_one_response(next)).await.expect("a slot").ends_with("here")
+    );
+    assert_eq!(read_to_end(kept.remove(0)).await, "");
+    for other in &mut kept {
+        assert!(request_again(other).await.ends_with("here"), "it was idle for less");
+    }
+}
+
+#[tokio::test]
+async fn no_idle_connection_is_closed_while_slots_are_free() {
+    const MANY: usize = 400;
+    let server = start_server(
+        Limits { idle_timeout: 2 * LONG_TIMEOUT, connections_max: 2 * MANY, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let mut kept = server.send("").await;
+    assert!(request_again(&mut kept).await.ends_with("here"));
+    sleep(2 * SHORT_TIMEOUT).await;
+    // By the system: the server finds them all at once.
+    let _many: Vec<_> =
+        (0..MANY).map(|_| std::net::TcpStream::connect(server.addr).unwrap()).collect();
+    sleep(SHORT_TIMEOUT).await;
+    assert!(request_again(&mut kept).await.ends_with("here"));
+}
+
+#[tokio::test]
+async fn a_connection_past_its_maximum_age_while_idle_is_closed_with_its_next_response() {
+    let server = start_server(
+        Limits { connection_age_max: SHORT_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let mut kept = server.send("").await;
+    assert!(request_again(&mut kept).await.ends_with("here"));
+    sleep(SHORT_TIMEOUT + KEEPALIVE_GRACE + SHORT_TIMEOUT).await;
+    let last = request_again(&mut kept).await;
+    assert!(last.contains("connection: close\r\n") && last.ends_with("here"), "{last}");
+    assert_eq!(read_to_end(kept).await, "");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_half_is_answered() {
+    let server =
+        start_server(Limits { request_timeout: LONG_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    for (request, end) in [
+        (REQUEST, "here"),
+        ("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n", "at last"),
+        ("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nword", "word"),
+        ("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf", "complete.\"}"),
+    ] {
+        let mut stream = server.send(request).await;
+        stream.shutdown().await.unwrap();
+        let answer = read_to_end(stream).await;
+        assert!(answer.ends_with(end), "{request}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_client_resets_the_connection_is_cancelled_at_once() {
+    let server = start_server(
+        Limits { request_timeout: 2 * LONG_TIMEOUT, connections_max: 1, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let gone = server.send("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    sleep(SHORT_TIMEOUT).await;
+    // Closed so, a connection is reset.
+    socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    let next = server.send_and_read(REQUEST).await;
+    assert!(next.ends_with("here"), "{next}");
+}
+
+#[tokio::test]
+async fn a_body_with_a_content_coding_is_a_415_that_lists_what_is_accepted() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let ask = async |codings: &str, body: &str| {
+        let length = format!("content-length: {}\r\nconnection: close\r\n", body.len());
+        let request = format!("POST /echo HTTP/1.1\r\nhost: a\r\n{codings}{length}\r\n{body}");
+        server.send_and_read(&request).await
+    };
+    for codings in [
+        "content-encoding: gzip\r\n",
+        "Content-Encoding: GZIP\r\n",
+        "content-encoding: br\r\n",
+        "content-encoding: rot13\r\n",
+        "content-encoding: identity, deflate\r\n",
+        "content-encoding: identity\r\ncontent-encoding: zstd\r\n",
+        "content-encoding: \u{e9}\r\n",
+    ] {
+        let answer = ask(codings, "word").await;
+        assert_problem(&answer, "415", "unsupported-content-coding");
+        assert!(answer.contains("accept-encoding: identity\r\n"), "{codings}: {answer}");
+    }
+    for codings in ["", "content-encoding: identity\r\n", "content-encoding: Identity,\r\n"] {
+        assert!(ask(codings, "word").await.ends_with("word"), "{codings}");
+    }
+    let empty = ask("content-encoding: gzip\r\n", "").await;
+    assert!(empty.starts_with("HTTP/1.1 200 "), "there is nothing to decode: {empty}");
+}
+
+#[tokio::test]
+async fn a_stop_with_a_short_drain_does_not_wait_for_an_idle_connection() {
+    let server = start_server(
+        Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
+        KEEPALIVE_GRACE,
+    )
+    .await;
+    let mut kept = server.send("").await;
+    assert!(request_again(&mut kept).await.ends_with("here"));
+    let took = server.shut_down().await;
+    assert!(took < KEEPALIVE_GRACE, "closed amid a request, after {took:?}");
+}
+
+#[tokio::test]
+async fn the_accept_backlog_is_as_large_as_the_connection_limit() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for nth in 0..Limits::default().connections_max {
+        let came = timeout(LONG_TIMEOUT, TcpStream::connect(addr)).await;
+        waiting.push(came.unwrap_or_else(|_| panic!("no room for {nth}")).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_response_loses_its_slot() {
+    let server = start_server(Limits { connections_max: 1, ..limits() }, LONG_TIMEOUT).await;
+    let _unread = server.send("GET /huge HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let next = server.send_and_read("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert!(next.ends_with("here"), "{next}");
+}
+
+#[tokio::test]
+async fn unread_large_responses_use_a_bounded_number_of_bytes() {
+    let limits =
+        Limits { unread_timeout: LONG_TIMEOUT, large_bytes_max: 2 * LARGE_BODY_BYTES, ..limits() };
+    let server = start_server(limits, LONG_TIMEOUT).await;
+    let get = |path| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+    let ask = async |path| read_one_response(server.send(&get(path)).await).await;
+    let unread = [server.send(&get("/large")).await, server.send(&get("/large")).await];
+    for stream in &unread {
+        stream.peek(&mut [0]).await.expect("its answer has begun");
+    }
+    let refused = ask("/large").await;
+    assert_problem(&refused, "503", "unavailable");
+    assert!(refused.contains("retry-after: "), "{refused}");
+    for path in ["/", "/shared"] {
+        let others = ask(path).await;
+        assert!(others.starts_with("HTTP/1.1 200 "), "takes up nothing: {others}");
+    }
+    drop(unread);
+    eventually("there is room again", async || ask("/large").await.starts_with("HTTP/1.1 200 "))
+        .await;
+}
+
+#[tokio::test]
+async fn large_bodies_that_never_end_use_a_bounded_number_of_bytes() {
+    let large = limits().body_bytes_max / 2;
+    let limits = Limits { request_timeout: LONG_TIMEOUT, large_bytes_max: 2 * large, ..limits() };
+    let server = start_server(limits, LONG_TIMEOUT).await;
+    let post = |announced, sent| {
+        let header = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {announced}");
+        format!("{header}\r\nconnection: close\r\n\r\n{}", "x".repeat(sent))
+    };
+    let ask = async || read_one_response(server.send(&post(large, large)).await).await;
+    let stall = post(large, large - 1);
+    let stalled = [server.send(&stall).await, server.send(&stall).await];
+    eventually("what is large is refused", async || ask().await.starts_with("HTTP/1.1 503 ")).await;
+    let refused = ask().await;
+    assert_problem(&refused, "503", "unavailable");
+    assert!(refused.contains("retry-after: "), "{refused}");
+    let small = server.send_and_read(&post(5, 5)).await;
+    assert!(small.ends_with("xxxxx"), "{small}");
+    drop(stalled);
+    eventually("there is room again", async || ask().await.starts_with("HTTP/1.1 200 ")).await;
+}

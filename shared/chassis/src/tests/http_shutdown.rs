@@ -1,0 +1,68 @@
+//! A server that is stopped finishes what is under way, and takes a bounded time for it.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::test_server::*;
+use super::*;
+use crate::http::limits::Limits;
+use crate::http::server::KEEPALIVE_GRACE;
+
+#[tokio::test]
+async fn a_stop_closes_idle_connections_after_the_keepalive_grace() {
+    let server = start_server(
+        Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let never_used = server.send("").await;
+    let mut kept = server.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut answer = [0; 512];
+    assert!(kept.read(&mut answer).await.unwrap() > 0);
+    assert!(server.shut_down().await < KEEPALIVE_GRACE + LONG_TIMEOUT / 2);
+    assert_eq!(read_to_end(kept).await + &read_to_end(never_used).await, "");
+}
+
+#[tokio::test]
+async fn a_keep_alive_request_after_a_stop_is_answered_and_the_connection_closed() {
+    let server = start_server(
+        Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
+        LONG_TIMEOUT,
+    )
+    .await;
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut kept = server.send(request).await;
+    let mut answer = [0; 512];
+    assert!(kept.read(&mut answer).await.unwrap() > 0);
+    server.stop.cancel();
+    sleep(KEEPALIVE_GRACE / 10).await;
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let last = read_to_end(kept).await;
+    assert!(last.contains("connection: close\r\n") && last.ends_with("here"), "{last}");
+}
+
+#[tokio::test]
+async fn a_stop_lets_a_running_request_finish() {
+    let server =
+        start_server(Limits { request_timeout: LONG_TIMEOUT, ..limits() }, LONG_TIMEOUT).await;
+    let under_way = server.send("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    sleep(Duration::from_millis(100)).await;
+    let addr = server.addr;
+    server.shut_down().await;
+    assert!(read_to_end(under_way).await.ends_with("at last"));
+    assert!(TcpStream::connect(addr).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn a_stalled_request_does_not_delay_a_stop_beyond_its_timeout() {
+    let server = start_server(
+        Limits { header_timeout: LONG_TIMEOUT, request_timeout: LONG_TIMEOUT, ..limits() },
+        SHORT_TIMEOUT,
+    )
+    .await;
+    let _header = server.send("GET / HTTP/1.1\r\nhost").await;
+    let _body = server.send("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nx").await;
+    sleep(Duration::from_millis(100)).await;
+    let took = server.shut_down().await;
+    assert!((SHORT_TIMEOUT..LONG_TIMEOUT).contains(&took), "{took:?}");
+}

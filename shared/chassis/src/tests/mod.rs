@@ -1,0 +1,88 @@
+//! The promises of the chassis, on a real Postgres, a real Kafka and a real schema registry.
+//!
+//! Each test creates a [`Fixture`], a small service with its own database, topics and consumer group.
+//! Amounts that are counted into a till are added up in its tally, so that a lost or duplicate effect
+//! shows in the sums. Loops run as in a service, or step by step on a given batch.
+
+mod admin_client;
+mod domain;
+mod fixture;
+mod proxy;
+mod support;
+mod test_server;
+
+mod change_feed;
+mod clock;
+mod commands;
+mod connection;
+mod consumer;
+mod dead_letters;
+mod discard;
+mod empty_metadata;
+mod http_server;
+mod http_shutdown;
+mod idempotency;
+mod ipv6;
+mod kafka_transactions;
+mod poison_records;
+mod pool;
+mod producer;
+mod rebalance;
+mod relay;
+mod retention;
+mod schema_evolution;
+mod sender;
+mod trace_propagation;
+mod transient_failures;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use anyhow::ensure;
+use axum::http::StatusCode;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::{Offset, Timestamp, TopicPartitionList};
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use serde::{Deserialize, Serialize};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, PgPool, PgTransaction, SqlSafeStr};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::commands::reply::Reply;
+use crate::commands::{Commands, command_channel};
+use crate::config::{Config, Secret};
+use crate::consumer::Consumer;
+use crate::consumer::assignment::Assignment;
+use crate::consumer::rebalance::GroupContext;
+use crate::consumer::retry::REJECTED_FOR_MIN;
+use crate::db::connection::DedicatedConnection;
+use crate::db::migrate;
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::event::avro::frame;
+use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outgoing, Retention, Topic};
+use crate::flow::heartbeat::Heartbeats;
+use crate::flow::wakeups::Wakeups;
+use crate::http::problem::Problem;
+use crate::kafka;
+use crate::kafka::schema_registry::SchemaRegistryClient;
+use crate::outbox::relay::Relay;
+use crate::outbox::{self, Envelope};
+use crate::testing;
+use crate::unit_of_work::table::Table;
+use crate::unit_of_work::write_batch::WriteBatch;
+use crate::unit_of_work::{Loads, UnitOfWork};
+use crate::unprocessable;
+use domain::*;
+use fixture::*;
+use proxy::{Proxy, ProxyMode};
+use support::*;

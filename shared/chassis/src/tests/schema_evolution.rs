@@ -1,0 +1,184 @@
+//! Two versions of a schema side by side: each version of a service publishes what the other one
+//! wrote, and reads it.
+
+use super::*;
+
+/// The newer version adds a field with a default and a symbol to an enum that has one.
+const OLDER_SCHEMA: &str = r#"{"type": "record", "name": "Changed", "fields": [
+    {"name": "till", "type": "string"},
+    {"name": "amount", "type": "long"},
+    {"name": "unit", "type": {"type": "enum", "name": "Unit", "symbols": ["coins", "notes", "unknown"],
+                              "default": "unknown"}}]}"#;
+const NEWER_SCHEMA: &str = r#"{"type": "record", "name": "Changed", "fields": [
+    {"name": "by", "type": "string", "default": "nobody"},
+    {"name": "till", "type": "string"},
+    {"name": "amount", "type": "long"},
+    {"name": "unit", "type": {"type": "enum", "name": "Unit", "symbols": ["coins", "vouchers", "notes", "unknown"],
+                              "default": "unknown"}}]}"#;
+
+/// One version of the event, with a handler that tallies what it understood.
+macro_rules! version {
+    ($version:ident, $schema:expr, [$($symbol:ident),*], [$($field:ident: $type:ty)?]) => {
+        mod $version {
+            use super::*;
+
+            #[derive(Clone, Debug, Serialize, Deserialize)]
+            pub struct Changed {
+                $(pub $field: $type,)?
+                pub till: String,
+                pub amount: i64,
+                pub unit: Unit,
+            }
+
+            #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+            #[serde(rename_all = "snake_case")]
+            pub enum Unit { $($symbol),* }
+
+            impl Event for Changed {
+                fn topic() -> &'static Topic {
+                    static TOPIC: LazyLock<Topic> = LazyLock::new(|| changed_topic($schema));
+                    &TOPIC
+                }
+                fn key(&self) -> String {
+                    self.till.clone()
+                }
+            }
+
+            impl Loads<Changed> for Tills {
+                fn keys(event: &Changed, keys: &mut BTreeSet<String>) {
+                    keys.insert(understood(event));
+                }
+            }
+
+            pub fn tally(event: &Changed, tills: &mut Tills, _: HandlerContext) -> HandlerResult<()> {
+                tills.add(&understood(event), event.amount);
+                Ok(None)
+            }
+
+            pub fn discard_impact(_: &Changed, _: &Tills) -> DiscardImpact {
+                DiscardImpact::new("It is not tallied.")
+            }
+
+            fn understood(event: &Changed) -> String {
+                let words = std::iter::once(format!("{:?}", event.unit));
+                $(let words = words.chain([event.$field.clone()]);)?
+                words.collect::<Vec<_>>().join(" by ")
+            }
+        }
+    };
+}
+
+version!(older, OLDER_SCHEMA, [Coins, Notes, Unknown], []);
+version!(newer, NEWER_SCHEMA, [Coins, Vouchers, Notes, Unknown], [by: String]);
+
+/// The one topic, as either version declares it.
+fn changed_topic(schema: &'static str) -> Topic {
+    static NAME: LazyLock<String> =
+        LazyLock::new(|| format!("till.changed.{}", Uuid::now_v7().simple()));
+    let subscribers = vec![names(501).service, names(502).service].leak();
+    Topic::new(&NAME, names(501).service, subscribers, 3, Retention::Days(1), schema)
+}
+
+fn from_older(nth: i64) -> older::Changed {
+    let unit = [older::Unit::Coins, older::Unit::Notes][nth as usize % 2];
+    older::Changed { till: format!("till {}", nth % 5), amount: 1, unit }
+}
+
+fn from_newer(nth: i64) -> newer::Changed {
+    let unit = [newer::Unit::Vouchers, newer::Unit::Notes][nth as usize % 2];
+    newer::Changed { till: format!("till {}", nth % 5), amount: 1, unit, by: "ada".into() }
+}
+
+/// Writes an event into the outbox, as a replica of its version does.
+async fn publish<const TEST: u32, E: Event>(fixture: &Fixture<TEST>, event: &E) {
+    let mut tx = fixture.db.begin().await.unwrap();
+    let (event_id, occurred_at) = (Uuid::now_v7(), chrono::Utc::now());
+    let event = Outgoing::from_event(event);
+    let envelope = Envelope { event, event_id, traceparent: None, causation_id: None, occurred_at };
+    super::publish_in(&mut tx, &[envelope]).await;
+    tx.commit().await.unwrap();
+    fixture.wakeups.relay.notify_one();
+}
+
+/// Runs a relay until the outbox is empty; which version it was built with makes no difference.
+async fn relay_all<const TEST: u32>(fixture: &Fixture<TEST>) {
+    let relay = fixture.relay();
+    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    fixture.wait_for_empty_outbox().await;
+    relaying.stop().await;
+}
+
+async fn understood<const TEST: u32>(fixture: &Fixture<TEST>) -> Vec<(String, i64)> {
+    let understood = fixture.tallies().await.into_iter();
+    understood.map(|(what, (counted, _))| (what, counted)).collect()
+}
+
+fn consumer<const TEST: u32>(fixture: &Fixture<TEST>) -> Consumer<Tills> {
+    let beat = Heartbeats::new().register("consumer", TEST_TIMEOUT);
+    let (db, wake) = (fixture.db.clone(), fixture.wakeups.clone());
+    Consumer::new(fixture.service, &fixture.config.kafka, db, fixture.registry(), wake, beat)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_relay_publishes_what_a_newer_replica_wrote_and_each_version_reads_the_other() {
+    let (older, newer) = (older::Changed::topic(), newer::Changed::topic());
+    // Two services, of which only one was redeployed.
+    let (service, neighbour) = (Fixture::<501>::create().await, Fixture::<502>::create().await);
+    service.create_topic(older, &[]).await;
+    let ids = [
+        service.register_schema(older, OLDER_SCHEMA).await,
+        service.register_schema(newer, NEWER_SCHEMA).await,
+    ];
+    assert_ne!(ids[0], ids[1]);
+    let old_reader = consumer(&service).on(older::tally, older::discard_impact);
+    let new_reader = consumer(&neighbour).on(newer::tally, newer::discard_impact);
+    let readers = [
+        RunningLoop::start(|stop| old_reader.run(stop)),
+        RunningLoop::start(|stop| new_reader.run(stop)),
+    ];
+
+    // Replicas of both versions write, as each would that has just been started.
+    outbox::store_schemas(&service.db, &[older, newer]).await.unwrap();
+    for nth in 0..20 {
+        publish(&service, &from_older(nth)).await;
+        publish(&service, &from_newer(nth)).await;
+    }
+    relay_all(&service).await;
+    // Then a replica of the newer version leads.
+    for nth in 0..20 {
+        publish(&service, &from_older(nth)).await;
+        publish(&service, &from_newer(nth)).await;
+    }
+    relay_all(&service).await;
+
+    let mut written = BTreeMap::new();
+    for record in service.records(older).await {
+        let (id, _) = crate::event::avro::unframe(record.payload().unwrap()).unwrap();
+        *written.entry(id).or_insert(0) += 1;
+    }
+    assert_eq!(written, ids.map(|id| (id, 40)).into(), "each goes out as it was written");
+
+    let all = |understood: &[(String, i64)]| understood.iter().map(|(_, n)| n).sum::<i64>() == 80;
+    eventually("everything is read", async || {
+        all(&understood(&service).await) && all(&understood(&neighbour).await)
+    })
+    .await;
+    let expected = |what: &[(&str, i64)]| -> Vec<(String, i64)> {
+        what.iter().map(|(what, count)| (what.to_string(), *count)).collect()
+    };
+    let by_older = expected(&[("Coins", 20), ("Notes", 40), ("Unknown", 20)]);
+    assert_eq!(understood(&service).await, by_older, "a new symbol is unknown, a new field unseen");
+    let by_newer = [
+        ("Coins by nobody", 20),
+        ("Notes by ada", 20),
+        ("Notes by nobody", 20),
+        ("Vouchers by ada", 20),
+    ];
+    assert_eq!(understood(&neighbour).await, expected(&by_newer), "a default stands in");
+    for till_letters in [service.dead_letters().await, neighbour.dead_letters().await] {
+        assert!(till_letters.is_empty(), "{till_letters:?}");
+    }
+    for reader in readers {
+        reader.stop().await;
+    }
+}

@@ -1,0 +1,109 @@
+//! An HTTP server with short timeouts and small buffers, and a client that sends bytes to it.
+
+use std::future::pending;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::*;
+use crate::http::limits::Limits;
+use crate::http::server::serve_with_limits;
+
+pub const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
+/// Far beyond every bound in these tests: a stream still open by then is open for ever.
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a connection's two buffers don't take, so that much of it stays with the server.
+pub const LARGE_BODY_BYTES: usize = 200_000;
+static SHARED_BODY: [u8; LARGE_BODY_BYTES] = [0; LARGE_BODY_BYTES];
+
+pub struct TestServer {
+    pub addr: SocketAddr,
+    pub stop: CancellationToken,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+pub fn limits() -> Limits {
+    let quick = Limits {
+        header_timeout: SHORT_TIMEOUT,
+        idle_timeout: SHORT_TIMEOUT,
+        request_timeout: SHORT_TIMEOUT,
+        ..Limits::default()
+    };
+    Limits { unread_timeout: SHORT_TIMEOUT, connections_max: 4, ..quick }
+}
+
+pub async fn start_server(limits: Limits, drain: Duration) -> TestServer {
+    let router = Router::new()
+        .route("/", get(async || "here"))
+        .route("/echo", post(async |body: String| body))
+        .route("/panic", get(async || -> String { panic!("on purpose") }))
+        .route("/huge", get(async || "x".repeat(50_000_000)))
+        .route("/large", get(async || "x".repeat(LARGE_BODY_BYTES)))
+        .route("/shared", get(async || SHARED_BODY.as_slice()))
+        .route("/slow", get(slow_handler))
+        .route("/never", get(pending::<&str>).post(pending::<&str>));
+    // All buffers are small, so that a large send waits for its peer to read.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.set_send_buffer_size(16 * 1024).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1024).unwrap();
+    let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let ended = tokio::spawn(serve_with_limits(limits, listener, router, stop.clone(), drain));
+    TestServer { addr, stop, serving: ended }
+}
+
+pub async fn slow_handler() -> &'static str {
+    sleep(Duration::from_millis(600)).await;
+    "at last"
+}
+
+impl TestServer {
+    pub async fn send(&self, text: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(16 * 1024).unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let mut stream = socket.connect(self.addr).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Everything until the server closes the connection.
+    pub async fn send_and_read(&self, text: &str) -> String {
+        read_to_end(self.send(text).await).await
+    }
+
+    pub async fn shut_down(self) -> Duration {
+        let began = Instant::now();
+        self.stop.cancel();
+        timeout(LONG_TIMEOUT, self.serving).await.unwrap().unwrap().unwrap();
+        began.elapsed()
+    }
+}
+
+pub async fn read_to_end(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    timeout(LONG_TIMEOUT, stream.read_to_string(&mut answer))
+        .await
+        .expect("the server closes")
+        .unwrap();
+    answer
+}
+
+/// One response, on a connection that may stay open.
+pub async fn read_one_response(mut stream: TcpStream) -> String {
+    let mut answer = [0; 512];
+    let read = stream.read(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+pub fn assert_problem(answer: &str, status: &str, kind: &str) {
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    assert!(answer.contains("content-type: application/problem+json"), "{answer}");
+    assert!(answer.contains(&format!("\"/problems/{kind}\"")), "{answer}");
+}

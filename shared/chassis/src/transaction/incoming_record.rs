@@ -1,0 +1,91 @@
+//! A record on its way into a transaction, with the handler of its event.
+
+use chrono::{DateTime, Utc};
+use opentelemetry::trace::{SpanBuilder, SpanKind};
+use opentelemetry::{Context, KeyValue};
+use rdkafka::message::{Message, OwnedMessage};
+use uuid::Uuid;
+
+use crate::dead_letter::DeadLetterReason;
+use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::event::{HandlerContext, Outgoing, Retention, Topic, Unprocessable};
+use crate::telemetry;
+use crate::unit_of_work::UnitOfWork;
+
+/// An event without its type, as a transaction needs it: the keys of its rows, its handler, and the cost of
+/// discarding it.
+pub(crate) trait EventHandler<R: UnitOfWork>: Send + Sync {
+    fn keys(&self, keys: &mut R::Keys);
+    fn decide(
+        &self,
+        rows: &mut R,
+        context: HandlerContext,
+    ) -> Result<Option<Outgoing>, Unprocessable>;
+    fn discard_impact(&self, rows: &R) -> DiscardImpact;
+}
+
+/// A record from Kafka or from a dead letter, with its headers read and its content decoded.
+pub(crate) struct IncomingRecord<R: UnitOfWork> {
+    pub message: OwnedMessage,
+    pub event_id: Option<Uuid>,
+    /// The trace that the event belongs to.
+    pub parent: Context,
+    pub sent_at: Option<DateTime<Utc>>,
+    pub content: Content<R>,
+}
+
+pub(crate) enum Content<R: UnitOfWork> {
+    Event(&'static Topic, Box<dyn EventHandler<R>>),
+    Poison(DeadLetterReason),
+    /// Its schema is not known yet.
+    SchemaPending(PendingSchema),
+}
+
+/// Why a record cannot be decoded yet.
+pub(crate) struct PendingSchema {
+    pub reason: String,
+    /// A healthy registry answered that it does not have the schema.
+    pub is_unregistered: bool,
+}
+
+impl<R: UnitOfWork> IncomingRecord<R> {
+    /// The event's key in the inbox. Only facts have one: records of state are guarded by their version.
+    pub fn dedup_key(&self) -> Option<(Uuid, &'static str)> {
+        match &self.content {
+            Content::Event(topic, _) if topic.retention != Retention::Compact => {
+                Some((self.event_id?, topic.name))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn as_dead_letter(&self) -> Option<(&OwnedMessage, Option<Uuid>, &DeadLetterReason)> {
+        match &self.content {
+            Content::Poison(cause) => Some((&self.message, self.event_id, cause)),
+            Content::Event(..) | Content::SchemaPending(_) => None,
+        }
+    }
+
+    /// The span of handling this event: a child of the one that published it.
+    pub fn span(&self, topic: &Topic) -> Context {
+        telemetry::start_span(&self.parent, || {
+            SpanBuilder::from_name(format!("process {}", topic.name))
+                .with_kind(SpanKind::Consumer)
+                .with_attributes([
+                    KeyValue::new("messaging.system", "kafka"),
+                    KeyValue::new("messaging.operation.name", "process"),
+                    KeyValue::new("messaging.operation.type", "process"),
+                    KeyValue::new("messaging.destination.name", topic.name),
+                    KeyValue::new(
+                        "messaging.destination.partition.id",
+                        self.message.partition().to_string(),
+                    ),
+                    KeyValue::new("messaging.kafka.offset", self.message.offset()),
+                    KeyValue::new(
+                        "messaging.message.id",
+                        self.event_id.map(|id| id.to_string()).unwrap_or_default(),
+                    ),
+                ])
+        })
+    }
+}

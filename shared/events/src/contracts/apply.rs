@@ -1,0 +1,231 @@
+//! `contracts apply`: every declared topic exists with its partitions and retention, and every schema is
+//! registered under `FULL_TRANSITIVE`. What can't be changed under running services is an error.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use chassis::config::env;
+use chassis::config::{KafkaConfig, SchemaRegistryConfig, Secret};
+use chassis::event::{Retention, Topic};
+use chassis::kafka;
+use events::TOPICS;
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use tokio::time::Instant;
+
+use crate::cluster_owner;
+
+/// How long Kafka and the registry may take to come up.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// As many copies as the brokers make of a topic that does not say.
+const BROKER_DEFAULT_REPLICATION: i32 = -1;
+
+/// What the command reads from the environment.
+#[derive(clap::Parser)]
+pub struct Settings {
+    #[command(flatten)]
+    kafka: KafkaConfig,
+    #[command(flatten)]
+    registry: SchemaRegistryConfig,
+    /// How many brokers keep each record of a new topic. With three, two must have it before it is
+    /// acknowledged, in old topics too. Unset: as the brokers and the topics that are there have it.
+    #[arg(long, env, value_parser = clap::value_parser!(i32).range(1..=10))]
+    replication_factor: Option<i32>,
+    /// The stack that the Kafka cluster belongs to: a cluster that another one has marked is refused.
+    #[arg(long, env, default_value = "holdfast", value_parser = cluster_owner::parse_stack_name)]
+    stack_name: String,
+}
+
+/// Makes Kafka and the registry hold what is declared: first that the cluster is this stack's, then topics, then
+/// schemas.
+pub async fn apply() -> anyhow::Result<()> {
+    let settings: Settings = env::read()?;
+    settings.kafka.check()?;
+    settings.registry.check()?;
+    kafka::validate(&settings.kafka)?;
+    let admin: AdminClient<DefaultClientContext> =
+        kafka::client_config("contracts", &settings.kafka).create()?;
+    let there = existing_topics(&admin).await?;
+    if !there.iter().any(|(name, _)| name == cluster_owner::TOPIC) {
+        let (topic, settings_of) = (cluster_owner::TOPIC, cluster_owner::TOPIC_CONFIG);
+        create_topic(&admin, topic, 1, settings_of, settings.replication_factor).await?;
+    }
+    cluster_owner::claim(&settings.kafka, &settings.stack_name).await?;
+    for topic in TOPICS {
+        match there.iter().find(|(name, _)| name == topic.name) {
+            None => create_declared_topic(&admin, topic, settings.replication_factor).await?,
+            Some((_, partitions)) => {
+                reconcile_topic(&admin, topic, *partitions, settings.replication_factor).await?
+            }
+        }
+    }
+    for topic in TOPICS {
+        register_schema(&settings.registry, topic).await?;
+    }
+    Ok(())
+}
+
+/// Every topic with the number of its partitions, as soon as Kafka answers.
+async fn existing_topics(
+    admin: &AdminClient<DefaultClientContext>,
+) -> anyhow::Result<Vec<(String, i32)>> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        let within = Duration::from_secs(5);
+        match tokio::task::block_in_place(|| admin.inner().fetch_metadata(None, within)) {
+            Ok(metadata) => {
+                let topics = metadata.topics().iter();
+                return Ok(topics
+                    .map(|t| (t.name().into(), t.partitions().len() as i32))
+                    .collect());
+            }
+            Err(error) if Instant::now() > deadline => return Err(error).context("no Kafka"),
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
+        }
+    }
+}
+
+/// The settings of a topic, as Kafka names them.
+fn topic_config(topic: &Topic, replication: Option<i32>) -> Vec<(&'static str, String)> {
+    // A producer's wrong clock must not shorten or lengthen what is kept.
+    let mut settings = vec![("message.timestamp.type", "LogAppendTime".to_string())];
+    if let Some(replication) = replication {
+        // With three replicas, one may be away and nothing acknowledged is on one disk only.
+        let in_sync = if replication >= 3 { "2" } else { "1" };
+        settings.push(("min.insync.replicas", in_sync.to_string()));
+    }
+    match topic.retention {
+        Retention::Compact => settings.push(("cleanup.policy", "compact".into())),
+        Retention::Days(days) => {
+            settings.push(("cleanup.policy", "delete".into()));
+            settings.push(("retention.ms", (i64::from(days) * 86_400_000).to_string()));
+        }
+    }
+    settings
+}
+
+async fn create_declared_topic(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+    replication: Option<i32>,
+) -> anyhow::Result<()> {
+    let settings = topic_config(topic, replication);
+    let settings = settings.iter().map(|(name, value)| (*name, value.as_str()));
+    create_topic(admin, topic.name, topic.partitions, settings, replication).await?;
+    println!("{:<20} created, {} partitions", topic.name, topic.partitions);
+    Ok(())
+}
+
+async fn create_topic<'a>(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    partitions: i32,
+    settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+    replication: Option<i32>,
+) -> anyhow::Result<()> {
+    let copies = TopicReplication::Fixed(replication.unwrap_or(BROKER_DEFAULT_REPLICATION));
+    let new = NewTopic::new(name, partitions, copies);
+    let new = settings.into_iter().fold(new, |new, (setting, value)| new.set(setting, value));
+    let made = admin.create_topics([&new], &admin_options()).await?;
+    if let Some(Err((_, error))) = made.into_iter().next() {
+        // Somebody else may be applying the same contracts at this moment.
+        ensure!(
+            error == rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists,
+            "{name} could not be created: {error}"
+        );
+    }
+    Ok(())
+}
+
+/// Settings are set as declared, partitions never: to add some moves keys, so that the records of one
+/// key lie in two partitions and are read in any order. Where an operator did, that is no mistake.
+async fn reconcile_topic(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &Topic,
+    partitions: i32,
+    replication: Option<i32>,
+) -> anyhow::Result<()> {
+    if partitions < topic.partitions {
+        bail!(
+            "{} has {partitions} partitions and is declared with {}; add them, or declare fewer",
+            topic.name,
+            topic.partitions
+        );
+    }
+    let declared = topic_config(topic, replication);
+    let named = ResourceSpecifier::Topic(topic.name);
+    let described = admin.describe_configs([&named], &admin_options()).await?;
+    let described = described.into_iter().next().context("no description")??;
+    let as_declared = declared
+        .iter()
+        .all(|(name, value)| described.get(name).is_some_and(|e| e.value.as_ref() == Some(value)));
+    if !as_declared {
+        let mut altered = AlterConfig::new(named);
+        for (name, value) in &declared {
+            altered = altered.set(name, value);
+        }
+        // What is not named here would go back to its default: somebody else has set it, and it stays.
+        let is_declared =
+            |entry: &&ConfigEntry| declared.iter().any(|(name, _)| *name == entry.name);
+        let set = described.entries.iter().filter(|it| it.source == ConfigSource::DynamicTopic);
+        for entry in set.filter(|entry| !is_declared(entry)) {
+            altered = altered.set(&entry.name, entry.value.as_deref().unwrap_or_default());
+        }
+        let answers = admin.alter_configs([&altered], &admin_options()).await?;
+        if let Some(Err((_, error))) = answers.into_iter().next() {
+            bail!("the settings of {} could not be changed: {error}", topic.name);
+        }
+    }
+    println!("{:<20} {}", topic.name, if as_declared { "as declared" } else { "settings changed" });
+    Ok(())
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new()
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .operation_timeout(Some(REQUEST_TIMEOUT))
+}
+
+/// Registers a schema under the strictest compatibility, so that every reader can read every
+/// writer, older or newer.
+async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> anyhow::Result<()> {
+    let subject = topic.subject();
+    // A proxy of the environment leads to the public network, where no registry of ours is.
+    let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+    let base = &registry.schema_registry_url;
+    let username = registry.schema_registry_username.as_deref();
+    let password = registry.schema_registry_password.as_ref().map(Secret::expose);
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        let mut request = http
+            .put(format!("{base}/config/{subject}"))
+            .json(&serde_json::json!({ "compatibility": "FULL_TRANSITIVE" }));
+        if let Some(username) = username {
+            request = request.basic_auth(username, password);
+        }
+        match request.send().await.and_then(reqwest::Response::error_for_status) {
+            Ok(_) => break,
+            Err(error) if Instant::now() > deadline => return Err(error).context("no registry"),
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
+        }
+    }
+    let mut settings = SrSettings::new_builder(base.clone());
+    settings.no_proxy().set_timeout(REQUEST_TIMEOUT);
+    if let Some(username) = username {
+        settings.set_basic_authorization(username, password);
+    }
+    let schema = SuppliedSchema::new(None, SchemaType::Avro, topic.schema.to_string());
+    let registered = post_schema(&settings.build()?, subject.clone(), schema)
+        .await
+        .with_context(|| format!("{subject} was refused"))?;
+    println!("{subject:<26} schema {}", registered.id);
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Which stack a Kafka cluster belongs to: the first record of one topic holds its name, for ever.
+//!
+//! Topics and consumer groups have the same names in every stack. Two stacks on one cluster would each
+//! handle half of the other's events, and no service could tell. The command that makes the topics is the
+//! one place where that shows in time.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chassis::config::KafkaConfig;
+use chassis::config::env::BadConfiguration;
+use chassis::kafka;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use tokio::time::Instant;
+
+/// The topic. One partition, whose first record counts: of two stacks that claim a cluster at once, both
+/// find the same one.
+pub const TOPIC: &str = "stack.name";
+
+/// How long it may take to read the record, or to write it.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a single request may take.
+const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The settings of the topic, as Kafka names them.
+pub const TOPIC_CONFIG: [(&str, &str); 3] =
+    [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+
+/// Letters, digits and dashes, as Kubernetes and Docker compose name what holds a stack.
+pub fn parse_stack_name(text: &str) -> Result<String, String> {
+    let is_name = (1..=63).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
+    match is_name {
+        true => Ok(text.to_owned()),
+        false => Err("it is not 1 to 63 letters, digits, dashes and underscores".to_owned()),
+    }
+}
+
+/// Claims the cluster for a stack, unless another one has.
+///
+/// # Errors
+/// [`BadConfiguration`] if the cluster belongs to another stack; any other error if Kafka does not
+/// answer in time.
+pub async fn claim(config: &KafkaConfig, stack: &str) -> Result<()> {
+    let owner = match read_owner(config)? {
+        Some(owner) => owner,
+        None => {
+            write_owner(config, stack).await?;
+            read_owner(config)?.context("the name of the stack was written and can't be read")?
+        }
+    };
+    if owner != stack {
+        return Err(BadConfiguration::new(format!(
+            "STACK_NAME is `{stack}`, and this Kafka cluster belongs to the stack `{owner}`: a cluster \
+             holds one stack. Give `{stack}` a cluster of its own, or set STACK_NAME={owner} to take \
+             this one over."
+        ))
+        .into());
+    }
+    println!("{TOPIC:<20} the cluster belongs to {owner}");
+    Ok(())
+}
+
+async fn write_owner(config: &KafkaConfig, stack: &str) -> Result<()> {
+    let producer: FutureProducer = kafka::client_config("contracts", config)
+        .set("acks", "all")
+        .set("message.timeout.ms", CLAIM_TIMEOUT.as_millis().to_string())
+        .set("allow.auto.create.topics", "false")
+        .create()?;
+    let record = FutureRecord::<(), str>::to(TOPIC).partition(0).payload(stack);
+    let written = producer.send(record, CLAIM_TIMEOUT).await;
+    written.map(drop).map_err(|(error, _)| error).context("the name of the stack was not written")
+}
+
+/// What the first record says, if there is one.
+fn read_owner(config: &KafkaConfig) -> Result<Option<String>> {
+    tokio::task::block_in_place(|| {
+        let consumer: BaseConsumer = kafka::client_config("contracts", config)
+            // librdkafka asks for a name; the group is never joined, and nothing committed.
+            .set("group.id", "contracts")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            // Another producer's open transaction must not hide what lies before it.
+            .set("isolation.level", "read_uncommitted")
+            .create()?;
+        let deadline = Instant::now() + CLAIM_TIMEOUT;
+        let (first, end) = loop {
+            // A topic that was just made has no leader for a moment.
+            match consumer.fetch_watermarks(TOPIC, 0, WATERMARKS_TIMEOUT) {
+                Ok(ends) => break ends,
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).with_context(|| format!("{TOPIC} can't be read"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
+        if first >= end {
+            return Ok(None);
+        }
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(TOPIC, 0, Offset::Offset(first))?;
+        consumer.assign(&assignment)?;
+        while Instant::now() < deadline {
+            // Errors are of a broker that is away for a moment; the deadline bounds them.
+            if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
+                let stack = record.payload().and_then(|name| std::str::from_utf8(name).ok());
+                return Ok(Some(stack.unwrap_or("(unreadable)").to_owned()));
+            }
+        }
+        bail!("{TOPIC} holds a record that could not be read within {CLAIM_TIMEOUT:?}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_name_has_letters_digits_dashes_and_underscores() {
+        for good in ["holdfast", "till-2", "My_Shop"] {
+            assert_eq!(parse_stack_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["two words", "till.eu", "tühr", &"x".repeat(64)] {
+            parse_stack_name(bad).expect_err(bad);
+        }
+    }
+}
