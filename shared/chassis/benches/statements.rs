@@ -1,6 +1,5 @@
-//! The cost of two statements, by the size of the batch: the insert into the outbox, which every batch with an event
-//! runs together with its rows, and the insert into the inbox, which is a statement of its own only while duplicates
-//! are expected. They run on a real Postgres, without the commit around them: its cost is that of the disk.
+//! The cost of three statements, by the size of the batch: the inserts into the outbox and into the inbox, which a batch
+//! of events runs together with its rows, and the query of the inbox, which runs only while duplicates are expected. They run on a real Postgres, without the commit around them: its cost is that of the disk.
 //!
 //! The relay's query and the idempotency keys are left out: they are not reachable from here, and must not become
 //! public for a benchmark.
@@ -36,15 +35,15 @@ fn main() -> anyhow::Result<()> {
     let db = runtime.block_on(database())?;
 
     measure(&mut criterion, &runtime, &db, "outbox", envelopes, publish);
-    measure(&mut criterion, &runtime, &db, "inbox, new", new_events, insert_new);
+    measure(&mut criterion, &runtime, &db, "inbox, new", new_events, insert);
     let inserted = new_events(1_000);
     runtime.block_on(async {
         let mut tx = db::begin(&db).await?;
-        insert_new(&mut tx, inserted.clone()).await?;
+        insert(&mut tx, inserted.clone()).await?;
         tx.commit().await
     })?;
     let duplicates = |rows| inserted[..rows].to_vec();
-    measure(&mut criterion, &runtime, &db, "inbox, duplicates", duplicates, insert_new);
+    measure(&mut criterion, &runtime, &db, "inbox, duplicates", duplicates, query);
     criterion.final_summary();
     Ok(())
 }
@@ -79,8 +78,15 @@ async fn publish(tx: &mut PgTransaction<'static>, envelopes: Vec<Envelope>) -> s
     writes.execute().await
 }
 
-async fn insert_new(tx: &mut PgTransaction<'static>, events: Vec<InboxEvent>) -> sqlx::Result<()> {
-    inbox::insert_new(tx, &events, 1).await.map(drop)
+async fn insert(tx: &mut PgTransaction<'static>, events: Vec<InboxEvent>) -> sqlx::Result<()> {
+    let mut writes = testing::write_batch(tx);
+    inbox::insert(&mut writes, events, 1);
+    writes.execute().await
+}
+
+async fn query(tx: &mut PgTransaction<'static>, events: Vec<InboxEvent>) -> sqlx::Result<()> {
+    let event_ids = events.into_iter().map(|(event_id, _)| event_id).collect();
+    inbox::topics_of(tx, event_ids).await.map(drop)
 }
 
 /// Runs a statement on batches of each size, each in a transaction of its own that is rolled back.

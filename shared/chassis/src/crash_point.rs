@@ -65,10 +65,10 @@ pub(crate) use armed::hit;
 
 #[cfg(feature = "crash-points")]
 macro_rules! crash_point {
-    ($point:literal) => {
+    ($point:expr) => {
         $crate::crash_point::hit($point)
     };
-    ($point:literal, $if:expr) => {
+    ($point:expr, $if:expr) => {
         if $if {
             $crate::crash_point::hit($point)
         }
@@ -78,6 +78,10 @@ macro_rules! crash_point {
 #[cfg(not(feature = "crash-points"))]
 macro_rules! crash_point {
     ($point:literal $(, $if:expr)?) => {};
+    // The name is used, or it would be dead code here.
+    ($point:expr, $if:expr) => {
+        let _ = $point;
+    };
 }
 
 pub(crate) use crash_point;

@@ -24,7 +24,7 @@
 //! 3. [`unit_of_work`] holds the rows of one batch in memory
 //! 4. [`outbox`] publishes events, `dead_letter` stores records that cannot be handled, [`inbox`] recognises
 //!    duplicates
-//! 5. `transaction` applies a batch of events to the database
+//! 5. `transaction` is the one path of commands and events into the database
 //! 6. [`commands`] and [`consumer`] are the loops that write
 //! 7. [`admin`] is the operators' port: dead letters, the circuit breaker, republishing
 //! 8. [`service`] joins the parts, from `main` to the exit code

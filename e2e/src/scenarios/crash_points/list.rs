@@ -11,20 +11,26 @@ use anyhow::{Context, Result, ensure};
 pub const POINTS_VARIABLE: &str = "HOLDFAST_CRASH_POINTS";
 pub const LOG_VARIABLE: &str = "HOLDFAST_CRASH_LOG";
 
-/// A batch of commands: taken, rows loaded and locked, all written, committed.
-pub const COMMANDS: [&str; 4] =
-    ["commands.taken", "commands.loaded", "commands.prepared", "commands.committed"];
+/// A batch of commands: taken, rows loaded and locked, deduplicated, decided, all written, committed.
+pub const COMMANDS: [&str; 6] = [
+    "commands.taken",
+    "commands.loaded",
+    "commands.deduplicated",
+    "commands.decided",
+    "commands.prepared",
+    "commands.committed",
+];
 
 /// Outbox rows: taken, some of them sent, all sent, acknowledged, deleted.
 pub const RELAY: [&str; 5] =
     ["relay.taken", "relay.sending", "relay.sent", "relay.acknowledged", "relay.deleted"];
 
-/// Events: polled, deduplicated, rows loaded and locked, decided, all written, committed, offsets
+/// Events: polled, rows loaded and locked, deduplicated, decided, all written, committed, offsets
 /// stored.
 pub const CONSUMER: [&str; 7] = [
     "consumer.polled",
-    "transaction.deduplicated",
     "transaction.loaded",
+    "transaction.deduplicated",
     "transaction.decided",
     "consumer.prepared",
     "consumer.committed",

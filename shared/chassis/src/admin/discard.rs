@@ -119,18 +119,6 @@ impl<R: UnitOfWork> DeadLetters<R> {
                 false => (SettleOutcome::Discarded, undecodable_impact(dead_letter, item.event_id)),
             });
         };
-        if let Some(entering @ (event_id, topic)) = item.dedup_key()
-            && inbox::insert_new(tx, &[entering], dead_letter.attempts).await?.0.is_empty()
-        {
-            if self.was_discarded(tx, item).await? {
-                return Ok((SettleOutcome::DiscardedBefore, DiscardImpact::new(ALREADY_DISCARDED)));
-            }
-            // Else its id is that of another topic's event, and it was never handled.
-            if inbox::topics_of(tx, &[event_id]).await?.get(&event_id).is_some_and(|it| it == topic)
-            {
-                return Ok((SettleOutcome::HandledBefore, DiscardImpact::new(ALREADY_HANDLED)));
-            }
-        }
         let mut keys = R::Keys::default();
         work.keys(&mut keys);
         // A key that the database rejects is no reason to keep the dead letter for ever.
@@ -147,6 +135,22 @@ impl<R: UnitOfWork> DeadLetters<R> {
             }
             Err(error) => return Err(error),
         };
+        // After the rows are locked, as everywhere.
+        if let Some(entering @ (event_id, topic)) = item.inbox_key()
+            && !inbox::insert_if_new(tx, entering, dead_letter.attempts).await?
+        {
+            if self.was_discarded(tx, item).await? {
+                return Ok((SettleOutcome::DiscardedBefore, DiscardImpact::new(ALREADY_DISCARDED)));
+            }
+            // Else its id is that of another topic's event, and it was never handled.
+            if inbox::topics_of(tx, vec![event_id])
+                .await?
+                .get(&event_id)
+                .is_some_and(|it| it == topic)
+            {
+                return Ok((SettleOutcome::HandledBefore, DiscardImpact::new(ALREADY_HANDLED)));
+            }
+        }
         let unknown_impact =
             |reason| DiscardImpact::new(format!("The impact is unknown: {reason}."));
         Ok((SettleOutcome::Discarded, impact.unwrap_or_else(unknown_impact)))

@@ -21,8 +21,9 @@ use crate::flow::wakeups::Wakeups;
 use crate::http::problem::Problem;
 use crate::kafka::record::schema_id;
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
+use crate::transaction::events::apply_events;
+use crate::transaction::failure::{ApplyError, Reaction};
 use crate::transaction::incoming_record::{Content, IncomingRecord, PendingSchema};
-use crate::transaction::{self, ApplyError, DedupMode};
 use crate::unit_of_work::UnitOfWork;
 
 /// Timeout of settling one dead letter. It is shorter than that of a request, so that the operator gets this
@@ -92,26 +93,23 @@ impl<R: UnitOfWork> DeadLetters<R> {
             let attempt = tokio::time::timeout(SETTLE_TIMEOUT, attempt).await;
             match attempt.map_err(Problem::admin_outcome_unknown)?? {
                 Ok(settled) => return Ok(settled),
-                Err(ApplyError::Event(_, cause)) => {
-                    return Err(still_unprocessable(dead_letter_id, &cause));
-                }
-                Err(ApplyError::Unavailable(reason)) => return Err(unavailable(reason)),
-                Err(ApplyError::Database(error)) => match db::classify(&error) {
-                    DbErrorClass::UniqueRace if races == 0 => races += 1,
-                    DbErrorClass::UniqueRace
-                    | DbErrorClass::Permanent
-                    | DbErrorClass::DatabaseRule => {
-                        return Err(still_unprocessable(
-                            dead_letter_id,
-                            &DeadLetterReason::rejected_by_database(&error),
-                        ));
+                Err(error) => match error.reaction(1, true) {
+                    Reaction::Race(_) if races == 0 => races += 1,
+                    Reaction::Isolate(_, cause) => {
+                        return Err(still_unprocessable(dead_letter_id, &cause));
                     }
-                    DbErrorClass::StatementTimeout
-                    | DbErrorClass::LockTimeout
-                    | DbErrorClass::SchemaMismatch
-                    | DbErrorClass::Transient => {
-                        return Err(unavailable(error));
+                    Reaction::Race(error)
+                    | Reaction::Single(
+                        DbErrorClass::Permanent | DbErrorClass::DatabaseRule,
+                        error,
+                    ) => {
+                        let cause = DeadLetterReason::rejected_by_database(&error);
+                        return Err(still_unprocessable(dead_letter_id, &cause));
                     }
+                    Reaction::Single(_, error) => return Err(unavailable(error)),
+                    Reaction::Wait(reason) => return Err(unavailable(reason)),
+                    // Not of a single event whose key was checked.
+                    Reaction::CheckDuplicates | Reaction::Singles | Reaction::Bisect => races += 1,
                 },
             }
         }
@@ -129,13 +127,9 @@ impl<R: UnitOfWork> DeadLetters<R> {
                 return Ok((tx, None, state));
             }
             let attempts = dead_letter.attempts.saturating_add(1);
-            let effect = transaction::apply(
-                &mut tx,
-                std::slice::from_ref(item),
-                DedupMode::CheckFirst,
-                attempts,
-            )
-            .await?;
+            let now = db::now(&mut tx).await?;
+            let records = std::slice::from_ref(item);
+            let effect = apply_events(&mut tx, records, now, true, attempts).await?;
             let is_discarded = !effect.has_effect() && self.was_discarded(&mut tx, item).await?;
             let state =
                 if is_discarded { DeadLetterState::Discarded } else { DeadLetterState::Replayed };

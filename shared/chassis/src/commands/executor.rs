@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::commands::apply::{AppliedBatch, BatchError, CommandOutcome, apply_commands};
 use crate::commands::queue::{COMMAND_BATCH_MAX, LINGER, QueuedCommand, START_TIMEOUT};
+use crate::commands::reply::Reply;
 use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::db::{self, DbErrorClass};
@@ -21,6 +21,8 @@ use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::http::problem::Problem;
+use crate::transaction::failure::{ApplyError, Reaction, bisect};
+use crate::transaction::{self, Applied};
 use crate::unit_of_work::UnitOfWork;
 
 /// Timeout of an attempt up to its commit. It is longer than the timeouts of connections and locks, so that
@@ -82,11 +84,9 @@ impl BatchExecutor {
         Some(batch)
     }
 
-    /// Runs a batch until every caller has an answer. A batch that fails is split:
-    /// - a command with the same key as an accepted one waits for the next round;
-    /// - a batch that the database refuses is bisected;
-    /// - if a command needs a row that another transaction holds, each command is tried by itself. A single
-    ///   command whose row is still locked is deferred, so that no other command waits for it.
+    /// Runs a batch until every caller has an answer. Parts of a batch that fails are tried by themselves; a command
+    /// with the same key as an accepted one waits for the next round. A single command whose row is locked is
+    /// deferred, so that no other command waits for it.
     pub async fn execute<R: UnitOfWork>(
         &mut self,
         batch: Vec<QueuedCommand<R>>,
@@ -101,80 +101,49 @@ impl BatchExecutor {
                 continue;
             }
             histogram!("command_batch_size").record(batch.len() as f64);
-            match self.try_commit(&batch).await {
-                Ok(AppliedBatch { outcomes, has_duplicates }) => {
+            match self.try_commit(&mut batch).await {
+                Ok(Applied { answers, expects_duplicates, .. }) => {
                     self.wakeups.relay.notify_one();
                     self.wakeups.change_feed.send_replace(());
                     attempts = 0;
                     // What a batch came apart into is tried as the batch was.
                     self.expects_duplicates =
-                        has_duplicates || self.expects_duplicates && !rounds.is_empty();
-                    rounds.push(reply_all(batch, outcomes));
+                        expects_duplicates || self.expects_duplicates && !rounds.is_empty();
+                    rounds.push(reply_all(batch, answers));
                 }
-                // The cause may be a duplicate: the command may have had its effect before.
-                Err(error) if !self.expects_duplicates && error.may_be_duplicate() => {
-                    self.expects_duplicates = true;
-                    rounds.push(batch);
-                }
-                Err(BatchError::Undecidable(index, reason)) => {
-                    error!("a command can't be decided: {reason}");
-                    batch.remove(index).reject(Problem::internal());
-                    rounds.push(batch);
-                }
-                Err(BatchError::Database { error, outcome_unknown }) => {
-                    for (pending, unknown) in batch.iter_mut().zip(outcome_unknown) {
-                        pending.outcome_unknown |= unknown;
+                Err(error) => match error.reaction(batch.len(), self.expects_duplicates) {
+                    Reaction::CheckDuplicates => {
+                        self.expects_duplicates = true;
+                        rounds.push(batch);
                     }
-                    match db::classify(&error) {
-                        DbErrorClass::Permanent
-                        | DbErrorClass::StatementTimeout
-                        | DbErrorClass::DatabaseRule
-                        | DbErrorClass::SchemaMismatch
-                            if batch.len() > 1 =>
-                        {
-                            let mut left = batch;
-                            let right = left.split_off(left.len() / 2);
-                            rounds.push(right);
-                            rounds.push(left);
-                        }
-                        DbErrorClass::LockTimeout if batch.len() > 1 => {
-                            warn!("{} commands are tried one by one: {error}", batch.len());
-                            rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
-                        }
-                        DbErrorClass::Permanent => {
-                            error!("the database refuses a command: {error}");
-                            for pending in batch {
-                                pending.reject(Problem::internal());
-                            }
-                        }
-                        // A retry here would delay every command behind it.
-                        DbErrorClass::DatabaseRule | DbErrorClass::SchemaMismatch => {
-                            error!("the database does not take a command: {error}");
-                            let refused = "the database does not take it; nothing was stored";
-                            for pending in batch {
-                                pending.reject(Problem::unavailable(refused));
-                            }
-                        }
-                        DbErrorClass::LockTimeout => batch.into_iter().for_each(&mut defer),
-                        failure @ (DbErrorClass::UniqueRace
-                        | DbErrorClass::Transient
-                        | DbErrorClass::StatementTimeout) => {
-                            // A race: another transaction wrote the same rows at the same moment, and
-                            // the next attempt sees them. That is no fault.
-                            match failure {
-                                DbErrorClass::UniqueRace => {
-                                    debug!("commands are tried again: {error}")
-                                }
-                                _ => warn!("{} commands are tried again: {error}", batch.len()),
-                            }
-                            rounds.push(batch);
-                            attempts += 1;
-                            let wait = Duration::from_millis(10 << attempts.min(6))
-                                .min(COMMAND_BACKOFF_MAX);
-                            tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                    Reaction::Isolate(nth, reason) => {
+                        error!("a command can't be decided: {}", reason.detail);
+                        batch.remove(nth).reject(Problem::internal());
+                        rounds.push(batch);
+                    }
+                    Reaction::Singles => {
+                        warn!("{} commands are tried one by one: a row is locked", batch.len());
+                        rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
+                    }
+                    Reaction::Bisect => rounds.extend(bisect(batch).into_iter().rev()),
+                    Reaction::Race(error) => {
+                        debug!("commands are tried again: {error}");
+                        rounds.push(batch);
+                        back_off(&mut attempts).await;
+                    }
+                    Reaction::Wait(reason) => {
+                        warn!("{} commands are tried again: {reason}", batch.len());
+                        rounds.push(batch);
+                        back_off(&mut attempts).await;
+                    }
+                    Reaction::Single(class, error) => {
+                        let pending = batch.remove(0);
+                        if let Some(again) = reject_refused(pending, class, &error, &mut defer) {
+                            rounds.push(vec![again]);
+                            back_off(&mut attempts).await;
                         }
                     }
-                }
+                },
             }
         }
     }
@@ -193,11 +162,11 @@ impl BatchExecutor {
         }
     }
 
-    /// One transaction, all or nothing.
+    /// One transaction, all or nothing. After a commit that was cut, the outcome of its commands is unknown.
     async fn try_commit<R: UnitOfWork>(
         &mut self,
-        batch: &[QueuedCommand<R>],
-    ) -> Result<AppliedBatch, BatchError> {
+        batch: &mut [QueuedCommand<R>],
+    ) -> Result<Applied<Result<Reply, Problem>>, ApplyError> {
         crash_point!("commands.taken");
         // A command that has no time for another attempt must not lose this one to a duplicate in its batch.
         let soon = Instant::now() + START_TIMEOUT / 2;
@@ -210,42 +179,73 @@ impl BatchExecutor {
                 _ => connection.begin().await?,
             };
             let now = tx.now;
-            let prepared = apply_commands(&mut tx, batch, now, expects_duplicates).await;
-            tx.keep_or_rollback(prepared).await
+            let applied = transaction::apply(&mut tx, batch, now, expects_duplicates, 1).await;
+            tx.keep_or_rollback(applied).await
         };
-        let (tx, prepared) = db::with_timeout(PREPARE_TIMEOUT, prepared).await?;
+        let (tx, applied) = db::with_timeout(PREPARE_TIMEOUT, prepared).await?;
         crash_point!("commands.prepared");
-        db::with_timeout(COMMIT_TIMEOUT, tx.commit()).await.map_err(|error| {
-            BatchError::Database {
-                error,
-                outcome_unknown: prepared
-                    .outcomes
-                    .iter()
-                    .map(|answer| matches!(answer, Some(Ok(_))))
-                    .collect(),
+        if let Err(error) = db::with_timeout(COMMIT_TIMEOUT, tx.commit()).await {
+            for (pending, answer) in batch.iter_mut().zip(&applied.answers) {
+                pending.outcome_unknown |= matches!(answer, Some(Ok(_)));
             }
-        })?;
+            return Err(ApplyError::Database(error));
+        }
         crash_point!("commands.committed");
-        Ok(prepared)
+        Ok(applied)
     }
+}
+
+/// Waits between two attempts of a batch: longer each time up to a bound, and shorter by a random part.
+async fn back_off(attempts: &mut u32) {
+    *attempts += 1;
+    let wait = Duration::from_millis(10 << (*attempts).min(6)).min(COMMAND_BACKOFF_MAX);
+    tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+}
+
+/// Answers a single command that the database refuses, or defers it if its row is locked. Returns it if it is to
+/// be tried again.
+fn reject_refused<R: UnitOfWork>(
+    pending: QueuedCommand<R>,
+    class: DbErrorClass,
+    error: &sqlx::Error,
+    defer: impl FnOnce(QueuedCommand<R>),
+) -> Option<QueuedCommand<R>> {
+    match class {
+        DbErrorClass::Permanent => {
+            error!("the database refuses a command: {error}");
+            pending.reject(Problem::internal());
+        }
+        // A retry here would delay every command behind it.
+        DbErrorClass::DatabaseRule | DbErrorClass::SchemaMismatch => {
+            error!("the database does not take a command: {error}");
+            let refused = "the database does not take it; nothing was stored";
+            pending.reject(Problem::unavailable(refused));
+        }
+        DbErrorClass::LockTimeout => defer(pending),
+        DbErrorClass::StatementTimeout | DbErrorClass::Transient | DbErrorClass::UniqueRace => {
+            warn!("a command is tried again: {error}");
+            return Some(pending);
+        }
+    }
+    None
 }
 
 /// Sends the answers, and returns the commands that have none yet.
 fn reply_all<R: UnitOfWork>(
     batch: Vec<QueuedCommand<R>>,
-    answers: Vec<CommandOutcome>,
+    answers: Vec<Option<Result<Reply, Problem>>>,
 ) -> Vec<QueuedCommand<R>> {
-    let mut duplicates = Vec::new();
+    let mut repeated = Vec::new();
     for (pending, answer) in batch.into_iter().zip(answers) {
         let Some(answer) = answer else {
-            duplicates.push(pending);
+            repeated.push(pending);
             continue;
         };
         // An earlier attempt, whose commit is still under way, may have stored what is refused now.
         let answer = answer.map_err(|problem| pending.or_outcome_unknown(problem));
         let _ = pending.reply_sender.send(answer);
     }
-    duplicates
+    repeated
 }
 
 /// Refuses the commands whose deadline has passed, and drops those whose caller no longer waits.

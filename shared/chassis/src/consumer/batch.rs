@@ -23,13 +23,13 @@ use crate::consumer::deferred::{Attempts, DeferredQueue};
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::resources::ConsumerResources;
 use crate::consumer::retry::{RetryReason, rejection_reason};
-use crate::consumer::sub_batch::{SubBatch, describe_record};
+use crate::consumer::sub_batch::{SplitBy, SubBatch, describe_record};
 use crate::consumer::wait::{ATTEMPT_TIMEOUT, BACKOFF_MIN, LoopWait};
 use crate::crash_point;
 use crate::db::{self, DbErrorClass};
 use crate::dead_letter::DeadLetterReason;
 use crate::kafka::record::schema_id;
-use crate::transaction::ApplyError;
+use crate::transaction::failure::Reaction;
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
 
@@ -49,9 +49,11 @@ pub(crate) struct BatchRunner<'a, R: UnitOfWork> {
     last_success_at: HashMap<&'static str, Instant>,
 }
 
+/// What follows an attempt.
 enum Step<R: UnitOfWork> {
     Done,
-    Split(Vec<SubBatch<R>>),
+    /// These are tried next: the parts of the sub-batch, or all of it.
+    Next(Vec<SubBatch<R>>),
     /// It has to wait here; deferred events that are due run first.
     Retry(SubBatch<R>, String),
 }
@@ -91,8 +93,8 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         let (unread, items): (Vec<_>, Vec<_>) = items.into_iter().partition(is_unread);
         let attempts = Attempts::new(0);
         // These are deferred first, before the offset of any record behind them is stored.
-        let mut parts = SubBatch { items: unread, attempts }.split_into_singles();
-        parts.extend((!items.is_empty()).then_some(SubBatch { items, attempts }));
+        let mut parts = SubBatch::new(unread, attempts).split(SplitBy::Singles);
+        parts.extend((!items.is_empty()).then_some(SubBatch::new(items, attempts)));
         self.run_sub_batches(parts, assigned).await;
     }
 
@@ -120,7 +122,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         items
             .into_iter()
             .zip(attempts)
-            .map(|(item, attempts)| SubBatch { items: vec![item], attempts })
+            .map(|(item, attempts)| SubBatch::new(vec![item], attempts))
             .collect()
     }
 
@@ -128,10 +130,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         let (mut parts, mut backoff) = (parts, BACKOFF_MIN);
         parts.reverse();
         while let Some(part) = parts.pop() {
-            match self.run_sub_batch(part, assigned).await {
+            match self.try_sub_batch(part, assigned).await {
                 Step::Done => backoff = BACKOFF_MIN,
                 // Pushed from right to left: the left part is popped, and has to end, first.
-                Step::Split(smaller) => parts.extend(smaller.into_iter().rev()),
+                Step::Next(next) => parts.extend(next.into_iter().rev()),
                 Step::Retry(part, reason) => {
                     counter!("consumer_retries_total").increment(1);
                     let (count, first) = (part.items.len(), describe_record(&part.items[0]));
@@ -164,87 +166,79 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         messages.into_iter().map(|message| router.parse(message, &schemas)).collect()
     }
 
-    /// Tries a sub-batch until it is committed, deferred, or has to be split.
-    async fn run_sub_batch(&mut self, mut part: SubBatch<R>, assigned: &Assignment) -> Step<R> {
-        let mut races = 0;
-        loop {
-            self.resources.heartbeat.beat();
-            let alone = part.items.len() == 1;
-            let (wait, reason) = if let Content::SchemaPending(unread) = &part.items[0].content {
-                (RetryReason::UnknownSchema, unread.reason.clone())
-            } else {
-                part.attempts.count += 1;
-                match db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(&part)).await {
-                    Ok(committed) => {
-                        self.circuit_breaker.record_committed(&part, &committed);
-                        let now = Instant::now();
-                        self.last_success_at.extend(committed.handled.iter().map(|t| (*t, now)));
-                        self.committer.record_committed(&part, &committed, assigned);
-                        return Step::Done;
-                    }
-                    // The cause may be a duplicate: the event may have been handled before.
-                    Err(error)
-                        if !self.committer.expects_duplicates && error.may_be_duplicate() =>
-                    {
-                        self.committer.expects_duplicates = true;
-                        part.attempts.count -= 1;
-                        continue;
-                    }
-                    Err(ApplyError::Event(nth, _)) if !alone => {
-                        return Step::Split(part.isolate(nth));
-                    }
-                    Err(ApplyError::Event(_, cause)) => {
-                        part.items[0].content = Content::Poison(cause);
-                        continue;
-                    }
-                    Err(ApplyError::Unavailable(reason)) => (RetryReason::AllEvents, reason),
-                    Err(ApplyError::Database(error)) => match db::classify(&error) {
-                        // Tried once more: after a race, the rows are there and will be found.
-                        DbErrorClass::UniqueRace if races == 0 => {
-                            races += 1;
-                            continue;
-                        }
-                        DbErrorClass::Transient => (RetryReason::AllEvents, error.to_string()),
-                        DbErrorClass::LockTimeout if !alone => {
-                            return Step::Split(part.split_into_singles());
-                        }
-                        _ if !alone => return Step::Split(part.bisect()),
-                        // A dead letter that the database refuses waits like an event: it must not be dropped.
-                        _ if part.items[0].as_dead_letter().is_some() => {
-                            (RetryReason::AllEvents, error.to_string())
-                        }
-                        DbErrorClass::UniqueRace | DbErrorClass::Permanent => {
-                            part.items[0].content =
-                                Content::Poison(DeadLetterReason::rejected_by_database(&error));
-                            continue;
-                        }
-                        DbErrorClass::DatabaseRule => {
-                            (RetryReason::DatabaseRule, rejection_reason(&error))
-                        }
-                        DbErrorClass::StatementTimeout
-                        | DbErrorClass::LockTimeout
-                        | DbErrorClass::SchemaMismatch => {
-                            (RetryReason::SingleEvent, error.to_string())
-                        }
-                    },
-                }
-            };
-            let has_room = self.deferred.has_room_for(&part.items[0]);
-            let lag_max = self.resources.registry.lag_max;
-            let successes = &self.last_success_at;
-            if let Some(cause) =
-                wait.dead_letter_reason(&part, &reason, lag_max, has_room, successes)
-            {
-                part.items[0].content = Content::Poison(cause);
-                continue;
-            }
-            if !alone || matches!(wait, RetryReason::AllEvents) || !has_room {
-                return Step::Retry(part, reason);
-            }
-            let SubBatch { items, attempts } = part;
-            items.into_iter().for_each(|item| self.defer(item, attempts, assigned, &reason));
-            return Step::Done;
+    /// Tries a sub-batch once.
+    async fn try_sub_batch(&mut self, mut part: SubBatch<R>, assigned: &Assignment) -> Step<R> {
+        self.resources.heartbeat.beat();
+        if let Content::SchemaPending(pending) = &part.items[0].content {
+            let reason = pending.reason.clone();
+            return self.wait_or_expire(part, RetryReason::UnknownSchema, reason, assigned);
         }
+        part.attempts.count += 1;
+        let error = match db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(&part)).await
+        {
+            Ok(committed) => {
+                self.circuit_breaker.record_committed(&part, &committed);
+                let now = Instant::now();
+                self.last_success_at.extend(committed.handled.iter().map(|topic| (*topic, now)));
+                self.committer.record_committed(&part, &committed, assigned);
+                return Step::Done;
+            }
+            Err(error) => error,
+        };
+        let (count, checked) = (part.items.len(), self.committer.expects_duplicates);
+        let (wait, reason) = match error.reaction(count, checked) {
+            Reaction::CheckDuplicates => {
+                self.committer.expects_duplicates = true;
+                part.attempts.count -= 1;
+                return Step::Next(vec![part]);
+            }
+            Reaction::Isolate(_, cause) if count == 1 => return to_dead_letter(part, cause),
+            Reaction::Isolate(nth, _) => return Step::Next(part.split(SplitBy::Isolating(nth))),
+            Reaction::Singles => return Step::Next(part.split(SplitBy::Singles)),
+            Reaction::Bisect => return Step::Next(part.split(SplitBy::Halves)),
+            Reaction::Race(_) if part.races == 0 => {
+                part.races += 1;
+                return Step::Next(vec![part]);
+            }
+            Reaction::Race(_) if count > 1 => return Step::Next(part.split(SplitBy::Halves)),
+            Reaction::Wait(reason) => (RetryReason::AllEvents, reason),
+            // A dead letter that the database refuses waits like an event: it must not be dropped.
+            Reaction::Race(error) | Reaction::Single(_, error)
+                if part.items[0].as_dead_letter().is_some() =>
+            {
+                (RetryReason::AllEvents, error.to_string())
+            }
+            Reaction::Race(error) | Reaction::Single(DbErrorClass::Permanent, error) => {
+                return to_dead_letter(part, DeadLetterReason::rejected_by_database(&error));
+            }
+            Reaction::Single(DbErrorClass::DatabaseRule, error) => {
+                (RetryReason::DatabaseRule, rejection_reason(&error))
+            }
+            Reaction::Single(_, error) => (RetryReason::SingleEvent, error.to_string()),
+        };
+        self.wait_or_expire(part, wait, reason, assigned)
+    }
+
+    /// A sub-batch waits here, or a single event is deferred; one that has waited long enough becomes a dead letter.
+    fn wait_or_expire(
+        &mut self,
+        part: SubBatch<R>,
+        wait: RetryReason,
+        reason: String,
+        assigned: &Assignment,
+    ) -> Step<R> {
+        let has_room = self.deferred.has_room_for(&part.items[0]);
+        let lag_max = self.resources.registry.lag_max;
+        let successes = &self.last_success_at;
+        if let Some(cause) = wait.dead_letter_reason(&part, &reason, lag_max, has_room, successes) {
+            return to_dead_letter(part, cause);
+        }
+        if part.items.len() > 1 || matches!(wait, RetryReason::AllEvents) || !has_room {
+            return Step::Retry(part, reason);
+        }
+        let SubBatch { items, attempts, .. } = part;
+        items.into_iter().for_each(|item| self.defer(item, attempts, assigned, &reason));
+        Step::Done
     }
 
     /// Defers an event: it waits by itself, and its partition's offset stays below it.
@@ -270,4 +264,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             }
         }
     }
+}
+
+/// A single event that can't be handled is a dead letter from now on, and is stored as one.
+fn to_dead_letter<R: UnitOfWork>(mut part: SubBatch<R>, cause: DeadLetterReason) -> Step<R> {
+    part.items[0].content = Content::Poison(cause);
+    Step::Next(vec![part])
 }

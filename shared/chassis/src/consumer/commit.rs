@@ -16,8 +16,9 @@ use crate::consumer::sub_batch::SubBatch;
 use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::dead_letter::{self, DeadLetterReason, RecordPosition};
+use crate::transaction::events::apply_events;
+use crate::transaction::failure::ApplyError;
 use crate::transaction::incoming_record::IncomingRecord;
-use crate::transaction::{self, ApplyError, DedupMode};
 use crate::unit_of_work::UnitOfWork;
 
 /// How long an attempt for a single event waits for a row that another transaction holds.
@@ -86,12 +87,10 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
             1 => self.connection.begin_with_lock_timeout(SINGLE_EVENT_LOCK_TIMEOUT).await?,
             _ => self.connection.begin().await?,
         };
-        let admission = match self.expects_duplicates {
-            true => DedupMode::CheckFirst,
-            false => DedupMode::Optimistic(tx.now),
-        };
+        let (now, expects_duplicates) = (tx.now, self.expects_duplicates);
         let prepared = async {
-            let effect = transaction::apply(&mut tx, &part.items, admission, attempts).await?;
+            let effect =
+                apply_events(&mut tx, &part.items, now, expects_duplicates, attempts).await?;
             let new = dead_letter::store(&mut tx, &cluster, &dead_letters, attempts).await?;
             Ok::<_, ApplyError>((effect, new))
         };

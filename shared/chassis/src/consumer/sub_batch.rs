@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use rdkafka::message::Message;
 
 use crate::consumer::deferred::Attempts;
+use crate::transaction::failure::bisect;
 use crate::transaction::incoming_record::IncomingRecord;
 use crate::unit_of_work::UnitOfWork;
 
@@ -14,32 +15,38 @@ pub(crate) struct SubBatch<R: UnitOfWork> {
     pub items: Vec<IncomingRecord<R>>,
     /// The attempts for its events, those as a part of larger sub-batches included.
     pub attempts: Attempts,
+    /// How often another transaction wrote the same keys at the same moment.
+    pub races: u32,
+}
+
+/// How a sub-batch is split.
+pub(crate) enum SplitBy {
+    /// Into single events.
+    Singles,
+    Halves,
+    /// Into the events before this one, this one alone, and the events after it.
+    Isolating(usize),
 }
 
 impl<R: UnitOfWork> SubBatch<R> {
-    /// Each event by itself.
-    pub fn split_into_singles(self) -> Vec<SubBatch<R>> {
-        let SubBatch { items, attempts } = self;
-        items.into_iter().map(|item| SubBatch { items: vec![item], attempts }).collect()
+    pub fn new(items: Vec<IncomingRecord<R>>, attempts: Attempts) -> SubBatch<R> {
+        SubBatch { items, attempts, races: 0 }
     }
 
-    /// Its two halves.
-    pub fn bisect(mut self) -> Vec<SubBatch<R>> {
-        let right = self.items.split_off(self.items.len() / 2);
-        self.split([right])
-    }
-
-    /// The events before a bad one, the bad one alone, and the events after it.
-    pub fn isolate(mut self, nth: usize) -> Vec<SubBatch<R>> {
-        let right = self.items.split_off(nth + 1);
-        let bad = self.items.split_off(nth);
-        self.split([bad, right])
-    }
-
-    fn split<const N: usize>(self, others: [Vec<IncomingRecord<R>>; N]) -> Vec<SubBatch<R>> {
-        let SubBatch { items, attempts } = self;
-        let pieces = std::iter::once(items).chain(others).filter(|items| !items.is_empty());
-        pieces.map(|items| SubBatch { items, attempts }).collect()
+    /// Its parts, in their order.
+    pub fn split(self, by: SplitBy) -> Vec<SubBatch<R>> {
+        let SubBatch { mut items, attempts, .. } = self;
+        let parts = match by {
+            SplitBy::Singles => items.into_iter().map(|item| vec![item]).collect(),
+            SplitBy::Halves => Vec::from(bisect(items)),
+            SplitBy::Isolating(nth) => {
+                let right = items.split_off(nth + 1);
+                let isolated = items.split_off(nth);
+                vec![items, isolated, right]
+            }
+        };
+        let parts = parts.into_iter().filter(|items| !items.is_empty());
+        parts.map(|items| SubBatch::new(items, attempts)).collect()
     }
 }
 

@@ -38,8 +38,9 @@ use crate::flow::heartbeat::Heartbeats;
 use crate::flow::wakeups::Wakeups;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::kafka::schema_registry::CachedSchema;
+use crate::transaction::events::apply_events;
+use crate::transaction::failure::ApplyError;
 use crate::transaction::incoming_record::IncomingRecord;
-use crate::transaction::{self, ApplyError, DedupMode};
 use crate::unit_of_work::write_batch::WriteBatch;
 use crate::unit_of_work::{Loads, UnitOfWork};
 
@@ -151,20 +152,22 @@ impl<R: UnitOfWork> TestService<R> {
         let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
         let before = self.event_ids_caused_by(&ids).await.len();
         let mut tx = db::begin(&self.db).await.expect("a transaction");
-        match transaction::apply(&mut tx, &items, DedupMode::CheckFirst, 1).await {
+        let now = db::now(&mut tx).await.expect("the time");
+        match apply_events(&mut tx, &items, now, true, 1).await {
             Ok(effect) => {
                 tx.commit().await.expect("the commit");
                 effect.after_commit(&self.wakeups);
             }
-            Err(ApplyError::Event(
+            Err(ApplyError::Undecidable(
                 _,
                 DeadLetterReason { kind: ReasonKind::Unprocessable, detail: reason },
             )) => {
                 return Err(Unprocessable(reason));
             }
-            Err(ApplyError::Event(_, cause)) => panic!("{}", cause.detail),
+            Err(ApplyError::Undecidable(_, cause)) => panic!("{}", cause.detail),
             Err(ApplyError::Database(error)) => panic!("the database refuses it: {error}"),
             Err(ApplyError::Unavailable(because)) => panic!("it waits: {because}"),
+            Err(ApplyError::RefusedUnchecked) => panic!("an event is refused"),
         }
         Ok(self.event_ids_caused_by(&ids).await.split_off(before))
     }

@@ -4,6 +4,11 @@ use serde_json::{Value, json};
 
 use super::admin_client::{get, outcome, post, refusal, send_request, state_counts};
 use super::*;
+use crate::db;
+use crate::kafka::record::schema_id;
+use crate::transaction::events::apply_events;
+use crate::transaction::failure::Reaction;
+use crate::transaction::incoming_record::Content;
 
 /// Its publisher gave one id to two events; or to none, and the aggregate's to all.
 #[tokio::test(flavor = "multi_thread")]
@@ -26,14 +31,21 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
         assert_eq!(letter.reason, "its id is that of an event of another");
     }
     // Two in one batch, of which none is in the inbox yet.
-    let (topic, event_id) = (names(23).counted, Uuid::now_v7());
-    for (entered, is_a_repeat) in [(topic.name, true), ("another", false)] {
-        let repeats = [(1, event_id, topic)];
-        let mut tx = fixture.db.begin().await.unwrap();
-        let answer =
-            crate::transaction::check_duplicate_topics(&mut tx, &repeats, &[(event_id, entered)])
-                .await;
-        assert_eq!(answer.is_ok(), is_a_repeat, "{entered}");
+    let record = fixture.to_records(&[counted::<23>("b", 1)]).await.remove(0);
+    for (topic, is_duplicate) in [(names(23).counted, true), (names(23).tallied, false)] {
+        let schemas = consumer.resources.registry.get_schemas(schema_id(&record)).await;
+        let parse = || consumer.resources.router.parse(record.clone(), &schemas);
+        let mut items = [parse(), parse()];
+        let Content::Event(of, _) = &mut items[1].content else { panic!("it is an event") };
+        *of = topic;
+        let mut tx = db::begin(&fixture.db).await.unwrap();
+        let now = db::now(&mut tx).await.unwrap();
+        let applied = apply_events(&mut tx, &items, now, true, 1).await;
+        match applied.map_err(|error| error.reaction(2, true)) {
+            Ok(applied) => assert!(is_duplicate && applied.has_duplicates()),
+            // Apart, the second one meets the first one's entry, and becomes a dead letter.
+            Err(reaction) => assert!(!is_duplicate && matches!(reaction, Reaction::Race(_))),
+        }
     }
     // Given up twice, as it may come twice, it is written off once.
     fixture.execute_as_superuser(

@@ -50,7 +50,7 @@ pub(crate) struct PendingSchema {
 
 impl<R: UnitOfWork> IncomingRecord<R> {
     /// The event's key in the inbox. Only facts have one: records of state are guarded by their version.
-    pub fn dedup_key(&self) -> Option<(Uuid, &'static str)> {
+    pub fn inbox_key(&self) -> Option<(Uuid, &'static str)> {
         match &self.content {
             Content::Event(topic, _) if topic.retention != Retention::Compact => {
                 Some((self.event_id?, topic.name))

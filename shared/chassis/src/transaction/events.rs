@@ -1,0 +1,167 @@
+//! Events on the one path: the consumer's batches, and dead letters that are replayed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use metrics::{counter, histogram};
+use opentelemetry::Context;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::dead_letter::{DeadLetterReason, ReasonKind};
+use crate::event::{HandlerContext, Unprocessable};
+use crate::flow::wakeups::Wakeups;
+use crate::inbox;
+use crate::outbox::Envelope;
+use crate::telemetry;
+use crate::transaction::failure::ApplyError;
+use crate::transaction::incoming_record::{Content, IncomingRecord};
+use crate::transaction::{self, DedupKey, WorkItem};
+use crate::unit_of_work::UnitOfWork;
+use crate::unit_of_work::write_batch::WriteBatch;
+
+impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
+    /// The span of an event that was handled now, which ends when it is dropped. `None` for a record that is no
+    /// event, and for an event that had its effect before.
+    type Output = Option<Context>;
+    const CRASH_POINTS: [&str; 3] =
+        ["transaction.loaded", "transaction.deduplicated", "transaction.decided"];
+
+    fn keys(&self, keys: &mut R::Keys) {
+        if let Content::Event(_, handler) = &self.content {
+            handler.keys(keys);
+        }
+    }
+
+    fn dedup_key(&self) -> Option<DedupKey<'_>> {
+        self.inbox_key().map(|(event_id, topic)| DedupKey::Event(event_id, topic))
+    }
+
+    /// If a publisher gives one id to events of two topics, the second is no duplicate of the first and must not
+    /// be dropped.
+    async fn find_duplicates(
+        tx: &mut PgConnection,
+        items: &[Self],
+    ) -> Result<HashMap<usize, Option<Context>>, ApplyError> {
+        let keys = items.iter().filter_map(IncomingRecord::inbox_key);
+        let topics = inbox::topics_of(tx, keys.map(|(event_id, _)| event_id).collect()).await?;
+        let mut duplicates = HashMap::new();
+        for (nth, item) in items.iter().enumerate() {
+            let Some((event_id, topic)) = item.inbox_key() else { continue };
+            let Some(known) = topics.get(&event_id) else { continue };
+            if known != topic {
+                let detail = format!("its id is that of an event of {known}");
+                let reason = DeadLetterReason { kind: ReasonKind::Unprocessable, detail };
+                return Err(ApplyError::Undecidable(nth, reason));
+            }
+            duplicates.insert(nth, None);
+        }
+        Ok(duplicates)
+    }
+
+    fn decide(
+        &self,
+        rows: &mut R,
+        now: DateTime<Utc>,
+    ) -> Result<(Option<Context>, Option<Envelope>), Unprocessable> {
+        let Content::Event(topic, handler) = &self.content else { return Ok((None, None)) };
+        let span = self.span(topic);
+        let (event_id, causation_id) = (Uuid::now_v7(), self.event_id);
+        let event = handler.decide(rows, HandlerContext { now, event_id, causation_id })?;
+        let traceparent = Some(telemetry::traceparent(&span));
+        let envelope = event.map(|event| Envelope {
+            event,
+            event_id,
+            traceparent,
+            causation_id,
+            occurred_at: now,
+        });
+        Ok((Some(span), envelope))
+    }
+
+    fn store_keys(
+        writes: &mut WriteBatch<'_>,
+        accepted: &[(&Self, &Option<Context>)],
+        attempts: i32,
+    ) {
+        inbox::insert(writes, accepted.iter().filter_map(|(item, _)| item.inbox_key()), attempts);
+    }
+}
+
+/// Events that are applied and not committed yet.
+#[must_use]
+pub(crate) struct AppliedEvents {
+    /// By topic: when each event occurred, as far as its record has that time.
+    handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
+    /// The topic of each event that had its effect before.
+    duplicates: Vec<&'static str>,
+    /// When its transaction began, by the database's clock.
+    now: DateTime<Utc>,
+    /// When handling began, right after that, by ours.
+    started_at: Instant,
+    publishes: bool,
+    /// End when they are dropped.
+    _spans: Vec<Context>,
+}
+
+/// Applies the events of a batch. Records that are no events are skipped. `attempts` is the number of this attempt,
+/// from 1; the inbox stores it.
+pub(crate) async fn apply_events<R: UnitOfWork>(
+    tx: &mut PgConnection,
+    items: &[IncomingRecord<R>],
+    now: DateTime<Utc>,
+    expects_duplicates: bool,
+    attempts: i32,
+) -> Result<AppliedEvents, ApplyError> {
+    let started_at = Instant::now();
+    let applied = transaction::apply(tx, items, now, expects_duplicates, attempts).await?;
+    let publishes = applied.publishes;
+    let (mut handled, mut duplicates) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+    let mut spans = Vec::with_capacity(items.len());
+    for (item, answer) in items.iter().zip(applied.answers) {
+        let Content::Event(topic, _) = &item.content else { continue };
+        match answer.flatten() {
+            Some(span) => {
+                handled.entry(topic.name).or_default().push(item.sent_at);
+                spans.push(span);
+            }
+            None => duplicates.push(topic.name),
+        }
+    }
+    Ok(AppliedEvents { handled, duplicates, now, started_at, publishes, _spans: spans })
+}
+
+impl AppliedEvents {
+    /// Whether any event had its effect before.
+    pub fn has_duplicates(&self) -> bool {
+        !self.duplicates.is_empty()
+    }
+
+    /// Whether any event had its effect in this transaction.
+    pub fn has_effect(&self) -> bool {
+        !self.handled.is_empty()
+    }
+
+    /// After the commit, never before: wakes the relay and the change feed, and updates the metrics. Returns
+    /// the topics whose events had an effect.
+    pub fn after_commit(self, wakeups: &Wakeups) -> HashSet<&'static str> {
+        if self.publishes {
+            wakeups.relay.notify_one();
+        }
+        wakeups.change_feed.send_replace(());
+        let handling = self.started_at.elapsed();
+        for (topic, sent_at) in &self.handled {
+            counter!("events_handled_total", "topic" => *topic).increment(sent_at.len() as u64);
+            let delivery = histogram!("event_delivery_seconds", "topic" => *topic);
+            // Unknown if the clocks differ by more than the delivery took.
+            let took = |at: &DateTime<Utc>| (self.now - at).to_std().ok();
+            let took = sent_at.iter().flatten().filter_map(took);
+            took.for_each(|took| delivery.record(took + handling));
+        }
+        for topic in self.duplicates {
+            counter!("events_deduplicated_total", "topic" => topic).increment(1);
+        }
+        self.handled.into_keys().collect()
+    }
+}
