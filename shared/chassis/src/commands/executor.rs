@@ -47,10 +47,8 @@ pub(crate) struct BatchExecutor {
     connection: DedicatedConnection,
     wakeups: Arc<Wakeups>,
     heartbeat: Heartbeat,
-    /// Whether idempotency keys are queried before anything is decided: at first, and as long as batches
-    /// contain duplicates. Otherwise every command is assumed to be new, which saves small batches a fifth
-    /// of their round trips. A wrong assumption makes the batch fail, and it is tried again with the query;
-    /// the keys of refused commands are queried before the refusal is answered.
+    /// Whether idempotency keys are queried before anything is decided: at first, and as long as batches contain
+    /// duplicates or refusals. Otherwise every command is assumed to be new, which saves a round trip.
     expects_duplicates: bool,
 }
 

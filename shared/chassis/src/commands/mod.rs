@@ -33,9 +33,8 @@ use crate::http::problem::Problem;
 use crate::telemetry;
 use crate::unit_of_work::{Loads, UnitOfWork};
 
-/// Executors of one service: while one batch is written to the disk, the next is prepared. More executors
-/// mean smaller batches: measured with 16 to 1,024 callers, eight cost Postgres a tenth to a quarter more an
-/// order than two. One further executor runs the commands whose rows are locked.
+/// Executors of one service: while one batch is written to the disk, the next is prepared. More executors mean
+/// smaller batches, which cost Postgres more an order. One further executor runs the commands whose rows are locked.
 const EXECUTORS: usize = 2;
 
 /// From this number of commands in one batch on, commands arrive concurrently.
