@@ -1,38 +1,25 @@
-//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at `/`
-//! a page that shows it and tries it out, without any asset from elsewhere.
+//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at
+//! `/docs` Swagger UI, which shows it and tries it out, without any asset from elsewhere.
 //!
 //! A route and its description are one declaration, so there is none without the other. Handlers describe
 //! what is specific to them: what they do, their successful response, and why they refuse. This module adds what
 //! all operations have in common.
 
-use std::sync::LazyLock;
-
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderValue, header};
+use axum::middleware::map_response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD as BASE64;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::http::limits::Limits;
 
-const PAGE: &str = include_str!("openapi.html");
-
-/// The page may run its own script and style only, and send requests to this service only.
-static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = |element| {
-        format!("'sha256-{}'", BASE64.encode(Sha256::digest(element_text(PAGE, element))))
-    };
-    format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        hash("script"),
-        hash("style"),
-    )
-});
+/// The page runs scripts and styles that this service serves as files, and sends requests to this service only.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The routes of a service, with their description and its page.
 pub fn serve<S>(service: &str, routes: OpenApiRouter<S>) -> Router<S>
@@ -41,17 +28,24 @@ where
 {
     let document = Bytes::from(document(service, &routes));
     let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
-    Router::from(routes).route("/openapi.json", get(json)).route("/", get(page))
+    // The page asks no validator on the internet.
+    let config = Config::from("/openapi.json").use_base_layout().validator_url("none");
+    let page = Router::from(SwaggerUi::new("/docs").config(config.try_it_out_enabled(true)));
+    Router::from(routes)
+        .route("/openapi.json", get(json))
+        .route("/", get(async || Redirect::temporary("/docs/")))
+        .merge(page.route_layer(map_response(restrict_page)))
 }
 
-async fn page() -> ([(HeaderName, &'static str); 4], &'static str) {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, &**PAGE_POLICY),
+async fn restrict_page(mut response: Response) -> Response {
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    (headers, PAGE)
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// The description of a service's routes, as it is served and committed.
@@ -278,23 +272,29 @@ fn object_mut(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("it was made one")
 }
 
-/// What stands between the tags of the one element of this name.
-fn element_text<'a>(page: &'a str, element: &str) -> &'a str {
-    let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has it");
-    rest.split_once(&format!("</{element}>")).expect("it is closed").0
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::testing::TestClient;
+
     use super::*;
 
-    #[test]
-    fn the_page_loads_nothing_from_other_hosts() {
-        for elsewhere in
-            ["http://", "https://", "//cdn", "@import", "url(", " style=\"", " onclick"]
-        {
-            assert!(!PAGE.contains(elsewhere), "{elsewhere}");
+    #[tokio::test]
+    async fn the_page_loads_nothing_from_other_hosts() {
+        let client = TestClient(serve("till", OpenApiRouter::new()));
+        let read = async |path: &str| {
+            let response = client.get_with_headers(path, &[]).await;
+            assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], PAGE_POLICY, "{path}");
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+            String::from_utf8_lossy(&body).into_owned()
+        };
+        let start = read("/docs/swagger-initializer.js").await;
+        assert!(start.contains(r#""url": "/openapi.json""#), "{start}");
+        assert!(start.contains(r#""validatorUrl": "none""#), "{start}");
+        read("/docs/").await;
+        for elsewhere in ["http://", "https://", "unsafe"] {
+            assert!(!PAGE_POLICY.contains(elsewhere) && !start.contains(elsewhere), "{elsewhere}");
         }
-        assert!(!PAGE_POLICY.contains("unsafe"));
+        let root = client.get("/").await;
+        assert_eq!((root.status, root.location.as_deref()), (307, Some("/docs/")));
     }
 }
