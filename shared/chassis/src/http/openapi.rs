@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::map_response;
 use axum::response::{Redirect, Response};
 use axum::routing::get;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -68,7 +68,7 @@ where
     let components = &mut document["components"];
     components["schemas"]["Problem"] = problem_schema();
     components["responses"] =
-        common_responses().into_iter().map(|(name, _, answer)| (name, answer)).collect();
+        common_responses().into_iter().map(|(name, _, answer)| (name.to_owned(), answer)).collect();
     let mut text = serde_json::to_string_pretty(&document).expect("a description is plain JSON");
     text.push('\n');
     text
@@ -79,7 +79,7 @@ fn service_description() -> String {
     format!(
         "A request has one of three outcomes. A 2xx: done, and durable. A 4xx, or a 503 of type \
          `/problems/unavailable`: refused, and nothing was stored by it. No answer, a 500, or a 503 of \
-         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until you are told \
+         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until the answer is \
          2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
          that was left open.\n\n\
          Every refusal is `application/problem+json` (RFC 9457), but for a 431, and a 400 to what is no \
@@ -114,7 +114,7 @@ fn problem_schema() -> Value {
     })
 }
 
-/// Says of each enumeration that it may grow: a client made from this description would otherwise fail at
+/// Notes at each enumeration that it may grow: a client made from this description would otherwise fail at
 /// the first new value.
 fn mark_enumerations_open(schema: &mut Value) {
     if schema.get("enum").is_some() {
@@ -147,71 +147,49 @@ enum ProblemScope {
 
 /// What any operation may be answered: its name among the components, whose, how. The status is the
 /// name's end.
-fn common_responses() -> Vec<(String, ProblemScope, Value)> {
-    let problem_response =
+fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
+    let problem =
         |description: &str| json!({ "description": description, "content": problem_content() });
-    let retry_response = |description: &str| {
-        let mut answer = problem_response(description);
-        answer["headers"]["Retry-After"] = json!({
-            "description": "Seconds after which to ask again, at the earliest.",
-            "schema": { "type": "integer", "minimum": 1 },
-        });
+    let with_header = |description: &str, name: &str, meaning: &str, schema: Value| {
+        let mut answer = problem(description);
+        answer["headers"][name] = json!({ "description": meaning, "schema": schema });
         answer
     };
-    let allow_response = |description: &str| {
-        let mut answer = problem_response(description);
-        answer["headers"]["Allow"] = json!({
-            "description": "The methods that this address knows.",
-            "schema": { "type": "string" },
-        });
-        answer
+    let with_text = |description, name, meaning| {
+        with_header(description, name, meaning, json!({ "type": "string" }))
     };
-    let mut unsupported = problem_response(
-        "The body is not sent as `application/json`, or it is compressed. Of type \
-         `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.",
-    );
-    unsupported["headers"]["Accept-Encoding"] = json!({
-        "description": "The content codings that are accepted, where the body has another one.",
-        "schema": { "type": "string" },
-    });
+    let retry = |description| {
+        let meaning = "Seconds after which to ask again, at the earliest.";
+        let schema = json!({ "type": "integer", "minimum": 1 });
+        with_header(description, "Retry-After", meaning, schema)
+    };
+    let allow = "The methods that this address knows.";
+    let method = with_text("This address does not know the method.", "Allow", allow);
+    let coding = "The content codings that are accepted, where the body has another one.";
+    let unsupported = "The body is not sent as `application/json`, or it is compressed. Of type \
+         `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.";
+    let unsupported = with_text(unsupported, "Accept-Encoding", coding);
     let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
          `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
          same `Idempotency-Key` where one is taken.";
-    let responses = [
-        (
-            "Malformed400",
-            ProblemScope::All,
-            problem_response("Broken JSON, or a header that can't be read."),
-        ),
-        ("NotFound404", ProblemScope::WithPathId, problem_response("There is no such thing.")),
-        (
-            "MethodNotAllowed405",
-            ProblemScope::All,
-            allow_response("This address does not know the method."),
-        ),
-        (
-            "TooSlow408",
-            ProblemScope::All,
-            problem_response("The body did not arrive in time; nothing was stored."),
-        ),
-        ("TooLarge413", ProblemScope::All, problem_response("The body is larger than is taken.")),
+    let malformed = problem("Broken JSON, or a header that can't be read.");
+    let slow = problem("The body did not arrive in time; nothing was stored.");
+    // Sent before there is a request that could be answered with a body.
+    let header_too_large = json!({ "description": "The headers are too large." });
+    let internal = problem("Our fault. The reason is in the log.");
+    vec![
+        ("Malformed400", ProblemScope::All, malformed),
+        ("NotFound404", ProblemScope::WithPathId, problem("There is no such thing.")),
+        ("MethodNotAllowed405", ProblemScope::All, method),
+        ("TooSlow408", ProblemScope::All, slow),
+        ("TooLarge413", ProblemScope::All, problem("The body is larger than is taken.")),
         ("Unsupported415", ProblemScope::All, unsupported),
-        ("Invalid422", ProblemScope::WithInput, problem_response("`field` breaks a rule.")),
-        // Said before there is a request that could be answered with a body.
-        (
-            "HeaderTooLarge431",
-            ProblemScope::All,
-            json!({ "description": "The headers are too large." }),
-        ),
-        (
-            "Internal500",
-            ProblemScope::All,
-            problem_response("Our fault. The reason is in the log."),
-        ),
-        ("Unavailable503", ProblemScope::Read, retry_response("Not now.")),
-        ("Unknown503", ProblemScope::Write, retry_response(unknown)),
-    ];
-    responses.map(|(name, scope, answer)| (name.to_owned(), scope, answer)).into()
+        ("Invalid422", ProblemScope::WithInput, problem("`field` breaks a rule.")),
+        ("HeaderTooLarge431", ProblemScope::All, header_too_large),
+        ("Internal500", ProblemScope::All, internal),
+        ("Unavailable503", ProblemScope::Read, retry("Not now.")),
+        ("Unknown503", ProblemScope::Write, retry(unknown)),
+    ]
 }
 
 fn problem_content() -> Value {
@@ -221,16 +199,14 @@ fn problem_content() -> Value {
 /// Adds to one operation what all of its kind have.
 fn fill_responses(path: &str, method: &str, operation: &mut Value) {
     let is_read = method == "get";
+    let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
     for name in path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)) {
-        let described = array_mut(&mut operation["parameters"]).iter().any(|it| it["name"] == name);
+        let described = parameters.iter().any(|it| it["name"] == name);
         assert!(described, "{method} {path} does not describe its parameter {name}");
     }
-    let is_sent = operation.get("requestBody").is_some();
-    let is_valued = is_sent
-        || array_mut(&mut operation["parameters"])
-            .iter()
-            .any(|parameter| parameter["in"] == "query" || parameter["name"] == "Idempotency-Key");
-    let responses = object_mut(&mut operation["responses"]);
+    let is_valued = operation.get("requestBody").is_some()
+        || parameters.iter().any(|it| it["in"] == "query" || it["name"] == "Idempotency-Key");
+    let responses = operation["responses"].as_object_mut().expect("utoipa writes an object");
     for (status, answer) in responses.iter_mut() {
         if status.starts_with(['4', '5']) {
             answer["content"] = problem_content();
@@ -256,20 +232,6 @@ fn fill_responses(path: &str, method: &str, operation: &mut Value) {
             responses.insert(status.to_owned(), json!({ "$ref": reference }));
         }
     }
-}
-
-fn array_mut(value: &mut Value) -> &mut Vec<Value> {
-    if !value.is_array() {
-        *value = json!([]);
-    }
-    value.as_array_mut().expect("it was made one")
-}
-
-fn object_mut(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    value.as_object_mut().expect("it was made one")
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use crate::http::limits::{self, Limits};
 use crate::http::slots::ConnectionSlots;
 
 /// How long an idle kept connection stays open after a stop. Its client may send one more request, and the
-/// answer says that the connection ends. If it were closed at once, a request on its way would be lost. A drain
+/// answer announces that the connection ends. If it were closed at once, a request on its way would be lost. A drain
 /// that is shorter than twice this time halves it.
 pub(crate) const KEEPALIVE_GRACE: Duration = Duration::from_secs(1);
 
