@@ -67,14 +67,14 @@ impl AttackKind {
                 send_slowly(&mut stream).await
             }
             AttackKind::SlowBody => {
-                let head = format!("{post}Content-Length: 60000\r\n\r\n");
+                let head = format!("{post}Content-Length: 32000\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
                 send_slowly(&mut stream).await
             }
             AttackKind::TinyChunks => {
                 let head = format!("{post}Transfer-Encoding: chunked\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
-                for _ in 0..60 {
+                for _ in 0..32 {
                     stream.write_all("1\r\n \r\n".repeat(1_000).as_bytes()).await?;
                 }
                 send_slowly(&mut stream).await

@@ -92,7 +92,7 @@ async fn list<R: UnitOfWork>(
     let waiting = dead_letter::count(&dead_letters.db, &waiting).await?;
     let mut page =
         dead_letter::list(&dead_letters.db, &filter, listing.limit.query_limit()).await?;
-    let next = listing.limit.split_page(&mut page, |last| last.dead_letter_id);
+    let next = listing.limit.split_page_by_rows(&mut page, |last| last.dead_letter_id);
     Ok(Json(DeadLetterPage { waiting, dead_letters: page, next }))
 }
 

@@ -2,12 +2,12 @@
 //! ever be reached by it. A name that does not resolve is no such reason: it may resolve later.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use url::Url;
+use url::{Host, Url};
 
 /// Of a broker whose port is not given, as Kafka's own clients have it.
 const BROKER_PORT_DEFAULT: &str = "9092";
@@ -15,8 +15,8 @@ const BROKER_PORT_DEFAULT: &str = "9092";
 /// Brokers as `host:port`, comma-separated.
 pub(super) fn parse_brokers(text: &str) -> Result<String, String> {
     if text.contains("://") {
-        return Err("a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL says how \
-                    brokers are spoken to"
+        return Err("a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL is \
+                    the protocol"
             .to_owned());
     }
     let brokers = text.split(',').map(str::trim).filter(|broker| !broker.is_empty());
@@ -28,40 +28,17 @@ pub(super) fn parse_brokers(text: &str) -> Result<String, String> {
 }
 
 fn parse_broker(text: &str) -> Result<String, String> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) if host.parse::<Ipv6Addr>().is_ok() => (
-            format!("[{host}]"),
-            rest.strip_prefix(':').or(rest.is_empty().then_some(BROKER_PORT_DEFAULT)),
-        ),
-        Some(_) => return Err("what stands in brackets is no IPv6 address".to_owned()),
-        None if text.matches(':').count() > 1 => {
-            return Err("an IPv6 address stands in brackets, as in `[::1]:9092`".to_owned());
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host.to_owned(), Some(port)),
-            None => (text.to_owned(), Some(BROKER_PORT_DEFAULT)),
-        },
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, BROKER_PORT_DEFAULT),
     };
-    let port = port.ok_or("a broker is `host:port`")?;
+    let host = Host::parse(host).map_err(
+        |_| "a broker is `host:port`, with an IPv6 address in brackets as in `[::1]:9092`",
+    )?;
     let port = Some(port).filter(|port| port.bytes().all(|digit| digit.is_ascii_digit()));
     let port: Option<u16> = port.and_then(|port| port.parse().ok()).filter(|port| *port > 0);
     let port = port.ok_or("a port is a number from 1 to 65535")?;
-    match host.starts_with('[') || is_host(&host) {
-        true => Ok(format!("{host}:{port}")),
-        false => Err("a broker is `host:port`".to_owned()),
-    }
-}
-
-/// A name, with underscores as container networks have them, or an IPv4 address.
-fn is_host(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let is_name = !host.is_empty()
-        && host.len() <= 253
-        && host.split('.').all(|label| (1..=63).contains(&label.len()) && !label.starts_with('-'))
-        && host.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
-    // What ends in a number is an address or nothing.
-    let is_number = host.rsplit('.').next().is_some_and(|label| label.parse::<u64>().is_ok());
-    is_name && (!is_number || host.parse::<Ipv4Addr>().is_ok())
+    Ok(format!("{host}:{port}"))
 }
 
 /// The base of an HTTP API, without a slash at its end.
@@ -167,7 +144,8 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     }
     let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_socket = host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f");
-    if !is_socket && !is_host(host) && unbracketed.unwrap_or(host).parse::<Ipv6Addr>().is_err() {
+    let is_host = Host::parse(host).is_ok() || host.parse::<Ipv6Addr>().is_ok();
+    if !is_socket && (!is_host || host.contains(',')) {
         return Err("its host is neither a name nor an address".to_owned());
     }
     let mut options = PgConnectOptions::from_str(text).map_err(|_| FORM)?;

@@ -101,15 +101,17 @@ fn describe_error<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
         Some(ContextValue::Strings(texts)) => texts.join(", "),
         _ => String::new(),
     };
-    // clap speaks of `--database_url <DATABASE_URL>`; the reader knows the part in brackets.
-    let args = context(ContextKind::InvalidArg);
-    let names: Vec<&str> =
-        args.split(['<', '>']).skip(1).step_by(2).filter(|name| !name.is_empty()).collect();
-    let names = names.join(", ");
     let command = C::command();
-    let is_secret = command
-        .get_arguments()
-        .any(|arg| arg.is_hide_env_values_set() && arg.get_env().is_some_and(|env| env == &*names));
+    // clap speaks of `--database-url <DATABASE_URL>`; the reader knows the variable.
+    let flags = context(ContextKind::InvalidArg);
+    let is_named = |arg: &&clap::Arg| {
+        let flag = arg.get_long().map(|long| format!("--{long}"));
+        flags.split([' ', ',']).any(|word| Some(word) == flag.as_deref())
+    };
+    let args: Vec<&clap::Arg> = command.get_arguments().filter(is_named).collect();
+    let is_secret = args.iter().any(|arg| arg.is_hide_env_values_set());
+    let names: Vec<&str> = args.iter().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    let names = names.join(", ");
     let shown = match context(ContextKind::InvalidValue) {
         // An address may hold a password where none belongs.
         value if !is_secret && !value.is_empty() && !value.contains('@') => {

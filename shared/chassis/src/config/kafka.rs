@@ -1,5 +1,7 @@
 //! The settings of the way to Kafka.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use crate::config::address;
 use crate::config::env::BadConfiguration;
 use crate::config::secret::Secret;
@@ -11,10 +13,10 @@ pub struct KafkaConfig {
     #[arg(long, env, value_parser = address::parse_brokers)]
     pub kafka_bootstrap_servers: String,
     /// librdkafka's `security.protocol`: plaintext, ssl, sasl_plaintext or sasl_ssl.
-    #[arg(long, env, value_parser = parse_security_protocol)]
+    #[arg(long, env, ignore_case = true, value_parser = security_protocols())]
     pub kafka_security_protocol: Option<String>,
     /// librdkafka's `sasl.mechanism`: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.
-    #[arg(long, env, value_parser = parse_sasl_mechanism)]
+    #[arg(long, env, ignore_case = true, value_parser = sasl_mechanisms())]
     pub kafka_sasl_mechanism: Option<String>,
     /// The user of SASL.
     #[arg(long, env)]
@@ -74,18 +76,12 @@ impl KafkaConfig {
     }
 }
 
-fn parse_security_protocol(text: &str) -> Result<String, String> {
-    parse_one_of(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"], text)
+fn security_protocols() -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"])
+        .map(|protocol| protocol.to_lowercase())
 }
 
-fn parse_sasl_mechanism(text: &str) -> Result<String, String> {
-    parse_one_of(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], text)
-}
-
-/// The known value that this is, whatever its case.
-fn parse_one_of(known: &[&str], text: &str) -> Result<String, String> {
-    let found = known.iter().find(|value| value.eq_ignore_ascii_case(text));
-    found
-        .map(|value| (*value).to_owned())
-        .ok_or_else(|| format!("it is not one of {}", known.join(", ")))
+fn sasl_mechanisms() -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
+        .map(|mechanism| mechanism.to_uppercase())
 }

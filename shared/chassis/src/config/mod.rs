@@ -42,13 +42,7 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// How long the API keeps an idle connection. Set it above the idle time of the gateway in front: the
     /// gateway has to close first, or it sends a request into a connection that is being closed.
-    #[arg(
-        long,
-        env = "HTTP_IDLE_TIMEOUT_SECONDS",
-        value_name = "HTTP_IDLE_TIMEOUT_SECONDS",
-        default_value = "75",
-        value_parser = parse_seconds
-    )]
+    #[arg(long, env = "HTTP_IDLE_TIMEOUT_SECONDS", default_value = "75", value_parser = parse_seconds)]
     pub http_idle_timeout: Duration,
     /// Where /livez, /readyz, /metrics and /books are read.
     #[arg(long, env, default_value = "0.0.0.0:9090")]
@@ -73,13 +67,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// How long work under way may take after a stop: half of it at most for the API, the rest for the loops.
     /// The process ends up to 5 s later.
-    #[arg(
-        long,
-        env = "SHUTDOWN_TIMEOUT_SECONDS",
-        value_name = "SHUTDOWN_TIMEOUT_SECONDS",
-        default_value = "20",
-        value_parser = parse_seconds
-    )]
+    #[arg(long, env = "SHUTDOWN_TIMEOUT_SECONDS", default_value = "20", value_parser = parse_seconds)]
     pub shutdown_timeout: Duration,
 }
 

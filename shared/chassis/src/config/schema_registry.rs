@@ -24,13 +24,7 @@ pub struct SchemaRegistryConfig {
     pub schema_registry_password: Option<Secret>,
     /// How far the registry may be behind. A record whose schema id the registry does not know waits for so
     /// long after it was written, and becomes a dead letter then. Other records go on meanwhile.
-    #[arg(
-        long,
-        env = "SCHEMA_REGISTRY_LAG_SECONDS",
-        value_name = "SCHEMA_REGISTRY_LAG_SECONDS",
-        default_value = "120",
-        value_parser = parse_seconds
-    )]
+    #[arg(long, env = "SCHEMA_REGISTRY_LAG_SECONDS", default_value = "120", value_parser = parse_seconds)]
     pub schema_registry_lag: Duration,
 }
 

@@ -117,7 +117,7 @@ fn prefer_wait(headers: &HeaderMap) -> PreferWait {
 }
 
 impl PreferWait {
-    /// Says in the answer for how long it would have been held back.
+    /// Names in the answer for how long it would have been held back.
     pub fn preference_applied(self, response: impl IntoResponse) -> Response {
         let mut response = response.into_response();
         if let PreferWait(Some(wait)) = self {
@@ -165,7 +165,7 @@ impl IdempotencyKey {
         let description = "A value of your own that stays the same when you repeat the request: \
             visible ASCII characters without quotes or backslashes, in double quotes or bare. For at \
             least 24 hours after it was accepted, the same request with the same key has no second \
-            effect and gets the same answer; one that was refused is decided anew.";
+            effect and gets the same answer; one that was refused is decided again.";
         header_parameter("Idempotency-Key", description, schema.build(), required)
     }
 }
@@ -190,7 +190,7 @@ impl IntoParams for PreferWait {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let schema = ObjectBuilder::new().schema_type(Type::String).examples(["wait=10"]);
         let description = "`wait=N` (RFC 7240) holds the answer back until there is something to \
-            tell, for N seconds at most and never longer than 10. `Preference-Applied` says for how \
+            tell, for N seconds at most and never longer than 10. `Preference-Applied` names for how \
             long it was ready to wait. What can't be read is ignored.";
         vec![header_parameter("Prefer", description, schema.build(), Required::False)]
     }

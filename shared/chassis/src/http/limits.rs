@@ -2,26 +2,23 @@
 //! or its connection is closed if no answer is possible.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::http::instrument;
 use crate::http::problem::Problem;
 
-/// Bytes from which on a body or an answer counts as large: a request's header may have as many, so every
-/// connection has memory for that anyway.
-const LARGE_BYTES_MIN: usize = 16 * 1024;
+/// How much of a refused body is read and dropped, so that its client gets the answer.
+const DRAINED_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a client may take. The defaults are the promise; tests use shorter ones.
 #[derive(Debug, Clone, Copy)]
@@ -38,12 +35,10 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// How long what we sent may stay unread by the client.
     pub unread_timeout: Duration,
-    /// Bytes of all large bodies that are read or worked on and of all large answers that lie unread, at
-    /// most. Requests above the limit get 503; the response to a committed command is always sent.
-    pub large_bytes_max: usize,
     /// The size of a request's line and headers.
     pub header_bytes_max: usize,
-    /// The size of a request's body.
+    /// The size of a request's body. With [`Limits::connections_max`] it bounds the memory for bodies; see
+    /// [`PAGE_BYTES_MAX`](crate::http::pagination::PAGE_BYTES_MAX) for answers.
     pub body_bytes_max: usize,
     /// Connections served at a time; further ones wait in the listener's backlog, and while they do, each answer
     /// closes its connection.
@@ -61,9 +56,8 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             request_timeout: Duration::from_secs(15),
             unread_timeout: Duration::from_secs(15),
-            large_bytes_max: 16 * 1024 * 1024,
             header_bytes_max: 16 * 1024,
-            body_bytes_max: 64 * 1024,
+            body_bytes_max: 32 * 1024,
             connections_max: 1024,
             connection_age_max: Duration::from_secs(5 * 60),
         }
@@ -73,7 +67,6 @@ impl Default for Limits {
 /// Puts a router behind the limits that are not the connection's, with an answer for whatever it
 /// does not answer itself: an unknown address or method, a panic.
 pub(crate) fn apply(router: Router, limits: Limits) -> Router {
-    let budget = LargeBodyBudget::new(limits.large_bytes_max);
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
         .method_not_allowed_fallback(async || {
@@ -84,108 +77,44 @@ pub(crate) fn apply(router: Router, limits: Limits) -> Router {
             )
         })
         .layer(CatchPanicLayer::custom(panic_response))
-        .layer(middleware::from_fn_with_state((limits, budget), enforce))
+        .layer(middleware::from_fn_with_state(limits, enforce))
         .layer(middleware::from_fn(instrument::instrument_request))
 }
 
 /// One deadline for the body and the answer. The body is read before the handler runs, so that a slow sender gets an
 /// answer, and a handler that reaches the deadline never waited for a body.
 async fn enforce(
-    State((limits, budget)): State<(Limits, LargeBodyBudget)>,
+    State(limits): State<Limits>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + limits.request_timeout;
     let is_safe = request.method().is_safe();
-    let reading = read_request(request, limits.body_bytes_max, &budget);
-    let (request, _permit) = match timeout_at(deadline, reading).await {
-        Ok(Ok(read)) => read,
+    let reading = read_request(request, limits.body_bytes_max);
+    let request = match timeout_at(deadline, reading).await {
+        Ok(Ok(request)) => request,
         Ok(Err(refused)) => return Ok(with_connection_close(refused)),
         Err(_) => return Ok(with_connection_close(body_timed_out())),
     };
-    let response = timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
+    timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
         true => Problem::unavailable("The answer took too long."),
         false => Problem::outcome_unknown(),
-    })?;
-    if is_safe { reserve_response(response, &budget).await } else { Ok(response) }
+    })
 }
 
-/// Memory for what is large, of all connections together: a thousand of them at once are not to have as
-/// much as each of them may.
-#[derive(Clone)]
-struct LargeBodyBudget {
-    free: Arc<Semaphore>,
-    bytes_max: usize,
-}
-
-impl LargeBodyBudget {
-    fn new(bytes_max: usize) -> LargeBodyBudget {
-        LargeBodyBudget { free: Arc::new(Semaphore::new(bytes_max)), bytes_max }
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let bytes = bytes.min(self.bytes_max) as u32;
-        self.free.clone().try_acquire_many_owned(bytes).map_err(|_| {
-            Problem::unavailable("Too much that is large is on its way to or from others.")
-        })
-    }
-}
-
-/// A large answer takes up its room until the system has taken it over. One whose size is not known is a
-/// stream, of which no more is there than what is being sent.
-async fn reserve_response(
-    response: Response,
-    budget: &LargeBodyBudget,
-) -> Result<Response, Problem> {
-    if response.body().size_hint().exact().is_none_or(|size| size <= LARGE_BYTES_MIN as u64) {
-        return Ok(response);
-    }
-    let (parts, body) = response.into_parts();
-    let bytes = body.collect().await.map_err(|_| Problem::internal())?.to_bytes();
-    // What all clients share, such as the API's description, is there only once.
-    if !bytes.is_unique() {
-        return Ok(Response::from_parts(parts, Body::from(bytes)));
-    }
-    let _permit = budget.reserve(bytes.len())?;
-    let body = Body::from(Bytes::from_owner(ReservedBytes { bytes, _permit }));
-    Ok(Response::from_parts(parts, body))
-}
-
-/// The bytes of a large answer. Not the body: hyper is done with that when it begins to send.
-struct ReservedBytes {
-    bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for ReservedBytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// The request with its whole body, and the room that this takes up if it is large.
-async fn read_request(
-    request: Request,
-    bytes_max: usize,
-    budget: &LargeBodyBudget,
-) -> Result<(Request, Option<OwnedSemaphorePermit>), Response> {
+/// The request with its whole body.
+async fn read_request(request: Request, bytes_max: usize) -> Result<Request, Response> {
     let (parts, mut body) = request.into_parts();
     let read = match is_identity_coded(&parts.headers) || body.is_end_stream() {
-        true => read_body(&mut body, bytes_max, budget).await.map_err(Problem::into_response),
+        true => read_body(&mut body, bytes_max).await.map_err(Problem::into_response),
         false => Err(unsupported_coding()),
     };
-    match read {
-        Ok((whole, permit)) => Ok((Request::from_parts(parts, Body::from(whole)), permit)),
-        Err(refused) => {
-            // A client that waits for `100 Continue` has sent nothing and will not; any other would lose
-            // our answer to a reset connection if we closed it while it is still sending.
-            if !parts.headers.contains_key(header::EXPECT) {
-                let _ =
-                    timeout(Duration::from_secs(1), drain_body(&mut body, 16 * bytes_max)).await;
-            }
-            Err(refused)
-        }
+    if read.is_err() && !parts.headers.contains_key(header::EXPECT) {
+        // A client that waits for `100 Continue` has sent nothing and will not; any other would lose
+        // our answer to a reset connection if we closed it while it is still sending.
+        let _ = timeout(Duration::from_secs(1), drain_body(&mut body)).await;
     }
+    Ok(Request::from_parts(parts, Body::from(read?)))
 }
 
 /// Whether a body is sent as it is: without a content coding, or with `identity` alone, which is none.
@@ -209,22 +138,15 @@ fn unsupported_coding() -> Response {
 }
 
 /// Copied together: kept as they came, chunks of one byte each would take forty times as much.
-async fn read_body(
-    body: &mut Body,
-    bytes_max: usize,
-    budget: &LargeBodyBudget,
-) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
+async fn read_body(body: &mut Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     // A chunked body does not announce its size.
-    let declared_bytes = body.size_hint().exact().map_or(bytes_max, |bytes| bytes as usize);
-    let (mut whole, mut permit) = (Vec::new(), None);
+    let declared_bytes = body.size_hint().lower() as usize;
+    let mut whole = Vec::new();
     while whole.len().max(declared_bytes) <= bytes_max {
         match body.frame().await {
-            None => return Ok((whole, permit)),
+            None => return Ok(whole),
             Some(Ok(frame)) => {
                 whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                if whole.len() > LARGE_BYTES_MIN && permit.is_none() {
-                    permit = Some(budget.reserve(declared_bytes)?);
-                }
             }
             Some(Err(_)) => {
                 return Err(Problem::malformed("The body ended before it was complete."));
@@ -235,11 +157,11 @@ async fn read_body(
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail))
 }
 
-async fn drain_body(body: &mut Body, bytes_max: usize) {
+async fn drain_body(body: &mut Body) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, |data| data.len());
-        if bytes > bytes_max {
+        if bytes > DRAINED_BYTES_MAX {
             return;
         }
     }

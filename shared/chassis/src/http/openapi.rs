@@ -1,38 +1,25 @@
-//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at `/`
-//! a page that shows it and tries it out, without any asset from elsewhere.
+//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at
+//! `/docs` Swagger UI, which shows it and tries it out, without any asset from elsewhere.
 //!
 //! A route and its description are one declaration, so there is none without the other. Handlers describe
 //! what is specific to them: what they do, their successful response, and why they refuse. This module adds what
 //! all operations have in common.
 
-use std::sync::LazyLock;
-
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderValue, header};
+use axum::middleware::map_response;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD as BASE64;
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::http::limits::Limits;
 
-const PAGE: &str = include_str!("openapi.html");
-
-/// The page may run its own script and style only, and send requests to this service only.
-static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = |element| {
-        format!("'sha256-{}'", BASE64.encode(Sha256::digest(element_text(PAGE, element))))
-    };
-    format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        hash("script"),
-        hash("style"),
-    )
-});
+/// The page runs scripts and styles that this service serves as files, and sends requests to this service only.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The routes of a service, with their description and its page.
 pub fn serve<S>(service: &str, routes: OpenApiRouter<S>) -> Router<S>
@@ -41,17 +28,24 @@ where
 {
     let document = Bytes::from(document(service, &routes));
     let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
-    Router::from(routes).route("/openapi.json", get(json)).route("/", get(page))
+    // The page asks no validator on the internet.
+    let config = Config::from("/openapi.json").use_base_layout().validator_url("none");
+    let page = Router::from(SwaggerUi::new("/docs").config(config.try_it_out_enabled(true)));
+    Router::from(routes)
+        .route("/openapi.json", get(json))
+        .route("/", get(async || Redirect::temporary("/docs/")))
+        .merge(page.route_layer(map_response(restrict_page)))
 }
 
-async fn page() -> ([(HeaderName, &'static str); 4], &'static str) {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, &**PAGE_POLICY),
+async fn restrict_page(mut response: Response) -> Response {
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    (headers, PAGE)
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// The description of a service's routes, as it is served and committed.
@@ -74,7 +68,7 @@ where
     let components = &mut document["components"];
     components["schemas"]["Problem"] = problem_schema();
     components["responses"] =
-        common_responses().into_iter().map(|(name, _, answer)| (name, answer)).collect();
+        common_responses().into_iter().map(|(name, _, answer)| (name.to_owned(), answer)).collect();
     let mut text = serde_json::to_string_pretty(&document).expect("a description is plain JSON");
     text.push('\n');
     text
@@ -85,7 +79,7 @@ fn service_description() -> String {
     format!(
         "A request has one of three outcomes. A 2xx: done, and durable. A 4xx, or a 503 of type \
          `/problems/unavailable`: refused, and nothing was stored by it. No answer, a 500, or a 503 of \
-         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until you are told \
+         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until the answer is \
          2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
          that was left open.\n\n\
          Every refusal is `application/problem+json` (RFC 9457), but for a 431, and a 400 to what is no \
@@ -120,7 +114,7 @@ fn problem_schema() -> Value {
     })
 }
 
-/// Says of each enumeration that it may grow: a client made from this description would otherwise fail at
+/// Notes at each enumeration that it may grow: a client made from this description would otherwise fail at
 /// the first new value.
 fn mark_enumerations_open(schema: &mut Value) {
     if schema.get("enum").is_some() {
@@ -153,71 +147,49 @@ enum ProblemScope {
 
 /// What any operation may be answered: its name among the components, whose, how. The status is the
 /// name's end.
-fn common_responses() -> Vec<(String, ProblemScope, Value)> {
-    let problem_response =
+fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
+    let problem =
         |description: &str| json!({ "description": description, "content": problem_content() });
-    let retry_response = |description: &str| {
-        let mut answer = problem_response(description);
-        answer["headers"]["Retry-After"] = json!({
-            "description": "Seconds after which to ask again, at the earliest.",
-            "schema": { "type": "integer", "minimum": 1 },
-        });
+    let with_header = |description: &str, name: &str, meaning: &str, schema: Value| {
+        let mut answer = problem(description);
+        answer["headers"][name] = json!({ "description": meaning, "schema": schema });
         answer
     };
-    let allow_response = |description: &str| {
-        let mut answer = problem_response(description);
-        answer["headers"]["Allow"] = json!({
-            "description": "The methods that this address knows.",
-            "schema": { "type": "string" },
-        });
-        answer
+    let with_text = |description, name, meaning| {
+        with_header(description, name, meaning, json!({ "type": "string" }))
     };
-    let mut unsupported = problem_response(
-        "The body is not sent as `application/json`, or it is compressed. Of type \
-         `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.",
-    );
-    unsupported["headers"]["Accept-Encoding"] = json!({
-        "description": "The content codings that are accepted, where the body has another one.",
-        "schema": { "type": "string" },
-    });
+    let retry = |description| {
+        let meaning = "Seconds after which to ask again, at the earliest.";
+        let schema = json!({ "type": "integer", "minimum": 1 });
+        with_header(description, "Retry-After", meaning, schema)
+    };
+    let allow = "The methods that this address knows.";
+    let method = with_text("This address does not know the method.", "Allow", allow);
+    let coding = "The content codings that are accepted, where the body has another one.";
+    let unsupported = "The body is not sent as `application/json`, or it is compressed. Of type \
+         `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.";
+    let unsupported = with_text(unsupported, "Accept-Encoding", coding);
     let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
          `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
          same `Idempotency-Key` where one is taken.";
-    let responses = [
-        (
-            "Malformed400",
-            ProblemScope::All,
-            problem_response("Broken JSON, or a header that can't be read."),
-        ),
-        ("NotFound404", ProblemScope::WithPathId, problem_response("There is no such thing.")),
-        (
-            "MethodNotAllowed405",
-            ProblemScope::All,
-            allow_response("This address does not know the method."),
-        ),
-        (
-            "TooSlow408",
-            ProblemScope::All,
-            problem_response("The body did not arrive in time; nothing was stored."),
-        ),
-        ("TooLarge413", ProblemScope::All, problem_response("The body is larger than is taken.")),
+    let malformed = problem("Broken JSON, or a header that can't be read.");
+    let slow = problem("The body did not arrive in time; nothing was stored.");
+    // Sent before there is a request that could be answered with a body.
+    let header_too_large = json!({ "description": "The headers are too large." });
+    let internal = problem("Our fault. The reason is in the log.");
+    vec![
+        ("Malformed400", ProblemScope::All, malformed),
+        ("NotFound404", ProblemScope::WithPathId, problem("There is no such thing.")),
+        ("MethodNotAllowed405", ProblemScope::All, method),
+        ("TooSlow408", ProblemScope::All, slow),
+        ("TooLarge413", ProblemScope::All, problem("The body is larger than is taken.")),
         ("Unsupported415", ProblemScope::All, unsupported),
-        ("Invalid422", ProblemScope::WithInput, problem_response("`field` breaks a rule.")),
-        // Said before there is a request that could be answered with a body.
-        (
-            "HeaderTooLarge431",
-            ProblemScope::All,
-            json!({ "description": "The headers are too large." }),
-        ),
-        (
-            "Internal500",
-            ProblemScope::All,
-            problem_response("Our fault. The reason is in the log."),
-        ),
-        ("Unavailable503", ProblemScope::Read, retry_response("Not now.")),
-        ("Unknown503", ProblemScope::Write, retry_response(unknown)),
-    ];
-    responses.map(|(name, scope, answer)| (name.to_owned(), scope, answer)).into()
+        ("Invalid422", ProblemScope::WithInput, problem("`field` breaks a rule.")),
+        ("HeaderTooLarge431", ProblemScope::All, header_too_large),
+        ("Internal500", ProblemScope::All, internal),
+        ("Unavailable503", ProblemScope::Read, retry("Not now.")),
+        ("Unknown503", ProblemScope::Write, retry(unknown)),
+    ]
 }
 
 fn problem_content() -> Value {
@@ -227,16 +199,14 @@ fn problem_content() -> Value {
 /// Adds to one operation what all of its kind have.
 fn fill_responses(path: &str, method: &str, operation: &mut Value) {
     let is_read = method == "get";
+    let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
     for name in path.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)) {
-        let described = array_mut(&mut operation["parameters"]).iter().any(|it| it["name"] == name);
+        let described = parameters.iter().any(|it| it["name"] == name);
         assert!(described, "{method} {path} does not describe its parameter {name}");
     }
-    let is_sent = operation.get("requestBody").is_some();
-    let is_valued = is_sent
-        || array_mut(&mut operation["parameters"])
-            .iter()
-            .any(|parameter| parameter["in"] == "query" || parameter["name"] == "Idempotency-Key");
-    let responses = object_mut(&mut operation["responses"]);
+    let is_valued = operation.get("requestBody").is_some()
+        || parameters.iter().any(|it| it["in"] == "query" || it["name"] == "Idempotency-Key");
+    let responses = operation["responses"].as_object_mut().expect("utoipa writes an object");
     for (status, answer) in responses.iter_mut() {
         if status.starts_with(['4', '5']) {
             answer["content"] = problem_content();
@@ -264,37 +234,29 @@ fn fill_responses(path: &str, method: &str, operation: &mut Value) {
     }
 }
 
-fn array_mut(value: &mut Value) -> &mut Vec<Value> {
-    if !value.is_array() {
-        *value = json!([]);
-    }
-    value.as_array_mut().expect("it was made one")
-}
-
-fn object_mut(value: &mut Value) -> &mut Map<String, Value> {
-    if !value.is_object() {
-        *value = json!({});
-    }
-    value.as_object_mut().expect("it was made one")
-}
-
-/// What stands between the tags of the one element of this name.
-fn element_text<'a>(page: &'a str, element: &str) -> &'a str {
-    let (_, rest) = page.split_once(&format!("<{element}>")).expect("the page has it");
-    rest.split_once(&format!("</{element}>")).expect("it is closed").0
-}
-
 #[cfg(test)]
 mod tests {
+    use crate::testing::TestClient;
+
     use super::*;
 
-    #[test]
-    fn the_page_loads_nothing_from_other_hosts() {
-        for elsewhere in
-            ["http://", "https://", "//cdn", "@import", "url(", " style=\"", " onclick"]
-        {
-            assert!(!PAGE.contains(elsewhere), "{elsewhere}");
+    #[tokio::test]
+    async fn the_page_loads_nothing_from_other_hosts() {
+        let client = TestClient(serve("till", OpenApiRouter::new()));
+        let read = async |path: &str| {
+            let response = client.get_with_headers(path, &[]).await;
+            assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], PAGE_POLICY, "{path}");
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+            String::from_utf8_lossy(&body).into_owned()
+        };
+        let start = read("/docs/swagger-initializer.js").await;
+        assert!(start.contains(r#""url": "/openapi.json""#), "{start}");
+        assert!(start.contains(r#""validatorUrl": "none""#), "{start}");
+        read("/docs/").await;
+        for elsewhere in ["http://", "https://", "unsafe"] {
+            assert!(!PAGE_POLICY.contains(elsewhere) && !start.contains(elsewhere), "{elsewhere}");
         }
-        assert!(!PAGE_POLICY.contains("unsafe"));
+        let root = client.get("/").await;
+        assert_eq!((root.status, root.location.as_deref()), (307, Some("/docs/")));
     }
 }

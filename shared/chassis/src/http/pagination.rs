@@ -2,9 +2,12 @@
 //!
 //! A page begins after a key and not at a number of rows, so that rows which come or go meanwhile
 //! move no other from one page to another.
+//!
+//! Promise: a page of an API takes 32 KiB at most, so that as many unread pages as there are connections fit
+//! into the memory of a service. A list that is answered without a page breaks that promise.
 
 use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -15,15 +18,38 @@ pub struct PageLimit<const MAX: u32>(u32);
 
 const PAGE_LIMIT_DEFAULT: u32 = 100;
 
+/// The rows of a page of an API, in bytes of JSON, unless its first row alone has more. With what surrounds its
+/// rows, a page stays below 32 KiB: above that, its buffer would take 64 KiB.
+pub(crate) const PAGE_BYTES_MAX: usize = 31 * 1024;
+
 impl<const MAX: u32> PageLimit<MAX> {
     /// How many rows to read: one more than the page has, which shows whether there are further ones.
     pub fn query_limit(self) -> i64 {
         i64::from(self.0) + 1
     }
 
-    /// Cuts the rows read to the page, and answers where the next one begins: after the key of the
-    /// last row here. `None` where there is nothing more.
-    pub fn split_page<R, K>(self, rows: &mut Vec<R>, key: impl FnOnce(&R) -> K) -> Option<K> {
+    /// Cuts the rows read to the page, and answers where the next one begins: after the key of the last row
+    /// here. `None` where there is nothing more. The page may end before its limit, at [`PAGE_BYTES_MAX`].
+    pub fn split_page<R: Serialize, K>(
+        self,
+        rows: &mut Vec<R>,
+        key: impl FnOnce(&R) -> K,
+    ) -> Option<K> {
+        let mut bytes = 0;
+        let fitting = rows.iter().take_while(|row| {
+            bytes += serde_json::to_vec(row).map_or(0, |json| json.len() + 1);
+            bytes <= PAGE_BYTES_MAX
+        });
+        let fitting = fitting.count().max(1);
+        PageLimit::<MAX>(self.0.min(fitting as u32)).split_page_by_rows(rows, key)
+    }
+
+    /// [`PageLimit::split_page`] without a bound in bytes, for operators.
+    pub(crate) fn split_page_by_rows<R, K>(
+        self,
+        rows: &mut Vec<R>,
+        key: impl FnOnce(&R) -> K,
+    ) -> Option<K> {
         let limit = self.0 as usize;
         let more = rows.len() > limit;
         rows.truncate(limit);
@@ -103,5 +129,29 @@ mod tests {
         assert_eq!(rows, [1, 2]);
         assert_eq!(PageLimit::<9>(2).split_page(&mut rows, |row| *row), None);
         assert_eq!(PageLimit::<9>(2).split_page(&mut Vec::<i32>::new(), |row| *row), None);
+    }
+
+    #[test]
+    fn a_page_ends_sooner_than_at_its_limit_when_its_rows_are_large() {
+        // In quotes, and with a comma.
+        let row = |bytes: usize| "x".repeat(bytes - 3);
+        let pages = |sizes: &[usize]| {
+            let mut rows: Vec<String> = sizes.iter().copied().map(row).collect();
+            let mut lengths = Vec::new();
+            loop {
+                let mut page = rows.clone();
+                let next = PageLimit::<9>(9).split_page(&mut page, |_| ());
+                lengths.push(page.len());
+                rows.drain(..page.len());
+                if next.is_none() {
+                    return lengths;
+                }
+            }
+        };
+        let half = PAGE_BYTES_MAX / 2;
+        assert_eq!(pages(&[half, half]), [2]);
+        assert_eq!(pages(&[half, half + 1, half, half]), [1, 1, 2]);
+        assert_eq!(pages(&[10, 3 * half, 3 * half, 10]), [1, 1, 1, 1], "a row alone is a page");
+        assert_eq!(pages(&[10; 20]), [9, 9, 2]);
     }
 }

@@ -4,7 +4,6 @@
 //! the same idempotency key). A 503 is refused unless it is [`Problem::outcome_unknown`]. A 500 is unknown too: the
 //! failure may have happened after a commit.
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -16,7 +15,8 @@ use crate::db::{self, DbErrorClass};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A refusal or a failure, as the client reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} {kind}: {detail}", status.as_u16())]
 pub struct Problem {
     /// The HTTP status.
     pub status: StatusCode,
@@ -59,21 +59,15 @@ impl Problem {
 
     /// 503: not now. Nothing was stored.
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
-        problem.retry_after = Some(RETRY_AFTER);
-        problem
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail);
+        Self { retry_after: Some(RETRY_AFTER), ..problem }
     }
 
     /// 503: it may have been stored or not.
     pub fn outcome_unknown() -> Self {
-        let mut problem = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "outcome-unknown",
-            "Whether this was stored is not known. If it came with an Idempotency-Key, ask again with \
-             the same; otherwise look before you ask again.",
-        );
-        problem.retry_after = Some(RETRY_AFTER);
-        problem
+        let detail = "Whether this was stored is not known. If it came with an Idempotency-Key, ask again \
+                      with the same; otherwise look before you ask again.";
+        Self { kind: "outcome-unknown", ..Self::unavailable(detail) }
     }
 
     /// 503: the commit of what an operator asked for was cut, or the database fell silent at some
@@ -93,11 +87,8 @@ impl Problem {
 
     /// 500: our fault. The reason is in the log and nowhere else.
     pub fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Something went wrong on our side.",
-        )
+        let detail = "Something went wrong on our side.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
     /// Names the offending value's place in the request.
@@ -140,14 +131,6 @@ impl IntoResponse for Problem {
         response
     }
 }
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.status.as_u16(), self.kind, self.detail)
-    }
-}
-
-impl std::error::Error for Problem {}
 
 /// For reads, and for writes before their COMMIT was sent: an error of the COMMIT itself leaves the
 /// outcome unknown, and is not for this conversion.

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,9 +13,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -31,7 +32,7 @@ use crate::http::limits::{self, Limits};
 use crate::http::slots::ConnectionSlots;
 
 /// How long an idle kept connection stays open after a stop. Its client may send one more request, and the
-/// answer says that the connection ends. If it were closed at once, a request on its way would be lost. A drain
+/// answer announces that the connection ends. If it were closed at once, a request on its way would be lost. A drain
 /// that is shorter than twice this time halves it.
 pub(crate) const KEEPALIVE_GRACE: Duration = Duration::from_secs(1);
 
@@ -67,7 +68,7 @@ pub async fn serve(
 /// [`serve`] with limits other than the default.
 pub async fn serve_with_limits(
     limits: Limits,
-    listener: TcpListener,
+    mut listener: TcpListener,
     router: Router,
     stop: CancellationToken,
     drain: Duration,
@@ -90,7 +91,9 @@ pub async fn serve_with_limits(
                 let stream = next_stream.take().expect("it waits for this");
                 connections.spawn(server.clone().serve_connection(stream, slot));
             }
-            stream = accept(&listener), if next_stream.is_none() => next_stream = Some(stream),
+            (stream, _) = Listener::accept(&mut listener), if next_stream.is_none() => {
+                next_stream = Some(stream);
+            }
         }
     }
     for stream in next_stream.into_iter().chain(accept_backlog(listener)) {
@@ -127,20 +130,6 @@ async fn set_connection_close(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                // Mostly too many open files: no descriptor comes free by asking at once.
-                tracing::error!(%error, "no connection can be accepted");
-                sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
 }
 
 /// The connections that wait in the backlog. Dropping the listener would reset them and lose their requests.
@@ -183,8 +172,14 @@ impl HttpServer {
             // A client may close its sending half behind its request, and read on.
             .half_close(true)
             .serve_connection(TokioIo::new(socket.clone()), TowerToHyperService::new(router));
-        let mut connection = pin!(connection);
-        let mut reset = pin!(socket.wait_for_reset());
+        // One for each connection: the grace of a connection from the backlog begins when it gets its slot.
+        let graceful = GracefulShutdown::new();
+        let connection = graceful.watch(connection);
+        let ends_after_stop = async {
+            stop.cancelled().await;
+            sleep(keepalive_grace).await;
+            graceful.shutdown().await;
+        };
         // At its maximum age a connection is closed by its next answer. If it were closed while it is idle, a request
         // on its way would be lost; without a further request it ends at the idle timeout.
         let aged = async {
@@ -193,19 +188,10 @@ impl HttpServer {
             sleep(limits.idle_timeout + limits.connection_age_max).await;
         };
         tokio::select! {
-            _ = connection.as_mut() => return,
-            () = reset.as_mut() => return,
-            () = aged => return,
-            () = stop.cancelled() => {}
-        }
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = reset.as_mut() => return,
-            () = sleep(keepalive_grace) => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
             _ = connection => {}
-            () = reset => {}
+            () = socket.wait_for_reset() => {}
+            () = aged => {}
+            () = ends_after_stop => {}
         }
     }
 }

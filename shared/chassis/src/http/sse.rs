@@ -48,7 +48,7 @@ impl PartialSchema for ServerSentEvent {
             ObjectBuilder::new().schema_type(kind).description(Some(description))
         };
         let id = field(Type::String, "The entry's id, which `Last-Event-ID` names to resume.");
-        let retry = "Milliseconds after which to come back if the stream breaks; said once.";
+        let retry = "Milliseconds after which to come back if the stream breaks; sent once.";
         let event = ObjectBuilder::new()
             .description(Some("A server-sent event."))
             .property("id", id.format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid))))

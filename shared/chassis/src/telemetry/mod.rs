@@ -65,10 +65,8 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
 /// The filter of the log. Without this check `EnvFilter` would drop the parts that it cannot parse, without a
 /// line in the log.
 fn log_filter(chosen: Option<OsString>) -> Result<EnvFilter, BadConfiguration> {
-    let chosen = match chosen {
-        Some(chosen) => env::variable_text(RUST_LOG, chosen, false)?,
-        None => None,
-    };
+    let chosen = chosen.map(|chosen| env::variable_text(RUST_LOG, chosen, false)).transpose()?;
+    let chosen = chosen.flatten();
     let chosen = chosen.as_deref().unwrap_or(DEFAULT_FILTER);
     EnvFilter::try_new(chosen).map_err(|error| {
         BadConfiguration::new(format!("{RUST_LOG} is `{chosen}`, which cannot be used: {error}."))

@@ -22,10 +22,7 @@ pub(super) fn install_hook() {
 
 /// Runs a closure and returns the text of its panic, if it panics. The log shows that panic.
 pub(crate) fn catch_panic<T>(decide: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(decide)).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or("panic".into())
-    })
+    catch_unwind(AssertUnwindSafe(decide)).map_err(|panic| panic_message(&*panic).to_owned())
 }
 
 /// Runs a closure and returns `None` if it panics. The log does not show that panic.

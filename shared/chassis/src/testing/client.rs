@@ -98,7 +98,7 @@ where
     });
     assert!(
         committed == generated,
-        "services/{service}/openapi.json is not what the code says{differing}. \
+        "services/{service}/openapi.json differs from the code{differing}. \
          `make openapi` rewrites it."
     );
 }

@@ -1,5 +1,7 @@
 //! A server that is stopped finishes what is under way, and takes a bounded time for it.
 
+use std::io;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -65,4 +67,29 @@ async fn a_stalled_request_does_not_delay_a_stop_beyond_its_timeout() {
     sleep(Duration::from_millis(100)).await;
     let took = server.shut_down().await;
     assert!((SHORT_TIMEOUT..LONG_TIMEOUT).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_client_connected_before_the_stop_is_answered() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    // By the system: the server itself does not run before this waits.
+    let mut waiting = std::net::TcpStream::connect(server.addr).unwrap();
+    io::Write::write_all(&mut waiting, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    server.stop.cancel();
+    waiting.set_nonblocking(true).unwrap();
+    let answer = read_to_end(TcpStream::from_std(waiting).unwrap()).await;
+    assert!(answer.ends_with("here"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_stop_with_a_short_drain_does_not_wait_for_an_idle_connection() {
+    let server = start_server(
+        Limits { header_timeout: LONG_TIMEOUT, idle_timeout: LONG_TIMEOUT, ..limits() },
+        KEEPALIVE_GRACE,
+    )
+    .await;
+    let mut kept = server.send("").await;
+    assert!(request_again(&mut kept).await.ends_with("here"));
+    let took = server.shut_down().await;
+    assert!(took < KEEPALIVE_GRACE, "closed amid a request, after {took:?}");
 }

@@ -17,10 +17,6 @@ pub const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 /// Far beyond every bound in these tests: a stream still open by then is open for ever.
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a connection's two buffers don't take, so that much of it stays with the server.
-pub const LARGE_BODY_BYTES: usize = 200_000;
-static SHARED_BODY: [u8; LARGE_BODY_BYTES] = [0; LARGE_BODY_BYTES];
-
 pub struct TestServer {
     pub addr: SocketAddr,
     pub stop: CancellationToken,
@@ -43,8 +39,6 @@ pub async fn start_server(limits: Limits, drain: Duration) -> TestServer {
         .route("/echo", post(async |body: String| body))
         .route("/panic", get(async || -> String { panic!("on purpose") }))
         .route("/huge", get(async || "x".repeat(50_000_000)))
-        .route("/large", get(async || "x".repeat(LARGE_BODY_BYTES)))
-        .route("/shared", get(async || SHARED_BODY.as_slice()))
         .route("/slow", get(slow_handler))
         .route("/never", get(pending::<&str>).post(pending::<&str>));
     // All buffers are small, so that a large send waits for its peer to read.
@@ -100,6 +94,16 @@ pub async fn read_one_response(mut stream: TcpStream) -> String {
     let mut answer = [0; 512];
     let read = stream.read(&mut answer).await.unwrap();
     String::from_utf8_lossy(&answer[..read]).into_owned()
+}
+
+pub const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Asks once more on a connection: the answer, or nothing if it was closed.
+pub async fn request_again(kept: &mut TcpStream) -> String {
+    let mut answer = [0; 512];
+    let _ = kept.write_all(REQUEST.as_bytes()).await;
+    let read = timeout(LONG_TIMEOUT, kept.read(&mut answer)).await.expect("an answer or an end");
+    String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned()
 }
 
 pub fn assert_problem(answer: &str, status: &str, kind: &str) {
