@@ -40,7 +40,7 @@ struct Arguments {
 enum Command {
     /// Start what does not run, and return when everything is ready
     Up {
-        /// So many of each service; as many as before if not named
+        /// Number of instances of each service; unchanged by default
         #[arg(long)]
         instances: Option<u16>,
     },
@@ -53,7 +53,7 @@ enum Command {
     /// Show the last lines of a log
     Logs {
         name: String,
-        /// Go on showing what is written
+        /// Go on printing new lines
         #[arg(short, long)]
         follow: bool,
     },
@@ -61,43 +61,43 @@ enum Command {
     Kill { name: String },
     /// Stop a component gracefully
     Stop { name: String },
-    /// Start a component; a further instance of a service is called order-2
+    /// Start a component; a further instance of a service has a name such as order-2
     Start { name: String },
-    /// Tell the story: orders go through, stock is killed and comes back, nothing is lost
+    /// The demo: orders go through, stock is killed and comes back, nothing is lost
     Demo,
-    /// Make the demo items and accounts that are missing
+    /// Create the missing demo items and accounts
     Seed(seed::SeedOptions),
-    /// A load, a victim that is killed again and again, and the proof that nothing was lost
+    /// Place orders, kill a component again and again, and prove that nothing was lost
     Outage(outage::plan::OutageOptions),
     /// Kill the services at every crash point, on a stack of its own, and prove that nothing was lost
     CrashPoints(crash_points::CrashPointOptions),
     /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
     Chaos(chaos::ChaosOptions),
-    /// Stock is away for minutes while orders go on, and has to catch up beside new ones
+    /// Stop stock for minutes while orders go on; it has to catch up beside new orders
     LongOutage(long_outage::LongOutageOptions),
-    /// Clients that mean no good: slow ones, large ones, very many; others must not notice
+    /// Slow, large and many hostile clients; regular clients must not notice them
     Hostile(hostile::HostileOptions),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
         load: Load,
-        /// Check everything afterwards
+        /// Run the checker afterwards
         #[arg(long)]
         verify: bool,
     },
-    /// Have the services republish what they published; starts Kafka if it is down
+    /// Let the services republish their events; starts Kafka if it is down
     Republish(RepublishOptions),
-    /// Kill Kafka and delete its log, as a lost disk would
+    /// Kill Kafka and delete its log, like a lost disk
     LoseDisk,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,
-    /// Show a saga: every event of one order across the services
+    /// Show the timeline of an order: every event across the services
     Timeline { order_id: Uuid },
     /// Check that nothing was lost or applied twice and that the books balance
     Verify(run::CheckOptions),
     /// Put each mutant into a worktree, and show that the suite detects it (forty minutes)
     Mutants(mutants::MutantOptions),
-    /// Write a service of your own, from stock and a template
+    /// Generate a new service, from stock and a template
     Service { name: String },
     #[command(flatten)]
     DeadLetters(dead_letters::DeadLetterCommand),

@@ -1,4 +1,4 @@
-//! Figures as people read them.
+//! Formats numbers for people.
 
 /// `1234567` as `1,234,567`.
 pub fn group_digits(number: impl Into<i128>) -> String {

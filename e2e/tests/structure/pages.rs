@@ -1,4 +1,4 @@
-//! The pages: their size, their links, and that what they name exists.
+//! The pages: their size, their links, and that everything that they name exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn prose(page: &str) -> Vec<String> {
     lines.map(str::to_string).collect()
 }
 
-/// What stands between backquotes in a line.
+/// The texts between backquotes in a line.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }

@@ -1,5 +1,6 @@
-//! The timeline of an order: its events across the services, the position of each, how long each
-//! waited, who handled it after how many attempts, and what the order waits for now.
+//! The timeline of an order: its events across the services, the position of each, its waiting
+//! times, the subscribers that handled it after how many attempts, and what the order waits for
+//! now.
 //!
 //! It reads the rows of the order, and all partitions of each topic from the time of the order on:
 //! after partitions were added, older and newer records of a key are in different ones.
@@ -30,11 +31,13 @@ pub async fn run(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
     let mut databases = BTreeMap::new();
     for service in SERVICES {
         let db = PgConnection::connect(&client.addresses.databases[service]).await;
-        databases
-            .insert(service, db.with_context(|| format!("the database of {service} is away"))?);
+        databases.insert(
+            service,
+            db.with_context(|| format!("the database of {service} does not answer"))?,
+        );
     }
     let case = load_case(&mut databases, order_id).await?;
-    let order = case.order.clone().with_context(|| format!("there is no order {order_id}"))?;
+    let order = case.order.clone().with_context(|| format!("order {order_id} does not exist"))?;
     let mut expected = expected_records(&case, &mut Findings::default());
     expected.sort_by_key(|event| event.decided_at);
     let ids: Vec<Uuid> = expected.iter().map(|event| event.event_id).collect();
@@ -132,11 +135,11 @@ fn render(order: &OrderRow, case: &OrderCase, steps: &[TimelineStep]) -> Vec<Str
     ];
     for (service, no_row, waiting) in open {
         if waiting && no_row {
-            pending.push(format!("the order waits for an answer of {service}"));
+            pending.push(format!("the order waits for the response of {service}"));
         }
     }
     if pending.is_empty() && order.status != "pending" {
-        pending.push("nothing is waited for".into());
+        pending.push("nothing is pending".into());
     }
     lines.extend(pending.into_iter().map(|wait| format!("  {wait}")));
     lines

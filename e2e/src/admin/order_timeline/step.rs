@@ -1,4 +1,5 @@
-//! One event of an order: its records, who handled it, and what it still waits for.
+//! One event of an order: its records, the subscribers that handled it, and what it still waits
+//! for.
 
 use std::collections::HashMap;
 
@@ -74,8 +75,8 @@ impl TimelineStep {
                 )),
                 None if self.records.is_empty() || self.handled.contains_key(service) => {}
                 None if self.is_committed_by(service) => pending.push(format!(
-                    "{name} was passed by {service} and not handled: `make republish KEY=…` with the \
-                     order's id brings it again"
+                    "{name} was skipped by {service}: `make republish KEY=…` with the order's id \
+                     delivers it again"
                 )),
                 None => pending.push(format!("{name} waits for {service} to handle it")),
             }
@@ -95,7 +96,7 @@ impl TimelineStep {
         let waited = first.map_or("-".into(), |r| format_duration(r.appended_at - self.decided_at));
         let handled = |service: &&'static str| match (self.handled.get(service), first) {
             (Some((at, attempts)), Some(record)) => {
-                // The inbox may have contained a republished event before.
+                // The inbox may already have contained a republished event.
                 let in_topic = *at - record.appended_at;
                 let known = in_topic < -CLOCK_SKEW_MAX;
                 let waited = if known { "before".into() } else { format_duration(in_topic) };
@@ -103,13 +104,13 @@ impl TimelineStep {
             }
             (Some((_, attempts)), None) => (service.to_string(), "-".into(), attempts.to_string()),
             (None, _) if self.is_committed_by(service) => {
-                (service.to_string(), "passed".into(), "-".into())
+                (service.to_string(), "skipped".into(), "-".into())
             }
             (None, _) => (service.to_string(), "waits".into(), "-".into()),
         };
         let mut subscribers = self.topic.subscribers.iter().map(handled);
-        let nobody = ("nobody".into(), String::new(), String::new());
-        let (by, topic, attempts) = subscribers.next().unwrap_or(nobody);
+        let unhandled = ("-".into(), String::new(), String::new());
+        let (by, topic, attempts) = subscribers.next().unwrap_or(unhandled);
         let mut lines = vec![format_row(
             &self.decided_at.format("%H:%M:%S%.3f").to_string(),
             self.topic.name,
@@ -145,7 +146,7 @@ mod tests {
             republished: false,
             committed_by: passed_by.to_vec(),
         };
-        let says = |records| {
+        let describe = |records| {
             let step = TimelineStep {
                 topic: &events::payments::VERIFIED,
                 decided_at: Utc::now(),
@@ -156,10 +157,10 @@ mod tests {
             };
             (step.pending_work().join("; "), step.lines().join("; "))
         };
-        let (why, line) = says(vec![record(&["order"])]);
-        assert!(why.contains("passed by order") && line.contains("passed"), "{why}: {line}");
+        let (why, line) = describe(vec![record(&["order"])]);
+        assert!(why.contains("skipped by order") && line.contains("skipped"), "{why}: {line}");
         for records in [vec![record(&[])], vec![record(&["order"]), record(&[])]] {
-            let (why, line) = says(records);
+            let (why, line) = describe(records);
             assert!(why.contains("waits for order") && line.contains("waits"), "{why}: {line}");
         }
     }

@@ -52,8 +52,8 @@ impl CrashPointReport {
         }
         let points: BTreeSet<&str> = self.rows.iter().map(|row| row.point).collect();
         format!(
-            "held: {} crash points, {} kills, {} orders accepted; every point was hit, nothing was lost \
-             or done twice, nobody died otherwise ({:.1} minutes, seed {}).",
+            "held: {} crash points, {} kills, {} orders accepted; every point was hit, no event was lost, \
+             no effect happened twice, no other process exited ({:.1} minutes, seed {}).",
             points.len(),
             self.kills,
             group_digits(self.orders),

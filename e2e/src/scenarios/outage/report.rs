@@ -36,21 +36,21 @@ impl OutageReport {
     pub fn evaluate(&mut self, outage: &Outage, exits: &[Exit]) {
         let LoadSummary { accepted, unknown, refused, .. } = self.summary;
         if !self.summary.holds() {
-            self.failures.push("the promise to a client was broken (step 2)".to_string());
+            self.failures.push("a promise to a client was broken (step 2)".to_string());
         }
         if !self.verify_holds {
-            self.failures.push("verify found something (step 3)".to_string());
+            self.failures.push("the checker found violations (step 3)".to_string());
         }
         if !self.violated.is_empty() {
             let violated: Vec<String> = self.violated.iter().map(Invariant::to_string).collect();
-            self.failures.push(format!("violated is {}", violated.join(", ")));
+            self.failures.push(format!("violated: {}", violated.join(", ")));
         }
         // While another instance accepts orders, a client may get no answer but is never refused.
         let takes_orders = |victim: &String| victim.starts_with("order");
         let may_doubt = outage.victims.iter().any(takes_orders);
         let excused = self.summary.excused_count();
         if unknown > excused && !may_doubt {
-            self.failures.push(format!("{unknown} clients were left without an answer"));
+            self.failures.push(format!("{unknown} clients got no response"));
         }
         if refused > excused && (!may_doubt || outage.is_redundant) {
             self.failures.push(format!("{refused} clients were refused"));
@@ -84,11 +84,11 @@ impl OutageReport {
         }
         let stall = self.stalls.iter().map(|stall| stall.consumer.max(stall.relay)).max();
         let stall = stall.map_or(String::new(), |stall| {
-            format!(", no service stood still for more than {:.1} s", stall.as_secs_f64())
+            format!(", no service stalled for more than {:.1} s", stall.as_secs_f64())
         });
         format!(
             "{victims}: held. Killed {}; {} orders accepted and none lost, {} unknown outcomes \
-             settled, all ended {:.1} s after the load{stall}, verify found nothing.",
+             settled, all ended {:.1} s after the load{stall}, no violation found.",
             times(*kills),
             group_digits(summary.accepted),
             group_digits(summary.unknown),
