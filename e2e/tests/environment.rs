@@ -111,7 +111,7 @@ async fn variables_of_postgres_own_clients_change_nothing_of_what_a_url_means() 
                 ("DATABASE_URL", url.as_ref()),
                 ("PGHOST", "192.0.2.1".as_ref()),
                 ("PGPORT", "1".as_ref()),
-                ("PGUSER", "nobody".as_ref()),
+                ("PGUSER", "stranger".as_ref()),
                 ("PGDATABASE", "nothing".as_ref()),
                 ("PGPASSWORD", "wrong".as_ref()),
                 ("PGSSLMODE", "verify-full".as_ref()),

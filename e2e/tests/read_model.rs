@@ -63,7 +63,7 @@ async fn a_corrupted_read_model_is_rebuilt_from_its_topic_while_orders_go_on() -
             // rows.
             "update items set price_cents = price_cents + 1 where sku = 'wool-cap'",
             "update items set version = 99, name = 'Wrong' where sku = 'ships-biscuit'",
-            "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)",
+            "insert into items values ('removed', 'Removed', 1, 'EUR', 1)",
         ] {
             sqlx::query(corruption).execute(&mut db).await?;
         }
@@ -196,10 +196,10 @@ async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it
         let mut observer = PgConnection::connect(url).await?;
         let mut locker = PgConnection::connect(url).await?;
         let mut writer = PgConnection::connect(url).await?;
-        let nobodys = "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)";
-        sqlx::query(nobodys).execute(&mut observer).await?;
+        let removed = "insert into items values ('removed', 'Removed', 1, 'EUR', 1)";
+        sqlx::query(removed).execute(&mut observer).await?;
         let mut held = locker.begin().await?;
-        let hold = "select from items where sku = 'nobodys' for update";
+        let hold = "select from items where sku = 'removed' for update";
         sqlx::query(hold).execute(&mut *held).await?;
 
         let meanwhile = async {

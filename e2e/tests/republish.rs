@@ -69,7 +69,7 @@ async fn a_lost_disk_is_survived_by_restarted_services_and_republishing_twice_is
         let republished = republish::run(stack, &one_key).await?;
         ensure!(republished == [("order", 2), ("payment", 1), ("stock", 1)], "{republished:?}");
         let unknown =
-            RepublishOptions { key: Some("nobody".into()), ..RepublishOptions::default() };
+            RepublishOptions { key: Some("unknown".into()), ..RepublishOptions::default() };
         ensure!(republish::run(stack, &unknown).await.is_err());
         Ok(())
     })
