@@ -3,15 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::plain_words::banned_words;
 use super::{read, root, sources};
 
 const README_LINES_MAX: usize = 220;
 const README_WORDS_MAX: usize = 2_200;
 const CONTRIBUTING_LINES_MAX: usize = 120;
 const SENTENCE_WORDS_MAX: usize = 35;
-
-/// Words for persons and for absence, which hide what acts.
-const BANNED: [&str; 5] = ["nobody", "whoever", "somebody", "anew", "in vain"];
 
 /// Every page, from the root of the checkout.
 fn pages() -> Vec<String> {
@@ -161,10 +159,7 @@ fn pages_are_plain() {
     let mut wrong = Vec::new();
     for page in pages() {
         for line in prose(&page) {
-            let lower =
-                format!(" {} ", line.to_lowercase().replace(|c: char| !c.is_alphanumeric(), " "));
-            let banned = BANNED.iter().filter(|word| lower.contains(&format!(" {word} ")));
-            wrong.extend(banned.map(|word| format!("{page}: {word}: {line}")));
+            wrong.extend(banned_words(&line).map(|word| format!("{page}: {word}: {line}")));
             if line.starts_with('|') {
                 continue;
             }
