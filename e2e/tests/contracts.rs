@@ -89,7 +89,7 @@ fn assert_refused(done: &Output, refused: &str, owner: &str) -> Result<()> {
     Ok(())
 }
 
-/// B23. The services of two stacks would each handle half of the other's events.
+/// R23. The services of two stacks would each handle half of the other's events.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {

@@ -53,7 +53,7 @@ fn assert_refused(program: &str, command: &str, name: &str, value: &OsStr) -> Re
     Ok(())
 }
 
-/// B2, and every other setting: the sentence comes at the start and not as an outage later.
+/// R2, and every other setting: the sentence comes at the start and not as an outage later.
 #[test]
 fn a_setting_that_can_never_work_ends_each_program_with_64_and_the_name_of_the_variable()
 -> Result<()> {
@@ -160,7 +160,7 @@ async fn assert_order_confirmed(fixture: &Fixture, within: Duration) -> Result<(
     Ok(())
 }
 
-/// B1. Docker puts such variables into every container where its client's configuration has them.
+/// R1. Docker puts such variables into every container where its client's configuration has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alone() -> Result<()> {
     const NOWHERE: &str = "http://127.0.0.1:9";
@@ -195,7 +195,7 @@ async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alon
     .await
 }
 
-/// B2. On the wire the path had an empty part, which registries answer with 404 or 400.
+/// R2. On the wire the path had an empty part, which registries answer with 404 or 400.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -210,7 +210,7 @@ async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()>
     .await
 }
 
-/// B5, with the limits of a container: clients keep more connections than the process may have files.
+/// R5, with the limits of a container: clients keep more connections than the process may have files.
 pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<()> {
     const CLIENTS: usize = 1_020;
     const REQUEST_INTERVAL: Duration = Duration::from_secs(4);

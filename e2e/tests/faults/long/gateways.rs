@@ -25,7 +25,7 @@ fn http_client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().build()?)
 }
 
-/// B9. nginx repeats no POST: if the service closes first, the client gets 502.
+/// R9. nginx repeats no POST: if the service closes first, the client gets 502.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> {
@@ -102,7 +102,7 @@ async fn assert_served_after_idle(address: &str, idle: Duration) -> Result<()> {
     Ok(())
 }
 
-/// B26. By default nginx holds an answer back until it has much of it.
+/// R26. By default nginx holds an answer back until it has much of it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nginx: make faults"]
 async fn each_event_passes_a_gateway_that_buffers_within_a_second() -> Result<()> {
@@ -149,7 +149,7 @@ async fn each_event_passes_a_gateway_that_buffers_within_a_second() -> Result<()
     .await
 }
 
-/// B32. The example for a gateway that answers preflights, as docs/how-to/gateway.md has it.
+/// R32. The example for a gateway that answers preflights, as docs/how-to/gateway.md has it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nginx: make faults"]
 async fn the_example_of_a_gateway_answers_preflights_and_lets_pages_read_answers() -> Result<()> {
