@@ -13,6 +13,7 @@ use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
 use e2e::launcher::compose::Compose;
+use e2e::launcher::format::format_table;
 use e2e::launcher::run_with_infrastructure::{exit_code, run_with_infrastructure};
 use e2e::launcher::status::{ComponentState, StopOutcome};
 use e2e::launcher::topology::SERVICES;
@@ -231,8 +232,7 @@ async fn check(client: &Client, options: &run::CheckOptions) -> Result<ExitCode>
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {
-    println!("{:<12} {:>8} {:>6}  {:<9} {:>8}  UPTIME", "NAME", "PID", "PORT", "STATE", "MEMORY");
-    for component in stack.status().await? {
+    let rows = stack.status().await?.into_iter().map(|component| {
         let state = match component.state {
             ComponentState::Stopped => "stopped",
             ComponentState::Starting => "starting",
@@ -245,11 +245,10 @@ async fn print_status(stack: &Stack) -> Result<()> {
         let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
         let ended = component.last_exit.map_or("-".to_string(), |end| end.to_string());
         let (memory, uptime) = component.pid.map_or(("-".into(), ended), |_| (memory, uptime));
-        println!(
-            "{:<12} {pid:>8} {:>6}  {state:<9} {memory:>8}  {uptime}",
-            component.name, component.port
-        );
-    }
+        [component.name, pid, component.port.to_string(), state.to_string(), memory, uptime]
+    });
+    let header = ["NAME", "PID", "PORT", "STATE", "MEMORY", "UPTIME"];
+    format_table(header, &[1, 2, 4], rows).iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 

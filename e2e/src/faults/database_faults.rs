@@ -63,7 +63,7 @@ pub async fn kill_backend(stack: &Stack, service: &str) -> Result<()> {
     .fetch_one(&mut db)
     .await
     .context("a backend of the service")?;
-    process::send_signal(Signal::Kill, &[ProcessIdentity::from_pid(u32::try_from(backend)?)])
+    process::send_signal(Signal::KILL, &[ProcessIdentity::from_pid(u32::try_from(backend)?)])
 }
 
 /// Ends every session of the service.

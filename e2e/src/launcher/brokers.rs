@@ -63,11 +63,11 @@ impl<'a> Brokers<'a> {
     }
 
     pub fn pause(&self, node: u16) -> Result<()> {
-        process::send_signal(Signal::Stop, &self.process(node).all_processes())
+        process::send_signal(Signal::STOP, &self.process(node).all_processes())
     }
 
     pub fn resume(&self, node: u16) -> Result<()> {
-        process::send_signal(Signal::Continue, &self.process(node).all_processes())
+        process::send_signal(Signal::CONT, &self.process(node).all_processes())
     }
 
     /// Starts the broker, and returns when it listens.

@@ -72,7 +72,7 @@ async fn create_class_archive(
     };
     let identity = process.spawn(&launch).await?;
     wait_until_ready(&stack_state, &component, &process, (identity, 0), &|_| ()).await?;
-    process::send_signal(Signal::Term, &[identity])?;
+    process::send_signal(Signal::TERM, &[identity])?;
     ensure!(identity.wait_for_exit(READY_TIMEOUT).await, "{name} did not end");
     fs::rename(fresh, archive).with_context(|| format!("{name} wrote no archive"))
 }

@@ -98,12 +98,12 @@ impl Stack {
 
     /// SIGKILL to its first process alone: the children must notice by themselves.
     pub async fn kill_main_process(&self, name: &str) -> Result<()> {
-        self.signal_main_process(name, Signal::Kill, ExitCause::Kill).await
+        self.signal_main_process(name, Signal::KILL, ExitCause::Kill).await
     }
 
     /// An immediate stop, in PostgreSQL's terms: without a checkpoint, so the next start recovers.
     pub async fn stop_immediately(&self, name: &str) -> Result<()> {
-        self.signal_main_process(name, Signal::Quit, ExitCause::Stop).await
+        self.signal_main_process(name, Signal::QUIT, ExitCause::Stop).await
     }
 
     async fn signal_main_process(
@@ -127,14 +127,14 @@ impl Stack {
     pub async fn pause(&self, name: &str) -> Result<()> {
         match &self.compose {
             Some(compose) => compose.set_paused(&name.parse()?, true).await,
-            None => self.signal_all(name, Signal::Stop),
+            None => self.signal_all(name, Signal::STOP),
         }
     }
 
     pub async fn resume(&self, name: &str) -> Result<()> {
         match &self.compose {
             Some(compose) => compose.set_paused(&name.parse()?, false).await,
-            None => self.signal_all(name, Signal::Continue),
+            None => self.signal_all(name, Signal::CONT),
         }
     }
 
@@ -244,10 +244,10 @@ impl Stack {
         let begun = Instant::now();
         // On SIGTERM PostgreSQL waits for its clients to disconnect (a smart shutdown).
         let graceful =
-            if matches!(component, Component::Database(_)) { Signal::Int } else { Signal::Term };
+            if matches!(component, Component::Database(_)) { Signal::INT } else { Signal::TERM };
         process.record_planned_exit(ExitCause::Stop)?;
         process::send_signal(graceful, &[living])?;
-        process::send_signal(Signal::Continue, &process.all_processes())?;
+        process::send_signal(Signal::CONT, &process.all_processes())?;
         let by_itself = living.wait_for_exit(STOP_TIMEOUT).await;
         process.kill_all()?;
         Ok(if by_itself { StopOutcome::Graceful(begun.elapsed()) } else { StopOutcome::Killed })

@@ -10,6 +10,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -35,16 +37,6 @@ pub struct Process {
     pub pid_file: PathBuf,
     /// The exit journal of the stack.
     pub journal: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    Term,
-    Int,
-    Quit,
-    Kill,
-    Stop,
-    Continue,
 }
 
 impl Process {
@@ -207,36 +199,22 @@ pub const NOBODY_ID: u32 = 65534;
 
 /// Sends a signal to the living ones of these processes.
 pub fn send_signal(signal: Signal, to: &[ProcessIdentity]) -> Result<()> {
-    let pids: Vec<String> = to
-        .iter()
-        .filter(|process| process.is_alive())
-        .map(|process| process.pid.to_string())
-        .collect();
-    if pids.is_empty() { Ok(()) } else { run_kill(signal, &pids.join(" ")) }
+    for process in to.iter().filter(|process| process.is_alive()) {
+        // The result is ignored: the process may have exited meanwhile.
+        let _ = kill_process(rustix_pid(process.pid)?, signal);
+    }
+    Ok(())
 }
 
 /// Sends a signal to a process group, which includes processes that are just being started.
 pub fn send_signal_to_group(signal: Signal, group: u32) -> Result<()> {
-    run_kill(signal, &format!("-{group}"))
+    // The result is ignored: the group may have exited meanwhile.
+    let _ = kill_process_group(rustix_pid(group)?, signal);
+    Ok(())
 }
 
-/// Uses the shell's built-in `kill`: a system call would need `unsafe`, and not every machine has
-/// the program.
-fn run_kill(signal: Signal, to: &str) -> Result<()> {
-    let name = match signal {
-        Signal::Term => "TERM",
-        Signal::Int => "INT",
-        Signal::Quit => "QUIT",
-        Signal::Kill => "KILL",
-        Signal::Stop => "STOP",
-        Signal::Continue => "CONT",
-    };
-    // The status is ignored: a process may have exited meanwhile.
-    std::process::Command::new("sh")
-        .args(["-c", &format!("kill -s {name} -- {to}")])
-        .stderr(Stdio::null())
-        .status()?;
-    Ok(())
+fn rustix_pid(pid: u32) -> Result<Pid> {
+    Pid::from_raw(i32::try_from(pid)?).context("no process has the pid 0")
 }
 
 /// Sends SIGKILL to the processes that `find` returns, until it returns none. Blocks for at most
@@ -247,7 +225,7 @@ pub fn kill_until_gone(find: impl Fn() -> Vec<ProcessIdentity>) -> Result<()> {
         if living.is_empty() {
             return Ok(());
         }
-        send_signal(Signal::Kill, &living)?;
+        send_signal(Signal::KILL, &living)?;
         std::thread::sleep(Duration::from_millis(20));
     }
     anyhow::bail!("processes survive SIGKILL: {:?}", find())

@@ -60,9 +60,9 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     let group = child.id().context("the command has not ended yet")?;
     let signal = tokio::select! {
         status = child.wait() => return Ok(exit_code(status?)),
-        _ = interrupt.recv() => Signal::Int,
-        _ = terminate.recv() => Signal::Term,
-        _ = hangup.recv() => Signal::Term,
+        _ = interrupt.recv() => Signal::INT,
+        _ = terminate.recv() => Signal::TERM,
+        _ = hangup.recv() => Signal::TERM,
     };
     process::send_signal_to_group(signal, group)?;
     let asked = Instant::now();

@@ -48,14 +48,14 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
         processes_left_in(&directory.0) > 0,
         "a launcher killed by SIGKILL cannot take its stack along"
     );
-    process::send_signal(Signal::Kill, &[sleeping()?])?;
+    process::send_signal(Signal::KILL, &[sleeping()?])?;
 
     std::fs::remove_file(&marker)?;
     let mut launcher =
         directory.command(&["with-infrastructure", "--", "sh", "-c", &script]).spawn()?;
     wait_for_file(&marker).await?;
     let sleeping = sleeping()?;
-    Command::new("sh").args(["-c", &format!("kill -TERM {}", launcher.id())]).status()?;
+    process::send_signal(Signal::TERM, &[ProcessIdentity::from_pid(launcher.id())])?;
     assert_eq!(launcher.wait()?.code(), Some(143));
     assert!(!sleeping.is_alive(), "a process of the command has outlived it");
     assert_eq!(processes_left_in(&directory.0), 0);

@@ -19,11 +19,12 @@ use uuid::Uuid;
 
 use crate::admin::order_timeline::records::find_records;
 use crate::admin::order_timeline::step::{CLOCK_SKEW_MAX, TimelineDeadLetter, TimelineStep};
-use crate::admin::order_timeline::view::{format_duration, format_row};
+use crate::admin::order_timeline::view::format_duration;
 use crate::checker::expected::expected_records;
 use crate::checker::findings::Findings;
 use crate::checker::rows::{OrderCase, OrderRow, PaymentRow, ReservationRow};
 use crate::client::http_client::Client;
+use crate::launcher::format::format_table;
 use crate::launcher::topology::SERVICES;
 
 /// Returns the timeline of an order, line by line.
@@ -111,9 +112,9 @@ fn render(order: &OrderRow, case: &OrderCase, steps: &[TimelineStep]) -> Vec<Str
     let mut lines = vec![
         format!("order {} of {}", order.order_id, order.created_at.format("%Y-%m-%d, UTC")),
         String::new(),
-        format_row("DECIDED", "EVENT", "PLACE", "IN OUTBOX", ["HANDLED BY", "IN TOPIC", "TRIES"]),
     ];
-    lines.extend(steps.iter().flat_map(TimelineStep::lines));
+    let rows = steps.iter().flat_map(TimelineStep::rows);
+    lines.extend(format_table(step::HEADER, &[3, 5, 6], rows));
     lines.push(String::new());
     let reason = order.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
     let mut state = format!(

@@ -8,8 +8,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::admin::order_timeline::records::TimelineRecord;
-use crate::admin::order_timeline::view::{format_duration, format_row};
+use crate::admin::order_timeline::view::format_duration;
 use crate::checker::expected::ExpectedRecord;
+
+/// The columns of the timeline.
+pub const HEADER: [&str; 7] =
+    ["DECIDED", "EVENT", "PLACE", "IN OUTBOX", "HANDLED BY", "IN TOPIC", "TRIES"];
+
+const TIME_FORMAT: &str = "%H:%M:%S%.3f";
 
 /// The largest difference between the clocks of a database and of the broker.
 pub const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::seconds(60);
@@ -90,7 +96,8 @@ impl TimelineStep {
         !self.records.is_empty() && records.all(|record| record.committed_by.contains(&service))
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    /// The event, its further subscribers, and its further records.
+    pub fn rows(&self) -> Vec<[String; 7]> {
         let first = self.records.first();
         let position = first.map_or("-".into(), |r| format!("{}@{}", r.partition, r.offset));
         let waited = first.map_or("-".into(), |r| format_duration(r.appended_at - self.decided_at));
@@ -111,23 +118,21 @@ impl TimelineStep {
         let mut subscribers = self.topic.subscribers.iter().map(handled);
         let unhandled = ("-".into(), String::new(), String::new());
         let (by, topic, attempts) = subscribers.next().unwrap_or(unhandled);
-        let mut lines = vec![format_row(
-            &self.decided_at.format("%H:%M:%S%.3f").to_string(),
-            self.topic.name,
-            &position,
-            &waited,
-            [&by, &topic, &attempts],
-        )];
+        let decided = self.decided_at.format(TIME_FORMAT).to_string();
+        let name = self.topic.name.to_string();
+        let mut rows = vec![[decided, name, position, waited, by, topic, attempts]];
         for (by, topic, attempts) in subscribers {
-            lines.push(format_row("", "", "", "", [&by, &topic, &attempts]));
+            let [decided, name, position, waited] = [const { String::new() }; 4];
+            rows.push([decided, name, position, waited, by, topic, attempts]);
         }
         for again in self.records.iter().skip(1) {
-            let how = if again.republished { "republished" } else { "a duplicate" };
-            let position = format!("{}@{}", again.partition, again.offset);
-            let at = again.appended_at.format("%H:%M:%S%.3f");
-            lines.push(format!("                {how} at {position}, {at}"));
+            let mut row = [const { String::new() }; 7];
+            row[0] = again.appended_at.format(TIME_FORMAT).to_string();
+            row[1] = if again.republished { "republished" } else { "duplicate" }.to_string();
+            row[2] = format!("{}@{}", again.partition, again.offset);
+            rows.push(row);
         }
-        lines
+        rows
     }
 }
 
@@ -155,7 +160,7 @@ mod tests {
                 handled: HashMap::new(),
                 dead_letters: Vec::new(),
             };
-            (step.pending_work().join("; "), step.lines().join("; "))
+            (step.pending_work().join("; "), step.rows().concat().join("; "))
         };
         let (why, line) = describe(vec![record(&["order"])]);
         assert!(why.contains("skipped by order") && line.contains("skipped"), "{why}: {line}");

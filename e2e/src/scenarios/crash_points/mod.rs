@@ -66,6 +66,7 @@ pub struct CrashPointOptions {
 pub async fn command(options: &CrashPointOptions) -> Result<bool> {
     let (stack, _lock) = Stack::for_exclusive_run("crash-points").await?;
     let report = with_stack_restored(&stack, false, run(&stack, options)).await?;
+    print_line("");
     report.table().iter().for_each(|line| print_line(line));
     print_line(&format!("\nVERDICT  {}", report.verdict()));
     if report.holds() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::checker::exits;
 use crate::checker::invariants::Invariant;
 use crate::launcher::exit_journal::Exit;
-use crate::launcher::format::group_digits;
+use crate::launcher::format::{format_table, group_digits};
 use crate::scenarios::outage::plan::Outage;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::Stall;
@@ -117,32 +117,23 @@ pub fn stall_lines(stalls: &[Stall], summary: &LoadSummary) -> Vec<String> {
 }
 
 pub fn table(reports: &[OutageReport]) -> Vec<String> {
-    let mut lines = vec![format!(
-        "  {:<12} {:>5}  {:>8}  {:>7}  {:>7}  {:>9}  {:>8}  {:>6}  {}",
-        "VICTIM",
-        "KILLS",
-        "ACCEPTED",
-        "REFUSED",
-        "UNKNOWN",
-        "POST p99",
-        "DRAINED",
-        "VERIFY",
-        "VERDICT"
-    )];
-    for report in reports {
+    let rows = reports.iter().map(|report| {
         let summary = &report.summary;
-        lines.push(format!(
-            "  {:<12} {:>5}  {:>8}  {:>7}  {:>7}  {:>6.1} ms  {:>6.1} s  {:>6}  {}",
-            report.victims,
-            report.kills,
+        [
+            report.victims.clone(),
+            report.kills.to_string(),
             group_digits(summary.accepted),
             group_digits(summary.refused),
             group_digits(summary.unknown),
-            summary.latency.p99.as_secs_f64() * 1_000.0,
-            summary.drained_in.as_secs_f64(),
-            if report.verify_holds { 0 } else { 1 },
-            if report.holds() { "held".to_string() } else { report.failures.join("; ") }
-        ));
-    }
-    lines
+            format!("{:.1} ms", summary.latency.p99.as_secs_f64() * 1_000.0),
+            format!("{:.1} s", summary.drained_in.as_secs_f64()),
+            if report.verify_holds { "0" } else { "1" }.to_string(),
+            if report.holds() { "held".to_string() } else { report.failures.join("; ") },
+        ]
+    });
+    let header = [
+        "VICTIM", "KILLS", "ACCEPTED", "REFUSED", "UNKNOWN", "POST p99", "DRAINED", "VERIFY",
+        "VERDICT",
+    ];
+    format_table(header, &[1, 2, 3, 4, 5, 6, 7], rows)
 }
