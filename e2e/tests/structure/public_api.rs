@@ -202,7 +202,7 @@ fn surface() -> String {
     }
     let reachable_name = |module: &Module, item: &Item| {
         let name = public_name(item)?;
-        let path = [&module.path[..], &[name.clone()]].concat().join("::");
+        let path = [&module.path[..], std::slice::from_ref(&name)].concat().join("::");
         (module.is_public || exports.contains(&path)).then_some(name)
     };
     let all = modules.iter().flat_map(|module| module.items.iter().map(move |item| (module, item)));
