@@ -1,4 +1,4 @@
-# Every command of the project; CI runs these and no others. `make` alone lists them.
+# Every command of the project; CI runs only these. `make` alone lists them.
 # A component of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 # STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
 # dead-letters, dead-letter, replay, discard, resume, poison, sql, republish, rebuild and timeline. They need the Rust
@@ -12,8 +12,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
-# What a target can't do without, in make's own words: $(call need,SERVICE ID).
-need = $(foreach name,$(1),$(if $(value $(name)),,$(error say $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
+# Fails if a required variable of a target is missing: $(call need,SERVICE ID).
+need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
@@ -23,7 +23,7 @@ need = $(foreach name,$(1),$(if $(value $(name)),,$(error say $(name)=…, as in
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
-demo: build ## From nothing to the story: stock is killed, orders go on, everything ends and the books balance
+demo: build ## Start everything, kill stock, go on placing orders; every order ends and the books balance
 	@$(E2E) demo
 
 # Most tests wait most of the time; those that need the machine for themselves take turns.
@@ -40,10 +40,10 @@ down: build ## Stop the stack, keep all data
 clean: build ## Stop the stack, forget all data
 	@$(E2E) clean
 
-status: build ## Who runs, on which port, with how much memory
+status: build ## Show every component with its port, state and memory
 	@$(E2E) status
 
-logs: build ## Last lines of the log of SERVICE=x (FOLLOW=1 goes on showing)
+logs: build ## Last lines of the log of SERVICE=x (FOLLOW=1 goes on printing)
 	@$(E2E) logs "$(SERVICE)" $(if $(FOLLOW),--follow)
 
 kill: build ## SIGKILL to SERVICE=x
@@ -55,7 +55,7 @@ stop: build ## Stop SERVICE=x gracefully
 start: build ## Start SERVICE=x again
 	@$(E2E) start "$(SERVICE)"
 
-load: build ## Place orders on what runs, and wait until each has ended (RATE=100 SECONDS=90; SEED=s; VERIFY=1: and check)
+load: build ## Place orders on the running stack, and wait until each has ended (RATE=100 SECONDS=90; SEED=s; VERIFY=1: and check)
 	@$(E2E) load $(if $(RATE),--rate-per-second $(RATE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(VERIFY),--verify)
 
@@ -72,7 +72,7 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (20 minutes; ALLOW_SKIP=1 without root)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
-long-outage: build ## Stock is away for MINUTES=10 at RATE=200 orders a second, and catches up beside new ones
+long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders
 	@$(E2E) long-outage $(if $(RATE),--rate-per-second $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))
 
 hostile: build ## Slow, large and many clients; requests made of the API's description; fuzzing, MINUTES=10 each target
@@ -91,7 +91,7 @@ bench: tools ## How many sagas a second, how fast, at what cost: PART="closed op
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 
-microbench: build ## What single steps cost: to write and read each event, the outbox and inbox statements, each handler (four minutes)
+microbench: build ## The cost of single steps: encoding and decoding events, outbox and inbox statements, handlers (four minutes)
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet
 	@$(E2E) with-infrastructure -- cargo bench --workspace --locked --quiet --bench '*' -- --quiet \
 	  --sample-size 20 --warm-up-time 0.3 --measurement-time 1
@@ -99,8 +99,8 @@ microbench: build ## What single steps cost: to write and read each event, the o
 mutants: build ## Put each mutant into a worktree and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
 	@$(E2E) mutants $(ONLY)
 
-service: build ## Write a service of your own, NAME=shipping, that hears of confirmed orders
-	@[ -n "$(NAME)" ] || { echo "say how it is called: make service NAME=shipping" >&2; exit 1; }
+service: build ## Generate a service of your own, NAME=shipping, that consumes confirmed orders
+	@[ -n "$(NAME)" ] || { echo "set the name of the service: make service NAME=shipping" >&2; exit 1; }
 	@$(E2E) service "$(NAME)"
 
 dead-letters: build ## Events that could not be handled and wait for an operator (SERVICE=x: of one service)
@@ -109,34 +109,34 @@ dead-letters: build ## Events that could not be handled and wait for an operator
 dead-letter: build ## Read one of them, decoded: SERVICE=x ID=n
 	@$(call need,SERVICE ID)$(E2E) dead-letter "$(SERVICE)" "$(ID)"
 
-replay: build ## Handle it now, its cause being gone: SERVICE=x ID=n, or ID=all
+replay: build ## Handle it now, after its cause was removed: SERVICE=x ID=n, or ID=all
 	@$(call need,SERVICE ID)$(E2E) replay "$(SERVICE)" "$(ID)"
 
 discard: build ## Discard it for good: SERVICE=x ID=n REASON="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
 	@$(call need,SERVICE ID REASON)$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
 
-resume: build ## Let a consumer go on that paused: 20 readable events of one topic in a row could not be handled (SERVICE=x)
+resume: build ## Resume the paused consumer of SERVICE=x (20 decodable events of one topic in a row could not be handled)
 	@$(E2E) resume "$(SERVICE)"
 
-poison: build ## Put a record that is no event into orders.created, to see what becomes of it
+poison: build ## Put a record that is not an event into orders.created, which makes a dead letter
 	@$(E2E) poison
 
 sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
 	@$(call need,SERVICE SQL)$(E2E) sql "$(SERVICE)"
 
-republish: build ## Publish everything once more, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time: less)
+republish: build ## Publish all events again, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time limit them)
 	@$(E2E) republish $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
 
-lose-disk: build ## Kill Kafka and delete its log directory: the disaster that republish makes good
+lose-disk: build ## Kill Kafka and delete its log directory: the disaster that republish repairs
 	@$(E2E) lose-disk
 
-rebuild: build ## Make the order service's copy of the items anew from their topic
+rebuild: build ## Rebuild the order service's copy of the items from their topic
 	@$(E2E) rebuild
 
-timeline: build ## Show the timeline of the order ID=…: every event, its waits, and what is waited for
+timeline: build ## Show the timeline of the order ID=…: every event, its waiting times, and what is pending
 	@$(call need,ID)$(E2E) timeline "$(ID)"
 
-schema: build ## Write down a changed schema as its next version, if every reader of the past can read it
+schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones
 	@$(TARGET)/contracts record
 
 openapi: tools ## Rewrite each service's openapi.json from its code

@@ -33,7 +33,7 @@ fi
 
 ended=0 generated=0
 echo "schemathesis, seed $seed"
-# Read to its end before it is searched: whoever writes to a pipe that nobody reads any more dies of it.
+# The output is read completely before it is searched: a writer to a closed pipe dies of SIGPIPE.
 status=$("$e2e" status 2>/dev/null || true)
 grep -q ready <<<"$status" && was_up=1 || was_up=0
 "$e2e" up >"$into/services"
@@ -48,7 +48,7 @@ while read -r service url; do
     tail -40 "$log"
     ended=1
   fi
-  # Its summary has a line such as "513 generated, 513 passed"; whoever broke off has none.
+  # Its summary has a line such as "513 generated, 513 passed"; an interrupted run has none.
   count=$(sed -nE 's/^ *([0-9,]+) generated.*/\1/p' "$log" | tail -1 | tr -d ,)
   generated=$((generated + ${count:-0}))
 done <"$into/services"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes sure that what cargo and Maven cannot fetch is on this machine. Where all is there it looks and starts nothing.
+# Checks that this machine has the tools that cargo and Maven cannot fetch. If it has all of them,
+# this script installs nothing.
 # What is missing is installed where that is allowed (Debian or Ubuntu, as root or with passwordless sudo); elsewhere
 # one sentence says what to install.
 set -eu

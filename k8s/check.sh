@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Holds every overlay against whatever is at hand that knows better, and says what was not: kubectl
-# renders it; kubernetes-validate (pip install kubernetes-validate) knows the schemas of Kubernetes; with
-# CLUSTER=1 the cluster that kubectl points at is asked what it would say to it, and changes nothing. Not
-# unasked: it may be anybody's, and what it refuses may be no fault of this checkout.
+# Checks every overlay with the tools at hand, and prints what was not checked: kubectl renders it;
+# kubernetes-validate (pip install kubernetes-validate) knows the schemas of Kubernetes; with
+# CLUSTER=1 the cluster of kubectl runs it as a dry run, which changes nothing. Only on request: the
+# cluster may belong to other people, and may refuse a manifest for reasons of its own.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Forwards all of the demo overlay to the ports of `make up`, until it is interrupted: then
-# `make verify STACK=k8s` and curl find everything where they find it on the other stacks. A forward
-# ends with its pod, and is taken up again.
+# Forwards the demo overlay to the ports of `make up`, until it is interrupted, so that `make verify
+# STACK=k8s` and curl work as with the other stacks. A forward ends with its pod, and is started
+# again.
 set -euo pipefail
 
 forward() { # resource, ports as local:remote
@@ -17,7 +17,7 @@ forward() { # resource, ports as local:remote
 kubectl get namespace holdfast >/dev/null
 for port in 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-    echo "somebody listens on port $port already: another stack? \`make down\`, \`docker compose down\`" >&2
+    echo "port $port is already in use: by another stack? \`make down\`, \`docker compose down\`" >&2
     exit 1
   fi
 done

@@ -12,7 +12,7 @@
 //! - `admin`: the commands of an operator: dead letters, the timeline of an order, republish, rebuild.
 //! - `scenarios`: runs that inject faults under load and end with the checker: demo, outages, chaos,
 //!   crash points, poison, redelivery and hostile clients.
-//! - `mutants`: seeded bugs, and the tests that must detect each of them.
+//! - `mutants`: bugs in a copy of the code, one at a time, each of which the suite must detect.
 //! - `new_service`: generates a new service from the template.
 
 pub mod launcher;

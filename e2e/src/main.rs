@@ -13,6 +13,7 @@ use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
 use e2e::launcher::compose::Compose;
+use e2e::launcher::format::format_table;
 use e2e::launcher::run_with_infrastructure::{exit_code, run_with_infrastructure};
 use e2e::launcher::status::{ComponentState, StopOutcome};
 use e2e::launcher::topology::SERVICES;
@@ -40,7 +41,7 @@ struct Arguments {
 enum Command {
     /// Start what does not run, and return when everything is ready
     Up {
-        /// So many of each service; as many as before if not named
+        /// Number of instances of each service; unchanged by default
         #[arg(long)]
         instances: Option<u16>,
     },
@@ -53,7 +54,7 @@ enum Command {
     /// Show the last lines of a log
     Logs {
         name: String,
-        /// Go on showing what is written
+        /// Go on printing new lines
         #[arg(short, long)]
         follow: bool,
     },
@@ -61,43 +62,43 @@ enum Command {
     Kill { name: String },
     /// Stop a component gracefully
     Stop { name: String },
-    /// Start a component; a further instance of a service is called order-2
+    /// Start a component; a further instance of a service has a name such as order-2
     Start { name: String },
-    /// Tell the story: orders go through, stock is killed and comes back, nothing is lost
+    /// The demo: orders go through, stock is killed and comes back, nothing is lost
     Demo,
-    /// Make the demo items and accounts that are missing
+    /// Create the missing demo items and accounts
     Seed(seed::SeedOptions),
-    /// A load, a victim that is killed again and again, and the proof that nothing was lost
+    /// Place orders, kill a component again and again, and prove that nothing was lost
     Outage(outage::plan::OutageOptions),
     /// Kill the services at every crash point, on a stack of its own, and prove that nothing was lost
     CrashPoints(crash_points::CrashPointOptions),
     /// Rounds of load and faults drawn from a seed, on a stack of its own, and a report
     Chaos(chaos::ChaosOptions),
-    /// Stock is away for minutes while orders go on, and has to catch up beside new ones
+    /// Stop stock for minutes while orders go on; it has to catch up beside new orders
     LongOutage(long_outage::LongOutageOptions),
-    /// Clients that mean no good: slow ones, large ones, very many; others must not notice
+    /// Slow, large and many hostile clients; regular clients must not notice them
     Hostile(hostile::HostileOptions),
     /// Place orders at a fixed rate, and wait until every one has ended
     Load {
         #[command(flatten)]
         load: Load,
-        /// Check everything afterwards
+        /// Run the checker afterwards
         #[arg(long)]
         verify: bool,
     },
-    /// Have the services republish what they published; starts Kafka if it is down
+    /// Let the services republish their events; starts Kafka if it is down
     Republish(RepublishOptions),
-    /// Kill Kafka and delete its log, as a lost disk would
+    /// Kill Kafka and delete its log, like a lost disk
     LoseDisk,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,
-    /// Show a saga: every event of one order across the services
+    /// Show the timeline of an order: every event across the services
     Timeline { order_id: Uuid },
     /// Check that nothing was lost or applied twice and that the books balance
     Verify(run::CheckOptions),
     /// Put each mutant into a worktree, and show that the suite detects it (forty minutes)
     Mutants(mutants::MutantOptions),
-    /// Write a service of your own, from stock and a template
+    /// Generate a new service, from stock and a template
     Service { name: String },
     #[command(flatten)]
     DeadLetters(dead_letters::DeadLetterCommand),
@@ -231,8 +232,7 @@ async fn check(client: &Client, options: &run::CheckOptions) -> Result<ExitCode>
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {
-    println!("{:<12} {:>8} {:>6}  {:<9} {:>8}  UPTIME", "NAME", "PID", "PORT", "STATE", "MEMORY");
-    for component in stack.status().await? {
+    let rows = stack.status().await?.into_iter().map(|component| {
         let state = match component.state {
             ComponentState::Stopped => "stopped",
             ComponentState::Starting => "starting",
@@ -245,11 +245,10 @@ async fn print_status(stack: &Stack) -> Result<()> {
         let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
         let ended = component.last_exit.map_or("-".to_string(), |end| end.to_string());
         let (memory, uptime) = component.pid.map_or(("-".into(), ended), |_| (memory, uptime));
-        println!(
-            "{:<12} {pid:>8} {:>6}  {state:<9} {memory:>8}  {uptime}",
-            component.name, component.port
-        );
-    }
+        [component.name, pid, component.port.to_string(), state.to_string(), memory, uptime]
+    });
+    let header = ["NAME", "PID", "PORT", "STATE", "MEMORY", "UPTIME"];
+    format_table(header, &[1, 2, 4], rows).iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 

@@ -6,24 +6,24 @@ use reqwest::Method;
 use crate::Stack;
 use crate::client::http_client::Client;
 
-/// The text as it came.
+/// The text of the response.
 pub struct Metrics(String);
 
 impl Metrics {
-    /// Of one instance, by its name.
+    /// Fetches the metrics of an instance, by its name.
     pub async fn fetch(stack: &Stack, client: &Client, name: &str) -> Result<Metrics> {
         let url = format!("{}/metrics", stack.probe_url(name)?);
         let answer = client.send(Method::GET, &url, None, None).await;
-        let answer = answer.with_context(|| format!("{name} shows no metrics"))?;
+        let answer = answer.with_context(|| format!("{name} does not serve its metrics"))?;
         Ok(Metrics(String::from_utf8(answer.body)?))
     }
 
-    /// A metric's sum over all its labels; `None` where it was never counted.
+    /// The sum of a metric over all its labels; `None` if it was never counted.
     pub fn sum(&self, name: &str) -> Option<f64> {
         self.sum_where(name, |_| true)
     }
 
-    /// The same of those that have this label, such as `topic="orders.created"`.
+    /// The sum over the series with this label, such as `topic="orders.created"`.
     pub fn sum_with_label(&self, name: &str, label: &str) -> Option<f64> {
         self.sum_where(name, |labels| labels.split(',').any(|one| one == label))
     }

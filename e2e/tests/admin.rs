@@ -1,11 +1,11 @@
-//! The admin port.
+//! Tests of the admin port.
 
 use anyhow::{Result, ensure};
 
 use crate::fixture::{Fixture, with_shared_fixture};
 
-/// The port is on loopback and knows no passwords: what a page in a browser there asks has to be told from
-/// what people ask.
+/// The admin port is on loopback and has no password, so requests of a web page in a local browser
+/// must be distinguished from those of an operator.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_port_answers_operators_and_rejects_browser_requests() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {

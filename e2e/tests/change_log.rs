@@ -1,4 +1,4 @@
-//! What was wrong for a moment, and is right again, is seen where the databases write it down.
+//! A state that was wrong for a moment is visible in the change log of the databases.
 
 use anyhow::{Result, ensure};
 use e2e::checker::change_log;
@@ -14,7 +14,7 @@ async fn a_transient_violation_is_found_with_the_change_log() -> Result<()> {
         change_log::remove(&fixture.client).await?;
         checked?;
         let changes = fixture.verify().await?.changes;
-        ensure!(changes.is_none(), "{changes:?} are still there");
+        ensure!(changes.is_none(), "the change log still has {changes:?}");
         Ok(())
     })
     .await
@@ -27,7 +27,8 @@ async fn violate_and_check(fixture: &Fixture) -> Result<()> {
     let orders = place_orders(client, 50).await?;
     wait_until_confirmed(client, &orders).await?;
     let changes = fixture.verify().await?.changes;
-    // An order is written and at least once changed, and so is what payment and stock have of it.
+    // An order is inserted and updated at least once, and so are the rows of payment and stock for
+    // it.
     ensure!(changes.is_some_and(|changes| changes > 50 * 4), "{changes:?}");
 
     let (id, customer) = (orders[0].order_id, orders[0].customer_id);

@@ -1,4 +1,4 @@
-//! `contracts apply` on topics that are there: it changes what is declared, and nothing else.
+//! `contracts apply` on existing topics: it changes what is declared, and nothing else.
 
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::fixture::{Fixture, stack_permit, with_exclusive_fixture, with_shared_
 
 const TOPIC: &str = "orders.confirmed";
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
-/// Declared by nobody.
+/// A setting that is not declared.
 const FLUSH_MESSAGES: &str = "flush.messages";
-/// Declared, and given another value.
+/// A declared setting, with another value here.
 const RETENTION_MS: &str = "retention.ms";
 
-/// As on a cluster of three brokers whose operator gives no number, or no longer: two had to have a
-/// record before it was acknowledged, and two have to go on having it.
+/// As on a cluster of three brokers whose operator sets no replication factor, or no longer: two
+/// replicas had to have a record before it was acknowledged, and that must stay so.
 #[tokio::test(flavor = "multi_thread")]
 async fn contracts_applied_again_without_a_replication_factor_keep_the_one_of_a_topic() -> Result<()>
 {
@@ -45,16 +45,16 @@ async fn contracts_applied_again_without_a_replication_factor_keep_the_one_of_a_
             read(FLUSH_MESSAGES).await?,
             read(RETENTION_MS).await?,
         );
-        // Also puts it in order again for the others.
+        // This also restores the topic for other tests.
         apply(stack, "1")?;
         unset?;
         ensure!(kept.0.as_deref() == Some("2"), "unsaid, {MIN_INSYNC_REPLICAS} stays: {kept:?}");
-        ensure!(kept.1.as_deref() == Some("12345"), "what nobody declares stays: {kept:?}");
-        ensure!(kept.2.as_deref() == Some("1209600000"), "what is declared is set: {kept:?}");
+        ensure!(kept.1.as_deref() == Some("12345"), "an undeclared setting is kept: {kept:?}");
+        ensure!(kept.2.as_deref() == Some("1209600000"), "a declared setting is applied: {kept:?}");
         let one_copy = read(MIN_INSYNC_REPLICAS).await?;
         ensure!(
             one_copy.as_deref() == Some("1"),
-            "one copy that is asked for is in sync alone: {one_copy:?}"
+            "with one replica, one in-sync replica is enough: {one_copy:?}"
         );
         Ok(())
     })
@@ -69,7 +69,7 @@ fn apply(stack: &Stack, replication_factor: &str) -> Result<()> {
     Ok(())
 }
 
-/// `contracts apply` of the stack of this name, with another one's addresses.
+/// `contracts apply` for a stack with this name, with the addresses of another stack.
 fn contracts_command(stack: &Stack, name: &str) -> Result<Command> {
     let mut contracts = Command::new(programs_directory()?.join("contracts"));
     contracts
@@ -80,7 +80,7 @@ fn contracts_command(stack: &Stack, name: &str) -> Result<Command> {
     Ok(contracts)
 }
 
-/// What a refusal says; it names both stacks.
+/// Checks the message of a refusal, which names both stacks.
 fn assert_refused(done: &Output, refused: &str, owner: &str) -> Result<()> {
     let output = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.code() == Some(64), "{:?}: {output}", done.status);
@@ -89,7 +89,7 @@ fn assert_refused(done: &Output, refused: &str, owner: &str) -> Result<()> {
     Ok(())
 }
 
-/// B23. The services of two stacks would each handle half of the other's events.
+/// R23. The services of two stacks would each handle half of the other's events.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -110,7 +110,7 @@ async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Res
         let described = admin.describe_configs([&topic], &AdminOptions::new()).await?;
         let described = described.into_iter().next().context("no description")??;
         let retention = described.get(RETENTION_MS).and_then(|entry| entry.value.clone());
-        // By the name that it has: as often as anybody likes; it also puts the topic in order again.
+        // With its own name it can be repeated; this also restores the topic.
         apply(stack, "")?;
         apply(stack, "")?;
         assert_refused(&refused, "another-stack", &stack.name()?)?;
@@ -146,7 +146,8 @@ async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Resul
     Ok(())
 }
 
-/// What keeps others who write to these topics from registering what our readers can't read.
+/// This prevents other publishers to these topics from registering a schema that our readers cannot
+/// read.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_subject_requires_full_transitive_compatibility() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {

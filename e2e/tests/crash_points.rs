@@ -1,4 +1,5 @@
-//! Crash points: the small tier of `make crash-points`, and that what ships holds none.
+//! Crash points: a short run of `make crash-points`, and the proof that shipped programs contain
+//! none.
 
 use std::time::Duration;
 
@@ -26,11 +27,11 @@ async fn killed_once_at_every_crash_point_the_services_lose_nothing() -> Result<
     .await
 }
 
-/// Their names are looked for in the programs themselves.
+/// The names of crash points are searched for in the programs themselves.
 #[test]
 fn shipped_programs_contain_no_crash_point_and_crash_programs_contain_them_all() -> Result<()> {
     let ordinary = programs_directory()?;
-    // Compiled by `make bench`, and like the images; not here every day.
+    // `make bench` compiles these, like the images; they do not always exist.
     let release = ordinary.with_file_name("release");
     for service in SERVICES {
         for directory in [&ordinary, &release] {

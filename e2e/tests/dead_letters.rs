@@ -1,5 +1,5 @@
-//! Dead letters from outside: made by hand, found, read, replayed, discarded, with the commands that
-//! docs/operations.md shows.
+//! Dead letters from outside: made by hand, found, read, replayed and discarded, with the commands
+//! in docs/operations.md.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::fixture::{Fixture, TIMEOUT, basket, rich_customer, with_exclusive_fixture};
 
-/// What a command says, and whether it was done.
+/// The output of a command, and whether the command had its effect.
 async fn run_command(stack: &Stack, command: DeadLetterCommand) -> Result<(bool, String)> {
     let mut out = Vec::new();
     let code = dead_letters::run(stack, &command, &mut out).await?;
@@ -39,7 +39,7 @@ fn discard(service: &str, id: i64, yes: bool, cancel: bool, write_off: bool) -> 
     DeadLetterCommand::Discard { service, id, reason, yes, cancel, write_off }
 }
 
-/// The one letter of a service that waits for an operator and is about this order.
+/// The one dead letter of a service that waits for an operator and belongs to this order.
 async fn dead_letter_for(client: &Client, service: &str, order: &Order) -> Result<i64> {
     let url = format!("{}/dead-letters?limit=1000", client.addresses.admins[service]);
     eventually("the dead letter", TIMEOUT, async || {
@@ -55,7 +55,7 @@ async fn dead_letter_for(client: &Client, service: &str, order: &Order) -> Resul
     .await
 }
 
-/// While a bad migration is in a service's database, as docs/operations.md has it.
+/// Runs `meanwhile` while a bad migration is in a service's database, as in docs/operations.md.
 async fn with_strict_check<T>(
     stack: &Stack,
     (service, table, check): (&str, &str, &str),
@@ -72,7 +72,7 @@ async fn with_strict_check<T>(
     result
 }
 
-/// Payment may not take anything.
+/// Payment's database refuses every verified payment.
 const REFUSE_PAYMENTS: (&str, &str, &str) = ("payment", "payments", "state <> 'verified'");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +202,7 @@ async fn an_order_whose_event_is_discarded_can_be_cancelled_and_ends() -> Result
         })
         .await?;
         let ended = client.wait_until_ended(order.order_id, TIMEOUT).await?;
-        // Void where the cancellation overtook the order.
+        // Void if the cancellation overtook the order.
         let undone = ["released", "void"].contains(&&*ended.stock);
         ensure!((&*ended.status, &*ended.payment) == ("cancelled", "void") && undone, "{ended:?}");
         Ok(())
@@ -215,11 +215,11 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
 -> Result<()> {
     with_exclusive_fixture(async |fixture| {
         let Fixture { stack, client } = fixture;
-        // One yes and no more, so that there is something to cancel.
+        // Exactly one approval, so that there is something to compensate.
         stack.stop("stock").await?;
         let order = client.place_until_accepted(rich_customer(), &basket()).await?;
         let id = order.order_id;
-        eventually("payment's yes", TIMEOUT, async || {
+        eventually("payment's approval", TIMEOUT, async || {
             let order = client.get_order(id).await?;
             ensure!(order.payment == "verified", "{order:?}");
             Ok(())
@@ -246,7 +246,7 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
         })
         .await?;
         stack.start("stock").await?;
-        eventually("stock to let go", TIMEOUT, async || {
+        eventually("stock to release its lines", TIMEOUT, async || {
             let order = client.get_order(id).await?;
             ensure!(["released", "void"].contains(&&*order.stock), "{order:?}");
             Ok(())

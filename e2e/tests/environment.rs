@@ -1,4 +1,4 @@
-//! What surrounds a program: its environment, its limits, the machine's proxies.
+//! The environment of a program: variables, limits, and the proxies of the machine.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +18,8 @@ use crate::fixture::{
     with_shared_fixture,
 };
 
-/// As a service has it for its own start, and `contracts apply`: nothing listens there.
+/// The environment that a service, and `contracts apply`, need to start; nothing listens at these
+/// addresses.
 const REQUIRED: [(&str, &str); 3] = [
     ("DATABASE_URL", "postgres://order@127.0.0.1:1/order"),
     ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
@@ -27,7 +28,7 @@ const REQUIRED: [(&str, &str); 3] = [
 
 const BAD_CONFIGURATION: i32 = 64;
 
-/// A program of ours with these variables and no others. One that does not end by itself is ended.
+/// Runs one of our programs with only these variables. One that does not exit by itself is killed.
 fn run_program(program: &str, command: &str, variables: &[(&str, &OsStr)]) -> Result<Output> {
     let program = programs_directory()?.join(program);
     Command::new("timeout")
@@ -52,7 +53,7 @@ fn assert_refused(program: &str, command: &str, name: &str, value: &OsStr) -> Re
     Ok(())
 }
 
-/// B2, and every other setting: the sentence comes at the start and not as an outage later.
+/// R2, and every other setting: the sentence comes at the start and not as an outage later.
 #[test]
 fn a_setting_that_can_never_work_ends_each_program_with_64_and_the_name_of_the_variable()
 -> Result<()> {
@@ -84,7 +85,7 @@ fn a_setting_that_can_never_work_ends_each_program_with_64_and_the_name_of_the_v
             assert_refused("order", "health", name, value.as_ref())?;
         }
     }
-    // An address that this machine does not have.
+    // An address that does not belong to this machine.
     assert_refused("order", "serve", "HTTP_ADDR", "192.0.2.1:8080".as_ref())?;
     assert_refused("contracts", "apply", "STACK_NAME", "two words".as_ref())?;
     assert_refused("contracts", "apply", "SCHEMA_REGISTRY_USERNAME", OsStr::from_bytes(b"u\xff"))?;
@@ -98,7 +99,7 @@ fn a_setting_that_can_never_work_ends_each_program_with_64_and_the_name_of_the_v
     Ok(())
 }
 
-/// A developer's shell has such variables for `psql`, and a base image may.
+/// A developer's shell has such variables for `psql`, and a base image may have them.
 #[tokio::test(flavor = "multi_thread")]
 async fn variables_of_postgres_own_clients_change_nothing_of_what_a_url_means() -> Result<()> {
     with_shared_fixture(async |Fixture { stack, .. }| {
@@ -110,7 +111,7 @@ async fn variables_of_postgres_own_clients_change_nothing_of_what_a_url_means() 
                 ("DATABASE_URL", url.as_ref()),
                 ("PGHOST", "192.0.2.1".as_ref()),
                 ("PGPORT", "1".as_ref()),
-                ("PGUSER", "nobody".as_ref()),
+                ("PGUSER", "stranger".as_ref()),
                 ("PGDATABASE", "nothing".as_ref()),
                 ("PGPASSWORD", "wrong".as_ref()),
                 ("PGSSLMODE", "verify-full".as_ref()),
@@ -124,7 +125,7 @@ async fn variables_of_postgres_own_clients_change_nothing_of_what_a_url_means() 
     .await
 }
 
-/// With variables set for every service; afterwards without.
+/// Runs with variables set for every service; they are removed afterwards.
 async fn with_environment(
     fixture: &Fixture,
     variables: &[(&str, String)],
@@ -150,7 +151,7 @@ async fn with_environment(
     tested
 }
 
-/// One order that has to be confirmed soon.
+/// Places one order, which must be confirmed soon.
 async fn assert_order_confirmed(fixture: &Fixture, within: Duration) -> Result<()> {
     for order in place_orders(&fixture.client, 1).await? {
         let ended = fixture.client.wait_until_ended(order.order_id, within).await?;
@@ -159,7 +160,7 @@ async fn assert_order_confirmed(fixture: &Fixture, within: Duration) -> Result<(
     Ok(())
 }
 
-/// B1. Docker puts such variables into every container where its client's configuration has them.
+/// R1. Docker puts such variables into every container where its client's configuration has them.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alone() -> Result<()> {
     const NOWHERE: &str = "http://127.0.0.1:9";
@@ -194,7 +195,7 @@ async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alon
     .await
 }
 
-/// B2. On the wire the path had an empty part, which registries answer with 404 or 400.
+/// R2. On the wire the path had an empty part, which registries answer with 404 or 400.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -209,7 +210,7 @@ async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()>
     .await
 }
 
-/// B5, with the limits of a container: clients keep more connections than the process may have files.
+/// R5, with the limits of a container: clients keep more connections than the process may have files.
 pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<()> {
     const CLIENTS: usize = 1_020;
     const REQUEST_INTERVAL: Duration = Duration::from_secs(4);

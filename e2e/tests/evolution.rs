@@ -1,6 +1,6 @@
-//! A newer version of the services, with newer contracts and a newer database: it is made in a scratch
-//! copy of this checkout, works beside the one that is tested, and then takes its place and gives it
-//! back, one instance after the other.
+//! A newer version of the services, with newer contracts and a newer database: it is built in a
+//! copy of this checkout, runs beside the tested version, and then the two replace each other, one
+//! instance after the other.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,14 +23,15 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use crate::fixture::{basket, rich_customer, without_fixture};
 use crate::upgrade;
 
-/// Generous: services come and go, and a group that loses a member settles in its own time.
+/// A long timeout: services restart, and a group that loses a member rebalances after its session
+/// timeout.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Orders that each client places, and cancels, in a round.
+/// The number of orders that each client places, and cancels, in a round.
 const ORDERS_PER_CLIENT: usize = 6;
 
-/// The newer version, as what is to be replaced in which file: `orders.cancelled` has a field more and
-/// its enum a symbol more, and the order service uses both whenever a customer cancels.
+/// The newer version, as replacements of text in files: `orders.cancelled` has a new field and its
+/// enum a new symbol, and the order service uses both whenever a customer cancels.
 const NEWER_VERSION_EDITS: [(&str, &str, &str); 6] = [
     (
         "schemas/orders.cancelled.avsc",
@@ -53,7 +54,7 @@ const NEWER_VERSION_EDITS: [(&str, &str, &str); 6] = [
         "OrderCancelled { order_id",
         "OrderCancelled { channel: None, order_id",
     ),
-    // Its own rows keep the older word: they are for others to read as well.
+    // The rows keep the older symbol, since other versions read them as well.
     (
         "services/order/src/saga.rs",
         "    orders.record_published(&cancelled, order_id, context);\n    Some(cancelled)\n",
@@ -69,7 +70,7 @@ const NEWER_VERSION_EDITS: [(&str, &str, &str); 6] = [
     ),
 ];
 
-/// Seconds instead of the minutes that making it takes: `make check` runs this by name.
+/// This takes seconds instead of the minutes of a build: `make check` runs it by name.
 #[test]
 fn every_line_that_the_newer_version_replaces_exists() -> Result<()> {
     let root = checkout()?;
@@ -78,8 +79,8 @@ fn every_line_that_the_newer_version_replaces_exists() -> Result<()> {
         .try_for_each(|(file, from, to)| replaced_once(&root, file, from, to).map(drop))
 }
 
-/// Orders placed with stock away, so that they are pending: half of them are cancelled. Then stock
-/// is back, and all end.
+/// Places orders with stock stopped, so that they are pending, and cancels half of them. Then stock
+/// is started, and all orders end.
 async fn place_and_cancel(stack: &Stack, stock: &str, clients: &[&Client]) -> Result<()> {
     stack.stop(stock).await?;
     let (mut cancelled, mut others) = (Vec::new(), Vec::new());
@@ -106,7 +107,7 @@ async fn place_and_cancel(stack: &Stack, stock: &str, clients: &[&Client]) -> Re
     Ok(())
 }
 
-/// Cancellations that an instance of the order service has published, by its own count.
+/// The number of cancellations that an instance of the order service has published, by its metrics.
 async fn published_cancellations(stack: &Stack, client: &Client, name: &str) -> Result<u64> {
     let metrics = Metrics::fetch(stack, client, name).await?;
     let count = metrics.sum_with_label("events_published_total", "topic=\"orders.cancelled\"");
@@ -125,7 +126,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
     let programs = programs.iter().flat_map(|program| ["--bin", program]);
     scratch.cargo(&["build"].into_iter().chain(programs).collect::<Vec<_>>()).await?;
     let recorded = scratch.run(scratch.programs_directory().join("contracts"), &["record"]).await?;
-    ensure!(recorded.contains("orders.cancelled."), "a version more: {recorded}");
+    ensure!(recorded.contains("orders.cancelled."), "a new version is recorded: {recorded}");
 
     without_fixture(async || {
         let stack = Stack::ephemeral()?;
@@ -138,14 +139,14 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
             stack.set_programs(name, &scratch.programs_directory())?;
         }
 
-        // A newer order service takes orders too; all who read are older, and so is the relay.
+        // A newer order service accepts orders too; all readers are older, and so is the relay.
         stack.start("order-2").await?;
         let mut addresses = client.addresses.clone();
         addresses.apis.insert("order".to_string(), stack.url("order-2")?);
         let newer = Client::new(addresses)?;
         place_and_cancel(&stack, "stock", &[&client, &newer]).await?;
         let each = 2 * ORDERS_PER_CLIENT as u64;
-        // More than once where a relay's session ended before it had deleted what it sent.
+        // More than once if a relay's session ended before it had deleted the rows that it sent.
         let published = async |by, not_by| {
             eventually("all to be acknowledged", SETTLE_TIMEOUT, async || {
                 let is = published_cancellations(&stack, &client, by).await?;
@@ -158,7 +159,8 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
         };
         published("order", "order-2").await?;
 
-        // Then all who read are newer, and so is the relay; the older order service still takes orders.
+        // Now all readers are newer, and so is the relay; the older order service still accepts
+        // orders.
         for name in ["payment", "stock"] {
             stack.start(&format!("{name}-2")).await?;
             stack.stop(name).await?;
@@ -173,7 +175,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
         let versions =
             format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
         let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
-        ensure!(versions.len() == 2, "the registry knows {versions:?}");
+        ensure!(versions.len() == 2, "the registry has {versions:?}");
         let (kafka, topic) = (stack.kafka_bootstrap()?, events::orders::CANCELLED.name);
         let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
         ensure!(written.len() == 2, "records were written with the schemas {written:?}");
@@ -193,7 +195,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
     .await
 }
 
-/// The ids of the schemas that a topic's records were written with.
+/// The ids of the schemas with which a topic's records were written.
 fn schema_ids(kafka: &str, topic: &str) -> Result<BTreeSet<u32>> {
     let reader = create_consumer(kafka, "evolution")?;
     let (mut positions, mut left) = (TopicPartitionList::new(), 0);

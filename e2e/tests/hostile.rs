@@ -1,5 +1,5 @@
-//! Hostile requests: each is refused with a clear 4xx, at once, nothing is stored, and the service
-//! is as well as before.
+//! Hostile requests: each is refused at once with a clear 4xx, nothing is stored, and the service
+//! continues as before.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::fixture::{Fixture, TIMEOUT, basket, rich_customer, with_shared_fixture};
 
-/// Generous: other tests share the machine.
+/// A long timeout: other tests share the machine.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn assert_refused(
@@ -31,7 +31,7 @@ async fn assert_refused(
         let answer = client.send(method.clone(), url, key, Some(body.clone())).await?;
         Ok((answer, began.elapsed()))
     };
-    // The disk stands still, and nothing was stored.
+    // The disk stalled, and nothing was stored.
     let is_unavailable = |answered: &Result<(HttpResponse, Duration)>| {
         answered
             .as_ref()
@@ -39,7 +39,7 @@ async fn assert_refused(
     };
     let (answer, took) =
         retry_while(TIMEOUT, ask, is_unavailable).await.with_context(|| shown.clone())?;
-    ensure!((400..500).contains(&answer.status), "{shown} was answered {answer}");
+    ensure!((400..500).contains(&answer.status), "{shown} got the response {answer}");
     ensure!(took < RESPONSE_TIMEOUT, "{shown} took {took:?}");
     ensure!(answer.content_type == "application/problem+json", "{shown}: {}", answer.content_type);
     let problem: Value = answer.json()?;
@@ -63,7 +63,7 @@ fn line(sku: &str, quantity: Value) -> Value {
 async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not_stored()
 -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {
-        // Nobody else's, so that its orders can be counted.
+        // A customer of this test alone, so that the orders can be counted.
         let customer = Uuid::now_v7();
         let url = format!("{}/orders", client.addresses.apis["order"]);
         let cap = || line("wool-cap", json!(1));
@@ -97,7 +97,7 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
             let answer =
                 assert_refused(client, Method::POST, &url, Some(&key), order.to_string().into())
                     .await?;
-            assert_eq!(problem_field(&answer)?, named, "{order} was answered {answer}");
+            assert_eq!(problem_field(&answer)?, named, "{order} got the response {answer}");
         }
         for (order, named) in [
             (json!({ "customer_id": "me", "lines": [cap()] }), "customer_id"),
@@ -107,7 +107,7 @@ async fn an_order_that_breaks_a_rule_is_refused_by_the_name_of_the_field_and_not
         ] {
             let answer =
                 assert_refused(client, Method::POST, &url, None, order.to_string().into()).await?;
-            assert_eq!(problem_field(&answer)?, named, "{order} was answered {answer}");
+            assert_eq!(problem_field(&answer)?, named, "{order} got the response {answer}");
         }
         let stored: Value = client.get("order", &format!("/orders?customer_id={customer}")).await?;
         assert_eq!(stored["orders"].as_array().map(Vec::len), Some(0), "{stored}");
@@ -136,7 +136,7 @@ async fn malformed_requests_are_refused_and_the_service_goes_on() -> Result<()> 
         assert_refused(client, Method::POST, &url, Some(&long_key), whole.clone().into()).await?;
         assert_refused(client, Method::POST, &url, Some("two words"), whole.clone().into()).await?;
         assert_refused(client, Method::PUT, &url, None, whole.clone().into()).await?;
-        assert_refused(client, Method::POST, &format!("{url}/nobody/cancel"), None, vec![]).await?;
+        assert_refused(client, Method::POST, &format!("{url}/none/cancel"), None, vec![]).await?;
         assert_refused(client, Method::POST, &format!("{url}/{customer}/cancel"), None, vec![])
             .await?;
         let none: Option<Value> = client.find("order", &format!("/orders/{customer}")).await?;

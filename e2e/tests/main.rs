@@ -1,4 +1,4 @@
-//! What is proved on the native stack, and of the whole workspace.
+//! The proofs on the native stack, and the checks of the whole workspace.
 
 mod structure;
 mod launcher;

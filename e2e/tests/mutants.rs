@@ -1,4 +1,5 @@
-//! The seeded bugs themselves run by `make mutants`, which takes forty minutes; here, that they can.
+//! `make mutants` runs the mutants, which takes forty minutes. These tests only check that every
+//! patch applies.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -27,7 +28,7 @@ fn every_mutant_applies_and_names_what_it_breaks_and_what_catches_it() -> Result
             .args(["apply", "--check", "-C1"])
             .arg(&patch)
             .current_dir(&root)
-            // A copy of the checkout may lie in another one's target.
+            // A copy of the checkout may be inside another checkout's target.
             .env("GIT_CEILING_DIRECTORIES", root.parent().unwrap_or(&root))
             .output()?;
         let error = String::from_utf8_lossy(&applies.stderr).into_owned();

@@ -1,5 +1,5 @@
-//! `make service` keeps its word: what it writes under a throw-away name builds without a warning,
-//! passes its own tests, survives its own outage on a stack of its own, and leaves the tree in shape.
+//! A service that `make service` generates builds without a warning, passes its own tests, survives
+//! its own outage on a stack of its own, and keeps the structure rules.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use crate::fixture::without_fixture;
 
-/// What a new service may change outside of its folder.
+/// The number of files outside its folder that a new service may change.
 const CHANGED_FILES_MAX: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Result<()> {
     let scratch = Worktree::create("service").await?;
-    // A fork may have a parcel service by now.
+    // A fork may already have a parcel service.
     let names = ["parcel".to_string()].into_iter().chain((2..).map(|n| format!("parcel{n}")));
     let free = |name: &String| !scratch.root.join("services").join(name).exists();
     let name = names.take(100).find(free).context("a free name")?;
@@ -35,7 +35,7 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
     without_fixture(async || {
         let cargo = "cargo test --workspace --profile ci --locked";
         let own = format!("{cargo} --bin {name}");
-        // And what is quick of the others: no test may take for granted who is there.
+        // Also the quick tests of the other crates: no test may assume a fixed list of services.
         let unit = format!("{cargo} --lib -- checker::orders launcher:: new_service::");
         let all = format!("{cargo} --test main -- {name}:: structure:: manifests::");
         let tests = format!("{own} && {unit} && {all}");
@@ -70,7 +70,7 @@ fn the_template_wires_what_stock_wires_but_for_commands() -> Result<()> {
     Ok(())
 }
 
-/// `make openapi` writes those of services, and the template is none.
+/// `make openapi` writes the files of services, and the template is not a service.
 #[test]
 fn the_template_describes_its_answers_as_stock_does() -> Result<()> {
     let described = |file: &str| -> Result<[Value; 2]> {

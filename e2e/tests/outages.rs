@@ -1,5 +1,5 @@
-//! Outages: whoever is away, orders are accepted as long as the order service and its database are
-//! there, and all end once everybody is back.
+//! Outages: orders are accepted as long as the order service and its database run, and all orders
+//! end when every component is back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::fixture::{
     with_unverified_fixture,
 };
 
-/// What `make outage` does, in short: a load, one kill, the checker.
+/// A short version of `make outage`: a load, one kill, the checker.
 async fn kill_under_load(victim: &str) -> Result<()> {
     with_unverified_fixture(async |Fixture { stack, client }| {
         let outage = Outage {
@@ -78,7 +78,7 @@ async fn the_database_of_payment_killed_under_load_costs_no_order_and_refuses_no
     kill_under_load("payment-db").await
 }
 
-/// Here clients are left without an answer; the same key tells them, and nothing happens twice.
+/// Here clients get no response; the same key settles the outcome, and nothing happens twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn order_killed_under_load_leaves_no_outcome_unknown_for_ever() -> Result<()> {
     kill_under_load("order").await
@@ -90,7 +90,7 @@ async fn the_database_of_order_killed_under_load_leaves_no_outcome_unknown_for_e
     kill_under_load("order-db").await
 }
 
-/// As when the machine stops: nobody is left who could go on, and all start at the same time.
+/// As after a power failure: no component survives, and all start at the same time.
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_killed_at_once_under_load_loses_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -110,7 +110,7 @@ async fn everything_killed_at_once_under_load_loses_nothing() -> Result<()> {
     .await
 }
 
-/// Also by an order service that starts while everything it needs but its database is away.
+/// This includes an order service that starts while everything except its database is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_are_back()
 -> Result<()> {
@@ -128,7 +128,7 @@ async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_ar
     .await
 }
 
-/// A service that grew beyond what it is given would be killed for it, and again after each start.
+/// A service above its memory limit would be killed, and again after each start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_of_the_largest_events_needs_no_more_memory_than_docker_compose_gives()
 -> Result<()> {
@@ -161,7 +161,8 @@ async fn a_backlog_of_the_largest_events_needs_no_more_memory_than_docker_compos
     Ok(())
 }
 
-/// Under load: second instances join, the first ones are killed and come back, the second ones leave.
+/// Under load, second instances join, the first ones are killed and restarted, and the second ones
+/// leave.
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_join_die_and_leave_under_load_lose_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -226,7 +227,7 @@ async fn of_two_instances_of_everything_one_killed_every_3_s_nothing_is_lost_and
     .await
 }
 
-/// Exactly one relay is active, by its own word, and both instances have partitions to read.
+/// Exactly one relay is active, by its metrics, and both instances have partitions to read.
 async fn wait_until_shared_by_two(stack: &Stack, service: &str) -> Result<()> {
     wait_until_one_relays(stack, service).await?;
     let what = format!("two instances of {service} to share the partitions");
@@ -241,7 +242,7 @@ async fn wait_until_shared_by_two(stack: &Stack, service: &str) -> Result<()> {
     .await
 }
 
-/// The first one may have died between its answer and the second one's: asked until it is quiet.
+/// The first one may have died between the two reads: they are repeated until the result is stable.
 async fn wait_until_one_relays(stack: &Stack, service: &str) -> Result<()> {
     eventually(&format!("one relay of {service} to be active"), TIMEOUT, async || {
         let active = active_relays(stack, &Client::for_stack(stack)?, service).await?;

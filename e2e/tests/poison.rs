@@ -1,4 +1,5 @@
-//! What can lie in a topic: poison, strangers, and everything once more from the beginning.
+//! Records that do not belong into a topic: poison, foreign records, and everything a second time
+//! from the beginning.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,19 +23,20 @@ use crate::fixture::{
     with_exclusive_fixture,
 };
 
-/// How long poison may hold up what lies behind it. A schema that nobody can tell takes some seconds,
-/// once; a client that is of no more use is replaced after thirty.
+/// How long poison may block the records behind it. A schema that the registry cannot resolve takes
+/// some seconds, once; a stuck client is replaced after thirty.
 const BLOCKED_MAX: Duration = Duration::from_secs(25);
 
-/// What a topic takes by Kafka's default, and room for the key, the headers and the batch around it.
+/// The largest record that a topic accepts by Kafka's default, less room for key, headers and
+/// batch.
 const TOPIC_RECORD_BYTES_MAX: usize = 1024 * 1024;
 const RECORD_OVERHEAD_BYTES: usize = 2 * 1024;
 
-/// So many of each topic, one after the other.
+/// This number of records in each topic, one after the other.
 const LARGE_RECORDS: i32 = 4;
 
-/// Of what is fetched ahead 1 MiB lies ready in Kafka's client and 16 MiB are with us, at most. A few
-/// copies of what is being handled may be alive at a time.
+/// Bound of the prefetch: 1 MiB in Kafka's client and 16 MiB in ours. A few copies of the records
+/// in progress may exist at a time.
 const GROWTH_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +44,7 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
 -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let before = stack.status().await?;
-        // Whatever partition an order's events go to, poison comes before them and among them.
+        // Poison precedes the events of an order in every partition, and lies between them.
         let poisoned = AtomicBool::new(false);
         let poisoning = async {
             let positions = poison_all_topics(client, true).await;
@@ -78,7 +80,7 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
                     Ok(letters)
                 })
                 .await?;
-                // Other tests have left letters of other kinds.
+                // Other tests have left dead letters of other kinds.
                 let ours = dead_letters.iter().filter(|(of, partition, offset, ..)| {
                     of == topic.name && positions[topic.name].contains(&(*partition, *offset))
                 });
@@ -110,7 +112,8 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
     .await
 }
 
-/// F27. As large as a topic takes, in every topic that somebody reads: many times what an event is.
+/// F27. Records of the largest size, in every topic with subscribers: many times the size of an
+/// event.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_stays_bounded()
 -> Result<()> {

@@ -1,4 +1,4 @@
-//! What operators ask for beside republishing: the read model made anew, and a saga shown.
+//! Operator commands beside republishing: the read model is rebuilt.
 
 use anyhow::{Context, Result, ensure};
 use chassis::event::avro::frame;
@@ -16,7 +16,7 @@ use crate::fixture::{
     without_unexpected_exits,
 };
 
-/// What a service says there is to buy, by SKU.
+/// The items of a service, by SKU.
 async fn items(client: &Client, service: &str) -> Result<Vec<(String, i64, i64)>> {
     let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
     let sql = "select sku, price_cents, version from items order by sku";
@@ -32,7 +32,7 @@ async fn send_undecodable_item(client: &Client, sku: &str, partition: Option<i32
     Ok(())
 }
 
-/// Rebuilds. Kafka or the registry may stand still for longer than that waits for them.
+/// Rebuilds. Kafka or the registry may stall for longer than a rebuild waits for them.
 async fn rebuild(client: &Client) -> Result<Value> {
     let is_unavailable = |result: &Result<Value>| {
         result.as_ref().is_err_and(|refusal| refusal.to_string().contains(TOPIC_UNAVAILABLE))
@@ -40,10 +40,10 @@ async fn rebuild(client: &Client) -> Result<Value> {
     retry_while(TIMEOUT, async || e2e::admin::rebuild::run(client).await, is_unavailable).await
 }
 
-/// What a rebuild says of a topic that it can't read for now.
+/// The message of a rebuild whose topic cannot be read for now.
 const TOPIC_UNAVAILABLE: &str = "The topic can't be read now";
 
-/// Rebuilds, which has to remove, repair and keep so many.
+/// Rebuilds, and checks how many items were removed, repaired and kept.
 async fn assert_rebuilt(client: &Client, counts: [u64; 3]) -> Result<()> {
     let rebuilt = rebuild(client).await?;
     let done = ["removed", "repaired", "kept"].map(|name| rebuilt[name].as_u64());
@@ -59,10 +59,11 @@ async fn a_corrupted_read_model_is_rebuilt_from_its_topic_while_orders_go_on() -
         ensure!(before.len() > 10 && before == items(client, "stock").await?);
         for corruption in [
             "delete from items where sku in (select sku from items where sku > 'd' order by sku limit 3)",
-            // The right version, and one that stock has yet to reach: no later event repairs these.
+            // The correct version, and one that stock has not reached: no later event repairs these
+            // rows.
             "update items set price_cents = price_cents + 1 where sku = 'wool-cap'",
             "update items set version = 99, name = 'Wrong' where sku = 'ships-biscuit'",
-            "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)",
+            "insert into items values ('removed', 'Removed', 1, 'EUR', 1)",
         ] {
             sqlx::query(corruption).execute(&mut db).await?;
         }
@@ -103,14 +104,14 @@ async fn a_corrupted_read_model_is_rebuilt_from_its_topic_while_orders_go_on() -
     .await
 }
 
-/// As after a registry was restored without the newest schema: what the topic says of an item is there,
-/// and can't be read.
+/// As after a registry was restored without the newest schema: the topic has a record of an item,
+/// and it cannot be decoded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodable() -> Result<()> {
     with_exclusive_fixture(async |Fixture { client, .. }| {
         let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
         client.put_item("unread", "Unread", 1).await?;
-        eventually("the item to be known", TIMEOUT, async || {
+        eventually("the order service to have the item", TIMEOUT, async || {
             ensure!(items(client, "order").await? == items(client, "stock").await?);
             Ok(())
         })
@@ -126,11 +127,11 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
         }
         assert_rebuilt(client, [0, 0, 2]).await?;
 
-        // Where there is no row, what can be read is better than nothing.
+        // If there is no row, a decodable record is better than nothing.
         sqlx::query("delete from items where sku like 'unread%'").execute(&mut db).await?;
         assert_rebuilt(client, [0, 1, 0]).await?;
 
-        // What comes after such a record and can be read is believed again.
+        // A decodable record after such a record counts again.
         sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
         client.put_item("unread", "Unread", 2).await?;
         eventually("the newer record to be consumed", TIMEOUT, async || {
@@ -138,7 +139,7 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
         })
         .await?;
 
-        // Of records in different partitions, as after some were added, nobody knows which came last.
+        // Records in different partitions, as after partitions were added, have no order.
         for partition in 0..events::stock::ITEMS.partitions {
             send_undecodable_item(client, "unread", Some(partition)).await?;
         }
@@ -156,7 +157,8 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
     .await
 }
 
-/// As after the broker lost its disk, or the registry its schemas: what is known is all there is.
+/// As after the broker lost its disk, or the registry its schemas: the stored items are all there
+/// is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_without_readable_items_changes_nothing_and_gives_the_reason() -> Result<()> {
     let _permit = stack_permit().await?;
@@ -168,7 +170,7 @@ async fn a_rebuild_without_readable_items_changes_nothing_and_gives_the_reason()
         let known = "insert into items values ('known', 'Known', 1, 'EUR', 1)";
         sqlx::query(known).execute(&mut db).await?;
         let refused = async |problem: &str| -> Result<()> {
-            let error = rebuild(&client).await.err().context("it is rebuilt")?;
+            let error = rebuild(&client).await.err().context("the rebuild must fail")?;
             ensure!(
                 error.to_string().contains(&format!("409 {{\"type\":\"/problems/{problem}\"")),
                 "{error}"
@@ -185,8 +187,8 @@ async fn a_rebuild_without_readable_items_changes_nothing_and_gives_the_reason()
     .await
 }
 
-/// The rebuild is held in its last step, before it writes what it read: at a row that it is about to
-/// remove. Whoever writes an item now, as the consumer does, has to wait for it.
+/// The rebuild is blocked in its last step, before it writes the items that it read: at a row that
+/// it is about to remove. The consumer, which writes an item now, has to wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it() -> Result<()> {
     with_exclusive_fixture(async |Fixture { client, .. }| {
@@ -194,10 +196,10 @@ async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it
         let mut observer = PgConnection::connect(url).await?;
         let mut locker = PgConnection::connect(url).await?;
         let mut writer = PgConnection::connect(url).await?;
-        let nobodys = "insert into items values ('nobodys', 'Nobody''s', 1, 'EUR', 1)";
-        sqlx::query(nobodys).execute(&mut observer).await?;
+        let removed = "insert into items values ('removed', 'Removed', 1, 'EUR', 1)";
+        sqlx::query(removed).execute(&mut observer).await?;
         let mut held = locker.begin().await?;
-        let hold = "select from items where sku = 'nobodys' for update";
+        let hold = "select from items where sku = 'removed' for update";
         sqlx::query(hold).execute(&mut *held).await?;
 
         let meanwhile = async {
@@ -217,7 +219,7 @@ async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it
         let name: String = sqlx::query_scalar("select name from items where sku = 'wool-cap'")
             .fetch_one(&mut observer)
             .await?;
-        ensure!(name == "Newer", "it is {name} again");
+        ensure!(name == "Newer", "the name is {name} again");
         let again = rebuild(client).await?;
         ensure!(again["repaired"] == 1, "{again}");
         Ok(())
@@ -225,7 +227,7 @@ async fn an_item_written_during_the_last_step_of_a_rebuild_is_not_set_back_by_it
     .await
 }
 
-/// Waits until so many sessions of a database wait for locks.
+/// Waits until this number of sessions of a database waits for locks.
 async fn wait_for_lock_waiters(db: &mut PgConnection, enough: impl Fn(i64) -> bool) -> Result<()> {
     eventually("sessions to wait for a lock", TIMEOUT, async || {
         let waiting: i64 = sqlx::query_scalar(

@@ -1,5 +1,5 @@
-//! Faults of what is delivered: late, again, from the beginning, or impossible. They leave dead letters
-//! behind, so they run after those that count letters: tests run in order of their names.
+//! Faults of delivery: late, again, from the beginning, or impossible. They leave dead letters
+//! behind, so they run after tests that count dead letters: tests run in order of their names.
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
@@ -21,7 +21,7 @@ async fn rows_of_all_services(client: &Client) -> Result<Vec<(String, String)>> 
     Ok(all.into_iter().flatten().collect())
 }
 
-/// F19. Payment and stock hear of the cancellation long before they hear of the order.
+/// F19. Payment and stock receive the cancellation long before the order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_order() -> Result<()>
 {
@@ -59,7 +59,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
     .await
 }
 
-/// F19. Whichever of the two answers comes much later, the order waits for it and ends.
+/// F19. If one of the two responses comes much later, the order waits for it and ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -79,7 +79,7 @@ async fn an_order_waits_for_a_delayed_response_and_ends_with_it() -> Result<()> 
             for service in ["payment", "stock"] {
                 wait_until_all_read(client, service).await?;
             }
-            // Their answers are in the topics once nothing waits in their outboxes.
+            // Their responses are in the topics when their outboxes are empty.
             for service in ["payment", "stock"] {
                 wait_until_outbox_empty(client, service).await?;
             }
@@ -125,7 +125,7 @@ async fn every_record_written_again_once_to_three_times_changes_no_row() -> Resu
     .await
 }
 
-/// F25. Those that cannot be are set aside, and nobody behind them waits.
+/// F25. Unprocessable events become dead letters, and no event behind them waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn unprocessable_events_become_dead_letters_and_delay_no_valid_ones() -> Result<()> {
     with_exclusive_fixture(async |Fixture { client, .. }| {

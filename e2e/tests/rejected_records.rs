@@ -1,4 +1,4 @@
-//! One record, one schema, one row that is refused stops itself and nothing else.
+//! One refused record, schema or row blocks only itself.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ use crate::fixture::{
     with_exclusive_fixture,
 };
 
-/// How long others may take beside what is refused.
+/// How long other orders may take meanwhile.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 const READERS: [&str; 2] = ["payment", "stock"];
 
-/// A record with this schema id in every partition of `orders.created`.
+/// Produces a record with this schema id in every partition of `orders.created`.
 async fn send_with_schema(client: &Client, id: u32) -> Result<()> {
     let producer: FutureProducer = kafka::create_producer(client)?;
     for partition in 0..CREATED.partitions {
@@ -42,7 +42,7 @@ async fn send_with_schema(client: &Client, id: u32) -> Result<()> {
     Ok(())
 }
 
-/// Each order is confirmed within the time that others may take.
+/// Places orders that must be confirmed within that time.
 async fn wait_until_others_confirmed(client: &Client, orders: &[Order]) -> Result<()> {
     let deadline = Instant::now() + OTHERS_TIMEOUT;
     for order in orders {
@@ -69,7 +69,8 @@ pub async fn count_dead_letters_at_readers(client: &Client) -> Result<usize> {
     Ok(letters)
 }
 
-/// The readers of `orders.created` ask the registry through a gateway, and start with nothing known.
+/// The readers of `orders.created` use the registry through a gateway, and start without cached
+/// schemas.
 pub async fn with_registry_gateway(
     test: impl AsyncFnOnce(&Fixture, &RegistryGateway) -> Result<()>,
 ) -> Result<()> {
@@ -113,12 +114,12 @@ async fn a_schema_id_that_the_registry_refuses_makes_dead_letters_and_delays_no_
     .await
 }
 
-/// An order that costs more than the rule allows.
+/// An order above the limit of the rule.
 async fn place_large_order(client: &Client) -> Result<Order> {
     client.place_until_accepted(rich_customer(), &[line("deck-lantern", 20)]).await
 }
 
-/// While the rule is there; answers the order that it refuses.
+/// Runs `meanwhile` while the rule exists, and returns the order that it refuses.
 pub async fn while_a_rule_refuses_an_order(
     Fixture { stack, client }: &Fixture,
     meanwhile: impl AsyncFnOnce(&Order) -> Result<()>,

@@ -1,4 +1,4 @@
-//! A broker that lost its disk: what the services remember is all there is, and it is enough.
+//! A broker that lost its disk: the services' rows are all there is, and they are enough.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -16,8 +16,8 @@ use crate::fixture::{
 
 const PENDING_ORDERS: usize = 150;
 
-/// Stock has orders in memory that it read from the old cluster, and handles them when the new one
-/// is there: their places mean nothing in it.
+/// Stock has read orders from the old cluster that it handles when the new one exists: their
+/// offsets mean nothing in the new cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_broker_lost_its_disk_republishing_ends_every_order() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -41,16 +41,16 @@ async fn after_the_broker_lost_its_disk_republishing_ends_every_order() -> Resul
         wait_until_confirmed(client, &orders).await?;
         let verdict = fixture.verify().await?;
         let requested: u64 = republished.iter().map(|(_, count)| count).sum();
-        // Not just as many: what a relay sent before it heard that the cluster was made anew, the
-        // next sends again.
+        // At least as many: the next relay sends again what the previous one sent before it
+        // detected the new cluster.
         ensure!(verdict.republished >= requested, "{} of {requested}", verdict.republished);
         Ok(())
     })
     .await
 }
 
-/// Orders are placed while there is no broker, a service is started anew, and the command is given
-/// twice: events that are in their topics already are repeats.
+/// Orders are placed while there is no broker, a service is restarted, and the command runs twice:
+/// events that are already in their topics are duplicates.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_disk_is_survived_by_restarted_services_and_republishing_twice_is_harmless()
 -> Result<()> {
@@ -69,14 +69,14 @@ async fn a_lost_disk_is_survived_by_restarted_services_and_republishing_twice_is
         let republished = republish::run(stack, &one_key).await?;
         ensure!(republished == [("order", 2), ("payment", 1), ("stock", 1)], "{republished:?}");
         let unknown =
-            RepublishOptions { key: Some("nobody".into()), ..RepublishOptions::default() };
+            RepublishOptions { key: Some("unknown".into()), ..RepublishOptions::default() };
         ensure!(republish::run(stack, &unknown).await.is_err());
         Ok(())
     })
     .await
 }
 
-/// What `docker` says of a container that runs, whichever is asked for; what it is told is written down.
+/// A fake `docker` that reports every container as running and records its arguments.
 const FAKE_DOCKER: &str = r#"#!/bin/sh
 echo "$*" >>"$0.calls"
 case "$*" in
@@ -85,8 +85,8 @@ case "$*" in
 esac
 "#;
 
-/// The fixture's services, as `make republish STACK=…` finds them where something else manages them. Docker
-/// is told to apply the contracts by their container, and kubectl is left to do it.
+/// The fixture's services, as `make republish STACK=…` finds them if another tool manages them. For
+/// compose the contracts are applied by their container, and for Kubernetes by kubectl.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_republish_where_docker_or_kubectl_manages_them() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -121,7 +121,7 @@ async fn services_republish_where_docker_or_kubectl_manages_them() -> Result<()>
             let applied = docker_calls.lines().any(|line| line.ends_with(" -T contracts"));
             ensure!(applied == (elsewhere == "compose"), "{elsewhere}: {docker_calls}");
             let _ = std::fs::remove_file(docker.with_extension("calls"));
-            ensure!(!scratch.join("stack").exists(), "{elsewhere}: nothing is native of it");
+            ensure!(!scratch.join("stack").exists(), "{elsewhere}: no native stack may be created");
         }
         Ok(())
     })

@@ -1,4 +1,5 @@
-//! The saga as its customers see it: how an order can end, and that repeating changes nothing.
+//! The saga as its customers see it: how an order can end, and that repeated requests change
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::fixture::{
     Fixture, TIMEOUT, basket, line, rich_customer, with_exclusive_fixture, with_shared_fixture,
 };
 
-/// The events of an order, in the order in which they became true.
+/// The events of an order, in the order of their decisions.
 async fn event_names(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
     let history: Value = client.get("order", &format!("/orders/{order_id}/history")).await?;
     let events = history["history"].as_array().into_iter().flatten();
@@ -29,7 +30,7 @@ async fn read_state(client: &Client, service: &str, path: &str) -> Result<String
     Ok(found["state"].as_str().unwrap_or_default().to_string())
 }
 
-/// What payment and stock themselves say about an order.
+/// The states of an order according to payment and stock.
 async fn legs(client: &Client, order_id: Uuid) -> Result<(String, String)> {
     Ok((
         read_state(client, "payment", &format!("/payments/{order_id}")).await?,
@@ -108,7 +109,7 @@ async fn an_order_of_more_than_there_is_is_cancelled_and_its_payment_is_refunded
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {
-        // The saga may be quicker than the customer; then it is another test's case.
+        // The saga may be faster than the customer; another test covers that case.
         for _ in 0..20 {
             let placed = client.place_until_accepted(rich_customer(), &basket()).await?;
             let cancelled =
@@ -130,7 +131,7 @@ async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
                 (order.payment.clone(), order.stock.clone())
             );
             let again = client.cancel_until_accepted(order.order_id).await?;
-            assert_eq!(again, order, "to cancel twice changes nothing");
+            assert_eq!(again, order, "a second cancellation changes nothing");
             return Ok(());
         }
         bail!("no order could be cancelled before it was confirmed");
@@ -216,7 +217,7 @@ async fn the_same_key_and_body_are_answered_the_same_and_another_body_is_refused
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_posts_with_one_key_at_once_are_one_order() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {
-        // Nobody else's, so that its orders can be counted.
+        // A customer of this test alone, so that its orders can be counted.
         let (customer, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
         let lines = basket();
         let post = || require_accepted(async || client.place_order(customer, &lines, &key).await);

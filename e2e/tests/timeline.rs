@@ -23,18 +23,18 @@ async fn a_timeline_shows_every_event_of_an_order_and_what_it_waits_for() -> Res
         let text = shown.join("\n");
         for event in ["orders.created", "payments.verified", "stock.reserved", "orders.confirmed"] {
             let line = shown.iter().find(|line| line.contains(event)).context(text.clone())?;
-            // It was as long in the outbox as a commit took, whose disk may stand still.
+            // The time in the outbox is that of a commit, whose disk may stall.
             let was_sent = line.contains(" ms") || line.contains(" s ");
             ensure!(line.contains('@') && was_sent, "{text}");
         }
         ensure!(shown[3].contains("orders.created"), "in time order:\n{text}");
         ensure!(text.contains("status confirmed, payment verified, stock reserved"), "{text}");
-        ensure!(text.ends_with("nothing is waited for"), "{text}");
+        ensure!(text.ends_with("nothing is pending"), "{text}");
         ensure!(shown.iter().all(|line| line.chars().count() <= 100), "{text}");
 
         stack.kill("stock").await?;
         let pending = client.place_until_accepted(rich_customer(), &basket()).await?.order_id;
-        let waits = ["orders.created waits for stock", "the order waits for an answer of stock"];
+        let waits = ["orders.created waits for stock", "the order waits for the response of stock"];
         eventually("payment's answer to be shown", TIMEOUT, async || {
             let text = order_timeline::run(client, pending).await?.join("\n");
             ensure!(waits.iter().all(|wait| text.contains(wait)), "{text}");

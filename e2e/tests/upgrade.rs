@@ -1,4 +1,4 @@
-//! A rolling upgrade and its rollback, under load: two instances of each service, and one at a time is
+//! A rolling upgrade and its rollback under load: two instances of each service, one at a time
 //! replaced by a newer version, then again by the older one. No client may notice.
 
 use std::path::Path;
@@ -17,19 +17,19 @@ use e2e::workload::seed;
 
 use crate::fixture::without_unexpected_exits;
 
-/// Stopping, starting and settling of an instance takes some seconds; there are twelve of them. All of
-/// it is under load, which ends with it.
+/// Stopping and starting an instance takes some seconds, and there are twelve of these steps. The
+/// load covers all of them.
 const LOAD_DURATION: Duration = Duration::from_secs(600);
 
-/// Makes the newer version's database newer too: the order service is served by one with a column
-/// more, whichever version serves.
+/// Gives the newer version a newer database as well: the table of orders has an additional column,
+/// with both versions of the service.
 pub fn add_newer_migration(scratch: &Worktree) -> Result<()> {
     let migration = "alter table orders add column channel text not null default 'web';\n";
     scratch.add_file("services/order/migrations/9000_orders_have_a_channel.sql", migration)
 }
 
-/// Contracts and migrations first, which the older version has to bear; then instance by instance to
-/// the newer version; then back, on the newer schema.
+/// Contracts and migrations first, with the older version running; then one instance after the
+/// other to the newer version; then back, on the newer schema.
 pub async fn upgrade_and_roll_back(newer: &Path) -> Result<()> {
     let stack = Stack::ephemeral()?;
     without_unexpected_exits(&stack, roll_under_load(&stack, newer)).await

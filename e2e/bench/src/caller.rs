@@ -1,7 +1,6 @@
-//! A caller: one kept connection to the order service, over which it posts one order at a time.
-//!
-//! Written on hyper's connection itself: on two cores, whatever the load costs is missing from what
-//! it measures.
+//! A caller: one keep-alive connection to the order service, over which it posts one order at a
+//! time. It uses hyper's connection directly, because the load shares the cores with the stack:
+//! processor time of the load is missing in the measurement.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,12 +15,11 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// What a service calls it when it can't tell whether it has stored something, and how long after that it
-/// is asked again.
+/// The problem type of an unknown outcome, and the delay before the request is repeated.
 const OUTCOME_UNKNOWN: &str = "/problems/outcome-unknown";
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What an order was answered with.
+/// The response to an order.
 #[derive(Debug)]
 pub enum PlaceOutcome {
     Accepted(Uuid),
@@ -39,14 +37,14 @@ impl Caller {
         Caller { address, connection: None }
     }
 
-    /// Posts an order with an Idempotency-Key of its own, and again with the same as long as it is unknown
-    /// whether it was stored, as docs/api.md asks of clients.
+    /// Posts an order with its own Idempotency-Key, and repeats the request while its outcome is
+    /// unknown, as docs/api.md requires of clients.
     pub async fn place(&mut self, body: Bytes) -> Result<PlaceOutcome> {
         let key = Uuid::now_v7().to_string();
         let mut in_doubt = false;
         loop {
             match self.post(&key, body.clone()).await? {
-                // That speaks of this attempt alone.
+                // That applies to this attempt only.
                 Some(PlaceOutcome::Refused) if in_doubt => {}
                 Some(answer) => return Ok(answer),
                 None => in_doubt = true,
@@ -55,7 +53,7 @@ impl Caller {
         }
     }
 
-    /// What was answered; `None` where that is unknown.
+    /// The response; `None` if the outcome is unknown.
     async fn post(&mut self, key: &str, order: Bytes) -> Result<Option<PlaceOutcome>> {
         let mut connection = match self.idle_connection().await {
             Some(kept) => kept,
@@ -72,7 +70,8 @@ impl Caller {
         self.connection = Some(connection);
         match head.status {
             StatusCode::CREATED => {
-                let location = head.headers.get(header::LOCATION).context("201 without a place")?;
+                let location =
+                    head.headers.get(header::LOCATION).context("201 without a Location")?;
                 let order_id = location.to_str()?.rsplit('/').next().unwrap_or_default();
                 Ok(Some(PlaceOutcome::Accepted(order_id.parse()?)))
             }
@@ -84,8 +83,8 @@ impl Caller {
         }
     }
 
-    /// The connection of the order before, unless the service has closed it, as it does with those of
-    /// age.
+    /// The connection of the previous order, unless the service has closed it, as it does with old
+    /// connections.
     async fn idle_connection(&mut self) -> Option<SendRequest<Full<Bytes>>> {
         let mut kept = self.connection.take()?;
         kept.ready().await.ok()?;

@@ -1,7 +1,8 @@
-//! When orders end: read from Kafka, where the order service publishes it.
+//! Detects when orders end, from the order service's events in Kafka.
 //!
-//! An order counts as ended when its `orders.confirmed` or `orders.cancelled` has come here, which is
-//! later than the decider's commit: by the relay, and by Kafka. The commit itself is asked of Postgres.
+//! An order has ended when its `orders.confirmed` or `orders.cancelled` arrives here. That is later
+//! than the commit by the time of the relay and of Kafka. The time of the commit itself comes from
+//! Postgres.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,11 +19,11 @@ use uuid::Uuid;
 
 const COMPLETION_TOPICS: [&str; 2] = ["orders.confirmed", "orders.cancelled"];
 
-/// An order that has not ended by then counts as lost.
+/// An order that has not ended after this time counts as lost.
 pub const COMPLETION_TIMEOUT: Duration = Duration::from_secs(60);
 
 enum Slot {
-    /// Its end came before its answer.
+    /// The end of the order arrived before the response.
     Completed(Instant),
     Waiting(oneshot::Sender<Instant>),
 }
@@ -35,13 +36,13 @@ struct CompletionTable {
     stopped: AtomicBool,
 }
 
-/// Reads along for as long as it lives.
+/// Reads the topics for as long as it lives.
 pub struct CompletionWatch {
     table: Arc<CompletionTable>,
 }
 
 impl CompletionWatch {
-    /// Starts at the present end of the topics.
+    /// Starts at the current end of the topics.
     pub fn start(kafka: &str) -> Result<CompletionWatch> {
         let reader = kafka::create_consumer(kafka, "bench")?;
         let mut assignment = TopicPartitionList::new();
@@ -61,7 +62,7 @@ impl CompletionWatch {
         Ok(CompletionWatch { table })
     }
 
-    /// Waits for the end of an order; answers when it came.
+    /// Waits for the end of an order, and returns its time.
     pub async fn wait_for(&self, order_id: Uuid) -> Result<Instant> {
         let awaited = {
             let mut slots = self.table.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +78,7 @@ impl CompletionWatch {
         Ok(ended?)
     }
 
-    /// How many orders were confirmed and cancelled so far.
+    /// The number of confirmed and cancelled orders so far.
     pub fn counts(&self) -> (u64, u64) {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (of(&self.table.confirmed), of(&self.table.cancelled))

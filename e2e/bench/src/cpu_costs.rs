@@ -1,4 +1,5 @@
-//! What the machine spent: processor time by process, memory, bytes on loopback and on disk.
+//! The resources that the machine spent: processor time by process, memory, bytes on loopback and
+//! on disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,17 +13,17 @@ use e2e::launcher::proc_fs::ProcessIdentity;
 use e2e::launcher::topology::SERVICES;
 use sqlx::{Connection, PgConnection};
 
-/// The name under which this program itself is counted.
+/// The name of this program in the results.
 pub const LOAD_GENERATOR: &str = "load";
 
-/// Sums since the start of everything; the difference of two is what was spent between them.
+/// Sums since the start; the difference of two is the cost of the time between them.
 #[derive(Clone, Debug)]
 pub struct Costs {
-    /// When the processor times were read, all of them within milliseconds.
+    /// The time when the processor times were read, all of them within milliseconds.
     pub at: DateTime<Utc>,
-    /// Of each component, with its ended children, in microseconds.
+    /// The processor time of each component and its exited children, in microseconds.
     pub cpu_micros: BTreeMap<String, f64>,
-    /// Of everything on this machine, the stack or not.
+    /// The processor time of everything on this machine.
     pub busy_micros: f64,
     pub loopback_bytes: f64,
     /// Write-ahead log and databases; Kafka's log.
@@ -68,7 +69,7 @@ impl Costs {
         })
     }
 
-    /// What was spent since `earlier`.
+    /// The cost since `earlier`.
     pub fn since(&self, earlier: &Costs) -> Costs {
         let spent = |(name, micros): (&String, &f64)| {
             (name.clone(), micros - earlier.cpu_micros.get(name).copied().unwrap_or_default())
@@ -94,7 +95,8 @@ impl Costs {
     }
 }
 
-/// What each component holds now. Slow, since it reads every page: not for use within a measurement.
+/// The memory of each component. This is slow, since it reads every page: not for use during a
+/// measurement.
 pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
     let held = stack.status().await?.into_iter();
     let mut held: Vec<_> =
@@ -106,8 +108,8 @@ pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
     Ok(sum_by_component(held))
 }
 
-/// What Java's compilers have taken so far, of all components. A thread of theirs that ends takes with it what
-/// it took.
+/// The processor time of Java's compiler threads of all components so far. A thread that exits
+/// takes its time with it.
 pub async fn jit_cpu_time(stack: &Stack) -> Result<Duration> {
     let components = stack.status().await?.into_iter();
     let living = components.filter_map(|component| component.pid).map(ProcessIdentity::from_pid);
@@ -126,7 +128,7 @@ fn sum_by_component(figures: impl IntoIterator<Item = (String, f64)>) -> BTreeMa
     sums
 }
 
-/// All processor time but idling and waiting for disks; hundredths of a second, as everywhere.
+/// All processor time except idling and waiting for disks, in hundredths of a second as everywhere.
 fn busy_micros() -> Result<f64> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu "));
@@ -136,7 +138,7 @@ fn busy_micros() -> Result<f64> {
     Ok([0, 1, 2, 5, 6, 7].iter().filter_map(|nth| ticks.get(*nth)).sum::<f64>() * 10_000.0)
 }
 
-/// Everything sent over loopback since the machine started.
+/// All bytes sent over loopback since the machine started.
 fn loopback_bytes() -> Result<f64> {
     let devices = fs::read_to_string("/proc/net/dev")?;
     let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
@@ -144,12 +146,12 @@ fn loopback_bytes() -> Result<f64> {
     received.context("/proc/net/dev does not show the loopback device")
 }
 
-/// What the files of a directory hold.
+/// The bytes in the files of a directory.
 fn bytes_in(directory: &Path) -> f64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0.0 };
     let bytes = |entry: fs::DirEntry| match entry.metadata() {
         Ok(found) if found.is_dir() => bytes_in(&entry.path()),
-        // Kafka's index files are as long as they may become; only what is written counts.
+        // Kafka's index files are preallocated; only written bytes count.
         Ok(found) if entry.path().extension().is_some_and(|kind| kind == "log") => {
             found.len() as f64
         }
@@ -158,7 +160,7 @@ fn bytes_in(directory: &Path) -> f64 {
     entries.flatten().map(bytes).sum()
 }
 
-/// Processes that want to run, averaged over a minute.
+/// The number of runnable processes, averaged over a minute.
 pub fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or_default()

@@ -1,4 +1,5 @@
-//! The stack that is measured: its items and accounts, the loads on it, and whether its books balance afterwards.
+//! The measured stack: its items and accounts, the loads on it, and the check that its books
+//! balance afterwards.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -32,14 +33,14 @@ const SKU_COUNT: usize = 10_000;
 const PRICE_CENTS: i64 = 1_000;
 const SEED_CONCURRENCY: usize = 256;
 
-/// How often, while it warms up, it is asked what Java's compilers take.
+/// The interval at which the processor time of Java's compilers is read during warm-up.
 const JIT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Below this share of a core, in so many polls in a row, they have settled.
+/// Below this share of a core in this number of consecutive reads, the compilers have settled.
 const JIT_IDLE_SHARE: f64 = 0.03;
 const JIT_IDLE_POLLS: u32 = 2;
 
-/// Until all of an overload has ended.
+/// The timeout for the end of all orders of an overload.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct BenchEnvironment {
@@ -48,26 +49,26 @@ pub struct BenchEnvironment {
     pub yardstick: yardstick::YardstickRunner,
     sku_count: usize,
     pub baseline: Baseline,
-    /// Orders that were accepted since.
+    /// The number of orders accepted since the baseline.
     accepted: AtomicI64,
-    /// No other process creates this stack again meanwhile.
+    /// This lock keeps other processes from creating the same stack.
     _lock: File,
 }
 
-/// Where the accounts of what is measured begin.
+/// The state at the beginning of the measurement.
 pub struct Baseline {
     pub started_at: DateTime<Utc>,
-    /// The sum of the orders that payment never received: the old ones.
+    /// The sum of the orders that payment never received: the preloaded ones.
     unpaid_cents: i64,
 }
 
 impl BenchEnvironment {
-    /// Starts the stack of this name, with items and rich customers; with so many old orders at
-    /// hand, if they are wanted.
+    /// Starts the stack with this name, with items and rich customers, and with this number of
+    /// preloaded orders on request.
     pub async fn open(name: &str, old: Option<i64>, pgbench: bool) -> Result<BenchEnvironment> {
         let lock = lock_exclusive_run(name).await?;
         let directory = state_directory()?.join(name);
-        // Whatever is left behind of an earlier one, be it half deleted.
+        // The remains of an earlier stack, even if partly deleted.
         let left_behind = match Stack::open(&directory) {
             Ok(stack) => stack,
             Err(_) => Stack::new(&directory, Ports::free()?)?,
@@ -100,14 +101,14 @@ impl BenchEnvironment {
         Ok(environment)
     }
 
-    /// Forgets the stack; stopped first, since a cluster with old orders outlives it.
+    /// Deletes the stack. It is stopped first, since a cluster with preloaded orders is kept.
     pub async fn close(self) -> Result<()> {
         self.stack.down().await?;
         preload::detach(&self.stack)?;
         self.stack.clean().await
     }
 
-    /// Items, and money, as far as they are missing.
+    /// Creates the missing items and accounts.
     pub async fn seed(&mut self, skus: usize) -> Result<()> {
         if self.sku_count >= skus {
             return Ok(());
@@ -131,7 +132,7 @@ impl BenchEnvironment {
             let mut db = self.connect_database().await?;
             let known: i64 =
                 sqlx::query_scalar("select count(*) from items").fetch_one(&mut db).await?;
-            ensure!(usize::try_from(known)? >= skus, "it knows {known}");
+            ensure!(usize::try_from(known)? >= skus, "it has {known}");
             Ok(())
         })
         .await?;
@@ -139,7 +140,7 @@ impl BenchEnvironment {
         Ok(())
     }
 
-    /// Lets the order service work with the old orders, or without, and starts a new baseline.
+    /// Switches the preloaded orders on or off, and starts a new baseline.
     pub async fn use_preloaded(&mut self, old: bool) -> Result<()> {
         preload::select_tables(&mut self.connect_database().await?, old).await?;
         let [order, payment, _] = self.books().await?;
@@ -161,15 +162,15 @@ impl BenchEnvironment {
         Ok(load.start(Target { apis, completions, workload }))
     }
 
-    /// Waits until every order of a load that is over has ended.
+    /// Waits until every order of a finished load has ended.
     pub async fn finish(&self, measurements: &Measurements) -> Result<()> {
         let accepted = measurements.accepted.load(Ordering::Relaxed);
         self.accepted.fetch_add(i64::try_from(accepted)?, Ordering::Relaxed);
         self.wait_until_settled().await
     }
 
-    /// Until Java's compilers have seen it all: they take up to half a core until then, and Kafka several
-    /// times as much for each order. Tells how long that was, and what they took in the end.
+    /// Runs a load until Java's compilers have settled, since they take processor time of the
+    /// measurement until then. Returns how long that was, and their share in the end.
     pub async fn warm_up(&self, at_most: Duration) -> Result<String> {
         eprintln!("warming up …");
         let load = self.start_load(Workload::default(), Load::SATURATING)?;
@@ -191,8 +192,8 @@ impl BenchEnvironment {
         Ok(format!("for {seconds} s; Java's compilers took {percent:.1} % of a core in the end"))
     }
 
-    /// Nothing is reported of a stack that lost an order or whose books don't balance. Old orders
-    /// stand in the books alone, which read all there is.
+    /// Refuses to report a stack that lost an order or whose books do not balance. Preloaded orders
+    /// are only in the books, which sum up all orders.
     async fn wait_until_settled(&self) -> Result<()> {
         let mut db = self.connect_database().await?;
         let since = min_id_at(self.baseline.started_at)?;
@@ -204,7 +205,7 @@ impl BenchEnvironment {
             .bind(since)
             .fetch_one(&mut self.connect_database().await?)
             .await?;
-            ensure!(pending == 0, "{pending} have not");
+            ensure!(pending == 0, "{pending} are pending");
             Ok(())
         })
         .await?;
@@ -213,10 +214,14 @@ impl BenchEnvironment {
             .fetch_one(&mut db)
             .await?;
         let accepted = self.accepted.load(Ordering::Relaxed);
-        ensure!(there == accepted, "{accepted} orders were accepted and {there} are there");
+        ensure!(there == accepted, "{accepted} orders were accepted and {there} are stored");
         let [order, payment, _] = self.books().await?;
         let (untaken, before) = (unpaid_cents(&order, &payment)?, self.baseline.unpaid_cents);
-        ensure!(untaken == before, "orders come to {} more than payment took", untaken - before);
+        ensure!(
+            untaken == before,
+            "the totals of orders exceed the payments by {}",
+            untaken - before
+        );
         let dead_letters: i64 =
             sqlx::query_scalar("select count(*) from dead_letters").fetch_one(&mut db).await?;
         ensure!(dead_letters == 0, "{dead_letters} dead letters");
@@ -250,12 +255,12 @@ fn unpaid_cents(order: &Value, payment: &Value) -> Result<i64> {
     Ok(cents(&order["confirmed_cents"])? - cents(&payment["taken_cents"])?)
 }
 
-/// Ids grow with time: no order that was placed later has a smaller one.
+/// Ids grow with time: no later order has a smaller one.
 pub fn min_id_at(at: DateTime<Utc>) -> Result<Uuid> {
     Ok(Uuid::from_u128(u128::try_from(at.timestamp_millis())? << 80))
 }
 
-/// Many requests, a bounded number of them at a time.
+/// Sends many requests, with a bounded number of them at a time.
 async fn run_concurrently(
     requests: impl Iterator<Item = impl Future<Output = Result<()>>>,
 ) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What is measured: each experiment alone takes less than ten minutes, and answers one question.
+//! The experiments: each takes less than ten minutes alone, and answers one question.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -23,7 +23,7 @@ use crate::yardstick::Yardstick;
 pub enum Experiment {
     /// 1 to 1,024 callers, each posting its next order when its last has ended
     Closed,
-    /// Fixed rates, from a quarter of what a closed loop reaches to one and a half times as much
+    /// Fixed rates, from a quarter to one and a half times the rate of a closed loop
     Open,
     /// How fast orders end that waited for stock
     Drain,
@@ -35,7 +35,7 @@ pub enum Experiment {
     Lines,
     /// Empty tables, and ten million old orders
     Old,
-    /// What a stack costs that does nothing
+    /// The cost of an idle stack
     Idle,
 }
 
@@ -44,7 +44,7 @@ const IDLE_DURATION: Duration = Duration::from_secs(30);
 /// How long the yardstick runs, before and after each case.
 const YARDSTICK_DURATION: Duration = Duration::from_secs(5);
 
-/// Rates of the open loop, in hundredths of what the closed one reached.
+/// Rates of the open loop, in percent of the rate of the closed loop.
 const OPEN_LOOP_PERCENTS: [u32; 7] = [25, 50, 75, 90, 110, 125, 150];
 
 impl Experiment {
@@ -81,7 +81,7 @@ impl Experiment {
         Ok(())
     }
 
-    /// Of experiments that differ in what is ordered, or in how many order.
+    /// The cases of an experiment that differ in the workload or in the number of callers.
     fn cases(self, plan: &MeasurementPlan) -> Vec<Case> {
         let many = |name: &str, workload| (name.to_string(), workload, Load::SATURATING);
         let of = |skus| Workload { skus, lines: 1 };
@@ -113,14 +113,15 @@ impl Experiment {
 
 type Case = (String, Workload, Load);
 
-/// One of several, with the yardstick between its cases.
+/// One case of several, with the yardstick between them.
 struct Repeat<'a> {
     environment: &'a mut BenchEnvironment,
     plan: &'a MeasurementPlan,
     report: &'a mut Report,
-    /// There and back by turns, so that tables that grow and a machine that warms up favour no case.
+    /// The cases alternate in direction, so that growing tables and a warming machine favour no
+    /// case.
     reversed: bool,
-    /// As it was before the next case.
+    /// The yardstick after this case is the one before the next.
     tx4: Yardstick,
 }
 
@@ -186,8 +187,8 @@ impl<'a> Repeat<'a> {
         Ok(())
     }
 
-    /// Orders are placed for a while with stock away; then it comes back. What is left of them is less than
-    /// a saga, and nothing else runs: so it is compared with nothing but the peak.
+    /// Orders are placed for a while with stock stopped; then it is started. The remaining work is
+    /// less than a whole saga, and nothing else runs, so it is only compared with the peak.
     async fn run_drain(&mut self) -> Result<()> {
         let peak = self.measure_peak().await?;
         let (environment, load_average) = (&self.environment, cpu_costs::load_average());
@@ -196,7 +197,7 @@ impl<'a> Repeat<'a> {
         sleep(self.plan.duration).await;
         let (measurements, completions) = (load.measurements.clone(), load.completions.clone());
         let placing = tokio::spawn(load.stop());
-        // Those that are on their way are accepted meanwhile.
+        // Orders in flight are accepted meanwhile.
         sleep(Duration::from_secs(1)).await;
         let backlog = measurements.accepted.load(Ordering::Relaxed);
         let started = Instant::now();
@@ -222,7 +223,7 @@ impl<'a> Repeat<'a> {
         for count in if self.reversed { [2, 1] } else { [1, 2] } {
             self.environment.stack.set_instances(count).await?;
             self.environment.stack.up().await?;
-            // The groups' partitions move.
+            // The partitions of the groups move.
             sleep(Duration::from_secs(5)).await;
             let name = format!("{count} of each service");
             self.measure(&name, Workload::default(), Load::SATURATING).await?;
@@ -246,7 +247,7 @@ impl<'a> Repeat<'a> {
     }
 }
 
-/// Looks at the yardstick.
+/// Runs the yardstick.
 async fn measure_yardstick(
     environment: &BenchEnvironment,
     report: &mut Report,
@@ -281,7 +282,7 @@ async fn measure_idle(environment: &BenchEnvironment, report: &mut Report) -> Re
     Ok(())
 }
 
-/// When so many orders have ended.
+/// The time when this number of orders has ended.
 async fn wait_until_ended(completions: &CompletionWatch, count: u64) -> Result<Instant> {
     eventually("orders to end", COMPLETION_TIMEOUT, async || {
         let (confirmed, cancelled) = completions.counts();

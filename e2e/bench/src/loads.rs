@@ -1,5 +1,5 @@
 //! The loads: a closed loop, where each caller posts its next order when its last has ended, and an
-//! open one, where orders are due at a fixed rate whatever becomes of them.
+//! open loop, where orders are due at a fixed rate.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,33 +18,33 @@ use crate::caller::{Caller, PlaceOutcome};
 use crate::completion_watch::CompletionWatch;
 use crate::workload::Workload;
 
-/// As many as an instance of the order service keeps open.
+/// The number of connections that an instance of the order service keeps open.
 pub const CONNECTIONS_MAX: usize = 1_024;
 
-/// Orders of an open loop that wait for a connection, at most: who comes then is turned away by the
-/// load itself, and counted.
+/// The largest number of orders of an open loop that wait for a connection. The load itself drops
+/// the others, and counts them.
 const QUEUED_MAX: usize = 10_000;
 
-/// How long a caller that was refused waits, as `Retry-After` asks of it at least.
+/// The delay of a caller after a refusal: the shortest one that `Retry-After` requests.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The answers to callers, and when they came.
+/// The responses to callers, and their times.
 pub struct Measurements {
     pub accepted: AtomicU64,
     pub refused: AtomicU64,
-    /// Due in the window, and never posted, since too many were waiting.
+    /// Orders due in the window and never posted, since too many were waiting.
     pub dropped: AtomicU64,
-    /// Latencies count from here to there.
+    /// Latencies count inside this window.
     window: Mutex<Option<(Instant, Instant)>>,
     pub post_latency: Mutex<Histogram<u64>>,
     pub completion_latency: Mutex<Histogram<u64>>,
-    /// What was accepted of what was due in the window, and when that was.
+    /// Accepted orders that were due in the window, and the time of their acceptance.
     pub orders: Mutex<HashMap<Uuid, DateTime<Utc>>>,
 }
 
 impl Measurements {
     pub fn new() -> Arc<Measurements> {
-        // To a microsecond up to two minutes, with two digits.
+        // Microseconds up to two minutes, with two significant digits.
         let latencies = || {
             let bounded = Histogram::new_with_bounds(1, 120_000_000, 2);
             Mutex::new(bounded.expect("the bounds are in order"))
@@ -65,7 +65,7 @@ impl Measurements {
         *self.window.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, now + lasting));
     }
 
-    /// Notes how long something took that began at `due`, if that lies in the window.
+    /// Records a latency that began at `due`, if that is inside the window.
     fn record(&self, of: &Mutex<Histogram<u64>>, due: Instant, at: Instant) {
         if self.is_in_window(due) {
             let micros = u64::try_from((at - due).as_micros()).unwrap_or(u64::MAX);
@@ -86,7 +86,7 @@ impl Measurements {
     }
 }
 
-/// Where the load goes, and what it consists of.
+/// The target and the workload of a load.
 #[derive(Clone)]
 pub struct Target {
     /// The APIs of the order service's instances.
@@ -95,13 +95,13 @@ pub struct Target {
     pub workload: Workload,
 }
 
-/// How orders come.
+/// How orders arrive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Load {
-    /// In a closed loop: so many callers, each with one order at a time.
+    /// A closed loop: this number of callers, each with one order at a time.
     Callers(usize),
-    /// In an open one: so many a second. What waits because others are slow counts as slow itself:
-    /// an order's time begins when it is due.
+    /// An open loop: this number of orders a second. An order that waits because others are slow
+    /// counts as slow itself: its time begins when it is due.
     PerSecond(f64),
 }
 
@@ -114,7 +114,7 @@ pub struct RunningLoad {
 }
 
 impl RunningLoad {
-    /// Stops, and waits until every order that was accepted has ended.
+    /// Stops, and waits until every accepted order has ended.
     pub async fn stop(mut self) -> Result<Arc<Measurements>> {
         self.stopping.store(true, Ordering::Relaxed);
         while let Some(ended) = self.callers.join_next().await {
@@ -125,7 +125,7 @@ impl RunningLoad {
 }
 
 impl Load {
-    /// As many as it takes to find the peak, and as many as the order service keeps connections.
+    /// Enough callers to find the peak, and as many as the order service keeps connections.
     pub const SATURATING: Load = Load::Callers(CONNECTIONS_MAX);
 
     pub fn start(self, target: Target) -> RunningLoad {
@@ -195,7 +195,7 @@ async fn run_open_loop(
     Ok(())
 }
 
-/// Says when an order is due, until the load is over.
+/// Emits the due time of each order, until the load is over.
 async fn schedule_orders(
     per_second: f64,
     queue: mpsc::Sender<Instant>,
@@ -218,8 +218,8 @@ async fn schedule_orders(
     Ok(())
 }
 
-/// Posts an order that was due at a time; answers what waits for its end, unless it was refused.
-/// Both note how long it took.
+/// Posts an order that was due at a time. Returns the wait for its end, unless it was refused. Both
+/// record their latency.
 async fn place(
     target: &Target,
     measurements: &Arc<Measurements>,
@@ -251,9 +251,9 @@ pub fn percentile_ms(of: &Mutex<Histogram<u64>>, percent: f64) -> f64 {
     latencies.value_at_quantile(percent / 100.0) as f64 / 1_000.0
 }
 
-/// How many were counted.
+/// The number of recorded values.
 pub fn sample_count(of: &Mutex<Histogram<u64>>) -> Result<u64> {
     let latencies = of.lock().unwrap_or_else(PoisonError::into_inner);
-    ensure!(!latencies.is_empty(), "no order was placed in the time that was measured");
+    ensure!(!latencies.is_empty(), "no order was placed during the measurement");
     Ok(latencies.len())
 }

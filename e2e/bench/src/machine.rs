@@ -1,5 +1,4 @@
-//! What was measured on: the machine, and the settings of what runs there, as they are and not as
-//! they were asked for.
+//! The machine and the effective settings of the stack.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +9,7 @@ use e2e::launcher::artifacts;
 use e2e::launcher::topology::SERVICES;
 use sqlx::{Connection, PgConnection};
 
-/// Titles and what there is to say.
+/// Titles and descriptions.
 pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut note = |what: &str, text: String| found.insert(what.to_string(), text);
@@ -36,7 +35,7 @@ pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, Stri
         let Some(pid) = component.pid else { continue };
         let words = read(&format!("/proc/{pid}/cmdline"));
         let chosen = words.split('\0').filter(|word| word.starts_with("-X"));
-        // Which classes are preloaded matters to a start alone.
+        // The class archives only matter for the start.
         let chosen: Vec<&str> = chosen.filter(|word| !word.contains("Archive")).collect();
         if let Some(home) = words.split('\0').next().and_then(|java| java.strip_suffix("/bin/java"))
         {
@@ -59,13 +58,15 @@ pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, Stri
     Ok(found)
 }
 
-/// Its version, how it was compiled, what was set, and what decides whether a commit survives.
+/// The version of PostgreSQL, its compiler flags, its settings, and those that decide whether a
+/// commit survives.
 ///
 /// # Errors
-/// Refuses settings with which a commit does not survive a crash: such figures cannot be compared.
+/// Settings with which a commit does not survive a crash are an error: such results cannot be
+/// compared.
 async fn describe_postgres(stack: &Stack) -> Result<String> {
     for service in SERVICES {
-        // As the service, for which it may be set otherwise.
+        // As the service's role, which may have settings of its own.
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
         let off: Vec<String> = sqlx::query_scalar(
             "select name from pg_settings
@@ -76,7 +77,7 @@ async fn describe_postgres(stack: &Stack) -> Result<String> {
         ensure!(off.is_empty(), "{service}: without {} nothing is measured", off.join(" and "));
         db.close().await?;
     }
-    // As the superuser, who alone may ask how it was compiled.
+    // As the superuser, the only role that may read the compiler flags.
     let mut db = PgConnection::connect(&stack.maintenance_database_url("order")?).await?;
     let (version, flags, settings): (String, String, String) = sqlx::query_as(
         "select current_setting('server_version'),

@@ -1,8 +1,8 @@
 //! `make bench`: how many sagas a second, how long one takes, and what it costs.
 //!
-//! The native stack with all durability on, a load on the same machine, and beside it, in the same
-//! minutes, the yardstick: what a plain transaction of two inserts does. What counts as completed is
-//! what the decider committed. Nothing is reported of a run that lost an order.
+//! The native stack with full durability, a load on the same machine, and the yardstick at the same
+//! time: a plain transaction of two inserts. Only committed decisions count as completed. A run
+//! that lost an order is not reported.
 //!
 //! - `experiments`: what is measured; `plan`: how often and for how long; `environment`: the stack;
 //!   `measurement`: one measurement on it.
@@ -39,39 +39,40 @@ use crate::report::Report;
 
 #[derive(Parser)]
 struct Arguments {
-    /// Which experiments, if not all
+    /// The experiments; all by default
     #[arg(value_enum)]
     parts: Vec<Experiment>,
     #[arg(long, default_value_t = 3)]
     repeats: u32,
-    /// How long each measurement takes
+    /// The duration of each measurement
     #[arg(long, default_value_t = 8)]
     seconds: u64,
-    /// The load before each measurement
+    /// The duration of the load before each measurement
     #[arg(long, default_value_t = 4)]
     warm_seconds: u64,
-    /// The load before all of them, until Java's compilers have settled, at most
+    /// The longest load before all measurements, until Java's compilers have settled
     #[arg(long, default_value_t = 240)]
     warm_first_seconds: u64,
-    /// So many callers in closed loops, one after the other
+    /// The numbers of callers in closed loops, one after the other
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,1024", value_parser = callers)]
     callers: Vec<usize>,
-    /// So many of long ago, for the experiment `old`; ten million take 13 GB of disk, and are kept
+    /// The number of preloaded orders for the experiment `old`; ten million take 13 GB of disk, and
+    /// are kept
     #[arg(long, default_value_t = 10_000_000)]
     old_orders: i64,
-    /// Where bench.md and bench.json are written
+    /// The directory of bench.md and bench.json
     #[arg(long, default_value = "target/bench")]
     into: PathBuf,
-    /// Measure the yardstick by hand even where pgbench is at hand
+    /// Run the yardstick without pgbench even if it is installed
     #[arg(long)]
     without_pgbench: bool,
-    /// Leave the stack running, for people who want to inspect it
+    /// Leave the stack running for inspection
     #[arg(long)]
     stay: bool,
 }
 
 fn callers(text: &str) -> Result<usize, String> {
-    let count = text.parse().map_err(|_| "that is no number".to_string())?;
+    let count = text.parse().map_err(|_| "it is not a number".to_string())?;
     if (1..=CONNECTIONS_MAX).contains(&count) {
         return Ok(count);
     }
@@ -104,7 +105,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     let mut report = Report::default();
     Report::delete_previous(&arguments.into)?;
-    // Old orders need a stack that has them.
+    // Preloaded orders need a stack that has them.
     let (old, others): (Vec<Experiment>, Vec<Experiment>) =
         parts.into_iter().partition(|part| *part == Experiment::Old);
     for (old, parts) in [(false, others), (true, old)] {

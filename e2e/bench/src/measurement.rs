@@ -1,4 +1,4 @@
-//! One measurement: a load, what the decider committed meanwhile, and what that cost.
+//! One measurement: a load, the decisions committed during it, and their cost.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -16,8 +16,8 @@ use crate::report::Run;
 use crate::workload::Workload;
 
 impl BenchEnvironment {
-    /// Lets a load run for a while, then measures it, then lets it end. What is counted is what the
-    /// decider committed between the two readings of the clock.
+    /// Runs a load for the warm-up, measures it, then lets it end. It counts the decisions
+    /// committed between two readings of the clock.
     pub async fn measure(
         &self,
         name: &str,
@@ -62,7 +62,7 @@ impl BenchEnvironment {
         ] {
             run.set(what, figure);
         }
-        // Of fewer it would be one of the ten slowest.
+        // With fewer orders it would be one of the ten slowest.
         if sample_count(&measurements.completion_latency)? >= 10_000 {
             run.set("end p99.9 ms", percentile_ms(&measurements.completion_latency, 99.9));
         }
@@ -80,9 +80,9 @@ impl BenchEnvironment {
         Ok(run)
     }
 
-    /// How long it took until the decider's commit, in milliseconds and in order, of orders that were
-    /// confirmed: nothing changes their row afterwards. Postgres takes the time of a commit right
-    /// before it flushes it. None, where it does not note it.
+    /// The time until the commit of the decision, sorted, in milliseconds, of confirmed orders:
+    /// their rows do not change afterwards. Postgres takes the time of a commit right before its
+    /// flush. Empty if Postgres does not record it.
     async fn commit_latencies(
         &self,
         measurements: &Measurements,
@@ -108,8 +108,8 @@ impl BenchEnvironment {
         Ok(took)
     }
 
-    /// Orders whose end was committed in a span of time, by the database's clock, which is this machine's;
-    /// whose transaction began in it, where Postgres does not note when it commits.
+    /// The number of decisions committed in a span of time, by the database's clock, which is this
+    /// machine's. If Postgres does not record commit times, the begin of the transaction counts.
     async fn ended_between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<i64> {
         let mut db = self.connect_database().await?;
         let at = if tracks_commit_timestamps(&mut db).await? {
@@ -130,7 +130,7 @@ impl BenchEnvironment {
     }
 }
 
-/// Whether Postgres notes when a transaction commits.
+/// Whether Postgres records commit times.
 async fn tracks_commit_timestamps(db: &mut PgConnection) -> Result<bool> {
     let noted: String = sqlx::query_scalar("show track_commit_timestamp").fetch_one(db).await?;
     Ok(noted == "on")

@@ -1,4 +1,4 @@
-//! How often and for how long each case is measured.
+//! The number and duration of measurements.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ pub struct MeasurementPlan {
     pub repeats: u32,
     pub warm_up: Duration,
     pub duration: Duration,
-    /// Of closed loops.
+    /// The numbers of callers in closed loops.
     pub callers: Vec<usize>,
     pub old_orders: i64,
 }

@@ -1,11 +1,10 @@
-//! Orders of long ago, ten million unless fewer are asked for, in the order service's own tables.
+//! Preloaded orders, ten million by default, in the order service's own tables.
 //!
-//! They are made by SQL on the server, once. The cluster that holds them is kept beside the stacks;
-//! a stack that wants them is lent it, and gives it back. The old rows lie in tables of the same
-//! definition beside the service's own; the two change places within a transaction, while no
-//! order is placed, so the same processes are measured with old orders and without, by turns.
-//! Only the decider's database is filled: what payment and stock keep of an order is found by its
-//! primary key alone, in tables that are narrower.
+//! SQL on the server creates them, once. Their cluster is kept beside the stacks; a stack that
+//! needs them borrows it and returns it. The preloaded rows are in tables of the same definition
+//! beside the service's own. The two are swapped in one transaction, while no order is placed, so
+//! the same processes are measured with and without them in turn. Only the order service's database
+//! is filled: payment and stock only read an order by its primary key, in smaller tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,18 +19,18 @@ use e2e::launcher::directories;
 use e2e::new_service;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-/// With a checkpoint after each step, or the log of all would lie beside the tables.
+/// A checkpoint follows each step, or the whole log would be kept beside the tables.
 const BATCH_ORDERS: i64 = 500_000;
-/// With indexes and history; a gigabyte or two of log comes on top.
+/// The size of one order with indexes and history; one or two gigabytes of log are added.
 const BYTES_PER_ORDER: f64 = 1_000.0;
 
-/// The file that says by which code and which Postgres, lying beside the cluster.
+/// The file with the version of the code and of Postgres, beside the cluster.
 const FINGERPRINT_FILE: &str = "fingerprint";
 
-/// As the service's own migrations make them.
+/// As the service's own migrations create them.
 const TABLES: &str = concat!(include_str!("../../../services/order/migrations/2_order.sql"),);
 
-/// One order a second from the beginning of 2020 on, with ids of their time.
+/// One order a second since the beginning of 2020, with ids of their time.
 const ID_FUNCTIONS: &str = "
     create function aside.at(n bigint) returns timestamptz language sql immutable as
         $$ select '2020-01-01Z'::timestamptz + n * interval '1 s' $$;
@@ -41,11 +40,11 @@ const ID_FUNCTIONS: &str = "
         $$ select ('01930000-0000-7000-8000-'
                    || lpad(to_hex((hashint8(n) & 2147483647) % 10000), 12, '0'))::uuid $$;";
 
-/// Younger orders have larger ids.
+/// Later orders have larger ids.
 const FIRST_NEW_ID: &str = "'0176bb3e-7000-0000-0000-000000000000'";
 
-/// Confirmed, and of two lines, as are those that are measured by default. The indexes are there
-/// meanwhile, so that they are as full as indexes are that grew.
+/// Confirmed orders with two lines, like those of the default workload. The indexes exist while the
+/// rows are inserted, so that their pages are as full as those of indexes that grew.
 const INSERT_ORDERS: &str = r#"
     insert into aside.orders
         (order_id, customer_id, status, payment, stock, total_cents, currency, lines, created_at,
@@ -58,8 +57,8 @@ const INSERT_ORDERS: &str = r#"
            aside.at(n), aside.at(n) + interval '20 ms', aside.id(n, 1), aside.id(n, 2), 2
     from generate_series($1::bigint, $2::bigint) as n"#;
 
-/// How an order began and how it ended. The service writes four lines, and more into each; what
-/// counts here is how many there are in the index.
+/// The first and the last event of an order. The service writes four rows, with more content; only
+/// the number of rows in the index matters here.
 const INSERT_HISTORY: &str = "
     insert into aside.history
         (order_id, event_id, position, event, detail, occurred_at, recorded_at)
@@ -67,7 +66,7 @@ const INSERT_HISTORY: &str = "
     from generate_series($1::bigint, $2::bigint) as n,
          (values (1, 'orders.created'), (2, 'orders.confirmed')) as line (nth, event)";
 
-/// Makes the orders, unless those are still there that this very code and this Postgres made.
+/// Creates the orders, unless this version of the code and of Postgres has created them already.
 pub async fn create(directory: &Path, count: i64) -> Result<()> {
     let versions: Vec<_> = artifacts::versions().collect();
     let postgres = Artifacts::fetch_missing(&|_| {}).await?.postgres_bin.join("postgres");
@@ -102,7 +101,7 @@ pub async fn create(directory: &Path, count: i64) -> Result<()> {
 async fn fill(url: &str, count: i64) -> Result<()> {
     let (mut db, mut other) =
         (PgConnection::connect(url).await?, PgConnection::connect(url).await?);
-    // As the role that owns the service's tables, so that they are owned and granted alike.
+    // As the role that owns the service's tables, so that owner and grants are the same.
     db.execute("set role order_migrator; create schema aside; create schema hand").await?;
     db.execute(ID_FUNCTIONS).await?;
     db.execute(AssertSqlSafe(format!("set search_path = aside; {TABLES}; drop table items")))
@@ -125,7 +124,7 @@ async fn fill(url: &str, count: i64) -> Result<()> {
     Ok(())
 }
 
-/// Gives a stack that does not run the cluster with the old orders, all else in it forgotten.
+/// Gives a stopped stack the cluster with the preloaded orders, and deletes everything else in it.
 pub async fn attach(stack: &Stack) -> Result<()> {
     fs::rename(preload_directory()?, cluster_directory(stack))?;
     stack.up_infrastructure().await?;
@@ -144,7 +143,7 @@ pub async fn attach(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Lets the service work in the tables with the old orders, or in those without.
+/// Switches the service to the tables with the preloaded orders, or to those without.
 pub async fn select_tables(db: &mut PgConnection, old: bool) -> Result<()> {
     let there =
         format!("select exists (select from public.orders where order_id < {FIRST_NEW_ID})");
@@ -162,7 +161,7 @@ pub async fn select_tables(db: &mut PgConnection, old: bool) -> Result<()> {
     Ok(())
 }
 
-/// What a report says of them; reads them all, so that they are in memory as far as they fit.
+/// The description for a report. It reads all rows, so that they are in memory as far as they fit.
 pub async fn describe(db: &mut PgConnection) -> Result<String> {
     select_tables(db, true).await?;
     let (count, cents, bytes): (i64, i64, i64) = sqlx::query_as(
@@ -176,14 +175,14 @@ pub async fn describe(db: &mut PgConnection) -> Result<String> {
         "{count} confirmed orders over {} EUR with {lines} lines of history, {:.1} GB with their \
          indexes; inserted in the order of their ids from `generate_series` with all indexes in \
          place, vacuumed and analyzed, kept for later runs; the order service's tables alone. With \
-         them and without: the tables change places, and nothing is started anew",
+         them and without: the tables are swapped, and no process is restarted",
         cents / 100,
         bytes as f64 / 1e9,
     ))
 }
 
-/// Takes the cluster back from a stack, if it was lent it. One that was killed recovers when it is
-/// started again.
+/// Takes the cluster back from a stack, if the stack borrowed it. A killed cluster recovers at its
+/// next start.
 pub fn detach(stack: &Stack) -> Result<()> {
     stack.kill_all()?;
     if cluster_directory(stack).join(FINGERPRINT_FILE).exists() {
@@ -196,7 +195,7 @@ fn preload_directory() -> Result<PathBuf> {
     Ok(directories::state_directory()?.join("old-orders"))
 }
 
-/// Of the order service's cluster.
+/// The URL of the order service's cluster.
 fn cluster_directory(stack: &Stack) -> PathBuf {
     stack.directory().join("order-db")
 }

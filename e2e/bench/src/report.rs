@@ -1,4 +1,4 @@
-//! What was measured, for people and for machines.
+//! The results, as Markdown and JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,9 +22,9 @@ pub struct Run {
 pub const SAGAS_PER_SECOND: &str = "sagas/s";
 const OUTPUT_FILES: [&str; 2] = ["bench.md", "bench.json"];
 const CPU_PREFIX: &str = "µs/saga ";
-/// How busy the machine was beforehand, and how busy others kept it meanwhile.
+/// The load of the machine before the run, and of other processes during it.
 const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
-/// Each a table of its own.
+/// Each prefix has a table of its own.
 const COST_PREFIXES: [&str; 4] = [CPU_PREFIX, "MB ", "% of a core ", "bytes/saga "];
 
 impl Run {
@@ -32,7 +32,7 @@ impl Run {
         Run { name: name.to_string(), figures: BTreeMap::new() }
     }
 
-    /// The figures that follow from what was spent on so many sagas.
+    /// The figures that follow from the cost of this number of sagas.
     pub fn from_costs(name: &str, spent: &Costs, sagas: f64, seconds: f64) -> Run {
         let mut run = Run::new(name);
         let each = sagas.max(1.0);
@@ -59,8 +59,8 @@ impl Run {
         self.figures.get(what).copied().unwrap_or_default()
     }
 
-    /// Ratios to the yardstick as it was right before and right after, and how far those are apart: where
-    /// that is much, the machine changed meanwhile, and the ratios mean little.
+    /// Ratios to the yardstick right before and right after, and the difference of the two. If that
+    /// is large, the machine changed during the run, and the ratios mean little.
     pub fn relative_to(mut self, before: &Yardstick, after: &Yardstick) -> Run {
         let per_second = f64::midpoint(before.per_second, after.per_second);
         self.set("× tx4", self.get(SAGAS_PER_SECOND) / per_second);
@@ -71,7 +71,7 @@ impl Run {
         self
     }
 
-    /// What is said of it at once.
+    /// The line that is printed after a run.
     pub fn summary_line(&self) -> String {
         let cpu: Vec<String> = self
             .figures
@@ -95,7 +95,7 @@ impl Run {
     }
 }
 
-/// Of all repeats.
+/// The spread of a figure over all repeats.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Spread {
     pub min: f64,
@@ -103,7 +103,7 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// All runs, and what they ran on.
+/// All runs, and their environment.
 #[derive(Debug, Default)]
 pub struct Report {
     pub environment: BTreeMap<String, String>,
@@ -199,7 +199,8 @@ impl Report {
         text
     }
 
-    /// Deletes what an earlier run wrote: where this one fails, nothing is to be taken for its report.
+    /// Deletes the report of an earlier run, so that it is not mistaken for one of this run if this
+    /// run fails.
     pub fn delete_previous(directory: &Path) -> Result<()> {
         for name in OUTPUT_FILES {
             match std::fs::remove_file(directory.join(name)) {
@@ -210,7 +211,7 @@ impl Report {
         Ok(())
     }
 
-    /// Called once no experiment has lost anything.
+    /// Writes the report, after all experiments have passed.
     pub fn write(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory)?;
         let [markdown, json] = OUTPUT_FILES.map(|name| directory.join(name));
@@ -225,7 +226,7 @@ impl Report {
 fn spread(mut figures: Vec<f64>) -> Spread {
     figures.sort_by(f64::total_cmp);
     let last = figures.len() - 1;
-    // Of an even number the mean of the two in the middle.
+    // For an even number, the mean of the two middle values.
     let median = f64::midpoint(figures[last / 2], figures[last.div_ceil(2)]);
     Spread { min: figures[0], median, max: figures[last] }
 }

@@ -1,18 +1,18 @@
-//! What is ordered: bodies of `POST /orders`, drawn by lot.
+//! The bodies of `POST /orders`, drawn at random.
 
 use hyper::body::Bytes;
 use rand::Rng;
 use uuid::Uuid;
 
-/// Accounts that orders are drawn from, each rich enough for everything.
+/// The number of accounts of the orders, each rich enough for every order.
 pub const CUSTOMER_COUNT: u128 = 10_000;
 
 /// How the items of orders are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SkuDistribution {
-    /// Each of so many is as likely as any other.
+    /// Each of this number of items has the same probability.
     Uniform(usize),
-    /// The nth is as likely as 1/n; the sums of that up to each.
+    /// The nth item has a probability proportional to 1/n; this holds the cumulative sums.
     Zipf(&'static [f64]),
 }
 
@@ -26,7 +26,7 @@ impl SkuDistribution {
     }
 }
 
-/// What orders look like.
+/// The shape of orders.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
     pub skus: SkuDistribution,
@@ -86,7 +86,7 @@ mod tests {
             let sku = sku_name(nth).into_bytes();
             drawn.iter().filter(|body| body.windows(sku.len()).any(|part| part == sku)).count()
         };
-        // 1/9.79 and half of that, give or take five standard deviations.
+        // 1/9.79 and half of that, plus or minus five standard deviations.
         assert!((1_830..2_260).contains(&times(0)), "{}", times(0));
         assert!((860..1_190).contains(&times(1)), "{}", times(1));
     }

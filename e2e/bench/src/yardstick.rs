@@ -1,7 +1,7 @@
-//! The yardstick: `tx4`, what a service does that writes an order and its event as one would by
-//! hand. `BEGIN`, two inserts, `COMMIT`, by pgbench with prepared statements, on the very cluster
-//! that the order service uses, with the same settings. Where there is no pgbench, as on a machine
-//! that has nothing of PostgreSQL but what this project fetched, this program does the same itself.
+//! The yardstick: `tx4`, the plain transaction of a service that writes an order and its event by
+//! hand. `BEGIN`, two inserts, `COMMIT`, by pgbench with prepared statements, on the order
+//! service's own cluster with the same settings. Without pgbench, as on a machine with only the
+//! fetched PostgreSQL, this program does the same.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ const DATABASE: &str = "yardstick";
 const CLIENTS: u32 = 16;
 const STATISTICS_DELAY: Duration = Duration::from_millis(300);
 
-/// An order with two lines and the event of it, in sizes like ours; keys that grow, and no index
-/// besides, so that nothing about it is slower than it need be.
+/// An order with two lines and its event, in sizes like ours. Keys grow, and there is no further
+/// index, so that nothing slows it down.
 const TABLES: &str = "
     drop table if exists orders, outbox;
     create table orders (
@@ -32,18 +32,18 @@ const TABLES: &str = "
 const INSERT_ORDER: &str = r#"insert into orders (customer_id, status, total_cents, lines) values ('01930000-0000-7000-8000-000000000000', 0, :cents, '[{"sku": "bench-000001", "quantity": 2, "unit_price_cents": 1000}, {"sku": "bench-000002", "quantity": 1, "unit_price_cents": 1000}]')"#;
 const INSERT_EVENT: &str = "insert into outbox (order_id, topic, body) values (:nth, 'orders.created', decode(repeat('5a', 155), 'hex'))";
 
-/// What the yardstick showed.
+/// The result of the yardstick.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Yardstick {
     pub per_second: f64,
-    /// Of a transaction, at the median; asked for where it is alone.
+    /// The median of a transaction; measured only with one client.
     pub p50_ms: f64,
-    /// Of all of Postgres.
+    /// The processor time of all of Postgres.
     pub postgres_micros: f64,
 }
 
 pub struct YardstickRunner {
-    /// pgbench, and which.
+    /// pgbench with its version, if it is installed.
     program: Option<(PathBuf, String)>,
     script: PathBuf,
     url: String,
@@ -78,7 +78,9 @@ impl YardstickRunner {
     pub fn describe(&self) -> String {
         let by = match &self.program {
             Some((_, version)) => version,
-            None => "this program itself, for want of pgbench (sqlx, prepared statements)",
+            None => {
+                "this program itself, since pgbench is not installed (sqlx, prepared statements)"
+            }
         };
         format!(
             "tx4: begin, insert an order of two lines, insert its event, commit; by {CLIENTS} \
@@ -86,7 +88,7 @@ impl YardstickRunner {
         )
     }
 
-    /// Runs it; alone it is one client, else sixteen.
+    /// Runs the yardstick, with one client or with sixteen.
     pub async fn run(&self, stack: &Stack, lasting: Duration, alone: bool) -> Result<Yardstick> {
         let mut db = PgConnection::connect(&self.url).await?;
         db.execute(TABLES).await?;
@@ -97,14 +99,14 @@ impl YardstickRunner {
             Some((program, _)) => self.run_pgbench(program, clients, lasting).await?,
             None => self.run_in_process(clients, lasting).await?,
         };
-        // Postgres reports what its backends took once it has seen them end.
+        // Postgres reports the times of its backends after they have exited.
         tokio::time::sleep(STATISTICS_DELAY).await;
         let spent = Costs::measure(stack).await?.since(&before);
         let postgres_micros = spent.postgres_micros() / done.max(1.0);
         Ok(Yardstick { per_second, p50_ms, postgres_micros })
     }
 
-    /// How many a second, how many, and their median.
+    /// The rate, the number of transactions, and their median.
     async fn run_pgbench(
         &self,
         program: &Path,
@@ -147,7 +149,7 @@ impl YardstickRunner {
     }
 }
 
-/// One client by hand; answers how many microseconds each transaction took.
+/// One client without pgbench; returns the microseconds of each transaction.
 async fn run_client(mut db: PgConnection, until: Instant) -> Result<Vec<f64>> {
     let (order, event) = (INSERT_ORDER.replace(":cents", "$1"), INSERT_EVENT.replace(":nth", "$1"));
     let mut micros = Vec::new();
@@ -170,7 +172,7 @@ fn parse_number(output: &str, label: &str) -> Result<f64> {
     number.with_context(|| format!("pgbench did not print `{label}`: {output}"))
 }
 
-/// From the log that pgbench writes: of each transaction a line, its microseconds the third word.
+/// Reads the log of pgbench: a line for each transaction, with its microseconds as the third word.
 fn read_log(log: &Path) -> Result<Vec<f64>> {
     let mut micros = Vec::new();
     for entry in std::fs::read_dir(log)? {
@@ -188,7 +190,7 @@ fn median_ms(mut micros: Vec<f64>) -> Result<f64> {
     Ok(micros[micros.len() / 2] / 1_000.0)
 }
 
-/// On the path, or where Debian puts it; and its version.
+/// On the path, or in Debian's directory; and its version.
 fn find_pgbench() -> Option<(PathBuf, String)> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();

@@ -1,9 +1,9 @@
-//! A service's API as it is served, for a fuzzer that sends it whatever bytes it likes.
+//! The served API of a service, for a fuzzer that sends any bytes.
 //!
-//! The real server with the real routes and limits, on loopback. Behind it there is no database: what
-//! is understood is answered 503. So what is fuzzed is how requests are read and refused.
+//! The real server with the real routes and limits, on loopback, without a database behind it: a
+//! valid request gets 503. So the fuzzer tests how requests are parsed and refused.
 //!
-//! A panic anywhere, also one that the service would catch and answer with a 500, ends the fuzzer.
+//! A panic anywhere, even one that the service would catch and turn into a 500, ends the fuzzer.
 
 use chassis::{Commands, Heartbeats, UnitOfWork, commands};
 use std::io::{Read, Write};
@@ -17,8 +17,8 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-/// A server that does not close within this is stuck: a whole request has its answer at once, and
-/// half of one is cut by the client.
+/// A server that does not close the connection within this time is stuck: a complete request gets
+/// its response at once, and the client ends an incomplete one.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A service that is served in this process.
@@ -28,11 +28,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves what `router` makes of a database that is away and of commands that nobody takes.
+    /// Serves the router with an unreachable database and without an executor of commands.
     pub fn new<R: UnitOfWork>(router: impl FnOnce(PgPool, Commands<R>) -> Router) -> Server {
         let runtime = Runtime::new().expect("a runtime");
         let within = runtime.enter();
-        let nowhere = "postgres://nobody@127.0.0.1:1/nothing";
+        let nowhere = "postgres://none@127.0.0.1:1/none";
         let options = PgPoolOptions::new().acquire_timeout(Duration::from_millis(1));
         let db = options.connect_lazy(nowhere).expect("the URL can be read");
         let heartbeat = Heartbeats::new().register("command executor", Duration::from_secs(60));
@@ -49,12 +49,12 @@ impl Server {
         Server { address, _runtime: runtime }
     }
 
-    /// Sends these bytes as a client would, and holds the answers against what is promised: none is a
-    /// server's error, but that the database is away, and the server closes.
+    /// Sends these bytes like a client, and checks the responses: none is a server error except an
+    /// unreachable database, and the server closes the connection.
     pub fn send(&self, bytes: &[u8]) {
         let mut stream = TcpStream::connect(self.address).expect("the server accepts");
         stream.set_read_timeout(Some(CLOSE_TIMEOUT)).expect("a socket");
-        // It may have closed already, with an answer.
+        // The server may already have responded and closed.
         let sent = stream.write_all(bytes).is_ok();
         if sent {
             let _ = stream.shutdown(Shutdown::Write);

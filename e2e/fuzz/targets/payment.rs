@@ -1,4 +1,4 @@
-//! What clients may send to the payment service: any bytes on a connection.
+//! Requests to the payment service: any bytes on a connection.
 
 #![no_main]
 

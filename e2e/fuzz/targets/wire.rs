@@ -1,7 +1,7 @@
-//! A record as Kafka may hold it, of any topic: wire header, then a body.
+//! A record of any topic in Kafka: wire header, then a body.
 //!
-//! Decoding neither panics nor allocates without bound, and what is decoded is the same when it is
-//! written and read once more.
+//! Decoding neither panics nor allocates without bound, and a decoded event is the same after it is
+//! encoded and decoded again.
 
 #![no_main]
 
@@ -20,7 +20,7 @@ fn assert_round_trip<E: Event>(body: &[u8]) {
 }
 
 fn decode(topic: &'static Topic, body: &[u8]) {
-    // What an operator sees of a dead letter.
+    // The content of a dead letter as an operator sees it.
     let _ = topic.codec().decode_json(body);
     match topic.name {
         "orders.created" => assert_round_trip::<orders::OrderCreated>(body),

@@ -17,7 +17,7 @@ pub async fn run(client: &Client) -> Result<Value> {
 pub fn print(rebuilt: &Value) {
     let count = |name: &str| group_digits(rebuilt[name].as_u64().unwrap_or_default());
     println!(
-        "  {} items, as their topic has them: {} repaired, {} removed, {} kept; {} records are no items",
+        "  {} items, equal to their topic: {} repaired, {} removed, {} kept; {} undecodable records",
         count("items"),
         count("repaired"),
         count("removed"),

@@ -17,7 +17,7 @@ use crate::launcher::eventually::eventually;
 use crate::launcher::format::group_digits;
 use crate::launcher::topology::SERVICES;
 
-/// How long a service may not answer: its database may be coming back.
+/// The longest time without a response of a service: its database may be restarting.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -28,10 +28,10 @@ pub struct RepublishOptions {
     /// Only this service
     #[arg(long)]
     pub service: Option<String>,
-    /// Only what was published under this key: an order's id, an item's SKU
+    /// Only events with this key: an order's id, an item's SKU
     #[arg(long)]
     pub key: Option<String>,
-    /// Only what was decided at this time or later, as in 2026-11-20T09:00:00Z
+    /// Only events decided at this time or later, as in 2026-11-20T09:00:00Z
     #[arg(long)]
     pub since: Option<DateTime<Utc>>,
 }
@@ -44,7 +44,7 @@ pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'sta
     let services: Vec<&'static str> = SERVICES.into_iter().filter(of).filter(publishes).collect();
     let named = options.service.as_deref().unwrap_or_default();
     let known = SERVICES.into_iter().filter(publishes).collect::<Vec<_>>().join(" or ");
-    ensure!(!services.is_empty(), "no service `{named}` publishes anything: say SERVICE={known}");
+    ensure!(!services.is_empty(), "no service `{named}` publishes events: set SERVICE={known}");
     if !stack.is_external() {
         tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
         stack.apply_contracts(&programs_directory()?).await?;
@@ -54,12 +54,12 @@ pub async fn run(stack: &Stack, options: &RepublishOptions) -> Result<Vec<(&'sta
     for service in services {
         ensure!(
             stack.is_external() || stack.is_running(service).await?,
-            "{service} does not run, and only it knows what it published: `make start SERVICE={service}`, then republish again"
+            "{service} does not run, and only it can rebuild its events: `make start SERVICE={service}`, then republish again"
         );
         republished.push((service, republish_service(&client, service, options).await?));
     }
     let known = republished.iter().any(|(_, count)| *count > 0) || options.since.is_some();
-    ensure!(known || options.key.is_none(), "nothing was published under this key");
+    ensure!(known || options.key.is_none(), "no event was published with this key");
     Ok(republished)
 }
 
@@ -78,7 +78,7 @@ pub async fn republish_service(
     options: &RepublishOptions,
 ) -> Result<u64> {
     let url = format!("{}/republish", client.addresses.admins[service]);
-    let (mut announced, mut after) = (0, Value::Null);
+    let (mut republished, mut after) = (0, Value::Null);
     let mut reported_at = Instant::now();
     loop {
         let body = json!({ "key": options.key, "since": options.since, "after": after });
@@ -86,7 +86,7 @@ pub async fn republish_service(
         let answer = eventually(&what, RESPONSE_TIMEOUT, async || {
             let body = body.to_string().into_bytes();
             let answer = client.send(Method::POST, &url, None, Some(body)).await?;
-            // A page can be requested again.
+            // A page can be requested again without harm.
             ensure!(answer.status < 500, "{answer}");
             Ok(answer)
         })
@@ -95,17 +95,17 @@ pub async fn republish_service(
             return Ok(0);
         }
         let progress: Value = answer.accepted_json()?;
-        announced += progress["republished"].as_u64().context("a progress counts")?;
+        republished += progress["republished"].as_u64().context("a count of events")?;
         after = progress["next"].clone();
         if after.is_null() {
-            return Ok(announced);
+            return Ok(republished);
         }
         if reported_at.elapsed() > PROGRESS_INTERVAL {
             reported_at = Instant::now();
             let waiting = progress["outbox"].as_i64().unwrap_or_default();
             eprintln!(
                 "{service}: {} events republished, {} wait in its outbox …",
-                group_digits(announced),
+                group_digits(republished),
                 group_digits(waiting)
             );
         }
@@ -113,8 +113,8 @@ pub async fn republish_service(
 }
 
 /// The number of republished events of each service, as lines.
-pub fn print(announced: &[(&'static str, u64)]) {
-    for (service, count) in announced {
+pub fn print(republished: &[(&'static str, u64)]) {
+    for (service, count) in republished {
         println!("  {service:<13} {} events republished", group_digits(*count));
     }
 }

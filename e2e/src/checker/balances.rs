@@ -32,7 +32,7 @@ pub fn check_account(row: &AccountRow, totals: &mut MoneyTotals, findings: &mut 
         (row.deposited_cents, row.balance_cents, row.taken_cents)
     else {
         findings.add(I5, "money", || {
-            format!("customer {}: deposits or payments without account", row.customer_id)
+            format!("customer {}: deposits or payments without an account", row.customer_id)
         });
         return;
     };
@@ -52,7 +52,7 @@ pub fn check_account(row: &AccountRow, totals: &mut MoneyTotals, findings: &mut 
 pub fn check_totals(totals: &MoneyTotals, tally: &Tally, findings: &mut Findings) {
     findings.unless(totals.taken_cents == tally.confirmed_cents, I5, "money", || {
         format!(
-            "taken are {}, confirmed orders come to {}",
+            "payments taken are {}, confirmed orders total {}",
             totals.taken_cents, tally.confirmed_cents
         )
     });
@@ -104,7 +104,7 @@ pub fn check_item(
     let (Some(delivered), Some(available), Some(reserved)) =
         (row.delivered, row.available, row.reserved)
     else {
-        findings.add(I6, "stock", || format!("{sku}: deliveries or reservations without item"));
+        findings.add(I6, "stock", || format!("{sku}: deliveries or reservations without an item"));
         return;
     };
     totals.items += 1;
@@ -127,10 +127,10 @@ pub fn check_item(
         ) == (row.name.as_ref(), row.price_cents, row.currency.as_ref(), row.version)
     };
     findings.unless(newest.is_some_and(|(_, newest)| same(newest)), I8, "item", || {
-        format!("{sku}: the newest record says something else than the row: {newest:?}")
+        format!("{sku}: the newest record differs from the row: {newest:?}")
     });
     findings.unless(known.is_some_and(same), I4, "item", || {
-        format!("{sku}: the order service knows it differently: {known:?}")
+        format!("{sku}: the order service has it as {known:?}")
     });
 }
 

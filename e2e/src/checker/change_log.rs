@@ -1,6 +1,6 @@
 //! The change log: on request, each database records every change of orders, payments,
-//! reservations, accounts and items in a schema of its own, `audit`. The services do not know of
-//! it. It shows a state that was wrong for a moment and correct at the end.
+//! reservations, accounts and items in a schema of its own, `audit`. The services do not use it. It
+//! shows a state that was wrong for a moment and correct at the end.
 //!
 //! A trigger runs once a statement, not once a row, and stores the new values. The old values are
 //! those stored by the change before. So a batch costs one more insert a table.
@@ -80,7 +80,7 @@ pub async fn install(client: &Client) -> Result<()> {
             trigger("deleted", "delete", "old table as stale"),
         );
         let installed = sqlx::raw_sql(AssertSqlSafe(installed)).execute(&mut db).await;
-        installed.with_context(|| format!("{service} cannot watch its {table}"))?;
+        installed.with_context(|| format!("cannot log the changes of {table} of {service}"))?;
         db.close().await?;
     }
     Ok(())

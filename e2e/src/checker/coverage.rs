@@ -63,7 +63,7 @@ impl Situation {
             InboxConflict => "an event delivered a second time",
             Tombstone => "a tombstone before its order",
             LateApproval => "an approval after the cancellation",
-            RelayResend => "a record sent again",
+            RelayResend => "a record sent again by its relay",
         }
     }
 }

@@ -90,8 +90,8 @@ pub fn check_dead_letters(
     findings: &mut Findings,
 ) {
     for DeadLetter { position, service, reason, .. } in dead_letters {
-        findings.unless(expected.contains(position), I10, "set aside", || {
-            format!("{position}: {service} set it aside, and nobody had spoiled it: {reason}")
+        findings.unless(expected.contains(position), I10, "unexpected dead letter", || {
+            format!("{position}: a dead letter of {service}, although the run did not make it unprocessable: {reason}")
         });
     }
 }

@@ -166,10 +166,10 @@ pub(crate) fn decode_record(
         _ => {
             // A topic of a fork: only the time of the decision is known here.
             let again = writer.reader.read_value(&mut &body[..]).map_err(|e| e.to_string())?;
-            let Value::Record(fields) = again else { return Err("it is no record".into()) };
+            let Value::Record(fields) = again else { return Err("it is not a record".into()) };
             let time = fields.into_iter().find(|(name, _)| name == "occurred_at");
             let Some((_, Value::TimestampMicros(micros))) = time else {
-                return Err("it has no occurred_at".into());
+                return Err("it has no field occurred_at".into());
             };
             let occurred_at =
                 DateTime::from_timestamp_micros(micros).ok_or("a time out of range")?;

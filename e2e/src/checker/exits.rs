@@ -8,7 +8,7 @@ use crate::launcher::exit_journal::Exit;
 /// The unexpected exits, as sentences.
 pub fn unexpected_exits(exits: &[Exit]) -> impl Iterator<Item = String> {
     let unexpected = exits.iter().filter(|exit| exit.is_unexpected());
-    unexpected.map(|exit| format!("{} died by itself (I14): it {exit}", exit.name))
+    unexpected.map(|exit| format!("{} exited by itself (I14): it {exit}", exit.name))
 }
 
 /// No process exits unless the run caused it. `caused` is the number of exits that the run caused
@@ -18,7 +18,11 @@ pub fn check_unexpected_exits(exits: &[Exit], caused: usize, findings: &mut Find
     if unexpected.len() > caused {
         for exit in &unexpected {
             findings.add(I14, "died", || {
-                format!("{} {exit}; {} died, {caused} were to", exit.name, unexpected.len())
+                format!(
+                    "{} {exit}; {} processes exited, {caused} were expected to",
+                    exit.name,
+                    unexpected.len()
+                )
             });
         }
     }

@@ -53,7 +53,7 @@ impl<'a> InboxCheck<'a> {
             set_aside |= self.context.dead_letters.contains_for(record.position, self.service);
             findings.unless(record.position.topic().name == row.topic, I7, "inbox", || {
                 format!(
-                    "{}: {} is entered for {}, and lies at {}",
+                    "{}: {} is in the inbox for {}, and in the topic at {}",
                     self.service, row.event_id, row.topic, record.position
                 )
             });
@@ -63,7 +63,7 @@ impl<'a> InboxCheck<'a> {
         // The event of a discarded dead letter has an inbox entry, so it never has an effect.
         findings.unless(is_answered || set_aside, I7, "no effect", || {
             format!(
-                "{}: {} of {} is entered, and nothing was done",
+                "{}: {} of {} is in the inbox, and had no effect",
                 self.service, row.event_id, row.topic
             )
         });
@@ -73,7 +73,7 @@ impl<'a> InboxCheck<'a> {
             "inbox",
             || {
                 format!(
-                    "{}: {} of {} is entered, and in no topic",
+                    "{}: {} of {} is in the inbox, and in no topic",
                     self.service, row.event_id, row.topic
                 )
             },
@@ -142,17 +142,21 @@ mod tests {
         };
         let none = DeadLetterIndex::default();
         assert_eq!(check(&right, &received, &none), (2, 0));
-        assert_eq!(check(&right[..1], &received, &none), (1, 1), "one was never handled");
+        assert_eq!(check(&right[..1], &received, &none), (1, 1), "one event was never handled");
         let mut dead_letters = DeadLetterIndex::default();
         dead_letters.add(received[1].position, "order", [0; 32]);
         assert_eq!(check(&right[..1], &received, &dead_letters), (1, 0), "it is a dead letter");
         let wrong = [row(VERIFIED, &payments::DECLINED), right[1].clone()];
-        assert_eq!(check(&wrong, &received, &none), (2, 1), "entered for another topic");
+        assert_eq!(check(&wrong, &received, &none), (2, 1), "it is in the inbox for another topic");
         let unknown = [right[0].clone(), right[1].clone(), row(99, &stock::RESERVED)];
         assert_eq!(check(&unknown, &received, &none), (2, 1), "it is in no topic");
         let mut old = unknown.clone();
         old[2].received_at = now() - TimeDelta::days(20);
-        assert_eq!(check(&old, &received, &none), (2, 0), "its topic has forgotten it");
+        assert_eq!(
+            check(&old, &received, &none),
+            (2, 0),
+            "it is older than the retention of its topic"
+        );
         let mut without_effect = old.clone();
         without_effect[2].event_id = id(RESERVED + 70);
         assert_eq!(check(&without_effect, &received, &none), (2, 1), "it had no effect");
@@ -160,6 +164,10 @@ mod tests {
         let discarded = DeadLetterIndex::from_rows(&[], discarded);
         assert_eq!(check(&without_effect, &received, &discarded), (2, 0), "it was discarded");
         let twice = [received[0], received[0], received[1]];
-        assert_eq!(check(&right, &twice, &none), (2, 0), "a repeat in the topic is handled once");
+        assert_eq!(
+            check(&right, &twice, &none),
+            (2, 0),
+            "a duplicate in the topic is handled once"
+        );
     }
 }

@@ -35,50 +35,50 @@ impl Invariant {
     pub fn description(self) -> &'static str {
         match self {
             I1 => {
-                "an order that was acknowledged is there as it was asked for; one whose client was \
-                 left in doubt is there once or not at all, one that was refused is not"
+                "an acknowledged order is stored as its client requested it; an order with an unknown \
+                 outcome is stored once or not at all; a refused order is not stored"
             }
             I2 => {
-                "an Idempotency-Key makes one order at most; the same request is answered the same, \
-                 another one under the same key is refused"
+                "an Idempotency-Key creates at most one order; a repeated request gets the same response; \
+                 another request with the same key is refused"
             }
             I3 => {
-                "an order ends in exactly one state with both its legs ended, its history comes to \
-                 that, and what has ended or climbed never changes back"
+                "an order ends in exactly one state, with both legs ended; its history folds to that \
+                 state; no state ever goes back"
             }
-            I4 => "what the order says of payment, stock and items is what they say themselves",
+            I4 => "the order service agrees with payment and stock on every leg and every item",
             I5 => {
-                "money is conserved and never negative: what came in is there or was taken, and \
-                 what was taken is what confirmed orders cost"
+                "money is conserved and never negative: deposits equal balances plus payments taken, \
+                 and payments taken equal the totals of confirmed orders"
             }
             I6 => {
-                "goods are conserved and never negative: what was delivered is available or \
-                 reserved, and what is reserved is what orders hold"
+                "goods are conserved and never negative: deliveries equal available plus reserved \
+                 units, and reserved units equal the reservations of orders"
             }
-            I7 => "every fact was handled once by each of its subscribers, and had its effect once",
+            I7 => "each subscriber handled every event once, and the event had its effect once",
             I8 => {
-                "what the rows say was published lies in its topic, word for word; repeats lie only \
-                 there"
+                "every event that a row records is in its topic with the same content; duplicates exist \
+                 only in topics"
             }
             I9 => {
-                "the records that one service made for one key first arrived in the order in which \
-                 they were made, and one relay of a service was active"
+                "the events of one service for one key first arrive in the order of their decisions, \
+                 and at most one relay of a service is active"
             }
             I10 => {
-                "the dead letters are the records that were put there to be dead, and nothing that \
-                 only had to wait"
+                "the dead letters are exactly the records that the run made unprocessable; no record \
+                 that only had to wait is among them"
             }
-            I11 => {
-                "there is no event without the state that it tells of, and no such state without"
-            }
-            I12 => "every record is read with a schema of the registry and has a right envelope",
+            I11 => "every event has the state that it reports, and every such state has its event",
+            I12 => "every record decodes with a schema of the registry and has a valid envelope",
             I13 => {
-                "everything comes to rest in time: nothing is left to read or to publish, no order \
-                 is pending, no client is in doubt"
+                "the stack becomes quiescent in time: no record is unread, no event is unpublished, no \
+                 order is pending, no outcome is unknown"
             }
-            I14 => "nobody died but by the hand of the run, and no request failed within a service",
-            I15 => "a confirmed order is one trace through the three services",
-            I16 => "memory, connections and tables come back to what they were",
+            I14 => {
+                "no process exited unless the run ended it, and no request failed within a service"
+            }
+            I15 => "a confirmed order has one trace through the three services",
+            I16 => "memory, connections and tables return to their size before the run",
         }
     }
 }

@@ -43,55 +43,59 @@ use crate::workload::resource_usage::{
 type Violation = (Invariant, &'static str, fn() -> Findings);
 
 const VIOLATIONS: [Violation; 56] = [
-    (I1, "an acknowledged order is not there", || check_client(&[accepted(1)], &[])),
-    (I1, "what was acknowledged cannot be read", || {
+    (I1, "an acknowledged order is missing", || check_client(&[accepted(1)], &[])),
+    (I1, "an acknowledgement cannot be parsed", || {
         check_client(&[response(201, "{}"), accepted(1)], &[1])
     }),
-    (I1, "a cancel is answered with something else", || {
-        let told =
+    (I1, "a cancellation gets an unexpected status", || {
+        let history =
             ClientHistory { cancel: CancelOutcome::Unexpected(404), ..history_of(&[accepted(1)]) };
-        LoadSummary::from_histories(&[told], Duration::ZERO).findings
+        LoadSummary::from_histories(&[history], Duration::ZERO).findings
     }),
-    (I1, "a refused order is there", || check_client(&[rejected(503)], &[1])),
-    (I1, "of a client in doubt there are two", || check_client(&[unknown()], &[1, 2])),
-    (I2, "one key, two orders", || check_client(&[accepted(1)], &[1, 2])),
-    (I2, "a client in doubt has two orders", || check_client(&[unknown(), accepted(1)], &[1, 2])),
-    (I2, "two keys are told of one order", || {
+    (I1, "a refused order is stored", || check_client(&[rejected(503)], &[1])),
+    (I1, "an unknown outcome stored two orders", || check_client(&[unknown()], &[1, 2])),
+    (I2, "one key created two orders", || check_client(&[accepted(1)], &[1, 2])),
+    (I2, "a retry after an unknown outcome created a second order", || {
+        check_client(&[unknown(), accepted(1)], &[1, 2])
+    }),
+    (I2, "two keys are acknowledged with one order", || {
         let others = OrderPlan { key: "another".to_string(), ..history_of(&[accepted(1)]).plan };
         let other = ClientHistory { plan: others, ..history_of(&[accepted(1)]) };
         check_clients(&[history_of(&[accepted(1)]), other], &[1])
     }),
-    (I2, "the same request is answered differently", || {
+    (I2, "a repeated request gets another response", || {
         summarize(&[accepted(1), response(201, "{}")])
     }),
-    (I2, "a request is taken, and then refused", || summarize(&[accepted(1), rejected(409)])),
-    (I2, "another request under the same key is taken", || check_reused_key(accepted(2))),
-    (I2, "another request is refused for another reason", || check_reused_key(rejected(409))),
-    (I2, "another request is refused with another status", || check_reused_key(reused(409))),
+    (I2, "a request is accepted, and then refused", || summarize(&[accepted(1), rejected(409)])),
+    (I2, "another request with the same key is accepted", || check_reused_key(accepted(2))),
+    (I2, "another request with the same key is refused for another reason", || {
+        check_reused_key(rejected(409))
+    }),
+    (I2, "another request with the same key is refused with another status", || {
+        check_reused_key(reused(409))
+    }),
     (I3, "an order is pending", || checked(&case("pending", "verified", "reserved")).1),
-    (I3, "a leg has not ended", || checked(&case("cancelled", "verified", "rejected")).1),
-    (I3, "a history comes to something else", || {
+    (I3, "a leg is pending", || checked(&case("cancelled", "verified", "rejected")).1),
+    (I3, "a history folds to another state", || {
         check_case(|case| case.history.iter_mut().for_each(|row| row.position *= -1))
     }),
-    (I3, "what had ended changed", || {
+    (I3, "a terminal state changed", || {
         let rows = ["confirmed", "cancelled"];
         check_transitions(&rows.map(|status| ("orders", [status, "verified", "reserved"])))
     }),
-    (I3, "a leg fell back", || {
+    (I3, "a leg went back", || {
         let rows = ["verified", "waiting"];
         check_transitions(&rows.map(|payment| ("orders", ["pending", payment, "waiting"])))
     }),
-    (I4, "the order says something else than payment", || {
-        check_case(|case| case.payment = None).only(I4)
-    }),
-    (I4, "the order service knows an item differently", || {
+    (I4, "the order disagrees with payment", || check_case(|case| case.payment = None).only(I4)),
+    (I4, "the order service has another item than stock", || {
         check_item(|_, known| known.version = 1)
     }),
     (I5, "an account does not balance", || check_account(|row| row.balance_cents = Some(301))),
     (I5, "a balance was negative for a moment", || {
         check_transitions(&[("accounts", ["-1", "0", ""]), ("accounts", ["1", "0", ""])])
     }),
-    (I5, "more is taken than orders cost", || {
+    (I5, "payments exceed the totals of orders", || {
         let mut findings = Findings::default();
         let money = MoneyTotals { taken_cents: 1, ..MoneyTotals::default() };
         balances::check_totals(&money, &Tally::default(), &mut findings);
@@ -102,32 +106,30 @@ const VIOLATIONS: [Violation; 56] = [
         check_transitions(&[("items", ["-1", "0", ""]), ("items", ["1", "0", ""])])
     }),
     (I7, "an event was never handled", || check_empty_inbox(&confirmed().records[2..3])),
-    (I7, "an order was entered, and payment has nothing of it", || {
+    (I7, "an order is in the inbox of payment, without a payment", || {
         let mut case = confirmed();
         case.payment = None;
         check_inbox_entry(&case, CREATED)
     }),
-    (I7, "a cancellation was entered, and nothing was refunded", || {
+    (I7, "a cancellation is in the inbox of payment, without a refund", || {
         check_inbox_entry(&case("cancelled", "verified", "rejected"), ENDED)
     }),
-    (I7, "a history has an event twice", || {
+    (I7, "a history contains an event twice", || {
         check_case(|case| case.history.push(case.history[3].clone())).only(I7)
     }),
-    (I7, "money moved that no answer explains", || {
-        check_transitions(&[("accounts", ["5", "7", ""])])
-    }),
-    (I7, "goods moved that no answer explains", || check_transitions(&[("items", ["5", "7", ""])])),
+    (I7, "money moved without a response", || check_transitions(&[("accounts", ["5", "7", ""])])),
+    (I7, "goods moved without a response", || check_transitions(&[("items", ["5", "7", ""])])),
     (I7, "a payment was refunded twice", || {
         let rows = ["verified", "refunded", "refunded"];
         check_transitions(&rows.map(|state| ("payments", [state, "", "0"])))
     }),
-    (I8, "an event is in no topic", || {
+    (I8, "an event is missing in its topic", || {
         check_case(|case| case.records.retain(|record| record.event_id != id(RESERVED)))
     }),
-    (I8, "a record says something else than its row", || {
+    (I8, "a record differs from its row", || {
         check_case(|case| record_mut(case, VERIFIED).content_hash += 1)
     }),
-    (I8, "a confirmation, which nobody reads, says something else than its order", || {
+    (I8, "a confirmation, which has no subscriber, differs from its order", || {
         check_case(|case| record_mut(case, ENDED).content_hash += 1)
     }),
     (I9, "a cancellation arrived before its order", || check_reordered(CREATED, ENDED)),
@@ -143,7 +145,7 @@ const VIOLATIONS: [Violation; 56] = [
         leaders.check(&mut findings);
         findings
     }),
-    (I9, "records came twice without a fault", || {
+    (I9, "a record is duplicated without a fault", || {
         let mut findings = Findings::default();
         relay_leadership::check_no_duplicates(
             &Tally { duplicates: 1, ..Tally::default() },
@@ -151,7 +153,7 @@ const VIOLATIONS: [Violation; 56] = [
         );
         findings
     }),
-    (I10, "what nobody had spoiled is a dead letter", || {
+    (I10, "a valid record is a dead letter", || {
         let mut findings = Findings::default();
         let (hash, reason) = ([0; 32], "the lock was not free".to_string());
         let state = "waiting".to_string();
@@ -160,29 +162,29 @@ const VIOLATIONS: [Violation; 56] = [
         dead_letters::check_dead_letters(&[dead_letter], &[position(4)].into(), &mut findings);
         findings
     }),
-    (I10, "an order's event waits among the dead letters", || {
+    (I10, "an order's event is an unsettled dead letter", || {
         let (case, mut dead_letters) = (confirmed(), DeadLetterIndex::default());
         dead_letters.add(case.records[0].position, "payment", [0; 32]);
         dead_letters.add_waiting(case.records[0].position);
         checked_with(&case, &dead_letters).1
     }),
-    (I10, "poison was dropped", || check_poison(&["stock"])),
-    (I11, "payment has an order that nobody placed", || {
+    (I10, "a poison record has no dead letter", || check_poison(&["stock"])),
+    (I11, "payment has an order that the order service does not have", || {
         check_case(|case| case.order = None).only(I11)
     }),
-    (I11, "an order was confirmed once more, as another event", || {
+    (I11, "an order was confirmed twice, by two events", || {
         check_case(|case| {
             let again = RecordSummary { event_id: id(99), ..*record_mut(case, ENDED) };
             case.records.push(again);
         })
     }),
-    (I12, "an envelope is wrong", || {
+    (I12, "an envelope is invalid", || {
         check_snapshot(|log, position| {
             log.envelope_faults.push((position, "its key is another".into()))
         })
     }),
-    (I12, "what nobody reads yet cannot be read", || check_poison(&[])),
-    (I13, "something is left to read", || {
+    (I12, "a record without a subscriber does not decode", || check_poison(&[])),
+    (I13, "a record is unread", || {
         let mut findings = Findings::default();
         quiescence::check(
             vec!["stock has 3 records of orders.created to read".into()],
@@ -190,30 +192,32 @@ const VIOLATIONS: [Violation; 56] = [
         );
         findings
     }),
-    (I13, "nobody says what becomes of another request", || check_reused_key(rejected(503))),
+    (I13, "another request with the same key never gets a final response", || {
+        check_reused_key(rejected(503))
+    }),
     (I14, "a request failed within a service", || {
         let Outcome::Refused(answer) = rejected(500) else { unreachable!() };
         summarize(&[Outcome::Failed(answer), accepted(1)])
     }),
-    (I14, "somebody died", || {
+    (I14, "a process exited by itself", || {
         let (at, mut findings) = (DateTime::default(), Findings::default());
         let end = Exit { name: "stock".into(), pid: 1, at, status: 101, cause: None };
         exits::check_unexpected_exits(&[end.clone(), end], 1, &mut findings);
         findings
     }),
-    (I15, "an answer is not in its order's trace", || {
+    (I15, "a response is not in the trace of its order", || {
         check_case(|case| record_mut(case, VERIFIED).trace_hash = 2)
     }),
-    (I16, "a process keeps a byte too many", || {
+    (I16, "a process keeps one byte above the bound", || {
         check_usage(|now| {
             *now.memory_bytes.get_mut("stock").unwrap() = 36_000_001 + MEMORY_ALLOWANCE_BYTES
         })
     }),
-    (I16, "a service has a connection too many", || {
+    (I16, "a service has one connection above the bound", || {
         check_usage(|now| stock_usage(now).connections = CONNECTIONS_PER_INSTANCE_MAX + 1)
     }),
-    (I16, "a row is left in an outbox", || check_usage(|now| stock_usage(now).outbox_rows = 1)),
-    (I16, "an outbox keeps a byte too many", || {
+    (I16, "an outbox has a row left", || check_usage(|now| stock_usage(now).outbox_rows = 1)),
+    (I16, "an outbox keeps one byte above the bound", || {
         check_usage(|now| stock_usage(now).outbox_bytes = 12_001 + OUTBOX_ALLOWANCE_BYTES)
     }),
 ];
@@ -376,10 +380,10 @@ fn check_clients(clients: &[ClientHistory], there: &[u128]) -> Findings {
 
 /// The findings if one client sent another request with its key and received this response.
 fn check_reused_key(other: Outcome) -> Findings {
-    let told = ClientHistory { conflicting: Some(other), ..history_of(&[accepted(1)]) };
+    let history = ClientHistory { conflicting: Some(other), ..history_of(&[accepted(1)]) };
     let stored = StoredOrder { order_id: id(1), customer_id: id(2), lines: lines() };
     let mut findings = Findings::default();
-    history_check::check(&[told], &[stored], &mut findings);
+    history_check::check(&[history], &[stored], &mut findings);
     findings
 }
 

@@ -26,7 +26,7 @@ pub fn check_case(
         check_history_fold(order, case, tally, findings);
     } else if case.payment.is_some() || case.reservation.is_some() || !case.history.is_empty() {
         findings.add(I11, "ghost", || {
-            format!("{}: payment or stock has it, order does not", case.order_id)
+            format!("{}: payment or stock has it, the order service does not", case.order_id)
         });
     }
     if let Some(payment) = &case.payment {
@@ -48,7 +48,7 @@ fn check_order(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: 
         .map(|line| i128::from(line.quantity) * i128::from(line.unit_price_cents))
         .sum();
     findings.unless(total == i128::from(order.total_cents), I5, "amounts", || {
-        format!("{id}: its lines come to {total}, its total is {}", order.total_cents)
+        format!("{id}: the sum of its lines is {total}, its total is {}", order.total_cents)
     });
     let payment = case.payment.as_ref().map_or("waiting", |payment| &payment.state);
     let stock = case.reservation.as_ref().map_or("waiting", |reservation| &reservation.state);
@@ -77,10 +77,10 @@ fn check_order(order: &OrderRow, case: &OrderCase, tally: &mut Tally, findings: 
         *tally.endings.entry(ending).or_default() += 1;
     }
     findings.unless(order.payment == payment, I4, "disagreement", || {
-        format!("{id}: order says payment is {}, payment says {payment}", order.payment)
+        format!("{id}: payment is {} in the order, and {payment} in its own row", order.payment)
     });
     findings.unless(order.stock == stock, I4, "disagreement", || {
-        format!("{id}: order says stock is {}, stock says {stock}", order.stock)
+        format!("{id}: stock is {} in the order, and {stock} in its own row", order.stock)
     });
     for (service, state) in [("payment", payment), ("stock", stock)] {
         let unanswered = match state {
@@ -106,17 +106,17 @@ fn check_payment(order: &OrderRow, payment: &PaymentRow, findings: &mut Findings
         let taken = (payment.amount_cents, payment.currency.as_deref());
         let due = (order.total_cents, Some(order.currency.as_str()));
         findings.unless(taken == due, I5, "amounts", || {
-            format!("{id}: payment took {taken:?}, the order is about {due:?}")
+            format!("{id}: payment took {taken:?}, the order is for {due:?}")
         });
         findings.unless(payment.customer_id == Some(order.customer_id), I5, "amounts", || {
             format!(
-                "{id}: payment took it from {:?}, not from {}",
+                "{id}: payment took the money from {:?}, not from {}",
                 payment.customer_id, order.customer_id
             )
         });
     } else if payment.state == "void" {
         findings.unless(payment.amount_cents == 0, I5, "amounts", || {
-            format!("{id}: payment is void and about {} cents", payment.amount_cents)
+            format!("{id}: payment is void, with {} cents", payment.amount_cents)
         });
     }
 }
@@ -131,7 +131,7 @@ fn check_reservation(order: &OrderRow, reservation: &ReservationRow, findings: &
         _ => true,
     };
     findings.unless(same, I6, "lines", || {
-        format!("{id}: stock set aside {:?}, ordered were {:?}", reservation.lines, order.lines)
+        format!("{id}: stock reserved {:?}, the order has {:?}", reservation.lines, order.lines)
     });
 }
 
@@ -148,16 +148,17 @@ fn check_history(case: &OrderCase, expected: &[ExpectedRecord], findings: &mut F
     should.sort_unstable();
     is.sort_unstable();
     for row in &should {
-        findings
-            .unless(is.contains(row), I7, "history", || format!("{id}: lacks {} {}", row.1, row.0));
+        findings.unless(is.contains(row), I7, "history", || {
+            format!("{id}: its history lacks {} {}", row.1, row.0)
+        });
     }
     for row in &is {
         findings.unless(should.contains(row), I7, "history", || {
-            format!("{id}: has {} {}, which nobody recorded", row.1, row.0)
+            format!("{id}: its history has {} {}, which no row records", row.1, row.0)
         });
     }
     findings.unless(is.windows(2).all(|pair| pair[0].0 != pair[1].0), I7, "history", || {
-        format!("{id}: has an event twice")
+        format!("{id}: its history has an event twice")
     });
 }
 
@@ -188,7 +189,7 @@ fn check_history_fold(
     };
     match history_fold::fold(lines) {
         Ok(folded) => findings.unless(folded == state, I3, "audit", || {
-            format!("{}: its history comes to {folded:?}, it is {state:?}", order.order_id)
+            format!("{}: its history folds to {folded:?}, its state is {state:?}", order.order_id)
         }),
         Err(because) => {
             findings.add(I3, "audit", || format!("{}: its history {because}", order.order_id));

@@ -263,7 +263,11 @@ fn a_republished_record_is_no_duplicate_and_belongs_to_a_trace_of_its_own() {
     let (tally, findings) = checked(&beside);
     assert_eq!((findings.count(), tally.duplicates, tally.order_records), (0, 0, 8));
     beside.records[4].content_hash += 1;
-    assert_eq!(checked(&beside).1.kinds(), ["I8 content"], "it says what was said");
+    assert_eq!(
+        checked(&beside).1.kinds(),
+        ["I8 content"],
+        "a republished record has the same content"
+    );
 
     // The broker lost its disk: the republished record caused the others.
     let mut alone = confirmed();
@@ -272,7 +276,7 @@ fn a_republished_record_is_no_duplicate_and_belongs_to_a_trace_of_its_own() {
     assert_eq!(checked(&alone).1.count(), 0);
     let mut first = confirmed();
     record_mut(&mut first, RESERVED).trace_hash = 9;
-    assert_eq!(checked(&first).1.kinds(), ["I15 trace"], "nothing was announced here");
+    assert_eq!(checked(&first).1.kinds(), ["I15 trace"], "no record was republished here");
 }
 
 #[test]
@@ -309,8 +313,12 @@ fn an_unknown_record_must_be_a_dead_letter_of_every_subscriber_of_its_topic() {
     assert_eq!(off(&dead_letters, &both), 2);
     dead_letters.add(position, "payment", [1; 32]);
     dead_letters.add(position, "stock", [2; 32]);
-    assert_eq!(off(&dead_letters, &both), 1, "stock's letter is of other bytes");
+    assert_eq!(off(&dead_letters, &both), 1, "stock's dead letter is of other bytes");
     dead_letters.add(position, "stock", [1; 32]);
     assert_eq!(off(&dead_letters, &both), 0);
-    assert_eq!(off(&dead_letters, &[]), 1, "nobody reads it, so nobody sets it aside");
+    assert_eq!(
+        off(&dead_letters, &[]),
+        1,
+        "the topic has no subscriber, so no service stores a dead letter"
+    );
 }

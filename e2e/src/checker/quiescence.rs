@@ -91,7 +91,7 @@ impl Sources {
                 let lag = kafka::lag(&self.groups[service], topic.name)?;
                 if lag > 0 {
                     lags.push(format!(
-                        "{service} has {} records of {} to read",
+                        "{service} has {} records of {} to handle",
                         group_digits(lag),
                         topic.name
                     ));

@@ -40,7 +40,7 @@ pub fn check_records(
         // Compaction may have removed it.
         if position.topic().name != events::stock::ITEMS.name {
             findings.add(I10, "dead letters", || {
-                format!("{position}: a dead letter of a record that is not there")
+                format!("{position}: a dead letter without its record in the topic")
             });
         }
     }
@@ -76,7 +76,7 @@ pub fn check_order_records(
                 "dead letters",
                 || {
                     format!(
-                        "{id}: {} at {} lies among the dead letters",
+                        "{id}: {} at {} is an unsettled dead letter",
                         e.topic.name, record.position
                     )
                 },
@@ -93,12 +93,7 @@ pub fn check_order_records(
                 e.content_hash.is_none_or(|content| content == record.content_hash || is_newer),
                 I8,
                 "content",
-                || {
-                    format!(
-                        "{id}: {} at {} says something else than the row",
-                        e.topic.name, record.position
-                    )
-                },
+                || format!("{id}: {} at {} differs from the row", e.topic.name, record.position),
             );
         }
     }
@@ -111,7 +106,7 @@ pub fn check_order_records(
         } else {
             findings.add(I11, "unknown", || {
                 format!(
-                    "{id}: no row recorded {} at {}, and no dead letter names it",
+                    "{id}: no row records {} at {}, and no dead letter contains it",
                     record.event_id, record.position
                 )
             });
@@ -149,7 +144,7 @@ fn check_append_order(
             let early_ms = before - after;
             findings.unless(early_ms <= context.clock_skew_ms, I9, "overtaken", || {
                 format!(
-                    "{}: {} arrived {early_ms} ms before {}, which was made first",
+                    "{}: {} arrived {early_ms} ms before {}, which was decided first",
                     case.order_id, later.name, made.name
                 )
             });
@@ -209,7 +204,7 @@ fn check_traces(
 }
 
 /// An unknown record needs a dead letter of every subscriber of its topic. In a topic without
-/// subscribers it is always a finding, since the first subscriber to come would stop at it.
+/// subscribers it is always a finding, since the first subscriber added later would stop at it.
 pub fn check_unknown_record(
     record: &UnknownRecord,
     subscribers: &[&str],
@@ -218,7 +213,7 @@ pub fn check_unknown_record(
 ) {
     let UnknownRecord { position, reason, .. } = record;
     findings.unless(!subscribers.is_empty(), I12, "unknown", || {
-        format!("{position}: {reason}, and nobody reads its topic")
+        format!("{position}: {reason}, and its topic has no subscriber")
     });
     for service in subscribers {
         findings.unless(dead_letters.contains_exactly(record, service), I10, "unknown", || {

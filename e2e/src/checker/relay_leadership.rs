@@ -47,9 +47,9 @@ impl RelayLeadership {
     }
 
     pub fn check(&self, findings: &mut Findings) {
-        for (service, (_, looks)) in &self.streaks {
-            findings.unless(*looks < CONSECUTIVE_MIN, I9, "leaders", || {
-                format!("several relays of {service} were active, {looks} looks in a row")
+        for (service, (_, observations)) in &self.streaks {
+            findings.unless(*observations < CONSECUTIVE_MIN, I9, "leaders", || {
+                format!("several relays of {service} were active in {observations} consecutive observations")
             });
         }
     }
@@ -74,6 +74,6 @@ pub async fn is_active_relay(stack: &Stack, client: &Client, name: &str) -> bool
 /// again.
 pub fn check_no_duplicates(tally: &Tally, findings: &mut Findings) {
     findings.unless(tally.duplicates == 0, I9, "duplicates", || {
-        format!("{} records lie there twice, and nobody had broken anything", tally.duplicates)
+        format!("{} duplicate records in a run without faults", tally.duplicates)
     });
 }

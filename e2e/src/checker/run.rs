@@ -125,7 +125,7 @@ async fn check_all(
     let stock = check_stock(&sources, &snapshot, &waivers, &mut findings).await?;
     let changes = change_log::check(&sources.databases, &mut findings).await?;
     findings.unless(sources.end_offsets().await? == before, I13, "not quiescent", || {
-        "records were written meanwhile: is somebody placing orders? Check again when all is quiet".into()
+        "records were written during the check. Stop all clients that place orders, and check again".into()
     });
     let (records, republished) = (snapshot.records, snapshot.republished);
     let unknown = snapshot.unknown.len() as u64;
@@ -294,7 +294,7 @@ async fn check_stock(
     let skus: HashSet<&str> = rows.iter().map(|row| row.sku.as_str()).collect();
     let unknown_skus = known.keys().copied().chain(snapshot.items.keys().map(String::as_str));
     for sku in unknown_skus.filter(|sku| !skus.contains(sku)).collect::<HashSet<_>>() {
-        findings.add(I4, "item", || format!("{sku}: stock has no such item"));
+        findings.add(I4, "item", || format!("{sku}: stock does not have this item"));
     }
     Ok(stock)
 }

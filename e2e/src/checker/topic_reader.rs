@@ -102,7 +102,7 @@ impl TopicReader {
                     continue;
                 }
                 Some(Err(error)) => return Err(error.into()),
-                None => bail!("Kafka is silent"),
+                None => bail!("Kafka does not answer"),
             };
             let partition = message.partition();
             let (_, high) = watermarks[usize::try_from(partition)?];
@@ -178,7 +178,7 @@ impl TopicReader {
             404 => None,
             // A registry may answer otherwise for an id that is out of range.
             _ if i32::try_from(id).is_err() => None,
-            _ => bail!("the registry says {answer} to schema {id}"),
+            _ => bail!("the registry answers {answer} for schema {id}"),
         };
         self.schemas.insert(id, writer);
         Ok(())
@@ -197,13 +197,13 @@ impl TopicReader {
             self.schemas[&id].as_ref().ok_or(format!("the registry has no schema {id}"))?;
         let key = message.key().map(String::from_utf8_lossy);
         let decoded = decode_record(topic, writer, body, key.as_deref().unwrap_or_default())?;
-        let headers = headers(message).ok_or("the name of a header is no text")?;
+        let headers = headers(message).ok_or("the name of a header is not text")?;
         let header = |name| {
             let header = headers.iter().find(|header| header.key == name)?;
             std::str::from_utf8(header.value?).ok()
         };
         let event_id = header("ce_id").ok_or("it has no ce_id")?;
-        let event_id = Uuid::parse_str(event_id).map_err(|_| "its ce_id is no UUID")?;
+        let event_id = Uuid::parse_str(event_id).map_err(|_| "its ce_id is not a UUID")?;
 
         let source = format!("/{}", topic.publisher);
         let mut fault = |holds: bool, what: String| {
@@ -237,7 +237,7 @@ impl TopicReader {
         // would give the time of sending.
         let appended = message.timestamp();
         let is_brokers = matches!(appended, Timestamp::LogAppendTime(_));
-        fault(is_brokers, format!("its time is not the broker's: {appended:?}"));
+        fault(is_brokers, format!("its append time is not set by the broker: {appended:?}"));
         let trace = content_hash::hash(&trace);
         self.snapshot.republished += u64::from(republished);
         let appended_ms = appended.to_millis().unwrap_or_default();

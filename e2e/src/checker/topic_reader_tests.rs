@@ -37,18 +37,18 @@ impl TestRecord {
     }
 
     fn with_body(topic: &'static Topic, body: &[u8]) -> TestRecord {
-        let said =
+        let event =
             decode_record(topic, &WriterSchema::new(topic.schema).unwrap(), body, "").unwrap();
         TestRecord {
             topic,
-            key: Some(said.key().into()),
+            key: Some(event.key().into()),
             payload: Some(frame(KNOWN_SCHEMA, body)),
             headers: vec![
                 ("ce_specversion", "1.0".into()),
                 ("ce_id", id(7).to_string()),
                 ("ce_type", topic.name.into()),
                 ("ce_source", format!("/{}", topic.publisher)),
-                ("ce_time", said.occurred_at.to_rfc3339()),
+                ("ce_time", event.occurred_at.to_rfc3339()),
                 ("content-type", "application/avro".into()),
                 ("traceparent", TRACEPARENT.into()),
             ],
@@ -147,7 +147,7 @@ fn a_valid_record_of_each_topic_is_read_without_a_finding() {
             topic.name
         );
         assert_eq!((log.records, log.republished), (1, 0), "{}", topic.name);
-        assert!(log.missing.is_empty(), "a record lies where one was asked for");
+        assert!(log.missing.is_empty(), "the requested position has a record");
         assert_eq!(
             findings_of(&[TestRecord::valid(topic)]),
             [""; 0],
@@ -212,7 +212,7 @@ fn a_record_that_is_no_event_is_unknown_in_every_topic_also_without_subscribers(
                 right().with_payload(&frame(KNOWN_SCHEMA, &[&body[..], &[0]].concat())),
             ),
             ("it has no ce_id", right().without_header("ce_id")),
-            ("its ce_id is no UUID", right().with_header("ce_id", "7")),
+            ("its ce_id is not a UUID", right().with_header("ce_id", "7")),
         ];
         let is_read = !topic.subscribers.is_empty();
         for (why, wrong) in wrong {

@@ -106,7 +106,7 @@ impl TransitionCheck {
         unexplained.sort_unstable();
         for ((tx, key), amount) in unexplained {
             findings.add(I7, "effect", || {
-                format!("{key}: transaction {tx} moved {} that no answer of it explains", -amount)
+                format!("{key}: transaction {tx} moved {} without a response", -amount)
             });
         }
         self.count
@@ -117,11 +117,11 @@ impl TransitionCheck {
         let Some(was) = was else {
             let is_new = now == ["pending", "waiting", "waiting"] || tx == 0;
             return findings.unless(is_new, I3, "changed", || {
-                format!("{key} began as {} / {} / {}", now[0], now[1], now[2])
+                format!("{key} was created as {} / {} / {}", now[0], now[1], now[2])
             });
         };
         findings.unless(was[0] == now[0] || was[0] == "pending", I3, "changed", || {
-            format!("{key} had ended {}, and became {}", was[0], now[0])
+            format!("{key} had ended as {}, and became {}", was[0], now[0])
         });
         for (leg, was, now) in [("payment", was[1], now[1]), ("stock", was[2], now[2])] {
             findings.unless(is_forward(was, now), I3, "fell", || {

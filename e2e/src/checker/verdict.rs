@@ -82,10 +82,7 @@ impl Verdict {
             ),
             (
                 "",
-                format!(
-                    "confirmed orders come to {}",
-                    format_hundredths(self.tally.confirmed_cents)
-                ),
+                format!("confirmed orders total {}", format_hundredths(self.tally.confirmed_cents)),
             ),
             (
                 "items",
@@ -99,7 +96,7 @@ impl Verdict {
             (
                 "records",
                 format!(
-                    "{} in {} topics: {} are events of orders, of them {} duplicates; {} unknown",
+                    "{} in {} topics: {} events of orders, {} of them duplicates; {} unknown",
                     group_digits(self.records),
                     TOPICS.len(),
                     group_digits(self.tally.order_records),
@@ -111,7 +108,7 @@ impl Verdict {
             (
                 "traces",
                 format!(
-                    "{} of {} confirmed orders are one trace",
+                    "{} of {} confirmed orders have one trace",
                     group_digits(self.tally.traced),
                     group_digits(*confirmed)
                 ),
@@ -120,16 +117,19 @@ impl Verdict {
         ];
         if let Some(changes) = self.changes {
             let changes = group_digits(changes);
-            rows.push(("changes", format!("{changes} written down by the databases themselves")));
+            rows.push((
+                "changes",
+                format!("{changes} recorded by the change logs of the databases"),
+            ));
         }
         if self.republished > 0 {
-            let announced = group_digits(self.republished);
-            rows.push(("", format!("{announced} of the records were republished")));
+            let republished = group_digits(self.republished);
+            rows.push(("", format!("{republished} of the records were republished")));
         }
         if self.tally.expired > 0 {
             rows.push((
                 "expired",
-                format!("{} events, older than their topics", self.tally.expired),
+                format!("{} events older than the retention of their topics", self.tally.expired),
             ));
         }
         rows.extend(self.waivers.rows());
@@ -138,7 +138,7 @@ impl Verdict {
         let seconds = self.duration.as_secs_f64();
         if self.holds() {
             lines.push(format!(
-                "  verified in {seconds:.1} s: nothing is lost, nothing happened twice, the books balance."
+                "  verified in {seconds:.1} s: no event is lost, no effect happened twice, the books balance."
             ));
         }
         lines.extend(self.findings.lines());

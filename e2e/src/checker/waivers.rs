@@ -46,8 +46,8 @@ impl Waivers {
             .await?;
             waivers.dead_letters += dead_letters.len();
             for (dead_letter_id, topic, key) in dead_letters {
-                let who = format!("{service} discarded {topic} (letter {dead_letter_id})");
-                waivers.by_key.entry(key_text(key)).or_default().push(who);
+                let discard = format!("{service} discarded {topic} (dead letter {dead_letter_id})");
+                waivers.by_key.entry(key_text(key)).or_default().push(discard);
             }
             let write_offs: Vec<(Option<Vec<u8>>, String, i64)> = sqlx::query_as(
                 "select key, unit, sum(amount)::bigint
@@ -81,14 +81,14 @@ impl Waivers {
         findings: &mut Findings,
     ) {
         let key = case.order_id.to_string();
-        let Some(who) = self.by_key.get(&key) else {
+        let Some(discards) = self.by_key.get(&key) else {
             return check_case(case, context, tally, findings);
         };
         let mut own = Findings::default();
         check_case(case, context, tally, &mut own);
         for (violates, kind, _, shown) in own.iter() {
             if WAIVED_KINDS.contains(&kind) {
-                self.waived.insert(case.order_id, who.clone());
+                self.waived.insert(case.order_id, discards.clone());
             } else {
                 shown.iter().for_each(|what| findings.add(violates, kind, || what.clone()));
             }
@@ -136,8 +136,8 @@ impl Waivers {
         let sums = if sums.is_empty() { "nothing".into() } else { sums.join(", ") };
         let mut rows =
             vec![("discarded", format!("{} dead letters, written off: {sums}", self.dead_letters))];
-        for (order_id, who) in self.waived.iter().take(LISTED_ORDERS_MAX) {
-            rows.push(("", format!("order {order_id} need not end: {}", who.join(", "))));
+        for (order_id, discards) in self.waived.iter().take(LISTED_ORDERS_MAX) {
+            rows.push(("", format!("order {order_id} need not end: {}", discards.join(", "))));
         }
         if self.waived.len() > LISTED_ORDERS_MAX {
             rows.push(("", format!("and {} more orders", self.waived.len() - LISTED_ORDERS_MAX)));
@@ -160,7 +160,7 @@ mod tests {
     fn findings_of(case: &OrderCase, written_off: &[(&'static str, &str, i64)]) -> Vec<String> {
         let key = case.order_id.to_string();
         let mut waivers = Waivers::default();
-        waivers.by_key.insert(key.clone(), vec!["somebody".to_string()]);
+        waivers.by_key.insert(key.clone(), vec!["a service".to_string()]);
         for (service, unit, amount) in written_off {
             waivers.write_offs.insert((key.clone(), service, unit.to_string()), *amount);
         }

@@ -7,10 +7,10 @@ use anyhow::Result;
 use crate::Stack;
 use crate::launcher::topology::SERVICES;
 
-/// Where everything of a stack is reached.
+/// Where clients reach each part of a stack.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    /// Of each service's first instance: its API, its probes and its admin port.
+    /// The first instance of each service: its API, its probes and its admin port.
     pub apis: BTreeMap<String, String>,
     pub probes: BTreeMap<String, String>,
     pub admins: BTreeMap<String, String>,

@@ -1,6 +1,6 @@
-//! The answers that one client was given to its order.
-//! An outcome is ok, refused or unknown. A client whose outcome is unknown asks again with the same key until
-//! it is settled, and all answers for one key must agree.
+//! The responses that one client received to its order. An outcome is ok, refused or unknown. A
+//! client with an unknown outcome repeats its request with the same key until the outcome is
+//! settled, and all responses to one key must agree.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::client::order::Order;
 use crate::client::order_plan::OrderPlan;
 use crate::client::outcome::{HttpResponse, Outcome};
 
-/// All answers that one client was given to its order.
+/// All responses that one client received to its order.
 #[derive(Clone, Debug)]
 pub struct ClientHistory {
     pub plan: OrderPlan,
@@ -18,11 +18,11 @@ pub struct ClientHistory {
     pub cancel: CancelOutcome,
 }
 
-/// One POST, always with the same key and the same body.
+/// One POST, always with the same key and body.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub outcome: Outcome,
-    /// From the beginning of the load.
+    /// Time since the beginning of the load.
     pub answered_at: Duration,
 }
 
@@ -32,11 +32,11 @@ pub enum CancelOutcome {
     Accepted,
     TooLate,
     Unknown,
-    /// With a status that is no answer to it.
+    /// A status that a cancellation never has.
     Unexpected(u16),
 }
 
-/// What a client can be sure of in the end.
+/// What a client can conclude in the end.
 #[derive(Debug, PartialEq)]
 pub enum FinalOutcome<'a> {
     Accepted(&'a HttpResponse),
@@ -65,13 +65,13 @@ impl ClientHistory {
         }
     }
 
-    /// Every order that was acknowledged: one, if keys work.
+    /// Every acknowledged order: exactly one if keys work.
     pub fn acknowledged_orders(&self) -> impl Iterator<Item = Order> {
         self.acknowledged().into_iter().filter_map(|answer| answer.json().ok())
     }
 
-    /// One acceptance settles it. A 503 means that this very attempt stored nothing, which settles nothing
-    /// about another attempt that had no answer.
+    /// One acceptance settles the outcome. A 503 means that this attempt stored nothing, which
+    /// settles nothing about an attempt without a response.
     pub fn final_outcome(&self) -> FinalOutcome<'_> {
         let (mut refused, mut is_unknown) = (None, false);
         for Attempt { outcome, .. } in &self.attempts {
@@ -99,7 +99,7 @@ impl ClientHistory {
         answers.collect()
     }
 
-    /// Every final refusal. A 503 only means that this very attempt stored nothing.
+    /// Every final refusal. A 503 only means that this attempt stored nothing.
     fn refused(&self) -> Vec<&HttpResponse> {
         let answers = self.attempts.iter().filter_map(|attempt| match &attempt.outcome {
             Outcome::Refused(answer) if answer.status != 503 => Some(answer),
@@ -108,7 +108,7 @@ impl ClientHistory {
         answers.collect()
     }
 
-    /// The answer that contradicts the first acceptance: another acceptance that differs, or a refusal.
+    /// The response that contradicts the first acceptance: a different acceptance, or a refusal.
     pub fn contradiction(&self) -> Option<(&HttpResponse, &HttpResponse)> {
         let acknowledged = self.acknowledged();
         let first = acknowledged.first().copied()?;
@@ -123,7 +123,7 @@ impl ClientHistory {
         Some(&self.attempts.iter().find(doubtful)?.outcome)
     }
 
-    /// An answer that the service ought never to give, to any of its requests.
+    /// A response that a service must never give to any of its requests.
     pub fn failure(&self) -> Option<&HttpResponse> {
         let outcomes =
             self.attempts.iter().map(|attempt| &attempt.outcome).chain(&self.conflicting);
@@ -183,6 +183,6 @@ mod tests {
         assert!(!settled(&[&doubt]));
         assert!(!settled(&[&doubt, &later]), "a 503 settles nothing about the attempt before it");
         assert!(settled(&[&doubt, &later, &ok]) && settled(&[&doubt, &no]));
-        assert!(settled(&[&doubt, &ok, &doubt]), "a yes stays true");
+        assert!(settled(&[&doubt, &ok, &doubt]), "an acceptance stays true");
     }
 }

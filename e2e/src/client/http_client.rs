@@ -1,5 +1,5 @@
-//! The services as a client sees them: over HTTP, with an Idempotency-Key, and three outcomes.
-//! Nothing here shares code with the services, so their answers are read as any other client reads them.
+//! The services as a client uses them: over HTTP, with an Idempotency-Key, and with three outcomes.
+//! This file shares no code with the services, so it parses their responses like any other client.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,11 +19,11 @@ use crate::client::outcome::{HttpResponse, Outcome, require_accepted};
 use crate::launcher::eventually::eventually;
 use crate::launcher::topology::SERVICES;
 
-/// Longer than a service takes to answer 503.
+/// Longer than a service takes to respond with 503.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A client of all services. It asks one of a service's instances, drawn by lot, and like any load
-/// balancer another one where one refuses the connection or answers that it is unavailable.
+/// A client of all services. It sends a request to a random instance, and like a load balancer
+/// tries another one after a refused connection or a response that the instance is unavailable.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -39,7 +39,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Updates the list of instances, as a load balancer does.
+    /// Updates the list of instances.
     pub fn refresh_instances(&self, stack: &Stack) -> Result<()> {
         let mut instances = BTreeMap::new();
         for service in SERVICES {
@@ -53,12 +53,12 @@ impl Client {
 
     pub fn new(addresses: Addresses) -> Result<Client> {
         let http = reqwest::Client::builder()
-            // Loopback is never asked through a proxy, whatever the user's environment has.
+            // Loopback needs no proxy, whatever the user's environment contains.
             .no_proxy()
             .timeout(REQUEST_TIMEOUT)
             .pool_max_idle_per_host(256)
-            // A service closes what is idle when it was stopped a second ago, or when all its connections are
-            // taken; to reuse a connection at that moment would lose a request.
+            // A service closes idle connections one second after a stop, or when all its
+            // connections are taken; a request on a reused connection would be lost at that moment.
             .pool_idle_timeout(Duration::from_millis(500))
             .build()?;
         let each = addresses.apis.iter().map(|(name, url)| (name.clone(), vec![url.clone()]));
@@ -66,7 +66,7 @@ impl Client {
         Ok(Client { http, addresses, instances })
     }
 
-    /// One request, and its answer whatever it is.
+    /// Sends one request, and returns any response.
     pub async fn send(
         &self,
         method: Method,
@@ -92,7 +92,7 @@ impl Client {
         Ok(HttpResponse { status, location, content_type, body: response.bytes().await?.to_vec() })
     }
 
-    /// One request to a service, whichever of its instances takes it.
+    /// Sends one request to any instance of a service.
     pub async fn request(
         &self,
         method: Method,
@@ -105,13 +105,13 @@ impl Client {
             let instances = self.instances.read().unwrap_or_else(PoisonError::into_inner);
             instances.get(service).cloned().unwrap_or_default()
         };
-        // By lot: turns would send every second request, of whatever kind, to the same one.
+        // A random order: in a fixed order every second request would reach the same instance.
         urls.shuffle(&mut rand::rng());
         let last = urls.pop().with_context(|| format!("there is no service {service}"))?;
         for url in urls {
             let url = format!("{url}{path}");
             match self.send(method.clone(), &url, key, body.clone()).await {
-                // Nothing was sent, or the answer itself is that nothing was stored.
+                // Nothing was sent, or the response states that nothing was stored.
                 Err(error) if error.is_connect() => {}
                 Ok(answer) if answer.status == 503 && !answer.is_outcome_unknown() => {}
                 answer => return Ok(answer?),
@@ -120,7 +120,7 @@ impl Client {
         Ok(self.send(method, &format!("{last}{path}"), key, body).await?)
     }
 
-    /// A command: its outcome, never an error.
+    /// Sends a command, and returns its outcome, never an error.
     pub async fn command(
         &self,
         method: Method,
@@ -143,7 +143,7 @@ impl Client {
         self.command(Method::POST, "order", "/orders", Some(key), &order).await
     }
 
-    /// Places an order that has to be accepted.
+    /// Places an order that must be accepted.
     pub async fn place_until_accepted(
         &self,
         customer_id: Uuid,
@@ -158,7 +158,7 @@ impl Client {
         Outcome::from_response(self.request(Method::POST, "order", &path, None, None).await)
     }
 
-    /// Cancels an order that can be.
+    /// Cancels an order that can be cancelled.
     pub async fn cancel_until_accepted(&self, order_id: Uuid) -> Result<Order> {
         require_accepted(async || self.cancel_order(order_id).await).await?.json()
     }
@@ -184,7 +184,7 @@ impl Client {
         .await
     }
 
-    /// A deposit or a delivery, safe to repeat with its key.
+    /// A deposit or a delivery; it can be repeated with its key.
     pub async fn send_until_accepted(
         &self,
         service: &str,
@@ -220,7 +220,7 @@ impl Client {
         answer.accepted_json().with_context(|| format!("GET {path} of {service}"))
     }
 
-    /// Every item that a service knows, page by page.
+    /// Every item of a service, page by page.
     pub async fn items(&self, service: &str) -> Result<Vec<Value>> {
         let (mut items, mut after) = (Vec::new(), String::new());
         loop {
@@ -235,13 +235,13 @@ impl Client {
         }
     }
 
-    /// As [`Client::get`]; `None` where there is no such thing.
+    /// Like [`Client::get`]; `None` after a 404.
     pub async fn find<T: DeserializeOwned>(&self, service: &str, path: &str) -> Result<Option<T>> {
         let answer = self.request(Method::GET, service, path, None, None).await?;
         if answer.status == 404 { Ok(None) } else { answer.accepted_json().map(Some) }
     }
 
-    /// The sums of a service that must balance.
+    /// The books of a service, whose sums must balance.
     pub async fn books(&self, service: &str) -> Result<Value> {
         self.get_url(&format!("{}/books", self.addresses.probes[service])).await
     }

@@ -1,5 +1,5 @@
-//! Plain clients of Kafka, which share no code with the services: consumers, producers, admin clients, and
-//! what they ask of a topic or of a group.
+//! Plain clients of Kafka, without code of the services: consumers, producers, admin clients, and
+//! queries of topics and groups.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +18,10 @@ use crate::client::http_client::Client;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How well the clocks of machines that run brokers are set, at least.
+/// The assumed accuracy of the clocks of different machines that run brokers.
 const CLOCK_SKEW_MAX: Duration = Duration::from_millis(500);
 
-/// A client of Kafka that belongs to no group of ours.
+/// A consumer that belongs to no group of a service.
 pub fn create_consumer(kafka: &str, group: &str) -> Result<BaseConsumer> {
     let consumer = ClientConfig::new()
         .set("bootstrap.servers", kafka)
@@ -37,7 +37,7 @@ pub fn create_consumer(kafka: &str, group: &str) -> Result<BaseConsumer> {
     Ok(consumer)
 }
 
-/// How many partitions a topic has.
+/// The number of partitions of a topic.
 pub fn partition_count(client: &BaseConsumer, topic: &str) -> Result<i32> {
     let metadata = client.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
     let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
@@ -45,19 +45,19 @@ pub fn partition_count(client: &BaseConsumer, topic: &str) -> Result<i32> {
     Ok(i32::try_from(partitions)?)
 }
 
-/// The high watermarks of a topic's partitions, by their number.
+/// The high watermarks of a topic's partitions, by partition.
 pub fn watermarks(client: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
     let partitions = partition_count(client, topic)?;
     let of = |partition| Ok(client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?);
     (0..partitions).map(of).collect()
 }
 
-/// How many records of a topic a group has not handled yet.
+/// The number of records of a topic that a group has not handled.
 pub fn lag(group: &BaseConsumer, topic: &str) -> Result<i64> {
     Ok(group_positions(group, topic)?.iter().map(|(next, high)| high - next).sum())
 }
 
-/// Of each partition, the offset of the first record that a group has not handled yet, and the high
+/// For each partition: the offset of the first record that a group has not handled, and the high
 /// watermark.
 pub fn group_positions(group: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
     let watermarks = watermarks(group, topic)?;
@@ -81,19 +81,19 @@ pub fn cluster_id(client: &BaseConsumer) -> Result<String> {
     client
         .client()
         .fetch_cluster_id(REQUEST_TIMEOUT)
-        .context("Kafka does not tell its cluster's id")
+        .context("Kafka does not report its cluster id")
 }
 
-/// How far the times of arrival of two brokers may be apart: not at all where they share a machine.
+/// The largest difference between the append times of two brokers: zero if they share a machine.
 pub fn clock_skew(client: &BaseConsumer) -> Result<Duration> {
     let metadata = client.fetch_metadata(None, REQUEST_TIMEOUT)?;
     let machines: HashSet<&str> = metadata.brokers().iter().map(|broker| broker.host()).collect();
     Ok(if machines.len() > 1 { CLOCK_SKEW_MAX } else { Duration::ZERO })
 }
 
-/// A record's headers; `None` where the name of one is no text. Kafka takes any bytes for a name,
-/// and the client's library panics over those that are not UTF-8. The panic is caught here, so every
-/// reader of headers uses this function.
+/// The headers of a record; `None` if a name is not UTF-8. Kafka accepts any bytes as a name, and
+/// librdkafka's wrapper panics for those. This function catches the panic, so every reader of
+/// headers uses it.
 pub fn headers(message: &impl Message) -> Option<Vec<Header<'_, &[u8]>>> {
     let headers = message.headers();
     let read = || headers.into_iter().flat_map(Headers::iter).collect();
@@ -104,7 +104,8 @@ pub fn create_producer(client: &Client) -> Result<FutureProducer> {
     let producer = ClientConfig::new()
         .set("bootstrap.servers", &client.addresses.kafka)
         .set("enable.idempotence", "true")
-        // A key's records lie where its publisher writes them.
+        // librdkafka's partitioner must be that of the publishers, so that a key stays in its
+        // partition.
         .set("partitioner", "murmur2_random")
         .create()?;
     Ok(producer)

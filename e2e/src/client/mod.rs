@@ -1,7 +1,8 @@
-//! The services as their clients see them: over HTTP and Kafka, without code that the services share. A client
-//! knows three outcomes of a command (accepted, refused, unknown) and remembers every answer that it was
-//! given, so that the checker can compare them with the databases. A client that treats an unknown outcome as
-//! a refusal breaks this, and so does one that uses the code of the services to read their answers.
+//! The services as their clients see them: over HTTP and Kafka, without code of the services. A
+//! client distinguishes three outcomes of a command (accepted, refused, unknown) and records every
+//! response, so that the checker can compare them with the databases. A client that treats an
+//! unknown outcome as a refusal breaks this, and so does one that parses responses with code of the
+//! services.
 
 pub mod addresses;
 pub mod client_history;

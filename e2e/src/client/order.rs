@@ -10,7 +10,7 @@ pub struct LineRequest {
     pub quantity: i64,
 }
 
-/// An order as its customer reads it.
+/// An order in the representation of the API.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Order {

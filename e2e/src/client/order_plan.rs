@@ -1,4 +1,4 @@
-//! One order as its client means it.
+//! One order that a client intends to place.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::client::order::LineRequest;
 
-/// One order as its client means it.
+/// One order that a client intends to place.
 #[derive(Clone, Debug)]
 pub struct OrderPlan {
     /// When it is due, from the beginning of the load.
@@ -19,7 +19,7 @@ pub struct OrderPlan {
     pub duplicated: bool,
     /// The client posts another order with the same key as well.
     pub key_reused: bool,
-    /// The client does not wait for its first answer.
+    /// The client disconnects before the first response.
     pub disconnect_after: Option<Duration>,
 }
 

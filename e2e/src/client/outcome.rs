@@ -1,4 +1,4 @@
-//! What an answer means to a client: one of three outcomes, as docs/api.md promises them.
+//! The meaning of a response to a client: one of three outcomes, as docs/api.md promises.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::launcher::eventually::retry_while;
 
-/// How long a service may refuse for now, or leave in doubt, what it has to decide: the disk may stand
-/// still.
+/// How long a service may refuse a command, or leave its outcome unknown, before it must decide:
+/// its disk may stall.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An answer as it came.
+/// A response as received.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpResponse {
     pub status: u16,
@@ -21,21 +21,21 @@ pub struct HttpResponse {
     pub body: Vec<u8>,
 }
 
-/// What a command came to, as far as its client can tell.
+/// The outcome of a command, as far as its client knows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Durable.
     Ok(HttpResponse),
     /// Nothing was stored.
     Refused(HttpResponse),
-    /// It may be stored or not: only another request with the same key settles it.
+    /// Stored or not: only a repeated request with the same key settles it.
     Unknown(String),
-    /// The same, and the service ought never to answer that: a 500, for instance.
+    /// Also unknown, and a service must never respond like that: a 500, for instance.
     Failed(HttpResponse),
 }
 
 impl Outcome {
-    /// Of an answer, or of none.
+    /// The outcome of a response, or of a request without one.
     pub fn from_response(response: Result<HttpResponse>) -> Outcome {
         match response {
             Ok(answer) => answer.into_outcome(),
@@ -43,7 +43,7 @@ impl Outcome {
         }
     }
 
-    /// What was answered, if anything was.
+    /// The response, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {
             Outcome::Ok(answer) | Outcome::Refused(answer) | Outcome::Failed(answer) => {
@@ -70,7 +70,7 @@ impl HttpResponse {
         serde_json::from_slice(&self.body).with_context(|| format!("cannot read {self}"))
     }
 
-    /// The JSON of a 2xx; anything else is an error that shows the answer.
+    /// The JSON of a 2xx; any other response is an error that contains it.
     pub fn accepted_json<T: DeserializeOwned>(&self) -> Result<T> {
         ensure!(self.is_success(), "{self}");
         self.json()
@@ -108,15 +108,15 @@ impl std::fmt::Display for HttpResponse {
     }
 }
 
-/// Has a command accepted that can be.
+/// Repeats a command that must be accepted.
 pub async fn require_accepted(send: impl AsyncFnMut() -> Outcome) -> Result<HttpResponse> {
     let answer = retry_until_settled(send).await?;
     ensure!(answer.is_success(), "it was refused: {answer}");
     Ok(answer)
 }
 
-/// What becomes of a command that means the same twice: asks again while it is refused for now, or left in
-/// doubt.
+/// Repeats an idempotent command while it is refused for now or its outcome is unknown, and returns
+/// the final outcome.
 pub async fn retry_until_settled(send: impl AsyncFnMut() -> Outcome) -> Result<HttpResponse> {
     let is_transient = |outcome: &Outcome| matches!(outcome.status(), Some(503) | None);
     match retry_while(SETTLE_TIMEOUT, send, is_transient).await {

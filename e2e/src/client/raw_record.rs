@@ -1,5 +1,5 @@
-//! A record that no client of ours can write: Kafka takes any bytes for the name of a header, and
-//! the client's library takes text. So the request is framed by hand.
+//! A record that librdkafka cannot write: Kafka accepts any bytes as the name of a header, and the
+//! library only text. So the request is encoded by hand.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Writes a record with one header, which is empty but for its name, and answers its offset. The leader of
-/// the partition is not looked up: the broker has to be the only one.
+/// Writes a record whose only header has this name and an empty value, and returns its offset. The
+/// leader of the partition is not looked up: there must be only one broker.
 pub async fn produce(
     broker: &str,
     (topic, partition): (&str, i32),
@@ -20,11 +20,11 @@ pub async fn produce(
     header_name: &[u8],
 ) -> Result<i64> {
     let header = [varint(1), varint_prefixed(header_name), varint_prefixed(b"")].concat();
-    // No attributes, and no distance from the batch's first time and offset.
+    // No attributes, and zero deltas of time and offset.
     let record = [vec![0_u8; 3], varint_prefixed(key), varint_prefixed(payload), header].concat();
     let records = length_prefixed(&batch(&varint_prefixed(&record)));
-    // Produce, in the oldest version that is still taken; of the number 0, of no client, in no
-    // transaction; for all replicas to acknowledge, within 5 s.
+    // Produce, in the oldest supported version; correlation id 0, no client id, no transaction;
+    // acks=all, within 5 s.
     let asked = [0_i16, 3, 0, 0, -1, -1, -1, 0, 5_000].map(i16::to_be_bytes).concat();
     let name = [&(topic.len() as i16).to_be_bytes()[..], topic.as_bytes()].concat();
     let (one, partition) = (1_i32.to_be_bytes(), partition.to_be_bytes());
@@ -32,38 +32,38 @@ pub async fn produce(
     let answer = async {
         let mut stream = TcpStream::connect(broker).await?;
         stream.write_all(&length_prefixed(&request)).await?;
-        // Its length, the request's number, one topic by its name, one partition by its number.
+        // The length, the correlation id, one topic by name, one partition by number.
         stream.read_exact(&mut vec![0_u8; 4 + 4 + 4 + name.len() + 4 + 4]).await?;
         anyhow::Ok((stream.read_i16().await?, stream.read_i64().await?))
     };
     let answer = tokio::time::timeout(RESPONSE_TIMEOUT, answer).await;
     let (error, offset) = answer.context("Kafka does not answer")??;
-    ensure!(error == 0, "Kafka refuses the record with its error {error}");
+    ensure!(error == 0, "Kafka refuses the record with error {error}");
     Ok(offset)
 }
 
-/// A batch of one record, without the id of a producer.
+/// A record batch with one record and no producer id.
 fn batch(record: &[u8]) -> Vec<u8> {
     let (now, one) = (Utc::now().timestamp_millis().to_be_bytes(), 1_i32.to_be_bytes());
-    // Attributes and the last record's distance; the first and the last time; the producer's id,
-    // its epoch and its sequence; how many records there are.
+    // Attributes and last offset delta; first and last time; producer id, epoch and sequence;
+    // number of records.
     let summed = [&[0_u8; 2 + 4][..], &now, &now, &[0xff_u8; 8 + 2 + 4], &one, record].concat();
-    // The leader's epoch, which it sets itself, and the version of this format.
+    // The leader epoch, which the broker sets, and the version of this format.
     let rest = [&[0xff_u8; 4][..], &[2_u8], &crc32c(&summed).to_be_bytes(), &summed].concat();
     [vec![0_u8; 8], length_prefixed(&rest)].concat()
 }
 
-/// With its length before it, in four bytes.
+/// A byte string with a length of four bytes.
 fn length_prefixed(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as i32).to_be_bytes()[..], bytes].concat()
 }
 
-/// The same, in as many as it takes.
+/// A byte string with a length of variable size.
 fn varint_prefixed(bytes: &[u8]) -> Vec<u8> {
     [varint(bytes.len()), bytes.to_vec()].concat()
 }
 
-/// Seven bits a byte, the lowest first; the very lowest is the sign.
+/// A zigzag varint: seven bits a byte, the lowest first.
 fn varint(number: usize) -> Vec<u8> {
     let (mut rest, mut bytes) = (number << 1, Vec::new());
     while rest >= 0x80 {

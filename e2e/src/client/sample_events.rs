@@ -1,4 +1,4 @@
-//! One valid event of each topic, for those who write to a topic in the place of its publisher.
+//! One valid event of each topic, for scenarios that write to a topic in place of its publisher.
 
 use anyhow::{Context, Result, bail};
 use chassis::event::{Event, Topic};
@@ -20,7 +20,7 @@ use crate::client::http_client::Client;
 /// The key of records that no service published. No order has it.
 pub const POISON_KEY: &str = "stranger";
 
-/// The body of a right event of a topic, about an order that does not exist.
+/// The body of a valid event of a topic, for an order that does not exist.
 pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
     let (order_id, customer_id, occurred_at) = (Uuid::now_v7(), Uuid::now_v7(), Utc::now());
     let (sku, quantity, unit_price_cents) = (|| "pen".to_string(), 1, 150);
@@ -94,7 +94,7 @@ pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
                 occurred_at,
             })
         }
-        name => bail!("say here what a record of {name} looks like"),
+        name => bail!("add a sample record of {name} here"),
     }
 }
 
@@ -103,7 +103,7 @@ pub fn encode<E: Event>(event: E) -> Result<Vec<u8>> {
     Ok(E::topic().codec().encode(&event)?)
 }
 
-/// The envelope of a right event.
+/// The envelope of a valid event.
 pub fn valid_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
     let (id, source) = (event_id.to_string(), format!("/{}", topic.publisher));
     let time = Utc::now().to_rfc3339();

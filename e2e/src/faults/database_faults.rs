@@ -1,4 +1,4 @@
-//! Faults of a service's database from within: by its superuser, and by signals to single processes of it.
+//! Faults inside a service's database: by its superuser, and by signals to single processes of it.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub async fn execute(stack: &Stack, service: &str, statements: &[&'static str]) 
     Ok(())
 }
 
-/// From now on, or no longer, no new transaction may write; sessions that there are feel it too.
+/// Makes the database read-only, or writable again; open sessions are affected as well.
 pub async fn set_read_only(stack: &Stack, service: &str, is_read_only: bool) -> Result<()> {
     let set = match is_read_only {
         true => "alter system set default_transaction_read_only = on",
@@ -34,7 +34,7 @@ pub async fn set_read_only(stack: &Stack, service: &str, is_read_only: bool) -> 
     execute(stack, service, &[set, "select pg_reload_conf()"]).await
 }
 
-/// From now on, or no longer, every commit waits for a standby that there is not.
+/// Makes every commit wait for a standby that does not exist, or ends that.
 pub async fn set_absent_standby(stack: &Stack, service: &str, waits: bool) -> Result<()> {
     let set = match waits {
         true => "alter system set synchronous_standby_names = 'absent'",
@@ -43,14 +43,15 @@ pub async fn set_absent_standby(stack: &Stack, service: &str, waits: bool) -> Re
     execute(stack, service, &[set, "select pg_reload_conf()"]).await
 }
 
-/// Sets every sequence back to its beginning, as a failover does to a copy that did not get them.
+/// Sets every sequence back to its start, as after a failover to a standby that had not received
+/// them.
 pub async fn reset_sequences(stack: &Stack, service: &str) -> Result<()> {
     let back = "select setval(oid::regclass, 1, false) from pg_class where relkind = 'S'";
     execute(stack, service, &[back]).await
 }
 
-/// SIGKILL to one backend that works for the service, or for the database itself where the service
-/// is away: the postmaster ends all others, and recovers.
+/// SIGKILL to one backend of the service, or of the database itself if the service is stopped. The
+/// postmaster then ends all backends, and recovers.
 pub async fn kill_backend(stack: &Stack, service: &str) -> Result<()> {
     let mut db = connect_as_superuser(stack, service).await?;
     let backend: i32 = sqlx::query_scalar(
@@ -62,7 +63,7 @@ pub async fn kill_backend(stack: &Stack, service: &str) -> Result<()> {
     .fetch_one(&mut db)
     .await
     .context("a backend of the service")?;
-    process::send_signal(Signal::Kill, &[ProcessIdentity::from_pid(u32::try_from(backend)?)])
+    process::send_signal(Signal::KILL, &[ProcessIdentity::from_pid(u32::try_from(backend)?)])
 }
 
 /// Ends every session of the service.
@@ -74,7 +75,8 @@ pub async fn terminate_sessions(stack: &Stack, service: &str) -> Result<u64> {
 
 /// Ends the session that holds the lock of the active relay.
 pub async fn terminate_relay_session(stack: &Stack, service: &str) -> Result<u64> {
-    // Of a lock by one number, its two halves; an operator's discard holds one by another number.
+    // The lock of the relay has one 64-bit key, shown as two halves; an operator's discard holds
+    // another key.
     let ended = "select pg_terminate_backend(pid) from pg_locks
                  where locktype = 'advisory' and granted and (classid, objid) = (0x72, 0x656c6179)
                    and database = (select oid from pg_database where datname = current_database())";
@@ -91,7 +93,7 @@ pub async fn lock_outbox(stack: &Stack, service: &str, lasting: Duration) -> Res
     tx.rollback().await.context("the lock was lost before its time")
 }
 
-/// How many sessions of a service wait for a lock.
+/// The number of sessions of a service that wait for a lock.
 pub async fn count_lock_waiters(stack: &Stack, service: &str) -> Result<i64> {
     let count =
         "select count(*) from pg_stat_activity where usename = $1 and wait_event_type = 'Lock'";
@@ -99,7 +101,7 @@ pub async fn count_lock_waiters(stack: &Stack, service: &str) -> Result<i64> {
     Ok(sqlx::query_scalar(count).bind(service).fetch_one(&mut db).await?)
 }
 
-/// Holds a snapshot, so that no dead row younger than it can be cleaned up.
+/// Holds a snapshot, so that vacuum cannot remove younger dead rows.
 pub async fn hold_snapshot(stack: &Stack, service: &str, lasting: Duration) -> Result<()> {
     let mut db = connect_as_superuser(stack, service).await?;
     let mut tx = db.begin_with("begin isolation level repeatable read").await?;
@@ -108,32 +110,32 @@ pub async fn hold_snapshot(stack: &Stack, service: &str, lasting: Duration) -> R
     tx.rollback().await.context("the snapshot was lost before its time")
 }
 
-/// Events in a service's outbox.
+/// The number of events in a service's outbox.
 pub async fn count_outbox_rows(stack: &Stack, service: &str) -> Result<i64> {
     let mut db = connect_as_superuser(stack, service).await?;
     Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&mut db).await?)
 }
 
-/// Dead letters of a kind that wait for an operator.
+/// The number of dead letters of a kind that wait for an operator.
 pub async fn count_dead_letters(stack: &Stack, service: &str, kind: &str) -> Result<i64> {
     let count = "select count(*) from dead_letters where kind = $1 and state = 'waiting'";
     let mut db = connect_as_superuser(stack, service).await?;
     Ok(sqlx::query_scalar(count).bind(kind).fetch_one(&mut db).await?)
 }
 
-/// Commits something that changes nothing, on a session of its own.
+/// Commits a transaction without changes, in a session of its own.
 pub async fn commit_nothing(stack: &Stack, service: &str) -> Result<()> {
     commit_nothing_at(&stack.database_url(service)?).await
 }
 
-/// The same, where only the database's address is known.
+/// The same, by the address of the database.
 pub async fn commit_nothing_at(url: &str) -> Result<()> {
     let message = "select pg_logical_emit_message(true, 'e2e', '')";
     sqlx::query(message).execute(&mut connect_database(url).await?).await?;
     Ok(())
 }
 
-/// How many sessions a service has with its database.
+/// The number of sessions of a service in its database.
 pub async fn count_sessions(stack: &Stack, service: &str) -> Result<i64> {
     let count = "select count(*) from pg_stat_activity where usename = $1";
     let mut db = connect_as_superuser(stack, service).await?;

@@ -1,8 +1,8 @@
-//! A TCP proxy between a service and one of its dependencies. It can fail in the ways in which a network fails,
-//! while connections live.
+//! A TCP proxy between a service and one of its dependencies. It fails as networks fail, while
+//! connections stay open.
 //!
-//! Bytes that are held back arrive when the link is open again, as TCP's own retransmissions would have it, and so
-//! does the end of a connection. After a reset nothing arrives.
+//! Held bytes arrive when the link opens again, as with TCP's own retransmissions, and so does the
+//! end of a connection. After a reset nothing arrives.
 
 mod forward;
 mod toxics;
@@ -22,11 +22,11 @@ pub use crate::faults::faulty_network::toxics::Toxics;
 use crate::launcher::ports;
 use crate::launcher::topology::HOST;
 
-/// How often the proxy tries to bind a port that another program may have for a moment.
+/// How often the proxy tries to bind a port that another program may hold for a moment.
 const BIND_INTERVAL: Duration = Duration::from_millis(50);
 const BIND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A proxy to one server. It ends, with all its connections, when this is dropped.
+/// A proxy to one server. It ends, with all its connections, when it is dropped.
 pub struct Proxy {
     pub port: u16,
     state: ProxyState,
@@ -34,7 +34,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// To a server, `127.0.0.1:5432`, which need not be there yet.
+    /// A proxy to a server such as `127.0.0.1:5432`, which need not run yet.
     pub async fn start(server: String) -> Result<Proxy> {
         let listener = ports::bind_free_port()?;
         listener.set_nonblocking(true)?;
@@ -63,15 +63,15 @@ impl Proxy {
         self.set_toxics(Toxics::default());
     }
 
-    /// Ends every connection that there is, at once and by RST to both sides.
+    /// Resets every open connection on both sides.
     pub fn reset_connections(&self) {
-        // Each connection listens for it.
+        // Each connection waits for this signal.
         let open = self.state.resets.receiver_count() as u64;
         self.state.affected.fetch_add(open, Ordering::Relaxed);
         self.state.resets.send_modify(|count| *count += 1);
     }
 
-    /// How many commits were cut off so far, and how many bytes were carried.
+    /// The number of commits that were cut off and of bytes that were carried so far.
     pub fn commits_cut(&self) -> u64 {
         self.state.commits_cut.load(Ordering::Relaxed)
     }
@@ -80,8 +80,8 @@ impl Proxy {
         self.state.bytes_forwarded.load(Ordering::Relaxed)
     }
 
-    /// How often a toxic had an effect: chunks that came while the link was slow, narrow or closed, connections
-    /// that were reset, commits that were cut off.
+    /// How often a toxic had an effect: chunks during latency, a bandwidth limit or a closed link,
+    /// connections that were reset, commits that were cut off.
     pub fn affected(&self) -> u64 {
         self.state.affected.load(Ordering::Relaxed)
     }
@@ -107,14 +107,15 @@ async fn accept_connections(listener: TcpListener, port: u16, server: String, st
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
                 let (server, state) = (server.clone(), state.clone());
-                // A reset ends every connection, also while the server is still being reached.
+                // A reset also ends a connection whose server is still being reached.
                 let resets = state.resets.subscribe();
                 connections.spawn(async move {
-                    // It may have come to refuse between the connection and its acceptance.
+                    // The proxy may have begun to refuse connections in the meantime.
                     let refuses = state.toxics.borrow().refuses_connections;
                     match TcpStream::connect(&server).await {
                         Ok(server) if !refuses => forward_connection(client, server, resets, &state).await,
-                        // The connection is accepted already: a reset comes nearest to a refusal.
+                        // The connection is already accepted, so a reset is the closest to a
+                        // refusal.
                         _ => drop(client.set_zero_linger()),
                     }
                 });

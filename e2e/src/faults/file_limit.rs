@@ -1,4 +1,4 @@
-//! An instance of a service that starts with a limit of open files, as a container runtime sets one.
+//! An instance of a service with a limit of open files, as a container runtime sets one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,12 +8,13 @@ use anyhow::Result;
 use crate::Stack;
 use crate::launcher::directories::programs_directory;
 
-/// From its next start on an instance has these limits. The soft limit must not be above the hard one.
+/// Gives an instance these limits from its next start on. The soft limit must not be above the hard
+/// one.
 pub fn set(stack: &Stack, name: &str, service: &str, soft: u64, hard: u64) -> Result<()> {
     let directory = stack.directory().join(format!("limited-{name}"));
     fs::create_dir_all(&directory)?;
     let program = programs_directory()?.join(service);
-    // The soft one first: a hard limit can't be set below it.
+    // The soft limit first: a hard limit cannot be set below it.
     let script = format!(
         "#!/bin/sh\nulimit -Sn {soft} && ulimit -Hn {hard} && exec '{}' \"$@\"\n",
         program.display()
@@ -24,7 +25,7 @@ pub fn set(stack: &Stack, name: &str, service: &str, soft: u64, hard: u64) -> Re
     stack.set_programs(name, &directory)
 }
 
-/// From its next start on it has the limits of the launcher again.
+/// Gives the instance the launcher's own limits again, from its next start on.
 pub fn reset(stack: &Stack, name: &str) -> Result<()> {
     stack.set_programs(name, &programs_directory()?)
 }

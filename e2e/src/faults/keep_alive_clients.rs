@@ -1,5 +1,5 @@
-//! Clients that keep their connections: each sends a request on it now and then, and connects again when the
-//! server closes it.
+//! Clients with keep-alive connections: each sends a request at intervals, and reconnects when the
+//! server closes its connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// How long an answer, or a connection, may take.
+/// The timeout of a response, or of a connection attempt.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The clients; they end when this is dropped.
@@ -21,7 +21,8 @@ pub struct KeepAliveClients {
 }
 
 impl KeepAliveClients {
-    /// So many clients of `address` (`127.0.0.1:8001`), each with a `GET` of `path` in every `interval`.
+    /// Starts this number of clients of `address` (`127.0.0.1:8001`), each with one `GET` of `path`
+    /// per `interval`.
     pub fn start(
         address: &str,
         path: &str,
@@ -46,7 +47,7 @@ impl KeepAliveClients {
         }
     }
 
-    /// How many requests were answered so far.
+    /// The number of responses so far.
     pub fn response_count(&self) -> u64 {
         self.responses.load(Ordering::Relaxed)
     }
@@ -70,7 +71,7 @@ async fn run_client(
     }
 }
 
-/// Reads one answer whole; its header in lower case.
+/// Reads one response, and returns its header in lower case.
 async fn read_response(stream: &mut TcpStream) -> Result<String> {
     let mut read = Vec::new();
     loop {
@@ -78,7 +79,7 @@ async fn read_response(stream: &mut TcpStream) -> Result<String> {
         if let Some(end) = end {
             let head = String::from_utf8_lossy(&read[..end]).to_ascii_lowercase();
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            let length: usize = length.context("an answer without a length")?.parse()?;
+            let length: usize = length.context("a response without a length")?.parse()?;
             if read.len() >= end + 4 + length {
                 return Ok(head);
             }

@@ -1,5 +1,6 @@
-//! The links between each service and each of its dependencies, with a proxy on each, so that any one link can
-//! be cut alone. A service knows the addresses of its proxies only: Kafka too advertises them to its clients.
+//! The links between each service and each of its dependencies, with a proxy on each, so that one
+//! link can be cut alone. A service only knows the addresses of its proxies: Kafka also advertises
+//! them to its clients.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -23,7 +24,7 @@ impl Dependency {
         [Dependency::Database, Dependency::Kafka, Dependency::Registry];
 }
 
-/// A service, all its instances, and one thing that it depends on.
+/// A service, with all its instances, and one of its dependencies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Link {
     pub service: String,
@@ -52,11 +53,11 @@ impl Display for Link {
     }
 }
 
-/// The proxies of a stack. They go with this, and nothing works any more until [`remove`].
+/// The proxies of a stack. When they are dropped, the stack cannot work until [`remove`].
 pub struct Links(BTreeMap<Link, Proxy>);
 
 impl Links {
-    /// Puts the proxies between, from the services' and Kafka's next start on.
+    /// Inserts the proxies, from the services' and Kafka's next start on.
     pub async fn install(stack: &Stack) -> Result<Links> {
         let mut proxies = BTreeMap::new();
         let stack_state = stack.state()?;
@@ -100,7 +101,7 @@ impl Links {
     }
 }
 
-/// Takes the proxies away, from the services' and Kafka's next start on.
+/// Removes the proxies, from the services' and Kafka's next start on.
 pub fn remove(stack: &Stack) -> Result<()> {
     for service in SERVICES {
         stack.set_environment(service, DATABASE_VARIABLE, None)?;

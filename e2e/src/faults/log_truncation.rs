@@ -1,4 +1,5 @@
-//! A partition's log that loses its tail, as a lone broker's does when power fails before its disk has it.
+//! Truncates a partition's log, as a power failure does on a lone broker whose disk had not flushed
+//! it.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -8,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Stack;
 
-/// A batch begins with its first offset, in eight bytes, and the length of what follows, in four.
+/// A batch begins with its first offset, in eight bytes, and the length of the rest, in four.
 const BATCH_HEADER_BYTES: usize = 12;
 
-/// Cuts the last batches off a partition's newest segment. Kafka must not run; it recovers the log when it
-/// is started. Answers how many bytes are gone.
+/// Cuts the last batches off a partition's newest segment, and returns the number of removed bytes.
+/// Kafka must be stopped; it recovers the log at its next start.
 pub fn truncate(stack: &Stack, topic: &str, partition: i32, batches: usize) -> Result<u64> {
     let directory = stack.directory().join("kafka/data").join(format!("{topic}-{partition}"));
     let files = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
@@ -34,12 +35,12 @@ pub fn truncate(stack: &Stack, topic: &str, partition: i32, batches: usize) -> R
     Ok(bytes.len() as u64 - end)
 }
 
-/// Where each batch of a segment begins.
+/// The position of each batch in a segment.
 fn batch_starts(bytes: &[u8]) -> Result<Vec<usize>> {
     let (mut begins, mut at) = (Vec::new(), 0);
     while let Some(length) = bytes.get(at + 8..at + BATCH_HEADER_BYTES) {
         let length = i32::from_be_bytes(length.try_into()?);
-        // Preallocated, and not yet written.
+        // Preallocated space without a batch.
         if length <= 0 {
             break;
         }

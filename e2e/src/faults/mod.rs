@@ -1,6 +1,6 @@
-//! What can be broken around a service: its network, its database, its clock, its file descriptors, Kafka's log
-//! and its neighbours. The promise is that every fault can be taken back, and that none needs code in a service:
-//! a service under test is the one that is shipped. A fault that knows an order breaks it: such faults are in
+//! Faults around a service: its network, its database, its clock, its file descriptors, Kafka's log
+//! and its neighbours. Every fault can be undone, and none needs code in a service: the service
+//! under test is the shipped one. A fault that knows an order breaks this rule: such faults are in
 //! `scenarios/order_faults`.
 
 pub mod database_faults;

@@ -1,4 +1,4 @@
-//! A real nginx in front of a service. Its program comes from the system (Debian: `nginx-light`).
+//! A real nginx in front of a service. The system must provide the program (Debian: `nginx-light`).
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,14 +17,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One process of nginx, which ends when this is dropped.
 pub struct Nginx {
-    /// Where it listens, without a slash at the end.
+    /// Its URL, without a slash at the end.
     pub url: String,
     directory: PathBuf,
     _process: Child,
 }
 
 impl Nginx {
-    /// The program, where the system has it.
+    /// The program, if the system has it.
     pub fn program() -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let sbin = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
@@ -32,10 +32,11 @@ impl Nginx {
         folders.map(|folder| folder.join("nginx")).find(|program| program.is_file())
     }
 
-    /// Starts it with these `upstream` and `location` blocks, and with defaults for all else.
+    /// Starts nginx with these `upstream` and `location` blocks, and with defaults for everything
+    /// else.
     ///
     /// # Errors
-    /// If the system does not have it, or if it does not listen within 10 s.
+    /// If nginx is not installed, or if it does not listen within 10 s.
     pub async fn start(upstreams: &str, locations: &str) -> Result<Nginx> {
         let program = Nginx::program().context("there is no nginx")?;
         let port = free_port()?;

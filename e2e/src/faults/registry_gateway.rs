@@ -1,4 +1,4 @@
-//! A gateway before the schema registry that answers some requests itself.
+//! A gateway in front of the schema registry that responds to some requests itself.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,10 +12,10 @@ use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// How requests are answered: by the end of their path, a status and a body.
+/// The configured responses: by a part of the path, a status and a body.
 type CannedResponse = (String, StatusCode, String);
 
-/// A gateway on a port of its own, for as long as this lives.
+/// A gateway on a port of its own, which ends when it is dropped.
 pub struct RegistryGateway {
     addr: SocketAddr,
     base_path: String,
@@ -31,7 +31,7 @@ struct GatewayState {
 }
 
 impl RegistryGateway {
-    /// Passes everything on to the registry at this URL.
+    /// Forwards everything to the registry at this URL.
     pub async fn start(registry_url: &str) -> Result<RegistryGateway> {
         let url = reqwest::Url::parse(registry_url)?;
         let refusals = Arc::<Mutex<Vec<CannedResponse>>>::default();
@@ -50,19 +50,20 @@ impl RegistryGateway {
         Ok(RegistryGateway { addr, base_path, canned_responses: refusals, serve_task: serving })
     }
 
-    /// The value of `SCHEMA_REGISTRY_URL` that leads here.
+    /// The value of `SCHEMA_REGISTRY_URL` for this gateway.
     pub fn url(&self) -> String {
         format!("http://{}{}", self.addr, self.base_path)
     }
 
-    /// Answers requests whose path contains this with an error of the registry's: 40301 with 403, for instance.
+    /// Responds to requests whose path contains this text with an error code of the registry: 40301
+    /// with 403, for instance.
     pub fn reject(&self, path: &str, status: u16, error_code: u32) {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = format!(r#"{{"error_code":{error_code},"message":"refused by the gateway"}}"#);
         self.lock().push((path.to_string(), status, body));
     }
 
-    /// Passes everything on from now on.
+    /// Forwards everything from now on.
     pub fn forward_all(&self) {
         self.lock().clear();
     }

@@ -1,8 +1,9 @@
-//! A clock that is wrong, and jumps: components of a stack read another time of day than it is.
+//! A clock that is wrong and jumps: components of a stack read another time of day.
 //!
-//! The monotonic clock stays true, as it does where a host sleeps or its time is set. The kernel knows
-//! the true time only, so a component that waits until a moment of the wrong clock would wait for as long as the
-//! two are apart. Kafka's client does that, and reads the time by `gettimeofday`, which this library leaves true for a service.
+//! The monotonic clock stays correct, as it does when a host sleeps or its time is set. The kernel
+//! only knows the true time, so a component that waits for a moment of the wrong clock would wait
+//! as long as the two differ. Kafka's client does that with the time of `gettimeofday`, so this
+//! library leaves `gettimeofday` unchanged for a service.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::Stack;
 use crate::launcher::directories::create_public_directory;
 use crate::launcher::topology::Component;
 
-/// Adds to each time of day the seconds that a file holds at that moment.
+/// Adds the seconds in a file to each time of day that is read.
 const LIBRARY_SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <errno.h>
@@ -69,31 +70,35 @@ time_t time(time_t *now) {
 }
 "#;
 
-/// A clock for components of a stack, right until it is set.
+/// A clock for components of a stack; it is correct until it is set.
 pub struct SkewedClock {
     library: PathBuf,
     offset_file: PathBuf,
 }
 
 impl SkewedClock {
-    /// Made by the compiler that also makes Kafka's client, in the stack's directory.
+    /// Compiles the library in the stack's directory, with the compiler that also builds Kafka's
+    /// client.
     pub fn new(stack: &Stack, name: &str) -> Result<SkewedClock> {
         let directory = stack.directory().join("clock");
-        // A database runs as another user, and reads both.
+        // A database runs as another user, and must be able to read both files.
         create_public_directory(&directory)?;
         let (source, library) = (directory.join("clock.c"), directory.join("clock.so"));
         if !library.exists() {
             fs::write(&source, LIBRARY_SOURCE)?;
             let mut cc = Command::new("cc");
             let made = cc.args(["-O1", "-shared", "-fPIC", "-o"]).args([&library, &source]);
-            ensure!(made.status().context("cc")?.success(), "no library for a wrong clock");
+            ensure!(
+                made.status().context("cc")?.success(),
+                "the library for a wrong clock does not compile"
+            );
         }
         let clock = SkewedClock { library, offset_file: directory.join(name) };
         clock.set_offset(0)?;
         Ok(clock)
     }
 
-    /// Gives it to a component: a service or a database, from its next start on.
+    /// Attaches the clock to a component, a service or a database, from its next start on.
     pub fn apply_to(&self, stack: &Stack, component: &str) -> Result<()> {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         stack.set_environment(component, "LD_PRELOAD", Some(&text(&self.library)))?;
@@ -105,9 +110,10 @@ impl SkewedClock {
         Ok(())
     }
 
-    /// Lets it jump: from now on it is wrong by so many seconds.
+    /// Makes the clock jump: from now on it is wrong by this number of seconds.
     pub fn set_offset(&self, seconds: i64) -> Result<()> {
-        // In its place at once: a file that is empty for a moment would be a right clock.
+        // A rename replaces the file atomically: an empty file would be a correct clock for a
+        // moment.
         let next = self.offset_file.with_extension("next");
         fs::write(&next, seconds.to_string())?;
         Ok(fs::rename(next, &self.offset_file)?)

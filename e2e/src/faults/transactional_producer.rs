@@ -1,4 +1,4 @@
-//! A producer that writes in transactions, and may leave one open.
+//! A producer that writes in transactions, and can leave one open.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use uuid::Uuid;
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the broker lets a transaction stand open: the longest that it takes.
+/// The transaction timeout: the largest that the broker accepts.
 const TRANSACTION_TIMEOUT_MS: &str = "900000";
 
-/// A client with a transactional id of its own. A transaction that is open when it is dropped is aborted.
-/// Each call blocks until Kafka has answered.
+/// A client with its own transactional id. An open transaction is aborted when it is dropped. Each
+/// call blocks until Kafka has responded.
 pub struct TransactionalProducer {
     producer: BaseProducer,
-    /// Of every record.
+    /// The key of every record.
     key: &'static str,
     is_open: bool,
 }
 
 impl TransactionalProducer {
-    /// Connects, and registers its id. Every record that it writes has this key.
+    /// Connects, and registers the id. Every record has this key.
     pub fn new(kafka: &str, key: &'static str) -> Result<TransactionalProducer> {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", kafka)
@@ -47,8 +47,8 @@ impl TransactionalProducer {
         Ok(())
     }
 
-    /// Begins a transaction that has a record in each of these partitions, and leaves it open. The records
-    /// are no events.
+    /// Begins a transaction with one record in each of these partitions, and leaves it open. The
+    /// records are not events.
     pub fn leave_open(&mut self, topic: &str, partitions: impl Iterator<Item = i32>) -> Result<()> {
         self.begin()?;
         for partition in partitions {

@@ -26,22 +26,22 @@ impl Stack {
         self.state()?.database_url(service, "postgres", service)
     }
 
-    /// The same cluster's maintenance database, for those who make databases of their own.
+    /// The maintenance database of the same cluster, for tests that create databases of their own.
     pub fn maintenance_database_url(&self, service: &str) -> Result<String> {
         self.state()?.database_url(service, "postgres", "postgres")
     }
 
-    /// Kafka's listener that belongs to no service.
+    /// Kafka's listener for clients that are not services.
     pub fn kafka_bootstrap(&self) -> Result<String> {
         Ok(format!("{HOST}:{}", self.state()?.ports.kafka))
     }
 
-    /// Kafka's listener of one service, where it really listens.
+    /// Kafka's listener of one service, at its real port.
     pub fn kafka_listener(&self, service: &str) -> Result<String> {
         Ok(format!("{HOST}:{}", self.state()?.service_ports(service)?.kafka))
     }
 
-    /// As which it claims its Kafka cluster.
+    /// The name by which the stack claims its Kafka cluster.
     pub fn name(&self) -> Result<String> {
         Ok(self.state()?.stack_name())
     }

@@ -1,6 +1,6 @@
 //! Kafka, the schema registry and PostgreSQL, fetched once with Maven into a cache that every
-//! checkout shares. What is fetched is checked against `artifacts.sha256`; an artifact that is
-//! complete is never fetched again, and one whose fetch was interrupted is not taken for complete.
+//! checkout shares. Each file is checked against `artifacts.sha256`. A complete artifact is never
+//! fetched again. An interrupted fetch does not count as complete.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,24 +17,24 @@ use crate::launcher::directories::{
 };
 use crate::launcher::process::LaunchCommand;
 
-/// Versions stand in the Maven file, where tools that propose updates find them.
+/// The versions are in the Maven file, where tools that propose updates find them.
 const POM: &str = include_str!("../../pom.xml");
 const CHECKSUMS: &str = include_str!("../../artifacts.sha256");
 const FETCH_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Where the artifacts are, all of them complete.
+/// The directories of the artifacts, all of them complete.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     cache: PathBuf,
     pub java: PathBuf,
-    /// Kafka's jars, joined in a fixed order: the class archive is bound to it.
+    /// Kafka's jars, joined in a fixed order: a class archive is valid for that order only.
     pub kafka_classpath: String,
     pub registry_jar: PathBuf,
     pub postgres_bin: PathBuf,
 }
 
 impl Artifacts {
-    /// Fetches what is not there yet. `progress` gets one line for each long step.
+    /// Fetches the missing artifacts. `progress` gets one line for each long step.
     pub async fn fetch_missing(progress: &impl Fn(&str)) -> Result<Self> {
         ensure!(
             cfg!(all(target_os = "linux", target_arch = "x86_64")),
@@ -62,8 +62,8 @@ impl Artifacts {
         })
     }
 
-    /// Where the archive of preloaded classes is for what `java` runs with `flags`. A changed Java
-    /// would ignore the old archive silently, so its own build is part of the name.
+    /// The archive of preloaded classes for what `java` runs with `flags`. Another build of Java
+    /// would ignore the archive silently, so the build is part of its name.
     pub fn class_archive(&self, name: &str, flags: &str) -> PathBuf {
         let release = self.java.ancestors().nth(2).map(|home| home.join("release"));
         let release = release.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Artifacts {
     }
 }
 
-/// Titles and versions of all of them.
+/// Titles and versions of all artifacts.
 pub fn versions() -> impl Iterator<Item = (&'static str, &'static str)> {
     ARTIFACTS.iter().map(|part| (part.title, part.version()))
 }
@@ -92,7 +92,8 @@ struct Artifact {
     unpack: Option<Unpack>,
 }
 
-/// The archive within what was fetched, by the end of its name, and how `tar` opens it.
+/// The archive inside the download, by the end of its name, and the flags with which `tar` unpacks
+/// it.
 struct Unpack {
     archive: &'static str,
     flags: &'static str,
@@ -125,7 +126,7 @@ impl Artifact {
         cache.join(format!("{}-{}", self.name, self.version()))
     }
 
-    /// File name and checksum of everything that must have been fetched.
+    /// File name and checksum of every file of this artifact.
     fn checksums(&self) -> BTreeMap<String, String> {
         let lines = CHECKSUMS.lines().filter_map(|line| line.split_once("  "));
         lines
@@ -135,7 +136,8 @@ impl Artifact {
             .collect()
     }
 
-    /// The stamp holds the checksums: a changed list fetches again, also for an unchanged version.
+    /// The stamp contains the checksums, so a changed list fetches again even if the version is the
+    /// same.
     fn is_complete(&self, cache: &Path) -> bool {
         let stamp = fs::read_to_string(self.directory(cache).join("complete"));
         stamp.is_ok_and(|stamp| stamp == format!("{:?}", self.checksums()))
@@ -177,7 +179,7 @@ impl Artifact {
     async fn run_maven(&self, work: &Path, into: &Path) -> Result<()> {
         let pom = work.join("pom.xml");
         fs::write(&pom, POM)?;
-        // A repository of its own, thrown away afterwards: the user's stays as it is.
+        // A temporary repository, deleted afterwards: the user's own is not changed.
         let repository = format!("-Dmaven.repo.local={}", work.join("repository").display());
         let users = std::env::var("MAVEN_OPTS").unwrap_or_default();
         let maven = LaunchCommand {
@@ -200,7 +202,7 @@ impl Artifact {
             unprivileged: false,
         };
         let log = work.join(format!("{}.log", self.name));
-        // Twice: a connection that broke off is no reason to give up.
+        // Two attempts, since one broken connection is no reason to fail.
         for _ in 0..2 {
             if maven.run(work, &log, FETCH_TIMEOUT).await? {
                 return Ok(());
@@ -208,7 +210,7 @@ impl Artifact {
         }
         let text = fs::read_to_string(&log).unwrap_or_default();
         let reason =
-            text.lines().find(|line| line.contains("[ERROR]")).unwrap_or("it gave no reason");
+            text.lines().find(|line| line.contains("[ERROR]")).unwrap_or("Maven printed no error");
         bail!("Maven could not fetch {} {}: {reason}", self.title, self.version())
     }
 
@@ -223,7 +225,7 @@ impl Artifact {
             match found.get(file) {
                 None => bail!("{file} of {} was not fetched", self.title),
                 Some(found) if found != sum => {
-                    bail!("{file} is not what e2e/artifacts.sha256 says: its sha256 is {found}")
+                    bail!("{file} does not match e2e/artifacts.sha256: its sha256 is {found}")
                 }
                 Some(_) => (),
             }
@@ -240,12 +242,13 @@ impl Artifact {
 
 async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()> {
     create_public_directory(cache).with_context(|| {
-        format!("cannot make the cache {} (HOLDFAST_CACHE moves it)", cache.display())
+        format!("cannot create the cache {} (HOLDFAST_CACHE moves it)", cache.display())
     })?;
-    let _lock =
-        lock_file(&cache.join("lock"), &|| progress("waiting for another launcher that fetches …"))
-            .await?;
-    // Under the lock no other launcher fetches: what lies here was left by a fetch that was interrupted.
+    let _lock = lock_file(&cache.join("lock"), &|| {
+        progress("waiting for another launcher to finish its download …")
+    })
+    .await?;
+    // Under the lock no other launcher fetches, so these files are left from an interrupted fetch.
     let work = cache.join("partial");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work)?;
@@ -258,13 +261,13 @@ async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()>
     Ok(())
 }
 
-/// The Java to be run, with links followed: Debian's `java` is a link to a link.
+/// The Java to run, with links followed: Debian's `java` is a link to a link.
 fn find_java() -> Result<PathBuf> {
     let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = home.into_iter().chain(std::env::split_paths(&path));
     let java = places.find_map(|place| fs::canonicalize(place.join("java")).ok());
-    java.context("no Java found: `sh e2e/tools.sh` installs it, or says what to install")
+    java.context("no Java found: `sh e2e/tools.sh` installs it, or prints what to install")
 }
 
 fn list_files(directory: &Path) -> Result<Vec<String>> {

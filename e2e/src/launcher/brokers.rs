@@ -1,5 +1,5 @@
 //! Further brokers beside the stack's own, so that any one of three can be lost. They only carry
-//! records: the stack's own is the controller too.
+//! records: the stack's own broker is also the controller.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::launcher::provision;
 use crate::launcher::readiness::READY_TIMEOUT;
 use crate::launcher::topology::{HOST, SERVICES};
 
-/// How many there are then, each with all records.
+/// The number of brokers, each with a replica of every partition.
 const BROKER_COUNT: u16 = 3;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -30,13 +30,14 @@ pub struct Brokers<'a> {
 
 struct Broker {
     node: u16,
-    /// For its peers and for each service.
+    /// The ports for its peers and for each service.
     ports: Vec<u16>,
 }
 
 impl<'a> Brokers<'a> {
-    /// Starts the infrastructure of a fresh stack with three brokers. Topics that are made from now on, and
-    /// the groups' offsets, lie on all three, and two must have a record before it is acknowledged.
+    /// Starts the infrastructure of a new stack with three brokers. Topics created from now on, and
+    /// the groups' offsets, have three replicas, and a record is acknowledged when two brokers have
+    /// it.
     pub async fn start_three(stack: &'a Stack) -> Result<Brokers<'a>> {
         stack.update_state(|stack_state| stack_state.replication_factor = Some(BROKER_COUNT))?;
         stack.up_infrastructure().await?;
@@ -56,20 +57,20 @@ impl<'a> Brokers<'a> {
         Ok(brokers)
     }
 
-    /// SIGKILL to the second or the third.
+    /// SIGKILL to the second or the third broker.
     pub fn kill(&self, node: u16) -> Result<()> {
         self.process(node).kill_all()
     }
 
     pub fn pause(&self, node: u16) -> Result<()> {
-        process::send_signal(Signal::Stop, &self.process(node).all_processes())
+        process::send_signal(Signal::STOP, &self.process(node).all_processes())
     }
 
     pub fn resume(&self, node: u16) -> Result<()> {
-        process::send_signal(Signal::Continue, &self.process(node).all_processes())
+        process::send_signal(Signal::CONT, &self.process(node).all_processes())
     }
 
-    /// Starts it, and returns when it listens.
+    /// Starts the broker, and returns when it listens.
     pub async fn start(&self, node: u16) -> Result<()> {
         let broker = self.additional.iter().find(|broker| broker.node == node);
         let ports = &broker.with_context(|| format!("there is no broker {node}"))?.ports;
@@ -125,7 +126,7 @@ impl<'a> Brokers<'a> {
         }
     }
 
-    /// The id of the cluster, as the first broker wrote it down.
+    /// The id of the cluster, from the first broker's log directory.
     fn cluster_id(&self) -> Result<String> {
         let file = self.stack.directory().join("kafka").join("data").join("meta.properties");
         let text = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;

@@ -1,5 +1,5 @@
-//! Archives of the classes that Java loads for Kafka and the registry. They make starts faster and nothing
-//! else depends on them.
+//! Archives of the classes that Java loads for Kafka and the registry. They only make starts
+//! faster.
 
 use std::fs;
 use std::path::Path;
@@ -20,8 +20,8 @@ pub fn class_archive_mode(archive: &Path) -> ClassArchiveMode {
     if archive.exists() { ClassArchiveMode::Use } else { ClassArchiveMode::Disabled }
 }
 
-/// Runs Kafka and the registry once, so that Java writes down the classes they load. Only speed
-/// is at stake: where it fails the stack starts without.
+/// Runs Kafka and the registry once, so that Java writes the classes they load into archives. If
+/// that fails, the stack starts without archives.
 pub async fn create_class_archives(artifacts: &Artifacts) {
     let archives = ["kafka", "registry"].map(|name| {
         let options = launch_config::java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
@@ -45,7 +45,7 @@ pub async fn create_class_archives(artifacts: &Artifacts) {
         stack.clean().await
     };
     if let Err(error) = made.await {
-        eprintln!("without class archives, starts take longer: {error:#}");
+        eprintln!("no class archives, so starts take longer: {error:#}");
     }
 }
 
@@ -72,7 +72,7 @@ async fn create_class_archive(
     };
     let identity = process.spawn(&launch).await?;
     wait_until_ready(&stack_state, &component, &process, (identity, 0), &|_| ()).await?;
-    process::send_signal(Signal::Term, &[identity])?;
+    process::send_signal(Signal::TERM, &[identity])?;
     ensure!(identity.wait_for_exit(READY_TIMEOUT).await, "{name} did not end");
     fs::rename(fresh, archive).with_context(|| format!("{name} wrote no archive"))
 }

@@ -1,5 +1,5 @@
-//! One component of the stack, by its name, such as `kafka`, `registry` or a service: it starts, stops, is
-//! killed and is paused.
+//! One component of the stack, by its name, such as `kafka`, `registry` or a service: start, stop,
+//! kill and pause.
 
 use std::fs::File;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use crate::launcher::stack::Stack;
 use crate::launcher::status::{STOP_TIMEOUT, StopOutcome};
 use crate::launcher::topology::Component;
 
-/// How long its supervisor may take to write down how it ended.
+/// How long the supervisor of a process may take to record its exit.
 const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Stack {
-    /// Starts it unless it runs, and returns when it is ready. An instance that is not known yet,
-    /// such as the second of a service, is given free ports.
+    /// Starts the component unless it runs, and returns when it is ready. A new instance, such as
+    /// the second of a service, gets free ports.
     pub async fn start(&self, name: &str) -> Result<()> {
         let component: Component = name.parse()?;
         if let Some(compose) = &self.compose {
@@ -56,7 +56,7 @@ impl Stack {
         })
     }
 
-    /// Asks it to stop, and kills it when its time is up.
+    /// Asks the component to stop, and kills it after the timeout.
     pub async fn stop(&self, name: &str) -> Result<StopOutcome> {
         match &self.compose {
             Some(compose) => compose.stop(&name.parse()?).await,
@@ -64,7 +64,7 @@ impl Stack {
         }
     }
 
-    /// Stops a component that has to end by itself, in time, with exit status 0.
+    /// Stops a component, which must exit by itself, in time, with status 0.
     pub async fn stop_gracefully(&self, name: &str) -> Result<Duration> {
         let living = self.process(&name.parse()?).running();
         let living = living.with_context(|| format!("{name} does not run"))?;
@@ -72,18 +72,18 @@ impl Stack {
         let StopOutcome::Graceful(took) = stopped else {
             bail!("{name} was stopped: {stopped:?}");
         };
-        // Its supervisor writes that down a moment later.
-        let end = eventually("its end to be written down", EXIT_RECORD_TIMEOUT, async || {
+        // Its supervisor records the exit a moment later.
+        let end = eventually("its exit to be recorded", EXIT_RECORD_TIMEOUT, async || {
             let ends = self.exits().await?;
             let end = ends.into_iter().rfind(|end| end.name == name && end.pid == living.pid);
-            end.with_context(|| format!("nothing is written of the end of {name}"))
+            end.with_context(|| format!("the exit of {name} is not recorded"))
         });
         let status = end.await?.status;
-        ensure!(status == 0, "{name} was stopped and ended with {status} after {took:?}");
+        ensure!(status == 0, "{name} was stopped and exited with {status} after {took:?}");
         Ok(took)
     }
 
-    /// SIGKILL to all its processes. Returns when they are gone; false if none was there.
+    /// SIGKILL to all its processes. Returns when they are gone, and false if none ran.
     pub async fn kill(&self, name: &str) -> Result<bool> {
         let component = name.parse()?;
         if let Some(compose) = &self.compose {
@@ -96,15 +96,14 @@ impl Stack {
         Ok(was_there)
     }
 
-    /// SIGKILL to the first of its processes alone: its children are left to notice.
+    /// SIGKILL to its first process alone: the children must notice by themselves.
     pub async fn kill_main_process(&self, name: &str) -> Result<()> {
-        self.signal_main_process(name, Signal::Kill, ExitCause::Kill).await
+        self.signal_main_process(name, Signal::KILL, ExitCause::Kill).await
     }
 
-    /// What PostgreSQL calls an immediate stop: without a checkpoint, and so with a recovery at the
-    /// next start.
+    /// An immediate stop, in PostgreSQL's terms: without a checkpoint, so the next start recovers.
     pub async fn stop_immediately(&self, name: &str) -> Result<()> {
-        self.signal_main_process(name, Signal::Quit, ExitCause::Stop).await
+        self.signal_main_process(name, Signal::QUIT, ExitCause::Stop).await
     }
 
     async fn signal_main_process(
@@ -113,7 +112,7 @@ impl Stack {
         signal: Signal,
         cause: ExitCause,
     ) -> Result<()> {
-        ensure!(self.is_native(), "single processes are reached on the native stack only");
+        ensure!(self.is_native(), "only the native stack can signal single processes");
         let component = name.parse()?;
         let _lock = self.lock_component(&component).await?;
         let process = self.process(&component);
@@ -128,14 +127,14 @@ impl Stack {
     pub async fn pause(&self, name: &str) -> Result<()> {
         match &self.compose {
             Some(compose) => compose.set_paused(&name.parse()?, true).await,
-            None => self.signal_all(name, Signal::Stop),
+            None => self.signal_all(name, Signal::STOP),
         }
     }
 
     pub async fn resume(&self, name: &str) -> Result<()> {
         match &self.compose {
             Some(compose) => compose.set_paused(&name.parse()?, false).await,
-            None => self.signal_all(name, Signal::Continue),
+            None => self.signal_all(name, Signal::CONT),
         }
     }
 
@@ -149,7 +148,7 @@ impl Stack {
     fn signal_all(&self, name: &str, signal: Signal) -> Result<()> {
         let process = self.process(&name.parse()?);
         let living = process.running().with_context(|| format!("{name} does not run"))?;
-        // The first of the family first, so that it starts no child that is missed.
+        // The first process is frozen first, so that it starts no child that would be missed.
         process::send_signal(signal, &[living])?;
         process::send_signal(signal, &process.all_processes())
     }
@@ -243,12 +242,12 @@ impl Stack {
             return Ok(StopOutcome::NotRunning);
         };
         let begun = Instant::now();
-        // What PostgreSQL calls smart, on SIGTERM, waits for its clients to go.
+        // On SIGTERM PostgreSQL waits for its clients to disconnect (a smart shutdown).
         let graceful =
-            if matches!(component, Component::Database(_)) { Signal::Int } else { Signal::Term };
+            if matches!(component, Component::Database(_)) { Signal::INT } else { Signal::TERM };
         process.record_planned_exit(ExitCause::Stop)?;
         process::send_signal(graceful, &[living])?;
-        process::send_signal(Signal::Continue, &process.all_processes())?;
+        process::send_signal(Signal::CONT, &process.all_processes())?;
         let by_itself = living.wait_for_exit(STOP_TIMEOUT).await;
         process.kill_all()?;
         Ok(if by_itself { StopOutcome::Graceful(begun.elapsed()) } else { StopOutcome::Killed })
@@ -257,7 +256,9 @@ impl Stack {
     async fn lock_component(&self, component: &Component) -> Result<File> {
         let path = self.directory().join("run").join(format!("{component}.lock"));
         lock_file(&path, &|| {
-            self.print_progress(&format!("waiting for another launcher, busy with {component} …"))
+            self.print_progress(&format!(
+                "waiting for another launcher that works on {component} …"
+            ))
         })
         .await
     }

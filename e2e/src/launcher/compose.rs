@@ -1,6 +1,7 @@
-//! The stack as `docker compose` runs it, for `STACK=compose`: the same components by the same names, each
-//! a container. What a component answers, and whether it is ready, is asked of it over the wire as ever.
-//! For `STACK=k8s` it is reached at the same ports, which `k8s/forward.sh` opens, and managed by kubectl.
+//! The stack as `docker compose` runs it, for `STACK=compose`: the same components by the same
+//! names, each a container. Readiness is checked over the network, as on the native stack. For
+//! `STACK=k8s` the components are reached at the same ports, which `k8s/forward.sh` opens, and
+//! managed by kubectl.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,21 +22,21 @@ use crate::launcher::topology::Component;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Longer than any container is given to stop.
+/// Longer than the stop grace period of any container.
 const DOCKER_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What `docker-compose.yml` gives the databases, unless the environment has another.
+/// The default password of the databases in `docker-compose.yml`; a variable can replace it.
 const DEFAULT_PASSWORD: &str = "holdfast";
 
 /// The project of `docker-compose.yml`.
 #[derive(Clone, Debug)]
 pub struct Compose {
     pub stack_state: StackState,
-    /// It is started and stopped by other tools, such as kubectl.
+    /// Whether other tools, such as kubectl, start and stop the components.
     pub is_external: bool,
 }
 
-/// What Docker knows of a container.
+/// The state of a container, from Docker.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Container {
@@ -55,15 +56,15 @@ struct ContainerState {
 }
 
 impl Compose {
-    /// Whether `STACK` asks for it. The variables that move ports and set the password are read by
-    /// `docker compose` as well; it alone reads a file `.env`.
+    /// The project, if `STACK` selects one. `docker compose` also reads the variables that move
+    /// ports and set the password; it alone reads a file `.env`.
     pub fn from_environment() -> Result<Option<Self>> {
         let of = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
         let is_external = match of("STACK").as_deref() {
             None | Some("native") => return Ok(None),
             Some("compose") => false,
             Some("k8s") => true,
-            Some(other) => bail!("STACK is `{other}`: say native, compose or k8s"),
+            Some(other) => bail!("STACK is `{other}`: it must be native, compose or k8s"),
         };
         let database_password =
             Some(of("POSTGRES_PASSWORD").unwrap_or(DEFAULT_PASSWORD.to_string()));
@@ -72,7 +73,8 @@ impl Compose {
         Ok(Some(Self { stack_state, is_external }))
     }
 
-    /// Builds what has changed, starts what does not run, and returns when all of it is healthy.
+    /// Builds what has changed, starts what does not run, and returns when every container is
+    /// healthy.
     pub async fn up(&self) -> Result<()> {
         self.run_with_visible_output(&["up", "--detach", "--wait", "--wait-timeout", "600"]).await
     }
@@ -82,7 +84,8 @@ impl Compose {
         self.run_with_visible_output(&["--profile", "*", "down"]).await
     }
 
-    /// Topics and schemas, by the container that applied them at the start and with its settings.
+    /// Applies topics and schemas, with the container that applied them at the start and its
+    /// settings.
     pub async fn apply_contracts(&self) -> Result<()> {
         self.run_with_visible_output(&["run", "--rm", "--no-deps", "-T", "contracts"]).await
     }
@@ -125,12 +128,12 @@ impl Compose {
         }
         let began = Instant::now();
         docker(&["stop", &container.id]).await?;
-        // What Docker does when the grace is over.
+        // Docker sends SIGKILL after the grace period.
         let killed = self.container(component).await?.state.exit_code == 128 + 9;
         Ok(if killed { StopOutcome::Killed } else { StopOutcome::Graceful(began.elapsed()) })
     }
 
-    /// SIGKILL. Docker takes that for a wish: it does not start the container again.
+    /// SIGKILL. Docker treats it as intended, and does not restart the container.
     pub async fn kill(&self, component: &Component) -> Result<bool> {
         let Container { id, state, .. } = self.container(component).await?;
         if state.running {
@@ -140,7 +143,7 @@ impl Compose {
         Ok(state.running)
     }
 
-    /// Freezes it, or lets it go on.
+    /// Freezes a container, or resumes it.
     pub async fn set_paused(&self, component: &Component, frozen: bool) -> Result<()> {
         let word = if frozen { "pause" } else { "unpause" };
         docker(&[word, &self.container(component).await?.id]).await.map(drop)
@@ -175,7 +178,7 @@ impl Compose {
         })
     }
 
-    /// Containers that ended by themselves, so that Docker had to start them again.
+    /// Containers that exited by themselves, so that Docker restarted them.
     pub async fn exits(&self) -> Result<Vec<Exit>> {
         let mut ends = Vec::new();
         for component in self.stack_state.components() {
@@ -197,7 +200,7 @@ impl Compose {
     async fn container(&self, component: &Component) -> Result<Container> {
         let found = self.find_container(component).await?;
         found.with_context(|| {
-            format!("{component} has no container yet: `docker compose up` makes it")
+            format!("{component} has no container yet: `docker compose up` creates it")
         })
     }
 
@@ -210,13 +213,13 @@ impl Compose {
     }
 
     fn compose_arguments(&self, words: &[&str]) -> Result<Vec<String>> {
-        ensure!(!self.is_external, "what runs in Kubernetes is started and stopped by kubectl");
+        ensure!(!self.is_external, "kubectl starts and stops what runs in Kubernetes");
         let file = checkout()?.join("docker-compose.yml").display().to_string();
         let compose = ["compose", "--file", &file];
         Ok(compose.iter().chain(words).map(|word| word.to_string()).collect())
     }
 
-    /// A command whose progress people see.
+    /// A command whose progress the user sees.
     async fn run_with_visible_output(&self, words: &[&str]) -> Result<()> {
         let mut command = Command::new("docker");
         command.args(self.compose_arguments(words)?).stdin(Stdio::null());
@@ -237,7 +240,7 @@ async fn docker(words: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Of a container's first process; none where Docker runs on another machine.
+/// The memory of a container's first process; zero if Docker runs on another machine.
 fn memory_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

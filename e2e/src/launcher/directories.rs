@@ -1,5 +1,5 @@
-//! The directories and locks of this checkout's stacks: where their state lies, where the programs are, and
-//! what processes that were killed left behind.
+//! The directories and locks of this checkout's stacks: state, programs, and the remains of killed
+//! processes.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -14,10 +14,11 @@ use crate::launcher::proc_fs::processes_in;
 use crate::launcher::process;
 use crate::launcher::topology::SERVICES;
 
-/// The variable by which tests find the stack that they share.
+/// The variable with the directory of the stack that the tests share.
 pub const TEST_STACK_VARIABLE: &str = "HOLDFAST_TEST_STACK";
 
-/// A lock that one run of a kind has at a time: its stack lies where that of the last one did.
+/// A lock that one run of a kind holds at a time: its stack has the same directory as the previous
+/// one.
 pub async fn lock_exclusive_run(kind: &str) -> Result<File> {
     let state = state_directory()?;
     create_public_directory(&state)?;
@@ -25,8 +26,8 @@ pub async fn lock_exclusive_run(kind: &str) -> Result<File> {
     lock_file(&state.join(format!("{kind}.lock")), &waiting).await
 }
 
-/// A directory for this process alone, of one stack or of several. If the process is killed, the next run of the
-/// tests ends what runs there and deletes the directory.
+/// A directory for this process alone, for one or more stacks. If the process is killed, the next
+/// run of the tests ends its components and deletes the directory.
 pub fn own_temp_directory(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("holdfast-{}-{name}", std::process::id()))
 }
@@ -37,8 +38,8 @@ pub fn kill_all_in(directory: &Path) -> Result<()> {
     process::kill_until_gone(|| processes_in(directory, &programs))
 }
 
-/// Deletes a directory. The supervisor of a process that was just killed may still write into it: then it is
-/// deleted once more.
+/// Deletes a directory. The supervisor of a process that was just killed may still write into it;
+/// then the deletion is repeated.
 pub fn remove_directory(directory: &Path) -> Result<()> {
     let mut removed = fs::remove_dir_all(directory);
     for _ in 0..10 {
@@ -54,7 +55,7 @@ pub fn remove_directory(directory: &Path) -> Result<()> {
     }
 }
 
-/// Where the services' programs are: beside the launcher, or beside the test that uses it.
+/// The directory of the services' programs: beside the launcher, or beside the test that uses it.
 pub fn programs_directory() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let directory = own.parent().context("a program lies in a directory")?;
@@ -62,7 +63,7 @@ pub fn programs_directory() -> Result<PathBuf> {
     Ok(beside.context("a program lies in a directory")?.to_path_buf())
 }
 
-/// Where everything is that this checkout's stacks leave behind.
+/// The directory of everything that this checkout's stacks write.
 pub fn state_directory() -> Result<PathBuf> {
     if let Some(directory) = std::env::var_os("HOLDFAST_STATE").filter(|value| !value.is_empty()) {
         return Ok(std::path::absolute(directory)?);
@@ -71,14 +72,15 @@ pub fn state_directory() -> Result<PathBuf> {
     if !is_root() {
         return Ok(checkout.join(".holdfast"));
     }
-    // Not in the checkout: PostgreSQL runs as `nobody`, which may not be able to enter it.
+    // Not in the checkout: PostgreSQL runs as an unprivileged user, which may not be able to enter
+    // it.
     let name = checkout.file_name().unwrap_or_default().to_string_lossy();
     let hash = Sha256::digest(checkout.as_os_str().as_encoded_bytes());
     let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     Ok(PathBuf::from("/var/lib/holdfast").join(format!("{name}-{hash}")))
 }
 
-/// Takes a lock that ends with this process, however it ends. `waiting` is called once.
+/// Takes a lock that is released when this process ends, in any way. `waiting` is called once.
 pub async fn lock_file(path: &Path, waiting: &impl Fn()) -> Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.with_context(|| format!("cannot open {}", path.display()))?;
@@ -96,7 +98,8 @@ pub async fn lock_file(path: &Path, waiting: &impl Fn()) -> Result<File> {
     Ok(file)
 }
 
-/// Makes a directory that every user may enter, whatever the umask: PostgreSQL runs as `nobody`.
+/// Creates a directory that every user may enter, in spite of the umask: PostgreSQL runs as another
+/// user.
 pub fn create_public_directory(path: &Path) -> Result<()> {
     let absent: Vec<&Path> = path.ancestors().take_while(|parent| !parent.exists()).collect();
     for directory in absent.into_iter().rev() {
@@ -113,8 +116,8 @@ pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// Ends and deletes the stacks of processes that were killed, and the directories of such processes that hold
-/// stacks.
+/// Ends and deletes the stacks of killed processes, and the directories of such processes that
+/// contain stacks.
 pub async fn clean_orphans() -> Result<()> {
     let own = fs::metadata("/proc/self").map(|own| own.uid()).ok();
     for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
@@ -137,7 +140,7 @@ pub fn checkout() -> Result<PathBuf> {
     Ok(root.to_path_buf())
 }
 
-/// Where artifacts and worktrees are kept, shared by every checkout of one user.
+/// The directory of artifacts and worktrees, shared by every checkout of one user.
 pub fn cache_directory() -> Result<PathBuf> {
     if let Some(cache) = path_variable("HOLDFAST_CACHE") {
         return Ok(std::path::absolute(cache)?);
@@ -150,7 +153,7 @@ pub fn cache_directory() -> Result<PathBuf> {
     Ok(user.context("neither HOLDFAST_CACHE nor HOME is set")?.join("holdfast"))
 }
 
-/// A path that is given by the environment.
+/// A path from an environment variable.
 pub(crate) fn path_variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

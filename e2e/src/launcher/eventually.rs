@@ -1,4 +1,4 @@
-//! Waits from outside: an attempt is repeated until it succeeds, or until its time is up.
+//! Waits on a stack from outside: an attempt is repeated until it succeeds or its time is up.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,8 @@ use anyhow::Result;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Repeats an attempt while its answer is transient, for as long as `timeout`; then the last answer counts.
+/// Repeats an attempt while its result is transient, for at most `timeout`, and returns the last
+/// result.
 pub async fn retry_while<T>(
     timeout: Duration,
     mut attempt: impl AsyncFnMut() -> T,
@@ -22,8 +23,8 @@ pub async fn retry_while<T>(
     }
 }
 
-/// Repeats an attempt until it succeeds, for as long as `timeout`; then its last error is the error.
-/// Every wait from outside goes through here, or through [`retry_while`].
+/// Repeats an attempt until it succeeds, for at most `timeout`, and returns the last error
+/// otherwise. Every wait on a stack uses this function or [`retry_while`].
 pub async fn eventually<T>(
     what: &str,
     timeout: Duration,

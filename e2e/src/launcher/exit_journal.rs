@@ -1,7 +1,6 @@
-//! How the processes of a stack ended: one line each in a journal of the stack.
-//! Each process has a supervisor, a few lines of shell, that writes down its exit status; the
-//! launcher writes down beforehand which process it is about to end. A process that ended without such a line
-//! ended by itself.
+//! The exits of a stack's processes: one line each in a journal of the stack. The supervisor of
+//! each process, a few lines of shell, records its exit status. Before the launcher ends a process,
+//! it records that as well. A process that exited without such a line exited by itself.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -12,12 +11,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Local, Utc};
 
-/// A journal longer than this is put aside when the stack is started.
+/// A longer journal is renamed when the stack is started.
 const JOURNAL_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Starts a process in the background, prints its pid, and waits for its end. `setsid` starts the script, so that
-/// the end of a terminal's session reaches neither of the two. A journal that is gone is not created again: its
-/// stack was deleted.
+/// Starts a process in the background, prints its pid, and waits for its exit. `setsid` starts the
+/// script, so that the end of a terminal's session reaches neither process. The script does not
+/// create a missing journal: its stack was deleted.
 pub const SUPERVISOR_SCRIPT: &str = r#"
 name=$1 log=$2 journal=$3
 shift 3
@@ -36,14 +35,14 @@ pub enum ExitCause {
     Stop,
 }
 
-/// The end of one process.
+/// The exit of one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// Of the component, such as `kafka`.
+    /// The name of the component, such as `kafka`.
     pub name: String,
     pub pid: u32,
     pub at: DateTime<Utc>,
-    /// As a shell has it: 128 and the signal's number for what a signal ended.
+    /// The status as a shell reports it: 128 plus the signal's number after a signal.
     pub status: i32,
     /// `None`: the launcher neither killed nor stopped the process.
     pub cause: Option<ExitCause>,
@@ -66,7 +65,7 @@ impl Display for Exit {
     }
 }
 
-/// Makes the journal if there is none; a long one makes room.
+/// Creates the journal if it is missing; a long journal is renamed first.
 pub fn open(journal: &Path) -> Result<()> {
     if fs::metadata(journal).is_ok_and(|journal| journal.len() > JOURNAL_BYTES_MAX) {
         fs::rename(journal, journal.with_extension("1"))?;
@@ -75,16 +74,16 @@ pub fn open(journal: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes down that a process is about to be ended on purpose.
+/// Records that the launcher is about to end a process.
 pub fn record_planned_exit(journal: &Path, name: &str, pid: u32, cause: ExitCause) -> Result<()> {
     let word = if cause == ExitCause::Kill { "kill" } else { "stop" };
     let line = format!("{} {name} {pid} {word}\n", Utc::now().timestamp());
-    // In one write, so that no other line comes between.
+    // One write, so that no other line comes in between.
     File::options().append(true).open(journal)?.write_all(line.as_bytes())?;
     Ok(())
 }
 
-/// Every end in the journal, in its order.
+/// Every exit in the journal, in order.
 pub fn read(journal: &Path) -> Result<Vec<Exit>> {
     if !journal.exists() {
         return Ok(Vec::new());
@@ -133,7 +132,7 @@ mod tests {
             [
                 ("order", 137, Some(ExitCause::Kill)),
                 ("order", 139, None),
-                // The same pid again: what was announced holds for one end.
+                // The same pid again: an announcement in the journal applies to one exit only.
                 ("order", 0, None),
                 ("stock", 0, Some(ExitCause::Stop)),
             ]

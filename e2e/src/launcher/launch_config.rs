@@ -1,6 +1,6 @@
-//! With which settings each component of the stack runs.
-//! Those that decide what survives a crash (`fsync`, `synchronous_commit`, `acks`) are left as they
-//! are; the others make a small, quick stack.
+//! The settings with which each component of the stack runs. The settings that decide what survives
+//! a crash (`fsync`, `synchronous_commit`, `acks`) keep their defaults. The others make the stack
+//! small and quick to start.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::launcher::process::LaunchCommand;
 use crate::launcher::stack_state::StackState;
 use crate::launcher::topology::{Component, HOST};
 
-/// Enough for a quick start; a benchmark wants a larger heap and the second compiler.
+/// Enough for a quick start; a benchmark sets a larger heap and the second compiler.
 const DEFAULT_JAVA_OPTIONS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 
-/// PostgreSQL of a service, on `home/data`.
+/// The PostgreSQL server of a service, with its data in `home/data`.
 pub fn postgres(
     artifacts: &Artifacts,
     home: &Path,
@@ -30,10 +30,11 @@ pub fn postgres(
         "unix_socket_directories=".to_string(),
         "max_connections=200".to_string(),
         "shared_buffers=64MB".to_string(),
-        // Tables that are emptied as fast as they fill, outbox and inbox, bloat within a minute.
+        // Outbox and inbox are filled and emptied quickly, and bloat within a minute without
+        // vacuum.
         "autovacuum_naptime=5s".to_string(),
-        // With it young tables are analysed as often. Nothing hot is planned by what that finds, so a
-        // tenth of the usual sample does: it took a fifth of Postgres' time.
+        // A short naptime also analyzes young tables as often, so a small sample keeps that cheap.
+        // No frequent query is planned by these statistics.
         "default_statistics_target=10".to_string(),
         "shared_preload_libraries=pg_stat_statements".to_string(),
     ];
@@ -41,7 +42,7 @@ pub fn postgres(
     for setting in settings {
         arguments.extend(["-c".to_string(), setting]);
     }
-    // The last one counts.
+    // PostgreSQL uses the last value of an option.
     let options = std::env::var("POSTGRES_OPTS").unwrap_or_default();
     arguments.extend(options.split_whitespace().map(String::from));
     Ok(LaunchCommand {
@@ -52,7 +53,7 @@ pub fn postgres(
     })
 }
 
-/// Makes a new cluster; only `postgres`, its superuser, can log in, and only from this machine.
+/// Creates a new cluster. Only its superuser `postgres` can log in, and only from this machine.
 pub fn initdb(artifacts: &Artifacts, into: &Path) -> LaunchCommand {
     let into = into.display().to_string();
     let arguments = [
@@ -76,7 +77,8 @@ pub fn initdb(artifacts: &Artifacts, into: &Path) -> LaunchCommand {
     }
 }
 
-/// How a Java process uses the archive of preloaded classes, which halves its start.
+/// The flags with which a Java process uses the archive of preloaded classes, which halves its
+/// start time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum ClassArchiveMode {
     Use,
@@ -99,7 +101,7 @@ pub fn kafka(
     launch
 }
 
-/// A name for a new cluster.
+/// A random id for a new cluster.
 pub fn new_cluster_id() -> String {
     // 128 random bits in base64: the last of 22 characters holds only two of them.
     let mut id: String =
@@ -108,7 +110,7 @@ pub fn new_cluster_id() -> String {
     id
 }
 
-/// Writes the identity of a cluster into the log directory that `config` names.
+/// Writes the id of a cluster into the log directory that `config` names.
 pub fn kafka_format(artifacts: &Artifacts, home: &Path, config: &Path, id: &str) -> LaunchCommand {
     let mut launch =
         java(artifacts, home, "KAFKA_JAVA_OPTS", ClassArchiveMode::Disabled, Path::new(""));
@@ -147,7 +149,7 @@ pub fn kafka_config(stack_state: &StackState, data: &Path) -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// The same of a further broker, which is no controller and listens on ports of its own.
+/// The same for a further broker, which is no controller and listens on its own ports.
 pub fn kafka_additional_config(
     stack_state: &StackState,
     node: u16,
@@ -178,7 +180,7 @@ fn kafka_properties(
     let copies = stack_state.replication_factor.unwrap_or(1);
     let in_sync = if copies > 1 { copies - 1 } else { 1 };
     vec![
-        // Named here and not in the log directory, so that the ports can move.
+        // These names are here and not in the log directory, so that the ports can move.
         format!("controller.quorum.voters=1@{HOST}:{}", stack_state.ports.kafka_controller),
         "controller.listener.names=CONTROLLER".to_string(),
         "inter.broker.listener.name=CLIENTS".to_string(),
@@ -186,12 +188,13 @@ fn kafka_properties(
         format!("advertised.listeners={}", advertised.join(",")),
         format!("listener.security.protocol.map={}", protocols.join(",")),
         format!("log.dirs={}", data.display()),
-        // After a SIGKILL the new broker may register when the old one's session is over.
+        // After a SIGKILL, the new broker can register only when the old one's session has expired.
         "broker.heartbeat.interval.ms=500".to_string(),
         "broker.session.timeout.ms=3000".to_string(),
         "auto.create.topics.enable=false".to_string(),
         "log.message.timestamp.type=LogAppendTime".to_string(),
-        // 21 days: longer than topics are kept, so that a consumer that was down keeps its place.
+        // 21 days: longer than the retention of topics, so that a stopped consumer keeps its
+        // offsets.
         "offsets.retention.minutes=30240".to_string(),
         format!("default.replication.factor={copies}"),
         format!("min.insync.replicas={in_sync}"),
@@ -226,7 +229,7 @@ pub fn registry(
         &jar,
     ];
     launch.arguments.extend(words.map(String::from));
-    // A commit reaches the disk before it is answered; H2 would otherwise wait up to half a second.
+    // A commit reaches the disk before its response; H2's default delay is up to half a second.
     let url =
         format!("jdbc:h2:file:{};WRITE_DELAY=0", home.join("data").join("registry").display());
     launch.environment = [
@@ -240,7 +243,8 @@ pub fn registry(
     launch
 }
 
-/// Java's options: the variable replaces the defaults, since two collectors exclude each other.
+/// Java's options: the variable replaces the defaults, since two garbage collectors exclude each
+/// other.
 pub fn java_options(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| DEFAULT_JAVA_OPTIONS.to_string())
 }
@@ -263,7 +267,8 @@ fn java(
         }
         ClassArchiveMode::Disabled => (),
     }
-    // Native libraries are unpacked there; in the system's own directory a SIGKILL would leave them.
+    // Native libraries are unpacked there; in the system's directory a SIGKILL would leave them
+    // behind.
     arguments.push(format!("-Djava.io.tmpdir={}", home.join("tmp").display()));
     arguments.push("-XX:-UsePerfData".to_string());
     LaunchCommand { program: artifacts.java.clone(), arguments, ..LaunchCommand::default() }
@@ -280,7 +285,7 @@ pub fn service(
     let program = programs.join(name);
     ensure!(
         program.is_file(),
-        "there is no program {}: `cargo build --workspace --profile ci` makes it",
+        "there is no program {}: `cargo build --workspace --profile ci` builds it",
         program.display()
     );
     Ok(LaunchCommand {

@@ -1,4 +1,4 @@
-//! The stack as a whole: it starts, it stops, and it reports the status of its components.
+//! The stack as a whole: start, stop and status.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use crate::launcher::topology::{Component, SERVICES};
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Stack {
-    /// Starts what does not run: infrastructure, contracts, migrations, services. Returns when all is ready.
+    /// Starts what does not run: infrastructure, contracts, migrations, services. Returns when all
+    /// are ready.
     pub async fn up(&self) -> Result<()> {
         if let Some(compose) = &self.compose {
             return compose.up().await;
@@ -36,7 +37,7 @@ impl Stack {
             .collect();
         wait_for_free_ports(&self.state()?, &self.components(), |of| self.process(of)).await?;
         if provision::kafka_config_changed(&self.state()?, &self.process(&Component::Kafka))? {
-            self.print_progress("Kafka's settings have changed: starting it again …");
+            self.print_progress("Kafka's settings have changed: restarting it …");
             self.stop_component(&Component::Kafka).await?;
         }
         self.start_infrastructure().await?;
@@ -133,7 +134,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Every component with what can be seen of it.
+    /// The status of every component.
     pub async fn status(&self) -> Result<Vec<ComponentStatus>> {
         let stack_state = self.state()?;
         if let Some(compose) = &self.compose {
@@ -148,7 +149,7 @@ impl Stack {
             .collect()
     }
 
-    /// Processor time that the processes of each native component have taken so far.
+    /// The processor time of each native component so far.
     pub fn cpu_times(&self) -> Vec<(String, Duration)> {
         let taken = |component: &Component| {
             self.process(component).all_processes().iter().map(ProcessIdentity::cpu_time).sum()
@@ -159,7 +160,7 @@ impl Stack {
             .collect()
     }
 
-    /// Memory of a native component: its own, and its share of what it shares with others.
+    /// The memory of a native component: its own, and its share of what it shares with others.
     pub fn memory_bytes(&self, name: &str) -> Result<u64> {
         let family = self.process(&name.parse()?).all_processes();
         Ok(family.iter().map(ProcessIdentity::memory_bytes).sum())

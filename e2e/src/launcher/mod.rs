@@ -1,9 +1,9 @@
-//! The launcher starts, stops, kills and pauses a whole stack on this machine: the databases, Kafka, the
-//! schema registry and the services, each a detached process with a log, a pid file and a supervisor that
-//! writes down how it ended. It promises that all that is known about a stack is read from its directory and
-//! from `/proc`: any number of launchers can work on one stack, and a launcher that was killed leaves nothing
-//! that the next one does not find. The launcher knows no order: a service is a name in the list of services.
-//! Code that keeps the state of a stack in memory breaks this, and so does a process that is started past
+//! The launcher starts, stops, kills and pauses a whole stack on this machine: the databases,
+//! Kafka, the schema registry and the services. Each is a detached process with a log, a pid file
+//! and a supervisor that records its exit. All state of a stack is in its directory and in `/proc`.
+//! So any number of launchers can work on one stack, and the next launcher finds everything that a
+//! killed one left. To the launcher a service is a name in the list of services. Code that keeps
+//! the state of a stack in memory breaks this, and so does a process that is started without
 //! [`process::Process`].
 
 mod addresses;

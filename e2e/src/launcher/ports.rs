@@ -1,4 +1,4 @@
-//! The ports of the stack: where they are by default, what moves them, and which are free.
+//! The ports of the stack: their defaults, the variables that move them, and free ports.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -21,8 +21,8 @@ pub struct InstancePorts {
 }
 
 impl InstancePorts {
-    /// For the nth instance of a service: a hundred further for each, as in 8001, 8101, 8201. Where
-    /// those are taken, or the first one's were drawn by lot, any that are free.
+    /// The ports of the nth instance of a service: the first one's plus a hundred each, as in 8001,
+    /// 8101, 8201. If those are taken, or the first one's are random, any free ports.
     pub fn for_instance(first: &InstancePorts, instance: u16) -> Result<Self> {
         let further = |port: u16| {
             let port = port.checked_add(INSTANCE_PORT_STEP.checked_mul(instance - 1)?)?;
@@ -41,13 +41,13 @@ impl InstancePorts {
     }
 }
 
-/// What a service has for itself, however many instances of it run.
+/// The ports of a service, for all its instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePorts {
-    /// Of its first instance.
+    /// The ports of its first instance.
     pub first: InstancePorts,
     pub database: u16,
-    /// Kafka's listener for this service alone, so that its traffic can be sent through a proxy.
+    /// Kafka's listener for this service alone, so that a proxy can be put in front of it.
     pub kafka: u16,
 }
 
@@ -72,7 +72,7 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// The default ports, moved by the environment.
+    /// The default ports, or those in environment variables.
     pub fn from_environment() -> Result<Self> {
         Self::default().with_environment_overrides()
     }
@@ -103,7 +103,7 @@ impl Ports {
         Some(format!("{variable}={port}"))
     }
 
-    /// Ports that are free now, for a stack beside others.
+    /// Free ports, for a stack beside others.
     pub fn free() -> Result<Self> {
         let mut ports = Self::default();
         for (_, port) in ports.variables_mut() {
@@ -131,23 +131,24 @@ impl Ports {
     }
 }
 
-/// How far the ports of two instances of a service lie apart.
+/// The distance between the ports of two instances of a service.
 const INSTANCE_PORT_STEP: u16 = 100;
 
-/// Below the range from which Linux takes the ports of outgoing connections: a client that keeps
-/// asking for a dead server there can be given the server's own port.
+/// Below Linux's range of ephemeral ports: otherwise a client that keeps connecting to a stopped
+/// server could get the server's own port as its local port.
 const FREE_PORT_RANGE: Range<u16> = 10_240..32_000;
 
-/// So many ports are claimed at a time: about what a stack needs.
+/// The number of ports claimed at a time: about what one stack needs.
 const BLOCK_SIZE: u16 = 20;
 
-/// A port on which a proxy can listen, go away, and listen again. It listens already: a program that is just
-/// being started has all that was open for a moment, and so would keep a port that was merely tried.
+/// A port on which a proxy can listen, stop, and listen again. It already listens: for a moment, a
+/// child process that is being started inherits every open socket, so a port that was only probed
+/// could stay taken.
 pub fn bind_free_port() -> Result<TcpListener> {
     allocate().map(|(_, listener)| listener)
 }
 
-/// A port that is free now.
+/// A free port.
 pub fn free_port() -> Result<u16> {
     allocate().map(|(port, _)| port)
 }
@@ -157,11 +158,12 @@ fn allocate() -> Result<(u16, TcpListener)> {
     ALLOCATOR.lock().unwrap_or_else(PoisonError::into_inner).allocate(FREE_PORT_RANGE)
 }
 
-/// The ports that this process draws. Until it ends, no other process draws them, even while no program
-/// listens on them: many stacks start side by side in a run of the tests, and each of their components is killed
-/// at some time. A program that outlives this process keeps its ports by listening on them.
+/// The ports that this process has claimed. Until it exits, no other process claims them, even
+/// while no program listens on them: a run of the tests starts many stacks side by side, and kills
+/// each of their components at some time. A program that outlives this process keeps its ports by
+/// listening on them.
 struct PortAllocator {
-    /// Claimed, and not given away yet.
+    /// Claimed and still unused.
     unused: Range<u16>,
     claims: Vec<UdpSocket>,
 }
@@ -190,8 +192,9 @@ impl PortAllocator {
     }
 }
 
-/// The block from this port on, unless another process has it. The process that is bound to the first UDP port
-/// has the block: no component uses UDP, and a port is free again when its process ends, however it ends.
+/// Claims the block that begins at this port, unless another process has it. A process owns a block
+/// by binding its first UDP port: no component uses UDP, and the system frees the port when the
+/// process ends in any way.
 fn claim_block(first: u16) -> Result<Option<UdpSocket>> {
     match UdpSocket::bind((HOST, first)) {
         Ok(claim) => Ok(Some(claim)),
@@ -206,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// Two blocks below those that are drawn in earnest, and the claim of the first.
+    /// Two blocks below the range that stacks use, and the claim of the first.
     fn claim_two_blocks() -> Result<(Range<u16>, UdpSocket)> {
         loop {
             let first =
@@ -224,7 +227,7 @@ mod tests {
         let mut drawn = PortAllocator::new();
         let mut ports = BTreeSet::new();
         while let Ok((port, _)) = drawn.allocate(range.clone()) {
-            assert!(ports.insert(port), "{port} is drawn twice");
+            assert!(ports.insert(port), "{port} is allocated twice");
         }
         let second = range.start + BLOCK_SIZE..range.end;
         assert!(!ports.is_empty() && ports.iter().all(|port| second.contains(port)), "{ports:?}");
@@ -232,7 +235,7 @@ mod tests {
         drop(other);
         assert!(
             drawn.allocate(range.clone())?.0 < second.start,
-            "what its process left can be drawn"
+            "a block is free again after its process ended"
         );
         Ok(())
     }

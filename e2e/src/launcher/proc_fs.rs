@@ -1,4 +1,4 @@
-//! Processes as Linux shows them in `/proc`: which live, since when, and what they take up.
+//! Processes in `/proc`: which ones live, since when, and what they use.
 
 use std::fmt::{self, Display};
 use std::fs;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Linux counts start and processor times in hundredths of a second on every architecture that Rust runs on.
+/// Linux counts start and processor times in hundredths of a second on every architecture that Rust
+/// supports.
 const TICKS_PER_SECOND: u64 = 100;
 
 /// A living process, distinguished from a later one with the same pid by its start time.
@@ -18,7 +19,7 @@ pub struct ProcessIdentity {
 }
 
 impl ProcessIdentity {
-    /// Of a process that was just started; one that has ended already does not live.
+    /// The identity of a process that was just started. One that has already exited does not live.
     pub fn from_pid(pid: u32) -> Self {
         Self { pid, started_ticks: ProcStat::read(pid).map_or(0, |stat| stat.started_ticks) }
     }
@@ -33,7 +34,7 @@ impl ProcessIdentity {
         ProcStat::read(self.pid).is_some_and(|stat| matches!(stat.state, 'T' | 't'))
     }
 
-    /// How long it has been running.
+    /// Its uptime.
     pub fn uptime(&self) -> Duration {
         let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let uptime: f64 =
@@ -42,12 +43,13 @@ impl ProcessIdentity {
         Duration::from_secs_f64((uptime - started).max(0.0))
     }
 
-    /// Processor time of its own, and of its children that have ended.
+    /// Its own processor time, and that of its exited children.
     pub fn cpu_time(&self) -> Duration {
         ProcStat::read(self.pid).map_or(Duration::ZERO, |stat| stat.cpu_time())
     }
 
-    /// Processor time of its living threads with such names, of which Linux keeps the first 15 letters.
+    /// The processor time of its living threads with these names, of which Linux keeps the first 15
+    /// characters.
     pub fn cpu_time_of_threads(&self, named: impl Fn(&str) -> bool) -> Duration {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten();
         let threads = threads.flatten().map(|thread| thread.path()).filter(|thread| {
@@ -58,7 +60,7 @@ impl ProcessIdentity {
             .sum()
     }
 
-    /// Memory of its own plus its share of what it shares with others.
+    /// Its own memory, and its share of what it shares with others.
     pub fn memory_bytes(&self) -> u64 {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid));
         let Ok(rollup) = rollup else { return 0 };
@@ -67,7 +69,7 @@ impl ProcessIdentity {
         kib.unwrap_or(0) * 1024
     }
 
-    /// Waits for its end; false if it still lives after `within`.
+    /// Waits for its exit. Returns false if it still lives after `within`.
     pub async fn wait_for_exit(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         while self.is_alive() {
@@ -86,8 +88,8 @@ impl Display for ProcessIdentity {
     }
 }
 
-/// Living processes that run one of `programs` with a working directory at or below `home`.
-/// Both are asked for, so that a shell which stands in that directory is left alone.
+/// Living processes that run one of `programs` with a working directory at or below `home`. Both
+/// are required, so that a shell in that directory is not touched.
 pub fn processes_in(home: &Path, programs: &[&str]) -> Vec<ProcessIdentity> {
     find_processes(|pid| {
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
@@ -140,7 +142,7 @@ impl ProcStat {
         Some(Self {
             state: fields.first()?.chars().next()?,
             group: fields.get(2)?.parse().ok()?,
-            // In user and in kernel mode, twice: its own, and its ended children's.
+            // User and kernel mode, each of the process and of its exited children.
             cpu_ticks: fields.get(11..15)?.iter().filter_map(|word| word.parse::<u64>().ok()).sum(),
             started_ticks: fields.get(19)?.parse().ok()?,
         })
@@ -151,7 +153,7 @@ impl ProcStat {
     }
 }
 
-/// The boot that the processes belong to.
+/// The id of the current boot.
 pub(crate) fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_string()

@@ -1,8 +1,7 @@
 //! One detached process: started in a session of its own, with a log, a pid file and a supervisor
-//! that writes down how it ended.
-//! It is known by its pid, its start time and the boot it belongs to, so that a pid file left by a
-//! crash is never mistaken for a living process; and by its working directory, so that a process
-//! whose pid file was never written is found as well.
+//! that records its exit. Its pid, start time and boot id identify it, so a pid file left by a
+//! crash never matches another living process. Its working directory finds it as well, if a
+//! launcher crashed before it wrote the pid file.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -11,6 +10,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process, kill_process_group};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;
@@ -18,38 +19,28 @@ use tokio::time::Instant;
 use crate::launcher::exit_journal::{self, ExitCause, SUPERVISOR_SCRIPT};
 use crate::launcher::proc_fs::{ProcessIdentity, boot_id, processes_in};
 
-/// A log longer than this is put aside at the next start.
+/// A longer log is renamed at the next start.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// How long the supervisor of a process that is gone is waited for: it writes one line.
+/// How long to wait for the supervisor of an exited process: it writes one line.
 const SUPERVISOR_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A place where one process runs: its working directory, log and pid file.
+/// The place of one process: its working directory, log and pid file.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Of the component.
+    /// The name of the component.
     pub name: String,
-    /// Working directory, that no other process of the stack has.
+    /// The working directory, which no other process of the stack has.
     pub home: PathBuf,
     /// File name of the program, as `/proc/<pid>/exe` shows it.
     pub program: String,
     pub log: PathBuf,
     pub pid_file: PathBuf,
-    /// Where the ends of all processes of the stack are written down.
+    /// The exit journal of the stack.
     pub journal: PathBuf,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    Term,
-    Int,
-    Quit,
-    Kill,
-    Stop,
-    Continue,
-}
-
 impl Process {
-    /// The process that the pid file names, if it lives.
+    /// The process in the pid file, if it lives.
     pub fn running(&self) -> Option<ProcessIdentity> {
         self.read_pid_file(0)
     }
@@ -68,8 +59,8 @@ impl Process {
         (words.last() == Some(&boot_id().as_str()) && identity.is_alive()).then_some(identity)
     }
 
-    /// Every living process of this place: the named one, its children, and what a crashed launcher
-    /// started without having written the pid file.
+    /// Every living process of this place: the one in the pid file, its children, and any that a
+    /// crashed launcher started without a pid file.
     pub fn all_processes(&self) -> Vec<ProcessIdentity> {
         let mut family = processes_in(&self.home, &[&self.program]);
         if let Some(living) = self.running().filter(|living| !family.contains(living)) {
@@ -78,14 +69,15 @@ impl Process {
         family
     }
 
-    /// Starts `command` detached, and writes down what was started.
+    /// Starts `command` detached, and writes the pid file.
     pub async fn spawn(&self, command: &LaunchCommand) -> Result<ProcessIdentity> {
         let too_long = fs::metadata(&self.log).is_ok_and(|log| log.len() > LOG_BYTES_MAX);
         if too_long {
             fs::rename(&self.log, self.log.with_extension("log.1"))?;
         }
         exit_journal::open(&self.journal)?;
-        // `setsid` and not a process group: the end of the terminal's session must not reach it.
+        // `setsid`, since a process group would not protect it from the end of the terminal's
+        // session.
         let mut supervisor = Command::new("setsid")
             .args(["sh", "-c", SUPERVISOR_SCRIPT, "supervisor", &self.name])
             .args([&self.log, &self.journal])
@@ -97,7 +89,7 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", command.command_line().join(" ")))?;
-        let stdout = supervisor.stdout.take().context("it was given an output")?;
+        let stdout = supervisor.stdout.take().context("its output is a pipe")?;
         let pid = BufReader::new(stdout).lines().next_line().await?.unwrap_or_default();
         let pid = pid.parse().with_context(|| format!("cannot start {}", self.name))?;
         let process = ProcessIdentity::from_pid(pid);
@@ -109,7 +101,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Writes down that its end is wanted.
+    /// Records in the journal that the launcher is about to end it.
     pub fn record_planned_exit(&self, cause: ExitCause) -> Result<()> {
         match self.running() {
             Some(living) => {
@@ -119,7 +111,7 @@ impl Process {
         }
     }
 
-    /// Sends SIGKILL to the whole family, and returns when it is gone and its end written down.
+    /// Sends SIGKILL to all its processes, and returns when they are gone and the exit is recorded.
     pub fn kill_all(&self) -> Result<()> {
         self.record_planned_exit(ExitCause::Kill)?;
         kill_until_gone(|| self.all_processes())
@@ -128,7 +120,7 @@ impl Process {
         Ok(())
     }
 
-    /// Forgets a process that is gone, as soon as its end is written down.
+    /// Deletes the pid file of an exited process, as soon as its exit is recorded.
     pub fn remove_pid_file(&self) {
         let deadline = Instant::now() + SUPERVISOR_EXIT_TIMEOUT;
         while self.supervisor().is_some() && Instant::now() < deadline {
@@ -137,12 +129,12 @@ impl Process {
         let _ = fs::remove_file(&self.pid_file);
     }
 
-    /// How long the log is now; what comes later belongs to the next start.
+    /// The current length of the log: later output belongs to the next start.
     pub fn log_length(&self) -> u64 {
         fs::metadata(&self.log).map_or(0, |log| log.len())
     }
 
-    /// The last lines of the log that were written after `from`.
+    /// The last lines of the log after `from`.
     pub fn log_tail(&self, from: u64) -> String {
         let mut text = Vec::new();
         if let Ok(mut log) = File::open(&self.log) {
@@ -157,13 +149,13 @@ impl Process {
     }
 }
 
-/// A command line and what its environment has beyond the launcher's own.
+/// A command line, with the variables that are added to the launcher's own environment.
 #[derive(Clone, Debug, Default)]
 pub struct LaunchCommand {
     pub program: PathBuf,
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
-    /// Run as the user `nobody`: PostgreSQL refuses to run as root.
+    /// Whether it runs as the unprivileged user: PostgreSQL refuses to run as root.
     pub unprivileged: bool,
 }
 
@@ -181,7 +173,7 @@ impl LaunchCommand {
         words
     }
 
-    /// Runs it to its end, with what it prints going to `log`.
+    /// Runs it to its exit, with its output in `log`.
     pub async fn run(&self, home: &Path, log: &Path, within: Duration) -> Result<bool> {
         let log = File::options().create(true).append(true).open(log)?;
         let words = self.command_line();
@@ -202,52 +194,38 @@ impl LaunchCommand {
     }
 }
 
-/// The user and group `nobody`, by Linux convention.
+/// The unprivileged user and group of Linux, by convention.
 pub const NOBODY_ID: u32 = 65534;
 
-/// Sends a signal to those that still live.
+/// Sends a signal to the living ones of these processes.
 pub fn send_signal(signal: Signal, to: &[ProcessIdentity]) -> Result<()> {
-    let pids: Vec<String> = to
-        .iter()
-        .filter(|process| process.is_alive())
-        .map(|process| process.pid.to_string())
-        .collect();
-    if pids.is_empty() { Ok(()) } else { run_kill(signal, &pids.join(" ")) }
-}
-
-/// Sends a signal to a whole process group, and so also to what is being started just now.
-pub fn send_signal_to_group(signal: Signal, group: u32) -> Result<()> {
-    run_kill(signal, &format!("-{group}"))
-}
-
-/// The shell's own `kill` is used: a system call would need `unsafe`, and not every machine has the
-/// program.
-fn run_kill(signal: Signal, to: &str) -> Result<()> {
-    let name = match signal {
-        Signal::Term => "TERM",
-        Signal::Int => "INT",
-        Signal::Quit => "QUIT",
-        Signal::Kill => "KILL",
-        Signal::Stop => "STOP",
-        Signal::Continue => "CONT",
-    };
-    // Its status is ignored: a process may have ended by itself meanwhile.
-    std::process::Command::new("sh")
-        .args(["-c", &format!("kill -s {name} -- {to}")])
-        .stderr(Stdio::null())
-        .status()?;
+    for process in to.iter().filter(|process| process.is_alive()) {
+        // The result is ignored: the process may have exited meanwhile.
+        let _ = kill_process(rustix_pid(process.pid)?, signal);
+    }
     Ok(())
 }
 
-/// Sends SIGKILL to what `find` finds until it finds nothing. Blocks for at most ten seconds, and
-/// for a few milliseconds as a rule.
+/// Sends a signal to a process group, which includes processes that are just being started.
+pub fn send_signal_to_group(signal: Signal, group: u32) -> Result<()> {
+    // The result is ignored: the group may have exited meanwhile.
+    let _ = kill_process_group(rustix_pid(group)?, signal);
+    Ok(())
+}
+
+fn rustix_pid(pid: u32) -> Result<Pid> {
+    Pid::from_raw(i32::try_from(pid)?).context("no process has the pid 0")
+}
+
+/// Sends SIGKILL to the processes that `find` returns, until it returns none. Blocks for at most
+/// ten seconds, usually for a few milliseconds.
 pub fn kill_until_gone(find: impl Fn() -> Vec<ProcessIdentity>) -> Result<()> {
     for _ in 0..500 {
         let living = find();
         if living.is_empty() {
             return Ok(());
         }
-        send_signal(Signal::Kill, &living)?;
+        send_signal(Signal::KILL, &living)?;
         std::thread::sleep(Duration::from_millis(20));
     }
     anyhow::bail!("processes survive SIGKILL: {:?}", find())

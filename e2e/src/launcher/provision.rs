@@ -1,6 +1,6 @@
-//! What has to be there before a component can start: a database cluster with its roles, a formatted
-//! Kafka log, Java's temporary directory. Each is made under another name and then renamed, so that what
-//! a crash broke off is never taken for the whole.
+//! The preparations before a component can start: a database cluster with its roles, a formatted
+//! Kafka log, Java's temporary directory. Each is created under a temporary name and then renamed,
+//! so that a crash never leaves an incomplete one.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -16,7 +16,7 @@ use crate::launcher::process::{NOBODY_ID, Process};
 use crate::launcher::readiness::{READY_TIMEOUT, connect_database};
 use crate::launcher::stack_state::StackState;
 
-/// Makes the cluster if there is none, and takes away what a killed one left in the way.
+/// Creates the cluster if there is none, and removes the lock file of a killed server.
 pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Result<()> {
     if is_root() {
         let closed = process.home.ancestors().find(|parent| {
@@ -25,8 +25,8 @@ pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Res
         });
         if let Some(closed) = closed {
             bail!(
-                "PostgreSQL runs as `nobody`, who cannot enter {}: set HOLDFAST_STATE to a directory \
-                 that all may enter",
+                "PostgreSQL runs as the user with id {NOBODY_ID}, which cannot enter {}: set HOLDFAST_STATE to \
+                 a directory that every user may enter",
                 closed.display()
             );
         }
@@ -34,7 +34,7 @@ pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Res
     }
     let cluster = process.home.join("data");
     if !cluster.exists() {
-        // Made under another name: a cluster is there whole or not at all.
+        // A temporary name first, so that the cluster is either complete or missing.
         let fresh = process.home.join("data.new");
         let _ = fs::remove_dir_all(&fresh);
         let from = process.log_length();
@@ -48,14 +48,14 @@ pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Res
         }
         fs::rename(&fresh, &cluster)?;
     }
-    // No process of this cluster lives at this point. Its old pid may belong to another program now, and
-    // PostgreSQL would then refuse to start.
+    // No process of this cluster lives at this point. Its old pid may belong to another program
+    // now, and PostgreSQL would then refuse to start.
     let _ = fs::remove_file(cluster.join("postmaster.pid"));
     Ok(())
 }
 
-/// A database named like its service, owned by the role that migrates it; the role that serves
-/// is granted what it needs by the migration.
+/// Creates a database named like its service. The role that migrates it is its owner; the migration
+/// grants the serving role what it needs.
 pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()> {
     let mut db =
         connect_database(&stack_state.database_url(service, "postgres", "postgres")?).await?;
@@ -75,7 +75,7 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
     ];
     for statement in statements {
         let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
-        // Two launchers may be at it, or one was broken off between two of them.
+        // Another launcher may do the same, or an earlier one was interrupted.
         let there = |error: &sqlx::Error| {
             let code = error.as_database_error().and_then(|error| error.code());
             matches!(code.as_deref(), Some("42710" | "42P04" | "23505"))
@@ -95,7 +95,7 @@ pub fn provision_java(home: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes Kafka's settings, and formats its log directory if there is none.
+/// Writes Kafka's settings, and formats its log directory if it is missing.
 pub async fn provision_kafka(
     artifacts: &Artifacts,
     stack_state: &StackState,
@@ -126,8 +126,8 @@ pub async fn provision_kafka(
     Ok(())
 }
 
-/// Whether Kafka was started with other settings than it would be given now: a service that was
-/// added needs a listener of its own.
+/// Whether the settings of the running Kafka differ from those it would get now: a new service
+/// needs its own listener.
 pub fn kafka_config_changed(stack_state: &StackState, process: &Process) -> Result<bool> {
     let now = launch_config::kafka_config(stack_state, &process.home.join("data"))?;
     let then = fs::read_to_string(process.home.join("server.properties")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whether a component answers: asked of the component itself, over the wire, and never of its log.
+//! Whether a component is ready: it is asked over the network; its log is not used.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -25,7 +25,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 const REGISTRY_SUBJECTS_PATH: &str = "/apis/ccompat/v7/subjects";
 const READINESS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A database runs statements, Kafka is in its own metadata, registry and services answer 2xx.
+/// A database executes statements, Kafka is in its own metadata, registry and services respond with
+/// 2xx.
 pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
     let answer = async {
         match component {
@@ -46,7 +47,8 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
     matches!(tokio::time::timeout(READINESS_TIMEOUT, answer).await, Ok(Some(())))
 }
 
-/// By hand: this is asked many times a second, and a client reads its certificates when it is made.
+/// A plain request over TCP: it is sent many times a second, and every new client would read its
+/// certificates.
 async fn http_is_ready(port: u16, path: &str) -> Option<()> {
     let mut connection = TcpStream::connect((HOST, port)).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
@@ -56,9 +58,10 @@ async fn http_is_ready(port: u16, path: &str) -> Option<()> {
     (&status == b"HTTP/1.1 2").then_some(())
 }
 
-/// The broker is in its own metadata once it may serve.
+/// The broker is in its own metadata as soon as it can serve.
 async fn kafka_is_ready(port: u16) -> Option<()> {
-    // Asked first because Kafka's client, once refused, waits before it asks again.
+    // The port is tried first: after a refused connection, Kafka's client waits before its next
+    // attempt.
     TcpStream::connect((HOST, port)).await.ok()?;
     let fetch_metadata = move || {
         let client: BaseConsumer = ClientConfig::new()
@@ -78,8 +81,8 @@ pub async fn connect_database(url: &str) -> Result<PgConnection> {
     Ok(options.disable_statement_logging().connect().await?)
 }
 
-/// Waits until a component that was just started answers. `identity` is its process, and its log of this start
-/// begins at `log_from`. `progress` gets one line every ten seconds.
+/// Waits until a component that was just started is ready. `identity` is its process, and the log
+/// of this start begins at `log_from`. `progress` gets one line every ten seconds.
 pub(crate) async fn wait_until_ready(
     stack_state: &StackState,
     component: &Component,
@@ -92,7 +95,7 @@ pub(crate) async fn wait_until_ready(
     while !is_ready(stack_state, component).await {
         if !identity.is_alive() {
             bail!(
-                "{component} ended while it started; {} ends with:\n{}",
+                "{component} exited during its start; {} ends with:\n{}",
                 process.log.display(),
                 process.log_tail(log_from)
             );
@@ -117,8 +120,8 @@ pub(crate) async fn wait_until_ready(
     Ok(())
 }
 
-/// Makes sure that the ports of components that do not run yet are free. Waits a few seconds for each: a client
-/// that keeps asking for a dead server can be given the server's own port for a moment.
+/// Checks that the ports of stopped components are free. Waits a few seconds for each: a client
+/// that keeps connecting to a stopped server can have the server's port for a moment.
 pub(crate) async fn wait_for_free_ports(
     stack_state: &StackState,
     components: &[Component],
@@ -129,7 +132,7 @@ pub(crate) async fn wait_for_free_ports(
         if process_of(component).running().is_some() {
             continue;
         }
-        // A process of this component that no pid file names may hold the port.
+        // A process of this component without a pid file may hold the port.
         process_of(component).kill_all()?;
         for (port, moved_by) in stack_state.listening_ports(component)? {
             while let Err(error) = TcpListener::bind((HOST, port)) {
@@ -137,7 +140,7 @@ pub(crate) async fn wait_for_free_ports(
                     let set =
                         moved_by.map_or(String::new(), |set| format!("set {set} to move it, or "));
                     bail!(
-                        "{component} cannot have port {port} ({error}): {set}stop the program that uses it"
+                        "{component} cannot listen on port {port} ({error}): {set}stop the program that uses it"
                     );
                 }
                 sleep(POLL_INTERVAL).await;

@@ -1,5 +1,6 @@
-//! Runs a command, such as the tests, while the databases, Kafka and the registry run on free ports. When the
-//! command ends, or a signal ends it, all that it started ends too, and the stack is deleted.
+//! Runs a command, such as the tests, while the databases, Kafka and the registry run on free
+//! ports. When the command exits, or a signal ends it, every process that it started ends too, and
+//! the stack is deleted.
 
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -13,17 +14,17 @@ use crate::launcher::process::{self, Signal};
 use crate::launcher::stack::Stack;
 use crate::launcher::topology::{HOST, SERVICES};
 
-/// How long a command that was asked to end may take, with all that it started.
+/// How long a command, with all that it started, may take to exit after SIGTERM.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One run of the tests at a time: its directory is always the same, so that what a run that was killed left
-/// behind is found and removed.
+/// One run of the tests at a time: it always has the same directory, so that the remains of a
+/// killed run are found and removed.
 pub async fn run_with_infrastructure(command: &[String]) -> Result<ExitCode> {
     let (stack, _lock) = Stack::for_exclusive_run("test").await?;
     clean_orphans().await?;
     let ended = run_on(&stack, command).await;
     stack.clean().await?;
-    // The tests' further fixtures.
+    // The further fixtures of the tests.
     clean_orphans().await?;
     ended
 }
@@ -39,9 +40,10 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
         _ = terminate.recv() => return Ok(ExitCode::from(143)),
         _ = hangup.recv() => return Ok(ExitCode::from(129)),
     }
-    // In a group of its own, so that a signal to this process ends all that the command started: cargo passes
-    // no signal on. The system stops a process of such a group that reads a terminal, so there is none.
-    // Tests reach components on loopback, where no proxy of the user's environment leads.
+    // A process group of its own, so that a signal to this process can be sent to everything that
+    // the command started: cargo does not forward signals. The system stops a background group that
+    // reads a terminal, so standard input is closed. Tests reach components on loopback, without
+    // the proxy of the user's environment.
     let no_proxy = std::env::var("NO_PROXY").or_else(|_| std::env::var("no_proxy"));
     let no_proxy = format!("{HOST},{}", no_proxy.unwrap_or_default());
     let mut child = tokio::process::Command::new(&command[0])
@@ -58,9 +60,9 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     let group = child.id().context("the command has not ended yet")?;
     let signal = tokio::select! {
         status = child.wait() => return Ok(exit_code(status?)),
-        _ = interrupt.recv() => Signal::Int,
-        _ = terminate.recv() => Signal::Term,
-        _ = hangup.recv() => Signal::Term,
+        _ = interrupt.recv() => Signal::INT,
+        _ = terminate.recv() => Signal::TERM,
+        _ = hangup.recv() => Signal::TERM,
     };
     process::send_signal_to_group(signal, group)?;
     let asked = Instant::now();
@@ -71,7 +73,7 @@ async fn run_on(stack: &Stack, command: &[String]) -> Result<ExitCode> {
     Ok(exit_code(child.wait().await?))
 }
 
-/// As a shell has it: 128 and the signal's number for what a signal ended.
+/// The status as a shell reports it: 128 plus the signal's number after a signal.
 pub fn exit_code(status: std::process::ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
     let signal = status.signal().map(|signal| 128 + signal);

@@ -1,6 +1,6 @@
-//! One stack: a directory that holds every component's data, log and pid file. All that is known about it is
-//! read from that directory and from `/proc`, so that any number of launchers, tests and shells can work on
-//! one stack, and a launcher may crash.
+//! One stack: a directory with every component's data, log and pid file. All state is in that
+//! directory and in `/proc`. So any number of launchers, tests and shells can work on one stack,
+//! and a launcher may crash.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ use crate::launcher::topology::Component;
 pub struct Stack {
     directory: PathBuf,
     quiet: bool,
-    /// Kills everything and deletes the directory at the end of its life.
+    /// Whether the stack is killed and its directory deleted when it is dropped.
     ephemeral: bool,
-    /// Where it is not native.
+    /// The compose project, if the stack is not native.
     pub(crate) compose: Option<Compose>,
 }
 
-/// Which stack is meant and where it is.
+/// Selects and opens a stack.
 impl Stack {
     /// The stack in `directory`, on these ports unless it already runs on others.
     pub fn new(directory: impl Into<PathBuf>, ports: Ports) -> Result<Self> {
@@ -42,7 +42,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// A stack that was made before.
+    /// A stack that was created before.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
         let stack =
             Self { directory: directory.into(), quiet: true, ephemeral: false, compose: None };
@@ -50,7 +50,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// The stack of this checkout, on the default ports or where the environment moves them.
+    /// The stack of this checkout, on the default ports or those in environment variables.
     pub fn for_checkout() -> Result<Self> {
         let directory = state_directory()?.join("stack");
         let compose = Compose::from_environment()?;
@@ -58,7 +58,7 @@ impl Stack {
             return Ok(Self { directory, quiet: false, ephemeral: false, compose });
         }
         let stack = Self { directory, quiet: false, ephemeral: false, compose: None };
-        // While something runs, ports that the environment does not move stay where they are.
+        // While a component runs, ports without a variable stay unchanged.
         let ports = if stack.is_any_running() { stack.state()?.ports } else { Ports::default() };
         Self::new(stack.directory.clone(), ports.with_environment_overrides()?)
     }
@@ -74,14 +74,14 @@ impl Stack {
     /// The infrastructure that `e2e with-infrastructure` runs for the tests.
     pub fn for_tests() -> Result<Self> {
         let directory = std::env::var(TEST_STACK_VARIABLE).context(
-            "this test needs Kafka, the registry and the databases: run it by `make test`, or by \
+            "this test needs Kafka, the registry and the databases: run it with `make test`, or with \
              `target/ci/e2e with-infrastructure -- cargo test --workspace --profile ci`",
         )?;
         Self::open(directory)
     }
 
-    /// The stack of a kind of run of which there is one at a time, for as long as the lock is held.
-    /// What a run left behind that broke off is removed before.
+    /// The stack of a kind of run, of which one runs at a time, for as long as the lock is held.
+    /// The remains of an interrupted run are removed first.
     pub async fn for_exclusive_run(kind: &str) -> Result<(Self, File)> {
         let lock = lock_exclusive_run(kind).await?;
         let directory = state_directory()?.join(kind);
@@ -91,7 +91,7 @@ impl Stack {
         Ok((Self::new(directory, Ports::free()?)?.quiet(), lock))
     }
 
-    /// A stack of its own on free ports, gone when it is dropped.
+    /// A temporary stack on free ports, deleted when it is dropped.
     pub fn ephemeral() -> Result<Self> {
         let directory = own_temp_directory(&format!("{:08x}", rand::random::<u32>()));
         let mut stack = Self::new(directory, Ports::free()?)?;
@@ -106,12 +106,12 @@ impl Stack {
         self
     }
 
-    /// Whether its components are processes of this launcher's.
+    /// Whether its components are processes of this launcher.
     pub fn is_native(&self) -> bool {
         self.compose.is_none()
     }
 
-    /// Whether its components are started and stopped by other tools, so that this launcher can only use them.
+    /// Whether other tools start and stop its components, so that this launcher can only use them.
     pub fn is_external(&self) -> bool {
         self.compose.as_ref().is_some_and(|compose| compose.is_external)
     }
@@ -121,7 +121,7 @@ impl Stack {
     }
 }
 
-/// What it remembers.
+/// The saved state of the stack.
 impl Stack {
     pub(crate) fn state(&self) -> Result<StackState> {
         if let Some(compose) = &self.compose {
@@ -136,12 +136,12 @@ impl Stack {
         Ok(stack_state.with_current_services())
     }
 
-    /// Makes it, unless it is there, on these ports.
+    /// Creates the stack on these ports, unless it exists.
     pub(crate) fn create(&self, ports: Ports) -> Result<()> {
-        ensure!(self.compose.is_none(), "docker-compose.yml says how this stack is made");
+        ensure!(self.compose.is_none(), "docker-compose.yml defines this stack");
         for directory in ["", "run", "log"] {
             create_public_directory(&self.directory().join(directory)).with_context(|| {
-                format!("cannot make {} (HOLDFAST_STATE moves it)", self.directory().display())
+                format!("cannot create {} (HOLDFAST_STATE moves it)", self.directory().display())
             })?;
         }
         self.write_state(|stack_state| {
@@ -153,10 +153,10 @@ impl Stack {
         })
     }
 
-    /// A stack that was deleted is not created again: a command that still works on it would leave a directory
-    /// without its data.
+    /// Changes the saved state. A deleted stack is not created again: a command that still works on
+    /// it would leave a directory without data.
     pub(crate) fn update_state(&self, change: impl FnOnce(&mut StackState)) -> Result<()> {
-        ensure!(self.compose.is_none(), "docker-compose.yml says how this stack is made");
+        ensure!(self.compose.is_none(), "docker-compose.yml defines this stack");
         self.state()?;
         self.write_state(|stack_state| {
             let mut stack_state = stack_state?;
@@ -179,9 +179,9 @@ impl Stack {
     }
 }
 
-/// Its processes.
+/// The processes of the stack.
 impl Stack {
-    /// Kills everything and forgets all data.
+    /// Kills everything and deletes all data.
     pub async fn clean(&self) -> Result<()> {
         if let Some(compose) = &self.compose {
             return compose.clean().await;
@@ -198,7 +198,7 @@ impl Stack {
         self.components().iter().any(|component| self.process(component).running().is_some())
     }
 
-    /// Also finds what no pid file names.
+    /// This also finds processes without a pid file.
     pub fn kill_all(&self) -> Result<()> {
         let components: Vec<_> =
             self.components().iter().map(|component| self.process(component)).collect();
@@ -210,7 +210,7 @@ impl Stack {
         Ok(())
     }
 
-    /// How every process of this stack ended, in order.
+    /// The exit of every process of this stack, in order.
     pub async fn exits(&self) -> Result<Vec<Exit>> {
         if let Some(compose) = &self.compose {
             return compose.exits().await;

@@ -1,5 +1,6 @@
-//! What a run changes in a stack: the variables and the program of a service, the number of its instances,
-//! and the address at which Kafka sends its clients back. Each change takes effect at the next start.
+//! The settings that a run changes in a stack: the variables and the program of a service, the
+//! number of its instances, and Kafka's advertised address. Each change takes effect at the next
+//! start.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use anyhow::{Result, ensure};
 use crate::launcher::stack::Stack;
 use crate::launcher::topology::{Component, SERVICES};
 
-/// Each is a process with a pool of connections to the service's database.
+/// The largest number of instances: each is a process with a connection pool to its database.
 const INSTANCES_MAX: u16 = 9;
 
 impl Stack {
@@ -25,14 +26,15 @@ impl Stack {
         })
     }
 
-    /// How long the services wait for a schema that the registry does not know. One registry alone is never behind.
+    /// How long the services wait for a schema that the registry does not have. A single registry
+    /// is never behind.
     pub fn set_registry_lag(&self, seconds: u32) -> Result<()> {
         SERVICES.into_iter().try_for_each(|service| {
             self.set_environment(service, "SCHEMA_REGISTRY_LAG_SECONDS", Some(&seconds.to_string()))
         })
     }
 
-    /// Takes the program of one instance from another directory, from its next start on: another
+    /// Runs the program of one instance from another directory, from its next start on: another
     /// version of the service, beside the others.
     pub fn set_programs(&self, name: &str, directory: &Path) -> Result<()> {
         name.parse::<Component>()?;
@@ -41,12 +43,12 @@ impl Stack {
         })
     }
 
-    /// So many instances of each service: further ones start with the next `up`, and those beyond
-    /// are stopped and forgotten now.
+    /// Sets the number of instances of each service: further ones start with the next `up`, and
+    /// surplus ones are stopped and forgotten now.
     pub async fn set_instances(&self, count: u16) -> Result<()> {
         ensure!(
             (1..=INSTANCES_MAX).contains(&count),
-            "from 1 to {INSTANCES_MAX} instances can run"
+            "a service can have 1 to {INSTANCES_MAX} instances"
         );
         let stack_state = self.state()?;
         for service in SERVICES {

@@ -1,5 +1,5 @@
-//! What a stack remembers between two commands, beside its data: ports, instances, variables and programs.
-//! The addresses and the environment of each component follow from it.
+//! The saved state of a stack, beside its data: ports, instances, variables and programs. The
+//! addresses and the environment of each component follow from it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,32 +10,32 @@ use serde::{Deserialize, Serialize};
 use crate::launcher::ports::{InstancePorts, Ports, ServicePorts};
 use crate::launcher::topology::{Component, HOST, SERVICES};
 
-/// All that a stack remembers between two commands, beside its data.
+/// The saved state of a stack, beside its data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StackState {
     pub ports: Ports,
-    /// Marks the Kafka cluster as this stack's. A stack that was made before there was one has none.
+    /// Marks the Kafka cluster as this stack's. A stack that is older than this field has none.
     #[serde(default)]
     pub name: Option<String>,
     /// Further instances of services, by name.
     pub instances: BTreeMap<String, InstancePorts>,
-    /// The address at which Kafka advertises itself to a service's clients, if it is not its own listener.
+    /// Kafka's advertised address for a service's clients, if it is not its own listener.
     pub kafka_advertised: BTreeMap<String, String>,
-    /// Extra environment, by name of service or of instance.
+    /// Additional environment variables, by name of service or of instance.
     pub environment: BTreeMap<String, BTreeMap<String, String>>,
-    /// Where the program is, by name of instance, if it is another version than the others'.
+    /// The directory of the program, by name of instance, if it is another version.
     #[serde(default)]
     pub programs: BTreeMap<String, PathBuf>,
-    /// How many brokers keep each record, if more than the one; see `brokers`.
+    /// The number of replicas of each partition, if more than one; see `brokers`.
     #[serde(default)]
     pub replication_factor: Option<u16>,
-    /// The password of the databases; those of the native stack ask for none.
+    /// The password of the databases; those of the native stack need none.
     #[serde(skip)]
     pub database_password: Option<String>,
 }
 
 impl StackState {
-    /// A stack state that was written down before a service was added, or taken away.
+    /// Adapts a state that was saved before a service was added or removed.
     pub fn with_current_services(mut self) -> Self {
         self.ports.services.retain(|service, _| SERVICES.contains(&service.as_str()));
         for (service, ports) in Ports::default().services {
@@ -78,7 +78,7 @@ impl StackState {
     /// The ports that a further instance will have.
     pub fn ports_for_new_instance(&self, component: &Component) -> Result<InstancePorts> {
         let Component::Service { service, instance } = component else {
-            bail!("there is one {component} only");
+            bail!("there is only one {component}");
         };
         InstancePorts::for_instance(&self.service_ports(service)?.first, *instance)
     }
@@ -115,7 +115,7 @@ impl StackState {
         Ok(self.kafka_advertised.get(service).cloned().unwrap_or(own))
     }
 
-    /// As which stack it claims its Kafka cluster.
+    /// The name by which the stack claims its Kafka cluster.
     pub fn stack_name(&self) -> String {
         self.name.clone().unwrap_or_else(|| "holdfast".to_string())
     }
@@ -131,8 +131,8 @@ impl StackState {
         Ok(format!("postgres://{role}{password}@{HOST}:{port}/{database}"))
     }
 
-    /// The environment of one instance: its addresses, then what was set for its service, then what
-    /// was set for itself.
+    /// The environment of one instance: its addresses, then the variables of its service, then its
+    /// own.
     pub fn environment_of(&self, component: &Component) -> Result<Vec<(String, String)>> {
         let name = component.to_string();
         let Component::Service { service, .. } = component else {

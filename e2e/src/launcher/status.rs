@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use crate::launcher::exit_journal::Exit;
 
-/// How long a component may take to stop by itself. Then it is killed.
+/// How long a component may take to stop by itself. After that it is killed.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 pub struct ComponentStatus {
     pub name: String,
     pub pid: Option<u32>,
-    /// Where clients reach it.
+    /// Its address for clients.
     pub port: u16,
     pub state: ComponentState,
     pub memory_bytes: u64,
     pub uptime: Duration,
-    /// How it ended the last time.
+    /// Its last exit.
     pub last_exit: Option<Exit>,
 }
 
@@ -28,12 +28,12 @@ pub enum ComponentState {
     Paused,
 }
 
-/// How a graceful stop went.
+/// The result of a graceful stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopOutcome {
     NotRunning,
-    /// It ended by itself after this long.
+    /// It exited by itself after this time.
     Graceful(Duration),
-    /// It had to be killed when its time was up.
+    /// It was killed after the timeout.
     Killed,
 }

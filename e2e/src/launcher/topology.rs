@@ -6,18 +6,18 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 
 pub const HOST: &str = "127.0.0.1";
-/// All services there are. A further one is one more name here, and one more to their number: its
-/// ports, its database and Kafka's listener for it follow from its place.
+/// All services. A further one needs its name here and a larger array: its ports, its database and
+/// Kafka's listener for it follow from its position.
 pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 
-/// What can be started, stopped and killed by its name.
+/// A component that can be started, stopped and killed by its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
-    /// The cluster of one service: `<service>-db`.
+    /// The database cluster of one service: `<service>-db`.
     Database(String),
     Kafka,
     Registry,
-    /// One instance of a service: the first by the service's name, the second as `<service>-2`.
+    /// One instance of a service: the first has the service's name, the second is `<service>-2`.
     Service {
         service: String,
         instance: u16,
@@ -39,7 +39,7 @@ impl Component {
         Component::Service { service: service.to_string(), instance }
     }
 
-    /// What a stack of one instance a service consists of, services first.
+    /// The components of a stack with one instance of each service, services first.
     pub fn all() -> Vec<Component> {
         let (databases, others): (Vec<_>, Vec<_>) = Component::infrastructure()
             .into_iter()
@@ -47,7 +47,7 @@ impl Component {
         SERVICES.map(Component::service).into_iter().chain(others).chain(databases).collect()
     }
 
-    /// All names in one line, for people.
+    /// All names in one line, for messages.
     pub fn names() -> String {
         let mut names: Vec<String> = Component::all().iter().map(Component::to_string).collect();
         let last = names.pop().unwrap_or_default();
@@ -69,9 +69,9 @@ impl FromStr for Component {
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
                 Component::Service { service: service.to_string(), instance: number.parse()? }
             }
-            ("", _) => bail!("name one by SERVICE=…: {}", Component::names()),
+            ("", _) => bail!("set SERVICE=… to one of these: {}", Component::names()),
             _ => bail!(
-                "there is no `{name}`: say {} ({}-2 is a second instance)",
+                "there is no `{name}`: choose {} ({}-2 is a second instance)",
                 Component::names(),
                 SERVICES[0]
             ),

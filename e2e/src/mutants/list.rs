@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use crate::checker::invariants::Invariant::{self, *};
 use crate::mutants::trial::{Disturbance, MutantTrial};
 
-/// A bug, and what has to detect it.
+/// A bug, and the detector that must find it.
 #[derive(Clone, Copy, Debug)]
 pub struct Mutant {
     pub id: &'static str,
     pub description: &'static str,
     pub violates: Invariant,
     pub detector: Detector,
-    /// The one service that has it; `None`: all.
+    /// The only service that has it; `None`: all services.
     pub service: Option<&'static str>,
 }
 
-/// What is run to detect it.
+/// What to run to detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detector {
     Trial(MutantTrial),
-    /// A test of the chassis, for what a real broker can't be made to do.
+    /// A test of the chassis, for a fault that a real broker cannot be made to have.
     Test(&'static str),
 }
 
@@ -52,15 +52,16 @@ const fn in_service(service: &'static str, mutant: Mutant) -> Mutant {
     Mutant { service: Some(service), ..mutant }
 }
 
-/// Its broker answers a producer that it is out of sequence, which a real broker can't be made to do.
+/// Its broker responds to a producer with an out-of-sequence error, which a real broker cannot be
+/// made to do.
 const FATAL_PRODUCER_TEST: &str = "a_producer_with_a_fatal_error_is_replaced_and_loses_nothing";
 
-/// Its broker refuses the first of two requests that are under way and takes the second: of a real one, that
-/// is a moment.
+/// Its broker refuses the first of two requests in flight and accepts the second; with a real
+/// broker, this is a matter of chance.
 const POSSIBLY_PERSISTED_TEST: &str =
     "a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_delivered";
 
-/// The ids are names and nothing more. There is no B14: it was about a payment provider, and payment
+/// The ids are only names. There is no B14: that mutant was about a payment provider, and payment
 /// has none.
 pub const MUTANTS: [Mutant; 16] = [
     mutant(
@@ -82,19 +83,19 @@ pub const MUTANTS: [Mutant; 16] = [
         Disturbance::TableLocked("order", "orders"),
     ),
     mutant("B4", "outbox row deleted when it is sent", I8, Disturbance::KafkaThenService("order")),
-    mutant("B5", "relay goes on after the last position", I8, Disturbance::SlowCommits("order")),
+    mutant("B5", "relay continues after the last position", I8, Disturbance::SlowCommits("order")),
     with_two_instances(mutant("B6", "two active relays", I9, Disturbance::Nothing)),
     mutant("B7", "no tombstone in stock", I4, Disturbance::CancellationsFirst("stock")),
     mutant("B8", "no tombstone in payment", I5, Disturbance::CancellationsFirst("payment")),
     with_two_instances(mutant("B9", "items not locked", I6, Disturbance::Nothing)),
     in_service(
         "payment",
-        mutant("B10", "a new group skips", I13, Disturbance::LateStart("payment")),
+        mutant("B10", "a new group skips records", I13, Disturbance::LateStart("payment")),
     ),
-    mutant("B11", "the first of two answers dropped", I13, Disturbance::Nothing),
+    mutant("B11", "the first of two responses dropped", I13, Disturbance::Nothing),
     mutant(
         "B12",
-        "dead letter of what would pass",
+        "dead letter of an event that would succeed later",
         I10,
         Disturbance::TableLocked("payment", "payments"),
     ),
@@ -111,11 +112,16 @@ pub const MUTANTS: [Mutant; 16] = [
     ),
     detected_by_test(
         POSSIBLY_PERSISTED_TEST,
-        mutant("B17", "taken for written without an offset", I8, Disturbance::Nothing),
+        mutant(
+            "B17",
+            "delivery report without an offset counts as written",
+            I8,
+            Disturbance::Nothing,
+        ),
     ),
 ];
 
-/// Where the patch of a mutant lies.
+/// The file with the patch of a mutant.
 pub fn patch_file(root: &Path, mutant: &Mutant) -> PathBuf {
     root.join("e2e/mutants/patches").join(format!("{}.patch", mutant.id))
 }

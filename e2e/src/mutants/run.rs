@@ -1,5 +1,5 @@
-//! Puts each mutant into a worktree, builds it, runs its detector, and takes it out again. Each trial also runs
-//! with the programs of the checkout, and has to find nothing then.
+//! Puts each mutant into a worktree, builds it, runs its detector, and removes it again. Each trial
+//! also runs with the programs of the checkout, and must then find nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,27 +19,27 @@ use crate::mutants::worktree::Worktree;
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MutantOptions {
-    /// Only these, as in `B1 B7`; all of them if none is named
+    /// Only these mutants, as in `B1 B7`; all of them by default
     pub only: Vec<String>,
-    /// Leave out the trials with our own programs
+    /// Leave out the trials without a mutant
     #[arg(long)]
     pub without_controls: bool,
 }
 
-/// How a mutant fared, or a trial without one.
+/// The result of a mutant, or of a trial without one.
 struct MutantResult {
     id: &'static str,
     description: &'static str,
     detector: String,
     expected: Option<Invariant>,
     violated: BTreeSet<Invariant>,
-    /// Why it is not as it should be.
+    /// Why the result is not the expected one.
     problem: Option<String>,
     duration: Duration,
 }
 
-/// Runs what was asked for, writes the table into `target/mutants.md`, and answers whether every bug
-/// was caught and nothing found without one.
+/// Runs the selected trials, writes the table into `target/mutants.md`, and returns whether every
+/// mutant was caught and nothing was found without one.
 pub async fn run(options: &MutantOptions) -> Result<bool> {
     let known = |id: &&String| MUTANTS.iter().any(|mutant| mutant.id == **id);
     let unknown = options.only.iter().find(|id| !known(id));
@@ -49,7 +49,7 @@ pub async fn run(options: &MutantOptions) -> Result<bool> {
     let mutants: Vec<&Mutant> = MUTANTS.iter().filter(is_wanted).collect();
     let mut rows = Vec::new();
     if !options.without_controls {
-        // The tests run without a mutant wherever tests are run.
+        // These tests already run without a mutant in `make test`.
         let trials = mutants.iter().filter_map(|mutant| match mutant.detector {
             Detector::Trial(trial) => Some(trial),
             Detector::Test(_) => None,
@@ -69,13 +69,12 @@ pub async fn run(options: &MutantOptions) -> Result<bool> {
     let file = worktree.root.ancestors().nth(2).context("a worktree lies in target")?;
     std::fs::write(file.join("mutants.md"), table.join("\n") + "\n")?;
     let faults = rows.iter().filter(|row| row.problem.is_some()).count();
-    print_line(&format!("\nVERDICT  {} of {} as they should be.", rows.len() - faults, rows.len()));
+    print_line(&format!("\nVERDICT  {} of {} as expected.", rows.len() - faults, rows.len()));
     Ok(faults == 0)
 }
 
 fn add_result(rows: &mut Vec<MutantResult>, row: MutantResult) {
-    let outcome =
-        row.problem.clone().unwrap_or_else(|| format!("as it should be: {}", row.verdict()));
+    let outcome = row.problem.clone().unwrap_or_else(|| format!("as expected: {}", row.verdict()));
     print_line(&format!(
         "{:>6.1} s  {} ({}): {outcome}",
         row.duration.as_secs_f64(),
@@ -85,7 +84,7 @@ fn add_result(rows: &mut Vec<MutantResult>, row: MutantResult) {
     rows.push(row);
 }
 
-/// A trial that finds something where there is nothing catches no mutant.
+/// A trial with a finding without a mutant is worthless: it would also "catch" correct code.
 async fn run_control(trial: &MutantTrial) -> MutantResult {
     let began = Instant::now();
     let ran = trial.run(None).await.and_then(|proof| proof.ensure_holds());
@@ -113,7 +112,7 @@ async fn run_mutant(root: &Path, worktree: &Worktree, mutant: &Mutant) -> Mutant
             let fault = format!("NOT CAUGHT by {}:\n{}", mutant.violates, shown());
             (violated, (!is_caught).then_some(fault))
         }
-        Err(error) => (BTreeSet::new(), Some(format!("it broke off: {error:#}"))),
+        Err(error) => (BTreeSet::new(), Some(format!("the trial was interrupted: {error:#}"))),
     };
     let catcher = match mutant.detector {
         Detector::Trial(trial) => trial.describe(),
@@ -131,17 +130,17 @@ async fn run_mutant(root: &Path, worktree: &Worktree, mutant: &Mutant) -> Mutant
     }
 }
 
-/// Puts it in, builds, takes it out again, and tries what was built.
+/// Applies the patch, builds, reverts it, and runs the trial with the built programs.
 async fn build_and_run(root: &Path, worktree: &Worktree, mutant: &Mutant) -> Result<Findings> {
     let patch = patch_file(root, mutant);
-    worktree.patch(&patch, false).await.context("it does not apply")?;
+    worktree.patch(&patch, false).await.context("the patch does not apply")?;
     let build: &[&str] = match mutant.detector {
         Detector::Trial(_) => &["build", "--bin=order", "--bin=payment", "--bin=stock"],
         Detector::Test(_) => &["test", "--lib", "--no-run"],
     };
     let built = worktree.cargo(build).await;
     let ran = match (built, mutant.detector) {
-        (Err(broken), _) => Err(broken.context("it does not compile")),
+        (Err(broken), _) => Err(broken.context("the patched checkout does not compile")),
         (Ok(_), Detector::Trial(trial)) => {
             let programs = worktree.programs_directory();
             let programs = TestedPrograms { directory: &programs, service: mutant.service };
@@ -153,7 +152,7 @@ async fn build_and_run(root: &Path, worktree: &Worktree, mutant: &Mutant) -> Res
     ran
 }
 
-/// Runs a test of the chassis on infrastructure of its own. A test that fails is a finding.
+/// Runs a test of the chassis on its own infrastructure. A failed test is a finding.
 async fn run_test(worktree: &Worktree, mutant: &Mutant, test: &str) -> Result<Findings> {
     let cargo = format!("cargo test --workspace --profile ci --locked --lib -- {test}");
     let ran = worktree
@@ -180,7 +179,7 @@ impl MutantResult {
     }
 }
 
-/// In Markdown.
+/// The table, in Markdown.
 fn markdown_table(rows: &[MutantResult]) -> Vec<String> {
     let mut lines = vec![
         "| mutant | what | detected by | verdict | s |".into(),

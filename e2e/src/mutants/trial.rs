@@ -1,5 +1,5 @@
-//! A trial: a load on a stack of its own, one disturbance meanwhile, and everything that must hold
-//! afterwards. It is short, and its disturbance always has its effect.
+//! A trial: a load on a stack of its own with one disturbance, and the checks afterwards. It is
+//! short, and its disturbance always has its effect.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -24,39 +24,41 @@ use crate::workload::options::Load;
 use crate::workload::resource_usage::ResourceUsage;
 use crate::workload::seed;
 
-/// A trial that takes longer than this hangs.
+/// A longer trial hangs.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long everything may take to come to rest, once the disturbance is over: the session with Kafka
-/// of a component that was killed has to run out first.
+/// How long the stack may take to become quiescent after the disturbance: first the Kafka session
+/// of a killed component must expire.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 const QUIESCENCE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A table is closed for much longer than a service waits for a lock: time enough to try a batch in
-/// halves, down to one event.
+/// How long a table is locked: much longer than a service waits for a lock, so that a batch is
+/// bisected down to one event.
 const TABLE_LOCK_DURATION: Duration = Duration::from_secs(10);
 
-/// Fewer confirmed orders prove nothing.
+/// A trial with fewer confirmed orders proves nothing.
 const CONFIRMED_MIN: u64 = 100;
 
-/// What goes wrong.
+/// The disturbance of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disturbance {
-    /// Nothing does.
+    /// No disturbance.
     Nothing,
-    /// A service is away from the first order on, and most customers cancel.
+    /// A service is stopped from the first order on, and most customers cancel.
     LateStart(&'static str),
     /// A service receives most cancellations before the orders.
     CancellationsFirst(&'static str),
-    /// A service's database is killed, then the service, with what it had read and not handled.
+    /// A service's database is killed, then the service, with records that it has read and not
+    /// handled.
     DatabaseThenService(&'static str),
-    /// Kafka is killed, then a service, with what it had sent and was not yet acknowledged.
+    /// Kafka is killed, then a service, with records that it has sent and that are not
+    /// acknowledged.
     KafkaThenService(&'static str),
-    /// A service's database is killed, and comes back.
+    /// A service's database is killed, and restarted.
     DatabaseKilled(&'static str),
-    /// A table can be read and not be written, as while an index is created.
+    /// A table can be read but not written, as while an index is created.
     TableLocked(&'static str, &'static str),
-    /// Some commits of a service take long, while others overtake them.
+    /// Some commits of a service are slow, while others overtake them.
     SlowCommits(&'static str),
 }
 
@@ -64,35 +66,35 @@ pub enum Disturbance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MutantTrial {
     pub disturbance: Disturbance,
-    /// Of each service.
+    /// The number of instances of each service.
     pub instances: u16,
 }
 
-/// What came of it.
+/// The result of a trial.
 #[derive(Debug)]
 pub struct TrialResult {
     pub confirmed: u64,
     pub findings: Findings,
-    /// That the databases wrote down of themselves.
+    /// The number of changes in the databases' change logs.
     pub changes: u64,
 }
 
-/// Programs to be tried in place of our own.
+/// The programs to test instead of our own.
 #[derive(Clone, Copy, Debug)]
 pub struct TestedPrograms<'a> {
     pub directory: &'a Path,
-    /// The one service that they are taken for; `None`: all.
+    /// The only service that runs them; `None`: all services.
     pub service: Option<&'static str>,
 }
 
 impl Disturbance {
-    /// For people.
+    /// The description for the report.
     pub fn describe(self) -> String {
         match self {
-            Disturbance::Nothing => "a load, nothing broken".to_string(),
+            Disturbance::Nothing => "a load, no disturbance".to_string(),
             Disturbance::LateStart(service) => format!("{service} away from the start, cancels"),
             Disturbance::CancellationsFirst(service) => {
-                format!("cancellations come to {service} before orders")
+                format!("cancellations reach {service} before orders")
             }
             Disturbance::DatabaseThenService(service) => {
                 format!("{service}-db killed, then {service}")
@@ -100,7 +102,7 @@ impl Disturbance {
             Disturbance::KafkaThenService(service) => format!("kafka killed, then {service}"),
             Disturbance::DatabaseKilled(service) => format!("{service}-db killed"),
             Disturbance::TableLocked(service, table) => {
-                format!("{table} of {service} not writable")
+                format!("table {table} of {service} cannot be written")
             }
             Disturbance::SlowCommits(service) => format!("slow commits at {service}"),
         }
@@ -127,7 +129,7 @@ impl Disturbance {
         }
     }
 
-    /// Begins with the load.
+    /// Disturbs the load, from its beginning on.
     async fn disturb(self, stack: &Stack, client: &Client) -> Result<()> {
         let db = |service: &str| format!("{service}-db");
         let (soon, a_while) = (Duration::from_secs(2), Duration::from_secs(4));
@@ -150,7 +152,7 @@ impl Disturbance {
             }
             Disturbance::DatabaseThenService(service) => {
                 sleep(soon).await;
-                // So that there is much to read at once when it may go on.
+                // So that there are many records to read when it continues.
                 stack.pause(service).await?;
                 sleep(soon).await;
                 stack.kill(&db(service)).await?;
@@ -206,14 +208,14 @@ async fn connect(client: &Client, service: &str) -> Result<PgConnection> {
 }
 
 impl MutantTrial {
-    /// For people.
+    /// The description for the report.
     pub fn describe(&self) -> String {
         let of =
             if self.instances > 1 { format!(", {} of each", self.instances) } else { "".into() };
         format!("{}{of}", self.disturbance.describe())
     }
 
-    /// Runs it with these programs, or with our own.
+    /// Runs the trial with these programs, or with our own.
     pub async fn run(&self, programs: Option<TestedPrograms<'_>>) -> Result<TrialResult> {
         let stack = Stack::ephemeral()?;
         stack.set_instances(self.instances).await?;
@@ -246,7 +248,7 @@ impl MutantTrial {
         };
         let mut findings = summary.findings.clone();
         leaders.check(&mut findings);
-        // Whatever is set aside here should not have been.
+        // Any dead letter of a trial is a finding.
         let options = run::CheckOptions { timeout: QUIESCENCE_TIMEOUT };
         let verdict = run::run_expecting(&client, &options, &HashSet::new()).await?;
         findings.merge(&verdict.findings);
@@ -261,11 +263,11 @@ impl MutantTrial {
 }
 
 impl TrialResult {
-    /// Of programs that are right: that nothing was found, and that this means something.
+    /// Programs without a mutant: nothing may be found, and the load must have been sufficient.
     pub fn ensure_holds(&self) -> Result<()> {
         ensure!(self.findings.is_empty(), "{}", self.findings.lines().join("\n"));
         ensure!(self.confirmed >= CONFIRMED_MIN, "only {} orders were confirmed", self.confirmed);
-        ensure!(self.changes > 0, "the databases wrote down no change of theirs");
+        ensure!(self.changes > 0, "the change logs of the databases are empty");
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
-//! A copy of the checkout, to be changed and built beside the real one.
+//! A copy of the checkout, to be changed and built beside the original.
 //!
-//! What was compiled from registries is shared by hard links, so only the crates of the workspace are built again.
-//! Nothing else is shared, since cargo and rustc write some files in place: the real target stays as
-//! it is.
+//! Compiled dependencies are shared by hard links, so only the crates of the workspace are built
+//! again. Nothing else is shared, since cargo and rustc write some files in place and the original
+//! target must not change.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,28 +14,29 @@ use tokio::process::Command;
 
 use crate::launcher::directories::{self, TEST_STACK_VARIABLE};
 
-/// What a checkout holds that is not its source.
+/// What a checkout contains beside its source.
 const EXCLUDED: [&str; 3] = [".git", ".holdfast", "target"];
 
-/// Bounds what hangs; to compile beside all else takes its time.
+/// The timeout of a command that hangs; a build may take long beside other work.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(1_800);
 
-/// Gone when it is dropped.
+/// A copy of the checkout, deleted when it is dropped.
 pub struct Worktree {
     pub root: PathBuf,
-    /// Its stacks' data: where PostgreSQL may enter, even if the checkout belongs to another user.
+    /// The directory of its stacks: one that PostgreSQL may enter, even if the checkout belongs to
+    /// another user.
     pub state: PathBuf,
-    /// There is one of a name at a time.
+    /// Only one worktree of a name exists at a time.
     _lock: File,
 }
 
 impl Worktree {
-    /// A copy of the checkout, under a name of its own.
+    /// A copy of the checkout with this name.
     pub async fn create(name: &str) -> Result<Worktree> {
         Worktree::create_with(name, false).await
     }
 
-    /// The same, to be changed and built again and again.
+    /// The same, for repeated changes and builds.
     pub async fn create_incremental(name: &str) -> Result<Worktree> {
         Worktree::create_with(name, true).await
     }
@@ -47,13 +48,13 @@ impl Worktree {
             built = built.parent().context("tests lie in target/ci/deps")?;
         }
         ensure!(built.ends_with("ci"), "this is built with `--profile ci`, or nothing is shared");
-        // In the target itself: hard links need one file system.
+        // In the target directory: hard links need the same file system.
         let copies = built.with_file_name("worktrees");
         std::fs::create_dir_all(&copies)?;
-        let waiting = || eprintln!("waiting for another run that has {name} …");
+        let waiting = || eprintln!("waiting for another run that uses {name} …");
         let lock = directories::lock_file(&copies.join(format!("{name}.lock")), &waiting).await?;
         let root = copies.join(name);
-        // Whatever a broken-off run left.
+        // The remains of an interrupted run.
         let _ = std::fs::remove_dir_all(&root);
         let state = directories::own_temp_directory(name);
         directories::create_public_directory(&state)?;
@@ -62,13 +63,13 @@ impl Worktree {
 
         let target = worktree.root.join("target/ci");
         std::fs::create_dir_all(&target)?;
-        // By its fingerprints cargo knows what is older than its source, and build scripts write as
-        // they like.
+        // Cargo compares fingerprints to find what is older than its source, and build scripts
+        // write files of any kind.
         for (how, folders) in [("-a", &[".fingerprint", "build"][..]), ("-al", &["deps"])] {
             let folders = folders.iter().map(|folder| built.join(folder));
             let copied =
                 std::process::Command::new("cp").arg(how).args(folders).arg(&target).status()?;
-            ensure!(copied.success(), "what was compiled could not be copied");
+            ensure!(copied.success(), "the compiled dependencies could not be copied");
         }
         std::fs::create_dir_all(worktree.root.join(".cargo"))?;
         std::fs::write(
@@ -78,57 +79,58 @@ impl Worktree {
                  [profile.ci]\nincremental = {incremental}\n"
             ),
         )?;
-        // The crates of the workspace have the same names here as there, so the links to their artifacts go.
+        // The crates of the workspace have the same names in the copy, so the links to their
+        // artifacts are removed.
         worktree.cargo(&["clean"]).await?;
         Ok(worktree)
     }
 
-    /// Where its programs are.
+    /// The directory of its programs.
     pub fn programs_directory(&self) -> PathBuf {
         self.root.join("target/ci")
     }
 
-    /// Replaces what stands in a file exactly once.
+    /// Replaces a text that a file contains exactly once.
     pub fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
         let text = replaced_once(&self.root, file, from, to)?;
         Ok(std::fs::write(self.root.join(file), text)?)
     }
 
-    /// Applies a patch, or takes it back.
+    /// Applies a patch, or reverts it.
     pub async fn patch(&self, patch: &Path, reverse: bool) -> Result<()> {
         let patch = std::path::absolute(patch)?.display().to_string();
         let way: &[&str] = if reverse { &["--reverse"] } else { &[] };
         self.run("git", &[&["apply", "-C1"][..], way, &[patch.as_str()]].concat()).await.map(drop)
     }
 
-    /// Adds a file that is not there yet.
+    /// Adds a new file.
     pub fn add_file(&self, file: &str, text: &str) -> Result<()> {
         let path = self.root.join(file);
-        ensure!(!path.exists(), "{file} is there already");
+        ensure!(!path.exists(), "{file} exists already");
         Ok(std::fs::write(path, text)?)
     }
 
-    /// Compiles there, behind whatever else the machine has to do: other tests go on meanwhile.
+    /// Compiles with the lowest priority: other tests run meanwhile.
     pub async fn cargo(&self, arguments: &[&str]) -> Result<String> {
         let cargo = ["-n", "19", "cargo"];
         let workspace = ["--workspace", "--profile", "ci", "--locked"];
-        let (command, rest) = arguments.split_first().context("a command of cargo's")?;
+        let (command, rest) = arguments.split_first().context("a command of cargo")?;
         self.run("nice", &[&cargo, &[*command][..], &workspace, rest].concat()).await
     }
 
-    /// Runs a command there; what it prints is the answer, or the error.
+    /// Runs a command in the copy, and returns its output; a failure contains the output as well.
     pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(program.as_ref());
         command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
         command.env("HOLDFAST_STATE", &self.state);
-        // It lies in the target of the real checkout, of whose repository it is no part.
+        // The copy is inside the target of the original checkout, and not part of its repository.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
         for inherited in ["CARGO_TARGET_DIR", "CARGO_INCREMENTAL", TEST_STACK_VARIABLE] {
             command.env_remove(inherited);
         }
         let output = tokio::time::timeout(COMMAND_TIMEOUT, command.output())
             .await
-            .context("it takes too long")??;
+            .context("the command takes too long")??;
         let [out, error] =
             [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
         let shown = || format!("{} {arguments:?}:\n{out}\n{error}", program.as_ref().display());
@@ -153,17 +155,17 @@ fn copy_folder(from: &Path, to: &Path, but: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The text of a file of a checkout with another in the place of what stands in it exactly once.
+/// The text of a file with one text replaced, which must occur exactly once.
 pub fn replaced_once(root: &Path, file: &str, from: &str, to: &str) -> Result<String> {
     let text = std::fs::read_to_string(root.join(file)).with_context(|| file.to_string())?;
     let found = text.matches(from).count();
-    ensure!(found == 1, "`{from}` stands {found} times in {file}");
+    ensure!(found == 1, "`{from}` occurs {found} times in {file}");
     Ok(text.replace(from, to))
 }
 
 impl Drop for Worktree {
     fn drop(&mut self) {
-        // A launcher that was given up has left its stack to us.
+        // A launcher that was killed has left its stack.
         let _ = directories::kill_all_in(&self.state);
         let _ = std::fs::remove_dir_all(&self.root);
         let _ = directories::remove_directory(&self.state);

@@ -47,9 +47,9 @@ pub fn run(name: &str) -> Result<()> {
     let root = checkout()?;
     let generated = generate(&root, name)?;
     let shown = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
-    println!("services/{name} is there:");
+    println!("created services/{name}:");
     generated.created.iter().for_each(|path| println!("  {}", shown(path)));
-    println!("changed outside of it:");
+    println!("changed outside services/{name}:");
     generated.changed.iter().for_each(|(path, why)| println!("  {:<28} {why}", shown(path)));
     println!("next: `make test`, or `make up` and then `make kill SERVICE={name}`");
     Ok(())
@@ -74,22 +74,24 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
     let edited = [
         (
             "shared/events/src/orders.rs",
-            format!("{name} hears {SUBSCRIBED_TOPIC}"),
+            format!("{name} subscribes to {SUBSCRIBED_TOPIC}"),
             add_subscriber as Edit,
         ),
         ("e2e/src/launcher/topology.rs", "the native stack starts it".to_string(), add_to_topology),
         (
             "docker-compose.yml",
-            "and so does docker compose, on the same ports".to_string(),
+            "docker compose starts it on the same ports".to_string(),
             add_to_compose,
         ),
         ("e2e/tests/main.rs", "its outage test runs with the others".to_string(), add_test_module),
-        ("Cargo.lock", "the workspace has a member more".to_string(), add_to_lockfile),
+        ("Cargo.lock", "the workspace has a new member".to_string(), add_to_lockfile),
     ];
     let edited = edited.map(|(file, why, edit)| -> Result<_> {
         let path = root.join(file);
         let text = edit(&read_file(&path)?, name).with_context(|| {
-            format!("{file} is not as the template knows it, so nothing was changed")
+            format!(
+                "{file} does not have the form that the template expects, so nothing was changed"
+            )
         })?;
         Ok((path, why, text))
     });

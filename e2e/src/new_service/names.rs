@@ -92,11 +92,11 @@ pub fn check_name(root: &Path, name: &str) -> Result<()> {
         "`{name}` cannot be a service's name: one word of lower-case letters and digits, at most {NAME_CHARS_MAX}"
     );
     let folder = root.join("services").join(name);
-    ensure!(!folder.exists(), "there is a service {name} already, in {}", folder.display());
+    ensure!(!folder.exists(), "service {name} already exists, in {}", folder.display());
     let is_crate = read_file(&root.join("Cargo.lock"))?.contains(&format!("\nname = \"{name}\"\n"));
     let is_module = read_file(&root.join("e2e/tests/main.rs"))?.contains(&format!("mod {name};"));
     let means_something = RESERVED_NAMES.contains(&name) || is_crate || is_module;
-    ensure!(!means_something, "`{name}` means something else here already: choose another name");
+    ensure!(!means_something, "`{name}` already has another meaning here: choose another name");
     Ok(())
 }
 
@@ -109,7 +109,7 @@ pub fn check_clean(root: &Path) -> Result<()> {
     let changed = String::from_utf8_lossy(&status.stdout);
     if let Some(first) = changed.lines().next() {
         bail!(
-            "there are changes that are not committed, {} for one: commit or stash them first, so \
+            "the checkout has uncommitted changes, such as {}: commit or stash them first, so \
              that what is written now stands alone (and `git stash -u` takes it back)",
             first.get(3..).unwrap_or_default()
         );
@@ -133,10 +133,10 @@ mod tests {
             ["match", "kafka", "registry", "chassis", "events", "tokio", "saga", "std", "tests"]
         {
             let refused = check_name(&root, name).unwrap_err().to_string();
-            assert!(refused.contains("means something else"), "{name}: {refused}");
+            assert!(refused.contains("already has another meaning"), "{name}: {refused}");
         }
         let refused = check_name(&root, "stock").unwrap_err().to_string();
-        assert!(refused.contains("there is a service stock already"), "{refused}");
+        assert!(refused.contains("service stock already exists"), "{refused}");
         check_name(&root, "a2").unwrap();
     }
 }

@@ -31,7 +31,7 @@ pub async fn run(stack: &Stack) -> Result<()> {
     let was_up = is_stack_up(stack).await?;
     with_stack_restored(stack, was_up, run_steps(stack, was_up)).await?;
     print_line(&format!(
-        "\nAll of it was checked. The story took {} s.",
+        "\nEvery step was checked. The demo took {} s.",
         began.elapsed().as_secs()
     ));
     next_steps(stack, was_up);
@@ -41,11 +41,11 @@ pub async fn run(stack: &Stack) -> Result<()> {
 async fn run_steps(stack: &Stack, was_up: bool) -> Result<()> {
     print_line(
         "Holdfast: three services, order, payment and stock, each with a PostgreSQL of its own.\n\
-         They talk through Kafka only. Let us see what happens when one of them is killed.",
+         They communicate only through Kafka. This demo kills one of them.",
     );
     print_step(1, "Start everything");
     if was_up {
-        print_line("Something is running already; starting what is missing …");
+        print_line("Parts of the stack run already; starting the others …");
     } else {
         print_line("Starting the databases, Kafka, a schema registry and the services …");
     }
@@ -66,8 +66,8 @@ async fn run_steps(stack: &Stack, was_up: bool) -> Result<()> {
     }
     let gone = client.get::<Value>("stock", "/items").await.is_err();
     ensure!(gone, "stock answers although it was killed");
-    print_line("SIGKILL: no goodbye, nothing saved. Stock no longer answers.");
-    print_step(5, &format!("{OUTAGE_ORDERS} more orders while stock is dead"));
+    print_line("SIGKILL: stock could not save anything, and no longer responds.");
+    print_step(5, &format!("{OUTAGE_ORDERS} more orders while stock is down"));
     let (orders, starts_with) = place_during_outage(&client).await?;
     print_step(6, "Start stock again");
     recover_stock(stack, &client, &orders, starts_with).await?;
@@ -78,12 +78,12 @@ async fn run_steps(stack: &Stack, was_up: bool) -> Result<()> {
 /// Shows an order from the POST to its end.
 async fn place_one_order(client: &Client) -> Result<()> {
     let (customer, lantern) = (&seed::CUSTOMERS[0], &seed::ITEMS[3]);
-    let wishes = [line(lantern.sku, 1), line("wool-cap", 2)];
+    let lines = [line(lantern.sku, 1), line("wool-cap", 2)];
     print_line("A customer orders a deck lantern and two caps:\n");
-    print_line(&curl_order(client, customer.customer_id, &wishes));
-    let placed = client.place_until_accepted(customer.customer_id, &wishes).await?;
+    print_line(&curl_order(client, customer.customer_id, &lines));
+    let placed = client.place_until_accepted(customer.customer_id, &lines).await?;
     print_order("201 Created", &placed);
-    print_line("\nPayment and stock hear of it, each on its own, and answer. A moment later:\n");
+    print_line("\nPayment and stock each receive its event and respond. A moment later:\n");
     let url = &client.addresses.apis["order"];
     print_line(&format!("  $ curl {url}/orders/{}", placed.order_id));
     let ended = client.wait_until_ended(placed.order_id, STEP_TIMEOUT).await?;
@@ -134,13 +134,13 @@ async fn place_during_outage(client: &Client) -> Result<(Vec<Uuid>, u64)> {
         .await?;
     }
     print_line(&format!(
-        "Payment went on as well: all {OUTAGE_ORDERS} are paid. Each order says what it waits for:\n"
+        "Payment continues as well: all {OUTAGE_ORDERS} are paid. Each order shows what it waits for:\n"
     ));
     let url = &client.addresses.apis["order"];
     print_line(&format!("  $ curl {url}/orders/{}", orders[0]));
     print_order("200 OK", &client.get_order(orders[0]).await?);
     let prices = client.items("order").await?.len();
-    ensure!(prices >= seed::ITEMS.len(), "the order service should still know the prices");
+    ensure!(prices >= seed::ITEMS.len(), "the order service should still have the prices");
     print_line(&format!(
         "\nPrices are served too, from the order service's own copy: {prices} items.\n"
     ));
@@ -162,7 +162,7 @@ async fn recover_stock(
     }
     print_line(&format!("  {:>5.1} s  stock is up", began.elapsed().as_secs_f64()));
     print_line(
-        "         Kafka gives it the dead one's work when the dead one's session has run out (10 s) …",
+        "         Kafka assigns it the partitions when the killed instance's session has expired (10 s) …",
     );
     let mut shown = starts_with;
     eventually("every order to end", DRAIN_TIMEOUT, async || {
@@ -184,7 +184,7 @@ async fn recover_stock(
         ensure!(order.status == "confirmed", "order {order_id} should be confirmed");
     }
     print_line(&format!(
-        "It read what it had missed. All {} orders ended, {:.1} s after the start.",
+        "It handled the events of the outage. All {} orders ended, {:.1} s after the start.",
         orders.len(),
         began.elapsed().as_secs_f64()
     ));
@@ -197,8 +197,8 @@ async fn check_everything(client: &Client) -> Result<()> {
     );
     let verdict = run::run(client, &run::CheckOptions::default()).await?;
     verdict.lines().iter().for_each(|line| print_line(line));
-    ensure!(verdict.holds(), "the check found something");
-    print_line("\nEach service keeps books of its own, to be asked at any time:\n");
+    ensure!(verdict.holds(), "the checker found violations");
+    print_line("\nEach service serves its own books at any time:\n");
     for service in crate::launcher::topology::SERVICES {
         let books = client.books(service).await?;
         print_line(&format!("  $ curl {}/books", client.addresses.probes[service]));
@@ -213,10 +213,10 @@ fn next_steps(stack: &Stack, is_up: bool) {
         if stack.is_native() { "" } else { ", with STACK=compose behind each line" };
     print_line(&format!("\nTry it yourself{on_containers}:"));
     if !is_up {
-        print_line("  make up                    the same stack, to stay");
+        print_line("  make up                    the same stack, which keeps running");
     }
     for line in [
-        "  make outage SERVICE=kafka  a load, a victim of your choice, and the proof",
+        "  make outage SERVICE=kafka  orders, SIGKILL to a component of your choice, and the proof",
         "  make kill SERVICE=payment  or any other: make status lists them",
         "  make start SERVICE=payment",
         "  make status                what runs, where, with how much memory",
@@ -234,8 +234,8 @@ async fn place_orders(client: &Client, count: usize) -> Result<Vec<Uuid>> {
         .map(async |nth| {
             let customer = &seed::CUSTOMERS[nth % seed::CUSTOMERS.len()];
             let sku = |nth: usize| seed::ITEMS[nth % seed::ITEMS.len()].sku;
-            let wishes = [line(sku(nth), 1), line(sku(nth + 1), 2)];
-            Ok(client.place_until_accepted(customer.customer_id, &wishes).await?.order_id)
+            let lines = [line(sku(nth), 1), line(sku(nth + 1), 2)];
+            Ok(client.place_until_accepted(customer.customer_id, &lines).await?.order_id)
         })
         .buffered(CONCURRENCY)
         .try_collect()

@@ -60,7 +60,7 @@ pub struct LongOutageOptions {
     /// Orders a second
     #[arg(long = "rate-per-second", default_value_t = 200)]
     pub rate: u32,
-    /// How long stock is away
+    /// How long stock is stopped
     #[arg(long, default_value_t = 10)]
     pub minutes: u64,
 }
@@ -131,30 +131,31 @@ async fn run_one(
     summary.lines().iter().for_each(|line| print_line(line));
     let mut failures = Vec::new();
     if !summary.holds() || !summary.answered_all() {
-        failures.push("the promise to a client was broken (step 2)".to_string());
+        failures.push("a promise to a client was broken (step 2)".to_string());
     }
     let times = drain.orders_per_second / f64::from(options.rate);
     print_line(&format!(
-        "  backlog       {} orders, worked off in {:.0} s beside new ones: {:.0}/s, {times:.1} times \
-         the rate at which they come",
+        "  backlog       {} orders, handled in {:.0} s beside new ones: {:.0}/s, {times:.1} times \
+         the rate of new orders",
         group_digits(drain.backlog),
         drain.duration.as_secs_f64(),
         drain.orders_per_second
     ));
     if times < DRAIN_RATIO_MIN {
-        failures.push(format!("the backlog went down at {times:.1} times the rate of new orders"));
+        failures
+            .push(format!("the backlog shrank at only {times:.1} times the rate of new orders"));
     }
 
-    print_step(3, "The relays' looks were quick, and the outboxes are small again");
+    print_step(3, "The relays' queries were fast, and the outboxes are small again");
     for watched in watched {
         failures.extend(watched.evaluate().await?);
     }
 
-    print_step(4, "Nothing may be lost or done twice (make verify)");
+    print_step(4, "No event may be lost, no effect may happen twice (make verify)");
     let verdict = run::run(client, &run::CheckOptions::default()).await?;
     verdict.lines().iter().for_each(|line| print_line(line));
     if !verdict.holds() || verdict.dead_letters_waiting > 0 {
-        failures.push("verify found something (step 4)".to_string());
+        failures.push("the checker found violations (step 4)".to_string());
     }
     let mut exits = stack.exits().await?;
     exits.retain(|exit| !exits_before.contains(exit));
@@ -176,8 +177,8 @@ async fn kill_and_recover(
     sleep(down).await;
     let backlog = pending_orders(orders).await?;
     print_line(&format!("  {} orders wait for {VICTIM}", group_digits(backlog)));
-    ensure!(backlog > 0, "nothing waited for {VICTIM}");
-    // Before it is ready it handles nothing, and the backlog grows.
+    ensure!(backlog > 0, "no order waited for {VICTIM}");
+    // Until it is ready it handles nothing, and the backlog grows.
     let began = Instant::now();
     stack.start(VICTIM).await?;
     // Records of the last second are always in flight, and do not count.
@@ -257,7 +258,7 @@ impl ObservedDatabase {
         let service = self.service;
         let QueryStatistics { count, total_ms: took_ms, longest_ms } =
             self.query_statistics().await?;
-        ensure!(count > 0, "the statistics of {service} know no look of the relay's");
+        ensure!(count > 0, "the statistics of {service} contain no query of the relay");
         let (full, _) = self.outbox_bytes().await?;
         sqlx::query("rollback").execute(&mut self.snapshot).await?;
         let cleared = eventually("the outbox to be small", VACUUM_TIMEOUT, async || {
@@ -270,7 +271,7 @@ impl ObservedDatabase {
         let (now, index) = self.outbox_bytes().await?;
         let megabytes = |bytes| bytes as f64 / 1e6;
         print_line(&format!(
-            "  {service:<12}  {} looks, {:.1} ms each, {slowest:.1} ms in the slowest 5 s, the longest \
+            "  {service:<12}  {} queries, {:.1} ms each, {slowest:.1} ms in the slowest 5 s, the longest \
              {longest_ms:.1} ms; the outbox grew to {:.1} MB and is {:.1} MB now, its index {:.1} MB",
             group_digits(count),
             took_ms / count as f64,
@@ -280,7 +281,7 @@ impl ObservedDatabase {
         ));
         let mut failures = Vec::new();
         if slowest > QUERY_TIME_MAX.as_secs_f64() * 1_000.0 {
-            failures.push(format!("the relay of {service} took {slowest:.0} ms a look"));
+            failures.push(format!("the relay of {service} took {slowest:.0} ms a query"));
         }
         if let Err(error) = cleared.context(format!("the outbox of {service}")) {
             failures.push(format!("{error:#}"));

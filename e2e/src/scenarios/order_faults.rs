@@ -1,5 +1,6 @@
-//! Faults that know the services of orders: a rule of the payment database, a bad migration, the deadline of
-//! orders, the largest events. What knows no order is in [`crate::faults::database_faults`].
+//! Faults that know the services of orders: a rule of the payment database, a bad migration, the
+//! deadline of orders, the largest events. Faults that know no order are in
+//! [`crate::faults::database_faults`].
 
 use anyhow::{Result, ensure};
 use chassis::event::avro::BODY_BYTES_MAX;
@@ -16,7 +17,7 @@ const DROP_BAD_CONSTRAINT: &str =
 
 pub const DEADLINE_VARIABLE: &str = "ORDER_DEADLINE_SECONDS";
 
-/// Payment may not take what a seventh of all orders come to. Should that be 20 in a row, the
+/// Makes payment's database refuse a seventh of all amounts. After 20 refusals in a row, the
 /// consumer pauses until an operator resumes it.
 pub async fn apply_bad_migration(stack: &Stack) -> Result<()> {
     let add = "alter table payments add constraint too_strict
@@ -28,10 +29,10 @@ pub async fn revert_bad_migration(stack: &Stack) -> Result<()> {
     execute(stack, "payment", &[DROP_BAD_CONSTRAINT]).await
 }
 
-/// Payments above this are refused by a rule of payment's database, with an error of the rule's own.
+/// A rule of payment's database refuses larger payments, with an error of its own.
 pub const LARGE_PAYMENT_CENTS: i64 = 100_000;
 
-/// Adds that rule.
+/// Adds the rule.
 pub async fn reject_large_payments(stack: &Stack) -> Result<()> {
     let function = "create function refuse_large() returns trigger language plpgsql as $$ begin
             if new.amount_cents > 100000 then raise exception 'too large for our rules'; end if;
@@ -42,18 +43,18 @@ pub async fn reject_large_payments(stack: &Stack) -> Result<()> {
     execute(stack, "payment", &[function, trigger]).await
 }
 
-/// Takes it away.
+/// Removes the rule.
 pub async fn accept_large_payments(stack: &Stack) -> Result<()> {
     let trigger = "drop trigger if exists refuse_large on payments";
     execute(stack, "payment", &[trigger, "drop function if exists refuse_large()"]).await
 }
 
-/// Whatever a fault could have left set, be it one that was broken off, is as it was: services that
-/// start then find nothing of it.
+/// Undoes everything that a fault, even an interrupted one, may have left. Services that start
+/// afterwards are not affected.
 pub async fn repair_all(stack: &Stack) -> Result<()> {
     stack.set_environment("order", DEADLINE_VARIABLE, None)?;
     for service in SERVICES {
-        // Who is frozen is resumed when it is started.
+        // A frozen component is resumed when it is started.
         stack.start(&Component::Database(service.to_string()).to_string()).await?;
         repair(stack, service).await?;
     }
@@ -69,7 +70,8 @@ async fn repair(stack: &Stack, service: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has the order service publish so many events of the largest size, which nobody can read.
+/// Makes the order service publish this number of events of the largest size, whose schema no
+/// reader knows.
 pub async fn publish_largest_events(stack: &Stack, count: i64) -> Result<()> {
     let insert = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), 'orders.created', 'largest ' || nth, fingerprint,
@@ -82,7 +84,7 @@ pub async fn publish_largest_events(stack: &Stack, count: i64) -> Result<()> {
     Ok(())
 }
 
-/// Orders that the deadline has ended since then.
+/// The number of orders that the deadline has ended since this time.
 pub async fn count_ended_by_deadline(stack: &Stack, since: DateTime<Utc>) -> Result<i64> {
     let count = "select count(*) from orders where reason = 'deadline' and ended_at > $1";
     let mut db = connect_as_superuser(stack, "order").await?;

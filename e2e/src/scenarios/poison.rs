@@ -1,5 +1,5 @@
-//! Records that no service published: bytes that are no event, and events that cannot be. Each must
-//! become a dead letter at everybody who reads its topic, and hold up nobody.
+//! Records that no service published: undecodable bytes, and events that cannot be valid. Each must
+//! become a dead letter of every subscriber of its topic, and block no other record.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -32,14 +32,14 @@ use crate::scenarios::order_faults::BAD_CONSTRAINT;
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Below the largest id that a registry could give, and never given.
+/// An id below the largest one, which no registry ever assigns.
 pub const UNKNOWN_SCHEMA: u32 = 2_000_000_001;
 
-/// Where records landed: partition and offset, by topic.
+/// The positions of the produced records: partition and offset, by topic.
 pub type PositionsByTopic = BTreeMap<&'static str, Vec<(i32, i64)>>;
 
-/// Where the dead letters lie that were made on purpose: by a stranger's record, or by a migration
-/// that refuses what is right.
+/// The positions of intended dead letters: of records produced here, and of events that a bad
+/// migration refuses.
 pub async fn expected_dead_letters(client: &Client) -> Result<HashSet<RecordPosition>> {
     let mut positions = HashSet::new();
     for service in SERVICES {
@@ -54,35 +54,35 @@ pub async fn expected_dead_letters(client: &Client) -> Result<HashSet<RecordPosi
         .await?;
         for (topic, partition, offset) in letters {
             let topic = TOPICS.iter().find(|declared| declared.name == topic);
-            let topic = topic_index(topic.context("a letter of no topic")?);
+            let topic = topic_index(topic.context("a dead letter of an unknown topic")?);
             positions.insert(RecordPosition { topic, partition, offset });
         }
     }
     Ok(positions)
 }
 
-/// A record that is no event: what it is, its bytes, and its headers.
+/// A record that is not an event: its description, bytes and headers.
 type PoisonCase = (&'static str, Option<Vec<u8>>, HeaderKind);
 
-/// The headers of a record that is no event.
+/// The headers of a record that is not an event.
 enum HeaderKind {
-    /// Those of an event.
+    /// The headers of an event.
     Valid,
     Missing,
-    /// One whose name is no text, which whoever reads it may stumble over.
+    /// A header whose name is not text, which a reader may fail on.
     Unreadable,
 }
 
-/// The name of a header: no UTF-8 text has these bytes.
+/// The name of a header: these bytes are not UTF-8.
 const NON_UTF8_NAME: [u8; 2] = [0xff, 0xfe];
 
-/// Every kind of record that is no event.
+/// Every kind of record that is not an event.
 fn poison_cases(id: u32, body: &[u8], rng: &mut impl Rng) -> Vec<PoisonCase> {
     use HeaderKind::{Missing, Unreadable, Valid};
     let right = frame(id, body);
     let mut wrong_magic = right.clone();
     wrong_magic[0] = 1;
-    // An array, or a string, that claims to be as long as memory.
+    // An array, or a string, whose declared length would exhaust memory.
     let mut bomb = frame(id, &body[..1]);
     bomb.extend([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
     let random: Vec<u8> = (0..200).map(|_| rng.random()).collect();
@@ -107,13 +107,14 @@ fn poison_cases(id: u32, body: &[u8], rng: &mut impl Rng) -> Vec<PoisonCase> {
     ]
 }
 
-/// Every kind of poison in every topic that somebody reads: in every partition, or in one that is drawn
-/// for each. Where nobody reads, nobody could set it aside, and the checker refuses it.
+/// Produces every kind of poison in every topic with subscribers: in every partition, or in a
+/// random one for each. In a topic without subscribers no service would store a dead letter, and
+/// the checker refuses the record.
 pub async fn poison_all_topics(client: &Client, all_partitions: bool) -> Result<PositionsByTopic> {
     poison_with_rng(client, all_partitions, &mut StdRng::from_os_rng()).await
 }
 
-/// The same, its bytes and partitions drawn by these lots.
+/// The same, with a given random generator for bytes and partitions.
 pub async fn poison_with_rng(
     client: &Client,
     all_partitions: bool,
@@ -163,8 +164,8 @@ async fn send(
     Ok((landed.partition, landed.offset))
 }
 
-/// A record that the client's library can't write. Where it may have landed and nobody said so, it
-/// lands again: one more that is none of ours.
+/// A record that librdkafka cannot write. If Kafka may have stored it without a response, it is
+/// written again: that is one more foreign record.
 async fn send_unreadable(
     client: &Client,
     (topic, partition): (&str, i32),
@@ -184,11 +185,13 @@ async fn send_unreadable(
     Ok((partition, offset.await?))
 }
 
-/// What ISO 4217 keeps for tests: three letters like any other, and no order's.
+/// The currency code that ISO 4217 reserves for tests: three letters like any other, and used by no
+/// order.
 const OTHER_CURRENCY: &str = "XTS";
 
-/// Events that decode and cannot be: an order of less than nothing, answers about an order that
-/// nobody placed, and, about `order`, answers that say another amount, currency or quantity.
+/// Events that decode and cannot be valid: an order with a negative amount, responses about an
+/// order that does not exist, and, about `order`, responses with another amount, currency or
+/// quantity.
 pub async fn send_unprocessable(client: &Client, order: &Order) -> Result<PositionsByTopic> {
     let producer = create_producer(client)?;
     let (order_id, occurred_at) = (order.order_id, Utc::now());
@@ -231,7 +234,8 @@ pub async fn send_unprocessable(client: &Client, order: &Order) -> Result<Positi
         (StockReserved::topic(), encode(too_much)?),
     ];
     for topic in TOPICS {
-        // Nobody places that order; but a cancellation of it might be one that overtook it.
+        // This order is never placed; but a cancellation of it could be one that overtook its
+        // order.
         if topic.subscribers == ["order"] && topic.name != events::stock::ITEMS.name {
             events.push((topic, valid_body(topic)?));
         }

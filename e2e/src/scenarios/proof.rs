@@ -1,4 +1,4 @@
-//! What every scenario shares: the stack is started where it does not run, and left as it was found.
+//! The frame of every scenario: the stack is started if it does not run, and left as it was found.
 
 use anyhow::{Context, Result};
 
@@ -8,15 +8,15 @@ use crate::launcher::console::print_line;
 use crate::launcher::status::ComponentState;
 use crate::workload::seed;
 
-/// Starts what does not run, has a proof made there, and says its verdict: whether it held. `proof`
-/// answers what was not as promised, in sentences.
+/// Starts what does not run, runs a proof, and prints the verdict: whether the proof held. `proof`
+/// returns the violations, as sentences.
 pub async fn run_proof(
     stack: &Stack,
     what: &str,
     proof: impl AsyncFnOnce(&Client) -> Result<Vec<String>>,
 ) -> Result<bool> {
     with_stack_restored(stack, is_stack_up(stack).await?, async {
-        print_line("Starting what does not run yet …");
+        print_line("Starting the components that do not run …");
         stack.up().await?;
         let client = Client::for_stack(stack)?;
         seed::run(&client).await?;
@@ -35,7 +35,8 @@ pub async fn is_stack_up(stack: &Stack) -> Result<bool> {
     Ok(stack.status().await?.iter().any(|component| component.state != ComponentState::Stopped))
 }
 
-/// Tells a story to its end or to Ctrl-C. The stack is taken down again if it was not up before.
+/// Runs a scenario until it ends or Ctrl-C is pressed. The stack is stopped again if it was not up
+/// before.
 pub async fn with_stack_restored<T>(
     stack: &Stack,
     was_up: bool,
@@ -49,10 +50,10 @@ pub async fn with_stack_restored<T>(
         }
     };
     if !was_up {
-        print_line("\nTaking the stack down again; its data stays for the next time …");
+        print_line("\nStopping the stack again; its data is kept …");
         stack.down().await?;
     } else if result.is_err() {
-        print_line("\nThe stack was up before: starting whatever was left killed …");
+        print_line("\nThe stack was up before: starting the components that were killed …");
         stack.up().await?;
     } else {
         print_line("\nThe stack was up before, and stays up.");

@@ -52,7 +52,7 @@ pub async fn table_hashes(client: &Client, service: &str) -> Result<BTreeMap<Str
     Ok(known)
 }
 
-/// The number of records that a service has still to read.
+/// The number of records that a service has not handled.
 pub async fn consumer_lag(client: &Client, service: &'static str) -> Result<i64> {
     Ok(group_positions(client, service).await?.iter().map(|(next, high)| high - next).sum())
 }
@@ -148,7 +148,7 @@ pub async fn delete_offsets(client: &Client, service: &str) -> Result<()> {
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     for deleted in admin_client(client)?.delete_groups(&[service], &options).await? {
         if let Err((group, error)) = deleted {
-            bail!("the offsets of {group} stay: {error}");
+            bail!("the offsets of {group} could not be deleted: {error}");
         }
     }
     Ok(())
@@ -195,7 +195,7 @@ pub async fn produce_again_with_rng(client: &Client, newest: i64, rng: &mut StdR
                     producer.send_result(again).map_err(|(error, _)| error)
                 })
                 .collect::<Result<_, KafkaError>>()?;
-            let landed = try_join_all(sent).await.context("a producer that went away")?;
+            let landed = try_join_all(sent).await.context("the producer was dropped")?;
             landed
                 .into_iter()
                 .try_for_each(|landed| landed.map(drop).map_err(|(error, _)| error))?;
@@ -274,7 +274,7 @@ fn for_each_newest(
             Some(Ok(record)) => each(&record),
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(open.remove(&partition)),
             Some(Err(error)) => return Err(error.into()),
-            None => bail!("Kafka is silent"),
+            None => bail!("Kafka does not answer"),
         }
     }
     Ok(())

@@ -31,9 +31,9 @@ struct AcceptedOrder {
 }
 
 impl LoadSummary {
-    /// Waits until every accepted order has ended, oldest first, and notes how. Each must have been
-    /// decided `within` that time; to poll all of them may take longer, as long as some are found
-    /// to have ended.
+    /// Waits until every accepted order has ended, oldest first, and records its outcome. Each
+    /// order must have been decided `within` that time. Polling all of them may take longer, as
+    /// long as some have ended since the last pass.
     pub async fn drain(
         &mut self,
         client: &Client,
@@ -84,7 +84,7 @@ impl LoadSummary {
             }
             if last_progress.elapsed() > PROGRESS_INTERVAL {
                 last_progress = Instant::now();
-                eprintln!("{} orders to look at …", group_digits(open.len() as u64));
+                eprintln!("waiting for {} orders to end …", group_digits(open.len() as u64));
             }
         }
         self.not_ended = open.len() as u64;
@@ -109,8 +109,9 @@ impl LoadSummary {
             && order.total_cents == total;
         if !is_as_asked {
             self.altered += 1;
-            self.findings
-                .add(I1, "altered", || format!("asked were {lines:?} for {total}: {order:?}"));
+            self.findings.add(I1, "altered", || {
+                format!("the client requested {lines:?} for {total}: {order:?}")
+            });
         }
         match order.reason.as_deref() {
             None => self.confirmed += 1,
@@ -132,10 +133,7 @@ impl LoadSummary {
         if order.status != expected {
             self.cancels_broken += 1;
             self.findings.add(I1, "cancel", || {
-                format!(
-                    "{}: its client was told {expected}, it is {}",
-                    order.order_id, order.status
-                )
+                format!("{}: its client expects {expected}, it is {}", order.order_id, order.status)
             });
         }
     }

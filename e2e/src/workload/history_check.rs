@@ -1,4 +1,4 @@
-//! I1 and I2: whether the answers that clients were given agree with the orders that are stored.
+//! I1 and I2: whether the responses that clients received agree with the stored orders.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use crate::client::http_client::Client;
 use crate::client::order::LineRequest;
 use crate::client::outcome::Outcome;
 
-/// An order as it lies in the order service's database.
+/// An order in the order service's database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredOrder {
     pub order_id: Uuid,
@@ -22,7 +22,7 @@ pub struct StoredOrder {
     pub lines: Vec<LineRequest>,
 }
 
-/// Every order of the customers of a load. They order nothing else, so each has to be one whose
+/// Every order of the customers of a load. They place no other orders, so each must be one whose
 /// acceptance its client received, or whose outcome is unknown.
 pub async fn find_stored_orders(
     client: &Client,
@@ -37,7 +37,7 @@ pub async fn find_stored_orders(
     .bind(Vec::from_iter(customers))
     .fetch_all(&mut db)
     .await
-    .context("what became of the orders cannot be read")?;
+    .context("the orders of the load cannot be read")?;
     let line_request =
         |line: OrderLineRow| LineRequest { sku: line.sku, quantity: line.quantity.into() };
     let stored = rows.into_iter().map(|(order_id, customer_id, lines)| StoredOrder {
@@ -48,8 +48,8 @@ pub async fn find_stored_orders(
     Ok(stored.collect())
 }
 
-/// Whether the answers of clients are true: what was acknowledged is stored, what was refused is not, and nothing
-/// is stored twice.
+/// Checks that the responses to clients are true: every acknowledged order is stored, no refused
+/// order is stored, and no order is stored twice.
 pub fn check(histories: &[ClientHistory], stored: &[StoredOrder], findings: &mut Findings) {
     let there: HashSet<Uuid> = stored.iter().map(|order| order.order_id).collect();
     let mut known: HashMap<Uuid, &str> = HashMap::new();
@@ -61,13 +61,13 @@ pub fn check(histories: &[ClientHistory], stored: &[StoredOrder], findings: &mut
         match history.final_outcome() {
             FinalOutcome::Accepted(answer) => {
                 findings.unless(history.order().is_some(), I1, "unreadable", || {
-                    format!("key {} was answered {answer}", history.plan.key)
+                    format!("key {} got the response {answer}", history.plan.key)
                 });
                 for order in history.acknowledged_orders() {
                     let own = *known.entry(order.order_id).or_insert(&history.plan.key);
                     findings.unless(own == history.plan.key, I2, "shared", || {
                         format!(
-                            "{} was told to keys {own} and {}",
+                            "{} was acknowledged to keys {own} and {}",
                             order.order_id, history.plan.key
                         )
                     });
@@ -89,26 +89,27 @@ pub fn check(histories: &[ClientHistory], stored: &[StoredOrder], findings: &mut
         let id = order.order_id;
         let Some(outcomes) = requests.get_mut(&order_content(order.customer_id, &order.lines))
         else {
-            let which = "whose key came before with another";
-            findings.add(I2, "key reused", || format!("{id} is a request {which}"));
+            findings.add(I2, "key reused", || {
+                format!("{id} is the order of a second request with a used key")
+            });
             continue;
         };
         if outcomes.unknown > 0 {
             outcomes.unknown -= 1;
         } else if let Some(key) = outcomes.accepted.first() {
             findings.add(I2, "twice", || {
-                format!("nobody was told of {id}, which was asked for with a key such as {key}")
+                format!("no client received {id}, which was requested with a key such as {key}")
             });
         } else {
             findings.add(I1, "refused", || {
-                format!("{id} is there; who asked for it was refused: {:?}", outcomes.refused)
+                format!("{id} is stored, but its request was refused: {:?}", outcomes.refused)
             });
         }
     }
 }
 
-/// The outcomes of all clients that asked for the same. Orders bear no keys, so the orders of two such clients
-/// cannot be told apart; only their number can be checked.
+/// The outcomes of all clients with the same request. Orders have no keys, so the orders of two
+/// such clients cannot be distinguished; only their number can be checked.
 #[derive(Default)]
 struct RequestOutcomes<'a> {
     accepted: Vec<&'a str>,
@@ -116,7 +117,7 @@ struct RequestOutcomes<'a> {
     unknown: u64,
 }
 
-/// The customer, and how much of which item.
+/// The customer, and the quantity of each item.
 type OrderContent<'a> = (Uuid, Vec<(&'a str, i64)>);
 
 fn order_content(customer_id: Uuid, lines: &[LineRequest]) -> OrderContent<'_> {
@@ -125,23 +126,25 @@ fn order_content(customer_id: Uuid, lines: &[LineRequest]) -> OrderContent<'_> {
     (customer_id, lines.into_iter().collect())
 }
 
-/// Another request under a key that was accepted is refused for that reason.
+/// A different request with an accepted key must be refused for that reason.
 fn check_conflicting(history: &ClientHistory, findings: &mut Findings) {
     let key = &history.plan.key;
     match &history.conflicting {
         Some(Outcome::Ok(answer)) => {
-            findings.add(I2, "key reused", || format!("key {key} took another: {answer}"));
+            findings.add(I2, "key reused", || {
+                format!("key {key} with another request was accepted: {answer}")
+            });
         }
         Some(Outcome::Refused(answer)) if answer.status != 503 => {
-            let says_so = answer.status == 422
+            let is_reuse = answer.status == 422
                 && answer.problem_type().as_deref() == Some("idempotency-key-reused");
-            findings.unless(says_so, I2, "key reused", || {
-                format!("key {key} with another request was answered {answer}")
+            findings.unless(is_reuse, I2, "key reused", || {
+                format!("key {key} with another request got the response {answer}")
             });
         }
         Some(unsettled @ (Outcome::Refused(_) | Outcome::Unknown(_))) => {
             findings.add(I13, "unsettled", || {
-                format!("key {key} with another request: {unsettled}, until the end")
+                format!("key {key} with another request: {unsettled} until the end")
             })
         }
         Some(Outcome::Failed(_)) | None => {}

@@ -1,5 +1,6 @@
-//! A load at a fixed rate. It is an open loop: a slow answer delays no other client, so the latency is what clients
-//! see. Each client sends its order, and sends it again with the same key until its outcome is settled.
+//! A load at a fixed rate. It is an open loop: a slow response delays no other client, so the
+//! latency is what clients experience. Each client sends its order, and repeats it with the same
+//! key until its outcome is settled.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,20 +23,21 @@ use crate::workload::load_summary::{DISK_STALL_MIN, DiskStats, LoadSummary};
 use crate::workload::options::Load;
 use crate::workload::plan::{self, Customers};
 
-/// Beyond this many, requests wait for answers; the time they wait counts as latency.
+/// The number of concurrent requests. Beyond it requests wait, and their waiting time counts as
+/// latency.
 const IN_FLIGHT_MAX: usize = 4_096;
 
-/// How long a client whose order's outcome is unknown goes on asking.
+/// How long a client repeats a request whose outcome is unknown.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// How often the time of a commit is measured.
+/// The interval at which the duration of a commit is measured.
 const COMMIT_PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs a load to its end: placed, settled, drained. What is done `meanwhile` begins with the first
-/// order; orders have to have ended within their time from the last order on, or from the end of
-/// what was done if that was later.
+/// Runs a load: orders are placed, settled and drained. `meanwhile` begins with the first order.
+/// Orders must end within their time, counted from the last order or from the end of `meanwhile`,
+/// whichever is later.
 pub async fn run<T>(
     client: &Client,
     load: &Load,
@@ -44,7 +46,7 @@ pub async fn run<T>(
     place_and_drain(client, load, &AtomicBool::new(false), meanwhile).await
 }
 
-/// The same, but orders are placed only for as long as what is done `meanwhile` takes.
+/// The same, but orders are placed only while `meanwhile` runs.
 pub async fn run_while<T>(
     client: &Client,
     load: &Load,
@@ -86,13 +88,13 @@ async fn place_and_drain<T>(
     Ok((summary, done))
 }
 
-/// The result of some work, and how fast the order service's disk was meanwhile.
+/// The result of some work, and the commit latency of the order service's disk during it.
 pub async fn with_commit_probe<T>(
     client: &Client,
     work: impl Future<Output = T>,
 ) -> (T, DiskStats) {
     let disk = Mutex::new(DiskStats::default());
-    // On the heap: not optimised, what is awaited in one another is more than a thread's stack holds.
+    // On the heap: without optimisation, nested futures exceed a thread's stack.
     let done = tokio::select! {
         done = Box::pin(work) => done,
         never = Box::pin(probe_commits(client, &disk)) => match never {},
@@ -172,7 +174,7 @@ async fn run_client(client: &Client, plan: OrderPlan, began: Instant) -> ClientH
             timeout(after, send()).await.map_or_else(|_| hung_up(), |attempt| attempt.outcome);
         ClientHistory::new(&plan, vec![Attempt { outcome, answered_at: began.elapsed() }])
     } else if plan.duplicated {
-        // At once or a little later: both are what impatient clients do.
+        // At once or a little later, as impatient clients do.
         let again = async || {
             random_delay(0..60).await;
             send().await
@@ -202,7 +204,7 @@ async fn run_client(client: &Client, plan: OrderPlan, began: Instant) -> ClientH
     history
 }
 
-/// Another order under a key that was accepted, until it has an answer that is not 503.
+/// Another order with an accepted key, repeated while the response is 503.
 async fn place_conflicting(client: &Client, plan: &OrderPlan) -> Outcome {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
@@ -216,7 +218,7 @@ async fn place_conflicting(client: &Client, plan: &OrderPlan) -> Outcome {
     }
 }
 
-/// A different delay for each client, so that they do not all connect at the moment when a service is back.
+/// A different delay for each client, so that they do not all connect when a service is back.
 async fn random_delay(ms: std::ops::Range<u64>) {
     sleep(Duration::from_millis(rand::random_range(ms))).await;
 }

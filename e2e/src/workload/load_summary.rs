@@ -1,4 +1,4 @@
-//! The summary of a load: the answers that its clients were given, and what became of their orders.
+//! The summary of a load: the responses to its clients, and the outcomes of their orders.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -13,20 +13,20 @@ use crate::launcher::format::group_digits;
 
 const EXAMPLES_MAX: usize = 8;
 
-/// Beyond this the disk stood still: the order service cuts a commit after 2 s, and answers its client that
-/// the outcome is unknown.
+/// A longer commit is a stall of the disk: the order service cancels a commit after 2 s, and
+/// responds that the outcome is unknown.
 pub const DISK_STALL_MIN: Duration = Duration::from_millis(1_500);
 
-/// How fast the order service's disk was, measured by empty commits. While one of them waits, no client gets an
-/// answer to an order.
+/// The commit latency of the order service's disk, measured with empty commits. While one of them
+/// waits, no client gets a response to an order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskStats {
     pub slowest_commit: Duration,
-    /// Standstills, all together.
+    /// The duration of all stalls together.
     pub stalled_for: Duration,
 }
 
-/// The middle, the hundredth part at the end, and the very end of many spans of time.
+/// Median, 99th percentile and maximum of many durations.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Percentiles {
     pub p50: Duration,
@@ -45,52 +45,52 @@ impl Percentiles {
     }
 }
 
-/// What became of a load.
+/// The summary of a load.
 #[derive(Clone, Debug, Default)]
 pub struct LoadSummary {
     pub placed: u64,
     pub accepted: u64,
     pub refused: u64,
-    /// Orders with a try that had no clear answer, and what all of them asked again.
+    /// Orders with an attempt without a clear response, and the number of their repeated requests.
     pub unknown: u64,
     pub retries: u64,
-    /// Orders whose outcome was unknown until the end.
+    /// Orders whose outcome stayed unknown.
     pub unsettled: u64,
-    /// Orders whose answers to the same key and body were alike, and those whose answers differed.
+    /// Orders whose repeated requests got the same response, and those whose responses differed.
     pub duplicates_same: u64,
     pub duplicates_differ: u64,
-    /// Sent once more with another body, and refused for that.
+    /// Orders repeated with another body, and refused for that reason.
     pub conflicting_refused: u64,
-    /// Orders that are not what was asked for.
+    /// Orders that differ from the request.
     pub altered: u64,
     pub cancels_accepted: u64,
     pub cancels_too_late: u64,
     /// Cancellations whose outcome was unknown.
     pub cancels_unknown: u64,
-    /// Cancelled for their client, and not for the order.
+    /// Orders cancelled according to their client, but not according to the order service.
     pub cancels_broken: u64,
     pub confirmed: u64,
     pub cancelled: BTreeMap<String, u64>,
     pub not_ended: u64,
     pub duration: Duration,
     pub drained_in: Duration,
-    /// Of the first answers.
+    /// The latency of first responses.
     pub latency: Percentiles,
     /// From an order's creation to its decision.
     pub decision_time: Percentiles,
-    /// The longest time in which no order was accepted.
+    /// The longest time without an accepted order.
     pub longest_gap: Duration,
-    /// Meanwhile.
+    /// The commit latency during the load.
     pub disk: DiskStats,
-    /// The first refusals, doubts and faults, word for word.
+    /// Examples of refusals, unknown outcomes and failures.
     pub examples: Vec<String>,
     pub orders: Vec<Uuid>,
-    /// What is not as it was promised to a client.
+    /// Broken promises to clients.
     pub findings: Findings,
 }
 
 impl LoadSummary {
-    /// Counts the answers of the clients.
+    /// Counts the responses to the clients.
     pub fn from_histories(histories: &[ClientHistory], took: Duration) -> LoadSummary {
         let mut summary = LoadSummary {
             duration: took,
@@ -132,7 +132,7 @@ impl LoadSummary {
         match history.cancel {
             CancelOutcome::Unknown => self.cancels_unknown += 1,
             CancelOutcome::Unexpected(status) => self.findings.add(I1, "cancel", || {
-                format!("key {}: its cancel was answered {status}", history.plan.key)
+                format!("key {}: its cancellation got the status {status}", history.plan.key)
             }),
             CancelOutcome::NotRequested | CancelOutcome::Accepted | CancelOutcome::TooLate => {}
         }
@@ -145,7 +145,7 @@ impl LoadSummary {
             FinalOutcome::Unsettled => {
                 self.unsettled += 1;
                 self.findings.add(I13, "unsettled", || {
-                    format!("key {} was never told what became of its order", history.plan.key)
+                    format!("key {}: the outcome of its order stayed unknown", history.plan.key)
                 });
             }
         }
@@ -160,20 +160,20 @@ impl LoadSummary {
         }
     }
 
-    /// Whether every promise to a client was kept: doubts settled, all answers for one key alike, and
-    /// every accepted order ended as it was meant.
+    /// Whether every promise to a client was kept: outcomes settled, all responses to one key
+    /// equal, and every accepted order ended as its client intended.
     pub fn holds(&self) -> bool {
         self.findings.is_empty()
     }
 
-    /// Whether no client was refused or left without an answer, as it must be unless the order service
-    /// or its database was away, or the disk stood still.
+    /// Whether no client was refused or left without a response, as it must be unless the order
+    /// service or its database was away, or the disk stalled.
     pub fn answered_all(&self) -> bool {
         self.unknown + self.refused + self.cancels_unknown <= self.excused_count()
     }
 
-    /// How many orders came while the disk stood still, or so shortly before that it may have cost them
-    /// their answer: within the 3 s in which commands are tried, which is twice a standstill at most.
+    /// How many orders came during a stall of the disk, or so shortly before it that the stall may
+    /// have cost their response: commands are tried for 3 s, which is at most twice the length of a stall.
     pub fn excused_count(&self) -> u64 {
         let rate = self.placed as f64 / self.duration.as_secs_f64().max(1.0);
         (3.0 * self.disk.stalled_for.as_secs_f64() * rate).ceil() as u64
@@ -199,7 +199,7 @@ impl LoadSummary {
                 group_digits(self.unsettled)
             ),
             format!(
-                "  unknown       {} at first, asked again {} times until all were settled",
+                "  unknown       {} at first, all settled by {} repeated requests",
                 group_digits(self.unknown),
                 group_digits(self.retries)
             ),
@@ -215,7 +215,7 @@ impl LoadSummary {
             format!("  POST to end   {}", spread(&self.decision_time)),
             format!("  drained       in {:.1} s", self.drained_in.as_secs_f64()),
             format!(
-                "  repeats       {} answered alike, {} differently; {} with another body refused",
+                "  repeats       {} with equal responses, {} with different ones; {} with another body refused",
                 group_digits(self.duplicates_same),
                 group_digits(self.duplicates_differ),
                 group_digits(self.conflicting_refused)
@@ -230,7 +230,7 @@ impl LoadSummary {
         ];
         if self.unsettled > 0 {
             lines[1] = format!(
-                "  unknown       {} at first, asked again {} times, {} never settled",
+                "  unknown       {} at first, {} repeated requests, {} never settled",
                 group_digits(self.unknown),
                 group_digits(self.retries),
                 group_digits(self.unsettled)
@@ -238,7 +238,7 @@ impl LoadSummary {
         }
         if self.excused_count() > 0 {
             lines.push(format!(
-                "  disk          stood still for {}, {} at worst: {} refusals and doubts are excused",
+                "  disk          stalled for {}, {} at worst: {} refusals and unknown outcomes are excused",
                 ms(self.disk.stalled_for),
                 ms(self.disk.slowest_commit),
                 group_digits(self.excused_count())

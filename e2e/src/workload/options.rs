@@ -1,40 +1,40 @@
-//! The options of a load: how many orders, for how long, and which share of them is unusual.
+//! The options of a load: rate, duration, and the share of unusual orders.
 
 use std::time::Duration;
 
 use crate::launcher::console::seconds;
 
-/// What to load with.
+/// Options of a load.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Load {
     /// Orders a second
     #[arg(long = "rate-per-second", default_value_t = 100)]
     pub rate: u32,
-    /// For how long
+    /// How long orders are placed
     #[arg(long = "seconds", value_parser = seconds, default_value = "90")]
     pub duration: Duration,
-    /// So many orders are cancelled by their customer within a second
+    /// Percentage of orders that their customer cancels within a second
     #[arg(long, default_value_t = 5)]
     pub cancelled_percent: u32,
-    /// So many orders are placed by a customer who can't pay
+    /// Percentage of orders of a customer who cannot pay
     #[arg(long, default_value_t = 5)]
     pub poor_percent: u32,
-    /// So many orders want more of an item than there is
+    /// Percentage of orders for more units than stock has
     #[arg(long, default_value_t = 5)]
     pub scarce_percent: u32,
-    /// So many orders are posted twice with the same key
+    /// Percentage of orders that are posted twice with the same key
     #[arg(long, default_value_t = 5)]
     pub duplicated_percent: u32,
-    /// So many keys come once more with another order, which has to be refused
+    /// Percentage of keys that are used again for another order, which must be refused
     #[arg(long, default_value_t = 2)]
     pub key_reused_percent: u32,
-    /// So many clients hang up before they are answered, and ask again
+    /// Percentage of clients that disconnect before the response, and repeat the request
     #[arg(long, default_value_t = 0)]
     pub disconnected_percent: u32,
-    /// Lines of an order at most
+    /// Largest number of lines of an order
     #[arg(long = "lines", default_value_t = 4)]
     pub lines_max: usize,
-    /// Seed of the orders; random if not given
+    /// Seed of the orders; random by default
     #[arg(long)]
     pub seed: Option<u64>,
     /// How long the orders may take to end, after the last one
@@ -61,7 +61,7 @@ impl Default for Load {
 }
 
 impl Load {
-    /// How many orders that makes.
+    /// The number of orders.
     pub fn order_count(&self) -> u64 {
         (f64::from(self.rate) * self.duration.as_secs_f64()).round() as u64
     }

@@ -1,4 +1,4 @@
-//! The orders of a load, drawn from a seed beforehand, and the money and items that they need.
+//! The orders of a load, drawn from a seed in advance, and the money and items that they need.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,17 +17,16 @@ use crate::client::order_plan::OrderPlan;
 use crate::workload::options::Load;
 use crate::workload::seed;
 
-/// Pieces of a line at most.
+/// Largest quantity of a line.
 const QUANTITY_MAX: i64 = 3;
 
-/// When clients hang up who do so: before, while or after the order is stored.
+/// When a client disconnects: before, while or after the order is stored.
 const DISCONNECT_AFTER_MS: Range<u64> = 0..80;
 
-/// What items cost, in cents.
+/// The prices of items, in cents.
 pub type Prices = BTreeMap<String, i64>;
 
-/// Customers of one load alone, in place of those that its plans name: all orders of theirs are then this
-/// load's.
+/// Customers that no other load uses: all their orders belong to this load.
 #[derive(Clone, Debug)]
 pub struct Customers(BTreeMap<Uuid, Uuid>);
 
@@ -42,7 +41,7 @@ impl Customers {
     }
 }
 
-/// The orders of a load, by the time when they are due. Their keys are always new.
+/// The orders of a load, in order of the time when they are due. Their keys are always new.
 pub fn generate(load: &Load) -> Vec<OrderPlan> {
     let mut rng = StdRng::seed_from_u64(load.seed.unwrap_or_else(rand::random));
     (0..load.order_count())
@@ -84,13 +83,13 @@ pub fn generate(load: &Load) -> Vec<OrderPlan> {
         .collect()
 }
 
-/// Makes sure that money and items suffice for all of it; answers the prices.
+/// Provides enough money and items for all orders, and returns the prices.
 pub async fn provision(client: &Client, load: &Load, load_customers: &Customers) -> Result<Prices> {
     let key = format!("load-{}", Uuid::now_v7());
     let orders = i64::try_from(load.order_count())?;
     let pieces = orders * QUANTITY_MAX;
     let dearest = seed::ITEMS.iter().map(|item| item.price_cents).max().unwrap_or(0);
-    // Spread evenly, with as much again to spare.
+    // Spread evenly, with twice the amount that is needed.
     let customers = seed::CUSTOMERS.len() as i64;
     let cents = orders * dearest * QUANTITY_MAX * load.lines_max as i64 / customers + dearest;
     let money = seed::CUSTOMERS.iter().map(|c| (c.customer_id, cents));
@@ -99,7 +98,8 @@ pub async fn provision(client: &Client, load: &Load, load_customers: &Customers)
     let money =
         money.map(|(who, cents)| client.deposit(load_customers.replacement_of(who), cents, &key));
     let goods = seed::ITEMS.iter().map(|item| client.deliver(item.sku, pieces, &key));
-    tokio::try_join!(try_join_all(money), try_join_all(goods)).context("before the load")?;
+    tokio::try_join!(try_join_all(money), try_join_all(goods))
+        .context("money and items for the load")?;
     let items = client.items("order").await?;
     let prices = items
         .iter()

@@ -1,5 +1,5 @@
-//! What a stack takes up: memory, connections, and the tables that fill and empty. After a run it has
-//! to be about what it was before.
+//! The resource usage of a stack: memory, connections, and the tables that fill and empty. After a
+//! run it must be about what it was before.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +13,27 @@ use crate::client::http_client::Client;
 use crate::launcher::format::group_digits;
 use crate::launcher::topology::SERVICES;
 
-/// By how much it may grow for good, as a share of what it was.
+/// The accepted permanent growth, as a share of the size before.
 const GROWTH_MAX: f64 = 1.2;
 
-/// What a process that has worked keeps of its memory, and a table of its pages, however small both
-/// were when nothing had happened yet.
+/// The accepted growth of a process that has worked, and of a table, even if both were very small
+/// before.
 pub const MEMORY_ALLOWANCE_BYTES: u64 = 64 * 1024 * 1024;
 pub const OUTBOX_ALLOWANCE_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Connections of an instance: of its pool, and beside it five sessions of its loops, one of its probes and
-/// one that is just being replaced.
+/// The connections of an instance: its pool, five sessions of its loops, one of its probes, and one
+/// that is being replaced.
 pub const CONNECTIONS_PER_INSTANCE_MAX: u64 = 16 + 7;
 
-/// What it takes up now.
+/// The current resource usage.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResourceUsage {
-    /// Of each instance that runs.
+    /// The memory of each running instance.
     pub memory_bytes: BTreeMap<String, u64>,
     pub databases: BTreeMap<String, DatabaseUsage>,
 }
 
-/// What a service takes up in its database.
+/// The resource usage of a service in its database.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DatabaseUsage {
     pub instances: u64,
@@ -63,7 +63,7 @@ impl ResourceUsage {
             .bind(service)
             .fetch_one(&mut db)
             .await
-            .with_context(|| format!("what {service} takes up cannot be read"))?;
+            .with_context(|| format!("the resource usage of {service} cannot be read"))?;
             db.close().await?;
             let database = DatabaseUsage {
                 instances: stack.instances_of(service)?.len() as u64,
@@ -76,20 +76,24 @@ impl ResourceUsage {
         Ok(usage)
     }
 
-    /// Holds what is taken up now against what was before.
+    /// Compares the current usage with the usage before.
     pub fn check(&self, before: &ResourceUsage, findings: &mut Findings) {
         for (name, bytes) in &self.memory_bytes {
             let was = before.memory_bytes.get(name).copied().unwrap_or_default();
             let max = limit(was, MEMORY_ALLOWANCE_BYTES);
             findings.unless(*bytes <= max, I16, "memory", || {
-                format!("{name} has {} bytes and had {}", group_digits(*bytes), group_digits(was))
+                format!(
+                    "{name} uses {} bytes of memory, and used {} before",
+                    group_digits(*bytes),
+                    group_digits(was)
+                )
             });
         }
         for (service, now) in &self.databases {
             let was = before.databases.get(service).cloned().unwrap_or_default();
             let max = now.instances * CONNECTIONS_PER_INSTANCE_MAX;
             findings.unless(now.connections <= max, I16, "connections", || {
-                format!("{service} has {} connections, {max} would be many", now.connections)
+                format!("{service} has {} connections, above the bound of {max}", now.connections)
             });
             findings.unless(now.outbox_rows == 0, I16, "outbox", || {
                 format!(
@@ -100,7 +104,7 @@ impl ResourceUsage {
             let max = limit(was.outbox_bytes, OUTBOX_ALLOWANCE_BYTES);
             findings.unless(now.outbox_bytes <= max, I16, "outbox", || {
                 let (now, was) = (group_digits(now.outbox_bytes), group_digits(was.outbox_bytes));
-                format!("the outbox of {service} takes {now} bytes and took {was}")
+                format!("the outbox of {service} uses {now} bytes, and used {was} before")
             });
         }
     }

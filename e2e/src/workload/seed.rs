@@ -1,7 +1,7 @@
 //! Demo items and customers, so that an order can be placed at once.
 //!
-//! Safe to run any number of times, on any day: what is there is left alone, whatever became of it,
-//! and what an interrupted run stored is recognised by its Idempotency-Key.
+//! It can be run any number of times: existing items and accounts are not changed, and the requests
+//! of an interrupted run are recognised by their Idempotency-Keys.
 
 use std::time::Duration;
 
@@ -20,20 +20,21 @@ use crate::launcher::eventually::eventually;
 
 const ITEMS_KNOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the services are, and what to do besides.
+/// Options of the seed.
 #[derive(Debug, clap::Args)]
 pub struct SeedOptions {
-    /// The order service, as in http://order:8080; all three or none: the native stack's
+    /// URL of the order service, such as http://order:8080; all three URLs or none: the native
+    /// stack's by default
     #[arg(long, requires_all = ["payment", "stock"])]
     order: Option<String>,
     #[arg(long, requires = "order")]
     payment: Option<String>,
     #[arg(long, requires = "order")]
     stock: Option<String>,
-    /// Make nothing, and show by the exit status whether an order would be accepted
+    /// Create nothing, and show by the exit status whether an order would be accepted
     #[arg(long)]
     check: bool,
-    /// Stay until SIGTERM, for tools that wait for a container to be healthy
+    /// Run until SIGTERM, for tools that wait for a container to be healthy
     #[arg(long, conflicts_with = "check")]
     stay: bool,
 }
@@ -62,7 +63,7 @@ const fn item(sku: &'static str, name: &'static str, price_cents: i64) -> DemoIt
     DemoItem { sku, name, price_cents, delivered_quantity: 1_000_000 }
 }
 
-/// Plenty of each, so that no load runs out of them.
+/// Enough of each, so that no load uses up an item.
 pub const ITEMS: [DemoItem; 10] = [
     item("anchor-shackle", "Anchor shackle, galvanised, 12 mm", 890),
     item("bosun-whistle", "Bosun's whistle, brass", 1_950),
@@ -76,7 +77,7 @@ pub const ITEMS: [DemoItem; 10] = [
     item("wool-cap", "Watch cap, wool", 1_790),
 ];
 
-/// Of this one there are few, so that an order can be out of stock.
+/// Only a few of this item, so that an order can be rejected by stock.
 pub const SCARCE_ITEM: DemoItem = DemoItem {
     sku: "sextant",
     name: "Sextant, brass, in its box",
@@ -84,14 +85,14 @@ pub const SCARCE_ITEM: DemoItem = DemoItem {
     delivered_quantity: 5,
 };
 
-/// Customers, with what they have. Only their ids are known to the services.
+/// Customers, with their balance. The services only know their ids.
 pub struct DemoCustomer {
     pub customer_id: Uuid,
     pub deposited_cents: i64,
 }
 
 const fn customer(number: u128, deposited_cents: i64) -> DemoCustomer {
-    // UUIDs of version 7, as the services make them.
+    // Version 7 UUIDs, like those of the services.
     let customer_id = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number);
     DemoCustomer { customer_id, deposited_cents }
 }
@@ -103,10 +104,10 @@ pub const CUSTOMERS: [DemoCustomer; 4] = [
     customer(4, 10_000_000_000),
 ];
 
-/// Who can't pay for anything here.
+/// The customer who cannot pay for any item.
 pub const POOR_CUSTOMER: DemoCustomer = customer(13, 100);
 
-/// What `e2e seed` does.
+/// Runs `e2e seed`.
 pub async fn command(options: &SeedOptions) -> Result<()> {
     let client = options.client()?;
     if options.check {
@@ -116,16 +117,16 @@ pub async fn command(options: &SeedOptions) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         seeded = run(&client) => seeded?,
-        _ = terminated.recv() => bail!("stopped before everything was there"),
+        _ = terminated.recv() => bail!("stopped before the demo items and accounts were complete"),
     }
-    println!("the demo items and accounts are there");
+    println!("the demo items and accounts exist");
     if options.stay {
         terminated.recv().await;
     }
     Ok(())
 }
 
-/// Makes what is missing, and waits until it can be ordered.
+/// Creates what is missing, and waits until it can be ordered.
 pub async fn run(client: &Client) -> Result<()> {
     let items = ITEMS.iter().chain([&SCARCE_ITEM]);
     let customers = CUSTOMERS.iter().chain([&POOR_CUSTOMER]);
@@ -133,13 +134,13 @@ pub async fn run(client: &Client) -> Result<()> {
         try_join_all(items.map(|item| provide_item(client, item))),
         try_join_all(customers.map(|customer| provide_customer(client, customer))),
     )
-    .context("the demo items and accounts could not be made")?;
+    .context("the demo items and accounts could not be created")?;
     let known = async || ensure_items_known(client).await;
     eventually("the order service to know the demo items", ITEMS_KNOWN_TIMEOUT, known).await
 }
 
-/// Sends one command to a service: an order, a deposit or a delivery. `None` for a service of which no command
-/// is known here.
+/// Sends one command to a service: an order, a deposit or a delivery. Returns `None` for a service
+/// without a known command.
 pub async fn send_any_command(client: &Client, service: &str) -> Option<Outcome> {
     let (customer_id, sku) = (CUSTOMERS[0].customer_id, ITEMS[0].sku);
     let order = json!({ "customer_id": customer_id, "lines": [{ "sku": sku, "quantity": 1 }] });

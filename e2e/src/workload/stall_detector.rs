@@ -1,5 +1,5 @@
-//! Whether every service makes progress, as seen from outside: as long as there is work for its consumer or its
-//! relay, its offsets have to move and rows have to leave its outbox.
+//! Detects a service without progress: while its consumer or its relay has work, its offsets must
+//! move and rows must leave its outbox.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Polls all services for as long as it is polled itself.
 pub struct StallDetector(Vec<ServiceProgress>);
 
-/// The longest time for which a loop of a service had work and did not get on with it.
+/// The longest time in which a loop of a service had work and made no progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Stall {
     pub service: &'static str,
     pub consumer: Duration,
     pub relay: Duration,
-    /// Of any one partition that it reads: as long as that had no owner, or longer.
+    /// The longest stall of any partition that it reads, which includes the time without an owner.
     pub partition: Duration,
 }
 
@@ -35,14 +35,14 @@ struct ServiceProgress {
     service: &'static str,
     db: PgConnection,
     group: Arc<BaseConsumer>,
-    /// By the sum of its offsets.
+    /// The sum of its offsets.
     consumer: StallClock<i64>,
     relay: StallClock<i64>,
-    /// By topic and number, each with the next offset to handle.
+    /// The next offset to handle, by topic and partition.
     partitions: HashMap<(&'static str, usize), StallClock<i64>>,
 }
 
-/// Runs while there is work and its mark does not move.
+/// Measures how long there has been work without progress.
 struct StallClock<M> {
     position: Option<M>,
     since: Instant,
@@ -100,11 +100,11 @@ impl ServiceProgress {
         let (service, group) = (self.service, self.group.clone());
         let positions =
             tokio::task::spawn_blocking(move || partition_positions(&group, service)).await??;
-        // The oldest row that waits to go out.
+        // The oldest waiting row.
         let oldest_position: Option<i64> = sqlx::query_scalar("select min(position) from outbox")
             .fetch_one(&mut self.db)
             .await
-            .with_context(|| format!("looking at {service}"))?;
+            .with_context(|| format!("polling {service}"))?;
         let now = Instant::now();
         let is_behind = positions.iter().any(|place| place.next < place.high);
         self.consumer.observe(is_behind, Some(positions.iter().map(|place| place.next).sum()), now);
@@ -121,7 +121,7 @@ impl ServiceProgress {
     }
 }
 
-/// How far a service has come in one partition.
+/// The progress of a service in one partition.
 struct PartitionPosition {
     topic: &'static str,
     partition: usize,
@@ -129,7 +129,7 @@ struct PartitionPosition {
     high: i64,
 }
 
-/// How far a service has come in every topic that it subscribes to.
+/// The progress of a service in every topic that it subscribes to.
 fn partition_positions(group: &BaseConsumer, service: &str) -> Result<Vec<PartitionPosition>> {
     let mut positions = Vec::new();
     for topic in TOPICS.iter().filter(|topic| topic.subscribers.contains(&service)) {
@@ -155,7 +155,7 @@ mod tests {
         let began = clock.since;
         let at = |seconds| began + Duration::from_secs(seconds);
         clock.observe(false, Some(1), at(10));
-        assert_eq!(clock.longest, Duration::ZERO, "there was nothing to do");
+        assert_eq!(clock.longest, Duration::ZERO, "there was no work");
         clock.observe(true, Some(1), at(13));
         clock.observe(true, Some(2), at(14));
         clock.observe(true, Some(2), at(15));

@@ -19,17 +19,17 @@ use crate::fixture::{
     with_exclusive_fixture,
 };
 
-/// How long after its database is back a service may take to use it: so much longer than somebody who
-/// comes anew, on a machine whose disk others share.
+/// How much longer than a new client a service may take to use its database after a restart, on a
+/// machine whose disk other tests share.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a service waits for a lock at a time; see the chassis's schema.
+/// The lock timeout of a service; see the chassis's schema.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The pool, the loops' five sessions, the probes' one, and whoever is just coming or going.
+/// The pool, five sessions of the loops, one of the probes, and one that is being opened or closed.
 const SESSIONS_MAX: i64 = 16 + 5 + 1 + 2;
 
-/// One POST: its answer, and whether it says when to come back.
+/// One POST: its status, and whether it has a `Retry-After`.
 async fn post_order(Fixture { client, .. }: &Fixture) -> Result<(u16, Option<String>)> {
     let order = json!({ "customer_id": rich_customer(), "lines": basket() });
     let answer = reqwest::Client::new()
@@ -104,7 +104,7 @@ async fn while_the_database_is_away_clients_get_retry_after_and_it_is_used_again
     .await
 }
 
-/// F13. What readiness is there for.
+/// F13. The purpose of readiness.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_is_unready_while_its_database_is_away_and_ready_soon_after() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, .. }| {
@@ -123,7 +123,7 @@ async fn a_service_is_unready_while_its_database_is_away_and_ready_soon_after() 
         answers(503).await?;
         stack.start("order-db").await?;
         answers(200).await?;
-        // It keeps its connections and answers nothing.
+        // The frozen database keeps its connections and does not respond.
         stack.pause("order-db").await?;
         answers(503).await?;
         stack.resume("order-db").await?;
@@ -132,7 +132,7 @@ async fn a_service_is_unready_while_its_database_is_away_and_ready_soon_after() 
     .await
 }
 
-/// F13. What a failover to a standby looks like to those who keep their sessions.
+/// F13. A failover to a standby, as clients with open sessions experience it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_read_only_for_a_while_only_delays_orders() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -164,7 +164,7 @@ async fn a_database_that_is_read_only_for_a_while_only_delays_orders() -> Result
     .await
 }
 
-/// Neither money nor goods can be brought.
+/// Neither a deposit nor a delivery can be stored.
 async fn wait_until_commands_refused(client: &Client, service: &str) -> Result<()> {
     let what = format!("{service} to refuse what it cannot store");
     eventually(&what, TIMEOUT, async || {
@@ -176,7 +176,7 @@ async fn wait_until_commands_refused(client: &Client, service: &str) -> Result<(
     .await
 }
 
-/// A migration that takes its time, and a report that does.
+/// A slow migration, and a slow report.
 #[tokio::test(flavor = "multi_thread")]
 async fn locked_tables_and_old_snapshots_delay_orders_and_break_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -218,7 +218,7 @@ async fn locked_tables_and_old_snapshots_delay_orders_and_break_nothing() -> Res
             let outcome = client.place_order(customer, &basket(), &key).await;
             let took = began.elapsed();
             match outcome {
-                // The disk stood still under its commit: the key tells.
+                // The disk stalled during its commit: a repeated request with the key settles it.
                 Outcome::Unknown(_) => (client.place_order(customer, &basket(), &key).await, took),
                 outcome => (outcome, took),
             }
@@ -227,7 +227,7 @@ async fn locked_tables_and_old_snapshots_delay_orders_and_break_nothing() -> Res
         let ((locked, (outcome, took)), disk) = load::with_commit_probe(client, both).await;
         locked?;
         ensure!(took > LOCK_TIMEOUT / 2, "the lock delayed nothing: {took:?}, {outcome:?}");
-        // Taken late or refused, and neither much later than the lock is gone.
+        // Accepted late or refused, in either case not much later than the end of the lock.
         let in_time = took < lasting + LOCK_TIMEOUT || disk.slowest_commit > DISK_STALL_MIN;
         ensure!(in_time, "{took:?} under a lock of {lasting:?}: {outcome:?}, {disk:?}");
         match outcome {

@@ -1,4 +1,4 @@
-//! A database that fails over: what a standby had not received, and sequences that are set back.
+//! A database failover: data that a standby had not received, and sequences that are set back.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::fixture::{
     with_exclusive_fixture,
 };
 
-/// What waits for a standby and is cut is seen before the standby has it: a repeat that reads it is told no
-/// sooner than that.
+/// A commit that waits for a standby and is cut is visible before the standby has it: a repeated
+/// request that reads it must not be acknowledged earlier than that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
@@ -35,7 +35,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
             })
             .await?;
             for outcome in [place(&key).await, client.cancel_order(cancelled.order_id).await] {
-                // Or refused, where another commit that waits holds its row.
+                // Or refused, if another waiting commit holds a lock on its row.
                 ensure!(!matches!(outcome, Outcome::Ok(_)), "no standby has it: {outcome}");
             }
             Ok(())
@@ -45,7 +45,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
         asked?;
         let again = require_accepted(async || place(&key).await).await?;
         ensure!((again.status, &again.body) == (201, &first.body), "{first}, and then {again}");
-        // Its legs may have moved meanwhile.
+        // Its legs may have changed meanwhile.
         let again = client.cancel_until_accepted(cancelled.order_id).await?;
         ensure!(
             (&again.status, &again.reason) == (&cancelled.status, &cancelled.reason),
@@ -56,7 +56,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
     .await
 }
 
-/// As after a failover to a copy that did not get them; and while orders are under way.
+/// As after a failover to a standby that had not received them, while orders are in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn sequences_that_are_set_back_mislead_no_subscriber_and_delay_no_order() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {

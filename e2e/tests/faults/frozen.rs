@@ -1,4 +1,4 @@
-//! A process that is frozen, and wakes after another one has taken its place.
+//! A process that is frozen, and resumes after another one has taken its place.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::fixture::{
     subscribed_partitions, under_load_without_errors, with_exclusive_fixture,
 };
 
-/// How long a table is locked to keep an instance in the middle of a batch: less than it waits.
+/// How long a table is locked to keep an instance inside a batch: less than its lock timeout.
 const LOCK_DURATION: Duration = Duration::from_millis(1_500);
 
-/// F21: beyond its session with Kafka, so that the other instance has its partitions when it wakes
-/// in the middle of what it was about to write; and beyond the relay's lock.
+/// F21: frozen beyond its session with Kafka and the relay's lock, so that the other instance has
+/// its partitions when it resumes in the middle of a transaction.
 pub async fn freeze_under_load(fixture: &Fixture, seconds: u64) -> Result<()> {
     start_two_of_each(fixture).await?;
     let lasting = seconds + 10;
@@ -31,8 +31,9 @@ pub async fn freeze_under_load(fixture: &Fixture, seconds: u64) -> Result<()> {
     .await
 }
 
-/// Freezes the instance that relays while it writes, and wakes it when the other one has its place:
-/// its partitions, and the relay. What it had in its hands was done by then, and it has to notice.
+/// Freezes the instance with the active relay while it writes, and resumes it when the other one
+/// has its partitions and the relay. The other instance has handled its events by then, and it must
+/// detect that.
 async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u64) -> Result<()> {
     let Fixture { stack, client } = fixture;
     let name = active_relay_instance(fixture, service).await?;
@@ -41,15 +42,15 @@ async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u6
         Ok(metrics.sum("events_deduplicated_total").unwrap_or_default())
     };
     let before = deduplicated().await?;
-    eventually("it to wait for a lock, and be frozen", TIMEOUT, async || {
+    eventually("the instance to wait for a lock, and be frozen", TIMEOUT, async || {
         let freeze = async {
-            // Both consumers, with what they have read, and the relay.
+            // Both consumers, with the events that they have read, and the relay.
             let all_wait = async || {
                 let waiting = database_faults::count_lock_waiters(stack, service).await?;
                 ensure!(waiting >= 3, "{waiting} sessions wait");
                 Ok(())
             };
-            // With time left to freeze it before the lock is gone.
+            // Early enough to freeze it before the lock ends.
             eventually("all sessions to wait", LOCK_DURATION / 2, all_wait).await?;
             stack.pause(&name).await
         };
@@ -62,10 +63,10 @@ async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u6
     let done = async {
         let ends = redelivery::group_positions(client, service).await?;
         wait_until_replaced(fixture, service, &name).await?;
-        eventually(&format!("{service} to handle what was there"), TIMEOUT, async || {
+        eventually(&format!("{service} to handle every record"), TIMEOUT, async || {
             let now = redelivery::group_positions(client, service).await?;
             let left = ends.iter().zip(&now).filter(|((_, end), (next, _))| next < end).count();
-            ensure!(left == 0, "in {left} partitions it has not");
+            ensure!(left == 0, "{left} partitions have unhandled records");
             Ok(())
         })
         .await
@@ -73,17 +74,17 @@ async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u6
     .await;
     stack.resume(&name).await?;
     done?;
-    eventually(&format!("{name} to find done what it had in its hands"), TIMEOUT, async || {
+    eventually(&format!("{name} to find its events already handled"), TIMEOUT, async || {
         let now = deduplicated().await?;
-        ensure!(now > before, "no event came to it again: it was frozen with empty hands");
+        ensure!(now > before, "it found no handled event: it was frozen without a batch");
         Ok(())
     })
     .await
 }
 
-/// The other instance has all partitions, and relays.
+/// Waits until the other instance has all partitions and the active relay.
 async fn wait_until_replaced(fixture: &Fixture, service: &str, frozen: &str) -> Result<()> {
-    eventually(&format!("another to take the place of {frozen}"), TIMEOUT, async || {
+    eventually(&format!("another instance to take the place of {frozen}"), TIMEOUT, async || {
         let shares =
             group_assignments(fixture.stack.kafka_bootstrap()?, service.to_string()).await?;
         let all = shares.iter().map(Vec::len).eq([subscribed_partitions(service)]);

@@ -1,5 +1,5 @@
-//! Faults of whole processes, each with what has to hold all the same. `docs/testing.md` says which
-//! test proves which fault of the matrix.
+//! Faults of whole processes, each with what must hold in spite of it. `docs/testing.md` lists the
+//! test of each fault of the matrix.
 
 mod database;
 mod failover;
@@ -28,11 +28,11 @@ use crate::fixture::{
     with_exclusive_fixture,
 };
 
-/// How long it is watched that nothing comes of a record whose schema nobody can tell. One that a
-/// healthy registry does not know would be a dead letter by then.
+/// How long a record with an unresolvable schema id is watched to have no effect. By then it would
+/// be a dead letter if a healthy registry did not have its schema.
 const OBSERVATION_TIME: Duration = Duration::from_secs(3);
 
-/// F10. The other instance takes what comes meanwhile; what was under way is answered.
+/// F10. The other instance takes over, and requests in flight are completed.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_ends_with_0_in_time_and_no_request_fails() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -51,8 +51,7 @@ async fn sigterm_under_load_ends_with_0_in_time_and_no_request_fails() -> Result
     .await
 }
 
-/// F16 and F18. No schema's id is known to any service then, neither of what it is to publish nor
-/// of what it is to read.
+/// F16 and F18. No service can resolve a schema id then, neither to publish nor to read.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_that_start_without_the_registry_take_orders_and_end_them_when_it_is_back()
 -> Result<()> {
@@ -70,12 +69,15 @@ async fn services_that_start_without_the_registry_take_orders_and_end_them_when_
             wait_until_records_taken(stack, client, service).await?;
         }
         sleep(OBSERVATION_TIME).await;
-        // Their answers would have to wait too, so what the orders show does not tell.
+        // Their responses would have to wait too, so the state of the orders proves nothing.
         for (service, rows) in subscribers {
             for order in &published {
                 let path = format!("/{rows}/{}", order.order_id);
                 let found: Option<Value> = client.find(service, &path).await?;
-                ensure!(found.is_none(), "{service} read what it has no schema of: {found:?}");
+                ensure!(
+                    found.is_none(),
+                    "{service} handled a record without its schema: {found:?}"
+                );
             }
         }
         for order in published.iter().chain(&placed) {
@@ -85,21 +87,21 @@ async fn services_that_start_without_the_registry_take_orders_and_end_them_when_
         }
         ensure!(
             count_dead_letters(client).await? == dead_letters,
-            "what has to wait is a dead letter"
+            "a record that must wait is a dead letter"
         );
         stack.start("registry").await?;
         wait_until_confirmed(client, &published).await?;
         wait_until_confirmed(client, &placed).await?;
         ensure!(
             count_dead_letters(client).await? == dead_letters,
-            "what had to wait is a dead letter"
+            "a record that had to wait is a dead letter"
         );
         Ok(())
     })
     .await
 }
 
-/// How many dead letters wait, of all services.
+/// The number of waiting dead letters of all services.
 async fn count_dead_letters(client: &Client) -> Result<usize> {
     let mut dead_letters = 0;
     for service in SERVICES {
@@ -108,12 +110,12 @@ async fn count_dead_letters(client: &Client) -> Result<usize> {
     Ok(dead_letters)
 }
 
-/// A service that was just started has records in its hands, whatever becomes of them.
+/// Waits until a service that was just started has read records.
 async fn wait_until_records_taken(stack: &Stack, client: &Client, service: &str) -> Result<()> {
-    eventually(&format!("{service} to take what lies there"), TIMEOUT, async || {
+    eventually(&format!("{service} to read the records"), TIMEOUT, async || {
         let metrics = Metrics::fetch(stack, client, service).await?;
         let taken = metrics.sum("consumer_batch_size_sum").unwrap_or_default();
-        ensure!(taken > 0.0, "it has taken nothing");
+        ensure!(taken > 0.0, "it has read no record");
         Ok(())
     })
     .await
@@ -123,7 +125,7 @@ async fn wait_until_records_taken(stack: &Stack, client: &Client, service: &str)
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
-        // Cancellations have schemas of their own, and so have their answers.
+        // Cancellations and the responses to them have schemas of their own.
         stack.stop("stock").await?;
         let cancelled = client.place_until_accepted(rich_customer(), &basket()).await?;
         client.cancel_until_accepted(cancelled.order_id).await?;
@@ -144,7 +146,7 @@ async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> R
     .await
 }
 
-/// F34. Everybody wants the same few things, named in any order.
+/// F34. All clients want the same few items, in any order.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_clients_who_want_the_last_of_20_items_none_is_oversold() -> Result<()> {
     with_exclusive_fixture(async |Fixture { client, .. }| {
@@ -159,10 +161,10 @@ async fn of_64_clients_who_want_the_last_of_20_items_none_is_oversold() -> Resul
         let known = async || {
             let known = client.items("order").await?;
             let all = skus.iter().all(|sku| known.iter().any(|item| item["sku"] == **sku));
-            ensure!(all, "they are not known yet");
+            ensure!(all, "the order service does not have the items yet");
             Ok(())
         };
-        eventually("order to know the items", TIMEOUT, known).await?;
+        eventually("the order service to have the items", TIMEOUT, known).await?;
         let orders = try_join_all((0..64).map(async |_| {
             let mut placed = Vec::new();
             for _ in 0..5 {
@@ -180,7 +182,7 @@ async fn of_64_clients_who_want_the_last_of_20_items_none_is_oversold() -> Resul
                 _ => rejected += 1,
             }
         }
-        // 320 orders of 8 pieces want 2,560 of 800.
+        // 320 orders of 8 units want 2,560 of 800.
         ensure!((50..=100).contains(&confirmed) && rejected >= 220, "{confirmed}, {rejected}");
         for sku in &skus {
             let item: Value = client.get("stock", &format!("/items/{sku}")).await?;
@@ -195,7 +197,7 @@ async fn of_64_clients_who_want_the_last_of_20_items_none_is_oversold() -> Resul
     .await
 }
 
-/// F38. The answers arrive when the deadline has decided.
+/// F38. The responses arrive after the deadline has decided.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_fires_while_events_are_in_flight_ends_every_order_once() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {

@@ -1,4 +1,4 @@
-//! Faults of the ways between the services and what they depend on, each by a proxy.
+//! Faults of the links between the services and their dependencies, each by a proxy.
 
 use std::time::Duration;
 
@@ -50,13 +50,13 @@ async fn commits_whose_answers_are_cut_off_happen_once_and_clients_learn_the_tru
     .await
 }
 
-/// How long what was on its way when a pair was cut may take to arrive.
+/// How long bytes in flight when a link is cut may take to arrive.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
 
-/// Longer than a service goes on trying to store something.
+/// Longer than a service tries to store a command.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The five ways in which a pair fails: cut, half open either way, refused, and slow.
+/// The five failures of a link: cut, half open in either direction, refused, and slow.
 pub fn toxics() -> [Toxics; 5] {
     let ms = Duration::from_millis;
     [
@@ -68,8 +68,8 @@ pub fn toxics() -> [Toxics; 5] {
     ]
 }
 
-/// Cuts one pair for so long at least, while everything else goes on. Answers the order that was
-/// placed meanwhile.
+/// Cuts one link for at least this time, while everything else continues. Returns the order that
+/// was placed meanwhile.
 pub async fn cut_link(
     fixture: &Fixture,
     pairs: &Links,
@@ -80,11 +80,11 @@ pub async fn cut_link(
     let Fixture { client, .. } = fixture;
     let (proxy, before) = (pairs.get(pair), pairs.get(pair).bytes_forwarded());
     wait_until_confirmed(client, &place_orders(client, 1).await?).await?;
-    // Known schemas are not asked for again.
+    // Known schemas are not requested again.
     let has_traffic = pair.dependency != Dependency::Registry;
     ensure!(
         !has_traffic || proxy.bytes_forwarded() > before,
-        "{pair}: an order passes by the proxy"
+        "{pair}: an order bypasses the proxy"
     );
     let restored_at = Instant::now() + lasting;
     proxy.set_toxics(way);
@@ -103,8 +103,8 @@ pub async fn cut_link(
     Ok(order)
 }
 
-/// How far an order gets while one pair is cut: whoever can answer does, and nobody else. Orders are
-/// accepted unless it is order's own database.
+/// How far an order gets while one link is cut: exactly the services that are not affected respond.
+/// Orders are accepted unless the link is that of the order service's own database.
 async fn order_while_cut(fixture: &Fixture, pair: &Link, way: Toxics) -> Result<Option<Order>> {
     let Fixture { client, .. } = fixture;
     let is_slow = !way.latency.is_zero();
@@ -118,27 +118,40 @@ async fn order_while_cut(fixture: &Fixture, pair: &Link, way: Toxics) -> Result<
             .await?;
         }
         let outcome = seed::send_any_command(client, "order").await;
-        ensure!(is_slow || !matches!(outcome, Some(Outcome::Ok(_))), "stored by another way");
+        ensure!(
+            is_slow || !matches!(outcome, Some(Outcome::Ok(_))),
+            "the order was stored without the proxy"
+        );
         return Ok(None);
     }
     let order = client.place_until_accepted(rich_customer(), &basket()).await?;
     let is_cut = pair.dependency != Dependency::Registry && !is_slow;
     let is_held = |service| is_cut && (pair.service == "order" || pair.service == service);
-    eventually(&format!("the others to answer while {pair} are cut"), TIMEOUT, async || {
-        let now = client.get_order(order.order_id).await?;
-        ensure!(is_held("payment") || now.payment == "verified", "{now:?}");
-        ensure!(is_held("stock") || now.stock == "reserved", "{now:?}");
-        Ok(())
-    })
+    eventually(
+        &format!("the other services to respond while {pair} are cut"),
+        TIMEOUT,
+        async || {
+            let now = client.get_order(order.order_id).await?;
+            ensure!(is_held("payment") || now.payment == "verified", "{now:?}");
+            ensure!(is_held("stock") || now.stock == "reserved", "{now:?}");
+            Ok(())
+        },
+    )
     .await?;
     sleep(IN_FLIGHT_TIME).await;
     let now = client.get_order(order.order_id).await?;
-    ensure!(!is_held("payment") || now.payment == "waiting", "it came all the same: {now:?}");
-    ensure!(!is_held("stock") || now.stock == "waiting", "it came all the same: {now:?}");
+    ensure!(
+        !is_held("payment") || now.payment == "waiting",
+        "the response arrived in spite of the cut: {now:?}"
+    );
+    ensure!(
+        !is_held("stock") || now.stock == "waiting",
+        "the response arrived in spite of the cut: {now:?}"
+    );
     Ok(Some(order))
 }
 
-/// F39, the nine pairs, each in one of the five ways; all of them are in `faults_long.rs`.
+/// F39, the nine links, each with one of the five failures; `faults/long` has all combinations.
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_link_is_cut_the_others_go_on_and_all_orders_end_when_it_is_restored()
 -> Result<()> {
@@ -152,8 +165,8 @@ async fn whichever_link_is_cut_the_others_go_on_and_all_orders_end_when_it_is_re
     .await
 }
 
-/// That there is no way around a proxy: with all of them shut nothing reaches a service, by
-/// whatever address Kafka tells it.
+/// Proves that no traffic bypasses a proxy: with all proxies shut, nothing reaches a service, at
+/// any address that Kafka advertises.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_service_can_bypass_its_proxies() -> Result<()> {
     through_proxies(async |Fixture { stack, client }, pairs| {
@@ -173,24 +186,27 @@ async fn no_service_can_bypass_its_proxies() -> Result<()> {
             let order = client.get_order(order.order_id).await?;
             ensure!(
                 (&*order.payment, &*order.stock) == ("waiting", "waiting"),
-                "it came by another way: {order:?}"
+                "a response bypassed the proxies: {order:?}"
             );
         }
         for service in SERVICES {
-            ensure!(shut(service, Dependency::Database) > 0, "{service} has another way");
+            ensure!(shut(service, Dependency::Database) > 0, "{service} bypasses its proxy");
             let began = Instant::now();
             let outcome = seed::send_any_command(client, service).await;
-            ensure!(!matches!(outcome, Some(Outcome::Ok(_))), "{service} stored by another way");
+            ensure!(
+                !matches!(outcome, Some(Outcome::Ok(_))),
+                "{service} stored an order without its proxy"
+            );
             ensure!(began.elapsed() < TIMEOUT, "a client waited {:?}", began.elapsed());
             ensure!(stack.is_running(service).await?, "{service} lives");
         }
         pairs.heal();
         wait_until_confirmed(client, &orders).await?;
 
-        // Whoever starts knows no schema, and has to ask.
+        // A service that starts has no schemas, and must request them.
         for service in SERVICES {
             stack.stop(service).await?;
-            ensure!(shut(service, Dependency::Registry) > 0, "{service} has another way");
+            ensure!(shut(service, Dependency::Registry) > 0, "{service} bypasses its proxy");
             stack.start(service).await?;
         }
         let orders = place_orders(client, 5).await?;
@@ -198,7 +214,10 @@ async fn no_service_can_bypass_its_proxies() -> Result<()> {
         for order in &orders {
             let order = client.get_order(order.order_id).await?;
             let legs = (&*order.payment, &*order.stock);
-            ensure!(legs == ("waiting", "waiting"), "asked by another way: {order:?}");
+            ensure!(
+                legs == ("waiting", "waiting"),
+                "a schema request bypassed the proxies: {order:?}"
+            );
         }
         pairs.heal();
         wait_until_confirmed(client, &orders).await

@@ -1,4 +1,4 @@
-//! A relay that loses the session of its leader lock.
+//! A relay that loses the session with its leader lock.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::fixture::{
     with_exclusive_fixture,
 };
 
-/// F32, the half of it that takes no half a minute.
+/// F32, the part that takes less than half a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_whose_session_is_ended_under_load_is_followed_by_another() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -37,7 +37,7 @@ async fn a_relay_whose_session_is_ended_under_load_is_followed_by_another() -> R
     .await
 }
 
-/// Ends the one session that relays. Where there is none, the one before had no follower.
+/// Ends the one session of the active relay. If there is none, the previous one had no successor.
 async fn end_one_relay_session(stack: &Stack, service: &str) -> Result<()> {
     eventually(&format!("a session that relays for {service}"), TIMEOUT, async || {
         let ended = database_faults::terminate_relay_session(stack, service).await?;

@@ -1,4 +1,4 @@
-//! What an earlier stack left behind: pid files, ports in use, the stacks of killed tests.
+//! The remains of an earlier stack: pid files, ports in use, the stacks of killed tests.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -32,14 +32,14 @@ async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
     let written = std::fs::read_to_string(&pid_file)?;
     stack.kill("order-db").await?;
 
-    // The pid belongs to somebody else now, this test, as after a long time or a new boot.
+    // The pid belongs to another process now, this test, as after a long time or a reboot.
     let own = std::process::id().to_string();
     let rest = written.split_once(' ').context("pid, start time, boot")?.1;
     std::fs::write(&pid_file, format!("{own} {rest}"))?;
     assert!(!stack.is_running("order-db").await?);
     assert_eq!(stack.stop("order-db").await?, StopOutcome::NotRunning);
 
-    // PostgreSQL's own pid file names a living process as well.
+    // PostgreSQL's own pid file contains a living process as well.
     let postmaster = stack.directory().join("order-db/data/postmaster.pid");
     std::fs::write(&postmaster, format!("{own}\n"))?;
     stack.start("order-db").await?;
@@ -61,16 +61,17 @@ async fn a_port_in_use_is_named_with_the_variable_that_changes_it() -> Result<()
     stack.start("stock-db").await
 }
 
-/// Nobody else would end what it had started.
+/// No other process would end the components that it had started.
 #[tokio::test]
 async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_one_is_not()
 -> Result<()> {
     let _permit = stack_permit().await?;
     let running = Stack::ephemeral()?;
-    // It lives until all is there: beside this test, others look for what was left behind as well.
+    // It lives until its directory is complete: other tests search for such directories at the same
+    // time.
     let mut killed = Command::new("sleep").arg("300").spawn()?;
     let left = std::env::temp_dir().join(format!("holdfast-{}-killed", killed.id()));
-    // A launcher's state, with the stack of one kind of run.
+    // The state of a launcher, with the stack of one kind of run.
     let below = Stack::new(left.join("state/test"), Ports::free()?)?.quiet();
     below.start("order-db").await?;
     killed.kill()?;

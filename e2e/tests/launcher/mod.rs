@@ -1,5 +1,5 @@
-//! The launcher itself: nothing that a crash leaves behind blocks a start or outlives a stop, and
-//! what the parts have acknowledged survives SIGKILL. Each test has a stack of its own.
+//! The launcher itself: nothing that a crash leaves behind blocks a start or survives a stop, and
+//! data that the components have acknowledged survives SIGKILL. Each test has a stack of its own.
 
 mod leftovers;
 mod program;
@@ -82,12 +82,12 @@ async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Res
             if name == "order-db" { pid } else { None }
         },
     );
-    // As if it had crashed: whoever did this is not the launcher.
+    // A crash: this signal does not come from the launcher.
     let kill = format!("kill -SEGV {}", pid.context("it runs")?);
     let outcome = without_unexpected_exits(&stack, async {
         Command::new("sh").args(["-c", &kill]).status()?;
         e2e::launcher::eventually::eventually(
-            "its end to be written down",
+            "its exit to be recorded",
             Duration::from_secs(60),
             async || {
                 ensure!(stack.exits().await?.len() == 1 && !stack.is_running("order-db").await?);
@@ -97,7 +97,7 @@ async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Res
         .await
     });
     let error = outcome.await.expect_err("every test from outside would fail").to_string();
-    assert!(error.contains("order-db died by itself"), "{error}");
+    assert!(error.contains("order-db exited by itself"), "{error}");
     stack.start("order-db").await?;
     stack.kill("order-db").await?;
     stack.start("order-db").await?;
@@ -140,7 +140,7 @@ async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Res
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     sqlx::query("select 1").execute(&mut db).await?;
 
-    // An open connection does not hold a graceful stop up, nor does a pause a kill.
+    // An open connection does not delay a graceful stop, and a pause does not delay a kill.
     assert!(matches!(stack.stop("order-db").await?, StopOutcome::Graceful(_)));
     stack.start("order-db").await?;
     stack.pause("order-db").await?;
@@ -192,16 +192,16 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
         assert_eq!(changed(&name, &pid), name == "order-2", "{name}");
     }
 
-    // What is set for a service holds for all its instances, from their next start on.
+    // A variable of a service applies to all its instances, from their next start on.
     stack.set_environment("order", "HTTP_ADDR", Some("nonsense"))?;
     for name in ["order", "order-2"] {
         assert!(matches!(stack.stop(name).await?, StopOutcome::Graceful(_)), "{name}");
         let refusal = stack.start(name).await.expect_err("the address is nonsense").to_string();
-        assert!(refusal.contains("ended while it started"), "{refusal}");
+        assert!(refusal.contains("exited during its start"), "{refusal}");
     }
     stack.set_environment("order", "HTTP_ADDR", None)?;
 
-    // Another number of instances: what is new is started, what is too many is stopped.
+    // Another number of instances: new ones are started, and surplus ones are stopped.
     stack.set_instances(2).await?;
     stack.up().await?;
     let running = async || -> Result<usize> {

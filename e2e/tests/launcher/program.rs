@@ -1,4 +1,4 @@
-//! The program `e2e` as a process of its own: what it leaves behind, and as whom it runs.
+//! The program `e2e` as a process of its own: what it leaves behind, and as which user it runs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
     let _permit = stack_permit().await?;
     let directory = LauncherDirectory::new()?;
     let (marker, pid) = (directory.0.join("started"), directory.0.join("pid"));
-    // As cargo and a test have it: what was started has started something itself.
+    // Like cargo and a test: the started process starts another one.
     let below = format!("echo $$ > {}; touch {}; exec sleep 300", pid.display(), marker.display());
     let script = format!("sh -c '{below}'; true");
     let sleeping = || -> Result<ProcessIdentity> {
@@ -48,16 +48,16 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
         processes_left_in(&directory.0) > 0,
         "a launcher killed by SIGKILL cannot take its stack along"
     );
-    process::send_signal(Signal::Kill, &[sleeping()?])?;
+    process::send_signal(Signal::KILL, &[sleeping()?])?;
 
     std::fs::remove_file(&marker)?;
     let mut launcher =
         directory.command(&["with-infrastructure", "--", "sh", "-c", &script]).spawn()?;
     wait_for_file(&marker).await?;
     let sleeping = sleeping()?;
-    Command::new("sh").args(["-c", &format!("kill -TERM {}", launcher.id())]).status()?;
+    process::send_signal(Signal::TERM, &[ProcessIdentity::from_pid(launcher.id())])?;
     assert_eq!(launcher.wait()?.code(), Some(143));
-    assert!(!sleeping.is_alive(), "what the command had started has outlived it");
+    assert!(!sleeping.is_alive(), "a process of the command has outlived it");
     assert_eq!(processes_left_in(&directory.0), 0);
     Ok(())
 }
@@ -66,7 +66,7 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
 async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
     let _permit = stack_permit().await?;
     if !directories::is_root() {
-        return Ok(()); // Every other test here is the proof.
+        return Ok(()); // Every other test here proves it.
     }
     let directory = LauncherDirectory::new()?;
     // `nobody` is the one user besides root that every machine has.
@@ -74,7 +74,7 @@ async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
     let own = directory.0.join("user");
     std::fs::create_dir(&own)?;
     std::os::unix::fs::chown(&own, Some(NOBODY_ID), Some(NOBODY_ID))?;
-    // The checkout may lie where an ordinary user cannot enter.
+    // An ordinary user may not be able to enter the checkout.
     let program = directory.0.join("e2e");
     std::fs::copy(env!("CARGO_BIN_EXE_e2e"), &program)?;
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
@@ -92,7 +92,7 @@ async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
     Ok(())
 }
 
-/// A directory that a launcher started as a program keeps its state in.
+/// The state directory of a launcher that is started as a program.
 struct LauncherDirectory(PathBuf);
 
 impl LauncherDirectory {

@@ -1,4 +1,4 @@
-//! What is set, asked and declared there is what the code reads, answers and declares.
+//! The manifests agree with the code: variables, ports, probes and topics.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use events::TOPICS;
 
 use super::*;
 
-/// What a program says of a variable in its `--help`.
+/// A variable in the `--help` of a program.
 #[derive(Debug)]
 struct Variable {
     is_required: bool,
@@ -44,15 +44,16 @@ fn port(address: &str) -> u64 {
     address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap()
 }
 
-/// Read by what a service logs with, whatever its settings.
+/// Variables of the logging library, which every program reads.
 const LOG_VARIABLE: &str = "RUST_LOG";
 
-/// Read by OpenSSL: whom to trust, where the registry's certificate is not from a public authority.
+/// Variables of OpenSSL: the certificate authorities, if the registry's certificate is not from a
+/// public one.
 const OPENSSL_VARIABLE: &str = "SSL_CERT_FILE";
 
 fn assert_environment(program: &str, set: &BTreeSet<String>, source: &str) {
     if program == "e2e" {
-        assert!(set.is_empty(), "{source}: e2e is told by its arguments, not by {set:?}");
+        assert!(set.is_empty(), "{source}: e2e is configured by arguments, not by {set:?}");
         return;
     }
     let known = variables(program);
@@ -65,10 +66,10 @@ fn assert_environment(program: &str, set: &BTreeSet<String>, source: &str) {
             || (*name == LOG_VARIABLE && program != "contracts")
     };
     let unknown: Vec<&String> = set.iter().filter(|name| !is_known(name)).collect();
-    assert!(unknown.is_empty(), "{source}: {program} does not know {unknown:?}");
+    assert!(unknown.is_empty(), "{source}: {program} does not read {unknown:?}");
 }
 
-/// The variables of a container, from its own list and from the ConfigMaps that it names.
+/// The variables of a container, from its own list and from its ConfigMaps.
 fn environment_names(container: &Value, objects: &[Value]) -> BTreeSet<String> {
     let own = list(&container["env"]).iter().map(|variable| text(&variable["name"]).to_string());
     let maps = list(&container["envFrom"]).iter().flat_map(|from| {
@@ -130,7 +131,7 @@ fn ports_and_probes_are_those_that_the_code_serves() {
             for (probe, path) in paths {
                 let asked = &container[format!("{probe}Probe")]["httpGet"];
                 assert_eq!(*asked, json!({"path": path, "port": "probes"}), "{tree}, {service}");
-                assert!(probes.contains(&format!(".route(\"{path}\"")), "{path} is not answered");
+                assert!(probes.contains(&format!(".route(\"{path}\"")), "{path} is not served");
             }
             let reached = &find(objects, "Service", service)["spec"];
             assert_eq!(reached["ports"][0]["port"], port(&api));
@@ -148,7 +149,8 @@ fn ports_and_probes_are_those_that_the_code_serves() {
     }
 }
 
-/// So long after `SHUTDOWN_TIMEOUT_SECONDS` the process has ended, as the chassis says of it.
+/// The time after `SHUTDOWN_TIMEOUT_SECONDS` within which the process has exited, according to the
+/// chassis.
 const EXIT_DELAY_SECONDS_MAX: u64 = 5;
 
 #[test]
@@ -167,7 +169,7 @@ fn every_grace_period_is_longer_than_a_stop_may_take() {
         for service in deployed_services() {
             let within: u64 = default_value(service, "SHUTDOWN_TIMEOUT_SECONDS").parse().unwrap();
             let (grace, waits) = grace(pod(find(objects, "Deployment", service)).unwrap());
-            assert!(waits > 0, "{tree}, {service}: requests still come after it was told to go");
+            assert!(waits > 0, "{tree}, {service}: requests still arrive after SIGTERM");
             assert!(
                 grace > waits + within + EXIT_DELAY_SECONDS_MAX,
                 "{tree}, {service}: {grace} s"
@@ -229,10 +231,11 @@ fn production_pulls_every_image_from_a_registry() {
     }
 }
 
-/// Whoever forgot to hand one over would run what a stranger has published by its name.
+/// If the image was not loaded into the cluster, a pull would run whatever a stranger published by
+/// its name.
 #[test]
 fn the_demo_pulls_none_of_our_images() {
-    // Patches do it, so what they do is shown by what kubectl has rendered, where there is one.
+    // Patches set this, so it is visible in kubectl's output, if there is kubectl.
     if OVERLAYS.iter().all(|(tree, _)| tree != "production") {
         let demo = file("k8s/overlays/demo/kustomization.yaml").remove(0);
         let patches = demo["patches"].as_array().unwrap().iter();

@@ -1,9 +1,8 @@
-//! What `k8s/` and `docker-compose.yml` say, held against the code that they start, and each workload
-//! against the rules for what runs in a cluster. Needs the files and the programs, which are asked for
-//! their `--help`; where there is `kubectl`, the overlays are read as it renders them, else file by
-//! file.
+//! Compares `k8s/` and `docker-compose.yml` with the code that they start, and each workload with
+//! the rules for workloads in a cluster. It needs the files, and the programs for their `--help`.
+//! With `kubectl`, the overlays are read as it renders them, otherwise file by file.
 
-// Clippy knows tests by their attribute, and all of this is one.
+// Clippy recognises tests by their attribute, and this whole module is a test.
 #![allow(clippy::unwrap_used)]
 
 mod configuration;
@@ -41,14 +40,14 @@ fn compose() -> Value {
     file("docker-compose.yml").remove(0)
 }
 
-/// The services that `k8s/` knows. `make service` makes one for the native stack and for compose; to
-/// Kubernetes it goes when somebody writes its file, and from then on it is held to all of this.
+/// The services in `k8s/`. `make service` adds a service to the native stack and to compose; these
+/// checks apply to it as soon as it has a file for Kubernetes.
 fn deployed_services() -> Vec<&'static str> {
     let has_file = |service: &&str| path(&format!("k8s/base/{service}.yaml")).exists();
     SERVICES.into_iter().filter(has_file).collect()
 }
 
-/// What is applied together: base and overlays, with what they consist of.
+/// The manifests that are applied together: base and overlays, with their parts.
 static OVERLAYS: LazyLock<Vec<(String, Vec<Value>)>> = LazyLock::new(overlays);
 
 fn overlays() -> Vec<(String, Vec<Value>)> {
@@ -59,7 +58,7 @@ fn overlays() -> Vec<(String, Vec<Value>)> {
     if rendered.len() == 2 {
         return rendered;
     }
-    println!("there is no kubectl: the files are read as they stand");
+    println!("there is no kubectl: the files are read without it");
     let base = "k8s/base";
     let named = file(&format!("{base}/kustomization.yaml")).remove(0);
     let names = texts(&named["resources"]);
@@ -109,7 +108,7 @@ fn find<'a>(objects: &'a [Value], kind: &str, named: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("there is no {kind} {named}"))
 }
 
-/// The pod of whatever has a template of one.
+/// The pod of an object with a pod template.
 fn pod(object: &Value) -> Option<&Value> {
     let has_pods = matches!(text(&object["kind"]), "Deployment" | "StatefulSet" | "Job");
     has_pods.then(|| &object["spec"]["template"]["spec"])
@@ -125,7 +124,7 @@ fn program(image: &str) -> Option<&str> {
     program.split(':').next()
 }
 
-/// The seconds that a pod has between being told to go and being killed, and those that it needs.
+/// The seconds of a pod between SIGTERM and SIGKILL, and those that it needs.
 fn grace(pod: &Value) -> (u64, u64) {
     let waits = containers(pod).map(|it| it["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64());
     let waits = waits.map(Option::unwrap_or_default).max().unwrap_or_default();

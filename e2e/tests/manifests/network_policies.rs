@@ -1,4 +1,4 @@
-//! Who may speak to whom: the network policies, evaluated. Every edge in use is open, and no other.
+//! The network policies, evaluated: every connection in use is allowed, and no other.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::*;
 
 type Labels = BTreeMap<String, String>;
 
-/// Whoever sends or receives: its labels, its namespace, and the numbers of its ports by name.
+/// A sender or receiver: its labels, its namespace, and its named ports.
 struct Peer {
     namespace: &'static str,
     labels: Labels,
@@ -14,7 +14,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// A pod by its label `app`: of a workload, or of what an operator makes of a custom resource.
+    /// A pod by its label `app`: of a workload, or of an operator's custom resource.
     fn app(objects: &[Value], app: &str) -> Peer {
         let templates =
             objects.iter().filter(|it| pod(it).is_some()).map(|it| &it["spec"]["template"]);
@@ -33,7 +33,7 @@ impl Peer {
         Peer { namespace, labels: Labels::new(), ports: BTreeMap::new() }
     }
 
-    /// An address that belongs to no pod, as those of nodes and of what runs beside the cluster.
+    /// An address without a pod, such as that of a node or of a host beside the cluster.
     fn outside_cluster() -> Peer {
         Peer::in_namespace("")
     }
@@ -60,7 +60,7 @@ fn selects(selector: &Value, peer_labels: &Labels) -> bool {
         })
 }
 
-/// Whether one side of an edge is open: `direction` is ingress or egress, seen from `own`.
+/// Whether one side allows a connection: `direction` is ingress or egress, seen from `own`.
 fn allows_direction(
     objects: &[Value],
     direction: &str,
@@ -75,7 +75,7 @@ fn allows_direction(
     };
     let is_peer = |peer: &Value| {
         assert!(peer["ipBlock"].is_null(), "this test does not know ipBlock");
-        // Selectors find pods alone.
+        // Selectors only match pods.
         if other.namespace.is_empty() {
             return false;
         }
@@ -148,12 +148,12 @@ fn every_connection_in_use_is_allowed_and_no_other() {
         }
         let own = Peer::app(objects, "kafka");
         let alone = !is_allowed(objects, &Peer::in_namespace("gateway"), &own, 9092);
-        assert!(alone || !is_kafka_here, "{tree}: strangers reach Kafka");
+        assert!(alone || !is_kafka_here, "{tree}: pods of other namespaces reach Kafka");
     }
 }
 
-/// What DNS pods listen on: kubeadm and most others, OpenShift, Gardener. Policies see the pod's port and
-/// not the Service's.
+/// The ports of DNS pods: kubeadm and most others, OpenShift, Gardener. Policies apply to the pod's
+/// port and not to the Service's.
 const DNS_PORTS: [u64; 3] = [53, 5353, 8053];
 
 #[test]
@@ -173,7 +173,8 @@ fn every_pod_resolves_names_wherever_the_cluster_keeps_its_dns() {
         let apps = templates.map(|it| text(&it["spec"]["template"]["metadata"]["labels"]["app"]));
         for app in apps.collect::<BTreeSet<_>>() {
             let own = Peer::app(objects, app);
-            // NodeLocal DNSCache answers on a link-local address of the node, which no selector finds.
+            // NodeLocal DNSCache listens on a link-local address of the node, which no selector
+            // matches.
             let places = [
                 Peer::in_namespace("kube-system"),
                 Peer::in_namespace("openshift-dns"),

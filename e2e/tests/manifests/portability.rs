@@ -1,4 +1,4 @@
-//! What differs from machine to machine: where the daemon runs, who may read the checkout, proxies, page
+//! Differences between machines: the host of the daemon, permissions of the checkout, proxies, page
 //! sizes, and the major version of Postgres.
 
 use super::*;
@@ -31,7 +31,7 @@ fn no_container_of_compose_needs_a_file_of_the_checkout() {
 fn compose_and_the_demo_overlay_give_every_service_database_the_same_script() {
     let compose = compose();
     let content = text(&compose["configs"]["roles"]["content"]);
-    // Compose takes one dollar sign for a variable of its own.
+    // In compose, a doubled dollar sign stands for one.
     assert!(!content.replace("$$", "").contains('$'), "{content}");
     assert_eq!(content.replace("$$", "$"), read("k8s/overlays/demo/roles.sh"));
 
@@ -46,13 +46,13 @@ fn compose_and_the_demo_overlay_give_every_service_database_the_same_script() {
         assert_eq!(configs[0]["source"], "roles", "{service}");
         assert_eq!(configs[0]["target"], "/docker-entrypoint-initdb.d/roles.sh", "{service}");
     }
-    // Octal for Compose, as which this test's own parser does not read it.
+    // An octal number for compose, which this test's own parser does not read as one.
     let written = read("docker-compose.yml");
     assert!(written.contains("target: /docker-entrypoint-initdb.d/roles.sh, mode: 0444 }"));
     assert!(read("README.md").contains("compose 2.24 or newer"), "`content` came with 2.23.1");
 }
 
-/// Since version 18 the image takes another directory by default, and declares another volume.
+/// Since version 18 the image has another default directory, and declares another volume.
 #[test]
 fn the_data_of_every_postgres_lies_in_its_volume_whatever_the_image_takes_by_default() {
     let is_postgres = |image: &Value| text(image).starts_with("postgres:");
@@ -66,7 +66,8 @@ fn the_data_of_every_postgres_lies_in_its_volume_whatever_the_image_takes_by_def
         let volumes = texts(&service["volumes"]);
         let targets: Vec<&str> = volumes.iter().filter_map(|it| it.split(':').nth(1)).collect();
         assert!(targets.iter().any(|it| is_below(data, it)), "{name}: `{data}`, {targets:?}");
-        // Whoever mounts less deep than version 17 declares its own volume hides the data in that one.
+        // A shallower mount than the volume that version 17 declares would hide the data inside
+        // that volume.
         assert!(!targets.contains(&"/var/lib/postgresql"), "{name}: {targets:?}");
         databases += 1;
     }
@@ -81,13 +82,14 @@ fn the_data_of_every_postgres_lies_in_its_volume_whatever_the_image_takes_by_def
     assert!(is_below(text(&data["value"]), text(&mount["mountPath"])), "{data}, {mount}");
 }
 
-/// The words of a health check, however it is written.
+/// The words of a health check, in either notation.
 fn health_check(service: &Value) -> String {
     let test = &service["healthcheck"]["test"];
     test.as_str().map_or_else(|| texts(test).join(" "), str::to_string)
 }
 
-/// Docker's client puts the proxy of its configuration into every container, without knowing what is local.
+/// Docker's client puts the proxy of its configuration into every container, also for local
+/// addresses.
 #[test]
 fn no_health_check_asks_a_proxy_for_its_own_container() {
     let compose = compose();
@@ -103,7 +105,7 @@ fn no_health_check_asks_a_proxy_for_its_own_container() {
     assert_eq!(asked, 1, "the registry is asked by curl");
 }
 
-/// The stage of a Dockerfile that each line is in, and the stage that it is built from.
+/// The stage of a Dockerfile that each line belongs to, and its base stage.
 fn stages(dockerfile: &str) -> Vec<(String, String, String)> {
     let (mut name, mut from) = (String::new(), String::new());
     let mut lines = Vec::new();
@@ -118,7 +120,7 @@ fn stages(dockerfile: &str) -> Vec<(String, String, String)> {
     lines
 }
 
-/// jemalloc ends a program at its start where pages are larger than those that it was compiled for.
+/// jemalloc aborts at the start if pages are larger than those that it was compiled for.
 #[test]
 fn one_image_for_arm64_starts_on_pages_of_every_size() {
     let lines = stages(&read("services/Dockerfile"));
@@ -134,5 +136,5 @@ fn one_image_for_arm64_starts_on_pages_of_every_size() {
         }
         count += 1;
     }
-    assert_eq!(count, 2, "dependencies, and what is ours");
+    assert_eq!(count, 2, "the dependencies, and our own code");
 }

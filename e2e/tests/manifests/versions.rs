@@ -1,4 +1,5 @@
-//! Versions of images, the retention of offsets and scaling: what several files have to agree on.
+//! Versions of images, the retention of offsets and scaling: the values on which several files must
+//! agree.
 
 use chassis::event::Retention;
 use events::TOPICS;
@@ -21,12 +22,13 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
         let trigger = &scaled["triggers"][0];
         assert_eq!(
             trigger["metadata"]["consumerGroup"], service,
-            "a group is named as its service"
+            "a group has the name of its service"
         );
         let database = &find(&databases, "Cluster", &format!("{service}-db"))["spec"];
         let connections = text(&database["postgresql"]["parameters"]["max_connections"]);
         let pool: u64 = default_value(service, "DATABASE_POOL_SIZE").parse().unwrap();
-        // One more replica while a rollout adds it; of each, the pool and the sessions of its loops and probes.
+        // One more replica exists during a rollout; each has its pool and the sessions of its loops
+        // and probes.
         let needed = (replicas_max + 1) * (pool + 6);
         assert!(connections.parse::<u64>().unwrap() > needed, "{service} may take {needed}");
         assert_eq!(database["instances"], 3);
@@ -81,7 +83,8 @@ fn each_dependency_has_one_version_wherever_it_runs() {
     }
 }
 
-/// A group whose offsets are forgotten sooner than its topics reads them again from their beginning.
+/// A group whose offsets expire before the records of its topics reads them again from the
+/// beginning.
 #[test]
 fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
     let topics_days = TOPICS.iter().filter_map(|topic| match topic.retention {
@@ -103,7 +106,7 @@ fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
     });
     assert!(kept_minutes.iter().all(|minutes| *minutes == kept_minutes[0]), "{kept_minutes:?}");
     assert!(kept_minutes[0] > topics_days.max().unwrap() * 24 * 60, "{kept_minutes:?}");
-    // What a group that had stood still reads from its last offset on, its inbox still knows.
+    // The inbox still contains everything that a stopped group reads again from its last offset on.
     assert!(
         u64::from(kept_minutes[0]) * 60 < chassis::inbox::RETENTION.as_secs(),
         "{kept_minutes:?}"

@@ -1,9 +1,10 @@
-//! The rules for what runs in a cluster, and manifests that break them one by one.
+//! The rules for workloads in a cluster, and manifests that break them one by one.
 
 use super::*;
 
-/// By these a GitOps controller replaces a Job, which cannot be changed. Argo CD runs it as a hook of each
-/// sync, with what the same sync applies already there; Flux deletes it and creates it again.
+/// With these annotations a GitOps controller replaces a Job, which cannot be changed. Argo CD runs
+/// it as a hook of each sync, after the other objects of the sync are applied; Flux deletes it and
+/// creates it again.
 const JOB_REPLACEMENT: [(&str, &str); 3] = [
     ("argocd.argoproj.io/hook", "Sync"),
     ("argocd.argoproj.io/hook-delete-policy", "BeforeHookCreation"),
@@ -50,7 +51,7 @@ fn broken_rules(object: &Value) -> Vec<&'static str> {
         );
     }
     for container in containers(pod) {
-        // What a container does not say, its pod says.
+        // A setting that a container lacks comes from its pod.
         let effective = |field: &str| {
             let own = &container["securityContext"][field];
             if own.is_null() { pod["securityContext"][field].clone() } else { own.clone() }
@@ -96,8 +97,8 @@ fn every_workload_keeps_every_rule() {
     }
 }
 
-/// A way to break a good manifest: which object, where in it, what is put there (nothing: it is
-/// taken away), and the rule that must refuse it.
+/// A way to break a valid manifest: the object, the place, the new value (none: the field is
+/// removed), and the rule that must refuse it.
 type ManifestFault = (&'static str, &'static str, Option<Value>, &'static str);
 
 fn manifest_faults() -> Vec<ManifestFault> {
@@ -171,7 +172,7 @@ fn manifest_faults() -> Vec<ManifestFault> {
         (
             "Job",
             "/metadata/annotations",
-            // Before the ConfigMaps that it reads, and the databases, are there.
+            // Before the ConfigMaps that it reads, and the databases, exist.
             Some(json!({
                 "argocd.argoproj.io/hook": "PreSync",
                 "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",

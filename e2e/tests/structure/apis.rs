@@ -1,10 +1,10 @@
-//! What every description of an API has.
+//! The rules for every description of an API.
 
 use serde_json::Value;
 
 use super::{read, services};
 
-/// The descriptions of all APIs, that of a service to come included.
+/// The descriptions of all APIs, including that of the template.
 fn descriptions() -> Vec<(String, Value)> {
     let paths = services().into_iter().map(|service| format!("services/{service}/openapi.json"));
     let paths = paths.chain(["e2e/template/openapi.json".to_string()]);
@@ -34,7 +34,7 @@ fn every_enumeration_of_an_api_is_documented_as_extensible() {
         }
         all += found.len();
     }
-    assert!(all >= 6, "only {all} were looked at");
+    assert!(all >= 6, "only {all} were checked");
 }
 
 #[test]
@@ -50,5 +50,5 @@ fn every_list_of_an_api_documents_its_order() {
             }
         }
     }
-    assert!(lists >= 3, "only {lists} were looked at");
+    assert!(lists >= 3, "only {lists} were checked");
 }

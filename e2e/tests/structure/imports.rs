@@ -1,16 +1,16 @@
-//! Which source file of a crate imports which, read from its `use` lines and paths.
+//! The imports between the source files of a crate, read from its `use` lines and paths.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, sources};
 
-/// The modules of a crate, each by its path without `mod`, such as `outbox` and `outbox/sender`, with those
-/// that it imports. The root is the empty path.
+/// The modules of a crate, each by its path without `mod`, such as `outbox` and `outbox/sender`,
+/// with the modules that it imports. The root has the empty path.
 pub(super) struct Imports(pub BTreeMap<String, BTreeSet<String>>);
 
 impl Imports {
-    /// Reads a crate. `free` are files, and folders at its root, that may import anything: they are left out. A
-    /// file that republishes names of its own children does not import them.
+    /// Reads a crate. `free` lists files, and folders at its root, that may import anything and are
+    /// left out. A file that re-exports names of its own children does not import them.
     pub fn read(folder: &str, free: &[&str]) -> Imports {
         let all: Vec<(String, String)> = sources(folder)
             .into_iter()
@@ -34,12 +34,12 @@ impl Imports {
         Imports(imported.collect())
     }
 
-    /// Every import, as importer and imported.
+    /// Every import, as a pair of importer and imported module.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().flat_map(|(from, to)| to.iter().map(|it| (from.as_str(), it.as_str())))
     }
 
-    /// The circles: groups of which each imports each other, directly or by others.
+    /// The circles: groups of modules that import each other, directly or indirectly.
     pub fn circles(&self) -> Vec<Vec<&str>> {
         let reached = |from: &str| {
             let (mut found, mut open) = (BTreeSet::new(), vec![from.to_string()]);
@@ -65,7 +65,7 @@ impl Imports {
         circles.into_iter().collect()
     }
 
-    /// The same between folders and files at the root.
+    /// The same imports between folders and files at the root.
     pub fn by_folder(&self) -> Imports {
         let mut folders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for name in self.0.keys() {
@@ -90,7 +90,7 @@ fn module_of(file: &str) -> String {
     if ["lib", "main"].contains(&name) { String::new() } else { name.to_string() }
 }
 
-/// Whether the code of a folder's `mod.rs` names a file of that folder by a path of its own, such as
+/// Whether the code of a folder's `mod.rs` names a file of that folder by a path, such as
 /// `sender::send(…)`.
 fn is_named_child(parent: &str, other: &str, code: &str) -> bool {
     let child = other.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/'));
@@ -107,7 +107,7 @@ fn without_comments(code: &str) -> String {
     code.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Without the names of its own children that a file republishes.
+/// The code without the re-exports of the file's own children.
 fn without_reexports(code: &str, module: &str) -> String {
     let own = format!("use crate::{}::", module.replace('/', "::"));
     let mut kept = String::new();
@@ -122,7 +122,7 @@ fn without_reexports(code: &str, module: &str) -> String {
     kept + rest
 }
 
-/// Every path from the crate's root that a file names, its groups in braces written out.
+/// Every path from the crate's root in a file, with its groups in braces expanded.
 fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     let own: Vec<String> = module.split('/').map(str::to_string).collect();
     let mut found = Vec::new();
@@ -143,7 +143,7 @@ fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads `a::b`, `a::{b, c::d}` or `*` from the beginning of `text`; answers how long that was.
+/// Reads `a::b`, `a::{b, c::d}` or `*` from the beginning of `text`, and returns its length.
 fn tree(text: &str, base: &[String], found: &mut Vec<Vec<String>>) -> usize {
     let (mut path, mut at) = (base.to_vec(), 0);
     loop {
@@ -170,8 +170,8 @@ fn tree(text: &str, base: &[String], found: &mut Vec<Vec<String>>) -> usize {
     }
 }
 
-/// The longest beginning of a path that is a module. What the root exports itself is no import of a module:
-/// a macro.
+/// The longest prefix of a path that is a module. A name that the root itself exports, such as a
+/// macro, is no import of a module.
 fn resolve(path: &[String], names: &BTreeSet<String>) -> Option<String> {
     let longest = (1..=path.len()).rev().map(|length| path[..length].join("/"));
     longest.into_iter().find(|name| names.contains(name))

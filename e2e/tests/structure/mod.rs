@@ -1,7 +1,7 @@
-//! What keeps the tree in the shape that docs/architecture.md promises. `make check` runs these by name; they
-//! need nothing but the files.
+//! The structure rules of docs/architecture.md. `make check` runs these tests by name; they only
+//! need the files.
 
-// Clippy knows tests by their attribute, and all of this is one.
+// Clippy recognises tests by their attribute, and this whole module is a test.
 #![allow(clippy::unwrap_used)]
 
 mod apis;
@@ -9,6 +9,8 @@ mod imports;
 mod layers;
 mod names;
 mod pages;
+mod plain_words;
+mod public_api;
 mod sizes;
 mod topics;
 mod words;
@@ -40,15 +42,15 @@ fn services() -> BTreeSet<String> {
         .collect()
 }
 
-/// A source file of ours.
+/// A source file of the workspace.
 struct Source {
-    /// From the root of the checkout.
+    /// Its path from the root of the checkout.
     path: String,
-    /// All of it but the tests inside.
+    /// Its code without its tests.
     code: String,
 }
 
-/// The sources of a folder and of those in it, without the files that are tests.
+/// The sources below a folder, without the files that are tests.
 fn sources(folder: &str) -> Vec<Source> {
     let (mut folders, mut found) = (vec![folder.to_string()], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -73,14 +75,14 @@ fn sources(folder: &str) -> Vec<Source> {
     found
 }
 
-/// A file's tests are its last module.
+/// The tests of a file are its last module.
 fn without_tests(text: &str) -> String {
     text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string()
 }
 
-/// Compares numbers, each by its name, with those that a file holds. They may only shrink, and what is
-/// smaller now is written down, so that it can't grow back: `REWRITE_RATCHETS=1` does that. `slack` is how
-/// much smaller a number may be and need not be written down yet.
+/// Compares numbers with those in a file, by name. They may only shrink, and a smaller number must
+/// be recorded, so that it cannot grow again: `REWRITE_RATCHETS=1` does that. `slack` is how much
+/// smaller a number may be without being recorded.
 fn compare_ratchet(file: &str, actual: &BTreeMap<String, usize>, slack: usize) {
     let path = format!("e2e/tests/structure/{file}");
     if std::env::var("REWRITE_RATCHETS").is_ok() {
@@ -97,24 +99,24 @@ fn compare_ratchet(file: &str, actual: &BTreeMap<String, usize>, slack: usize) {
     let mut problems = Vec::new();
     for (name, number) in actual {
         match recorded.get(&**name) {
-            None => problems.push(format!("{name} has {number} lines, more than it may")),
+            None => problems.push(format!("{name} is new: {number}")),
             Some(limit) if number > limit => {
-                problems.push(format!("{name} has grown from {limit} to {number} lines"));
+                problems.push(format!("{name} has grown from {limit} to {number}"));
             }
             Some(limit) if number + slack < *limit => {
-                problems.push(format!("{name} has shrunk to {number} lines: {path} says {limit}"));
+                problems.push(format!("{name} has shrunk to {number}: {path} has {limit}"));
             }
             Some(_) => {}
         }
     }
     let gone = recorded.keys().filter(|name| !actual.contains_key(**name));
-    problems.extend(gone.map(|name| format!("{name} needs no line in {path} any more")));
+    problems.extend(gone.map(|name| format!("{name} no longer needs a line in {path}")));
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
 #[test]
 fn every_service_has_the_same_messaging_tables() {
-    // Under the numbers that each has free.
+    // Each service has its own free numbers for them.
     let texts = |service: &String| -> Vec<String> {
         let files = messaging_migrations(&root().join("services").join(service)).unwrap();
         files.into_iter().map(|(_, text)| text).collect()
@@ -123,9 +125,9 @@ fn every_service_has_the_same_messaging_tables() {
     assert_eq!(copies.len(), 1, "the services' *_messaging.sql differ");
 }
 
-/// A newer version's migration adds a column while this one runs. A prepared statement whose columns
-/// are then others fails for as long as its connection lives ("cached plan must not change result
-/// type"): the older version would go on refusing whatever it is asked.
+/// A newer version's migration adds a column while this version runs. A prepared statement whose
+/// columns change fails for the life of its connection ("cached plan must not change result type"),
+/// so the older version would refuse every such request.
 #[test]
 fn no_prepared_statement_selects_all_columns_of_a_table() {
     let folders = services().into_iter().map(|service| format!("services/{service}/src"));
@@ -136,7 +138,7 @@ fn no_prepared_statement_selects_all_columns_of_a_table() {
                     let (before, after) = (&statement[..at], statement[at + 1..].trim_start());
                     let all = before.ends_with("select ") || before.ends_with("returning ");
                     let of_arrays = after.starts_with("from unnest(");
-                    // Its own next line says that it is not kept.
+                    // Its next line makes it unprepared.
                     let unkept = after.starts_with("from {table}");
                     let around = before.chars().rev().take(80).collect::<String>();
                     assert!(
@@ -150,7 +152,8 @@ fn no_prepared_statement_selects_all_columns_of_a_table() {
     }
 }
 
-/// A process that is killed keeps what it gave to the system, so no test that kills can tell.
+/// A killed process keeps what it gave to the operating system, so a test that kills cannot detect
+/// this.
 #[test]
 fn no_setting_gives_up_the_durability_of_commits() {
     let mut files = ["docker-compose.yml", "Makefile", "e2e/src/launcher/launch_config.rs"]
@@ -177,17 +180,17 @@ fn no_setting_gives_up_the_durability_of_commits() {
 fn every_main_fits_on_a_page() {
     for service in services() {
         let main = read(&format!("services/{service}/src/main.rs"));
-        // What stands before `mod` says what the service is; it is not wiring.
+        // The text before `mod` describes the service; it is not wiring.
         let wiring = main.split_once("\nmod ").map_or(&*main, |(_, wiring)| wiring);
         let lines = wiring.lines().count();
         assert!(
             lines <= 50,
-            "services/{service}/src/main.rs has {lines} lines after what it says of itself"
+            "services/{service}/src/main.rs has {lines} lines after its description"
         );
     }
 }
 
-/// Which members of the workspace each one depends on, by cargo's own account.
+/// The dependencies between members of the workspace, according to cargo.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
     let output = Command::new(cargo)
@@ -224,7 +227,7 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let others = on(&["chassis", "events", "e2e", "model", "bench"]);
     let named = members.difference(&others).cloned().collect();
     assert_eq!(services(), named, "a service's folder, crate and name are one word");
-    assert_eq!(services(), on(&SERVICES), "the native stack starts each");
+    assert_eq!(services(), on(&SERVICES), "the native stack starts every service");
 }
 
 #[test]
@@ -262,7 +265,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     assert_eq!(read("Makefile").matches("--features chassis/crash-points").count(), 1);
 }
 
-/// A program would name its own arguments, which nobody who types `make` has seen.
+/// The program's own message would name its arguments, which a user of `make` has not seen.
 #[test]
 fn make_asks_for_a_missing_variable_by_its_name() {
     for (target, name) in [
@@ -276,6 +279,6 @@ fn make_asks_for_a_missing_variable_by_its_name() {
         let command = make.args(["-n", target]).current_dir(root()).env_remove("MAKEFLAGS");
         let output = command.env_remove("SERVICE").env_remove("ID").output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && error.contains(&format!("say {name}=")), "{error}");
+        assert!(!output.status.success() && error.contains(&format!("set {name}=")), "{error}");
     }
 }

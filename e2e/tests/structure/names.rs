@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, read, services, sources};
 
-/// Can't be searched for.
+/// Prepositions cannot be searched for.
 const PREPOSITIONS: [&str; 12] =
     ["About", "After", "At", "Before", "By", "For", "From", "In", "Of", "On", "To", "With"];
 
-/// Every crate's sources.
+/// The source folders of every crate.
 fn crates() -> Vec<String> {
     let services = services().into_iter().map(|service| format!("services/{service}/src"));
     let others =
@@ -16,7 +16,7 @@ fn crates() -> Vec<String> {
     services.chain(others.map(str::to_string)).collect()
 }
 
-/// What a line defines: the kind, the name, and whether others see it.
+/// The definition in a line: the kind, the name, and whether it is visible outside.
 fn definition(line: &str) -> Option<(&str, &str, bool)> {
     let line = line.trim_start();
     let is_visible = line.starts_with("pub");
@@ -84,7 +84,7 @@ fn constructors_are_called_new_and_no_type_is_a_preposition() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// The names of before, for which the field has a word of its own.
+/// The names before the rename, for which the field has standard terms.
 #[test]
 fn no_banned_name_is_defined() {
     let text = read("e2e/tests/structure/banned_names.txt");

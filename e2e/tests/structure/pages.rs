@@ -1,17 +1,15 @@
-//! The pages: their size, their links, and that what they name exists.
+//! The pages: their size, their links, and that everything that they name exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::plain_words::banned_words;
 use super::{read, root, sources};
 
 const README_LINES_MAX: usize = 220;
 const README_WORDS_MAX: usize = 2_200;
 const CONTRIBUTING_LINES_MAX: usize = 120;
 const SENTENCE_WORDS_MAX: usize = 35;
-
-/// Words for persons and for absence, which hide what acts.
-const BANNED: [&str; 5] = ["nobody", "whoever", "somebody", "anew", "in vain"];
 
 /// Every page, from the root of the checkout.
 fn pages() -> Vec<String> {
@@ -43,7 +41,7 @@ fn prose(page: &str) -> Vec<String> {
     lines.map(str::to_string).collect()
 }
 
-/// What stands between backquotes in a line.
+/// The texts between backquotes in a line.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
@@ -161,10 +159,7 @@ fn pages_are_plain() {
     let mut wrong = Vec::new();
     for page in pages() {
         for line in prose(&page) {
-            let lower =
-                format!(" {} ", line.to_lowercase().replace(|c: char| !c.is_alphanumeric(), " "));
-            let banned = BANNED.iter().filter(|word| lower.contains(&format!(" {word} ")));
-            wrong.extend(banned.map(|word| format!("{page}: {word}: {line}")));
+            wrong.extend(banned_words(&line).map(|word| format!("{page}: {word}: {line}")));
             if line.starts_with('|') {
                 continue;
             }

@@ -1,21 +1,21 @@
-//! Sizes: of each file, and of the chassis. What is larger stands in a file beside this one and may only
-//! shrink.
+//! Sizes of files, functions and the chassis. A file beside this one lists what is larger; it may
+//! only shrink.
 
 use std::collections::BTreeMap;
 
 use super::{Source, compare_ratchet, services, sources};
 
-/// So many lines a file may have, its tests left out.
+/// The largest number of lines of a file, without its tests.
 const FILE_LINES_MAX: usize = 300;
 
-/// So many lines the body of a function may have, without comments and blank lines. Clippy's `too_many_lines`
-/// counts so too, but knows no list of what is larger.
+/// The largest number of lines of a function's body, without comments and blank lines. Clippy's
+/// `too_many_lines` counts in the same way, but has no list of exceptions.
 const FUNCTION_LINES_MAX: usize = 60;
 
-/// The chassis may shrink by so many lines before that has to be written down.
+/// The number of lines by which the chassis may shrink without being recorded.
 const CHASSIS_SLACK: usize = 100;
 
-/// Everything that is counted.
+/// All counted sources.
 fn all_sources() -> impl Iterator<Item = Source> {
     let folders = services().into_iter().map(|service| format!("services/{service}/src"));
     let others =
@@ -30,10 +30,11 @@ fn no_file_has_more_than_300_lines() {
     compare_ratchet("file_sizes.txt", &sizes.filter(|it| it.1 > FILE_LINES_MAX).collect(), 0);
 }
 
-/// Every function of a file with the lines of its body: rustfmt ends it with a brace as far in as it begins.
+/// Every function of a file with the lines of its body: rustfmt ends it with a brace at the depth
+/// of its beginning.
 fn functions(code: &str) -> Vec<(String, usize)> {
     let mut found: Vec<(String, usize)> = Vec::new();
-    // Where the innermost one begins, and whether its body has begun.
+    // The depth of the current function, and whether its body has begun.
     let mut open: Option<(usize, bool)> = None;
     for line in code.lines() {
         let inner = line.trim_start();
@@ -89,8 +90,8 @@ fn no_function_has_more_than_60_lines() {
     );
 }
 
-/// A team has to own the chassis: what it costs more is seen in the change that makes it cost more, with a
-/// reason.
+/// A team has to own the chassis: a change that makes it larger shows that in the diff, and gives
+/// the reason.
 #[test]
 fn the_chassis_keeps_its_budget() {
     let shipped =

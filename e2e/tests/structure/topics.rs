@@ -14,7 +14,7 @@ fn wired_handlers(service: &str) -> BTreeSet<String> {
     handlers.map(|rest| rest.split([')', ',']).next().unwrap().to_string()).collect()
 }
 
-/// The topic of an event's struct, which is named like its record.
+/// The topic of an event's struct, whose name is that of its record.
 fn topic_of(event: &str) -> String {
     let named = TOPICS.into_iter().find(|topic| {
         let schema: Value = serde_json::from_str(topic.schema).unwrap();
@@ -23,7 +23,7 @@ fn topic_of(event: &str) -> String {
     named.unwrap_or_else(|| panic!("there is no event {event}")).name.to_string()
 }
 
-/// The topic that a handler hears, by the type of its first argument.
+/// The topic that a handler consumes, from the type of its first argument.
 fn consumed_topic(service: &str, handler: &str) -> String {
     let saga = read(&format!("services/{service}/src/saga.rs"));
     let signature = saga.split(&format!("pub fn {handler}(")).nth(1).expect("a handler in saga.rs");
@@ -44,7 +44,7 @@ fn a_service_handles_exactly_the_topics_that_name_it_as_subscriber() {
     }
 }
 
-/// `stock.items` of stock, `orders.created` of order.
+/// `stock.items` belongs to stock, `orders.created` to order.
 fn is_named_after(publisher: &str, topic: &str) -> bool {
     let first = topic.split('.').next().unwrap();
     first.strip_prefix(publisher).is_some_and(|rest| ["", "s"].contains(&rest))
@@ -74,7 +74,7 @@ fn the_table_of_topics_matches_the_declaration() {
         let words: Vec<&str> =
             row.split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
         assert_eq!(words[0], topic.publisher, "{}", topic.name);
-        // In brackets stand those who may come and go: no part of the saga.
+        // Subscribers in brackets are optional: they are no part of the saga.
         if !words[1].starts_with('(') {
             assert_eq!(words[1], topic.subscribers.join(", "), "{}", topic.name);
         }

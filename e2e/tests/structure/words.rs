@@ -1,10 +1,10 @@
-//! Words of the trade, which stand nowhere in what serves any trade.
+//! Domain words, which do not belong into the parts that serve any domain.
 
 use std::collections::BTreeSet;
 
 use super::{Source, sources};
 
-/// What the services speak of, in one form. The chassis serves any other trade as well.
+/// The terms of the services, in one form. The chassis serves any other domain as well.
 const DOMAIN: [&str; 12] = [
     "order",
     "payment",
@@ -20,8 +20,8 @@ const DOMAIN: [&str; 12] = [
     "deposit",
 ];
 
-/// Every word of every name and of every text in quotes, comments left out, in lower case and
-/// singular. SQL's `order by` is no order, and neither is the first word of `Ordering`.
+/// Every word of every name and string of a source, without comments, in lower case and singular.
+/// SQL's `order by` does not count as an order, and neither does `Ordering`.
 fn words(source: &str) -> BTreeSet<String> {
     let mut text = String::new();
     for line in source.lines() {
@@ -29,7 +29,7 @@ fn words(source: &str) -> BTreeSet<String> {
         if code.starts_with("//") {
             continue;
         }
-        // A comment behind code; `://` stands in addresses.
+        // A comment after code; `://` is part of addresses.
         let code = code.split_once(" // ").map_or(code, |(code, _)| code);
         text.push_str(code);
         text.push('\n');
@@ -80,10 +80,10 @@ fn words_are_found_in_names_and_texts_and_not_in_comments() {
     assert!(words("Ordering::Relaxed").is_disjoint(&DOMAIN.map(str::to_string).into()));
 }
 
-/// The domain words of a folder's sources, each with its file.
+/// The domain words in a folder's sources, by file.
 fn domain_words(folder: &str) -> Vec<String> {
     let found = sources(folder).into_iter().filter_map(|Source { path, code, .. }| {
-        // Which services there are is said once, and given to all others.
+        // The list of services is the one place that names them.
         let list =
             code.find("pub const SERVICES").map(|at| at..at + code[at..].find("];").unwrap());
         let code = list.map_or(code.clone(), |list| code.replace(&code[list], ""));

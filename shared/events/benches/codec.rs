@@ -1,6 +1,6 @@
-//! What it costs to write each event down, and to read it again: by the functions that handlers'
-//! answers and consumed records go through. Those with lines come with 2 and with 50, which is as
-//! many as an order may have.
+//! The cost of encoding and decoding each event, with the functions that handlers' results and
+//! consumed records go through. Events with lines have 2 and 50 of them, the largest number of an
+//! order.
 
 use std::hint::black_box;
 
@@ -86,7 +86,7 @@ fn events(criterion: &mut Criterion) {
 }
 
 /// From the struct to a row of the outbox, and from a record to the struct. As in a consumer, the
-/// writer's schema is the registry's copy, and here the same version.
+/// writer's schema is the registry's copy, here of the same version.
 fn measure<E: Event>(criterion: &mut Criterion, name: &str, event: E) {
     let written = Codec::new(E::topic().schema).expect("the committed schema is valid");
     let record = frame(1, &Outgoing::from_event(&event).body);

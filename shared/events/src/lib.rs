@@ -1,8 +1,8 @@
 //! The contracts between the services: one struct a schema, and the one declaration of topics.
 //!
-//! `schemas/*.avsc` is the source of truth; the structs here are how Rust says the same, and a test
-//! holds each against its schema. A service depends on this crate and on the chassis, and on no
-//! other service.
+//! `schemas/*.avsc` is the source of truth; the structs here are the same contracts in Rust, and a
+//! test compares each with its schema. A service depends on this crate and on the chassis, and on
+//! no other service.
 
 #![warn(missing_docs)]
 
@@ -15,12 +15,12 @@ use chassis::event::Topic;
 
 pub use retention::FACT_RETENTION;
 
-/// Every topic there is, with publisher and subscribers.
+/// All topics, with publisher and subscribers.
 ///
 /// ```text
 /// topic               published by   subscribers
 /// orders.created      order          payment, stock
-/// orders.confirmed    order          (whoever ships, mails or counts)
+/// orders.confirmed    order          (shipping, mail, reports)
 /// orders.cancelled    order          payment, stock
 /// payments.verified   payment        order
 /// payments.declined   payment        order
@@ -43,11 +43,11 @@ pub static TOPICS: [&Topic; 10] = [
     &stock::ITEMS,
 ];
 
-/// Reads the code of a currency as ISO 4217 writes them, in three capital letters; whether there is one of
-/// that name is not asked.
+/// Checks that a currency has the form of an ISO 4217 code, three capital letters; whether the code
+/// is assigned is not checked.
 ///
 /// # Errors
-/// If it is written in any other way.
+/// If it has any other form.
 pub fn parse_currency(code: &str) -> Result<String, &'static str> {
     match code.len() == 3 && code.bytes().all(|letter| letter.is_ascii_uppercase()) {
         true => Ok(code.to_string()),

@@ -1,4 +1,4 @@
-//! What the order service says.
+//! The events of the order service.
 
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
@@ -37,14 +37,14 @@ pub static CANCELLED: Topic = Topic::new(
     include_str!("../../../schemas/orders.cancelled.avsc"),
 );
 
-/// A customer placed an order. Payment and stock each answer it.
+/// A customer placed an order. Payment and stock each respond to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderCreated {
     /// The order.
     pub order_id: Uuid,
-    /// Who placed it.
+    /// The customer.
     pub customer_id: Uuid,
-    /// What was ordered: no SKU stands on two lines.
+    /// The ordered items: no SKU is on two lines.
     pub lines: Vec<OrderLine>,
     /// Sum over all lines.
     pub total_cents: i64,
@@ -60,22 +60,22 @@ pub struct OrderCreated {
 pub struct OrderLine {
     /// The item.
     pub sku: String,
-    /// How many.
+    /// The quantity.
     pub quantity: i32,
-    /// Price of one, when the order was placed.
+    /// The unit price when the order was placed.
     pub unit_price_cents: i64,
 }
 
-/// Payment and stock both said yes; the order is final.
+/// Payment and stock both approved; the order is final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderConfirmed {
     /// The order.
     pub order_id: Uuid,
-    /// Who placed it.
+    /// The customer.
     pub customer_id: Uuid,
-    /// What was ordered.
+    /// The ordered items.
     pub lines: Vec<ConfirmedLine>,
-    /// What was paid.
+    /// The amount paid.
     pub total_cents: i64,
     /// ISO 4217.
     pub currency: String,
@@ -89,31 +89,31 @@ pub struct OrderConfirmed {
 pub struct ConfirmedLine {
     /// The item.
     pub sku: String,
-    /// How many.
+    /// The quantity.
     pub quantity: i32,
-    /// Price of one.
+    /// The unit price.
     pub unit_price_cents: i64,
 }
 
-/// The order is over: payment and stock undo whatever they did for it.
+/// The order is over: payment and stock undo their parts of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderCancelled {
     /// The order.
     pub order_id: Uuid,
-    /// What ended it.
+    /// The reason.
     pub reason: CancelReason,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
 }
 
-/// What ended an order.
+/// The reason why an order was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelReason {
-    /// Payment said no.
+    /// Payment declined.
     PaymentDeclined,
-    /// Stock said no.
+    /// Stock rejected.
     StockRejected,
     /// The customer cancelled.
     Customer,

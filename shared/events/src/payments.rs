@@ -1,4 +1,4 @@
-//! What the payment service says.
+//! The events of the payment service.
 
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
@@ -42,7 +42,7 @@ pub static REFUNDED: Topic = Topic::new(
 pub struct PaymentVerified {
     /// The order.
     pub order_id: Uuid,
-    /// What was taken.
+    /// The amount.
     pub amount_cents: i64,
     /// ISO 4217.
     pub currency: String,
@@ -51,12 +51,12 @@ pub struct PaymentVerified {
     pub occurred_at: DateTime<Utc>,
 }
 
-/// The order can't be paid for; nothing was taken.
+/// The order cannot be paid for; no money was taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentDeclined {
     /// The order.
     pub order_id: Uuid,
-    /// Why.
+    /// The reason.
     pub reason: DeclineReason,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
@@ -77,14 +77,14 @@ pub enum DeclineReason {
     Unknown,
 }
 
-/// A cancelled order is undone on payment's side.
+/// Payment has undone its part of a cancelled order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaymentRefunded {
     /// The order.
     pub order_id: Uuid,
-    /// What was given back; `None` where nothing had been taken.
+    /// The refunded amount; `None` if no money had been taken.
     pub amount_cents: Option<i64>,
-    /// ISO 4217; `None` where there is no amount.
+    /// ISO 4217; `None` if there is no amount.
     pub currency: Option<String>,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]

@@ -1,4 +1,4 @@
-//! What the stock service says.
+//! The events of the stock service.
 
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
@@ -54,7 +54,7 @@ pub static ITEMS: Topic = Topic::new(
 pub struct StockReserved {
     /// The order.
     pub order_id: Uuid,
-    /// What was set aside, ordered by SKU.
+    /// The reserved items, ordered by SKU.
     pub lines: Vec<ReservedLine>,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
@@ -66,83 +66,83 @@ pub struct StockReserved {
 pub struct ReservedLine {
     /// The item.
     pub sku: String,
-    /// How many.
+    /// The quantity.
     pub quantity: i32,
 }
 
-/// At least one line can't be supplied, so nothing was reserved.
+/// At least one line cannot be supplied, so nothing was reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockRejected {
     /// The order.
     pub order_id: Uuid,
-    /// Why.
+    /// The reason.
     pub reason: RejectReason,
-    /// The first item, in order of SKU, that fell short.
+    /// The first item, in order of SKU, of which stock has too few.
     pub sku: String,
-    /// How many of it were ordered.
+    /// The ordered quantity.
     pub requested: i32,
-    /// How many of it were there.
+    /// The available quantity.
     pub available: i64,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
 }
 
-/// Why nothing was reserved.
+/// The reason why nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectReason {
-    /// Fewer are there than were ordered.
+    /// Fewer units are available than ordered.
     OutOfStock,
-    /// Stock has never heard of the item.
+    /// Stock does not have the item.
     NoSuchItem,
     /// A reason newer than this reader.
     Unknown,
 }
 
-/// A cancelled order is undone on stock's side.
+/// Stock has undone its part of a cancelled order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockReleased {
     /// The order.
     pub order_id: Uuid,
-    /// What was put back; empty where nothing had been reserved.
+    /// The released items; empty if nothing had been reserved.
     pub lines: Vec<ReleasedLine>,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
 }
 
-/// One item put back.
+/// One released item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleasedLine {
     /// The item.
     pub sku: String,
-    /// How many.
+    /// The quantity.
     pub quantity: i32,
 }
 
-/// Characters of a SKU, at most.
+/// The largest number of characters of a SKU.
 pub const SKU_CHARS_MAX: usize = 64;
 
-/// Characters of an item's name, at most.
+/// The largest number of characters of an item's name.
 pub const NAME_CHARS_MAX: usize = 200;
 
-/// What a SKU has to be, as a refusal says it.
+/// The rule of a SKU, in the words of a refusal.
 pub const SKU_RULE: &str = "must have 1 to 64 characters, in Unicode's normalization form NFKC, none of them \
      a control character or invisible, none blank but the space, and that neither first nor last";
 
-/// What an item's name has to be.
+/// The rule of an item's name.
 pub const NAME_RULE: &str = "must have 1 to 200 characters, in Unicode's normalization form NFC, none of them \
      a control character, or a format character but a joiner, and no blank first or last";
 
-/// Whether a text can be stored as a SKU or a name: not empty, not too long, and without control characters,
-/// of which Postgres can't store one and no address can hold the others.
+/// Whether a text can be stored as a SKU or a name: not empty, not too long, and without control
+/// characters, since Postgres cannot store NUL and a URL cannot contain the others.
 pub fn is_text(text: &str, chars_max: usize) -> bool {
     (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
-/// Whether a text may be a SKU, see [`SKU_RULE`]. Two texts that people can't tell apart would be two items,
-/// and an order would name the one that is not there.
+/// Whether a text may be a SKU, see [`SKU_RULE`]. Two texts that people cannot distinguish would be
+/// two items, and an order could name the wrong one.
 pub fn is_sku(text: &str) -> bool {
     is_text(text, SKU_CHARS_MAX)
         && is_trimmed(text)
@@ -150,8 +150,8 @@ pub fn is_sku(text: &str) -> bool {
         && is_nfkc(text)
 }
 
-/// Whether a text may be an item's name, see [`NAME_RULE`]. A name is read and not compared, so it may have
-/// what scripts and symbols need: joiners, and forms that NFKC would replace.
+/// Whether a text may be an item's name, see [`NAME_RULE`]. A name is read and not compared, so it
+/// may contain what scripts and symbols need: joiners, and forms that NFKC would replace.
 pub fn is_name(text: &str) -> bool {
     const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
     is_text(text, NAME_CHARS_MAX)
@@ -168,7 +168,7 @@ fn is_format(char: char) -> bool {
     char.general_category() == GeneralCategory::Format
 }
 
-/// Format characters, and what else Unicode's `Default_Ignorable_Code_Point` has: joiners of graphemes,
+/// Format characters, and the others of Unicode's `Default_Ignorable_Code_Point`: grapheme joiners,
 /// fillers and variation selectors.
 fn is_invisible(char: char) -> bool {
     is_format(char)
@@ -178,18 +178,18 @@ fn is_invisible(char: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// An item as it is now: the newest record of a SKU replaces all before it.
+/// An item in its current state: the newest record of a SKU replaces all earlier ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StockItem {
     /// The item.
     pub sku: String,
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// Price of one.
+    /// The unit price.
     pub price_cents: i64,
     /// ISO 4217.
     pub currency: String,
-    /// Counts the changes of this item, from 1.
+    /// The number of changes of this item, from 1.
     pub version: i64,
     /// Database time of the change.
     #[serde(with = "chrono::serde::ts_microseconds")]

@@ -1,4 +1,4 @@
-//! The contracts hold: struct and schema agree, in both directions.
+//! Structs and schemas agree, in both directions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,8 +16,8 @@ fn now() -> chrono::DateTime<chrono::Utc> {
     DateTime::from_timestamp_micros(1_795_132_800_123_456).unwrap()
 }
 
-/// Writes, reads, compares; then compares the struct's fields with the schema's, so that neither has
-/// one that the other lacks, and cuts and extends the body, which must not read.
+/// Encodes, decodes and compares an event; then compares the fields of the struct with those of the
+/// schema, so that neither has an extra one. A body that is too short or too long must not decode.
 fn assert_matches_schema<E: Event + PartialEq + std::fmt::Debug>(event: E) {
     let codec = E::topic().codec();
     let body = codec.encode(&event).unwrap();
@@ -157,15 +157,15 @@ fn every_schema_file_is_one_declared_topic_and_documents_its_fields() {
 fn every_consumer_keeps_its_inbox_for_longer_than_a_topic_can_redeliver() {
     for topic in TOPICS {
         if let Retention::Days(days) = topic.retention {
-            // A segment is deleted as a whole, up to a week after its first record could be.
+            // A segment is deleted as a whole, up to a week after its first record has expired.
             let gone = Duration::from_secs(u64::from(days + 7) * 86_400);
             assert!(gone < chassis::inbox::RETENTION, "{}", topic.name);
         }
     }
 }
 
-/// Every record, enum and field has a `doc`; every enum a default, so that a reader survives a
-/// symbol it does not know. Wherever it stands: in a union, an array or a map too.
+/// Every record, enum and field has a `doc`, and every enum a default, so that a reader survives an
+/// unknown symbol. This includes those inside a union, an array or a map.
 fn assert_documented(topic: &str, schema: &Value) {
     if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
         assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);

@@ -1,4 +1,4 @@
-//! Two ways to make a dead letter by hand: a record that is no event, and a statement in a
+//! Two ways to make a dead letter by hand: a record that is not an event, and a statement in a
 //! service's database after which a handler fails.
 
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::client::sample_events::POISON_KEY;
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Produces a record that is no event.
+/// Produces a record that is not an event.
 pub async fn produce_poison(stack: &Stack, topic: &Topic, out: &mut impl Write) -> Result<()> {
     let producer: FutureProducer =
         ClientConfig::new().set("bootstrap.servers", stack.kafka_bootstrap()?).create()?;
@@ -29,7 +29,7 @@ pub async fn produce_poison(stack: &Stack, topic: &Topic, out: &mut impl Write) 
     let position = producer.send(record, SEND_TIMEOUT).await.map_err(|(error, _)| error)?;
     writeln!(
         out,
-        "\"this is no event\" lies at {topic}[{}]@{}",
+        "\"this is no event\" is at {topic}[{}]@{}",
         position.partition, position.offset
     )?;
     Ok(())
@@ -53,7 +53,7 @@ pub async fn run_sql(
         rows.iter().try_for_each(|row| writeln!(out, "{row}"))?;
     } else {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut db).await?;
-        writeln!(out, "done in the database of {service}")?;
+        writeln!(out, "executed in the database of {service}")?;
     }
     Ok(true)
 }

@@ -9,7 +9,7 @@ use crate::client::http_client::Client;
 use crate::client::outcome::HttpResponse;
 use crate::launcher::topology::SERVICES;
 
-/// Instances of a service that are tried, one after the other.
+/// The number of instances that are tried, one after the other.
 const INSTANCES_MAX: usize = 9;
 
 /// The admin port of the first instance of a service that answers.
@@ -22,7 +22,7 @@ impl AdminClient {
     pub async fn connect(stack: &Stack, service: &str) -> Result<AdminClient> {
         ensure!(
             SERVICES.contains(&service),
-            "`{service}` is no service: say SERVICE={}",
+            "`{service}` is not a service: set SERVICE={}",
             SERVICES.join(" or ")
         );
         let client = Client::for_stack(stack)?;
@@ -35,7 +35,7 @@ impl AdminClient {
                 Err(error) => last_error = Some(error),
             }
         }
-        let trouble = last_error.map_or("it has no instance".into(), |error| error.to_string());
+        let trouble = last_error.map_or("no instance exists".into(), |error| error.to_string());
         bail!("no instance of {service} answers at its admin port: {trouble}")
     }
 

@@ -23,30 +23,30 @@ use crate::admin::dead_letters::view::{list, position, show, show_impact, text};
 pub enum DeadLetterCommand {
     /// List the dead letters that wait for an operator
     DeadLetters { service: Option<String> },
-    /// Show one dead letter: why, where, what it says, and what it would cost to discard it
+    /// Show one dead letter: its reason, position and content, and the impact of discarding it
     DeadLetter { service: String, id: i64 },
-    /// Let a dead letter have its effect now, or `all` that wait
+    /// Handle the event of a dead letter now, or of `all` that wait
     Replay { service: String, id: String },
-    /// Give a dead letter up, for ever
+    /// Discard a dead letter for good
     Discard {
         service: String,
         id: i64,
-        /// Why, in your words
+        /// The reason, in your words
         #[arg(long, env)]
         reason: String,
-        /// Don't ask
+        /// Do not ask
         #[arg(long)]
         yes: bool,
-        /// Take the offer as well, if there is one
+        /// Also request the remedy, if there is one
         #[arg(long)]
         cancel: bool,
-        /// Agree to what has to be written off
+        /// Agree to the write-off
         #[arg(long)]
         write_off: bool,
     },
-    /// Let a paused consumer go on
+    /// Resume a paused consumer
     Resume { service: String },
-    /// Put a record that is no event into orders.created
+    /// Put a record that is not an event into orders.created
     Poison,
     /// Run a statement in a service's database, as its superuser
     Sql {
@@ -56,8 +56,8 @@ pub enum DeadLetterCommand {
     },
 }
 
-/// Runs the command and writes its output to `out`. The exit code is that of success if it was
-/// done.
+/// Runs the command and writes its output to `out`. The exit code is that of success if the command
+/// had its effect.
 pub async fn run(
     stack: &Stack,
     command: &DeadLetterCommand,
@@ -85,7 +85,7 @@ pub async fn run(
         DeadLetterCommand::Resume { service } => {
             let admin = AdminClient::connect(stack, service).await?;
             let _: Value = admin.post("/consumer/resume", None).await?.accepted_json()?;
-            writeln!(out, "the consumer of {service} goes on within a few seconds")?;
+            writeln!(out, "the consumer of {service} resumes within a few seconds")?;
             true
         }
         DeadLetterCommand::Poison => {
@@ -108,8 +108,8 @@ async fn replay(stack: &Stack, service: &str, id: i64, out: &mut impl Write) -> 
     }
     let response: Value = response.json()?;
     let result = match text(&response["outcome"]) {
-        "replayed" => "is replayed: its event has had its effect",
-        "handled_before" => "is closed: its event was handled when it came another time",
+        "replayed" => "is replayed: its event was handled",
+        "handled_before" => "is closed: its event was handled when it was delivered again",
         "discarded_before" => "is closed: its event was discarded in another dead letter",
         _ => "was replayed before; nothing was done",
     };
@@ -158,7 +158,7 @@ async fn discard(
     let admin = AdminClient::connect(stack, service).await?;
     let dead_letter = admin.dead_letter(id).await?;
     if dead_letter["state"] != "waiting" {
-        writeln!(out, "dead letter {id} of {service} is {} already", text(&dead_letter["state"]))?;
+        writeln!(out, "dead letter {id} of {service} is already {}", text(&dead_letter["state"]))?;
         return Ok(dead_letter["state"] == "discarded");
     }
     let impact = &dead_letter["discard_impact"];
@@ -175,9 +175,9 @@ async fn discard(
     if !yes {
         ensure!(
             std::io::stdin().is_terminal(),
-            "without a terminal to ask at, say YES=1 (and CANCEL=1 or WRITE_OFF=1 where you want that)"
+            "without a terminal for the questions, set YES=1 (and CANCEL=1 or WRITE_OFF=1 if you want that)"
         );
-        let question = if has_write_off { "Discard it, and write that off" } else { "Discard it" };
+        let question = if has_write_off { "Discard it, and write this off" } else { "Discard it" };
         if !confirm(question, out)? {
             writeln!(out, "nothing was done")?;
             return Ok(false);
@@ -185,7 +185,7 @@ async fn discard(
         write_off |= has_write_off;
         cancel |= has_remedy
             && confirm(
-                &format!("And then what is offered ({})", text(&impact["remedy"]["description"])),
+                &format!("Also request the remedy ({})", text(&impact["remedy"]["description"])),
                 out,
             )?;
     }
@@ -203,11 +203,13 @@ async fn discard(
     writeln!(out, "dead letter {id} of {service} is discarded")?;
     if cancel && has_remedy {
         let (at, path) = (text(&impact["remedy"]["service"]), text(&impact["remedy"]["path"]));
-        let url =
-            format!("{}{path}", admin.client.addresses.apis.get(at).context("who offers it?")?);
+        let url = format!(
+            "{}{path}",
+            admin.client.addresses.apis.get(at).context("a remedy names its service")?
+        );
         let response = admin.client.send(Method::POST, &url, None, None).await?;
-        ensure!(response.is_success(), "{at} did not take POST {path}: {}", detail(&response));
-        writeln!(out, "{at} took POST {path}")?;
+        ensure!(response.is_success(), "{at} refused POST {path}: {}", detail(&response));
+        writeln!(out, "{at} accepted POST {path}")?;
     }
     Ok(true)
 }

@@ -1,4 +1,4 @@
-//! The output about dead letters.
+//! The output of the dead letter commands.
 
 use std::io::Write;
 
@@ -44,13 +44,13 @@ pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) ->
             writeln!(out, "        {}", text(&dead_letter["reason"]))?;
         }
         if page["next"].is_i64() {
-            writeln!(out, "        and more, which are newer")?;
+            writeln!(out, "        and newer ones")?;
         }
         let consumer = admin.get("/consumer").await?;
         if let Some(since) = consumer["paused_at"].as_str() {
             let reason = text(&consumer["reason"]);
-            writeln!(out, "  its consumer is paused since {since}: {reason}")?;
-            writeln!(out, "  when the cause is gone: make resume SERVICE={service}")?;
+            writeln!(out, "  its consumer has been paused since {since}: {reason}")?;
+            writeln!(out, "  when the cause is removed: make resume SERVICE={service}")?;
         }
     }
     if let Some(first) = first {
@@ -94,7 +94,7 @@ pub fn show(service: &str, dead_letter: &Value, out: &mut impl Write) -> Result<
     }
     if state == "waiting" {
         show_impact(&dead_letter["discard_impact"], "if discarded", out)?;
-        writeln!(out, "once its cause is gone:  make replay SERVICE={service} ID={id}")?;
+        writeln!(out, "once its cause is removed:  make replay SERVICE={service} ID={id}")?;
         writeln!(
             out,
             "to discard it for good:  make discard SERVICE={service} ID={id} REASON=\"…\""

@@ -1,5 +1,6 @@
-//! The timeline of an order: its events across the services, the position of each, how long each
-//! waited, who handled it after how many attempts, and what the order waits for now.
+//! The timeline of an order: its events across the services, the position of each, its waiting
+//! times, the subscribers that handled it after how many attempts, and what the order waits for
+//! now.
 //!
 //! It reads the rows of the order, and all partitions of each topic from the time of the order on:
 //! after partitions were added, older and newer records of a key are in different ones.
@@ -18,11 +19,12 @@ use uuid::Uuid;
 
 use crate::admin::order_timeline::records::find_records;
 use crate::admin::order_timeline::step::{CLOCK_SKEW_MAX, TimelineDeadLetter, TimelineStep};
-use crate::admin::order_timeline::view::{format_duration, format_row};
+use crate::admin::order_timeline::view::format_duration;
 use crate::checker::expected::expected_records;
 use crate::checker::findings::Findings;
 use crate::checker::rows::{OrderCase, OrderRow, PaymentRow, ReservationRow};
 use crate::client::http_client::Client;
+use crate::launcher::format::format_table;
 use crate::launcher::topology::SERVICES;
 
 /// Returns the timeline of an order, line by line.
@@ -30,11 +32,13 @@ pub async fn run(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
     let mut databases = BTreeMap::new();
     for service in SERVICES {
         let db = PgConnection::connect(&client.addresses.databases[service]).await;
-        databases
-            .insert(service, db.with_context(|| format!("the database of {service} is away"))?);
+        databases.insert(
+            service,
+            db.with_context(|| format!("the database of {service} does not answer"))?,
+        );
     }
     let case = load_case(&mut databases, order_id).await?;
-    let order = case.order.clone().with_context(|| format!("there is no order {order_id}"))?;
+    let order = case.order.clone().with_context(|| format!("order {order_id} does not exist"))?;
     let mut expected = expected_records(&case, &mut Findings::default());
     expected.sort_by_key(|event| event.decided_at);
     let ids: Vec<Uuid> = expected.iter().map(|event| event.event_id).collect();
@@ -108,9 +112,9 @@ fn render(order: &OrderRow, case: &OrderCase, steps: &[TimelineStep]) -> Vec<Str
     let mut lines = vec![
         format!("order {} of {}", order.order_id, order.created_at.format("%Y-%m-%d, UTC")),
         String::new(),
-        format_row("DECIDED", "EVENT", "PLACE", "IN OUTBOX", ["HANDLED BY", "IN TOPIC", "TRIES"]),
     ];
-    lines.extend(steps.iter().flat_map(TimelineStep::lines));
+    let rows = steps.iter().flat_map(TimelineStep::rows);
+    lines.extend(format_table(step::HEADER, &[3, 5, 6], rows));
     lines.push(String::new());
     let reason = order.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
     let mut state = format!(
@@ -132,11 +136,11 @@ fn render(order: &OrderRow, case: &OrderCase, steps: &[TimelineStep]) -> Vec<Str
     ];
     for (service, no_row, waiting) in open {
         if waiting && no_row {
-            pending.push(format!("the order waits for an answer of {service}"));
+            pending.push(format!("the order waits for the response of {service}"));
         }
     }
     if pending.is_empty() && order.status != "pending" {
-        pending.push("nothing is waited for".into());
+        pending.push("nothing is pending".into());
     }
     lines.extend(pending.into_iter().map(|wait| format!("  {wait}")));
     lines

@@ -103,7 +103,7 @@ fn read_since(
     }
     let mut unread = BTreeSet::new();
     for first in client.offsets_for_times(times, REQUEST_TIMEOUT)?.elements() {
-        // There is no offset if nothing was written since.
+        // There is no offset if no record was written since then.
         if let Offset::Offset(offset) = first.offset()
             && offset < ends[&first.partition()]
         {
@@ -127,7 +127,7 @@ fn read_since(
                 unread.remove(&partition);
             }
             Some(Err(error)) => return Err(error.into()),
-            None => anyhow::bail!("Kafka is silent"),
+            None => anyhow::bail!("Kafka does not answer"),
         }
     }
     // A consumer with an open fetch answers no other request meanwhile.

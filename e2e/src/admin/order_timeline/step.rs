@@ -1,4 +1,5 @@
-//! One event of an order: its records, who handled it, and what it still waits for.
+//! One event of an order: its records, the subscribers that handled it, and what it still waits
+//! for.
 
 use std::collections::HashMap;
 
@@ -7,8 +8,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::admin::order_timeline::records::TimelineRecord;
-use crate::admin::order_timeline::view::{format_duration, format_row};
+use crate::admin::order_timeline::view::format_duration;
 use crate::checker::expected::ExpectedRecord;
+
+/// The columns of the timeline.
+pub const HEADER: [&str; 7] =
+    ["DECIDED", "EVENT", "PLACE", "IN OUTBOX", "HANDLED BY", "IN TOPIC", "TRIES"];
+
+const TIME_FORMAT: &str = "%H:%M:%S%.3f";
 
 /// The largest difference between the clocks of a database and of the broker.
 pub const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::seconds(60);
@@ -74,8 +81,8 @@ impl TimelineStep {
                 )),
                 None if self.records.is_empty() || self.handled.contains_key(service) => {}
                 None if self.is_committed_by(service) => pending.push(format!(
-                    "{name} was passed by {service} and not handled: `make republish KEY=…` with the \
-                     order's id brings it again"
+                    "{name} was skipped by {service}: `make republish KEY=…` with the order's id \
+                     delivers it again"
                 )),
                 None => pending.push(format!("{name} waits for {service} to handle it")),
             }
@@ -89,13 +96,14 @@ impl TimelineStep {
         !self.records.is_empty() && records.all(|record| record.committed_by.contains(&service))
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    /// The event, its further subscribers, and its further records.
+    pub fn rows(&self) -> Vec<[String; 7]> {
         let first = self.records.first();
         let position = first.map_or("-".into(), |r| format!("{}@{}", r.partition, r.offset));
         let waited = first.map_or("-".into(), |r| format_duration(r.appended_at - self.decided_at));
         let handled = |service: &&'static str| match (self.handled.get(service), first) {
             (Some((at, attempts)), Some(record)) => {
-                // The inbox may have contained a republished event before.
+                // The inbox may already have contained a republished event.
                 let in_topic = *at - record.appended_at;
                 let known = in_topic < -CLOCK_SKEW_MAX;
                 let waited = if known { "before".into() } else { format_duration(in_topic) };
@@ -103,30 +111,28 @@ impl TimelineStep {
             }
             (Some((_, attempts)), None) => (service.to_string(), "-".into(), attempts.to_string()),
             (None, _) if self.is_committed_by(service) => {
-                (service.to_string(), "passed".into(), "-".into())
+                (service.to_string(), "skipped".into(), "-".into())
             }
             (None, _) => (service.to_string(), "waits".into(), "-".into()),
         };
         let mut subscribers = self.topic.subscribers.iter().map(handled);
-        let nobody = ("nobody".into(), String::new(), String::new());
-        let (by, topic, attempts) = subscribers.next().unwrap_or(nobody);
-        let mut lines = vec![format_row(
-            &self.decided_at.format("%H:%M:%S%.3f").to_string(),
-            self.topic.name,
-            &position,
-            &waited,
-            [&by, &topic, &attempts],
-        )];
+        let unhandled = ("-".into(), String::new(), String::new());
+        let (by, topic, attempts) = subscribers.next().unwrap_or(unhandled);
+        let decided = self.decided_at.format(TIME_FORMAT).to_string();
+        let name = self.topic.name.to_string();
+        let mut rows = vec![[decided, name, position, waited, by, topic, attempts]];
         for (by, topic, attempts) in subscribers {
-            lines.push(format_row("", "", "", "", [&by, &topic, &attempts]));
+            let [decided, name, position, waited] = [const { String::new() }; 4];
+            rows.push([decided, name, position, waited, by, topic, attempts]);
         }
         for again in self.records.iter().skip(1) {
-            let how = if again.republished { "republished" } else { "a duplicate" };
-            let position = format!("{}@{}", again.partition, again.offset);
-            let at = again.appended_at.format("%H:%M:%S%.3f");
-            lines.push(format!("                {how} at {position}, {at}"));
+            let mut row = [const { String::new() }; 7];
+            row[0] = again.appended_at.format(TIME_FORMAT).to_string();
+            row[1] = if again.republished { "republished" } else { "duplicate" }.to_string();
+            row[2] = format!("{}@{}", again.partition, again.offset);
+            rows.push(row);
         }
-        lines
+        rows
     }
 }
 
@@ -145,7 +151,7 @@ mod tests {
             republished: false,
             committed_by: passed_by.to_vec(),
         };
-        let says = |records| {
+        let describe = |records| {
             let step = TimelineStep {
                 topic: &events::payments::VERIFIED,
                 decided_at: Utc::now(),
@@ -154,12 +160,12 @@ mod tests {
                 handled: HashMap::new(),
                 dead_letters: Vec::new(),
             };
-            (step.pending_work().join("; "), step.lines().join("; "))
+            (step.pending_work().join("; "), step.rows().concat().join("; "))
         };
-        let (why, line) = says(vec![record(&["order"])]);
-        assert!(why.contains("passed by order") && line.contains("passed"), "{why}: {line}");
+        let (why, line) = describe(vec![record(&["order"])]);
+        assert!(why.contains("skipped by order") && line.contains("skipped"), "{why}: {line}");
         for records in [vec![record(&[])], vec![record(&["order"]), record(&[])]] {
-            let (why, line) = says(records);
+            let (why, line) = describe(records);
             assert!(why.contains("waits for order") && line.contains("waits"), "{why}: {line}");
         }
     }

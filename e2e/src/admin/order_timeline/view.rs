@@ -1,21 +1,6 @@
-//! The layout of the timeline: lines of at most 100 columns, and durations.
+//! The durations of the timeline.
 
 use chrono::TimeDelta;
-
-/// A line of at most 100 columns.
-pub fn format_row(
-    decided: &str,
-    event: &str,
-    position: &str,
-    outbox: &str,
-    handled: [&str; 3],
-) -> String {
-    let [by, topic, attempts] = handled;
-    let line = format!(
-        "  {decided:<12}  {event:<18}  {position:<13}  {outbox:>9}  {by:<10}  {topic:>9}  {attempts:>5}"
-    );
-    line.trim_end().to_string()
-}
 
 /// A duration, with one or two units.
 pub fn format_duration(span: TimeDelta) -> String {
@@ -33,15 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_fits_into_100_columns() {
-        let long = format_row(
-            "23:59:59.999",
-            "payments.refunded",
-            "11@1234567890",
-            "59 min 59 s",
-            ["payment", "59 min 59 s", "1000"],
-        );
-        assert!(long.chars().count() <= 100, "{}", long.len());
+    fn a_duration_has_one_or_two_units() {
         assert_eq!(format_duration(TimeDelta::milliseconds(61_500)), "1 min 1 s");
         assert_eq!(format_duration(TimeDelta::milliseconds(-3)), "0 ms");
     }

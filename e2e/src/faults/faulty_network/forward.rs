@@ -1,4 +1,4 @@
-//! Carries the bytes of one connection in both directions, through the toxics that hold at that moment.
+//! Forwards the bytes of one connection in both directions, through the toxics of that moment.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,26 +12,26 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::faults::faulty_network::toxics::{Direction, Toxics};
 
-/// Bytes read at a time, and the most chunks under way in one direction. Beyond that the proxy stops reading, and
-/// the sender's window fills.
+/// The number of bytes read at a time, and of chunks in flight in one direction. Beyond that the
+/// proxy stops reading, and the sender's window fills.
 const CHUNK_BYTES: usize = 16 * 1024;
 const CHUNKS_IN_FLIGHT_MAX: usize = 64;
 
-/// How long a server has to answer a commit whose answer is discarded.
+/// How long a server has to respond to a commit whose response is discarded.
 const RESPONSE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What all connections of a proxy share.
+/// The state that all connections of a proxy share.
 #[derive(Clone)]
 pub(super) struct ProxyState {
     pub(super) toxics: watch::Sender<Toxics>,
-    /// Counts the resets: each ends all connections that there are.
+    /// The number of resets: each one ends all open connections.
     pub(super) resets: watch::Sender<u64>,
     pub(super) commits_cut: Arc<AtomicU64>,
     pub(super) bytes_forwarded: Arc<AtomicU64>,
     pub(super) affected: Arc<AtomicU64>,
 }
 
-/// How one connection ended.
+/// How a connection ended.
 enum ConnectionEnd {
     Closed,
     Reset,
@@ -60,8 +60,8 @@ pub(super) async fn forward_connection(
         ConnectionEnd::AfterCommit => {
             state.commits_cut.fetch_add(1, Ordering::Relaxed);
             drop((client.set_zero_linger(), client));
-            // A reset could overtake the commit. So the server reads the commit, answers, and then finds the
-            // connection closed.
+            // A reset could overtake the commit. So the proxy waits until the server has read the
+            // commit and responded; only then does it close the connection.
             let _ = server.shutdown().await;
             let drain =
                 async { while server.read(&mut [0; 512]).await.is_ok_and(|read| read > 0) {} };
@@ -70,16 +70,16 @@ pub(super) async fn forward_connection(
     }
 }
 
-/// Bytes on their way.
+/// Bytes in flight.
 struct Chunk {
     bytes: Vec<u8>,
     deliver_at: Instant,
     bytes_per_second: Option<u32>,
-    /// The connection is to end when it has arrived.
+    /// The connection ends when this has arrived.
     is_last: bool,
 }
 
-/// Carries one direction until either end is closed.
+/// Forwards one direction until either side closes.
 async fn forward(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -126,7 +126,7 @@ async fn forward(
                 sleep(Duration::from_secs_f64(count as f64 / f64::from(rate.max(1)))).await;
             }
         }
-        // The end of a connection is held like everything else.
+        // The end of a connection is delayed like the bytes.
         wait_until_open(&mut toxics_changes, direction).await;
         ConnectionEnd::Closed
     };
@@ -144,8 +144,8 @@ async fn wait_until_open(toxics: &mut watch::Receiver<Toxics>, direction: Direct
     let _ = toxics.wait_for(|toxics| direction.is_open(toxics)).await;
 }
 
-/// Looks for Postgres' `COMMIT`, in a simple query or in one that is prepared, also where it is
-/// spread over two pieces.
+/// Finds Postgres' `COMMIT` in a simple query or a prepared statement, even if it is split between
+/// two chunks.
 #[derive(Default)]
 struct CommitScanner {
     tail: Vec<u8>,

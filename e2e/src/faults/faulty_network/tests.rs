@@ -1,4 +1,4 @@
-//! Each toxic, as a client sees it whose server echoes.
+//! Each toxic, as a client of an echo server observes it.
 
 use tokio::task::yield_now;
 
@@ -9,7 +9,7 @@ use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A server that echoes, and a proxy to it.
+/// An echo server, and a proxy to it.
 async fn start_echo() -> (Proxy, JoinHandle<()>) {
     let listener = TcpListener::bind((HOST, 0)).await.unwrap();
     let server = listener.local_addr().unwrap().to_string();
@@ -37,7 +37,7 @@ async fn send_and_receive(client: &mut TcpStream, text: &str) -> std::io::Result
     Ok(began.elapsed())
 }
 
-/// Whether nothing comes back for a while.
+/// Whether no byte comes back for a while.
 async fn is_silent(client: &mut TcpStream) -> bool {
     timeout(Duration::from_millis(300), client.read(&mut [0; 1])).await.is_err()
 }
@@ -55,7 +55,7 @@ async fn latency_applies_both_ways_and_ends_without_a_reconnect() {
     proxy.heal();
     assert!(send_and_receive(&mut client, "quick").await.unwrap() < quick);
     assert_eq!(proxy.bytes_forwarded(), 2 * 14);
-    assert_eq!(proxy.affected(), 2, "what was slow, once in each direction");
+    assert_eq!(proxy.affected(), 2, "one delayed chunk in each direction");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn while_it_refuses_new_connections_fail_and_open_ones_continue() {
     proxy.set_toxics(Toxics { refuses_connections: true, ..Toxics::default() });
     let deadline = Instant::now() + TIMEOUT;
     while TcpStream::connect(proxy.address()).await.is_ok() {
-        assert!(Instant::now() < deadline, "it goes on listening");
+        assert!(Instant::now() < deadline, "it still listens");
     }
     send_and_receive(&mut client, "still").await.unwrap();
     proxy.heal();
@@ -126,7 +126,7 @@ async fn a_connection_being_accepted_when_it_begins_to_refuse_is_not_forwarded()
         proxy.reset_connections();
         let sent =
             timeout(TIMEOUT, send_and_receive(&mut client, "through")).await.expect("it ends");
-        assert!(sent.is_err(), "it got through, {steps} steps after it connected");
+        assert!(sent.is_err(), "the connection was forwarded, {steps} steps after it connected");
         proxy.heal();
     }
 }
@@ -155,7 +155,7 @@ async fn a_commit_reaches_the_server_and_its_response_is_cut_off() {
     let (mut server, _) = listener.accept().await.unwrap();
     proxy.set_toxics(Toxics { commit_cut_percent: 100, ..Toxics::default() });
     client.write_all(b"Q\0\0\0\x0bbegin\0").await.unwrap();
-    // Spread over two pieces.
+    // The message is split into two chunks.
     client.write_all(b"Q\0\0\0\x0bCOM").await.unwrap();
     let mut received = vec![0; 11 + 8];
     server.read_exact(&mut received).await.unwrap();
@@ -182,7 +182,7 @@ async fn toxics_on_an_idle_proxy_affect_nothing() {
     assert_eq!(proxy.affected(), 0, "nothing was sent yet");
     client.write_all(b"held").await.unwrap();
     assert!(is_silent(&mut client).await);
-    assert_eq!(proxy.affected(), 1, "the answer, and not the request");
+    assert_eq!(proxy.affected(), 1, "the response, and not the request");
     proxy.reset_connections();
     assert_eq!(proxy.affected(), 2, "the connection");
 }

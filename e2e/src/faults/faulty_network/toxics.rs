@@ -1,24 +1,24 @@
-//! What a proxy does to the bytes that pass.
+//! The toxics of a proxy: what it does to the bytes that pass.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// What the proxy does to what passes. By default, nothing.
+/// The toxics of a proxy. By default there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Toxics {
-    /// Each chunk arrives so much later, more or less, and never before an earlier one.
+    /// Each chunk is delayed by this time, plus or minus the jitter, and chunks stay in order.
     pub latency: Duration,
     pub jitter: Duration,
-    /// What the service sends does not arrive. With both, the link is a black hole.
+    /// Bytes from the service do not arrive. With both directions, the link is a black hole.
     pub holds_requests: bool,
-    /// What is sent to the service does not arrive.
+    /// Bytes to the service do not arrive.
     pub holds_responses: bool,
-    /// In each direction of each connection.
+    /// The bandwidth of each direction of each connection.
     pub bytes_per_second: Option<u32>,
-    /// The proxy does not listen. Connections that are open go on.
+    /// The proxy does not listen. Open connections continue.
     pub refuses_connections: bool,
-    /// So many commits of a hundred reach the server, and their answers are cut off.
+    /// This percentage of commits reaches the server, and their responses are cut off.
     pub commit_cut_percent: u32,
 }
 
@@ -27,7 +27,7 @@ impl Toxics {
         Toxics { holds_requests: true, holds_responses: true, ..Toxics::default() }
     }
 
-    /// Whether there is an effect on what passes in this direction.
+    /// Whether there is an effect on bytes in this direction.
     pub(super) fn affects(&self, direction: Direction) -> bool {
         let delays = !(self.latency + self.jitter).is_zero();
         delays || self.bytes_per_second.is_some() || !direction.is_open(self)

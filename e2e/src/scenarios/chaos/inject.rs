@@ -48,7 +48,7 @@ pub struct NotRecovered;
 
 impl Display for NotRecovered {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        write!(out, "it did not stop, or come back, as it has to")
+        write!(out, "it did not stop or restart as it must")
     }
 }
 
@@ -73,7 +73,7 @@ impl Injector<'_> {
             | FaultClass::KillKafka
             | FaultClass::KillRegistry
             | FaultClass::KillDatabase => {
-                ensure!(stack.kill(name).await?, "{name} had died before it was killed");
+                ensure!(stack.kill(name).await?, "{name} had exited before it was killed");
                 self.start_after(name, duration).await?;
             }
             FaultClass::KillPostmaster => {
@@ -136,15 +136,18 @@ impl Injector<'_> {
                 return Ok(positions.values().map(|at| at.len() as u64).sum());
             }
             FaultClass::UnprocessableEvents => {
-                let order = eventually("an order to be wrong about", SETTLE_TIMEOUT, async || {
-                    let line = LineRequest { sku: seed::ITEMS[0].sku.to_string(), quantity: 1 };
-                    self.client.place_until_accepted(seed::CUSTOMERS[0].customer_id, &[line]).await
-                });
+                let order =
+                    eventually("an order for unprocessable events", SETTLE_TIMEOUT, async || {
+                        let line = LineRequest { sku: seed::ITEMS[0].sku.to_string(), quantity: 1 };
+                        self.client
+                            .place_until_accepted(seed::CUSTOMERS[0].customer_id, &[line])
+                            .await
+                    });
                 poison::send_unprocessable(self.client, &order.await?).await?;
             }
             other => bail!("{other:?} applies to no process"),
         }
-        // The victim was there, or the fault would have failed.
+        // The victim was running, or the fault would have failed.
         Ok(1)
     }
 
@@ -230,7 +233,7 @@ impl Injector<'_> {
     ) -> Result<u64> {
         eventually(what, EFFECT_TIMEOUT, async || {
             let effect = count().await?;
-            ensure!(effect > 0, "there is none");
+            ensure!(effect > 0, "the fault had no effect");
             Ok(u64::try_from(effect)?)
         })
         .await

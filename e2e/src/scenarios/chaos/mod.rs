@@ -39,18 +39,18 @@ const REGISTRY_LAG_SECONDS: u32 = 10;
 /// A chaos run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ChaosOptions {
-    /// For how long rounds begin; each takes two to three minutes
+    /// Rounds begin for this time; each takes two to three minutes
     #[arg(long, default_value_t = 30)]
     pub minutes: u64,
-    /// What everything is drawn from; drawn itself, and said, if not named
+    /// The seed of all faults and loads; random and printed by default
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Where the report goes
+    /// Directory of the report
     #[arg(long, default_value = "target/chaos")]
     pub into: PathBuf,
 }
 
-/// Runs rounds until the time is up or something is violated.
+/// Runs rounds until the time is up or an invariant is violated.
 pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
     let seed = options.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     let name = format!("chaos-{seed}");
@@ -59,13 +59,16 @@ pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
     let file = stack.directory().join("rounds.json");
     let mut run = load_run(&file, seed)?;
     print_line(&format!(
-        "Chaos with SEED={seed}: {} of each service, {} orders a second, a proxy in each of nine ways.",
+        "Chaos with SEED={seed}: {} instances of each service, {} orders a second, a proxy on each of nine links.",
         run.instances,
         round::RATE
     ));
     if !run.rounds.is_empty() {
         run.resumptions += 1;
-        print_line(&format!("It was broken off after {} rounds, and goes on.", run.rounds.len()));
+        print_line(&format!(
+            "The run was interrupted after {} rounds, and continues.",
+            run.rounds.len()
+        ));
     }
     let mut terminated = signal(SignalKind::terminate())?;
     let result = tokio::select! {
@@ -78,7 +81,7 @@ pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
         .is_err_and(|error| ["interrupted", "terminated"].contains(&&*error.to_string()))
     {
         stack.kill_all()?;
-        bail!("broken off: the same command with SEED={seed} goes on with the next round");
+        bail!("interrupted: the same command with SEED={seed} continues with the next round");
     }
     run.error = result.err().map(|error| format!("{error:#}"));
     let outcome = run.outcome(options.minutes);
@@ -89,7 +92,7 @@ pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
         stack.clean().await?;
     } else {
         stack.down().await?;
-        print_line(&format!("All data and logs stay in {}.", stack.directory().display()));
+        print_line(&format!("All data and logs are kept in {}.", stack.directory().display()));
     }
     Ok(outcome)
 }
@@ -112,7 +115,7 @@ async fn run_rounds(stack: &Stack, run: &mut ChaosRun, minutes: u64, file: &Path
     stack.set_instances(run.instances).await?;
     let began = Instant::now();
     // A run interrupted during a fault left the fault in place.
-    order_faults::repair_all(stack).await.context("mending the stack")?;
+    order_faults::repair_all(stack).await.context("repairing the stack")?;
     stack.up().await.context("starting the stack")?;
     let client = Client::for_stack(stack)?;
     seed::run(&client).await?;

@@ -146,7 +146,7 @@ impl ChaosRun {
         );
         match self.outcome(minutes) {
             ChaosOutcome::Held => {
-                format!("held. {what}, nothing was lost and nothing happened twice.")
+                format!("held. {what}, no event was lost and no effect happened twice.")
             }
             ChaosOutcome::Violated => format!("VIOLATED. {what}."),
             ChaosOutcome::Inconclusive => {
@@ -162,13 +162,13 @@ fn missing_effect(class: FaultClass, counts: &FaultCounts, is_full: bool) -> Opt
     let what = class.describe().0;
     match counts {
         FaultCounts { injected: 0, .. } if is_full => {
-            Some(format!("it never came about that {what}"))
+            Some(format!("no fault of this class was injected: {what}"))
         }
         FaultCounts { effective: 0, .. } if is_full => {
-            Some(format!("nothing was struck whenever {what}"))
+            Some(format!("no fault of this class had an effect: {what}"))
         }
         FaultCounts { effective: 1.., overlapping: 0, .. } => {
-            Some(format!("no order was on its way whenever {what}"))
+            Some(format!("no order was in flight during a fault of this class: {what}"))
         }
         _ => None,
     }
@@ -229,7 +229,8 @@ mod tests {
     fn a_full_run_holds_only_if_every_scheduled_class_had_an_effect() {
         assert_eq!(full_run(10).inconclusive_reasons(30), Vec::<String>::new());
         for class in [FaultClass::DeadlineExpired, FaultClass::BlackHole, FaultClass::KillService] {
-            let failed = |it: &mut FaultImpact| it.record.failed = Some("it was away".to_string());
+            let failed =
+                |it: &mut FaultImpact| it.record.failed = Some("it did not run".to_string());
             assert!(
                 !with_changed_faults(full_run(10), class, failed)
                     .inconclusive_reasons(30)
@@ -261,7 +262,7 @@ mod tests {
             run.rounds.last_mut().unwrap().coverage = seen;
             run
         };
-        let failed = |it: &mut FaultImpact| it.record.failed = Some("it was away".to_string());
+        let failed = |it: &mut FaultImpact| it.record.failed = Some("it did not run".to_string());
         for (situation, class) in [
             (Situation::Deadline, FaultClass::DeadlineExpired),
             (Situation::DeadLetterReplayed, FaultClass::BadMigration),

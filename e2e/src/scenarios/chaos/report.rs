@@ -28,7 +28,7 @@ pub fn render(run: &ChaosRun, minutes: u64) -> Result<String> {
     writeln!(out, "Again: `make chaos MINUTES={minutes} SEED={}`.", run.seed)?;
     writeln!(
         out,
-        "Version {}; {} of each service; broken off and resumed {} times.\n",
+        "Version {}; {} instances of each service; interrupted and resumed {} times.\n",
         version(),
         run.instances,
         run.resumptions
@@ -56,9 +56,9 @@ pub fn render(run: &ChaosRun, minutes: u64) -> Result<String> {
     if !any {
         writeln!(
             out,
-            "None: every order ended in one state, agreed on by all three services; every answer \
-             that a client was given is true; every event is in its topic and had its effect once; \
-             money and stock balance; nobody died but by a kill."
+            "None: every order ended in one state, on which all three services agree; every response \
+             to a client is true; every event is in its topic and had its effect once; money and \
+             stock balance; no process exited unless the run killed it."
         )?;
     }
     render_schedule(run, out)?;
@@ -110,8 +110,8 @@ fn render_rounds(run: &ChaosRun, out: &mut String) -> Result<()> {
 fn render_classes(run: &ChaosRun, out: &mut String) -> Result<()> {
     writeln!(
         out,
-        "\n## Faults\n\n| fault | in the matrix | drawn | came about | struck something | while \
-         orders were on their way |\n| --- | --- | ---: | ---: | ---: | ---: |"
+        "\n## Faults\n\n| fault | in the matrix | scheduled | injected | had an effect | with \
+         orders in flight |\n| --- | --- | ---: | ---: | ---: | ---: |"
     )?;
     let classes = run.counts_by_class();
     for (class, FaultCounts { scheduled, injected, effective, overlapping }) in &classes {
@@ -125,7 +125,7 @@ fn render_classes(run: &ChaosRun, out: &mut String) -> Result<()> {
         FaultClass::all().filter(|class| !classes.iter().any(|(there, ..)| there == class));
     let not_drawn: Vec<&str> = not_drawn.map(|class| class.describe().0).collect();
     if !not_drawn.is_empty() {
-        writeln!(out, "\nNot drawn in this run: {}.", not_drawn.join("; "))?;
+        writeln!(out, "\nNot scheduled in this run: {}.", not_drawn.join("; "))?;
     }
     Ok(())
 }
@@ -138,12 +138,12 @@ fn render_schedule(run: &ChaosRun, out: &mut String) -> Result<()> {
             let record = &impact.record;
             let fault = &record.fault;
             let result = match (&record.violation, &record.failed) {
-                _ if record.skipped => "left out: it came too late".to_string(),
+                _ if record.skipped => "skipped: it came too late".to_string(),
                 (Some(broken), _) => format!("BROKEN: {broken}"),
                 (_, Some(failed)) => format!("failed: {failed}"),
-                _ if record.affected == 0 => "struck nothing".to_string(),
+                _ if record.affected == 0 => "had no effect".to_string(),
                 _ => format!(
-                    "struck {}; {} orders on their way",
+                    "affected {}; {} orders in flight",
                     group_digits(record.affected),
                     group_digits(impact.orders_in_flight)
                 ),
@@ -151,7 +151,7 @@ fn render_schedule(run: &ChaosRun, out: &mut String) -> Result<()> {
             let duration = record.ended - record.began;
             writeln!(
                 out,
-                "{:>5.1} s  (due {:>4.1} s)  {fault}; {:.1} s, over after {:.1} s; {result}",
+                "{:>5.1} s  (due {:>4.1} s)  {fault}; {:.1} s, healed after {:.1} s; {result}",
                 record.at.as_secs_f64(),
                 fault.at.as_secs_f64(),
                 fault.duration.as_secs_f64(),

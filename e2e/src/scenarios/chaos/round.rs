@@ -101,13 +101,13 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
     let loaded = load::run(client, &load, async {
         records = nemesis.run(&faults, LOAD_DURATION).await;
         healed = nemesis.heal_all().await;
-        print_line(&format!("{:>6.1} s  all was to be healed", began.elapsed().as_secs_f64()));
+        print_line(&format!("{:>6.1} s  healing begins", began.elapsed().as_secs_f64()));
         Ok(())
     })
     .await;
     if records.is_empty() {
         loaded?;
-        bail!("no fault was drawn");
+        bail!("no fault was scheduled");
     }
 
     let mut round = ChaosRound { nth, ..ChaosRound::default() };
@@ -135,7 +135,7 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
     }
     let mut exits = stack.exits().await?;
     exits.retain(|exit| !exits_before.contains(exit));
-    // When a backend of a database is killed, its postmaster lives on.
+    // When a backend of a database is killed, its postmaster continues.
     round.violations.extend(exits::unexpected_exits(&exits));
     let counted = count_in_flight(client, &records).await;
     let counted = round.must("counting the orders", counted).unwrap_or_default();
@@ -180,7 +180,7 @@ impl ChaosRound {
 
     fn record_load(&mut self, summary: &LoadSummary) {
         print_line(&format!(
-            "         {} accepted, {} refused, {} unknown at first; all ended {:.1} s after",
+            "         {} accepted, {} refused, {} unknown at first; all ended {:.1} s later",
             group_digits(summary.accepted),
             group_digits(summary.refused),
             group_digits(summary.unknown),
@@ -188,7 +188,7 @@ impl ChaosRound {
         ));
         if !summary.holds() {
             let lines = summary.lines().join("\n");
-            self.violations.push(format!("a promise to a client:\n{lines}"));
+            self.violations.push(format!("a promise to a client was broken:\n{lines}"));
         }
         self.accepted = summary.accepted;
         self.refused = summary.refused;
@@ -202,10 +202,10 @@ impl ChaosRound {
     fn record_verdict(&mut self, verdict: &Verdict, copies: u64) {
         if !verdict.holds() {
             let lines = verdict.lines().join("\n");
-            self.violations.push(format!("the checker:\n{lines}"));
+            self.violations.push(format!("findings of the checker:\n{lines}"));
         }
         if verdict.changes.is_none_or(|changes| changes == 0) {
-            self.inconclusive.push("the databases wrote down no change of theirs".to_string());
+            self.inconclusive.push("the change logs of the databases are empty".to_string());
         }
         self.records = verdict.records;
         self.verified_in = verdict.duration;
@@ -273,7 +273,7 @@ fn missing_outcomes(
     ];
     let ended = OUTCOMES_MIN.into_iter().zip(counts);
     let few = ended.filter(|((_, least), count)| count < least);
-    few.map(|((how, least), count)| format!("only {count} {how}, {least} at least"))
+    few.map(|((how, least), count)| format!("only {count} {how}, at least {least} are required"))
 }
 
 #[cfg(test)]
@@ -294,7 +294,7 @@ mod tests {
         cancelled.insert("payment_declined".to_string(), 900);
         assert_eq!(
             missing_outcomes(500, &cancelled).collect::<Vec<_>>(),
-            ["only 49 cancelled, 50 at least"]
+            ["only 49 cancelled, at least 50 are required"]
         );
     }
 
@@ -319,7 +319,7 @@ mod tests {
                 FaultRecord { fault, at, began, ended, affected, violation, failed, skipped };
             FaultImpact { record, orders_in_flight: 9 }
         };
-        let faults = vec![impact(3, None), impact(0, None), impact(0, Some("it was away"))];
+        let faults = vec![impact(3, None), impact(0, None), impact(0, Some("it did not run"))];
         let counts = ChaosRound { faults, ..ChaosRound::default() }.counts_by_class()
             [&FaultClass::SessionsTerminated];
         assert_eq!(counts, FaultCounts { scheduled: 3, injected: 2, effective: 1, overlapping: 1 });

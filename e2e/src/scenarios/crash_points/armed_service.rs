@@ -117,7 +117,11 @@ impl<'a> ArmedService<'a> {
         // The last kill may still be in progress.
         let deadline = Instant::now() + RECOVERY_TIMEOUT;
         while !self.restart_stopped().await? {
-            ensure!(Instant::now() < deadline, "not all of {} dies and comes back", self.service);
+            ensure!(
+                Instant::now() < deadline,
+                "not all instances of {} were killed and restarted",
+                self.service
+            );
             sleep(POLL_INTERVAL).await;
         }
         Ok(())

@@ -67,7 +67,7 @@ impl BackgroundCommands {
             .map(async |AnsweredCommand { command: wish, answer }| -> Result<Option<String>> {
                 let now = wish.settle(client).await?;
                 let path = &wish.path;
-                Ok((now != answer).then(|| format!("{path} was answered {answer}, then {now}")))
+                Ok((now != answer).then(|| format!("{path} got the response {answer}, then {now}")))
             })
             .buffered(CONCURRENCY);
         let again: Vec<Result<Option<String>>> = again.collect().await;
@@ -90,7 +90,7 @@ impl BackgroundCommand {
                 in_doubt => in_doubt.to_string(),
             };
             if Instant::now() > deadline {
-                bail!("{service} did not settle {path}: {because}");
+                bail!("the outcome of {path} at {service} stayed unknown: {because}");
             }
             sleep(COMMAND_INTERVAL).await;
         }

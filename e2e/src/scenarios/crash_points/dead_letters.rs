@@ -1,6 +1,6 @@
 //! Dead letters that are created and settled by services that crash meanwhile. The database refuses
 //! the payments of one customer for a while: each of these events becomes a dead letter that can be
-//! replayed later. Bytes that are no event become dead letters that can only be discarded.
+//! replayed later. Undecodable bytes become dead letters that can only be discarded.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub async fn create_and_settle(
     // Too few to pause a consumer, and enough for the last hit.
     let count = context.hits.iter().max().copied().unwrap_or(1) as usize + 1;
     let before = run::dead_letter_positions(&context.client).await?;
-    ensure!(before.is_empty(), "{} dead letters were made of good events", before.len());
+    ensure!(before.is_empty(), "{} dead letters are of valid events", before.len());
     let customer_id = Uuid::now_v7();
     context.client.deposit(customer_id, 1_000_000, &customer_id.to_string()).await?;
     run_sql(
@@ -51,7 +51,7 @@ pub async fn create_and_settle(
     )
     .await?;
     let (created, orders) = create_dead_letters(context, customer_id, count).await?;
-    eventually("a letter of each refused payment", STEP_TIMEOUT, async || {
+    eventually("a dead letter of each refused payment", STEP_TIMEOUT, async || {
         let dead_letters = waiting_dead_letters(context, FAILING_SERVICE).await?;
         let refused = dead_letters
             .iter()
@@ -65,7 +65,7 @@ pub async fn create_and_settle(
     let mut round = settle_dead_letters(context).await?;
     // These are all of them; no more may follow.
     round.expected_dead_letters = run::dead_letter_positions(&context.client).await?;
-    wait_for_all(&context.client, &orders, "an order whose letter was replayed", |order| {
+    wait_for_all(&context.client, &orders, "an order whose dead letter was replayed", |order| {
         order.status == "confirmed"
     })
     .await?;
@@ -77,7 +77,7 @@ async fn create_dead_letters(
     customer_id: Uuid,
     count: usize,
 ) -> Result<(CrashPointRound, Vec<Order>)> {
-    let armed = context.arm("letters", &ARMED_SERVICES, &DEAD_LETTERS, context.hits)?;
+    let armed = context.arm("dead-letters", &ARMED_SERVICES, &DEAD_LETTERS, context.hits)?;
     let (summary, orders) = load::run_while(&context.client, &context.background_load(), async {
         let orders = place_orders(&context.client, customer_id, count).await?;
         let over = AtomicBool::new(false);
@@ -138,7 +138,7 @@ async fn settle_service(context: &CrashPointContext<'_>, service: &str) -> Resul
         if waits.as_ref().is_ok_and(Vec::is_empty) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "letters of {service} still wait: {waits:?}");
+        ensure!(Instant::now() < deadline, "dead letters of {service} still wait: {waits:?}");
         for dead_letter in waits.unwrap_or_default() {
             let (service, id) =
                 (service.to_string(), dead_letter["dead_letter_id"].as_i64().unwrap_or(0));

@@ -66,12 +66,13 @@ pub struct CrashPointOptions {
 pub async fn command(options: &CrashPointOptions) -> Result<bool> {
     let (stack, _lock) = Stack::for_exclusive_run("crash-points").await?;
     let report = with_stack_restored(&stack, false, run(&stack, options)).await?;
+    print_line("");
     report.table().iter().for_each(|line| print_line(line));
     print_line(&format!("\nVERDICT  {}", report.verdict()));
     if report.holds() {
         stack.clean().await?;
     } else {
-        print_line(&format!("Logs and data are left in {}.", stack.directory().display()));
+        print_line(&format!("Logs and data are kept in {}.", stack.directory().display()));
     }
     Ok(report.holds())
 }
@@ -85,7 +86,7 @@ pub async fn run(stack: &Stack, options: &CrashPointOptions) -> Result<CrashPoin
         let built = |directory: &Path| directory.join(service).metadata().ok()?.modified().ok();
         ensure!(
             built(&programs) >= built(&ordinary),
-            "{} is older than the ordinary program, or not there: `make crash-programs` builds it",
+            "{} is older than the ordinary program, or missing: `make crash-programs` builds it",
             programs.join(service).display()
         );
         stack.set_programs(service, &programs)?;
@@ -103,10 +104,10 @@ pub async fn run(stack: &Stack, options: &CrashPointOptions) -> Result<CrashPoin
     change_log::install(&context.client).await?;
     let mut failure = None;
     if let Err(error) = run_rounds(&context, &mut rounds).await {
-        failure = Some(format!("it broke off: {error:#}"));
+        failure = Some(format!("the run was interrupted: {error:#}"));
         restore(stack).await?;
     }
-    print_step(7, "Nothing may be lost or done twice (make verify)");
+    print_step(7, "No event may be lost, no effect may happen twice (make verify)");
     let options = run::CheckOptions { timeout: STEP_TIMEOUT };
     let expected = rounds::expected_dead_letters(&rounds);
     let verdict = run::run_expecting(&context.client, &options, &expected).await?;
@@ -117,7 +118,7 @@ pub async fn run(stack: &Stack, options: &CrashPointOptions) -> Result<CrashPoin
     if !verdict.holds() {
         let violated: Vec<String> =
             verdict.findings.violated().iter().map(Invariant::to_string).collect();
-        failures.push(format!("verify found something (step 7): {}", violated.join(", ")));
+        failures.push(format!("the checker found violations (step 7): {}", violated.join(", ")));
     }
     let rows: Vec<PointResult> = rounds.iter().flat_map(|round| round.rows.clone()).collect();
     let kills = rows.iter().map(|row| row.kills.len()).sum();
@@ -136,7 +137,7 @@ async fn run_rounds(
     if !add_round(rounds, rounds::loops(context).await?) {
         return Ok(());
     }
-    print_step(3, "Services are killed over dead letters, and while they are settled");
+    print_step(3, "Services are killed while they store and settle dead letters");
     let (created, settled) = dead_letters::create_and_settle(context).await?;
     let held = [add_round(rounds, created), add_round(rounds, settled)];
     if held.contains(&false) {
@@ -179,12 +180,13 @@ async fn find_failures(stack: &Stack, rounds: &[CrashPointRound]) -> Result<Vec<
         failures.extend(own.iter().cloned());
         for PointResult { round, service, point, missing, .. } in rows {
             for hit in missing {
-                failures
-                    .push(format!("{point} of {service} ({round}) never came to its hit {hit}"));
+                failures.push(format!(
+                    "{point} of {service} ({round}) was not hit for the {hit}. time"
+                ));
             }
         }
         if summary.as_ref().is_some_and(|summary| !summary.holds()) {
-            failures.push("the promise to a client was broken (see the figures above)".to_string());
+            failures.push("a promise to a client was broken (see the summary above)".to_string());
         }
     }
     let spans = rounds.iter().filter_map(|round| Some(round.summary.as_ref()?.duration));
@@ -216,13 +218,13 @@ fn unexpected_exits(killed: impl Iterator<Item = u32>, exits: &[Exit]) -> Vec<St
         match kills.get_mut(&exit.pid) {
             Some(left) if *left > 0 && exit.status == KILLED_STATUS => *left -= 1,
             _ if exit.is_unexpected() => {
-                failures.push(format!("{} died by itself: it {exit}", exit.name))
+                failures.push(format!("{} exited by itself: it {exit}", exit.name))
             }
             _ => {}
         }
     }
     let survivors = kills.iter().filter(|(_, left)| **left > 0);
-    failures.extend(survivors.map(|(pid, _)| format!("process {pid} outlived a crash point")));
+    failures.extend(survivors.map(|(pid, _)| format!("process {pid} survived a crash point")));
     failures
 }
 
@@ -248,8 +250,12 @@ mod tests {
         };
         assert_eq!(wrong(&[7, 8], &[(7, KILLED_STATUS), (8, KILLED_STATUS)]), 0);
         assert_eq!(wrong(&[7, 7], &[(7, KILLED_STATUS), (7, KILLED_STATUS)]), 0);
-        assert_eq!(wrong(&[7, 7], &[(7, KILLED_STATUS)]), 1, "one outlived it");
-        assert_eq!(wrong(&[7], &[(7, KILLED_STATUS), (8, 1)]), 1, "another one died");
-        assert_eq!(wrong(&[7], &[(7, 139)]), 2, "it died of something else");
+        assert_eq!(
+            wrong(&[7, 7], &[(7, KILLED_STATUS)]),
+            1,
+            "one process survived its crash point"
+        );
+        assert_eq!(wrong(&[7], &[(7, KILLED_STATUS), (8, 1)]), 1, "another process exited");
+        assert_eq!(wrong(&[7], &[(7, 139)]), 2, "it exited for another reason");
     }
 }

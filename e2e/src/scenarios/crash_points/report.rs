@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::armed_service::PointResult;
 use super::rounds::ARMED_SERVICES;
-use crate::launcher::format::group_digits;
+use crate::launcher::format::{format_table, group_digits};
 
 /// The result of a run.
 pub struct CrashPointReport {
@@ -25,10 +25,7 @@ impl CrashPointReport {
 
     /// Every point with the hits that killed each service.
     pub fn table(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "\n  {:<12} {:<24} {:<10} {:<10} {:<10}",
-            "ROUND", "POINT", ARMED_SERVICES[0], ARMED_SERVICES[1], ARMED_SERVICES[2]
-        )];
+        let mut rows = Vec::new();
         let mut seen = BTreeSet::new();
         for PointResult { round, point, .. } in &self.rows {
             if !seen.insert((round, point)) {
@@ -40,10 +37,10 @@ impl CrashPointReport {
                 row.map_or("-".to_string(), PointResult::cell)
             };
             let [first, second, third] = ARMED_SERVICES.map(of);
-            let line = format!("  {round:<12} {point:<24} {first:<10} {second:<10} {third}");
-            lines.push(line.trim_end().to_string());
+            rows.push([round.to_string(), point.to_string(), first, second, third]);
         }
-        lines
+        let [first, second, third] = ARMED_SERVICES;
+        format_table(["ROUND", "POINT", first, second, third], &[], rows)
     }
 
     pub fn verdict(&self) -> String {
@@ -52,8 +49,8 @@ impl CrashPointReport {
         }
         let points: BTreeSet<&str> = self.rows.iter().map(|row| row.point).collect();
         format!(
-            "held: {} crash points, {} kills, {} orders accepted; every point was hit, nothing was lost \
-             or done twice, nobody died otherwise ({:.1} minutes, seed {}).",
+            "held: {} crash points, {} kills, {} orders accepted; every point was hit, no event was lost, \
+             no effect happened twice, no other process exited ({:.1} minutes, seed {}).",
             points.len(),
             self.kills,
             group_digits(self.orders),

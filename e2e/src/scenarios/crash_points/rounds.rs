@@ -126,7 +126,7 @@ pub async fn loops(context: &CrashPointContext<'_>) -> Result<CrashPointRound> {
     .await?;
     let (count, differ) = commands.repeat_all(&context.client).await?;
     print_line(&format!(
-        "  {count} deposits and deliveries were asked for again, {} differ",
+        "  {count} deposits and deliveries were repeated, {} responses differ",
         differ.len()
     ));
     Ok(CrashPointRound { failures: differ, ..CrashPointRound::new(&armed, Some(summary))? })

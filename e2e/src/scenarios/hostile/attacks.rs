@@ -42,8 +42,8 @@ impl AttackKind {
             AttackKind::SlowBody => "bodies that never end",
             AttackKind::TinyChunks => "bodies in chunks of one byte",
             AttackKind::HugeBody => "bodies far too large",
-            AttackKind::NeverReads => "who never read their answers",
-            AttackKind::Silent => "connections that say nothing",
+            AttackKind::NeverReads => "clients that never read the response",
+            AttackKind::Silent => "connections without a request",
         }
     }
 

@@ -52,11 +52,11 @@ const MEMORY_GROWTH_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Options of a run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct HostileOptions {
-    /// How many clients there are of each kind, where regular clients must not notice
+    /// Number of hostile clients of each kind, so few that regular clients must not notice
     #[arg(long, default_value_t = 500)]
     pub clients: usize,
-    /// How many clients take all connections. The rest wait in the listener's backlog, which holds
-    /// as many again; beyond that the system drops them silently
+    /// Number of clients that take all connections. The rest waits in the listener's backlog, which
+    /// holds as many again; the system drops connections beyond that silently
     #[arg(long, default_value_t = 1_900)]
     pub silent_clients: usize,
 }
@@ -90,7 +90,7 @@ async fn attack_all(
             let commands =
                 paths.values().any(|path| ["post", "put"].iter().any(|it| !path[it].is_null()));
             ensure!(!commands, "seed::anything knows no command of {service}");
-            print_line("  it takes no commands, so there is nobody whom it could keep waiting");
+            print_line("  it takes no commands, so no client waits for it");
             continue;
         }
         let bounded = [
@@ -107,13 +107,16 @@ async fn attack_all(
             attack(stack, client, service, AttackKind::Silent, options.silent_clients).await?,
         );
     }
-    print_step(SERVICES.len() as u32 + 1, "Nothing may be lost or done twice (make verify)");
+    print_step(
+        SERVICES.len() as u32 + 1,
+        "No event may be lost, no effect may happen twice (make verify)",
+    );
     let verdict = run::run(client, &run::CheckOptions::default()).await?;
     verdict.lines().iter().for_each(|line| print_line(line));
     if !verdict.holds() {
-        failures.push("verify found something".to_string());
+        failures.push("the checker found violations".to_string());
     }
-    ensure!(self::pids(stack).await? == pids, "a service ended under attack");
+    ensure!(self::pids(stack).await? == pids, "a service exited under attack");
     Ok(failures)
 }
 
@@ -155,10 +158,10 @@ async fn attack(
     let slowest = ended.iter().map(|report| report.duration).max().unwrap_or_default();
     // New clients are served again.
     let served = async || send_command(client, service).await;
-    eventually("a command to be taken", PROBE_TIMEOUT, served).await?;
+    eventually("a command to be accepted", PROBE_TIMEOUT, served).await?;
     let growth = probes.memory_peak.saturating_sub(before);
     print_line(&format!(
-        "  {:<34} closed within {:>4.1} s; of {} others {} were refused or late, {:.2} s at most; \
+        "  {:<36} closed within {:>4.1} s; {} regular requests, {} refused or late, {:.2} s at most; \
          memory grew by {:.1} MB",
         format!("{count} {}", kind.description()),
         slowest.as_secs_f64(),
@@ -173,12 +176,14 @@ async fn attack(
         failures.push(format!("{what}: {still_open} connections stayed open"));
     }
     if connected * 100 < count * CONNECTED_PERCENT_MIN {
-        failures.push(format!("{what}: only {connected} came in, which proves little"));
+        failures.push(format!("{what}: inconclusive: only {connected} were connected"));
     }
     if (probes.failed > 0 || probes.sent == 0) && count < SERVER_CONNECTIONS_MAX {
         let ProbeStatistics { sent, failed, slowest, .. } = probes;
         let slowest = slowest.as_secs_f64();
-        failures.push(format!("{what}: of {sent} others {failed} noticed, {slowest:.1} s at most"));
+        failures.push(format!(
+            "{what}: {failed} of {sent} regular requests failed, {slowest:.1} s at most"
+        ));
     }
     if growth > MEMORY_GROWTH_BYTES_MAX {
         failures.push(format!("{what}: memory grew by {} MB", growth / 1_000_000));

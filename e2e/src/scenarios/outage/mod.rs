@@ -30,7 +30,7 @@ pub async fn run(stack: &Stack, options: &OutageOptions) -> Result<bool> {
     let was_up = is_stack_up(stack).await?;
     let began = Instant::now();
     let reports = with_stack_restored(stack, was_up, async {
-        print_line("Starting what does not run yet …");
+        print_line("Starting the components that do not run …");
         let before = stack.instances_of(SERVICES[0])?.len();
         if options.victim == INSTANCES && before < 2 {
             stack.set_instances(2).await?;
@@ -72,7 +72,7 @@ async fn run_all(stack: &Stack, options: &OutageOptions) -> Result<Vec<OutageRep
             verify_holds: false,
             violated: BTreeSet::new(),
             stalls: Vec::new(),
-            failures: vec![format!("it broke off: {error:#}")],
+            failures: vec![format!("the outage was interrupted: {error:#}")],
         });
         print_line(&format!("\nVERDICT  {}", report.verdict()));
         reports.push(report);
@@ -85,7 +85,7 @@ pub async fn run_one(stack: &Stack, client: &Client, outage: &Outage) -> Result<
     let Outage { rate, load_duration, kills, downtime, drain_timeout, .. } = *outage;
     let victims = outage.victims.join(", ");
     let times = times(kills);
-    let each = if outage.is_redundant { "one of them killed by turns" } else { "killed" };
+    let each = if outage.is_redundant { "killed in turn" } else { "killed" };
     print_line(&format!(
         "\nOutage: {victims}, {each} {times}, for {} s each time",
         downtime.as_secs_f64()
@@ -111,7 +111,7 @@ pub async fn run_one(stack: &Stack, client: &Client, outage: &Outage) -> Result<
     if outage.is_redundant {
         stall_lines(&stalls, &summary).iter().for_each(|line| print_line(line));
     }
-    print_step(3, "Nothing may be lost or done twice (make verify)");
+    print_step(3, "No event may be lost, no effect may happen twice (make verify)");
     let verdict = run::run_expecting(client, &run::CheckOptions::default(), &expected).await?;
     verdict.lines().iter().for_each(|line| print_line(line));
     let mut report = OutageReport {
@@ -148,14 +148,14 @@ async fn kill_repeatedly(stack: &Stack, outage: &Outage) -> Result<Vec<String>> 
         // one.
         sleep_until(began + every * nth + (every - outage.downtime) / 2).await;
         if !stack.kill(victim).await? {
-            found_dead.push(format!("{victim} did not run when it was to be killed"));
+            found_dead.push(format!("{victim} did not run when its turn came"));
         }
         print_line(&format!("{} SIGKILL to {victim}", at(began)));
         sleep(outage.downtime).await;
         let start = Instant::now();
         stack.start(victim).await.with_context(|| format!("starting {victim} again"))?;
         print_line(&format!(
-            "{} {victim} is back, {:.1} s after its start",
+            "{} {victim} is ready, {:.1} s after its start",
             at(began),
             start.elapsed().as_secs_f64()
         ));

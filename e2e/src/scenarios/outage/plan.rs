@@ -18,19 +18,20 @@ pub const INSTANCES: &str = "instances";
 /// An outage.
 #[derive(Clone, Debug, clap::Args)]
 pub struct OutageOptions {
-    /// Who is killed: a component, `all` (each component, one after the other), or `instances` (two
-    /// of each service run, and one of them is killed every five seconds)
+    /// The victim: a component, `all` (each component, one after the other), or `instances` (two of
+    /// each service run, and one of them is killed every five seconds)
     pub victim: String,
     /// Orders a second
     #[arg(long = "rate-per-second", default_value_t = 100)]
     pub rate: u32,
-    /// How long orders are placed; 60 where instances are the victims, 90 otherwise
+    /// How long orders are placed; 60 if instances are the victims, 90 otherwise
     #[arg(long = "load-seconds", value_parser = seconds)]
     pub load_duration: Option<Duration>,
-    /// How often the victim is killed; one in five seconds where instances are the victims, 3 otherwise
+    /// How often the victim is killed; once in five seconds if instances are the victims, 3 times
+    /// otherwise
     #[arg(long)]
     pub kills: Option<u32>,
-    /// How long it is away each time; 2 where instances are the victims, 5 otherwise
+    /// How long it stays down each time; 2 if instances are the victims, 5 otherwise
     #[arg(long = "down-seconds", value_parser = seconds)]
     pub downtime: Option<Duration>,
 }

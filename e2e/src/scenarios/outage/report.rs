@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::checker::exits;
 use crate::checker::invariants::Invariant;
 use crate::launcher::exit_journal::Exit;
-use crate::launcher::format::group_digits;
+use crate::launcher::format::{format_table, group_digits};
 use crate::scenarios::outage::plan::Outage;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::Stall;
@@ -36,21 +36,21 @@ impl OutageReport {
     pub fn evaluate(&mut self, outage: &Outage, exits: &[Exit]) {
         let LoadSummary { accepted, unknown, refused, .. } = self.summary;
         if !self.summary.holds() {
-            self.failures.push("the promise to a client was broken (step 2)".to_string());
+            self.failures.push("a promise to a client was broken (step 2)".to_string());
         }
         if !self.verify_holds {
-            self.failures.push("verify found something (step 3)".to_string());
+            self.failures.push("the checker found violations (step 3)".to_string());
         }
         if !self.violated.is_empty() {
             let violated: Vec<String> = self.violated.iter().map(Invariant::to_string).collect();
-            self.failures.push(format!("violated is {}", violated.join(", ")));
+            self.failures.push(format!("violated: {}", violated.join(", ")));
         }
         // While another instance accepts orders, a client may get no answer but is never refused.
         let takes_orders = |victim: &String| victim.starts_with("order");
         let may_doubt = outage.victims.iter().any(takes_orders);
         let excused = self.summary.excused_count();
         if unknown > excused && !may_doubt {
-            self.failures.push(format!("{unknown} clients were left without an answer"));
+            self.failures.push(format!("{unknown} clients got no response"));
         }
         if refused > excused && (!may_doubt || outage.is_redundant) {
             self.failures.push(format!("{refused} clients were refused"));
@@ -84,11 +84,11 @@ impl OutageReport {
         }
         let stall = self.stalls.iter().map(|stall| stall.consumer.max(stall.relay)).max();
         let stall = stall.map_or(String::new(), |stall| {
-            format!(", no service stood still for more than {:.1} s", stall.as_secs_f64())
+            format!(", no service stalled for more than {:.1} s", stall.as_secs_f64())
         });
         format!(
             "{victims}: held. Killed {}; {} orders accepted and none lost, {} unknown outcomes \
-             settled, all ended {:.1} s after the load{stall}, verify found nothing.",
+             settled, all ended {:.1} s after the load{stall}, no violation found.",
             times(*kills),
             group_digits(summary.accepted),
             group_digits(summary.unknown),
@@ -117,32 +117,23 @@ pub fn stall_lines(stalls: &[Stall], summary: &LoadSummary) -> Vec<String> {
 }
 
 pub fn table(reports: &[OutageReport]) -> Vec<String> {
-    let mut lines = vec![format!(
-        "  {:<12} {:>5}  {:>8}  {:>7}  {:>7}  {:>9}  {:>8}  {:>6}  {}",
-        "VICTIM",
-        "KILLS",
-        "ACCEPTED",
-        "REFUSED",
-        "UNKNOWN",
-        "POST p99",
-        "DRAINED",
-        "VERIFY",
-        "VERDICT"
-    )];
-    for report in reports {
+    let rows = reports.iter().map(|report| {
         let summary = &report.summary;
-        lines.push(format!(
-            "  {:<12} {:>5}  {:>8}  {:>7}  {:>7}  {:>6.1} ms  {:>6.1} s  {:>6}  {}",
-            report.victims,
-            report.kills,
+        [
+            report.victims.clone(),
+            report.kills.to_string(),
             group_digits(summary.accepted),
             group_digits(summary.refused),
             group_digits(summary.unknown),
-            summary.latency.p99.as_secs_f64() * 1_000.0,
-            summary.drained_in.as_secs_f64(),
-            if report.verify_holds { 0 } else { 1 },
-            if report.holds() { "held".to_string() } else { report.failures.join("; ") }
-        ));
-    }
-    lines
+            format!("{:.1} ms", summary.latency.p99.as_secs_f64() * 1_000.0),
+            format!("{:.1} s", summary.drained_in.as_secs_f64()),
+            if report.verify_holds { "0" } else { "1" }.to_string(),
+            if report.holds() { "held".to_string() } else { report.failures.join("; ") },
+        ]
+    });
+    let header = [
+        "VICTIM", "KILLS", "ACCEPTED", "REFUSED", "UNKNOWN", "POST p99", "DRAINED", "VERIFY",
+        "VERDICT",
+    ];
+    format_table(header, &[1, 2, 3, 4, 5, 6, 7], rows)
 }

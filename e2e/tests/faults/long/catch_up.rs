@@ -1,5 +1,5 @@
-//! A service that has a lot to catch up with. It may take as much memory as its container has, and would
-//! otherwise be killed while it catches up, again at each start.
+//! A service with a large backlog. Its memory must stay within the limit of its container, or the
+//! container would be killed while it catches up, again after each start.
 
 use e2e::scenarios::redelivery;
 
@@ -7,17 +7,17 @@ use super::*;
 
 const SERVICE: &str = "order";
 
-/// Far more than lies ready in a service that keeps its bounds: 50 MB then. One that took what a broker
-/// offers came to 120 to 175 MB.
+/// Far more than a service with bounded prefetch holds: 50 MB then. Without the bound, it would be
+/// 120 to 175 MB.
 const BACKLOG_RECORDS_MIN: i64 = 120_000;
 
 const MEMORY_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a service may come to, of what docker compose lets it have. A container is charged for more than
-/// what is seen here: files that were read, and what the kernel keeps for its connections.
+/// The share of the limit in docker compose that a service may use. A container is charged for more
+/// than the measured memory: files that were read, and kernel memory of its connections.
 const MEMORY_SHARE_MAX: f64 = 0.75;
 
-/// What docker compose lets a service have.
+/// The memory limit of a service in docker compose.
 fn memory_limit() -> Result<u64> {
     let compose = std::fs::read_to_string(
         e2e::launcher::directories::checkout()?.join("docker-compose.yml"),
@@ -46,7 +46,7 @@ async fn catch_up(stack: &Stack) -> Result<()> {
         redelivery::produce_again(&client, i64::MAX).await?;
         backlog = redelivery::consumer_lag(&client, SERVICE).await?;
     }
-    // Whoever else hears of it has read it: nobody but the one that is weighed works.
+    // The other subscribers have already read it, so only the measured service works.
     for service in SERVICES.into_iter().filter(|service| *service != SERVICE) {
         wait_until_all_read(&client, service).await?;
     }

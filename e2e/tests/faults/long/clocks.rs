@@ -1,4 +1,4 @@
-//! F37. No clock decides alone: not a service's own, and not a database's.
+//! F37. No single clock decides: neither a service's own nor a database's.
 
 use chrono::{DateTime, Utc};
 use e2e::faults::skewed_clock::SkewedClock;
@@ -42,14 +42,14 @@ async fn wrong_clocks(stack: &Stack) -> Result<()> {
     assert_verified(&client).await
 }
 
-/// What a service takes for the time, by the date of its answers.
+/// The time according to a service, from the `Date` header of a response.
 async fn service_time(stack: &Stack, service: &str) -> Result<DateTime<Utc>> {
     let answer = reqwest::get(format!("{}/openapi.json", stack.url(service)?)).await?;
     let date = answer.headers().get("date").context("an answer has a date")?.to_str()?;
     Ok(DateTime::parse_from_rfc2822(date)?.to_utc())
 }
 
-/// Sets a database's clock, and asks it for the time.
+/// Sets a database's clock, and reads the time from the database.
 async fn jump_clock(stack: &Stack, service: &str, clock: &SkewedClock, seconds: i64) -> Result<()> {
     clock.set_offset(seconds)?;
     let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
@@ -60,8 +60,8 @@ async fn jump_clock(stack: &Stack, service: &str, clock: &SkewedClock, seconds: 
     Ok(())
 }
 
-/// A virtual machine that resumes, or a wrong time server: a day ahead, a day behind, and back. The keys of
-/// deposits are those that nothing else keeps from being booked twice.
+/// A virtual machine that resumes, or a wrong time server: a day ahead, a day behind, and back.
+/// Deposits are protected from a second booking by their keys alone.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes five minutes: make faults"]
 async fn a_database_whose_clock_jumps_a_day_and_back_books_no_deposit_twice() -> Result<()> {
@@ -87,14 +87,14 @@ async fn keys_outlive_a_jump(stack: &Stack) -> Result<()> {
     let account = format!("/accounts/{customer}");
     let before: serde_json::Value = client.get("payment", &account).await?;
     for (key, first) in keys {
-        ensure!(deposit(&key).await? == first, "{key} is answered otherwise");
+        ensure!(deposit(&key).await? == first, "{key} got another response");
     }
     let after: serde_json::Value = client.get("payment", &account).await?;
     ensure!(before == after, "{before} and then {after}");
     assert_verified(&client).await
 }
 
-/// The sweep that walks through all orders is the first one after a start.
+/// The first sweep after a start goes through all orders.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn a_database_whose_clock_jumps_ends_no_order_that_is_younger_than_the_deadline() -> Result<()>
@@ -106,13 +106,13 @@ async fn deadline_outlives_a_jump(stack: &Stack) -> Result<()> {
     let clock = SkewedClock::new(stack, "order-db")?;
     clock.apply_to(stack, "order-db")?;
     stack.set_environment("order", order_faults::DEADLINE_VARIABLE, Some(&HOUR.to_string()))?;
-    // Ahead when all of it starts, and right soon after.
+    // The clock is ahead when everything starts, and correct soon after.
     clock.set_offset(HOUR)?;
     let client = start_and_seed(stack).await?;
     stack.stop("stock").await?;
     let mut orders = place_orders(&client, 4).await?;
     jump_clock(stack, "order", &clock, 0).await?;
-    // As if processes had run for long: else they know of no hour that has passed.
+    // As if the processes had run for long: a new process has no record of a past hour.
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     sqlx::raw_sql(
         "delete from clock_ticks; insert into clock_ticks (tick, elapsed_ms, recorded_at)

@@ -17,11 +17,11 @@ use crate::fixture::{
     without_fixture,
 };
 
-/// A disk of a few megabytes; gone when it is dropped.
+/// A disk of a few megabytes, unmounted when it is dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where it takes rights that we do not have.
+    /// `None` if this user has no right to mount.
     fn mount(path: &Path, megabytes: u32) -> Result<Option<SmallDisk>> {
         e2e::launcher::directories::create_public_directory(path)?;
         let size = format!("size={megabytes}m,mode=755");
@@ -31,7 +31,7 @@ impl SmallDisk {
         Ok(mounted.then(|| SmallDisk(path.to_path_buf())))
     }
 
-    /// Leaves no byte.
+    /// Fills the disk to the last byte.
     fn fill(&self) -> Result<()> {
         let mut ballast = std::fs::File::create(self.0.join("ballast"))?;
         for bytes in [1 << 20, 1 << 12, 1] {
@@ -51,7 +51,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// F36, for one member's disk.
+/// F36, for one component's disk.
 async fn with_full_disk(component: &str, megabytes: u32, refuses: bool) -> Result<()> {
     without_fixture(async || {
         let stack = Stack::ephemeral()?;
@@ -60,7 +60,7 @@ async fn with_full_disk(component: &str, megabytes: u32, refuses: bool) -> Resul
                 "a disk of {megabytes} MB for {component} takes root and mount"
             ));
         };
-        // Whose disk it is may end for want of space, and nobody else.
+        // Only the component with the full disk may exit because of it.
         with_expected_exits(&stack, &[component], place_orders_while_full(&stack, &disk, refuses))
             .await?;
         stack.down().await?;
@@ -90,12 +90,12 @@ async fn place_orders_while_full(stack: &Stack, disk: &SmallDisk, refuses: bool)
     }
     ensure!((refused > 0) == refuses, "{refused} were refused while the disk was full");
     if !refuses {
-        // The last of them wait for whom the disk belongs to: it was full.
+        // The last orders wait for the component with the full disk, so it was full.
         let last: Order = client.get_order(orders[orders.len() - 1].order_id).await?;
         ensure!(last.status == "pending", "the full disk delayed nothing: {last:?}");
     }
     disk.free()?;
-    // Whoever ended is started again, as anything that supervises would.
+    // A component that exited is started again, as a supervisor would do.
     stack.up().await?;
     orders.push(client.place_until_accepted(rich_customer(), &basket()).await?);
     wait_until_confirmed(&client, &orders).await?;

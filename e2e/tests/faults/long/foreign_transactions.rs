@@ -1,4 +1,4 @@
-//! Transactions of other producers in our topics, and a log that loses its tail.
+//! Transactions of foreign producers in our topics, and a log that loses its tail.
 
 use e2e::client::sample_events::POISON_KEY;
 use e2e::faults::log_truncation;
@@ -8,7 +8,7 @@ use e2e::scenarios::order_faults::DEADLINE_VARIABLE;
 
 use super::*;
 
-/// Statistics come every ten seconds.
+/// The statistics of librdkafka come every ten seconds.
 const LAG_TIMEOUT: Duration = Duration::from_secs(15);
 
 async fn set_deadline(stack: &Stack, seconds: u32) -> Result<()> {
@@ -65,7 +65,7 @@ async fn open_transactions(stack: &Stack) -> Result<()> {
     sleep(Duration::from_secs(25)).await;
     for order in orders {
         let status = client.get_order(order.order_id).await?.status;
-        ensure!(status == "confirmed", "payment said yes in time, and the order is {status}");
+        ensure!(status == "confirmed", "payment approved in time, and the order is {status}");
     }
     other_producer.abort()?;
     assert_verified(&client).await
@@ -113,7 +113,7 @@ async fn truncated_log(stack: &Stack) -> Result<()> {
         wait_until_confirmed(&client, &place_orders(&client, 12).await?).await?;
     }
     for (cuts, partition, order_reads) in [(1.0, 0, false), (2.0, 1, true)] {
-        // Answered only once the log is cut.
+        // Payment may respond only after the log is truncated.
         stack.stop("payment").await?;
         let orders = place_orders(&client, 30).await?;
         sleep(Duration::from_secs(3)).await;
@@ -125,7 +125,7 @@ async fn truncated_log(stack: &Stack) -> Result<()> {
         stack.start("kafka").await?;
         stack.start("payment").await?;
         if !order_reads {
-            // Payment has answered all of them by then.
+            // By then payment has responded to all of them.
             sleep(Duration::from_secs(8)).await;
             stack.start("order").await?;
         }

@@ -1,4 +1,4 @@
-//! What a gateway in front of a service does, by a real nginx.
+//! The behaviour of a gateway in front of a service, with a real nginx.
 
 use chrono::Utc;
 use e2e::faults::nginx::Nginx;
@@ -8,10 +8,10 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// Connections that nginx keeps to a service, each tried once at each idle time.
+/// Connections that nginx keeps open to a service; each is tried once at each idle time.
 const CONNECTIONS: u64 = 240;
 
-/// How long a service keeps an idle connection at least: nginx itself closes after 60 s.
+/// The shortest time that a service keeps an idle connection: nginx itself closes after 60 s.
 const IDLE_TIME: Duration = Duration::from_secs(65);
 
 fn skip_without_nginx() -> Result<bool> {
@@ -25,7 +25,7 @@ fn http_client() -> Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().build()?)
 }
 
-/// B9. nginx repeats no POST: if the service closes first, the client gets 502.
+/// R9. nginx repeats no POST: if the service closes first, the client gets 502.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> {
@@ -60,7 +60,8 @@ async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> 
     .await
 }
 
-/// Deposits, and again after idle times from half a millisecond before to 2.7 ms behind the whole second.
+/// Deposits, repeated after idle times from half a millisecond before to 2.7 ms after the full
+/// second.
 async fn deposit_after_idle_times(
     http: &reqwest::Client,
     nginx: &Nginx,
@@ -80,7 +81,7 @@ async fn deposit_after_idle_times(
     Ok(answers)
 }
 
-/// Asks twice on one connection.
+/// Sends two requests on one connection.
 async fn assert_served_after_idle(address: &str, idle: Duration) -> Result<()> {
     let mut connection = TcpStream::connect(address).await?;
     let request = format!("GET /accounts/{} HTTP/1.1\r\nhost: a\r\n\r\n", Uuid::now_v7());
@@ -101,7 +102,7 @@ async fn assert_served_after_idle(address: &str, idle: Duration) -> Result<()> {
     Ok(())
 }
 
-/// B26. By default nginx holds an answer back until it has much of it.
+/// R26. By default nginx holds an answer back until it has much of it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nginx: make faults"]
 async fn each_event_passes_a_gateway_that_buffers_within_a_second() -> Result<()> {
@@ -148,7 +149,7 @@ async fn each_event_passes_a_gateway_that_buffers_within_a_second() -> Result<()
     .await
 }
 
-/// B32. The example for a gateway that answers preflights, as docs/how-to/gateway.md has it.
+/// R32. The example for a gateway that answers preflights, as docs/how-to/gateway.md has it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nginx: make faults"]
 async fn the_example_of_a_gateway_answers_preflights_and_lets_pages_read_answers() -> Result<()> {

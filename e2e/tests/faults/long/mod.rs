@@ -1,4 +1,4 @@
-//! Faults that take minutes, or a disk, or a clock of their own: `make faults` runs them.
+//! Faults that take minutes, or need their own disk or clock: `make faults` runs them.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ mod open_files;
 mod readiness;
 mod rejected_records;
 
-/// F22: nobody's partitions are without an owner for longer.
+/// F22: the longest time that a partition may be without an owner.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);
 
 /// A stack of its own, with items and customers.
@@ -51,7 +51,7 @@ async fn start_and_seed(stack: &Stack) -> Result<Client> {
     Ok(client)
 }
 
-/// On a stack that is the test's alone, where nobody dies but by its hand.
+/// Runs a test on a stack of its own, where only the test may end a process.
 async fn on_ephemeral_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
     without_fixture(async || {
         let stack = Stack::ephemeral()?;
@@ -66,7 +66,8 @@ async fn assert_verified(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// F12. Longer than its own session with the controller, and than the relays' patience.
+/// F12. Longer than the broker's session with the controller, and than the delivery timeout of the
+/// relays.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
 async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothing() -> Result<()> {
@@ -82,8 +83,8 @@ async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothin
     .await
 }
 
-/// F12. One of three: nobody notices. Two of three: no record is acknowledged, orders are accepted
-/// and wait. The controller: what it leads waits.
+/// F12. One of three brokers: no effect. Two of three: no record is acknowledged, orders are
+/// accepted and wait. The controller: partitions that it leads wait.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn of_three_brokers_one_may_be_lost_and_of_two_that_are_lost_all_is_caught_up() -> Result<()>
@@ -98,7 +99,7 @@ async fn brokers_lost(stack: &Stack) -> Result<()> {
     under_load_without_errors(&client, 30, 15, async {
         sleep(Duration::from_secs(3)).await;
         brokers.kill(2)?;
-        // With a broker less, before any is back.
+        // With one broker missing, before it is back.
         sleep(Duration::from_secs(6)).await;
         wait_until_confirmed(&client, &place_orders(&client, 10).await?).await?;
         brokers.start(2).await
@@ -120,7 +121,7 @@ async fn brokers_lost(stack: &Stack) -> Result<()> {
         Ok(waited)
     })
     .await?;
-    ensure!(waited == 10, "{waited} of 10 waited: something was acknowledged by one alone");
+    ensure!(waited == 10, "{waited} of 10 waited: a single broker acknowledged a record");
 
     under_load_without_errors(&client, 30, 12, async {
         sleep(Duration::from_secs(3)).await;
@@ -132,8 +133,8 @@ async fn brokers_lost(stack: &Stack) -> Result<()> {
     assert_verified(&client).await
 }
 
-/// The machine sleeps, as a laptop does, and everything on it but the clients. When it wakes, every
-/// session, lease and patience has run out at the same moment.
+/// The machine sleeps, like a laptop, with everything on it except the clients. When it wakes,
+/// every session, lease and timeout has expired at the same moment.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn a_machine_that_sleeps_for_a_minute_under_load_loses_nothing() -> Result<()> {
@@ -156,7 +157,7 @@ async fn a_machine_that_sleeps_for_a_minute_under_load_loses_nothing() -> Result
     .await
 }
 
-/// F21 and F32, as long as docs/testing.md has it.
+/// F21 and F32, with the duration in docs/testing.md.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn an_instance_that_wakes_after_a_minute_does_nothing_twice() -> Result<()> {
@@ -204,7 +205,8 @@ async fn from_one_instance_to_three_and_back_under_load_no_partition_stalls() ->
     .await
 }
 
-/// F39. Every way meets every kind of dependency, at one service each, and every service all three.
+/// F39. Each kind of failure at each kind of dependency, at one service each, and all three
+/// dependencies at every service.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes five minutes: make faults"]
 async fn whichever_link_is_cut_for_long_in_whichever_way_the_others_go_on() -> Result<()> {
@@ -231,7 +233,8 @@ async fn partitions_that_are_added_under_load_are_read_from_their_first_record()
 async fn partitions_added(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
     under_load_without_errors(&client, 50, 50, async {
-        // Many at once, and so for long: it is while their logs are being made that records are refused.
+        // Many partitions at once: records are refused while their logs are being created, and that
+        // takes long enough.
         for count in [16, 40, 64] {
             sleep(Duration::from_secs(10)).await;
             let more = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, count));
@@ -247,8 +250,8 @@ async fn partitions_added(stack: &Stack) -> Result<()> {
     assert_verified(&client).await
 }
 
-/// F28. Deleted by an operator, and made again by `contracts apply`: what had been acknowledged went
-/// with it and is republished.
+/// F28. An operator deletes a topic, and `contracts apply` creates it again: the acknowledged
+/// events are gone, and are republished.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
 async fn a_topic_that_is_missing_delays_its_own_events_and_nothing_else() -> Result<()> {
@@ -257,7 +260,7 @@ async fn a_topic_that_is_missing_delays_its_own_events_and_nothing_else() -> Res
 
 async fn topic_missing(stack: &Stack) -> Result<()> {
     stack.up_infrastructure().await?;
-    // Nobody has made a topic yet. Services wait for what they need and do not end.
+    // No topic exists yet. Services wait for what they need and do not exit.
     for service in SERVICES {
         stack.migrate(service).await?;
         stack.start(service).await?;

@@ -1,4 +1,4 @@
-//! A soft limit of open files that a service raises. `surroundings` has the hard one.
+//! A soft limit of open files that a service raises. `environment.rs` has the hard limit.
 
 use anyhow::Result;
 

@@ -10,7 +10,7 @@ use super::*;
 const CLIENTS: usize = 100;
 const LOCK_DURATION: Duration = Duration::from_secs(15);
 
-/// B16. An orchestrator takes a replica out after three such probes, and here it would be all of them.
+/// R16. An orchestrator takes a replica out after three such probes, and here it would be all of them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs two of each service: make faults"]
 async fn a_table_that_is_locked_under_load_turns_no_replica_unready() -> Result<()> {

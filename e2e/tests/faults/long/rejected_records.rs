@@ -1,5 +1,5 @@
-//! What is refused for long: an event by a rule of the database's own, schemas by their registry, and bytes
-//! without end.
+//! Long refusals: an event refused by a rule of the database, schemas refused by the registry, and
+//! undecodable bytes without end.
 
 use e2e::client::kafka;
 use e2e::client::sample_events;
@@ -12,7 +12,7 @@ use crate::rejected_records::{
     count_dead_letters_at_readers, while_a_rule_refuses_an_order, with_registry_gateway,
 };
 
-/// Ten tries over five minutes, and the time in which another order is placed.
+/// Ten attempts over five minutes, and the time for another order.
 const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(360);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +41,7 @@ async fn an_event_that_a_rule_of_the_database_refuses_for_five_minutes_becomes_a
     .await
 }
 
-/// Once their cause is gone.
+/// Replays the dead letters after their cause is removed.
 async fn replay_all(Fixture { client, .. }: &Fixture, service: &str) -> Result<()> {
     let url = format!("{}/dead-letters/replay", client.addresses.admins[service]);
     let answer = reqwest::Client::new().post(url).json(&serde_json::json!({})).send().await?;
@@ -49,11 +49,11 @@ async fn replay_all(Fixture { client, .. }: &Fixture, service: &str) -> Result<(
     Ok(())
 }
 
-/// 300 MB of them.
+/// 300 MB of records.
 const RECORDS: usize = 1_500;
 const RECORD_BYTES: usize = 200 * 1024;
 
-/// What a letter takes up in the database, indexes and all.
+/// The size of a dead letter in the database, indexes included.
 const STORED_BYTES_MAX: i64 = 12 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
     let batch = fixture.to_records(&[counted("a", 150), counted("a", 40), counted("a", 250)]).await;
     fixture.handle(batch.clone()).await;
     let admin = fixture.admin_router();
-    let (path, because) = ("/dead-letters/1/discard", json!({ "reason": "nobody knows them" }));
+    let (path, because) = ("/dead-letters/1/discard", json!({ "reason": "no till has them" }));
 
     let asked = get(&admin, "/dead-letters/1").await;
     assert_eq!(asked["discard_impact"]["write_offs"][0]["amount"], 150);
@@ -93,7 +93,7 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
         "refused, so nothing is done"
     );
 
-    let agreed = json!({ "reason": "nobody knows them", "write_off": true });
+    let agreed = json!({ "reason": "no till has them", "write_off": true });
     assert_eq!(outcome(&admin, path, agreed.clone()).await, "discarded");
     assert_eq!(outcome(&admin, path, agreed.clone()).await, "done_before");
     assert_eq!(
@@ -107,7 +107,7 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
     let letter = get(&admin, "/dead-letters/1").await;
     assert_eq!(
         (&letter["state"], &letter["discard_reason"]),
-        (&json!("discarded"), &json!("nobody knows them"))
+        (&json!("discarded"), &json!("no till has them"))
     );
     let (status, kind, _) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
     assert_eq!((status, kind.as_str()), (409, "discarded"), "discarded is for ever");

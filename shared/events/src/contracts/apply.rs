@@ -1,5 +1,6 @@
-//! `contracts apply`: every declared topic exists with its partitions and retention, and every schema is
-//! registered under `FULL_TRANSITIVE`. What can't be changed under running services is an error.
+//! `contracts apply`: creates every declared topic with its partitions and retention, and registers
+//! every schema under `FULL_TRANSITIVE`. A difference that cannot be changed under running services
+//! is an error.
 
 use std::time::Duration;
 
@@ -20,32 +21,33 @@ use tokio::time::Instant;
 
 use crate::cluster_owner;
 
-/// How long Kafka and the registry may take to come up.
+/// How long Kafka and the registry may take to start.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// As many copies as the brokers make of a topic that does not say.
+/// The default number of replicas, from the brokers.
 const BROKER_DEFAULT_REPLICATION: i32 = -1;
 
-/// What the command reads from the environment.
+/// The environment variables of the command.
 #[derive(clap::Parser)]
 pub struct Settings {
     #[command(flatten)]
     kafka: KafkaConfig,
     #[command(flatten)]
     registry: SchemaRegistryConfig,
-    /// How many brokers keep each record of a new topic. With three, two must have it before it is
-    /// acknowledged, in old topics too. Unset: as the brokers and the topics that are there have it.
+    /// The number of replicas of a new topic. With three, a record is acknowledged when two brokers
+    /// have it, in existing topics too. Unset: the brokers' default, and existing topics are
+    /// unchanged.
     #[arg(long, env, value_parser = clap::value_parser!(i32).range(1..=10))]
     replication_factor: Option<i32>,
-    /// The stack that the Kafka cluster belongs to: a cluster that another one has marked is refused.
+    /// The stack that owns the Kafka cluster: a cluster of another stack is refused.
     #[arg(long, env, default_value = "holdfast", value_parser = cluster_owner::parse_stack_name)]
     stack_name: String,
 }
 
-/// Makes Kafka and the registry hold what is declared: first that the cluster is this stack's, then topics, then
-/// schemas.
+/// Applies the declarations to Kafka and the registry: first the owner of the cluster, then topics,
+/// then schemas.
 pub async fn apply() -> anyhow::Result<()> {
     let settings: Settings = env::read()?;
     settings.kafka.check()?;
@@ -73,7 +75,7 @@ pub async fn apply() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every topic with the number of its partitions, as soon as Kafka answers.
+/// Every topic with its number of partitions, as soon as Kafka answers.
 async fn existing_topics(
     admin: &AdminClient<DefaultClientContext>,
 ) -> anyhow::Result<Vec<(String, i32)>> {
@@ -93,12 +95,13 @@ async fn existing_topics(
     }
 }
 
-/// The settings of a topic, as Kafka names them.
+/// The settings of a topic, by Kafka's names.
 fn topic_config(topic: &Topic, replication: Option<i32>) -> Vec<(&'static str, String)> {
-    // A producer's wrong clock must not shorten or lengthen what is kept.
+    // A producer's wrong clock must not change how long records are kept.
     let mut settings = vec![("message.timestamp.type", "LogAppendTime".to_string())];
     if let Some(replication) = replication {
-        // With three replicas, one may be away and nothing acknowledged is on one disk only.
+        // With three replicas, one broker may be down, and no acknowledged record is on one disk
+        // only.
         let in_sync = if replication >= 3 { "2" } else { "1" };
         settings.push(("min.insync.replicas", in_sync.to_string()));
     }
@@ -136,7 +139,7 @@ async fn create_topic<'a>(
     let new = settings.into_iter().fold(new, |new, (setting, value)| new.set(setting, value));
     let made = admin.create_topics([&new], &admin_options()).await?;
     if let Some(Err((_, error))) = made.into_iter().next() {
-        // Somebody else may be applying the same contracts at this moment.
+        // Another process may be applying the same contracts at this moment.
         ensure!(
             error == rdkafka::types::RDKafkaErrorCode::TopicAlreadyExists,
             "{name} could not be created: {error}"
@@ -145,8 +148,9 @@ async fn create_topic<'a>(
     Ok(())
 }
 
-/// Settings are set as declared, partitions never: to add some moves keys, so that the records of one
-/// key lie in two partitions and are read in any order. Where an operator did, that is no mistake.
+/// Applies settings as declared. Partitions are never added: that would move keys, so that the
+/// records of one key are in two partitions and are read in any order. If an operator added some,
+/// that is no error.
 async fn reconcile_topic(
     admin: &AdminClient<DefaultClientContext>,
     topic: &Topic,
@@ -172,7 +176,8 @@ async fn reconcile_topic(
         for (name, value) in &declared {
             altered = altered.set(name, value);
         }
-        // What is not named here would go back to its default: somebody else has set it, and it stays.
+        // A setting that is not in this request would return to its default, so settings of other
+        // origin are repeated.
         let is_declared =
             |entry: &&ConfigEntry| declared.iter().any(|(name, _)| *name == entry.name);
         let set = described.entries.iter().filter(|it| it.source == ConfigSource::DynamicTopic);
@@ -198,7 +203,7 @@ fn admin_options() -> AdminOptions {
 /// writer, older or newer.
 async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> anyhow::Result<()> {
     let subject = topic.subject();
-    // A proxy of the environment leads to the public network, where no registry of ours is.
+    // No proxy from the environment: the registry is on the internal network.
     let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
     let base = &registry.schema_registry_url;
     let username = registry.schema_registry_username.as_deref();

@@ -1,8 +1,9 @@
-//! Which stack a Kafka cluster belongs to: the first record of one topic holds its name, for ever.
+//! The owner of a Kafka cluster: the first record of one topic contains the name of a stack, for
+//! good.
 //!
-//! Topics and consumer groups have the same names in every stack. Two stacks on one cluster would each
-//! handle half of the other's events, and no service could tell. The command that makes the topics is the
-//! one place where that shows in time.
+//! Topics and consumer groups have the same names in every stack. Two stacks on one cluster would
+//! each handle half of the other's events, and no service could detect it. The command that creates
+//! the topics is the one place that can detect it in time.
 
 use std::time::Duration;
 
@@ -15,21 +16,22 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use tokio::time::Instant;
 
-/// The topic. One partition, whose first record counts: of two stacks that claim a cluster at once, both
-/// find the same one.
+/// The topic. It has one partition, whose first record counts: two stacks that claim a cluster at
+/// once both find the same one.
 pub const TOPIC: &str = "stack.name";
 
-/// How long it may take to read the record, or to write it.
+/// The timeout for reading or writing the record.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a single request may take.
+/// The timeout of a single request.
 const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The settings of the topic, as Kafka names them.
+/// The settings of the topic, by Kafka's names.
 pub const TOPIC_CONFIG: [(&str, &str); 3] =
     [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 
-/// Letters, digits and dashes, as Kubernetes and Docker compose name what holds a stack.
+/// Letters, digits, underscores and dashes, as in the names of Kubernetes namespaces and compose
+/// projects.
 pub fn parse_stack_name(text: &str) -> Result<String, String> {
     let is_name = (1..=63).contains(&text.len())
         && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
@@ -39,7 +41,7 @@ pub fn parse_stack_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Claims the cluster for a stack, unless another one has.
+/// Claims the cluster for a stack, unless another stack owns it.
 ///
 /// # Errors
 /// [`BadConfiguration`] if the cluster belongs to another stack; any other error if Kafka does not
@@ -49,7 +51,7 @@ pub async fn claim(config: &KafkaConfig, stack: &str) -> Result<()> {
         Some(owner) => owner,
         None => {
             write_owner(config, stack).await?;
-            read_owner(config)?.context("the name of the stack was written and can't be read")?
+            read_owner(config)?.context("the name of the stack was written and cannot be read")?
         }
     };
     if owner != stack {
@@ -75,24 +77,24 @@ async fn write_owner(config: &KafkaConfig, stack: &str) -> Result<()> {
     written.map(drop).map_err(|(error, _)| error).context("the name of the stack was not written")
 }
 
-/// What the first record says, if there is one.
+/// The content of the first record, if there is one.
 fn read_owner(config: &KafkaConfig) -> Result<Option<String>> {
     tokio::task::block_in_place(|| {
         let consumer: BaseConsumer = kafka::client_config("contracts", config)
-            // librdkafka asks for a name; the group is never joined, and nothing committed.
+            // librdkafka needs a group id; the group is never joined, and no offset is committed.
             .set("group.id", "contracts")
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest")
-            // Another producer's open transaction must not hide what lies before it.
+            // An open transaction of another producer must not hide the records before it.
             .set("isolation.level", "read_uncommitted")
             .create()?;
         let deadline = Instant::now() + CLAIM_TIMEOUT;
         let (first, end) = loop {
-            // A topic that was just made has no leader for a moment.
+            // A new topic has no leader for a moment.
             match consumer.fetch_watermarks(TOPIC, 0, WATERMARKS_TIMEOUT) {
                 Ok(ends) => break ends,
                 Err(error) if Instant::now() > deadline => {
-                    return Err(error).with_context(|| format!("{TOPIC} can't be read"));
+                    return Err(error).with_context(|| format!("{TOPIC} cannot be read"));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(100)),
             }
@@ -104,7 +106,8 @@ fn read_owner(config: &KafkaConfig) -> Result<Option<String>> {
         assignment.add_partition_offset(TOPIC, 0, Offset::Offset(first))?;
         consumer.assign(&assignment)?;
         while Instant::now() < deadline {
-            // Errors are of a broker that is away for a moment; the deadline bounds them.
+            // An error means that a broker is unavailable for a moment; the deadline bounds the
+            // retries.
             if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
                 let stack = record.payload().and_then(|name| std::str::from_utf8(name).ok());
                 return Ok(Some(stack.unwrap_or("(unreadable)").to_owned()));

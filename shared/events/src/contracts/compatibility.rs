@@ -1,16 +1,17 @@
-//! Whether two versions of a schema can stand in one topic: each must read whatever the other
-//! wrote, for good. What a registry checks under `FULL_TRANSITIVE`, said without one, in sentences.
+//! Compatibility of two versions of a schema in one topic: each must read every record of the
+//! other, for good. A registry checks the same under `FULL_TRANSITIVE`; here it is checked without
+//! one, with messages.
 //!
-//! Avro allows a little more where only one side reads, such as int to long. A topic has readers
-//! of both ages, so here it does not.
+//! Avro also allows changes that only one side can read, such as int to long. A topic has readers
+//! of both versions, so they are refused here.
 
 use std::collections::BTreeSet;
 
 use apache_avro::Schema;
 use apache_avro::schema::{EnumSchema, RecordSchema};
 
-/// Why one of the two could not read the other, one sentence each. `older_name` is how the sentences call
-/// the older version.
+/// The reasons why one version could not read the other, as sentences. `older_name` is the name of
+/// the older version in them.
 pub fn conflicts(older_name: &str, older: &Schema, newer: &Schema) -> Vec<String> {
     let mut comparison = Comparison { older_name, conflicts: Vec::new() };
     comparison.compare("", older, newer);
@@ -48,7 +49,7 @@ impl Comparison<'_> {
                 if kinds(older) != kinds(newer) {
                     let words = |all| Vec::from_iter(kinds(all)).join(" | ");
                     self.add(format!(
-                        "{}may hold {} and could hold {} in {older_name}: what a field may hold never changes",
+                        "{}may hold {} and could hold {} in {older_name}: the types of a field never change",
                         describe(place),
                         words(newer),
                         words(older)
@@ -93,7 +94,7 @@ impl Comparison<'_> {
             let is_gone = newer.fields.iter().all(|field| field.name != was.name);
             if is_gone && was.default.is_none() {
                 self.add(format!(
-                    "`{}` is gone and had no default: who still reads with {older_name} would miss it",
+                    "`{}` was removed and had no default: readers with {older_name} would miss it",
                     inside(&was.name)
                 ));
             }
@@ -128,7 +129,7 @@ fn describe(place: &str) -> String {
     }
 }
 
-/// A type as far as it can never change, in words.
+/// A type, as far as it can never change, in words.
 fn type_name(schema: &Schema) -> String {
     match schema {
         Schema::Record(record) => format!("record {}", record.name),
@@ -147,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// A bit of everything that a contract may hold.
+    /// A schema with every kind of field that a contract may have.
     fn sample_schema() -> Value {
         json!({"type": "record", "name": "Sold", "namespace": "shop", "fields": [
             {"name": "id", "type": {"type": "string", "logicalType": "uuid"}},
@@ -162,13 +163,13 @@ mod tests {
             {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}}]})
     }
 
-    /// What was recorded, with one change, and what is said of it, in both directions of time.
+    /// The conflicts between the schema and one change of it, in both directions.
     fn conflicts_of(change: impl FnOnce(&mut Value)) -> Vec<String> {
         let mut changed = sample_schema();
         change(&mut changed);
         let [old, new] = [sample_schema(), changed].map(|schema| Schema::parse(&schema).unwrap());
         let conflicts = conflicts("version 1", &old, &new);
-        // Avro's own word: what we let pass, it lets pass.
+        // Every change that is allowed here is also allowed by Avro.
         if conflicts.is_empty() {
             assert_eq!(SchemaCompatibility::mutual_read(&old, &new), Ok(Compatibility::Full));
         }
@@ -228,13 +229,14 @@ mod tests {
             ),
             (
                 conflicts_of(|it| fields(it).retain(|field| field["name"] != "paid")),
-                &[
-                    "`paid` is gone and had no default: who still reads with version 1 would miss it",
-                ],
+                &["`paid` was removed and had no default: readers with version 1 would miss it"],
             ),
             (
                 conflicts_of(|it| it["fields"][4]["name"] = json!("paid_cents")),
-                &["`paid_cents` is new and has no default", "`paid` is gone and had no default"],
+                &[
+                    "`paid_cents` is new and has no default",
+                    "`paid` was removed and had no default",
+                ],
             ),
             (
                 conflicts_of(|it| it["fields"][4]["type"] = json!("string")),
@@ -295,8 +297,8 @@ mod tests {
         }
     }
 
-    /// An enum without a default that overlaps in half is *partially* compatible to apache-avro, so
-    /// that to ask it for an error would let it pass.
+    /// An enum without a default whose symbols half overlap is *partially* compatible for
+    /// apache-avro, so a check for errors only would allow it.
     #[test]
     fn a_half_overlapping_enum_is_an_error_here_where_avro_calls_it_partial() {
         let mut changed = sample_schema();

@@ -1,15 +1,15 @@
-//! `contracts apply` makes Kafka and the schema registry hold what is declared here: every topic,
-//! with its partitions and retention, and every schema, under `FULL_TRANSITIVE` compatibility.
+//! `contracts apply` creates in Kafka and the schema registry what this crate declares: every topic
+//! with its partitions and retention, and every schema under `FULL_TRANSITIVE` compatibility.
 //!
-//! It is the one place that creates either; services only look up. Safe to run twice. What is there
-//! and differs in a way that can't be changed under running services is an error, not a surprise; so is a
-//! cluster that belongs to another stack, of which nothing is then changed.
+//! It is the only program that creates either; services only look them up. It can be repeated. A
+//! difference that cannot be changed under running services is an error. So is a cluster of another
+//! stack, in which nothing is then changed.
 //!
-//! `contracts record`, run in a checkout, writes down a schema that was changed as its next version.
+//! `contracts record`, run in a checkout, records a changed schema as its next version.
 
-mod apply; // what Kafka and the registry are made to hold
+mod apply; // creates topics and schemas
 mod cluster_owner; // the stack that a Kafka cluster belongs to
-mod versions; // every version that was ever recorded, and what keeps them readable
+mod versions; // every recorded version of every schema
 mod compatibility; // whether two versions can read each other
 
 use std::path::Path;
@@ -19,7 +19,7 @@ use chassis::config::env::{self, BadConfiguration};
 
 use apply::Settings;
 
-/// As of a service.
+/// The exit status for a wrong configuration, as in a service.
 const BAD_CONFIGURATION: u8 = 64;
 
 #[tokio::main]

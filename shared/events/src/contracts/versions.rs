@@ -1,9 +1,10 @@
 //! Every version of every schema that was ever recorded, `schemas/versions/<topic>.<n>.<mark>.avsc`.
 //!
 //! Records are kept for weeks and services are deployed one by one, so a schema must be readable
-//! for whoever has any version of it, in both directions. The registry refuses what is not, but only
-//! when contracts are applied; the files let `make check` refuse it before. The mark is the
-//! beginning of the text's fingerprint: a version that is edited later no longer bears its name.
+//! for every program with any version of it, in both directions. The registry refuses an
+//! incompatible schema only when contracts are applied; with these files `make check` refuses it
+//! before. The mark is the beginning of the text's fingerprint: a version that is edited later no
+//! longer matches its name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +25,7 @@ struct Version {
     text: String,
 }
 
-/// Says what is wrong with the schemas in `folder`, one sentence each.
+/// The violations in the schemas of `folder`, as sentences.
 pub fn violations(folder: &Path) -> Result<Vec<String>> {
     let (current, past) = (current_schemas(folder)?, recorded_versions(folder)?);
     let mut violations = Vec::new();
@@ -36,11 +37,11 @@ pub fn violations(folder: &Path) -> Result<Vec<String>> {
             let name = version.file.display();
             if version.number != nth {
                 violations
-                    .push(format!("{topic}: version {nth} is missing, or there twice ({name})"));
+                    .push(format!("{topic}: version {nth} is missing, or exists twice ({name})"));
             }
             if version_path(folder, topic, version.number, &version.text)? != version.file {
                 violations.push(format!(
-                    "{name} was changed after it was recorded: what is out never changes"
+                    "{name} was changed after it was recorded: a recorded version never changes"
                 ));
             }
         }
@@ -67,8 +68,8 @@ pub fn violations(folder: &Path) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// Records each schema that differs from its newest version, unless something is wrong beside that.
-/// Answers the files made.
+/// Records each schema that differs from its newest version, unless there is another violation.
+/// Returns the created files.
 pub fn record_versions(folder: &Path) -> Result<Vec<PathBuf>> {
     let violations = violations(folder)?;
     let wrong: Vec<String> =
@@ -211,7 +212,8 @@ mod tests {
     #[test]
     fn an_incompatible_schema_is_checked_against_every_version_and_never_recorded() {
         let folder = Folder::new("incompatible");
-        // Each follows from the one before it; the third is no friend of the first.
+        // Each version is compatible with its predecessor; the third is incompatible with the
+        // first.
         for fields in [PAID.to_string(), format!("{PAID}, {TIP}")] {
             folder.put(&fields);
             record_versions(&folder.0).unwrap();
