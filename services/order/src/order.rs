@@ -19,6 +19,8 @@ use uuid::Uuid;
 
 #[path = "order_rows.rs"]
 mod rows;
+#[cfg(test)]
+pub use rows::Keys;
 
 /// An order: the row that decides.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]

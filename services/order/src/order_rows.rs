@@ -91,8 +91,8 @@ impl UnitOfWork for Orders {
     }
 
     fn save(&self, writes: &mut WriteBatch<'_>) {
-        insert_orders(writes, self.orders.new_rows(), &self.last_positions);
         update_orders(writes, self.orders.dirty_rows(), &self.last_positions);
+        insert_orders(writes, self.orders.new_rows(), &self.last_positions);
         insert_history(writes, &self.history);
         let mut items = self.items.new_rows();
         items.extend(self.items.dirty_rows());
@@ -151,15 +151,15 @@ fn update_orders(
     }
     writes
         .statement(
-            "update orders set status = o.status, reason = o.reason, payment = o.payment,
-             stock = o.stock, ended_at = o.ended_at, ended_event_id = o.ended_event_id,
-             last_position = o.last_position
+            "update orders set status = changed.status, reason = changed.reason, payment = changed.payment,
+             stock = changed.stock, ended_at = changed.ended_at, ended_event_id = changed.ended_event_id,
+             last_position = changed.last_position
          from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as status,
                       unnest($3::text[]) as reason, unnest($4::text[]) as payment,
                       unnest($5::text[]) as stock, unnest($6::timestamptz[]) as ended_at,
                       unnest($7::uuid[]) as ended_event_id,
-                      unnest($8::bigint[]) as last_position) as o
-         where orders.order_id = o.order_id",
+                      unnest($8::bigint[]) as last_position) as changed
+         where orders.order_id = changed.order_id",
         )
         .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
         .bind(orders.iter().map(|o| o.status).collect::<Vec<_>>())

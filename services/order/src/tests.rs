@@ -8,6 +8,7 @@ mod waiting;
 mod paging;
 mod deadline;
 mod republishing;
+mod statements;
 
 use chassis::{Event, HandlerContext, HandlerResult, Outcome};
 use std::time::Duration;

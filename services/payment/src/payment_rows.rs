@@ -57,12 +57,12 @@ fn update_accounts(writes: &mut WriteBatch<'_>, accounts: Vec<&Account>) {
     }
     writes
         .statement(
-            "update accounts set deposited_cents = a.deposited_cents,
-             balance_cents = a.balance_cents, taken_cents = a.taken_cents
+            "update accounts set deposited_cents = changed.deposited_cents,
+             balance_cents = changed.balance_cents, taken_cents = changed.taken_cents
          from (select unnest($1::uuid[]) as customer_id, unnest($2::bigint[]) as deposited_cents,
                       unnest($3::bigint[]) as balance_cents,
-                      unnest($4::bigint[]) as taken_cents) as a
-         where accounts.customer_id = a.customer_id",
+                      unnest($4::bigint[]) as taken_cents) as changed
+         where accounts.customer_id = changed.customer_id",
         )
         .bind(accounts.iter().map(|a| a.customer_id).collect::<Vec<_>>())
         .bind(accounts.iter().map(|a| a.deposited_cents).collect::<Vec<_>>())
@@ -93,12 +93,12 @@ fn update_payments(writes: &mut WriteBatch<'_>, payments: Vec<&Payment>) {
     }
     writes
         .statement(
-            "update payments set state = p.state, compensation_event_id = p.compensation_event_id,
-             updated_at = p.updated_at
+            "update payments set state = changed.state, compensation_event_id = changed.compensation_event_id,
+             updated_at = changed.updated_at
          from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as state,
                       unnest($3::uuid[]) as compensation_event_id,
-                      unnest($4::timestamptz[]) as updated_at) as p
-         where payments.order_id = p.order_id",
+                      unnest($4::timestamptz[]) as updated_at) as changed
+         where payments.order_id = changed.order_id",
         )
         .bind(payments.iter().map(|p| p.order_id).collect::<Vec<_>>())
         .bind(payments.iter().map(|p| p.state).collect::<Vec<_>>())

@@ -50,15 +50,15 @@ impl UnitOfWork for Warehouse {
 }
 
 const UPDATE_ITEMS: &str = "
-    update items set name = i.name, price_cents = i.price_cents, currency = i.currency,
-        version = i.version, delivered = i.delivered, available = i.available,
-        reserved = i.reserved, event_id = i.event_id, changed_at = i.changed_at
+    update items set name = changed.name, price_cents = changed.price_cents, currency = changed.currency,
+        version = changed.version, delivered = changed.delivered, available = changed.available,
+        reserved = changed.reserved, event_id = changed.event_id, changed_at = changed.changed_at
     from (select unnest($1::text[]) as sku, unnest($2::text[]) as name,
                  unnest($3::bigint[]) as price_cents, unnest($4::text[]) as currency,
                  unnest($5::bigint[]) as version, unnest($6::bigint[]) as delivered,
                  unnest($7::bigint[]) as available, unnest($8::bigint[]) as reserved,
-                 unnest($9::uuid[]) as event_id, unnest($10::timestamptz[]) as changed_at) as i
-    where items.sku = i.sku";
+                 unnest($9::uuid[]) as event_id, unnest($10::timestamptz[]) as changed_at) as changed
+    where items.sku = changed.sku";
 
 const INSERT_ITEMS: &str = "
     insert into items
@@ -93,12 +93,12 @@ fn update_reservations(writes: &mut WriteBatch<'_>, reservations: Vec<&Reservati
     }
     writes
         .statement(
-            "update reservations set state = r.state, compensation_event_id = r.compensation_event_id,
-             updated_at = r.updated_at
+            "update reservations set state = changed.state, compensation_event_id = changed.compensation_event_id,
+             updated_at = changed.updated_at
          from (select unnest($1::uuid[]) as order_id, unnest($2::text[]) as state,
                       unnest($3::uuid[]) as compensation_event_id,
-                      unnest($4::timestamptz[]) as updated_at) as r
-         where reservations.order_id = r.order_id",
+                      unnest($4::timestamptz[]) as updated_at) as changed
+         where reservations.order_id = changed.order_id",
         )
         .bind(reservations.iter().map(|r| r.order_id).collect::<Vec<_>>())
         .bind(reservations.iter().map(|r| r.state).collect::<Vec<_>>())

@@ -5,6 +5,7 @@
 //! linker omits it.
 
 mod client;
+mod statements;
 
 use std::collections::HashMap;
 use std::str::FromStr;
