@@ -1,15 +1,15 @@
 //! The statements that load and save the rows.
 
 use super::*;
-use crate::order::{CancelOrder, Keys};
-use chassis::Loads;
+use crate::order::CancelOrder;
+use chassis::{Loads, UnitOfWork};
 
 #[tokio::test]
 async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
     let (fixture, client) = fixture_with_items().await;
     let known = post_order(&client).await;
     let (pen, nib) = (item("pen", 160, "EUR", 2), item("nib", 1, "EUR", 1));
-    let mut keys = Keys::default();
+    let mut keys = <Orders as UnitOfWork>::Keys::default();
     for order_id in [known, ORDER] {
         Orders::keys(&CancelOrder { order_id, reason: Reason::Customer }, &mut keys);
     }
