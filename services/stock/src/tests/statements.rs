@@ -1,8 +1,10 @@
 //! The statements that load and save the rows.
 
 use super::*;
-use crate::stock::{Delivery, Item, Keys, PutItem, Reservation};
+use crate::stock::{Delivery, Item, Keys, PutItem, Reservation, State};
 use chassis::Loads;
+
+const OTHER_ORDER: Uuid = Uuid::max();
 
 #[tokio::test]
 async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
@@ -10,23 +12,37 @@ async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
     add_stock(&client, "pen", 5).await;
     let order = created(ORDER, &[("pen", 2)]);
     fixture.deliver(&[(Uuid::now_v7(), &order)], saga::reserve_stock).await.unwrap();
-    let mut keys = Keys::default();
-    let put =
-        PutItem { sku: "ink".into(), name: "Ink".into(), price_cents: 90, currency: "EUR".into() };
-    Warehouse::keys(&put, &mut keys);
-    for order_id in [ORDER, Uuid::max()] {
-        Warehouse::keys(&cancelled(order_id), &mut keys);
-    }
-    let change = |rows: &mut Warehouse| {
-        let (pen, known) = (rows.item("pen").unwrap(), rows.reservation(ORDER).unwrap());
-        let ink = Item { sku: "ink".into(), ..pen.clone() };
-        let (known, other) =
-            (known.clone(), Reservation { order_id: Uuid::max(), ..known.clone() });
-        rows.put_item(ink);
-        rows.put_reservation(known);
-        rows.put_reservation(other);
-        let delivery = Delivery { delivery_id: Uuid::max(), sku: "pen".into(), quantity: 1 };
-        rows.add_delivery(&delivery, context(0).now);
+    let keys = || {
+        let mut keys = Keys::default();
+        for sku in ["pen", "ink"] {
+            let (sku, name, currency) = (sku.into(), sku.into(), "EUR".into());
+            Warehouse::keys(&PutItem { sku, name, price_cents: 90, currency }, &mut keys);
+        }
+        for order_id in [ORDER, OTHER_ORDER] {
+            Warehouse::keys(&cancelled(order_id), &mut keys);
+        }
+        keys
     };
-    fixture.compare_statements(env!("CARGO_MANIFEST_DIR"), keys, change).await;
+    let change = |rows: &mut Warehouse| {
+        let pen = rows.item("pen").unwrap().clone();
+        let reserved = rows.reservation(ORDER).unwrap().clone();
+        let (name, event_id) = ("Ink".to_string(), Uuid::max());
+        rows.put_item(Item { sku: "ink".into(), name, event_id, version: 7, ..pen });
+        rows.put_reservation(Reservation { order_id: OTHER_ORDER, ..reserved.clone() });
+        rows.put_reservation(Reservation {
+            state: State::Released,
+            compensation_event_id: Some(Uuid::max()),
+            updated_at: context(1).now,
+            ..reserved
+        });
+        rows.release("pen", 2);
+        let delivery = Delivery { delivery_id: Uuid::max(), sku: "pen".into(), quantity: 1 };
+        rows.add_delivery(&delivery, context(1).now);
+    };
+    let saved_rows = |rows: &Warehouse| {
+        let items = ["pen", "ink"].map(|sku| rows.item(sku).cloned());
+        (items, [ORDER, OTHER_ORDER].map(|order_id| rows.reservation(order_id).cloned()))
+    };
+    fixture.compare_statements(env!("CARGO_MANIFEST_DIR"), keys, change, saved_rows).await;
+    assert_eq!(fixture.count_rows("items").await, 1, "nothing is committed");
 }

@@ -1,5 +1,7 @@
 //! The statements by which a service loads and saves its rows, as Postgres got them.
 
+use std::fmt::Debug;
+
 use sqlx::{Connection, PgConnection};
 
 use crate::testing::{TestService, write_batch};
@@ -9,27 +11,30 @@ use crate::unit_of_work::UnitOfWork;
 const PREPARED: &str = "select statement from pg_prepared_statements order by prepare_time";
 
 impl<R: UnitOfWork> TestService<R> {
-    /// Loads the rows of `keys`, lets `change` change them and add to them, and saves them. Compares the
-    /// statements that Postgres got with `statements.sql` in the service's folder; rewrites that file where
-    /// `REWRITE_STATEMENTS` is set. Nothing is committed.
+    /// Loads the rows of `keys`, lets `change` change them and add to them, and saves them: what is loaded
+    /// afterwards has to be equal. Then compares the statements that Postgres got with `statements.sql` in the
+    /// service's folder; rewrites that file where `REWRITE_STATEMENTS` is set. Nothing is committed.
     ///
     /// # Panics
-    /// If the file has other statements.
-    pub async fn compare_statements(
+    /// If other rows are loaded than were saved, or the file has other statements.
+    pub async fn compare_statements<S: PartialEq + Debug>(
         &self,
         folder: &str,
-        keys: R::Keys,
+        keys: impl Fn() -> R::Keys,
         change: impl FnOnce(&mut R),
+        saved_rows: impl Fn(&R) -> S,
     ) {
         // A connection of its own has prepared nothing else.
         let connection = PgConnection::connect_with(&self.db.connect_options()).await;
         let mut connection = connection.expect("the cluster runs");
         let mut tx = connection.begin().await.expect("a transaction");
-        let mut rows = R::load(&mut tx, keys).await.expect("the rows are loaded");
+        let mut rows = R::load(&mut tx, keys()).await.expect("the rows are loaded");
         change(&mut rows);
         let mut writes = write_batch(&mut tx);
         rows.save(&mut writes);
         writes.execute().await.expect("the rows are saved");
+        let loaded = R::load(&mut tx, keys()).await.expect("the rows are loaded");
+        assert_eq!(saved_rows(&loaded), saved_rows(&rows), "what is loaded is what was saved");
         let prepared = sqlx::query_scalar(PREPARED).persistent(false).fetch_all(&mut *tx).await;
         let prepared: Vec<String> = prepared.expect("the statements");
         let sent: String = prepared.iter().map(|statement| to_lines(statement) + ";\n").collect();
