@@ -1,6 +1,6 @@
 //! The aggregate: orders that were confirmed.
 
-use chassis::{Loads, Table, UnitOfWork, WriteBatch};
+use chassis::{Loads, Record, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// An order that was confirmed. It never changes.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "confirmed_orders", key = "order_id")]
 pub struct ConfirmedOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,
@@ -33,7 +34,7 @@ pub struct Line {
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
-    confirmed: Table<Uuid, ConfirmedOrder>,
+    confirmed: Table<ConfirmedOrder>,
 }
 
 impl Orders {
@@ -43,12 +44,8 @@ impl Orders {
     }
 
     /// Notes an order.
-    ///
-    /// # Panics
-    /// If it is there: `save` has no update, so that what changed would be lost without a word.
     pub fn put_order(&mut self, order: ConfirmedOrder) {
-        assert!(self.order(order.order_id).is_none(), "what was confirmed never changes");
-        self.confirmed.put(order.order_id, order);
+        self.confirmed.put(order);
     }
 }
 
@@ -62,35 +59,10 @@ impl UnitOfWork for Orders {
     type Keys = BTreeSet<Uuid>;
 
     async fn load(tx: &mut PgConnection, keys: BTreeSet<Uuid>) -> sqlx::Result<Orders> {
-        let confirmed = sqlx::query_as(
-            "select order_id, customer_id, lines, total_cents, currency, confirmed_at
-             from confirmed_orders where order_id = any($1) order by order_id for update",
-        )
-        .bind(Vec::from_iter(keys.iter().copied()))
-        .fetch_all(tx)
-        .await?;
-        Ok(Orders {
-            confirmed: Table::from_rows(keys, confirmed, |order: &ConfirmedOrder| order.order_id),
-        })
+        Ok(Orders { confirmed: Table::lock(tx, keys).await? })
     }
 
-    fn save(&self, batch: &mut WriteBatch<'_>) {
-        let orders = self.confirmed.new_rows();
-        if orders.is_empty() {
-            return;
-        }
-        batch
-            .statement(
-                "insert into confirmed_orders
-                 (order_id, customer_id, lines, total_cents, currency, confirmed_at)
-             select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::jsonb[]),
-                    unnest($4::bigint[]), unnest($5::text[]), unnest($6::timestamptz[])",
-            )
-            .bind(orders.iter().map(|o| o.order_id).collect::<Vec<_>>())
-            .bind(orders.iter().map(|o| o.customer_id).collect::<Vec<_>>())
-            .bind(orders.iter().map(|o| &o.lines).collect::<Vec<_>>())
-            .bind(orders.iter().map(|o| o.total_cents).collect::<Vec<_>>())
-            .bind(orders.iter().map(|o| o.currency.as_str()).collect::<Vec<_>>())
-            .bind(orders.iter().map(|o| o.confirmed_at).collect::<Vec<_>>());
+    fn save(&self, writes: &mut WriteBatch<'_>) {
+        writes.save(&self.confirmed);
     }
 }

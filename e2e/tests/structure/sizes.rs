@@ -20,7 +20,12 @@ fn all_sources() -> impl Iterator<Item = Source> {
     let folders = services().into_iter().map(|service| format!("services/{service}/src"));
     let others =
         ["shared/chassis/src", "shared/events/src", "e2e/src", "e2e/tests", "e2e/bench/src"];
-    let others = others.into_iter().chain(["e2e/model", "e2e/template", "e2e/fuzz/src"]);
+    let others = others.into_iter().chain([
+        "shared/derive/src",
+        "e2e/model",
+        "e2e/template",
+        "e2e/fuzz/src",
+    ]);
     folders.chain(others.map(str::to_string)).flat_map(|folder| sources(&folder))
 }
 

@@ -190,7 +190,7 @@ async fn show_order(
 async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
     let order = sqlx::query_as(
         "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
-                lines, created_at, ended_at, created_event_id, ended_event_id
+                lines, created_at, ended_at, created_event_id, ended_event_id, last_position
          from orders where order_id = $1",
     )
     .bind(order_id)
@@ -233,7 +233,7 @@ async fn list_orders(
     let OrdersQuery { customer_id, after, limit } = wanted;
     let mut orders: Vec<Order> = sqlx::query_as(
         "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
-                lines, created_at, ended_at, created_event_id, ended_event_id
+                lines, created_at, ended_at, created_event_id, ended_event_id, last_position
          from orders where customer_id = $1 and order_id < $2
          order by order_id desc limit $3",
     )

@@ -1,19 +1,12 @@
 //! The aggregate: orders with their two legs and their history, and the items they can name.
 
-use chassis::{
-    Event, HandlerContext, Loads, PublishedEvent, Republish, Table, UnitOfWork, WriteBatch,
-    deserialize_integer,
-};
-use std::collections::{BTreeSet, HashMap};
-
+use chassis::{Event, HandlerContext, Record, Table, deserialize_integer};
 use chrono::{DateTime, Utc};
 use events::orders::{
     CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
 };
-use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, types::Json};
+use sqlx::types::Json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -21,26 +14,37 @@ use uuid::Uuid;
 mod rows;
 
 /// An order: the row that decides.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "orders", key = "order_id")]
+// What an order is about never changes; where it stands does.
 pub struct Order {
     pub order_id: Uuid,
+    #[record(immutable)]
     pub customer_id: Uuid,
     pub status: Status,
     #[schema(required)]
     pub reason: Option<Reason>,
     pub payment: PaymentLeg,
     pub stock: StockLeg,
+    #[record(immutable)]
     pub total_cents: i64,
+    #[record(immutable)]
     pub currency: String,
+    #[record(immutable)]
     #[schema(value_type = Vec<Line>)]
     pub lines: Json<Vec<Line>>,
+    #[record(immutable)]
     pub created_at: DateTime<Utc>,
     #[schema(required)]
     pub ended_at: Option<DateTime<Utc>>,
+    #[record(immutable)]
     #[serde(skip)]
     pub created_event_id: Uuid,
     #[serde(skip)]
     pub ended_event_id: Option<Uuid>,
+    /// The position of the last entry of its history; 0 without one.
+    #[serde(skip)]
+    pub last_position: i64,
 }
 
 /// One item of an order.
@@ -148,7 +152,8 @@ impl Order {
 }
 
 /// An item, as last heard of.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "items", key = "sku")]
 pub struct Item {
     pub sku: String,
     pub name: String,
@@ -203,10 +208,8 @@ pub struct CancelOrder {
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
-    orders: Table<Uuid, Order>,
-    items: Table<String, Item>,
-    /// The position of the last entry of each order's history.
-    last_positions: HashMap<Uuid, i64>,
+    orders: Table<Order>,
+    items: Table<Item>,
     history: Vec<NewHistoryEntry>,
 }
 
@@ -223,7 +226,7 @@ impl Orders {
 
     /// Adds an order, or replaces what is known of one.
     pub fn put_order(&mut self, order: Order) {
-        self.orders.put(order.order_id, order);
+        self.orders.put(order);
     }
 
     /// An item, if stock announced it.
@@ -239,7 +242,7 @@ impl Orders {
     /// Notes what stock announced, unless something newer is known.
     pub fn put_item(&mut self, item: Item) {
         if self.item(&item.sku).is_none_or(|known| known.version < item.version) {
-            self.items.put(item.sku.clone(), item);
+            self.items.put(item);
         }
     }
 
@@ -274,19 +277,16 @@ impl Orders {
         occurred_at: DateTime<Utc>,
         HandlerContext { now: recorded_at, .. }: HandlerContext,
     ) {
-        // Counted in the order's own row, under its lock: so that has to be written.
-        self.orders.get_mut(&order_id);
-        let last = self.last_positions.entry(order_id).or_default();
-        *last += 1;
-        let position = *last;
-        let detail = serde_json::to_string(event).expect("events are plain JSON");
-        let event = E::topic().name;
+        // Counted in the order's own row, under its lock.
+        let order = self.orders.get_mut(&order_id);
+        let order = order.unwrap_or_else(|| panic!("order {order_id} is not among the rows"));
+        order.last_position += 1;
         self.history.push(NewHistoryEntry {
             order_id,
             event_id,
-            position,
-            event,
-            detail,
+            position: order.last_position,
+            event: E::topic().name,
+            detail: serde_json::to_string(event).expect("events are plain JSON"),
             occurred_at,
             recorded_at,
         });

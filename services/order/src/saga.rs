@@ -52,9 +52,8 @@ pub fn place_order(
             .checked_mul(item.price_cents)
             .and_then(|cents| total_cents.checked_add(cents))
             .ok_or(Refusal::TotalTooLarge { nth })?;
-        let (sku, quantity, unit_price_cents) =
-            (wanted.sku.clone(), wanted.quantity, item.price_cents);
-        lines.push(Line { sku, quantity, unit_price_cents });
+        let (sku, unit_price_cents) = (wanted.sku.clone(), item.price_cents);
+        lines.push(Line { sku, quantity: wanted.quantity, unit_price_cents });
     }
     let currency = currency.unwrap_or_default();
     let order = Order {
@@ -71,6 +70,7 @@ pub fn place_order(
         ended_at: None,
         created_event_id: context.event_id,
         ended_event_id: None,
+        last_position: 0,
     };
     let created = order.created();
     orders.put_order(order);

@@ -8,6 +8,7 @@ mod waiting;
 mod paging;
 mod deadline;
 mod republishing;
+mod statements;
 
 use chassis::{Event, HandlerContext, HandlerResult, Outcome};
 use std::time::Duration;
@@ -66,6 +67,7 @@ fn order(order_id: Uuid, status: Status, payment: PaymentLeg, stock: StockLeg) -
         ended_at: ended.then_some(context(0).now),
         created_event_id: Uuid::max(),
         ended_event_id: ended.then(Uuid::max),
+        last_position: 0,
     }
 }
 

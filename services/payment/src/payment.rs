@@ -1,23 +1,24 @@
 //! The aggregate: accounts, and what was taken from them for which order.
 
-use chassis::{Loads, PublishedEvent, Republish, Table, UnitOfWork, WriteBatch};
+use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
-use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::payments::{
+    DECLINED, DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified, REFUNDED, VERIFIED,
+};
 use serde::Serialize;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-#[path = "payment_rows.rs"]
-mod rows;
-
 /// A customer's account.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "accounts", key = "customer_id")]
 pub struct Account {
     pub customer_id: Uuid,
+    #[record(immutable)]
     pub currency: String,
     pub deposited_cents: i64,
     pub balance_cents: i64,
@@ -25,21 +26,29 @@ pub struct Account {
 }
 
 /// What payment did for an order, and what it said.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "payments", key = "order_id")]
+// The answer stays; it can be undone once.
 pub struct Payment {
     pub order_id: Uuid,
     pub state: State,
+    #[record(immutable)]
     #[schema(required)]
     pub customer_id: Option<Uuid>,
+    #[record(immutable)]
     pub amount_cents: i64,
+    #[record(immutable)]
     #[schema(required)]
     pub currency: Option<String>,
+    #[record(immutable)]
     #[schema(required)]
     pub reason: Option<String>,
+    #[record(immutable)]
     #[serde(skip)]
     pub response_event_id: Option<Uuid>,
     #[serde(skip)]
     pub compensation_event_id: Option<Uuid>,
+    #[record(immutable)]
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -110,11 +119,8 @@ fn parse_decline_reason(word: &str) -> DeclineReason {
 }
 
 impl Republish for Payment {
-    type Key = Uuid;
-    const TABLE: (&'static str, &'static str) = ("payments", "order_id");
-
-    fn key(&self) -> Uuid {
-        self.order_id
+    fn topic_names() -> Vec<&'static str> {
+        vec![VERIFIED.name, DECLINED.name, REFUNDED.name]
     }
 
     fn published_events(&self) -> Vec<PublishedEvent> {
@@ -138,12 +144,22 @@ pub struct Deposit {
     pub currency: String,
 }
 
+/// A deposit as its table has it.
+#[derive(Record)]
+#[record(table = "deposits", key = "deposit_id")]
+struct DepositRow {
+    deposit_id: Uuid,
+    customer_id: Uuid,
+    amount_cents: i64,
+    created_at: DateTime<Utc>,
+}
+
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Ledger {
-    accounts: Table<Uuid, Account>,
-    payments: Table<Uuid, Payment>,
-    deposits: Vec<(Deposit, DateTime<Utc>)>,
+    accounts: Table<Account>,
+    payments: Table<Payment>,
+    deposits: Vec<DepositRow>,
 }
 
 /// Which rows a batch touches.
@@ -166,7 +182,7 @@ impl Ledger {
 
     /// Notes what was done for an order.
     pub fn put_payment(&mut self, payment: Payment) {
-        self.payments.put(payment.order_id, payment);
+        self.payments.put(payment);
     }
 
     /// Moves money from the balance to what is taken.
@@ -195,8 +211,9 @@ impl Ledger {
         });
         account.deposited_cents += deposit.amount_cents;
         account.balance_cents += deposit.amount_cents;
-        self.accounts.put(deposit.customer_id, account);
-        self.deposits.push((deposit.clone(), now));
+        self.accounts.put(account);
+        let Deposit { deposit_id, customer_id, amount_cents, .. } = *deposit;
+        self.deposits.push(DepositRow { deposit_id, customer_id, amount_cents, created_at: now });
     }
 }
 
@@ -216,5 +233,21 @@ impl Loads<OrderCancelled> for Ledger {
 impl Loads<Deposit> for Ledger {
     fn keys(deposit: &Deposit, keys: &mut Keys) {
         keys.customers.insert(deposit.customer_id);
+    }
+}
+
+impl UnitOfWork for Ledger {
+    type Keys = Keys;
+
+    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Ledger> {
+        let payments = Table::<Payment>::lock(tx, keys.orders).await?;
+        // A cancellation names no customer; whose money it was stands in the payment.
+        keys.customers.extend(payments.iter().filter_map(|payment| payment.customer_id));
+        let accounts = Table::lock(tx, keys.customers).await?;
+        Ok(Ledger { accounts, payments, deposits: Vec::new() })
+    }
+
+    fn save(&self, writes: &mut WriteBatch<'_>) {
+        writes.save(&self.accounts).save(&self.payments).insert_all(&self.deposits);
     }
 }

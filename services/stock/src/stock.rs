@@ -1,24 +1,22 @@
 //! The aggregate: items, and what is set aside of them for which order.
 
-use chassis::{Loads, PublishedEvent, Republish, Table, UnitOfWork, WriteBatch};
+use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::stock::{
-    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
-    StockReserved,
+    ITEMS, REJECTED, RELEASED, RESERVED, RejectReason, ReleasedLine, ReservedLine, StockItem,
+    StockRejected, StockReleased, StockReserved,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-#[path = "stock_rows.rs"]
-mod rows;
-
 /// An item.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "items", key = "sku")]
 pub struct Item {
     pub sku: String,
     pub name: String,
@@ -35,20 +33,27 @@ pub struct Item {
 }
 
 /// What stock did for an order, and what it said.
-#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "reservations", key = "order_id")]
+// The answer stays; it can be undone once.
 pub struct Reservation {
     pub order_id: Uuid,
     pub state: State,
+    #[record(immutable)]
     #[schema(value_type = Vec<Line>)]
     pub lines: Json<Vec<Line>>,
+    #[record(immutable)]
     #[serde(skip)]
     pub shortfall: Option<Json<Shortfall>>,
+    #[record(immutable)]
     #[schema(required)]
     pub reason: Option<String>,
+    #[record(immutable)]
     #[serde(skip)]
     pub response_event_id: Option<Uuid>,
     #[serde(skip)]
     pub compensation_event_id: Option<Uuid>,
+    #[record(immutable)]
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -99,11 +104,8 @@ impl Item {
 }
 
 impl Republish for Item {
-    type Key = String;
-    const TABLE: (&'static str, &'static str) = ("items", "sku");
-
-    fn key(&self) -> String {
-        self.sku.clone()
+    fn topic_names() -> Vec<&'static str> {
+        vec![ITEMS.name]
     }
 
     fn published_events(&self) -> Vec<PublishedEvent> {
@@ -135,11 +137,8 @@ impl Reservation {
 }
 
 impl Republish for Reservation {
-    type Key = Uuid;
-    const TABLE: (&'static str, &'static str) = ("reservations", "order_id");
-
-    fn key(&self) -> Uuid {
-        self.order_id
+    fn topic_names() -> Vec<&'static str> {
+        vec![RESERVED.name, REJECTED.name, RELEASED.name]
     }
 
     fn published_events(&self) -> Vec<PublishedEvent> {
@@ -171,12 +170,22 @@ pub struct Delivery {
     pub quantity: i64,
 }
 
+/// A delivery as its table has it.
+#[derive(Record)]
+#[record(table = "deliveries", key = "delivery_id")]
+struct DeliveryRow {
+    delivery_id: Uuid,
+    sku: String,
+    quantity: i64,
+    created_at: DateTime<Utc>,
+}
+
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Warehouse {
-    items: Table<String, Item>,
-    reservations: Table<Uuid, Reservation>,
-    deliveries: Vec<(Delivery, DateTime<Utc>)>,
+    items: Table<Item>,
+    reservations: Table<Reservation>,
+    deliveries: Vec<DeliveryRow>,
 }
 
 /// Which rows a batch touches.
@@ -194,7 +203,7 @@ impl Warehouse {
 
     /// Adds an item, or replaces what is known of one.
     pub fn put_item(&mut self, item: Item) {
-        self.items.put(item.sku.clone(), item);
+        self.items.put(item);
     }
 
     /// What was done for an order, if anything.
@@ -204,7 +213,7 @@ impl Warehouse {
 
     /// Notes what was done for an order.
     pub fn put_reservation(&mut self, reservation: Reservation) {
-        self.reservations.put(reservation.order_id, reservation);
+        self.reservations.put(reservation);
     }
 
     /// Moves units of an item from available to reserved.
@@ -224,7 +233,8 @@ impl Warehouse {
         let item = self.loaded_item(&delivery.sku);
         item.delivered += delivery.quantity;
         item.available += delivery.quantity;
-        self.deliveries.push((delivery.clone(), now));
+        let Delivery { delivery_id, sku, quantity } = delivery.clone();
+        self.deliveries.push(DeliveryRow { delivery_id, sku, quantity, created_at: now });
     }
 
     /// An item whose goods are to be moved. One that `load` forgot must not be moved in silence.
@@ -255,5 +265,22 @@ impl Loads<PutItem> for Warehouse {
 impl Loads<Delivery> for Warehouse {
     fn keys(delivery: &Delivery, keys: &mut Keys) {
         keys.skus.insert(delivery.sku.clone());
+    }
+}
+
+impl UnitOfWork for Warehouse {
+    type Keys = Keys;
+
+    async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
+        let reservations = Table::<Reservation>::lock(tx, keys.orders).await?;
+        // A cancellation names no items; what is put back stands in the reservation.
+        let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
+        keys.skus.extend(lines.map(|line| line.sku.clone()));
+        let items = Table::lock(tx, keys.skus).await?;
+        Ok(Warehouse { items, reservations, deliveries: Vec::new() })
+    }
+
+    fn save(&self, writes: &mut WriteBatch<'_>) {
+        writes.save(&self.items).save(&self.reservations).insert_all(&self.deliveries);
     }
 }

@@ -4,6 +4,7 @@ mod rules;
 mod edges;
 mod paging;
 mod republishing;
+mod statements;
 
 use chassis::HandlerContext;
 use chassis::testing::{self, TestClient, TestService};

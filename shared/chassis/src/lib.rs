@@ -6,7 +6,8 @@
 //!
 //! A service imports its names from the root, `use chassis::{…}`:
 //! - [`main`], [`Service`], [`Routers`], [`ServiceLoop`]: the process, its three ports and its loops
-//! - [`UnitOfWork`], [`Loads`], [`Table`], [`WriteBatch`]: the rows of one batch, loaded and saved together
+//! - [`UnitOfWork`], [`Loads`], [`Record`], [`Table`], [`WriteBatch`]: the rows of one batch, loaded and saved
+//!   together
 //! - [`Event`], [`Topic`], [`HandlerContext`], [`HandlerResult`], [`Outcome`], [`unprocessable!`],
 //!   [`DiscardImpact`]: what events cause
 //! - [`Commands`], [`Reply`], [`IdempotentRequest`], [`IdempotencyKey`], [`Problem`], [`PageLimit`]: what clients
@@ -33,6 +34,10 @@
 //! `admin/republish`: only [`service`] and this file import them.
 
 #![warn(missing_docs)]
+
+// The derive names this crate from outside.
+#[cfg(test)]
+extern crate self as chassis;
 
 // From the lowest layer to the highest.
 mod crash_point;
@@ -75,6 +80,7 @@ pub use consumer::lag::{ConsumerLag, LAG_VALID_FOR};
 pub(crate) use crash_point::crash_point;
 pub use db::horizon::Horizon;
 pub use dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff};
+pub use derive::Record;
 pub use event::{
     Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
     Unprocessable,
@@ -93,6 +99,7 @@ pub use kafka::compacted_topic::{CompactedTopic, Payload, SnapshotReader};
 pub use outbox::relay::Relay;
 pub use service::process::main;
 pub use service::{Routers, Service, ServiceLoop};
+pub use unit_of_work::record::Record;
 pub use unit_of_work::table::Table;
 pub use unit_of_work::write_batch::WriteBatch;
 pub use unit_of_work::{Loads, UnitOfWork};

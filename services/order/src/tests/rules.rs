@@ -69,6 +69,7 @@ fn every_response_in_every_state_advances_its_leg_and_decides_once() {
             (expected.ended_at, expected.ended_event_id) =
                 (Some(context(1).now), Some(context(1).event_id));
         }
+        expected.last_position = rows.history().len() as i64;
         assert_eq!(after, &expected, "{case}");
         assert_eq!(answer, Ok(decided.map(|(topic, ..)| topic)), "{case}");
         assert_eq!(history_entry(0).1, context(1).causation_id.unwrap(), "{case}");
@@ -166,7 +167,8 @@ fn a_placed_order_is_pending_and_published_with_our_prices() {
         event.lines.iter().map(|l| (l.sku.as_str(), l.quantity, l.unit_price_cents)).collect();
     assert_eq!(lines, [("pen", 2, 150), ("ink", 1, 90)]);
     let placed = order(ORDER, Status::Pending, PaymentLeg::Waiting, StockLeg::Waiting);
-    let placed = Order { created_at: context.now, created_event_id: context.event_id, ..placed };
+    let (created_at, created_event_id) = (context.now, context.event_id);
+    let placed = Order { created_at, created_event_id, last_position: 1, ..placed };
     assert_eq!(rows.order(ORDER), Some(&placed));
     let history: Vec<_> = rows.history().iter().map(|line| (line.event, line.event_id)).collect();
     assert_eq!(history, [("orders.created", context.event_id)]);
@@ -216,7 +218,8 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             );
             let (ended_at, ended_event_id) = (Some(context(1).now), Some(context(1).event_id));
             let (status, reason) = (Status::Cancelled, Some(reason));
-            let ended = Order { status, reason, ended_at, ended_event_id, ..pending };
+            let ended =
+                Order { status, reason, ended_at, ended_event_id, last_position: 1, ..pending };
             assert_eq!(rows_of_pending.order(ORDER), Some(&ended));
             assert_eq!(rows_of_pending.history().len(), 1);
 

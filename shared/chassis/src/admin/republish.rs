@@ -9,7 +9,6 @@
 //! A republish request leaves no state behind. Each response names the cursor with which the next request
 //! continues, so an interrupted one is repeated from there or from the beginning.
 
-use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +17,11 @@ use axum::{Router, routing::post};
 use chrono::{DateTime, Utc};
 use metrics::counter;
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, PgTransaction};
+use sqlx::PgPool;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::admin::republish_source::{PAGE_ROWS, SourcePage};
+use crate::admin::republish_source::{PAGE_ROWS, Page, Selection};
 pub use crate::admin::republish_source::{
     PublishedEvent, Republish, RepublishSource, source, traceparent,
 };
@@ -73,32 +72,13 @@ struct RepublishRequest {
 #[derive(Debug, Default, Serialize)]
 struct RepublishProgress {
     /// Events written to the outbox.
-    republished: u64,
+    republished: usize,
     /// Rows read.
-    rows: u64,
+    rows: usize,
     /// Events that wait for the relay, counted up to one more than [`OUTBOX_ROWS_MAX`].
     outbox: i64,
-    /// The cursor with which to continue, as `after`. None: everything is republished.
-    next: Option<Cursor>,
-}
-
-/// A row of a table.
-#[derive(Clone, Debug, PartialEq)]
-struct Cursor {
-    table: &'static str,
-    key: String,
-}
-
-impl Display for Cursor {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}/{}", self.table, self.key)
-    }
-}
-
-impl Serialize for Cursor {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+    /// The cursor with which to continue, as `after`: a table, a slash and a key. None: everything is republished.
+    next: Option<String>,
 }
 
 async fn republish(
@@ -106,15 +86,11 @@ async fn republish(
     Json(request): Json<RepublishRequest>,
 ) -> Result<Json<RepublishProgress>, Problem> {
     let since = request.since.unwrap_or(DateTime::<Utc>::MIN_UTC);
-    let progress = match (&request.key, &request.after) {
-        (Some(key), None) => republisher.republish_key(key, since).await?,
-        (None, None) => {
-            republisher
-                .republish_all(republisher.sources.first().map(RepublishSource::start), since)
-                .await?
-        }
-        (None, Some(after)) => {
-            republisher.republish_all(Some(republisher.parse_cursor(after)?), since).await?
+    let progress = match (request.key, request.after) {
+        (Some(key), None) => republisher.republish_key(&key, since).await?,
+        (None, after) => {
+            let first = || republisher.sources.first().map(RepublishSource::start);
+            republisher.republish_all(after.or_else(first), since).await?
         }
         (Some(_), Some(_)) => {
             return Err(Problem::invalid("after", "a key is republished in one request"));
@@ -131,15 +107,11 @@ impl Republisher {
     ) -> Result<RepublishProgress, Problem> {
         let mut progress = RepublishProgress::default();
         for source in &self.sources {
-            let write = async {
-                let mut tx = db::begin(&self.db).await?;
-                let page = source.0.rows_with_key(&mut tx, key).await?;
-                self.write_page(tx, page, since, &mut progress).await
-            };
-            let written: Result<(), Problem> = write.await;
+            let written = self.republish_page(source, Selection::Key(key), since, &mut progress);
             // The events of another table under this key are already written.
-            written.map_err(|problem| {
-                if progress.rows > 0 { Problem::admin_outcome_unknown(problem) } else { problem }
+            written.await.map_err(|problem| match progress.rows {
+                0 => problem,
+                _ => Problem::admin_outcome_unknown(problem),
             })?;
         }
         if progress.rows == 0 {
@@ -153,7 +125,7 @@ impl Republisher {
     /// answers with its cursor: at worst, the next request republishes the last page again.
     async fn republish_all(
         &self,
-        from: Option<Cursor>,
+        from: Option<String>,
         since: DateTime<Utc>,
     ) -> Result<RepublishProgress, Problem> {
         let mut progress = RepublishProgress { next: from, ..RepublishProgress::default() };
@@ -174,6 +146,7 @@ impl Republisher {
     ) -> Result<(), Problem> {
         let until = Instant::now() + REQUEST_DURATION_MAX;
         while let Some(cursor) = progress.next.clone() {
+            let (index, key) = self.parse_cursor(&cursor)?;
             progress.outbox = self.outbox_depth().await?;
             if Instant::now() > until {
                 break;
@@ -182,30 +155,28 @@ impl Republisher {
                 tokio::time::sleep(OUTBOX_POLL_INTERVAL).await;
                 continue;
             }
-            let index = self.source_index(cursor.table).unwrap_or(self.sources.len());
-            let Some(source) = self.sources.get(index) else { break };
-            let mut tx = db::begin(&self.db).await?;
-            let page = source.0.rows_after(&mut tx, &cursor.key).await?;
-            let last = page.last.clone().filter(|_| page.rows == PAGE_ROWS as u64);
-            self.write_page(tx, page, since, progress).await?;
+            let source = &self.sources[index];
+            let last = self.republish_page(source, Selection::After(key), since, progress).await?;
             progress.next = match last {
-                Some(key) => Some(Cursor { key, ..cursor }),
+                Some(key) => Some(format!("{}/{key}", source.table)),
                 None => self.sources.get(index + 1).map(RepublishSource::start),
             };
         }
         Ok(())
     }
 
-    /// The rows have been locked since they were read. A transaction that changes them waits for this commit,
-    /// and its events follow.
-    async fn write_page(
+    /// Republishes some rows. Returns the key of the last one if there may be more behind it. The rows stay locked
+    /// from the read to the commit: a transaction that changes them waits, and its events follow.
+    async fn republish_page(
         &self,
-        mut tx: PgTransaction<'static>,
-        page: SourcePage,
+        source: &RepublishSource,
+        selection: Selection<'_>,
         since: DateTime<Utc>,
         progress: &mut RepublishProgress,
-    ) -> Result<(), Problem> {
-        let published = page.events.into_iter().filter(|event| event.occurred_at >= since);
+    ) -> Result<Option<String>, Problem> {
+        let mut tx = db::begin(&self.db).await?;
+        let Page { rows, last, events } = (source.read)(&mut tx, selection).await?;
+        let published = events.into_iter().filter(|event| event.occurred_at >= since);
         let envelopes: Vec<Envelope> = published
             .map(|PublishedEvent { event_id, occurred_at, event }| {
                 let traceparent = Some(traceparent(&event.key));
@@ -218,9 +189,9 @@ impl Republisher {
         tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
         self.wakeups.relay.notify_one();
         counter!("events_republished_total").increment(envelopes.len() as u64);
-        progress.republished += envelopes.len() as u64;
-        progress.rows += page.rows;
-        Ok(())
+        progress.republished += envelopes.len();
+        progress.rows += rows;
+        Ok(last.filter(|_| rows == PAGE_ROWS))
     }
 
     async fn outbox_depth(&self) -> sqlx::Result<i64> {
@@ -230,20 +201,11 @@ impl Republisher {
             .await
     }
 
-    fn source_index(&self, table: &str) -> Option<usize> {
-        self.sources.iter().position(|source| source.0.table() == table)
-    }
-
-    fn parse_cursor(&self, after: &str) -> Result<Cursor, Problem> {
-        let nowhere = || Problem::invalid("after", "is no value of `next` from a response");
-        let (table, key) = after.split_once('/').ok_or_else(nowhere)?;
-        let table = self.sources[self.source_index(table).ok_or_else(nowhere)?].0.table();
-        Ok(Cursor { table, key: key.to_string() })
-    }
-}
-
-impl RepublishSource {
-    fn start(&self) -> Cursor {
-        Cursor { table: self.0.table(), key: String::new() }
+    /// The source that a cursor names, and the key behind which it continues.
+    fn parse_cursor<'a>(&self, cursor: &'a str) -> Result<(usize, &'a str), Problem> {
+        let named = cursor.split_once('/').and_then(|(table, key)| {
+            Some((self.sources.iter().position(|source| source.table == table)?, key))
+        });
+        named.ok_or_else(|| Problem::invalid("after", "is no value of `next` from a response"))
     }
 }

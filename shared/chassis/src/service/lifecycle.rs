@@ -47,11 +47,16 @@ const STORE_SCHEMAS_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Serves the three ports and runs the loops, until a signal or until the first of them ends.
+    ///
+    /// # Errors
+    /// If a loop failed, or one did not end in time; and before the start, if this service publishes events that
+    /// it can't republish.
     pub async fn run(
         self,
         routers: Routers,
         loops: impl IntoIterator<Item = ServiceLoop>,
     ) -> anyhow::Result<()> {
+        self.ensure_republishable()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let shutdown_signal = async move {
@@ -249,7 +254,9 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::config::Config;
+    use crate::admin::republish::{self, PublishedEvent, Republish};
+    use crate::config::{Config, Secret};
+    use crate::event::{Retention, Topic};
     use crate::service::process::check_health;
 
     const TEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -402,6 +409,57 @@ mod tests {
         migrate::migrate("till", &config, migrate::tests::migrations(1)).await.unwrap();
         service.wait_until_ready().await;
         assert!(send_request(service.api).await.ends_with("here"));
+    }
+
+    static OPENED: Topic = topic("till.opened");
+    static CLOSED: Topic = topic("till.closed");
+
+    const fn topic(name: &'static str) -> Topic {
+        Topic::new(name, "till", &[], 1, Retention::Compact, "")
+    }
+
+    /// A row that records what `till.opened` contained.
+    #[derive(sqlx::FromRow, crate::Record)]
+    #[record(table = "tills", key = "till")]
+    struct Till {
+        till: String,
+    }
+
+    impl Republish for Till {
+        fn topic_names() -> Vec<&'static str> {
+            vec![OPENED.name]
+        }
+
+        fn published_events(&self) -> Vec<PublishedEvent> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_could_not_republish_a_topic_does_not_start() {
+        let service = |published| {
+            let nowhere = || Secret::from("postgres://till@nowhere/till".to_owned());
+            let config = migrate::tests::config(nowhere(), nowhere());
+            let metrics = PrometheusBuilder::new().build_recorder().handle();
+            let service = Service::new("till", config, migrate::tests::migrations(1), metrics);
+            let service = service.unwrap();
+            service.published_topics.set(published).unwrap();
+            service
+        };
+        let refusal = async |service: Service| {
+            let (api, books, admin) = (Router::new(), Router::new(), Router::new());
+            service.run(Routers { api, books, admin }, []).await.unwrap_err().to_string()
+        };
+        let refused = refusal(service(vec![&OPENED])).await;
+        assert!(refused.starts_with("till.opened is published and can't be rep"), "{refused}");
+        let two = service(vec![&OPENED, &CLOSED]);
+        let _ = two.republish([republish::source::<Till>()]);
+        let refused = refusal(two).await;
+        assert!(refused.starts_with("till.closed is published and can't be rep"), "{refused}");
+        let one = service(vec![&OPENED]);
+        let _ = one.republish([republish::source::<Till>()]);
+        one.ensure_republishable().unwrap();
+        service(vec![]).ensure_republishable().unwrap();
     }
 
     #[tokio::test]

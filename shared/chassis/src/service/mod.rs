@@ -63,6 +63,8 @@ pub struct Service {
     pub(crate) migrator: Migrator,
     /// The topics that its relay publishes.
     pub(crate) published_topics: OnceLock<Vec<&'static Topic>>,
+    /// The names of the topics whose events can be republished.
+    republished_topics: OnceLock<Vec<&'static str>>,
     pub(crate) metrics: PrometheusHandle,
 }
 
@@ -143,6 +145,7 @@ impl Service {
             wakeups: Arc::default(),
             migrator,
             published_topics: OnceLock::new(),
+            republished_topics: OnceLock::new(),
             metrics,
         })
     }
@@ -188,6 +191,26 @@ impl Service {
 
     /// The route `POST /republish` for operators, which publishes the events of these rows again.
     pub fn republish(&self, sources: impl IntoIterator<Item = RepublishSource>) -> Router {
+        let sources = Vec::from_iter(sources);
+        let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
+        let _ = self.republished_topics.set(topics.collect());
         republish::router(self.db.clone(), self.wakeups.clone(), sources)
+    }
+
+    /// Every event that this service publishes can be republished: otherwise an operator would learn after the
+    /// loss that it can't be.
+    ///
+    /// # Errors
+    /// If the events of a topic can't be.
+    pub(crate) fn ensure_republishable(&self) -> anyhow::Result<()> {
+        let covered = self.republished_topics.get().map_or(&[][..], Vec::as_slice);
+        for Topic { name, .. } in self.published_topics.get().into_iter().flatten() {
+            anyhow::ensure!(
+                covered.contains(name),
+                "{name} is published and can't be republished: `Republish::topic_names` of the row that records its \
+                 events has to name it, and `service.republish(…)` that row"
+            );
+        }
+        Ok(())
     }
 }

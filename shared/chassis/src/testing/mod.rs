@@ -5,8 +5,9 @@
 //! linker omits it.
 
 mod client;
+mod statements;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,10 +209,15 @@ impl<R: UnitOfWork> TestService<R> {
         sources: impl IntoIterator<Item = RepublishSource>,
         request: Value,
     ) -> (TestResponse, Vec<OutboxRecord>) {
+        let sources = Vec::from_iter(sources);
+        let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
+        let topics = HashSet::<&str>::from_iter(topics);
         let before = self.outbox_records().await.len();
         let admin = TestClient(republish::router(self.db.clone(), Arc::default(), sources));
         let response = admin.post("/republish", None, request).await;
-        (response, self.outbox_records().await.split_off(before))
+        let added = self.outbox_records().await.split_off(before);
+        assert!(added.iter().all(|record| topics.contains(&*record.1)), "{topics:?} lacks a topic");
+        (response, added)
     }
 
     /// How many rows a table has.

@@ -74,10 +74,11 @@ pub fn names(test: u32) -> &'static Names {
 /// The rows of a batch.
 #[derive(Default)]
 pub struct Tills {
-    pub tallies: Table<String, Tally>,
+    pub tallies: Table<Tally>,
 }
 
-#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow, crate::Record)]
+#[record(table = "tallies", key = "till")]
 pub struct Tally {
     pub till: String,
     pub counted: i64,
@@ -88,7 +89,7 @@ impl Tills {
     pub fn add(&mut self, till: &str, amount: i64) -> i64 {
         let (counted, total) = self.tallies.get(till).map_or((0, 0), |t| (t.counted, t.total));
         let tally = Tally { till: till.to_string(), counted: counted + 1, total: total + amount };
-        self.tallies.put(till.to_string(), tally);
+        self.tallies.put(tally);
         total + amount
     }
 }
@@ -104,34 +105,11 @@ impl UnitOfWork for Tills {
     type Keys = BTreeSet<String>;
 
     async fn load(tx: &mut PgConnection, keys: Self::Keys) -> sqlx::Result<Tills> {
-        let tallies =
-            sqlx::query_as("select * from tallies where till = any($1) order by till for update")
-                .bind(Vec::from_iter(keys.iter().map(String::as_str)))
-                .fetch_all(tx)
-                .await?;
-        Ok(Tills { tallies: Table::from_rows(keys, tallies, |tally: &Tally| tally.till.clone()) })
+        Ok(Tills { tallies: Table::lock(tx, keys).await? })
     }
 
     fn save(&self, writes: &mut WriteBatch<'_>) {
-        const UPDATE: &str = "
-            update tallies set counted = t.counted, total = t.total
-            from (select unnest($1::text[]) as till, unnest($2::bigint[]) as counted,
-                         unnest($3::bigint[]) as total) as t
-            where tallies.till = t.till";
-        const INSERT: &str = "
-            insert into tallies
-            select unnest($1::text[]), unnest($2::bigint[]), unnest($3::bigint[])";
-        for (statement, rows) in
-            [(UPDATE, self.tallies.dirty_rows()), (INSERT, self.tallies.new_rows())]
-        {
-            if !rows.is_empty() {
-                writes
-                    .statement(statement)
-                    .bind(rows.iter().map(|tally| tally.till.as_str()).collect::<Vec<_>>())
-                    .bind(rows.iter().map(|tally| tally.counted).collect::<Vec<_>>())
-                    .bind(rows.iter().map(|tally| tally.total).collect::<Vec<_>>());
-            }
-        }
+        writes.save(&self.tallies);
     }
 }
 

@@ -5,6 +5,7 @@
 //! Promise: a decision is made on rows that stay as they were read until the commit. An implementation of
 //! [`UnitOfWork::load`] that reads a row without locking it breaks that promise.
 
+pub mod record;
 pub mod table;
 pub mod write_batch;
 

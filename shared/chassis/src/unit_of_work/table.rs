@@ -6,6 +6,12 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection};
+
+use crate::unit_of_work::record::Record;
+use crate::unit_of_work::write_batch::WriteBatch;
+
 thread_local! {
     static CHANGE_COUNT: Cell<u64> = const { Cell::new(0) };
 }
@@ -23,10 +29,12 @@ pub(crate) fn change_count() -> u64 {
 ///
 /// A row that was not requested must not be taken for a missing one. So a decision that uses a key which no
 /// [`Loads`] of the batch has named panics: its event becomes a dead letter, its command gets a 500.
-pub struct Table<K, T> {
-    rows: BTreeMap<K, (T, RowState)>,
+///
+/// [`Loads`]: crate::unit_of_work::Loads
+pub struct Table<R: Record> {
+    rows: BTreeMap<R::Key, (R, RowState)>,
     /// The keys that were requested; `None` without a database: then a key without a row has none.
-    requested: Option<BTreeSet<K>>,
+    requested: Option<BTreeSet<R::Key>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,20 +53,47 @@ impl RowState {
     }
 }
 
-impl<K: Ord + Debug, T> Table<K, T> {
+impl<R: Record + for<'r> FromRow<'r, PgRow> + Unpin> Table<R> {
+    /// Reads the rows of these keys and locks them, in the order of their keys. A decision may change them.
+    pub async fn lock(tx: &mut PgConnection, keys: BTreeSet<R::Key>) -> sqlx::Result<Table<R>> {
+        Table::load(tx, keys, &R::columns().select_for_update).await
+    }
+
+    /// Reads the rows of these keys as they are at this moment. No decision may depend on their staying so.
+    pub async fn read(tx: &mut PgConnection, keys: BTreeSet<R::Key>) -> sqlx::Result<Table<R>> {
+        Table::load(tx, keys, &R::columns().select).await
+    }
+
+    async fn load(
+        tx: &mut PgConnection,
+        keys: BTreeSet<R::Key>,
+        statement: &'static str,
+    ) -> sqlx::Result<Table<R>> {
+        let rows = match keys.is_empty() {
+            true => Vec::new(),
+            false => {
+                let wanted = Vec::from_iter(keys.iter().cloned());
+                sqlx::query_as(statement).bind(wanted).fetch_all(tx).await?
+            }
+        };
+        Ok(Table::new(keys, rows))
+    }
+}
+
+impl<R: Record> Table<R> {
     /// The rows that were just read for the requested keys.
-    pub fn from_rows(requested: BTreeSet<K>, rows: Vec<T>, key: impl Fn(&T) -> K) -> Table<K, T> {
-        let rows = rows.into_iter().map(|row| (key(&row), (row, RowState::Clean))).collect();
-        Table { rows, requested: Some(requested) }
+    fn new(requested: BTreeSet<R::Key>, rows: Vec<R>) -> Table<R> {
+        let rows = rows.into_iter().map(|row| (row.key().clone(), (row, RowState::Clean)));
+        Table { rows: rows.collect(), requested: Some(requested) }
     }
 
     /// The row of a key, if there is one.
     ///
     /// # Panics
     /// If it was not requested.
-    pub fn get<Q: Ord + Debug + ?Sized>(&self, key: &Q) -> Option<&T>
+    pub fn get<Q: Ord + Debug + ?Sized>(&self, key: &Q) -> Option<&R>
     where
-        K: Borrow<Q>,
+        R::Key: Borrow<Q>,
     {
         self.assert_requested(key);
         self.rows.get(key).map(|(row, _)| row)
@@ -71,9 +106,9 @@ impl<K: Ord + Debug, T> Table<K, T> {
     ///
     /// # Panics
     /// If it was not requested.
-    pub fn get_mut<Q: Ord + Debug + ?Sized>(&mut self, key: &Q) -> Option<&mut T>
+    pub fn get_mut<Q: Ord + Debug + ?Sized>(&mut self, key: &Q) -> Option<&mut R>
     where
-        K: Borrow<Q>,
+        R::Key: Borrow<Q>,
     {
         self.assert_requested(key);
         let (row, fate) = self.rows.get_mut(key)?;
@@ -86,10 +121,10 @@ impl<K: Ord + Debug, T> Table<K, T> {
     ///
     /// # Panics
     /// If it was not requested.
-    pub fn put(&mut self, key: K, row: T) {
-        self.assert_requested(&key);
+    pub fn put(&mut self, row: R) {
+        self.assert_requested(row.key());
         CHANGE_COUNT.set(CHANGE_COUNT.get() + 1);
-        match self.rows.entry(key) {
+        match self.rows.entry(row.key().clone()) {
             Entry::Vacant(place) => drop(place.insert((row, RowState::New))),
             Entry::Occupied(mut place) => {
                 let (there, fate) = place.get_mut();
@@ -101,34 +136,37 @@ impl<K: Ord + Debug, T> Table<K, T> {
 
     fn assert_requested<Q: Ord + Debug + ?Sized>(&self, key: &Q)
     where
-        K: Borrow<Q>,
+        R::Key: Borrow<Q>,
     {
         let is_requested = self.requested.as_ref().is_none_or(|asked| asked.contains(key));
         assert!(is_requested, "{key:?} was not requested: the batch's `Loads` must name it");
     }
 
     /// All rows, by key.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub fn iter(&self) -> impl Iterator<Item = &R> {
         self.rows.values().map(|(row, _)| row)
     }
 
-    /// Rows to be updated, by key.
-    pub fn dirty_rows(&self) -> Vec<&T> {
-        self.in_state(RowState::Dirty)
+    /// The rows that are new or were changed, by key.
+    pub fn changed_rows(&self) -> Vec<&R> {
+        self.rows.values().filter(|(_, f)| *f != RowState::Clean).map(|(row, _)| row).collect()
     }
 
-    /// Rows to be inserted, by key.
-    pub fn new_rows(&self) -> Vec<&T> {
-        self.in_state(RowState::New)
-    }
-
-    fn in_state(&self, fate: RowState) -> Vec<&T> {
+    fn in_state(&self, fate: RowState) -> Vec<&R> {
         self.rows.values().filter(|(_, f)| *f == fate).map(|(row, _)| row).collect()
     }
 }
 
+impl WriteBatch<'_> {
+    /// Updates the rows of a table that were changed, and inserts those that are new.
+    pub fn save<R: Record>(&mut self, table: &Table<R>) -> &mut Self {
+        self.update_all(&table.in_state(RowState::Dirty));
+        self.insert_all(table.in_state(RowState::New))
+    }
+}
+
 /// Empty, with every key allowed: for rows that come from no database.
-impl<K, T> Default for Table<K, T> {
+impl<R: Record> Default for Table<R> {
     fn default() -> Self {
         Table { rows: BTreeMap::new(), requested: None }
     }
@@ -139,28 +177,45 @@ mod tests {
     use super::*;
     use crate::telemetry::panics::catch_panic;
 
+    #[derive(Debug, PartialEq, crate::Record)]
+    #[record(table = "numbers", key = "id")]
+    struct Number {
+        id: i32,
+        value: i32,
+    }
+
+    fn number(id: i32) -> Number {
+        Number { id, value: id }
+    }
+
+    fn values(rows: Vec<&Number>) -> Vec<i32> {
+        rows.iter().map(|row| row.value).collect()
+    }
+
     #[test]
     fn a_loaded_row_is_updated_when_it_changes_and_a_new_one_is_inserted_however_often_it_does() {
-        let mut table = Table::from_rows((1..=6).collect(), vec![1, 2, 3], |number| *number);
-        *table.get_mut(&1).unwrap() += 10;
-        table.put(2, 12);
-        table.put(4, 4);
-        *table.get_mut(&4).unwrap() += 10;
-        table.put(5, 5);
-        table.put(5, 15);
+        let mut table = Table::new((1..=6).collect(), vec![number(1), number(2), number(3)]);
+        table.get_mut(&1).unwrap().value = 11;
+        table.put(Number { id: 2, value: 12 });
+        table.put(number(4));
+        table.get_mut(&4).unwrap().value = 14;
+        table.put(number(5));
+        table.put(Number { id: 5, value: 15 });
         assert_eq!(table.get_mut(&6), None);
-        assert_eq!((table.dirty_rows(), table.new_rows()), (vec![&11, &12], vec![&14, &15]));
-        assert_eq!(Vec::from_iter(table.iter()), [&11, &12, &3, &14, &15]);
+        assert_eq!(values(table.in_state(RowState::Dirty)), [11, 12]);
+        assert_eq!(values(table.in_state(RowState::New)), [14, 15]);
+        assert_eq!(values(table.changed_rows()), [11, 12, 14, 15]);
+        assert_eq!(values(table.iter().collect()), [11, 12, 3, 14, 15]);
     }
 
     #[test]
     fn a_row_that_was_not_requested_is_not_taken_for_a_missing_one() {
-        let table = || Table::from_rows([1, 2].into(), vec![1], |number| *number);
-        assert_eq!((table().get(&1), table().get(&2)), (Some(&1), None));
+        let table = || Table::new([1, 2].into(), vec![number(1)]);
+        assert_eq!((table().get(&1), table().get(&2)), (Some(&number(1)), None));
         let message = "3 was not requested: the batch's `Loads` must name it".to_string();
-        assert_eq!(catch_panic(|| table().get(&3).copied()), Err(message.clone()));
-        assert_eq!(catch_panic(|| table().get_mut(&3).copied()), Err(message.clone()));
-        assert_eq!(catch_panic(|| table().put(3, 3)), Err(message));
-        assert_eq!(Table::<i32, i32>::default().get(&3), None, "this one is whole");
+        assert_eq!(catch_panic(|| table().get(&3).is_some()), Err(message.clone()));
+        assert_eq!(catch_panic(|| table().get_mut(&3).is_some()), Err(message.clone()));
+        assert_eq!(catch_panic(|| table().put(number(3))), Err(message));
+        assert_eq!(Table::<Number>::default().get(&3), None, "this one is whole");
     }
 }
