@@ -17,6 +17,7 @@ use crate::commands::queue::{COMMAND_BATCH_MAX, LINGER, QueuedCommand, START_TIM
 use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::db::{self, DbErrorClass};
+use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
@@ -37,8 +38,9 @@ const BATCH_LOCK_TIMEOUT: &str = "500ms";
 /// The same for a single command, which is tried again. Other commands may wait behind it.
 const SINGLE_COMMAND_LOCK_TIMEOUT: &str = "100ms";
 
-/// The longest pause between two attempts of a batch.
-const COMMAND_BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// The pauses between two attempts of a batch.
+const COMMAND_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: Duration::from_millis(20), delay_max: Duration::from_millis(500) };
 
 /// One of the tasks that take batches from the queue.
 pub(crate) struct BatchExecutor {
@@ -169,9 +171,7 @@ impl BatchExecutor {
                             }
                             rounds.push(batch);
                             attempts += 1;
-                            let wait = Duration::from_millis(10 << attempts.min(6))
-                                .min(COMMAND_BACKOFF_MAX);
-                            tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+                            tokio::time::sleep(COMMAND_BACKOFF.pause_after(attempts)).await;
                         }
                     }
                 }
