@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::reject_browser_requests;
+use crate::config::Config;
 use crate::config::env::BadConfiguration;
 use crate::crash_point;
 use crate::db;
@@ -167,45 +168,24 @@ impl Service {
         };
         let probes = health::router(probes).merge(routers.books);
         let api = routers.api.layer(middleware::from_fn_with_state(phase, reject_until_started));
-        let api_drain = self.config.shutdown_timeout / 2;
-        let connection_limits = open_files::connection_limits(self.config.database_pool_size)?;
-        let idle = self.config.http_idle_timeout;
-        let api_limits = Limits {
-            connections_max: connection_limits.api,
-            idle_timeout: idle,
-            ..Limits::default()
-        };
-        let internal_limits =
-            Limits { connections_max: connection_limits.internal, ..Limits::default() };
-
-        let listener = bind("HTTP_ADDR", self.config.http_addr)?;
-        tasks.spawn(
-            API_TASK,
-            server::serve_with_limits(api_limits, listener, api, shutdown.api.clone(), api_drain),
-        );
-        let listener = bind("PROBE_ADDR", self.config.probe_addr)?;
-        let internal_stop = shutdown.internal.clone();
-        tasks.spawn(
-            PROBES_TASK,
-            server::serve_with_limits(
-                internal_limits,
-                listener,
-                probes,
-                internal_stop,
-                INTERNAL_DRAIN_TIMEOUT,
-            ),
-        );
-        let listener = bind("ADMIN_ADDR", self.config.admin_addr)?;
         let admin = routers.admin.layer(middleware::from_fn(reject_browser_requests));
-        let internal_stop = shutdown.internal.clone();
-        let admin = server::serve_with_limits(
-            internal_limits,
-            listener,
-            admin,
-            internal_stop,
-            INTERNAL_DRAIN_TIMEOUT,
-        );
-        tasks.spawn(ADMIN_TASK, admin);
+        let connections = open_files::connection_limits(self.config.database_pool_size)?;
+        let idle_timeout = self.config.http_idle_timeout;
+        let limits = Limits { connections_max: connections.internal, ..Limits::default() };
+        let api_limits = Limits { connections_max: connections.api, idle_timeout, ..limits };
+
+        let mut serve = |task, variable, addr, router, limits, stop: &CancellationToken, drain| {
+            let listener = bind(variable, addr)?;
+            let stop = stop.clone();
+            tasks.spawn(task, server::serve_with_limits(limits, listener, router, stop, drain));
+            anyhow::Ok(())
+        };
+        let Config { http_addr, probe_addr, admin_addr, shutdown_timeout, .. } = self.config;
+        let ShutdownTokens { api: api_stop, internal: stop } = &shutdown;
+        let drain = INTERNAL_DRAIN_TIMEOUT;
+        serve(API_TASK, "HTTP_ADDR", http_addr, api, api_limits, api_stop, shutdown_timeout / 2)?;
+        serve(PROBES_TASK, "PROBE_ADDR", probe_addr, probes, limits, stop, drain)?;
+        serve(ADMIN_TASK, "ADMIN_ADDR", admin_addr, admin, limits, stop, drain)?;
         Ok(shutdown)
     }
 }
@@ -249,7 +229,6 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::config::Config;
     use crate::service::process::check_health;
 
     const TEST_TIMEOUT: Duration = Duration::from_secs(10);
