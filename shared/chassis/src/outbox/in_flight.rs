@@ -86,7 +86,6 @@ impl InFlightRecords {
         self.keys.is_empty()
     }
 
-    /// The keys with a record in flight.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
         self.keys.iter()
     }
@@ -95,7 +94,6 @@ impl InFlightRecords {
         self.keys.contains(key)
     }
 
-    /// Whether a topic has as many records in flight as it may have.
     pub(super) fn is_topic_full(&self, topic: &str) -> bool {
         self.topics.get(topic).is_some_and(TopicInFlight::is_full)
     }
@@ -136,22 +134,16 @@ impl InFlightRecords {
             topic.wait_time.record(wait_time);
             topic.published.increment(1);
         }
-        self.acknowledge(flight.position);
-    }
-
-    fn acknowledge(&mut self, position: i64) {
         if self.acknowledged.is_empty() {
             self.first_acknowledged_at = Instant::now();
         }
-        self.acknowledged.push(position);
+        self.acknowledged.push(flight.position);
     }
 
-    /// Positions of rows that were acknowledged and are not deleted yet.
     pub(super) fn acknowledged(&self) -> &Vec<i64> {
         &self.acknowledged
     }
 
-    /// Records that the acknowledged rows were deleted.
     pub(super) fn on_deleted(&mut self) {
         self.acknowledged.clear();
     }

@@ -9,8 +9,7 @@
 //! it is in no log (confluent-kafka-go's issue 921, and `rd_kafka_dr_implicit_ack`). It has no offset then.
 //!
 //! The `rdkafka` crate's `ThreadedProducer` wakes ten times a second and spins through the last millisecond of each
-//! wait, which costs half a percent of a core while idle. Here one thread waits for a second at a time, and a
-//! delivery report wakes it.
+//! wait. Here one thread waits for a second at a time, and a delivery report wakes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,7 +128,6 @@ impl Producer {
         self.client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
     }
 
-    /// Waits for the next delivery report.
     pub(crate) async fn next_report(&mut self) -> Option<DeliveryReport> {
         self.reports.recv().await
     }
