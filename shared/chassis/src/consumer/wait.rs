@@ -36,10 +36,7 @@ impl LoopWait<'_> {
         self.heartbeat.beat();
         // A consumer that waits is not behind: commands need not yield to it.
         self.wakeups.consumer_backpressure.report_busy(false);
-        tokio::select! {
-            () = tokio::time::sleep(duration) => Ok(()),
-            () = self.stop.cancelled() => Err(()),
-        }
+        self.stop.run_until_cancelled(tokio::time::sleep(duration)).await.ok_or(())
     }
 }
 

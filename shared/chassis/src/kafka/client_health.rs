@@ -47,7 +47,6 @@ const JOIN_WAITS: [&str; 2] = ["wait-join", "wait-sync"];
 #[derive(Default)]
 pub(crate) struct ClientHealth(Mutex<Observations>);
 
-/// What was observed of a client.
 #[derive(Default)]
 struct Observations {
     log_throttle: LogThrottle,

@@ -38,7 +38,6 @@ pub enum CachedSchema {
     Pending(String),
 }
 
-/// An id that was requested.
 struct CacheEntry {
     schema: CachedSchema,
     first_requested_at: Instant,
@@ -68,7 +67,6 @@ impl CacheEntry {
     }
 }
 
-/// The schema ids that were requested, and what is known of each.
 #[derive(Default)]
 pub(super) struct SchemaCache(Mutex<HashMap<u32, CacheEntry>>);
 

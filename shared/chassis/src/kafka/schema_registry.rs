@@ -48,7 +48,6 @@ pub struct SchemaRegistryClient {
     declared_topics: RwLock<Vec<&'static Topic>>,
 }
 
-/// Schemas that a schema refers to.
 #[derive(Default)]
 struct References {
     /// By subject and version.

@@ -23,7 +23,6 @@ const KEY_BACKOFF: RetryBackoff =
 /// one makes its topic back off, which needs no memory and no part of a poll for every key.
 const BACKOFF_KEYS_MAX: usize = 1_000;
 
-/// Topics and keys that back off.
 #[derive(Default)]
 pub(super) struct Backoff {
     /// By topic, until when.
@@ -32,7 +31,6 @@ pub(super) struct Backoff {
     keys: HashMap<String, (Instant, u32)>,
     /// The registry gave no answer lately: it is not asked again before this.
     registry_retry_at: Option<Instant>,
-    /// Why topics back off.
     log_throttle: LogThrottle,
 }
 
@@ -94,7 +92,6 @@ impl Backoff {
         self.registry_retry_at = Some(Instant::now() + TOPIC_BACKOFF);
     }
 
-    /// Whether the registry is not to be asked now.
     pub(super) fn is_registry_backed_off(&self) -> bool {
         self.registry_retry_at.is_some_and(|until| until > Instant::now())
     }

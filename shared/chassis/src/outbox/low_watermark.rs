@@ -47,7 +47,6 @@ impl LowWatermark {
         }
     }
 
-    /// Records that the rows at these positions were deleted.
     pub(crate) fn record_deleted(&mut self, positions: &[i64]) {
         self.deleted_max = positions.iter().copied().max().unwrap_or(0).max(self.deleted_max);
     }
@@ -96,7 +95,6 @@ impl LowWatermark {
         }
     }
 
-    /// Makes the next poll a full scan.
     pub(crate) fn force_full_scan(&mut self) {
         self.full_scan_at = None;
     }

@@ -205,9 +205,9 @@ impl Relay {
         while !stop.is_cancelled() {
             sender.check_producer()?;
             self.heartbeat.beat();
-            sender.measure_lag(db).await?;
+            sender.lag.measure(db).await?;
             self.heartbeat.beat();
-            let limit = if sender.is_full() { 0 } else { BATCH_ROWS_MAX };
+            let limit = if sender.in_flight.is_full() { 0 } else { BATCH_ROWS_MAX };
             let began = Instant::now();
             let sent = sender.send_batch(db, limit).await?;
             let took = began.elapsed();
@@ -241,7 +241,7 @@ impl Relay {
             }
         }
         let last = tokio::time::Instant::now() + FINAL_ACKS_TIMEOUT;
-        while sender.has_in_flight() {
+        while !sender.in_flight.is_empty() {
             match tokio::time::timeout_at(last, sender.producer.next_report()).await {
                 Ok(Some(landed)) => sender.on_delivery(landed)?,
                 Ok(None) | Err(_) => break,
@@ -252,10 +252,7 @@ impl Relay {
 
     async fn wait_before_retry(&self, stop: &CancellationToken) {
         self.heartbeat.beat();
-        tokio::select! {
-            () = tokio::time::sleep(LEADER_BACKOFF.pause_after(1)) => {}
-            () = stop.cancelled() => {}
-        }
+        stop.run_until_cancelled(tokio::time::sleep(LEADER_BACKOFF.pause_after(1))).await;
     }
 }
 

@@ -16,8 +16,6 @@ use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::backoff::Backoff;
 use crate::outbox::in_flight::InFlightRecords;
 use crate::outbox::lag::OutboxLag;
-#[cfg(test)]
-use crate::outbox::low_watermark::LowWatermark;
 use crate::outbox::producer::{DeliveryReport, DeliveryStatus, InFlight, Producer};
 use crate::outbox::query::{
     OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement,
@@ -38,9 +36,9 @@ pub(crate) struct OutboxSender<'a> {
     source: String,
     pub(crate) producer: Producer,
     registry: &'a SchemaRegistryClient,
-    in_flight: InFlightRecords,
+    pub(crate) in_flight: InFlightRecords,
     backoff: Backoff,
-    lag: OutboxLag,
+    pub(crate) lag: OutboxLag,
     /// Rows that a poll asks for, at most: fewer after a poll whose rows exceeded the memory limit.
     row_limit: usize,
     /// The number of polls so far.
@@ -109,32 +107,10 @@ impl<'a> OutboxSender<'a> {
         self.has_more
     }
 
-    pub(crate) async fn measure_lag(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
-        self.lag.measure(db).await
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_last_delivery_at(&mut self, at: Instant) {
-        self.in_flight.set_last_delivery_at(at);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn low_watermark(&mut self) -> &mut LowWatermark {
-        &mut self.lag.low_watermark
-    }
-
     /// Whether to poll now that a record came back. Deleting acknowledged rows is no reason: it can wait for
     /// the next poll, and a poll of its own would cost as much as any other.
     pub(crate) fn should_poll(&self) -> bool {
         self.skipped_rows || self.in_flight.acknowledged().len() >= BATCH_ROWS_MAX
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.in_flight.is_full()
-    }
-
-    pub(crate) fn has_in_flight(&self) -> bool {
-        !self.in_flight.is_empty()
     }
 
     pub(crate) fn has_backoff(&self) -> bool {

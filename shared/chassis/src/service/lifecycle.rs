@@ -114,25 +114,23 @@ impl Service {
         self.stop.cancel();
         let stopped = tasks.join(&names, deadline).await;
         crash_point!("service.stopped");
-        let late = tasks.running().into_iter().filter(|task| names.contains(task));
-        let late = late.collect::<Vec<_>>().join(", ");
+        let late: Vec<_> =
+            tasks.running().into_iter().filter(|task| names.contains(task)).collect();
         shutdown.internal.cancel();
         let closed =
             tasks.join(&[PROBES_TASK, ADMIN_TASK], Instant::now() + INTERNAL_DRAIN_TIMEOUT).await;
         // Transactions that are cut off here are rolled back; the timeout is for an unavailable database.
         let _ = timeout(INTERNAL_DRAIN_TIMEOUT, self.db.close()).await;
 
-        let ended = ended.and(drained).and(stopped).and(closed);
-        let late = (!late.is_empty()).then(|| format!("did not stop within {bound:?}: {late}"));
-        match (ended, late) {
-            (Ok(()), None) => {
-                tracing::info!("stopped");
-                Ok(())
-            }
-            (Ok(()), Some(late)) => Err(anyhow::anyhow!(late)),
-            (Err(failure), None) => Err(failure),
-            (Err(failure), Some(late)) => Err(failure.context(late)),
+        let mut ended = ended.and(drained).and(stopped).and(closed);
+        if !late.is_empty() {
+            let late = format!("did not stop within {bound:?}: {}", late.join(", "));
+            ended = Err(match ended {
+                Ok(()) => anyhow::anyhow!(late),
+                Err(failure) => failure.context(late),
+            });
         }
+        ended.inspect(|()| tracing::info!("stopped"))
     }
 
     /// Waits, without a limit, until the database has the migrations of this version and the schema of every event
