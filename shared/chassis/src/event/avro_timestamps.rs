@@ -24,7 +24,7 @@ pub(super) fn convert_timestamps(
             Some(schema) => inside(schema, value)?,
             None => value,
         },
-        (Schema::Union(_), Value::Union(_, value)) => inside(reader, *value)?,
+        (reader, Value::Union(_, value)) => inside(reader, *value)?,
         (Schema::Union(union), value) => {
             let alike = |schema: &&Schema| match &value {
                 Value::Record(_) => matches!(schema, Schema::Record(_) | Schema::Ref { .. }),
@@ -38,7 +38,6 @@ pub(super) fn convert_timestamps(
                 None => value,
             }
         }
-        (reader, Value::Union(_, value)) => inside(reader, *value)?,
         (Schema::Record(record), Value::Record(fields)) => {
             let fields = fields.into_iter().map(|(name, value)| {
                 let read_as = record.fields.iter().find(|field| field.name == name);

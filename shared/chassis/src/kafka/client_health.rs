@@ -1,7 +1,6 @@
 //! The health of a Kafka client: its logs and statistics, and the conditions under which it must be replaced.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use rdkafka::Statistics;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::statistics::ConsumerGroup;
@@ -95,7 +94,7 @@ impl ClientHealth {
             debug!("Kafka's client: {text}");
             return;
         }
-        let mut observed = self.observed();
+        let mut observed = self.0.lock();
         observed.cluster_changed |= kind == CLUSTER_CHANGED;
         // While brokers are away, the lines of each alternate and contain the times.
         if observed.log_throttle.should_log(kind, "") {
@@ -111,7 +110,7 @@ impl ClientHealth {
     /// connection ends at the same moment, it does not, and never connects to any broker again (its issue
     /// 5301). Such a client must be replaced.
     pub(crate) fn on_statistics(&self, statistics: &Statistics) {
-        let mut observed = self.observed();
+        let mut observed = self.0.lock();
         let mut brokers = statistics.brokers.values();
         observed.no_broker_known = brokers.all(|broker| broker.source == LOGICAL_BROKER);
         observed.silent_polls = 0;
@@ -121,15 +120,15 @@ impl ClientHealth {
     }
 
     pub(crate) fn poll_timed_out(&self) {
-        self.observed().silent_polls += 1;
+        self.0.lock().silent_polls += 1;
     }
 
     pub(crate) fn poll_returned(&self) {
-        self.observed().stuck_checks = 0;
+        self.0.lock().stuck_checks = 0;
     }
 
     pub(crate) fn prefetch_empty(&self) {
-        self.observed().stuck_checks += 1;
+        self.0.lock().stuck_checks += 1;
     }
 
     /// Records whether every assigned partition is fetched.
@@ -137,13 +136,13 @@ impl ClientHealth {
     /// If the group's coordinator moves while a client asks it for the committed offsets, librdkafka takes the
     /// refusal for an answer and never fetches the partition (its issue 5586).
     pub(crate) fn all_partitions_fetched(&self, all: bool) {
-        let mut observed = self.observed();
+        let mut observed = self.0.lock();
         observed.unfetched_checks = if all { 0 } else { observed.unfetched_checks + 1 };
     }
 
     /// Why this client must be replaced, if it must.
     pub(crate) fn fatal_reason(&self) -> Option<&'static str> {
-        let observed = self.observed();
+        let observed = self.0.lock();
         let reasons = [
             (observed.cluster_changed, "the Kafka cluster was replaced"),
             (
@@ -165,11 +164,7 @@ impl ClientHealth {
     /// than the old one was. Such a client must be replaced. The client knows of the new cluster as soon as it
     /// has a connection, since it requests metadata first.
     pub(crate) fn cluster_changed(&self) -> bool {
-        self.observed().cluster_changed
-    }
-
-    fn observed(&self) -> MutexGuard<'_, Observations> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().cluster_changed
     }
 }
 

@@ -1,8 +1,10 @@
 //! What this process knows of each schema id: the schema, or why there is none and when to ask again.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::event::avro::Codec;
 
@@ -73,7 +75,7 @@ pub(super) struct SchemaCache(Mutex<HashMap<u32, CacheEntry>>);
 impl SchemaCache {
     /// What is known of these ids; every id is in the answer.
     pub(super) fn get_all(&self, ids: HashSet<u32>) -> HashMap<u32, CachedSchema> {
-        let schemas = self.lock();
+        let schemas = self.0.lock();
         let known = |id: &u32| schemas.get(id).map(|entry| entry.schema.clone());
         let open = || CachedSchema::Pending("the schema registry has not answered yet".to_string());
         ids.into_iter().map(|id| (id, known(&id).unwrap_or_else(open))).collect()
@@ -81,13 +83,13 @@ impl SchemaCache {
 
     /// An id whose schema the registry has served, if there is one.
     pub(super) fn any_resolved_id(&self) -> Option<u32> {
-        self.lock().iter().find(|(_, entry)| entry.is_resolved()).map(|(id, _)| *id)
+        self.0.lock().iter().find(|(_, entry)| entry.is_resolved()).map(|(id, _)| *id)
     }
 
     /// The ids that are to be requested now, which the caller does, and whether the registry lets earlier
     /// requests hang.
     pub(super) fn take_due(&self, ids: &HashSet<u32>) -> (Vec<u32>, bool) {
-        let mut schemas = self.lock();
+        let mut schemas = self.0.lock();
         if ids.iter().all(|id| schemas.get(id).is_some_and(|entry| !entry.is_due())) {
             return (Vec::new(), false);
         }
@@ -116,21 +118,17 @@ impl SchemaCache {
 
     /// Forgets every id without a schema, except those that are being requested.
     pub(super) fn evict_unresolved(&self) {
-        self.lock().retain(|_, entry| entry.is_in_flight() || entry.is_resolved());
+        self.0.lock().retain(|_, entry| entry.is_in_flight() || entry.is_resolved());
     }
 
     /// Stores the outcome of a request; `known` gets the time since the first request for this id.
     pub(super) fn store(&self, id: u32, known: impl FnOnce(Duration) -> CachedSchema) {
-        let mut schemas = self.lock();
+        let mut schemas = self.0.lock();
         let Some(entry) = schemas.get_mut(&id) else { return };
         entry.is_requested = false;
         // A late answer does not replace a schema that is known.
         if !entry.is_resolved() {
             entry.schema = known(entry.first_requested_at.elapsed());
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, CacheEntry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,10 +4,11 @@
 //! stops no record whose schema was seen before.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use parking_lot::RwLock;
 use schema_registry_converter::{
     async_impl::schema_registry::{
         SrSettings, get_referenced_schema, get_schema_by_id, perform_sr_call,
@@ -89,12 +90,12 @@ impl SchemaRegistryClient {
 
     /// Declares a topic whose schema the registry has once contracts are applied.
     pub(crate) fn declare_topic(&self, topic: &'static Topic) {
-        self.declared_topics.write().unwrap_or_else(PoisonError::into_inner).push(topic);
+        self.declared_topics.write().push(topic);
     }
 
     /// The same as [`SchemaRegistryClient::get_id`], without a request.
     pub fn cached_id(&self, topic: &str, fingerprint: &[u8]) -> Option<u32> {
-        self.ids.read().expect("not poisoned").get(topic)?.get(fingerprint).copied()
+        self.ids.read().get(topic)?.get(fingerprint).copied()
     }
 
     /// The id under which a topic's subject holds exactly this schema. Services look up and never
@@ -125,7 +126,7 @@ impl SchemaRegistryClient {
         })?;
         let without = || SchemaIdError::Unavailable(format!("{subject}: an answer without an id"));
         let id = found.id.ok_or_else(without)?;
-        let mut ids = self.ids.write().expect("not poisoned");
+        let mut ids = self.ids.write();
         ids.entry(topic.to_string()).or_default().insert(fingerprint.to_vec(), id);
         Ok(id)
     }
@@ -193,7 +194,7 @@ impl SchemaRegistryClient {
         if let Some(id) = self.schemas.any_resolved_id() {
             return get_schema_by_id(id, &self.settings).await.is_ok();
         }
-        let declared = self.declared_topics.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let declared = self.declared_topics.read().clone();
         for topic in declared {
             let fingerprint = &topic.codec().fingerprint;
             if let Ok(id) = self.get_id(topic.name, fingerprint, topic.schema).await

@@ -73,7 +73,8 @@ impl Service {
         let mut shutdown_signal = pin!(shutdown_signal);
         let (phase, phase_receiver) = watch::channel(Phase::Starting);
         let mut tasks = Tasks::default();
-        let shutdown = self.listen(routers, phase_receiver, &mut tasks)?;
+        let stop_internal_ports = CancellationToken::new();
+        self.listen(routers, phase_receiver, &stop_internal_ports, &mut tasks)?;
 
         let ended_early = tokio::select! {
             () = shutdown_signal.as_mut() => Some(Ok(())),
@@ -108,7 +109,7 @@ impl Service {
         crash_point!("service.stopping");
         let bound = self.config.shutdown_timeout;
         let deadline = Instant::now() + bound;
-        shutdown.api.cancel();
+        self.draining.cancel();
         let drained = tasks.join(&[API_TASK], deadline).await;
         crash_point!("service.drained");
         self.stop.cancel();
@@ -116,7 +117,7 @@ impl Service {
         crash_point!("service.stopped");
         let late: Vec<_> =
             tasks.running().into_iter().filter(|task| names.contains(task)).collect();
-        shutdown.internal.cancel();
+        stop_internal_ports.cancel();
         let closed =
             tasks.join(&[PROBES_TASK, ADMIN_TASK], Instant::now() + INTERNAL_DRAIN_TIMEOUT).await;
         // Transactions that are cut off here are rolled back; the timeout is for an unavailable database.
@@ -154,10 +155,9 @@ impl Service {
         &self,
         routers: Routers,
         phase: watch::Receiver<Phase>,
+        stop_internal_ports: &CancellationToken,
         tasks: &mut Tasks,
-    ) -> anyhow::Result<ShutdownTokens> {
-        let shutdown =
-            ShutdownTokens { api: self.draining.clone(), internal: CancellationToken::new() };
+    ) -> anyhow::Result<()> {
         let probes = ProbeState {
             db: self.db.clone(),
             phase: phase.clone(),
@@ -179,19 +179,12 @@ impl Service {
             anyhow::Ok(())
         };
         let Config { http_addr, probe_addr, admin_addr, shutdown_timeout, .. } = self.config;
-        let ShutdownTokens { api: api_stop, internal: stop } = &shutdown;
-        let drain = INTERNAL_DRAIN_TIMEOUT;
-        serve(API_TASK, "HTTP_ADDR", http_addr, api, api_limits, api_stop, shutdown_timeout / 2)?;
+        let (stop, drain) = (stop_internal_ports, INTERNAL_DRAIN_TIMEOUT);
+        let (api_stop, api_drain) = (&self.draining, shutdown_timeout / 2);
+        serve(API_TASK, "HTTP_ADDR", http_addr, api, api_limits, api_stop, api_drain)?;
         serve(PROBES_TASK, "PROBE_ADDR", probe_addr, probes, limits, stop, drain)?;
-        serve(ADMIN_TASK, "ADMIN_ADDR", admin_addr, admin, limits, stop, drain)?;
-        Ok(shutdown)
+        serve(ADMIN_TASK, "ADMIN_ADDR", admin_addr, admin, limits, stop, drain)
     }
-}
-
-/// The tokens that stop the ports: the API first, the others last.
-struct ShutdownTokens {
-    api: CancellationToken,
-    internal: CancellationToken,
 }
 
 fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
