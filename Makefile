@@ -83,8 +83,7 @@ verify: build ## Check that nothing was lost or applied twice and that the books
 	@$(E2E) verify
 
 # What a benchmark gives its components, where a small, quick stack is content with less. The log stays within
-# Postgres' own 1 GB, and its files are used again: with 8 GB each is a new one for minutes, filled with zeros
-# before it is written: 4 to 25 % fewer sagas in five pairs. Checkpoints come as they do elsewhere.
+# Postgres' own 1 GB, so that its files are used again: docs/performance.md. Checkpoints come as they do elsewhere.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
 bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)

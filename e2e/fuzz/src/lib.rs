@@ -35,7 +35,7 @@ impl Server {
         let nowhere = "postgres://none@127.0.0.1:1/none";
         let options = PgPoolOptions::new().acquire_timeout(Duration::from_millis(1));
         let db = options.connect_lazy(nowhere).expect("the URL can be read");
-        let heartbeat = Heartbeats::new().register("command executor", Duration::from_secs(60));
+        let heartbeat = Heartbeats::default().register("command executor", Duration::from_secs(60));
         let (commands, executor) = commands::command_channel("fuzz", db.clone(), Default::default(), heartbeat);
         drop(executor);
         let router = router(db, commands);

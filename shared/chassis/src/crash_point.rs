@@ -14,8 +14,9 @@ mod armed {
     use std::collections::HashMap;
     use std::fs::File;
     use std::io::{Read, Seek, SeekFrom, Write};
-    use std::sync::{LazyLock, Mutex, PoisonError};
+    use std::sync::LazyLock;
 
+    use parking_lot::Mutex;
     use rustix::process::{Signal, getpid, kill_process};
 
     /// The points that can still kill in this process, each with the hits that do.
@@ -32,7 +33,7 @@ mod armed {
 
     /// Handles one hit of a point. Hits are serialised: of two that kill, the second must not be logged.
     pub(crate) fn hit(point: &'static str) {
-        let mut armed = ARMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut armed = ARMED.lock();
         let Some(hits) = armed.get(point) else { return };
         let nth = record_hit(point, hits).expect("HOLDFAST_CRASH_LOG can be written");
         if hits.contains(&nth) {

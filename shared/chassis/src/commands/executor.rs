@@ -17,6 +17,7 @@ use crate::commands::reply::Reply;
 use crate::crash_point;
 use crate::db::connection::DedicatedConnection;
 use crate::db::{self, DbErrorClass};
+use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
@@ -39,8 +40,9 @@ const BATCH_LOCK_TIMEOUT: &str = "500ms";
 /// The same for a single command, which is tried again. Other commands may wait behind it.
 const SINGLE_COMMAND_LOCK_TIMEOUT: &str = "100ms";
 
-/// The longest pause between two attempts of a batch.
-const COMMAND_BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// The pauses between two attempts of a batch.
+const COMMAND_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: Duration::from_millis(20), delay_max: Duration::from_millis(500) };
 
 /// One of the tasks that take batches from the queue.
 pub(crate) struct BatchExecutor {
@@ -91,7 +93,7 @@ impl BatchExecutor {
         mut defer: impl FnMut(QueuedCommand<R>),
     ) {
         let mut rounds = vec![batch];
-        let mut attempts = 0;
+        let mut failures = 0;
         while let Some(batch) = rounds.pop() {
             self.heartbeat.beat();
             let mut batch = drop_expired(batch);
@@ -103,7 +105,7 @@ impl BatchExecutor {
                 Ok(Applied { answers, expects_duplicates, .. }) => {
                     self.wakeups.relay.notify_one();
                     self.wakeups.change_feed.send_replace(());
-                    attempts = 0;
+                    failures = 0;
                     // What a batch came apart into is tried as the batch was.
                     self.expects_duplicates =
                         expects_duplicates || self.expects_duplicates && !rounds.is_empty();
@@ -127,18 +129,18 @@ impl BatchExecutor {
                     Reaction::Race(error) => {
                         debug!("commands are tried again: {error}");
                         rounds.push(batch);
-                        back_off(&mut attempts).await;
+                        back_off(&mut failures).await;
                     }
                     Reaction::Wait(reason) => {
                         warn!("{} commands are tried again: {reason}", batch.len());
                         rounds.push(batch);
-                        back_off(&mut attempts).await;
+                        back_off(&mut failures).await;
                     }
                     Reaction::Single(class, error) => {
                         let pending = batch.remove(0);
                         if let Some(again) = reject_refused(pending, class, &error, &mut defer) {
                             rounds.push(vec![again]);
-                            back_off(&mut attempts).await;
+                            back_off(&mut failures).await;
                         }
                     }
                 },
@@ -193,11 +195,10 @@ impl BatchExecutor {
     }
 }
 
-/// Waits between two attempts of a batch: longer each time up to a bound, and shorter by a random part.
-async fn back_off(attempts: &mut u32) {
-    *attempts += 1;
-    let wait = Duration::from_millis(10 << (*attempts).min(6)).min(COMMAND_BACKOFF_MAX);
-    tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
+/// Waits between two attempts of a batch.
+async fn back_off(failures: &mut u32) {
+    *failures += 1;
+    tokio::time::sleep(COMMAND_BACKOFF.pause_after(*failures)).await;
 }
 
 /// Answers a single command that the database refuses, or defers it if its row is locked. Returns it if it is to

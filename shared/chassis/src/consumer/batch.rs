@@ -24,7 +24,7 @@ use crate::consumer::rebalance::GroupContext;
 use crate::consumer::resources::ConsumerResources;
 use crate::consumer::retry::{RetryReason, rejection_reason};
 use crate::consumer::sub_batch::{SplitBy, SubBatch, describe_record};
-use crate::consumer::wait::{ATTEMPT_TIMEOUT, BACKOFF_MIN, LoopWait};
+use crate::consumer::wait::{ATTEMPT_TIMEOUT, LoopWait};
 use crate::crash_point;
 use crate::db::{self, DbErrorClass};
 use crate::dead_letter::DeadLetterReason;
@@ -127,11 +127,11 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
     }
 
     async fn run_sub_batches(&mut self, parts: Vec<SubBatch<R>>, assigned: &Assignment) {
-        let (mut parts, mut backoff) = (parts, BACKOFF_MIN);
+        let (mut parts, mut failures) = (parts, 0);
         parts.reverse();
         while let Some(part) = parts.pop() {
             match self.try_sub_batch(part, assigned).await {
-                Step::Done => backoff = BACKOFF_MIN,
+                Step::Done => failures = 0,
                 // Pushed from right to left: the left part is popped, and has to end, first.
                 Step::Next(next) => parts.extend(next.into_iter().rev()),
                 Step::Retry(part, reason) => {
@@ -141,7 +141,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
                         "{count} events wait and are tried again, the first of them {first}: {reason}"
                     );
                     parts.push(part);
-                    if self.wait.back_off(&mut backoff).await.is_err() {
+                    if self.wait.back_off(&mut failures).await.is_err() {
                         return;
                     }
                     parts.extend(self.take_due(assigned).await);

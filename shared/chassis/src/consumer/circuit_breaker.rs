@@ -15,7 +15,7 @@ use tracing::{error, warn};
 
 use crate::consumer::commit::CommittedSubBatch;
 use crate::consumer::sub_batch::SubBatch;
-use crate::consumer::wait::{BACKOFF_MIN, LoopWait, with_attempt_timeout};
+use crate::consumer::wait::{LoopWait, with_attempt_timeout};
 use crate::dead_letter::{self, ReasonKind, storable_text};
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
@@ -78,10 +78,10 @@ impl CircuitBreaker {
 
     /// Pauses the consumer of every instance and waits for an operator. API and relay continue.
     pub async fn open(&mut self, db: &PgPool, wait: &LoopWait<'_>, reason: &str) {
-        let mut backoff = BACKOFF_MIN;
+        let mut failures = 0;
         while let Err(error) = with_attempt_timeout(pause(db, reason)).await {
             warn!("the pause could not be stored: {error}");
-            if wait.back_off(&mut backoff).await.is_err() {
+            if wait.back_off(&mut failures).await.is_err() {
                 return;
             }
         }

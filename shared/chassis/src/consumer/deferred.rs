@@ -10,6 +10,7 @@ use rdkafka::message::Message;
 use tokio::time::Instant;
 
 use crate::consumer::assignment::Assignment;
+use crate::flow::backoff::RetryBackoff;
 use crate::transaction::incoming_record::IncomingRecord;
 use crate::unit_of_work::UnitOfWork;
 
@@ -18,26 +19,26 @@ use crate::unit_of_work::UnitOfWork;
 const EVENTS_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The shortest and the longest pause between two attempts for an event.
-const DEFER_BACKOFF_MIN: Duration = Duration::from_millis(500);
-const DEFER_BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// The pauses between two attempts for an event.
+const DEFER_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: Duration::from_millis(500), delay_max: Duration::from_secs(10) };
 
 /// The number of attempts for one event, and the time since the first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempts {
     pub count: u32,
     pub started_at: Instant,
-    backoff: Duration,
+    deferrals: u32,
 }
 
 impl Attempts {
     pub fn new(count: u32) -> Attempts {
-        Attempts { count, started_at: Instant::now(), backoff: DEFER_BACKOFF_MIN / 2 }
+        Attempts { count, started_at: Instant::now(), deferrals: 0 }
     }
 
     /// Whether the event was not deferred yet.
     pub fn is_first(&self) -> bool {
-        self.backoff < DEFER_BACKOFF_MIN
+        self.deferrals == 0
     }
 }
 
@@ -67,16 +68,16 @@ impl<R: UnitOfWork> DeferredQueue<R> {
         is_first || self.events.len() < EVENTS_MAX && self.bytes + record_bytes(item) <= BYTES_MAX
     }
 
-    /// Defers an event, each time for twice as long as before, less a random part.
+    /// Defers an event, each time for longer, up to a bound.
     pub fn defer(
         &mut self,
         item: IncomingRecord<R>,
         mut attempts: Attempts,
         assigned: &Assignment,
     ) {
-        attempts.backoff = (attempts.backoff * 2).min(DEFER_BACKOFF_MAX);
+        attempts.deferrals += 1;
         let generation = assigned.generation_of(item.message.topic(), item.message.partition());
-        let due_at = Instant::now() + attempts.backoff.mul_f64(rand::random_range(0.5..1.0));
+        let due_at = Instant::now() + DEFER_BACKOFF.pause_after(attempts.deferrals);
         let bytes = record_bytes(&item);
         self.bytes += bytes;
         self.events.push(DeferredEvent { item, attempts, generation, due_at, bytes });

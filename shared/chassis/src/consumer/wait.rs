@@ -5,14 +5,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::db;
+use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::wakeups::Wakeups;
 
-/// The pause before the second attempt.
-pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(100);
-
-/// The longest pause between two attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The pauses between two attempts.
+const ATTEMPT_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: Duration::from_millis(100), delay_max: Duration::from_secs(5) };
 
 /// Timeout of one attempt. It is much longer than those of its statements, so that it ends only an attempt
 /// whose connection has lost its peer.
@@ -26,12 +25,10 @@ pub(crate) struct LoopWait<'a> {
 }
 
 impl LoopWait<'_> {
-    /// Waits once: longer each time up to a bound, and shorter by a random part, so that instances do not
-    /// retry at the same moment. An error means that the consumer is stopped.
-    pub async fn back_off(&self, backoff: &mut Duration) -> Result<(), ()> {
-        let wait = backoff.mul_f64(rand::random_range(0.5..1.0));
-        *backoff = (*backoff * 2).min(BACKOFF_MAX);
-        self.sleep(wait).await
+    /// Waits after a failed attempt; `failures` counts those in a row. An error means that the consumer is stopped.
+    pub async fn back_off(&self, failures: &mut u32) -> Result<(), ()> {
+        *failures += 1;
+        self.sleep(ATTEMPT_BACKOFF.pause_after(*failures)).await
     }
 
     /// Waits for this time. An error means that the consumer is stopped.
@@ -39,10 +36,7 @@ impl LoopWait<'_> {
         self.heartbeat.beat();
         // A consumer that waits is not behind: commands need not yield to it.
         self.wakeups.consumer_backpressure.report_busy(false);
-        tokio::select! {
-            () = tokio::time::sleep(duration) => Ok(()),
-            () = self.stop.cancelled() => Err(()),
-        }
+        self.stop.run_until_cancelled(tokio::time::sleep(duration)).await.ok_or(())
     }
 }
 

@@ -56,10 +56,7 @@ pub(crate) async fn run(db: PgPool, stop: CancellationToken) -> anyhow::Result<(
             Ok(false) => {}
             Err(error) => warn!("the time that has passed could not be noted: {error}"),
         }
-        tokio::select! {
-            () = sleep(TICK_POLL_INTERVAL) => {}
-            () = stop.cancelled() => {}
-        }
+        stop.run_until_cancelled(sleep(TICK_POLL_INTERVAL)).await;
     }
     Ok(())
 }

@@ -17,10 +17,7 @@ const BUCKETS_MAX: u32 = 64;
 /// The longest span of a horizon: ticks reach that far back, less a day.
 const SPAN_MAX: Duration = TICK_RETENTION.saturating_sub(Duration::from_secs(24 * 3600));
 
-/// Finds which timestamps of the database are older than a span, although its clock may have been wrong at any
-/// moment.
-///
-/// It samples the database's clock. Its answer is the lowest of all samples since a moment more than a span ago: a
+/// Samples the database's clock. Its answer is the lowest of all samples since a moment more than a span ago: a
 /// timestamp below that was given before those samples. It errs by the pause between two samples, and takes
 /// rows for younger than they are.
 pub struct Horizon {

@@ -15,14 +15,15 @@ use tokio::time::{Instant, sleep};
 use crate::config::Config;
 use crate::crash_point;
 use crate::db;
+use crate::db::DbErrorClass;
 use crate::db::pool::connect_options;
+use crate::telemetry::log_throttle::LogThrottle;
 
 const MIGRATION_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long one query may take.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
-const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long a migration waits for a lock, and how long it then pauses for other transactions.
 const LOCK_TIMEOUT: &str = "2s";
@@ -53,7 +54,7 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
     // A migration that waits for a table, as while a backup reads it, blocks all transactions behind it. So it
     // gives up and retries. It may also wait for another migration.
     let owner = connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]);
-    let mut db = connect_with_retry(&owner, MIGRATION_CONNECT_TIMEOUT).await?;
+    let mut db = connect_with_retry(&owner).await?;
     migrator.run(&mut db).await.context("the migrations failed")?;
     crash_point!("schema.migrated");
     let server = connect_options(service, &config.database_url)?;
@@ -61,24 +62,21 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
         grant_privileges(&mut db, server.get_username()).await.context("the grants failed")?;
     }
     crash_point!("schema.granted");
-    let version = newest_version(migrator);
+    let version = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
     tracing::info!(version, "the schema is up to date");
     Ok(db.close().await?)
 }
 
-/// Whether the error is a lock timeout.
 fn is_lock_timeout(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
-    causes.any(|error| {
-        error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03"))
-    })
+    causes.any(|error| db::classify(error) == DbErrorClass::LockTimeout)
 }
 
 /// Waits, for ever if necessary, until every embedded migration was applied. Checking the newest is not enough:
 /// after a merge of two branches, a lower number may be deployed after a higher one.
 pub async fn wait_for_migrations(db: &PgPool, migrator: &Migrator) {
     let needed: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
-    let mut logged: Option<(String, Instant)> = None;
+    let mut log_throttle = LogThrottle::default();
     loop {
         let query = sqlx::query_scalar(
             "select min(version) from unnest($1::bigint[]) as needed (version)
@@ -94,33 +92,25 @@ pub async fn wait_for_migrations(db: &PgPool, migrator: &Migrator) {
             }
             Err(error) => error.to_string(),
         };
-        let should_log =
-            logged.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() > LOG_INTERVAL);
-        if should_log {
+        if log_throttle.should_log("database", &why) {
             tracing::warn!("waiting for the database: {why}");
-            logged = Some((why, Instant::now()));
         }
         sleep(RETRY_INTERVAL).await;
     }
 }
 
-fn newest_version(migrator: &Migrator) -> i64 {
-    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
-}
-
-async fn connect_with_retry(
-    options: &PgConnectOptions,
-    bound: Duration,
-) -> anyhow::Result<PgConnection> {
-    let deadline = Instant::now() + bound;
+async fn connect_with_retry(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    let deadline = Instant::now() + MIGRATION_CONNECT_TIMEOUT;
     loop {
         match PgConnection::connect_with(options).await {
-            Ok(db) => return Ok(db),
             Err(error) if Instant::now() < deadline => {
                 tracing::warn!(%error, "waiting for the database");
                 sleep(RETRY_INTERVAL).await;
             }
-            Err(error) => return Err(error).context(format!("no database within {bound:?}")),
+            ended => {
+                let failure = || format!("no database within {MIGRATION_CONNECT_TIMEOUT:?}");
+                return ended.with_context(failure);
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 /// The settings of the planner in a transaction that handles a batch.
 ///
 /// The planner may not choose a sequential scan or a hash over a whole table. On a young table without statistics
-/// it does so for an `update` from arrays and reads the table once a batch, which halves the rate of commands.
+/// it does so for an `update` from arrays and reads the table once a batch.
 /// It may not make a new plan for each batch: that takes longer than a small batch, and yields the same plan. It
 /// may not compile a plan to machine code, which it would do for the plans that cost it a disabled scan.
 pub(crate) const PLANNER_SETTINGS: [(&str, &str); 5] = [

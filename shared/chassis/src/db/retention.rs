@@ -17,15 +17,12 @@ const PRUNE_TIMEOUT: Duration = Duration::from_secs(8);
 /// tick is below `$1`; see [`clock`].
 pub(crate) async fn prune_forever(db: PgPool, statement: &'static str, retention: Duration) {
     loop {
-        match prune_batch(&db, statement, retention).await {
-            Ok(pruned) if pruned >= PRUNE_BATCH_MAX.unsigned_abs() => {
-                tokio::task::yield_now().await
-            }
-            Ok(_) => tokio::time::sleep(PRUNE_INTERVAL).await,
-            Err(error) => {
-                warn!("old rows could not be deleted: {error}");
-                tokio::time::sleep(PRUNE_INTERVAL).await;
-            }
+        let pruned = prune_batch(&db, statement, retention).await.unwrap_or_else(|error| {
+            warn!("old rows could not be deleted: {error}");
+            0
+        });
+        if pruned < PRUNE_BATCH_MAX.unsigned_abs() {
+            tokio::time::sleep(PRUNE_INTERVAL).await;
         }
     }
 }

@@ -24,21 +24,20 @@ pub(super) fn convert_timestamps(
             Some(schema) => inside(schema, value)?,
             None => value,
         },
-        (Schema::Union(_), Value::Union(_, value)) => inside(reader, *value)?,
+        (reader, Value::Union(_, value)) => inside(reader, *value)?,
         (Schema::Union(union), value) => {
             let alike = |schema: &&Schema| match &value {
                 Value::Record(_) => matches!(schema, Schema::Record(_) | Schema::Ref { .. }),
                 Value::Array(_) => matches!(schema, Schema::Array(_)),
                 Value::Map(_) => matches!(schema, Schema::Map(_)),
                 Value::Null => false,
-                _ => units_per_second(schema).is_some(),
+                _ => timestamp_unit(schema).is_some(),
             };
             match union.variants().iter().find(alike) {
                 Some(schema) => inside(schema, value)?,
                 None => value,
             }
         }
-        (reader, Value::Union(_, value)) => inside(reader, *value)?,
         (Schema::Record(record), Value::Record(fields)) => {
             let fields = fields.into_iter().map(|(name, value)| {
                 let read_as = record.fields.iter().find(|field| field.name == name);
@@ -59,25 +58,28 @@ pub(super) fn convert_timestamps(
                 entries.into_iter().map(|(key, value)| Ok((key, inside(&map.types, value)?)));
             Value::Map(entries.collect::<Result<_, Undecodable>>()?)
         }
-        (reader, value) => match units_per_second(reader) {
+        (reader, value) => match timestamp_unit(reader) {
             Some(unit) => convert_timestamp(value, unit)?,
             None => value,
         },
     })
 }
 
-/// How many units of a timestamp are a second; times of day and local times are not converted.
-fn units_per_second(schema: &Schema) -> Option<i64> {
+/// How many units are a second, and the constructor of a time in that unit.
+type TimestampUnit = (i64, fn(i64) -> Value);
+
+/// The unit of a timestamp; times of day and local times are not converted.
+fn timestamp_unit(schema: &Schema) -> Option<TimestampUnit> {
     match schema {
-        Schema::TimestampMillis => Some(1_000),
-        Schema::TimestampMicros => Some(1_000_000),
-        Schema::TimestampNanos => Some(1_000_000_000),
+        Schema::TimestampMillis => Some((1_000, Value::TimestampMillis)),
+        Schema::TimestampMicros => Some((1_000_000, Value::TimestampMicros)),
+        Schema::TimestampNanos => Some((1_000_000_000, Value::TimestampNanos)),
         _ => None,
     }
 }
 
 /// Converts a time to another unit, rounding down.
-fn convert_timestamp(value: Value, unit: i64) -> Result<Value, Undecodable> {
+fn convert_timestamp(value: Value, (unit, new): TimestampUnit) -> Result<Value, Undecodable> {
     let (time, written_unit) = match value {
         Value::TimestampMillis(time) => (time, 1_000),
         Value::TimestampMicros(time) => (time, 1_000_000),
@@ -91,12 +93,7 @@ fn convert_timestamp(value: Value, unit: i64) -> Result<Value, Undecodable> {
         true => time.checked_mul(unit / written_unit),
         false => Some(time.div_euclid(written_unit / unit)),
     };
-    let time = time.ok_or_else(|| Undecodable("a time is too far away".to_string()))?;
-    Ok(match unit {
-        1_000 => Value::TimestampMillis(time),
-        1_000_000 => Value::TimestampMicros(time),
-        _ => Value::TimestampNanos(time),
-    })
+    time.map(new).ok_or_else(|| Undecodable("a time is too far away".to_string()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use apache_avro::Schema;
 use apache_avro::schema::{DecimalSchema, InnerDecimalSchema, Name, UuidSchema};
 
-use crate::event::undecodable::Undecodable;
+use crate::event::undecodable::{Undecodable, undecodable};
 
 /// The most memory, in bytes, that one array, map, string, bytes or fixed of a record may claim.
 pub(super) const ALLOCATION_BYTES_MAX: usize = 1024 * 1024;
@@ -42,64 +42,53 @@ impl<'a> SchemaBounds<'a> {
     }
 
     pub(super) fn check(&mut self, schema: &Schema) -> Result<SchemaSize, Undecodable> {
+        // No sum overflows: each part has VALUES_MAX values at most.
         let size = match schema {
             Schema::Ref { name } => match (self.sizes.get(name), self.referenced.get(name)) {
                 (Some(Some(size)), _) => *size,
-                (Some(None), _) => return Err(Undecodable(format!("{name} recurses"))),
+                (Some(None), _) => return Err(undecodable(format!("{name} recurses"))),
                 (None, Some(other)) => self.check(other)?,
                 (None, None) => {
-                    return Err(Undecodable(format!(
-                        "the schema refers to {name}, which is not known"
-                    )));
+                    let unknown = format!("the schema refers to {name}, which is not known");
+                    return Err(undecodable(unknown));
                 }
             },
             Schema::Record(record) => {
                 self.sizes.insert(record.name.clone(), None);
-                let (mut values, mut free, mut takes_bytes) = (1_usize, 0_usize, false);
+                let mut size = SchemaSize { values: 1, zero_byte_values: 0, takes_bytes: false };
                 for field in &record.fields {
                     let field = self.check(&field.schema)?;
-                    values = values.saturating_add(field.values);
-                    free = free.saturating_add(field.zero_byte_values);
-                    takes_bytes |= field.takes_bytes;
+                    size.values += field.values;
+                    size.zero_byte_values += field.zero_byte_values;
+                    size.takes_bytes |= field.takes_bytes;
                 }
-                SchemaSize {
-                    values,
-                    zero_byte_values: free + usize::from(!takes_bytes),
-                    takes_bytes,
-                }
+                size.zero_byte_values += usize::from(!size.takes_bytes);
+                size
             }
             Schema::Array(array) => self.check_items(&array.items, true)?,
             Schema::Map(map) => self.check_items(&map.types, false)?,
             Schema::Union(union) => {
-                let (mut values, mut free) = (0, 0);
+                let mut size = SchemaSize { values: 0, zero_byte_values: 0, takes_bytes: true };
                 for variant in union.variants() {
                     let variant = self.check(variant)?;
-                    values = variant.values.max(values);
-                    free = variant.zero_byte_values.max(free);
+                    size.values = size.values.max(variant.values);
+                    size.zero_byte_values = size.zero_byte_values.max(variant.zero_byte_values);
                 }
-                SchemaSize {
-                    values: values.saturating_add(1),
-                    zero_byte_values: free,
-                    takes_bytes: true,
-                }
+                SchemaSize { values: size.values + 1, ..size }
             }
-            schema => match fixed_bytes(schema) {
+            schema => {
+                let bytes = fixed_bytes(schema);
                 // Memory for it is taken before its bytes are read.
-                Some(bytes) if bytes > ALLOCATION_BYTES_MAX => {
-                    return Err(Undecodable(format!("the schema has a fixed of {bytes} bytes")));
+                if let Some(bytes) = bytes.filter(|bytes| *bytes > ALLOCATION_BYTES_MAX) {
+                    return Err(undecodable(format!("the schema has a fixed of {bytes} bytes")));
                 }
-                bytes => {
-                    let is_free = bytes == Some(0) || *schema == Schema::Null;
-                    SchemaSize {
-                        values: 1,
-                        zero_byte_values: usize::from(is_free),
-                        takes_bytes: !is_free,
-                    }
-                }
-            },
+                let takes_bytes = bytes != Some(0) && *schema != Schema::Null;
+                let zero_byte_values = usize::from(!takes_bytes);
+                SchemaSize { values: 1, zero_byte_values, takes_bytes }
+            }
         };
         if size.values > VALUES_MAX {
-            return Err(Undecodable(format!("the schema comes to more than {VALUES_MAX} values")));
+            return Err(undecodable(format!("the schema comes to more than {VALUES_MAX} values")));
         }
         if let Some(name) = schema.name() {
             self.sizes.insert(name.clone(), Some(size));
@@ -111,19 +100,13 @@ impl<'a> SchemaBounds<'a> {
     fn check_items(&mut self, items: &Schema, is_array: bool) -> Result<SchemaSize, Undecodable> {
         let item = self.check(items)?;
         if is_array && !item.takes_bytes {
-            return Err(Undecodable(
-                "the schema has an array of items that take no bytes".to_string(),
-            ));
+            return Err(undecodable("the schema has an array of items that take no bytes"));
         }
         if item.zero_byte_values > ZERO_BYTE_VALUES_MAX {
             let because = "the schema has many items with many values that take no bytes";
-            return Err(Undecodable(because.to_string()));
+            return Err(undecodable(because));
         }
-        Ok(SchemaSize {
-            values: item.values.saturating_add(1),
-            zero_byte_values: 0,
-            takes_bytes: true,
-        })
+        Ok(SchemaSize { values: item.values + 1, zero_byte_values: 0, takes_bytes: true })
     }
 }
 

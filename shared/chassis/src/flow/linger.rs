@@ -1,15 +1,12 @@
 //! Lingering: under concurrency, a batch waits a little for more items, so that batches are not small.
 //!
-//! A batch costs the same half a dozen round trips whether it holds one event or a hundred: some 3 ms of
-//! processor time in the service, Postgres and Kafka. A loop that begins its next batch at once makes many small
-//! batches under load, and the machine is busy with round trips. So under concurrency the first item of a batch
-//! waits for others, and the relay pauses before it polls again.
+//! A batch costs the same round trips whether it holds one event or a hundred. A loop that begins its next batch
+//! at once makes many small batches under load, and the machine is busy with round trips. So under concurrency the
+//! first item of a batch waits for others, and the relay pauses before it polls again.
 //!
 //! The target size of a batch is the size of recent batches: in a closed loop the same clients return, so waiting
-//! for more would be wasted. Against batches that end once 3 ms pass without an arrival, closed loops of 2, 16
-//! and 256 callers decide 2.1 to 2.3, 2.5 and 1.0 to 1.1 times as many orders a second.
-//!
-//! A single item that does not follow a concurrent batch waits for nothing.
+//! for more would be wasted. A single item that does not follow a concurrent batch waits for nothing.
+//! `docs/decisions/0007` has the measurements.
 
 use std::time::Duration;
 
@@ -47,8 +44,7 @@ impl AdaptiveLinger {
         AdaptiveLinger { siblings_min, active_until: Instant::now(), target_size: 0 }
     }
 
-    /// Fills a batch with the items that are queued, and under concurrency also with those that arrive a moment
-    /// later.
+    /// Fills a batch with the items that are queued, and under concurrency with those that arrive a moment later.
     pub(crate) async fn collect<T>(
         &mut self,
         batch: &mut Vec<T>,
@@ -59,10 +55,10 @@ impl AdaptiveLinger {
         if self.is_concurrent() {
             let enough = self.target_size.min(max);
             let mut available = batch.len() + waiting.len();
-            let (started_at, mut last_arrival_at) = (Instant::now(), Instant::now());
+            let max_until = Instant::now() + limits.max_wait;
+            let mut idle_until = Instant::now() + limits.idle_gap;
             while available < enough {
-                let idle_until = last_arrival_at + limits.idle_gap;
-                let until = idle_until.min(started_at + limits.max_wait);
+                let until = idle_until.min(max_until);
                 let remaining = until.saturating_duration_since(Instant::now());
                 if remaining.is_zero() {
                     break;
@@ -71,7 +67,7 @@ impl AdaptiveLinger {
                 let before = available;
                 available = batch.len() + waiting.len();
                 if available > before {
-                    last_arrival_at = Instant::now();
+                    idle_until = Instant::now() + limits.idle_gap;
                 }
             }
         }
@@ -90,7 +86,6 @@ impl AdaptiveLinger {
         }
     }
 
-    /// Records the size of a batch.
     pub(crate) fn record_batch(&mut self, size: usize) {
         let fewer = self.target_size - self.target_size.div_ceil(DECAY_DIVISOR);
         self.target_size = size.max(fewer);

@@ -165,7 +165,7 @@ mod tests {
         // Nothing listens there: only readiness may notice.
         let db = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nowhere").unwrap();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        ProbeState { db, phase, heartbeats: Heartbeats::new(), metrics }
+        ProbeState { db, phase, heartbeats: Heartbeats::default(), metrics }
     }
 
     async fn get(probes: &ProbeState, path: &str) -> (u16, String) {

@@ -1,8 +1,6 @@
 //! The health of a Kafka client: its logs and statistics, and the conditions under which it must be replaced.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use rdkafka::Statistics;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::statistics::ConsumerGroup;
@@ -46,17 +44,20 @@ const JOIN_WAITS: [&str; 2] = ["wait-join", "wait-sync"];
 /// The health of one client. While its brokers are away it logs that several times a second; the log shows one
 /// warning, since the client recovers by itself.
 #[derive(Default)]
-pub(crate) struct ClientHealth {
-    log_throttle: Mutex<LogThrottle>,
-    cluster_changed: AtomicBool,
-    no_broker_known: AtomicBool,
+pub(crate) struct ClientHealth(Mutex<Observations>);
+
+#[derive(Default)]
+struct Observations {
+    log_throttle: LogThrottle,
+    cluster_changed: bool,
+    no_broker_known: bool,
     /// Consecutive statistics with a partition that is assigned and not fetched.
-    unfetched_checks: AtomicU32,
+    unfetched_checks: u32,
     /// Polls without a result since the last statistics.
-    silent_polls: AtomicU32,
+    silent_polls: u32,
     /// Checks that found the prefetch queue empty since the last poll that returned.
-    stuck_checks: AtomicU32,
-    join_progress: Mutex<JoinProgress>,
+    stuck_checks: u32,
+    join_progress: JoinProgress,
 }
 
 /// Consecutive statistics in which a client was joining its group, at the same step, after the same number of
@@ -93,11 +94,10 @@ impl ClientHealth {
             debug!("Kafka's client: {text}");
             return;
         }
-        if kind == CLUSTER_CHANGED {
-            self.cluster_changed.store(true, Ordering::Relaxed);
-        }
+        let mut observed = self.0.lock();
+        observed.cluster_changed |= kind == CLUSTER_CHANGED;
         // While brokers are away, the lines of each alternate and contain the times.
-        if self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).should_log(kind, "") {
+        if observed.log_throttle.should_log(kind, "") {
             warn!("Kafka's client: {text}");
         }
     }
@@ -110,27 +110,25 @@ impl ClientHealth {
     /// connection ends at the same moment, it does not, and never connects to any broker again (its issue
     /// 5301). Such a client must be replaced.
     pub(crate) fn on_statistics(&self, statistics: &Statistics) {
-        let known = statistics.brokers.values().any(|broker| broker.source != LOGICAL_BROKER);
-        self.no_broker_known.store(!known, Ordering::Relaxed);
-        self.silent_polls.store(0, Ordering::Relaxed);
+        let mut observed = self.0.lock();
+        let mut brokers = statistics.brokers.values();
+        observed.no_broker_known = brokers.all(|broker| broker.source == LOGICAL_BROKER);
+        observed.silent_polls = 0;
         if let Some(group) = &statistics.cgrp {
-            self.join_progress.lock().unwrap_or_else(PoisonError::into_inner).record(group);
+            observed.join_progress.record(group);
         }
     }
 
-    /// Records that a poll took its whole time without a result.
     pub(crate) fn poll_timed_out(&self) {
-        self.silent_polls.fetch_add(1, Ordering::Relaxed);
+        self.0.lock().silent_polls += 1;
     }
 
-    /// Records that a poll returned.
     pub(crate) fn poll_returned(&self) {
-        self.stuck_checks.store(0, Ordering::Relaxed);
+        self.0.lock().stuck_checks = 0;
     }
 
-    /// Records that the prefetch queue was empty at a check.
     pub(crate) fn prefetch_empty(&self) {
-        self.stuck_checks.fetch_add(1, Ordering::Relaxed);
+        self.0.lock().stuck_checks += 1;
     }
 
     /// Records whether every assigned partition is fetched.
@@ -138,31 +136,25 @@ impl ClientHealth {
     /// If the group's coordinator moves while a client asks it for the committed offsets, librdkafka takes the
     /// refusal for an answer and never fetches the partition (its issue 5586).
     pub(crate) fn all_partitions_fetched(&self, all: bool) {
-        if all {
-            self.unfetched_checks.store(0, Ordering::Relaxed);
-        } else {
-            self.unfetched_checks.fetch_add(1, Ordering::Relaxed);
-        }
+        let mut observed = self.0.lock();
+        observed.unfetched_checks = if all { 0 } else { observed.unfetched_checks + 1 };
     }
 
     /// Why this client must be replaced, if it must.
     pub(crate) fn fatal_reason(&self) -> Option<&'static str> {
-        if self.cluster_changed() {
-            return Some("the Kafka cluster was replaced");
-        }
-        if self.unfetched_checks.load(Ordering::Relaxed) >= UNFETCHED_CHECKS_MAX {
-            return Some("an assigned partition is not fetched");
-        }
-        if self.silent_polls.load(Ordering::Relaxed) >= SILENT_POLLS_MAX {
-            return Some("it has fallen silent");
-        }
-        if self.stuck_checks.load(Ordering::Relaxed) >= STUCK_CHECKS_MAX {
-            return Some("it keeps its reader waiting");
-        }
-        if self.join_progress.lock().unwrap_or_else(PoisonError::into_inner).is_stuck() {
-            return Some("it is stuck while joining its group");
-        }
-        self.no_broker_known.load(Ordering::Relaxed).then_some("it knows no broker any more")
+        let observed = self.0.lock();
+        let reasons = [
+            (observed.cluster_changed, "the Kafka cluster was replaced"),
+            (
+                observed.unfetched_checks >= UNFETCHED_CHECKS_MAX,
+                "an assigned partition is not fetched",
+            ),
+            (observed.silent_polls >= SILENT_POLLS_MAX, "it has fallen silent"),
+            (observed.stuck_checks >= STUCK_CHECKS_MAX, "it keeps its reader waiting"),
+            (observed.join_progress.is_stuck(), "it is stuck while joining its group"),
+            (observed.no_broker_known, "it knows no broker any more"),
+        ];
+        reasons.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
     }
 
     /// Whether another cluster answers than the one to which the client connected first.
@@ -172,7 +164,7 @@ impl ClientHealth {
     /// than the old one was. Such a client must be replaced. The client knows of the new cluster as soon as it
     /// has a connection, since it requests metadata first.
     pub(crate) fn cluster_changed(&self) -> bool {
-        self.cluster_changed.load(Ordering::Relaxed)
+        self.0.lock().cluster_changed
     }
 }
 

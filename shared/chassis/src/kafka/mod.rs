@@ -24,18 +24,21 @@ use tokio::sync::oneshot;
 use crate::config::env::BadConfiguration;
 use crate::config::{KafkaConfig, Secret};
 use crate::event::Isolation;
+use crate::flow::backoff::RetryBackoff;
 
 /// The settings that are passed on as they are, under librdkafka's names: KAFKA_SECURITY_PROTOCOL is
 /// `security.protocol`.
-const PASSTHROUGH_SETTINGS: [&str; 7] = [
-    "security.protocol",
-    "sasl.mechanism",
-    "sasl.username",
-    "sasl.password",
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-];
+fn passthrough_settings(config: &KafkaConfig) -> [(&'static str, Option<&str>); 7] {
+    [
+        ("security.protocol", config.kafka_security_protocol.as_deref()),
+        ("sasl.mechanism", config.kafka_sasl_mechanism.as_deref()),
+        ("sasl.username", config.kafka_sasl_username.as_deref()),
+        ("sasl.password", config.kafka_sasl_password.as_ref().map(Secret::expose)),
+        ("ssl.ca.location", config.kafka_ssl_ca_location.as_deref()),
+        ("ssl.certificate.location", config.kafka_ssl_certificate_location.as_deref()),
+        ("ssl.key.location", config.kafka_ssl_key_location.as_deref()),
+    ]
+}
 
 /// What producer, consumer and the command that applies contracts share.
 pub fn client_config(service: &str, config: &KafkaConfig) -> ClientConfig {
@@ -48,16 +51,7 @@ pub fn client_config(service: &str, config: &KafkaConfig) -> ClientConfig {
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "2000")
         .set_log_level(RDKafkaLogLevel::Warning);
-    let values = [
-        config.kafka_security_protocol.as_deref(),
-        config.kafka_sasl_mechanism.as_deref(),
-        config.kafka_sasl_username.as_deref(),
-        config.kafka_sasl_password.as_ref().map(Secret::expose),
-        config.kafka_ssl_ca_location.as_deref(),
-        config.kafka_ssl_certificate_location.as_deref(),
-        config.kafka_ssl_key_location.as_deref(),
-    ];
-    for (setting, value) in PASSTHROUGH_SETTINGS.into_iter().zip(values) {
+    for (setting, value) in passthrough_settings(config) {
         if let Some(value) = value {
             client.set(setting, value);
         }
@@ -74,27 +68,21 @@ pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
     let made = settings.create_native_config().and_then(|native| {
         Client::new(&settings, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)
     });
-    match made {
-        Ok(client) => {
-            drop(close_in_background(Arc::new(client)));
-            Ok(())
-        }
-        Err(error) => {
-            let why = error.to_string();
-            let cause = PASSTHROUGH_SETTINGS.iter().find(|setting| why.contains(**setting));
-            let cause = cause.copied().unwrap_or("security.protocol");
-            let name = format!("KAFKA_{}", cause.replace('.', "_").to_uppercase());
-            Err(BadConfiguration::new(format!("{name} cannot be used: {why}.")))
-        }
-    }
+    let client = made.map_err(|error| {
+        let why = error.to_string();
+        let names = passthrough_settings(config).map(|(name, _)| name);
+        let cause = names.into_iter().find(|name| why.contains(name));
+        let cause = cause.unwrap_or("security.protocol").replace('.', "_").to_uppercase();
+        BadConfiguration::new(format!("KAFKA_{cause} cannot be used: {why}."))
+    })?;
+    drop(close_in_background(Arc::new(client)));
+    Ok(())
 }
 
-/// How soon [`close_in_background`] checks again whether another handle of the client exists. The time doubles
-/// after each check: a call that hangs in the client keeps its handle for ever.
-const DRAIN_DELAY: Duration = Duration::from_millis(10);
-
-/// The time between two such checks, at most.
-const DRAIN_DELAY_MAX: Duration = Duration::from_secs(10);
+/// How soon [`close_in_background`] checks again whether another handle of the client exists. A call that hangs in
+/// the client keeps its handle for ever.
+const CLOSE_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: Duration::from_millis(10), delay_max: Duration::from_secs(10) };
 
 /// Drops a client on a separate thread once no other handle of it exists; the receiver resolves when that is
 /// done. The drop waits for the client's own threads, and hangs for ever if the client is broken: on a thread of
@@ -104,10 +92,10 @@ pub(crate) fn close_in_background<T: Send + Sync + 'static>(
 ) -> oneshot::Receiver<()> {
     let (done, finished) = oneshot::channel();
     std::thread::spawn(move || {
-        let (mut client, mut wait) = (Arc::try_unwrap(client), DRAIN_DELAY);
+        let (mut client, mut checks) = (Arc::try_unwrap(client), 0);
         while let Err(shared) = client {
-            std::thread::sleep(wait);
-            wait = (wait * 2).min(DRAIN_DELAY_MAX);
+            checks += 1;
+            std::thread::sleep(CLOSE_BACKOFF.pause_after(checks));
             client = Arc::try_unwrap(shared);
         }
         drop(client);
@@ -188,9 +176,8 @@ pub(crate) fn isolation_level(isolation: Isolation) -> &'static str {
 }
 
 /// Bounds the memory of a consumer. librdkafka counts prefetched records by their bytes, but each costs several
-/// times that, and one fetch response may exceed the bound by its whole size. With these values a service that
-/// catches up with 120,000 records needs 60 to 80 MB rather than 140 to 175 MB (8 MiB prefetched and responses of
-/// 50 MiB), and is as fast. A record larger than a partition's share still arrives whole.
+/// times that, and one fetch response may exceed the bound by its whole size. A record larger than a partition's
+/// share still arrives whole. `docs/performance.md` has the measurements.
 pub fn limit_fetch_memory(client: &mut ClientConfig) {
     client
         .set("queued.max.messages.kbytes", "1024")
@@ -211,7 +198,7 @@ mod tests {
         let client = Arc::new(());
         let other = client.clone();
         let mut close = close_in_background(client);
-        tokio::time::sleep(DRAIN_DELAY * 10).await;
+        tokio::time::sleep(CLOSE_BACKOFF.delay_min * 10).await;
         assert!(close.try_recv().is_err());
         drop(other);
         close.await.unwrap();

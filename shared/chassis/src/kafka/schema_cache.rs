@@ -1,8 +1,10 @@
 //! What this process knows of each schema id: the schema, or why there is none and when to ask again.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::event::avro::Codec;
 
@@ -38,7 +40,6 @@ pub enum CachedSchema {
     Pending(String),
 }
 
-/// An id that was requested.
 struct CacheEntry {
     schema: CachedSchema,
     first_requested_at: Instant,
@@ -47,6 +48,10 @@ struct CacheEntry {
 }
 
 impl CacheEntry {
+    fn is_resolved(&self) -> bool {
+        matches!(self.schema, CachedSchema::Resolved(_))
+    }
+
     fn is_in_flight(&self) -> bool {
         self.is_requested && self.last_requested_at.elapsed() < IN_FLIGHT_TIMEOUT
     }
@@ -64,55 +69,47 @@ impl CacheEntry {
     }
 }
 
-/// The schema ids that were requested, and what is known of each.
 #[derive(Default)]
-pub(super) struct SchemaCache(RwLock<HashMap<u32, CacheEntry>>);
+pub(super) struct SchemaCache(Mutex<HashMap<u32, CacheEntry>>);
 
 impl SchemaCache {
     /// What is known of these ids; every id is in the answer.
     pub(super) fn get_all(&self, ids: HashSet<u32>) -> HashMap<u32, CachedSchema> {
-        let schemas = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let known = |id: &u32| schemas.get(id).map(|lookup| lookup.schema.clone());
+        let schemas = self.0.lock();
+        let known = |id: &u32| schemas.get(id).map(|entry| entry.schema.clone());
         let open = || CachedSchema::Pending("the schema registry has not answered yet".to_string());
         ids.into_iter().map(|id| (id, known(&id).unwrap_or_else(open))).collect()
     }
 
     /// An id whose schema the registry has served, if there is one.
     pub(super) fn any_resolved_id(&self) -> Option<u32> {
-        let schemas = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut served =
-            schemas.iter().filter(|(_, lookup)| matches!(lookup.schema, CachedSchema::Resolved(_)));
-        served.next().map(|(id, _)| *id)
+        self.0.lock().iter().find(|(_, entry)| entry.is_resolved()).map(|(id, _)| *id)
     }
 
     /// The ids that are to be requested now, which the caller does, and whether the registry lets earlier
     /// requests hang.
     pub(super) fn take_due(&self, ids: &HashSet<u32>) -> (Vec<u32>, bool) {
-        {
-            let schemas = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            if ids.iter().all(|id| schemas.get(id).is_some_and(|lookup| !lookup.is_due())) {
-                return (Vec::new(), false);
-            }
+        let mut schemas = self.0.lock();
+        if ids.iter().all(|id| schemas.get(id).is_some_and(|entry| !entry.is_due())) {
+            return (Vec::new(), false);
         }
-        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if schemas.len() > CACHED_IDS_MAX {
-            schemas.retain(|_, it| {
-                it.is_in_flight() || matches!(it.schema, CachedSchema::Resolved(_))
-            });
+            schemas.retain(|_, entry| entry.is_in_flight() || entry.is_resolved());
         }
         let now = Instant::now();
-        let late =
-            |it: &CacheEntry| it.is_in_flight() && it.last_requested_at.elapsed() > LOOKUP_TIMEOUT;
-        let (mut due, hangs) = (Vec::new(), schemas.values().any(late));
+        let hangs = schemas.values().any(|entry| {
+            entry.is_in_flight() && entry.last_requested_at.elapsed() > LOOKUP_TIMEOUT
+        });
+        let mut due = Vec::new();
         for id in ids {
-            let lookup = schemas.entry(*id).or_insert_with(|| CacheEntry {
+            let entry = schemas.entry(*id).or_insert_with(|| CacheEntry {
                 schema: CachedSchema::Pending(format!("schema {id}: no answer yet")),
                 first_requested_at: now,
                 last_requested_at: now.checked_sub(RETRY_INTERVAL_MIN).unwrap_or(now),
                 is_requested: false,
             });
-            if lookup.is_due() {
-                (lookup.is_requested, lookup.last_requested_at) = (true, now);
+            if entry.is_due() {
+                (entry.is_requested, entry.last_requested_at) = (true, now);
                 due.push(*id);
             }
         }
@@ -121,18 +118,17 @@ impl SchemaCache {
 
     /// Forgets every id without a schema, except those that are being requested.
     pub(super) fn evict_unresolved(&self) {
-        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        schemas.retain(|_, it| it.is_in_flight() || matches!(it.schema, CachedSchema::Resolved(_)));
+        self.0.lock().retain(|_, entry| entry.is_in_flight() || entry.is_resolved());
     }
 
     /// Stores the outcome of a request; `known` gets the time since the first request for this id.
     pub(super) fn store(&self, id: u32, known: impl FnOnce(Duration) -> CachedSchema) {
-        let mut schemas = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(lookup) = schemas.get_mut(&id) else { return };
-        lookup.is_requested = false;
+        let mut schemas = self.0.lock();
+        let Some(entry) = schemas.get_mut(&id) else { return };
+        entry.is_requested = false;
         // A late answer does not replace a schema that is known.
-        if !matches!(lookup.schema, CachedSchema::Resolved(_)) {
-            lookup.schema = known(lookup.first_requested_at.elapsed());
+        if !entry.is_resolved() {
+            entry.schema = known(entry.first_requested_at.elapsed());
         }
     }
 }

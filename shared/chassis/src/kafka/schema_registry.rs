@@ -4,10 +4,11 @@
 //! stops no record whose schema was seen before.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::join_all;
+use parking_lot::RwLock;
 use schema_registry_converter::{
     async_impl::schema_registry::{
         SrSettings, get_referenced_schema, get_schema_by_id, perform_sr_call,
@@ -48,7 +49,6 @@ pub struct SchemaRegistryClient {
     declared_topics: RwLock<Vec<&'static Topic>>,
 }
 
-/// Schemas that a schema refers to.
 #[derive(Default)]
 struct References {
     /// By subject and version.
@@ -56,17 +56,12 @@ struct References {
     texts: Vec<String>,
 }
 
-/// The registry gave no answer that settles the question: wait and ask again.
-#[derive(Debug, thiserror::Error)]
-#[error("the schema registry: {0}")]
-pub struct RegistryUnavailable(String);
-
 /// Why a schema has no id.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaIdError {
-    /// It is unknown whether the registry has it.
-    #[error(transparent)]
-    Unavailable(#[from] RegistryUnavailable),
+    /// It is unknown whether the registry has it: wait and ask again.
+    #[error("the schema registry: {0}")]
+    Unavailable(String),
     /// A healthy registry does not have it: its contract is still to be applied.
     #[error("the schema of {0} is not registered")]
     Unregistered(String),
@@ -95,12 +90,12 @@ impl SchemaRegistryClient {
 
     /// Declares a topic whose schema the registry has once contracts are applied.
     pub(crate) fn declare_topic(&self, topic: &'static Topic) {
-        self.declared_topics.write().unwrap_or_else(PoisonError::into_inner).push(topic);
+        self.declared_topics.write().push(topic);
     }
 
     /// The same as [`SchemaRegistryClient::get_id`], without a request.
     pub fn cached_id(&self, topic: &str, fingerprint: &[u8]) -> Option<u32> {
-        self.ids.read().expect("not poisoned").get(topic)?.get(fingerprint).copied()
+        self.ids.read().get(topic)?.get(fingerprint).copied()
     }
 
     /// The id under which a topic's subject holds exactly this schema. Services look up and never
@@ -126,12 +121,12 @@ impl SchemaRegistryClient {
             match error_code(&error) {
                 _ if is_not_found(&error) => SchemaIdError::Unregistered(subject.to_string()),
                 Some(400..=499 | 40_000..=49_999) => SchemaIdError::Refused(message),
-                _ => RegistryUnavailable(message).into(),
+                _ => SchemaIdError::Unavailable(message),
             }
         })?;
-        let without = || RegistryUnavailable(format!("{subject}: an answer without an id"));
+        let without = || SchemaIdError::Unavailable(format!("{subject}: an answer without an id"));
         let id = found.id.ok_or_else(without)?;
-        let mut ids = self.ids.write().expect("not poisoned");
+        let mut ids = self.ids.write();
         ids.entry(topic.to_string()).or_default().insert(fingerprint.to_vec(), id);
         Ok(id)
     }
@@ -199,7 +194,7 @@ impl SchemaRegistryClient {
         if let Some(id) = self.schemas.any_resolved_id() {
             return get_schema_by_id(id, &self.settings).await.is_ok();
         }
-        let declared = self.declared_topics.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let declared = self.declared_topics.read().clone();
         for topic in declared {
             let fingerprint = &topic.codec().fingerprint;
             if let Ok(id) = self.get_id(topic.name, fingerprint, topic.schema).await
@@ -212,8 +207,6 @@ impl SchemaRegistryClient {
     }
 
     async fn request_one(&self, id: u32) -> RegistryResponse {
-        let unreadable =
-            |because: String| RegistryResponse::Conclusive(CachedSchema::Unreadable(because));
         // Ids are positive 32-bit integers; a registry may answer 500 to a larger one, which would
         // read as a registry that is ill, and wait for ever.
         if i32::try_from(id).is_err() {
@@ -242,37 +235,35 @@ impl SchemaRegistryClient {
     }
 
     /// Adds the schemas that a schema refers to, directly or not, each after those that it refers to itself.
-    fn resolve_references<'a>(
-        &'a self,
+    async fn resolve_references(
+        &self,
         id: u32,
-        referred: &'a [RegisteredReference],
-        references: &'a mut References,
-    ) -> BoxFuture<'a, Result<(), RegistryResponse>> {
-        async move {
-            for reference in referred {
-                let RegisteredReference { subject, version, .. } = reference;
-                if !references.visited.insert((subject.clone(), *version)) {
-                    continue;
-                }
-                if references.visited.len() > REFERENCES_MAX {
-                    let because =
-                        format!("schema {id} refers to more than {REFERENCES_MAX} others");
-                    return Err(RegistryResponse::Conclusive(CachedSchema::Unreadable(because)));
-                }
-                let found = get_referenced_schema(&self.settings, reference).await;
-                let found = found.map_err(|error| {
-                    classify_error(
-                        format!("schema {id}, which refers to {subject} {version}"),
-                        &error,
-                    )
-                })?;
-                self.resolve_references(id, &found.references, references).await?;
-                references.texts.push(found.schema);
+        referred: &[RegisteredReference],
+        references: &mut References,
+    ) -> Result<(), RegistryResponse> {
+        for reference in referred {
+            let RegisteredReference { subject, version, .. } = reference;
+            if !references.visited.insert((subject.clone(), *version)) {
+                continue;
             }
-            Ok(())
+            if references.visited.len() > REFERENCES_MAX {
+                return Err(unreadable(format!(
+                    "schema {id} refers to more than {REFERENCES_MAX} others"
+                )));
+            }
+            let found = get_referenced_schema(&self.settings, reference).await;
+            let found = found.map_err(|error| {
+                classify_error(format!("schema {id}, which refers to {subject} {version}"), &error)
+            })?;
+            Box::pin(self.resolve_references(id, &found.references, references)).await?;
+            references.texts.push(found.schema);
         }
-        .boxed()
+        Ok(())
     }
+}
+
+fn unreadable(because: String) -> RegistryResponse {
+    RegistryResponse::Conclusive(CachedSchema::Unreadable(because))
 }
 
 #[cfg(test)]

@@ -8,31 +8,29 @@ use metrics::counter;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tracing::warn;
 
+use crate::flow::backoff::RetryBackoff;
 use crate::telemetry::log_throttle::LogThrottle;
 
-/// How long a topic backs off after the broker or the registry refused it; and, at first, a key whose record
-/// itself was refused. Each refusal costs all other keys a pause: an idempotent producer starts a new epoch
-/// after it.
+/// How long a topic backs off after the broker or the registry refused it.
 const TOPIC_BACKOFF: Duration = Duration::from_secs(2);
 
-/// How long such a key backs off at most. The time doubles with each refusal up to this, and varies at random
-/// by up to half of it.
-const KEY_BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How long a key backs off whose record itself was refused. Each refusal costs all other keys a pause: an
+/// idempotent producer starts a new epoch after it.
+const KEY_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: Duration::from_secs(3), delay_max: Duration::from_secs(60) };
 
 /// Keys that back off, at most. With more refusals than this, the cause is not in single records: each further
 /// one makes its topic back off, which needs no memory and no part of a poll for every key.
 const BACKOFF_KEYS_MAX: usize = 1_000;
 
-/// Topics and keys that back off.
 #[derive(Default)]
 pub(super) struct Backoff {
     /// By topic, until when.
     topics: HashMap<String, Instant>,
-    /// By key, until when, and for how long this time.
-    keys: HashMap<String, (Instant, Duration)>,
+    /// By key, until when, and after how many refusals.
+    keys: HashMap<String, (Instant, u32)>,
     /// The registry gave no answer lately: it is not asked again before this.
     registry_retry_at: Option<Instant>,
-    /// Why topics back off.
     log_throttle: LogThrottle,
 }
 
@@ -42,21 +40,15 @@ impl Backoff {
         self.topics.retain(|_, until| *until > now);
     }
 
-    /// The topics that back off.
     pub(super) fn waiting_topics(&self) -> impl Iterator<Item = &String> {
         self.topics.keys()
-    }
-
-    pub(super) fn has_topics(&self) -> bool {
-        !self.topics.is_empty()
     }
 
     pub(super) fn contains_topic(&self, topic: &str) -> bool {
         self.topics.contains_key(topic)
     }
 
-    /// The keys that back off.
-    pub(super) fn keys(&self, now: Instant) -> impl Iterator<Item = &String> {
+    pub(super) fn waiting_keys(&self, now: Instant) -> impl Iterator<Item = &String> {
         self.keys.iter().filter(move |(_, (until, _))| *until > now).map(|(key, _)| key)
     }
 
@@ -78,10 +70,9 @@ impl Backoff {
                 warn!(
                     "a record for {topic} with key {key} was rejected and its key backs off: {error}"
                 );
-                let before = self.keys.get(key).map_or(TOPIC_BACKOFF / 2, |(_, held)| *held);
-                // At random: records that were refused together are not to come back together.
-                let held = (before * 2).min(KEY_BACKOFF_MAX).mul_f64(rand::random_range(0.5..1.5));
-                self.keys.insert(key.to_owned(), (Instant::now() + held, held));
+                let refusals = self.keys.get(key).map_or(0, |(_, refusals)| *refusals) + 1;
+                let until = Instant::now() + KEY_BACKOFF.pause_after(refusals);
+                self.keys.insert(key.to_owned(), (until, refusals));
             }
             _ => self.back_off_topic(topic, &error.to_string()),
         }
@@ -97,12 +88,10 @@ impl Backoff {
         }
     }
 
-    /// Records that the registry gave no answer.
     pub(super) fn back_off_registry(&mut self) {
         self.registry_retry_at = Some(Instant::now() + TOPIC_BACKOFF);
     }
 
-    /// Whether the registry is not to be asked now.
     pub(super) fn is_registry_backed_off(&self) -> bool {
         self.registry_retry_at.is_some_and(|until| until > Instant::now())
     }

@@ -26,20 +26,18 @@ pub(crate) const DELETE_BATCH_MIN: usize = 64;
 /// Fewer rows are deleted by the first poll that comes so long after the first of them was acknowledged.
 pub(crate) const DELETE_DELAY_MAX: Duration = Duration::from_millis(100);
 
-/// The records in flight, and the rows that were acknowledged and are not deleted yet.
-pub(super) struct InFlightRecords {
+pub(crate) struct InFlightRecords {
     /// The keys of the records in flight, one record each.
     keys: HashSet<String>,
     topics: HashMap<String, TopicInFlight>,
     /// When the last record came back, or one was sent while none was in flight.
-    last_delivery_at: Instant,
+    pub(crate) last_delivery_at: Instant,
     /// Positions of rows that were acknowledged and are not deleted yet.
     acknowledged: Vec<i64>,
     /// When the first of them was acknowledged.
     first_acknowledged_at: Instant,
 }
 
-/// The records of one topic in flight.
 struct TopicInFlight {
     /// By the time at which a record was sent, and the position of its row.
     in_flight: BTreeSet<(Instant, i64)>,
@@ -86,7 +84,6 @@ impl InFlightRecords {
         self.keys.is_empty()
     }
 
-    /// The keys with a record in flight.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
         self.keys.iter()
     }
@@ -95,7 +92,6 @@ impl InFlightRecords {
         self.keys.contains(key)
     }
 
-    /// Whether a topic has as many records in flight as it may have.
     pub(super) fn is_topic_full(&self, topic: &str) -> bool {
         self.topics.get(topic).is_some_and(TopicInFlight::is_full)
     }
@@ -110,7 +106,6 @@ impl InFlightRecords {
         if self.is_empty() { Duration::ZERO } else { self.last_delivery_at.elapsed() }
     }
 
-    /// Records that a record of this topic and key was sent.
     pub(super) fn on_sent(&mut self, topic: &str, key: &str, sent: (Instant, i64)) {
         if self.keys.is_empty() {
             self.last_delivery_at = Instant::now();
@@ -136,22 +131,16 @@ impl InFlightRecords {
             topic.wait_time.record(wait_time);
             topic.published.increment(1);
         }
-        self.acknowledge(flight.position);
-    }
-
-    fn acknowledge(&mut self, position: i64) {
         if self.acknowledged.is_empty() {
             self.first_acknowledged_at = Instant::now();
         }
-        self.acknowledged.push(position);
+        self.acknowledged.push(flight.position);
     }
 
-    /// Positions of rows that were acknowledged and are not deleted yet.
     pub(super) fn acknowledged(&self) -> &Vec<i64> {
         &self.acknowledged
     }
 
-    /// Records that the acknowledged rows were deleted.
     pub(super) fn on_deleted(&mut self) {
         self.acknowledged.clear();
     }
@@ -162,10 +151,5 @@ impl InFlightRecords {
         let late = || self.first_acknowledged_at.elapsed() > DELETE_DELAY_MAX;
         let due = row_limit == 0 || self.acknowledged.len() >= DELETE_BATCH_MIN || late();
         due && !self.acknowledged.is_empty()
-    }
-
-    #[cfg(test)]
-    pub(super) fn set_last_delivery_at(&mut self, at: Instant) {
-        self.last_delivery_at = at;
     }
 }

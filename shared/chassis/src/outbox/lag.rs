@@ -22,13 +22,13 @@ const LAG_INTERVAL_BEHIND: Duration = Duration::from_secs(1);
 type LagRow = (DateTime<Utc>, Option<i64>, Option<DateTime<Utc>>, Option<String>, i64);
 
 /// What the last measurement found.
-pub(super) struct OutboxLag {
+pub(crate) struct OutboxLag {
     measured_at: Option<Instant>,
     /// By how much the database's clock is ahead of this process's clock: rows bear the database's time.
     clock_offset: TimeDelta,
     /// The position of the oldest row, and since when it is known to be the oldest.
     oldest_row: Option<(i64, Instant)>,
-    pub(super) low_watermark: LowWatermark,
+    pub(crate) low_watermark: LowWatermark,
 }
 
 impl OutboxLag {
@@ -49,7 +49,7 @@ impl OutboxLag {
 
     /// Periodically measures the age of the oldest row, which is the only sign of records that are never
     /// acknowledged, and advances the low watermark.
-    pub(super) async fn measure(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
+    pub(crate) async fn measure(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
         let behind = self.low_watermark.is_behind();
         let every = if behind { LAG_INTERVAL_BEHIND } else { LAG_INTERVAL };
         if self.measured_at.is_some_and(|measured_at| measured_at.elapsed() < every) {

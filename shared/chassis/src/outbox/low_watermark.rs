@@ -18,11 +18,11 @@ pub(crate) const OPEN_WRITERS_QUERY: &str = "
 
 /// A position at or below which the outbox has no row and will have none.
 ///
-/// Dead rows stay in the table for as long as any transaction on the server is old enough to see them, and
-/// polls that step over them are up to 700 times slower. But rows become visible in the order of commits, not
-/// of positions: a row may still appear below another that was sent long ago. The transaction that writes it
-/// drew its position before the other row was visible, so a later [`OPEN_WRITERS_QUERY`] returns that
-/// transaction. Once all transactions of that answer have ended, no further row appears below.
+/// Dead rows stay in the table for as long as any transaction on the server is old enough to see them, and a poll
+/// that steps over them is slow (`docs/decisions/0023`). But rows become visible in the order of commits, not of
+/// positions: a row may still appear below another that was sent long ago. The transaction that writes it drew its
+/// position before the other row was visible, so a later [`OPEN_WRITERS_QUERY`] returns that transaction. Once all
+/// transactions of that answer have ended, no further row appears below.
 pub(crate) struct LowWatermark {
     position: i64,
     candidate: Option<Candidate>,
@@ -47,7 +47,6 @@ impl LowWatermark {
         }
     }
 
-    /// Records that the rows at these positions were deleted.
     pub(crate) fn record_deleted(&mut self, positions: &[i64]) {
         self.deleted_max = positions.iter().copied().max().unwrap_or(0).max(self.deleted_max);
     }
@@ -73,7 +72,6 @@ impl LowWatermark {
         self.candidate = Some(Candidate { position: self.deleted_max, writers });
     }
 
-    /// The low watermark.
     pub(crate) fn get(&self) -> i64 {
         self.position
     }
@@ -97,7 +95,6 @@ impl LowWatermark {
         }
     }
 
-    /// Makes the next poll a full scan.
     pub(crate) fn force_full_scan(&mut self) {
         self.full_scan_at = None;
     }

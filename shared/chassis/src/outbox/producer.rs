@@ -9,11 +9,9 @@
 //! it is in no log (confluent-kafka-go's issue 921, and `rd_kafka_dr_implicit_ack`). It has no offset then.
 //!
 //! The `rdkafka` crate's `ThreadedProducer` wakes ten times a second and spins through the last millisecond of each
-//! wait, which costs half a percent of a core while idle. Here one thread waits for a second at a time, and a
-//! delivery report wakes it.
+//! wait. Here one thread waits for a second at a time, and a delivery report wakes it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -49,7 +47,6 @@ pub(crate) enum DeliveryStatus {
     Persisted,
     /// The client takes it for written, because a later record of its partition was: it may be in no log.
     PossiblyPersisted,
-    /// It was not written.
     NotPersisted(KafkaError),
 }
 
@@ -61,7 +58,6 @@ pub(crate) type DeliveryReport = (InFlight, DeliveryStatus);
 pub(crate) struct Producer {
     client: Arc<BaseProducer<DeliveryContext>>,
     reports: mpsc::UnboundedReceiver<DeliveryReport>,
-    is_stopped: Arc<AtomicBool>,
 }
 
 struct DeliveryContext {
@@ -103,14 +99,14 @@ impl Producer {
         let context = DeliveryContext { reports: sender, health: ClientHealth::default() };
         let client: BaseProducer<DeliveryContext> =
             kafka::producer_config(service, config).create_with_context(context)?;
-        let (client, is_stopped) = (Arc::new(client), Arc::new(AtomicBool::new(false)));
-        let (served, stopped) = (client.clone(), is_stopped.clone());
+        let client = Arc::new(client);
+        let polled = Arc::downgrade(&client);
         std::thread::Builder::new().name("producer".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                served.poll(POLL_TIMEOUT);
+            while let Some(client) = polled.upgrade() {
+                client.poll(POLL_TIMEOUT);
             }
         })?;
-        Ok(Producer { client, reports, is_stopped })
+        Ok(Producer { client, reports })
     }
 
     /// Hands a record to the client, or returns the error at once.
@@ -129,7 +125,6 @@ impl Producer {
         self.client.send(record).map_err(|(error, record)| (error, record.delivery_opaque))
     }
 
-    /// Waits for the next delivery report.
     pub(crate) async fn next_report(&mut self) -> Option<DeliveryReport> {
         self.reports.recv().await
     }
@@ -158,6 +153,5 @@ impl Drop for Producer {
     /// Drops the records in flight that were not sent yet.
     fn drop(&mut self) {
         self.client.purge(PurgeConfig::default().queue().inflight());
-        self.is_stopped.store(true, Ordering::Relaxed);
     }
 }

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::config::KafkaConfig;
 use crate::db;
 use crate::db::sequences;
+use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
@@ -63,6 +64,11 @@ const BACKOFF_POLL_FACTOR: u32 = 3;
 
 /// That pause, at most: well within [`SESSION_IDLE_TIMEOUT`].
 const BACKOFF_POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
+/// The pause before the relay starts again after a failure, or asks for the lock again.
+const LEADER_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: LEADER_DELAY, delay_max: LEADER_DELAY };
+const LEADER_DELAY: Duration = Duration::from_millis(1_500);
 
 /// How long records in flight may take when the process ends: with the pause before it, less than
 /// [`SESSION_IDLE_TIMEOUT`].
@@ -172,8 +178,8 @@ impl Relay {
             ("idle_session_timeout", SESSION_IDLE_TIMEOUT),
             // Polls may take longer than other statements of the service.
             ("statement_timeout", &format!("{}s", STATEMENT_TIMEOUT.as_secs())),
-            // A poll has one plan. Planning each poll, as Postgres does if it takes that for cheaper, makes the
-            // poll of a single order a third longer.
+            // A poll has one plan. Postgres would plan each poll if it took that for cheaper, and planning is a
+            // large part of the poll of a single order.
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
             // While a topic backs off, rows are joined by a hash of their keys. A nested loop, which the planner
@@ -199,9 +205,9 @@ impl Relay {
         while !stop.is_cancelled() {
             sender.check_producer()?;
             self.heartbeat.beat();
-            sender.measure_lag(db).await?;
+            sender.lag.measure(db).await?;
             self.heartbeat.beat();
-            let limit = if sender.is_full() { 0 } else { BATCH_ROWS_MAX };
+            let limit = if sender.in_flight.is_full() { 0 } else { BATCH_ROWS_MAX };
             let began = Instant::now();
             let sent = sender.send_batch(db, limit).await?;
             let took = began.elapsed();
@@ -235,7 +241,7 @@ impl Relay {
             }
         }
         let last = tokio::time::Instant::now() + FINAL_ACKS_TIMEOUT;
-        while sender.has_in_flight() {
+        while !sender.in_flight.is_empty() {
             match tokio::time::timeout_at(last, sender.producer.next_report()).await {
                 Ok(Some(landed)) => sender.on_delivery(landed)?,
                 Ok(None) | Err(_) => break,
@@ -246,11 +252,7 @@ impl Relay {
 
     async fn wait_before_retry(&self, stop: &CancellationToken) {
         self.heartbeat.beat();
-        let a_second = Duration::from_millis(rand::random_range(500..1_500));
-        tokio::select! {
-            () = tokio::time::sleep(a_second) => {}
-            () = stop.cancelled() => {}
-        }
+        stop.run_until_cancelled(tokio::time::sleep(LEADER_BACKOFF.pause_after(1))).await;
     }
 }
 

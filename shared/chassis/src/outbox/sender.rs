@@ -16,13 +16,11 @@ use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::backoff::Backoff;
 use crate::outbox::in_flight::InFlightRecords;
 use crate::outbox::lag::OutboxLag;
-#[cfg(test)]
-use crate::outbox::low_watermark::LowWatermark;
 use crate::outbox::producer::{DeliveryReport, DeliveryStatus, InFlight, Producer};
 use crate::outbox::query::{
     OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement,
 };
-use crate::outbox::schema_ids::SchemaIds;
+use crate::outbox::schema_ids::resolve_schema_id;
 
 /// Rows of one batch, at most.
 pub(crate) const BATCH_ROWS_MAX: usize = 1_000;
@@ -37,10 +35,10 @@ pub(crate) struct OutboxSender<'a> {
     /// `ce_source` of every record.
     source: String,
     pub(crate) producer: Producer,
-    schema_ids: SchemaIds<'a>,
-    in_flight: InFlightRecords,
+    registry: &'a SchemaRegistryClient,
+    pub(crate) in_flight: InFlightRecords,
     backoff: Backoff,
-    lag: OutboxLag,
+    pub(crate) lag: OutboxLag,
     /// Rows that a poll asks for, at most: fewer after a poll whose rows exceeded the memory limit.
     row_limit: usize,
     /// The number of polls so far.
@@ -49,14 +47,6 @@ pub(crate) struct OutboxSender<'a> {
     skipped_rows: bool,
     /// Whether the last poll ended at its limit, so that the next poll may find more rows at once.
     has_more: bool,
-}
-
-/// The rows that a poll read.
-#[derive(Default)]
-struct FetchedRows {
-    rows: Vec<OutboxRow>,
-    /// Whether the table may have more.
-    is_truncated: bool,
 }
 
 impl<'a> OutboxSender<'a> {
@@ -68,7 +58,7 @@ impl<'a> OutboxSender<'a> {
         OutboxSender {
             source: format!("/{service}"),
             producer,
-            schema_ids: SchemaIds::new(registry),
+            registry,
             in_flight: InFlightRecords::new(),
             backoff: Backoff::default(),
             lag: OutboxLag::new(),
@@ -89,7 +79,7 @@ impl<'a> OutboxSender<'a> {
         while let Some(landed) = self.producer.try_next_report() {
             self.on_delivery(landed)?;
         }
-        let FetchedRows { rows, is_truncated: cut_short } = self.fetch_rows(db, limit).await?;
+        let (rows, is_truncated) = self.fetch_rows(db, limit).await?;
         crash_point!("relay.taken", !rows.is_empty());
         let (taken, mut sent, mut waiting) = (rows.len(), 0, HashSet::new());
         for row in rows {
@@ -107,7 +97,7 @@ impl<'a> OutboxSender<'a> {
         crash_point!("relay.sent", sent > 0);
         self.skipped_rows |= !waiting.is_empty();
         // While topics back off a poll is expensive, so the next one at once must be worth it.
-        self.has_more = cut_short && sent > 0 && (sent == taken || !self.has_backoff());
+        self.has_more = is_truncated && sent > 0 && (sent == taken || !self.has_backoff());
         Ok(sent)
     }
 
@@ -117,50 +107,28 @@ impl<'a> OutboxSender<'a> {
         self.has_more
     }
 
-    /// Measures the lag of the outbox, if it is time to.
-    pub(crate) async fn measure_lag(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {
-        self.lag.measure(db).await
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_last_delivery_at(&mut self, at: Instant) {
-        self.in_flight.set_last_delivery_at(at);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn low_watermark(&mut self) -> &mut LowWatermark {
-        &mut self.lag.low_watermark
-    }
-
     /// Whether to poll now that a record came back. Deleting acknowledged rows is no reason: it can wait for
     /// the next poll, and a poll of its own would cost as much as any other.
     pub(crate) fn should_poll(&self) -> bool {
         self.skipped_rows || self.in_flight.acknowledged().len() >= BATCH_ROWS_MAX
     }
 
-    /// Whether no record may be sent until one comes back.
-    pub(crate) fn is_full(&self) -> bool {
-        self.in_flight.is_full()
-    }
-
-    pub(crate) fn has_in_flight(&self) -> bool {
-        !self.in_flight.is_empty()
-    }
-
     pub(crate) fn has_backoff(&self) -> bool {
-        self.backoff.has_topics() || self.in_flight.stalled_topics().next().is_some()
+        self.backoff.waiting_topics().next().is_some()
+            || self.in_flight.stalled_topics().next().is_some()
     }
 
-    /// Deletes the acknowledged rows and reads the next ones, in one statement.
+    /// Deletes the acknowledged rows and reads the next ones, in one statement. Returns them, and whether the table
+    /// may have more.
     async fn fetch_rows(
         &mut self,
         db: &mut PgConnection,
         limit: usize,
-    ) -> anyhow::Result<FetchedRows> {
+    ) -> anyhow::Result<(Vec<OutboxRow>, bool)> {
         // Without room, rows can be sent once a record comes back.
         self.skipped_rows = limit == 0;
         if limit == 0 && self.in_flight.acknowledged().is_empty() {
-            return Ok(FetchedRows::default());
+            return Ok((Vec::new(), false));
         }
         let limit = limit.min(self.row_limit);
         self.polls += 1;
@@ -170,7 +138,8 @@ impl<'a> OutboxSender<'a> {
         self.backoff.release_topics(now);
         let topics: Vec<&String> =
             self.backoff.waiting_topics().chain(self.in_flight.stalled_topics()).collect();
-        let keys: Vec<&String> = self.in_flight.keys().chain(self.backoff.keys(now)).collect();
+        let keys: Vec<&String> =
+            self.in_flight.keys().chain(self.backoff.waiting_keys(now)).collect();
         let deletes = self.in_flight.should_delete(limit);
         let statement = select_statement(deletes, !topics.is_empty());
         let query = sqlx::query_as(AssertSqlSafe(statement)).bind(self.in_flight.acknowledged());
@@ -191,12 +160,12 @@ impl<'a> OutboxSender<'a> {
             self.lag.low_watermark.record_deleted(self.in_flight.acknowledged());
             self.in_flight.on_deleted();
         }
-        Ok(FetchedRows { rows, is_truncated })
+        Ok((rows, is_truncated))
     }
 
     /// Hands a record to the producer; returns false if its topic backs off.
     async fn send(&mut self, db: &mut PgConnection, row: &OutboxRow) -> anyhow::Result<bool> {
-        let schema_id = self.schema_ids.resolve(db, row, &mut self.backoff).await?;
+        let schema_id = resolve_schema_id(self.registry, db, row, &mut self.backoff).await?;
         let Some(schema_id) = schema_id else { return Ok(false) };
         let OutboxRow { position, topic, key, occurred_at, .. } = row;
         let flight = InFlight {
@@ -223,7 +192,6 @@ impl<'a> OutboxSender<'a> {
         }
     }
 
-    /// Handles a delivery report.
     pub(crate) fn on_delivery(&mut self, (flight, status): DeliveryReport) -> anyhow::Result<()> {
         // A new cluster may acknowledge a record to a producer of the old cluster. The next producer sends
         // that record again, maybe under the same producer id. If this row were deleted, another record would
@@ -235,23 +203,22 @@ impl<'a> OutboxSender<'a> {
         // A later poll skipped all other rows of its key.
         self.skipped_rows |= flight.poll < self.polls;
         match status {
-            DeliveryStatus::Persisted => {}
+            DeliveryStatus::Persisted => {
+                self.backoff.on_persisted(&flight.key);
+                self.in_flight.on_persisted(&flight, self.lag.age(flight.occurred_at));
+                crash_point!("relay.acknowledged");
+            }
             // The next poll sends it again. If it was written after all, consumers drop the duplicate.
             DeliveryStatus::PossiblyPersisted => {
                 self.skipped_rows = true;
                 counter!("relay_possibly_persisted_total").increment(1);
-                return Ok(());
             }
             // It stays in the outbox; its key or its topic backs off.
             DeliveryStatus::NotPersisted(error) => {
                 self.check_producer()?;
                 self.backoff.on_not_persisted(&flight.topic, &flight.key, &error);
-                return Ok(());
             }
         }
-        self.backoff.on_persisted(&flight.key);
-        self.in_flight.on_persisted(&flight, self.lag.age(flight.occurred_at));
-        crash_point!("relay.acknowledged");
         Ok(())
     }
 

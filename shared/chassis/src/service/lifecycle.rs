@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::reject_browser_requests;
+use crate::config::Config;
 use crate::config::env::BadConfiguration;
 use crate::crash_point;
 use crate::db;
@@ -77,7 +78,8 @@ impl Service {
         let mut shutdown_signal = pin!(shutdown_signal);
         let (phase, phase_receiver) = watch::channel(Phase::Starting);
         let mut tasks = Tasks::default();
-        let shutdown = self.listen(routers, phase_receiver, &mut tasks)?;
+        let stop_internal_ports = CancellationToken::new();
+        self.listen(routers, phase_receiver, &stop_internal_ports, &mut tasks)?;
 
         let ended_early = tokio::select! {
             () = shutdown_signal.as_mut() => Some(Ok(())),
@@ -112,31 +114,29 @@ impl Service {
         crash_point!("service.stopping");
         let bound = self.config.shutdown_timeout;
         let deadline = Instant::now() + bound;
-        shutdown.api.cancel();
+        self.draining.cancel();
         let drained = tasks.join(&[API_TASK], deadline).await;
         crash_point!("service.drained");
         self.stop.cancel();
         let stopped = tasks.join(&names, deadline).await;
         crash_point!("service.stopped");
-        let late = tasks.running().into_iter().filter(|task| names.contains(task));
-        let late = late.collect::<Vec<_>>().join(", ");
-        shutdown.internal.cancel();
+        let late: Vec<_> =
+            tasks.running().into_iter().filter(|task| names.contains(task)).collect();
+        stop_internal_ports.cancel();
         let closed =
             tasks.join(&[PROBES_TASK, ADMIN_TASK], Instant::now() + INTERNAL_DRAIN_TIMEOUT).await;
         // Transactions that are cut off here are rolled back; the timeout is for an unavailable database.
         let _ = timeout(INTERNAL_DRAIN_TIMEOUT, self.db.close()).await;
 
-        let ended = ended.and(drained).and(stopped).and(closed);
-        let late = (!late.is_empty()).then(|| format!("did not stop within {bound:?}: {late}"));
-        match (ended, late) {
-            (Ok(()), None) => {
-                tracing::info!("stopped");
-                Ok(())
-            }
-            (Ok(()), Some(late)) => Err(anyhow::anyhow!(late)),
-            (Err(failure), None) => Err(failure),
-            (Err(failure), Some(late)) => Err(failure.context(late)),
+        let mut ended = ended.and(drained).and(stopped).and(closed);
+        if !late.is_empty() {
+            let late = format!("did not stop within {bound:?}: {}", late.join(", "));
+            ended = Err(match ended {
+                Ok(()) => anyhow::anyhow!(late),
+                Err(failure) => failure.context(late),
+            });
         }
+        ended.inspect(|()| tracing::info!("stopped"))
     }
 
     /// Waits, without a limit, until the database has the migrations of this version and the schema of every event
@@ -160,10 +160,9 @@ impl Service {
         &self,
         routers: Routers,
         phase: watch::Receiver<Phase>,
+        stop_internal_ports: &CancellationToken,
         tasks: &mut Tasks,
-    ) -> anyhow::Result<ShutdownTokens> {
-        let shutdown =
-            ShutdownTokens { api: self.draining.clone(), internal: CancellationToken::new() };
+    ) -> anyhow::Result<()> {
         let probes = ProbeState {
             db: self.db.clone(),
             phase: phase.clone(),
@@ -172,53 +171,25 @@ impl Service {
         };
         let probes = health::router(probes).merge(routers.books);
         let api = routers.api.layer(middleware::from_fn_with_state(phase, reject_until_started));
-        let api_drain = self.config.shutdown_timeout / 2;
-        let connection_limits = open_files::connection_limits(self.config.database_pool_size)?;
-        let idle = self.config.http_idle_timeout;
-        let api_limits = Limits {
-            connections_max: connection_limits.api,
-            idle_timeout: idle,
-            ..Limits::default()
-        };
-        let internal_limits =
-            Limits { connections_max: connection_limits.internal, ..Limits::default() };
-
-        let listener = bind("HTTP_ADDR", self.config.http_addr)?;
-        tasks.spawn(
-            API_TASK,
-            server::serve_with_limits(api_limits, listener, api, shutdown.api.clone(), api_drain),
-        );
-        let listener = bind("PROBE_ADDR", self.config.probe_addr)?;
-        let internal_stop = shutdown.internal.clone();
-        tasks.spawn(
-            PROBES_TASK,
-            server::serve_with_limits(
-                internal_limits,
-                listener,
-                probes,
-                internal_stop,
-                INTERNAL_DRAIN_TIMEOUT,
-            ),
-        );
-        let listener = bind("ADMIN_ADDR", self.config.admin_addr)?;
         let admin = routers.admin.layer(middleware::from_fn(reject_browser_requests));
-        let internal_stop = shutdown.internal.clone();
-        let admin = server::serve_with_limits(
-            internal_limits,
-            listener,
-            admin,
-            internal_stop,
-            INTERNAL_DRAIN_TIMEOUT,
-        );
-        tasks.spawn(ADMIN_TASK, admin);
-        Ok(shutdown)
-    }
-}
+        let connections = open_files::connection_limits(self.config.database_pool_size)?;
+        let idle_timeout = self.config.http_idle_timeout;
+        let limits = Limits { connections_max: connections.internal, ..Limits::default() };
+        let api_limits = Limits { connections_max: connections.api, idle_timeout, ..limits };
 
-/// The tokens that stop the ports: the API first, the others last.
-struct ShutdownTokens {
-    api: CancellationToken,
-    internal: CancellationToken,
+        let mut serve = |task, variable, addr, router, limits, stop: &CancellationToken, drain| {
+            let listener = bind(variable, addr)?;
+            let stop = stop.clone();
+            tasks.spawn(task, server::serve_with_limits(limits, listener, router, stop, drain));
+            anyhow::Ok(())
+        };
+        let Config { http_addr, probe_addr, admin_addr, shutdown_timeout, .. } = self.config;
+        let (stop, drain) = (stop_internal_ports, INTERNAL_DRAIN_TIMEOUT);
+        let (api_stop, api_drain) = (&self.draining, shutdown_timeout / 2);
+        serve(API_TASK, "HTTP_ADDR", http_addr, api, api_limits, api_stop, api_drain)?;
+        serve(PROBES_TASK, "PROBE_ADDR", probe_addr, probes, limits, stop, drain)?;
+        serve(ADMIN_TASK, "ADMIN_ADDR", admin_addr, admin, limits, stop, drain)
+    }
 }
 
 fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {

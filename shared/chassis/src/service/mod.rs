@@ -132,7 +132,7 @@ impl Service {
         metrics: PrometheusHandle,
     ) -> anyhow::Result<Self> {
         let db = pool::connect(name, &config)?;
-        let (heartbeats, stop) = (Heartbeats::new(), CancellationToken::new());
+        let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
         let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry)?);
         Ok(Self {
             name,

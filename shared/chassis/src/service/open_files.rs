@@ -1,8 +1,8 @@
 //! The limit of open files, and the share of it for the connections of each port.
 //!
 //! Promise: connections of clients never use the files that the service itself needs, for its database, for Kafka
-//! and for its other ports. A port that accepts more connections than its share breaks it: with a soft limit of
-//! 1,024 files, a container's default, 1,000 keep-alive connections left the relay without a database connection.
+//! and for its other ports. A port that accepts more connections than its share breaks that promise: idle
+//! connections of clients would leave the relay without a database connection.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

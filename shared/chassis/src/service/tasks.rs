@@ -1,49 +1,36 @@
 //! The tasks of a process. None of them may end while the others continue: a service whose relay has died still
 //! answers its clients, and the fault would stay unnoticed until the outbox is full.
 
-use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
-
-use futures::FutureExt;
-use tokio::task::JoinSet;
+use anyhow::{Error, anyhow};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::JoinMap;
 
 use crate::telemetry::panics::panic_message;
 
 /// Named tasks.
 #[derive(Default)]
-pub struct Tasks {
-    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
-    running: BTreeSet<&'static str>,
-}
+pub struct Tasks(JoinMap<&'static str, anyhow::Result<()>>);
 
 impl Tasks {
     /// Starts a task. A panic in it becomes its error.
+    ///
+    /// # Panics
+    /// If a task of this name runs: the map would abort it.
     pub fn spawn(
         &mut self,
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        self.running.insert(name);
-        self.tasks.spawn(async move {
-            let ended = AssertUnwindSafe(task).catch_unwind().await;
-            (
-                name,
-                ended.unwrap_or_else(|panic| {
-                    Err(anyhow::anyhow!("panicked: {}", panic_message(&*panic)))
-                }),
-            )
-        });
+        assert!(!self.0.contains_key(name), "two tasks are named {name}");
+        self.0.spawn(name, task);
     }
 
     /// Waits until one ends, which none should: even a task that ends without an error is an error here.
-    pub async fn join_first(&mut self) -> anyhow::Error {
+    pub async fn join_first(&mut self) -> Error {
         match self.join_next().await {
-            Some((name, Ok(()))) => {
-                anyhow::anyhow!("the {name} ended although no stop was requested")
-            }
-            Some((name, Err(error))) => error.context(format!("the {name} failed")),
-            None => anyhow::anyhow!("nothing runs"),
+            Some((name, Ok(()))) => anyhow!("the {name} ended although no stop was requested"),
+            Some((_, Err(error))) => error,
+            None => anyhow!("nothing runs"),
         }
     }
 
@@ -51,29 +38,30 @@ impl Tasks {
     /// that have not ended by the deadline are still in [`Tasks::running`].
     pub async fn join(&mut self, names: &[&'static str], deadline: Instant) -> anyhow::Result<()> {
         let mut outcome = Ok(());
-        while names.iter().any(|name| self.running.contains(name)) {
+        while names.iter().any(|name| self.0.contains_key(name)) {
             match timeout_at(deadline, self.join_next()).await {
-                Ok(Some((name, Err(error)))) if outcome.is_ok() => {
-                    outcome = Err(error.context(format!("the {name} failed")));
-                }
-                Ok(Some(_)) => {}
+                Ok(Some((_, ended))) => outcome = outcome.and(ended),
                 Ok(None) | Err(_) => break,
             }
         }
         outcome
     }
 
-    /// The names of the tasks that have not ended.
+    /// The names of the tasks that have not ended, in alphabetical order.
     pub fn running(&self) -> Vec<&'static str> {
-        self.running.iter().copied().collect()
+        let mut names: Vec<_> = self.0.keys().copied().collect();
+        names.sort_unstable();
+        names
     }
 
     async fn join_next(&mut self) -> Option<(&'static str, anyhow::Result<()>)> {
-        // A task is aborted only by the drop of the set, and its panics are caught inside.
-        let (name, ended) =
-            self.tasks.join_next().await?.expect("a task neither panics nor is aborted");
-        self.running.remove(name);
-        Some((name, ended))
+        let (name, joined) = self.0.join_next().await?;
+        let ended = joined.unwrap_or_else(|ended| {
+            // Only a drop of the whole map aborts a task.
+            let panic = ended.into_panic();
+            Err(anyhow!("panicked: {}", panic_message(&*panic)))
+        });
+        Some((name, ended.map_err(|error| error.context(format!("the {name} failed")))))
     }
 }
 

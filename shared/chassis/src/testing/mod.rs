@@ -112,7 +112,7 @@ impl<R: UnitOfWork> TestService<R> {
         let config = config(owner, server);
         migrate::migrate(service, &config, migrator).await.expect("the migrations run");
         let db = pool::connect(service, &config).expect("the URL can be read");
-        let heartbeat = Heartbeats::new().register("command executor", Duration::from_secs(60));
+        let heartbeat = Heartbeats::default().register("command executor", Duration::from_secs(60));
         let wakeups = Arc::<Wakeups>::default();
         let (commands, executor) =
             commands::command_channel(service, db.clone(), wakeups.clone(), heartbeat);

@@ -200,7 +200,7 @@ async fn executors_replace_a_connection_that_stopped_responding() {
 #[tokio::test]
 async fn commands_beyond_the_queue_limit_are_rejected_at_once_and_not_stored() {
     let fixture = Fixture::<205>::create().await;
-    let beat = Heartbeats::new().register("command executor", TEST_TIMEOUT);
+    let beat = Heartbeats::default().register("command executor", TEST_TIMEOUT);
     let (commands, writers) =
         command_channel(fixture.service, fixture.db.clone(), fixture.wakeups.clone(), beat);
     // No executor runs yet: the queue only fills.
@@ -289,7 +289,7 @@ async fn a_locked_row_delays_only_the_commands_that_need_it() {
     let mut holder = fixture.db.begin().await.unwrap();
     let hold = sqlx::query("select from tallies where till = 'held' for update");
     hold.execute(&mut *holder).await.unwrap();
-    let beat = Heartbeats::new().register("command executor", TEST_TIMEOUT);
+    let beat = Heartbeats::default().register("command executor", TEST_TIMEOUT);
     let (commands, writers) =
         command_channel(fixture.service, fixture.db.clone(), fixture.wakeups.clone(), beat);
     // All are queued before an executor runs, so they share a batch.

@@ -120,7 +120,7 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn relay(&self) -> Relay {
-        let beat = Heartbeats::new().register("relay", TEST_TIMEOUT);
+        let beat = Heartbeats::default().register("relay", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
         Relay::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
     }
@@ -132,7 +132,7 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn consumer(&self) -> Consumer<Tills> {
-        let beat = Heartbeats::new().register("consumer", TEST_TIMEOUT);
+        let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
         Consumer::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
             .on(tally::<TEST>, discard_impact::<TEST>)
@@ -140,7 +140,7 @@ impl<const TEST: u32> Fixture<TEST> {
 
     /// The command queue and the loop that executes its commands.
     pub fn commands(&self) -> (Commands<Tills>, RunningLoop) {
-        let beat = Heartbeats::new().register("command executor", TEST_TIMEOUT);
+        let beat = Heartbeats::default().register("command executor", TEST_TIMEOUT);
         let (commands, writers) =
             command_channel(self.service, self.db.clone(), self.wakeups.clone(), beat);
         (commands, RunningLoop::start(|stop| writers.run(stop)))

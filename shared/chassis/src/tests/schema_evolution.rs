@@ -114,7 +114,7 @@ async fn understood<const TEST: u32>(fixture: &Fixture<TEST>) -> Vec<(String, i6
 }
 
 fn consumer<const TEST: u32>(fixture: &Fixture<TEST>) -> Consumer<Tills> {
-    let beat = Heartbeats::new().register("consumer", TEST_TIMEOUT);
+    let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
     let (db, wake) = (fixture.db.clone(), fixture.wakeups.clone());
     Consumer::new(fixture.service, &fixture.config.kafka, db, fixture.registry(), wake, beat)
 }

@@ -69,13 +69,13 @@ async fn a_producer_without_delivery_reports_is_replaced_and_an_idle_one_is_not(
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut sender = fixture.sender(&registry);
     let long_ago = std::time::Instant::now() - DELIVERY_SILENCE_MAX - Duration::from_secs(1);
-    sender.set_last_delivery_at(long_ago);
+    sender.in_flight.last_delivery_at = long_ago;
     sender.check_producer().unwrap();
     fixture.publish(&[counted("a", 1), counted("b", 1)]).await;
     mock.broker_down(-1).unwrap();
     assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 2);
     sender.check_producer().unwrap();
-    sender.set_last_delivery_at(long_ago);
+    sender.in_flight.last_delivery_at = long_ago;
     assert!(sender.check_producer().is_err());
     mock.broker_up(-1).unwrap();
     await_delivery(&mut sender).await;
@@ -134,7 +134,7 @@ async fn outbox_queries_stay_fast_while_a_snapshot_is_open() {
         let mut polls = Vec::new();
         for _ in 0..9 {
             fixture.publish(&[counted("a", 1)]).await;
-            sender.measure_lag(&mut db).await.unwrap();
+            sender.lag.measure(&mut db).await.unwrap();
             let began = Instant::now();
             sender.send_batch(&mut db, 1_000).await.unwrap();
             polls.push(began.elapsed());
@@ -199,8 +199,8 @@ async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_i
     await_delivery(&mut sender).await;
     sender.send_batch(&mut db, 0).await.unwrap();
     eventually("the low watermark is above it", async || {
-        sender.measure_lag(&mut db).await.unwrap();
-        sender.low_watermark().get() == 1
+        sender.lag.measure(&mut db).await.unwrap();
+        sender.lag.low_watermark.get() == 1
     })
     .await;
     fixture.publish(&[counted("a", 2)]).await;
@@ -210,11 +210,11 @@ async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_i
          from outbox",
     )
     .await;
-    sender.low_watermark().force_full_scan();
+    sender.lag.low_watermark.force_full_scan();
     for position in [1, 2] {
         assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
         assert_eq!(
-            sender.low_watermark().get(),
+            sender.lag.low_watermark.get(),
             0,
             "it went below the row, and back before the next"
         );
@@ -239,8 +239,8 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
     }
     sender.send_batch(&mut db, 0).await.unwrap();
     eventually("the low watermark is above them", async || {
-        sender.measure_lag(&mut db).await.unwrap();
-        sender.low_watermark().get() == 2
+        sender.lag.measure(&mut db).await.unwrap();
+        sender.lag.low_watermark.get() == 2
     })
     .await;
     fixture.execute_as_superuser("alter table outbox alter column position restart with 1").await;
@@ -251,7 +251,7 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
         "it lies below the low watermark"
     );
     eventually("it is sent", async || {
-        sender.measure_lag(&mut db).await.unwrap();
+        sender.lag.measure(&mut db).await.unwrap();
         sender.send_batch(&mut db, 1_000).await.unwrap() == 1
     })
     .await;
@@ -276,17 +276,17 @@ async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
     let mut sender = fixture.sender(&registry);
     fixture.publish(&[counted("a", 1)]).await;
     fixture.execute_as_superuser("update outbox set occurred_at = now() + interval '1 hour'").await;
-    sender.measure_lag(&mut db).await.unwrap();
+    sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() < 1.0);
     // So that the next measurement is due in a second.
-    sender.low_watermark().record_deleted(&[1]);
+    sender.lag.low_watermark.record_deleted(&[1]);
     sleep(Duration::from_millis(1_100)).await;
-    sender.measure_lag(&mut db).await.unwrap();
+    sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() >= 1.1, "{}", oldest());
     // By the database's own clock it may be older still.
     fixture.execute_as_superuser("update outbox set occurred_at = now() - interval '1 hour'").await;
     sleep(Duration::from_millis(1_100)).await;
-    sender.measure_lag(&mut db).await.unwrap();
+    sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() > 3_599.0, "{}", oldest());
 }
 
