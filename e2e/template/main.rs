@@ -5,7 +5,6 @@
 
 mod shipping; // the aggregate: its rules and its SQL
 mod saga; // what events cause
-mod discard; // what it costs to discard an event
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
@@ -23,9 +22,9 @@ fn main() -> ExitCode {
 
 /// What this service alone reads from its environment stands in the second argument: nothing.
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {
-    // One database and the loops around it; with a first command comes the third, the writers.
+    // One database and the loops around it; the first command adds a third loop, its executor.
     let relay = service.relay(&events::TOPICS);
-    let consumer = service.consumer().on(saga::record_confirmed, discard::confirmation_impact);
+    let consumer = service.consumer().on(saga::record_confirmed);
 
     let routers = Routers {
         api: api::router(service.db.clone()),

@@ -7,7 +7,7 @@
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
-mod discard; // what it costs to discard an event
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 mod books; // whether the rows are consistent, and what they add up to
 mod read_model; // what rebuilds the read model of items from its topic
@@ -27,17 +27,23 @@ fn main() -> ExitCode {
 
 async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
-    let (commands, writers) = service.commands();
+    let (commands, executor) = service.commands();
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::payment_verified, discard::verification_impact)
-        .on(saga::payment_declined, discard::decline_impact)
-        .on(saga::payment_refunded, discard::refund_impact)
-        .on(saga::stock_reserved, discard::reservation_impact)
-        .on(saga::stock_rejected, discard::rejection_impact)
-        .on(saga::stock_released, discard::release_impact)
-        .on(saga::item_changed, discard::item_impact);
+        .on(saga::payment_verified)
+        .on_discard(discard::response)
+        .on(saga::payment_declined)
+        .on_discard(discard::response)
+        .on(saga::payment_refunded)
+        .on_discard(discard::refund)
+        .on(saga::stock_reserved)
+        .on_discard(discard::response)
+        .on(saga::stock_rejected)
+        .on_discard(discard::response)
+        .on(saga::stock_released)
+        .on_discard(discard::release)
+        .on(saga::item_changed);
     let sweep = deadline::sweep(settings, &service, commands.clone(), consumer.lag());
 
     let routers = Routers {
@@ -48,5 +54,5 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
             .merge(service.republish([republish::source::<order::Order>()]))
             .merge(read_model::router(service.db.clone(), service.compacted_topic())),
     };
-    service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
+    service.run(routers, [executor.into(), relay.into(), consumer.into(), sweep]).await
 }

@@ -6,7 +6,7 @@
 
 mod payment; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
-mod discard; // what it costs to discard an event
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
@@ -31,17 +31,19 @@ fn main() -> ExitCode {
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
-    let (commands, writers) = service.commands();
+    let (commands, executor) = service.commands();
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::verify_payment, discard::order_impact)
-        .on(saga::refund_payment, discard::cancellation_impact);
+        .on(saga::verify_payment)
+        .on_discard(discard::order)
+        .on(saga::refund_payment)
+        .on_discard(discard::cancellation);
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
         admin: consumer.admin().merge(service.republish([republish::source::<payment::Payment>()])),
     };
-    service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
+    service.run(routers, [executor.into(), relay.into(), consumer.into()]).await
 }

@@ -8,7 +8,7 @@
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
-mod discard; // what it costs to discard an event
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
@@ -33,18 +33,21 @@ fn main() -> ExitCode {
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
-    let (commands, writers) = service.commands();
+    let (commands, executor) = service.commands();
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::reserve_stock, discard::order_impact)
-        .on(saga::release_stock, discard::cancellation_impact);
+        .on(saga::reserve_stock)
+        .on_discard(discard::order)
+        .on(saga::release_stock)
+        .on_discard(discard::cancellation);
 
-    let announced = [republish::source::<stock::Item>(), republish::source::<stock::Reservation>()];
+    let republished =
+        [republish::source::<stock::Item>(), republish::source::<stock::Reservation>()];
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        admin: consumer.admin().merge(service.republish(announced)),
+        admin: consumer.admin().merge(service.republish(republished)),
     };
-    service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
+    service.run(routers, [executor.into(), relay.into(), consumer.into()]).await
 }

@@ -331,10 +331,10 @@ fn the_impact_of_discarding_an_event_is_stated() {
     let nothing = Orders::default();
     for (orders, offers) in [(&pending, true), (&ended, false), (&nothing, false)] {
         for loss in [
-            discard::verification_impact(&verified(ORDER), orders),
-            discard::decline_impact(&declined(ORDER), orders),
-            discard::reservation_impact(&reserved(ORDER), orders),
-            discard::rejection_impact(&rejected(ORDER), orders),
+            discard::response(&verified(ORDER), orders),
+            discard::response(&declined(ORDER), orders),
+            discard::response(&reserved(ORDER), orders),
+            discard::response(&rejected(ORDER), orders),
         ] {
             let path = loss.remedy.as_ref().map(|offer| offer.path.clone());
             assert_eq!(path, offers.then(|| format!("/orders/{ORDER}/cancel")), "{loss:?}");
@@ -345,8 +345,7 @@ fn the_impact_of_discarding_an_event_is_stated() {
         let write_offs = loss.write_offs.into_iter();
         write_offs.map(|w| (w.amount, w.unit)).collect::<Vec<(i64, String)>>()
     };
-    let refund =
-        |amount, orders| write_offs(discard::refund_impact(&refunded(ORDER, amount), orders));
+    let refund = |amount, orders| write_offs(discard::refund(&refunded(ORDER, amount), orders));
     assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     assert_eq!(refund(None, &ended), [], "nothing had been taken");
     assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "it is nobody's");
@@ -354,15 +353,9 @@ fn the_impact_of_discarding_an_event_is_stated() {
     assert_eq!(refund(Some(-1), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
     let due = [(2, "pen".to_string()), (1, "ink".to_string())];
-    assert_eq!(write_offs(discard::release_impact(&release, &ended)), due);
-    assert_eq!(write_offs(discard::release_impact(&release, &pending)), []);
+    assert_eq!(write_offs(discard::release(&release, &ended)), due);
+    assert_eq!(write_offs(discard::release(&release, &pending)), []);
     let strange = released(ORDER, &[("\0", i32::MAX)]);
-    assert_eq!(write_offs(discard::release_impact(&strange, &ended)), due);
-    assert_eq!(write_offs(discard::release_impact(&release, &nothing)), []);
-    let items = items();
-    for (version, is_lost) in [(1, false), (9, true)] {
-        let sku = items.item("pen").map(|item| item.sku.clone()).unwrap();
-        let loss = discard::item_impact(&item(&sku, 1, "EUR", version), &items);
-        assert_eq!(loss.consequence.starts_with("Nothing is lost"), !is_lost, "{loss:?}");
-    }
+    assert_eq!(write_offs(discard::release(&strange, &ended)), due);
+    assert_eq!(write_offs(discard::release(&release, &nothing)), []);
 }

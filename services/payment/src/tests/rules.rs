@@ -321,10 +321,10 @@ fn the_impact_of_discarding_an_event_is_stated() {
         Some(State::Void),
     ] {
         let ledger = ledger(state);
-        let loss = discard::order_impact(&order, &ledger);
+        let loss = discard::order(&order, &ledger);
         assert_eq!(loss.remedy.is_some(), state.is_none(), "{state:?}: {loss:?}");
         assert_eq!(loss.write_offs, []);
-        let loss = discard::cancellation_impact(&cancel, &ledger);
+        let loss = discard::cancellation(&cancel, &ledger);
         let write_offs: Vec<(i64, &str)> =
             loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
         let due: &[(i64, &str)] = match state {

@@ -379,10 +379,10 @@ fn the_impact_of_discarding_an_event_is_stated() {
         Some(State::Void),
     ] {
         let warehouse = warehouse(state);
-        let loss = discard::order_impact(&order, &warehouse);
+        let loss = discard::order(&order, &warehouse);
         assert_eq!(loss.remedy.is_some(), state.is_none(), "{state:?}: {loss:?}");
         assert_eq!(loss.write_offs, []);
-        let loss = discard::cancellation_impact(&cancel, &warehouse);
+        let loss = discard::cancellation(&cancel, &warehouse);
         let write_offs: Vec<(i64, &str)> =
             loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
         let due: &[(i64, &str)] = match state {
