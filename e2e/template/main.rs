@@ -9,14 +9,12 @@ mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
 
-use std::process::ExitCode;
-
 use chassis::{Routers, Service};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("shipping", sqlx::migrate!(), serve)
 }
 

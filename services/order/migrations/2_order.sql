@@ -54,3 +54,12 @@ create table history (
     recorded_at timestamptz not null,
     primary key (order_id, event_id)
 );
+
+-- A row for each pending order that was placed while a deadline was set. Without one the table is empty.
+create table deadlines (
+    order_id   uuid primary key,
+    created_at timestamptz not null
+)
+-- Rows come and go with the orders: the default of a fifth of the table would let it bloat.
+with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+create index deadlines_by_age on deadlines (created_at, order_id);

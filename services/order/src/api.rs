@@ -33,11 +33,17 @@ pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
     feed: ChangeFeed<HistoryEntry>,
+    has_deadline: bool,
 }
 
-/// The API.
-pub fn router(db: PgPool, commands: Commands<Orders>, feed: ChangeFeed<HistoryEntry>) -> Router {
-    openapi::serve("order", routes()).with_state(Api { db, commands, feed })
+/// The API. `has_deadline`: whether new orders are cancelled at a deadline.
+pub fn router(
+    db: PgPool,
+    commands: Commands<Orders>,
+    feed: ChangeFeed<HistoryEntry>,
+    has_deadline: bool,
+) -> Router {
+    openapi::serve("order", routes()).with_state(Api { db, commands, feed, has_deadline })
 }
 
 /// Its routes, each with its description.
@@ -102,7 +108,8 @@ async fn place_order(
     request.validate()?;
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
     let OrderRequest { customer_id, lines } = request;
-    let place = PlaceOrder { order_id: Uuid::now_v7(), customer_id, lines };
+    let (order_id, has_deadline) = (Uuid::now_v7(), api.has_deadline);
+    let place = PlaceOrder { order_id, customer_id, lines, has_deadline };
     let decide = |place: &PlaceOrder, orders: &mut Orders, context| {
         let event = saga::place_order(place, orders, context)?;
         let order = orders.order(place.order_id).ok_or_else(Problem::internal)?;
@@ -150,17 +157,13 @@ impl From<Refusal> for Problem {
                 format!("lines[{nth}].quantity"),
                 "makes the order cost more than can be counted",
             ),
-            Refusal::NoSuchOrder => no_such_order(),
+            Refusal::NoSuchOrder => Problem::not_found("there is no such order"),
             Refusal::AlreadyConfirmed => Problem::conflict(
                 "order-confirmed",
                 "the order is confirmed and can't be cancelled",
             ),
         }
     }
-}
-
-fn no_such_order() -> Problem {
-    Problem::not_found("there is no such order")
 }
 
 /// Shows an order.
@@ -196,7 +199,7 @@ async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
     .bind(order_id)
     .fetch_optional(&api.db)
     .await?;
-    order.ok_or_else(no_such_order)
+    order.ok_or_else(|| Refusal::NoSuchOrder.into())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -228,9 +231,8 @@ struct OrderList {
 ))]
 async fn list_orders(
     State(api): State<Api>,
-    Query(wanted): Query<OrdersQuery>,
+    Query(OrdersQuery { customer_id, after, limit }): Query<OrdersQuery>,
 ) -> Result<JsonResponse<OrderList>, Problem> {
-    let OrdersQuery { customer_id, after, limit } = wanted;
     let mut orders: Vec<Order> = sqlx::query_as(
         "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
                 lines, created_at, ended_at, created_event_id, ended_event_id

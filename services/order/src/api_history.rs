@@ -81,7 +81,7 @@ async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Pr
     .bind(order_id)
     .fetch_all(&api.db)
     .await?;
-    if history.is_empty() { Err(no_such_order()) } else { Ok(history) }
+    if history.is_empty() { Err(Refusal::NoSuchOrder.into()) } else { Ok(history) }
 }
 
 /// Follows an order until it ends, as server-sent events.

@@ -16,12 +16,11 @@ mod deadline; // what ends an order that nobody answers, if that is wanted
 mod tests;
 
 use chassis::{Routers, Service, republish};
-use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("order", sqlx::migrate!(), serve)
 }
 
@@ -44,10 +43,10 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
         .on(saga::stock_released)
         .on_discard(discard::release)
         .on(saga::item_changed);
-    let sweep = deadline::sweep(settings, &service, commands.clone(), consumer.lag());
+    let sweep = deadline::sweep(&settings, &service, commands.clone(), consumer.lag());
 
     let routers = Routers {
-        api: api::router(service.db.clone(), commands, service.change_feed()),
+        api: api::router(service.db.clone(), commands, service.change_feed(), settings.is_set()),
         books: books::router(service.db.clone()),
         admin: consumer
             .admin()

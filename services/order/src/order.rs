@@ -4,7 +4,7 @@ use chassis::{
     Event, HandlerContext, Loads, PublishedEvent, Republish, Table, UnitOfWork, WriteBatch,
     deserialize_integer,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use events::orders::{
@@ -101,17 +101,15 @@ pub enum StockLeg {
 /// What the row says is what its events said: they are made from it, the first time and every time.
 impl Order {
     pub fn created(&self) -> OrderCreated {
-        let lines = self.lines.iter().cloned();
+        let line = |Line { sku, quantity, unit_price_cents }| OrderLine {
+            sku,
+            quantity,
+            unit_price_cents,
+        };
         OrderCreated {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            lines: lines
-                .map(|Line { sku, quantity, unit_price_cents }| OrderLine {
-                    sku,
-                    quantity,
-                    unit_price_cents,
-                })
-                .collect(),
+            lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
             occurred_at: self.created_at,
@@ -119,17 +117,15 @@ impl Order {
     }
 
     pub fn confirmed(&self, occurred_at: DateTime<Utc>) -> OrderConfirmed {
-        let lines = self.lines.iter().cloned();
+        let line = |Line { sku, quantity, unit_price_cents }| ConfirmedLine {
+            sku,
+            quantity,
+            unit_price_cents,
+        };
         OrderConfirmed {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            lines: lines
-                .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine {
-                    sku,
-                    quantity,
-                    unit_price_cents,
-                })
-                .collect(),
+            lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
             occurred_at,
@@ -177,6 +173,8 @@ pub struct PlaceOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     pub lines: Vec<LineRequest>,
+    /// Whether a deadline is set, at which the order is cancelled.
+    pub has_deadline: bool,
 }
 
 /// One item that a customer wants.
@@ -208,6 +206,8 @@ pub struct Orders {
     /// The position of the last entry of each order's history.
     last_positions: HashMap<Uuid, i64>,
     history: Vec<NewHistoryEntry>,
+    /// New orders that have a deadline.
+    with_deadline: HashSet<Uuid>,
 }
 
 impl Orders {

@@ -87,6 +87,7 @@ impl UnitOfWork for Orders {
             items: Table::from_rows(keys.skus, items, |item: &Item| item.sku.clone()),
             last_positions,
             history: Vec::new(),
+            with_deadline: HashSet::new(),
         })
     }
 
@@ -94,6 +95,7 @@ impl UnitOfWork for Orders {
         insert_orders(writes, self.orders.new_rows(), &self.last_positions);
         update_orders(writes, self.orders.dirty_rows(), &self.last_positions);
         insert_history(writes, &self.history);
+        save_deadlines(writes, self);
         let mut items = self.items.new_rows();
         items.extend(self.items.dirty_rows());
         items.sort_by(|a, b| a.sku.cmp(&b.sku));
@@ -197,6 +199,35 @@ fn insert_history(writes: &mut WriteBatch<'_>, entries: &[NewHistoryEntry]) {
         .bind(entries.iter().map(|e| e.detail.as_str()).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.occurred_at).collect::<Vec<_>>())
         .bind(entries.iter().map(|e| e.recorded_at).collect::<Vec<_>>());
+}
+
+impl Orders {
+    /// Has the sweep cancel a new order if it is still pending at the deadline.
+    pub fn set_deadline(&mut self, order_id: Uuid) {
+        self.with_deadline.insert(order_id);
+    }
+}
+
+/// A row for each new order that has a deadline, until the order ends.
+fn save_deadlines(writes: &mut WriteBatch<'_>, orders: &Orders) {
+    let mut new = orders.orders.new_rows();
+    new.retain(|o| o.status == Status::Pending && orders.with_deadline.contains(&o.order_id));
+    if !new.is_empty() {
+        writes
+            .statement(
+                "insert into deadlines (order_id, created_at)
+             select unnest($1::uuid[]), unnest($2::timestamptz[])",
+            )
+            .bind(new.iter().map(|o| o.order_id).collect::<Vec<_>>())
+            .bind(new.iter().map(|o| o.created_at).collect::<Vec<_>>());
+    }
+    let mut ended = orders.orders.dirty_rows();
+    ended.retain(|o| o.status != Status::Pending);
+    if !ended.is_empty() {
+        writes
+            .statement("delete from deadlines where order_id = any($1)")
+            .bind(ended.iter().map(|o| o.order_id).collect::<Vec<_>>());
+    }
 }
 
 /// The version decides, in memory and once more here: another instance may know a newer one.

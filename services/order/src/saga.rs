@@ -16,7 +16,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::order::{
-    CancelOrder, Item, Line, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
+    CancelOrder, Item, Line, LineRequest, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status,
+    StockLeg,
 };
 
 /// Why a command is refused.
@@ -52,11 +53,9 @@ pub fn place_order(
             .checked_mul(item.price_cents)
             .and_then(|cents| total_cents.checked_add(cents))
             .ok_or(Refusal::TotalTooLarge { nth })?;
-        let (sku, quantity, unit_price_cents) =
-            (wanted.sku.clone(), wanted.quantity, item.price_cents);
-        lines.push(Line { sku, quantity, unit_price_cents });
+        let LineRequest { sku, quantity } = wanted.clone();
+        lines.push(Line { sku, quantity, unit_price_cents: item.price_cents });
     }
-    let currency = currency.unwrap_or_default();
     let order = Order {
         order_id: place.order_id,
         customer_id: place.customer_id,
@@ -65,7 +64,7 @@ pub fn place_order(
         payment: PaymentLeg::Waiting,
         stock: StockLeg::Waiting,
         total_cents,
-        currency,
+        currency: currency.unwrap_or_default(),
         lines: Json(lines),
         created_at: context.now,
         ended_at: None,
@@ -74,6 +73,9 @@ pub fn place_order(
     };
     let created = order.created();
     orders.put_order(order);
+    if place.has_deadline {
+        orders.set_deadline(place.order_id);
+    }
     orders.record_published(&created, place.order_id, context);
     Ok(Some(created))
 }
@@ -248,10 +250,8 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: HandlerContext) ->
 }
 
 fn find_order(order_id: Uuid, orders: &mut Orders) -> Result<&mut Order, Unprocessable> {
-    match orders.order_mut(order_id) {
-        Some(order) => Ok(order),
-        None => unprocessable!("there is no order {order_id}"),
-    }
+    let order = orders.order_mut(order_id);
+    order.ok_or_else(|| Unprocessable(format!("there is no order {order_id}")))
 }
 
 fn matches_order_lines<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &Order) -> bool {

@@ -177,13 +177,18 @@ fn items() -> Orders {
 fn place(lines: &[(&str, i32)]) -> PlaceOrder {
     let line =
         |(sku, quantity): &(&str, i32)| LineRequest { sku: sku.to_string(), quantity: *quantity };
-    PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines: lines.iter().map(line).collect() }
+    PlaceOrder {
+        order_id: ORDER,
+        customer_id: CUSTOMER,
+        lines: lines.iter().map(line).collect(),
+        has_deadline: false,
+    }
 }
 
 async fn fixture() -> (TestService<Orders>, TestClient) {
     let fixture = TestService::new("order", sqlx::migrate!()).await;
     let watch = fixture.change_feed(&CancellationToken::new());
-    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch);
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, true);
     (fixture, TestClient(api))
 }
 

@@ -14,7 +14,6 @@ mod api; // what clients ask for
 mod tests;
 
 use chassis::{Routers, Service, republish};
-use std::process::ExitCode;
 
 /// What this service reads from its environment beside what every service does.
 #[derive(clap::Args)]
@@ -27,7 +26,7 @@ struct Settings {
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("stock", sqlx::migrate!(), serve)
 }
 

@@ -14,7 +14,7 @@ async fn with_timeout<T>(answer: impl Future<Output = T>) -> T {
 /// As another replica answers, which hears nothing of what this fixture commits.
 fn other_replica(fixture: &TestService<Orders>) -> TestClient {
     let watch = fixture.remote_change_feed(&CancellationToken::new());
-    TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), watch))
+    TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), watch, false))
 }
 
 async fn text(response: axum::response::Response) -> String {
