@@ -7,6 +7,7 @@ use chassis::{
     books, deserialize_integer, openapi,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -20,6 +21,9 @@ use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 /// What a client may say at most; the descriptions of the fields say the same.
 const PRICE_CENTS_MAX: i64 = 1_000_000_000;
 const QUANTITY_MAX: i64 = 1_000_000_000;
+
+/// All that a URI does not leave as it is (RFC 3986, unreserved characters).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[derive(Clone)]
 pub struct Api {
@@ -238,17 +242,9 @@ fn valid_sku(sku: String) -> Result<String, Problem> {
     if is_sku(&sku) { Ok(sku) } else { Err(Problem::invalid("sku", SKU_RULE)) }
 }
 
-/// An item's place as a URI says it: a SKU may hold anything, a slash or a space for instance.
+/// The path of an item. A SKU may contain a slash or a space, for instance.
 fn location_of(sku: &str) -> String {
-    let mut location = String::from("/items/");
-    for byte in sku.bytes() {
-        match byte {
-            b'-' | b'.' | b'_' | b'~' => location.push(byte.into()),
-            _ if byte.is_ascii_alphanumeric() => location.push(byte.into()),
-            _ => location.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    location
+    format!("/items/{}", utf8_percent_encode(sku, ESCAPED))
 }
 
 fn no_such_item() -> Problem {
