@@ -1,7 +1,7 @@
 //! The shipping service knows every order that was confirmed.
 //!
-//! `orders.confirmed` leaves a row here, and nothing is published yet: this is what `make service`
-//! wrote, and yours to change. `services/stock` shows commands, and events in answer.
+//! For each `orders.confirmed` it stores a row, and it publishes nothing yet. `make service` wrote this service for
+//! you to change. `services/stock` shows commands, and events that are published.
 
 mod shipping; // the aggregate: its rules and its SQL
 mod saga; // what events cause
@@ -18,7 +18,7 @@ fn main() -> std::process::ExitCode {
     chassis::main("shipping", sqlx::migrate!(), serve)
 }
 
-/// What this service alone reads from its environment stands in the second argument: nothing.
+/// The second argument holds the service's own settings: none.
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {
     // One database and the loops around it; the first command adds a third loop, its executor.
     let relay = service.relay(&events::TOPICS);

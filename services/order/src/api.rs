@@ -1,4 +1,4 @@
-//! What clients ask of the order service.
+//! The API of the order service.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -57,7 +57,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(list_items))
 }
 
-/// What a customer wants to order.
+/// An order as a customer requests it.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OrderRequest {
@@ -92,13 +92,13 @@ impl OrderRequest {
 
 /// Places an order.
 ///
-/// It is durable when it is answered, and pending: payment and stock hear of it next. Prices are
-/// this service's own. Needs this service's own database and nothing else.
+/// When the answer arrives, the order is durable and pending; payment and stock receive it next. The
+/// prices are those of this service. Only the database of this service is needed.
 #[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey), responses(
     (status = 201, description = "The order, pending.", body = Order),
-    (status = 422, description = "`field` breaks a rule: an item that is not known, one that \
-        stands on two lines, one in another currency than the lines before it, a total that can't \
-        be counted. Or the key came before with another request."),
+    (status = 422, description = "`field` breaks a rule: an item that is unknown, that stands on two \
+        lines, or that has another currency than the lines before it; or a total that is too large. \
+        Or the key was used with another request."),
 ))]
 async fn place_order(
     State(api): State<Api>,
@@ -120,7 +120,7 @@ async fn place_order(
 
 /// Cancels an order.
 ///
-/// Payment and stock undo what they did for it. To cancel a cancelled one changes nothing and is fine.
+/// Payment and stock undo what they did for it. Cancelling a cancelled order changes nothing and succeeds.
 #[utoipa::path(post, path = "/orders/{order_id}/cancel", params(OptionalIdempotencyKey), responses(
     (status = 200, description = "The order, cancelled.", body = Order),
     (status = 404, description = "There is no such order."),
@@ -168,8 +168,8 @@ impl From<Refusal> for Problem {
 
 /// Shows an order.
 ///
-/// With `Prefer: wait=N` the answer is held back until the order is confirmed or cancelled, for N
-/// seconds at most; then it shows the order as it is.
+/// With `Prefer: wait=N` the service answers when the order is confirmed or cancelled, or after N seconds,
+/// with the order as it is then.
 #[utoipa::path(get, path = "/orders/{order_id}", params(PreferWait), responses(
     (status = 200, description = "The order.", body = Order,
         headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
@@ -225,7 +225,7 @@ struct OrderList {
 
 /// Lists a customer's orders, the newest first.
 ///
-/// Ordered by `order_id`, the greatest first: it begins with the time at which the order was placed.
+/// Sorted by `order_id`, the greatest first. The id begins with the time at which the order was placed.
 #[utoipa::path(get, path = "/orders", params(OrdersQuery), responses(
     (status = 200, description = "A page of orders.", body = OrderList),
 ))]
@@ -270,9 +270,9 @@ struct ItemList {
     next: Option<String>,
 }
 
-/// Lists what can be ordered, by SKU.
+/// Lists the items that can be ordered.
 ///
-/// Ordered by `sku`, by its bytes in UTF-8. As far as stock has published it; stock itself may be down.
+/// Sorted by the bytes of `sku` in UTF-8. The list has what stock has published; stock itself may be down.
 #[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
@@ -280,7 +280,7 @@ async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
 ) -> Result<JsonResponse<ItemList>, Problem> {
-    // An older version may have taken an item whose SKU would be refused today: it is a place in the list all
+    // An older version may have stored an item whose SKU would be refused today. The list continues after it all
     // the same.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));

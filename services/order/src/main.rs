@@ -1,17 +1,17 @@
-//! The order service takes orders and decides each one: the one decider of the saga.
+//! The order service takes orders and decides each one: it is the only decider of the saga.
 //!
-//! `POST /orders` publishes `orders.created`; payment and stock answer. Both yes:
-//! `orders.confirmed`. The first no, a customer's cancel or the deadline: `orders.cancelled`, and
-//! payment and stock undo what they did, and answer unless they had said no. Prices come from a
-//! read model of `stock.items`.
+//! `POST /orders` publishes `orders.created`, and payment and stock answer. If both accept, the service publishes
+//! `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes `orders.cancelled`.
+//! Payment and stock then undo what they did. Each of them publishes that, unless its answer was a no. Prices come
+//! from a read model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
 mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 mod books; // whether the rows are consistent, and what they add up to
-mod read_model; // what rebuilds the read model of items from its topic
-mod deadline; // what ends an order that nobody answers, if that is wanted
+mod read_model; // rebuilds the read model of items from its topic
+mod deadline; // cancels orders that wait for too long, if a deadline is set
 #[cfg(test)]
 mod tests;
 

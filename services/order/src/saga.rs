@@ -1,9 +1,9 @@
-//! The decider: what payment's and stock's answers cause, and what customers' commands do. Pure
-//! functions from an event or a command and the rows in memory to what is published.
+//! The decider: what the answers of payment and stock cause, and what the commands of customers do. Each is a
+//! pure function from an event or a command and the rows in memory to what is published.
 //!
-//! Each answer does two things. Its leg climbs, whatever the order's status: answers to an order
-//! that has ended still arrive. Then the row decides, once: both yes confirm a pending order, the
-//! first no cancels it.
+//! Each answer does two things. First its leg climbs, whatever the order's status is, because answers to an order
+//! that has ended still arrive. Then the order's row decides, once: two acceptances confirm a pending order, and
+//! the first no cancels it.
 
 use chassis::{HandlerContext, HandlerResult, Unprocessable, unprocessable};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
@@ -32,7 +32,7 @@ pub enum Refusal {
 
 /// The command that places an order → `orders.created`
 ///
-/// Prices are the order service's own, never the client's.
+/// The prices are those that the order service knows. A client sends none.
 pub fn place_order(
     place: &PlaceOrder,
     orders: &mut Orders,
@@ -232,7 +232,7 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: HandlerContext) ->
     if !is_sku(&sku) {
         unprocessable!("its SKU has {} characters: a SKU {SKU_RULE}", sku.chars().count());
     }
-    // What it may be is stock's to decide: here it has to be stored.
+    // Stock decides which names are valid. This service only has to be able to store them.
     if !is_text(&name, NAME_CHARS_MAX) {
         let chars = name.chars().count();
         unprocessable!(

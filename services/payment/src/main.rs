@@ -1,8 +1,7 @@
 //! The payment service keeps customers' accounts, and takes the money for orders.
 //!
-//! `orders.created` takes the total or nothing and is answered with `payments.verified` or
-//! `payments.declined`; `orders.cancelled` gives it back and is answered with `payments.refunded`,
-//! unless payment had said no.
+//! For `orders.created` it takes the total or nothing, and publishes `payments.verified` or `payments.declined`. For
+//! `orders.cancelled` it gives the total back, and publishes `payments.refunded`, unless its answer was a no.
 
 mod payment; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

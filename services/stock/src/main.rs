@@ -1,10 +1,9 @@
-//! The stock service knows what there is, and sets it aside for orders.
+//! The stock service counts the units of each item, and reserves them for orders.
 //!
-//! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
-//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`, unless
-//! stock had said no. Items as they are now are announced in `stock.items`. It is the example to
-//! read: the only service with both commands and state that others copy. `make service` writes the
-//! smaller one of `e2e/template`.
+//! For `orders.created` it reserves every line or nothing, and publishes `stock.reserved` or `stock.rejected`. For
+//! `orders.cancelled` it releases what it reserved, and publishes `stock.released`, unless its answer was a no. It
+//! publishes the present state of each item in `stock.items`. This service is the example to read: only this one has
+//! both commands and state that others copy. `make service` writes the smaller service of `e2e/template`.
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause

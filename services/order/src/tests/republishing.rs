@@ -16,7 +16,7 @@ async fn published_events_are_republished_unchanged() {
     deliver(&fixture, &[rejected(ids[2])], saga::stock_rejected).await;
     client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
     make_older(&fixture, ids[4]).await;
-    // Its record published another time, which is nothing that happens.
+    // As if its record had been published at another time, which does not happen.
     sqlx::query("delete from outbox where key = $1")
         .bind(ids[4].to_string())
         .execute(&fixture.db)

@@ -20,7 +20,7 @@ const PAYMENT_LEGS: [PaymentLeg; 5] = [
 const STOCK_LEGS: [StockLeg; 5] =
     [StockLeg::Waiting, StockLeg::Reserved, StockLeg::Rejected, StockLeg::Released, StockLeg::Void];
 
-/// Where a leg goes, by where it is: waiting, yes, no, undone, void; `None` where that cannot be.
+/// The next state of a leg, by its state: waiting, yes, no, undone, void; `None` if the event is unprocessable.
 fn leg_transitions(response: Response) -> [Option<usize>; 5] {
     const WAITING_TO: fn(usize) -> Option<usize> = Some;
     match response {
@@ -270,8 +270,8 @@ fn leg_rank(leg: usize) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
-    /// Whatever comes, in whatever order and however often: an order ends once and stays ended, legs
-    /// only climb, and what is impossible or refused changes nothing.
+    /// Whatever arrives, in whatever order and however often: an order ends once and stays ended, legs
+    /// only climb, and what is unprocessable or refused changes nothing.
     #[test]
     fn an_order_ends_once_and_its_legs_only_advance(
         steps in prop::collection::vec((0..3_u128, prop_oneof![9 => (0..RESPONSES.len()).prop_map(Some), 1 => Just(None)]), 1..60),
@@ -348,7 +348,7 @@ fn the_impact_of_discarding_an_event_is_stated() {
     let refund = |amount, orders| write_offs(discard::refund(&refunded(ORDER, amount), orders));
     assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     assert_eq!(refund(None, &ended), [], "nothing had been taken");
-    assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "it is nobody's");
+    assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "there is no such order");
     assert_eq!(refund(Some(TOTAL_CENTS), &pending), [], "nothing is to be undone");
     assert_eq!(refund(Some(-1), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
