@@ -225,7 +225,7 @@ struct OrderList {
 
 /// Lists a customer's orders, the newest first.
 ///
-/// Sorted by `order_id`, the greatest first. The id begins with the time at which the order was placed.
+/// Ordered by `order_id`, the greatest first. The id begins with the time at which the order was placed.
 #[utoipa::path(get, path = "/orders", params(OrdersQuery), responses(
     (status = 200, description = "A page of orders.", body = OrderList),
 ))]
@@ -272,7 +272,7 @@ struct ItemList {
 
 /// Lists the items that can be ordered.
 ///
-/// Sorted by the bytes of `sku` in UTF-8. The list has what stock has published; stock itself may be down.
+/// Ordered by `sku`, by its bytes in UTF-8. The list has what stock has published; stock itself may be down.
 #[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]

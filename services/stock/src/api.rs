@@ -69,7 +69,7 @@ struct ItemList {
 
 /// Lists items, with the units of each.
 ///
-/// Sorted by the bytes of `sku` in UTF-8.
+/// Ordered by `sku`, by its bytes in UTF-8.
 #[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]

@@ -170,14 +170,11 @@ impl<R: UnitOfWork> EventRouter<R> {
                 Ok(Content::Event(route.topic, (route.decode)(written, body)?))
             }
             CachedSchema::Unreadable(because) => Err(Undecodable(because.clone())),
-            CachedSchema::Unregistered(because) => Ok(Content::SchemaPending(PendingSchema {
-                reason: because.clone(),
-                is_unregistered: true,
-            })),
-            CachedSchema::Pending(because) => Ok(Content::SchemaPending(PendingSchema {
-                reason: because.clone(),
-                is_unregistered: false,
-            })),
+            pending @ (CachedSchema::Unregistered(reason) | CachedSchema::Pending(reason)) => {
+                let is_unregistered = matches!(pending, CachedSchema::Unregistered(_));
+                let reason = reason.clone();
+                Ok(Content::SchemaPending(PendingSchema { reason, is_unregistered }))
+            }
         }
     }
 }
