@@ -1,4 +1,4 @@
-//! What clients ask of the shipping service.
+//! The API of the shipping service.
 
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
@@ -48,7 +48,7 @@ struct Books {
     balanced: bool,
 }
 
-/// Balanced where what was paid is what the lines add up to.
+/// Balanced if the lines of all orders add up to their totals.
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,

@@ -1,31 +1,28 @@
 //! The shipping service knows every order that was confirmed.
 //!
-//! `orders.confirmed` leaves a row here, and nothing is published yet: this is what `make service`
-//! wrote, and yours to change. `services/stock` shows commands, and events in answer.
+//! For each `orders.confirmed` it stores a row, and it publishes nothing yet. `make service` wrote this service for
+//! you to change. `services/stock` shows commands, and events that are published.
 
 mod shipping; // the aggregate: its rules and its SQL
 mod saga; // what events cause
-mod discard; // what it costs to discard an event
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
-
-use std::process::ExitCode;
 
 use chassis::{Routers, Service};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("shipping", sqlx::migrate!(), serve)
 }
 
-/// What this service alone reads from its environment stands in the second argument: nothing.
+/// The second argument holds the service's own settings: none.
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {
-    // One database and the loops around it; with a first command comes the third, the writers.
+    // One database and the loops around it; the first command adds a third loop, its executor.
     let relay = service.relay(&events::TOPICS);
-    let consumer = service.consumer().on(saga::record_confirmed, discard::confirmation_impact);
+    let consumer = service.consumer().on(saga::record_confirmed);
 
     let routers = Routers {
         api: api::router(service.db.clone()),

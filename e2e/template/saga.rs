@@ -1,4 +1,4 @@
-//! What other services' events cause here: pure functions from an event and the rows in memory to
+//! What the events of other services cause. Each handler is a pure function from an event and the rows in memory to
 //! what is published.
 
 use chassis::{HandlerContext, HandlerResult, unprocessable};
@@ -9,14 +9,14 @@ use crate::shipping::{ConfirmedOrder, Line, Orders};
 
 /// `orders.confirmed` → nothing yet
 ///
-/// An order that was paid for otherwise than its lines add up to cannot be.
+/// An order whose lines do not add up to its total is unprocessable.
 pub fn record_confirmed(
     order: &OrderConfirmed,
     orders: &mut Orders,
     _: HandlerContext,
 ) -> HandlerResult<()> {
     if orders.order(order.order_id).is_some() {
-        return Ok(None); // noted before
+        return Ok(None); // recorded before
     }
     let sum = order.lines.iter().try_fold(0_i64, |sum, line| {
         sum.checked_add(line.unit_price_cents.checked_mul(line.quantity.into())?)

@@ -1,5 +1,5 @@
--- One row for each order that was confirmed. Rows are kept: beyond the inbox's time, the primary
--- key is what keeps an order from being noted twice.
+-- One row for each confirmed order. Rows are kept: the inbox forgets an event after 30 days, and then the primary
+-- key prevents that an order is recorded twice.
 create table confirmed_orders (
     order_id     uuid primary key,
     customer_id  uuid not null,

@@ -21,11 +21,10 @@ use crate::new_service::edits::{
 use crate::new_service::names::{check_clean, check_name, read_file};
 
 /// The template's files, by their path in the service.
-const TEMPLATE_FILES: [(&str, &str); 9] = [
+const TEMPLATE_FILES: [(&str, &str); 8] = [
     ("src/main.rs", include_str!("../../template/main.rs")),
     ("src/shipping.rs", include_str!("../../template/aggregate.rs")),
     ("src/saga.rs", include_str!("../../template/saga.rs")),
-    ("src/discard.rs", include_str!("../../template/discard.rs")),
     ("src/api.rs", include_str!("../../template/api.rs")),
     ("src/tests.rs", include_str!("../../template/tests.rs")),
     ("migrations/2_shipping.sql", include_str!("../../template/tables.sql")),

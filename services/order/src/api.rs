@@ -1,4 +1,4 @@
-//! What clients ask of the order service.
+//! The API of the order service.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -33,11 +33,17 @@ pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
     feed: ChangeFeed<HistoryEntry>,
+    has_deadline: bool,
 }
 
-/// The API.
-pub fn router(db: PgPool, commands: Commands<Orders>, feed: ChangeFeed<HistoryEntry>) -> Router {
-    openapi::serve("order", routes()).with_state(Api { db, commands, feed })
+/// The API. `has_deadline`: whether new orders are cancelled at a deadline.
+pub fn router(
+    db: PgPool,
+    commands: Commands<Orders>,
+    feed: ChangeFeed<HistoryEntry>,
+    has_deadline: bool,
+) -> Router {
+    openapi::serve("order", routes()).with_state(Api { db, commands, feed, has_deadline })
 }
 
 /// Its routes, each with its description.
@@ -51,7 +57,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(list_items))
 }
 
-/// What a customer wants to order.
+/// An order as a customer requests it.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct OrderRequest {
@@ -86,13 +92,13 @@ impl OrderRequest {
 
 /// Places an order.
 ///
-/// It is durable when it is answered, and pending: payment and stock hear of it next. Prices are
-/// this service's own. Needs this service's own database and nothing else.
+/// When the answer arrives, the order is durable and pending; payment and stock receive it next. The
+/// prices are those of this service. Only the database of this service is needed.
 #[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey), responses(
     (status = 201, description = "The order, pending.", body = Order),
-    (status = 422, description = "`field` breaks a rule: an item that is not known, one that \
-        stands on two lines, one in another currency than the lines before it, a total that can't \
-        be counted. Or the key came before with another request."),
+    (status = 422, description = "`field` breaks a rule: an item that is unknown, that stands on two \
+        lines, or that has another currency than the lines before it; or a total that is too large. \
+        Or the key was used with another request."),
 ))]
 async fn place_order(
     State(api): State<Api>,
@@ -102,7 +108,8 @@ async fn place_order(
     request.validate()?;
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
     let OrderRequest { customer_id, lines } = request;
-    let place = PlaceOrder { order_id: Uuid::now_v7(), customer_id, lines };
+    let (order_id, has_deadline) = (Uuid::now_v7(), api.has_deadline);
+    let place = PlaceOrder { order_id, customer_id, lines, has_deadline };
     let decide = |place: &PlaceOrder, orders: &mut Orders, context| {
         let event = saga::place_order(place, orders, context)?;
         let order = orders.order(place.order_id).ok_or_else(Problem::internal)?;
@@ -113,7 +120,7 @@ async fn place_order(
 
 /// Cancels an order.
 ///
-/// Payment and stock undo what they did for it. To cancel a cancelled one changes nothing and is fine.
+/// Payment and stock undo what they did for it. Cancelling a cancelled order changes nothing and succeeds.
 #[utoipa::path(post, path = "/orders/{order_id}/cancel", params(OptionalIdempotencyKey), responses(
     (status = 200, description = "The order, cancelled.", body = Order),
     (status = 404, description = "There is no such order."),
@@ -150,7 +157,7 @@ impl From<Refusal> for Problem {
                 format!("lines[{nth}].quantity"),
                 "makes the order cost more than can be counted",
             ),
-            Refusal::NoSuchOrder => no_such_order(),
+            Refusal::NoSuchOrder => Problem::not_found("there is no such order"),
             Refusal::AlreadyConfirmed => Problem::conflict(
                 "order-confirmed",
                 "the order is confirmed and can't be cancelled",
@@ -159,14 +166,10 @@ impl From<Refusal> for Problem {
     }
 }
 
-fn no_such_order() -> Problem {
-    Problem::not_found("there is no such order")
-}
-
 /// Shows an order.
 ///
-/// With `Prefer: wait=N` the answer is held back until the order is confirmed or cancelled, for N
-/// seconds at most; then it shows the order as it is.
+/// With `Prefer: wait=N` the service answers when the order is confirmed or cancelled, or after N seconds,
+/// with the order as it is then.
 #[utoipa::path(get, path = "/orders/{order_id}", params(PreferWait), responses(
     (status = 200, description = "The order.", body = Order,
         headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
@@ -196,7 +199,7 @@ async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
     .bind(order_id)
     .fetch_optional(&api.db)
     .await?;
-    order.ok_or_else(no_such_order)
+    order.ok_or_else(|| Refusal::NoSuchOrder.into())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -222,15 +225,14 @@ struct OrderList {
 
 /// Lists a customer's orders, the newest first.
 ///
-/// Ordered by `order_id`, the greatest first: it begins with the time at which the order was placed.
+/// Ordered by `order_id`, the greatest first. The id begins with the time at which the order was placed.
 #[utoipa::path(get, path = "/orders", params(OrdersQuery), responses(
     (status = 200, description = "A page of orders.", body = OrderList),
 ))]
 async fn list_orders(
     State(api): State<Api>,
-    Query(wanted): Query<OrdersQuery>,
+    Query(OrdersQuery { customer_id, after, limit }): Query<OrdersQuery>,
 ) -> Result<JsonResponse<OrderList>, Problem> {
-    let OrdersQuery { customer_id, after, limit } = wanted;
     let mut orders: Vec<Order> = sqlx::query_as(
         "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
                 lines, created_at, ended_at, created_event_id, ended_event_id, last_position
@@ -268,9 +270,9 @@ struct ItemList {
     next: Option<String>,
 }
 
-/// Lists what can be ordered, by SKU.
+/// Lists the items that can be ordered.
 ///
-/// Ordered by `sku`, by its bytes in UTF-8. As far as stock has published it; stock itself may be down.
+/// Ordered by `sku`, by its bytes in UTF-8. The list has what stock has published; stock itself may be down.
 #[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
@@ -278,7 +280,7 @@ async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
 ) -> Result<JsonResponse<ItemList>, Problem> {
-    // An older version may have taken an item whose SKU would be refused today: it is a place in the list all
+    // An older version may have stored an item whose SKU would be refused today. The list continues after it all
     // the same.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));

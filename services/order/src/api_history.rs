@@ -1,6 +1,6 @@
-//! The life of an order: its history, read at once or followed as it happens.
+//! The history of an order, read at once or followed while it grows.
 //!
-//! The second half of `api.rs`, which declares it by its path: the fuzzer compiles that file in as well.
+//! The second half of `api.rs`, which declares it by its path, because the fuzzer includes that file as well.
 
 use super::*;
 
@@ -24,7 +24,7 @@ pub struct HistoryEntry {
     recorded_at: DateTime<Utc>,
 }
 
-/// Positions are counted while the order's row is locked, so within an order they grow as it commits.
+/// Positions are counted while the order's row is locked, so within an order they grow in the order of commits.
 impl FeedEntry for HistoryEntry {
     const QUERY: &str =
         "select entry.order_id, entry.position, entry.event, entry.event_id, entry.detail,
@@ -81,18 +81,18 @@ async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Pr
     .bind(order_id)
     .fetch_all(&api.db)
     .await?;
-    if history.is_empty() { Err(no_such_order()) } else { Ok(history) }
+    if history.is_empty() { Err(Refusal::NoSuchOrder.into()) } else { Ok(history) }
 }
 
 /// Follows an order until it ends, as server-sent events.
 ///
-/// Each event of the order is one: `id` is its event_id, `event` its name, `data` the entry as in
-/// the history. Those that are there already come first, then each as it happens, and the stream
-/// ends with the order: after its `orders.confirmed` or `orders.cancelled`. A stream that ends sooner
-/// is to be resumed with `Last-Event-ID`, as browsers do by themselves.
+/// Each event of the order is one server-sent event: `id` is its event_id, `event` its name, and `data` its
+/// entry in the history. The stream begins with the events that exist already, and ends after
+/// `orders.confirmed` or `orders.cancelled`. A client resumes a stream that ends sooner with
+/// `Last-Event-ID`, as browsers do by themselves.
 #[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
     (status = 200, description = "The events.", body = ServerSentEvent, content_type = "text/event-stream"),
-    (status = 204, description = "All was seen; there is nothing to come back for."),
+    (status = 204, description = "The client has seen all events, and there will be no more."),
     (status = 404, description = "There is no such order."),
 ))]
 pub async fn follow_order(

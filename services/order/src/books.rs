@@ -1,4 +1,4 @@
-//! The books of the order service: how many orders stand where, and what the confirmed ones are worth.
+//! The books of the order service: how many orders have each status, and the total of the confirmed ones.
 
 use axum::Router;
 use chassis::{Sum, books};
@@ -20,12 +20,11 @@ struct OrderCounts {
     cancelled: i64,
 }
 
-/// Balanced where each order stands as its legs say: a confirmed one was paid and reserved, and a
-/// pending one lacks one of both, and nobody has said no.
+/// Balanced if the status of each order agrees with its legs: a confirmed order was paid for and reserved; a pending
+/// order lacks an acceptance, and neither leg is a no.
 ///
-/// What the confirmed ones are worth is what payment has taken, once none is pending and payment
-/// has undone every cancelled one (its payment leg is declined, refunded or void), if nothing is
-/// written off at payment.
+/// The total of the confirmed orders equals what payment has taken, if no order is pending, if the payment leg of
+/// each cancelled order is declined, refunded or void, and if payment has written nothing off.
 pub fn router(db: PgPool) -> Router {
     books::router::<Books>(
         db,

@@ -1,52 +1,49 @@
-//! What ends an order that nobody answers, if that is wanted. It is off by default: an order waits
-//! for payment and stock for as long as they are away, and shows it.
+//! The deadline: cancels orders that are pending for longer than `ORDER_DEADLINE_SECONDS`. Unset, an order waits
+//! for payment and stock for as long as they are away, and placing it costs nothing for a deadline.
 //!
-//! No clock alone ends an order: the database's may jump, and the service's as well. An order is overdue if
-//! the database's clock says so, and so much time was measured to have passed since it was placed, and its
-//! id is not younger by the service's clock.
+//! Promises: no clock alone cancels an order, and no order is cancelled whose answers came in time. An order is
+//! overdue only if the database's clock, the service's clock in the order's id, and the time that processes of the
+//! service measured all agree. It is cancelled only if this service has handled everything that arrived before
+//! the order was overdue. The sweep uses the same command as a customer's cancel, so that the order's row decides.
 //!
-//! The sweep goes through the same command as a customer's cancel, so that the order row decides; and it
-//! only ends an order when this service has handled everything that was said to it while that was not
-//! overdue yet, since the answers may lie there unread.
+//! An order that is placed while a deadline is set has a row in `deadlines`. The sweep reads that table by its index
+//! and deletes the rows of orders that have ended: an index on pending orders would make every update of every order
+//! slower.
+
+use std::time::Duration;
 
 use chassis::{
-    Commands, ConsumerLag, Heartbeat, Horizon, LAG_VALID_FOR, Problem, Reply, Retention, Service,
-    ServiceLoop, db,
+    Commands, ConsumerLag, Horizon, Problem, Reply, Retention, Service, ServiceLoop, db,
 };
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use sqlx::PgPool;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::order::{CancelOrder, Orders, Reason};
 use crate::saga;
 
-/// How often to look, and at how many orders at a time.
+/// From one sweep to the next.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-const SCANNED_ROWS_MAX: i64 = 1_000;
 
-/// How long one look may take.
-const SCAN_TIMEOUT: Duration = Duration::from_secs(8);
+/// Rows that one query reads, at most, and how long it may take.
+const PAGE_ROWS_MAX: i64 = 1_000;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// From one look to the next: with as many questions of the group and answers to commands as it takes to
-/// end what was found, with room to spare.
+/// How far the clocks of two replicas may be apart.
+const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(1);
+
+/// From one page of a sweep to the next, with room for a query, the lag of the group, and the commands of a page.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Looks of the walk through all orders in one sweep: 20,000 orders a second at most.
-const FULL_SCAN_PAGES_MAX: u32 = 100;
+/// From one search for orders without a row to the next, and the pause between two of its pages.
+const ADOPTION_INTERVAL: Duration = Duration::from_secs(3600);
+const ADOPTION_PAUSE: Duration = Duration::from_millis(50);
 
-/// How far the clocks of a service and of its database may be apart.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(60);
-
-/// An order whose id bears a wrong time, because the clock that it was drawn by was wrong by more than
-/// that, is found by looking at all orders this often.
-const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// The outage of payment or stock that we promise to survive is as long as topics are kept, less a
-/// day. A shorter deadline ends orders that would have ended well.
+/// The longest outage of payment or stock that orders survive: the retention of topics, less a day. A shorter
+/// deadline cancels orders that would have been confirmed after such an outage.
 const TOLERATED_OUTAGE: Duration = match events::FACT_RETENTION {
     Retention::Days(days) => Duration::from_secs((days as u64 - 1) * 24 * 3600),
     Retention::Compact => panic!("facts are kept by time"),
@@ -60,9 +57,15 @@ pub struct Settings {
     order_deadline_seconds: Option<u64>,
 }
 
-/// The loop that sweeps, or one that only waits for the end where no deadline is set.
+impl Settings {
+    pub fn is_set(&self) -> bool {
+        self.order_deadline_seconds.is_some()
+    }
+}
+
+/// The loop that sweeps. Without a deadline it only waits for the service to stop.
 pub fn sweep(
-    settings: Settings,
+    settings: &Settings,
     service: &Service,
     commands: Commands<Orders>,
     lag: ConsumerLag,
@@ -70,205 +73,141 @@ pub fn sweep(
     let deadline = settings.order_deadline_seconds.map(Duration::from_secs);
     let heartbeat = deadline.map(|_| service.heartbeat("deadline", HEARTBEAT_TIMEOUT));
     let db = service.db.clone();
-    if let Some(deadline) = deadline.filter(|deadline| *deadline < TOLERATED_OUTAGE) {
-        tracing::warn!(
-            "orders are cancelled after {deadline:?}, sooner than an outage that would be survived"
-        );
-    }
     ServiceLoop::new("deadline", move |stop: CancellationToken| async move {
-        let Some(deadline) = deadline else {
+        let (Some(deadline), Some(heartbeat)) = (deadline, heartbeat) else {
             stop.cancelled().await;
             return Ok(());
         };
-        let mut progress = SweepProgress { heartbeat, ..SweepProgress::default() };
+        if deadline < TOLERATED_OUTAGE {
+            tracing::warn!(
+                "orders are cancelled after {deadline:?}, sooner than an outage that would be survived"
+            );
+        }
+        let caught_up = || {
+            heartbeat.beat();
+            lag.caught_up()
+        };
         let mut horizon = Horizon::new(deadline);
-        while !stop.is_cancelled() {
-            let sweep = async {
-                progress.heartbeat.iter().for_each(Heartbeat::beat);
-                let caught_up = || lag.caught_up();
-                let pass = async {
-                    // Not known until so much time was measured: then nothing is overdue.
+        let sweeps = async {
+            loop {
+                heartbeat.beat();
+                let sweep = async {
+                    // Until so much time was measured, nothing is overdue.
                     let Some(horizon) = horizon.sample(&db).await? else { return Ok(()) };
-                    let criteria =
-                        OverdueCriteria { deadline, service_time: SystemTime::now(), horizon };
-                    sweep_once(&db, &commands, &criteria, &mut progress, caught_up).await
+                    let criteria = OverdueCriteria { deadline, service_time: Utc::now(), horizon };
+                    sweep_once(&db, &commands, &criteria, caught_up).await
                 };
-                if let Err(error) = pass.await as Result<(), Problem> {
+                if let Err(error) = sweep.await as Result<(), Problem> {
                     tracing::warn!("the deadline sweep is tried again: {error}");
                 }
-            };
-            tokio::select! {
-                () = sweep => {}
-                () = stop.cancelled() => break,
+                sleep(SWEEP_INTERVAL).await;
             }
-            tokio::select! {
-                () = tokio::time::sleep(SWEEP_INTERVAL) => {}
-                () = stop.cancelled() => {}
+        };
+        let adoptions = async {
+            loop {
+                let adopted = adopt_orders(&db).await;
+                if let Err(error) = &adopted {
+                    tracing::warn!("orders without a deadline are searched again: {error}");
+                }
+                sleep(adopted.map_or(SWEEP_INTERVAL, |()| ADOPTION_INTERVAL)).await;
             }
-        }
+        };
+        stop.run_until_cancelled(async { tokio::join!(sweeps, adoptions) }).await;
         Ok(())
     })
 }
 
 /// What is overdue.
+#[derive(Clone, Copy)]
 pub(crate) struct OverdueCriteria {
     pub deadline: Duration,
-    /// The service's own time.
-    pub service_time: SystemTime,
+    /// The time of the service's clock.
+    pub service_time: DateTime<Utc>,
     /// What the database stamped with an earlier time than this is older than the deadline.
     pub horizon: DateTime<Utc>,
 }
 
 impl OverdueCriteria {
-    /// Up to this id, unless ids bear wrong times, none is younger than the deadline: by the service's
-    /// clock, and by what was measured.
-    fn certain_cutoff(&self) -> SystemTime {
-        let due = self.service_time.checked_sub(self.deadline).unwrap_or(UNIX_EPOCH);
-        due.min(self.horizon.into())
-    }
-
-    /// For how long an order has been overdue by its id; `None` where it is younger than the deadline. An id
-    /// of the future was drawn by a clock that was wrong, and does not count.
+    /// For how long an order has been overdue by its id; `None` if it is younger than the deadline. An id of the
+    /// future was drawn by a clock that was wrong, and does not count.
     fn overdue_by_id(&self, order_id: Uuid) -> Option<Duration> {
-        let drawn_at = UNIX_EPOCH + Duration::from_millis((order_id.as_u128() >> 80) as u64);
-        match self.service_time.duration_since(drawn_at) {
-            Ok(age) => age.checked_sub(self.deadline),
-            Err(ahead) => (ahead.duration() > CLOCK_SKEW_MAX).then_some(Duration::MAX),
+        let drawn_at = DateTime::from_timestamp_millis((order_id.as_u128() >> 80) as i64)?;
+        let age = self.service_time - drawn_at;
+        if age < -CLOCK_SKEW_MAX {
+            return Some(Duration::MAX);
         }
+        age.to_std().ok()?.checked_sub(self.deadline)
     }
 }
 
-/// How far the sweep has come.
-#[derive(Default)]
-pub(crate) struct SweepProgress {
-    /// Beaten before each look.
-    pub heartbeat: Option<Heartbeat>,
-    /// No order up to this id is pending, if its id bears its time.
-    pub completed_up_to: Uuid,
-    /// How far the walk through all orders has come, and when the last one ended.
-    pub full_scan_up_to: Uuid,
-    pub full_scan_ended_at: Option<Instant>,
-}
-
-/// Ends every overdue order, oldest first, a bounded number of rows at a time.
-///
-/// Ids grow with time and an ended order stays ended, so each look goes on where the last one ended:
-/// no index has to know which orders are pending. Ids carry the time of the service that drew them, and
-/// the database's clock may be another. So orders within
-/// [`CLOCK_SKEW_MAX`] of the deadline are looked at again, as are those that were left for another sweep for
-/// [`LAG_VALID_FOR`] at most, and larger errors are found by a walk through all orders every
-/// [`FULL_SCAN_INTERVAL`].
+/// Cancels every overdue order, the oldest first, one page after the other. An order that cannot be cancelled does
+/// not hold up the others. An order to which an answer may lie unread that came in time is left for another sweep.
 pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
     db: &PgPool,
     commands: &Commands<Orders>,
     criteria: &OverdueCriteria,
-    progress: &mut SweepProgress,
     caught_up: impl Fn() -> F,
 ) -> Result<(), Problem> {
-    let due = criteria.service_time.checked_sub(criteria.deadline).unwrap_or(UNIX_EPOCH);
-    let surely_ended = first_id_at(criteria.certain_cutoff() - CLOCK_SKEW_MAX - LAG_VALID_FOR);
-    let (mut scanned_up_to, before) = (progress.completed_up_to, first_id_at(due + CLOCK_SKEW_MAX));
-    let mut ended = Ok(());
-    while let Some((last, overdue)) =
-        progress.find_overdue(db, criteria, scanned_up_to, before).await?
-    {
-        let Some(done) = cancel_overdue(commands, overdue, &caught_up).await else { return ended };
-        ended = ended.and(done);
-        scanned_up_to = last;
-        if ended.is_ok() {
-            progress.completed_up_to = scanned_up_to.min(surely_ended);
-        }
-    }
-    if progress.full_scan_ended_at.is_some_and(|at| at.elapsed() < FULL_SCAN_INTERVAL) {
-        return ended;
-    }
-    for _ in 0..FULL_SCAN_PAGES_MAX {
-        let from = progress.full_scan_up_to;
-        let Some((last, overdue)) = progress.find_overdue(db, criteria, from, Uuid::max()).await?
-        else {
-            (progress.full_scan_up_to, progress.full_scan_ended_at) =
-                (Uuid::nil(), Some(Instant::now()));
-            break;
-        };
-        let Some(done) = cancel_overdue(commands, overdue, &caught_up).await else { return ended };
-        ended = ended.and(done);
-        progress.full_scan_up_to = last;
-    }
-    ended
-}
-
-impl SweepProgress {
-    /// Looks at the next orders. Answers the last one, and those that are overdue; `None` where there are no
-    /// more.
-    async fn find_overdue(
-        &self,
-        db: &PgPool,
-        criteria: &OverdueCriteria,
-        from: Uuid,
-        before: Uuid,
-    ) -> Result<Option<(Uuid, Vec<Overdue>)>, Problem> {
-        self.heartbeat.iter().for_each(Heartbeat::beat);
-        // Whether an order is overdue is answered and not asked for: a look ends after so many rows, and
-        // not after so many that are overdue.
-        let scanned = sqlx::query_as(
-            "select order_id, case status when 'pending'
-                    then extract(epoch from least(now() - make_interval(secs => $3), $5)
-                                            - created_at)::float8 end
-         from orders where order_id > $1 and order_id < $2 order by order_id limit $4",
-        )
-        .bind(from)
-        .bind(before)
-        .bind(criteria.deadline.as_secs_f64())
-        .bind(SCANNED_ROWS_MAX)
-        .bind(criteria.horizon)
-        .fetch_all(db);
-        let scanned: Vec<(Uuid, Option<f64>)> = db::with_timeout(SCAN_TIMEOUT, scanned).await?;
-        let Some((last, _)) = scanned.last().copied() else { return Ok(None) };
-        let overdue = scanned.into_iter().filter_map(|(order_id, by)| {
-            // What is negative is no duration, and not overdue.
-            let by = Duration::try_from_secs_f64(by?).ok()?;
-            Some(Overdue { order_id, overdue_for: by.min(criteria.overdue_by_id(order_id)?) })
+    let (mut result, mut last) = (Ok(()), (DateTime::UNIX_EPOCH, Uuid::nil()));
+    loop {
+        let page = sqlx::query_as(
+            "with page as (
+                 select deadlines.created_at, order_id, due, status = 'pending' as is_pending
+                 from deadlines join orders using (order_id),
+                      least(now() - make_interval(secs => $1), $2) as due
+                 where deadlines.created_at <= due
+                   and (deadlines.created_at, order_id) > ($3, $4)
+                 order by deadlines.created_at, order_id limit $5),
+             ended as (delete from deadlines using page
+                       where deadlines.order_id = page.order_id and not is_pending)
+             select created_at, order_id, due, is_pending from page order by created_at, order_id",
+        );
+        let page = page.bind(criteria.deadline.as_secs_f64()).bind(criteria.horizon);
+        let page = page.bind(last.0).bind(last.1).bind(PAGE_ROWS_MAX).fetch_all(db);
+        let page: Vec<(DateTime<Utc>, Uuid, DateTime<Utc>, bool)> =
+            db::with_timeout(QUERY_TIMEOUT, page).await?;
+        let Some((created_at, order_id, ..)) = page.last() else { return result };
+        last = (*created_at, *order_id);
+        // Asked for each page, and after it was read: answers may arrive meanwhile.
+        let Some(unread_for) = caught_up().await else { return result };
+        let overdue = page.into_iter().filter(|(created_at, order_id, due, is_pending)| {
+            let by_database = (*due - *created_at).to_std().ok();
+            let overdue_for = by_database.min(criteria.overdue_by_id(*order_id));
+            *is_pending && overdue_for >= Some(unread_for)
         });
-        Ok(Some((last, overdue.collect())))
+        // Commands that wait together share a transaction.
+        let cancelled = join_all(overdue.map(|(_, order_id, ..)| cancel(commands, order_id))).await;
+        result = result.and(cancelled.into_iter().collect());
     }
 }
 
-/// An order whose time is over, and for how long it has been.
-struct Overdue {
-    order_id: Uuid,
-    overdue_for: Duration,
-}
-
-/// Ends them all at once: those that wait together share a transaction. One that can't be ended is no
-/// reason to leave the others. Those to which an answer may lie unread that came in time are left for
-/// another sweep; `None` where that can't be told of any. It is asked each time, since answers may come in
-/// while others are ended.
-async fn cancel_overdue<F: Future<Output = Option<Duration>>>(
-    commands: &Commands<Orders>,
-    overdue: Vec<Overdue>,
-    caught_up: impl Fn() -> F,
-) -> Option<Result<(), Problem>> {
-    if overdue.is_empty() {
-        return Some(Ok(()));
-    }
-    let ago = caught_up().await?;
-    let overdue = overdue.into_iter().filter(|order| order.overdue_for >= ago);
-    let ended = join_all(overdue.map(|order| cancel(commands, order.order_id))).await;
-    Some(ended.into_iter().collect())
-}
-
-/// No id that is drawn at this time or later is smaller.
-fn first_id_at(time: SystemTime) -> Uuid {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Uuid::from_u128(since.as_millis() << 80)
-}
-
+/// Cancels an order if it is pending. The next sweep deletes its deadline.
 async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {
     let cancel = CancelOrder { order_id, reason: Reason::Deadline };
     let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
-        // Confirmed meanwhile: then there is nothing to end.
+        // An order that was confirmed meanwhile stays confirmed.
         let event = saga::cancel_order(cancel, orders, context).unwrap_or_default();
         Ok(Reply::ok(&()).with_event(event))
     };
     commands.execute(cancel, None, decide).await.map(drop)
+}
+
+/// Adds the missing rows of pending orders, which were placed while no deadline was set, or by an older version of
+/// this service.
+pub(crate) async fn adopt_orders(db: &PgPool) -> Result<(), Problem> {
+    let mut last = Some(Uuid::nil());
+    while let Some(order_id) = last {
+        let page = sqlx::query_scalar(
+            "with page as (select order_id, status, created_at from orders
+                           where order_id > $1 order by order_id limit $2),
+                  adopted as (insert into deadlines (order_id, created_at)
+                              select order_id, created_at from page where status = 'pending'
+                              on conflict do nothing)
+             select order_id from page order by order_id desc limit 1",
+        );
+        let page = page.bind(order_id).bind(PAGE_ROWS_MAX).fetch_optional(db);
+        last = db::with_timeout(QUERY_TIMEOUT, page).await?;
+        sleep(ADOPTION_PAUSE).await;
+    }
+    Ok(())
 }

@@ -1,52 +1,57 @@
-//! The order service takes orders and decides each one: the one decider of the saga.
+//! The order service takes orders and decides each one: it is the only decider of the saga.
 //!
-//! `POST /orders` publishes `orders.created`; payment and stock answer. Both yes:
-//! `orders.confirmed`. The first no, a customer's cancel or the deadline: `orders.cancelled`, and
-//! payment and stock undo what they did, and answer unless they had said no. Prices come from a
-//! read model of `stock.items`.
+//! `POST /orders` publishes `orders.created`, and payment and stock answer. If both accept, the service publishes
+//! `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes `orders.cancelled`.
+//! Payment and stock then undo what they did. Each of them publishes that, unless its answer was a no. Prices come
+//! from a read model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
-mod discard; // what it costs to discard an event
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 mod books; // whether the rows are consistent, and what they add up to
-mod read_model; // what rebuilds the read model of items from its topic
-mod deadline; // what ends an order that nobody answers, if that is wanted
+mod read_model; // rebuilds the read model of items from its topic
+mod deadline; // cancels orders that wait for too long, if a deadline is set
 #[cfg(test)]
 mod tests;
 
 use chassis::{Routers, Service, republish};
-use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("order", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
-    let (commands, writers) = service.commands();
+    let (commands, executor) = service.commands();
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::payment_verified, discard::verification_impact)
-        .on(saga::payment_declined, discard::decline_impact)
-        .on(saga::payment_refunded, discard::refund_impact)
-        .on(saga::stock_reserved, discard::reservation_impact)
-        .on(saga::stock_rejected, discard::rejection_impact)
-        .on(saga::stock_released, discard::release_impact)
-        .on(saga::item_changed, discard::item_impact);
-    let sweep = deadline::sweep(settings, &service, commands.clone(), consumer.lag());
+        .on(saga::payment_verified)
+        .on_discard(discard::response)
+        .on(saga::payment_declined)
+        .on_discard(discard::response)
+        .on(saga::payment_refunded)
+        .on_discard(discard::refund)
+        .on(saga::stock_reserved)
+        .on_discard(discard::response)
+        .on(saga::stock_rejected)
+        .on_discard(discard::response)
+        .on(saga::stock_released)
+        .on_discard(discard::release)
+        .on(saga::item_changed);
+    let sweep = deadline::sweep(&settings, &service, commands.clone(), consumer.lag());
 
     let routers = Routers {
-        api: api::router(service.db.clone(), commands, service.change_feed()),
+        api: api::router(service.db.clone(), commands, service.change_feed(), settings.is_set()),
         books: books::router(service.db.clone()),
         admin: consumer
             .admin()
             .merge(service.republish([republish::source::<order::Order>()]))
             .merge(read_model::router(service.db.clone(), service.compacted_topic())),
     };
-    service.run(routers, [writers.into(), relay.into(), consumer.into(), sweep]).await
+    service.run(routers, [executor.into(), relay.into(), consumer.into(), sweep]).await
 }

@@ -105,17 +105,15 @@ pub enum StockLeg {
 /// What the row says is what its events said: they are made from it, the first time and every time.
 impl Order {
     pub fn created(&self) -> OrderCreated {
-        let lines = self.lines.iter().cloned();
+        let line = |Line { sku, quantity, unit_price_cents }| OrderLine {
+            sku,
+            quantity,
+            unit_price_cents,
+        };
         OrderCreated {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            lines: lines
-                .map(|Line { sku, quantity, unit_price_cents }| OrderLine {
-                    sku,
-                    quantity,
-                    unit_price_cents,
-                })
-                .collect(),
+            lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
             occurred_at: self.created_at,
@@ -123,17 +121,15 @@ impl Order {
     }
 
     pub fn confirmed(&self, occurred_at: DateTime<Utc>) -> OrderConfirmed {
-        let lines = self.lines.iter().cloned();
+        let line = |Line { sku, quantity, unit_price_cents }| ConfirmedLine {
+            sku,
+            quantity,
+            unit_price_cents,
+        };
         OrderConfirmed {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            lines: lines
-                .map(|Line { sku, quantity, unit_price_cents }| ConfirmedLine {
-                    sku,
-                    quantity,
-                    unit_price_cents,
-                })
-                .collect(),
+            lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
             occurred_at,
@@ -182,6 +178,8 @@ pub struct PlaceOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     pub lines: Vec<LineRequest>,
+    /// Whether a deadline is set, at which the order is cancelled.
+    pub has_deadline: bool,
 }
 
 /// One item that a customer wants.
@@ -205,12 +203,21 @@ pub struct CancelOrder {
     pub reason: Reason,
 }
 
+/// An order that is cancelled if it is still pending when it is older than the deadline.
+#[derive(Record)]
+#[record(table = "deadlines", key = "order_id")]
+struct Deadline {
+    order_id: Uuid,
+    created_at: DateTime<Utc>,
+}
+
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
     orders: Table<Order>,
     items: Table<Item>,
     history: Vec<NewHistoryEntry>,
+    deadlines: Vec<Deadline>,
 }
 
 impl Orders {
@@ -227,6 +234,11 @@ impl Orders {
     /// Adds an order, or replaces what is known of one.
     pub fn put_order(&mut self, order: Order) {
         self.orders.put(order);
+    }
+
+    /// Has the sweep cancel a new order if it is still pending at the deadline.
+    pub fn set_deadline(&mut self, order_id: Uuid, created_at: DateTime<Utc>) {
+        self.deadlines.push(Deadline { order_id, created_at });
     }
 
     /// An item, if stock announced it.

@@ -58,12 +58,13 @@ impl UnitOfWork for Orders {
         let orders = Table::lock(tx, keys.orders).await?;
         // Not locked: an order takes the price that was known when it was placed.
         let items = Table::read(tx, keys.skus).await?;
-        Ok(Orders { orders, items, history: Vec::new() })
+        Ok(Orders { orders, items, ..Orders::default() })
     }
 
     fn save(&self, writes: &mut WriteBatch<'_>) {
         writes.save(&self.orders);
         insert_history(writes, &self.history);
+        writes.insert_all(&self.deadlines);
         let items = self.items.changed_rows();
         if !items.is_empty() {
             writes.statement(UPSERT_ITEMS).bind_rows(&items);

@@ -1,9 +1,9 @@
-//! The decider: what payment's and stock's answers cause, and what customers' commands do. Pure
-//! functions from an event or a command and the rows in memory to what is published.
+//! The decider: what the answers of payment and stock cause, and what the commands of customers do. Each is a
+//! pure function from an event or a command and the rows in memory to what is published.
 //!
-//! Each answer does two things. Its leg climbs, whatever the order's status: answers to an order
-//! that has ended still arrive. Then the row decides, once: both yes confirm a pending order, the
-//! first no cancels it.
+//! Each answer does two things. First its leg climbs, whatever the order's status is, because answers to an order
+//! that has ended still arrive. Then the order's row decides, once: two acceptances confirm a pending order, and
+//! the first no cancels it.
 
 use chassis::{HandlerContext, HandlerResult, Unprocessable, unprocessable};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
@@ -16,7 +16,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::order::{
-    CancelOrder, Item, Line, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status, StockLeg,
+    CancelOrder, Item, Line, LineRequest, Order, Orders, PaymentLeg, PlaceOrder, Reason, Status,
+    StockLeg,
 };
 
 /// Why a command is refused.
@@ -31,7 +32,7 @@ pub enum Refusal {
 
 /// The command that places an order → `orders.created`
 ///
-/// Prices are the order service's own, never the client's.
+/// The prices are those that the order service knows. A client sends none.
 pub fn place_order(
     place: &PlaceOrder,
     orders: &mut Orders,
@@ -52,10 +53,9 @@ pub fn place_order(
             .checked_mul(item.price_cents)
             .and_then(|cents| total_cents.checked_add(cents))
             .ok_or(Refusal::TotalTooLarge { nth })?;
-        let (sku, unit_price_cents) = (wanted.sku.clone(), item.price_cents);
-        lines.push(Line { sku, quantity: wanted.quantity, unit_price_cents });
+        let LineRequest { sku, quantity } = wanted.clone();
+        lines.push(Line { sku, quantity, unit_price_cents: item.price_cents });
     }
-    let currency = currency.unwrap_or_default();
     let order = Order {
         order_id: place.order_id,
         customer_id: place.customer_id,
@@ -64,7 +64,7 @@ pub fn place_order(
         payment: PaymentLeg::Waiting,
         stock: StockLeg::Waiting,
         total_cents,
-        currency,
+        currency: currency.unwrap_or_default(),
         lines: Json(lines),
         created_at: context.now,
         ended_at: None,
@@ -74,6 +74,9 @@ pub fn place_order(
     };
     let created = order.created();
     orders.put_order(order);
+    if place.has_deadline {
+        orders.set_deadline(place.order_id, context.now);
+    }
     orders.record_published(&created, place.order_id, context);
     Ok(Some(created))
 }
@@ -230,7 +233,7 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: HandlerContext) ->
     if !is_sku(&sku) {
         unprocessable!("its SKU has {} characters: a SKU {SKU_RULE}", sku.chars().count());
     }
-    // What it may be is stock's to decide: here it has to be stored.
+    // Stock decides which names are valid. This service only has to be able to store them.
     if !is_text(&name, NAME_CHARS_MAX) {
         let chars = name.chars().count();
         unprocessable!(
@@ -248,10 +251,8 @@ pub fn item_changed(item: &StockItem, orders: &mut Orders, _: HandlerContext) ->
 }
 
 fn find_order(order_id: Uuid, orders: &mut Orders) -> Result<&mut Order, Unprocessable> {
-    match orders.order_mut(order_id) {
-        Some(order) => Ok(order),
-        None => unprocessable!("there is no order {order_id}"),
-    }
+    let order = orders.order_mut(order_id);
+    order.ok_or_else(|| Unprocessable(format!("there is no order {order_id}")))
 }
 
 fn matches_order_lines<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &Order) -> bool {

@@ -1,5 +1,5 @@
-//! The tests of the order service: its rules, then its edges on a real database. What they all speak
-//! of is here: one order of two pens and an ink, and what payment and stock can say to it.
+//! The tests of the order service: its rules, then its edges on a real database. This file has what they share: an
+//! order of two pens and an ink, and the answers of payment and stock to it.
 
 mod rules;
 mod history;
@@ -113,7 +113,7 @@ fn refunded(order_id: Uuid, amount_cents: Option<i64>) -> PaymentRefunded {
     PaymentRefunded { order_id, amount_cents, currency, occurred_at: context(1).now }
 }
 
-/// By SKU, as stock tells it; the order has its lines the other way round.
+/// Sorted by SKU, as stock publishes it; the order has its lines the other way round.
 fn reserved(order_id: Uuid) -> StockReserved {
     let line = |sku: &str, quantity| ReservedLine { sku: sku.into(), quantity };
     StockReserved {
@@ -134,7 +134,7 @@ fn released(order_id: Uuid, lines: &[(&str, i32)]) -> StockReleased {
     StockReleased { order_id, lines: lines.iter().map(line).collect(), occurred_at: context(1).now }
 }
 
-/// The handler's answer: the topic it publishes to, nothing, or why the event cannot be.
+/// The result of the handler: the topic that it publishes to, nothing, or why the event is unprocessable.
 fn handle(
     response: Response,
     order_id: Uuid,
@@ -179,17 +179,22 @@ fn items() -> Orders {
 fn place(lines: &[(&str, i32)]) -> PlaceOrder {
     let line =
         |(sku, quantity): &(&str, i32)| LineRequest { sku: sku.to_string(), quantity: *quantity };
-    PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines: lines.iter().map(line).collect() }
+    PlaceOrder {
+        order_id: ORDER,
+        customer_id: CUSTOMER,
+        lines: lines.iter().map(line).collect(),
+        has_deadline: false,
+    }
 }
 
 async fn fixture() -> (TestService<Orders>, TestClient) {
     let fixture = TestService::new("order", sqlx::migrate!()).await;
     let watch = fixture.change_feed(&CancellationToken::new());
-    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch);
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, true);
     (fixture, TestClient(api))
 }
 
-/// With the two items of [`order`] announced.
+/// With the two items of [`order`] published.
 async fn fixture_with_items() -> (TestService<Orders>, TestClient) {
     let (fixture, client) = fixture().await;
     let items = [item("pen", 150, "EUR", 1), item("ink", 90, "EUR", 1)];

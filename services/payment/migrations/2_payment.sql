@@ -1,18 +1,18 @@
--- What each customer has. The three counters are the books, and the database keeps them.
+-- The accounts of the customers. The three counters are the books, and the database checks them.
 create table accounts (
     customer_id     uuid primary key,
     currency        text not null,
-    -- The bound is checked on deposit and covers what was taken as well, so that a refund, which
-    -- may not be refused, can't overflow.
+    -- A deposit is checked against this bound. The bound includes what was taken, so a refund, which must not be
+    -- refused, cannot overflow.
     deposited_cents bigint not null check (deposited_cents between 0 and 1000000000000000),
     balance_cents   bigint not null check (balance_cents >= 0),
     taken_cents     bigint not null check (taken_cents >= 0),
     constraint deposited_is_balance_plus_taken check (deposited_cents = balance_cents + taken_cents)
 )
--- Every order updates its account; room on the page keeps these updates off the index.
+-- Every order updates its account. With room on the page, such an update changes no index.
 with (fillfactor = 70);
 
--- What came in, one row a deposit.
+-- One row for each deposit.
 create table deposits (
     deposit_id   uuid primary key,
     customer_id  uuid not null,
@@ -20,8 +20,8 @@ create table deposits (
     created_at   timestamptz not null
 );
 
--- What payment did for an order, and what it said. Rows are kept: a void one is the tombstone of a
--- cancellation that overtook its order.
+-- What payment did for an order, and what it answered. Rows are kept. A void one is the tombstone of a cancellation
+-- that overtook its order.
 create table payments (
     order_id        uuid primary key,
     state           text not null check (state in ('verified', 'declined', 'refunded', 'void')),

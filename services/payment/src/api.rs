@@ -1,4 +1,4 @@
-//! What clients ask of the payment service.
+//! The API of the payment service.
 
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
@@ -55,7 +55,7 @@ async fn show_account(
     account.map(JsonResponse).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
-/// What a customer brings.
+/// A deposit as a client requests it.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DepositRequest {
@@ -67,12 +67,11 @@ struct DepositRequest {
 /// Takes a deposit into an account.
 ///
 /// The first one opens the account, in the currency of this service.
-#[utoipa::path(post, path = "/accounts/{customer_id}/deposits",
-    operation_id = "deposit", params(IdempotencyKey), responses(
+#[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(IdempotencyKey), responses(
     (status = 201, description = "The account, with the deposit.", body = Account),
     (status = 409, description = "The account is in another currency than deposits are now."),
-    (status = 422, description = "`field` breaks a rule; with what was deposited before it would be \
-        more than an account may take in. Or the key came before with another request."),
+    (status = 422, description = "`field` breaks a rule, or all deposits together would be too large. \
+        Or the key was used with another request."),
 ))]
 async fn deposit(
     State(api): State<Api>,
@@ -143,8 +142,8 @@ struct Books {
     balanced: bool,
 }
 
-/// Balanced where, of each account, what came in is there or taken, and what it says came in and was taken
-/// is what its deposits and its payments come to.
+/// Balanced if, for each account, the deposited cents are there or taken, its deposits add up to the deposited ones,
+/// and its verified payments to the taken ones.
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,

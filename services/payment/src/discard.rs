@@ -1,13 +1,13 @@
-//! What it costs to discard an event that can't be handled, and what can be done about it: what an operator
-//! reads before a dead letter is discarded for good.
+//! The consequences of discarding an event that payment cannot handle, for the operator who decides about its
+//! dead letter.
 
 use chassis::DiscardImpact;
 use events::orders::{OrderCancelled, OrderCreated};
 
 use crate::payment::{Ledger, Payment, State};
 
-/// What it costs to discard an `orders.created` that payment can't handle.
-pub fn order_impact(order: &OrderCreated, ledger: &Ledger) -> DiscardImpact {
+/// The order may wait for payment's answer for ever, unless it is cancelled.
+pub fn order(order: &OrderCreated, ledger: &Ledger) -> DiscardImpact {
     let order_id = order.order_id;
     if ledger.payment(order_id).is_some() {
         return DiscardImpact::new(format!(
@@ -22,34 +22,26 @@ pub fn order_impact(order: &OrderCreated, ledger: &Ledger) -> DiscardImpact {
         )
 }
 
-/// What it costs to discard an `orders.cancelled` that payment can't handle.
-pub fn cancellation_impact(order: &OrderCancelled, ledger: &Ledger) -> DiscardImpact {
+/// What was taken for the order is never refunded.
+pub fn cancellation(order: &OrderCancelled, ledger: &Ledger) -> DiscardImpact {
     let order_id = order.order_id;
     match ledger.payment(order_id) {
         Some(Payment { state: State::Verified, amount_cents, currency, .. }) => {
             let unit = format!("{} cents", currency.as_deref().unwrap_or("unknown"));
             DiscardImpact::new(format!(
-                "What was taken for order {order_id} is never given back to its customer, and the \
-                 order's payment never reads as undone."
+                "The customer never gets back what was taken for order {order_id}, and the order never shows \
+                 it as refunded."
             ))
-            .with_write_off(
-                format!("the refund of order {order_id}"),
-                *amount_cents,
-                unit,
-            )
+            .with_write_off(format!("the refund of order {order_id}"), *amount_cents, unit)
         }
         Some(_) => DiscardImpact::new(format!(
-            "Nothing is lost: nothing is taken for order {order_id}, or it was given back."
+            "Nothing is lost: no money of order {order_id} is due to its customer."
         )),
-        // The amount is not known here: nothing yet.
+        // Its amount is unknown here, so it is 0; the operator still has to confirm it.
         None => DiscardImpact::new(format!(
-            "Payment has not heard of order {order_id}. Should it still, it takes the money for a \
-             cancelled order and never gives it back."
+            "Payment has not received order {order_id}. If it still does, it takes money for a cancelled \
+             order and never refunds it."
         ))
-        .with_write_off(
-            format!("the refund of order {order_id}, if it is paid for"),
-            0,
-            "cents",
-        ),
+        .with_write_off(format!("the refund of order {order_id}, if it is paid for"), 0, "cents"),
     }
 }

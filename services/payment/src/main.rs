@@ -1,18 +1,16 @@
 //! The payment service keeps customers' accounts, and takes the money for orders.
 //!
-//! `orders.created` takes the total or nothing and is answered with `payments.verified` or
-//! `payments.declined`; `orders.cancelled` gives it back and is answered with `payments.refunded`,
-//! unless payment had said no.
+//! For `orders.created` it takes the total or nothing, and publishes `payments.verified` or `payments.declined`. For
+//! `orders.cancelled` it gives the total back, and publishes `payments.refunded`, unless its answer was a no.
 
 mod payment; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
-mod discard; // what it costs to discard an event
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
 
 use chassis::{Routers, Service, republish};
-use std::process::ExitCode;
 
 /// What this service reads from its environment beside what every service does.
 #[derive(clap::Args)]
@@ -25,23 +23,25 @@ struct Settings {
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("payment", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
-    let (commands, writers) = service.commands();
+    let (commands, executor) = service.commands();
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::verify_payment, discard::order_impact)
-        .on(saga::refund_payment, discard::cancellation_impact);
+        .on(saga::verify_payment)
+        .on_discard(discard::order)
+        .on(saga::refund_payment)
+        .on_discard(discard::cancellation);
 
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
         admin: consumer.admin().merge(service.republish([republish::source::<payment::Payment>()])),
     };
-    service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
+    service.run(routers, [executor.into(), relay.into(), consumer.into()]).await
 }

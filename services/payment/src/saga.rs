@@ -1,4 +1,4 @@
-//! What other services' events cause here, and what clients' commands do: pure functions from an
+//! What the events of other services cause, and what the commands of clients do. Each is a pure function from an
 //! event or a command and the rows in memory to what is published.
 
 use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
@@ -7,8 +7,8 @@ use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentV
 
 use crate::payment::{Deposit, Ledger, Payment, State, decline_reason_name};
 
-/// An account takes in so much at most, what is taken from it included: a refund, which may not be
-/// refused, then can't overflow.
+/// The sum of all deposits of one account, at most. It includes what was taken from the account, so a refund, which
+/// must not be refused, cannot overflow.
 pub const DEPOSITED_MAX_CENTS: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
@@ -29,15 +29,15 @@ impl Outcome for PaymentOutcome {
 
 /// `orders.created` → `payments.verified` | `payments.declined`
 ///
-/// A payment provider would not be called from here: that takes two steps, the request published
-/// and the reply heard, since no network call belongs inside a transaction.
+/// A payment provider would not be called here, since no network call belongs inside a transaction. It takes two
+/// steps: one event requests the payment, and another one reports its result.
 pub fn verify_payment(
     order: &OrderCreated,
     ledger: &mut Ledger,
     context: HandlerContext,
 ) -> HandlerResult<PaymentOutcome> {
     if ledger.payment(order.order_id).is_some() {
-        return Ok(None); // answered before, or cancelled before it was heard of
+        return Ok(None); // answered before, or cancelled before it arrived
     }
     let OrderCreated { order_id, customer_id, total_cents: amount_cents, .. } = *order;
     if amount_cents < 0 {
@@ -78,7 +78,7 @@ pub fn verify_payment(
     Ok(Some(answer))
 }
 
-/// `orders.cancelled` → `payments.refunded`, unless payment had said no
+/// `orders.cancelled` → `payments.refunded`, unless the payment was declined
 pub fn refund_payment(
     order: &OrderCancelled,
     ledger: &mut Ledger,
@@ -101,7 +101,7 @@ pub fn refund_payment(
                 ..payment
             }
         }
-        // The cancellation overtook its order: the row keeps the order from being paid for later.
+        // The cancellation overtook its order. The row prevents that the order is paid for later.
         None => Payment {
             order_id,
             state: State::Void,
@@ -127,7 +127,7 @@ pub enum Refusal {
     CurrencyMismatch,
 }
 
-/// The command that takes in a deposit; the first opens the account. It publishes nothing.
+/// The command that takes a deposit. The first deposit opens the account. It publishes nothing.
 pub fn deposit(
     deposit: &Deposit,
     ledger: &mut Ledger,

@@ -1,5 +1,4 @@
-//! The tests of payment: its rules, then its edges on a real database. What they all speak of is
-//! here.
+//! The tests of payment: its rules, then its edges on a real database. This file has what they share.
 
 mod rules;
 mod edges;

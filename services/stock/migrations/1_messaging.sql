@@ -1,24 +1,24 @@
--- What every service keeps for its three loops. This file is the same in every service, on purpose:
--- a service's migrations show its whole database. `make check` compares the copies.
+-- The tables of the three loops. This file is the same in every service, so that the migrations of a service show
+-- its whole database. `make check` compares the copies.
 
--- Events that were decided and not yet acknowledged by the broker. The relay deletes a row when its
--- record is acknowledged, so the table is as long as what is waiting.
+-- Events that a broker has not acknowledged yet. The relay deletes a row when its record is acknowledged, so the
+-- table has only the rows that wait.
 create table outbox (
-    -- Drawn while the aggregate is locked, so it orders the events of one key. It does not order
-    -- commits: the relay takes what is there and never continues after the last one it saw.
+    -- Drawn while the aggregate is locked, so it orders the events of one key. It does not order commits: the
+    -- relay always begins at the first row, and does not continue behind the last row that it read.
     position           bigint generated always as identity primary key,
     event_id           uuid not null,
     topic              text not null,
     key                text not null,
     schema_fingerprint bytea not null,
-    -- Without the wire header: writing an event needs no registry. The bound is the chassis's
-    -- `BODY_BYTES_MAX`, well below what a broker takes.
+    -- Without the wire header, so that writing an event needs no registry. The bound is `BODY_BYTES_MAX` of the
+    -- chassis, well below the limit of a broker.
     body               bytea not null check (octet_length(body) <= 262144),
     traceparent        text,
     causation_id       uuid,
     occurred_at        timestamptz not null
 )
--- Rows come and go by the thousand: the default of a fifth of the table would let it bloat.
+-- Thousands of rows come and go: the default of a fifth of the table would let it bloat.
 with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 
 -- The text of each schema that an outbox row was written with, so that a relay of an older version
@@ -28,14 +28,14 @@ create table outbox_schemas (
     schema      text not null
 );
 
--- How much time has passed, as the processes of the service measured it by clocks that nobody sets. One row
--- is added about once a minute while any of them runs. What must not be forgotten early is numbered by the
--- newest row when it is written: its age is a difference between two rows here, and no date is compared.
+-- The time that the processes of the service have measured with their monotonic clocks. While one of them runs, a
+-- row is added about once a minute. A row that must not be deleted early stores the number of the newest tick: its
+-- age is the difference between two ticks, and no date is compared.
 create table clock_ticks (
     tick       integer primary key,
-    -- Since tick 0, without the time in which no process ran or the machine slept.
+    -- Since tick 0. The time in which no process ran or the machine slept is not counted.
     elapsed_ms bigint not null unique,
-    -- What the database took for the time.
+    -- The time by the clock of the database.
     recorded_at timestamptz not null default now()
 );
 insert into clock_ticks (tick, elapsed_ms) values (0, 0);
@@ -47,14 +47,14 @@ create table inbox (
     -- The newest of clock_ticks when the event was handled.
     tick        integer not null,
     received_at timestamptz not null default now(),
-    -- Tries that handling it took: one, unless something had to pass first.
+    -- The number of attempts at handling it.
     attempts    integer not null default 1
 );
--- For pruning by age. Not a BRIN: once pruned pages are filled anew, each of its ranges
--- reaches from the oldest row there ever was to the newest, and every look reads the whole table.
+-- For deletion by age. It is no BRIN index: when deleted rows leave pages that are filled again, each range of a
+-- BRIN index reaches from the oldest row to the newest, and every query reads the whole table.
 create index inbox_tick on inbox (tick);
 
--- Answers to commands that came with an Idempotency-Key, for 24 hours at least.
+-- The replies to commands that had an Idempotency-Key, for at least 24 hours.
 create table idempotency_keys (
     path         text not null,
     key          text not null,
@@ -69,10 +69,10 @@ create table idempotency_keys (
 );
 create index idempotency_keys_tick on idempotency_keys (tick);
 
--- Events that can never be handled, set aside with their bytes and the reason.
+-- Records that can never be handled, with their bytes and the reason.
 create table dead_letters (
     dead_letter_id bigint generated always as identity primary key,
-    -- Where it lies. A cluster made anew counts from 0 again, hence its id and the hash.
+    -- The position of the record. A recreated cluster counts from 0 again, hence its id and the hash.
     cluster     text not null,
     topic       text not null,
     partition   integer not null,
@@ -81,14 +81,14 @@ create table dead_letters (
     event_id    uuid,
     key         bytea,
     headers     jsonb not null,
-    -- Null is what the record held, not an omission.
+    -- Null if the record had no payload.
     record      bytea,
     kind        text not null check (kind in ('undecodable', 'unprocessable', 'handler_failed')),
     reason      text not null,
     attempts    integer not null default 1,
-    -- Left once. Settled letters stay: a record that is read again meets its own.
+    -- It leaves 'waiting' once. Settled dead letters stay: a record that is read again is found to be settled.
     state       text not null default 'waiting' check (state in ('waiting', 'replayed', 'discarded')),
-    -- Why it was discarded, in the operator's words.
+    -- The operator's reason for discarding it.
     discard_reason text,
     received_at timestamptz not null default now(),
     settled_at  timestamptz,
@@ -97,7 +97,7 @@ create table dead_letters (
 create index dead_letters_waiting on dead_letters (dead_letter_id) where state = 'waiting';
 create index dead_letters_discarded on dead_letters (event_id) where state = 'discarded';
 
--- What was given up with discarded letters, of which the books show the sums.
+-- What was given up with discarded dead letters. The books show the sums.
 create table write_offs (
     write_off_id   bigint generated always as identity primary key,
     dead_letter_id bigint not null references dead_letters,
@@ -107,7 +107,7 @@ create table write_offs (
     written_off_at timestamptz not null default now()
 );
 
--- Whether the consumer was paused by a run of events that it could not handle. One row.
+-- Whether the circuit breaker has paused the consumer. One row.
 create table consumer (
     singleton boolean primary key default true check (singleton),
     paused_at timestamptz,

@@ -1,23 +1,23 @@
--- What there is of each item. The three counters are the books, and the database keeps them.
+-- The items with their units. The three counters are the books, and the database checks them.
 create table items (
     sku         text primary key check (char_length(sku) between 1 and 64),
     name        text not null,
     price_cents bigint not null check (price_cents between 0 and 1000000000),
     currency    text not null,
-    -- Counts the changes that stock.items publishes; readers keep the highest.
+    -- Counts the changes that stock.items publishes; subscribers keep the highest.
     version     bigint not null,
     delivered   bigint not null default 0,
     available   bigint not null default 0 check (available >= 0),
     reserved    bigint not null default 0 check (reserved >= 0),
-    -- The newest stock.items that was published for it, and when.
+    -- The newest stock.items of this item, and its time.
     event_id    uuid not null,
     changed_at  timestamptz not null,
     constraint delivered_is_available_plus_reserved check (delivered = available + reserved)
 )
--- Every order updates its items; room on the page keeps these updates off the index.
+-- Every order updates its items. With room on the page, such an update changes no index.
 with (fillfactor = 70);
 
--- What came in, one row a delivery.
+-- One row for each delivery.
 create table deliveries (
     delivery_id uuid primary key,
     sku         text not null,
@@ -25,13 +25,13 @@ create table deliveries (
     created_at  timestamptz not null
 );
 
--- What stock did for an order, and what it said. Rows are kept: a void one is the tombstone of a
--- cancellation that overtook its order.
+-- What stock did for an order, and what it answered. Rows are kept. A void one is the tombstone of a cancellation
+-- that overtook its order.
 create table reservations (
     order_id        uuid primary key,
     state           text not null check (state in ('reserved', 'rejected', 'released', 'void')),
     lines           jsonb not null,
-    -- Which item fell short and by how much, as stock.rejected says it, and in words.
+    -- The item that fell short, as stock.rejected states it, and the reason in words.
     shortfall       jsonb,
     reason          text,
     -- stock.reserved or stock.rejected; none for a void one.

@@ -1,4 +1,4 @@
-//! What clients ask of the stock service.
+//! The API of the stock service.
 
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
@@ -7,6 +7,7 @@ use chassis::{
     books, deserialize_integer, openapi,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
@@ -17,9 +18,12 @@ use uuid::Uuid;
 use crate::saga::{self, Refusal};
 use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 
-/// What a client may say at most; the descriptions of the fields say the same.
+/// The limits of requests; the schemas of the fields repeat them.
 const PRICE_CENTS_MAX: i64 = 1_000_000_000;
 const QUANTITY_MAX: i64 = 1_000_000_000;
+
+/// All that a URI does not leave as it is (RFC 3986, unreserved characters).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[derive(Clone)]
 pub struct Api {
@@ -63,7 +67,7 @@ struct ItemList {
     next: Option<String>,
 }
 
-/// Lists items, with what there is of each.
+/// Lists items, with the units of each.
 ///
 /// Ordered by `sku`, by its bytes in UTF-8.
 #[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
@@ -73,7 +77,7 @@ async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
 ) -> Result<JsonResponse<ItemList>, Problem> {
-    // An older version may have taken an item whose SKU would be refused today: it is a place in the list all
+    // An older version may have stored an item whose SKU would be refused today. The list continues after it all
     // the same.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));
@@ -91,7 +95,7 @@ async fn list_items(
     Ok(JsonResponse(ItemList { items, next }))
 }
 
-/// Which item is meant.
+/// The item of the path.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
 struct ItemPath {
@@ -102,7 +106,7 @@ struct ItemPath {
     sku: String,
 }
 
-/// Shows an item, with what there is of it.
+/// Shows an item, with its units.
 #[utoipa::path(get, path = "/items/{sku}", params(ItemPath), responses(
     (status = 200, description = "The item.", body = Item),
     (status = 404, description = "There is no such item."),
@@ -123,7 +127,7 @@ async fn show_item(
     item.map(JsonResponse).ok_or_else(no_such_item)
 }
 
-/// An item as it is to be.
+/// The new name and price of an item.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemRequest {
@@ -137,10 +141,10 @@ struct ItemRequest {
     price_cents: i64,
 }
 
-/// Makes an item, or changes its name and price.
+/// Creates an item, or changes its name and price.
 #[utoipa::path(put, path = "/items/{sku}", params(ItemPath), responses(
     (status = 200, description = "The item, as it is now.", body = Item),
-    (status = 201, description = "The item, new: there is nothing of it yet.", body = Item),
+    (status = 201, description = "The new item, without any units.", body = Item),
 ))]
 async fn put_item(
     State(api): State<Api>,
@@ -148,7 +152,7 @@ async fn put_item(
     Json(request): Json<ItemRequest>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku(sku)?;
-    // Names of places in a path, which every client resolves before it asks: nobody could ask for it.
+    // Clients resolve these two in a path before they send it, so no request could reach such an item.
     if [".", ".."].contains(&&*sku) {
         return Err(Problem::invalid("sku", "can't be `.` or `..`"));
     }
@@ -174,7 +178,7 @@ async fn put_item(
     api.commands.execute(put, Some(once), decide).await
 }
 
-/// What arrived of an item.
+/// Units of an item that arrived.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeliveryRequest {
@@ -183,13 +187,12 @@ struct DeliveryRequest {
     quantity: i64,
 }
 
-/// Takes in a delivery: more of an item arrived.
-#[utoipa::path(post, path = "/items/{sku}/deliveries",
-    operation_id = "receive_delivery", params(ItemPath, IdempotencyKey), responses(
+/// Receives a delivery: more units of an item.
+#[utoipa::path(post, path = "/items/{sku}/deliveries", params(ItemPath, IdempotencyKey), responses(
     (status = 201, description = "The item, with what arrived.", body = Item),
     (status = 404, description = "There is no such item."),
-    (status = 422, description = "`field` breaks a rule; with what there is it would be more than can \
-        be counted. Or the key came before with another request."),
+    (status = 422, description = "`field` breaks a rule, or all deliveries together would be too large. \
+        Or the key was used with another request."),
 ))]
 async fn receive_delivery(
     State(api): State<Api>,
@@ -238,17 +241,9 @@ fn valid_sku(sku: String) -> Result<String, Problem> {
     if is_sku(&sku) { Ok(sku) } else { Err(Problem::invalid("sku", SKU_RULE)) }
 }
 
-/// An item's place as a URI says it: a SKU may hold anything, a slash or a space for instance.
+/// The path of an item. A SKU may contain a slash or a space, for instance.
 fn location_of(sku: &str) -> String {
-    let mut location = String::from("/items/");
-    for byte in sku.bytes() {
-        match byte {
-            b'-' | b'.' | b'_' | b'~' => location.push(byte.into()),
-            _ if byte.is_ascii_alphanumeric() => location.push(byte.into()),
-            _ => location.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    location
+    format!("/items/{}", utf8_percent_encode(sku, ESCAPED))
 }
 
 fn no_such_item() -> Problem {
@@ -274,8 +269,8 @@ struct Books {
     balanced: bool,
 }
 
-/// Balanced where, of each item, what came in is there or reserved, and what it says came in and is reserved
-/// is what its deliveries and its reservations come to.
+/// Balanced if, for each item, the delivered units are available or reserved, its deliveries add up to the delivered
+/// ones, and its reservations to the reserved ones.
 pub fn books(db: PgPool) -> Router {
     books::router::<Books>(
         db,

@@ -1,13 +1,13 @@
-//! What it costs to discard an event that can't be handled, and what can be done about it: what an operator
-//! reads before a dead letter is discarded for good.
+//! The consequences of discarding an event that stock cannot handle, for the operator who decides about its dead
+//! letter.
 
 use chassis::DiscardImpact;
 use events::orders::{OrderCancelled, OrderCreated};
 
 use crate::stock::{Reservation, State, Warehouse};
 
-/// What it costs to discard an `orders.created` that stock can't handle.
-pub fn order_impact(order: &OrderCreated, warehouse: &Warehouse) -> DiscardImpact {
+/// The order may wait for stock's answer for ever, unless it is cancelled.
+pub fn order(order: &OrderCreated, warehouse: &Warehouse) -> DiscardImpact {
     let order_id = order.order_id;
     if warehouse.reservation(order_id).is_some() {
         return DiscardImpact::new(format!(
@@ -22,30 +22,28 @@ pub fn order_impact(order: &OrderCreated, warehouse: &Warehouse) -> DiscardImpac
         )
 }
 
-/// What it costs to discard an `orders.cancelled` that stock can't handle.
-pub fn cancellation_impact(order: &OrderCancelled, warehouse: &Warehouse) -> DiscardImpact {
+/// What is reserved for the order is never released.
+pub fn cancellation(order: &OrderCancelled, warehouse: &Warehouse) -> DiscardImpact {
     let order_id = order.order_id;
     match warehouse.reservation(order_id) {
         Some(Reservation { state: State::Reserved, lines, .. }) => {
-            let loss = DiscardImpact::new(format!(
-                "What is set aside for order {order_id} is never put back, and the order's stock \
-                 never reads as undone."
+            let impact = DiscardImpact::new(format!(
+                "What is reserved for order {order_id} is never released, and the order never shows it as \
+                 released."
             ));
             let what = format!("the release of order {order_id}");
-            lines.iter().fold(loss, |loss, l| loss.with_write_off(&what, l.quantity, &l.sku))
+            lines.iter().fold(impact, |impact, line| {
+                impact.with_write_off(&what, line.quantity, &line.sku)
+            })
         }
         Some(_) => DiscardImpact::new(format!(
-            "Nothing is lost: nothing is set aside for order {order_id}, or it was put back."
+            "Nothing is lost: nothing is reserved for order {order_id}."
         )),
-        // The items are not known here: none yet.
+        // Its items are unknown here, so the amount is 0; the operator still has to confirm it.
         None => DiscardImpact::new(format!(
-            "Stock has not heard of order {order_id}. Should it still, it sets its items aside \
-             for a cancelled order and never puts them back."
+            "Stock has not received order {order_id}. If it still does, it reserves items for a cancelled \
+             order and never releases them."
         ))
-        .with_write_off(
-            format!("the release of order {order_id}, if it is served"),
-            0,
-            "items",
-        ),
+        .with_write_off(format!("the release of order {order_id}, if it is reserved"), 0, "items"),
     }
 }

@@ -1,20 +1,18 @@
-//! The stock service knows what there is, and sets it aside for orders.
+//! The stock service counts the units of each item, and reserves them for orders.
 //!
-//! `orders.created` reserves every line or nothing and is answered with `stock.reserved` or
-//! `stock.rejected`; `orders.cancelled` puts it back and is answered with `stock.released`, unless
-//! stock had said no. Items as they are now are announced in `stock.items`. It is the example to
-//! read: the only service with both commands and state that others copy. `make service` writes the
-//! smaller one of `e2e/template`.
+//! For `orders.created` it reserves every line or nothing, and publishes `stock.reserved` or `stock.rejected`. For
+//! `orders.cancelled` it releases what it reserved, and publishes `stock.released`, unless its answer was a no. It
+//! publishes the present state of each item in `stock.items`. This service is the example to read: only this one has
+//! both commands and state that others copy. `make service` writes the smaller service of `e2e/template`.
 
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
-mod discard; // what it costs to discard an event
+mod discard; // what a discarded event costs, where that can be remedied or has to be written off
 mod api; // what clients ask for
 #[cfg(test)]
 mod tests;
 
 use chassis::{Routers, Service, republish};
-use std::process::ExitCode;
 
 /// What this service reads from its environment beside what every service does.
 #[derive(clap::Args)]
@@ -27,24 +25,27 @@ struct Settings {
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() -> ExitCode {
+fn main() -> std::process::ExitCode {
     chassis::main("stock", sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {
     // One database, three loops around it.
-    let (commands, writers) = service.commands();
+    let (commands, executor) = service.commands();
     let relay = service.relay(&events::TOPICS);
     let consumer = service
         .consumer()
-        .on(saga::reserve_stock, discard::order_impact)
-        .on(saga::release_stock, discard::cancellation_impact);
+        .on(saga::reserve_stock)
+        .on_discard(discard::order)
+        .on(saga::release_stock)
+        .on_discard(discard::cancellation);
 
-    let announced = [republish::source::<stock::Item>(), republish::source::<stock::Reservation>()];
+    let republished =
+        [republish::source::<stock::Item>(), republish::source::<stock::Reservation>()];
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        admin: consumer.admin().merge(service.republish(announced)),
+        admin: consumer.admin().merge(service.republish(republished)),
     };
-    service.run(routers, [writers.into(), relay.into(), consumer.into()]).await
+    service.run(routers, [executor.into(), relay.into(), consumer.into()]).await
 }

@@ -1,4 +1,4 @@
-//! What other services' events cause here, and what clients' commands do: pure functions from an
+//! What the events of other services cause, and what the commands of clients do. Each is a pure function from an
 //! event or a command and the rows in memory to what is published.
 
 use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
@@ -8,7 +8,7 @@ use sqlx::types::Json;
 
 use crate::stock::{Delivery, Item, Line, PutItem, Reservation, Shortfall, State, Warehouse};
 
-/// Of one item, all that ever came in: far from overflow, and more than anybody has.
+/// Units of one item that may ever be delivered: far from overflow, and more than a real stock has.
 const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
@@ -36,7 +36,7 @@ pub fn reserve_stock(
     context: HandlerContext,
 ) -> HandlerResult<ReservationOutcome> {
     if warehouse.reservation(order.order_id).is_some() {
-        return Ok(None); // answered before, or cancelled before it was heard of
+        return Ok(None); // answered before, or cancelled before it arrived
     }
     let mut lines: Vec<Line> = order
         .lines
@@ -97,7 +97,7 @@ fn shortfall(line: &Line, warehouse: &Warehouse) -> Option<Shortfall> {
     Some(Shortfall { reason, sku: line.sku.clone(), requested: line.quantity, available })
 }
 
-/// `orders.cancelled` → `stock.released`, unless stock had said no
+/// `orders.cancelled` → `stock.released`, unless the reservation was rejected
 pub fn release_stock(
     order: &OrderCancelled,
     warehouse: &mut Warehouse,
@@ -119,7 +119,7 @@ pub fn release_stock(
                 ..reservation
             }
         }
-        // The cancellation overtook its order: the row keeps the order from being served later.
+        // The cancellation overtook its order. The row prevents that the order is served later.
         None => Reservation {
             order_id,
             state: State::Void,
@@ -137,7 +137,7 @@ pub fn release_stock(
     Ok(Some(event))
 }
 
-/// The command to have an item → `stock.items`, if that changes anything
+/// The command that creates or changes an item → `stock.items`, if anything changes
 pub fn put_item(
     put: &PutItem,
     warehouse: &mut Warehouse,
@@ -181,8 +181,8 @@ pub enum Refusal {
     LimitExceeded,
 }
 
-/// The command that takes in a delivery. It publishes nothing: `stock.items` says nothing of
-/// availability.
+/// The command that receives a delivery. It publishes nothing, because `stock.items` has no field for the
+/// available units.
 pub fn receive_delivery(
     delivery: &Delivery,
     warehouse: &mut Warehouse,

@@ -1,4 +1,4 @@
-//! The tests of stock: its rules, then its edges on a real database. What they all speak of is here.
+//! The tests of stock: its rules, then its edges on a real database. This file has what they share.
 
 mod rules;
 mod edges;
@@ -54,7 +54,7 @@ async fn books(fixture: &TestService<Warehouse>) -> Value {
     TestClient(api::books(fixture.db.clone())).get("/books").await.body
 }
 
-/// An item with so many of it there.
+/// An item with so many units.
 async fn add_stock(client: &TestClient, sku: &str, quantity: i64) {
     client.put(&format!("/items/{sku}"), json!({"name": sku, "price_cents": 150})).await;
     let request = json!({"quantity": quantity});

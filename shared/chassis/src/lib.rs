@@ -76,7 +76,7 @@ pub use commands::idempotency::IdempotentRequest;
 pub use commands::reply::Reply;
 pub use commands::{CommandExecutor, Commands};
 pub use consumer::Consumer;
-pub use consumer::lag::{ConsumerLag, LAG_VALID_FOR};
+pub use consumer::lag::ConsumerLag;
 pub(crate) use crash_point::crash_point;
 pub use db::horizon::Horizon;
 pub use dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff};

@@ -1,12 +1,11 @@
-//! The deadline ends what nobody answers.
+//! The deadline cancels orders that wait for too long.
 
 use std::future::ready;
-use std::time::{Instant, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::*;
-use crate::deadline::{self, OverdueCriteria, SweepProgress};
+use crate::deadline::{self, OverdueCriteria};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -15,29 +14,32 @@ const DEADLINE: Duration = Duration::from_secs(30);
 async fn criteria(fixture: &TestService<Orders>) -> OverdueCriteria {
     let now: DateTime<Utc> =
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&fixture.db).await.unwrap();
-    let service = SystemTime::from(now) + Duration::from_secs(60);
-    OverdueCriteria { deadline: DEADLINE, service_time: service, horizon: now - DEADLINE }
+    let service_time = now + TimeDelta::minutes(1);
+    OverdueCriteria { deadline: DEADLINE, service_time, horizon: now - DEADLINE }
 }
 
-/// One sweep, where all that was said so long ago was handled.
-pub async fn sweep(
-    fixture: &TestService<Orders>,
-    progress: &mut SweepProgress,
-    caught_up: Option<Duration>,
-) {
-    sweep_at(fixture, &criteria(fixture).await, progress, caught_up).await;
+/// One sweep. Everything was handled that arrived so long ago.
+pub async fn sweep(fixture: &TestService<Orders>, caught_up: Option<Duration>) {
+    sweep_at(fixture, &criteria(fixture).await, caught_up).await;
 }
 
 async fn sweep_at(
     fixture: &TestService<Orders>,
     criteria: &OverdueCriteria,
-    progress: &mut SweepProgress,
     caught_up: Option<Duration>,
 ) {
     let caught_up = || ready(caught_up);
-    deadline::sweep_once(&fixture.db, &fixture.commands, criteria, progress, caught_up)
-        .await
-        .unwrap();
+    deadline::sweep_once(&fixture.db, &fixture.commands, criteria, caught_up).await.unwrap();
+}
+
+/// By the database's time the order is a minute older; its id stays.
+pub async fn make_older(fixture: &TestService<Orders>, order_id: Uuid) {
+    for statement in [
+        "update orders set created_at = created_at - interval '1 minute' where order_id = $1",
+        "update deadlines set created_at = created_at - interval '1 minute' where order_id = $1",
+    ] {
+        sqlx::query(statement).bind(order_id).execute(&fixture.db).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -51,16 +53,12 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
     );
     deliver(&fixture, &[verified(confirmed)], saga::payment_verified).await;
     deliver(&fixture, &[reserved(confirmed)], saga::stock_reserved).await;
-    // By the database's time the last is young; its id says nothing.
-    sqlx::query(
-        "update orders set created_at = created_at - interval '1 minute' where order_id <> $1",
-    )
-    .bind(young)
-    .execute(&fixture.db)
-    .await
-    .unwrap();
-    let mut progress = SweepProgress::default();
-    sweep(&fixture, &mut progress, Some(Duration::ZERO)).await;
+    // By the database's time the last one is young, though its id is not.
+    for order_id in [confirmed, overdue, other] {
+        make_older(&fixture, order_id).await;
+    }
+    assert_eq!(fixture.count_rows("deadlines").await, 4);
+    sweep(&fixture, Some(Duration::ZERO)).await;
     let status = async |order_id: Uuid| {
         let order = client.get(&format!("/orders/{order_id}")).await.body;
         (order["status"].as_str().unwrap().to_string(), order["reason"].clone())
@@ -78,7 +76,8 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
     let keys: Vec<_> = cancelled.iter().map(|(_, key, _)| key.as_str()).collect();
     assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
 
-    sweep(&fixture, &mut progress, Some(Duration::ZERO)).await;
+    sweep(&fixture, Some(Duration::ZERO)).await;
+    assert_eq!(fixture.count_rows("deadlines").await, 1, "those of ended orders are deleted");
     assert_eq!(fixture.count_rows("outbox").await, 7, "nothing is cancelled twice");
 }
 
@@ -86,13 +85,11 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
 async fn no_order_is_cancelled_while_responses_may_be_unread() {
     let (fixture, client) = fixture_with_items().await;
     let overdue = post_order(&client).await;
-    let past = "update orders set created_at = created_at - interval '1 minute'";
-    sqlx::query(past).execute(&fixture.db).await.unwrap();
-    let mut progress = SweepProgress::default();
+    make_older(&fixture, overdue).await;
     // It has been overdue for half a minute.
     let ago = |seconds| Some(Duration::from_secs(seconds));
     for (caught_up, status) in [(None, "pending"), (ago(40), "pending"), (ago(20), "cancelled")] {
-        sweep(&fixture, &mut progress, caught_up).await;
+        sweep(&fixture, caught_up).await;
         assert_eq!(client.get(&format!("/orders/{overdue}")).await.body["status"], status);
     }
 }
@@ -101,39 +98,65 @@ async fn no_order_is_cancelled_while_responses_may_be_unread() {
 async fn an_order_overdue_later_than_one_with_a_greater_id_is_cancelled_too() {
     let (fixture, client) = fixture_with_items().await;
     let (slow, quick) = (post_order(&client).await, post_order(&client).await);
-    let past =
-        "update orders set created_at = created_at - interval '1 minute' where order_id = $1";
-    sqlx::query(past).bind(quick).execute(&fixture.db).await.unwrap();
-    let mut progress = SweepProgress::default();
-    sweep(&fixture, &mut progress, Some(Duration::ZERO)).await;
+    make_older(&fixture, quick).await;
+    sweep(&fixture, Some(Duration::ZERO)).await;
     assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "pending");
-    sqlx::query(past).bind(slow).execute(&fixture.db).await.unwrap();
-    sweep(&fixture, &mut progress, Some(Duration::ZERO)).await;
+    make_older(&fixture, slow).await;
+    sweep(&fixture, Some(Duration::ZERO)).await;
     assert_eq!(client.get(&format!("/orders/{slow}")).await.body["status"], "cancelled");
 }
 
 /// It was drawn by a service whose clock was far ahead.
 #[tokio::test]
-async fn an_order_whose_id_has_a_wrong_time_is_found_by_the_full_scan() {
+async fn an_order_whose_id_has_a_wrong_time_is_cancelled_too() {
     let (fixture, client) = fixture_with_items().await;
     let overdue = post_order(&client).await;
+    make_older(&fixture, overdue).await;
     let strange = Uuid::from_u128(overdue.as_u128() + (1 << 120));
-    sqlx::query(
-        "update orders set order_id = $1, created_at = created_at - interval '1 minute'
-         where order_id = $2",
-    )
-    .bind(strange)
-    .bind(overdue)
-    .execute(&fixture.db)
-    .await
-    .unwrap();
-    let mut progress =
-        SweepProgress { full_scan_ended_at: Some(Instant::now()), ..SweepProgress::default() };
-    for (walked_at, status) in [(progress.full_scan_ended_at, "pending"), (None, "cancelled")] {
-        progress.full_scan_ended_at = walked_at;
-        sweep(&fixture, &mut progress, Some(Duration::ZERO)).await;
-        assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], status);
+    for statement in ["update orders set order_id = $1", "update deadlines set order_id = $1"] {
+        sqlx::query(statement).bind(strange).execute(&fixture.db).await.unwrap();
     }
+    sweep(&fixture, Some(Duration::ZERO)).await;
+    assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], "cancelled");
+}
+
+/// Hundreds of orders that were placed while no deadline was set, or by an older version.
+#[tokio::test]
+async fn orders_without_a_row_are_adopted_and_rows_of_ended_orders_are_deleted() {
+    let (fixture, client) = fixture_with_items().await;
+    let (ended, pending) = (post_order(&client).await, post_order(&client).await);
+    make_older(&fixture, pending).await;
+    client.post(&format!("/orders/{ended}/cancel"), None, json!({})).await;
+    let more = "insert into orders (order_id, customer_id, status, payment, stock, total_cents, currency, lines,
+                     created_at, ended_at, created_event_id, ended_event_id, reason, last_position)
+                 select overlay(order_id::text placing lpad(nth::text, 8, '0') from 25 for 8)::uuid, customer_id,
+                     status, payment, stock, total_cents, currency, lines, created_at, ended_at,
+                     created_event_id, ended_event_id, reason, last_position
+                 from orders, generate_series(1, 600) as nth";
+    sqlx::query(more).execute(&fixture.db).await.unwrap();
+    sqlx::query("delete from deadlines").execute(&fixture.db).await.unwrap();
+    for _ in 0..2 {
+        deadline::adopt_orders(&fixture.db).await.unwrap();
+        assert_eq!(fixture.count_rows("deadlines").await, 601);
+    }
+    let row = "insert into deadlines select order_id, created_at - interval '1 minute' from orders
+               where order_id = $1";
+    sqlx::query(row).bind(ended).execute(&fixture.db).await.unwrap();
+    for left in [601, 0] {
+        sweep(&fixture, Some(Duration::ZERO)).await;
+        assert_eq!(fixture.count_rows("deadlines").await, left);
+    }
+    assert_eq!(client.get(&format!("/orders/{pending}")).await.body["reason"], "deadline");
+    assert_eq!(client.get(&format!("/orders/{ended}")).await.body["reason"], "customer");
+}
+
+#[tokio::test]
+async fn an_order_that_is_placed_while_no_deadline_is_set_has_none() {
+    let (fixture, _) = fixture_with_items().await;
+    let feed = fixture.change_feed(&CancellationToken::new());
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), feed, false);
+    post_order(&TestClient(api)).await;
+    assert_eq!(fixture.count_rows("deadlines").await, 0);
 }
 
 /// The database's clock is an hour ahead, or the service's is, or the machine slept for so long.
@@ -149,7 +172,7 @@ async fn an_order_is_cancelled_only_if_both_clocks_and_the_measured_time_agree()
         OverdueCriteria { service_time: service, horizon: horizon + hour, ..agreed },
         // Its id is.
         OverdueCriteria {
-            service_time: service - Duration::from_secs(60),
+            service_time: service - TimeDelta::minutes(1),
             horizon: horizon + hour,
             ..agreed
         },
@@ -159,14 +182,12 @@ async fn an_order_is_cancelled_only_if_both_clocks_and_the_measured_time_agree()
     let status = async || client.get(&format!("/orders/{order}")).await.body["status"].clone();
     for (nth, criteria) in clocks.iter().enumerate() {
         if nth == 1 {
-            let past = "update orders set created_at = created_at - interval '1 minute'";
-            sqlx::query(past).execute(&fixture.db).await.unwrap();
+            make_older(&fixture, order).await;
         }
-        sweep_at(&fixture, criteria, &mut SweepProgress::default(), Some(Duration::ZERO)).await;
+        sweep_at(&fixture, criteria, Some(Duration::ZERO)).await;
         assert_eq!(status().await, "pending", "{nth}");
     }
-    let mut progress = SweepProgress::default();
-    sweep_at(&fixture, &clocks[2], &mut progress, Some(Duration::ZERO)).await;
-    sweep(&fixture, &mut progress, Some(Duration::ZERO)).await;
+    sweep_at(&fixture, &clocks[2], Some(Duration::ZERO)).await;
+    sweep(&fixture, Some(Duration::ZERO)).await;
     assert_eq!(status().await, "cancelled");
 }

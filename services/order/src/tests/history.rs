@@ -1,4 +1,4 @@
-//! The history of an order alone tells where it stands, at every moment.
+//! At every moment, the history of an order alone gives its state.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::order::CancelOrder;
 #[path = "../../../../e2e/src/checker/history_fold.rs"]
 mod audit;
 
-/// What the rows say of an order, in the words of its API.
+/// The state of an order in its rows, as the API shows it.
 fn state_of(order: &Order) -> audit::OrderState {
     let word = |value: Value| value.as_str().unwrap().to_string();
     let order = json!(order);
@@ -24,8 +24,8 @@ fn state_of(order: &Order) -> audit::OrderState {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
-    /// Whatever is received and whoever cancels, at every moment the history alone tells where the
-    /// order stands.
+    /// Whatever events arrive and whatever command cancels: at every moment the history alone gives the state of the
+    /// order.
     #[test]
     fn folding_a_history_yields_the_state_of_its_order(
         steps in prop::collection::vec(prop_oneof![9 => (0..RESPONSES.len()).prop_map(Some), 1 => Just(None)], 1..30),

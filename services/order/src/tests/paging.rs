@@ -1,8 +1,8 @@
-//! Lists come in pages, and nothing that happens meanwhile moves a row from one to another.
+//! Lists are read in pages, and concurrent writes move no row from one page to another.
 
 use super::*;
 
-/// Pages through a list, with something going on after each page, and answers every key that it saw.
+/// Reads a list page by page, does something after each page, and returns every key that it read.
 async fn page_through(
     client: &TestClient,
     list: &str,
@@ -31,7 +31,7 @@ async fn paging_through_a_growing_list_shows_each_earlier_row_exactly_once() {
     for _ in 0..10 {
         there.push(post_order(&client).await.to_string());
     }
-    // By the clock they came all at once, as those do that share a transaction.
+    // They have one time, as orders that share a transaction have.
     sqlx::query("update orders set created_at = now()").execute(&fixture.db).await.unwrap();
     let mine = format!("/orders?customer_id={CUSTOMER}&");
     let seen = page_through(&client, &mine, ("orders", "order_id"), async || {
@@ -54,7 +54,7 @@ async fn paging_through_a_growing_list_shows_each_earlier_row_exactly_once() {
     assert_eq!(seen, expected);
 }
 
-/// Whether an item came while the list was read: those have odd numbers.
+/// Whether an item was added while the list was read: those have odd numbers.
 fn was_added_later(sku: &str) -> bool {
     sku.strip_prefix("sku-").is_some_and(|nth| nth.parse::<u32>().unwrap() % 2 == 1)
 }

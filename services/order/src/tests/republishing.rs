@@ -1,6 +1,6 @@
 //! What the order service published can be republished.
 
-use super::deadline::sweep;
+use super::deadline::{make_older, sweep};
 use super::*;
 
 #[tokio::test]
@@ -15,12 +15,8 @@ async fn published_events_are_republished_unchanged() {
     deliver(&fixture, &[declined(ids[1])], saga::payment_declined).await;
     deliver(&fixture, &[rejected(ids[2])], saga::stock_rejected).await;
     client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
-    sqlx::query("update orders set created_at = now() - interval '1 minute' where order_id = $1")
-        .bind(ids[4])
-        .execute(&fixture.db)
-        .await
-        .unwrap();
-    // Its record published another time, which is nothing that happens.
+    make_older(&fixture, ids[4]).await;
+    // As if its record had been published at another time, which does not happen.
     sqlx::query("delete from outbox where key = $1")
         .bind(ids[4].to_string())
         .execute(&fixture.db)
@@ -28,7 +24,7 @@ async fn published_events_are_republished_unchanged() {
         .unwrap();
     let (_, created) = fixture.republished([orders()], json!({"key": ids[4]})).await;
     assert_eq!(created.len(), 1);
-    sweep(&fixture, &mut Default::default(), Some(Duration::ZERO)).await;
+    sweep(&fixture, Some(Duration::ZERO)).await;
     let mut published = fixture.outbox_records().await;
     let (answer, again) = fixture.republished([orders()], json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(11)));

@@ -20,7 +20,7 @@ const PAYMENT_LEGS: [PaymentLeg; 5] = [
 const STOCK_LEGS: [StockLeg; 5] =
     [StockLeg::Waiting, StockLeg::Reserved, StockLeg::Rejected, StockLeg::Released, StockLeg::Void];
 
-/// Where a leg goes, by where it is: waiting, yes, no, undone, void; `None` where that cannot be.
+/// The next state of a leg, by its state: waiting, yes, no, undone, void; `None` if the event is unprocessable.
 fn leg_transitions(response: Response) -> [Option<usize>; 5] {
     const WAITING_TO: fn(usize) -> Option<usize> = Some;
     match response {
@@ -273,8 +273,8 @@ fn leg_rank(leg: usize) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
-    /// Whatever comes, in whatever order and however often: an order ends once and stays ended, legs
-    /// only climb, and what is impossible or refused changes nothing.
+    /// Whatever arrives, in whatever order and however often: an order ends once and stays ended, legs
+    /// only climb, and what is unprocessable or refused changes nothing.
     #[test]
     fn an_order_ends_once_and_its_legs_only_advance(
         steps in prop::collection::vec((0..3_u128, prop_oneof![9 => (0..RESPONSES.len()).prop_map(Some), 1 => Just(None)]), 1..60),
@@ -334,10 +334,10 @@ fn the_impact_of_discarding_an_event_is_stated() {
     let nothing = Orders::default();
     for (orders, offers) in [(&pending, true), (&ended, false), (&nothing, false)] {
         for loss in [
-            discard::verification_impact(&verified(ORDER), orders),
-            discard::decline_impact(&declined(ORDER), orders),
-            discard::reservation_impact(&reserved(ORDER), orders),
-            discard::rejection_impact(&rejected(ORDER), orders),
+            discard::response(&verified(ORDER), orders),
+            discard::response(&declined(ORDER), orders),
+            discard::response(&reserved(ORDER), orders),
+            discard::response(&rejected(ORDER), orders),
         ] {
             let path = loss.remedy.as_ref().map(|offer| offer.path.clone());
             assert_eq!(path, offers.then(|| format!("/orders/{ORDER}/cancel")), "{loss:?}");
@@ -348,24 +348,17 @@ fn the_impact_of_discarding_an_event_is_stated() {
         let write_offs = loss.write_offs.into_iter();
         write_offs.map(|w| (w.amount, w.unit)).collect::<Vec<(i64, String)>>()
     };
-    let refund =
-        |amount, orders| write_offs(discard::refund_impact(&refunded(ORDER, amount), orders));
+    let refund = |amount, orders| write_offs(discard::refund(&refunded(ORDER, amount), orders));
     assert_eq!(refund(Some(TOTAL_CENTS), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     assert_eq!(refund(None, &ended), [], "nothing had been taken");
-    assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "it is nobody's");
+    assert_eq!(refund(Some(TOTAL_CENTS), &nothing), [], "there is no such order");
     assert_eq!(refund(Some(TOTAL_CENTS), &pending), [], "nothing is to be undone");
     assert_eq!(refund(Some(-1), &ended), [(TOTAL_CENTS, "EUR cents".to_string())]);
     let release = released(ORDER, &[("ink", 1), ("pen", 2)]);
     let due = [(2, "pen".to_string()), (1, "ink".to_string())];
-    assert_eq!(write_offs(discard::release_impact(&release, &ended)), due);
-    assert_eq!(write_offs(discard::release_impact(&release, &pending)), []);
+    assert_eq!(write_offs(discard::release(&release, &ended)), due);
+    assert_eq!(write_offs(discard::release(&release, &pending)), []);
     let strange = released(ORDER, &[("\0", i32::MAX)]);
-    assert_eq!(write_offs(discard::release_impact(&strange, &ended)), due);
-    assert_eq!(write_offs(discard::release_impact(&release, &nothing)), []);
-    let items = items();
-    for (version, is_lost) in [(1, false), (9, true)] {
-        let sku = items.item("pen").map(|item| item.sku.clone()).unwrap();
-        let loss = discard::item_impact(&item(&sku, 1, "EUR", version), &items);
-        assert_eq!(loss.consequence.starts_with("Nothing is lost"), !is_lost, "{loss:?}");
-    }
+    assert_eq!(write_offs(discard::release(&strange, &ended)), due);
+    assert_eq!(write_offs(discard::release(&release, &nothing)), []);
 }

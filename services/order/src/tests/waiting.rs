@@ -1,4 +1,4 @@
-//! Who waits for an order, by `Prefer: wait` or by its stream of events, learns of its end.
+//! A client that waits for an order, by `Prefer: wait` or by its stream of events, learns of its end.
 
 use std::time::Instant;
 
@@ -6,15 +6,15 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// An answer that is held back longer than any may be is none.
+/// No answer may be held back for longer than this.
 async fn with_timeout<T>(answer: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(20), answer).await.expect("an answer")
 }
 
-/// As another replica answers, which hears nothing of what this fixture commits.
+/// The API of another replica, which the commits of this fixture do not wake.
 fn other_replica(fixture: &TestService<Orders>) -> TestClient {
     let watch = fixture.remote_change_feed(&CancellationToken::new());
-    TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), watch))
+    TestClient(api::router(fixture.db.clone(), fixture.commands.clone(), watch, false))
 }
 
 async fn text(response: axum::response::Response) -> String {
@@ -122,7 +122,7 @@ async fn reset_sequences_neither_cut_an_event_stream_nor_reorder_a_history() {
     let end = async {
         let back = "select setval(oid::regclass, 1, false) from pg_class where relkind = 'S'";
         sqlx::query(back).fetch_all(&fixture.db).await.unwrap();
-        // Positions of the outbox that are taken are drawn again, and passed.
+        // The sequence of the outbox draws positions that are taken, and passes them.
         sqlx::query("delete from outbox").execute(&fixture.db).await.unwrap();
         deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
     };

@@ -105,7 +105,7 @@ async fn books_that_differ_from_the_rows_are_not_balanced() {
         ("update deposits set amount_cents = 501", "update deposits set amount_cents = 500"),
         ("update payments set amount_cents = 600", "update payments set amount_cents = 300"),
         ("update payments set state = 'refunded'", "update payments set state = 'verified'"),
-        // All sums are right, and somebody else has the money.
+        // All sums are right, and another account has the money.
         ("update accounts set customer_id = order_id from payments", owned),
         ("update deposits set customer_id = order_id from payments", owned),
         ("update payments set customer_id = order_id", owned),

@@ -31,7 +31,7 @@ async fn published_events_are_republished_unchanged() {
     assert_eq!(one, published[1..3]);
     let (nothing, _) = fixture.republished(payments(), json!({"key": id(8)})).await;
     assert_eq!(nothing.status, 404);
-    // Of a service that records nothing, there is nothing to say.
+    // A service that records nothing has nothing to republish.
     let (silent, none) = fixture.republished([], json!({})).await;
     assert_eq!((silent.status, &silent.body["republished"], none.len()), (200, &json!(0), 0));
 }

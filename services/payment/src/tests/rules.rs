@@ -182,7 +182,7 @@ fn a_refused_deposit_changes_nothing() {
     for (deposit, answer) in [
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS), Err(Refusal::LimitExceeded)),
         (deposit(CUSTOMER, i64::MAX), Err(Refusal::LimitExceeded)),
-        // What was taken counts, since it may come back.
+        // What was taken counts, since it may be refunded.
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 999), Err(Refusal::LimitExceeded)),
         (francs, Err(Refusal::CurrencyMismatch)),
         (deposit(CUSTOMER, DEPOSITED_MAX_CENTS - 1_000), Ok(())),
@@ -225,8 +225,8 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
-    /// Whatever comes, in whatever order and however often: no cent is lost or made, no order gets a
-    /// second answer or a second undo, and what is refused changes nothing.
+    /// Whatever arrives, in whatever order and however often: no cent is lost or created, no order gets a
+    /// second answer or a second refund, and what is refused changes nothing.
     #[test]
     fn money_is_conserved_and_orders_are_answered_once(
         orders in prop::collection::vec((0..CUSTOMERS, -1..400_i64), ORDERS),
@@ -300,8 +300,8 @@ proptest! {
     }
 }
 
-/// A `load` that forgot a row is a mistake in the code: money that went nowhere would be told of as
-/// refunded. The panic becomes a dead letter.
+/// A `load` that forgets a row is a mistake in the code: the event would state a refund that no account got. The
+/// panic becomes a dead letter.
 #[test]
 #[should_panic = "account is not among the rows"]
 fn moving_money_of_an_account_that_was_not_loaded_panics() {
@@ -321,15 +321,15 @@ fn the_impact_of_discarding_an_event_is_stated() {
         Some(State::Void),
     ] {
         let ledger = ledger(state);
-        let loss = discard::order_impact(&order, &ledger);
+        let loss = discard::order(&order, &ledger);
         assert_eq!(loss.remedy.is_some(), state.is_none(), "{state:?}: {loss:?}");
         assert_eq!(loss.write_offs, []);
-        let loss = discard::cancellation_impact(&cancel, &ledger);
+        let loss = discard::cancellation(&cancel, &ledger);
         let write_offs: Vec<(i64, &str)> =
             loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
         let due: &[(i64, &str)] = match state {
             Some(State::Verified) => &[(300, "EUR cents")],
-            // Nobody knows yet how much it will be.
+            // The amount is unknown yet.
             None => &[(0, "cents")],
             Some(_) => &[],
         };

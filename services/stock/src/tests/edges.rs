@@ -88,7 +88,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
     );
     let unknown = client.post("/items/nib/deliveries", Some("k"), json!({"quantity": 1})).await;
     assert_eq!(unknown.status, 404);
-    // One of the delivery, and one of each of the two items that were made.
+    // One of the delivery, and one of each of the two items that were created.
     assert_eq!(
         (fixture.count_rows("deliveries").await, fixture.count_rows("idempotency_keys").await),
         (1, 3)
@@ -207,7 +207,7 @@ async fn books_that_differ_from_the_rows_are_not_balanced() {
             "update reservations set state = 'released'",
             "update reservations set state = 'reserved'",
         ),
-        // All sums are right, and they are another item's.
+        // All sums are right, and another item has the units.
         ("update items set sku = 'cap'", "update items set sku = 'pen'"),
         ("update deliveries set sku = 'cap'", "update deliveries set sku = 'pen'"),
         (
@@ -241,7 +241,7 @@ async fn a_batch_updates_some_rows_and_inserts_others() {
         (1..4).map(|nth| created(id(nth), &[("pen", if nth == 3 { 9 } else { 1 })])).collect();
     let first: Vec<_> = first.iter().map(|order| (Uuid::now_v7(), order)).collect();
     assert_eq!(fixture.deliver(&first, saga::reserve_stock).await.unwrap().len(), 3);
-    // One was reserved, one was refused, one was never heard of.
+    // One was reserved, one was rejected, one never arrived.
     let cancelled = [cancelled(id(9)), cancelled(id(3)), cancelled(id(2))];
     let cancelled: Vec<_> = cancelled.iter().map(|order| (Uuid::now_v7(), order)).collect();
     assert_eq!(fixture.deliver(&cancelled, saga::release_stock).await.unwrap().len(), 2);

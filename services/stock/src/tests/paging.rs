@@ -1,4 +1,4 @@
-//! Items come in pages, and what comes meanwhile moves none from one to another.
+//! Items are read in pages, and concurrent writes move no item from one page to another.
 
 use super::*;
 

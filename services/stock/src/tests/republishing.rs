@@ -31,7 +31,7 @@ async fn published_events_are_republished_unchanged() {
     let first = fixture.outbox_records().await;
     client.put("/items/pen", json!({"name": "Pen", "price_cents": 160})).await;
     let mut published = fixture.outbox_records().await;
-    // Of state, the newest is all there is to say.
+    // Of state, only the newest record counts.
     published.retain(|event| *event != first[0]);
     let (answer, again) = fixture.republished(sources(), json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(published.len())));
@@ -60,8 +60,8 @@ async fn published_events_are_republished_unchanged() {
     }
 }
 
-/// A topic of state keeps the last record of a key. While an item changes all the time, what is
-/// republished may repeat a version, and never step back behind one that went out before.
+/// A topic of state keeps the last record of a key. While an item changes all the time, a republished record may
+/// repeat a version, but never one that is older than a version that was published before.
 #[tokio::test]
 async fn an_item_republished_while_it_changes_never_goes_back() {
     let (fixture, client) = fixture().await;

@@ -274,7 +274,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
     prop::collection::vec(operation, 1..80)
 }
 
-/// The lines of each order; some are of the kind that cannot be.
+/// The lines of each order; some of them are unprocessable.
 fn orders() -> impl Strategy<Value = Vec<Vec<(usize, i32)>>> {
     let line = (0..SKUS.len(), prop_oneof![9 => 1..4_i32, 1 => -1..1_i32]);
     prop::collection::vec(prop::collection::vec(line, 0..4), ORDERS)
@@ -283,8 +283,8 @@ fn orders() -> impl Strategy<Value = Vec<Vec<(usize, i32)>>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
-    /// Whatever comes, in whatever order and however often: nothing is lost or made, no order gets a
-    /// second answer or a second undo, and what is refused changes nothing.
+    /// Whatever arrives, in whatever order and however often: no unit is lost or created, no order gets a
+    /// second answer or a second release, and what is refused changes nothing.
     #[test]
     fn items_are_conserved_and_orders_are_answered_once(orders in orders(), operations in operations()) {
         let mut warehouse = Warehouse::default();
@@ -358,8 +358,8 @@ proptest! {
     }
 }
 
-/// A `load` that forgot a row is a mistake in the code: goods that went nowhere would be told of as
-/// released. The panic becomes a dead letter.
+/// A `load` that forgets a row is a mistake in the code: the event would state a release of units that no item got.
+/// The panic becomes a dead letter.
 #[test]
 #[should_panic = "item pen is not among the rows"]
 fn moving_units_of_an_item_that_was_not_loaded_panics() {
@@ -379,15 +379,15 @@ fn the_impact_of_discarding_an_event_is_stated() {
         Some(State::Void),
     ] {
         let warehouse = warehouse(state);
-        let loss = discard::order_impact(&order, &warehouse);
+        let loss = discard::order(&order, &warehouse);
         assert_eq!(loss.remedy.is_some(), state.is_none(), "{state:?}: {loss:?}");
         assert_eq!(loss.write_offs, []);
-        let loss = discard::cancellation_impact(&cancel, &warehouse);
+        let loss = discard::cancellation(&cancel, &warehouse);
         let write_offs: Vec<(i64, &str)> =
             loss.write_offs.iter().map(|w| (w.amount, w.unit.as_str())).collect();
         let due: &[(i64, &str)] = match state {
             Some(State::Reserved) => &[(2, "pen")],
-            // Nobody knows yet which and how many it will be.
+            // Items and amounts are unknown yet.
             None => &[(0, "items")],
             Some(_) => &[],
         };

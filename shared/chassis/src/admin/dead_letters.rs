@@ -6,15 +6,12 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::routing::{get, post};
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tokio::time::{Duration, Instant};
-use uuid::Uuid;
 
 use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, SettleOutcome};
 use crate::dead_letter::discard_impact::DiscardImpact;
-use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterSummary};
+use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary};
 use crate::http::extractors::{Json, Path, Query};
 use crate::http::pagination::PageLimit;
 use crate::http::problem::Problem;
@@ -42,7 +39,7 @@ type AdminState<R> = State<Arc<DeadLetters<R>>>;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    #[serde(default = "waiting")]
+    #[serde(default)]
     state: ListedState,
     topic: Option<String>,
     #[serde(default)]
@@ -51,17 +48,14 @@ struct ListQuery {
     limit: PageLimit<1_000>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ListedState {
+    #[default]
     Waiting,
     Replayed,
     Discarded,
     All,
-}
-
-fn waiting() -> ListedState {
-    ListedState::Waiting
 }
 
 #[derive(Serialize)]
@@ -79,16 +73,14 @@ async fn list<R: UnitOfWork>(
     Query(listing): Query<ListQuery>,
 ) -> Result<Json<DeadLetterPage>, Problem> {
     let state = match listing.state {
-        ListedState::Waiting => Some(dead_letter::DeadLetterState::Waiting),
-        ListedState::Replayed => Some(dead_letter::DeadLetterState::Replayed),
-        ListedState::Discarded => Some(dead_letter::DeadLetterState::Discarded),
+        ListedState::Waiting => Some(DeadLetterState::Waiting),
+        ListedState::Replayed => Some(DeadLetterState::Replayed),
+        ListedState::Discarded => Some(DeadLetterState::Discarded),
         ListedState::All => None,
     };
     let filter = DeadLetterFilter { state, topic: listing.topic, after: listing.after };
-    let waiting = DeadLetterFilter {
-        state: Some(dead_letter::DeadLetterState::Waiting),
-        ..DeadLetterFilter::default()
-    };
+    let waiting =
+        DeadLetterFilter { state: Some(DeadLetterState::Waiting), ..DeadLetterFilter::default() };
     let waiting = dead_letter::count(&dead_letters.db, &waiting).await?;
     let mut page =
         dead_letter::list(&dead_letters.db, &filter, listing.limit.query_limit()).await?;
@@ -99,28 +91,11 @@ async fn list<R: UnitOfWork>(
 /// Everything that is known of a dead letter.
 #[derive(Serialize)]
 struct DeadLetterDetail {
-    dead_letter_id: i64,
-    state: dead_letter::DeadLetterState,
-    kind: String,
-    reason: String,
-    /// The number of attempts.
-    attempts: i32,
-    received_at: DateTime<Utc>,
-    settled_at: Option<DateTime<Utc>>,
-    /// The operator's reason for discarding it.
-    discard_reason: Option<String>,
-    cluster: String,
-    topic: String,
-    partition: i32,
-    offset: i64,
-    event_id: Option<Uuid>,
-    key: Option<String>,
+    #[serde(flatten)]
+    dead_letter: DeadLetter,
     traceparent: Option<String>,
-    headers: Value,
     #[serde(flatten)]
     decoded: DecodedRecord,
-    /// The record's bytes, in base64.
-    record: Option<String>,
     /// The impact of discarding it, while it waits.
     discard_impact: Option<DiscardImpact>,
 }
@@ -132,45 +107,17 @@ async fn read<R: UnitOfWork>(
     dead_letters.registry.evict_unresolved();
     let dead_letter = dead_letters.find(dead_letter_id).await?;
     let decoded = dead_letters.decode(&dead_letter).await;
-    let if_discarded = match dead_letter.state {
-        dead_letter::DeadLetterState::Waiting => {
-            Some(match dead_letters.discard_impact(&dead_letter).await {
-                Ok(loss) => loss,
-                Err(problem) => {
-                    DiscardImpact::new(format!("The impact is unknown: {}", problem.detail))
-                }
-            })
+    let discard_impact = match dead_letter.state {
+        DeadLetterState::Waiting => {
+            let impact = dead_letters.discard_impact(&dead_letter).await;
+            Some(impact.unwrap_or_else(|problem| {
+                DiscardImpact::new(format!("The impact is unknown: {}", problem.detail))
+            }))
         }
-        _ => None,
+        DeadLetterState::Replayed | DeadLetterState::Discarded => None,
     };
-    let DeadLetter {
-        state, kind, reason, attempts, received_at, settled_at, discard_reason, ..
-    } = dead_letter;
-    let DeadLetter { cluster, topic, partition, offset, event_id, key, headers, .. } = dead_letter;
-    let key = key.map(|key| String::from_utf8_lossy(&key).into_owned());
-    let traceparent = headers["traceparent"].as_str().map(str::to_string);
-    let record = dead_letter.base64;
-    Ok(Json(DeadLetterDetail {
-        dead_letter_id,
-        state,
-        kind,
-        reason,
-        attempts,
-        received_at,
-        settled_at,
-        discard_reason,
-        cluster,
-        topic,
-        partition,
-        offset,
-        event_id,
-        key,
-        traceparent,
-        headers,
-        decoded,
-        record,
-        discard_impact: if_discarded,
-    }))
+    let traceparent = dead_letter.headers["traceparent"].as_str().map(str::to_string);
+    Ok(Json(DeadLetterDetail { dead_letter, traceparent, decoded, discard_impact }))
 }
 
 #[derive(Serialize)]
@@ -222,7 +169,7 @@ async fn replay_all<R: UnitOfWork>(
     };
     // Once for all of them: it takes seconds until an unknown schema is known to be unknown again.
     dead_letters.registry.evict_unresolved();
-    let state = Some(dead_letter::DeadLetterState::Waiting);
+    let state = Some(DeadLetterState::Waiting);
     let mut filter = DeadLetterFilter { state, topic: request.topic, after: request.after };
     let (began, mut replayed, mut still_unprocessable) = (Instant::now(), 0, 0);
     for dead_letter in dead_letter::list(&dead_letters.db, &filter, REPLAY_BATCH_MAX).await? {

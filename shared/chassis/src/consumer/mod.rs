@@ -39,8 +39,7 @@ use crate::consumer::lag::ConsumerLag;
 use crate::consumer::prefetch::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::resources::ConsumerResources;
-use crate::consumer::router::EventRouter;
-use crate::dead_letter::discard_impact::DiscardImpact;
+use crate::consumer::router::{DiscardFn, DiscardSlot, EventRouter};
 use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
@@ -67,13 +66,18 @@ const LINGER_LIMITS: LingerLimits =
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One of the three loops of a service.
-pub struct Consumer<R: UnitOfWork> {
+/// One of the three loops of a service. `Last` is what [`Consumer::on_discard`] completes: the handler that was
+/// added last.
+pub struct Consumer<R: UnitOfWork, Last = ()> {
     service: &'static str,
     config: KafkaConfig,
     pub(crate) resources: ConsumerResources<R>,
     lag: ConsumerLag,
+    last: Last,
 }
+
+/// A handler to which [`Consumer::on_discard`] applies.
+pub struct LastHandler<R, E>(DiscardSlot<R, E>);
 
 impl<R: UnitOfWork> Consumer<R> {
     /// A consumer without handlers; add each with [`Consumer::on`].
@@ -88,11 +92,12 @@ impl<R: UnitOfWork> Consumer<R> {
         let config = config.clone();
         let (router, lag) = (Arc::new(EventRouter::new(service)), ConsumerLag::default());
         let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
-        Consumer { service, config, resources, lag }
+        Consumer { service, config, resources, lag, last: () }
     }
+}
 
+impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
     /// Adds the handler of a topic. The handler's type determines the topic, its schema and the rows.
-    /// `on_discard` states what it costs to discard such an event, if it becomes a dead letter.
     ///
     /// Events of different topics arrive in any order, and so do replayed and republished ones. The rows must
     /// end the same for every order, and an event that is merely early is not unprocessable. A topic of state
@@ -105,16 +110,20 @@ impl<R: UnitOfWork> Consumer<R> {
     pub fn on<E: Event, O: Outcome + 'static>(
         mut self,
         handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
-        on_discard: fn(&E, &R) -> DiscardImpact,
-    ) -> Self
+    ) -> Consumer<R, LastHandler<R, E>>
     where
         R: Loads<E>,
     {
         let router =
             Arc::get_mut(&mut self.resources.router).expect("handlers come before the admin");
-        router.add(handler, on_discard);
+        let last = LastHandler(router.add(handler));
         self.resources.registry.declare_topic(E::topic());
-        self
+        self.with_last(last)
+    }
+
+    fn with_last<L>(self, last: L) -> Consumer<R, L> {
+        let Consumer { service, config, resources, lag, .. } = self;
+        Consumer { service, config, resources, lag, last }
     }
 
     /// The lag of this service's consumer group.
@@ -241,5 +250,15 @@ impl<R: UnitOfWork> Consumer<R> {
         stop: &'a CancellationToken,
     ) -> BatchRunner<'a, R> {
         BatchRunner::new(&self.resources, client, stop)
+    }
+}
+
+impl<R: UnitOfWork, E: Event> Consumer<R, LastHandler<R, E>> {
+    /// States what it costs to discard an event of the handler that was added last, if it becomes a dead letter:
+    /// its consequence, a remedy, and what is written off. Without it, the operator reads that the event was never
+    /// handled here.
+    pub fn on_discard(self, on_discard: DiscardFn<R, E>) -> Consumer<R> {
+        let _ = self.last.0.set(on_discard);
+        self.with_last(())
     }
 }

@@ -2,6 +2,7 @@
 //! Batches from Kafka and dead letters that an operator replays are decoded here alike.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 
 use rdkafka::message::{Message, OwnedMessage};
 use uuid::Uuid;
@@ -10,7 +11,8 @@ use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::avro::{Codec, Undecodable, unframe};
 use crate::event::{
-    Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Topic, Unprocessable,
+    Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
+    Unprocessable,
 };
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
 use crate::kafka::schema_registry::CachedSchema;
@@ -33,14 +35,19 @@ type DecodeFn<R> =
     Box<dyn Fn(&Codec, &[u8]) -> Result<Box<dyn EventHandler<R>>, Undecodable> + Send + Sync>;
 
 type HandlerFn<R, E, O> = fn(&E, &mut R, HandlerContext) -> HandlerResult<O>;
-type DiscardFn<R, E> = fn(&E, &R) -> DiscardImpact;
+
+/// The function that states what a discard costs.
+pub(crate) type DiscardFn<R, E> = fn(&E, &R) -> DiscardImpact;
+
+/// Where a service may leave a [`DiscardFn`] for a handler that it has added.
+pub(crate) type DiscardSlot<R, E> = Arc<OnceLock<DiscardFn<R, E>>>;
 
 /// An event with the functions of its service that handle it.
 pub(crate) struct BoundHandler<R, E, O> {
     pub service: &'static str,
     pub event: E,
     pub handler: HandlerFn<R, E, O>,
-    pub on_discard: DiscardFn<R, E>,
+    pub on_discard: Option<DiscardFn<R, E>>,
 }
 
 impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O> {
@@ -56,8 +63,24 @@ impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O
         Ok(outgoing.inspect(|event| event.assert_published_by(self.service)))
     }
     fn discard_impact(&self, rows: &R) -> DiscardImpact {
-        (self.on_discard)(&self.event, rows)
+        match self.on_discard {
+            Some(on_discard) => on_discard(&self.event, rows),
+            None => default_impact(E::topic(), self.service),
+        }
     }
+}
+
+/// What the chassis can state of an event whose service states nothing.
+fn default_impact(topic: &Topic, service: &str) -> DiscardImpact {
+    let Topic { name, publisher, .. } = topic;
+    DiscardImpact::new(match topic.retention {
+        Retention::Days(_) => {
+            format!("Its effect is lost: {service} never handles this event of {name}.")
+        }
+        Retention::Compact => format!(
+            "{service} keeps the state that it has of this key, until {publisher} publishes the key in {name} again."
+        ),
+    })
 }
 
 impl<R: UnitOfWork> EventRouter<R> {
@@ -69,11 +92,13 @@ impl<R: UnitOfWork> EventRouter<R> {
     pub fn add<E: Event, O: Outcome + 'static>(
         &mut self,
         handler: HandlerFn<R, E, O>,
-        on_discard: DiscardFn<R, E>,
-    ) where
+    ) -> DiscardSlot<R, E>
+    where
         R: Loads<E>,
     {
         let (topic, service) = (E::topic(), self.service);
+        let slot = DiscardSlot::default();
+        let on_discard = slot.clone();
         assert!(
             topic.subscribers.contains(&service),
             "{service} is not declared as a subscriber of {}",
@@ -81,11 +106,13 @@ impl<R: UnitOfWork> EventRouter<R> {
         );
         let read = move |written: &Codec, body: &[u8]| {
             let event: E = topic.codec().decode(written, body)?;
+            let on_discard = on_discard.get().copied();
             Ok(Box::new(BoundHandler { service, event, handler, on_discard })
                 as Box<dyn EventHandler<R>>)
         };
         let earlier = self.by_topic.insert(topic.name, Route { topic, decode: Box::new(read) });
         assert!(earlier.is_none(), "{} has two handlers", topic.name);
+        slot
     }
 
     pub fn topics_by_isolation(&self) -> BTreeMap<Isolation, Vec<&'static str>> {
@@ -143,14 +170,11 @@ impl<R: UnitOfWork> EventRouter<R> {
                 Ok(Content::Event(route.topic, (route.decode)(written, body)?))
             }
             CachedSchema::Unreadable(because) => Err(Undecodable(because.clone())),
-            CachedSchema::Unregistered(because) => Ok(Content::SchemaPending(PendingSchema {
-                reason: because.clone(),
-                is_unregistered: true,
-            })),
-            CachedSchema::Pending(because) => Ok(Content::SchemaPending(PendingSchema {
-                reason: because.clone(),
-                is_unregistered: false,
-            })),
+            pending @ (CachedSchema::Unregistered(reason) | CachedSchema::Pending(reason)) => {
+                let is_unregistered = matches!(pending, CachedSchema::Unregistered(_));
+                let reason = reason.clone();
+                Ok(Content::SchemaPending(PendingSchema { reason, is_unregistered }))
+            }
         }
     }
 }

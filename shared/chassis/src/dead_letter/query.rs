@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
@@ -85,7 +85,7 @@ pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Resul
 }
 
 /// A dead letter with all its columns. Only its state, its discard reason and its time of settlement change.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, Serialize, sqlx::FromRow)]
 pub(crate) struct DeadLetter {
     pub dead_letter_id: i64,
     pub cluster: String,
@@ -93,11 +93,15 @@ pub(crate) struct DeadLetter {
     pub partition: i32,
     pub offset: i64,
     pub event_id: Option<Uuid>,
+    #[serde(serialize_with = "serialize_lossy")]
     pub key: Option<Vec<u8>>,
     pub headers: Value,
+    #[serde(skip)]
     pub record: Option<Vec<u8>>,
+    #[serde(skip)]
     pub hash: Vec<u8>,
     /// The record in base64.
+    #[serde(rename = "record")]
     pub base64: Option<String>,
     pub kind: String,
     pub reason: String,
@@ -106,6 +110,11 @@ pub(crate) struct DeadLetter {
     pub discard_reason: Option<String>,
     pub received_at: DateTime<Utc>,
     pub settled_at: Option<DateTime<Utc>>,
+}
+
+/// Bytes as text. What is not UTF-8 is replaced.
+fn serialize_lossy<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::Ok, S::Error> {
+    bytes.as_deref().map(String::from_utf8_lossy).serialize(to)
 }
 
 impl DeadLetter {

@@ -108,13 +108,13 @@ impl From<Relay> for ServiceLoop {
     }
 }
 
-impl<R: UnitOfWork> From<Consumer<R>> for ServiceLoop {
-    fn from(consumer: Consumer<R>) -> ServiceLoop {
+impl<R: UnitOfWork, Last: Send + Sync + 'static> From<Consumer<R, Last>> for ServiceLoop {
+    fn from(consumer: Consumer<R, Last>) -> ServiceLoop {
         ServiceLoop::new("consumer", |stop| consumer.run(stop))
     }
 }
 
-impl<R: UnitOfWork> Consumer<R> {
+impl<R: UnitOfWork, Last> Consumer<R, Last> {
     /// The routes of the admin port for this consumer and its dead letters.
     pub fn admin(&self) -> Router {
         let ConsumerResources { db, registry, wakeups, router, .. } = &self.resources;

@@ -31,7 +31,6 @@ use crate::consumer::router::EventRouter;
 use crate::db;
 use crate::db::migrate;
 use crate::db::pool;
-use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::avro::{Codec, frame};
 use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Unprocessable};
@@ -143,7 +142,7 @@ impl<R: UnitOfWork> TestService<R> {
         R: Loads<E>,
     {
         let mut routes = EventRouter::new(self.service);
-        routes.add(handler, |_, _| DiscardImpact::new("nothing is discarded here"));
+        routes.add(handler);
         let written = Codec::new(E::topic().schema).expect("the schema is valid");
         let schemas = HashMap::from([(SCHEMA_ID, CachedSchema::Resolved(Arc::new(written)))]);
         let records = events.iter().map(|(id, event)| kafka_record(*id, *event));

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::consumer::prefetch;
 use crate::consumer::router::BoundHandler;
+use crate::event::Outcome;
 use crate::telemetry::panics::catch_panic;
 use crate::transaction::incoming_record::EventHandler;
 
@@ -178,7 +179,7 @@ fn an_event_of_another_service_is_rejected_as_an_answer() {
             Ok(Some(Tallied::<2> { till: received.till.clone(), total: received.amount }))
         };
         let event = counted::<1>("a", 1);
-        let received = BoundHandler { service, event, handler, on_discard: discard_impact };
+        let received = BoundHandler { service, event, handler, on_discard: None };
         let at = HandlerContext {
             now: chrono::Utc::now(),
             event_id: Uuid::now_v7(),
@@ -243,7 +244,7 @@ async fn a_compacted_topic_needs_no_inbox_because_versions_guard_it() {
         let topic = Labelled::topic().name.to_string();
         OwnedMessage::new(record, None, topic, Timestamp::NotAvailable, 0, offset, headers)
     };
-    let consumer = fixture.consumer().on(label, |_, _| DiscardImpact::new("An older label stays."));
+    let consumer = fixture.consumer().on(label);
     let (client, stop) = (fixture.group_client(), CancellationToken::new());
     let all: Vec<_> = (1..=3).map(|version| message(version, version)).collect();
     for batch in [vec![all[0].clone(), all[2].clone()], all.clone(), vec![all[1].clone()], all] {
@@ -252,6 +253,26 @@ async fn a_compacted_topic_needs_no_inbox_because_versions_guard_it() {
     }
     assert_eq!(fixture.query_number("select count(*) from inbox").await, 0);
     assert_eq!(fixture.dead_letters().await.len(), 0);
+}
+
+#[test]
+fn a_discard_without_an_impact_of_its_own_is_described_by_its_topic() {
+    let service = names(1).service;
+    fn consequence<E: Event, O: Outcome>(received: BoundHandler<Tills, E, O>) -> String
+    where
+        Tills: Loads<E>,
+    {
+        let DiscardImpact { consequence, remedy, write_offs } =
+            received.discard_impact(&Tills::default());
+        assert!(remedy.is_none() && write_offs.is_empty());
+        consequence
+    }
+    let (handler, event) = (tally::<1>, counted::<1>("a", 1));
+    let fact = consequence(BoundHandler { service, event, handler, on_discard: None });
+    assert!(fact.contains("never handles") && fact.contains(names(1).counted.name), "{fact}");
+    let event = Labelled { till: "a".into(), version: 1 };
+    let state = consequence(BoundHandler { service, event, handler: label, on_discard: None });
+    assert!(state.contains("until ") && state.contains(Labelled::topic().name), "{state}");
 }
 
 /// It was, when the last batch was full; then Kafka went away.

@@ -135,7 +135,8 @@ impl<const TEST: u32> Fixture<TEST> {
         let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
         Consumer::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
-            .on(tally::<TEST>, discard_impact::<TEST>)
+            .on(tally::<TEST>)
+            .on_discard(discard_impact::<TEST>)
     }
 
     /// The command queue and the loop that executes its commands.

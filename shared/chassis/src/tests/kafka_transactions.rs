@@ -3,7 +3,6 @@
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::*;
-use crate::consumer::Consumer;
 
 /// Short of the broker's bound, and longer than any test.
 const TRANSACTION_TIMEOUT_MS: &str = "600000";
@@ -167,8 +166,7 @@ async fn in_a_read_committed_topic_only_committed_records_have_an_effect() {
         let (name, time) = (topic.name.to_string(), Timestamp::NotAvailable);
         OwnedMessage::new(Some(payload), None, name, time, 0, 0, headers)
     };
-    let consumer: Consumer<Tills> =
-        fixture.consumer().on(charge, |_, _| DiscardImpact::new("It is not charged."));
+    let consumer = fixture.consumer().on(charge);
     let group = consumer.lag();
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
     let publisher = TransactionalProducer::new(&fixture);

@@ -55,10 +55,6 @@ macro_rules! version {
                 Ok(None)
             }
 
-            pub fn discard_impact(_: &Changed, _: &Tills) -> DiscardImpact {
-                DiscardImpact::new("It is not tallied.")
-            }
-
             fn understood(event: &Changed) -> String {
                 let words = std::iter::once(format!("{:?}", event.unit));
                 $(let words = words.chain([event.$field.clone()]);)?
@@ -130,8 +126,8 @@ async fn an_older_relay_publishes_what_a_newer_replica_wrote_and_each_version_re
         service.register_schema(newer, NEWER_SCHEMA).await,
     ];
     assert_ne!(ids[0], ids[1]);
-    let old_reader = consumer(&service).on(older::tally, older::discard_impact);
-    let new_reader = consumer(&neighbour).on(newer::tally, newer::discard_impact);
+    let old_reader = consumer(&service).on(older::tally);
+    let new_reader = consumer(&neighbour).on(newer::tally);
     let readers = [
         RunningLoop::start(|stop| old_reader.run(stop)),
         RunningLoop::start(|stop| new_reader.run(stop)),
