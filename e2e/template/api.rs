@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
-use chassis::{Path, Problem, Sum, books, openapi};
+use chassis::{Path, Problem, Record, Sum, books, openapi};
 use serde::Serialize;
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
@@ -30,13 +30,7 @@ async fn show_order(
     State(db): State<PgPool>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<ConfirmedOrder>, Problem> {
-    let order = sqlx::query_as(
-        "select order_id, customer_id, lines, total_cents, currency, confirmed_at
-         from confirmed_orders where order_id = $1",
-    )
-    .bind(order_id)
-    .fetch_optional(&db)
-    .await?;
+    let order = ConfirmedOrder::find(&db, order_id).await?;
     order.map(JsonResponse).ok_or_else(|| Problem::not_found("no such order was confirmed"))
 }
 

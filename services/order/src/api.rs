@@ -5,8 +5,8 @@ use axum::response::Response;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
     ChangeFeed, Commands, EmptyBody, FeedEntry, IdempotencyKey, IdempotentRequest, Json,
-    LastEventId, OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Reply,
-    ServerSentEvent, openapi,
+    LastEventId, OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record,
+    Reply, ServerSentEvent, openapi,
 };
 use chrono::{DateTime, Utc};
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
@@ -191,15 +191,7 @@ async fn show_order(
 }
 
 async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
-    let order = sqlx::query_as(
-        "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
-                lines, created_at, ended_at, created_event_id, ended_event_id, last_position
-         from orders where order_id = $1",
-    )
-    .bind(order_id)
-    .fetch_optional(&api.db)
-    .await?;
-    order.ok_or_else(|| Refusal::NoSuchOrder.into())
+    Order::find(&api.db, order_id).await?.ok_or_else(|| Refusal::NoSuchOrder.into())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -285,14 +277,8 @@ async fn list_items(
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));
     }
-    let mut items: Vec<Item> = sqlx::query_as(
-        "select sku, name, price_cents, currency, version
-         from items where sku > $1 order by sku limit $2",
-    )
-    .bind(after.unwrap_or_default())
-    .bind(limit.query_limit())
-    .fetch_all(&api.db)
-    .await?;
+    let mut items =
+        Item::find_after(&api.db, after.unwrap_or_default(), limit.query_limit()).await?;
     let next = limit.split_page(&mut items, |item| item.sku.clone());
     Ok(JsonResponse(ItemList { items, next }))
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Reply, Sum, books,
+    Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, Sum, books,
     deserialize_integer, openapi,
 };
 use serde::{Deserialize, Serialize};
@@ -45,13 +45,7 @@ async fn show_account(
     State(api): State<Api>,
     Path(customer_id): Path<Uuid>,
 ) -> Result<JsonResponse<Account>, Problem> {
-    let account = sqlx::query_as(
-        "select customer_id, currency, deposited_cents, balance_cents, taken_cents
-         from accounts where customer_id = $1",
-    )
-    .bind(customer_id)
-    .fetch_optional(&api.db)
-    .await?;
+    let account = Account::find(&api.db, customer_id).await?;
     account.map(JsonResponse).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
@@ -106,14 +100,7 @@ async fn show_payment(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Payment>, Problem> {
-    let payment = sqlx::query_as(
-        "select order_id, state, customer_id, amount_cents, currency, reason, response_event_id,
-                compensation_event_id, created_at, updated_at
-         from payments where order_id = $1",
-    )
-    .bind(order_id)
-    .fetch_optional(&api.db)
-    .await?;
+    let payment = Payment::find(&api.db, order_id).await?;
     payment
         .map(JsonResponse)
         .ok_or_else(|| Problem::not_found("payment has not heard of this order"))

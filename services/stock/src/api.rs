@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    Commands, IdempotencyKey, IdempotentRequest, Json, PageLimit, Path, Problem, Query, Reply, Sum,
-    books, deserialize_integer, openapi,
+    Commands, IdempotencyKey, IdempotentRequest, Json, PageLimit, Path, Problem, Query, Record,
+    Reply, Sum, books, deserialize_integer, openapi,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -82,15 +82,8 @@ async fn list_items(
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));
     }
-    let mut items: Vec<Item> = sqlx::query_as(
-        "select sku, name, price_cents, currency, version, delivered, available, reserved,
-                event_id, changed_at
-         from items where sku > $1 order by sku limit $2",
-    )
-    .bind(after.unwrap_or_default())
-    .bind(limit.query_limit())
-    .fetch_all(&api.db)
-    .await?;
+    let mut items =
+        Item::find_after(&api.db, after.unwrap_or_default(), limit.query_limit()).await?;
     let next = limit.split_page(&mut items, |item| item.sku.clone());
     Ok(JsonResponse(ItemList { items, next }))
 }
@@ -116,14 +109,7 @@ async fn show_item(
     State(api): State<Api>,
     Path(ItemPath { sku }): Path<ItemPath>,
 ) -> Result<JsonResponse<Item>, Problem> {
-    let item = sqlx::query_as(
-        "select sku, name, price_cents, currency, version, delivered, available, reserved,
-                event_id, changed_at
-         from items where sku = $1",
-    )
-    .bind(valid_sku(sku)?)
-    .fetch_optional(&api.db)
-    .await?;
+    let item = Item::find(&api.db, valid_sku(sku)?).await?;
     item.map(JsonResponse).ok_or_else(no_such_item)
 }
 
@@ -224,14 +210,7 @@ async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Reservation>, Problem> {
-    let reservation = sqlx::query_as(
-        "select order_id, state, lines, shortfall, reason, response_event_id, compensation_event_id,
-                created_at, updated_at
-         from reservations where order_id = $1",
-    )
-    .bind(order_id)
-    .fetch_optional(&api.db)
-    .await?;
+    let reservation = Reservation::find(&api.db, order_id).await?;
     reservation
         .map(JsonResponse)
         .ok_or_else(|| Problem::not_found("stock has not heard of this order"))

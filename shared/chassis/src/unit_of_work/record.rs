@@ -3,8 +3,8 @@
 
 use std::fmt::Debug;
 
-use sqlx::postgres::{PgHasArrayType, Postgres};
-use sqlx::{Encode, Type, TypeInfo};
+use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
+use sqlx::{Encode, FromRow, PgPool, Type, TypeInfo};
 
 use crate::unit_of_work::write_batch::{Statement, WriteBatch};
 
@@ -36,6 +36,28 @@ pub trait Record: Send + Sync + Sized + 'static {
 
     /// The columns, with the statements that are made of them.
     fn columns() -> &'static Columns<Self>;
+
+    /// The row of a key as it is now, for an answer. A decision takes it from its [`Table`].
+    ///
+    /// [`Table`]: crate::unit_of_work::table::Table
+    fn find(db: &PgPool, key: Self::Key) -> impl Future<Output = sqlx::Result<Option<Self>>> + Send
+    where
+        Self: for<'r> FromRow<'r, PgRow> + Unpin,
+    {
+        sqlx::query_as(Self::columns().select.as_str()).bind(vec![key]).fetch_optional(db)
+    }
+
+    /// The rows behind a key, in the order of their keys, `limit` of them at most.
+    fn find_after(
+        db: &PgPool,
+        key: Self::Key,
+        limit: i64,
+    ) -> impl Future<Output = sqlx::Result<Vec<Self>>> + Send
+    where
+        Self: for<'r> FromRow<'r, PgRow> + Unpin,
+    {
+        sqlx::query_as(Self::columns().select_after.as_str()).bind(key).bind(limit).fetch_all(db)
+    }
 }
 
 /// What a column can hold.
@@ -85,6 +107,7 @@ pub struct Columns<R> {
     columns: Vec<Column<R>>,
     pub(super) select: String,
     pub(super) select_for_update: String,
+    select_after: String,
     insert: String,
     /// None if no column may change.
     update: Option<String>,
@@ -104,6 +127,9 @@ impl<R: Record> Columns<R> {
             join(assigned, |Column { name, .. }, _| format!("{name} = changed.{name}"));
         let select = format!("select {names} from {table} where {key} = any($1)");
         Columns {
+            select_after: format!(
+                "select {names} from {table} where {key} > $1 order by {key} limit $2"
+            ),
             select_for_update: format!("{select} order by {key} for update"),
             select,
             insert: format!("insert into {table} ({names}) select {arrays}"),
@@ -203,6 +229,10 @@ mod tests {
         assert_eq!(
             columns.select_for_update,
             "select till, total, notes, at from tallies where till = any($1) order by till for update"
+        );
+        assert_eq!(
+            columns.select_after,
+            "select till, total, notes, at from tallies where till > $1 order by till limit $2"
         );
         assert_eq!(
             columns.insert,
