@@ -5,6 +5,7 @@ use chassis::event::avro::frame;
 use e2e::Stack;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
+use e2e::client::sample_events::{schema_id, valid_body};
 use e2e::launcher::eventually::{eventually, retry_while};
 use e2e::scenarios::poison;
 use rdkafka::producer::FutureRecord;
@@ -152,6 +153,22 @@ async fn a_rebuild_keeps_an_item_whose_last_record_in_any_partition_is_undecodab
         sqlx::query("update items set version = 99 where sku = 'unread'").execute(&mut db).await?;
         assert_rebuilt(client, [0, 0, 1]).await?;
         sqlx::query("update items set version = 3 where sku = 'unread'").execute(&mut db).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// The body of an item, without the headers of an event: to the consumer it is a dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_adds_no_item_from_a_record_that_is_a_dead_letter() -> Result<()> {
+    with_exclusive_fixture(async |Fixture { client, .. }| {
+        let topic = &events::stock::ITEMS;
+        let payload = frame(schema_id(client, topic).await?, &valid_body(topic)?);
+        let record = FutureRecord::to(topic.name).key("pen").payload(&payload);
+        kafka::create_producer(client)?.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+        let rebuilt = rebuild(client).await?;
+        ensure!(rebuilt["undecodable"].as_u64() > Some(0), "{rebuilt}");
+        ensure!(items(client, "order").await? == items(client, "stock").await?);
         Ok(())
     })
     .await

@@ -21,7 +21,7 @@ use crate::config::KafkaConfig;
 use crate::event::avro::unframe;
 use crate::event::{Event, Retention};
 use crate::kafka;
-use crate::kafka::record::schema_id;
+use crate::kafka::record::{has_event_id, schema_id};
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
 
 /// Records read at a time.
@@ -209,7 +209,8 @@ impl<E: Event> SnapshotReader<E> {
         let page = messages.iter().map(|message| SnapshotRecord {
             partition: message.partition(),
             key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
-            payload: match message.payload().map(read) {
+            // Without an event id it is a dead letter of the consumer, and so it is no event here.
+            payload: match message.payload().map(|it| read(it).filter(|_| has_event_id(message))) {
                 Some(Some(event)) => Payload::Event(event),
                 Some(None) => Payload::Undecodable,
                 None => Payload::Tombstone,

@@ -17,6 +17,11 @@ pub(crate) fn raw_headers(message: &OwnedMessage) -> Option<Vec<Header<'_, &[u8]
     catch_panic_silently(|| headers.into_iter().flat_map(Headers::iter).collect())
 }
 
+/// Whether a record has the id of an event, among headers that can be read.
+pub(crate) fn has_event_id(message: &OwnedMessage) -> bool {
+    raw_headers(message).is_some_and(|headers| read_headers(headers).event_id.is_some())
+}
+
 /// The headers of a record that this chassis uses.
 #[derive(Default)]
 pub(crate) struct EventHeaders {
