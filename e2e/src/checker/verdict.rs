@@ -113,7 +113,7 @@ impl Verdict {
         ]
     }
 
-    /// What most runs have none of.
+    /// The rows that only some runs have.
     fn occasional_rows(&self) -> Vec<ReportRow> {
         let mut rows = Vec::new();
         if let Some(changes) = self.changes.map(group_digits) {
