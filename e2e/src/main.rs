@@ -127,10 +127,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Clean => Stack::open_for_checkout()?.clean().await?,
         Command::Status => print_status(&Stack::open_for_checkout()?).await?,
         Command::Logs { name, follow } => return print_log(&name, follow).await,
-        Command::Kill { name } => {
-            let killed = Stack::open_for_checkout()?.kill(&name).await?;
-            println!("{name} {}", if killed { "is killed" } else { "did not run" });
-        }
+        Command::Kill { name } => kill(&name).await?,
         Command::Stop { name } => stop(&name).await?,
         Command::Start { name } => Stack::open_for_checkout()?.start(&name).await?,
         Command::Demo => demo::run(&Stack::for_checkout()?).await?,
@@ -188,6 +185,12 @@ async fn run(command: Command) -> Result<ExitCode> {
 /// Success if what the command had to show holds.
 fn exit_code_if(holds: bool) -> ExitCode {
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn kill(name: &str) -> Result<()> {
+    let killed = Stack::open_for_checkout()?.kill(name).await?;
+    println!("{name} {}", if killed { "is killed" } else { "did not run" });
+    Ok(())
 }
 
 async fn stop(name: &str) -> Result<()> {

@@ -70,11 +70,7 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
                 let count = wait_for_poison(client, service, topic.name, poison).await?;
                 let url = format!("{}/dead-letters", client.addresses.admins[*service]);
                 let listed: Value = client.get_url(&url).await?;
-                ensure!(
-                    listed["waiting"].as_u64() >= Some(count as u64),
-                    "{}",
-                    listed["waiting"]
-                );
+                ensure!(listed["waiting"].as_u64() >= Some(count as u64), "{}", listed["waiting"]);
                 let first = &listed["dead_letters"][0];
                 ensure!(first["reason"].is_string() && first["topic"].is_string(), "{first}");
             }
