@@ -1,8 +1,8 @@
 # Every command of the project; CI runs only these. `make` alone lists them.
 # A component of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 # STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
-# dead-letters, dead-letter, replay, discard, resume, poison, sql, republish, rebuild and timeline. They need the Rust
-# toolchain as all do, and read exported variables, no file `.env`.
+# dead-letters, dead-letter, replay, discard, resume, poison, sql, republish, rebuild and timeline. Like all targets they
+# need the Rust toolchain. They read exported variables, and no file `.env`.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -82,8 +82,8 @@ hostile: build ## Slow, large and many clients; requests made of the API's descr
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify
 
-# What a benchmark gives its components, where a small, quick stack is content with less. The log stays within
-# Postgres' own 1 GB, so that its files are used again: docs/performance.md. Checkpoints come as they do elsewhere.
+# A benchmark gives its components more memory than the small, quick stack has. The write-ahead log stays within
+# Postgres' default of 1 GB, so that its files are used again: docs/performance.md. Checkpoints are those of the default.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
 bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)
@@ -141,7 +141,7 @@ schema: build ## Record a changed schema as its next version, if it is compatibl
 openapi: tools ## Rewrite each service's openapi.json from its code
 	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
 
-check: build ## Formatting, lints (warnings are errors), contracts and the shape of the tree (CLUSTER=1: ask kubectl's cluster too)
+check: build ## Formatting, lints (warnings are errors), contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
 	@cargo fmt --check
 	@bash k8s/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
@@ -153,9 +153,9 @@ build: tools ## Compile everything, in the profile of all tests and demos
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
 	@cargo build --workspace --profile ci --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 
-# The services once more, with crash points, beside the ordinary ones; what is compiled on the way lies
-# with everything else, so that only our own is compiled twice.
-crash-programs: tools ## The services once more, with crash points, for the test of those
+# The services with crash points, in a directory beside the ordinary programs. Both share the compiled
+# dependencies, so only our own crates are compiled twice.
+crash-programs: tools ## Compile the services with crash points, for the tests that kill them there
 	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features chassis/crash-points \
 	  --target-dir $(CARGO_TARGET)/crash-points $(patsubst services/%/,--bin %,$(wildcard services/*/)) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Hostile input: requests that schemathesis makes of each service's own description, then fuzzing.
-# `hostile.sh E2E MINUTES [SEED]`: E2E is the launcher, MINUTES is how long each target is fuzzed, SEED draws both
-# the requests and what is fuzzed. Tools are installed into target/, once. All of it goes to loopback, is bounded,
-# and ends with one line for each part.
+# Hostile input: requests that schemathesis generates from each service's own description, then fuzzing.
+# `hostile.sh E2E MINUTES [SEED]`: E2E is the launcher, MINUTES the time for each fuzz target, and SEED the seed of
+# the requests and of the fuzzer. The script installs its tools into target/, once. It sends requests to loopback
+# only, and prints one line for each part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 e2e=$1 minutes=$2 seed=${3:-$((RANDOM + 1))}
@@ -10,7 +10,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 tools=$target/tools into=$target/hostile
 mkdir -p "$into"
 
-# Test cases an operation at most, so that all three services together are asked so often at least.
+# The maximum of test cases for an operation, and the minimum of requests to all three services together.
 cases=1500 cases_min=20000
 schemathesis=4.32.5
 
@@ -37,14 +37,14 @@ echo "schemathesis, seed $seed"
 status=$("$e2e" status 2>/dev/null || true)
 grep -q ready <<<"$status" && was_up=1 || was_up=0
 "$e2e" up >"$into/services"
-# One worker: Python 3.11's parser counts the depth of all threads as one, and fails now and then where several parse.
+# One worker: Python 3.11's parser counts the depth of all threads as one, so parsing in several threads sometimes fails.
 while read -r service url; do
   log=$into/schemathesis-$service.log
   if "$tools/schemathesis-$schemathesis/bin/schemathesis" --config-file e2e/schemathesis.toml run "$url/openapi.json" \
     --checks all --max-examples "$cases" --seed "$seed" --workers 1 --no-shrink >"$log" 2>&1; then
     echo "  $service: $(grep -Eo '[0-9,]+ generated.*' "$log" | tail -1)"
   else
-    echo "  $service: NOT as described; $log ends with:"
+    echo "  $service: the answers differ from the description; $log ends with:"
     tail -40 "$log"
     ended=1
   fi
@@ -62,17 +62,17 @@ for fuzzed in wire order payment stock; do
   corpus=$into/corpus/$fuzzed log=$into/fuzz-$fuzzed.log
   mkdir -p "$corpus"
   echo "fuzzing $fuzzed for $minutes minutes, seed $seed …"
-  # Without a sanitizer: what is fuzzed has no unsafe code of its own, and the C libraries are not reached.
+  # No sanitizer: the fuzzed code has no `unsafe`, and it calls no C library.
   if (cd e2e/fuzz && cargo +nightly fuzz run "$fuzzed" "$corpus" "seeds/$fuzzed" --fuzz-dir . --sanitizer none \
     --target-dir "$target/fuzz" -- -seed="$seed" -max_total_time=$((minutes * 60)) -rss_limit_mb=512 -timeout=25 \
     -max_len=65536 -dict=http.dict -artifact_prefix="$into/$fuzzed-" -print_final_stats=1) >"$log" 2>&1; then
     echo "  $(grep -E 'Done [0-9]+ runs' "$log"), $(grep -Eo 'peak_rss_mb: *[0-9]+' "$log")"
     grep -Eq "[1-9][0-9]* files found in seeds/$fuzzed$" "$log" || {
-      echo "  it did not begin with e2e/fuzz/seeds/$fuzzed"
+      echo "  the fuzzer did not begin with the seeds in e2e/fuzz/seeds/$fuzzed"
       ended=1
     }
   else
-    echo "  FOUND something; $log ends with:"
+    echo "  the fuzzer found a fault; $log ends with:"
     tail -30 "$log"
     ended=1
   fi

@@ -1,12 +1,11 @@
 #!/bin/sh
-# Checks that this machine has the tools that cargo and Maven cannot fetch. If it has all of them,
-# this script installs nothing.
-# What is missing is installed where that is allowed (Debian or Ubuntu, as root or with passwordless sudo); elsewhere
-# one sentence says what to install.
+# Checks that this machine has the tools that cargo and Maven cannot fetch.
+# The script installs missing tools on Debian and Ubuntu, as root or with passwordless sudo. On other machines it
+# prints what to install, and fails.
 set -eu
 
 absent=
-want() { absent="$absent $1"; } # by its Debian package
+want() { absent="$absent $1"; } # the argument is the name of a Debian package
 
 command -v gcc >/dev/null || want gcc
 command -v g++ >/dev/null || want g++
@@ -21,7 +20,7 @@ else
   absent="$absent pkg-config libssl-dev zlib1g-dev"
 fi
 
-# Java's version is read from the file beside it: asking Java itself would take longer than all the rest.
+# The file `release` beside Java has its version. To start Java for it would take longer than the rest of this script.
 java=$(command -v "${JAVA_HOME:+$JAVA_HOME/bin/}java" || true)
 release=$(dirname "$(dirname "$(readlink -f "${java:-/nowhere/bin/java}" || true)")")/release
 major=$(sed -n 's/^JAVA_VERSION="\([0-9]*\).*/\1/p' "$release" 2>/dev/null || true)
@@ -31,7 +30,7 @@ fi
 [ "${major:-0}" -ge 17 ] || want java
 
 if ! command -v cargo >/dev/null; then
-  echo "Rust is missing: install it as https://rustup.rs says, then run this again." >&2
+  echo "Rust is missing: install it with https://rustup.rs, then run this again." >&2
   exit 1
 fi
 [ -n "$absent" ] || exit 0
@@ -39,7 +38,7 @@ fi
 case "$absent" in
 *java*)
   if [ -n "${JAVA_HOME:-}" ]; then
-    echo "JAVA_HOME points at Java ${major:-(none)}: point it at Java 17 or newer, or unset it." >&2
+    echo "JAVA_HOME points to Java ${major:-(none)}: set it to Java 17 or newer, or unset it." >&2
     exit 1
   fi
   ;;
@@ -59,7 +58,7 @@ fi
 
 echo "installing:$absent (once) …" >&2
 log=$(mktemp)
-# The lock is waited for: a fresh machine often updates itself in its first minutes.
+# apt waits for its lock, because a fresh machine often updates itself in its first minutes.
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1 </dev/null; }
 fail() {
   tail -n 20 "$log" >&2
@@ -69,7 +68,7 @@ fail() {
 apt update || fail
 case "$absent" in
 *java*)
-  # The newest long-term release that this distribution has.
+  # The newest long-term release of this distribution.
   for jre in openjdk-25-jre-headless openjdk-21-jre-headless openjdk-17-jre-headless; do
     if apt-cache show "$jre" >/dev/null 2>&1; then
       absent=$(echo "$absent" | sed "s/java/$jre/")
@@ -78,6 +77,6 @@ case "$absent" in
   done
   ;;
 esac
-# shellcheck disable=SC2086  # one word a package
+# shellcheck disable=SC2086  # each word is a package
 apt install --no-install-recommends $absent || fail
 rm -f "$log"

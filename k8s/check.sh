@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Checks every overlay with the tools at hand, and prints what was not checked: kubectl renders it;
-# kubernetes-validate (pip install kubernetes-validate) knows the schemas of Kubernetes; with
-# CLUSTER=1 the cluster of kubectl runs it as a dry run, which changes nothing. Only on request: the
-# cluster may belong to other people, and may refuse a manifest for reasons of its own.
+# Checks every overlay with the installed tools, and prints which checks it skipped. kubectl renders an overlay, and
+# kubernetes-validate (pip install kubernetes-validate) compares it with the schemas of Kubernetes.
+# With CLUSTER=1 the cluster of kubectl also applies it as a dry run, which changes nothing. That check is optional,
+# because the cluster may belong to other people, and may refuse a manifest for reasons of its own.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -15,7 +15,7 @@ skip() { printf '  skipped  %s\n' "$*"; }
 passed() { printf '  passed   %s\n' "$*"; }
 failed() { printf '  FAILED   %s\n' "$*"; faults=$((faults + 1)); }
 
-# The documents of a stream whose apiVersion is Kubernetes' own, or those whose is not.
+# The documents of a stream whose apiVersion is Kubernetes' own, and the other ones.
 kubernetes_own='^(v1|apps/v1|batch/v1|policy/v1|[a-z.]+[.]k8s[.]io/.*)$'
 own() { documents "$1" "$kubernetes_own" 1; }
 custom() { documents "$1" "$kubernetes_own" 0; }
@@ -34,7 +34,7 @@ if ! command -v kubectl >/dev/null; then
   exit 0
 elif [ "${CLUSTER:-}" = 1 ]; then
   if ! version=$(kubectl get --raw /version --request-timeout=3s); then
-    echo 'CLUSTER=1, and kubectl reaches none' >&2
+    echo 'CLUSTER=1, and kubectl reaches no cluster' >&2
     exit 1
   fi
   cluster=$(sed -n 's/.*"gitVersion": *"\([^"]*\)".*/\1/p' <<<"$version")
@@ -44,8 +44,8 @@ for overlay in overlays/*/; do
   name=$(basename "$overlay")
   all=$rendered/$name.yaml
   echo "k8s/overlays/$name"
-  if ! kubectl kustomize "$overlay" >"$all" 2>"$rendered/said"; then
-    failed "kubectl kustomize: $(cat "$rendered/said")"
+  if ! kubectl kustomize "$overlay" >"$all" 2>"$rendered/output"; then
+    failed "kubectl kustomize: $(cat "$rendered/output")"
     continue
   fi
   passed "rendered, $(grep -c '^kind: ' "$all") objects"
@@ -54,18 +54,18 @@ for overlay in overlays/*/; do
 
   if ! command -v kubernetes-validate >/dev/null; then
     skip 'schemas: there is no kubernetes-validate'
-  elif kubernetes-validate --kubernetes-version "$kubernetes" --strict "$rendered/own.yaml" >"$rendered/said" 2>&1; then
+  elif kubernetes-validate --kubernetes-version "$kubernetes" --strict "$rendered/own.yaml" >"$rendered/output" 2>&1; then
     passed "schemas of Kubernetes $kubernetes, strictly"
   else
-    failed "schemas of Kubernetes $kubernetes: $(grep -v passed "$rendered/said")"
+    failed "schemas of Kubernetes $kubernetes: $(grep -v passed "$rendered/output")"
   fi
 
   if [ -z "$cluster" ]; then
     [ -s "$rendered/custom.yaml" ] && what=', which alone knows the custom resources' || what=
-    skip "server-side dry run$what: no cluster is asked without CLUSTER=1"
+    skip "server-side dry run$what: it needs CLUSTER=1"
     continue
   fi
-  # A dry run makes no namespace, and nothing can be tried in one that is not there.
+  # A dry run creates no namespace. Without the namespace holdfast, the objects are tried in `default`.
   into=holdfast
   kubectl get namespace holdfast >/dev/null 2>&1 || into=default
   asked=("$rendered/own.yaml")
@@ -82,15 +82,15 @@ for overlay in overlays/*/; do
     what=$(basename "$file" .yaml)
     sed "s/^\(  namespace: \)holdfast\$/\1$into/" "$file" >"$rendered/asked"
     if ! kubectl apply --server-side --force-conflicts --dry-run=server --validate=strict \
-      --field-manager=check -f "$rendered/asked" >"$rendered/said" 2>&1; then
-      failed "server-side dry run, $what: $(grep -v 'serverside-applied' "$rendered/said")"
-    elif grep -i '^warning' "$rendered/said"; then
+      --field-manager=check -f "$rendered/asked" >"$rendered/output" 2>&1; then
+      failed "server-side dry run, $what: $(grep -v 'serverside-applied' "$rendered/output")"
+    elif grep -i '^warning' "$rendered/output"; then
       failed "server-side dry run, $what, with warnings"
     else
-      passed "server-side dry run on $cluster, $what: $(grep -c applied "$rendered/said") objects"
+      passed "server-side dry run on $cluster, $what: $(grep -c applied "$rendered/output") objects"
     fi
   done
-  # Where the namespace is not there, neither is what it demands of pods.
+  # Without the namespace, the cluster cannot check its rules for pods.
   [ "$into" = holdfast ] || skip 'pod security as enforced: the cluster has no namespace holdfast'
 done
 [ "$faults" = 0 ]

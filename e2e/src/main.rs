@@ -127,27 +127,16 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Clean => Stack::open_for_checkout()?.clean().await?,
         Command::Status => print_status(&Stack::open_for_checkout()?).await?,
         Command::Logs { name, follow } => return print_log(&name, follow).await,
-        Command::Kill { name } => {
-            let killed = Stack::open_for_checkout()?.kill(&name).await?;
-            println!("{name} {}", if killed { "is killed" } else { "did not run" });
-        }
-        Command::Stop { name } => match Stack::open_for_checkout()?.stop(&name).await? {
-            StopOutcome::NotRunning => println!("{name} did not run"),
-            StopOutcome::Graceful(after) => {
-                println!("{name} stopped after {:.1} s", after.as_secs_f64())
-            }
-            StopOutcome::Killed => println!("{name} did not stop in time and was killed"),
-        },
+        Command::Kill { name } => kill(&name).await?,
+        Command::Stop { name } => stop(&name).await?,
         Command::Start { name } => Stack::open_for_checkout()?.start(&name).await?,
         Command::Demo => demo::run(&Stack::for_checkout()?).await?,
         Command::Outage(options) => {
             let stack = Stack::for_checkout()?.quiet();
-            let held = outage::run(&stack, &options).await?;
-            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(exit_code_if(outage::run(&stack, &options).await?));
         }
         Command::CrashPoints(options) => {
-            let held = crash_points::command(&options).await?;
-            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            return Ok(exit_code_if(crash_points::command(&options).await?));
         }
         Command::Chaos(options) => {
             return Ok(match chaos::run(&options).await? {
@@ -157,12 +146,12 @@ async fn run(command: Command) -> Result<ExitCode> {
             });
         }
         Command::LongOutage(options) => {
-            let held = long_outage::run(&Stack::for_checkout()?.quiet(), &options).await?;
-            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            let stack = Stack::for_checkout()?.quiet();
+            return Ok(exit_code_if(long_outage::run(&stack, &options).await?));
         }
         Command::Hostile(options) => {
-            let held = hostile::run(&Stack::for_checkout()?.quiet(), &options).await?;
-            return Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+            let stack = Stack::for_checkout()?.quiet();
+            return Ok(exit_code_if(hostile::run(&stack, &options).await?));
         }
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
@@ -170,10 +159,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let client = Client::for_stack(&Stack::open_for_checkout()?)?;
             return check(&client, &options).await;
         }
-        Command::Mutants(options) => {
-            let caught = mutants::run(&options).await?;
-            return Ok(if caught { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        Command::Mutants(options) => return Ok(exit_code_if(mutants::run(&options).await?)),
         Command::Service { name } => new_service::run(&name)?,
         Command::Republish(options) => {
             republish::print(&republish::run(&Stack::open_for_checkout()?, &options).await?)
@@ -194,6 +180,28 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::WithInfrastructure { command } => return run_with_infrastructure(&command).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Success if what the command had to show holds.
+fn exit_code_if(holds: bool) -> ExitCode {
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn kill(name: &str) -> Result<()> {
+    let killed = Stack::open_for_checkout()?.kill(name).await?;
+    println!("{name} {}", if killed { "is killed" } else { "did not run" });
+    Ok(())
+}
+
+async fn stop(name: &str) -> Result<()> {
+    match Stack::open_for_checkout()?.stop(name).await? {
+        StopOutcome::NotRunning => println!("{name} did not run"),
+        StopOutcome::Graceful(after) => {
+            println!("{name} stopped after {:.1} s", after.as_secs_f64())
+        }
+        StopOutcome::Killed => println!("{name} did not stop in time and was killed"),
+    }
+    Ok(())
 }
 
 async fn up(instances: Option<u16>) -> Result<()> {
@@ -228,7 +236,7 @@ async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
 async fn check(client: &Client, options: &run::CheckOptions) -> Result<ExitCode> {
     let verdict = run::run(client, options).await?;
     verdict.lines().iter().for_each(|line| println!("{line}"));
-    Ok(if verdict.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(exit_code_if(verdict.holds()))
 }
 
 async fn print_status(stack: &Stack) -> Result<()> {

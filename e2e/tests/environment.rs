@@ -28,7 +28,7 @@ const REQUIRED: [(&str, &str); 3] = [
 
 const BAD_CONFIGURATION: i32 = 64;
 
-/// Runs one of our programs with only these variables. One that does not exit by itself is killed.
+/// Runs one of our programs with only these variables. A program that runs for 10 s is killed.
 fn run_program(program: &str, command: &str, variables: &[(&str, &OsStr)]) -> Result<Output> {
     let program = programs_directory()?.join(program);
     Command::new("timeout")
@@ -40,7 +40,7 @@ fn run_program(program: &str, command: &str, variables: &[(&str, &OsStr)]) -> Re
         .envs(REQUIRED)
         .envs(variables.iter().copied())
         .output()
-        .context("cannot start it")
+        .context("`timeout` cannot be started")
 }
 
 fn assert_refused(program: &str, command: &str, name: &str, value: &OsStr) -> Result<()> {
@@ -53,7 +53,8 @@ fn assert_refused(program: &str, command: &str, name: &str, value: &OsStr) -> Re
     Ok(())
 }
 
-/// R2, and every other setting: the sentence comes at the start and not as an outage later.
+/// R2, and every other setting: the program refuses a bad value when it starts, before it can cause an
+/// outage.
 #[test]
 fn a_setting_that_can_never_work_ends_each_program_with_64_and_the_name_of_the_variable()
 -> Result<()> {
@@ -160,7 +161,7 @@ async fn assert_order_confirmed(fixture: &Fixture, within: Duration) -> Result<(
     Ok(())
 }
 
-/// R1. Docker puts such variables into every container where its client's configuration has them.
+/// R1. Docker puts the proxy of its client's configuration into the variables of every container.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alone() -> Result<()> {
     const NOWHERE: &str = "http://127.0.0.1:9";
@@ -195,7 +196,8 @@ async fn proxy_variables_of_the_environment_leave_the_calls_to_the_registry_alon
     .await
 }
 
-/// R2. On the wire the path had an empty part, which registries answer with 404 or 400.
+/// R2. If the slash stayed, the paths of requests would have an empty part, which registries answer
+/// with 404 or 400.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()> {
     with_exclusive_fixture(async |fixture| {
@@ -210,7 +212,8 @@ async fn a_registry_s_url_with_a_slash_at_its_end_means_the_same() -> Result<()>
     .await
 }
 
-/// R5, with the limits of a container: clients keep more connections than the process may have files.
+/// R5, with the limits of a container: clients keep more connections open than the process may open
+/// files.
 pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<()> {
     const CLIENTS: usize = 1_020;
     const REQUEST_INTERVAL: Duration = Duration::from_secs(4);
@@ -235,11 +238,12 @@ pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<(
             stack.kill("order-db").await?;
             sleep(Duration::from_secs(1)).await;
             stack.start("order-db").await?;
-            let back = Instant::now();
+            let database_started = Instant::now();
             let order = client.place_until_accepted(rich_customer(), &basket()).await?;
             let ended = client.wait_until_ended(order.order_id, Duration::from_secs(30)).await?;
             ensure!(ended.status == "confirmed", "{ended:?}");
-            ensure!(back.elapsed() < Duration::from_secs(30), "after {:?}", back.elapsed());
+            let took = database_started.elapsed();
+            ensure!(took < Duration::from_secs(30), "the order ended after {took:?}");
             for path in ["/readyz", "/metrics", "/livez"] {
                 let url = format!("{}{path}", stack.probe_url("order")?);
                 let answer = reqwest::Client::builder().no_proxy().build()?.get(&url).send();

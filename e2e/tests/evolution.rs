@@ -141,9 +141,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
 
         // A newer order service accepts orders too; all readers are older, and so is the relay.
         stack.start("order-2").await?;
-        let mut addresses = client.addresses.clone();
-        addresses.apis.insert("order".to_string(), stack.url("order-2")?);
-        let newer = Client::new(addresses)?;
+        let newer = client_of_second_order(&stack, &client)?;
         place_and_cancel(&stack, "stock", &[&client, &newer]).await?;
         let each = 2 * ORDERS_PER_CLIENT as u64;
         // More than once if a relay's session ended before it had deleted the rows that it sent.
@@ -172,13 +170,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
         place_and_cancel(&stack, "stock-2", &[&client, &newer]).await?;
         published("order-2", "order").await?;
 
-        let versions =
-            format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
-        let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
-        ensure!(versions.len() == 2, "the registry has {versions:?}");
-        let (kafka, topic) = (stack.kafka_bootstrap()?, events::orders::CANCELLED.name);
-        let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
-        ensure!(written.len() == 2, "records were written with the schemas {written:?}");
+        assert_both_versions_written(&stack).await?;
         for name in ["payment", "stock"] {
             stack.start(name).await?;
         }
@@ -193,6 +185,24 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
         upgrade::upgrade_and_roll_back(&scratch.programs_directory()).await
     })
     .await
+}
+
+/// A client that sends its orders to the second instance of the order service.
+fn client_of_second_order(stack: &Stack, client: &Client) -> Result<Client> {
+    let mut addresses = client.addresses.clone();
+    addresses.apis.insert("order".to_string(), stack.url("order-2")?);
+    Client::new(addresses)
+}
+
+/// The registry has two versions of the cancellation, and records were written with both.
+async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
+    let versions = format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
+    let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
+    ensure!(versions.len() == 2, "the registry has {versions:?}");
+    let (kafka, topic) = (stack.kafka_bootstrap()?, events::orders::CANCELLED.name);
+    let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
+    ensure!(written.len() == 2, "records were written with the schemas {written:?}");
+    Ok(())
 }
 
 /// The ids of the schemas with which a topic's records were written.

@@ -1,11 +1,13 @@
 //! Records that do not belong into a topic: poison, foreign records, and everything a second time
 //! from the beginning.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chassis::event::avro::frame;
+use e2e::client::http_client::Client;
 use e2e::client::kafka::create_producer;
 use e2e::client::sample_events::{POISON_KEY, schema_id, valid_body, valid_headers};
 use e2e::launcher::eventually::eventually;
@@ -64,40 +66,11 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
         let (positions, ()) = tokio::try_join!(poisoning, ordering)?;
         for topic in TOPICS {
             for service in topic.subscribers {
-                let dead_letters = eventually("every dead letter", TIMEOUT, async || {
-                    let letters = waiting_dead_letters(client, service).await?;
-                    let missing = positions[topic.name].iter().find(|(partition, offset)| {
-                        !letters.iter().any(|letter| {
-                            (letter.0.as_str(), letter.1, letter.2)
-                                == (topic.name, *partition, *offset)
-                        })
-                    });
-                    ensure!(
-                        missing.is_none(),
-                        "{service} has none of {} at {missing:?}",
-                        topic.name
-                    );
-                    Ok(letters)
-                })
-                .await?;
-                // Other tests have left dead letters of other kinds.
-                let ours = dead_letters.iter().filter(|(of, partition, offset, ..)| {
-                    of == topic.name && positions[topic.name].contains(&(*partition, *offset))
-                });
-                for (_, partition, offset, kind, reason) in ours {
-                    ensure!(
-                        !reason.is_empty() && kind == "undecodable",
-                        "{partition}@{offset} of {}: {kind}: {reason}",
-                        topic.name
-                    );
-                }
+                let poison = &positions[topic.name];
+                let count = wait_for_poison(client, service, topic.name, poison).await?;
                 let url = format!("{}/dead-letters", client.addresses.admins[*service]);
                 let listed: Value = client.get_url(&url).await?;
-                ensure!(
-                    listed["waiting"].as_u64() >= Some(dead_letters.len() as u64),
-                    "{}",
-                    listed["waiting"]
-                );
+                ensure!(listed["waiting"].as_u64() >= Some(count as u64), "{}", listed["waiting"]);
                 let first = &listed["dead_letters"][0];
                 ensure!(first["reason"].is_string() && first["topic"].is_string(), "{first}");
             }
@@ -110,6 +83,36 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
         Ok(())
     })
     .await
+}
+
+/// Waits until each poison record of a topic is a dead letter of a service, and returns how many
+/// dead letters the service has then.
+async fn wait_for_poison(
+    client: &Client,
+    service: &str,
+    topic: &str,
+    poison: &[(i32, i64)],
+) -> Result<usize> {
+    let dead_letters = eventually("every dead letter", TIMEOUT, async || {
+        let letters = waiting_dead_letters(client, service).await?;
+        let found: HashSet<(&str, i32, i64)> =
+            letters.iter().map(|letter| (&*letter.0, letter.1, letter.2)).collect();
+        let missing = poison.iter().find(|at| !found.contains(&(topic, at.0, at.1)));
+        ensure!(missing.is_none(), "{service} has none of {topic} at {missing:?}");
+        Ok(letters)
+    })
+    .await?;
+    // Other tests have left dead letters of other kinds.
+    let ours = dead_letters.iter().filter(|(of, partition, offset, ..)| {
+        of == topic && poison.contains(&(*partition, *offset))
+    });
+    for (_, partition, offset, kind, reason) in ours {
+        ensure!(
+            !reason.is_empty() && kind == "undecodable",
+            "{partition}@{offset} of {topic}: {kind}: {reason}"
+        );
+    }
+    Ok(dead_letters.len())
 }
 
 /// F27. Records of the largest size, in every topic with subscribers: many times the size of an

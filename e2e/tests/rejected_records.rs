@@ -131,7 +131,7 @@ pub async fn while_a_rule_refuses_an_order(
         wait_until_others_confirmed(client, &place_orders(client, 12).await?).await?;
         let log = std::fs::read_to_string(stack.log_file("payment")?)?;
         let waits = log.lines().find(|line| line.contains("too large for our rules"));
-        let waits = waits.context("no line of the log says that the event waits")?;
+        let waits = waits.context("no line of the log reports that the event waits")?;
         ensure!(waits.contains("orders.created[") && waits.contains("]@"), "{waits}");
         meanwhile(&refused).await
     }

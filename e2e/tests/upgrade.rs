@@ -73,7 +73,8 @@ async fn roll_under_load(stack: &Stack, newer: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Those who only answer before the one who asks, and of each service one after the other.
+/// Every instance, in the order of the upgrade: the services that respond to orders come before the
+/// order service, and the instances of a service one after the other.
 fn instances(stack: &Stack) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for service in SERVICES.iter().rev() {

@@ -75,112 +75,139 @@ pub(crate) fn decode_record(
     body: &[u8],
     key: &str,
 ) -> Result<DecodedRecord, String> {
-    let value = writer.reader.read_value(&mut &body[..]);
-    let again = value.and_then(|value| writer.writer.write_value_to_vec(value));
-    if !again.is_ok_and(|again| again == body) {
-        return Err("its body is not exactly one record of its schema".to_string());
+    let record = EncodedRecord { writer, body, key };
+    record.check_canonical()?;
+    match topic.publisher {
+        "order" => record.decode_order_event(topic.name),
+        "payment" => record.decode_payment_event(topic.name),
+        "stock" => record.decode_stock_event(topic.name),
+        _ => record.decode_other(),
     }
-    let decoded = match topic.name {
-        "orders.created" => {
-            let OrderCreated { order_id, customer_id, lines, total_cents, currency, occurred_at } =
-                decode_event(writer, body)?;
-            let line = |l: orders::OrderLine| OrderLineRow {
-                sku: l.sku,
-                quantity: l.quantity,
-                unit_price_cents: l.unit_price_cents,
-            };
-            let lines: Vec<OrderLineRow> = lines.into_iter().map(line).collect();
-            let content = ContentHash::order(customer_id, total_cents, &currency, &lines);
-            DecodedRecord::for_order(order_id, content, occurred_at)
-        }
-        "orders.confirmed" => {
-            let OrderConfirmed { order_id, customer_id, lines, total_cents, currency, occurred_at } =
-                decode_event(writer, body)?;
-            let line = |l: ConfirmedLine| OrderLineRow {
-                sku: l.sku,
-                quantity: l.quantity,
-                unit_price_cents: l.unit_price_cents,
-            };
-            let lines: Vec<OrderLineRow> = lines.into_iter().map(line).collect();
-            let content = ContentHash::order(customer_id, total_cents, &currency, &lines);
-            DecodedRecord::for_order(order_id, content, occurred_at)
-        }
-        "orders.cancelled" => {
-            let OrderCancelled { order_id, reason, occurred_at } = decode_event(writer, body)?;
-            DecodedRecord::for_order(
-                order_id,
-                ContentHash::reason(&enum_text(&reason)?),
-                occurred_at,
-            )
-        }
-        "payments.verified" => {
-            let PaymentVerified { order_id, amount_cents, currency, occurred_at } =
-                decode_event(writer, body)?;
-            DecodedRecord::for_order(
-                order_id,
-                ContentHash::payment(amount_cents, &currency),
-                occurred_at,
-            )
-        }
-        "payments.declined" => {
-            let PaymentDeclined { order_id, reason, occurred_at } = decode_event(writer, body)?;
-            DecodedRecord::for_order(
-                order_id,
-                ContentHash::reason(&enum_text(&reason)?),
-                occurred_at,
-            )
-        }
-        "payments.refunded" => {
-            let PaymentRefunded { order_id, amount_cents, currency, occurred_at } =
-                decode_event(writer, body)?;
-            DecodedRecord::for_order(
-                order_id,
-                ContentHash::refund(amount_cents, currency.as_deref()),
-                occurred_at,
-            )
-        }
-        "stock.reserved" => {
-            let StockReserved { order_id, lines, occurred_at } = decode_event(writer, body)?;
-            let content =
-                ContentHash::quantities(lines.iter().map(|l| (l.sku.as_str(), l.quantity)));
-            DecodedRecord::for_order(order_id, content, occurred_at)
-        }
-        "stock.rejected" => {
-            let StockRejected { order_id, reason, sku, requested, available, occurred_at } =
-                decode_event(writer, body)?;
-            let shortfall = Shortfall { reason: enum_text(&reason)?, sku, requested, available };
-            DecodedRecord::for_order(order_id, content_hash::hash(&shortfall), occurred_at)
-        }
-        "stock.released" => {
-            let StockReleased { order_id, lines, occurred_at } = decode_event(writer, body)?;
-            let content =
-                ContentHash::quantities(lines.iter().map(|l| (l.sku.as_str(), l.quantity)));
-            DecodedRecord::for_order(order_id, content, occurred_at)
-        }
-        "stock.items" => {
-            let StockItem { sku, name, price_cents, currency, version, occurred_at } =
-                decode_event(writer, body)?;
-            let item = ItemDescription { sku, name, price_cents, currency, version };
-            DecodedRecord { content: RecordContent::Item(item), occurred_at }
-        }
-        _ => {
-            // A topic of a fork: only the time of the decision is known here.
-            let again = writer.reader.read_value(&mut &body[..]).map_err(|e| e.to_string())?;
-            let Value::Record(fields) = again else { return Err("it is not a record".into()) };
-            let time = fields.into_iter().find(|(name, _)| name == "occurred_at");
-            let Some((_, Value::TimestampMicros(micros))) = time else {
-                return Err("it has no field occurred_at".into());
-            };
-            let occurred_at =
-                DateTime::from_timestamp_micros(micros).ok_or("a time out of range")?;
-            DecodedRecord { content: RecordContent::Other(key.to_string()), occurred_at }
-        }
-    };
-    Ok(decoded)
 }
 
-fn decode_event<E: Event>(writer: &WriterSchema, body: &[u8]) -> Result<E, String> {
-    E::topic().codec().decode(&writer.codec, body).map_err(|error| error.0)
+/// A record that is not decoded yet.
+struct EncodedRecord<'a> {
+    writer: &'a WriterSchema,
+    body: &'a [u8],
+    key: &'a str,
+}
+
+impl EncodedRecord<'_> {
+    fn value(&self) -> Result<Value, String> {
+        self.writer.reader.read_value(&mut &self.body[..]).map_err(|error| error.to_string())
+    }
+
+    fn check_canonical(&self) -> Result<(), String> {
+        let again =
+            self.value().ok().and_then(|value| self.writer.writer.write_value_to_vec(value).ok());
+        match again.is_some_and(|again| again == self.body) {
+            true => Ok(()),
+            false => Err("its body is not exactly one record of its schema".to_string()),
+        }
+    }
+
+    fn decode<E: Event>(&self) -> Result<E, String> {
+        E::topic().codec().decode(&self.writer.codec, self.body).map_err(|error| error.0)
+    }
+
+    fn decode_order_event(&self, topic: &str) -> Result<DecodedRecord, String> {
+        let (order_id, content, occurred_at) = match topic {
+            "orders.created" => {
+                let created: OrderCreated = self.decode()?;
+                let line = |l: orders::OrderLine| OrderLineRow {
+                    sku: l.sku,
+                    quantity: l.quantity,
+                    unit_price_cents: l.unit_price_cents,
+                };
+                let lines: Vec<OrderLineRow> = created.lines.into_iter().map(line).collect();
+                let (customer_id, total_cents) = (created.customer_id, created.total_cents);
+                let content =
+                    ContentHash::order(customer_id, total_cents, &created.currency, &lines);
+                (created.order_id, content, created.occurred_at)
+            }
+            "orders.confirmed" => {
+                let confirmed: OrderConfirmed = self.decode()?;
+                let line = |l: ConfirmedLine| OrderLineRow {
+                    sku: l.sku,
+                    quantity: l.quantity,
+                    unit_price_cents: l.unit_price_cents,
+                };
+                let lines: Vec<OrderLineRow> = confirmed.lines.into_iter().map(line).collect();
+                let (customer_id, total_cents) = (confirmed.customer_id, confirmed.total_cents);
+                let content =
+                    ContentHash::order(customer_id, total_cents, &confirmed.currency, &lines);
+                (confirmed.order_id, content, confirmed.occurred_at)
+            }
+            "orders.cancelled" => {
+                let OrderCancelled { order_id, reason, occurred_at } = self.decode()?;
+                (order_id, ContentHash::reason(&enum_text(&reason)?), occurred_at)
+            }
+            _ => return self.decode_other(),
+        };
+        Ok(DecodedRecord::for_order(order_id, content, occurred_at))
+    }
+
+    fn decode_payment_event(&self, topic: &str) -> Result<DecodedRecord, String> {
+        let (order_id, content, occurred_at) = match topic {
+            "payments.verified" => {
+                let PaymentVerified { order_id, amount_cents, currency, occurred_at } =
+                    self.decode()?;
+                (order_id, ContentHash::payment(amount_cents, &currency), occurred_at)
+            }
+            "payments.declined" => {
+                let PaymentDeclined { order_id, reason, occurred_at } = self.decode()?;
+                (order_id, ContentHash::reason(&enum_text(&reason)?), occurred_at)
+            }
+            "payments.refunded" => {
+                let PaymentRefunded { order_id, amount_cents, currency, occurred_at } =
+                    self.decode()?;
+                (order_id, ContentHash::refund(amount_cents, currency.as_deref()), occurred_at)
+            }
+            _ => return self.decode_other(),
+        };
+        Ok(DecodedRecord::for_order(order_id, content, occurred_at))
+    }
+
+    fn decode_stock_event(&self, topic: &str) -> Result<DecodedRecord, String> {
+        let (order_id, content, occurred_at) = match topic {
+            "stock.reserved" => {
+                let StockReserved { order_id, lines, occurred_at } = self.decode()?;
+                let lines = lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+                (order_id, ContentHash::quantities(lines), occurred_at)
+            }
+            "stock.rejected" => {
+                let StockRejected { order_id, reason, sku, requested, available, occurred_at } =
+                    self.decode()?;
+                let reason = enum_text(&reason)?;
+                let shortfall = Shortfall { reason, sku, requested, available };
+                (order_id, content_hash::hash(&shortfall), occurred_at)
+            }
+            "stock.released" => {
+                let StockReleased { order_id, lines, occurred_at } = self.decode()?;
+                let lines = lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+                (order_id, ContentHash::quantities(lines), occurred_at)
+            }
+            "stock.items" => {
+                let StockItem { sku, name, price_cents, currency, version, occurred_at } =
+                    self.decode()?;
+                let item = ItemDescription { sku, name, price_cents, currency, version };
+                return Ok(DecodedRecord { content: RecordContent::Item(item), occurred_at });
+            }
+            _ => return self.decode_other(),
+        };
+        Ok(DecodedRecord::for_order(order_id, content, occurred_at))
+    }
+
+    /// An event of a fork's own topic: only the time of its decision is known here.
+    fn decode_other(&self) -> Result<DecodedRecord, String> {
+        let Value::Record(fields) = self.value()? else { return Err("it is not a record".into()) };
+        let time = fields.into_iter().find(|(name, _)| name == "occurred_at");
+        let Some((_, Value::TimestampMicros(micros))) = time else {
+            return Err("it has no field occurred_at".into());
+        };
+        let occurred_at = DateTime::from_timestamp_micros(micros).ok_or("a time out of range")?;
+        Ok(DecodedRecord { content: RecordContent::Other(self.key.to_string()), occurred_at })
+    }
 }
 
 /// The text of an enum's value.

@@ -104,15 +104,7 @@ async fn check_all(
     check_records(&snapshot, &context, &mut findings);
     snapshot.order_records.sort_unstable_by_key(|record| (record.order_id, record.position));
     let mut tally = Tally::default();
-    check_orders(
-        &sources,
-        &snapshot.order_records,
-        &context,
-        &mut waivers,
-        &mut tally,
-        &mut findings,
-    )
-    .await?;
+    check_orders(&sources, &snapshot, &context, &mut waivers, &mut tally, &mut findings).await?;
     let mut handled = BTreeMap::new();
     for service in SERVICES {
         let entered =
@@ -127,23 +119,20 @@ async fn check_all(
     findings.unless(sources.end_offsets().await? == before, I13, "not quiescent", || {
         "records were written during the check. Stop all clients that place orders, and check again".into()
     });
-    let (records, republished) = (snapshot.records, snapshot.republished);
-    let unknown = snapshot.unknown.len() as u64;
-    let duration = began.elapsed();
     Ok(Verdict {
         tally,
         money,
         stock,
-        records,
-        republished,
-        unknown_records: unknown,
+        records: snapshot.records,
+        republished: snapshot.republished,
+        unknown_records: snapshot.unknown.len() as u64,
         handled,
         dead_letters_waiting: dead_letters_waiting as i64,
         dead_letters_replayed: dead_letters_replayed as u64,
         changes,
         waivers,
         findings,
-        duration,
+        duration: began.elapsed(),
     })
 }
 
@@ -157,7 +146,7 @@ pub async fn dead_letter_positions(client: &Client) -> Result<HashSet<RecordPosi
 /// Reads orders, payments, reservations, history and records once, by order id.
 async fn check_orders(
     sources: &Sources,
-    records: &[RecordSummary],
+    snapshot: &TopicsSnapshot,
     context: &CheckContext<'_>,
     waivers: &mut Waivers,
     tally: &mut Tally,
@@ -184,7 +173,7 @@ async fn check_orders(
         "select * from reservations order by order_id",
         |row| row.order_id,
     );
-    let mut unmatched = records.iter().copied().peekable();
+    let mut unmatched = snapshot.order_records.iter().copied().peekable();
     loop {
         let next = [
             orders.peek_id().await?,

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::checker::balances::ItemDescription;
 use crate::checker::content_hash;
-use crate::checker::decoder::{RecordContent, WriterSchema, decode_record};
+use crate::checker::decoder::{DecodedRecord, RecordContent, WriterSchema, decode_record};
 use crate::checker::record::{self, RecordPosition, RecordSummary, UnknownRecord};
 use crate::client::http_client::Client;
 use crate::client::kafka::{create_consumer, headers, watermarks};
@@ -205,48 +205,19 @@ impl TopicReader {
         let event_id = header("ce_id").ok_or("it has no ce_id")?;
         let event_id = Uuid::parse_str(event_id).map_err(|_| "its ce_id is not a UUID")?;
 
-        let source = format!("/{}", topic.publisher);
-        let mut fault = |holds: bool, what: String| {
-            if !holds {
-                self.snapshot.envelope_faults.push((position, what));
-            }
-        };
-        fault(
-            key.as_deref() == Some(decoded.key()),
-            format!("its key is {key:?}, not {}", decoded.key()),
-        );
-        for (name, value) in [
-            ("ce_specversion", "1.0"),
-            ("ce_type", topic.name),
-            ("ce_source", &source),
-            ("content-type", "application/avro"),
-        ] {
-            let is = header(name);
-            fault(is == Some(value), format!("{name} is {is:?}, not {value}"));
-        }
-        let time = header("ce_time").and_then(|time| time.parse::<DateTime<Utc>>().ok());
-        fault(
-            time == Some(decoded.occurred_at),
-            format!("ce_time is {time:?}, not {}", decoded.occurred_at),
-        );
+        let faults = envelope_faults(topic, key.as_deref(), &decoded, message.timestamp(), header);
+        self.snapshot.envelope_faults.extend(faults.into_iter().map(|fault| (position, fault)));
         // The trace of a republished event is made from its key, and no other event has that trace.
         let republished = header("traceparent") == Some(&*republish::traceparent(decoded.key()));
-        let trace = header("traceparent").and_then(trace_id);
-        fault(trace.is_some(), format!("its traceparent is {:?}", header("traceparent")));
-        // The order of arrival is checked with the append time of the broker. The publisher's clock
-        // would give the time of sending.
-        let appended = message.timestamp();
-        let is_brokers = matches!(appended, Timestamp::LogAppendTime(_));
-        fault(is_brokers, format!("its append time is not set by the broker: {appended:?}"));
-        let trace = content_hash::hash(&trace);
         self.snapshot.republished += u64::from(republished);
-        let appended_ms = appended.to_millis().unwrap_or_default();
-        let summary = |order_id, content| RecordSummary {
+        let trace_hash = content_hash::hash(&header("traceparent").and_then(trace_id));
+        let appended_ms = message.timestamp().to_millis().unwrap_or_default();
+        let summary = |order_id, content_hash| RecordSummary {
             order_id,
             event_id,
             position,
-            content_hash: content,
-            trace_hash: trace,
+            content_hash,
+            trace_hash,
             appended_ms,
             republished,
         };
@@ -258,6 +229,43 @@ impl TopicReader {
             }
         })
     }
+}
+
+/// What is wrong with the key, the headers and the append time of a record that decodes.
+fn envelope_faults<'a>(
+    topic: &Topic,
+    key: Option<&str>,
+    decoded: &DecodedRecord,
+    appended: Timestamp,
+    header: impl Fn(&'static str) -> Option<&'a str>,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut must = |holds: bool, fault: String| {
+        if !holds {
+            faults.push(fault);
+        }
+    };
+    must(key == Some(decoded.key()), format!("its key is {key:?}, not {}", decoded.key()));
+    let source = format!("/{}", topic.publisher);
+    for (name, value) in [
+        ("ce_specversion", "1.0"),
+        ("ce_type", topic.name),
+        ("ce_source", &source),
+        ("content-type", "application/avro"),
+    ] {
+        let is = header(name);
+        must(is == Some(value), format!("{name} is {is:?}, not {value}"));
+    }
+    let (time, decided) = (header("ce_time"), decoded.occurred_at);
+    let time = time.and_then(|time| time.parse::<DateTime<Utc>>().ok());
+    must(time == Some(decided), format!("ce_time is {time:?}, not {decided}"));
+    let trace = header("traceparent");
+    must(trace.and_then(trace_id).is_some(), format!("its traceparent is {trace:?}"));
+    // The order of arrival is checked with the append time of the broker. The publisher's clock
+    // would give the time of sending.
+    let is_brokers = matches!(appended, Timestamp::LogAppendTime(_));
+    must(is_brokers, format!("its append time is not set by the broker: {appended:?}"));
+    faults
 }
 
 enum Record {

@@ -11,6 +11,9 @@ use crate::checker::tally::Tally;
 use crate::checker::waivers::Waivers;
 use crate::launcher::format::{format_hundredths, group_digits};
 
+/// The name of a total, and its text.
+type ReportRow = (&'static str, String);
+
 /// The result of one run of the checker.
 #[derive(Debug)]
 pub struct Verdict {
@@ -39,84 +42,81 @@ impl Verdict {
 
     /// The report: totals and findings, line by line.
     pub fn lines(&self) -> Vec<String> {
-        let Tally { pending, confirmed, cancelled, .. } = &self.tally;
-        let cancelled_all: u64 = cancelled.values().sum();
-        let by = |counts: &BTreeMap<String, u64>| {
-            let counts: Vec<String> = counts
-                .iter()
-                .map(|(name, count)| format!("{} {name}", group_digits(*count)))
-                .collect();
-            counts.join(", ")
-        };
-        let mut reasons = by(cancelled);
-        if !reasons.is_empty() {
-            reasons = format!(" ({reasons})");
+        let mut rows = self.state_rows();
+        rows.extend(self.event_rows());
+        rows.extend(self.occasional_rows());
+        rows.extend(self.waivers.rows());
+        let mut lines: Vec<String> =
+            rows.into_iter().map(|(name, row)| format!("  {name:<13} {row}")).collect();
+        let seconds = self.duration.as_secs_f64();
+        if self.holds() {
+            lines.push(format!(
+                "  verified in {seconds:.1} s: no event is lost, no effect happened twice, the books balance."
+            ));
         }
+        lines.extend(self.findings.lines());
+        lines
+    }
+
+    /// What the rows of the services add up to.
+    fn state_rows(&self) -> Vec<ReportRow> {
+        let Tally { pending, confirmed, cancelled, confirmed_cents, .. } = &self.tally;
+        let cancelled_all = group_digits(cancelled.values().sum::<u64>());
+        let reasons = match by_name(cancelled) {
+            none if none.is_empty() => none,
+            reasons => format!(" ({reasons})"),
+        };
+        let (confirmed, pending) = (group_digits(*confirmed), group_digits(*pending));
+        let orders =
+            format!("{confirmed} confirmed, {cancelled_all} cancelled{reasons}, {pending} pending");
+        let MoneyTotals { deposited_cents, balance_cents, taken_cents, .. } = self.money;
+        let [deposited, balance, taken, total] =
+            [deposited_cents, balance_cents, taken_cents, *confirmed_cents].map(format_hundredths);
+        let StockTotals { delivered, available, reserved, .. } = self.stock;
+        let [delivered, available, reserved] = [delivered, available, reserved].map(group_digits);
+        vec![
+            ("orders", orders),
+            ("payments", by_name(&self.tally.payments)),
+            ("stock", by_name(&self.tally.reservations)),
+            ("money", format!("deposited {deposited} = balance {balance} + taken {taken}")),
+            ("", format!("confirmed orders total {total}")),
+            (
+                "items",
+                format!("delivered {delivered} = available {available} + reserved {reserved}"),
+            ),
+        ]
+    }
+
+    /// What was published and handled.
+    fn event_rows(&self) -> Vec<ReportRow> {
+        let Tally { confirmed, order_records, duplicates, dead_lettered, traced, .. } = self.tally;
+        let unknown = self.unknown_records + dead_lettered;
+        let [records, events, duplicates, unknown, traced, confirmed] =
+            [self.records, order_records, duplicates, unknown, traced, confirmed].map(group_digits);
+        let topics = TOPICS.len();
         let handled: Vec<String> = self
             .handled
             .iter()
             .map(|(service, count)| format!("{service} {}", group_digits(*count)))
             .collect();
-        let MoneyTotals { deposited_cents, balance_cents, taken_cents, .. } = self.money;
-        let StockTotals { delivered, available, reserved, .. } = self.stock;
-        let mut rows = vec![
-            (
-                "orders",
-                format!(
-                    "{} confirmed, {} cancelled{reasons}, {} pending",
-                    group_digits(*confirmed),
-                    group_digits(cancelled_all),
-                    group_digits(*pending)
-                ),
-            ),
-            ("payments", by(&self.tally.payments)),
-            ("stock", by(&self.tally.reservations)),
-            (
-                "money",
-                format!(
-                    "deposited {} = balance {} + taken {}",
-                    format_hundredths(deposited_cents),
-                    format_hundredths(balance_cents),
-                    format_hundredths(taken_cents)
-                ),
-            ),
-            (
-                "",
-                format!("confirmed orders total {}", format_hundredths(self.tally.confirmed_cents)),
-            ),
-            (
-                "items",
-                format!(
-                    "delivered {} = available {} + reserved {}",
-                    group_digits(delivered),
-                    group_digits(available),
-                    group_digits(reserved)
-                ),
-            ),
+        vec![
             (
                 "records",
                 format!(
-                    "{} in {} topics: {} events of orders, {} of them duplicates; {} unknown",
-                    group_digits(self.records),
-                    TOPICS.len(),
-                    group_digits(self.tally.order_records),
-                    group_digits(self.tally.duplicates),
-                    group_digits(self.unknown_records + self.tally.dead_lettered)
+                    "{records} in {topics} topics: {events} events of orders, {duplicates} of them \
+                     duplicates; {unknown} unknown"
                 ),
             ),
             ("handled", format!("each once: {}", handled.join(", "))),
-            (
-                "traces",
-                format!(
-                    "{} of {} confirmed orders have one trace",
-                    group_digits(self.tally.traced),
-                    group_digits(*confirmed)
-                ),
-            ),
+            ("traces", format!("{traced} of {confirmed} confirmed orders have one trace")),
             ("dead letters", format!("{} waiting", self.dead_letters_waiting)),
-        ];
-        if let Some(changes) = self.changes {
-            let changes = group_digits(changes);
+        ]
+    }
+
+    /// The rows that only some runs have.
+    fn occasional_rows(&self) -> Vec<ReportRow> {
+        let mut rows = Vec::new();
+        if let Some(changes) = self.changes.map(group_digits) {
             rows.push((
                 "changes",
                 format!("{changes} recorded by the change logs of the databases"),
@@ -132,16 +132,12 @@ impl Verdict {
                 format!("{} events older than the retention of their topics", self.tally.expired),
             ));
         }
-        rows.extend(self.waivers.rows());
-        let mut lines: Vec<String> =
-            rows.into_iter().map(|(name, row)| format!("  {name:<13} {row}")).collect();
-        let seconds = self.duration.as_secs_f64();
-        if self.holds() {
-            lines.push(format!(
-                "  verified in {seconds:.1} s: no event is lost, no effect happened twice, the books balance."
-            ));
-        }
-        lines.extend(self.findings.lines());
-        lines
+        rows
     }
+}
+
+/// Counts by name, in one text.
+fn by_name(counts: &BTreeMap<String, u64>) -> String {
+    let counts = counts.iter().map(|(name, count)| format!("{} {name}", group_digits(*count)));
+    counts.collect::<Vec<_>>().join(", ")
 }

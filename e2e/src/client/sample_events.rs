@@ -22,77 +22,76 @@ pub const POISON_KEY: &str = "stranger";
 
 /// The body of a valid event of a topic, for an order that does not exist.
 pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
+    match topic.publisher {
+        "order" => order_body(topic.name),
+        "payment" => payment_body(topic.name),
+        "stock" => stock_body(topic.name),
+        _ => bail!("add a sample record of {} here", topic.name),
+    }
+}
+
+fn order_body(topic: &str) -> Result<Vec<u8>> {
     let (order_id, customer_id, occurred_at) = (Uuid::now_v7(), Uuid::now_v7(), Utc::now());
-    let (sku, quantity, unit_price_cents) = (|| "pen".to_string(), 1, 150);
-    let (total_cents, amount_cents, currency) = (150, 150, || "EUR".to_string());
-    match topic.name {
+    let (sku, quantity, unit_price_cents) = ("pen".to_string(), 1, 150);
+    let (total_cents, currency) = (150, "EUR".to_string());
+    match topic {
         "orders.created" => {
-            let lines = vec![OrderLine { sku: sku(), quantity, unit_price_cents }];
-            let currency = currency();
-            encode(OrderCreated {
-                order_id,
-                customer_id,
-                lines,
-                total_cents,
-                currency,
-                occurred_at,
-            })
+            let lines = vec![OrderLine { sku, quantity, unit_price_cents }];
+            let created =
+                OrderCreated { order_id, customer_id, lines, total_cents, currency, occurred_at };
+            encode(created)
         }
         "orders.confirmed" => {
-            let lines = vec![ConfirmedLine { sku: sku(), quantity, unit_price_cents }];
-            let currency = currency();
-            encode(OrderConfirmed {
-                order_id,
-                customer_id,
-                lines,
-                total_cents,
-                currency,
-                occurred_at,
-            })
+            let lines = vec![ConfirmedLine { sku, quantity, unit_price_cents }];
+            let confirmed =
+                OrderConfirmed { order_id, customer_id, lines, total_cents, currency, occurred_at };
+            encode(confirmed)
         }
         "orders.cancelled" => {
             encode(OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at })
         }
+        name => bail!("add a sample record of {name} here"),
+    }
+}
+
+fn payment_body(topic: &str) -> Result<Vec<u8>> {
+    let (order_id, occurred_at) = (Uuid::now_v7(), Utc::now());
+    let (amount_cents, currency) = (150, "EUR".to_string());
+    match topic {
         "payments.verified" => {
-            encode(PaymentVerified { order_id, amount_cents, currency: currency(), occurred_at })
+            encode(PaymentVerified { order_id, amount_cents, currency, occurred_at })
         }
         "payments.declined" => {
             encode(PaymentDeclined { order_id, reason: DeclineReason::NoAccount, occurred_at })
         }
         "payments.refunded" => {
-            let (amount_cents, currency) = (Some(amount_cents), Some(currency()));
+            let (amount_cents, currency) = (Some(amount_cents), Some(currency));
             encode(PaymentRefunded { order_id, amount_cents, currency, occurred_at })
         }
+        name => bail!("add a sample record of {name} here"),
+    }
+}
+
+fn stock_body(topic: &str) -> Result<Vec<u8>> {
+    let (order_id, occurred_at) = (Uuid::now_v7(), Utc::now());
+    let (sku, quantity) = ("pen".to_string(), 1);
+    match topic {
         "stock.reserved" => {
-            let lines = vec![ReservedLine { sku: sku(), quantity }];
+            let lines = vec![ReservedLine { sku, quantity }];
             encode(StockReserved { order_id, lines, occurred_at })
         }
         "stock.rejected" => {
-            let (requested, available) = (1, 0);
-            let reason = RejectReason::OutOfStock;
-            encode(StockRejected {
-                order_id,
-                reason,
-                sku: sku(),
-                requested,
-                available,
-                occurred_at,
-            })
+            let (reason, requested, available) = (RejectReason::OutOfStock, 1, 0);
+            encode(StockRejected { order_id, reason, sku, requested, available, occurred_at })
         }
         "stock.released" => {
-            let lines = vec![ReleasedLine { sku: sku(), quantity }];
+            let lines = vec![ReleasedLine { sku, quantity }];
             encode(StockReleased { order_id, lines, occurred_at })
         }
         "stock.items" => {
-            let (name, price_cents, version) = ("Pen".to_string(), 150, 1);
-            encode(StockItem {
-                sku: sku(),
-                name,
-                price_cents,
-                currency: currency(),
-                version,
-                occurred_at,
-            })
+            let (name, currency) = ("Pen".to_string(), "EUR".to_string());
+            let (price_cents, version) = (150, 1);
+            encode(StockItem { sku, name, price_cents, currency, version, occurred_at })
         }
         name => bail!("add a sample record of {name} here"),
     }

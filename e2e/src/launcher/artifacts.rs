@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,8 +74,7 @@ impl Artifacts {
             hash.update(word);
             hash.update([0]);
         }
-        let key: String =
-            hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(&hash.finalize()[..8]);
         self.cache.join("class-archives").join(format!("{name}-{key}.jsa"))
     }
 }
@@ -272,24 +271,17 @@ fn find_java() -> Result<PathBuf> {
 
 fn list_files(directory: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(directory).with_context(|| format!("no {}", directory.display()))?;
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(entry?.path().display().to_string());
-    }
-    Ok(paths)
+    entries.map(|entry| Ok(entry?.path().display().to_string())).collect()
 }
 
 fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path)?;
     let mut hash = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        let length = file.read(&mut block)?;
-        if length == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(&block[..length]);
-    }
+    io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn run_command(program: &str, arguments: &[&str], work: &Path, failure: &str) -> Result<()> {

@@ -113,19 +113,19 @@ pub fn create_public_directory(path: &Path) -> Result<()> {
 }
 
 pub fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+    rustix::process::geteuid().is_root()
 }
 
 /// Ends and deletes the stacks of killed processes, and the directories of such processes that
 /// contain stacks.
 pub async fn clean_orphans() -> Result<()> {
-    let own = fs::metadata("/proc/self").map(|own| own.uid()).ok();
+    let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix("holdfast-")?.split_once('-'));
         let pid = pid.and_then(|(pid, _)| pid.parse::<u32>().ok());
         let is_left = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-        let is_own = entry.metadata().is_ok_and(|of| of.is_dir() && Some(of.uid()) == own);
+        let is_own = entry.metadata().is_ok_and(|of| of.is_dir() && of.uid() == own);
         if is_left && is_own {
             kill_all_in(&entry.path())?;
             remove_directory(&entry.path())?;

@@ -1,4 +1,5 @@
-//! Whether a component is ready: it is asked over the network; its log is not used.
+//! Whether a component is ready. The launcher sends it a request over the network, and does not read
+//! its log.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -36,6 +36,16 @@ const QUIESCENCE_TIMEOUT: Duration = Duration::from_secs(15);
 /// bisected down to one event.
 const TABLE_LOCK_DURATION: Duration = Duration::from_secs(10);
 
+/// A fifth of the commits that write to the outbox take 30 ms longer.
+const SLOW_COMMITS: &str = "
+    create schema disturbance;
+    create function disturbance.delay_commit() returns trigger language plpgsql
+    as $$ begin perform pg_sleep(0.03); return null; end $$;
+    create constraint trigger delay_commit after insert on outbox
+    deferrable initially deferred for each row
+    when (random() < 0.2) execute function disturbance.delay_commit();
+    grant usage on schema disturbance to public";
+
 /// A trial with fewer confirmed orders proves nothing.
 const CONFIRMED_MIN: u64 = 100;
 
@@ -186,17 +196,7 @@ impl Disturbance {
             }
             Disturbance::SlowCommits(service) => {
                 let mut session = connect(client, service).await?;
-                sqlx::raw_sql(
-                    "create schema disturbance;
-                     create function disturbance.delay_commit() returns trigger language plpgsql
-                     as $$ begin perform pg_sleep(0.03); return null; end $$;
-                     create constraint trigger delay_commit after insert on outbox
-                     deferrable initially deferred for each row
-                     when (random() < 0.2) execute function disturbance.delay_commit();
-                     grant usage on schema disturbance to public",
-                )
-                .execute(&mut session)
-                .await?;
+                sqlx::raw_sql(SLOW_COMMITS).execute(&mut session).await?;
             }
         }
         Ok(())

@@ -179,6 +179,17 @@ impl LoadSummary {
         (3.0 * self.disk.stalled_for.as_secs_f64() * rate).ceil() as u64
     }
 
+    fn describe_unknown(&self) -> String {
+        let [unknown, retries, unsettled] =
+            [self.unknown, self.retries, self.unsettled].map(group_digits);
+        match self.unsettled {
+            0 => format!("{unknown} at first, all settled by {retries} repeated requests"),
+            _ => format!(
+                "{unknown} at first, {retries} repeated requests, {unsettled} never settled"
+            ),
+        }
+    }
+
     pub fn lines(&self) -> Vec<String> {
         let cancelled: Vec<String> = self
             .cancelled
@@ -198,11 +209,7 @@ impl LoadSummary {
                 group_digits(self.refused),
                 group_digits(self.unsettled)
             ),
-            format!(
-                "  unknown       {} at first, all settled by {} repeated requests",
-                group_digits(self.unknown),
-                group_digits(self.retries)
-            ),
+            format!("  unknown       {}", self.describe_unknown()),
             format!(
                 "  ended         {} confirmed, {} cancelled ({}), {} not ended, {} altered",
                 group_digits(self.confirmed),
@@ -228,14 +235,6 @@ impl LoadSummary {
                 group_digits(self.cancels_broken)
             ),
         ];
-        if self.unsettled > 0 {
-            lines[1] = format!(
-                "  unknown       {} at first, {} repeated requests, {} never settled",
-                group_digits(self.unknown),
-                group_digits(self.retries),
-                group_digits(self.unsettled)
-            );
-        }
         if self.excused_count() > 0 {
             lines.push(format!(
                 "  disk          stalled for {}, {} at worst: {} refusals and unknown outcomes are excused",

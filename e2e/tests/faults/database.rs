@@ -230,18 +230,22 @@ async fn locked_tables_and_old_snapshots_delay_orders_and_break_nothing() -> Res
         // Accepted late or refused, in either case not much later than the end of the lock.
         let in_time = took < lasting + LOCK_TIMEOUT || disk.slowest_commit > DISK_STALL_MIN;
         ensure!(in_time, "{took:?} under a lock of {lasting:?}: {outcome:?}, {disk:?}");
-        match outcome {
-            Outcome::Ok(answer) => {
-                let order = answer.json::<Order>()?;
-                client.wait_until_ended(order.order_id, TIMEOUT).await.map(drop)
-            }
-            Outcome::Refused(answer) => {
-                ensure!(answer.status == 503, "{answer}");
-                Ok(())
-            }
-            Outcome::Unknown(reason) => anyhow::bail!("the outcome is unknown: {reason}"),
-            Outcome::Failed(answer) => anyhow::bail!("{answer}"),
-        }
+        assert_ended_or_refused(client, outcome).await
     })
     .await
+}
+
+async fn assert_ended_or_refused(client: &Client, outcome: Outcome) -> Result<()> {
+    match outcome {
+        Outcome::Ok(answer) => {
+            let order = answer.json::<Order>()?;
+            client.wait_until_ended(order.order_id, TIMEOUT).await.map(drop)
+        }
+        Outcome::Refused(answer) => {
+            ensure!(answer.status == 503, "{answer}");
+            Ok(())
+        }
+        Outcome::Unknown(reason) => anyhow::bail!("the outcome is unknown: {reason}"),
+        Outcome::Failed(answer) => anyhow::bail!("{answer}"),
+    }
 }

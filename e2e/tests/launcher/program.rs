@@ -66,10 +66,11 @@ async fn a_launcher_that_was_killed_or_ended_leaves_nothing_that_blocks_the_next
 async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
     let _permit = stack_permit().await?;
     if !directories::is_root() {
-        return Ok(()); // Every other test here proves it.
+        // As an ordinary user, every other test in this file proves it.
+        return Ok(());
     }
     let directory = LauncherDirectory::new()?;
-    // `nobody` is the one user besides root that every machine has.
+    // Every Linux machine has this user beside root.
     let id = NOBODY_ID.to_string();
     let own = directory.0.join("user");
     std::fs::create_dir(&own)?;

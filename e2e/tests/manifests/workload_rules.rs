@@ -51,34 +51,39 @@ fn broken_rules(object: &Value) -> Vec<&'static str> {
         );
     }
     for container in containers(pod) {
-        // A setting that a container lacks comes from its pod.
-        let effective = |field: &str| {
-            let own = &container["securityContext"][field];
-            if own.is_null() { pod["securityContext"][field].clone() } else { own.clone() }
-        };
-        let user = effective("runAsUser").as_u64().unwrap_or(0);
-        hold("not root", effective("runAsNonRoot") == true && user > 0);
-        hold("seccomp", effective("seccompProfile")["type"] == "RuntimeDefault");
-        let own = &container["securityContext"];
-        hold("read-only root", own["readOnlyRootFilesystem"] == true);
-        hold("no more rights", own["allowPrivilegeEscalation"] == false);
-        hold("no more rights", own["privileged"].is_null() || own["privileged"] == false);
-        let capabilities = &own["capabilities"];
-        let is_dropped = capabilities["drop"] == json!(["ALL"]) && capabilities["add"].is_null();
-        hold("no capabilities", is_dropped);
-        let resources = &container["resources"];
-        hold("limits", resources["limits"]["memory"].is_string());
-        let requests = &resources["requests"];
-        hold("requests", requests["memory"].is_string() && requests["cpu"].is_string());
-        let image = text(&container["image"]);
-        let tag = image.rsplit('/').next().and_then(|it| it.split_once([':', '@'])).map(|it| it.1);
-        hold("a version", tag.is_some_and(|tag| !tag.is_empty() && tag != "latest"));
+        check_container(container, pod, &mut hold);
         if !is_job {
             hold("probes", container["readinessProbe"].is_object());
             hold("probes", !is_deployment || container["livenessProbe"].is_object());
         }
     }
     broken
+}
+
+/// The rules for a container of any kind of workload.
+fn check_container(container: &Value, pod: &Value, mut hold: impl FnMut(&'static str, bool)) {
+    // A setting that a container lacks comes from its pod.
+    let effective = |field: &str| {
+        let own = &container["securityContext"][field];
+        if own.is_null() { pod["securityContext"][field].clone() } else { own.clone() }
+    };
+    let user = effective("runAsUser").as_u64().unwrap_or(0);
+    hold("not root", effective("runAsNonRoot") == true && user > 0);
+    hold("seccomp", effective("seccompProfile")["type"] == "RuntimeDefault");
+    let own = &container["securityContext"];
+    hold("read-only root", own["readOnlyRootFilesystem"] == true);
+    hold("no more rights", own["allowPrivilegeEscalation"] == false);
+    hold("no more rights", own["privileged"].is_null() || own["privileged"] == false);
+    let capabilities = &own["capabilities"];
+    let is_dropped = capabilities["drop"] == json!(["ALL"]) && capabilities["add"].is_null();
+    hold("no capabilities", is_dropped);
+    let resources = &container["resources"];
+    hold("limits", resources["limits"]["memory"].is_string());
+    let requests = &resources["requests"];
+    hold("requests", requests["memory"].is_string() && requests["cpu"].is_string());
+    let image = text(&container["image"]);
+    let tag = image.rsplit('/').next().and_then(|it| it.split_once([':', '@'])).map(|it| it.1);
+    hold("a version", tag.is_some_and(|tag| !tag.is_empty() && tag != "latest"));
 }
 
 #[test]
@@ -102,86 +107,63 @@ fn every_workload_keeps_every_rule() {
 type ManifestFault = (&'static str, &'static str, Option<Value>, &'static str);
 
 fn manifest_faults() -> Vec<ManifestFault> {
+    let host_volume = json!([{"name": "host", "hostPath": {"path": "/"}}]);
+    // Before the ConfigMaps that it reads, and the databases, exist.
+    let early_hook = json!({
+        "argocd.argoproj.io/hook": "PreSync",
+        "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+        "kustomize.toolkit.fluxcd.io/force": "enabled",
+    });
     vec![
-        ("Deployment", "/spec/template/spec/securityContext/runAsUser", Some(json!(0)), "not root"),
-        ("Deployment", "/spec/template/spec/securityContext/runAsNonRoot", None, "not root"),
-        ("Deployment", "/spec/template/spec/securityContext/seccompProfile", None, "seccomp"),
-        ("Deployment", "/spec/template/spec/automountServiceAccountToken", None, "no token"),
-        (
-            "Deployment",
-            "/spec/template/spec/hostNetwork",
-            Some(json!(true)),
-            "nothing of the host's",
-        ),
-        (
-            "Deployment",
-            "/spec/template/spec/volumes",
-            Some(json!([{"name": "host", "hostPath": {"path": "/"}}])),
-            "nothing of the host's",
-        ),
-        (
-            "Deployment",
-            "/spec/template/spec/terminationGracePeriodSeconds",
-            Some(json!(25)),
-            "time to stop",
-        ),
+        ("Deployment", "POD/securityContext/runAsUser", Some(json!(0)), "not root"),
+        ("Deployment", "POD/securityContext/runAsNonRoot", None, "not root"),
+        ("Deployment", "POD/securityContext/seccompProfile", None, "seccomp"),
+        ("Deployment", "POD/automountServiceAccountToken", None, "no token"),
+        ("Deployment", "POD/hostNetwork", Some(json!(true)), "nothing of the host's"),
+        ("Deployment", "POD/volumes", Some(host_volume), "nothing of the host's"),
+        ("Deployment", "POD/terminationGracePeriodSeconds", Some(json!(25)), "time to stop"),
         (
             "Deployment",
             "/spec/strategy/rollingUpdate/maxUnavailable",
             Some(json!(1)),
             "a rollout takes nothing away",
         ),
-        ("Deployment", "/spec/template/spec/containers/0/resources/limits", None, "limits"),
-        ("Deployment", "/spec/template/spec/containers/0/resources/requests", None, "requests"),
+        ("Deployment", "CONTAINER/resources/limits", None, "limits"),
+        ("Deployment", "CONTAINER/resources/requests", None, "requests"),
+        ("Deployment", "CONTAINER/image", Some(json!("holdfast/order:latest")), "a version"),
+        ("Deployment", "CONTAINER/image", Some(json!("host:5000/holdfast/order")), "a version"),
+        ("Deployment", "CONTAINER/readinessProbe", None, "probes"),
+        ("Deployment", "CONTAINER/livenessProbe", None, "probes"),
         (
             "Deployment",
-            "/spec/template/spec/containers/0/image",
-            Some(json!("holdfast/order:latest")),
-            "a version",
-        ),
-        (
-            "Deployment",
-            "/spec/template/spec/containers/0/image",
-            Some(json!("host:5000/holdfast/order")),
-            "a version",
-        ),
-        ("Deployment", "/spec/template/spec/containers/0/readinessProbe", None, "probes"),
-        ("Deployment", "/spec/template/spec/containers/0/livenessProbe", None, "probes"),
-        (
-            "Deployment",
-            "/spec/template/spec/containers/0/securityContext/readOnlyRootFilesystem",
+            "CONTAINER/securityContext/readOnlyRootFilesystem",
             Some(json!(false)),
             "read-only root",
         ),
         (
             "Deployment",
-            "/spec/template/spec/containers/0/securityContext/allowPrivilegeEscalation",
+            "CONTAINER/securityContext/allowPrivilegeEscalation",
             None,
             "no more rights",
         ),
         (
             "Deployment",
-            "/spec/template/spec/containers/0/securityContext/capabilities/add",
+            "CONTAINER/securityContext/capabilities/add",
             Some(json!(["NET_ADMIN"])),
             "no capabilities",
         ),
-        ("Job", "/spec/template/spec/securityContext/runAsUser", None, "not root"),
+        ("Job", "POD/securityContext/runAsUser", None, "not root"),
         ("Job", "/spec/ttlSecondsAfterFinished", None, "a job ends and goes"),
         ("Job", "/spec/activeDeadlineSeconds", None, "a job ends and goes"),
         ("Job", "/metadata/annotations", None, "a job gives way to its next version"),
-        (
-            "Job",
-            "/metadata/annotations",
-            // Before the ConfigMaps that it reads, and the databases, exist.
-            Some(json!({
-                "argocd.argoproj.io/hook": "PreSync",
-                "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
-                "kustomize.toolkit.fluxcd.io/force": "enabled",
-            })),
-            "a job gives way to its next version",
-        ),
+        ("Job", "/metadata/annotations", Some(early_hook), "a job gives way to its next version"),
         ("Service", "/spec/type", Some(json!("NodePort")), "reached through a gateway"),
     ]
+}
+
+/// The place of a field in an object; `POD` and `CONTAINER` stand for the ways to both.
+fn pointer(place: &str) -> String {
+    place.replace("CONTAINER", "POD/containers/0").replace("POD", "/spec/template/spec")
 }
 
 #[test]
@@ -190,12 +172,13 @@ fn each_bad_manifest_is_refused_by_the_rule_that_it_breaks() {
     assert!(good.iter().all(|object| broken_rules(object).is_empty()));
     for (kind, at, put, rule) in manifest_faults() {
         let mut bad = of_kind(&good, kind)[0].clone();
-        let (inside, field) = at.rsplit_once('/').unwrap();
+        let place = pointer(at);
+        let (inside, field) = place.rsplit_once('/').unwrap();
         let inside = bad.pointer_mut(inside).and_then(Value::as_object_mut).unwrap();
         match put {
             Some(value) => inside.insert(field.into(), value),
             None => Some(inside.remove(field).unwrap_or_else(|| panic!("{at} is not there"))),
         };
-        assert_eq!(broken_rules(&bad), [rule], "{kind}{at}");
+        assert_eq!(broken_rules(&bad), [rule], "{kind} {at}");
     }
 }

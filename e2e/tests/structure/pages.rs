@@ -128,6 +128,24 @@ fn every_test_and_make_target_that_a_page_names_exists() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A page of a decision that was superseded may name files that are gone.
+#[test]
+fn every_file_that_a_page_names_exists() {
+    let folders = ["shared/", "services/", "e2e/", "k8s/", "schemas/", "docs/"];
+    let mut wrong = Vec::new();
+    for page in pages().into_iter().filter(|page| !read(page).contains("Superseded by")) {
+        for line in prose(&page) {
+            let paths = quoted(&line).filter(|path| {
+                folders.iter().any(|folder| path.starts_with(folder))
+                    && !path.contains([' ', '<', '*', '…'])
+            });
+            let missing = paths.filter(|path| !root().join(path).exists());
+            wrong.extend(missing.map(|path| format!("{page}: {path}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// The text of all sources, tests included.
 fn collect(folder: &str, text: &mut String) {
     for entry in std::fs::read_dir(root().join(folder)).unwrap() {

@@ -65,9 +65,9 @@ impl Injector<'_> {
         }
     }
 
+    /// What happens to the process of a component.
     async fn apply_to_component(&self, fault: &Fault, name: &str) -> Result<u64> {
         let (stack, duration) = (self.stack, fault.duration);
-        let service = name.strip_suffix("-db").unwrap_or_default();
         match fault.class {
             FaultClass::KillService
             | FaultClass::KillKafka
@@ -104,6 +104,19 @@ impl Injector<'_> {
                 stack.remove(name).await?;
                 self.client.refresh_instances(stack)?;
             }
+            _ => {
+                let service = name.strip_suffix("-db").unwrap_or_default();
+                return self.apply_to_data(fault, service).await;
+            }
+        }
+        // The victim was running, or the fault would have failed.
+        Ok(1)
+    }
+
+    /// What happens inside a service's database, or in the topics.
+    async fn apply_to_data(&self, fault: &Fault, service: &str) -> Result<u64> {
+        let (stack, duration) = (self.stack, fault.duration);
+        match fault.class {
             FaultClass::KillBackend => database_faults::kill_backend(stack, service).await?,
             FaultClass::ReadOnly => {
                 database_faults::set_read_only(stack, service, true).await?;
@@ -145,7 +158,7 @@ impl Injector<'_> {
                     });
                 poison::send_unprocessable(self.client, &order.await?).await?;
             }
-            other => bail!("{other:?} applies to no process"),
+            other => bail!("{other:?} applies to no component"),
         }
         // The victim was running, or the fault would have failed.
         Ok(1)

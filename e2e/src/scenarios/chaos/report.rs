@@ -167,7 +167,8 @@ fn render_schedule(run: &ChaosRun, out: &mut String) -> Result<()> {
 fn version() -> String {
     let output =
         std::process::Command::new("git").args(["describe", "--always", "--dirty"]).output();
-    let said = output.ok().filter(|said| said.status.success());
-    let said = said.and_then(|said| String::from_utf8(said.stdout).ok()).unwrap_or_default();
-    if said.trim().is_empty() { "unknown".to_string() } else { said.trim().to_string() }
+    let output = output.ok().filter(|output| output.status.success());
+    let version = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    let version = version.unwrap_or_default();
+    if version.trim().is_empty() { "unknown".to_string() } else { version.trim().to_string() }
 }

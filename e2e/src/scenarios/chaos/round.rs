@@ -86,17 +86,7 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
     let faults = schedule::generate(seed, nth, instances, LOAD_DURATION);
     let nemesis = Nemesis::new(stack, client, links, instances, &faults);
     let exits_before = stack.exits().await?;
-    let load = Load {
-        rate: RATE,
-        duration: LOAD_DURATION,
-        cancelled_percent: 10,
-        duplicated_percent: 20,
-        disconnected_percent: 2,
-        lines_max: 8,
-        seed: Some(schedule::workload_seed(seed, nth)),
-        drain_timeout: DRAIN_TIMEOUT,
-        ..Load::default()
-    };
+    let load = load_of_round(seed, nth);
     let (mut records, mut healed) = (Vec::new(), Ok(()));
     let loaded = load::run(client, &load, async {
         records = nemesis.run(&faults, LOAD_DURATION).await;
@@ -146,6 +136,20 @@ pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
         .collect();
     round.duration = began.elapsed();
     Ok(round)
+}
+
+fn load_of_round(seed: u64, nth: u64) -> Load {
+    Load {
+        rate: RATE,
+        duration: LOAD_DURATION,
+        cancelled_percent: 10,
+        duplicated_percent: 20,
+        disconnected_percent: 2,
+        lines_max: 8,
+        seed: Some(schedule::workload_seed(seed, nth)),
+        drain_timeout: DRAIN_TIMEOUT,
+        ..Load::default()
+    }
 }
 
 /// Runs the checker.
