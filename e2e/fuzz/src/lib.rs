@@ -44,7 +44,7 @@ impl Server {
         let address = listener.local_addr().expect("it is bound");
         let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
         let never = CancellationToken::new();
-        runtime.spawn(server::serve(listener, router, never, Duration::ZERO));
+        runtime.spawn(server::serve(listener, router, Default::default(), never, Duration::ZERO));
         drop(within);
         Server { address, _runtime: runtime }
     }

@@ -23,7 +23,7 @@ const BATCH_SIZES: [usize; 4] = [1, 10, 100, 1_000];
 static COUNTED: Topic =
     Topic::new("tills.counted", "till", &[], 1, Retention::Days(1), r#""long""#);
 
-/// An event as the inbox knows it: its id and its topic.
+/// An event in the inbox: its id and its topic.
 type InboxEvent = (Uuid, &'static str);
 
 /// As long as the body of a small event.

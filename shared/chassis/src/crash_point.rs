@@ -79,7 +79,7 @@ macro_rules! crash_point {
 #[cfg(not(feature = "crash-points"))]
 macro_rules! crash_point {
     ($point:literal $(, $if:expr)?) => {};
-    // The name is used, or it would be dead code here.
+    // Without this use the name would be dead code.
     ($point:expr, $if:expr) => {
         let _ = $point;
     };

@@ -1,7 +1,8 @@
 //! The inbox: which events were handled.
 //!
-//! Promise: an event has its effect once, however often it is delivered. Inserting it in another transaction than
-//! its effect breaks that promise; so does pruning sooner than Kafka may redeliver, as by a clock that jumped.
+//! Promise: an event has its effect once, however often it is delivered. Two things break that promise: an entry
+//! that is inserted in another transaction than the effect, and an entry that is pruned while Kafka may still
+//! redeliver the event, for example because a clock jumped.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub(crate) async fn insert_if_new(
     Ok(inserted.rows_affected() > 0)
 }
 
-/// The topics of those of these events that are in the inbox.
+/// Finds which of these events are in the inbox, each with its topic.
 pub async fn topics_of(
     tx: &mut PgConnection,
     event_ids: Vec<Uuid>,
@@ -78,8 +79,8 @@ pub async fn topics_of(
     Ok(topics.into_iter().collect())
 }
 
-/// Discarded events stay: republishing may redeliver an event at any age, and an event that an operator has
-/// discarded, and written off, must never have its effect.
+/// The entries of discarded events are kept: republishing may redeliver an event at any age, and an event that an
+/// operator has discarded must never have its effect.
 pub(crate) const PRUNE_STATEMENT: &str = "
     delete from inbox where event_id in (
         select event_id from inbox

@@ -1,18 +1,66 @@
-//! `#[derive(Record)]`: lists the fields of a struct as the columns of a table. What is made of that list is plain
-//! Rust, in `shared/chassis/src/unit_of_work/record.rs`; this crate exists because a macro needs one of its own.
+//! `#[derive(Record)]`: lists the fields of a struct as the columns of a table.
+//!
+//! The macro makes no SQL. Of
+//!
+//! ```ignore
+//! #[derive(Record)]
+//! #[record(table = "items", key = "sku")]
+//! struct Item {
+//!     sku: String,
+//!     #[record(immutable)]
+//!     name: String,
+//!     available: i64,
+//! }
+//! ```
+//!
+//! it makes
+//!
+//! ```ignore
+//! impl Record for Item {
+//!     type Key = String;
+//!     const TABLE: &'static str = "items";
+//!     const KEY: &'static str = "sku";
+//!
+//!     fn key(&self) -> &String {
+//!         &self.sku
+//!     }
+//!
+//!     fn columns() -> &'static Columns<Item> {
+//!         static COLUMNS: LazyLock<Columns<Item>> = LazyLock::new(|| {
+//!             Columns::new([
+//!                 Column::new("sku", |row: &Item| &row.sku),
+//!                 Column::new("name", |row: &Item| &row.name).immutable(),
+//!                 Column::new("available", |row: &Item| &row.available),
+//!             ])
+//!         });
+//!         &COLUMNS
+//!     }
+//! }
+//! ```
+//!
+//! The chassis makes the statements of that list, in plain Rust: `chassis::unit_of_work::record`. The derive is a
+//! separate crate because Rust requires one for macros.
 
 #![warn(missing_docs)]
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Error, Field, Fields, LitStr, Result, parse_macro_input};
+use syn::{
+    Data, DataStruct, DeriveInput, Error, Field, Fields, Ident, LitStr, Result, Token,
+    parse_macro_input,
+};
 
-/// Implements `chassis::Record`, whose documentation has an example.
+/// Implements `chassis::Record` for a struct. Each field is the column of its name.
 ///
-/// - `#[record(table = "…", key = "…")]` on the struct names the table, and the field that is its key;
+/// - `#[record(table = "…", key = "…")]` on the struct names the table, and the field that is its key.
 /// - `#[record(immutable)]` on a field leaves its column out of updates.
+///
+/// A struct that is no record does not compile, and the error points at the reason: a struct without a table, a key
+/// or named fields, an enum, generic parameters, a field whose type no column can store, or an `#[sqlx(…)]` that
+/// gives a column another name.
 #[proc_macro_derive(Record, attributes(record))]
 pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -21,23 +69,12 @@ pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream 
 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
-    if !input.generics.params.is_empty() {
-        return Err(Error::new(input.generics.span(), "a record has no generic parameters"));
-    }
-    let fields = match &input.data {
-        Data::Struct(data) => match &data.fields {
-            Fields::Named(fields) => &fields.named,
-            _ => return Err(Error::new(name.span(), "a record has a named field for each column")),
-        },
-        _ => return Err(Error::new(name.span(), "a record is a struct")),
-    };
+    let fields = named_fields(input)?;
     let (table, key) = table_and_key(input)?;
-    let is_key = |field: &&Field| column_name(field) == key.value();
-    let Some(key_field) = fields.iter().find(is_key) else {
-        let message = format!("{name} has no field `{}`", key.value());
-        return Err(Error::new(key.span(), message));
-    };
-    let (key_name, key_type) = (&key_field.ident, &key_field.ty);
+    let key_field = fields.iter().find(|field| column_name(field) == key.value());
+    let key_field =
+        key_field.ok_or_else(|| error(&key, &format!("{name} has no field `{}`", key.value())))?;
+    let (key_ident, key_type) = (&key_field.ident, &key_field.ty);
     let columns = fields.iter().map(|field| column(name, field)).collect::<Result<Vec<_>>>()?;
     let record = quote!(::chassis::unit_of_work::record);
     Ok(quote! {
@@ -47,7 +84,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
             const KEY: &'static str = #key;
 
             fn key(&self) -> &#key_type {
-                &self.#key_name
+                &self.#key_ident
             }
 
             fn columns() -> &'static #record::Columns<#name> {
@@ -59,35 +96,46 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
+/// The fields of a struct that can be a record.
+fn named_fields(input: &DeriveInput) -> Result<&Punctuated<Field, Token![,]>> {
+    if !input.generics.params.is_empty() {
+        return Err(error(&input.generics, "a record has no generic parameters"));
+    }
+    match &input.data {
+        Data::Struct(DataStruct { fields: Fields::Named(fields), .. }) => Ok(&fields.named),
+        Data::Struct(_) => Err(error(&input.ident, "a record has a named field for each column")),
+        _ => Err(error(&input.ident, "a record is a struct")),
+    }
+}
+
 /// The values of `#[record(table = "…", key = "…")]`.
 fn table_and_key(input: &DeriveInput) -> Result<(LitStr, LitStr)> {
     let (mut table, mut key) = (None, None);
     for attribute in input.attrs.iter().filter(|it| it.path().is_ident("record")) {
         attribute.parse_nested_meta(|meta| {
-            let place = match () {
+            let value = match () {
                 () if meta.path.is_ident("table") => &mut table,
                 () if meta.path.is_ident("key") => &mut key,
                 () => return Err(meta.error("expected `table = \"…\"` or `key = \"…\"`")),
             };
-            *place = Some(meta.value()?.parse()?);
-            Ok(())
+            match value.replace(meta.value()?.parse()?) {
+                Some(_) => Err(meta.error("this is given twice")),
+                None => Ok(()),
+            }
         })?;
     }
     let missing = "a record names its table and its key: `#[record(table = \"…\", key = \"…\")]`";
-    table.zip(key).ok_or_else(|| Error::new(input.ident.span(), missing))
+    table.zip(key).ok_or_else(|| error(&input.ident, missing))
 }
 
-fn column_name(field: &Field) -> String {
-    field.ident.as_ref().map(|name| name.unraw().to_string()).unwrap_or_default()
-}
-
-/// A field as a column. If its type cannot be one, the compiler's error points at the type.
-fn column(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
+/// The column of a field, as an expression. It has the span of the field's type, so that the compiler's error points
+/// at a type that no column can store.
+fn column(record: &Ident, field: &Field) -> Result<TokenStream> {
     let mut immutable = None;
     for attribute in &field.attrs {
         if attribute.path().is_ident("sqlx") {
             let message = "a record's column has the name of its field: leave out `#[sqlx(…)]`";
-            return Err(Error::new(attribute.span(), message));
+            return Err(error(attribute, message));
         }
         if attribute.path().is_ident("record") {
             attribute.parse_nested_meta(|meta| {
@@ -105,27 +153,56 @@ fn column(record: &syn::Ident, field: &Field) -> Result<TokenStream> {
     })
 }
 
+/// The name of a field, without the `r#` of a keyword.
+fn column_name(field: &Field) -> String {
+    field.ident.as_ref().map(|name| name.unraw().to_string()).unwrap_or_default()
+}
+
+/// An error that points at a part of the input.
+fn error(at: &impl Spanned, message: &str) -> Error {
+    Error::new(at.span(), message)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use syn::parse_quote;
 
-    fn expanded(text: &str) -> String {
-        expand(&syn::parse_str(text).unwrap()).unwrap().to_string().replace(' ', "")
-    }
+    use super::*;
 
     #[test]
     fn every_field_is_a_column_under_its_name() {
-        let text = "#[record(table = \"items\", key = \"sku\")]
-                    struct Item { sku: String, #[record(immutable)] r#type: i64 }";
-        let expanded = expanded(text);
-        for part in [
-            "record::RecordforItem{typeKey=String;",
-            "constTABLE:&'staticstr=\"items\";constKEY:&'staticstr=\"sku\";",
-            "Column::new(\"sku\",|row:&Item|&row.sku),",
-            "Column::new(\"type\",|row:&Item|&row.r#type).immutable()]",
-        ] {
-            assert!(expanded.contains(part), "{part}\n{expanded}");
-        }
+        let expanded = expand(&parse_quote! {
+            #[record(table = "items", key = "sku")]
+            struct Item { sku: String, #[record(immutable)] r#type: i64 }
+        });
+        let expected = quote! {
+            impl ::chassis::unit_of_work::record::Record for Item {
+                type Key = String;
+                const TABLE: &'static str = "items";
+                const KEY: &'static str = "sku";
+
+                fn key(&self) -> &String {
+                    &self.sku
+                }
+
+                fn columns() -> &'static ::chassis::unit_of_work::record::Columns<Item> {
+                    static COLUMNS: ::std::sync::LazyLock<
+                        ::chassis::unit_of_work::record::Columns<Item>> =
+                    ::std::sync::LazyLock::new(||
+                        ::chassis::unit_of_work::record::Columns::new([
+                            ::chassis::unit_of_work::record::Column::new(
+                                "sku", |row: &Item| &row.sku
+                            ),
+                            ::chassis::unit_of_work::record::Column::new(
+                                "type", |row: &Item| &row.r#type
+                            ).immutable()
+                        ])
+                    );
+                    &COLUMNS
+                }
+            }
+        };
+        assert_eq!(expanded.unwrap().to_string(), expected.to_string());
     }
 
     #[test]
@@ -139,6 +216,7 @@ mod tests {
             (named("struct Item { name: String }"), "Item has no field `sku`"),
             (named("struct Item { #[sqlx(json)] sku: i64 }"), "the name of its field"),
             (named("struct Item { #[record(key)] sku: i64 }"), "expected `immutable`"),
+            (named("#[record(key = \"name\")] struct Item { sku: i64 }"), "given twice"),
             ("#[record(name = \"a\")] struct Item { a: i64 }".into(), "expected `table = "),
         ] {
             let error = expand(&syn::parse_str(&text).unwrap()).unwrap_err().to_string();

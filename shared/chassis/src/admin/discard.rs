@@ -9,7 +9,7 @@
 use sqlx::{Connection, PgTransaction};
 use uuid::Uuid;
 
-use crate::admin::replay::{DeadLetters, SETTLE_TIMEOUT, SettleOutcome, unavailable};
+use crate::admin::replay::{DeadLetters, SETTLE_TIMEOUT, SettleOutcome, is_settled, unavailable};
 use crate::crash_point;
 use crate::db::{self, DbErrorClass};
 use crate::dead_letter::discard_impact::{DiscardImpact, WriteOff};
@@ -53,20 +53,15 @@ impl<R: UnitOfWork> DeadLetters<R> {
         write_off: bool,
     ) -> Result<(SettleOutcome, Option<DiscardImpact>), Problem> {
         let dead_letter = self.find(dead_letter_id).await?;
-        match dead_letter.state {
-            DeadLetterState::Waiting => {}
-            DeadLetterState::Discarded => {
-                return Ok((self.already_settled(dead_letter_id).await?, None));
-            }
-            DeadLetterState::Replayed => return Err(already_replayed(dead_letter_id)),
+        if is_settled(&dead_letter, dead_letter.state, DeadLetterState::Discarded)? {
+            return Ok((self.already_settled(dead_letter_id).await?, None));
         }
         let item = self.parse(&dead_letter).await?;
         let work = async {
             let mut tx = db::begin(&self.db).await.map_err(unavailable)?;
-            match dead_letter::lock(&mut tx, dead_letter_id).await.map_err(unavailable)? {
-                DeadLetterState::Waiting => {}
-                DeadLetterState::Discarded => return Ok((tx, SettleOutcome::DoneBefore, None)),
-                DeadLetterState::Replayed => return Err(already_replayed(dead_letter_id)),
+            let state = dead_letter::lock(&mut tx, dead_letter_id).await.map_err(unavailable)?;
+            if is_settled(&dead_letter, state, DeadLetterState::Discarded)? {
+                return Ok((tx, SettleOutcome::DoneBefore, None));
             }
             // Undecodable bytes have no inbox row, which would keep two dead letters of one event from being
             // written off twice.
@@ -172,12 +167,6 @@ fn undecodable_impact(dead_letter: &DeadLetter, event_id: Option<Uuid>) -> Disca
         Some(event_id) => impact.with_write_off(format!("event {event_id}"), 1, "unread events"),
         None => impact,
     }
-}
-
-fn already_replayed(dead_letter_id: i64) -> Problem {
-    let detail =
-        format!("Dead letter {dead_letter_id} was replayed: there is nothing left to discard.");
-    Problem::conflict("replayed", detail)
 }
 
 fn write_off_needed(dead_letter_id: i64, impact: &DiscardImpact) -> Problem {

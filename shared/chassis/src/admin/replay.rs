@@ -68,6 +68,50 @@ pub(crate) struct DecodedRecord {
     pub unreadable: Option<String>,
 }
 
+/// Why an attempt did not replay a dead letter.
+enum ReplayError {
+    /// Its transaction failed.
+    Failed(ApplyError),
+    /// The operator gets this answer.
+    Refused(Problem),
+}
+
+impl<E: Into<ApplyError>> From<E> for ReplayError {
+    fn from(error: E) -> ReplayError {
+        ReplayError::Failed(error.into())
+    }
+}
+
+impl From<Problem> for ReplayError {
+    fn from(problem: Problem) -> ReplayError {
+        ReplayError::Refused(problem)
+    }
+}
+
+/// Whether a dead letter, whose state is now `state`, is already settled in the way that the operator requests.
+///
+/// # Errors
+/// It was settled in the other way, which is final.
+pub(super) fn is_settled(
+    dead_letter: &DeadLetter,
+    state: DeadLetterState,
+    requested: DeadLetterState,
+) -> Result<bool, Problem> {
+    let id = dead_letter.dead_letter_id;
+    let (kind, detail) = match state {
+        DeadLetterState::Waiting => return Ok(false),
+        _ if state == requested => return Ok(true),
+        DeadLetterState::Replayed => (
+            "replayed",
+            format!("Dead letter {id} was replayed: there is nothing left to discard."),
+        ),
+        DeadLetterState::Discarded => {
+            ("discarded", format!("Dead letter {id} was discarded, which is final."))
+        }
+    };
+    Err(Problem::conflict(kind, detail))
+}
+
 impl<R: UnitOfWork> DeadLetters<R> {
     pub async fn find(&self, dead_letter_id: i64) -> Result<DeadLetter, Problem> {
         let dead_letter = dead_letter::find(&self.db, dead_letter_id).await?;
@@ -78,10 +122,8 @@ impl<R: UnitOfWork> DeadLetters<R> {
     /// Applies the event and settles its dead letter, in one transaction.
     pub async fn replay(&self, dead_letter_id: i64) -> Result<SettleOutcome, Problem> {
         let dead_letter = self.find(dead_letter_id).await?;
-        match dead_letter.state {
-            DeadLetterState::Waiting => {}
-            DeadLetterState::Replayed => return self.already_settled(dead_letter_id).await,
-            DeadLetterState::Discarded => return Err(already_discarded(dead_letter_id)),
+        if is_settled(&dead_letter, dead_letter.state, DeadLetterState::Replayed)? {
+            return self.already_settled(dead_letter_id).await;
         }
         let item = self.parse(&dead_letter).await?;
         if let Content::Poison(cause) = &item.content {
@@ -91,26 +133,25 @@ impl<R: UnitOfWork> DeadLetters<R> {
         loop {
             let attempt = self.replay_once(&dead_letter, &item);
             let attempt = tokio::time::timeout(SETTLE_TIMEOUT, attempt).await;
-            match attempt.map_err(Problem::admin_outcome_unknown)?? {
+            let error = match attempt.map_err(Problem::admin_outcome_unknown)? {
                 Ok(settled) => return Ok(settled),
-                Err(error) => match error.reaction(1, true) {
-                    Reaction::Race(_) if races == 0 => races += 1,
-                    Reaction::Isolate(_, cause) => {
-                        return Err(still_unprocessable(dead_letter_id, &cause));
-                    }
-                    Reaction::Race(error)
-                    | Reaction::Single(
-                        DbErrorClass::Permanent | DbErrorClass::DatabaseRule,
-                        error,
-                    ) => {
-                        let cause = DeadLetterReason::rejected_by_database(&error);
-                        return Err(still_unprocessable(dead_letter_id, &cause));
-                    }
-                    Reaction::Single(_, error) => return Err(unavailable(error)),
-                    Reaction::Wait(reason) => return Err(unavailable(reason)),
-                    // Not of a single event whose key was checked.
-                    Reaction::CheckDuplicates | Reaction::Singles | Reaction::Bisect => races += 1,
-                },
+                Err(ReplayError::Refused(problem)) => return Err(problem),
+                Err(ReplayError::Failed(error)) => error,
+            };
+            match error.reaction(1, true) {
+                Reaction::Race(_) if races == 0 => races += 1,
+                Reaction::Isolate(_, cause) => {
+                    return Err(still_unprocessable(dead_letter_id, &cause));
+                }
+                Reaction::Race(error)
+                | Reaction::Single(DbErrorClass::Permanent | DbErrorClass::DatabaseRule, error) => {
+                    let cause = DeadLetterReason::rejected_by_database(&error);
+                    return Err(still_unprocessable(dead_letter_id, &cause));
+                }
+                Reaction::Single(_, error) => return Err(unavailable(error)),
+                Reaction::Wait(reason) => return Err(unavailable(reason)),
+                // They do not follow for a single event whose key was checked.
+                Reaction::CheckDuplicates | Reaction::Singles | Reaction::Bisect => races += 1,
             }
         }
     }
@@ -119,44 +160,30 @@ impl<R: UnitOfWork> DeadLetters<R> {
         &self,
         dead_letter: &DeadLetter,
         item: &IncomingRecord<R>,
-    ) -> Result<Result<SettleOutcome, ApplyError>, Problem> {
-        let work = async {
-            let mut tx = db::begin(&self.db).await?;
-            let state = dead_letter::lock(&mut tx, dead_letter.dead_letter_id).await?;
-            if state != DeadLetterState::Waiting {
-                return Ok((tx, None, state));
-            }
-            let attempts = dead_letter.attempts.saturating_add(1);
-            let now = db::now(&mut tx).await?;
-            let records = std::slice::from_ref(item);
-            let effect = apply_events(&mut tx, records, now, true, attempts).await?;
-            let is_discarded = !effect.has_effect() && self.was_discarded(&mut tx, item).await?;
-            let state =
-                if is_discarded { DeadLetterState::Discarded } else { DeadLetterState::Replayed };
-            dead_letter::settle(&mut tx, dead_letter.dead_letter_id, state, None).await?;
-            Ok((tx, Some(effect), state))
-        };
-        let (tx, effect, state) = match work.await {
-            Ok(done) => done,
-            Err(error) => return Ok(Err(error)),
-        };
-        let Some(effect) = effect else {
-            if state == DeadLetterState::Discarded {
-                return Err(already_discarded(dead_letter.dead_letter_id));
-            }
+    ) -> Result<SettleOutcome, ReplayError> {
+        let mut tx = db::begin(&self.db).await?;
+        let state = dead_letter::lock(&mut tx, dead_letter.dead_letter_id).await?;
+        if is_settled(dead_letter, state, DeadLetterState::Replayed)? {
             tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
-            return Ok(Ok(SettleOutcome::DoneBefore));
+            return Ok(SettleOutcome::DoneBefore);
+        }
+        let attempts = dead_letter.attempts.saturating_add(1);
+        let now = db::now(&mut tx).await?;
+        let records = std::slice::from_ref(item);
+        let effect = apply_events(&mut tx, records, now, true, attempts).await?;
+        let (state, outcome) = if effect.has_effect() {
+            (DeadLetterState::Replayed, SettleOutcome::Replayed)
+        } else if self.was_discarded(&mut tx, item).await? {
+            (DeadLetterState::Discarded, SettleOutcome::DiscardedBefore)
+        } else {
+            (DeadLetterState::Replayed, SettleOutcome::HandledBefore)
         };
+        dead_letter::settle(&mut tx, dead_letter.dead_letter_id, state, None).await?;
         crash_point!("replay.prepared");
         tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
         crash_point!("replay.committed");
-        let settled = match (effect.has_effect(), state) {
-            (true, _) => SettleOutcome::Replayed,
-            (false, DeadLetterState::Discarded) => SettleOutcome::DiscardedBefore,
-            (false, _) => SettleOutcome::HandledBefore,
-        };
         effect.after_commit(&self.wakeups);
-        Ok(Ok(settled))
+        Ok(outcome)
     }
 
     pub(super) async fn was_discarded(
@@ -254,13 +281,6 @@ fn still_unprocessable(dead_letter_id: i64, cause: &DeadLetterReason) -> Problem
         cause.detail
     );
     Problem::conflict(STILL_UNPROCESSABLE, detail)
-}
-
-pub(super) fn already_discarded(dead_letter_id: i64) -> Problem {
-    Problem::conflict(
-        "discarded",
-        format!("Dead letter {dead_letter_id} was discarded, which is final."),
-    )
 }
 
 pub(super) fn unavailable(reason: impl std::fmt::Display) -> Problem {

@@ -22,7 +22,7 @@ use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::http::problem::Problem;
-use crate::transaction::failure::{ApplyError, Reaction, bisect};
+use crate::transaction::failure::{ApplyError, Reaction, Step, bisect};
 use crate::transaction::{self, Applied};
 use crate::unit_of_work::UnitOfWork;
 
@@ -84,67 +84,77 @@ impl BatchExecutor {
         Some(batch)
     }
 
-    /// Runs a batch until every caller has an answer. Parts of a batch that fails are tried by themselves; a command
-    /// with the same key as an accepted one waits for the next round. A single command whose row is locked is
-    /// deferred, so that no other command waits for it.
+    /// Runs a batch, part by part from left to right, until every caller has an answer. A single command whose row is
+    /// locked is deferred, so that no other command waits for it.
     pub async fn execute<R: UnitOfWork>(
         &mut self,
         batch: Vec<QueuedCommand<R>>,
         mut defer: impl FnMut(QueuedCommand<R>),
     ) {
-        let mut rounds = vec![batch];
-        let mut failures = 0;
-        while let Some(batch) = rounds.pop() {
+        let (mut parts, mut failures) = (vec![batch], 0);
+        while let Some(part) = parts.pop() {
             self.heartbeat.beat();
-            let mut batch = drop_expired(batch);
-            if batch.is_empty() {
+            let mut part = drop_expired(part);
+            if part.is_empty() {
                 continue;
             }
-            histogram!("command_batch_size").record(batch.len() as f64);
-            match self.try_commit(&mut batch).await {
+            histogram!("command_batch_size").record(part.len() as f64);
+            let step = match self.try_commit(&mut part).await {
                 Ok(Applied { answers, expects_duplicates, .. }) => {
                     self.wakeups.relay.notify_one();
                     self.wakeups.change_feed.send_replace(());
                     failures = 0;
-                    // What a batch came apart into is tried as the batch was.
+                    // The parts of a batch are tried in the way in which the batch was tried.
                     self.expects_duplicates =
-                        expects_duplicates || self.expects_duplicates && !rounds.is_empty();
-                    rounds.push(reply_all(batch, answers));
+                        expects_duplicates || self.expects_duplicates && !parts.is_empty();
+                    Step::Next(vec![reply_all(part, answers)])
                 }
-                Err(error) => match error.reaction(batch.len(), self.expects_duplicates) {
-                    Reaction::CheckDuplicates => {
-                        self.expects_duplicates = true;
-                        rounds.push(batch);
-                    }
-                    Reaction::Isolate(nth, reason) => {
-                        error!("a command can't be decided: {}", reason.detail);
-                        batch.remove(nth).reject(Problem::internal());
-                        rounds.push(batch);
-                    }
-                    Reaction::Singles => {
-                        warn!("{} commands are tried one by one: a row is locked", batch.len());
-                        rounds.extend(batch.into_iter().rev().map(|pending| vec![pending]));
-                    }
-                    Reaction::Bisect => rounds.extend(bisect(batch).into_iter().rev()),
-                    Reaction::Race(error) => {
-                        debug!("commands are tried again: {error}");
-                        rounds.push(batch);
-                        back_off(&mut failures).await;
-                    }
-                    Reaction::Wait(reason) => {
-                        warn!("{} commands are tried again: {reason}", batch.len());
-                        rounds.push(batch);
-                        back_off(&mut failures).await;
-                    }
-                    Reaction::Single(class, error) => {
-                        let pending = batch.remove(0);
-                        if let Some(again) = reject_refused(pending, class, &error, &mut defer) {
-                            rounds.push(vec![again]);
-                            back_off(&mut failures).await;
-                        }
-                    }
-                },
+                Err(error) => self.react(part, error, &mut defer),
+            };
+            match step {
+                Step::Done => {}
+                // Pushed from right to left: the left part is popped first.
+                Step::Next(next) => parts.extend(next.into_iter().rev()),
+                Step::Retry(part) => {
+                    parts.push(part);
+                    failures += 1;
+                    tokio::time::sleep(COMMAND_BACKOFF.pause_after(failures)).await;
+                }
             }
+        }
+    }
+
+    /// The step after a failed attempt, as [`crate::transaction::failure`] decides it.
+    fn react<R: UnitOfWork>(
+        &mut self,
+        mut part: Vec<QueuedCommand<R>>,
+        error: ApplyError,
+        defer: impl FnOnce(QueuedCommand<R>),
+    ) -> Step<Vec<QueuedCommand<R>>> {
+        match error.reaction(part.len(), self.expects_duplicates) {
+            Reaction::CheckDuplicates => {
+                self.expects_duplicates = true;
+                Step::Next(vec![part])
+            }
+            Reaction::Isolate(nth, reason) => {
+                error!("a command can't be decided: {}", reason.detail);
+                part.remove(nth).reject(Problem::internal());
+                Step::Next(vec![part])
+            }
+            Reaction::Singles => {
+                warn!("{} commands are tried one by one: a row is locked", part.len());
+                Step::Next(part.into_iter().map(|pending| vec![pending]).collect())
+            }
+            Reaction::Bisect => Step::Next(Vec::from(bisect(part))),
+            Reaction::Race(error) => {
+                debug!("commands are tried again: {error}");
+                Step::Retry(part)
+            }
+            Reaction::Wait(reason) => {
+                warn!("{} commands are tried again: {reason}", part.len());
+                Step::Retry(part)
+            }
+            Reaction::Single(class, error) => react_to_single(part.remove(0), class, &error, defer),
         }
     }
 
@@ -195,20 +205,13 @@ impl BatchExecutor {
     }
 }
 
-/// Waits between two attempts of a batch.
-async fn back_off(failures: &mut u32) {
-    *failures += 1;
-    tokio::time::sleep(COMMAND_BACKOFF.pause_after(*failures)).await;
-}
-
-/// Answers a single command that the database refuses, or defers it if its row is locked. Returns it if it is to
-/// be tried again.
-fn reject_refused<R: UnitOfWork>(
+/// Answers a single command that the database refuses, defers it if its row is locked, or tries it again.
+fn react_to_single<R: UnitOfWork>(
     pending: QueuedCommand<R>,
     class: DbErrorClass,
     error: &sqlx::Error,
     defer: impl FnOnce(QueuedCommand<R>),
-) -> Option<QueuedCommand<R>> {
+) -> Step<Vec<QueuedCommand<R>>> {
     match class {
         DbErrorClass::Permanent => {
             error!("the database refuses a command: {error}");
@@ -223,13 +226,13 @@ fn reject_refused<R: UnitOfWork>(
         DbErrorClass::LockTimeout => defer(pending),
         DbErrorClass::StatementTimeout | DbErrorClass::Transient | DbErrorClass::UniqueRace => {
             warn!("a command is tried again: {error}");
-            return Some(pending);
+            return Step::Retry(vec![pending]);
         }
     }
-    None
+    Step::Done
 }
 
-/// Sends the answers, and returns the commands that have none yet.
+/// Sends the answers. Returns the commands without one, whose key is that of an earlier command of the batch.
 fn reply_all<R: UnitOfWork>(
     batch: Vec<QueuedCommand<R>>,
     answers: Vec<Option<Result<Reply, Problem>>>,

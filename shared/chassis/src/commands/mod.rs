@@ -34,10 +34,11 @@ use crate::telemetry;
 use crate::unit_of_work::{Loads, UnitOfWork};
 
 /// Executors of one service: while one batch is written to the disk, the next is prepared. More executors mean
-/// smaller batches, which cost Postgres more an order. One further executor runs the commands whose rows are locked.
+/// smaller batches, which cost Postgres more for each command. One further executor runs the commands whose rows
+/// are locked.
 const EXECUTORS: usize = 2;
 
-/// From this number of commands in one batch on, commands arrive concurrently.
+/// A batch of at least this many commands counts as concurrent.
 const SIBLINGS_MIN: usize = 2;
 
 /// How long a caller waits for its answer. The last attempt, with its waits for a connection and for locks,
@@ -79,8 +80,7 @@ pub fn command_channel<R: UnitOfWork>(
 }
 
 impl<R: UnitOfWork> Commands<R> {
-    /// Runs a command and answers when it is durable, or when it is refused; within 12 s, whatever
-    /// happens.
+    /// Runs a command and answers when it is durable or refused, within 12 s in any case.
     ///
     /// `decide` reads the rows, decides, changes the rows and answers. It refuses before it changes anything:
     /// a refusal after a change is a programming error, answered 500, and nothing of it is stored.
@@ -91,7 +91,7 @@ impl<R: UnitOfWork> Commands<R> {
     /// repeated, as a cancellation has. Otherwise give it a key: [`IdempotentRequest::with_generated_key`].
     ///
     /// # Errors
-    /// - Whatever `decide` refuses with, and 422 where the key came before with another request.
+    /// - The problem of `decide`, or 422 if the key was used before for another request.
     /// - 503 `unavailable`, and nothing was stored: 4,096 commands wait already, or no attempt that
     ///   began within 3 s was committed.
     /// - 503 `outcome-unknown`: a commit with its effect was cut and no later attempt settled it, or
@@ -123,7 +123,7 @@ impl<R: UnitOfWork> Commands<R> {
         }
         match tokio::time::timeout(REPLY_TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
-            // The executors are gone, or still at work: it may be stored or not.
+            // The executors have ended or are still at work: it may be stored or not.
             _ => Err(Problem::outcome_unknown()),
         }
     }
@@ -151,7 +151,7 @@ impl<R: UnitOfWork> CommandExecutor<R> {
                 }
             });
         }
-        // It ends when the others have.
+        // The executor of locked commands ends when the others have ended.
         drop(locked_sender);
         let mut executor = executor();
         executors.spawn(async move { executor.execute_locked(locked_commands).await });

@@ -20,7 +20,7 @@ pub const COMMAND_BATCH_MAX: usize = 256;
 /// Commands in the queue, at most. Further ones are answered 503, so that memory stays bounded.
 pub(super) const QUEUE_MAX: usize = 4_096;
 
-/// After this time a command is not tried any more: one that was never begun is refused.
+/// After this time a command is not tried any more and is refused.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A batch waits at most 30 ms for further commands, and ends as soon as none arrived for 8 ms. Both apply
@@ -41,7 +41,7 @@ pub(crate) struct QueuedCommand<R: UnitOfWork> {
 }
 
 impl<R: UnitOfWork> QueuedCommand<R> {
-    /// Replaces a problem that says that nothing was stored, where that is not certain.
+    /// Replaces a problem that states that nothing was stored, if that is not certain.
     pub fn or_outcome_unknown(&self, problem: Problem) -> Problem {
         if self.outcome_unknown { Problem::outcome_unknown() } else { problem }
     }

@@ -1,5 +1,5 @@
-//! Addresses in settings. Each parser answers the address in its one form, or the reason why nothing could
-//! ever be reached by it. A name that does not resolve is no such reason: it may resolve later.
+//! Parsers for the addresses in settings. Each returns the address in its normal form, or the reason why it can
+//! never work. A name that does not resolve is no such reason, because it may resolve later.
 
 use std::fs::File;
 use std::net::Ipv6Addr;
@@ -9,10 +9,10 @@ use std::str::FromStr;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{Host, Url};
 
-/// Of a broker whose port is not given, as Kafka's own clients have it.
+/// The port of a broker that is given without one, as in Kafka's own clients.
 const BROKER_PORT_DEFAULT: &str = "9092";
 
-/// Brokers as `host:port`, comma-separated.
+/// Parses brokers as `host:port`, comma-separated.
 pub(super) fn parse_brokers(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return Err("a broker is `host:port`, without a scheme: KAFKA_SECURITY_PROTOCOL is \
@@ -41,7 +41,7 @@ fn parse_broker(text: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
-/// The base of an HTTP API, without a slash at its end.
+/// Parses the base URL of an HTTP API, and removes slashes at its end.
 pub(super) fn parse_base_url(text: &str) -> Result<String, String> {
     const FORM: &str = "it is not a URL like http://host:8081/path";
     if text.contains(',') {
@@ -73,7 +73,7 @@ pub(super) fn parse_base_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// Every parameter that sqlx knows; it ignores others, and with them whatever they demand.
+/// The parameters that sqlx supports. sqlx ignores all others, so they are refused here.
 const POSTGRES_URL_PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -95,10 +95,10 @@ const POSTGRES_URL_PARAMETERS: [&str; 18] = [
     "options",
 ];
 
-/// What a database's URL means. Variables of Postgres' own clients (PGHOST, PGSSLMODE and the like) and
-/// `~/.pgpass` fill in nothing: sqlx would take from them whatever the URL leaves open.
+/// Parses a database's URL. It sets every option that the URL leaves open: sqlx would read these options from the
+/// variables of Postgres' own clients (PGHOST, PGSSLMODE and others) and from `~/.pgpass`.
 ///
-/// No reason quotes the URL, which may hold a password.
+/// No reason quotes the URL, because it may contain a password.
 pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     const FORM: &str = "it is not a URL like postgres://user@host:5432/database";
     let url = Url::parse(text).map_err(|_| FORM)?;
@@ -111,18 +111,7 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
         parameters.iter().rev().find(named).map(|(_, value)| value.as_str())
     };
     for (name, value) in &parameters {
-        if !POSTGRES_URL_PARAMETERS.contains(&name.as_str()) && !name.starts_with("options[") {
-            // Where a password holds a `?`, its rest would stand here.
-            let is_plain = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
-            let name = if is_plain { format!(" `{name}`") } else { String::new() };
-            return Err(format!("its parameter{name} is unknown"));
-        }
-        let is_file = name.starts_with("ssl") && !name.ends_with("mode");
-        // A certificate may also stand there itself.
-        if is_file && !value.starts_with("-----BEGIN") {
-            check_readable(value)
-                .map_err(|why| format!("its parameter {name} is {value:?}: {why}"))?;
-        }
+        check_parameter(name, value)?;
     }
     if let Some(mode) = given(&["sslmode", "ssl-mode"])
         && mode.parse::<PgSslMode>().is_err()
@@ -150,7 +139,7 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     }
     let mut options = PgConnectOptions::from_str(text).map_err(|_| FORM)?;
     if let Some(address) = unbracketed {
-        // sqlx would look `[::1]` up as a name.
+        // sqlx would resolve `[::1]` as a name.
         options = options.host(address);
     }
     if url.port().is_none() && given(&["port"]).is_none() {
@@ -168,12 +157,28 @@ pub(crate) fn postgres_options(text: &str) -> Result<PgConnectOptions, String> {
     }
 }
 
-/// A file that can be read.
+/// Checks one parameter of a database's URL: its name, and its file if it names one.
+fn check_parameter(name: &str, value: &str) -> Result<(), String> {
+    if !POSTGRES_URL_PARAMETERS.contains(&name) && !name.starts_with("options[") {
+        // If a password contains a `?`, the rest of the password is in this name.
+        let is_plain = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
+        let name = if is_plain { format!(" `{name}`") } else { String::new() };
+        return Err(format!("its parameter{name} is unknown"));
+    }
+    let is_file = name.starts_with("ssl") && !name.ends_with("mode");
+    // The value may also be the certificate itself.
+    if is_file && !value.starts_with("-----BEGIN") {
+        check_readable(value).map_err(|why| format!("its parameter {name} is {value:?}: {why}"))?;
+    }
+    Ok(())
+}
+
+/// Accepts a readable file.
 pub(super) fn readable_file(text: &str) -> Result<String, String> {
     check_readable(text).map(|()| text.to_owned())
 }
 
-/// A file that can be read, or a directory of such.
+/// Accepts a readable file or a readable directory.
 pub(super) fn readable_file_or_directory(text: &str) -> Result<String, String> {
     match Path::new(text).is_dir() {
         true => std::fs::read_dir(text).map(drop).map_err(|error| error.to_string())?,

@@ -1,5 +1,5 @@
-//! Reads a struct of variables from the environment. A bad value is one sentence that names the
-//! variable, never a backtrace, and never shows a secret.
+//! Reads a struct of variables from the environment. A bad value is reported in one sentence, which names the
+//! variable and shows no secret.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub fn read<C: clap::Parser>() -> Result<C, BadConfiguration> {
     read_os(|name| std::env::var_os(name))
 }
 
-/// Reads a struct of variables from anything that knows their values by name.
+/// Reads a struct of variables from a function that returns the value of each name.
 pub fn read_from<C: clap::Parser>(
     value: impl Fn(&str) -> Option<String>,
 ) -> Result<C, BadConfiguration> {
@@ -33,8 +33,8 @@ pub fn read_from<C: clap::Parser>(
 pub(crate) fn read_os<C: clap::Parser>(
     value: impl Fn(&str) -> Option<OsString>,
 ) -> Result<C, BadConfiguration> {
-    // The values are handed to clap as flags of its own: clap would take an empty variable for a
-    // value, and a test cannot change the environment of its process.
+    // The values are passed to clap as flags. clap itself would accept an empty variable as a value, and a test
+    // cannot change the environment of its process.
     let command = C::command().no_binary_name(true);
     let mut flags: Vec<String> = Vec::new();
     for arg in command.get_arguments() {
@@ -51,8 +51,7 @@ pub(crate) fn read_os<C: clap::Parser>(
         .map_err(|error| describe_error::<C>(&error))
 }
 
-/// The text of one variable; `None` for an empty one. Blanks around it are no part of it, unless it is a
-/// secret, of which every character counts.
+/// The text of one variable; `None` if it is empty. Blanks around the text are removed, but not from a secret.
 pub(crate) fn variable_text(
     name: &str,
     value: OsString,
@@ -70,7 +69,7 @@ pub(crate) fn variable_text(
     }
 }
 
-/// What a service alone reads, as a struct that can be read by itself. `()` has none.
+/// The variables of one service alone, as a struct that [`read`] can read. `()` has none.
 #[derive(clap::Parser)]
 pub(crate) struct ServiceSettings<S: clap::Args> {
     #[command(flatten)]
@@ -102,7 +101,7 @@ fn describe_error<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
         _ => String::new(),
     };
     let command = C::command();
-    // clap speaks of `--database-url <DATABASE_URL>`; the reader knows the variable.
+    // clap names the flag, as in `--database-url <DATABASE_URL>`. The operator knows only the variable.
     let flags = context(ContextKind::InvalidArg);
     let is_named = |arg: &&clap::Arg| {
         let flag = arg.get_long().map(|long| format!("--{long}"));
@@ -113,7 +112,7 @@ fn describe_error<C: clap::Parser>(error: &clap::Error) -> BadConfiguration {
     let names: Vec<&str> = args.iter().filter_map(|arg| arg.get_env()?.to_str()).collect();
     let names = names.join(", ");
     let shown = match context(ContextKind::InvalidValue) {
-        // An address may hold a password where none belongs.
+        // An address may contain a password by mistake.
         value if !is_secret && !value.is_empty() && !value.contains('@') => {
             format!(" is `{value}`, which")
         }

@@ -1,4 +1,4 @@
-//! The settings of the way to Kafka.
+//! The settings of the connection to Kafka.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
@@ -6,7 +6,7 @@ use crate::config::address;
 use crate::config::env::BadConfiguration;
 use crate::config::secret::Secret;
 
-/// The way to Kafka.
+/// How to connect to Kafka.
 #[derive(Debug, Clone, clap::Args)]
 pub struct KafkaConfig {
     /// Kafka's brokers as `host:port`, comma-separated; an IPv6 address in brackets.
@@ -27,7 +27,7 @@ pub struct KafkaConfig {
     /// The certificates that brokers are checked against. Default: the system's.
     #[arg(long, env, value_parser = address::readable_file_or_directory)]
     pub kafka_ssl_ca_location: Option<String>,
-    /// The certificate that this client shows to brokers.
+    /// The certificate that this client presents to brokers.
     #[arg(long, env, value_parser = address::readable_file)]
     pub kafka_ssl_certificate_location: Option<String>,
     /// The key of that certificate.
@@ -36,7 +36,7 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Checks what no variable shows alone.
+    /// Checks the variables against one another.
     ///
     /// # Errors
     /// If two of them contradict each other.

@@ -52,10 +52,10 @@ pub struct Config {
     #[arg(long, env, default_value = "127.0.0.1:9091")]
     pub admin_addr: SocketAddr,
 
-    /// Its way to Kafka.
+    /// How it connects to Kafka.
     #[command(flatten)]
     pub kafka: KafkaConfig,
-    /// Its way to the schema registry.
+    /// How it connects to the schema registry.
     #[command(flatten)]
     pub schema_registry: SchemaRegistryConfig,
 
@@ -84,18 +84,18 @@ impl Config {
     /// Reads it from the process's environment.
     ///
     /// # Errors
-    /// If a variable is missing, has a value that can't ever work, or contradicts another one.
+    /// If a variable is missing, has a value that can never work, or contradicts another one.
     pub fn from_env() -> Result<Config, BadConfiguration> {
         let config: Config = env::read()?;
         config.check(|name| std::env::var_os(name).is_some())?;
         Ok(config)
     }
 
-    /// Checks what no variable shows alone. `is_set` reads variables that are no fields of this struct.
+    /// Checks the variables against one another. `is_set` reports whether a variable outside of this struct is set.
     fn check(&self, is_set: impl Fn(&str) -> bool) -> Result<(), BadConfiguration> {
         self.kafka.check()?;
         self.schema_registry.check()?;
-        // sqlx takes these from the environment, and nothing in a URL takes them back.
+        // sqlx reads these from the environment, and a URL cannot override them.
         for name in ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"] {
             if is_set(name) {
                 return Err(BadConfiguration::new(format!(
@@ -123,7 +123,7 @@ impl Config {
     }
 }
 
-/// Whether two sockets can't listen at once. Port 0 is any that is free.
+/// Whether two sockets cannot listen at the same time. Port 0 is any free port.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     one.port() == other.port()
@@ -190,10 +190,11 @@ mod tests {
         assert!(error_message("DATABASE_POOL_SIZE", "0").starts_with("DATABASE_POOL_SIZE is `0`"));
     }
 
-    /// A file that can be read, and is no certificate.
+    /// A readable file that is no certificate.
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
-    /// Every one ends the process at its start, before anything waits for what can't come.
+    /// Each of these values ends the process at its start, before a loop waits for a connection that cannot
+    /// succeed.
     #[test]
     fn a_value_that_can_never_work_is_refused_by_the_name_of_its_variable() {
         const DATABASE: &str = "postgres://till@127.0.0.1/till";
@@ -352,7 +353,7 @@ mod tests {
         config(&[("HTTP_ADDR", "127.0.0.1:0"), ("PROBE_ADDR", "127.0.0.1:0")]).unwrap();
     }
 
-    /// A password in which one byte was replaced would be refused by whom it is for.
+    /// A lossy conversion would replace a byte of the password, and the server would refuse the password.
     #[test]
     fn a_value_that_is_no_text_is_refused_and_not_changed() {
         use std::os::unix::ffi::OsStringExt;

@@ -1,4 +1,4 @@
-//! The settings of the way to the schema registry.
+//! The settings of the connection to the schema registry.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::config::secret::Secret;
 /// The certificates that the clients of the registry and of the trace collector trust; OpenSSL reads it.
 const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 
-/// The way to the schema registry.
+/// How to connect to the schema registry.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SchemaRegistryConfig {
     /// The base of a Confluent-compatible schema registry's API; no proxy variable applies to it.
@@ -29,10 +29,10 @@ pub struct SchemaRegistryConfig {
 }
 
 impl SchemaRegistryConfig {
-    /// Checks what no variable shows alone.
+    /// Checks the variables against one another.
     ///
     /// # Errors
-    /// If there is a password and no user, or if the certificates of `SSL_CERT_FILE` can't be read.
+    /// If there is a password without a user, or if the file `SSL_CERT_FILE` cannot be read.
     pub fn check(&self) -> Result<(), BadConfiguration> {
         self.check_with(std::env::var_os(SSL_CERT_FILE))
     }

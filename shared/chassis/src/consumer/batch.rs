@@ -29,7 +29,7 @@ use crate::crash_point;
 use crate::db::{self, DbErrorClass};
 use crate::dead_letter::DeadLetterReason;
 use crate::kafka::record::schema_id;
-use crate::transaction::failure::Reaction;
+use crate::transaction::failure::{ApplyError, Reaction, Step};
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::unit_of_work::UnitOfWork;
 
@@ -47,15 +47,6 @@ pub(crate) struct BatchRunner<'a, R: UnitOfWork> {
     deferred_logged_at: Instant,
     /// By topic: when an event last had its effect.
     last_success_at: HashMap<&'static str, Instant>,
-}
-
-/// What follows an attempt.
-enum Step<R: UnitOfWork> {
-    Done,
-    /// These are tried next: the parts of the sub-batch, or all of it.
-    Next(Vec<SubBatch<R>>),
-    /// It has to wait here; deferred events that are due run first.
-    Retry(SubBatch<R>, String),
 }
 
 impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
@@ -126,24 +117,21 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             .collect()
     }
 
-    async fn run_sub_batches(&mut self, parts: Vec<SubBatch<R>>, assigned: &Assignment) {
-        let (mut parts, mut failures) = (parts, 0);
+    /// Runs sub-batches from left to right, until each is committed or deferred.
+    async fn run_sub_batches(&mut self, mut parts: Vec<SubBatch<R>>, assigned: &Assignment) {
+        let mut failures = 0;
         parts.reverse();
         while let Some(part) = parts.pop() {
             match self.try_sub_batch(part, assigned).await {
                 Step::Done => failures = 0,
                 // Pushed from right to left: the left part is popped, and has to end, first.
                 Step::Next(next) => parts.extend(next.into_iter().rev()),
-                Step::Retry(part, reason) => {
-                    counter!("consumer_retries_total").increment(1);
-                    let (count, first) = (part.items.len(), describe_record(&part.items[0]));
-                    warn!(
-                        "{count} events wait and are tried again, the first of them {first}: {reason}"
-                    );
+                Step::Retry(part) => {
                     parts.push(part);
                     if self.wait.back_off(&mut failures).await.is_err() {
                         return;
                     }
+                    // Deferred events that are due run before it.
                     parts.extend(self.take_due(assigned).await);
                 }
             }
@@ -167,24 +155,36 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
     }
 
     /// Tries a sub-batch once.
-    async fn try_sub_batch(&mut self, mut part: SubBatch<R>, assigned: &Assignment) -> Step<R> {
+    async fn try_sub_batch(
+        &mut self,
+        mut part: SubBatch<R>,
+        assigned: &Assignment,
+    ) -> Step<SubBatch<R>> {
         self.resources.heartbeat.beat();
         if let Content::SchemaPending(pending) = &part.items[0].content {
             let reason = pending.reason.clone();
             return self.wait_or_expire(part, RetryReason::UnknownSchema, reason, assigned);
         }
         part.attempts.count += 1;
-        let error = match db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(&part)).await
-        {
+        match db::with_timeout(ATTEMPT_TIMEOUT, self.committer.try_commit(&part)).await {
             Ok(committed) => {
                 self.circuit_breaker.record_committed(&part, &committed);
                 let now = Instant::now();
                 self.last_success_at.extend(committed.handled.iter().map(|topic| (*topic, now)));
                 self.committer.record_committed(&part, &committed, assigned);
-                return Step::Done;
+                Step::Done
             }
-            Err(error) => error,
-        };
+            Err(error) => self.react(part, error, assigned),
+        }
+    }
+
+    /// The step after a failed attempt, as [`crate::transaction::failure`] decides it.
+    fn react(
+        &mut self,
+        mut part: SubBatch<R>,
+        error: ApplyError,
+        assigned: &Assignment,
+    ) -> Step<SubBatch<R>> {
         let (count, checked) = (part.items.len(), self.committer.expects_duplicates);
         let (wait, reason) = match error.reaction(count, checked) {
             Reaction::CheckDuplicates => {
@@ -226,7 +226,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         wait: RetryReason,
         reason: String,
         assigned: &Assignment,
-    ) -> Step<R> {
+    ) -> Step<SubBatch<R>> {
         let has_room = self.deferred.has_room_for(&part.items[0]);
         let lag_max = self.resources.registry.lag_max;
         let successes = &self.last_success_at;
@@ -234,7 +234,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             return to_dead_letter(part, cause);
         }
         if part.items.len() > 1 || matches!(wait, RetryReason::AllEvents) || !has_room {
-            return Step::Retry(part, reason);
+            counter!("consumer_retries_total").increment(1);
+            let (count, first) = (part.items.len(), describe_record(&part.items[0]));
+            warn!("{count} events wait and are tried again, the first of them {first}: {reason}");
+            return Step::Retry(part);
         }
         let SubBatch { items, attempts, .. } = part;
         items.into_iter().for_each(|item| self.defer(item, attempts, assigned, &reason));
@@ -267,7 +270,10 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
 }
 
 /// A single event that can't be handled is a dead letter from now on, and is stored as one.
-fn to_dead_letter<R: UnitOfWork>(mut part: SubBatch<R>, cause: DeadLetterReason) -> Step<R> {
+fn to_dead_letter<R: UnitOfWork>(
+    mut part: SubBatch<R>,
+    cause: DeadLetterReason,
+) -> Step<SubBatch<R>> {
     part.items[0].content = Content::Poison(cause);
     Step::Next(vec![part])
 }

@@ -54,7 +54,7 @@ impl CircuitBreaker {
         self.has_new_dead_letters |= !committed.dead_letters.is_empty();
     }
 
-    /// Why the consumer has to be paused, if it has to.
+    /// Why the consumer must be paused, if it must.
     pub async fn open_reason(&mut self, db: &PgPool) -> Option<String> {
         if self.consecutive_failures.values().any(|failures| *failures >= CONSECUTIVE_FAILURES_MAX)
         {
@@ -70,7 +70,7 @@ impl CircuitBreaker {
             Ok(reason) => reason,
             Err(error) => {
                 // The next dead letter repeats the check.
-                warn!("how many dead letters there are can't be read: {error}");
+                warn!("the dead letters could not be counted: {error}");
                 None
             }
         }
@@ -109,7 +109,7 @@ pub(crate) async fn wait_while_paused(db: &PgPool, wait: &LoopWait<'_>) {
                     logged = true;
                 }
             }
-            Err(error) => warn!("whether the consumer is paused can't be read: {error}"),
+            Err(error) => warn!("the pause of the consumer could not be read: {error}"),
         }
         let _ = wait.sleep(PAUSE_POLL_INTERVAL).await;
     }

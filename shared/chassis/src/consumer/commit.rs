@@ -51,7 +51,7 @@ pub(crate) struct SubBatchCommitter<'a, R: UnitOfWork> {
     resources: &'a ConsumerResources<R>,
     client: &'a Arc<StreamConsumer<GroupContext>>,
     connection: DedicatedConnection,
-    /// Whether the inbox is queried first: at first, and as long as batches contain duplicates. Duplicates come
+    /// Whether the inbox is queried first: at first, and as long as batches contain duplicates. Duplicates arrive
     /// in runs, after a crash or when a partition moves to another instance.
     pub expects_duplicates: bool,
     offset_tracker: OffsetTracker,
@@ -151,6 +151,6 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
     async fn cluster_id(&self) -> Result<String, ApplyError> {
         let cluster = rebalance::cluster_id(self.client).await;
         cluster
-            .ok_or_else(|| ApplyError::Unavailable("Kafka does not tell its cluster's id".into()))
+            .ok_or_else(|| ApplyError::Unavailable("the id of the Kafka cluster is unknown".into()))
     }
 }

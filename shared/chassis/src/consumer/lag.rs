@@ -52,10 +52,10 @@ impl ConsumerLag {
         self.clients.lock().await.insert(isolation, (Weak::new(), ClientConfig::new()));
     }
 
-    /// The age of the latest moment up to which the group has handled every record: all instances, all
-    /// partitions. It is one of the moments of the last 30 s at which this was called; later records may be
-    /// unread. `None` if the lag is unknown, or if this was not called lately. The latest call alone is not
-    /// enough: offsets are committed once a second.
+    /// The age of the latest moment up to which the group has handled every record: all instances, all partitions.
+    /// It is one of the moments of the last 30 s at which this was called; later records may be unread. `None` if
+    /// the lag is unknown, or if this was not called in that time. The latest call alone is not enough: offsets are
+    /// committed once a second.
     pub async fn caught_up(&self) -> Option<Duration> {
         let members: Vec<_> = self.clients.lock().await.clone().into_iter().collect();
         let asked_at = Instant::now();
@@ -118,7 +118,7 @@ fn handled_and_end_offsets(
     let start_offsets = request_offsets(client, all.clone(), Offset::Beginning)?;
     let end_offsets = match isolation {
         Isolation::ReadUncommitted => request_offsets(client, all.clone(), Offset::End)?,
-        // This client would get the end of what it may read. Records of an open transaction count as well.
+        // This client would get the end of the committed records. Records of an open transaction count as well.
         Isolation::ReadCommitted => {
             request_offsets(&plain.create::<BaseConsumer>()?, all.clone(), Offset::End)?
         }
@@ -143,7 +143,7 @@ pub(crate) fn end_offsets(
     request_offsets(client, partitions, Offset::End)
 }
 
-/// The request is one by time; the beginning and the end are special cases of it.
+/// Requests offsets by time, of which the beginning and the end are special cases.
 fn request_offsets<C: ConsumerContext>(
     client: &impl Consumer<C>,
     mut partitions: TopicPartitionList,

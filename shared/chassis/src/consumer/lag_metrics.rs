@@ -7,7 +7,7 @@ use crate::consumer::assignment::OwnedPartitions;
 use crate::consumer::offsets::OffsetsByPartition;
 use crate::event::Isolation;
 
-/// The words of librdkafka for a partition that is fetched, and for a broker that it is connected to.
+/// librdkafka's states of a partition that is fetched, and of a broker that is connected.
 const FETCH_ACTIVE: &str = "active";
 const BROKER_UP: &str = "UP";
 
@@ -39,19 +39,20 @@ fn is_fetched(partition: &Partition) -> bool {
     !matches!(&*partition.fetch_state, "none" | "stopped")
 }
 
-/// The lag of an assigned partition. Before this client has handled anything of it, its lag counts from the
-/// group's committed offset, and from the partition's beginning if there is none. The partition may have more
-/// records than its client knows.
+/// The lag of an assigned partition. Before this client has handled anything of it, its lag counts from the group's
+/// committed offset, and from the partition's beginning if there is none. The partition may have more records than
+/// its client has detected.
 fn lag(partition: &Partition, end: Option<i64>, isolation: Isolation) -> i64 {
     let Partition { consumer_lag_stored, consumer_lag, ls_offset, hi_offset, lo_offset, .. } =
         *partition;
-    // librdkafka counts up to where this client may read. What lies behind an open transaction is behind too.
+    // librdkafka counts up to the last record that this client may read. Records behind an open transaction are lag
+    // too.
     let (readable, open) = match isolation {
         Isolation::ReadUncommitted if hi_offset > 0 => (ls_offset.max(hi_offset), 0),
         Isolation::ReadUncommitted => (ls_offset, 0),
         Isolation::ReadCommitted => (ls_offset, (hi_offset - ls_offset.max(0)).max(0)),
     };
-    // Before it was ever fetched, no end is known, and no lag.
+    // Before the first fetch, neither the end nor the lag is known.
     let known = if readable < 0 { partition.committed_offset.max(lo_offset) } else { readable };
     let unknown = end.map_or(0, |end| (end - known.max(0)).max(0));
     unknown.max(open)
@@ -88,7 +89,7 @@ mod tests {
         };
         let lags = [of(0, 5, None), of(3, 5, None), of(-1, 5, None), of(-1, -1, None)];
         assert_eq!(lags, [0, 3, 5, 7]);
-        assert_eq!([of(3, 5, Some(12)), of(3, 5, Some(19))], [3, 5], "it ends further on");
+        assert_eq!([of(3, 5, Some(12)), of(3, 5, Some(19))], [3, 5], "more records");
         let unfetched = Partition {
             consumer_lag_stored: -1,
             consumer_lag: -1,
@@ -115,7 +116,7 @@ mod tests {
             };
             [lag(&partition, None, isolation), lag(&partition, Some(24), isolation)]
         };
-        // What librdkafka counts ends where this client may read to.
+        // librdkafka counts up to the last record that this client may read.
         assert_eq!(of(Isolation::ReadCommitted, 0), [3, 7]);
         assert_eq!(of(Isolation::ReadCommitted, -1), [10, 14]);
         assert_eq!(of(Isolation::ReadUncommitted, 3), [3, 7]);
@@ -133,7 +134,7 @@ mod tests {
             is_active(&partition, &Statistics { brokers, ..Statistics::default() })
         };
         assert!(active("active", 1, "UP"));
-        assert!(!active("active", 1, "TRY_CONNECT"), "the broker is away");
+        assert!(!active("active", 1, "TRY_CONNECT"), "not connected");
         assert!(!active("active", -1, "UP"), "it has no leader");
         assert!(!active("validate-epoch-wait", 1, "UP"));
     }

@@ -55,8 +55,7 @@ const BATCH_RECORDS_MAX: usize = 1_000;
 /// Prefetched records that are not yet in a batch, at most.
 const PREFETCH_MAX: usize = 2_000;
 
-/// From this number of records in one batch on, records arrive concurrently: the two answers to one command do not
-/// count as such.
+/// A batch of at least this many records counts as concurrent: the two answers to one command do not.
 const SIBLINGS_MIN: usize = 3;
 
 /// Within this time the records that were committed together arrive, from several partitions.
@@ -131,7 +130,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         self.lag.clone()
     }
 
-    /// Runs until it is stopped. Temporary failures are tried again without end.
+    /// Runs until it is stopped. After temporary failures it tries again, without end.
     ///
     /// # Errors
     /// Permanent failures: a Kafka client cannot be created from its settings or cannot subscribe, or the
@@ -176,15 +175,42 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         client.subscribe(topics)?;
         let plain = kafka::client_config(self.service, &self.config);
         self.lag.attach(isolation, &client, plain).await;
-        let (prefetched, mut records) = mpsc::channel(PREFETCH_MAX);
+        let (prefetched, records) = mpsc::channel(PREFETCH_MAX);
         let prefetching = tokio::spawn(prefetch::prefetch(client.clone(), prefetched));
 
-        let mut batches = self.batch_runner(&client, stop);
+        self.run_batches(&client, records, stop).await?;
+
+        if stop.is_cancelled() {
+            // The prefetching task continues meanwhile: its polls keep the membership.
+            rebalance::leave_group(&client).await;
+        } else if let Some(reason) = rebalance::fatal_reason(&client) {
+            warn!("the consumer goes on with a new client: {reason}");
+            counter!("consumer_clients_replaced_total").increment(1);
+        }
+        prefetching.abort();
+        self.lag.detach(isolation).await;
+        // Once no other reference exists, the client commits the stored offsets and leaves the group, so that other
+        // members take over at once. If it hangs, its session expires, or `max.poll.interval.ms` if it still sends
+        // heartbeats.
+        if tokio::time::timeout(LEAVE_TIMEOUT, kafka::close_in_background(client)).await.is_err() {
+            warn!("the consumer group could not be left in time");
+        }
+        Ok(())
+    }
+
+    /// Handles the prefetched records of a client in batches, until it is stopped or has to be replaced.
+    async fn run_batches(
+        &self,
+        client: &Arc<StreamConsumer<GroupContext>>,
+        mut records: mpsc::Receiver<PrefetchedRecord>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut batches = self.batch_runner(client, stop);
         batches.wait_while_paused().await;
-        let mut batch: Vec<PrefetchedRecord> = Vec::with_capacity(BATCH_RECORDS_MAX);
+        let mut batch = Vec::with_capacity(BATCH_RECORDS_MAX);
         let mut pause_checked_at = Instant::now();
         let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
-        while !stop.is_cancelled() && rebalance::fatal_reason(&client).is_none() {
+        while !stop.is_cancelled() && rebalance::fatal_reason(client).is_none() {
             self.resources.heartbeat.beat();
             if pause_checked_at.elapsed() > PAUSE_POLL_INTERVAL {
                 batches.wait_while_paused().await;
@@ -202,7 +228,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
                 () = stop.cancelled() => {}
                 () = due => batches.retry_deferred().await,
                 taken = records.recv_many(&mut batch, BATCH_RECORDS_MAX) => {
-                    anyhow::ensure!(taken > 0, "the reading task ended");
+                    anyhow::ensure!(taken > 0, "the prefetching task ended");
                     linger.collect(&mut batch, BATCH_RECORDS_MAX, &mut records, LINGER_LIMITS).await;
                     let behind = batch.len() == BATCH_RECORDS_MAX;
                     let assigned = client.context().assignment();
@@ -221,24 +247,6 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
                     client.context().health.prefetch_empty();
                 }
             }
-        }
-        if !stop.is_cancelled()
-            && let Some(reason) = rebalance::fatal_reason(&client)
-        {
-            warn!("the consumer goes on with a new client: {reason}");
-            counter!("consumer_clients_replaced_total").increment(1);
-        }
-        if stop.is_cancelled() {
-            // The reader continues meanwhile: its polls keep the membership.
-            rebalance::leave_group(&client).await;
-        }
-        prefetching.abort();
-        self.lag.detach(isolation).await;
-        // Without other references, the client commits the stored offsets and leaves the group, so that others
-        // take over at once. If it hangs, its session expires; or it does after `max.poll.interval.ms`, if it
-        // still sends heartbeats.
-        if tokio::time::timeout(LEAVE_TIMEOUT, kafka::close_in_background(client)).await.is_err() {
-            warn!("the consumer group could not be left in time");
         }
         Ok(())
     }

@@ -3,14 +3,15 @@
 //! Promise: an offset is stored only if every record below it was handled or stored as a dead letter. An offset
 //! above a deferred event breaks it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use crate::consumer::assignment::Assignment;
+use crate::consumer::offsets::{ByPartition, entry_of};
 
 /// The partitions that a client was assigned.
 #[derive(Default)]
 pub(crate) struct OffsetTracker {
-    partitions: HashMap<String, HashMap<i32, PartitionOffsets>>,
+    partitions: ByPartition<PartitionOffsets>,
 }
 
 #[derive(Default)]
@@ -65,11 +66,7 @@ impl OffsetTracker {
         partition: i32,
         assigned: &Assignment,
     ) -> &mut PartitionOffsets {
-        if !self.partitions.contains_key(topic) {
-            self.partitions.insert(topic.to_string(), HashMap::new());
-        }
-        let partitions = self.partitions.get_mut(topic).expect("it is there now");
-        let progress = partitions.entry(partition).or_default();
+        let progress = entry_of(&mut self.partitions, topic, partition);
         let generation = assigned.generation_of(topic, partition);
         if progress.generation != generation {
             *progress = PartitionOffsets { generation, ..PartitionOffsets::default() };
@@ -91,8 +88,8 @@ mod tests {
         offsets.mark_deferred("topic", 0, 8, &assigned);
         let mut handle = |offset| offsets.mark_handled("topic", 0, offset, &assigned);
         assert_eq!([handle(7), handle(9)], [Some(5), Some(5)]);
-        assert_eq!(handle(8), Some(5), "the first one waits still");
-        assert_eq!(handle(6), Some(9), "all up to there");
-        assert_eq!(handle(3), Some(3), "the log is read again");
+        assert_eq!(handle(8), Some(5), "the first one still waits");
+        assert_eq!(handle(6), Some(9), "all before it are handled");
+        assert_eq!(handle(3), Some(3), "the topic is read again");
     }
 }

@@ -11,9 +11,9 @@
 //! that of a later record. A truncated log has only greater epochs, so that this hides no truncation.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -29,9 +29,15 @@ pub(crate) const STORE_INTERVAL: Duration = Duration::from_millis(200);
 /// An offset for each topic and partition.
 pub(crate) type OffsetsByPartition = HashMap<(String, i32), i64>;
 
-type ByPartition<T> = HashMap<String, HashMap<i32, T>>;
+/// A value for each topic and partition, found without a copy of the topic's name.
+pub(super) type ByPartition<T> = HashMap<String, HashMap<i32, T>>;
 
-fn entry_of<'a, T: Default>(all: &'a mut ByPartition<T>, topic: &str, partition: i32) -> &'a mut T {
+/// The value of a partition; the default if it has none yet.
+pub(super) fn entry_of<'a, T: Default>(
+    all: &'a mut ByPartition<T>,
+    topic: &str,
+    partition: i32,
+) -> &'a mut T {
     if !all.contains_key(topic) {
         all.insert(topic.to_string(), HashMap::new());
     }
@@ -60,7 +66,7 @@ impl HandledOffsets {
         generation: Option<u64>,
     ) {
         let generation = generation.unwrap_or_default();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let progress = entry_of(&mut all, topic, partition);
         if progress.generation != generation {
             *progress = HandledOffset { generation, ..HandledOffset::default() };
@@ -156,7 +162,7 @@ impl HandledOffsets {
         read: Option<&ReadPositions>,
         generation_of: impl Fn(&str, i32) -> Option<u64>,
     ) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let mut is_new = false;
         for mut place in positions.elements() {
             let (topic, partition) = (place.topic(), place.partition());
@@ -208,16 +214,16 @@ mod tests {
         let (offsets, mut read) = (HandledOffsets::default(), ReadPositions::default());
         let at = |offset| Offset::Offset(offset);
         assert_eq!(stored(&offsets, Offset::Invalid, Some(&read), 1), Offset::Invalid);
-        assert_eq!(stored(&offsets, at(3), Some(&read), 1), at(3), "there were only marks");
+        assert_eq!(stored(&offsets, at(3), Some(&read), 1), at(3), "only control records");
         assert_eq!(read.record_read("topic", 0, 3, 1), None);
         assert_eq!(read.record_read("topic", 0, 4, 1), None);
         let offset = |handled, position, read| {
             offsets.record_handled("topic", 0, handled, Some(1));
             stored(&offsets, at(position), read, 1)
         };
-        assert_eq!(offset(4, 5, Some(&read)), at(4), "the other one is not handled");
-        assert_eq!(offset(5, 7, Some(&read)), at(7), "two marks");
-        assert_eq!(offset(5, 7, None), at(5), "what was read is not known");
+        assert_eq!(offset(4, 5, Some(&read)), at(4), "the second is unhandled");
+        assert_eq!(offset(5, 7, Some(&read)), at(7), "two control records");
+        assert_eq!(offset(5, 7, None), at(5), "no read position");
         assert_eq!(
             stored(&offsets, at(7), Some(&ReadPositions::default()), 2),
             at(7),
@@ -237,7 +243,7 @@ mod tests {
         assert_eq!(read.record_read("topic", 0, 8, 1), Some(12));
         assert_eq!(read.record_read("topic", 0, 9, 1), None);
         read.record_start(&committed, |_, _| Some(1));
-        assert_eq!(read.record_read("topic", 0, 10, 1), None, "it is known since it was given");
+        assert_eq!(read.record_read("topic", 0, 10, 1), None, "known since assignment");
         assert_eq!(read.record_read("topic", 0, 9, 1), Some(11));
         assert_eq!(read.record_read("topic", 0, 3, 2), None, "it was assigned again");
     }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use metrics::counter;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
-use rdkafka::message::{BorrowedMessage, Message, OwnedMessage};
+use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::error::Elapsed;
 use tracing::{error, warn};
 
 use crate::consumer::assignment::Assignment;
@@ -61,7 +62,8 @@ impl PrefetchedRecord {
     }
 }
 
-/// The memory of a record, at most that of all records; that of all if its headers cannot be read.
+/// The memory of a record, [`PREFETCH_BYTES_MAX`] at most. A record whose headers cannot be read counts as that
+/// much.
 fn memory_bytes(message: &OwnedMessage) -> usize {
     let of = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
     let headers = record::raw_headers(message).map_or(PREFETCH_BYTES_MAX, |headers| {
@@ -74,10 +76,21 @@ fn memory_bytes(message: &OwnedMessage) -> usize {
         .min(PREFETCH_BYTES_MAX)
 }
 
+/// A record, and the generation in which it was read.
+type ReceivedRecord = (OwnedMessage, Option<u64>);
+
 /// The reader of one client.
 struct PrefetchReader {
     client: Arc<StreamConsumer<GroupContext>>,
     positions: ReadPositions,
+    /// Records for which there was no room yet.
+    unplaced: VecDeque<ReceivedRecord>,
+    /// When a record last arrived, or polls without one were last counted.
+    last_record_at: Instant,
+    log_throttle: LogThrottle,
+    /// Whether fetching is paused because there is no room.
+    is_paused: bool,
+    resume_retry: ResumeRetry,
     /// The last generation whose offsets were validated.
     validated_generation: u64,
     validated_at: Instant,
@@ -90,17 +103,82 @@ impl PrefetchReader {
         PrefetchReader {
             client,
             positions: ReadPositions::default(),
+            unplaced: VecDeque::new(),
+            last_record_at: now,
+            log_throttle: LogThrottle::default(),
+            is_paused: false,
+            resume_retry: ResumeRetry::new(),
             validated_generation: 0,
             validated_at: now,
             stored_at: now,
         }
     }
 
-    /// Notes a record, and returns it with its generation; `None` if it will be read again.
-    async fn track(
-        &mut self,
-        (message, generation): (OwnedMessage, Option<u64>),
-    ) -> Option<(OwnedMessage, Option<u64>)> {
+    /// The next record, if one arrives soon.
+    async fn next_record(&mut self) -> Option<ReceivedRecord> {
+        if let Some(unplaced) = self.unplaced.pop_front() {
+            return Some(unplaced);
+        }
+        match self.receive(STORE_INTERVAL).await {
+            Err(_) => {
+                if self.last_record_at.elapsed() >= CHECK_INTERVAL {
+                    self.last_record_at = Instant::now();
+                    self.client.context().health.poll_timed_out();
+                }
+                None
+            }
+            Ok(Ok(received)) => {
+                self.last_record_at = Instant::now();
+                self.track(received).await
+            }
+            Ok(Err(error)) => {
+                // The client reconnects by itself.
+                let text = error.to_string();
+                if self.log_throttle.should_log("", &text) {
+                    warn!("reading waits: {text}");
+                }
+                None
+            }
+        }
+    }
+
+    /// Polls the client once.
+    async fn receive(&self, within: Duration) -> Result<KafkaResult<ReceivedRecord>, Elapsed> {
+        let received = tokio::time::timeout(within, self.client.recv()).await?;
+        Ok(received.map(|message| {
+            (message.detach(), self.client.context().generation_of_message(&message))
+        }))
+    }
+
+    /// Pauses fetching while there is no room for a record, and polls the client further.
+    async fn pause(&mut self, unplaced: ReceivedRecord) {
+        self.unplaced.push_front(unplaced);
+        if let Ok(assigned) = self.client.assignment() {
+            self.is_paused = self.client.pause(&assigned).is_ok();
+            let client = self.client.clone();
+            // Records that arrive meanwhile are lag too. The query is not awaited: the cluster may be unreachable.
+            tokio::task::spawn_blocking(move || {
+                lag::end_offsets(&client, assigned)
+                    .map(|ends| client.context().set_end_offsets(ends))
+            });
+        }
+        if let Ok(Ok(received)) = self.receive(KEEPALIVE_POLL_TIMEOUT).await {
+            let tracked = self.track(received).await;
+            self.unplaced.extend(tracked);
+        }
+    }
+
+    /// Resumes fetching, once there is room again.
+    fn resume_if_paused(&mut self) {
+        if self.is_paused {
+            self.is_paused = resume_all(&self.client).is_err();
+            self.client.context().set_end_offsets(OffsetsByPartition::new());
+            self.resume_retry.restart();
+        }
+    }
+
+    /// Records the position of a record; `None` if the record will be read again.
+    async fn track(&mut self, (message, generation): ReceivedRecord) -> Option<ReceivedRecord> {
         let Some(assigned_in) = generation else { return Some((message, generation)) };
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
         let is_new = assigned_in > self.validated_generation
@@ -121,9 +199,9 @@ impl PrefetchReader {
     }
 
     /// Seeks to the group's committed offsets in newly assigned partitions, before any of their records is read.
-    /// The client validates the epoch of an offset only if it is sought, and not if it begins with a committed
-    /// one. In a truncated log it goes back to the truncation. Returns the partitions that are read from there.
-    /// If Kafka does not answer, it is tried again, as long as none of their records was read.
+    /// The client validates the epoch of an offset only if it is sought, and not if it begins with a committed one.
+    /// In a truncated log it goes back to the truncation. Returns the partitions that are read from there. If Kafka
+    /// does not answer, the validation is repeated, as long as none of their records was read.
     async fn validate_offsets(&mut self) -> HashSet<(String, i32)> {
         self.validated_at = Instant::now();
         let (last, assigned) =
@@ -149,6 +227,10 @@ impl PrefetchReader {
 
     /// Runs the tasks that are due between two records.
     async fn run_due_tasks(&mut self) {
+        self.client.context().health.poll_returned();
+        if !self.is_paused {
+            self.resume_retry.retry_if_due(&self.client);
+        }
         let is_new = self.client.context().generation() > self.validated_generation;
         if is_new && self.validated_at.elapsed() >= STORE_INTERVAL {
             self.validate_offsets().await;
@@ -197,78 +279,21 @@ pub(crate) async fn prefetch(
     prefetched: mpsc::Sender<PrefetchedRecord>,
 ) {
     let memory = Arc::new(Semaphore::new(PREFETCH_BYTES_MAX));
-    let mut unplaced = VecDeque::new();
-    let mut paused = false;
-    let mut resume_retry = ResumeRetry::new();
-    let mut log_throttle = LogThrottle::default();
-    let mut last_record_at = Instant::now();
-    let mut reader = PrefetchReader::new(client.clone());
+    let mut reader = PrefetchReader::new(client);
     loop {
-        client.context().health.poll_returned();
-        if !paused {
-            resume_retry.retry_if_due(&client);
-        }
         reader.run_due_tasks().await;
-        let received = |message: &BorrowedMessage<'_>| {
-            (message.detach(), client.context().generation_of_message(message))
-        };
-        let (message, generation) = match unplaced.pop_front() {
-            Some(received) => received,
-            None => match tokio::time::timeout(STORE_INTERVAL, client.recv()).await {
-                Err(_) => {
-                    if last_record_at.elapsed() >= CHECK_INTERVAL {
-                        last_record_at = Instant::now();
-                        client.context().health.poll_timed_out();
-                    }
-                    continue;
-                }
-                Ok(Ok(message)) => {
-                    last_record_at = Instant::now();
-                    let received = received(&message);
-                    let Some(received) = reader.track(received).await else { continue };
-                    received
-                }
-                Ok(Err(error)) => {
-                    // The client reconnects by itself; the log line names what it waits for.
-                    let text = error.to_string();
-                    if log_throttle.should_log("", &text) {
-                        warn!("reading waits: {text}");
-                    }
-                    continue;
-                }
-            },
-        };
+        let Some((message, generation)) = reader.next_record().await else { continue };
         let bytes = memory_bytes(&message) as u32;
         let room =
             async { (memory.clone().acquire_many_owned(bytes).await, prefetched.reserve().await) };
         match tokio::time::timeout(FULL_MAX, room).await {
             Ok((Ok(permit), Ok(place))) => {
                 place.send(PrefetchedRecord { message, generation, permit });
-                if paused {
-                    paused = resume_all(&client).is_err();
-                    client.context().set_end_offsets(OffsetsByPartition::new());
-                    resume_retry.restart();
-                }
+                reader.resume_if_paused();
             }
+            // The batches of this client have ended.
             Ok(_) => return,
-            Err(_) => {
-                unplaced.push_front((message, generation));
-                if let Ok(assigned) = client.assignment() {
-                    paused = client.pause(&assigned).is_ok();
-                    let paused_client = client.clone();
-                    // Records that arrive meanwhile are lag too. Not awaited: the cluster may be away.
-                    tokio::task::spawn_blocking(move || {
-                        lag::end_offsets(&paused_client, assigned)
-                            .map(|ends| paused_client.context().set_end_offsets(ends))
-                    });
-                }
-                if let Ok(Ok(message)) =
-                    tokio::time::timeout(KEEPALIVE_POLL_TIMEOUT, client.recv()).await
-                {
-                    let received = received(&message);
-                    unplaced.extend(reader.track(received).await);
-                }
-            }
+            Err(_) => reader.pause((message, generation)).await,
         }
     }
 }

@@ -2,9 +2,10 @@
 //! it leaves the group.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -55,11 +56,11 @@ impl GroupContext {
 
     /// The present assignment.
     pub(crate) fn assignment(&self) -> Assignment {
-        self.assignment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.assignment.lock().clone()
     }
 
     fn add_partitions(&self, given: &TopicPartitionList) {
-        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut partitions = self.partitions.lock();
         for place in given.elements() {
             partitions.entry(place.topic().to_string()).or_default().insert(place.partition());
         }
@@ -69,7 +70,7 @@ impl GroupContext {
     }
 
     fn remove_partitions(&self, taken: &TopicPartitionList) {
-        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut partitions = self.partitions.lock();
         for place in taken.elements() {
             if let Some(of_topic) = partitions.get_mut(place.topic()) {
                 of_topic.remove(&place.partition());
@@ -82,25 +83,25 @@ impl GroupContext {
 
     /// Notes the end offsets of partitions; none, once they are fetched.
     pub(crate) fn set_end_offsets(&self, end_offsets: OffsetsByPartition) {
-        *self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner) = end_offsets;
+        *self.end_offsets.lock() = end_offsets;
     }
 
     /// The present generation.
     pub(crate) fn generation(&self) -> u64 {
-        self.assignment.lock().unwrap_or_else(PoisonError::into_inner).generation
+        self.assignment.lock().generation
     }
 
     /// Notes that the log of a partition was truncated: records that were read before belong to an old
     /// generation from now on.
     pub(crate) fn on_log_truncated(&self, topic: &str, partition: i32) -> u64 {
-        let mut assignment = self.assignment.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut assignment = self.assignment.lock();
         assignment.generation += 1;
         assignment.assign_partition(topic, partition);
         assignment.generation
     }
 
     pub(crate) fn generation_of_message(&self, message: &impl Message) -> Option<u64> {
-        let assignment = self.assignment.lock().unwrap_or_else(PoisonError::into_inner);
+        let assignment = self.assignment.lock();
         assignment.generation_of(message.topic(), message.partition())
     }
 }
@@ -150,7 +151,7 @@ pub(crate) fn store_offsets(client: &impl Consumer<GroupContext>, read: Option<&
     }
 }
 
-/// Why a client has to be replaced, if it has to.
+/// Why a client must be replaced, if it must.
 pub(crate) fn fatal_reason(client: &StreamConsumer<GroupContext>) -> Option<&'static str> {
     client.context().health.fatal_reason()
 }
@@ -166,8 +167,8 @@ impl ClientContext for GroupContext {
 
     fn stats(&self, statistics: Statistics) {
         self.health.on_statistics(&statistics);
-        let owned = self.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let end_offsets = self.end_offsets.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let owned = self.partitions.lock().clone();
+        let end_offsets = self.end_offsets.lock().clone();
         let fetches_all = lag_metrics::record(&statistics, &owned, &end_offsets, self.isolation);
         self.health.all_partitions_fetched(fetches_all);
     }
@@ -179,7 +180,7 @@ impl ConsumerContext for GroupContext {
     fn pre_rebalance(&self, client: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         match rebalance {
             Rebalance::Assign(given) => {
-                self.assignment.lock().unwrap_or_else(PoisonError::into_inner).assign(given);
+                self.assignment.lock().assign(given);
             }
             // The client commits the stored offsets when it gives up the partitions.
             Rebalance::Revoke(_) => store_offsets(client, None),
@@ -209,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// What it was asked the offsets of, librdkafka wants as well, and never fetches.
+    /// librdkafka also calls partitions `desired` whose offsets were only queried, and never fetches those.
     #[test]
     fn a_client_is_replaced_for_an_assigned_partition_that_it_does_not_fetch_and_for_no_other() {
         let given = |partitions: &[i32]| {
@@ -236,12 +237,12 @@ mod tests {
         for state in ["none", "stopped"] {
             let reports = GroupContext::default();
             reports.add_partitions(&given(&[0]));
-            assert_eq!(times(&reports, state), [false; 4], "it is another one's");
+            assert_eq!(times(&reports, state), [false; 4], "another client has it");
             reports.add_partitions(&given(&[1]));
             assert_eq!(times(&reports, state), [false, false, true, true], "{state}");
             assert!(!seen(&reports, "active"));
             reports.remove_partitions(&given(&[1]));
-            assert_eq!(times(&reports, state), [false; 4], "it was taken away");
+            assert_eq!(times(&reports, state), [false; 4], "it was revoked");
         }
     }
 }

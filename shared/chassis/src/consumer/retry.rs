@@ -19,7 +19,7 @@ pub(crate) const REJECTED_FOR_MIN: Duration = match cfg!(test) {
     true => Duration::from_secs(5),
 };
 
-/// How long the registry is at least queried for an unknown schema id, even for an old record.
+/// The shortest time for which an unknown schema id is requested, even for an old record.
 const UNKNOWN_SCHEMA_WAIT_MIN: Duration = Duration::from_secs(2);
 
 /// Why an event has to be tried again.

@@ -70,7 +70,7 @@ impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O
     }
 }
 
-/// What the chassis can state of an event whose service states nothing.
+/// The impact of an event for which the service states none.
 fn default_impact(topic: &Topic, service: &str) -> DiscardImpact {
     let Topic { name, publisher, .. } = topic;
     DiscardImpact::new(match topic.retention {
@@ -127,7 +127,7 @@ impl<R: UnitOfWork> EventRouter<R> {
         Some(self.by_topic.get(name)?.topic)
     }
 
-    /// Reads a record; `schemas` are those that [`schema_id`] asks for.
+    /// Reads a record. `schemas` has the schema of the record's schema id.
     pub fn parse(
         &self,
         message: OwnedMessage,

@@ -1,4 +1,4 @@
-//! How the consumer waits between two attempts: it shows that it is alive, and a stop ends the wait.
+//! How the consumer waits between two attempts: its heartbeat beats, and a stop ends the wait.
 
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! A dedicated connection, which a loop keeps for itself.
 //!
-//! A loop uses its database all the time. The pool would check a connection when it is acquired, and check it
-//! twice when it is released: three of nine round trips of a small batch. Each time it would also need the
-//! settings of the planner.
+//! A loop uses its database all the time. The pool would check a connection when it is acquired, check it twice
+//! when it is released, and set the planner each time: a large part of the round trips of a small batch.
 //!
 //! Promise: a transaction begins on a connection without an open transaction. Keeping a connection whose last
 //! transaction did not end breaks that promise; such a connection is closed, and its transaction with it.
@@ -39,13 +38,13 @@ pub(crate) struct DedicatedTransaction<'a> {
 }
 
 impl DedicatedConnection {
-    /// To the same database as the pool's; it connects when first used.
+    /// A connection to the database of the pool. It connects when first used.
     pub(crate) fn new(db: &PgPool) -> DedicatedConnection {
         let options = db.connect_options().as_ref().clone().options(db::PLANNER_SETTINGS);
         DedicatedConnection { options, idle: None }
     }
 
-    /// One that waits no longer than this for a lock, as Postgres writes it: `500ms`.
+    /// The same, with a limit on the wait for a lock, in the form of Postgres: `500ms`.
     pub(crate) fn with_lock_timeout(self, timeout: &'static str) -> DedicatedConnection {
         let options = self.options.options([("lock_timeout", timeout)]);
         DedicatedConnection { options, ..self }
@@ -56,7 +55,7 @@ impl DedicatedConnection {
         self.begin_with_settings("").await
     }
 
-    /// Begins one that waits no longer than this for a lock.
+    /// Begins a transaction with a limit on the wait for a lock.
     pub(crate) async fn begin_with_lock_timeout(
         &mut self,
         timeout: &'static str,

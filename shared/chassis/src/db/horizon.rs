@@ -17,9 +17,9 @@ const BUCKETS_MAX: u32 = 64;
 /// The longest span of a horizon: ticks reach that far back, less a day.
 const SPAN_MAX: Duration = TICK_RETENTION.saturating_sub(Duration::from_secs(24 * 3600));
 
-/// Samples the database's clock. Its answer is the lowest of all samples since a moment more than a span ago: a
-/// timestamp below that was given before those samples. It errs by the pause between two samples, and takes
-/// rows for younger than they are.
+/// Samples the database's clock. The result is the lowest of all samples since a moment more than a span ago: a
+/// lower timestamp is older than all of them, and so older than the span. It errs by the pause between two samples
+/// at most, and then rows seem younger than they are.
 pub struct Horizon {
     span: Duration,
     /// When each part of the span began, and the lowest sample in it.
@@ -60,7 +60,7 @@ impl Horizon {
         self.buckets.front().is_some_and(|(began, _)| at - *began >= self.span)
     }
 
-    /// `before` is the answer of earlier processes.
+    /// `before` is the result from the ticks of earlier processes.
     fn add_sample(
         &mut self,
         at: Instant,
@@ -87,7 +87,7 @@ mod tests {
 
     const SPAN: Duration = Duration::from_secs(3_600);
 
-    /// Samples every five seconds, of a clock that is off by so many seconds at each second.
+    /// Samples a clock every five seconds; `off` is its error at each second.
     fn horizon_at(seconds: i64, off: impl Fn(i64) -> i64) -> Option<i64> {
         let began = Instant::now();
         let mut horizon = Horizon::new(SPAN);
@@ -120,7 +120,7 @@ mod tests {
         assert!(ahead <= 6_400, "{ahead}");
         let was_ahead = |second| if (2_000..9_900).contains(&second) { 7_200 } else { 0 };
         assert!(horizon_at(10_000, was_ahead).unwrap() <= 9_900);
-        // What it gave while it was behind may be as young as that.
+        // A timestamp of the time when the clock was behind may be as young as that.
         let was_behind = |second| if (7_000..7_010).contains(&second) { -7_200 } else { 0 };
         assert_eq!(horizon_at(10_000, was_behind), Some(-200));
         assert!(horizon_at(11_000, was_behind).unwrap() > 7_010);

@@ -33,9 +33,9 @@ const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// two places at once.
 ///
 /// # Errors
-/// If no database is there within 60 s, if a migration fails or one that was applied was edited, or
-/// if the serving role can't be given its rights. A table that is not free within 2 s is no error:
-/// others are let pass for 1 s, then it is tried again, for ever if need be.
+/// If no database answers within 60 s, if a migration or a grant fails, or if an applied migration was edited. A
+/// table that stays locked for 2 s is no error: the migration lets other transactions pass for 1 s and tries again,
+/// without end.
 pub async fn migrate(service: &str, config: &Config, mut migrator: Migrator) -> anyhow::Result<()> {
     // An older version may be deployed again after a newer one; its migrations are all there.
     migrator.set_ignore_missing(true);

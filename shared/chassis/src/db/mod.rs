@@ -20,9 +20,9 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
 /// The settings of the planner in a transaction that handles a batch.
 ///
 /// The planner may not choose a sequential scan or a hash over a whole table. On a young table without statistics
-/// it does so for an `update` from arrays and reads the table once a batch.
-/// It may not make a new plan for each batch: that takes longer than a small batch, and yields the same plan. It
-/// may not compile a plan to machine code, which it would do for the plans that cost it a disabled scan.
+/// it does so for an `update` from arrays and reads the table once a batch. It may not make a new plan for each
+/// batch: that takes longer than a small batch, and yields the same plan. It may not compile a plan to machine
+/// code: a disabled scan makes a plan seem expensive, and Postgres compiles expensive plans.
 pub(crate) const PLANNER_SETTINGS: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
@@ -42,7 +42,7 @@ pub async fn begin(db: &PgPool) -> sqlx::Result<PgTransaction<'static>> {
     db.begin_with(AssertSqlSafe(format!("begin{}", planned.concat()))).await
 }
 
-/// Now, by the database's clock: when the transaction began.
+/// The time at which the transaction began, by the database's clock.
 pub async fn now(tx: &mut PgConnection) -> sqlx::Result<DateTime<Utc>> {
     sqlx::query_scalar("select transaction_timestamp()").fetch_one(tx).await
 }
@@ -79,24 +79,24 @@ pub enum DbErrorClass {
 }
 
 impl DbErrorClass {
-    /// Whether the cause may be that the work is a duplicate, although it was taken for new.
+    /// Whether the cause may be a duplicate that was assumed to be new.
     pub(crate) fn may_be_duplicate(self) -> bool {
         matches!(self, DbErrorClass::UniqueRace | DbErrorClass::Permanent)
     }
 }
 
-/// Classes of SQLSTATE whose cause is not the work: connection (08), a plan of before a migration (0A), the state
+/// Classes of SQLSTATE whose cause is not the work: connection (08), a plan from before a migration (0A), the state
 /// of the transaction (25, 26, 40), passwords (28), the database and its schemas (3D, 3F), resources (53), locks
 /// (55), an operator (57), the system (58), configuration (F0), a foreign server (HV).
 const TRANSIENT_CLASSES: [&str; 14] =
     ["08", "0A", "25", "26", "28", "3D", "3F", "40", "53", "55", "57", "58", "F0", "HV"];
 
-/// Classifies a failure by its SQLSTATE. Only what can never succeed counts as refused: class 22, bad values, 23,
-/// broken constraints, and 54, larger than Postgres can hold. Classes that are not known here are rules of the
-/// database's own, as P0001 is, which `raise exception` gives.
+/// Classifies a failure by its SQLSTATE. Only failures that can never succeed are permanent: bad values (class 22),
+/// broken constraints (23), and values larger than Postgres can store (54). An unknown class is a rule of the
+/// database, like P0001, the code of `raise exception`.
 pub fn classify(error: &sqlx::Error) -> DbErrorClass {
     match error {
-        // A value that does not fit its column on the way in or out never will.
+        // A value that cannot be encoded now can never be.
         sqlx::Error::Encode(_) => DbErrorClass::Permanent,
         sqlx::Error::Database(error) => match error.code().as_deref() {
             Some("23505") => DbErrorClass::UniqueRace,
@@ -106,7 +106,7 @@ pub fn classify(error: &sqlx::Error) -> DbErrorClass {
                 DbErrorClass::Permanent
             }
             Some(code) if code.starts_with("42") => DbErrorClass::SchemaMismatch,
-            // Corrupted data. XX000 is what extensions raise that give no code of their own.
+            // Corrupted data. XX000 is not listed: extensions without codes of their own raise it.
             Some("XX001" | "XX002" | "72000") | None => DbErrorClass::Transient,
             Some(code) if TRANSIENT_CLASSES.iter().any(|class| code.starts_with(class)) => {
                 DbErrorClass::Transient

@@ -43,8 +43,8 @@ pub fn connect(service: &str, config: &Config) -> anyhow::Result<PgPool> {
 }
 
 /// Whether no transaction is open on a connection. If a caller stops waiting for the answer to `begin`, the pool
-/// takes the connection for idle although a transaction may be open on it, and the next caller would work in that
-/// old transaction.
+/// assumes that the connection is idle although a transaction may be open on it, and the next caller would work in
+/// that old transaction.
 async fn is_idle(connection: &mut PgConnection) -> sqlx::Result<bool> {
     // As one message, which is a transaction of its own if there is none.
     let query = sqlx::raw_sql("select transaction_timestamp() = statement_timestamp()");

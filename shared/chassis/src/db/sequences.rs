@@ -24,7 +24,7 @@ struct NumberedColumn {
 /// index. A sequence that cannot be read or set is logged and left for the next time.
 pub(crate) async fn advance_all(db: &PgPool) {
     if let Err(error) = db::with_timeout(ADVANCE_TIMEOUT, advance_each(db)).await {
-        warn!("whether sequences are behind their tables can't be asked: {error}");
+        warn!("the sequences could not be checked: {error}");
     }
 }
 
@@ -48,9 +48,9 @@ async fn advance_each(db: &PgPool) -> sqlx::Result<()> {
         match numbered.advance(db).await {
             Ok(None) => {}
             Ok(Some(highest)) => {
-                warn!("{sequence} was behind its table: it goes on after {highest}");
+                warn!("{sequence} was behind its table: it continues after {highest}");
             }
-            Err(error) => warn!("{sequence} could not be put ahead of its table: {error}"),
+            Err(error) => warn!("{sequence} could not be advanced: {error}"),
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// event and its rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DiscardImpact {
-    /// What then never happens, in a sentence or two.
+    /// What will then never happen, in a sentence or two.
     pub consequence: String,
     /// What may be done about it, by the API of a service.
     pub remedy: Option<Remedy>,

@@ -63,8 +63,8 @@ impl DeadLetterReason {
     }
 }
 
-/// Bytes that are kept of a record which cannot be an event whatever the registry has, and of the key of any
-/// record. The position and the hash still identify the record.
+/// Bytes that are kept of a record that is no event under any schema, and of the key of any record. The position
+/// and the hash still identify the record.
 const TRUNCATED_BYTES_MAX: usize = 4 * 1024;
 
 /// Headers that are kept of a record, at most, besides those that describe its event.
@@ -118,7 +118,7 @@ pub(crate) async fn store(
     .await
 }
 
-/// The bytes that are kept of a record: all of them, if some schema could make an event of it.
+/// The bytes that are kept of a record: all of them, if it may be an event under some schema.
 fn retained_bytes(record: &[u8]) -> &[u8] {
     if unframe(record).is_ok() { record } else { truncate(record) }
 }

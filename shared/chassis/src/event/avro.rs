@@ -1,9 +1,8 @@
 //! Avro in Confluent's wire format: a zero, the schema's id in four bytes, the body.
 //!
-//! Promise: bytes that are not exactly one record of the writer's schema are refused, whatever they
-//! are, without a panic and without allocating more than a bounded amount. Apache Avro's reader
-//! alone takes the end of input inside a string for null and ignores bytes left over; see
-//! [`FullBody`].
+//! Promise: bytes that are not exactly one record of the writer's schema are refused, without a panic and within
+//! bounded memory. Apache Avro's reader alone does not keep this promise: it reads the end of the input inside a
+//! string as null, and ignores bytes that are left over. [`FullBody`] detects both.
 
 use std::io::{self, Read};
 
@@ -27,14 +26,14 @@ pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
 const MAGIC: u8 = 0;
 
-/// Identifies a schema by its text, white space apart: SHA-256 of the JSON without it.
-/// (Avro's own canonical form drops defaults and logical types, which matter here.)
+/// Identifies a schema: the SHA-256 of its JSON without white space. (Avro's own canonical form drops defaults and
+/// logical types, which matter here.)
 pub type Fingerprint = [u8; 32];
 
 /// Writer and reader of one schema, made once: resolving a schema costs more than using it.
 pub struct Codec {
     schema: &'static Schema,
-    /// The named types of the schema, for what was written by another one.
+    /// The named types of the schema, to resolve bodies that were written with another schema.
     names: ResolvedSchema<'static>,
     writer: GenericDatumWriter<'static>,
     reader: GenericDatumReader<'static>,
@@ -48,13 +47,13 @@ impl Codec {
         Codec::with_references(text, &[])
     }
 
-    /// Parses a schema and those that it refers to, directly or not, each after those that it refers to
-    /// itself.
+    /// Parses a schema. `references` are the schemas that it refers to, directly or indirectly, each behind those
+    /// that it refers to itself.
     ///
-    /// The parsed schemas are never freed. There is one codec a schema version, and the caller keeps
-    /// it; only schemas that the registry holds, or that are compiled in, come here.
+    /// The parsed schemas are never freed. There is one codec a schema version, and the caller keeps it; only
+    /// schemas of the registry and schemas that are compiled in are parsed.
     pub fn with_references(text: &str, references: &[String]) -> Result<Codec, Undecodable> {
-        // Set once for the process, before the first decode would freeze the library's 512 MiB.
+        // A limit of the whole process. The first decode fixes it, and its default is 512 MiB.
         apache_avro::util::max_allocation_bytes(ALLOCATION_BYTES_MAX);
         let (schema, others) =
             Schema::parse_str_with_list(text, references).map_err(undecodable)?;
@@ -99,7 +98,7 @@ impl Codec {
         let event = if written.fingerprint == self.fingerprint {
             self.reader.read_deser(&mut input).map_err(undecodable)?
         } else {
-            // Another version: Avro's resolution fills in defaults, at five times the cost.
+            // Another version: Avro's resolution fills in defaults, and costs more.
             let value = written.reader.read_value(&mut input).map_err(undecodable)?;
             let names = self.names.get_names();
             let value = convert_timestamps(self.schema, names, value)?;
@@ -176,7 +175,7 @@ pub fn fingerprint(schema: &str) -> Result<Fingerprint, Undecodable> {
     Ok(Sha256::digest(json.to_string()).into())
 }
 
-/// A reader that fails with an error of its own if a read goes beyond its end.
+/// A reader that returns a distinct error if a read goes beyond its end.
 ///
 /// apache-avro 0.22 turns `UnexpectedEof` inside a string or a union into null, so that a record
 /// cut short would read as a shorter record.

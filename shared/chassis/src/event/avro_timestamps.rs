@@ -11,8 +11,9 @@ use crate::event::undecodable::Undecodable;
 
 /// Converts the times of a value to the units of the reader's schema.
 ///
-/// Avro's resolution takes a number without a unit for one in the reader's unit, which may be wrong by a factor of
-/// a thousand or more, so this refuses such a time. Avro's resolution refuses other units, which this converts.
+/// Avro's resolution refuses a time in another unit; this function converts it. Avro's resolution reads a number
+/// without a unit in the reader's unit, which may be wrong by a factor of a thousand or more; this function refuses
+/// it.
 pub(super) fn convert_timestamps(
     reader: &Schema,
     names: &HashMap<Name, &'static Schema>,
@@ -102,7 +103,7 @@ mod tests {
 
     use crate::event::avro::Codec;
 
-    /// Seconds since 1970, however they were written.
+    /// A time since 1970, in the unit of the schema.
     #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
     struct Timestamped {
         at: Option<i64>,

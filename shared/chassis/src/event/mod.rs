@@ -25,15 +25,14 @@ pub use crate::event::handler::{HandlerContext, HandlerResult, Outcome, Unproces
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The topic of the event.
     fn topic() -> &'static Topic;
-    /// The key whose order it keeps: a service publishes the events of one key in the order in which it made
-    /// them.
+    /// The key: a service publishes the events of one key in the order in which it made them.
     fn key(&self) -> String;
 }
 
 /// The declaration of a topic.
 pub struct Topic {
-    /// The publisher's name, or that and an s, a dot, and what happened or what there is:
-    /// `orders.created`, `stock.items`. Also the schema's file name and, with `-value`, its registry subject.
+    /// The publisher's name in the singular or plural, a dot, and what happened or what exists: `orders.created`,
+    /// `stock.items`. Also the schema's file name and, with `-value`, its registry subject.
     pub name: &'static str,
     /// The one service that writes it.
     pub publisher: &'static str,
@@ -55,20 +54,21 @@ pub struct Topic {
 pub enum Retention {
     /// Facts: each record for this many days. A consumer may be down that long, less a day.
     Days(u32),
-    /// State: the newest record of each key, for ever. Its consumers guard themselves by a version
-    /// and need no inbox. A key is never deleted, since an empty record is a dead letter: a field
-    /// says that what it stands for is gone.
+    /// State: the newest record of each key, for ever. Its consumers guard themselves by a version and need no
+    /// inbox. A key is never deleted, since an empty record is a dead letter: a field of the event marks a
+    /// deletion.
     Compact,
 }
 
-/// Which records of a topic its subscribers read, where a producer wrote some in a transaction.
+/// Which records of a topic its subscribers read, if a producer wrote some of them in a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isolation {
     /// All of them, at once. For a topic whose publisher uses no transactions, as the relay does not: an open
     /// transaction of another producer would otherwise block the records that the publisher wrote behind it.
     #[default]
     ReadUncommitted,
-    /// Those of committed transactions, and those of none, up to the first transaction that is still open.
+    /// The records of committed transactions and those outside of transactions, up to the first transaction that is
+    /// still open.
     ReadCommitted,
 }
 
@@ -107,12 +107,12 @@ impl Topic {
     }
 }
 
-/// An event on its way into the outbox: encoded, but not yet given an envelope.
+/// An event on its way into the outbox: encoded, but without an envelope yet.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Where it goes.
+    /// Its topic.
     pub topic: &'static Topic,
-    /// Whose order it keeps.
+    /// Its key.
     pub key: String,
     /// Its Avro body, without the wire header, which the relay adds.
     pub body: Vec<u8>,

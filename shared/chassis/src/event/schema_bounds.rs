@@ -10,8 +10,8 @@ use crate::event::undecodable::{Undecodable, undecodable};
 /// The most memory, in bytes, that one array, map, string, bytes or fixed of a record may claim.
 pub(super) const ALLOCATION_BYTES_MAX: usize = 1024 * 1024;
 
-/// Values of one record, at most, with its types written out wherever a schema names them. Each value takes
-/// memory, whether it takes bytes or not.
+/// Values of one record, at most. A named type counts at each of its uses. Each value takes memory, whether it
+/// takes bytes or not.
 const VALUES_MAX: usize = 10_000;
 
 /// Values without bytes in one item of an array or a map, at most: a body may have an item for each byte.
@@ -26,7 +26,7 @@ pub(super) struct SchemaBounds<'a> {
     sizes: HashMap<Name, Option<SchemaSize>>,
 }
 
-/// The size of a schema, with its types written out wherever they are named.
+/// The size of a schema. A named type counts at each of its uses.
 #[derive(Clone, Copy)]
 pub(super) struct SchemaSize {
     values: usize,
@@ -78,7 +78,7 @@ impl<'a> SchemaBounds<'a> {
             }
             schema => {
                 let bytes = fixed_bytes(schema);
-                // Memory for it is taken before its bytes are read.
+                // The reader allocates memory for it before it reads its bytes.
                 if let Some(bytes) = bytes.filter(|bytes| *bytes > ALLOCATION_BYTES_MAX) {
                     return Err(undecodable(format!("the schema has a fixed of {bytes} bytes")));
                 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-/// After so many failures every delay is the longest one.
+/// After this number of failures every delay is the longest one.
 const DOUBLINGS_MAX: usize = 64;
 
 /// The bounds of the delay.
@@ -19,7 +19,7 @@ pub(crate) struct RetryBackoff {
 }
 
 impl RetryBackoff {
-    /// The pause after so many failures in a row.
+    /// The pause after this number of failures in a row.
     pub(crate) fn pause_after(&self, failures: u32) -> Duration {
         // The crate's jitter lengthens a delay, to twice its length at most.
         let delays = ExponentialBuilder::new()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long commands let a loop that is behind go first.
+/// The longest time for which commands yield to a busy loop.
 const YIELD_MAX: Duration = Duration::from_millis(200);
 
 /// Whether one loop is behind. The loop reports it, and the command executors read it.

@@ -25,7 +25,7 @@ impl Heartbeats {
         heartbeat
     }
 
-    /// Restarts the count of every loop: the loops are registered long before they run.
+    /// Makes every loop beat: the loops are registered long before they run.
     pub(crate) fn beat_all(&self) {
         self.0.lock().iter().for_each(|(heartbeat, _)| heartbeat.beat());
     }

@@ -19,12 +19,12 @@ const ACTIVE_FOR: Duration = Duration::from_millis(200);
 /// How often a lingering batch checks its queue. A wakeup per item would cost what lingering saves.
 const FILL_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The target size shrinks by one part in so many after each smaller batch.
+/// After each smaller batch the target size shrinks by this part of it.
 const DECAY_DIVISOR: usize = 8;
 
 /// The state of lingering of one loop, or of several loops that share a queue.
 pub(crate) struct AdaptiveLinger {
-    /// A batch of so many items is concurrent.
+    /// A batch of at least this many items counts as concurrent.
     siblings_min: usize,
     active_until: Instant,
     /// The size of recent batches.
@@ -107,7 +107,7 @@ mod tests {
 
     const SHORT_DELAY: Duration = Duration::from_millis(5);
 
-    /// The machine stalls for less than the idle gap.
+    /// The idle gap is longer than any stall of the test machine.
     const LIMITS: LingerLimits =
         LingerLimits { max_wait: Duration::from_secs(4), idle_gap: Duration::from_secs(1) };
 

@@ -13,7 +13,7 @@ pub struct Wakeups {
     pub relay: Notify,
     /// The change feed, which polls for clients that wait; see [`crate::http::change_feed`].
     pub change_feed: watch::Sender<()>,
-    /// Of the two loops that share the database with the commands.
+    /// The backpressure of the two loops that share the database with the commands.
     pub(crate) relay_backpressure: Backpressure,
     pub(crate) consumer_backpressure: Backpressure,
 }

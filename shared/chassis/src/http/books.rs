@@ -1,7 +1,7 @@
 //! A service's books: sums that must balance, read from its rows at each request.
 //!
-//! A balance proves something only if both sides are stored separately. Counters that one constraint ties together
-//! balance in any case; so the books compare them with the rows that they count.
+//! A balance proves something only if both sides are stored separately. Counters that a constraint ties together
+//! balance in any case, so the books compare them with the rows that they count.
 
 use std::sync::Arc;
 

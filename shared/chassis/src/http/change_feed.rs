@@ -5,16 +5,17 @@
 //! transaction that notifies locks the whole database until its commit is done, so that commits would run
 //! one by one.
 //!
-//! Promise: a subscriber gets an entry within about two intervals of its commit, whichever replica committed
-//! it, and subscribers cost the writers nothing. A position that another transaction of the same subject can
-//! still undercut breaks that promise.
+//! Promise: a subscriber gets an entry within about two intervals of its commit, whichever replica committed it,
+//! and subscribers cost the writers nothing. A later commit with a lower position of the same subject breaks that
+//! promise.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,7 +36,7 @@ const FEED_POLL_INTERVAL_MIN: Duration = Duration::from_millis(5);
 /// polling takes a fifth of one connection's time at most.
 const FEED_POLL_REST_FACTOR: u32 = 4;
 
-/// How long a poll may take. Only a poll on a connection whose other end is gone takes longer.
+/// How long a poll may take. Only a poll on a connection that has lost its peer takes longer.
 const FEED_POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time between two polls that fail.
@@ -144,7 +145,7 @@ impl<E: FeedEntry> ChangeFeed<E> {
     /// The number of subscribers that wait for an entry.
     #[cfg(test)]
     pub(crate) fn subscriber_count(&self) -> usize {
-        self.shared.subscribers().by_id.len()
+        self.shared.subscribers.lock().by_id.len()
     }
 }
 
@@ -186,20 +187,14 @@ struct Registration<'a, E> {
 
 impl<E> Drop for Registration<'_, E> {
     fn drop(&mut self) {
-        self.shared.subscribers().by_id.remove(&self.id);
-    }
-}
-
-impl<E> Shared<E> {
-    fn subscribers(&self) -> MutexGuard<'_, Subscribers<E>> {
-        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.subscribers.lock().by_id.remove(&self.id);
     }
 }
 
 impl<E: FeedEntry> Shared<E> {
     /// Adds a subscriber; the first one starts the polling task.
     fn register(self: &Arc<Self>, subscriber: Subscriber<E>) -> Registration<'_, E> {
-        let mut subscribers = self.subscribers();
+        let mut subscribers = self.subscribers.lock();
         let id = subscribers.next_id;
         subscribers.next_id += 1;
         subscribers.by_id.insert(id, subscriber);
@@ -238,7 +233,7 @@ impl<E: FeedEntry> Shared<E> {
                             |late| late.to_string(),
                             |error| error.map_or_else(|error| error.to_string(), |_| String::new()),
                         );
-                        warn!("the change feed cannot be polled just now: {reason}");
+                        warn!("the change feed could not be polled: {reason}");
                     }
                     failing = true;
                     sleep(FEED_POLL_RETRY_INTERVAL).await;
@@ -249,7 +244,7 @@ impl<E: FeedEntry> Shared<E> {
 
     /// Each subject that has a subscriber, with the position after which to read; `None` ends the polling task.
     fn wanted(&self) -> Option<(Vec<Uuid>, Vec<i64>)> {
-        let mut subscribers = self.subscribers();
+        let mut subscribers = self.subscribers.lock();
         if subscribers.by_id.is_empty() {
             subscribers.is_polled = false;
             return None;
@@ -270,7 +265,7 @@ impl<E: FeedEntry> Shared<E> {
         if found.is_empty() {
             return;
         }
-        let mut subscribers = self.subscribers();
+        let mut subscribers = self.subscribers.lock();
         for (id, subscriber) in std::mem::take(&mut subscribers.by_id) {
             let new = found.get(&subscriber.subject).into_iter().flatten();
             let new: Vec<_> =

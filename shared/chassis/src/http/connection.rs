@@ -1,5 +1,5 @@
-//! What hyper does not report of a connection: whether the next request has begun, and whether the client has
-//! reset it; and the timeouts of its phases.
+//! The state of a connection that hyper does not report: whether the next request has begun, and whether the client
+//! has reset the connection; and the timeouts of its phases.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -103,9 +103,8 @@ impl AsyncWrite for TrackedStream {
     }
 }
 
-/// The timer that hyper asks for whenever it begins to wait for a header, and at no other time. hyper knows
-/// one bound for that wait; we have two: a client may be idle for long, but a header that has begun has to
-/// end soon.
+/// The timer that hyper starts whenever it begins to wait for a header, and at no other time. hyper has one timeout
+/// for that wait. This timer has two: a client may be idle for long, but a header that has begun has to end soon.
 pub(crate) struct HeaderTimer {
     received: Arc<AtomicBool>,
     is_keep_alive: AtomicBool,

@@ -23,7 +23,7 @@ pub struct Json<T>(pub T);
 /// The body of a request without parameters: none, or `{}`. Any field in it is refused like any unknown field.
 pub struct EmptyBody;
 
-/// The parameters of the path. One that cannot be read is a 404: nothing can be at such an address.
+/// The parameters of the path. A parameter that cannot be read is a 404: nothing exists at such an address.
 pub struct Path<T>(pub T);
 
 /// The parameters of the query.
@@ -52,7 +52,7 @@ impl<S: Send + Sync> FromRequest<S> for EmptyBody {
         if body.is_empty() {
             return Ok(Self);
         }
-        // A map and no struct without fields, which serde would read from an empty list as well.
+        // It is read as a map: serde would read a struct without fields from an empty list as well.
         match parse_json::<BTreeMap<String, IgnoredAny>>(&body)?.into_keys().next() {
             None => Ok(Self),
             Some(field) => Err(Problem::invalid(field, "is not known: there are no fields")),
@@ -124,7 +124,7 @@ pub fn deserialize_integer<'de, D: Deserializer<'de>, N: TryFrom<i64>>(
 ) -> Result<N, D::Error> {
     struct IntegerVisitor;
 
-    /// From here on, neighbours of a floating-point number are no longer one apart.
+    /// From here on, floating-point numbers do not represent every integer.
     const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
     impl Visitor<'_> for IntegerVisitor {
@@ -151,7 +151,8 @@ pub fn deserialize_integer<'de, D: Deserializer<'de>, N: TryFrom<i64>>(
     N::try_from(number).map_err(|_| D::Error::custom(format!("{number} is out of range")))
 }
 
-/// Where in a body lies what can't be read: found by reading it once more, which only refusals pay for.
+/// The path of the value that cannot be read. It costs a second read of the body, which happens only before a
+/// refusal.
 fn error_path<T: DeserializeOwned>(body: &[u8]) -> String {
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize::<_, T>(&mut json);
@@ -167,8 +168,7 @@ fn json_problem(path: &str, error: &serde_json::Error) -> Problem {
     Problem::invalid(field_path(path, message), message)
 }
 
-/// serde knows a missing or unknown field by its name in the message only; its path ends at the
-/// parent.
+/// serde names a missing or unknown field only in its message; its path ends at the parent.
 fn field_path(path: &str, message: &str) -> String {
     let parent = if path == "." || path == "?" { "" } else { path };
     let named = ["missing field `", "unknown field `", "duplicate field `"]

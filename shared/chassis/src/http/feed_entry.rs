@@ -19,7 +19,7 @@ pub trait FeedEntry:
     fn position(&self) -> i64;
     /// The id of the entry, which never changes.
     fn id(&self) -> Uuid;
-    /// The name of the event, in one word.
+    /// The name of the event, without blanks.
     fn event(&self) -> &str;
     /// Whether it is the last entry of its subject.
     fn is_final(&self) -> bool;

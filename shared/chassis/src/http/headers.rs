@@ -1,8 +1,8 @@
-//! What a handler asks of a request's headers: its idempotency key, how long to wait, and up to where
-//! a client has followed a stream.
+//! The extractors of a request's headers: its idempotency key, how long to wait, and the last event that a client
+//! has received of a stream.
 //!
-//! Each is read strictly or ignored, as its standard wants it, and documented here as well, by
-//! utoipa's traits.
+//! An invalid header is refused or ignored, as its standard requires. Each is described for the API here as well,
+//! by utoipa's traits.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -24,13 +24,13 @@ use crate::http::problem::Problem;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(pub String);
 
-/// The `Prefer` header, of which we know `wait=N` (RFC 7240): how long, in whole seconds, an answer
-/// may be held back until there is a result. A value that cannot be parsed is ignored, as that RFC
-/// wants it, and more than [`WAIT_MAX`] is taken as that.
+/// The `Prefer` header with `wait=N` (RFC 7240): how long, in whole seconds, an answer may be delayed until there
+/// is a result. A value that cannot be parsed is ignored, as that RFC requires, and a longer wait is cut to
+/// [`WAIT_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreferWait(pub Option<Duration>);
 
-/// The `Last-Event-ID` header of a client that follows a stream and has seen some of it.
+/// The `Last-Event-ID` header of a client that resumes a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastEventId(pub Option<Uuid>);
 
@@ -39,7 +39,7 @@ const KEY_CHARACTERS_MAX: usize = 255;
 const KEY_PATTERN: &str =
     r#"^("[\x21\x23-\x5b\x5d-\x7e]{1,255}"|[\x21\x23-\x5b\x5d-\x7e]{1,255})$"#;
 
-/// Well below what a request may take, see [`crate::http::limits::Limits::request_timeout`].
+/// Well below [`crate::http::limits::Limits::request_timeout`].
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
@@ -110,14 +110,14 @@ fn prefer_wait(headers: &HeaderMap) -> PreferWait {
         let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         let digits = quoted.unwrap_or(value);
         let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        // More digits than a number has room for are a long time too.
+        // A number that overflows is a long wait too.
         is_number.then(|| digits.parse().unwrap_or(u64::MAX))
     });
     PreferWait(seconds.map(|seconds| WAIT_MAX.min(Duration::from_secs(seconds))))
 }
 
 impl PreferWait {
-    /// Names in the answer for how long it would have been held back.
+    /// Adds the header `Preference-Applied`: for how long the answer could have been delayed.
     pub fn preference_applied(self, response: impl IntoResponse) -> Response {
         let mut response = response.into_response();
         if let PreferWait(Some(wait)) = self {
@@ -155,7 +155,7 @@ fn header_parameter(
 }
 
 impl IdempotencyKey {
-    /// How the header is documented.
+    /// The description of the header.
     fn parameter(required: Required) -> Parameter {
         let schema = ObjectBuilder::new()
             .schema_type(Type::String)
@@ -170,14 +170,14 @@ impl IdempotencyKey {
     }
 }
 
-/// Where the key is required.
+/// For a handler that requires the key.
 impl IntoParams for IdempotencyKey {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         vec![IdempotencyKey::parameter(Required::True)]
     }
 }
 
-/// How an `Option<IdempotencyKey>` is documented.
+/// The description of an `Option<IdempotencyKey>`.
 pub struct OptionalIdempotencyKey;
 
 impl IntoParams for OptionalIdempotencyKey {

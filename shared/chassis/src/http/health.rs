@@ -34,7 +34,7 @@ const READINESS_VALID_FOR: Duration = Duration::from_secs(1);
 /// How long a connection is kept: a database that has moved to another host is found after that.
 const PROBE_CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 
-/// Where a service is in its life.
+/// The phase of a service's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Its database is unreachable or has an older schema: only probes are answered.
@@ -46,12 +46,12 @@ pub enum Phase {
     Stopping,
 }
 
-/// What the probes answer from.
+/// The state from which the probes answer.
 #[derive(Clone)]
 pub struct ProbeState {
     /// The service's own database.
     pub db: PgPool,
-    /// Where the service is in its life.
+    /// The current phase.
     pub phase: watch::Receiver<Phase>,
     /// Its loops.
     pub heartbeats: Heartbeats,
@@ -162,8 +162,8 @@ mod tests {
 
     fn probe_state(phase: Phase) -> ProbeState {
         let (_, phase) = watch::channel(phase);
-        // Nothing listens there: only readiness may notice.
-        let db = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/nowhere").unwrap();
+        // Nothing listens at this address: only readiness may depend on it.
+        let db = PgPool::connect_lazy("postgres://till@127.0.0.1:1/nowhere").unwrap();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         ProbeState { db, phase, heartbeats: Heartbeats::default(), metrics }
     }
@@ -251,7 +251,7 @@ mod tests {
         let end = "select pg_terminate_backend($1)";
         sqlx::query(end).bind(connections[0]).execute(&probes.db).await.unwrap();
         tokio::time::sleep(READINESS_VALID_FOR).await;
-        assert_eq!(ready().await, 200, "asked again, on another");
+        assert_eq!(ready().await, 200, "on another connection");
         let new_connections = probe_connections(&probes.db).await;
         assert!(
             new_connections.len() == 1 && new_connections != connections,

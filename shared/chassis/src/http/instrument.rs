@@ -1,5 +1,5 @@
-//! Each request is a span, and is counted. Handlers run inside the span: what they publish
-//! continues the caller's trace.
+//! Each request is a span, and is counted. Handlers run inside the span, so that their events continue the caller's
+//! trace.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,14 +13,14 @@ use opentelemetry::{Context as TraceContext, KeyValue};
 
 use crate::telemetry;
 
-/// Asked every few seconds by machines: as traces they would drown the others.
+/// Probes request these paths every few seconds: their traces would hide all others.
 const UNTRACED_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// A middleware around every route.
 pub async fn instrument_request(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method_label(request.method());
-    // The route, not the path: paths hold ids, and each would be a time series.
+    // The label is the route and not the path: each id in a path would be a time series.
     let path = request.extensions().get::<MatchedPath>();
     let path: Arc<str> = path.map_or("unmatched", MatchedPath::as_str).into();
     let cx = match UNTRACED_PATHS.contains(&&*path) {

@@ -26,14 +26,14 @@ pub struct Limits {
     /// From the opening of a connection to the end of the first header, and from the first byte of each
     /// further one to its end.
     pub header_timeout: Duration,
-    /// From the end of an answer to the first byte of the next request. Longer than gateways keep an idle
-    /// connection, which is 60 s as a rule: the side that closes first is not the one that still sends.
-    /// Where a client waits for a slot, a connection that was idle for as long as a header may take gives
-    /// up its own.
+    /// From the end of an answer to the first byte of the next request. It is longer than gateways keep an idle
+    /// connection, usually 60 s: the gateway has to close first, or it sends a request into a connection that is
+    /// being closed. While a client waits for a slot, a connection that was idle for `header_timeout` gives up its
+    /// slot.
     pub idle_timeout: Duration,
     /// From the end of the header to the answer, the sending of the body included.
     pub request_timeout: Duration,
-    /// How long what we sent may stay unread by the client.
+    /// How long sent data may stay unread by the client.
     pub unread_timeout: Duration,
     /// The size of a request's line and headers.
     pub header_bytes_max: usize,
@@ -64,8 +64,8 @@ impl Default for Limits {
     }
 }
 
-/// Puts a router behind the limits that are not the connection's, with an answer for whatever it
-/// does not answer itself: an unknown address or method, a panic.
+/// Adds to a router the limits of each request, and the answers to an unknown address, an unknown method and a
+/// panic.
 pub(crate) fn apply(router: Router, limits: Limits) -> Router {
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
@@ -110,14 +110,14 @@ async fn read_request(request: Request, bytes_max: usize) -> Result<Request, Res
         false => Err(unsupported_coding()),
     };
     if read.is_err() && !parts.headers.contains_key(header::EXPECT) {
-        // A client that waits for `100 Continue` has sent nothing and will not; any other would lose
-        // our answer to a reset connection if we closed it while it is still sending.
+        // A client that waits for `100 Continue` has sent nothing and will not. Any other client may still be
+        // sending: if the connection were closed now, it would be reset and the client would lose the answer.
         let _ = timeout(Duration::from_secs(1), drain_body(&mut body)).await;
     }
     Ok(Request::from_parts(parts, Body::from(read?)))
 }
 
-/// Whether a body is sent as it is: without a content coding, or with `identity` alone, which is none.
+/// Whether a body has no content coding; `identity` alone is none.
 fn is_identity_coded(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     values.all(|value| {
@@ -128,7 +128,7 @@ fn is_identity_coded(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Names what is accepted, as RFC 9110 wants it (15.5.16).
+/// Names the accepted codings, as RFC 9110 requires (15.5.16).
 fn unsupported_coding() -> Response {
     let detail =
         "The body must be sent as it is, without a `Content-Encoding` other than `identity`.";
@@ -137,7 +137,7 @@ fn unsupported_coding() -> Response {
     ([(header::ACCEPT_ENCODING, "identity")], problem).into_response()
 }
 
-/// Copied together: kept as they came, chunks of one byte each would take forty times as much.
+/// Copies all chunks into one buffer: as separate chunks of one byte each, a body would take far more memory.
 async fn read_body(body: &mut Body, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     // A chunked body does not announce its size.
     let declared_bytes = body.size_hint().lower() as usize;
@@ -172,7 +172,7 @@ fn body_timed_out() -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", detail)
 }
 
-/// Where a body is left unread the next request cannot be found.
+/// Closes the connection after this answer: behind an unread body the next request cannot be found.
 fn with_connection_close(refused: impl IntoResponse) -> Response {
     let mut response = refused.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -28,7 +28,7 @@ where
 {
     let document = Bytes::from(document(service, &routes));
     let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
-    // The page asks no validator on the internet.
+    // The page uses no validator on the internet.
     let config = Config::from("/openapi.json").use_base_layout().validator_url("none");
     let page = Router::from(SwaggerUi::new("/docs").config(config.try_it_out_enabled(true)));
     Router::from(routes)
@@ -133,20 +133,20 @@ fn mark_enumerations_open(schema: &mut Value) {
 const OPEN_ENUMERATION_NOTE: &str =
     "A later version may add values: a client has to accept values that it does not know.";
 
-/// Who is answered so.
+/// The operations that have a common response.
 enum ProblemScope {
     All,
-    /// Those with an id in their path.
+    /// Operations with an id in their path.
     WithPathId,
-    /// Those that take a value which may break a rule.
+    /// Operations that take a value which may break a rule.
     WithInput,
-    /// Those that change nothing, and those that do.
+    /// Operations that change nothing, and operations that change something.
     Read,
     Write,
 }
 
-/// What any operation may be answered: its name among the components, whose, how. The status is the
-/// name's end.
+/// The common responses: for each its name among the components, its operations, and its description. The name ends
+/// with the status.
 fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
     let problem =
         |description: &str| json!({ "description": description, "content": problem_content() });
@@ -196,7 +196,7 @@ fn problem_content() -> Value {
     json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
 }
 
-/// Adds to one operation what all of its kind have.
+/// Adds the common responses to one operation.
 fn fill_responses(path: &str, method: &str, operation: &mut Value) {
     let is_read = method == "get";
     let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);

@@ -1,7 +1,7 @@
-//! Lists come in pages: how many entries a client wants, and where the next page begins.
+//! The pages of a list: how many entries a client requests, and where the next page begins.
 //!
-//! A page begins after a key and not at a number of rows, so that rows which come or go meanwhile
-//! move no other from one page to another.
+//! A page begins after a key and not at a row number, so that rows which are added or deleted meanwhile move no
+//! other row from one page to another.
 //!
 //! Promise: a page of an API takes 32 KiB at most, so that as many unread pages as there are connections fit
 //! into the memory of a service. A list that is answered without a page breaks that promise.
@@ -28,8 +28,8 @@ impl<const MAX: u32> PageLimit<MAX> {
         i64::from(self.0) + 1
     }
 
-    /// Cuts the rows read to the page, and answers where the next one begins: after the key of the last row
-    /// here. `None` where there is nothing more. The page may end before its limit, at [`PAGE_BYTES_MAX`].
+    /// Truncates the rows to one page, and returns the key after which the next page begins; `None` if this is the
+    /// last page. The page may end before its limit, at [`PAGE_BYTES_MAX`].
     pub fn split_page<R: Serialize, K>(
         self,
         rows: &mut Vec<R>,
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_page_ends_sooner_than_at_its_limit_when_its_rows_are_large() {
-        // In quotes, and with a comma.
+        // The JSON of a row has quotes and a comma.
         let row = |bytes: usize| "x".repeat(bytes - 3);
         let pages = |sizes: &[usize]| {
             let mut rows: Vec<String> = sizes.iter().copied().map(row).collect();

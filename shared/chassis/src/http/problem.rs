@@ -27,7 +27,7 @@ pub struct Problem {
     pub detail: String,
     /// The offending value's place in the request, like `lines[2].quantity`.
     pub field: Option<String>,
-    /// When to ask again, at the earliest.
+    /// When to repeat the request, at the earliest.
     pub retry_after: Option<Duration>,
 }
 
@@ -47,7 +47,7 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", detail).with_field(field)
     }
 
-    /// 404: there is no such thing.
+    /// 404: what the request names does not exist.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
@@ -70,8 +70,8 @@ impl Problem {
         Self { kind: "outcome-unknown", ..Self::unavailable(detail) }
     }
 
-    /// 503: the commit of what an operator asked for was cut, or the database fell silent at some
-    /// point. To ask again is safe.
+    /// 503: the commit of an operator's request was cut, or the database did not answer in time. It is safe to
+    /// repeat the request.
     pub fn admin_outcome_unknown(reason: impl std::fmt::Display) -> Self {
         tracing::warn!("whether it was done is not known: {reason}");
         let detail = "Whether this was done is not known: look at it, or ask for the same again, \
@@ -79,7 +79,7 @@ impl Problem {
         Self { detail: detail.into(), ..Self::outcome_unknown() }
     }
 
-    /// 422: this Idempotency-Key came before, with another request.
+    /// 422: this Idempotency-Key was used before, for another request.
     pub fn key_reused() -> Self {
         let detail = "This Idempotency-Key was used here for another request.";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail)
@@ -140,7 +140,7 @@ impl From<sqlx::Error> for Problem {
             let detail = "The database took too long over this; nothing was stored.";
             return Self::unavailable(detail);
         }
-        // Postgres stores any character of a text but NUL; a client that sends one gets 422.
+        // Postgres stores every character of a text except NUL. A client that sends NUL gets 422.
         if error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("22021")) {
             let detail = "a text holds a character that can't be stored, such as NUL";
             return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", detail);
@@ -155,7 +155,7 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// Whether the same statement may well succeed in a moment.
+/// Whether the same statement may succeed soon.
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)

@@ -1,8 +1,7 @@
 //! Serves a router over HTTP/1.1: every connection ends in bounded time, and a stop lets the
 //! requests under way finish, within a bound of its own.
 //!
-//! axum's own server would keep a half-sent header open for ever, and at a stop wait for a stalled
-//! request for ever.
+//! axum's own server has no timeout for a half-sent header, and none for a stalled request at a stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -44,10 +43,10 @@ const LISTEN_BACKLOG: u32 = 1024;
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if addr.is_ipv6() {
-        // `[::]` is for clients of both kinds, whatever the system's default.
+        // `[::]` accepts IPv4 clients too, whatever the system's default.
         SockRef::from(&socket).set_only_v6(false)?;
     }
-    // A port whose last connections are still dying is free for the next process.
+    // The next process may listen while the last connections of this one are still closing.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(LISTEN_BACKLOG)
@@ -57,26 +56,16 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// requests under way, the connections that wait already, and one last request that arrives within a second on
 /// each kept connection.
 pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: CancellationToken,
-    drain: Duration,
-) -> anyhow::Result<()> {
-    serve_with_limits(Limits::default(), listener, router, stop, drain).await
-}
-
-/// [`serve`] with limits other than the default.
-pub async fn serve_with_limits(
-    limits: Limits,
     mut listener: TcpListener,
     router: Router,
+    limits: Limits,
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
     let slots = ConnectionSlots::new(limits.connections_max);
     let router = limits::apply(router, limits)
         .layer(from_fn_with_state(slots.clone(), set_connection_close));
-    // Sooner than the drain ends, or an idle connection would count as one amid a request.
+    // Shorter than the drain: otherwise an idle connection would count as one amid a request.
     let keepalive_grace = KEEPALIVE_GRACE.min(drain / 2);
     let server =
         HttpServer { slots: slots.clone(), router, limits, stop: stop.clone(), keepalive_grace };
@@ -155,7 +144,7 @@ struct HttpServer {
 impl HttpServer {
     async fn serve_connection(self, stream: TcpStream, _slot: OwnedSemaphorePermit) {
         let HttpServer { slots, router, limits, stop, keepalive_grace } = self;
-        // Best effort: without them a slow reader holds one of the slots for longer, and no more.
+        // If these fail, a slow reader only holds its slot for longer.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread_timeout));
         let socket = TrackedStream::new(stream);
@@ -169,7 +158,7 @@ impl HttpServer {
             .timer(HeaderTimer::new(&socket, limits, slots))
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes_max)
-            // A client may close its sending half behind its request, and read on.
+            // A client may close its sending half after its request and still read.
             .half_close(true)
             .serve_connection(TokioIo::new(socket.clone()), TowerToHyperService::new(router));
         // One for each connection: the grace of a connection from the backlog begins when it gets its slot.

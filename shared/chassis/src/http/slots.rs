@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How often an idle connection is asked to give up its slot while a client waits for one.
+/// How often one more idle connection gives up its slot while a client waits for one.
 const SLOT_RECLAIM_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The slots of a server, one for each connection that it serves at a time.
@@ -28,7 +28,7 @@ impl ConnectionSlots {
         ConnectionSlots { free, has_waiters: Arc::default(), reclaim: Arc::default() }
     }
 
-    /// Waits for a free slot, and asks idle connections to give up theirs meanwhile.
+    /// Waits for a free slot, and makes idle connections give up theirs meanwhile.
     pub(super) async fn acquire(&self) -> OwnedSemaphorePermit {
         let mut slot = pin!(self.free.clone().acquire_owned());
         // The attempt that waits may not get a free slot at once, because tokio makes it yield.

@@ -13,15 +13,13 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, stream};
 use tokio::time::{Instant, timeout_at};
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
-use utoipa::{PartialSchema, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::http::change_feed::{ChangeFeed, FeedEntry, Subscription};
 use crate::http::problem::Problem;
 
-/// How long one stream may last; its client then goes on in the next one.
+/// How long one stream may last. Its client then resumes it with another request.
 const STREAM_DURATION_MAX: Duration = Duration::from_secs(300);
 
 /// How often a comment is sent while there is no event, so that the server notices a client that has gone: sooner
@@ -39,34 +37,28 @@ const UNBUFFERED_HEADERS: [(HeaderName, &str); 2] = [
 /// When a client is to reconnect after a stream that ended before its subject was settled.
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The schema of an event in the description of an API; it has no values.
-pub struct ServerSentEvent;
-
-impl PartialSchema for ServerSentEvent {
-    fn schema() -> RefOr<Schema> {
-        let field = |kind: Type, description: &str| {
-            ObjectBuilder::new().schema_type(kind).description(Some(description))
-        };
-        let id = field(Type::String, "The entry's id, which `Last-Event-ID` names to resume.");
-        let retry = "Milliseconds after which to come back if the stream breaks; sent once.";
-        let event = ObjectBuilder::new()
-            .description(Some("A server-sent event."))
-            .property("id", id.format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid))))
-            .property("event", field(Type::String, "What happened."))
-            .property("data", field(Type::String, "The entry, as JSON."))
-            .property("retry", field(Type::Integer, retry).minimum(Some(0)));
-        event.required("id").required("event").required("data").into()
-    }
+/// A server-sent event.
+// Only the description of an API uses it: axum writes the events themselves.
+#[derive(ToSchema)]
+#[expect(dead_code)]
+pub struct ServerSentEvent {
+    /// The entry's id, which `Last-Event-ID` names to resume.
+    id: Uuid,
+    /// What happened.
+    event: String,
+    /// The entry, as JSON.
+    data: String,
+    /// Milliseconds after which to come back if the stream breaks; sent once.
+    #[schema(required = false)]
+    retry: usize,
 }
 
-impl ToSchema for ServerSentEvent {}
-
 impl<E: FeedEntry> ChangeFeed<E> {
-    /// Answers with a subject's log as server-sent events: what is there already, `log`, then each
-    /// entry as it is committed, up to the one that settles the subject.
+    /// Answers with a subject's log as server-sent events: the entries of `log`, then each new entry as it is
+    /// committed, up to the last entry of the subject.
     ///
-    /// A client that has seen entries names the last one by its id, and gets those after it. One that
-    /// has seen them all gets 204, after which a browser does not reconnect.
+    /// A client that has received entries names the last one by its id, and gets those after it. A client that has
+    /// received all gets 204, after which a browser does not reconnect.
     pub fn event_stream(
         &self,
         log: Vec<E>,

@@ -13,7 +13,7 @@ use crate::telemetry::log_throttle::LogThrottle;
 const UNFETCHED_CHECKS_MAX: u32 = 3;
 
 /// Polls without a result, a second each ([`crate::consumer::prefetch`]), since the last statistics, after which
-/// the client must be replaced. A client reports statistics every ten seconds, even while Kafka is away.
+/// the client must be replaced. A client reports statistics every ten seconds, even while Kafka is unreachable.
 const SILENT_POLLS_MAX: u32 = 60;
 
 /// Consecutive checks, three seconds apart, with an empty prefetch queue and no poll that returned, after which
@@ -26,23 +26,22 @@ const STUCK_CHECKS_MAX: u32 = 20;
 const JOIN_STEP_CHECKS_MAX: u32 = 6;
 const JOIN_WAIT_CHECKS_MAX: u32 = 36;
 
-/// What librdkafka calls its message that another cluster answers than the one it found first.
+/// librdkafka's name of the log message that another cluster answers than at first.
 const CLUSTER_CHANGED: &str = "CLUSTERID";
 
-/// What librdkafka calls a broker that stands for a role, such as the group's coordinator.
+/// librdkafka's source of a broker that stands for a role, such as the group's coordinator.
 const LOGICAL_BROKER: &str = "logical";
 
-/// What librdkafka calls a group whose coordinator is known and connected, and one that has settled.
+/// librdkafka's states of a group whose coordinator is connected, and of a membership without a rebalance.
 const GROUP_UP: &str = "up";
 const JOIN_STEADY: &str = "steady";
 
-/// What librdkafka calls the steps at which a client waits for its topics to be made, and for the other
-/// members of its group.
+/// librdkafka's states of a client that waits until its topics exist, and of one that waits for other members.
 const JOIN_INIT: &str = "init";
 const JOIN_WAITS: [&str; 2] = ["wait-join", "wait-sync"];
 
-/// The health of one client. While its brokers are away it logs that several times a second; the log shows one
-/// warning, since the client recovers by itself.
+/// The health of one client. While its brokers are unreachable, a client logs that several times a second. The
+/// service logs one warning, since the client recovers by itself.
 #[derive(Default)]
 pub(crate) struct ClientHealth(Mutex<Observations>);
 
@@ -96,19 +95,19 @@ impl ClientHealth {
         }
         let mut observed = self.0.lock();
         observed.cluster_changed |= kind == CLUSTER_CHANGED;
-        // While brokers are away, the lines of each alternate and contain the times.
+        // While brokers are unreachable, the lines of the brokers alternate and contain times.
         if observed.log_throttle.should_log(kind, "") {
             warn!("Kafka's client: {text}");
         }
     }
 
-    /// Records the statistics of the client: whether it still knows a broker, and whether it is joining its
+    /// Records the statistics of the client: whether its list of brokers is empty, and whether it is joining its
     /// group.
     ///
-    /// A lone broker that takes itself for dead, as after a freeze or at the end of a graceful stop, answers that
-    /// there is no broker. librdkafka then drops it and should begin again with the bootstrap servers. If the
-    /// connection ends at the same moment, it does not, and never connects to any broker again (its issue
-    /// 5301). Such a client must be replaced.
+    /// After a freeze, or at the end of a graceful stop, a single broker answers with an empty list of brokers.
+    /// librdkafka then removes the broker and should return to the bootstrap servers. If the connection ends at the
+    /// same moment, it does not, and never connects to any broker again (its issue 5301). Such a client must be
+    /// replaced.
     pub(crate) fn on_statistics(&self, statistics: &Statistics) {
         let mut observed = self.0.lock();
         let mut brokers = statistics.brokers.values();
@@ -133,8 +132,8 @@ impl ClientHealth {
 
     /// Records whether every assigned partition is fetched.
     ///
-    /// If the group's coordinator moves while a client asks it for the committed offsets, librdkafka takes the
-    /// refusal for an answer and never fetches the partition (its issue 5586).
+    /// If the group's coordinator moves while a client requests the committed offsets, librdkafka treats the error
+    /// as an answer and never fetches the partition (its issue 5586).
     pub(crate) fn all_partitions_fetched(&self, all: bool) {
         let mut observed = self.0.lock();
         observed.unfetched_checks = if all { 0 } else { observed.unfetched_checks + 1 };
@@ -149,20 +148,20 @@ impl ClientHealth {
                 observed.unfetched_checks >= UNFETCHED_CHECKS_MAX,
                 "an assigned partition is not fetched",
             ),
-            (observed.silent_polls >= SILENT_POLLS_MAX, "it has fallen silent"),
-            (observed.stuck_checks >= STUCK_CHECKS_MAX, "it keeps its reader waiting"),
+            (observed.silent_polls >= SILENT_POLLS_MAX, "it reports no statistics"),
+            (observed.stuck_checks >= STUCK_CHECKS_MAX, "its poll does not return"),
             (observed.join_progress.is_stuck(), "it is stuck while joining its group"),
-            (observed.no_broker_known, "it knows no broker any more"),
+            (observed.no_broker_known, "it has no broker any more"),
         ];
         reasons.into_iter().find_map(|(applies, reason)| applies.then_some(reason))
     }
 
     /// Whether another cluster answers than the one to which the client connected first.
     ///
-    /// The positions, epochs and sequence numbers in the client's memory are then about records that do not
-    /// exist any more. librdkafka continues with them, and would skip records of a new topic that has grown longer
-    /// than the old one was. Such a client must be replaced. The client knows of the new cluster as soon as it
-    /// has a connection, since it requests metadata first.
+    /// The positions, epochs and sequence numbers in the client's memory are then about records that do not exist
+    /// any more. librdkafka continues with them, and would skip records of a new topic that has grown longer than
+    /// the old one was. Such a client must be replaced. The client detects the new cluster as soon as it is
+    /// connected, since it requests metadata first.
     pub(crate) fn cluster_changed(&self) -> bool {
         self.0.lock().cluster_changed
     }
@@ -218,8 +217,12 @@ mod tests {
         assert_eq!(checks_until_fatal("up", "init", |_| 4), Some(6));
         assert_eq!(checks_until_fatal("up", "init", |_| 0), None, "there are no topics");
         assert_eq!(checks_until_fatal("up", "wait-join", |_| 0), Some(36));
-        assert_eq!(checks_until_fatal("up", "wait-sync", |nth| nth.into()), None, "it gets along");
-        assert_eq!(checks_until_fatal("wait-coord", "init", |_| 4), None, "Kafka is away");
+        assert_eq!(
+            checks_until_fatal("up", "wait-sync", |nth| nth.into()),
+            None,
+            "it makes progress"
+        );
+        assert_eq!(checks_until_fatal("wait-coord", "init", |_| 4), None, "Kafka is unreachable");
         assert_eq!(checks_until_fatal("up", "steady", |_| 4), None);
     }
 
@@ -231,7 +234,7 @@ mod tests {
         }
         assert_eq!(health.fatal_reason(), None);
         health.poll_timed_out();
-        assert!(health.fatal_reason().is_some_and(|because| because.contains("silent")));
+        assert!(health.fatal_reason().is_some_and(|because| because.contains("statistics")));
         health.on_statistics(&with_a_broker());
         assert_eq!(health.fatal_reason(), None, "it was only slow");
     }
@@ -246,8 +249,8 @@ mod tests {
         for _ in 1..STUCK_CHECKS_MAX {
             health.prefetch_empty();
         }
-        assert_eq!(health.fatal_reason(), None, "it came round");
+        assert_eq!(health.fatal_reason(), None, "a poll returned");
         health.prefetch_empty();
-        assert!(health.fatal_reason().is_some_and(|because| because.contains("waiting")));
+        assert!(health.fatal_reason().is_some_and(|because| because.contains("poll")));
     }
 }

@@ -27,7 +27,7 @@ use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
 /// Records read at a time.
 const PAGE_RECORDS_MAX: usize = 500;
 
-/// Bytes of their bodies, about: with the last one it may be more.
+/// Bytes of their bodies, which the last record may exceed.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long to wait for one record, or for an answer: the caller may hold locks meanwhile.
@@ -55,7 +55,7 @@ pub struct SnapshotReader<E> {
 
 /// A record of a compacted topic.
 pub struct SnapshotRecord<E> {
-    /// Its partition: which of two records with one key is the later one is known within a partition only.
+    /// Its partition. Which of two records with the same key is later is known only within a partition.
     pub partition: i32,
     /// Its key; empty if it has none.
     pub key: String,
@@ -87,7 +87,7 @@ impl ClientContext for LoggingContext {
 
 impl ConsumerContext for LoggingContext {}
 
-/// `None` once it is dropped.
+/// Closes the client in the background when it is dropped; `None` from then on.
 struct ClientGuard(Option<Arc<StreamConsumer<LoggingContext>>>);
 
 impl Deref for ClientGuard {
@@ -116,7 +116,7 @@ impl<E: Event> CompactedTopic<E> {
         config: &KafkaConfig,
         registry: Arc<SchemaRegistryClient>,
     ) -> CompactedTopic<E> {
-        assert!(E::topic().retention == Retention::Compact, "{:?} is no state", E::topic());
+        assert!(E::topic().retention == Retention::Compact, "{:?} is not compacted", E::topic());
         CompactedTopic { service, config: config.clone(), registry, marker: PhantomData }
     }
 
@@ -175,7 +175,7 @@ impl<E: Event> SnapshotReader<E> {
             && !self.unfinished.is_empty()
         {
             let received = tokio::time::timeout(RESPONSE_TIMEOUT, self.client.recv()).await;
-            match received.context("Kafka is silent")? {
+            match received.context("Kafka sent no record in time")? {
                 Ok(message) => {
                     let next = Offset::Offset(message.offset() + 1);
                     self.next_offsets.insert(message.partition(), next);

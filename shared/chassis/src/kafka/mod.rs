@@ -1,4 +1,4 @@
-//! The ways to Kafka and to the schema registry: the settings of every client with their reasons, the detection
+//! The clients of Kafka and of the schema registry: the settings of every client with their reasons, the detection
 //! of clients that must be replaced, records, and schemas.
 //!
 //! Promise: nothing that the broker acknowledged is lost, and the records of one key keep their order. A client
@@ -47,7 +47,7 @@ pub fn client_config(service: &str, config: &KafkaConfig) -> ClientConfig {
         .set("bootstrap.servers", &config.kafka_bootstrap_servers)
         .set("client.id", service)
         .set("socket.keepalive.enable", "true")
-        // The client sees a topic that is created or recreated within ten seconds, not five minutes.
+        // The client detects a topic that is created or recreated within ten seconds, not five minutes.
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "2000")
         .set_log_level(RDKafkaLogLevel::Warning);
@@ -59,10 +59,11 @@ pub fn client_config(service: &str, config: &KafkaConfig) -> ClientConfig {
     client
 }
 
-/// Makes a client of these settings and drops it again, without waiting for any broker.
+/// Creates a client with these settings and closes it, without waiting for any broker.
 ///
 /// # Errors
-/// If no client can ever be made of them: a certificate that is none, a key that belongs to another one.
+/// If no client can ever be created with them, for example because a file is no certificate, or a key belongs to
+/// another one.
 pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
     let settings = client_config("check", config);
     let made = settings.create_native_config().and_then(|native| {
@@ -108,27 +109,27 @@ pub(crate) fn close_in_background<T: Send + Sync + 'static>(
 pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
     let mut producer = client_config(service, config);
     producer
-        // Acknowledged means: by every replica in sync.
+        // Every in-sync replica acknowledges a record.
         .set("acks", "all")
-        // A retry inside the client is written once and in order; what it only supposes to be written is
-        // not taken for that ([`crate::outbox::producer`]).
+        // A retry inside the client is written once and in order. A record that the client only assumes to be
+        // written does not count as written ([`crate::outbox::producer`]).
         .set("enable.idempotence", "true")
-        // Never given up: a record that is given up leaves a gap that a later one would overtake.
-        // Where a producer is given up, its rows are still there for the next one.
+        // The client never gives up a record: a later record of its key would overtake it. If the producer is
+        // replaced, the next one sends the rows again.
         .set("message.timeout.ms", "0")
         // The same key goes to the same partition as from a Java client; librdkafka's own default
         // differs for most keys.
         .set("partitioner", "murmur2_random")
         .set("allow.auto.create.topics", "false")
-        // How long a topic may be unknown before its records come back as undeliverable.
+        // How long a topic may be unknown before its records are reported as undeliverable.
         .set("topic.metadata.propagation.max.ms", "5000")
         // The relay hands over its rows at once, and lingers itself where that pays: lingering here too would
         // only add latency.
         .set("linger.ms", "0")
-        // What is in flight is bounded by its number, and by its size: a row may have 256 KiB.
+        // Records in flight are bounded by their number, and here by their size: a row may have 256 KiB.
         .set("queue.buffering.max.kbytes", "16384")
         .set("compression.type", "lz4")
-        // Shows whether the client still knows a broker; see `ClientHealth::on_statistics`.
+        // For `ClientHealth::on_statistics`.
         .set("statistics.interval.ms", "10000");
     producer
 }
@@ -138,8 +139,9 @@ pub fn consumer_config(service: &str, config: &KafkaConfig, isolation: Isolation
     let mut consumer = client_config(service, config);
     consumer
         .set("group.id", service)
-        // Offsets are stored by us (see `crate::consumer::offsets`), after the commit of what was handled; the client
-        // commits what is stored once a second, when partitions move, and at the end.
+        // The consumer stores offsets itself, after the commit of what was handled (see
+        // `crate::consumer::offsets`). The client commits stored offsets once a second, when partitions move, and
+        // at the end.
         .set("enable.auto.offset.store", "false")
         .set("enable.auto.commit", "true")
         .set("auto.commit.interval.ms", "1000")
@@ -151,8 +153,8 @@ pub fn consumer_config(service: &str, config: &KafkaConfig, isolation: Isolation
         // partitions move once all others know it, by their next heartbeat.
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "1000")
-        // A lone broker that returns after it was taken for dead is missing from its own first answers. The
-        // client drops it, and its requests to the group's coordinator wait for this long (the default is a
+        // A single broker that returns after it was considered dead is missing from its own first answers. The
+        // client removes it, and its requests to the group's coordinator wait for this long (the default is a
         // minute) before it searches for the coordinator again.
         .set("socket.timeout.ms", "10000")
         .set("max.poll.interval.ms", "300000")
@@ -160,7 +162,7 @@ pub fn consumer_config(service: &str, config: &KafkaConfig, isolation: Isolation
         .set("check.crcs", "true")
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "false")
-        // The lag of each partition, for the metrics; and whether the client still knows a broker.
+        // For the lag of each partition, and for `ClientHealth::on_statistics`.
         .set("statistics.interval.ms", "10000")
         .set("fetch.error.backoff.ms", "200");
     limit_fetch_memory(&mut consumer);
@@ -204,7 +206,7 @@ mod tests {
         close.await.unwrap();
     }
 
-    /// A file that can be read, and is no certificate.
+    /// A readable file that is no certificate.
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
     /// librdkafka itself reports such files only when a client is made.

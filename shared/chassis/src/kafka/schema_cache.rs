@@ -1,4 +1,4 @@
-//! What this process knows of each schema id: the schema, or why there is none and when to ask again.
+//! What this process knows of each schema id: the schema, or why there is none and when to request it again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::event::avro::Codec;
 
-/// How long a caller waits for answers at most; the requests go on without it. A registry answers in
+/// How long a caller waits for answers at most; the requests continue without it. A registry answers in
 /// milliseconds, and one that hangs may not hold up the records whose schemas are known.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -17,13 +17,13 @@ pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL_MIN: Duration = Duration::from_millis(500);
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// How long requests may be under way. Far more than they take: only what broke off takes longer.
+/// How long a request may be under way: far longer than any takes, so that an older one has been abandoned.
 const IN_FLIGHT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long an id that can't be read is remembered before it is requested again.
+/// How long an unreadable id is remembered before it is requested again.
 const UNREADABLE_TTL: Duration = Duration::from_secs(60);
 
-/// With more ids than this, those without a schema are forgotten: junk must not fill the memory.
+/// With more ids than this, the ids without a schema are forgotten: invalid records must not fill the memory.
 const CACHED_IDS_MAX: usize = 10_000;
 
 /// What is known of a schema id.
@@ -31,12 +31,12 @@ const CACHED_IDS_MAX: usize = 10_000;
 pub enum CachedSchema {
     /// The registry's schema.
     Resolved(Arc<Codec>),
-    /// It can't be read here, because: it is no Avro schema, or one without a bound; or the registry refuses
-    /// this id while it serves others.
+    /// It cannot be used here, for this reason: it is no Avro schema, or one without a bound; or the registry
+    /// refuses this id while it serves others.
     Unreadable(String),
     /// A healthy registry does not have it. It may be behind: a young record waits.
     Unregistered(String),
-    /// No answer settles it yet: wait and ask again.
+    /// No answer settles it yet: wait and request it again.
     Pending(String),
 }
 
@@ -86,8 +86,7 @@ impl SchemaCache {
         self.0.lock().iter().find(|(_, entry)| entry.is_resolved()).map(|(id, _)| *id)
     }
 
-    /// The ids that are to be requested now, which the caller does, and whether the registry lets earlier
-    /// requests hang.
+    /// The ids that the caller has to request now, and whether earlier requests hang.
     pub(super) fn take_due(&self, ids: &HashSet<u32>) -> (Vec<u32>, bool) {
         let mut schemas = self.0.lock();
         if ids.iter().all(|id| schemas.get(id).is_some_and(|entry| !entry.is_due())) {

@@ -1,7 +1,7 @@
-//! The client of the schema registry: the relay asks for the ids of schemas, the consumer for the schemas of ids.
+//! The client of the schema registry: the relay requests the ids of schemas, the consumer the schemas of ids.
 //!
-//! Neither changes once it is known, so the client asks for each once and keeps it. An outage of the registry
-//! stops no record whose schema was seen before.
+//! Neither ever changes, so the client requests each once and keeps it. An outage of the registry stops no record
+//! whose schema was seen before.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use crate::kafka::schema_registry_error::{
     RegistryResponse, classify_error, error_code, error_summary, is_not_found,
 };
 
-/// One request, at most.
+/// Timeout of one request.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long the registry may fail for one id, while it serves another, before that id counts as unreadable.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Ids that are requested at the same time: a batch of junk must not become a thousand requests at once.
+/// Ids that are requested at the same time: a batch of invalid records must not become a thousand requests at once.
 const CONCURRENT_REQUESTS_MAX: usize = 16;
 
 /// Schemas that one schema may refer to, directly or not.
@@ -59,7 +59,7 @@ struct References {
 /// Why a schema has no id.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaIdError {
-    /// It is unknown whether the registry has it: wait and ask again.
+    /// It is unknown whether the registry has it: wait and request it again.
     #[error("the schema registry: {0}")]
     Unavailable(String),
     /// A healthy registry does not have it: its contract is still to be applied.
@@ -79,7 +79,7 @@ impl SchemaRegistryClient {
             settings.set_basic_authorization(username, password);
         }
         Ok(SchemaRegistryClient {
-            // A proxy of the environment leads to the public network, where no registry of ours is.
+            // A proxy that the environment names leads to the public network, where this registry is not.
             settings: settings.no_proxy().set_timeout(REQUEST_TIMEOUT).build()?,
             lag_max: config.schema_registry_lag,
             ids: RwLock::default(),
@@ -142,7 +142,7 @@ impl SchemaRegistryClient {
         if !due.is_empty() {
             let registry = self.clone();
             let requests = tokio::spawn(async move { registry.request(due).await });
-            // Late or in time: what is known by then is the answer.
+            // After this wait, the result is what is known by then.
             let wait = if hangs { Duration::ZERO } else { LOOKUP_TIMEOUT };
             let _ = tokio::time::timeout(wait, requests).await;
         }
@@ -207,8 +207,8 @@ impl SchemaRegistryClient {
     }
 
     async fn request_one(&self, id: u32) -> RegistryResponse {
-        // Ids are positive 32-bit integers; a registry may answer 500 to a larger one, which would
-        // read as a registry that is ill, and wait for ever.
+        // Ids are positive 32-bit integers. A registry may answer 500 to a larger number. That would count as an
+        // outage, and the record would wait for ever.
         if i32::try_from(id).is_err() {
             return unreadable(format!("{id} is no schema id"));
         }
@@ -234,7 +234,8 @@ impl SchemaRegistryClient {
         }
     }
 
-    /// Adds the schemas that a schema refers to, directly or not, each after those that it refers to itself.
+    /// Adds the schemas that a schema refers to, directly or indirectly, each behind those that it refers to
+    /// itself.
     async fn resolve_references(
         &self,
         id: u32,

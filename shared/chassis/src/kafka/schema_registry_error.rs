@@ -9,14 +9,14 @@ use crate::kafka::schema_cache::CachedSchema;
 /// What the registry answers for one id.
 pub(super) enum RegistryResponse {
     Conclusive(CachedSchema),
-    /// It answers, and refuses: 4xx.
+    /// The registry refuses the request: 4xx.
     Refused(String),
-    /// It gives no answer, or none that can be understood.
+    /// There is no answer, or one that is not understood.
     Failed(String),
 }
 
-/// What an error means for the id that was requested. Only the registry itself refuses; a bare 404 may come
-/// from anything on the way to it.
+/// What an error means for the id that was requested. Only the registry itself refuses; a bare 404 may come from
+/// any proxy on the way to it.
 pub(super) fn classify_error(what: String, error: &SRCError) -> RegistryResponse {
     let because = format!("the schema registry: {what}: {}", error_summary(error));
     match http_status(error) {

@@ -1,5 +1,5 @@
-//! What the relay leaves alone for a while: topics, keys whose records were rejected, and a registry that
-//! does not answer.
+//! What the relay does not try for a while: topics, keys whose records were rejected, and a registry that does not
+//! answer.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ pub(super) struct Backoff {
     topics: HashMap<String, Instant>,
     /// By key, until when, and after how many refusals.
     keys: HashMap<String, (Instant, u32)>,
-    /// The registry gave no answer lately: it is not asked again before this.
+    /// The registry did not answer: it gets no request before this time.
     registry_retry_at: Option<Instant>,
     log_throttle: LogThrottle,
 }

@@ -11,26 +11,26 @@ use crate::outbox::producer::InFlight;
 /// Records in flight, at most.
 const IN_FLIGHT_MAX: usize = 8_000;
 
-/// Records of one topic in flight, at most: a topic that stalls may not use up what the others need.
+/// Records of one topic in flight, at most: a topic that stalls must leave room for the others.
 const TOPIC_IN_FLIGHT_MAX: usize = 2_000;
 
-/// A topic with as many records in flight as it may have is stalled if one of them has been so long:
-/// where a single partition has no leader, the records of the others still come back.
+/// A full topic is stalled if its oldest record has been in flight for so long. If a single partition has no
+/// leader, records of the other partitions are still acknowledged.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Acknowledged rows are deleted once there are so many. A poll that deletes is a commit and waits for the
-/// disk; a poll that only reads takes half the time, and is what an order waits for. Until a row is deleted,
-/// the next active relay sends it once more.
+/// Acknowledged rows are deleted once there are this many. A poll that deletes is a commit and waits for the disk;
+/// a poll that only reads is faster, and new events wait for it. Until a row is deleted, the next active relay
+/// sends it once more.
 pub(crate) const DELETE_BATCH_MIN: usize = 64;
 
-/// Fewer rows are deleted by the first poll that comes so long after the first of them was acknowledged.
+/// Fewer rows are deleted by the first poll after this delay, which begins when the first of them is acknowledged.
 pub(crate) const DELETE_DELAY_MAX: Duration = Duration::from_millis(100);
 
 pub(crate) struct InFlightRecords {
     /// The keys of the records in flight, one record each.
     keys: HashSet<String>,
     topics: HashMap<String, TopicInFlight>,
-    /// When the last record came back, or one was sent while none was in flight.
+    /// When the last delivery report arrived, or a record was sent while none was in flight.
     pub(crate) last_delivery_at: Instant,
     /// Positions of rows that were acknowledged and are not deleted yet.
     acknowledged: Vec<i64>,
@@ -75,7 +75,7 @@ impl InFlightRecords {
         }
     }
 
-    /// Whether no record may be sent until one comes back.
+    /// Whether no record may be sent until a delivery report arrives.
     pub(super) fn is_full(&self) -> bool {
         self.keys.len() >= IN_FLIGHT_MAX
     }
@@ -101,7 +101,7 @@ impl InFlightRecords {
         self.topics.iter().filter(|(_, of)| of.is_stalled()).map(|(topic, _)| topic)
     }
 
-    /// How long no record has come back while some are in flight.
+    /// How long no delivery report has arrived while records are in flight.
     pub(super) fn silent_for(&self) -> Duration {
         if self.is_empty() { Duration::ZERO } else { self.last_delivery_at.elapsed() }
     }
@@ -117,7 +117,7 @@ impl InFlightRecords {
         self.topics.get_mut(topic).expect("it is there now").in_flight.insert(sent);
     }
 
-    /// Records that a record came back, whether it was written or not.
+    /// Removes a record from those in flight, whether it was written or not.
     pub(super) fn on_delivery(&mut self, flight: &InFlight) {
         self.keys.remove(&flight.key);
         self.last_delivery_at = Instant::now();
@@ -125,7 +125,7 @@ impl InFlightRecords {
         topic.in_flight.remove(&(flight.sent_at, flight.position));
     }
 
-    /// Records that a record that came back was written; `wait_time` is the time since its event was decided.
+    /// Records that a record was written; `wait_time` is the time since its event was decided.
     pub(super) fn on_persisted(&mut self, flight: &InFlight, wait_time: Duration) {
         if let Some(topic) = self.topics.get(&flight.topic) {
             topic.wait_time.record(wait_time);

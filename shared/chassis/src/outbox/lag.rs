@@ -24,7 +24,7 @@ type LagRow = (DateTime<Utc>, Option<i64>, Option<DateTime<Utc>>, Option<String>
 /// What the last measurement found.
 pub(crate) struct OutboxLag {
     measured_at: Option<Instant>,
-    /// By how much the database's clock is ahead of this process's clock: rows bear the database's time.
+    /// By how much the database's clock is ahead of this process's clock: rows have the database's time.
     clock_offset: TimeDelta,
     /// The position of the oldest row, and since when it is known to be the oldest.
     oldest_row: Option<(i64, Instant)>,
@@ -73,7 +73,7 @@ impl OutboxLag {
         self.low_watermark.advance(writers, position);
         if let Some(sequence) = sequence.filter(|_| drawn < self.low_watermark.get()) {
             warn!(
-                "{sequence} was set back to {drawn}: it goes on after {}",
+                "{sequence} was set back to {drawn}: it continues after {}",
                 self.low_watermark.get()
             );
             let ahead = sqlx::query("select setval($1::text::regclass, $2)");
@@ -87,7 +87,7 @@ impl OutboxLag {
             Some((known, since)) if known == position => (position, since),
             _ => (position, Instant::now()),
         });
-        // By the database's clock alone a row that waits may seem to be new, or yet to come.
+        // By the database's clock alone, a row that waits may seem new, or lie in the future.
         let age = occurred_at.map(|at| (now - at).to_std().unwrap_or_default());
         let known_for = self.oldest_row.map(|(_, since)| since.elapsed());
         let waits = age.max(known_for).unwrap_or_default();

@@ -1,12 +1,12 @@
-//! The relay's producer: each record that is sent yields one delivery report, which says whether it is in a log.
+//! The relay's producer: each record that is sent yields one delivery report, which shows whether it is in a log.
 //!
 //! Promise: a record counts as written only if its delivery report has an offset. Without one it is possibly
-//! persisted and is sent again. Taking librdkafka's word alone breaks that promise: of two requests for a partition
-//! at the same time, the first may be refused, because the log does not exist yet or the leader moves, and the
-//! second be accepted. A broker up to Kafka 4.4 accepts any first sequence number of a producer that is new to a
-//! partition (KIP-360, KAFKA-15591; a later one still does if the partition had records before). librdkafka
-//! assumes that a broker accepts nothing out of order, and so reports the first record as delivered too, although
-//! it is in no log (confluent-kafka-go's issue 921, and `rd_kafka_dr_implicit_ack`). It has no offset then.
+//! persisted and is sent again. librdkafka's report alone is no proof: of two requests for a partition at the same
+//! time, the first may be refused, because the log does not exist yet or the leader moves, and the second be
+//! accepted. A broker up to Kafka 4.4 accepts any first sequence number of a producer that is new to a partition
+//! (KIP-360, KAFKA-15591; a later one still does if the partition had records before). librdkafka assumes that a
+//! broker accepts nothing out of order, and so reports the first record as delivered too, although it is in no log
+//! (confluent-kafka-go's issue 921, and `rd_kafka_dr_implicit_ack`). It has no offset then.
 //!
 //! The `rdkafka` crate's `ThreadedProducer` wakes ten times a second and spins through the last millisecond of each
 //! wait. Here one thread waits for a second at a time, and a delivery report wakes it.
@@ -45,7 +45,7 @@ pub(crate) struct InFlight {
 pub(crate) enum DeliveryStatus {
     /// It is in a log: the broker returned its offset, or reported a duplicate.
     Persisted,
-    /// The client takes it for written, because a later record of its partition was: it may be in no log.
+    /// The client assumes that it was written, because a later record of its partition was: it may be in no log.
     PossiblyPersisted,
     NotPersisted(KafkaError),
 }

@@ -33,14 +33,14 @@ use crate::outbox::sender::{BATCH_ROWS_MAX, OutboxSender};
 /// services use the same number.
 const RELAY_LOCK_ID: i64 = 0x0072_656c_6179;
 
-/// How long the session of the relay may be idle. Then Postgres takes the relay for frozen or cut off and ends the
-/// session, and with it the lock. The relay polls far more often than this.
+/// How long the session of the relay may be idle. After that Postgres assumes that the relay is frozen or cut off,
+/// and ends the session and with it the lock. The relay polls far more often than this.
 const SESSION_IDLE_TIMEOUT: &str = "10s";
 
 /// How long a statement of the session may take, and so how long an abandoned one may still hold the lock.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A batch of so many rows is concurrent; see [`crate::flow::linger`].
+/// A batch of at least this many rows counts as concurrent; see [`crate::flow::linger`].
 const SIBLINGS_MIN: usize = 3;
 
 /// The pause after a concurrent batch, unless the outbox has more rows than a batch. Delivery reports that arrive
@@ -50,10 +50,10 @@ const LINGER_PAUSE: Duration = Duration::from_millis(4);
 /// How often to poll for rows of other replicas, which cannot wake this relay, while there is work.
 const BUSY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The same while there is none.
+/// The same while there is no work.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long after a poll that sent rows there counts as work.
+/// For how long after a poll that sent rows there is work.
 const BUSY_PERIOD: Duration = Duration::from_secs(2);
 
 /// The pause after a poll while topics back off, at least: such polls take longer.
@@ -65,7 +65,7 @@ const BACKOFF_POLL_FACTOR: u32 = 3;
 /// That pause, at most: well within [`SESSION_IDLE_TIMEOUT`].
 const BACKOFF_POLL_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
-/// The pause before the relay starts again after a failure, or asks for the lock again.
+/// The pause before the relay starts again after a failure, or tries to get the lock again.
 const LEADER_BACKOFF: RetryBackoff =
     RetryBackoff { delay_min: LEADER_DELAY, delay_max: LEADER_DELAY };
 const LEADER_DELAY: Duration = Duration::from_millis(1_500);
@@ -166,7 +166,7 @@ impl Relay {
         if ended.is_ok() {
             gauge!("outbox_oldest_seconds").set(0);
         }
-        // Closing flushes the connection, and the database may not read any more.
+        // Closing flushes the connection, and the database may have stopped reading.
         let _ = with_query_timeout(db.close()).await;
         ended
     }
@@ -178,12 +178,12 @@ impl Relay {
             ("idle_session_timeout", SESSION_IDLE_TIMEOUT),
             // Polls may take longer than other statements of the service.
             ("statement_timeout", &format!("{}s", STATEMENT_TIMEOUT.as_secs())),
-            // A poll has one plan. Postgres would plan each poll if it took that for cheaper, and planning is a
-            // large part of the poll of a single order.
+            // A poll has one plan. Postgres would plan each poll if it estimated that to be cheaper, and planning
+            // is a large part of a poll for a single event.
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
             // While a topic backs off, rows are joined by a hash of their keys. A nested loop, which the planner
-            // takes for cheaper, needs time in proportion to the product of both sides.
+            // estimates to be cheaper, needs time in proportion to the product of both sides.
             ("enable_nestloop", "off"),
             ("enable_mergejoin", "off"),
             // An index scan marks dead rows as it reads. A bitmap scan would fetch every row that was deleted since

@@ -1,4 +1,4 @@
-//! The ids under which the registry knows the schemas of outbox rows.
+//! The ids that the registry gave the schemas of outbox rows.
 
 use sqlx::PgConnection;
 
@@ -6,8 +6,8 @@ use crate::kafka::schema_registry::{SchemaIdError, SchemaRegistryClient};
 use crate::outbox::backoff::Backoff;
 use crate::outbox::query::{OutboxRow, with_query_timeout};
 
-/// The id of the schema of a row; `None` if there is none yet, and its topic then backs off. A registry that does
-/// not answer is not asked for each topic: the relay's session must not stay silent for long.
+/// The id of the schema of a row; `None` if there is none yet, and its topic then backs off. If the registry does
+/// not answer, the relay sends no request for each further topic: its session must not be idle for long.
 pub(super) async fn resolve_schema_id(
     registry: &SchemaRegistryClient,
     db: &mut PgConnection,

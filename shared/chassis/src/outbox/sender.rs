@@ -26,8 +26,8 @@ use crate::outbox::schema_ids::resolve_schema_id;
 pub(crate) const BATCH_ROWS_MAX: usize = 1_000;
 
 /// A producer is replaced if records are in flight and no delivery report arrives for so long. A producer may
-/// ask the same broken broker for its id for ever (librdkafka's issue 3848), and while Kafka is away a new
-/// producer costs nothing.
+/// request its id from the same broken broker for ever (librdkafka's issue 3848), and while Kafka is unreachable a
+/// new producer costs nothing.
 pub(crate) const DELIVERY_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// The state of the active relay between two polls of the outbox.
@@ -39,11 +39,11 @@ pub(crate) struct OutboxSender<'a> {
     pub(crate) in_flight: InFlightRecords,
     backoff: Backoff,
     pub(crate) lag: OutboxLag,
-    /// Rows that a poll asks for, at most: fewer after a poll whose rows exceeded the memory limit.
+    /// Rows that a poll requests, at most: fewer after a poll whose rows exceeded the memory limit.
     row_limit: usize,
     /// The number of polls so far.
     polls: u64,
-    /// Whether the last poll skipped rows that can be sent once a record comes back.
+    /// Whether the last poll skipped rows that can be sent after the next delivery report.
     skipped_rows: bool,
     /// Whether the last poll ended at its limit, so that the next poll may find more rows at once.
     has_more: bool,
@@ -107,8 +107,8 @@ impl<'a> OutboxSender<'a> {
         self.has_more
     }
 
-    /// Whether to poll now that a record came back. Deleting acknowledged rows is no reason: it can wait for
-    /// the next poll, and a poll of its own would cost as much as any other.
+    /// Whether to poll now, after a delivery report. Acknowledged rows alone are no reason: they can wait for the
+    /// next poll, and a separate poll would cost as much as any other.
     pub(crate) fn should_poll(&self) -> bool {
         self.skipped_rows || self.in_flight.acknowledged().len() >= BATCH_ROWS_MAX
     }
@@ -125,7 +125,7 @@ impl<'a> OutboxSender<'a> {
         db: &mut PgConnection,
         limit: usize,
     ) -> anyhow::Result<(Vec<OutboxRow>, bool)> {
-        // Without room, rows can be sent once a record comes back.
+        // Without room, rows can be sent after the next delivery report.
         self.skipped_rows = limit == 0;
         if limit == 0 && self.in_flight.acknowledged().is_empty() {
             return Ok((Vec::new(), false));
@@ -225,7 +225,7 @@ impl<'a> OutboxSender<'a> {
     /// Fails if the producer must be replaced; the relay then restarts with a new one.
     pub(crate) fn check_producer(&self) -> anyhow::Result<()> {
         let silent = self.in_flight.silent_for() > DELIVERY_SILENCE_MAX;
-        let silent = || silent.then(|| format!("nothing came back for {DELIVERY_SILENCE_MAX:?}"));
+        let silent = || silent.then(|| format!("no delivery report for {DELIVERY_SILENCE_MAX:?}"));
         if let Some(because) = self.producer.fatal_reason().or_else(silent) {
             counter!("relay_producers_replaced_total").increment(1);
             anyhow::bail!("the producer must be replaced: {because}");

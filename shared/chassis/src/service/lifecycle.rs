@@ -42,7 +42,7 @@ const ADMIN_TASK: &str = "admin port";
 
 const INTERNAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Of the schemas beside the outbox.
+/// Timeout of storing the schemas beside the outbox.
 const STORE_SCHEMAS_TIMEOUT: Duration = Duration::from_secs(8);
 const STORE_SCHEMAS_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -180,7 +180,7 @@ impl Service {
         let mut serve = |task, variable, addr, router, limits, stop: &CancellationToken, drain| {
             let listener = bind(variable, addr)?;
             let stop = stop.clone();
-            tasks.spawn(task, server::serve_with_limits(limits, listener, router, stop, drain));
+            tasks.spawn(task, server::serve(listener, router, limits, stop, drain));
             anyhow::Ok(())
         };
         let Config { http_addr, probe_addr, admin_addr, shutdown_timeout, .. } = self.config;

@@ -45,7 +45,7 @@ const CONSUMER_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Everything from which the parts of a service are made.
 pub struct Service {
-    /// Its name, which is also that of its folder, crate, image, database, consumer group and traces.
+    /// Its name, which is also the name of its folder, crate, image, database, consumer group and traces.
     pub name: &'static str,
     /// Its environment.
     pub(crate) config: Config,
@@ -68,7 +68,7 @@ pub struct Service {
     pub(crate) metrics: PrometheusHandle,
 }
 
-/// The routers of the three ports. Each has a port of its own because each is for other clients.
+/// The routers of the three ports. Each has its own port because each has other clients.
 pub struct Routers {
     /// For clients.
     pub api: Router,
@@ -86,7 +86,7 @@ pub struct ServiceLoop {
 }
 
 impl ServiceLoop {
-    /// A loop, with its name in logs. It shows that it is alive by a [`Service::heartbeat`].
+    /// A loop, with its name in logs. A [`Service::heartbeat`] shows that it makes progress.
     pub fn new<F, R>(name: &'static str, run: F) -> Self
     where
         F: FnOnce(CancellationToken) -> R + Send + 'static,
@@ -197,8 +197,8 @@ impl Service {
         republish::router(self.db.clone(), self.wakeups.clone(), sources)
     }
 
-    /// Every event that this service publishes can be republished: otherwise an operator would learn after the
-    /// loss that it can't be.
+    /// Every event that this service publishes can be republished: otherwise an operator would find out only after
+    /// a loss.
     ///
     /// # Errors
     /// If the events of a topic can't be.

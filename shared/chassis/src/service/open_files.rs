@@ -19,7 +19,7 @@ const DEDICATED_CONNECTIONS: usize = 8;
 /// Connections on the probe port, and on the admin port, at most: they have few clients.
 const INTERNAL_CONNECTIONS_MAX: usize = 128;
 
-/// An API with fewer connections than this is useless.
+/// An API with fewer connections than this cannot do its work.
 const API_CONNECTIONS_MIN: usize = 64;
 
 /// Connections that are served at a time.

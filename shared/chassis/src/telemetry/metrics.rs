@@ -32,86 +32,88 @@ pub(super) fn prometheus_builder() -> anyhow::Result<PrometheusBuilder> {
         .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZE_BUCKETS)?)
 }
 
+/// Counters that exist from the start: an alert on an increase cannot see the first increment of a new counter.
+const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
+    ("commands_refused_total", "Commands refused because too many were waiting."),
+    ("consumer_clients_replaced_total", "Kafka consumers replaced after a fatal error."),
+    ("consumer_retries_total", "Parts of batches that were retried."),
+    ("events_republished_total", "Events republished on request of an operator."),
+    (
+        "http_server_errors_total",
+        "Requests answered with a 500: a fault of ours, and none of the client.",
+    ),
+    ("relay_producers_replaced_total", "Producers replaced after a fatal error."),
+    (
+        "relay_possibly_persisted_total",
+        "Records sent again because they were only possibly persisted: no broker acknowledged them.",
+    ),
+    ("change_feed_polls_total", "Polls of the database by the change feed."),
+    (
+        "change_feed_refused_total",
+        "Clients refused because the change feed has too many subscribers.",
+    ),
+];
+
+const COUNTERS: [(&str, &str); 7] = [
+    ("http_requests_total", "Requests answered, by method, route and status."),
+    (
+        "dead_letters_total",
+        "Records stored as dead letters because they can never be handled, by topic.",
+    ),
+    ("events_handled_total", "Events that had their effect, by topic."),
+    (
+        "events_deduplicated_total",
+        "Events dropped as duplicates because they had their effect before, by topic.",
+    ),
+    ("events_published_total", "Events that the broker acknowledged, by topic."),
+    (
+        "consumer_log_truncated_total",
+        "Times that a partition's log lost records at its end that were read before, by topic.",
+    ),
+    ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
+];
+
+const GAUGES: [(&str, &str); 8] = [
+    ("consumer_events_deferred", "Events that are deferred while all others go on."),
+    ("consumer_lag", "Records of a topic that are not handled yet, here."),
+    (
+        "consumer_partitions",
+        "Partitions of a topic whose records are fetched here, from a broker that is there.",
+    ),
+    ("consumer_paused", "1 while the consumer waits for an operator."),
+    ("dead_letters_waiting", "Dead letters that wait for an operator, up to 1,000."),
+    ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
+    ("relay_active", "1 in the instance whose relay is the active one."),
+    (
+        "change_feed_subscribers",
+        "Subscribers of the change feed: clients that wait for a change or follow a stream.",
+    ),
+];
+
+const HISTOGRAMS: [(&str, &str); 5] = [
+    (
+        "http_request_duration_seconds",
+        "From the end of a request's header to the start of its answer, what it was asked to wait included.",
+    ),
+    ("command_batch_size", "Commands that shared a transaction."),
+    ("consumer_batch_size", "Records that were handled together."),
+    ("event_delivery_seconds", "From an event's decision to its effect here, by topic."),
+    ("outbox_wait_seconds", "From an event's decision to the broker's acknowledgement, by topic."),
+];
+
 /// Describes every metric of the chassis.
 fn describe_metrics() {
-    metrics::describe_counter!(
-        "http_requests_total",
-        "Requests answered, by method, route and status."
-    );
-    metrics::describe_histogram!(
-        "http_request_duration_seconds",
-        "From the end of a request's header to the start of its answer, what it was asked to wait included."
-    );
-    // There from the start: an alert on an increase does not see one from nothing.
-    for (name, meaning) in [
-        ("commands_refused_total", "Commands refused because too many were waiting."),
-        ("consumer_clients_replaced_total", "Kafka consumers replaced after a fatal error."),
-        ("consumer_retries_total", "Parts of batches that were retried."),
-        ("events_republished_total", "Events republished on request of an operator."),
-        (
-            "http_server_errors_total",
-            "Requests answered with a 500: a fault of ours, and none of the client.",
-        ),
-        ("relay_producers_replaced_total", "Producers replaced after a fatal error."),
-        (
-            "relay_possibly_persisted_total",
-            "Records sent again because they were only possibly persisted: no broker acknowledged them.",
-        ),
-        ("change_feed_polls_total", "Polls of the database by the change feed."),
-        (
-            "change_feed_refused_total",
-            "Clients refused because the change feed has too many subscribers.",
-        ),
-    ] {
+    for (name, meaning) in COUNTERS_FROM_ZERO {
         metrics::describe_counter!(name, meaning);
         metrics::counter!(name).increment(0);
     }
-    for (name, meaning) in [
-        (
-            "dead_letters_total",
-            "Records stored as dead letters because they can never be handled, by topic.",
-        ),
-        ("events_handled_total", "Events that had their effect, by topic."),
-        (
-            "events_deduplicated_total",
-            "Events dropped as duplicates because they had their effect before, by topic.",
-        ),
-        ("events_published_total", "Events that the broker acknowledged, by topic."),
-        (
-            "consumer_log_truncated_total",
-            "Times that a partition's log lost records at its end that were read before, by topic.",
-        ),
-        ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
-    ] {
+    for (name, meaning) in COUNTERS {
         metrics::describe_counter!(name, meaning);
     }
-    for (name, meaning) in [
-        ("consumer_events_deferred", "Events that are deferred while all others go on."),
-        ("consumer_lag", "Records of a topic that are not handled yet, here."),
-        (
-            "consumer_partitions",
-            "Partitions of a topic whose records are fetched here, from a broker that is there.",
-        ),
-        ("consumer_paused", "1 while the consumer waits for an operator."),
-        ("dead_letters_waiting", "Dead letters that wait for an operator, up to 1,000."),
-        ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
-        ("relay_active", "1 in the instance whose relay is the active one."),
-        (
-            "change_feed_subscribers",
-            "Subscribers of the change feed: clients that wait for a change or follow a stream.",
-        ),
-    ] {
+    for (name, meaning) in GAUGES {
         metrics::describe_gauge!(name, meaning);
     }
-    for (name, meaning) in [
-        ("command_batch_size", "Commands that shared a transaction."),
-        ("consumer_batch_size", "Records that were handled together."),
-        ("event_delivery_seconds", "From an event's decision to its effect here, by topic."),
-        (
-            "outbox_wait_seconds",
-            "From an event's decision to the broker's acknowledgement, by topic.",
-        ),
-    ] {
+    for (name, meaning) in HISTOGRAMS {
         metrics::describe_histogram!(name, meaning);
     }
 }

@@ -62,8 +62,8 @@ pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The filter of the log. Without this check `EnvFilter` would drop the parts that it cannot parse, without a
-/// line in the log.
+/// The filter of the log. `EnvFilter`'s default constructor would ignore the parts that it cannot parse, and log
+/// nothing about them.
 fn log_filter(chosen: Option<OsString>) -> Result<EnvFilter, BadConfiguration> {
     let chosen = chosen.map(|chosen| env::variable_text(RUST_LOG, chosen, false)).transpose()?;
     let chosen = chosen.flatten();
@@ -93,13 +93,14 @@ impl Telemetry {
 
 static SPANS_ARE_EXPORTED: AtomicBool = AtomicBool::new(false);
 
-/// From here on spans begin, and this provider exports them.
+/// Makes this provider export spans. Spans begin from then on.
 pub(crate) fn install_tracer_provider(traces: &SdkTracerProvider) {
     global::set_tracer_provider(traces.clone());
     SPANS_ARE_EXPORTED.store(true, Ordering::Relaxed);
 }
 
-/// The context of a span that begins, below its parent; the parent's own where none is exported.
+/// Begins a span below its parent and returns the context of the span. Without an exporter it returns the context
+/// of the parent.
 pub(crate) fn start_span(
     parent: &TraceContext,
     span: impl FnOnce() -> SpanBuilder,
@@ -110,8 +111,7 @@ pub(crate) fn start_span(
     parent.with_span(global::tracer("chassis").build_with_context(span(), parent))
 }
 
-/// The W3C `traceparent` of a context, to be stored beside an event. Where no trace has begun, one
-/// begins.
+/// The W3C `traceparent` of a context, to be stored beside an event. If the context has no trace, one begins.
 pub fn traceparent(cx: &TraceContext) -> String {
     let span = cx.span();
     let span = span.span_context();
@@ -125,7 +125,7 @@ pub fn traceparent(cx: &TraceContext) -> String {
     format!("00-{trace}-{id}-{:02x}", u8::from(sampled))
 }
 
-/// The context that a stored or received `traceparent` names; an empty one where it names none.
+/// The context of a stored or received `traceparent`; an empty context if it is absent or invalid.
 pub fn parse_traceparent(traceparent: Option<&str>) -> TraceContext {
     struct Carrier<'a>(&'a str);
     impl Extractor for Carrier<'_> {

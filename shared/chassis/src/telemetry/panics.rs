@@ -15,7 +15,7 @@ pub(super) fn install_hook() {
             return;
         }
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let message = panic.payload_as_str().unwrap_or("no message");
+        let message = panic_message(panic.payload());
         tracing::error!("panicked at {place}: {message}");
     }));
 }

@@ -58,8 +58,8 @@ pub async fn fresh_database() -> (Secret, Secret) {
         format!("create role \"{name} owner\" login"),
         format!("create role \"{name} server\" login"),
         format!("create database {name} owner \"{name} owner\""),
-        // No test here kills the server, and none is about a disk that stalls: a commit that waits for 2 s is
-        // cut.
+        // No test kills the server or stalls its disk. With this setting, a slow disk delays no commit beyond its
+        // timeout.
         format!("alter database {name} set synchronous_commit = off"),
     ] {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await.expect("a superuser");

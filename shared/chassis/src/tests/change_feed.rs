@@ -76,7 +76,8 @@ impl FeedFixture {
         .await
         .unwrap();
         let (wake, stop) = (Arc::<Wakeups>::default(), CancellationToken::new());
-        // It sleeps for a multiple of a poll's duration, and the first poll would connect.
+        // The connection is opened here: the feed sleeps for a multiple of a poll's duration, and the first poll
+        // would otherwise connect.
         let own = PgPoolOptions::new().connect_with(options).await.unwrap();
         let feed = ChangeFeed::with_poll_interval(every, own, wake.clone(), stop.clone());
         FeedFixture { db, wakeups: wake, stop, feed }
@@ -113,7 +114,7 @@ impl FeedFixture {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(WAIT_TIMEOUT, there).await.expect("they wait");
+        timeout(WAIT_TIMEOUT, there).await.expect("the subscriptions are polled for");
     }
 }
 
@@ -179,8 +180,8 @@ async fn many_subscribers_cost_one_statement_per_poll() {
     fixture.feed.close().await;
     sleep(Duration::from_millis(200)).await;
     let statements = transactions().await - before;
-    // In the statistics a poll counts as three: the connection is tried, the statement planned, and run. A
-    // few more are this test's own.
+    // In the statistics a poll counts as three: a check of the connection, the planning and the execution. A few
+    // more belong to this test.
     assert!(statements <= 3 * polls as i64 + 10, "{statements} statements in {polls} polls");
 }
 
@@ -209,7 +210,7 @@ async fn commits_of_this_process_are_polled_at_once_and_many_of_them_together() 
     let began = Instant::now();
     let (settled, ()) = tokio::join!(fixture.feed.wait_until_final(topic, WAIT_TIMEOUT), write);
     settled.unwrap();
-    assert!(began.elapsed() < WAIT_TIMEOUT, "found, and not given up");
+    assert!(began.elapsed() < WAIT_TIMEOUT, "the entry was found before the timeout");
 }
 
 #[tokio::test]
@@ -251,7 +252,7 @@ async fn a_subscriber_beyond_the_limit_is_a_503_with_retry_after() {
     streams.pop();
     streams.push(fixture.feed.event_stream(fixture.read(topic).await, None).unwrap());
     assert!(fixture.feed.event_stream(fixture.read(topic).await, None).is_err());
-    // What is settled needs none.
+    // A settled subject needs no subscription.
     fixture.write(topic, "end").await;
     assert_eq!(event_names(fixture.stream(topic, None).await).await, ["begin", "end"]);
 }
@@ -353,13 +354,8 @@ async fn a_stop_releases_all_subscribers_and_does_not_wait_for_streams() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let limits = Limits { request_timeout: WAIT_TIMEOUT, ..Limits::default() };
-    let serving = tokio::spawn(server::serve_with_limits(
-        limits,
-        listener,
-        router,
-        fixture.stop.clone(),
-        WAIT_TIMEOUT,
-    ));
+    let serving =
+        tokio::spawn(server::serve(listener, router, limits, fixture.stop.clone(), WAIT_TIMEOUT));
     let ask = async |path: &str| {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let request = format!("GET /{path}/{topic} HTTP/1.1\r\nhost: a\r\n\r\n");

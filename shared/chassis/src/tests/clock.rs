@@ -27,7 +27,7 @@ async fn elapsed_time_counts_once_for_all_processes_and_only_while_one_runs() {
         let elapsed = elapsed().await;
         assert!(elapsed >= 50 * ticks && elapsed <= began.elapsed().as_millis() as i64);
     }
-    // Two that add the same one: the second changes nothing.
+    // Two processes add the same tick: the second changes nothing.
     let (mut one, mut other) = (None, None);
     for newest in [&mut one, &mut other] {
         advance(&fixture.db, newest, Duration::ZERO).await.unwrap();
@@ -63,7 +63,7 @@ async fn the_age_of_rows_comes_from_ticks_and_ticks_are_kept_no_longer_than_need
     );
 }
 
-/// As after a failover to a copy that did not get them.
+/// This happens after a failover to a replica that did not receive the sequences.
 #[tokio::test]
 async fn sequences_behind_their_tables_are_advanced_and_others_are_unchanged() {
     let fixture = Fixture::<272>::create().await;
@@ -82,8 +82,8 @@ async fn sequences_behind_their_tables_are_advanced_and_others_are_unchanged() {
     assert_eq!(fixture.query_number(last).await, 10, "an empty table changes nothing");
 }
 
-/// A duplicate's answer could otherwise be returned before a standby has the original commit: a commit that
-/// writes no rows is logged all the same, and waits like any other.
+/// Otherwise a duplicate could be answered before a standby has the original commit. A commit without rows is
+/// logged too, and waits like any other.
 #[tokio::test]
 async fn a_transaction_that_only_answers_still_commits_to_the_write_ahead_log() {
     let fixture = Fixture::<273>::create().await;

@@ -26,7 +26,7 @@ pub fn idempotent<const TEST: u32>(
 async fn a_single_command_is_committed_at_once_and_queued_commands_share_a_transaction() {
     let fixture = Fixture::<201>::create().await;
     let (commands, writing) = fixture.commands();
-    // Another command's row is locked: it waits, in a batch of its own.
+    // The row of one command is locked. The command waits in a batch of its own.
     let lock = fixture.lock_tally("locked").await;
     let stuck = commands.execute(counted::<201>("locked", 1), None, count);
     let alone = async {
@@ -63,7 +63,7 @@ async fn commands_yield_to_a_busy_consumer_and_do_not_wait_for_a_stuck_one() {
         let began = Instant::now();
         let early =
             fixture.query_number("select count(*) from tallies where till like '%at work'").await;
-        // Its turn comes in any case, a little later.
+        // The command runs in any case, a little later.
         assert!(early == 0 || began.elapsed() > Duration::from_millis(150), "it did not wait");
         fixture.wakeups.consumer_backpressure.report_busy(false);
     };
@@ -91,7 +91,7 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
         assert_eq!(fixture.query_number("select count(*) from outbox").await, nth as i64 + 1);
     }
 
-    // Without a key of the client's, one of its own does the same.
+    // A generated key has the same effect as a key of the client.
     proxy.set_mode(ProxyMode::DropCommitReply);
     let generated_key = IdempotentRequest::with_generated_key("/tills/a/counts", &request);
     let (status, body) =
@@ -99,7 +99,7 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
     assert_eq!((status, body.contains(r#""total":15"#)), (201, true), "{body}");
     assert_eq!(fixture.tallies().await["a"], (3, 15));
 
-    // An unsettled outcome is reported as unknown, and the same key gets it later.
+    // An unsettled outcome is reported as unknown. A retry with the same key gets it later.
     proxy.set_mode(ProxyMode::DropCommitReplyAndRefuse);
     let began = Instant::now();
     let answer = commands.execute(request.clone(), idempotent("unsettled", &request), count).await;
@@ -155,7 +155,7 @@ async fn without_the_database_a_command_fails_in_time_and_reports_that_nothing_w
         assert_eq!(fixture.tallies().await["a"], (nth as i64 + 2, nth as i64 + 2));
     }
 
-    // The same in the middle of a transaction, which nothing but the bound on a try ends.
+    // The same in the middle of a transaction, which only the timeout of the attempt ends.
     let lock = fixture.lock_tally("a").await;
     let began = Instant::now();
     let (answer, ()) = tokio::join!(commands.execute(counted::<204>("a", 1), None, count), async {
@@ -188,7 +188,7 @@ async fn executors_replace_a_connection_that_stopped_responding() {
     });
     assert_eq!(status(&answer), StatusCode::SERVICE_UNAVAILABLE);
     lock.rollback().await.unwrap();
-    // New connections go through, the silent one stays silent.
+    // New connections pass. The old connection transfers nothing more.
     proxy.set_mode(ProxyMode::PassThrough);
     eventually("commands are served again", async || {
         commands.execute(counted::<208>("a", 1), None, count).await.is_ok()
@@ -215,7 +215,7 @@ async fn commands_beyond_the_queue_limit_are_rejected_at_once_and_not_stored() {
         RunningLoop::start(|stop| writers.run(stop))
     };
     let (waited, writing) = tokio::join!(waiting, more);
-    // Those that waited are served; what could not be begun in time is refused, on a slow machine.
+    // Queued commands are served. On a slow machine, a command that does not begin in time is refused.
     let served = waited.iter().filter(|answer| answer.is_ok()).count() as i64;
     assert!(served >= 256, "{served} were served");
     for answer in waited.into_iter().filter(Result::is_err) {
@@ -301,7 +301,7 @@ async fn a_locked_row_delays_only_the_commands_that_need_it() {
     let (answers, writing) = tokio::join!(all, start);
     let answers: Vec<u16> = answers.iter().map(|answer| status(answer).as_u16()).collect();
     assert_eq!(answers, [vec![503; 8], vec![201; 4]].concat());
-    // One after the other, more of them than there are executors: each of these waits for 3 s.
+    // More commands than there are executors, one after the other: each waits for 3 s.
     let waits = async |nth: u64| {
         sleep(Duration::from_millis(700 * nth)).await;
         for _ in 0..3 {
@@ -313,7 +313,7 @@ async fn a_locked_row_delays_only_the_commands_that_need_it() {
         loop {
             assert_eq!(status(&run(format!("till {passed}")).await), 201);
             passed += 1;
-            // Silent for long, its session would be ended.
+            // The database would end a session that is idle for long.
             sqlx::query("select").execute(&mut *holder).await.unwrap();
             sleep(Duration::from_millis(100)).await;
         }

@@ -53,7 +53,7 @@ async fn a_backend_terminated_between_two_batches_fails_neither_of_them() {
     assert_ne!(backend_pid(&mut session).await, first);
 }
 
-/// As on a former primary that came back as a standby: its transactions cannot write.
+/// This happens on a former primary that returns as a standby: its transactions cannot write.
 #[tokio::test]
 async fn a_connection_that_became_read_only_is_replaced_before_the_next_transaction() {
     let fixture = Fixture::<224>::create().await;
@@ -63,7 +63,7 @@ async fn a_connection_that_became_read_only_is_replaced_before_the_next_transact
     let read_only = "set session characteristics as transaction read only";
     sqlx::raw_sql(read_only).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    assert_ne!(backend_pid(&mut session).await, first, "on a connection of its own");
+    assert_ne!(backend_pid(&mut session).await, first, "a new connection");
 }
 
 #[tokio::test]

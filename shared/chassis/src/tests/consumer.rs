@@ -30,20 +30,20 @@ async fn a_duplicate_has_one_effect_in_a_batch_across_batches_and_at_two_consume
     assert_eq!(fixture.query_number("select count(*) from dead_letters").await, 0);
 }
 
-/// After a batch without duplicates none are expected, and the next one is applied optimistically.
+/// After a batch without duplicates the next batch expects none, and does not query the inbox first.
 #[tokio::test(flavor = "multi_thread")]
 async fn unexpected_duplicates_have_no_effect_and_the_other_events_of_their_batch_have() {
     let fixture = Fixture::<17>::create_with_contracts().await;
     let (consumer, client, stop) =
         (fixture.consumer(), fixture.group_client(), CancellationToken::new());
     let mut batches = consumer.batch_runner(&client, &stop);
-    // Taken for new once more, the first one is impossible, and the second one is more than the
-    // database lets a till hold.
+    // If these were applied twice, the first would be unprocessable, and the second would be more than a till may
+    // hold.
     let events = [ONLY_WHEN_EMPTY, 600_000, 2, 3, 4, 5].map(|amount| counted("a", amount));
     let events = fixture.to_records(&events).await;
     let new = fixture.to_records(&[counted("b", 7)]).await;
     for batch in [
-        &events[..2], // the very first: the inbox is asked
+        &events[..2], // the first batch: the inbox is queried
         &events[2..3],
         &events[..1],
         &events[1..4], // after a duplicate: the inbox is queried
@@ -72,7 +72,7 @@ async fn after_a_crash_between_commit_and_offset_events_are_handled_again_withou
     fixture.wait_for_empty_outbox().await;
     relaying.stop().await;
 
-    // This client owns no partition: what it handles is committed, and no offset is.
+    // This client owns no partition: it commits the effects and no offset.
     fixture.handle(fixture.records(names(2).counted).await).await;
     let before = fixture.tallies().await;
     assert_eq!(before.values().map(|(counted, _)| counted).sum::<i64>(), 50);
@@ -84,8 +84,8 @@ async fn after_a_crash_between_commit_and_offset_events_are_handled_again_withou
     assert_eq!(committed_offsets(&fixture).await.iter().sum::<i64>(), 50, "all were read again");
 }
 
-/// The test itself emits librdkafka's log message about another cluster: it is still the same broker, so
-/// that a stored offset can be found.
+/// The test itself emits librdkafka's log message about another cluster. The broker is still the same, so that the
+/// test can find a stored offset.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one() {
     let fixture = Fixture::<14>::create_with_contracts().await;
@@ -100,7 +100,7 @@ async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one()
     .await;
     let batch = fixture.to_records(&[counted("a", 1), counted("a", 2)]).await;
     let mut batches = consumer.batch_runner(&client, &stop);
-    // As if it had been read before the partitions were given to it, this time or the last.
+    // As if the record had been read before the partitions were assigned.
     batches.handle(batch[..1].to_vec(), &Assignment::default()).await;
     let _ = client.commit_consumer_state(CommitMode::Sync);
     assert!(committed_offsets(&fixture).await.is_empty());
@@ -114,7 +114,7 @@ async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one()
     // Nothing is stored, so there is nothing to commit, which is an error.
     let _ = client.commit_consumer_state(CommitMode::Sync);
     assert_eq!(committed_offsets(&fixture).await, [1]);
-    assert_eq!(fixture.tallies().await["a"], (2, 3), "it had its effect all the same");
+    assert_eq!(fixture.tallies().await["a"], (2, 3), "the event had its effect");
     polling.abort();
 }
 
@@ -196,7 +196,7 @@ const LABELLED_SCHEMA: &str = r#"{"type": "record", "name": "Labelled", "fields"
     {"name": "till", "type": "string"},
     {"name": "version", "type": "long"}]}"#;
 
-/// A till as it is now: state, of which the newest version counts.
+/// The current state of a till: the newest version counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Labelled {
     till: String,
@@ -249,7 +249,7 @@ async fn a_compacted_topic_needs_no_inbox_because_versions_guard_it() {
     let all: Vec<_> = (1..=3).map(|version| message(version, version)).collect();
     for batch in [vec![all[0].clone(), all[2].clone()], all.clone(), vec![all[1].clone()], all] {
         consumer.batch_runner(&client, &stop).handle(batch, &client.context().assignment()).await;
-        assert_eq!(fixture.tallies().await["a"], (2, 3), "of what is older, nothing takes effect");
+        assert_eq!(fixture.tallies().await["a"], (2, 3), "an older version has no effect");
     }
     assert_eq!(fixture.query_number("select count(*) from inbox").await, 0);
     assert_eq!(fixture.dead_letters().await.len(), 0);
@@ -275,7 +275,7 @@ fn a_discard_without_an_impact_of_its_own_is_described_by_its_topic() {
     assert!(state.contains("until ") && state.contains(Labelled::topic().name), "{state}");
 }
 
-/// It was, when the last batch was full; then Kafka went away.
+/// The last batch was full, so the consumer was busy. Then no more records arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_consumer_does_not_delay_commands() {
     let fixture = Fixture::<19>::create_with_contracts().await;
@@ -291,7 +291,7 @@ async fn an_idle_consumer_does_not_delay_commands() {
     consuming.stop().await;
 }
 
-/// The client takes the error for an answer, and never fetches its partitions.
+/// The client treats the error as an answer, and never fetches its partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_whose_offset_fetch_was_rejected_replaces_its_client() {
     let fixture = Fixture::<20>::create().await;
@@ -307,7 +307,7 @@ async fn a_consumer_whose_offset_fetch_was_rejected_replaces_its_client() {
     let consumer = fixture.consumer();
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
     sleep(3 * QUIET_PERIOD).await;
-    assert_eq!(fixture.tallies().await.get("a"), None, "the client found out by itself");
+    assert_eq!(fixture.tallies().await.get("a"), None, "the client recovered by itself");
     eventually("the event is handled", async || {
         fixture.tallies().await.get("a").is_some_and(|(counted, _)| *counted == 1)
     })

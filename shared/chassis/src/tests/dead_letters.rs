@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::admin_client::{get, outcome, post, refusal, send_request, state_counts};
 use super::*;
 
-/// A registry that does not know its one schema until `true` is sent.
+/// A registry that does not serve its one schema until `true` is sent.
 async fn late_registry(id: u32, schema: String) -> (String, watch::Sender<bool>) {
     let (registered, is_registered) = watch::channel(false);
     let answer = async move |uri: axum::http::Uri| match *is_registered.borrow() {
@@ -100,13 +100,13 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     assert_eq!(
         fixture.query_number("select count(*) from inbox").await,
         2,
-        "it is not in the inbox"
+        "the rejected event is not in the inbox"
     );
 
     fixture.accept_tills().await;
-    // Two operators at once, on two instances: while one's replay is under way the other's waits.
+    // Two operators at once, on two instances: the second replay waits for the first.
     let other = fixture.admin_router();
-    // It asks for the schema now, and not while it is waited for.
+    // This loads the schema, so that the replay does not request it while the test waits.
     get(&other, "/dead-letters/1").await;
     let held = fixture.lock_tally("a").await;
     let once = outcome(&admin, "/dead-letters/1/replay", Value::Null);
@@ -124,12 +124,12 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     assert_eq!(
         fixture.query_number("select count(*) from outbox").await,
         3,
-        "what it says is published once"
+        "its answer is published once"
     );
     let attempts = "select attempts::bigint from inbox order by attempts desc limit 1";
     assert_eq!(fixture.query_number(attempts).await, 5, "whole, halved, alone, stored, replayed");
 
-    // The whole topic once more.
+    // The whole topic is delivered again.
     fixture.handle(batch).await;
     assert_eq!(fixture.tallies().await["a"], (1, 7));
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 1)]));
@@ -161,7 +161,7 @@ async fn a_dead_letter_whose_event_was_handled_at_another_offset_is_settled_with
     assert_eq!(fixture.tallies().await["a"], (2, 157));
     let admin = fixture.admin_router();
     assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "handled_before");
-    // To discard it costs nothing any more.
+    // A discard has no cost any more.
     let because = json!({ "reason": "it came again" });
     assert_eq!(outcome(&admin, "/dead-letters/2/discard", because).await, "handled_before");
     assert_eq!(fixture.tallies().await["a"], (2, 157));
@@ -191,7 +191,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     let client = fixture.group_client();
     let cut = message(cut, 1);
     let again = [cut.clone().set_offset(3), cut.clone().set_offset(4)];
-    // One after the other: deferred events become dead letters in any order.
+    // One at a time, because deferred events become dead letters in any order.
     for message in [message(good, 0), cut, message(unknown, 2)].into_iter().chain(again) {
         handle_all(&consumer, &client, vec![message]).await;
     }
@@ -218,7 +218,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     let discard = "/dead-letters/2/discard";
     let (status, kind, _) = refusal(&admin, discard, json!({ "reason": "cut" })).await;
     assert_eq!((status, kind.as_str()), (409, "write-off-needed"));
-    // Two operators at once, each with another dead letter of one event.
+    // Two operators at once, each with a different dead letter of one event.
     let agreed = json!({ "reason": "cut", "write_off": true });
     let (one, other) = tokio::join!(
         outcome(&admin, discard, agreed.clone()),
@@ -268,7 +268,7 @@ async fn a_replay_stopped_by_a_transient_failure_is_a_503_and_changes_nothing() 
     fixture.handle(fixture.to_records(&[counted("a", 7)]).await).await;
     fixture.accept_tills().await;
     let admin = fixture.admin_router();
-    // Another session locks the row for longer than a statement waits.
+    // Another session holds the row for longer than a statement waits.
     let mut other = fixture.superuser_connection().await;
     sqlx::raw_sql("begin; select * from dead_letters for update")
         .execute(&mut other)

@@ -10,7 +10,7 @@ use crate::transaction::events::apply_events;
 use crate::transaction::failure::Reaction;
 use crate::transaction::incoming_record::Content;
 
-/// Its publisher gave one id to two events; or to none, and the aggregate's to all.
+/// A faulty publisher gives one id to two events, for example the id of the aggregate.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter() {
     let fixture = Fixture::<23>::create_with_contracts().await;
@@ -24,13 +24,13 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
     batches.handle(events[..1].to_vec(), &Assignment::default()).await;
     batches.handle(events[2..3].to_vec(), &Assignment::default()).await;
     batches.handle(events[1..].to_vec(), &Assignment::default()).await;
-    assert_eq!(fixture.tallies().await["a"], (4, 10), "each once, and what came with them too");
+    assert_eq!(fixture.tallies().await["a"], (4, 10), "each event has one effect");
     let letters = fixture.dead_letters().await;
     assert_eq!(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [0, 1]);
     for letter in letters {
         assert_eq!(letter.reason, "its id is that of an event of another");
     }
-    // Two in one batch, of which none is in the inbox yet.
+    // Two in one batch, and neither is in the inbox.
     let record = fixture.to_records(&[counted::<23>("b", 1)]).await.remove(0);
     for (topic, is_duplicate) in [(names(23).counted, true), (names(23).tallied, false)] {
         let schemas = consumer.resources.registry.get_schemas(schema_id(&record)).await;
@@ -43,11 +43,11 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
         let applied = apply_events(&mut tx, &items, now, true, 1).await;
         match applied.map_err(|error| error.reaction(2, true)) {
             Ok(applied) => assert!(is_duplicate && applied.has_duplicates()),
-            // Apart, the second one meets the first one's entry, and becomes a dead letter.
+            // In a separate transaction the second one finds the entry of the first, and becomes a dead letter.
             Err(reaction) => assert!(!is_duplicate && matches!(reaction, Reaction::Race(_))),
         }
     }
-    // Given up twice, as it may come twice, it is written off once.
+    // The event has two dead letters. Discarding both writes it off once.
     fixture.execute_as_superuser(
         "insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
                                    record, kind, reason)
@@ -99,7 +99,7 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
     assert_eq!(
         outcome(&admin, "/dead-letters/2/discard", because).await,
         "discarded",
-        "costs nothing"
+        "without a write-off"
     );
     assert_eq!(outcome(&admin, "/dead-letters/3/discard", agreed).await, "discarded");
     let books = crate::http::books::write_off_totals(&fixture.db).await.unwrap();
@@ -110,7 +110,7 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
         (&json!("discarded"), &json!("no till has them"))
     );
     let (status, kind, _) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
-    assert_eq!((status, kind.as_str()), (409, "discarded"), "discarded is for ever");
+    assert_eq!((status, kind.as_str()), (409, "discarded"), "a discard is final");
 }
 
 #[tokio::test]
@@ -132,11 +132,11 @@ async fn a_discarded_event_has_no_effect_when_it_is_read_again_with_its_cause_fi
     fixture.reject_till("a").await;
     let events: Vec<_> = (0..25).map(|_| counted("a", 7)).collect();
     let batch = fixture.to_records(&events).await;
-    // Fewer than a pause at a time.
+    // Fewer at a time than pause the consumer.
     for some in batch.chunks(15) {
         fixture.handle(some.to_vec()).await;
     }
-    // The cause is still there: they are known, so they are neither new nor a reason to pause.
+    // The cause is still there. These dead letters exist already, so they do not pause the consumer.
     let again = tokio::time::timeout(TEST_TIMEOUT, fixture.handle(batch.clone())).await;
     assert!(again.is_ok(), "25 known dead letters do not pause the consumer");
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 25)]));

@@ -11,7 +11,7 @@ pub const TALLIED_SCHEMA: &str = r#"{"type": "record", "name": "Tallied", "field
     {"name": "till", "type": "string"},
     {"name": "total", "type": "long"}]}"#;
 
-/// Something was counted into a till. A topic belongs to a type, so each test has types of its own.
+/// An amount was counted into a till. A topic belongs to a type, so each test has types of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counted<const TEST: u32> {
     pub till: String,
@@ -19,7 +19,7 @@ pub struct Counted<const TEST: u32> {
     pub note: Option<String>,
 }
 
-/// What is in a till now.
+/// The current total of a till.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tallied<const TEST: u32> {
     pub till: String,
@@ -57,7 +57,7 @@ pub struct Names {
 
 pub fn names(test: u32) -> &'static Names {
     static NAMES: LazyLock<Mutex<BTreeMap<u32, &'static Names>>> = LazyLock::new(Mutex::default);
-    NAMES.lock().unwrap().entry(test).or_insert_with(|| {
+    NAMES.lock().entry(test).or_insert_with(|| {
         let run = Uuid::now_v7().simple();
         let service: &'static str = format!("till-{run}").leak();
         let topic = |event: &str, schema| {
@@ -126,9 +126,8 @@ impl<const TEST: u32> Loads<Tallied<TEST>> for Tills {
 /// An amount that only an empty till accepts.
 pub const ONLY_WHEN_EMPTY: i64 = 111_111;
 
-/// `till.counted` → `till.tallied`. To count nothing is impossible, and so is [`ONLY_WHEN_EMPTY`] in a till that
-/// is not empty; to count less is a panic, and the database refuses a million, and a NUL in a till's
-/// name.
+/// `till.counted` → `till.tallied`. An amount of 0 is unprocessable, and so is [`ONLY_WHEN_EMPTY`] in a till that
+/// is not empty. A negative amount panics. The database refuses a million, and a NUL in a till's name.
 pub fn tally<const TEST: u32>(
     counted: &Counted<TEST>,
     tills: &mut Tills,
@@ -166,7 +165,7 @@ pub fn discard_impact<const TEST: u32>(counted: &Counted<TEST>, tills: &Tills) -
     }
 }
 
-/// The command of a client who counts → `till.counted`. Nothing is refused, less is a panic.
+/// The command of a client → `till.counted`. An amount of 0 is refused, and a negative amount panics.
 pub fn count<const TEST: u32>(
     request: &Counted<TEST>,
     tills: &mut Tills,

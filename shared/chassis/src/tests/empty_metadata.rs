@@ -1,5 +1,5 @@
-//! A single broker that lists no broker, as after a freeze or at the end of a graceful stop: its
-//! Metadata response is empty, and it closes the connection.
+//! A single broker that lists no broker. After a freeze, or at the end of a graceful stop, its Metadata response is
+//! empty and it closes the connection.
 //!
 //! A proxy between the client and the real broker parses as much of the Kafka protocol as this needs: it
 //! replaces the broker's address in Metadata responses by its own, and removes all brokers on request.
@@ -17,7 +17,7 @@ use super::*;
 const METADATA: i16 = 3;
 const FIND_COORDINATOR: i16 = 10;
 
-/// A client that needs longer than this has lost its brokers.
+/// A client that needs longer than this to continue has lost its brokers.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How often a client gets an empty list of brokers. Whether it loses its brokers is a race between two
@@ -75,19 +75,19 @@ async fn forward(
     let requests = async {
         loop {
             let request = read_frame(&mut from_client).await?;
-            asked.lock().unwrap().push_back(i16::from_be_bytes([request[0], request[1]]));
+            asked.lock().push_back(i16::from_be_bytes([request[0], request[1]]));
             write_frame(&mut to_server, &request).await?;
         }
     };
     let answers = async {
         loop {
             let mut answer = read_frame(&mut from_server).await?;
-            let about = asked.lock().unwrap().pop_front().expect("an answer has its request");
+            let about = asked.lock().pop_front().expect("an answer has its request");
             let ends = about == METADATA && hide.swap(false, Ordering::Relaxed);
             match about {
                 METADATA => rewrite_brokers(&mut answer, if ends { None } else { Some(port) }),
                 FIND_COORDINATOR => {
-                    // It ends with the port, up to version 2, which is what librdkafka asks for.
+                    // Up to version 2, which librdkafka requests, the response ends with the port.
                     let at = answer.len() - 4;
                     answer[at..].copy_from_slice(&u32::from(port).to_be_bytes());
                 }
@@ -116,9 +116,9 @@ async fn write_frame(stream: &mut tcp::OwnedWriteHalf, frame: &[u8]) -> io::Resu
     stream.write_all(&[&length, frame].concat()).await
 }
 
-/// Sets the port of every broker in an answer to Metadata, or takes them all out of it. From version 9
-/// on, behind the correlation id, a tag count and the throttle time: a compact array of node id, host,
-/// port, rack and tags, in which lengths are written with one added.
+/// Sets the port of every broker in a Metadata response, or removes all brokers. From version 9 on, the brokers are
+/// behind the correlation id, a tag count and the throttle time: a compact array of node id, host, port, rack and
+/// tags. Its lengths are written plus one.
 fn rewrite_brokers(answer: &mut Vec<u8>, port: Option<u16>) {
     const COUNT: usize = 9;
     let mut at = COUNT + 1;
@@ -135,7 +135,7 @@ fn rewrite_brokers(answer: &mut Vec<u8>, port: Option<u16>) {
     }
 }
 
-/// Hides the brokers from a client again and again, until it loses them. Its work has to continue
+/// Hides the brokers from a client repeatedly, until the client loses them. The client's work has to continue
 /// regardless.
 async fn hide_brokers_until_client_fails(proxy: &BrokerProxy, mut goes_on: impl AsyncFnMut(i64)) {
     for nth in 1..=EMPTY_RESPONSES_MAX {

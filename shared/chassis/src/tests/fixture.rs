@@ -6,7 +6,7 @@ use super::*;
 use crate::outbox::producer::Producer;
 use crate::outbox::sender::OutboxSender;
 
-/// Where the chassis's own migrations are found, `*_messaging.sql`, beside those of a service.
+/// The folder with the chassis's own migrations, `*_messaging.sql`, beside those of a service.
 const MIGRATIONS_DIR: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../../services/stock/migrations");
 
@@ -24,7 +24,7 @@ pub struct Fixture<const TEST: u32> {
     pub service: &'static str,
     pub config: Config,
     pub db: PgPool,
-    /// The superuser's way into the same database, past every proxy.
+    /// The superuser's connection to the same database, without a proxy.
     pub superuser: PgConnectOptions,
     pub wakeups: Arc<Wakeups>,
 }
@@ -33,7 +33,7 @@ impl<const TEST: u32> Fixture<TEST> {
     /// Creates its database; nothing is created in Kafka or in the registry.
     pub async fn create() -> Fixture<TEST> {
         static OPENED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-        assert!(OPENED.lock().unwrap().insert(TEST), "test number {TEST} is taken");
+        assert!(OPENED.lock().insert(TEST), "test number {TEST} is taken");
         let service = names(TEST).service;
         let (owner, server) = testing::fresh_database().await;
         let superuser: PgConnectOptions = server.expose().parse().unwrap();
@@ -131,12 +131,14 @@ impl<const TEST: u32> Fixture<TEST> {
         OutboxSender::new(self.service, producer, registry)
     }
 
-    pub fn consumer(&self) -> Consumer<Tills> {
+    pub fn consumer_without_handlers(&self) -> Consumer<Tills> {
         let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
         Consumer::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
-            .on(tally::<TEST>)
-            .on_discard(discard_impact::<TEST>)
+    }
+
+    pub fn consumer(&self) -> Consumer<Tills> {
+        self.consumer_without_handlers().on(tally::<TEST>).on_discard(discard_impact::<TEST>)
     }
 
     /// The command queue and the loop that executes its commands.
@@ -319,7 +321,7 @@ pub fn envelope<const TEST: u32>(event: &Counted<TEST>) -> Envelope {
 }
 
 pub fn config(owner: Secret, server: Secret) -> Config {
-    let given = |name| std::env::var(name).expect("run by `make test`");
+    let given = |name| std::env::var(name).expect("`make test` sets the variable");
     let mut config = testing::config(owner, server);
     config.kafka.kafka_bootstrap_servers = given("TEST_KAFKA_BOOTSTRAP_SERVERS");
     config.schema_registry.schema_registry_url = given("TEST_SCHEMA_REGISTRY_URL");

@@ -237,7 +237,7 @@ async fn no_idle_connection_is_closed_while_slots_are_free() {
     let mut kept = server.send("").await;
     assert!(request_again(&mut kept).await.ends_with("here"));
     sleep(2 * SHORT_TIMEOUT).await;
-    // By the system: the server finds them all at once.
+    // The system accepts these: the server finds them all at once.
     let _many: Vec<_> =
         (0..MANY).map(|_| std::net::TcpStream::connect(server.addr).unwrap()).collect();
     sleep(SHORT_TIMEOUT).await;
@@ -285,7 +285,7 @@ async fn a_request_whose_client_resets_the_connection_is_cancelled_at_once() {
     .await;
     let gone = server.send("GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await;
     sleep(SHORT_TIMEOUT).await;
-    // Closed so, a connection is reset.
+    // Without lingering, closing resets the connection.
     socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
     drop(gone);
     let next = server.send_and_read(REQUEST).await;

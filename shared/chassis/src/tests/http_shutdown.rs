@@ -72,7 +72,7 @@ async fn a_stalled_request_does_not_delay_a_stop_beyond_its_timeout() {
 #[tokio::test]
 async fn a_client_connected_before_the_stop_is_answered() {
     let server = start_server(limits(), LONG_TIMEOUT).await;
-    // By the system: the server itself does not run before this waits.
+    // The system accepts this connection: the server does not run until this test waits.
     let mut waiting = std::net::TcpStream::connect(server.addr).unwrap();
     io::Write::write_all(&mut waiting, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
     server.stop.cancel();

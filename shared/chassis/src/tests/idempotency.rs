@@ -9,7 +9,7 @@ use super::*;
 use crate::commands::idempotency;
 use crate::db;
 
-/// The other executor has it, and it waits for the row that the first one is about to change.
+/// The other executor has the duplicate, which waits for the row that the first command changes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_concurrent_duplicate_gets_the_same_answer_though_alone_it_would_be_rejected() {
     let fixture = Fixture::<218>::create().await;
@@ -61,14 +61,14 @@ async fn many_commands_with_the_same_key_have_one_effect_and_are_answered_togeth
     writing.stop().await;
 }
 
-/// After the executors have had no duplicate for a while, and no longer query keys.
+/// The executors have had no duplicate for a while, and no longer query keys first.
 #[tokio::test]
 async fn an_unexpected_duplicate_gets_the_stored_answer_though_it_would_now_be_decided_differently()
 {
     let fixture = Fixture::<234>::create().await;
     fixture.execute_as_superuser("create extension pg_stat_statements").await;
     let (commands, writing) = fixture.commands();
-    // The first time it counts; then it counts again, is refused, panics, or is too much.
+    // The first time the command counts. A second decision would count again, refuse, panic, or be too much.
     let by_name = |request: &Counted<234>, tills: &mut Tills, at| {
         let first = tills.tallies.get(&request.till).is_none();
         match request.till.as_str() {
@@ -94,14 +94,14 @@ async fn an_unexpected_duplicate_gets_the_stored_answer_though_it_would_now_be_d
         let lookups = key_lookups(&fixture).await;
         fresh(name, 8..12).await;
         assert_eq!(key_lookups(&fixture).await, lookups, "a duplicate was expected");
-        // Beside it an unrelated command.
+        // An unrelated command runs beside it.
         let (repeat, ()) = tokio::join!(run(name, amount), fresh(name, 12..13));
         assert_eq!(repeat, first);
         assert!(key_lookups(&fixture).await > lookups);
     }
     assert_eq!(fixture.tallies().await["again"], (1, 5));
 
-    // With another request; and once its day is over and it was pruned.
+    // The same key with another request, and the same key after its reply was pruned.
     fresh("other", 0..8).await;
     assert_eq!(run("again", 6).await.0, 422);
     let_a_day_pass(&fixture).await;
@@ -158,7 +158,7 @@ async fn the_same_key_gets_the_same_answer_and_has_one_effect() {
     assert_eq!(run("key", &counted("b", 5)).await.0, 201, "the same key, elsewhere");
     assert_eq!(fixture.tallies().await["a"], (1, 5));
 
-    // At once, in one batch; and at once, in two transactions, of which one waits for the other.
+    // Two at once in one batch, and two at once in two transactions, of which one waits for the other.
     let together = tokio::join!(run("together", &five), run("together", &five));
     assert_eq!(together.0, together.1);
     assert_eq!(fixture.tallies().await["a"], (2, 10));
@@ -200,7 +200,7 @@ async fn prune<const TEST: u32>(fixture: &Fixture<TEST>) -> u64 {
         .unwrap()
 }
 
-/// Since a tick that comes now; and what is that old is pruned.
+/// Adds ticks for a day, and prunes what is older.
 async fn let_a_day_pass<const TEST: u32>(fixture: &Fixture<TEST>) {
     fixture
         .execute_as_superuser(

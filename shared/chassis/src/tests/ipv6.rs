@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::env::read_from;
 use crate::config::{Config, address};
+use crate::http::limits::Limits;
 use crate::http::server;
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
@@ -21,7 +22,7 @@ use crate::service::process;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn listen_on_loopback() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.expect("it has IPv6");
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.expect("the machine has IPv6");
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
@@ -61,8 +62,8 @@ async fn an_unspecified_ipv6_address_serves_ipv4_and_ipv6_clients_and_the_health
     let listener = server::listen((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let router = Router::new().route("/readyz", get(async || "ready"));
-    let (stop, drain) = (CancellationToken::new(), Duration::ZERO);
-    tokio::spawn(server::serve(listener, router, stop.clone(), drain));
+    let (limits, stop, drain) = (Limits::default(), CancellationToken::new(), Duration::ZERO);
+    tokio::spawn(server::serve(listener, router, limits, stop.clone(), drain));
     for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         TcpStream::connect((ip, port)).await.unwrap();
         process::check_health((ip, port).into()).await.unwrap();
@@ -70,10 +71,10 @@ async fn an_unspecified_ipv6_address_serves_ipv4_and_ipv6_clients_and_the_health
     process::check_health((Ipv6Addr::UNSPECIFIED, port).into()).await.unwrap();
     process::check_health((Ipv4Addr::UNSPECIFIED, port).into()).await.unwrap();
     stop.cancel();
-    // A service that listens on IPv6 alone, on a machine that has no IPv4.
+    // A service that listens on IPv6 only.
     let listener = server::listen((Ipv6Addr::LOCALHOST, 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let router = Router::new().route("/readyz", get(async || "ready"));
-    tokio::spawn(server::serve(listener, router, CancellationToken::new(), drain));
+    tokio::spawn(server::serve(listener, router, limits, CancellationToken::new(), drain));
     process::check_health((Ipv6Addr::UNSPECIFIED, port).into()).await.unwrap();
 }

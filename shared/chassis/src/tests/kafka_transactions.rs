@@ -4,7 +4,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::*;
 
-/// Short of the broker's bound, and longer than any test.
+/// Shorter than the broker's limit, and longer than any test.
 const TRANSACTION_TIMEOUT_MS: &str = "600000";
 
 /// A producer that writes in transactions.
@@ -45,7 +45,7 @@ impl TransactionalProducer {
     }
 }
 
-/// Whether the group has committed every partition up to its end, marks and all.
+/// Whether the group has committed every partition up to its end, including control records.
 async fn has_committed_to_the_end<const TEST: u32>(
     fixture: &Fixture<TEST>,
     topic: &'static Topic,
@@ -100,7 +100,7 @@ async fn an_open_foreign_transaction_blocks_nothing_and_its_control_records_are_
     })
     .await;
     consuming.stop().await;
-    // Nothing of it was read by this client but marks.
+    // The next client reads only control records first.
     foreign.begin(topic, &[]);
     foreign.abort();
     foreign.begin(topic, &records[..1]);
@@ -119,7 +119,7 @@ const CHARGED_SCHEMA: &str = r#"{"type": "record", "name": "Charged", "fields": 
     {"name": "till", "type": "string"},
     {"name": "amount", "type": "long"}]}"#;
 
-/// Something whose publisher writes in transactions.
+/// An event whose publisher writes in transactions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Charged {
     till: String,
@@ -153,7 +153,7 @@ fn charge(charged: &Charged, tills: &mut Tills, _: HandlerContext) -> HandlerRes
     Ok(None)
 }
 
-/// Beside a topic that is read uncommitted: each has a client of its own.
+/// Another topic is read uncommitted: each isolation has a client of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_read_committed_topic_only_committed_records_have_an_effect() {
     let fixture = Fixture::<24>::create_with_contracts().await;

@@ -5,10 +5,13 @@ use tower::ServiceExt;
 
 use super::*;
 
+/// 1 while the consumer is paused.
+const IS_PAUSED: &str = "select count(*) from consumer where paused_at is not null";
+
 /// A record as it is to be sent, the header `ce_id`, and a part of the expected reason.
 type PoisonRecord = (Option<Vec<u8>>, Option<&'static str>, &'static str);
 
-/// Bytes that are no event: all that `good` and `newer` are when they are cut short, and more.
+/// Bytes that are no event: every prefix of `good` and `newer`, and more.
 fn poison_records(good: &[u8], newer: &[u8]) -> Vec<PoisonRecord> {
     let event_id: &str = Uuid::now_v7().to_string().leak();
     let cut = |record: &[u8], at: usize| {
@@ -41,7 +44,7 @@ async fn poison_bytes_become_dead_letters_unchanged_and_the_events_around_them_a
     let event = Counted::<3> { note: Some("two".into()), ..counted("a", 1) };
     let body = Outgoing::from_event(&event).body;
     let good = frame(fixture.register_schema(topic, topic.schema).await, &body);
-    // Of another version, which is read in another way, with a note of its own at the end.
+    // A record of another version, which is decoded in another way, with one more field at the end.
     let newer = COUNTED_SCHEMA
         .replace("]}", r#", {"name": "by", "type": ["null", "string"], "default": null}]}"#);
     let newer = frame(
@@ -65,7 +68,7 @@ async fn poison_bytes_become_dead_letters_unchanged_and_the_events_around_them_a
         }
     }
     let good = 2 * poison.len() as i64;
-    // And once more, with nothing good in between.
+    // The same again, without good records in between.
     for (record, event_id, _) in &poison {
         send(record.as_deref(), *event_id).await;
     }
@@ -84,9 +87,8 @@ async fn poison_bytes_become_dead_letters_unchanged_and_the_events_around_them_a
         assert!(letter.reason.contains(reason), "{reason}: {letter:?}");
         assert_eq!(letter.event_id, event_id.and_then(|id| id.parse().ok()));
     }
-    assert_eq!(committed_offsets(&fixture).await, [2 * good], "the offset is past all of them");
-    let paused = "select count(*) from consumer where paused_at is not null";
-    assert_eq!(fixture.query_number(paused).await, 0, "bytes are no sign of a bad deployment");
+    assert_eq!(committed_offsets(&fixture).await, [2 * good], "the offset is above all of them");
+    assert_eq!(fixture.query_number(IS_PAUSED).await, 0, "undecodable records do not pause it");
 }
 
 #[tokio::test]
@@ -125,7 +127,7 @@ async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes
     let fixture = Fixture::<9>::create_with_contracts().await;
     let relay = fixture.relay();
     let relaying = RunningLoop::start(|stop| relay.run(stop));
-    // A success in between counts them from the start.
+    // A success in between restarts the count.
     let mut events = vec![counted("a", 0); 19];
     events.push(counted("a", 1));
     events.extend(vec![counted("a", 0); 20]);
@@ -135,8 +137,7 @@ async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes
 
     let consumer = fixture.consumer();
     let consuming = RunningLoop::start(|stop| consumer.run(stop));
-    let paused = "select count(*) from consumer where paused_at is not null";
-    eventually("it is paused", async || fixture.query_number(paused).await == 1).await;
+    eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
     assert_eq!(fixture.dead_letters().await.len(), 39);
     let client = fixture.group_client();
     let group = client.fetch_group_list(Some(fixture.service), TEST_TIMEOUT).unwrap();
@@ -176,12 +177,11 @@ async fn a_duplicate_does_not_end_a_series_of_bad_events() {
         consumer.batch_runner(&client, &stop).handle(batch, &Assignment::default()).await;
         Ok(())
     });
-    let paused = "select count(*) from consumer where paused_at is not null";
-    eventually("it is paused", async || fixture.query_number(paused).await == 1).await;
+    eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
     handling.stop().await;
 }
 
-/// As in a database that was moved without its sequences.
+/// This happens in a database that was moved without its sequences.
 #[tokio::test]
 async fn a_dead_letter_is_stored_though_its_id_was_used_before() {
     let fixture = Fixture::<231>::create_with_contracts().await;
@@ -203,7 +203,7 @@ async fn a_dead_letter_that_the_database_rejects_is_retried_with_backoff() {
         )
         .await;
     let batch = fixture.to_records(&[counted("a", 0)]).await;
-    // Each try draws one.
+    // Each attempt draws an id.
     let tries = async || {
         let tries = "select case when is_called then last_value else 0 end
                      from dead_letters_dead_letter_id_seq";
@@ -228,7 +228,7 @@ const REJECT_THIRTEEN: &str = "
     create trigger refuse_thirteen before insert on tallies
     for each row execute function refuse_thirteen();";
 
-/// Errors of the database's own rules, `raise exception` and classes that are not Postgres' own.
+/// Errors of the database's own rules: `raise exception` and unknown classes.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_rejected_by_a_database_rule_becomes_a_dead_letter_once_others_succeed() {
     let fixture = Fixture::<260>::create_with_contracts().await;
@@ -270,7 +270,7 @@ async fn if_a_database_rule_rejects_every_event_none_becomes_a_dead_letter() {
     assert_eq!(fixture.tallies().await.len(), 2);
 }
 
-/// The registry's replicas do not all know a new schema at once.
+/// Not all replicas of a registry have a new schema at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recent_record_waits_for_its_schema_and_later_records_do_not() {
     let fixture = Fixture::<262>::create_with_contracts().await;
@@ -286,7 +286,7 @@ async fn a_recent_record_waits_for_its_schema_and_later_records_do_not() {
     let (consumer, client, stop) =
         (fixture.consumer(), fixture.group_client(), CancellationToken::new());
     let mut batches = consumer.batch_runner(&client, &stop);
-    // Ids are given one after the other, to all tests.
+    // All tests share the registry, which assigns consecutive ids.
     let id = good + 100;
     let payload = |message: &OwnedMessage, payload| {
         OwnedMessage::new(
@@ -305,7 +305,7 @@ async fn a_recent_record_waits_for_its_schema_and_later_records_do_not() {
     assert_eq!(fixture.tallies().await.keys().collect::<Vec<_>>(), ["b"]);
     assert!(batches.next_due().is_some() && fixture.dead_letters().await.is_empty());
     drop(batches);
-    // Read again, by its right id.
+    // The record is read again, with its right id.
     let id = fixture.register_schema(topic, &newer).await;
     fixture.handle(vec![payload(&unknown, frame(id, &body))]).await;
     assert_eq!(fixture.tallies().await.len(), 2);
@@ -337,7 +337,7 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     assert!(letters.iter().all(|letter| letter.record.as_deref() == Some(&long[..4096])));
     let kept = fixture
         .query_number("select sum(pg_column_size(letter.*))::bigint from dead_letters as letter");
-    assert!(kept.await < 20 * 16 * 1024, "as it is kept, with keys and headers");
+    assert!(kept.await < 20 * 16 * 1024, "as stored, with keys and headers");
 
     let replay = axum::http::Request::post("/dead-letters/1/replay")
         .header("content-type", "application/json")
@@ -358,7 +358,6 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
         consumer.batch_runner(&client, &stop).handle(one_more, &Assignment::default()).await;
         Ok(())
     });
-    let paused = "select count(*) from consumer where paused_at is not null";
-    eventually("it is paused", async || fixture.query_number(paused).await == 1).await;
+    eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
     handling.stop().await;
 }

@@ -12,7 +12,7 @@ async fn connections_whose_peer_vanished_free_their_slot_in_the_pool() {
     let asked = sqlx::query("select from tallies").execute(&mut *tx);
     assert!(tokio::time::timeout(QUIET_PERIOD, asked).await.is_err(), "the other end is gone");
     drop(tx);
-    // New connections go through, the silent one stays silent.
+    // New connections pass. The old connection transfers nothing more.
     proxy.set_mode(ProxyMode::PassThrough);
     eventually("the pool serves again", async || {
         sqlx::query("select from tallies").execute(&proxied.db).await.is_ok()
@@ -20,7 +20,7 @@ async fn connections_whose_peer_vanished_free_their_slot_in_the_pool() {
     .await;
 }
 
-/// As a caller leaves it that stops waiting for the reply to `begin`.
+/// A caller that stops waiting for the reply to `begin` leaves such a connection.
 #[tokio::test]
 async fn a_connection_returned_to_the_pool_inside_a_transaction_is_closed() {
     let fixture = Fixture::<209>::create().await;

@@ -26,9 +26,9 @@ async fn a_producer_with_a_fatal_error_is_replaced_and_loses_nothing() {
     assert!(in_order(&arrivals), "{arrivals:?}");
 }
 
-/// As a broker behaves that meets a producer in a partition for the first time: it rejects requests until the
-/// partition's log is there, and accepts the next one, whatever its sequence number. The client reports
-/// the rejected ones as delivered as well.
+/// A broker behaves so when a producer is new to a partition: it rejects requests until the partition's log exists,
+/// and accepts the next one, whatever its sequence number. The client then reports the rejected records as
+/// delivered too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_delivered() {
     let fixture = Fixture::<116>::create().await;
@@ -40,7 +40,7 @@ async fn a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_
     };
     fixture.publish(&events("connected")).await;
     fixture.wait_for_empty_outbox().await;
-    // What follows is under way before the refusal is back.
+    // The following records are sent before the refusal arrives.
     mock.broker_round_trip_time(1, Duration::from_secs(1)).unwrap();
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
     let of_each = vec![refusal; names(116).counted.partitions as usize];
@@ -60,9 +60,8 @@ async fn a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// Two brokers stand at one address each and are never there at once: the second is the first after
-/// it lost its disk. What it acknowledges to a producer that had begun with the first proves
-/// nothing, since the next producer may be given the same id.
+/// Two brokers take turns: the second stands for the first after it lost its disk. Its acknowledgement to a
+/// producer that began with the first proves nothing, since the next producer may get the same id.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_sent_again() {
     let fixture = Fixture::<112>::create().await;
@@ -90,7 +89,7 @@ async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_se
     assert_eq!(
         fixture.query_number("select count(*) from outbox").await,
         2,
-        "none of them is sure"
+        "neither is certain to be written"
     );
     drop(sender);
 
@@ -104,7 +103,7 @@ async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_se
     assert_eq!((&arrivals["a"][..], &arrivals["b"][..]), (&[2][..], &[1][..]));
 }
 
-/// The operator raises the bound for which a topic refused records.
+/// Raises the size limit for which a topic refused records, as an operator does.
 async fn raise_max_message_bytes<const TEST: u32>(fixture: &Fixture<TEST>, topic: &Topic) {
     let larger =
         AlterConfig::new(ResourceSpecifier::Topic(topic.name)).set("max.message.bytes", "9999");
@@ -121,9 +120,9 @@ async fn a_record_that_the_broker_rejects_delays_only_its_own_key() {
     fixture.register_schema(topic, topic.schema).await;
     let relay = fixture.relay();
     let relaying = RunningLoop::start(|stop| relay.run(stop));
-    // Not to be compressed into what the broker takes.
+    // Noise, so that compression does not make the record small enough.
     let noise: String = (0..3_000).map(|_| rand::random_range('!'..='~')).collect();
-    // Keys of different partitions: a refusal is about all that lies in one request together.
+    // Keys of different partitions, because a refusal concerns a whole request.
     let (held, free) = ("abc", "b");
     fixture.publish(&[Counted { note: Some(noise), ..counted::<109>(held, 1) }]).await;
     for nth in 1..=5 {
@@ -152,7 +151,7 @@ async fn if_the_broker_rejects_every_record_their_topic_backs_off_and_not_each_k
     let mut sender = fixture.sender(&registry);
     let events: Vec<Counted<117>> = (0..1_500).map(|nth| counted(&nth.to_string(), 1)).collect();
     fixture.publish(&events).await;
-    eventually("the topic is held", async || {
+    eventually("the topic backs off", async || {
         sender.send_batch(&mut db, 1_000).await.unwrap();
         sender.has_backoff()
     })
@@ -171,7 +170,7 @@ async fn a_key_goes_to_the_partition_where_a_java_client_would_put_it() {
     let fixture = Fixture::<110>::create_with_contracts().await;
     let relay = fixture.relay();
     let relaying = RunningLoop::start(|stop| relay.run(stop));
-    // Key and hash as Kafka's own tests of murmur2 have them.
+    // Keys and hashes from Kafka's own tests of murmur2.
     let vectors = [
         ("21", -973932308_i32),
         ("foobar", -790332482),

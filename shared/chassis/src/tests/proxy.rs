@@ -57,7 +57,7 @@ async fn forward(
     let (mut sent, mut answered) = ([0; 16 * 1024], [0; 16 * 1024]);
     let mut changes = modes.subscribe();
     loop {
-        // In this order: nothing that is sent after the mode changed may pass.
+        // In this order: nothing that is sent after a change of the mode may pass.
         tokio::select! {
             biased;
             mode = wait_until_cut(&mut changes) => match mode {

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::consumer::prefetch;
 
-/// At any moment of the rebalance that its own start caused, and without work. The group waits for a member
-/// that left without a LeaveGroup request until its session ends, which takes ten seconds.
+/// It is stopped at several moments of the rebalance that its start causes, and without work. If a member leaves
+/// without a LeaveGroup request, the group waits ten seconds until its session ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_stopped_during_a_rebalance_or_while_idle_leaves_its_group_at_once() {
     let fixture = Fixture::<21>::create_with_contracts().await;
@@ -41,7 +41,7 @@ async fn a_consumer_stopped_during_a_rebalance_or_while_idle_leaves_its_group_at
             sleep(after).await;
             is_late(coming, 1).await
         };
-        // The machine may stand still for some seconds, and not twice.
+        // The machine may stall for some seconds once, but not twice.
         let twice = comes_and_is_late().await && comes_and_is_late().await;
         assert!(!twice, "{after:?} after it had come");
     }
@@ -56,8 +56,8 @@ async fn a_consumer_stopped_during_a_rebalance_or_while_idle_leaves_its_group_at
     assert!(late < 2, "{late} of five that left one after the other");
 }
 
-/// As librdkafka loses it where it meets a rebalance: the test pauses the partitions behind the reader's
-/// back, right after they were given and right after the reader has resumed them.
+/// librdkafka loses a resume that coincides with a rebalance. The test has the same effect: it pauses the
+/// partitions right after they were assigned, and right after the reader has resumed them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     let fixture = Fixture::<22>::create_with_contracts().await;
@@ -72,7 +72,7 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
 
     let is_given = async || client.assignment().is_ok_and(|given| given.count() > 0);
     eventually("it has partitions", is_given).await;
-    // The reader is notified a moment later, and resumes them.
+    // The reader detects the assignment a moment later, and resumes the partitions.
     sleep(QUIET_PERIOD / 10).await;
     pause();
     fixture.publish(&events).await;
@@ -80,7 +80,7 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     first.expect("it was resumed").unwrap();
 
     fixture.wait_until_relayed(names(22).counted).await;
-    let ends = || client.context().end_offsets.lock().unwrap().values().sum::<i64>();
+    let ends = || client.context().end_offsets.lock().values().sum::<i64>();
     let of_all = events.len() as i64;
     eventually("what it does not fetch counts as behind too", async || ends() == of_all).await;
     let second = tokio::time::timeout(TEST_TIMEOUT, records.recv()).await;
@@ -111,7 +111,7 @@ async fn a_partition_paused_when_a_rebalance_revoked_it_is_read_once_it_is_assig
         tokio::spawn(async move {
             loop {
                 if let Ok(message) = client.recv().await {
-                    received.lock().unwrap().insert(message.partition());
+                    received.lock().insert(message.partition());
                 }
             }
         })
@@ -137,7 +137,7 @@ async fn a_partition_paused_when_a_rebalance_revoked_it_is_read_once_it_is_assig
         let record = FutureRecord::<str, str>::to(topic).partition(*partition).payload("news");
         producer.send(record, TEST_TIMEOUT).await.unwrap();
     }
-    eventually("each is read", async || moved.is_subset(&received.lock().unwrap())).await;
+    eventually("each is read", async || moved.is_subset(&received.lock())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +157,7 @@ async fn a_group_with_a_missing_topic_has_not_caught_up() {
     consuming.stop().await;
 }
 
-/// A request of an idle client waits behind its fetch, half a second each time.
+/// A request of an idle client waits half a second behind its fetch.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lag_of_a_group_is_known_within_seconds_for_any_number_of_partitions() {
     let fixture = Fixture::<15>::create_with_contracts().await;

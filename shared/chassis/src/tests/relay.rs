@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// Publishes one event: its amount is its number among the till's events, drawn under the till's
-/// lock. Then the transaction takes its time.
+/// Publishes one event. Its amount is its number among the till's events, which is drawn under the till's lock.
+/// Then the transaction stays open for `tail`.
 async fn publish_next<const TEST: u32>(fixture: &Fixture<TEST>, name: &str, tail: Duration) {
     let mut tx = fixture.db.begin().await.unwrap();
-    // Many wait for one row.
+    // Many transactions wait for one row.
     let patience = "set local lock_timeout = '60s'; set local statement_timeout = '60s'";
     sqlx::raw_sql(patience).execute(&mut *tx).await.unwrap();
     let nth: i64 = sqlx::query_scalar(
@@ -32,8 +32,8 @@ async fn every_event_of_16_writers_reaches_its_topic_and_each_key_in_order() {
         let fixture = fixture.clone();
         tokio::spawn(async move {
             for nth in 0..40 {
-                // Most tills are a writer's own, some are fought for; the tails are long, and a few longer
-                // than the low watermark takes to advance.
+                // Most tills belong to one writer, and some are shared. A few transactions stay open for longer
+                // than the low watermark needs to advance.
                 let name = match nth % 4 {
                     0 => format!("shared {}", nth % 3),
                     _ => format!("till {writer}"),
@@ -66,9 +66,9 @@ async fn a_frozen_leader_loses_the_lock_and_another_relay_continues_where_it_was
                        where locktype = 'advisory' and granted and datname = current_database()";
         sqlx::query_scalar(holders).fetch_all(&fixture.db).await.unwrap()
     };
-    // On a thread of its own, which is what can freeze.
+    // On a separate thread, so that it can freeze.
     let freeze = CancellationToken::new();
-    // With a pool of its own: what is frozen with it must not be used by others.
+    // With a separate pool: others must not use its frozen connections.
     let (frozen, relay) = (freeze.clone(), fixture.with_config(|_| ()).relay());
     let (thaw, thawed) = std::sync::mpsc::channel::<()>();
     let stop = CancellationToken::new();
@@ -103,7 +103,7 @@ async fn a_frozen_leader_loses_the_lock_and_another_relay_continues_where_it_was
     assert_eq!(leader().await, first, "one is active");
     let published = fixture.published().await;
     let events: BTreeSet<Uuid> = published.iter().map(|(event_id, ..)| *event_id).collect();
-    assert_eq!(events.len(), published.len(), "and what it sends, no other sends");
+    assert_eq!(events.len(), published.len(), "each event is sent by one relay");
 
     freeze.cancel();
     let frozen_at = Instant::now();
@@ -129,7 +129,7 @@ async fn a_frozen_leader_loses_the_lock_and_another_relay_continues_where_it_was
     assert_eq!(arrivals.values().map(Vec::len).sum::<usize>() as i64, published);
 }
 
-/// What is for the others comes back all the while, and must not hide what does not.
+/// Records of the other partitions are acknowledged all the time, and must not hide those that are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_a_leader_delays_only_its_own_topic() {
     let fixture = Fixture::<115>::create().await;
@@ -139,7 +139,7 @@ async fn a_partition_without_a_leader_delays_only_its_own_topic() {
     mock.create_topic(tallied.name, tallied.partitions, 1).unwrap();
     mock.partition_leader(counted_into.name, 0, None).unwrap();
     fixture.publish(&[counted("a", 1)]).await;
-    // A third of them for that partition: more than may be in flight in all.
+    // A third of these belong to that partition: more than may be in flight in total.
     fixture
         .execute_as_superuser(
             "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
@@ -181,7 +181,7 @@ async fn records_in_flight_of_a_killed_connection_are_purged() {
     mock.broker_up(-1).unwrap();
     fixture.wait_for_empty_outbox().await;
     relaying.stop().await;
-    // Longer than a producer takes to come back to its broker.
+    // Longer than a producer takes to reconnect to its broker.
     sleep(2 * QUIET_PERIOD).await;
     let published = fixture.published().await;
     assert_eq!(published.len(), 3, "each came once: {published:?}");
@@ -231,7 +231,7 @@ async fn a_missing_topic_delays_only_its_rows_and_later_ones_of_their_keys() {
     events.extend((1..=5).map(|nth| envelope(&counted::<105>("free", nth))));
     publish_in(&mut tx, &events).await;
     tx.commit().await.unwrap();
-    // Until the topic has been refused and tried again.
+    // Until the topic has been refused and retried.
     let (begun, mut free) = (Instant::now(), 5);
     while begun.elapsed() < Duration::from_secs(9) {
         free += 1;
@@ -241,7 +241,7 @@ async fn a_missing_topic_delays_only_its_rows_and_later_ones_of_their_keys() {
         })
         .await;
     }
-    // Behind the refusal, or behind each hold, it would be no more than five.
+    // If the events waited for each backoff of the topic, there would be five at most.
     assert!(free > 15, "the others are held up: {free}");
     fixture.publish(&[counted("held", 6)]).await;
     let arrivals = first_arrivals(&fixture).await;
@@ -292,7 +292,7 @@ async fn without_the_registry_events_are_stored_and_later_published_in_their_own
     let answer = commands.execute(counted::<106>("a", 1), None, count).await;
     assert_eq!(status(&answer), StatusCode::CREATED);
 
-    // A newer replica beside us writes with a schema that this relay was not built with.
+    // A newer replica writes with a schema that this relay was not built with.
     let newer =
         COUNTED_SCHEMA.replace("]}", r#", {"name": "by", "type": "string", "default": ""}]}"#);
     let newer_id = fixture.register_schema(topic, &newer).await;

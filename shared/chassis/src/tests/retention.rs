@@ -36,7 +36,7 @@ async fn only_expired_rows_are_pruned_and_a_bounded_number_at_a_time() {
     )
     .await;
     assert_eq!(pruned.unwrap(), 1);
-    // What is young, and what was discarded.
+    // The young entry and the entry of the discarded event are left.
     assert_eq!(fixture.query_number("select count(*) from inbox").await, 2);
     assert_eq!(
         fixture.query_number("select count(*) from idempotency_keys where path = '/new'").await,

@@ -1,5 +1,4 @@
-//! Two versions of a schema side by side: each version of a service publishes what the other one
-//! wrote, and reads it.
+//! Two versions of a schema side by side: each version of a service publishes and reads the events of the other.
 
 use super::*;
 
@@ -16,7 +15,7 @@ const NEWER_SCHEMA: &str = r#"{"type": "record", "name": "Changed", "fields": [
     {"name": "unit", "type": {"type": "enum", "name": "Unit", "symbols": ["coins", "vouchers", "notes", "unknown"],
                               "default": "unknown"}}]}"#;
 
-/// One version of the event, with a handler that tallies what it understood.
+/// One version of the event, with a handler that tallies the decoded values.
 macro_rules! version {
     ($version:ident, $schema:expr, [$($symbol:ident),*], [$($field:ident: $type:ty)?]) => {
         mod $version {
@@ -67,7 +66,7 @@ macro_rules! version {
 version!(older, OLDER_SCHEMA, [Coins, Notes, Unknown], []);
 version!(newer, NEWER_SCHEMA, [Coins, Vouchers, Notes, Unknown], [by: String]);
 
-/// The one topic, as either version declares it.
+/// The topic, as each version declares it.
 fn changed_topic(schema: &'static str) -> Topic {
     static NAME: LazyLock<String> =
         LazyLock::new(|| format!("till.changed.{}", Uuid::now_v7().simple()));
@@ -109,12 +108,6 @@ async fn understood<const TEST: u32>(fixture: &Fixture<TEST>) -> Vec<(String, i6
     understood.map(|(what, (counted, _))| (what, counted)).collect()
 }
 
-fn consumer<const TEST: u32>(fixture: &Fixture<TEST>) -> Consumer<Tills> {
-    let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
-    let (db, wake) = (fixture.db.clone(), fixture.wakeups.clone());
-    Consumer::new(fixture.service, &fixture.config.kafka, db, fixture.registry(), wake, beat)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_relay_publishes_what_a_newer_replica_wrote_and_each_version_reads_the_other() {
     let (older, newer) = (older::Changed::topic(), newer::Changed::topic());
@@ -126,14 +119,14 @@ async fn an_older_relay_publishes_what_a_newer_replica_wrote_and_each_version_re
         service.register_schema(newer, NEWER_SCHEMA).await,
     ];
     assert_ne!(ids[0], ids[1]);
-    let old_reader = consumer(&service).on(older::tally);
-    let new_reader = consumer(&neighbour).on(newer::tally);
+    let old_reader = service.consumer_without_handlers().on(older::tally);
+    let new_reader = neighbour.consumer_without_handlers().on(newer::tally);
     let readers = [
         RunningLoop::start(|stop| old_reader.run(stop)),
         RunningLoop::start(|stop| new_reader.run(stop)),
     ];
 
-    // Replicas of both versions write, as each would that has just been started.
+    // Replicas of both versions write; each has stored its schema at its start.
     outbox::store_schemas(&service.db, &[older, newer]).await.unwrap();
     for nth in 0..20 {
         publish(&service, &from_older(nth)).await;

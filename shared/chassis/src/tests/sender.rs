@@ -106,9 +106,9 @@ async fn acknowledged_rows_are_deleted_in_batches_or_after_a_delay_and_never_sen
     let slow = relayed(2, 1_000).await;
     assert!(slow || left().await == 2, "the first was late");
     relayed(DELETE_BATCH_MIN, 1_000).await;
-    assert_eq!(left().await, 0, "there was much");
+    assert_eq!(left().await, 0, "the batch is large enough");
     relayed(1, 0).await;
-    assert_eq!(left().await, 0, "there is nothing else to do");
+    assert_eq!(left().await, 0, "the poll reads nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +117,7 @@ async fn outbox_queries_stay_fast_while_a_snapshot_is_open() {
     let mut old = fixture.superuser_connection().await;
     let hold = "begin isolation level repeatable read; select count(*) from outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
-    // As if 200,000 events had gone through: none of these dead rows can be cleared away.
+    // As if 200,000 events had been sent. The open snapshot keeps these dead rows.
     fixture
         .execute_as_superuser(
             "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
@@ -127,7 +127,7 @@ async fn outbox_queries_stay_fast_while_a_snapshot_is_open() {
         .await;
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut sender = fixture.sender(&registry);
-    // The first one also asks the registry.
+    // The first poll also requests the schema id.
     fixture.publish(&[counted("a", 1)]).await;
     sender.send_batch(&mut db, 1_000).await.unwrap();
     let mut polls = async || {
@@ -177,7 +177,7 @@ async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
         watermark.get()
     };
     for _ in 0..9 {
-        assert_eq!(see().await, 0, "the first row may come yet");
+        assert_eq!(see().await, 0, "the first row may still appear");
     }
     sqlx::raw_sql("commit").execute(&mut writer).await.unwrap();
     for _ in 0..9 {
@@ -187,7 +187,7 @@ async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
     assert_eq!((see().await, see().await), (2, 2), "the outbox has no open writer");
 }
 
-/// No `insert` of a service does that; one by hand can, or a sequence that was set back.
+/// No service inserts such a row. A manual insert can, or a sequence that was set back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_its_key() {
     let fixture = Fixture::<124>::create().await;
@@ -213,19 +213,15 @@ async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_i
     sender.lag.low_watermark.force_full_scan();
     for position in [1, 2] {
         assert_eq!(sender.send_batch(&mut db, 1_000).await.unwrap(), 1);
-        assert_eq!(
-            sender.lag.low_watermark.get(),
-            0,
-            "it went below the row, and back before the next"
-        );
+        assert_eq!(sender.lag.low_watermark.get(), 0, "it was lowered below the row");
         assert_eq!(await_delivery(&mut sender).await, position);
     }
     sender.send_batch(&mut db, 0).await.unwrap();
     assert_eq!(fixture.query_number("select count(*) from outbox").await, 0);
 }
 
-/// As an operator does it, or a failover to a copy that did not get the sequence: rows come that are numbered
-/// like those that were sent long ago.
+/// An operator may do this, or a failover to a replica that did not receive the sequence. New rows then have the
+/// positions of rows that were sent long ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_sent_at_once() {
     let fixture = Fixture::<264>::create().await;
@@ -259,7 +255,7 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
     assert_eq!(fixture.query_number("select max(position) from outbox").await, 3);
 }
 
-/// The database's clock, or the service's, is an hour off.
+/// The clock of the database or of the service is an hour off.
 #[tokio::test]
 async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -360,7 +356,7 @@ async fn a_backlog_of_other_topics_is_sent_without_a_pause_beside_a_topic_that_b
     mock.broker_up(-1).unwrap();
 }
 
-/// However long the backlog: an outage may leave millions of rows, and a poll asks for the first thousand.
+/// An outage may leave millions of rows, and a poll requests the first thousand.
 #[tokio::test]
 async fn the_outbox_query_reads_only_the_rows_that_it_returns_and_in_order() {
     let fixture = Fixture::<122>::create().await;

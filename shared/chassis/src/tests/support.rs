@@ -7,7 +7,7 @@ use rdkafka::mocking::MockCluster;
 
 use super::*;
 
-/// Timeout of everything that has to happen.
+/// Timeout of every event that a test expects.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// For how long a test checks that something does not happen.
@@ -101,7 +101,7 @@ pub async fn with_mock_kafka<const TEST: u32>(
     (fixture.with_config(|config| config.kafka.kafka_bootstrap_servers = there), mock)
 }
 
-/// First arrivals, per till: what the broker was first given of each event, in order.
+/// The first arrival of each event at the broker, in order, by till.
 pub async fn first_arrivals<const TEST: u32>(fixture: &Fixture<TEST>) -> HashMap<String, Vec<i64>> {
     let mut seen = BTreeSet::new();
     let mut arrivals: HashMap<String, Vec<i64>> = HashMap::new();

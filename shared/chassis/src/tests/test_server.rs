@@ -11,10 +11,10 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::http::limits::Limits;
-use crate::http::server::serve_with_limits;
+use crate::http::server::serve;
 
 pub const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
-/// Far beyond every bound in these tests: a stream still open by then is open for ever.
+/// Far beyond every timeout in these tests: a stream that is open for this long never ends.
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct TestServer {
@@ -48,7 +48,7 @@ pub async fn start_server(limits: Limits, drain: Duration) -> TestServer {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1024).unwrap();
     let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let ended = tokio::spawn(serve_with_limits(limits, listener, router, stop.clone(), drain));
+    let ended = tokio::spawn(serve(listener, router, limits, stop.clone(), drain));
     TestServer { addr, stop, serving: ended }
 }
 
@@ -98,7 +98,7 @@ pub async fn read_one_response(mut stream: TcpStream) -> String {
 
 pub const REQUEST: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-/// Asks once more on a connection: the answer, or nothing if it was closed.
+/// Sends another request on a connection. Returns the response, or nothing if the connection was closed.
 pub async fn request_again(kept: &mut TcpStream) -> String {
     let mut answer = [0; 512];
     let _ = kept.write_all(REQUEST.as_bytes()).await;

@@ -1,4 +1,4 @@
-//! The headers of an event, from a client's command to the event that another service publishes in answer.
+//! The headers of an event, from a client's command to the event that another service publishes in response.
 
 use opentelemetry::trace::FutureExt;
 use opentelemetry_sdk::trace::SdkTracerProvider;

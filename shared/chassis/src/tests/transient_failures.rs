@@ -10,7 +10,8 @@ use crate::consumer::rebalance;
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset_stays_before_it() {
     let fixture = Fixture::<6>::create_with_contracts().await;
-    // A locked row splits its batches, whose statements take too long. What is tried alone waits for a lock no longer.
+    // Its statements time out soon, so that a locked row splits its batches. A single event does not wait for the
+    // lock.
     let impatient = Fixture { db: impatient_pool(&fixture).await, ..fixture.clone() };
     fixture
         .execute_as_superuser(
@@ -25,7 +26,7 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
         (record.payload, record.headers) = (message.payload(), message.headers().cloned());
         producer.send(record, TEST_TIMEOUT).await.unwrap();
     }
-    // A session that may idle in its transaction.
+    // A session without a timeout for idle transactions.
     let mut other = fixture.superuser_connection().await;
     let locked = "begin; select counted from tallies where till = 'till 1' for update";
     sqlx::raw_sql(locked).execute(&mut other).await.unwrap();
@@ -46,7 +47,7 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
     assert!(batches.next_due().is_some(), "one event waits");
     assert_eq!(fixture.query_number("select sum(counted)::bigint from tallies").await, 7);
     batches.retry_deferred().await;
-    // The process dies here; at best, what was stored and not yet committed still is.
+    // The process dies here. In the best case the stored offsets are still committed.
     let last = move || {
         rebalance::store_offsets(&*client, None);
         client.commit_consumer_state(CommitMode::Sync)
@@ -61,7 +62,7 @@ async fn while_an_event_waits_for_a_locked_row_others_are_handled_and_the_offset
     assert_eq!(fixture.dead_letters().await.len(), 0);
 }
 
-/// A pool that gives up a statement long before it gives up a lock.
+/// A pool whose statements time out soon, and whose locks do not.
 async fn impatient_pool<const TEST: u32>(fixture: &Fixture<TEST>) -> PgPool {
     let options = fixture.db.connect_options().as_ref().clone();
     let options = options.options([("statement_timeout", "200ms"), ("lock_timeout", "0")]);
@@ -106,7 +107,7 @@ async fn a_transient_failure_is_retried_and_never_makes_a_dead_letter() {
         assert_eq!(fixture.tallies().await[&format!("till {nth}")], (1, 1));
     }
 
-    // Its session is ended in the middle of a batch.
+    // The session of the consumer is terminated in the middle of a batch.
     let mut other = fixture.superuser_connection().await;
     sqlx::raw_sql("begin; lock table tallies in access exclusive mode")
         .execute(&mut other)

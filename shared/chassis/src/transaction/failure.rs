@@ -22,7 +22,7 @@ impl From<sqlx::Error> for ApplyError {
 
 /// What the loop does with a batch that failed.
 pub(crate) enum Reaction {
-    /// It is tried again with its keys checked first: the cause may be a duplicate that was taken for new.
+    /// It is tried again with its keys checked first: the cause may be a duplicate that was assumed to be new.
     CheckDuplicates,
     /// The item at this index can never be decided. The others are tried without it.
     Isolate(usize, DeadLetterReason),
@@ -36,6 +36,15 @@ pub(crate) enum Reaction {
     Wait(String),
     /// A single item failed.
     Single(DbErrorClass, sqlx::Error),
+}
+
+/// What follows an attempt for a part of a batch, in the loop of commands and in that of events.
+pub(crate) enum Step<P> {
+    Done,
+    /// These are tried next: its parts, or all of it.
+    Next(Vec<P>),
+    /// It is tried again after a pause.
+    Retry(P),
 }
 
 impl ApplyError {
@@ -59,7 +68,7 @@ impl ApplyError {
         }
     }
 
-    /// Whether the cause may be an item that was taken for new and had its effect before.
+    /// Whether the cause may be a duplicate that was assumed to be new.
     fn may_be_duplicate(&self) -> bool {
         match self {
             ApplyError::Undecidable(..) | ApplyError::RefusedUnchecked => true,

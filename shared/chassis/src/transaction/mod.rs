@@ -77,7 +77,7 @@ pub(crate) struct Applied<A> {
     /// In the order of the items. `None` for an item with the key of an earlier one of its batch.
     pub answers: Vec<Option<A>>,
     pub publishes: bool,
-    /// Whether the next batch has to look for duplicates too: this one had some, or refused a command with a key.
+    /// Whether the next batch has to check for duplicates too: this one had some, or refused a command with a key.
     pub expects_duplicates: bool,
 }
 
@@ -126,7 +126,7 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
             accepted.push(nth);
             accepted_keys.extend(key);
         } else if key.is_some() {
-            // It may have been accepted before, and then it must not be refused now.
+            // It may have been accepted before. Then it must not be refused now.
             if !expects_duplicates {
                 return Err(ApplyError::RefusedUnchecked);
             }
@@ -145,7 +145,7 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
     let accepted =
         accepted.into_iter().filter_map(|nth| Some((&items[nth], answers[nth].as_ref()?)));
     I::store_keys(&mut writes, &Vec::from_iter(accepted), attempts);
-    // 8. Write all of it. A refusal says that nothing is stored, so there is nothing to wait for.
+    // 8. Write all of it. A refusal states that nothing is stored, so there is nothing to wait for.
     let is_refused = |answer: &Option<_>| answer.as_ref().is_some_and(I::is_refusal);
     match !answers.is_empty() && answers.iter().all(is_refused) {
         true => writes.execute().await?,

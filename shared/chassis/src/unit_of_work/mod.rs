@@ -1,6 +1,6 @@
-//! The unit of work: the rows that one batch touches, in memory, and the two traits by which a service says
-//! how to load and save them. Every write of a service goes through it, whether the work came from Kafka or
-//! over HTTP: load the rows, decide with pure functions, save the rows that changed, commit.
+//! The unit of work: the rows that one batch touches, in memory, and the two traits by which a service loads and
+//! saves them. Every write of a service goes through it, whether the work is an event or a command: load the rows,
+//! decide with pure functions, save the rows that changed, commit.
 //!
 //! Promise: a decision is made on rows that stay as they were read until the commit. An implementation of
 //! [`UnitOfWork::load`] that reads a row without locking it breaks that promise.

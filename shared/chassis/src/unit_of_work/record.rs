@@ -216,7 +216,7 @@ mod tests {
         at: DateTime<Utc>,
     }
 
-    /// A row that only is or is not there.
+    /// A row that has only a key.
     #[derive(crate::Record)]
     #[record(table = "closed", key = "till")]
     struct Closed {

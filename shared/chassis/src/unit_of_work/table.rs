@@ -1,4 +1,4 @@
-//! The rows of one table that a batch touches: an identity map that knows which rows changed.
+//! The rows of one table that a batch touches: an identity map that records which rows changed.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -21,14 +21,14 @@ pub(crate) fn change_count() -> u64 {
     CHANGE_COUNT.get()
 }
 
-/// The rows of one table that a batch touches, by key, with what is to become of each in the
-/// database. Sorted, so that inserts wait for one another in one direction, like locks.
+/// The rows of one table that a batch touches, by key, each with the write that it needs. They are sorted, so that
+/// inserts wait for one another in one direction, like locks.
 ///
-/// The key is the table's primary key, or another that is unique there: a row that is not there can't be
-/// locked, and that constraint alone keeps two transactions from both inserting it.
+/// The key is the table's primary key, or another that is unique there: a missing row cannot be locked, and only
+/// that constraint keeps two transactions from both inserting it.
 ///
-/// A row that was not requested must not be taken for a missing one. So a decision that uses a key which no
-/// [`Loads`] of the batch has named panics: its event becomes a dead letter, its command gets a 500.
+/// A row that was not requested is not the same as a missing row. So a decision that uses a key which no [`Loads`]
+/// of the batch has named panics: its event becomes a dead letter, its command gets a 500.
 ///
 /// [`Loads`]: crate::unit_of_work::Loads
 pub struct Table<R: Record> {
@@ -99,7 +99,7 @@ impl<R: Record> Table<R> {
         self.rows.get(key).map(|(row, _)| row)
     }
 
-    /// The row of a key, to be changed in its place, if there is one.
+    /// The row of a key for a change in place, if there is one.
     ///
     /// A call counts as a change: the row is written back even if nothing is assigned. A command that may still
     /// refuse uses [`Table::get`] first, since a refusal after a change is answered with 500.
@@ -111,13 +111,13 @@ impl<R: Record> Table<R> {
         R::Key: Borrow<Q>,
     {
         self.assert_requested(key);
-        let (row, fate) = self.rows.get_mut(key)?;
+        let (row, state) = self.rows.get_mut(key)?;
         CHANGE_COUNT.set(CHANGE_COUNT.get() + 1);
-        fate.mark_dirty();
+        state.mark_dirty();
         Some(row)
     }
 
-    /// Adds a row, or puts it in the place of the one that was there.
+    /// Adds a row, or replaces the row with its key.
     ///
     /// # Panics
     /// If it was not requested.
@@ -127,9 +127,9 @@ impl<R: Record> Table<R> {
         match self.rows.entry(row.key().clone()) {
             Entry::Vacant(place) => drop(place.insert((row, RowState::New))),
             Entry::Occupied(mut place) => {
-                let (there, fate) = place.get_mut();
+                let (there, state) = place.get_mut();
                 *there = row;
-                fate.mark_dirty();
+                state.mark_dirty();
             }
         }
     }
@@ -152,8 +152,8 @@ impl<R: Record> Table<R> {
         self.rows.values().filter(|(_, f)| *f != RowState::Clean).map(|(row, _)| row).collect()
     }
 
-    fn in_state(&self, fate: RowState) -> Vec<&R> {
-        self.rows.values().filter(|(_, f)| *f == fate).map(|(row, _)| row).collect()
+    fn in_state(&self, state: RowState) -> Vec<&R> {
+        self.rows.values().filter(|(_, f)| *f == state).map(|(row, _)| row).collect()
     }
 }
 
@@ -216,6 +216,6 @@ mod tests {
         assert_eq!(catch_panic(|| table().get(&3).is_some()), Err(message.clone()));
         assert_eq!(catch_panic(|| table().get_mut(&3).is_some()), Err(message.clone()));
         assert_eq!(catch_panic(|| table().put(number(3))), Err(message));
-        assert_eq!(Table::<Number>::default().get(&3), None, "this one is whole");
+        assert_eq!(Table::<Number>::default().get(&3), None, "an empty table allows every key");
     }
 }

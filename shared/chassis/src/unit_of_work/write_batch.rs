@@ -4,10 +4,9 @@
 //! updates of a batch are collected and sent as the data-modifying parts of one `with`. All parts see the
 //! database as it was before: no part may depend on the rows of another, and no two parts may write one row.
 //!
-//! Rows are passed as one array for each column, unnested in the select list: Postgres then inserts each row as
-//! it is made, in the order of the arrays, which identity columns keep. `from unnest(…)` would collect all rows
-//! first, which takes a twelfth of the databases' time (Postgres 17.11, 1,024 callers); rare statements may use
-//! it. Arrays of different lengths are filled up with nulls.
+//! Rows are passed as one array for each column, unnested in the select list: Postgres then inserts each row as it
+//! is made, in the order of the arrays, which identity columns keep. `from unnest(…)` would collect all rows first,
+//! which is slower; rare statements may use it. Arrays of different lengths are filled up with nulls.
 
 use std::fmt::Write as _;
 
@@ -95,7 +94,7 @@ fn renumber_parameters(statement: &str, by: usize) -> String {
         let digits = piece.find(|c: char| !c.is_ascii_digit()).unwrap_or(piece.len());
         let _ = match piece[..digits].parse::<usize>() {
             Ok(number) => write!(renumbered, "${}{}", number + by, &piece[digits..]),
-            // Of a path into JSON, for instance.
+            // Part of a JSON path, for example.
             Err(_) => write!(renumbered, "${piece}"),
         };
     }
