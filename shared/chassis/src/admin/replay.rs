@@ -150,8 +150,9 @@ impl<R: UnitOfWork> DeadLetters<R> {
                 }
                 Reaction::Single(_, error) => return Err(unavailable(error)),
                 Reaction::Wait(reason) => return Err(unavailable(reason)),
-                // They do not follow for a single event whose key was checked.
-                Reaction::CheckDuplicates | Reaction::Singles | Reaction::Bisect => races += 1,
+                Reaction::CheckDuplicates | Reaction::Singles | Reaction::Bisect => {
+                    unreachable!("a single event whose key was checked is not split")
+                }
             }
         }
     }

@@ -178,7 +178,8 @@ impl BatchExecutor {
         batch: &mut [QueuedCommand<R>],
     ) -> Result<Applied<Result<Reply, Problem>>, ApplyError> {
         crash_point!("commands.taken");
-        // A command that has no time for another attempt must not lose this one to a duplicate in its batch.
+        // Keys are checked first if a command has no time for a second attempt: a duplicate that is assumed to be
+        // new makes its whole batch fail.
         let soon = Instant::now() + START_TIMEOUT / 2;
         self.expects_duplicates |= batch.iter().any(|pending| pending.deadline < soon);
         let expects_duplicates = self.expects_duplicates;

@@ -1,9 +1,11 @@
 //! Batches of records on their way through the consumer.
 //!
-//! Promises: every event in Kafka is handled or stored as a dead letter, and none is dropped; an event's effect,
-//! its inbox row and what it publishes are one transaction; a partition's offset advances only over committed
-//! records, without a gap. An offset that is stored before the commit breaks them, a later part of a batch that
-//! is handled while an earlier one waits, and a temporary failure that is treated as a permanent one.
+//! Promises:
+//! - Every event in Kafka is handled or stored as a dead letter, and none is dropped. A temporary failure that is
+//!   treated as a permanent one breaks this.
+//! - An event's effect, its inbox row and what it publishes are one transaction.
+//! - A partition's offset advances only over committed records, without a gap. An offset that is stored before the
+//!   commit breaks this, and so does an offset above a deferred event.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

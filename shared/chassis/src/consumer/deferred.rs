@@ -1,7 +1,8 @@
 //! Deferred events: each waits by itself while all others are handled, those of its own partition too.
 //!
 //! An event is deferred if its obstacle concerns no other event: its schema is not known yet, a row that it needs
-//! is locked, or a rule of the database refuses it. Handlers do not depend on the order of events.
+//! is locked, a rule of the database refuses it, or the serving role lacks a right that it needs. Handlers do not
+//! depend on the order of events.
 
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ const LINGER_LIMITS: LingerLimits =
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One of the three loops of a service. `Last` is what [`Consumer::on_discard`] completes: the handler that was
+/// The loop that applies events. `Last` is what [`Consumer::on_discard`] completes: the handler that was
 /// added last.
 pub struct Consumer<R: UnitOfWork, Last = ()> {
     service: &'static str,

@@ -20,9 +20,10 @@ pub(crate) const OPEN_WRITERS_QUERY: &str = "
 ///
 /// Dead rows stay in the table for as long as any transaction on the server is old enough to see them, and a poll
 /// that steps over them is slow (`docs/decisions/0023`). But rows become visible in the order of commits, not of
-/// positions: a row may still appear below another that was sent long ago. The transaction that writes it drew its
-/// position before the other row was visible, so a later [`OPEN_WRITERS_QUERY`] returns that transaction. Once all
-/// transactions of that answer have ended, no further row appears below.
+/// positions. An example: writer A draws position 5 and stays open, writer B draws 6 and commits. The relay sends 6,
+/// and must not skip 5, which appears later. A drew its position before the row of B was visible, so
+/// [`OPEN_WRITERS_QUERY`] returns A. Once every transaction of that answer has ended, no row appears below 6 any
+/// more, and 6 is the low watermark.
 pub(crate) struct LowWatermark {
     position: i64,
     candidate: Option<Candidate>,

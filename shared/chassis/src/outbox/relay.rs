@@ -153,7 +153,7 @@ impl Relay {
         // The next active relay sends the records in flight again. This one may send nothing once it has lost the
         // lock, so it closes the producer before the session. Closing waits for librdkafka's threads and runs on
         // a separate thread: one of them may be resolving a name, which takes ten seconds and more without a
-        // name server. Such a thread is not connected, and drops its records as soon as it continues.
+        // name server. That thread has no connection, so it can send none of its records, and drops them.
         let OutboxSender { producer, .. } = sender;
         let closed = kafka::close_in_background(Arc::new(producer));
         if tokio::time::timeout(PRODUCER_CLOSE_TIMEOUT, closed).await.is_err() {
@@ -228,8 +228,8 @@ impl Relay {
             let poll = tokio::time::Instant::now() + poll;
             loop {
                 tokio::select! {
-                    Some(landed) = sender.producer.next_report() => {
-                        sender.on_delivery(landed)?;
+                    Some(report) = sender.producer.next_report() => {
+                        sender.on_delivery(report)?;
                         if sender.should_poll() {
                             break;
                         }
@@ -243,7 +243,7 @@ impl Relay {
         let last = tokio::time::Instant::now() + FINAL_ACKS_TIMEOUT;
         while !sender.in_flight.is_empty() {
             match tokio::time::timeout_at(last, sender.producer.next_report()).await {
-                Ok(Some(landed)) => sender.on_delivery(landed)?,
+                Ok(Some(report)) => sender.on_delivery(report)?,
                 Ok(None) | Err(_) => break,
             }
         }

@@ -76,8 +76,8 @@ impl<'a> OutboxSender<'a> {
         db: &mut PgConnection,
         limit: usize,
     ) -> anyhow::Result<usize> {
-        while let Some(landed) = self.producer.try_next_report() {
-            self.on_delivery(landed)?;
+        while let Some(report) = self.producer.try_next_report() {
+            self.on_delivery(report)?;
         }
         let (rows, is_truncated) = self.fetch_rows(db, limit).await?;
         crash_point!("relay.taken", !rows.is_empty());

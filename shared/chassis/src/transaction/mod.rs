@@ -83,9 +83,9 @@ pub(crate) struct Applied<A> {
 
 /// Applies a batch: everything but the commit. `now` is the time at which the transaction began.
 ///
-/// Rows are locked before keys are queried, and keys are written last. So all transactions wait for one another in
-/// one direction. And a duplicate that waited for a row which the first delivery held finds the key of that
-/// delivery, and is not decided on the rows that it left.
+/// Rows are locked before the [`DedupKey`]s are queried, and those are written last. So all transactions wait for one
+/// another in one direction. And a duplicate that waited for a row which the first delivery held finds that
+/// delivery's key, and is not decided on the rows that it left.
 ///
 /// Without `expects_duplicates` every item is assumed to be new, which saves a round trip. If the assumption is
 /// wrong, the unique key of the table makes the batch fail, and the caller tries it again with

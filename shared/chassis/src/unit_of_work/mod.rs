@@ -2,8 +2,9 @@
 //! saves them. Every write of a service goes through it, whether the work is an event or a command: load the rows,
 //! decide with pure functions, save the rows that changed, commit.
 //!
-//! Promise: a decision is made on rows that stay as they were read until the commit. An implementation of
-//! [`UnitOfWork::load`] that reads a row without locking it breaks that promise.
+//! Promise: a row that a decision changes stays as it was read until the commit. An implementation of
+//! [`UnitOfWork::load`] that reads such a row without locking it breaks that promise. A row that decisions only
+//! read need not be locked, if an older state of it may be used too, such as the price of an item.
 
 pub mod record;
 pub mod table;

@@ -40,9 +40,11 @@ impl<'tx> WriteBatch<'tx> {
         Statement { batch: self }
     }
 
-    /// Executes the batch. An empty one takes a row lock instead, which Postgres writes to its log, so that the
-    /// commit waits for the disk, and for the standby if commits wait for one. A duplicate has nothing to write,
-    /// and the effect that it repeats may have been visible before the standby had it.
+    /// Executes the batch, so that the commit waits for the disk, and for the standby if commits wait for one.
+    ///
+    /// A batch of duplicates writes nothing, and a commit without a write waits for nothing. But the first
+    /// delivery's effect can be read before the standby has it. An answer to a duplicate would then confirm an
+    /// effect that a failover loses. So an empty batch takes a row lock, which Postgres writes to its log.
     pub(crate) async fn execute_durably(self) -> sqlx::Result<()> {
         if self.statements.is_empty() && self.encode_error.is_none() {
             // The only row of a table that every service has. This lock conflicts with no other lock of its
