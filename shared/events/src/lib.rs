@@ -1,4 +1,4 @@
-//! The contracts between the services: one struct a schema, and the one declaration of topics.
+//! The contracts between the services: one struct for each schema, and the one declaration of topics.
 //!
 //! `schemas/*.avsc` is the source of truth; the structs here are the same contracts in Rust, and a
 //! test compares each with its schema. A service depends on this crate and on the chassis, and on
@@ -13,7 +13,7 @@ pub mod stock;
 
 use chassis::event::Topic;
 
-pub use retention::FACT_RETENTION;
+pub use retention::{FACT_RETENTION, TOLERATED_OUTAGE};
 
 /// All topics, with publisher and subscribers.
 ///

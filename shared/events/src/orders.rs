@@ -66,7 +66,7 @@ pub struct OrderLine {
     pub unit_price_cents: i64,
 }
 
-/// Payment and stock both approved; the order is final.
+/// Payment and stock both accepted the order, which is final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderConfirmed {
     /// The order.
@@ -74,7 +74,7 @@ pub struct OrderConfirmed {
     /// The customer.
     pub customer_id: Uuid,
     /// The ordered items.
-    pub lines: Vec<ConfirmedLine>,
+    pub lines: Vec<OrderLine>,
     /// The amount paid.
     pub total_cents: i64,
     /// ISO 4217.
@@ -82,17 +82,6 @@ pub struct OrderConfirmed {
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
-}
-
-/// One item of a confirmed order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfirmedLine {
-    /// The item.
-    pub sku: String,
-    /// The quantity.
-    pub quantity: i32,
-    /// The unit price.
-    pub unit_price_cents: i64,
 }
 
 /// The order is over: payment and stock undo their parts of it.
@@ -117,7 +106,7 @@ pub enum CancelReason {
     StockRejected,
     /// The customer cancelled.
     Customer,
-    /// The saga's deadline passed.
+    /// The order was still pending at its deadline.
     Deadline,
     /// A reason newer than this reader.
     Unknown,
