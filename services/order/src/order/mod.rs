@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 pub use history::NewHistoryEntry;
 
-/// An order. Its row decides: `status` leaves `pending` once. What was ordered never changes.
+/// An order. Its status leaves `pending` once, and what was ordered never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
 #[record(table = "orders", key = "order_id")]
 pub struct Order {
