@@ -4,7 +4,9 @@ use chassis::{Event, HandlerContext, Outgoing};
 use chrono::DateTime;
 use events::orders::{self, CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{RejectReason, ReservedLine, StockRejected, StockReleased, StockReserved};
+use events::stock::{
+    RejectReason, ReleasedLine, ReservedLine, StockRejected, StockReleased, StockReserved,
+};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -177,13 +179,14 @@ pub fn rejected() -> StockRejected {
 }
 
 pub fn released(something: bool) -> StockReleased {
-    let line = ReservedLine { sku: SKU.into(), quantity: 1 };
+    let line = ReleasedLine { sku: SKU.into(), quantity: 1 };
     let lines = if something { vec![line] } else { vec![] };
     StockReleased { order_id: ORDER, lines, occurred_at: context().now }
 }
 
 pub fn confirmed() -> OrderConfirmed {
-    let line = orders::OrderLine { sku: SKU.into(), quantity: 1, unit_price_cents: TOTAL_CENTS };
+    let line =
+        orders::ConfirmedLine { sku: SKU.into(), quantity: 1, unit_price_cents: TOTAL_CENTS };
     OrderConfirmed {
         order_id: ORDER,
         customer_id: CUSTOMER,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chassis::{Loads, Record, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
-use events::orders::{OrderConfirmed, OrderLine};
+use events::orders::{ConfirmedLine, OrderConfirmed};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 use utoipa::ToSchema;
@@ -31,8 +31,8 @@ pub struct Line {
     pub unit_price_cents: i64,
 }
 
-impl From<&OrderLine> for Line {
-    fn from(OrderLine { sku, quantity, unit_price_cents }: &OrderLine) -> Line {
+impl From<&ConfirmedLine> for Line {
+    fn from(ConfirmedLine { sku, quantity, unit_price_cents }: &ConfirmedLine) -> Line {
         let (quantity, unit_price_cents) = (*quantity, *unit_price_cents);
         Line { sku: sku.clone(), quantity, unit_price_cents }
     }

@@ -3,7 +3,7 @@
 use chassis::HandlerContext;
 use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
-use events::orders::{OrderConfirmed, OrderLine};
+use events::orders::{ConfirmedLine, OrderConfirmed};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -19,7 +19,7 @@ fn context() -> HandlerContext {
 
 /// Two pens of 1.50 and an ink of 4.00.
 fn confirmed(order_id: Uuid, total_cents: i64) -> OrderConfirmed {
-    let line = |(sku, quantity, unit_price_cents): (&str, _, _)| OrderLine {
+    let line = |(sku, quantity, unit_price_cents): (&str, _, _)| ConfirmedLine {
         sku: sku.to_string(),
         quantity,
         unit_price_cents,

@@ -10,7 +10,7 @@ use chrono::DateTime;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use events::orders::{CancelReason, OrderCancelled, OrderCreated};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{RejectReason, ReservedLine, StockItem};
+use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockItem};
 use events::stock::{StockRejected, StockReleased, StockReserved};
 use uuid::Uuid;
 
@@ -261,7 +261,7 @@ fn rejected(count: usize) -> Vec<StockRejected> {
 }
 
 fn released(count: usize) -> Vec<StockReleased> {
-    let line = |sku: &str| ReservedLine { sku: sku.to_string(), quantity: 1 };
+    let line = |sku: &str| ReleasedLine { sku: sku.to_string(), quantity: 1 };
     generate(count, |order_id| StockReleased {
         order_id,
         lines: SKUS.map(line).into(),

@@ -8,7 +8,7 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::event::avro::Codec;
 use chassis::event::{Event, Topic};
 use chrono::{DateTime, Utc};
-use events::orders::{self, OrderCancelled, OrderConfirmed, OrderCreated};
+use events::orders::{self, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use serde::Serialize;
@@ -96,7 +96,7 @@ pub(crate) fn decode_record(
         "orders.confirmed" => {
             let OrderConfirmed { order_id, customer_id, lines, total_cents, currency, occurred_at } =
                 decode_event(writer, body)?;
-            let line = |l: orders::OrderLine| OrderLineRow {
+            let line = |l: ConfirmedLine| OrderLineRow {
                 sku: l.sku,
                 quantity: l.quantity,
                 unit_price_cents: l.unit_price_cents,

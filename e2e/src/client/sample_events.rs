@@ -4,11 +4,11 @@ use anyhow::{Context, Result, bail};
 use chassis::event::{Event, Topic};
 use chrono::Utc;
 use events::orders::{
-    CancelReason, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
+    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
 };
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
-    RejectReason, ReservedLine, StockItem, StockRejected, StockReleased,
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
     StockReserved,
 };
 use rdkafka::message::{Header, OwnedHeaders};
@@ -39,7 +39,7 @@ pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
             })
         }
         "orders.confirmed" => {
-            let lines = vec![OrderLine { sku: sku(), quantity, unit_price_cents }];
+            let lines = vec![ConfirmedLine { sku: sku(), quantity, unit_price_cents }];
             let currency = currency();
             encode(OrderConfirmed {
                 order_id,
@@ -80,7 +80,7 @@ pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
             })
         }
         "stock.released" => {
-            let lines = vec![ReservedLine { sku: sku(), quantity }];
+            let lines = vec![ReleasedLine { sku: sku(), quantity }];
             encode(StockReleased { order_id, lines, occurred_at })
         }
         "stock.items" => {

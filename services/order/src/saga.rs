@@ -9,8 +9,8 @@ use chassis::{HandlerContext, HandlerResult, Unprocessable, unprocessable};
 use events::orders::{OrderCancelled, OrderConfirmed, OrderCreated};
 use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
-    NAME_CHARS_MAX, ReservedLine, SKU_RULE, StockItem, StockRejected, StockReleased, StockReserved,
-    is_sku, is_text,
+    NAME_CHARS_MAX, SKU_RULE, StockItem, StockRejected, StockReleased, StockReserved, is_sku,
+    is_text,
 };
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -169,7 +169,8 @@ pub fn stock_reserved(
 ) -> HandlerResult<OrderConfirmed> {
     let order_id = event.order_id;
     let order = find_order(order_id, orders)?;
-    if !matches_order_lines(&event.lines, order) {
+    let reserved = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+    if !matches_order_lines(reserved, order) {
         unprocessable!("stock reserved other lines than order {order_id} has");
     }
     match order.stock {
@@ -210,7 +211,8 @@ pub fn stock_released(
         unprocessable!("stock released order {order_id}, which was not cancelled");
     }
     let nothing_reserved = event.lines.is_empty();
-    if !nothing_reserved && !matches_order_lines(&event.lines, order) {
+    let released = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
+    if !nothing_reserved && !matches_order_lines(released, order) {
         unprocessable!("stock released other lines than order {order_id} has");
     }
     order.stock = match (order.stock, nothing_reserved) {
@@ -251,8 +253,8 @@ fn find_order(order_id: Uuid, orders: &mut Orders) -> Result<&mut Order, Unproce
     order.ok_or_else(|| Unprocessable(format!("there is no order {order_id}")))
 }
 
-fn matches_order_lines(lines: &[ReservedLine], order: &Order) -> bool {
-    let mut lines: Vec<_> = lines.iter().map(|l| (l.sku.as_str(), l.quantity)).collect();
+fn matches_order_lines<'a>(lines: impl Iterator<Item = (&'a str, i32)>, order: &Order) -> bool {
+    let mut lines: Vec<_> = lines.collect();
     let mut ordered: Vec<_> = order.lines.iter().map(|l| (l.sku.as_str(), l.quantity)).collect();
     lines.sort_unstable();
     ordered.sort_unstable();

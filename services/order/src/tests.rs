@@ -17,7 +17,8 @@ use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
-    RejectReason, ReservedLine, StockItem, StockRejected, StockReleased, StockReserved,
+    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
+    StockReserved,
 };
 use serde_json::{Value, json};
 use sqlx::types::Json;
@@ -129,7 +130,7 @@ fn rejected(order_id: Uuid) -> StockRejected {
 
 fn released(order_id: Uuid, lines: &[(&str, i32)]) -> StockReleased {
     let line =
-        |(sku, quantity): &(&str, i32)| ReservedLine { sku: sku.to_string(), quantity: *quantity };
+        |(sku, quantity): &(&str, i32)| ReleasedLine { sku: sku.to_string(), quantity: *quantity };
     StockReleased { order_id, lines: lines.iter().map(line).collect(), occurred_at: context(1).now }
 }
 

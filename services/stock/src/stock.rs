@@ -6,8 +6,8 @@ use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, Write
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated, OrderLine};
 use events::stock::{
-    ITEMS, REJECTED, RELEASED, RESERVED, RejectReason, ReservedLine, StockItem, StockRejected,
-    StockReleased, StockReserved,
+    ITEMS, REJECTED, RELEASED, RESERVED, RejectReason, ReleasedLine, ReservedLine, StockItem,
+    StockRejected, StockReleased, StockReserved,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
@@ -117,7 +117,8 @@ impl Republish for Item {
 impl Reservation {
     /// `stock.reserved`
     pub fn reserved(&self) -> StockReserved {
-        let lines = self.lines.iter().map(ReservedLine::from).collect();
+        let line = |line: &Line| ReservedLine { sku: line.sku.clone(), quantity: line.quantity };
+        let lines = self.lines.iter().map(line).collect();
         StockReserved { order_id: self.order_id, lines, occurred_at: self.created_at }
     }
 
@@ -130,7 +131,8 @@ impl Reservation {
 
     /// `stock.released`, without lines if nothing had been reserved.
     pub fn released(&self) -> StockReleased {
-        let lines = self.lines.iter().map(ReservedLine::from).collect();
+        let line = |line: &Line| ReleasedLine { sku: line.sku.clone(), quantity: line.quantity };
+        let lines = self.lines.iter().map(line).collect();
         StockReleased { order_id: self.order_id, lines, occurred_at: self.updated_at }
     }
 }
@@ -138,12 +140,6 @@ impl Reservation {
 impl From<&OrderLine> for Line {
     fn from(OrderLine { sku, quantity, .. }: &OrderLine) -> Line {
         Line { sku: sku.clone(), quantity: *quantity }
-    }
-}
-
-impl From<&Line> for ReservedLine {
-    fn from(Line { sku, quantity }: &Line) -> ReservedLine {
-        ReservedLine { sku: sku.clone(), quantity: *quantity }
     }
 }
 

@@ -8,11 +8,11 @@ use chassis::event::avro::{Codec, frame, unframe};
 use chassis::event::{Event, Outgoing};
 use chrono::DateTime;
 use criterion::{Criterion, Throughput};
-use events::orders::OrderLine;
 use events::orders::{CancelReason, OrderCancelled, OrderConfirmed, OrderCreated};
+use events::orders::{ConfirmedLine, OrderLine};
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::ReservedLine;
 use events::stock::{RejectReason, StockItem, StockRejected, StockReleased, StockReserved};
+use events::stock::{ReleasedLine, ReservedLine};
 use uuid::Uuid;
 
 fn main() {
@@ -42,7 +42,8 @@ fn events(criterion: &mut Criterion) {
             occurred_at,
         };
         measure(criterion, &name("orders.created"), event);
-        let confirmed = skus().map(|sku| OrderLine { sku, quantity, unit_price_cents }).collect();
+        let confirmed =
+            skus().map(|sku| ConfirmedLine { sku, quantity, unit_price_cents }).collect();
         let event = OrderConfirmed {
             order_id,
             customer_id,
@@ -55,7 +56,7 @@ fn events(criterion: &mut Criterion) {
         let reserved = skus().map(|sku| ReservedLine { sku, quantity }).collect();
         let event = StockReserved { order_id, lines: reserved, occurred_at };
         measure(criterion, &name("stock.reserved"), event);
-        let released = skus().map(|sku| ReservedLine { sku, quantity }).collect();
+        let released = skus().map(|sku| ReleasedLine { sku, quantity }).collect();
         let event = StockReleased { order_id, lines: released, occurred_at };
         measure(criterion, &name("stock.released"), event);
     }

@@ -74,7 +74,7 @@ pub struct OrderConfirmed {
     /// The customer.
     pub customer_id: Uuid,
     /// The ordered items.
-    pub lines: Vec<OrderLine>,
+    pub lines: Vec<ConfirmedLine>,
     /// The amount paid.
     pub total_cents: i64,
     /// ISO 4217.
@@ -82,6 +82,17 @@ pub struct OrderConfirmed {
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
+}
+
+/// One item of a confirmed order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmedLine {
+    /// The item.
+    pub sku: String,
+    /// The quantity.
+    pub quantity: i32,
+    /// The unit price.
+    pub unit_price_cents: i64,
 }
 
 /// The order is over: payment and stock undo their parts of it.

@@ -106,10 +106,19 @@ pub struct StockReleased {
     /// The order.
     pub order_id: Uuid,
     /// The released items; empty if nothing had been reserved.
-    pub lines: Vec<ReservedLine>,
+    pub lines: Vec<ReleasedLine>,
     /// Database time of the decision.
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub occurred_at: DateTime<Utc>,
+}
+
+/// One released item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedLine {
+    /// The item.
+    pub sku: String,
+    /// The quantity.
+    pub quantity: i32,
 }
 
 /// The largest number of characters of a SKU.

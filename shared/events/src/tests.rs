@@ -44,9 +44,10 @@ fn assert_matches_schema<E: Event + PartialEq + std::fmt::Debug>(event: E) {
 #[test]
 fn every_struct_writes_and_reads_exactly_its_schema() {
     let line = OrderLine { sku: "pen".into(), quantity: 2, unit_price_cents: 150 };
+    let confirmed = ConfirmedLine { sku: "pen".into(), quantity: 2, unit_price_cents: 150 };
     let (order_id, customer_id, occurred_at) = (ID, ID, now());
     let currency = || "EUR".to_string();
-    let lines = vec![line.clone()];
+    let lines = vec![line];
     assert_matches_schema(OrderCreated {
         order_id,
         customer_id,
@@ -55,7 +56,7 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
         currency: currency(),
         occurred_at,
     });
-    let lines = vec![line];
+    let lines = vec![confirmed];
     assert_matches_schema(OrderConfirmed {
         order_id,
         customer_id,
@@ -113,7 +114,7 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
             occurred_at,
         });
     }
-    let lines = vec![ReservedLine { sku: "pen".into(), quantity: 2 }];
+    let lines = vec![ReleasedLine { sku: "pen".into(), quantity: 2 }];
     assert_matches_schema(StockReleased { order_id, lines, occurred_at });
     assert_matches_schema(StockReleased { order_id, lines: vec![], occurred_at });
     let (sku, name) = ("pen".to_string(), "Pen".to_string());

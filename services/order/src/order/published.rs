@@ -4,8 +4,8 @@
 use chassis::{PublishedEvent, Republish};
 use chrono::{DateTime, Utc};
 use events::orders::{
-    CANCELLED, CONFIRMED, CREATED, CancelReason, OrderCancelled, OrderConfirmed, OrderCreated,
-    OrderLine,
+    CANCELLED, CONFIRMED, CREATED, CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed,
+    OrderCreated, OrderLine,
 };
 
 use super::{Line, Order, Reason};
@@ -13,10 +13,15 @@ use super::{Line, Order, Reason};
 impl Order {
     /// `orders.created`
     pub fn created(&self) -> OrderCreated {
+        let line = |Line { sku, quantity, unit_price_cents }| OrderLine {
+            sku,
+            quantity,
+            unit_price_cents,
+        };
         OrderCreated {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            lines: self.lines.iter().map(OrderLine::from).collect(),
+            lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
             occurred_at: self.created_at,
@@ -25,10 +30,15 @@ impl Order {
 
     /// `orders.confirmed`
     pub fn confirmed(&self, occurred_at: DateTime<Utc>) -> OrderConfirmed {
+        let line = |Line { sku, quantity, unit_price_cents }| ConfirmedLine {
+            sku,
+            quantity,
+            unit_price_cents,
+        };
         OrderConfirmed {
             order_id: self.order_id,
             customer_id: self.customer_id,
-            lines: self.lines.iter().map(OrderLine::from).collect(),
+            lines: self.lines.iter().cloned().map(line).collect(),
             total_cents: self.total_cents,
             currency: self.currency.clone(),
             occurred_at,
@@ -44,13 +54,6 @@ impl Order {
             Reason::Deadline => CancelReason::Deadline,
         };
         OrderCancelled { order_id: self.order_id, reason, occurred_at }
-    }
-}
-
-impl From<&Line> for OrderLine {
-    fn from(Line { sku, quantity, unit_price_cents }: &Line) -> OrderLine {
-        let (quantity, unit_price_cents) = (*quantity, *unit_price_cents);
-        OrderLine { sku: sku.clone(), quantity, unit_price_cents }
     }
 }
 

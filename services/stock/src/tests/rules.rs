@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use events::stock::{RejectReason, ReservedLine, StockRejected};
+use events::stock::{RejectReason, ReleasedLine, ReservedLine, StockRejected};
 use proptest::prelude::*;
 use sqlx::types::Json;
 
@@ -144,7 +144,7 @@ fn a_cancelled_order_releases_its_reservation() {
     let mut warehouse = warehouse(Some(State::Reserved));
     let event =
         saga::release_stock(&cancelled(ORDER), &mut warehouse, context(1)).unwrap().unwrap();
-    let lines = vec![ReservedLine { sku: "pen".into(), quantity: 2 }];
+    let lines = vec![ReleasedLine { sku: "pen".into(), quantity: 2 }];
     assert_eq!((event.order_id, event.lines, event.occurred_at), (ORDER, lines, context(1).now));
     assert_eq!(counts(&warehouse, "pen"), (5, 5, 0));
     let row = warehouse.reservation(ORDER).unwrap();
