@@ -1,22 +1,23 @@
 //! The saga, in every interleaving: a model checker that calls the handlers of the three services.
 //!
-//! What Kafka and crashes can do to an order is this, and all of it is tried: any published event is
+//! The checker tries everything that Kafka and crashes can do to an order. Any published event is
 //! delivered to any of its subscribers at any time, in any order, any number of times. The customer
 //! cancels at any moment, the deadline passes at any moment, and payment finds money or does not.
-//! Assumed here, and proved with the chassis: a transaction is atomic and an outbox loses nothing.
+//! The checker assumes what the tests of the chassis prove: a transaction is atomic, and an outbox
+//! loses nothing.
 //!
-//! The inbox is left out on purpose: what is checked is that the rules alone survive repetition.
-//! A state holds what the handlers can tell apart and nothing else; for each step rows are built
-//! from it, the real function is called, and the rows are read back. A rule that is broken on
-//! purpose (see [`mutants`]) has to be caught, else the checker would be blind to it.
+//! The model has no inbox: the rules alone have to survive repetition. A state contains only what
+//! the handlers can distinguish. For each step the checker builds rows from the state, calls the
+//! real handler, and reads the rows back. It also has to detect every rule that is broken on purpose
+//! (see [`mutants`]).
 
-// Clippy knows tests by their attribute, and all of this is one.
+// Clippy recognises tests by their attribute, and this whole program is a test.
 #![allow(clippy::unwrap_used)]
 
-// The services are programs, not libraries, so their files are compiled in here. They look for
-// their aggregate at `crate::order` and so on.
+// The services are programs and not libraries, so this program compiles their files. They import
+// their aggregate from `crate::order` and so on.
 #[allow(dead_code)]
-#[path = "../../services/order/src/order.rs"]
+#[path = "../../services/order/src/order/mod.rs"]
 pub mod order;
 #[allow(dead_code)]
 #[path = "../../services/order/src/saga.rs"]
@@ -49,12 +50,12 @@ use stateright::{Checker, HasDiscoveries, Model};
 use mutants::{MUTANTS, Mutant};
 use saga::SagaModel;
 
-/// Explores everything; answers the number of states, which promises were broken and which
-/// happenings were never seen.
+/// Explores all states. Returns their number, and the promises that were broken and the situations
+/// that never occurred.
 fn explore<const N: usize>(saga: SagaModel<N>) -> (usize, Vec<String>) {
     let (began, units, mutant) = (Instant::now(), saga.units, saga.mutant);
-    // A mutant is to show all that it breaks; a rule that is broken in earnest stops the search, which
-    // might have no end then.
+    // With a mutant, the search finds every promise that it breaks. Without one, the first broken promise ends the
+    // search, which might have no end then.
     let enough = match mutant {
         Some(_) => HasDiscoveries::All,
         None => HasDiscoveries::AnyFailures,
@@ -88,7 +89,7 @@ fn explore<const N: usize>(saga: SagaModel<N>) -> (usize, Vec<String>) {
 
 #[test]
 fn one_order_and_two_orders_always_end_in_agreement() {
-    // With a unit for the only order, nothing is ever out of stock.
+    // The only order has its unit, so nothing is ever out of stock.
     assert_eq!(
         explore(SagaModel::<1>::without_cache(1)),
         (177, vec!["never seen: out of stock".into()])

@@ -2,8 +2,8 @@
 
 use crate::promises::*;
 
-/// A rule, broken. Each is a change to what the real handlers are shown, or to what is kept of
-/// their answer.
+/// A broken rule. Each changes the rows that the real handlers get, or what is kept of their
+/// result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
     NonAtomicDedupeInPayment,
@@ -27,7 +27,7 @@ pub enum Mutant {
     RefundedTwice,
 }
 
-/// Each with the promise that it breaks, one of them where it breaks several.
+/// Each mutant with a promise that it breaks.
 pub const MUTANTS: [(Mutant, &str); 19] = [
     (Mutant::NonAtomicDedupeInPayment, CHARGED_ONCE),
     (Mutant::NonAtomicDedupeInStock, IN_AGREEMENT),

@@ -1,4 +1,4 @@
-//! The promises, in the words of a report: each is the name of a property.
+//! The promises, as a report names them: each is the name of a property.
 
 pub const NEVER_NEGATIVE: &str = "stock is never negative";
 pub const CONSERVED: &str = "stock is conserved";

@@ -81,8 +81,8 @@ impl<const N: usize> Model for SagaModel<N> {
             }),
             Property::always(ENDS_ONCE, |_, world: &World<N>| {
                 world.orders.iter().all(|placed| {
-                    let said = placed.published & (Confirmed.bit() | Cancelled.bit());
-                    said == match placed.status {
+                    let ends = placed.published & (Confirmed.bit() | Cancelled.bit());
+                    ends == match placed.status {
                         Status::Pending => 0,
                         Status::Confirmed => Confirmed.bit(),
                         Status::Cancelled => Cancelled.bit(),

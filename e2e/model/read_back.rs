@@ -41,7 +41,7 @@ impl<const N: usize> SagaModel<N> {
         assert_eq!(row.reason.is_some(), status == Status::Cancelled);
         let built = orders_from(&after);
         let built = built.order(ORDER).unwrap();
-        // Why it was cancelled and how long its history is: no handler reads that.
+        // No handler reads why an order was cancelled, or how long its history is.
         let Order { reason, last_position, .. } = *built;
         self.assert_lossless(&Order { reason, last_position, ..row.clone() }, built);
         self.record_published(after, "order", event)
@@ -92,15 +92,15 @@ impl<const N: usize> SagaModel<N> {
         (self.record_published(after, "stock", event), left)
     }
 
-    /// The row that a handler left is the row that is built from the compact state: that state
-    /// leaves out nothing that a handler could see.
+    /// The row that a handler left equals the row that is built from the compact state: that state
+    /// lacks nothing that a handler could read.
     pub fn assert_lossless<T: PartialEq + std::fmt::Debug>(&self, left: &T, built: &T) {
         if self.mutant.is_none() {
             assert_eq!(left, built);
         }
     }
 
-    /// What is published is, byte for byte, what subscribers are given.
+    /// What is published equals, byte for byte, what the model delivers to subscribers.
     pub fn record_published(
         &self,
         after: OrderState,
@@ -117,7 +117,7 @@ impl<const N: usize> SagaModel<N> {
         OrderState { published: after.published | kind.bit(), published_twice: repeated, ..after }
     }
 
-    /// Every published event was heard by every subscriber, at least once.
+    /// Whether every published event was delivered to every subscriber, at least once.
     pub fn is_quiescent(&self, world: &World<N>) -> bool {
         world.orders.iter().all(|placed| {
             deliveries(placed).all(|(service, kind)| placed.delivered & service.bit(kind) != 0)

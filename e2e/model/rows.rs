@@ -1,4 +1,4 @@
-//! Rows and events, built from what is known of an order.
+//! Rows and events, built from the compact state of an order.
 
 use chassis::{Event, HandlerContext, Outgoing};
 use chrono::DateTime;
@@ -24,10 +24,10 @@ pub const RECEIVED_EVENT_ID: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4
 pub const SKU: &str = "pen";
 pub const TOTAL_CENTS: i64 = 150;
 
-/// Far more than there is, for the mutant that does not look.
+/// Far more units than there are, for the mutant that does not check the available ones.
 pub const PLENTY: i8 = 100;
 
-// Rows, built from what is known of an order.
+// Rows, built from the compact state of an order.
 
 pub fn context() -> HandlerContext {
     HandlerContext {
@@ -98,7 +98,7 @@ pub fn ledger_from(placed: &OrderState, funded: bool) -> Ledger {
             customer_id: (!void).then_some(CUSTOMER),
             amount_cents: if void { 0 } else { TOTAL_CENTS },
             currency: (!void).then(euros),
-            reason: (state == Declined).then(|| "insufficient_funds".into()),
+            reason: (state == Declined).then_some(payment::Reason::InsufficientFunds),
             response_event_id: (!void).then_some(PUBLISHED_EVENT_ID),
             compensation_event_id: matches!(state, Refunded | Void).then_some(PUBLISHED_EVENT_ID),
             created_at: context().now,
@@ -143,7 +143,7 @@ pub fn warehouse_from(placed: &OrderState, available: i8, units: i8) -> Warehous
     rows
 }
 
-// Events, as subscribers are given them.
+// Events, as the model delivers them to subscribers.
 
 pub fn created() -> OrderCreated {
     place_order().1

@@ -18,7 +18,7 @@ pub type StepState = (OrderState, i8);
 pub struct SagaModel<const N: usize> {
     pub units: i8,
     pub mutant: Option<Mutant>,
-    /// What a step made of a part: handlers are pure, so each is asked once.
+    /// The result of each step: handlers are pure, so each is called once for a step.
     pub cache: Option<RwLock<HashMap<(StepState, Step), StepState>>>,
 }
 
@@ -27,7 +27,7 @@ impl<const N: usize> SagaModel<N> {
         SagaModel { units, mutant, cache: Some(RwLock::default()) }
     }
 
-    /// Asks the handlers anew at each step, though nothing but the answer is remembered.
+    /// Calls the handlers at each step, even if the same step was taken before.
     pub fn without_cache(units: i8) -> Self {
         SagaModel { units, mutant: None, cache: None }
     }

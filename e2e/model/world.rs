@@ -1,4 +1,4 @@
-//! What is known of all orders at a moment, and what can happen next.
+//! The compact state of all orders at a moment, and what can happen next.
 
 use chassis::{Outgoing, Topic};
 use std::hash::{Hash, Hasher};
@@ -11,7 +11,7 @@ use crate::order::{PaymentLeg, Reason, Status, StockLeg};
 use crate::{payment, stock};
 use EventKind::*;
 
-/// One event type, the two that can undo nothing told apart from those that undo something.
+/// The types of events. A refund or a release that undoes nothing has a kind of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     Created,
@@ -104,7 +104,7 @@ impl Service {
     }
 }
 
-/// An order, as the three services know it together.
+/// An order, in all three services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderState {
     pub status: Status,
@@ -112,17 +112,17 @@ pub struct OrderState {
     pub stock_leg: StockLeg,
     pub payment: Option<payment::State>,
     pub reservation: Option<stock::State>,
-    /// How often money was taken for it, and how often it was given back.
+    /// How often money was taken for it, and how often money was given back.
     pub charges: u8,
     pub refunds: u8,
-    /// How many units are set aside for it.
+    /// How many units are reserved for it.
     pub held: i8,
-    /// A bit for each kind that was published, and for each that a service has heard.
+    /// A bit for each kind that was published, and for each kind that was delivered to a service.
     pub published: u16,
     pub delivered: u64,
     /// A kind was published a second time.
     pub published_twice: bool,
-    /// A handler was given an event that cannot be.
+    /// A handler found an event unprocessable.
     pub unprocessable: bool,
 }
 
@@ -144,7 +144,7 @@ impl Hash for OrderState {
     }
 }
 
-/// All orders, and what there is of the one item that each of them wants one of.
+/// All orders, and the available units of the item of which each of them orders one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct World<const N: usize> {
     pub orders: [OrderState; N],
@@ -153,11 +153,11 @@ pub struct World<const N: usize> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// A service hears an event; `funded` says whether the customer has the money just then.
+    /// An event is delivered to a service. `funded`: whether the customer has the money at that moment.
     Deliver { to: Service, kind: EventKind, funded: bool },
-    /// Its customer, or the deadline, ends the order.
+    /// The customer or the deadline cancels the order.
     Cancel(Reason),
-    /// Only in a mutant: the event counts as heard, and had no effect.
+    /// Only in a mutant: the event counts as delivered, and had no effect.
     Lose(Service, EventKind),
 }
 

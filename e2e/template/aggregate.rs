@@ -1,10 +1,10 @@
 //! The aggregate: orders that were confirmed.
 
-use chassis::{Loads, Record, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
+use chassis::{Loads, Record, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
-use events::orders::OrderConfirmed;
+use events::orders::{ConfirmedLine, OrderConfirmed};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 use utoipa::ToSchema;
@@ -31,6 +31,13 @@ pub struct Line {
     pub unit_price_cents: i64,
 }
 
+impl From<&ConfirmedLine> for Line {
+    fn from(ConfirmedLine { sku, quantity, unit_price_cents }: &ConfirmedLine) -> Line {
+        let (quantity, unit_price_cents) = (*quantity, *unit_price_cents);
+        Line { sku: sku.clone(), quantity, unit_price_cents }
+    }
+}
+
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
@@ -38,12 +45,12 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// What is known of an order, if anything.
+    /// A confirmed order, if its event was received.
     pub fn order(&self, order_id: Uuid) -> Option<&ConfirmedOrder> {
         self.confirmed.get(&order_id)
     }
 
-    /// Notes an order.
+    /// Adds a confirmed order.
     pub fn put_order(&mut self, order: ConfirmedOrder) {
         self.confirmed.put(order);
     }

@@ -2,8 +2,7 @@
 
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
-use chassis::{Path, Problem, Record, Sum, books, openapi};
-use serde::Serialize;
+use chassis::{Path, Problem, Record, books, openapi};
 use sqlx::PgPool;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -11,12 +10,12 @@ use uuid::Uuid;
 
 use crate::shipping::ConfirmedOrder;
 
-/// The API.
+/// Serves the API.
 pub fn router(db: PgPool) -> Router {
     openapi::serve("shipping", routes()).with_state(db)
 }
 
-/// Its routes, each with its description.
+/// The routes of the API, each with its description.
 pub fn routes() -> OpenApiRouter<PgPool> {
     OpenApiRouter::new().routes(routes!(show_order))
 }
@@ -24,29 +23,23 @@ pub fn routes() -> OpenApiRouter<PgPool> {
 /// Shows an order that was confirmed.
 #[utoipa::path(get, path = "/orders/{order_id}", responses(
     (status = 200, description = "The order.", body = ConfirmedOrder),
-    (status = 404, description = "No such order was confirmed, as far as is known here."),
+    (status = 404, description = "There is no confirmed order with this id."),
 ))]
 async fn show_order(
     State(db): State<PgPool>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<ConfirmedOrder>, Problem> {
     let order = ConfirmedOrder::find(&db, order_id).await?;
-    order.map(JsonResponse).ok_or_else(|| Problem::not_found("no such order was confirmed"))
-}
-
-#[derive(Serialize, sqlx::FromRow)]
-struct Books {
-    orders: i64,
-    total_cents: Sum,
-    lines_cents: Sum,
-    balanced: bool,
+    order
+        .map(JsonResponse)
+        .ok_or_else(|| Problem::not_found("there is no confirmed order with this id"))
 }
 
 /// Balanced if the lines of all orders add up to their totals.
 pub fn books(db: PgPool) -> Router {
-    books::router::<Books>(
+    books::router(
         db,
-        "select orders, total_cents::text, lines_cents::text, total_cents = lines_cents as balanced
+        "select orders, total_cents, lines_cents, total_cents = lines_cents as balanced
          from (select count(*) as orders,
                       coalesce(sum(total_cents), 0) as total_cents
                from confirmed_orders) as paid,

@@ -1,11 +1,11 @@
-//! The shipping service knows every order that was confirmed.
+//! The shipping service records every order that was confirmed.
 //!
 //! For each `orders.confirmed` it stores a row, and it publishes nothing yet. `make service` wrote this service for
 //! you to change. `services/stock` shows commands, and events that are published.
 
 mod shipping; // the aggregate: its rules and its SQL
 mod saga; // what events cause
-mod api; // what clients ask for
+mod api; // what clients may request
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,7 @@
 //! what is published.
 
 use chassis::{HandlerContext, HandlerResult, unprocessable};
-use events::orders::{ConfirmedLine, OrderConfirmed};
+use events::orders::OrderConfirmed;
 use sqlx::types::Json;
 
 use crate::shipping::{ConfirmedOrder, Line, Orders};
@@ -28,15 +28,10 @@ pub fn record_confirmed(
             order.total_cents
         );
     }
-    let line = |line: &ConfirmedLine| Line {
-        sku: line.sku.clone(),
-        quantity: line.quantity,
-        unit_price_cents: line.unit_price_cents,
-    };
     orders.put_order(ConfirmedOrder {
         order_id: order.order_id,
         customer_id: order.customer_id,
-        lines: Json(order.lines.iter().map(line).collect()),
+        lines: Json(order.lines.iter().map(Line::from).collect()),
         total_cents: order.total_cents,
         currency: order.currency.clone(),
         confirmed_at: order.occurred_at,

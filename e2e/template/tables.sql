@@ -1,5 +1,5 @@
--- One row for each confirmed order. Rows are kept: the inbox forgets an event after 30 days, and then the primary
--- key prevents that an order is recorded twice.
+-- One row for each confirmed order. Rows are kept: the inbox deletes its row of an event after 30 days, and then the
+-- primary key prevents that an order is recorded twice.
 create table confirmed_orders (
     order_id     uuid primary key,
     customer_id  uuid not null,

@@ -50,7 +50,7 @@ const NEWER_VERSION_EDITS: [(&str, &str, &str); 6] = [
         "    Deadline,\n/// The newer word.\nChangedMind,",
     ),
     (
-        "services/order/src/order.rs",
+        "services/order/src/order/published.rs",
         "OrderCancelled { order_id",
         "OrderCancelled { channel: None, order_id",
     ),

@@ -9,13 +9,13 @@ use libfuzzer_sys::fuzz_target;
 
 // The services are programs, not libraries, so their files are compiled in here.
 #[allow(dead_code)]
-#[path = "../../../services/order/src/order.rs"]
+#[path = "../../../services/order/src/order/mod.rs"]
 mod order;
 #[allow(dead_code)]
 #[path = "../../../services/order/src/saga.rs"]
 mod saga;
 #[allow(dead_code)]
-#[path = "../../../services/order/src/api.rs"]
+#[path = "../../../services/order/src/api/mod.rs"]
 mod api;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,6 +1,6 @@
-//! What it costs to decide: each handler and command of the three services on batches of 1 to 1,000,
-//! on rows in memory, without SQL and without encoding what it answers. Each batch finds the rows
-//! that such a batch would have loaded; every order has two lines and a customer of its own.
+//! The cost of decisions: each handler and command of the three services on batches of 1 to 1,000,
+//! on rows in memory, without SQL and without the encoding of events. Each batch finds the rows that
+//! such a batch would have loaded; every order has two lines and its own customer.
 
 use chassis::HandlerContext;
 use std::convert::Infallible;
@@ -18,9 +18,9 @@ use order::{CancelOrder, LineRequest, Orders, PlaceOrder};
 use payment::{Deposit, Ledger};
 use stock::{Delivery, PutItem, Warehouse};
 
-// The services are programs, not libraries: see the model checker's `main.rs`.
+// The services are programs and not libraries, so this program compiles their files.
 #[allow(dead_code)]
-#[path = "../../../services/order/src/order.rs"]
+#[path = "../../../services/order/src/order/mod.rs"]
 mod order;
 #[allow(dead_code)]
 #[path = "../../../services/order/src/saga.rs"]
@@ -51,7 +51,7 @@ fn main() {
     measure(c, "place_order", |n| (items(), placements(n)), order_saga::place_order);
     measure(c, "verify_payment", |n| (ledger(n), created(n)), payment_saga::verify_payment);
     measure(c, "reserve_stock", |n| (warehouse(), created(n)), stock_saga::reserve_stock);
-    // The first yes, and the second, which confirms.
+    // The first acceptance, and the second, which confirms.
     measure(c, "payment_verified", |n| (placed(n), verified(n)), order_saga::payment_verified);
     measure(c, "stock_reserved", |n| (paid(n), reserved(n)), order_saga::stock_reserved);
     measure(c, "payment_declined", |n| (placed(n), declined(n)), order_saga::payment_declined);
@@ -106,7 +106,7 @@ fn context() -> HandlerContext {
     HandlerContext { now: DateTime::UNIX_EPOCH, event_id: id(0), causation_id: Some(id(0)) }
 }
 
-/// Of the order and of the customer of that number.
+/// The ids of the order and of the customer with a number.
 fn id(nth: usize) -> Uuid {
     Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_0000_0000 + nth as u128)
 }
@@ -119,7 +119,7 @@ fn euros() -> String {
     "EUR".to_string()
 }
 
-/// Rows that are what a handler left behind.
+/// Rows as a handler left them.
 fn apply_all<R, E, A>(
     mut rows: R,
     events: Vec<E>,

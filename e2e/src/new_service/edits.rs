@@ -15,6 +15,9 @@ const COMPOSE_STOCK: &str =
 const COMPOSE_SHARED: &str =
     "  # ---------------------------------------------------------------- what they share";
 
+/// The dependencies of stock that the template does not use.
+pub const UNUSED_DEPENDENCIES: [&str; 4] = ["clap", "futures", "percent-encoding", "proptest"];
+
 pub type Edit = fn(&str, &str) -> Option<String>;
 
 pub fn with_name(text: &str, name: &str) -> String {
@@ -79,16 +82,29 @@ pub fn run_rustfmt<'a>(root: &Path, files: impl Iterator<Item = &'a PathBuf>) {
     let _ = rustfmt.output();
 }
 
-/// Adds it to Cargo.lock, with the dependencies of the service it was copied from, at the place
-/// where cargo would. Cargo itself would need an index or a network.
+/// Adds it to Cargo.lock, at the place where cargo would. Cargo itself would need an index or a
+/// network.
 pub fn add_to_lockfile(text: &str, name: &str) -> Option<String> {
     let mut packages: Vec<String> = text.split("\n\n").map(|it| it.trim_end().into()).collect();
     let stock = packages.iter().find(|package| is_package(package, "stock"))?;
-    let own = stock.replace("\nname = \"stock\"\n", &format!("\nname = \"{name}\"\n"));
+    let own = without_unused(stock);
+    let own = own.replace("\nname = \"stock\"\n", &format!("\nname = \"{name}\"\n"));
     let is_behind = |package: &String| package_name(package).is_some_and(|other| other > name);
     let place = packages.iter().position(is_behind).unwrap_or(packages.len());
     packages.insert(place, own);
     Some(packages.join("\n\n") + "\n")
+}
+
+/// A manifest, or a package of Cargo.lock, without the dependencies that the template does not use.
+pub fn without_unused(text: &str) -> String {
+    let is_unused = |line: &&str| {
+        let name = line.trim_start_matches([' ', '"']);
+        UNUSED_DEPENDENCIES.iter().any(|unused| {
+            let end = name.strip_prefix(unused);
+            end.is_some_and(|end| end.starts_with(".workspace") || end.starts_with("\","))
+        })
+    };
+    text.split_inclusive('\n').filter(|line| !is_unused(line)).collect()
 }
 
 fn package_name(package: &str) -> Option<&str> {

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use crate::launcher::directories::checkout;
 use crate::new_service::edits::{
     Edit, SUBSCRIBED_TOPIC, add_subscriber, add_test_module, add_to_compose, add_to_lockfile,
-    add_to_topology, run_rustfmt, with_name,
+    add_to_topology, run_rustfmt, with_name, without_unused,
 };
 use crate::new_service::names::{check_clean, check_name, read_file};
 
@@ -63,7 +63,7 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
         .map(|(file, text)| (folder.join(with_name(file, name)), with_name(text, name)));
     let stock = root.join("services/stock");
     let copied = COPIED_FILES.map(|file| -> Result<_> {
-        let text = read_file(&stock.join(file))?;
+        let text = without_unused(&read_file(&stock.join(file))?);
         Ok((folder.join(file), text.replace("name = \"stock\"", &format!("name = \"{name}\""))))
     });
     let mut copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
@@ -135,6 +135,26 @@ pub fn messaging_migrations(service: &Path) -> Result<Vec<(String, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::new_service::edits::UNUSED_DEPENDENCIES;
+
+    #[test]
+    fn a_new_service_depends_on_what_the_template_uses_and_on_nothing_else() {
+        let stock = checkout().unwrap().join("services/stock/Cargo.toml");
+        let manifest = without_unused(&read_file(&stock).unwrap());
+        let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
+        let mut dependencies =
+            dependencies.lines().filter_map(|line| line.strip_suffix(".workspace = true"));
+        let is_used = |name: &str| {
+            let path = format!("{}::", name.replace('-', "_"));
+            TEMPLATE_FILES
+                .iter()
+                .any(|(file, text)| file.starts_with("src/") && text.contains(&path))
+        };
+        assert_eq!(dependencies.find(|name| !is_used(name)), None);
+        for unused in UNUSED_DEPENDENCIES {
+            assert!(!is_used(unused), "{unused} is used");
+        }
+    }
 
     #[test]
     fn the_migrations_of_the_chassis_come_in_the_order_of_their_numbers() {

@@ -6,10 +6,10 @@ use super::{Source, sources};
 
 /// So many names each may use: what it uses today.
 const NAMES_MAX: [(&str, usize); 4] = [
-    ("e2e/template", 17),
-    ("services/stock/src", 30),
-    ("services/payment/src", 28),
-    ("services/order/src", 47),
+    ("e2e/template", 15),
+    ("services/stock/src", 28),
+    ("services/payment/src", 26),
+    ("services/order/src", 42),
 ];
 
 /// The names behind `chassis::`, alone or in braces; of a path, the first.

@@ -12,14 +12,14 @@
 
 use std::time::Duration;
 
-use chassis::{
-    Commands, ConsumerLag, Horizon, Problem, Reply, Retention, Service, ServiceLoop, db,
-};
+use chassis::{Commands, ConsumerLag, Horizon, Problem, Reply, Service, ServiceLoop, db};
 use chrono::{DateTime, TimeDelta, Utc};
+use events::TOLERATED_OUTAGE;
 use futures::future::join_all;
 use sqlx::PgPool;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::order::{CancelOrder, Orders, Reason};
@@ -41,13 +41,6 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
 /// From one search for orders without a row to the next, and the pause between two of its pages.
 const ADOPTION_INTERVAL: Duration = Duration::from_secs(3600);
 const ADOPTION_PAUSE: Duration = Duration::from_millis(50);
-
-/// The longest outage of payment or stock that orders survive: the retention of topics, less a day. A shorter
-/// deadline cancels orders that would have been confirmed after such an outage.
-const TOLERATED_OUTAGE: Duration = match events::FACT_RETENTION {
-    Retention::Days(days) => Duration::from_secs((days as u64 - 1) * 24 * 3600),
-    Retention::Compact => panic!("facts are kept by time"),
-};
 
 /// What the deadline reads from the environment.
 #[derive(clap::Args)]
@@ -79,7 +72,8 @@ pub fn sweep(
             return Ok(());
         };
         if deadline < TOLERATED_OUTAGE {
-            tracing::warn!(
+            // Such an outage of payment or stock cancels orders that would have been confirmed after it.
+            warn!(
                 "orders are cancelled after {deadline:?}, sooner than an outage that would be survived"
             );
         }
@@ -92,27 +86,19 @@ pub fn sweep(
             loop {
                 heartbeat.beat();
                 let sweep = async {
-                    // Until so much time was measured, nothing is overdue.
+                    // Until a whole deadline was measured, no order is overdue.
                     let Some(horizon) = horizon.sample(&db).await? else { return Ok(()) };
                     let criteria = OverdueCriteria { deadline, service_time: Utc::now(), horizon };
                     sweep_once(&db, &commands, &criteria, caught_up).await
                 };
                 if let Err(error) = sweep.await as Result<(), Problem> {
-                    tracing::warn!("the deadline sweep is tried again: {error}");
+                    warn!("the deadline sweep is tried again: {error}");
                 }
                 sleep(SWEEP_INTERVAL).await;
             }
         };
-        let adoptions = async {
-            loop {
-                let adopted = adopt_orders(&db).await;
-                if let Err(error) = &adopted {
-                    tracing::warn!("orders without a deadline are searched again: {error}");
-                }
-                sleep(adopted.map_or(SWEEP_INTERVAL, |()| ADOPTION_INTERVAL)).await;
-            }
-        };
-        stop.run_until_cancelled(async { tokio::join!(sweeps, adoptions) }).await;
+        let both = async { tokio::join!(sweeps, adopt_regularly(&db)) };
+        stop.run_until_cancelled(both).await;
         Ok(())
     })
 }
@@ -127,21 +113,36 @@ pub(crate) struct OverdueCriteria {
     pub horizon: DateTime<Utc>,
 }
 
+/// An order that is older than the deadline by the database's clock and by the measured time.
+#[derive(sqlx::FromRow)]
+struct Candidate {
+    created_at: DateTime<Utc>,
+    order_id: Uuid,
+    is_pending: bool,
+    /// What was created at this time or earlier is a candidate.
+    cutoff: DateTime<Utc>,
+}
+
 impl OverdueCriteria {
-    /// For how long an order has been overdue by its id; `None` if it is younger than the deadline. An id of the
+    /// For how long an order has been overdue; `None` if it is younger than the deadline by its id. An id of the
     /// future was drawn by a clock that was wrong, and does not count.
-    fn overdue_by_id(&self, order_id: Uuid) -> Option<Duration> {
-        let drawn_at = DateTime::from_timestamp_millis((order_id.as_u128() >> 80) as i64)?;
-        let age = self.service_time - drawn_at;
+    fn overdue_for(&self, candidate: &Candidate) -> Option<Duration> {
+        let by_database = (candidate.cutoff - candidate.created_at).to_std().ok()?;
+        let milliseconds = (candidate.order_id.as_u128() >> 80) as i64;
+        let age = self.service_time - DateTime::from_timestamp_millis(milliseconds)?;
         if age < -CLOCK_SKEW_MAX {
-            return Some(Duration::MAX);
+            return Some(by_database);
         }
-        age.to_std().ok()?.checked_sub(self.deadline)
+        let by_id = age.to_std().ok()?.checked_sub(self.deadline)?;
+        Some(by_id.min(by_database))
     }
 }
 
 /// Cancels every overdue order, the oldest first, one page after the other. An order that cannot be cancelled does
-/// not hold up the others. An order to which an answer may lie unread that came in time is left for another sweep.
+/// not hold up the others.
+///
+/// `caught_up` returns a time: everything that arrived longer ago was handled. An order that has been overdue for
+/// less than that is left for another sweep, because an answer that came in time may be unhandled.
 pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
     db: &PgPool,
     commands: &Commands<Orders>,
@@ -152,31 +153,29 @@ pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
     loop {
         let page = sqlx::query_as(
             "with page as (
-                 select deadlines.created_at, order_id, due, status = 'pending' as is_pending
+                 select deadlines.created_at, order_id, status = 'pending' as is_pending, cutoff
                  from deadlines join orders using (order_id),
-                      least(now() - make_interval(secs => $1), $2) as due
-                 where deadlines.created_at <= due
+                      least(now() - make_interval(secs => $1), $2) as cutoff
+                 where deadlines.created_at <= cutoff
                    and (deadlines.created_at, order_id) > ($3, $4)
                  order by deadlines.created_at, order_id limit $5),
              ended as (delete from deadlines using page
                        where deadlines.order_id = page.order_id and not is_pending)
-             select created_at, order_id, due, is_pending from page order by created_at, order_id",
+             select created_at, order_id, is_pending, cutoff from page
+             order by created_at, order_id",
         );
         let page = page.bind(criteria.deadline.as_secs_f64()).bind(criteria.horizon);
         let page = page.bind(last.0).bind(last.1).bind(PAGE_ROWS_MAX).fetch_all(db);
-        let page: Vec<(DateTime<Utc>, Uuid, DateTime<Utc>, bool)> =
-            db::with_timeout(QUERY_TIMEOUT, page).await?;
-        let Some((created_at, order_id, ..)) = page.last() else { return result };
+        let page: Vec<Candidate> = db::with_timeout(QUERY_TIMEOUT, page).await?;
+        let Some(Candidate { created_at, order_id, .. }) = page.last() else { return result };
         last = (*created_at, *order_id);
-        // Asked for each page, and after it was read: answers may arrive meanwhile.
-        let Some(unread_for) = caught_up().await else { return result };
-        let overdue = page.into_iter().filter(|(created_at, order_id, due, is_pending)| {
-            let by_database = (*due - *created_at).to_std().ok();
-            let overdue_for = by_database.min(criteria.overdue_by_id(*order_id));
-            *is_pending && overdue_for >= Some(unread_for)
+        // Called for each page, and after it was read: answers may arrive meanwhile.
+        let Some(unhandled_for) = caught_up().await else { return result };
+        let overdue = page.iter().filter(|candidate| {
+            candidate.is_pending && criteria.overdue_for(candidate) >= Some(unhandled_for)
         });
         // Commands that wait together share a transaction.
-        let cancelled = join_all(overdue.map(|(_, order_id, ..)| cancel(commands, order_id))).await;
+        let cancelled = join_all(overdue.map(|order| cancel(commands, order.order_id))).await;
         result = result.and(cancelled.into_iter().collect());
     }
 }
@@ -190,6 +189,17 @@ async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Probl
         Ok(Reply::ok(&()).with_event(event))
     };
     commands.execute(cancel, None, decide).await.map(drop)
+}
+
+/// Adds the missing rows again and again: while versions are replaced, an older one still places orders.
+async fn adopt_regularly(db: &PgPool) {
+    loop {
+        let adopted = adopt_orders(db).await;
+        if let Err(error) = &adopted {
+            warn!("orders without a deadline are searched again: {error}");
+        }
+        sleep(adopted.map_or(SWEEP_INTERVAL, |()| ADOPTION_INTERVAL)).await;
+    }
 }
 
 /// Adds the missing rows of pending orders, which were placed while no deadline was set, or by an older version of

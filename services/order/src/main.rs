@@ -1,21 +1,21 @@
 //! The order service takes orders and decides each one: it is the only decider of the saga.
 //!
 //! `POST /orders` publishes `orders.created`, and payment and stock answer. If both accept, the service publishes
-//! `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes `orders.cancelled`.
-//! Payment and stock then undo what they did. Each of them publishes that, unless its answer was a no. Prices come
-//! from a read model of `stock.items`.
+//! `orders.confirmed`. After the first no, a customer's cancel or the deadline, it publishes `orders.cancelled`. Payment
+//! and stock then undo what they did. Each of them publishes that, unless its answer was a no. Prices come from a read
+//! model of `stock.items`.
 
 mod order; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
 mod discard; // what a discarded event costs, where that can be remedied or has to be written off
-mod api; // what clients ask for
-mod books; // whether the rows are consistent, and what they add up to
+mod api; // what clients may request
+mod books; // whether the rows are consistent, and their sums
 mod read_model; // rebuilds the read model of items from its topic
 mod deadline; // cancels orders that wait for too long, if a deadline is set
 #[cfg(test)]
 mod tests;
 
-use chassis::{Routers, Service, republish};
+use chassis::{Republish, Routers, Service};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -50,7 +50,7 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
         books: books::router(service.db.clone()),
         admin: consumer
             .admin()
-            .merge(service.republish([republish::source::<order::Order>()]))
+            .merge(service.republish([order::Order::source()]))
             .merge(read_model::router(service.db.clone(), service.compacted_topic())),
     };
     service.run(routers, [executor.into(), relay.into(), consumer.into(), sweep]).await

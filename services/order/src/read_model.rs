@@ -1,15 +1,15 @@
 //! Rebuilds the read model of items from its topic, for an operator who doubts it: `POST /items/rebuild` on the
 //! admin port. Everything must fit into the time of one request.
 //!
-//! Orders are placed meanwhile, at the prices of before. For the last step the table is locked, and the topic is
-//! read on to the end that it has by then: what the consumer had written is among what was read. Transactions
-//! that write items wait for this step.
+//! Orders are placed meanwhile, at the earlier prices. The last step locks the table and reads the topic to its
+//! present end, so that the rebuild has read every record that the consumer had written. Transactions that write items
+//! wait for this step.
 //!
 //! A record that cannot be decoded proves nothing. If the last record of an item, in any partition, is such a
 //! record, the item is neither removed nor set back to an older version.
 //!
 //! Otherwise the topic is trusted. A relay that was frozen may have sent an older record after a newer one, and
-//! compaction kept the older one. Where prices were set back in this way, stock has to republish its items first.
+//! compaction kept the older one. If prices were set back in this way, stock has to republish its items first.
 
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ struct ReadModelRebuild {
     topic: CompactedTopic<StockItem>,
 }
 
-/// What operators may ask for.
+/// The route of the admin port.
 pub fn router(db: PgPool, topic: CompactedTopic<StockItem>) -> Router {
     Router::new().route("/items/rebuild", post(rebuild)).with_state(ReadModelRebuild { db, topic })
 }
@@ -39,20 +39,20 @@ pub fn router(db: PgPool, topic: CompactedTopic<StockItem>) -> Router {
 /// What the rebuild did.
 #[derive(Serialize, sqlx::FromRow)]
 struct RebuildReport {
-    /// Items of the topic.
+    /// Items in the topic.
     items: i64,
-    /// Of them, those that were missing or different in the table.
+    /// Items of the topic that were missing or different in the table.
     repaired: i64,
-    /// Rows that the topic does not have.
+    /// Rows whose item is not in the topic.
     removed: i64,
-    /// Rows that stay as they are, since the last record of their item cannot be decoded.
+    /// Rows that did not change because the last record of their item cannot be decoded.
     kept: i64,
-    /// Records that are no items. Live, they become dead letters.
+    /// Records that are no items. The consumer makes dead letters of such records.
     undecodable: i64,
 }
 
-/// Temporary tables, because memory is bounded: the newest version of each item, and of the last record of each
-/// key and partition, whether it is undecodable.
+/// Temporary tables, because memory is bounded: the newest version of each item, and whether the last record of each
+/// key and partition is undecodable.
 const STAGING: &str = "
     create temporary table staged_items (like items including indexes) on commit drop;
     create temporary table last_records
@@ -135,7 +135,7 @@ async fn read_topic(
         let mut page = Orders::default();
         let mut last = HashMap::new();
         for record in records {
-            // The handler of live events decides what an item is.
+            // The handler of the consumer decides what an item is.
             let is_item = matches!(&record.payload, Payload::Event(item)
                                    if saga::item_changed(item, &mut page, context).is_ok());
             let is_tombstone = matches!(record.payload, Payload::Tombstone);
@@ -144,7 +144,7 @@ async fn read_topic(
         }
         let items: Vec<&Item> = page.items().collect();
         sqlx::query(STAGE_ITEMS).bind(Json(items)).execute(&mut *tx).await?;
-        // No row has another key, and Postgres does not take every text.
+        // The key of every row is such a text, and Postgres does not accept every other text.
         last.retain(|(sku, _), _| is_text(sku, SKU_CHARS_MAX));
         let (keys, are_undecodable): (Vec<_>, Vec<bool>) = last.into_iter().unzip();
         let (skus, partitions): (Vec<String>, Vec<i32>) = keys.into_iter().unzip();

@@ -1,4 +1,4 @@
-//! The decider: what the answers of payment and stock cause, and what the commands of customers do. Each is a
+//! The decider: what the answers of payment and stock cause, and what the commands of customers do. Each handler is a
 //! pure function from an event or a command and the rows in memory to what is published.
 //!
 //! Each answer does two things. First its leg climbs, whatever the order's status is, because answers to an order
@@ -32,7 +32,7 @@ pub enum Refusal {
 
 /// The command that places an order → `orders.created`
 ///
-/// The prices are those that the order service knows. A client sends none.
+/// The prices are those of the read model of items. A client sends none.
 pub fn place_order(
     place: &PlaceOrder,
     orders: &mut Orders,
@@ -101,19 +101,18 @@ pub fn payment_verified(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> HandlerResult<OrderConfirmed> {
-    let order = find_order(event.order_id, orders)?;
+    let order_id = event.order_id;
+    let order = find_order(order_id, orders)?;
     if (event.amount_cents, &event.currency) != (order.total_cents, &order.currency) {
-        unprocessable!("payment verified another amount than order {} is about", event.order_id);
+        unprocessable!("payment verified another amount than order {order_id} is about");
     }
     match order.payment {
         PaymentLeg::Waiting => order.payment = PaymentLeg::Verified,
         PaymentLeg::Verified | PaymentLeg::Refunded => {}
-        leg => {
-            unprocessable!("payment of order {} was {leg:?} and is now verified", event.order_id)
-        }
+        leg => unprocessable!("payment of order {order_id} was {leg:?} and is now verified"),
     }
-    orders.record_received(event, event.order_id, event.occurred_at, context);
-    Ok(confirm_if_both_accepted(event.order_id, orders, context))
+    orders.record_received(event, order_id, event.occurred_at, context);
+    Ok(confirm_if_both_accepted(order_id, orders, context))
 }
 
 /// `payments.declined` → `orders.cancelled`, unless the order has ended
@@ -122,16 +121,15 @@ pub fn payment_declined(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> HandlerResult<OrderCancelled> {
-    let order = find_order(event.order_id, orders)?;
+    let order_id = event.order_id;
+    let order = find_order(order_id, orders)?;
     match order.payment {
         PaymentLeg::Waiting => order.payment = PaymentLeg::Declined,
         PaymentLeg::Declined => {}
-        leg => {
-            unprocessable!("payment of order {} was {leg:?} and is now declined", event.order_id)
-        }
+        leg => unprocessable!("payment of order {order_id} was {leg:?} and is now declined"),
     }
-    orders.record_received(event, event.order_id, event.occurred_at, context);
-    Ok(cancel_if_pending(event.order_id, Reason::PaymentDeclined, orders, context))
+    orders.record_received(event, order_id, event.occurred_at, context);
+    Ok(cancel_if_pending(order_id, Reason::PaymentDeclined, orders, context))
 }
 
 /// `payments.refunded` → nothing: the leg ends
@@ -140,15 +138,16 @@ pub fn payment_refunded(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> HandlerResult<()> {
-    let order = find_order(event.order_id, orders)?;
+    let order_id = event.order_id;
+    let order = find_order(order_id, orders)?;
     if order.status != Status::Cancelled {
-        unprocessable!("payment refunded order {}, which was not cancelled", event.order_id);
+        unprocessable!("payment refunded order {order_id}, which was not cancelled");
     }
     let nothing_taken = event.amount_cents.is_none();
     let whole = (event.amount_cents, event.currency.as_ref())
         == (Some(order.total_cents), Some(&order.currency));
     if !nothing_taken && !whole {
-        unprocessable!("payment refunded another amount than order {} is about", event.order_id);
+        unprocessable!("payment refunded another amount than order {order_id} is about");
     }
     order.payment = match (order.payment, nothing_taken) {
         (PaymentLeg::Waiting | PaymentLeg::Void, true) => PaymentLeg::Void,
@@ -156,11 +155,9 @@ pub fn payment_refunded(
         (PaymentLeg::Waiting | PaymentLeg::Verified | PaymentLeg::Refunded, false) => {
             PaymentLeg::Refunded
         }
-        (leg, _) => {
-            unprocessable!("payment of order {} was {leg:?} and is now undone", event.order_id)
-        }
+        (leg, _) => unprocessable!("payment of order {order_id} was {leg:?} and is now undone"),
     };
-    orders.record_received(event, event.order_id, event.occurred_at, context);
+    orders.record_received(event, order_id, event.occurred_at, context);
     Ok(None)
 }
 
@@ -170,18 +167,19 @@ pub fn stock_reserved(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> HandlerResult<OrderConfirmed> {
-    let order = find_order(event.order_id, orders)?;
+    let order_id = event.order_id;
+    let order = find_order(order_id, orders)?;
     let reserved = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
     if !matches_order_lines(reserved, order) {
-        unprocessable!("stock reserved other lines than order {} has", event.order_id);
+        unprocessable!("stock reserved other lines than order {order_id} has");
     }
     match order.stock {
         StockLeg::Waiting => order.stock = StockLeg::Reserved,
         StockLeg::Reserved | StockLeg::Released => {}
-        leg => unprocessable!("stock of order {} was {leg:?} and is now reserved", event.order_id),
+        leg => unprocessable!("stock of order {order_id} was {leg:?} and is now reserved"),
     }
-    orders.record_received(event, event.order_id, event.occurred_at, context);
-    Ok(confirm_if_both_accepted(event.order_id, orders, context))
+    orders.record_received(event, order_id, event.occurred_at, context);
+    Ok(confirm_if_both_accepted(order_id, orders, context))
 }
 
 /// `stock.rejected` → `orders.cancelled`, unless the order has ended
@@ -190,14 +188,15 @@ pub fn stock_rejected(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> HandlerResult<OrderCancelled> {
-    let order = find_order(event.order_id, orders)?;
+    let order_id = event.order_id;
+    let order = find_order(order_id, orders)?;
     match order.stock {
         StockLeg::Waiting => order.stock = StockLeg::Rejected,
         StockLeg::Rejected => {}
-        leg => unprocessable!("stock of order {} was {leg:?} and is now rejected", event.order_id),
+        leg => unprocessable!("stock of order {order_id} was {leg:?} and is now rejected"),
     }
-    orders.record_received(event, event.order_id, event.occurred_at, context);
-    Ok(cancel_if_pending(event.order_id, Reason::StockRejected, orders, context))
+    orders.record_received(event, order_id, event.occurred_at, context);
+    Ok(cancel_if_pending(order_id, Reason::StockRejected, orders, context))
 }
 
 /// `stock.released` → nothing: the leg ends
@@ -206,24 +205,23 @@ pub fn stock_released(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> HandlerResult<()> {
-    let order = find_order(event.order_id, orders)?;
+    let order_id = event.order_id;
+    let order = find_order(order_id, orders)?;
     if order.status != Status::Cancelled {
-        unprocessable!("stock released order {}, which was not cancelled", event.order_id);
+        unprocessable!("stock released order {order_id}, which was not cancelled");
     }
     let nothing_reserved = event.lines.is_empty();
     let released = event.lines.iter().map(|line| (line.sku.as_str(), line.quantity));
     if !nothing_reserved && !matches_order_lines(released, order) {
-        unprocessable!("stock released other lines than order {} has", event.order_id);
+        unprocessable!("stock released other lines than order {order_id} has");
     }
     order.stock = match (order.stock, nothing_reserved) {
         (StockLeg::Waiting | StockLeg::Void, true) => StockLeg::Void,
         // The release may overtake the reservation that it undoes.
         (StockLeg::Waiting | StockLeg::Reserved | StockLeg::Released, false) => StockLeg::Released,
-        (leg, _) => {
-            unprocessable!("stock of order {} was {leg:?} and is now undone", event.order_id)
-        }
+        (leg, _) => unprocessable!("stock of order {order_id} was {leg:?} and is now undone"),
     };
-    orders.record_received(event, event.order_id, event.occurred_at, context);
+    orders.record_received(event, order_id, event.occurred_at, context);
     Ok(None)
 }
 

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, Sum, books,
+    Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, books,
     deserialize_integer, openapi,
 };
 use serde::{Deserialize, Serialize};
@@ -23,12 +23,12 @@ pub struct Api {
     currency: String,
 }
 
-/// The API.
+/// Serves the API.
 pub fn router(db: PgPool, commands: Commands<Ledger>, currency: String) -> Router {
     openapi::serve("payment", routes()).with_state(Api { db, commands, currency })
 }
 
-/// Its routes, each with its description.
+/// The routes of the API, each with its description.
 pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(show_account))
@@ -60,7 +60,7 @@ struct DepositRequest {
 
 /// Takes a deposit into an account.
 ///
-/// The first one opens the account, in the currency of this service.
+/// The first deposit opens the account, in the currency of this service.
 #[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(IdempotencyKey), responses(
     (status = 201, description = "The account, with the deposit.", body = Account),
     (status = 409, description = "The account is in another currency than deposits are now."),
@@ -90,27 +90,27 @@ async fn deposit(
     api.commands.execute(deposit, Some(once), decide).await
 }
 
-/// Shows what was done about an order, and why.
+/// Shows what payment did for an order, and why.
 #[utoipa::path(get, path = "/payments/{order_id}", responses(
-    (status = 200, description = "The payment; a void one is about an order that was cancelled \
-        before payment heard of it.", body = Payment),
-    (status = 404, description = "Payment has not heard of this order."),
+    (status = 200, description = "The payment. It is void if the cancellation of the order arrived \
+        before the order.", body = Payment),
+    (status = 404, description = "There is no payment for this order, or not yet."),
 ))]
 async fn show_payment(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Payment>, Problem> {
     let payment = Payment::find(&api.db, order_id).await?;
-    payment
-        .map(JsonResponse)
-        .ok_or_else(|| Problem::not_found("payment has not heard of this order"))
+    let missing = || Problem::not_found("there is no payment for this order");
+    payment.map(JsonResponse).ok_or_else(missing)
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
             Refusal::LimitExceeded => {
-                let detail = format!("an account takes in {DEPOSITED_MAX_CENTS} at most, ever");
+                let detail =
+                    format!("all deposits of an account are {DEPOSITED_MAX_CENTS} at most");
                 Problem::invalid("amount_cents", detail)
             }
             Refusal::CurrencyMismatch => Problem::conflict(
@@ -121,22 +121,14 @@ impl From<Refusal> for Problem {
     }
 }
 
-#[derive(Serialize, sqlx::FromRow)]
-struct Books {
-    deposited_cents: Sum,
-    balance_cents: Sum,
-    taken_cents: Sum,
-    balanced: bool,
-}
-
 /// Balanced if, for each account, the deposited cents are there or taken, its deposits add up to the deposited ones,
 /// and its verified payments to the taken ones.
 pub fn books(db: PgPool) -> Router {
-    books::router::<Books>(
+    books::router(
         db,
-        "select coalesce(sum(deposited_cents), 0)::text as deposited_cents,
-                coalesce(sum(balance_cents), 0)::text as balance_cents,
-                coalesce(sum(taken_cents), 0)::text as taken_cents,
+        "select coalesce(sum(deposited_cents), 0) as deposited_cents,
+                coalesce(sum(balance_cents), 0) as balance_cents,
+                coalesce(sum(taken_cents), 0) as taken_cents,
                 count(*) filter (where not (
                     coalesce(deposited_cents = balance_cents + taken_cents, true)
                     and coalesce(deposited_cents, 0) = coalesce(deposits_cents, 0)

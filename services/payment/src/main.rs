@@ -6,13 +6,13 @@
 mod payment; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
 mod discard; // what a discarded event costs, where that can be remedied or has to be written off
-mod api; // what clients ask for
+mod api; // what clients may request
 #[cfg(test)]
 mod tests;
 
-use chassis::{Routers, Service, republish};
+use chassis::{Republish, Routers, Service};
 
-/// What this service reads from its environment beside what every service does.
+/// The variables of this service, beside those of every service.
 #[derive(clap::Args)]
 struct Settings {
     /// ISO 4217 code of the currency of all accounts.
@@ -41,7 +41,7 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),
-        admin: consumer.admin().merge(service.republish([republish::source::<payment::Payment>()])),
+        admin: consumer.admin().merge(service.republish([payment::Payment::source()])),
     };
     service.run(routers, [executor.into(), relay.into(), consumer.into()]).await
 }

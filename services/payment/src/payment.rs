@@ -1,8 +1,8 @@
 //! The aggregate: accounts, and what was taken from them for which order.
 
-use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
+use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
 use events::orders::{OrderCancelled, OrderCreated};
 use events::payments::{
@@ -25,10 +25,9 @@ pub struct Account {
     pub taken_cents: i64,
 }
 
-/// What payment did for an order, and what it said.
+/// What payment did for an order, and what it answered. The answer never changes. It can be undone once.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
 #[record(table = "payments", key = "order_id")]
-// The answer stays; it can be undone once.
 pub struct Payment {
     pub order_id: Uuid,
     pub state: State,
@@ -42,7 +41,7 @@ pub struct Payment {
     pub currency: Option<String>,
     #[record(immutable)]
     #[schema(required)]
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
     #[record(immutable)]
     #[serde(skip)]
     pub response_event_id: Option<Uuid>,
@@ -53,7 +52,7 @@ pub struct Payment {
     pub updated_at: DateTime<Utc>,
 }
 
-/// Where a payment stands. Only what was verified is ever left again, when it is refunded.
+/// The state of a payment. Only a verified payment changes its state: it is refunded if its order is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -62,14 +61,29 @@ pub enum State {
     Verified,
     /// Nothing was taken.
     Declined,
-    /// It was taken and is back.
+    /// The total was taken, and given back.
     Refunded,
-    /// The cancellation came before the order: a tombstone.
+    /// The cancellation arrived before the order, so nothing was and nothing will be taken.
     Void,
 }
 
-/// What the row says is what its events said: they are made from it, the first time and every time.
+/// Why a payment was declined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Reason {
+    /// The balance is smaller than the total.
+    InsufficientFunds,
+    /// The customer has no account.
+    NoAccount,
+    /// The account is in another currency.
+    CurrencyMismatch,
+}
+
+/// The events of a payment. They are made of its row, when they are published and when they are republished: so both
+/// are equal.
 impl Payment {
+    /// `payments.verified`
     pub fn verified(&self) -> PaymentVerified {
         PaymentVerified {
             order_id: self.order_id,
@@ -79,12 +93,18 @@ impl Payment {
         }
     }
 
+    /// `payments.declined`
     pub fn declined(&self) -> PaymentDeclined {
-        let reason = self.reason.as_deref().map_or(DeclineReason::Unknown, parse_decline_reason);
+        let reason = match self.reason {
+            Some(Reason::InsufficientFunds) => DeclineReason::InsufficientFunds,
+            Some(Reason::NoAccount) => DeclineReason::NoAccount,
+            Some(Reason::CurrencyMismatch) => DeclineReason::CurrencyMismatch,
+            None => DeclineReason::Unknown,
+        };
         PaymentDeclined { order_id: self.order_id, reason, occurred_at: self.created_at }
     }
 
-    /// Of nothing where nothing had been taken.
+    /// `payments.refunded`, without an amount if nothing had been taken.
     pub fn refunded(&self) -> PaymentRefunded {
         let taken = self.response_event_id.map(|_| self.amount_cents);
         PaymentRefunded {
@@ -94,28 +114,6 @@ impl Payment {
             occurred_at: self.updated_at,
         }
     }
-}
-
-/// The word that a row keeps for why a payment was declined.
-pub fn decline_reason_name(reason: DeclineReason) -> &'static str {
-    match reason {
-        DeclineReason::InsufficientFunds => "insufficient_funds",
-        DeclineReason::NoAccount => "no_account",
-        DeclineReason::CurrencyMismatch => "currency_mismatch",
-        DeclineReason::Unknown => "unknown",
-    }
-}
-
-fn parse_decline_reason(word: &str) -> DeclineReason {
-    let reasons = [
-        DeclineReason::InsufficientFunds,
-        DeclineReason::NoAccount,
-        DeclineReason::CurrencyMismatch,
-    ];
-    reasons
-        .into_iter()
-        .find(|reason| decline_reason_name(*reason) == word)
-        .unwrap_or(DeclineReason::Unknown)
 }
 
 impl Republish for Payment {
@@ -135,7 +133,7 @@ impl Republish for Payment {
     }
 }
 
-/// Money comes in.
+/// The command that takes a deposit.
 #[derive(Clone, Debug)]
 pub struct Deposit {
     pub deposit_id: Uuid,
@@ -144,7 +142,7 @@ pub struct Deposit {
     pub currency: String,
 }
 
-/// A deposit as its table has it.
+/// A row of the deposits.
 #[derive(Record)]
 #[record(table = "deposits", key = "deposit_id")]
 struct DepositRow {
@@ -175,19 +173,19 @@ impl Ledger {
         self.accounts.get(&customer_id)
     }
 
-    /// What was done for an order, if anything.
+    /// What payment did for an order, if anything.
     pub fn payment(&self, order_id: Uuid) -> Option<&Payment> {
         self.payments.get(&order_id)
     }
 
-    /// Notes what was done for an order.
+    /// Adds or replaces what payment did for an order.
     pub fn put_payment(&mut self, payment: Payment) {
         self.payments.put(payment);
     }
 
     /// Moves money from the balance to what is taken.
     pub fn debit(&mut self, customer_id: Uuid, amount_cents: i64) {
-        // One that `load` forgot must not be moved in silence.
+        // A mistake in `load` must not lose money silently.
         let account = self.accounts.get_mut(&customer_id);
         let account =
             account.unwrap_or_else(|| panic!("{customer_id}'s account is not among the rows"));
@@ -195,7 +193,7 @@ impl Ledger {
         account.taken_cents += amount_cents;
     }
 
-    /// Moves it back.
+    /// Moves money back to the balance.
     pub fn credit(&mut self, customer_id: Uuid, amount_cents: i64) {
         self.debit(customer_id, -amount_cents);
     }
@@ -241,7 +239,7 @@ impl UnitOfWork for Ledger {
 
     async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Ledger> {
         let payments = Table::<Payment>::lock(tx, keys.orders).await?;
-        // A cancellation names no customer; whose money it was stands in the payment.
+        // A cancellation names no customer; the payment does.
         keys.customers.extend(payments.iter().filter_map(|payment| payment.customer_id));
         let accounts = Table::lock(tx, keys.customers).await?;
         Ok(Ledger { accounts, payments, deposits: Vec::new() })

@@ -1,14 +1,14 @@
-//! What the events of other services cause, and what the commands of clients do. Each is a pure function from an
-//! event or a command and the rows in memory to what is published.
+//! What the events of other services cause, and what the commands of clients do. Each handler is a pure function from
+//! an event or a command and the rows in memory to what is published.
 
 use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
 use events::orders::{OrderCancelled, OrderCreated};
-use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
+use events::payments::{PaymentDeclined, PaymentRefunded, PaymentVerified};
 
-use crate::payment::{Deposit, Ledger, Payment, State, decline_reason_name};
+use crate::payment::{Deposit, Ledger, Payment, Reason, State};
 
-/// The sum of all deposits of one account, at most. It includes what was taken from the account, so a refund, which
-/// must not be refused, cannot overflow.
+/// The largest sum of all deposits of one account. The sum includes what was taken from the account, so a refund,
+/// which must not be refused, cannot overflow.
 pub const DEPOSITED_MAX_CENTS: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
@@ -29,8 +29,8 @@ impl Outcome for PaymentOutcome {
 
 /// `orders.created` → `payments.verified` | `payments.declined`
 ///
-/// A payment provider would not be called here, since no network call belongs inside a transaction. It takes two
-/// steps: one event requests the payment, and another one reports its result.
+/// A payment provider must not be called here, because no network call belongs inside a transaction. It takes two
+/// steps: one event requests the payment, and another event reports its result.
 pub fn verify_payment(
     order: &OrderCreated,
     ledger: &mut Ledger,
@@ -43,14 +43,10 @@ pub fn verify_payment(
     if amount_cents < 0 {
         unprocessable!("order {order_id} has a total of {amount_cents} cents");
     }
-    let no = match ledger.account(customer_id) {
-        None => Some(DeclineReason::NoAccount),
-        Some(account) if account.currency != order.currency => {
-            Some(DeclineReason::CurrencyMismatch)
-        }
-        Some(account) if account.balance_cents < amount_cents => {
-            Some(DeclineReason::InsufficientFunds)
-        }
+    let reason = match ledger.account(customer_id) {
+        None => Some(Reason::NoAccount),
+        Some(account) if account.currency != order.currency => Some(Reason::CurrencyMismatch),
+        Some(account) if account.balance_cents < amount_cents => Some(Reason::InsufficientFunds),
         Some(_) => None,
     };
 
@@ -60,13 +56,13 @@ pub fn verify_payment(
         customer_id: Some(customer_id),
         amount_cents,
         currency: Some(order.currency.clone()),
-        reason: no.map(|reason| decline_reason_name(reason).into()),
+        reason,
         response_event_id: Some(context.event_id),
         compensation_event_id: None,
         created_at: context.now,
         updated_at: context.now,
     };
-    let answer = match no {
+    let answer = match reason {
         None => {
             ledger.debit(customer_id, amount_cents);
             payment.state = State::Verified;
@@ -101,7 +97,7 @@ pub fn refund_payment(
                 ..payment
             }
         }
-        // The cancellation overtook its order. The row prevents that the order is paid for later.
+        // The cancellation overtook its order. The row is a tombstone: it prevents that the order is paid for later.
         None => Payment {
             order_id,
             state: State::Void,

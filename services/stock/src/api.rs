@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
     Commands, IdempotencyKey, IdempotentRequest, Json, PageLimit, Path, Problem, Query, Record,
-    Reply, Sum, books, deserialize_integer, openapi,
+    Reply, books, deserialize_integer, openapi,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,11 +18,11 @@ use uuid::Uuid;
 use crate::saga::{self, Refusal};
 use crate::stock::{Delivery, Item, PutItem, Reservation, Warehouse};
 
-/// The limits of requests; the schemas of the fields repeat them.
+/// The limits of requests. The schemas of the fields repeat them.
 const PRICE_CENTS_MAX: i64 = 1_000_000_000;
 const QUANTITY_MAX: i64 = 1_000_000_000;
 
-/// All that a URI does not leave as it is (RFC 3986, unreserved characters).
+/// Every character but the unreserved ones of a URI (RFC 3986).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[derive(Clone)]
@@ -32,12 +32,12 @@ pub struct Api {
     currency: String,
 }
 
-/// The API.
+/// Serves the API.
 pub fn router(db: PgPool, commands: Commands<Warehouse>, currency: String) -> Router {
     openapi::serve("stock", routes()).with_state(Api { db, commands, currency })
 }
 
-/// Its routes, each with its description.
+/// The routes of the API, each with its description.
 pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(list_items))
@@ -50,7 +50,7 @@ pub fn routes() -> OpenApiRouter<Api> {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ItemsQuery {
-    /// Only items after this SKU: `next` of the page before.
+    /// Only items after this SKU: `next` of the previous page.
     #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     after: Option<String>,
     #[serde(default)]
@@ -77,8 +77,8 @@ async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
 ) -> Result<JsonResponse<ItemList>, Problem> {
-    // An older version may have stored an item whose SKU would be refused today. The list continues after it all
-    // the same.
+    // The list continues after any SKU that can be stored: an older version may have stored an item whose SKU
+    // would be refused today.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));
     }
@@ -138,7 +138,7 @@ async fn put_item(
     Json(request): Json<ItemRequest>,
 ) -> Result<Reply, Problem> {
     let sku = valid_sku(sku)?;
-    // Clients resolve these two in a path before they send it, so no request could reach such an item.
+    // Clients resolve these two in a path before they send it, so that no request could reach such an item.
     if [".", ".."].contains(&&*sku) {
         return Err(Problem::invalid("sku", "can't be `.` or `..`"));
     }
@@ -200,20 +200,19 @@ async fn receive_delivery(
     api.commands.execute(delivery, Some(once), decide).await
 }
 
-/// Shows what was done about an order, and why.
+/// Shows what stock did for an order, and why.
 #[utoipa::path(get, path = "/reservations/{order_id}", responses(
-    (status = 200, description = "The reservation; a void one is about an order that was cancelled \
-        before stock heard of it.", body = Reservation),
-    (status = 404, description = "Stock has not heard of this order."),
+    (status = 200, description = "The reservation. It is void if the cancellation of the order \
+        arrived before the order.", body = Reservation),
+    (status = 404, description = "There is no reservation for this order, or not yet."),
 ))]
 async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Reservation>, Problem> {
     let reservation = Reservation::find(&api.db, order_id).await?;
-    reservation
-        .map(JsonResponse)
-        .ok_or_else(|| Problem::not_found("stock has not heard of this order"))
+    let missing = || Problem::not_found("there is no reservation for this order");
+    reservation.map(JsonResponse).ok_or_else(missing)
 }
 
 fn valid_sku(sku: String) -> Result<String, Problem> {
@@ -234,28 +233,20 @@ impl From<Refusal> for Problem {
         match refusal {
             Refusal::NoSuchItem => no_such_item(),
             Refusal::LimitExceeded => {
-                Problem::invalid("quantity", "is more than can be counted of one item")
+                Problem::invalid("quantity", "makes all deliveries of this item too large")
             }
         }
     }
 }
 
-#[derive(Serialize, sqlx::FromRow)]
-struct Books {
-    delivered: Sum,
-    available: Sum,
-    reserved: Sum,
-    balanced: bool,
-}
-
 /// Balanced if, for each item, the delivered units are available or reserved, its deliveries add up to the delivered
 /// ones, and its reservations to the reserved ones.
 pub fn books(db: PgPool) -> Router {
-    books::router::<Books>(
+    books::router(
         db,
-        "select coalesce(sum(delivered), 0)::text as delivered,
-                coalesce(sum(available), 0)::text as available,
-                coalesce(sum(reserved), 0)::text as reserved,
+        "select coalesce(sum(delivered), 0) as delivered,
+                coalesce(sum(available), 0) as available,
+                coalesce(sum(reserved), 0) as reserved,
                 count(*) filter (where not (
                     coalesce(delivered = available + reserved, true)
                     and coalesce(delivered, 0) = coalesce(delivered_quantity, 0)

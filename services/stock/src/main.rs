@@ -8,13 +8,13 @@
 mod stock; // the aggregate: its rules and its SQL
 mod saga; // what events and commands cause
 mod discard; // what a discarded event costs, where that can be remedied or has to be written off
-mod api; // what clients ask for
+mod api; // what clients may request
 #[cfg(test)]
 mod tests;
 
-use chassis::{Routers, Service, republish};
+use chassis::{Republish, Routers, Service};
 
-/// What this service reads from its environment beside what every service does.
+/// The variables of this service, beside those of every service.
 #[derive(clap::Args)]
 struct Settings {
     /// ISO 4217 code of the currency of all prices.
@@ -40,8 +40,7 @@ async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Res
         .on(saga::release_stock)
         .on_discard(discard::cancellation);
 
-    let republished =
-        [republish::source::<stock::Item>(), republish::source::<stock::Reservation>()];
+    let republished = [stock::Item::source(), stock::Reservation::source()];
     let routers = Routers {
         api: api::router(service.db.clone(), commands, currency),
         books: api::books(service.db.clone()),

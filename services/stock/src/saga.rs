@@ -1,5 +1,5 @@
-//! What the events of other services cause, and what the commands of clients do. Each is a pure function from an
-//! event or a command and the rows in memory to what is published.
+//! What the events of other services cause, and what the commands of clients do. Each handler is a pure function from
+//! an event or a command and the rows in memory to what is published.
 
 use chassis::{HandlerContext, HandlerResult, Outcome, Outgoing, unprocessable};
 use events::orders::{OrderCancelled, OrderCreated};
@@ -8,7 +8,7 @@ use sqlx::types::Json;
 
 use crate::stock::{Delivery, Item, Line, PutItem, Reservation, Shortfall, State, Warehouse};
 
-/// Units of one item that may ever be delivered: far from overflow, and more than a real stock has.
+/// The largest sum of all deliveries of one item: far from overflow, and more than a real stock has.
 const DELIVERED_MAX: i64 = 1_000_000_000_000_000;
 
 /// The answer to an order.
@@ -38,11 +38,7 @@ pub fn reserve_stock(
     if warehouse.reservation(order.order_id).is_some() {
         return Ok(None); // answered before, or cancelled before it arrived
     }
-    let mut lines: Vec<Line> = order
-        .lines
-        .iter()
-        .map(|line| Line { sku: line.sku.clone(), quantity: line.quantity })
-        .collect();
+    let mut lines: Vec<Line> = order.lines.iter().map(Line::from).collect();
     lines.sort_by(|a, b| a.sku.cmp(&b.sku));
     if lines.is_empty() || lines.iter().any(|line| line.quantity <= 0) {
         unprocessable!("order {} has no lines, or one that orders nothing", order.order_id);
@@ -85,7 +81,7 @@ pub fn reserve_stock(
     Ok(Some(answer))
 }
 
-/// Why a line can't be supplied, if it can't.
+/// Why a line can't be supplied; `None` if it can.
 fn shortfall(line: &Line, warehouse: &Warehouse) -> Option<Shortfall> {
     let (reason, available) = match warehouse.item(&line.sku) {
         None => (RejectReason::NoSuchItem, 0),
@@ -119,7 +115,7 @@ pub fn release_stock(
                 ..reservation
             }
         }
-        // The cancellation overtook its order. The row prevents that the order is served later.
+        // The cancellation overtook its order. The row is a tombstone: it prevents that items are reserved later.
         None => Reservation {
             order_id,
             state: State::Void,
@@ -169,9 +165,9 @@ pub fn put_item(
             changed_at: context.now,
         },
     };
-    let announced = item.to_event();
+    let event = item.to_event();
     warehouse.put_item(item);
-    Some(announced)
+    Some(event)
 }
 
 /// Why a command is refused.

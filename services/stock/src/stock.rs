@@ -1,10 +1,10 @@
-//! The aggregate: items, and what is set aside of them for which order.
+//! The aggregate: items, and how much of them is reserved for which order.
 
-use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use std::collections::BTreeSet;
 
+use chassis::{Loads, PublishedEvent, Record, Republish, Table, UnitOfWork, WriteBatch};
 use chrono::{DateTime, Utc};
-use events::orders::{OrderCancelled, OrderCreated};
+use events::orders::{OrderCancelled, OrderCreated, OrderLine};
 use events::stock::{
     ITEMS, REJECTED, RELEASED, RESERVED, RejectReason, ReleasedLine, ReservedLine, StockItem,
     StockRejected, StockReleased, StockReserved,
@@ -32,10 +32,9 @@ pub struct Item {
     pub changed_at: DateTime<Utc>,
 }
 
-/// What stock did for an order, and what it said.
+/// What stock did for an order, and what it answered. The answer never changes. It can be undone once.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
 #[record(table = "reservations", key = "order_id")]
-// The answer stays; it can be undone once.
 pub struct Reservation {
     pub order_id: Uuid,
     pub state: State,
@@ -74,23 +73,25 @@ pub struct Shortfall {
     pub available: i64,
 }
 
-/// Where a reservation stands. Only what was reserved is ever left again, when it is released.
+/// The state of a reservation. Only what was reserved changes its state: it is released if its order is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum State {
-    /// Every line is set aside.
+    /// Every line is reserved.
     Reserved,
-    /// Something fell short; nothing was set aside.
+    /// There were too few units of an item, so nothing was reserved.
     Rejected,
-    /// It was set aside and is back.
+    /// Every line was reserved, and is available again.
     Released,
-    /// The cancellation came before the order: a tombstone.
+    /// The cancellation arrived before the order, so nothing was and nothing will be reserved.
     Void,
 }
 
-/// What a row says is what its events said: they are made from it, the first time and every time.
+/// The events of items and reservations are made of their rows, when they are published and when they are republished:
+/// so both are equal.
 impl Item {
+    /// `stock.items`
     pub fn to_event(&self) -> StockItem {
         StockItem {
             sku: self.sku.clone(),
@@ -114,25 +115,31 @@ impl Republish for Item {
 }
 
 impl Reservation {
+    /// `stock.reserved`
     pub fn reserved(&self) -> StockReserved {
-        let lines = self.lines.iter();
-        let lines = lines.map(|l| ReservedLine { sku: l.sku.clone(), quantity: l.quantity });
-        let (order_id, occurred_at) = (self.order_id, self.created_at);
-        StockReserved { order_id, lines: lines.collect(), occurred_at }
+        let line = |line: &Line| ReservedLine { sku: line.sku.clone(), quantity: line.quantity };
+        let lines = self.lines.iter().map(line).collect();
+        StockReserved { order_id: self.order_id, lines, occurred_at: self.created_at }
     }
 
+    /// `stock.rejected`
     pub fn rejected(&self, shortfall: &Shortfall) -> StockRejected {
         let Shortfall { reason, sku, requested, available } = shortfall.clone();
         let (order_id, occurred_at) = (self.order_id, self.created_at);
         StockRejected { order_id, reason, sku, requested, available, occurred_at }
     }
 
-    /// Of nothing where nothing had been set aside.
+    /// `stock.released`, without lines if nothing had been reserved.
     pub fn released(&self) -> StockReleased {
-        let lines = self.lines.iter();
-        let lines = lines.map(|l| ReleasedLine { sku: l.sku.clone(), quantity: l.quantity });
-        let (order_id, occurred_at) = (self.order_id, self.updated_at);
-        StockReleased { order_id, lines: lines.collect(), occurred_at }
+        let line = |line: &Line| ReleasedLine { sku: line.sku.clone(), quantity: line.quantity };
+        let lines = self.lines.iter().map(line).collect();
+        StockReleased { order_id: self.order_id, lines, occurred_at: self.updated_at }
+    }
+}
+
+impl From<&OrderLine> for Line {
+    fn from(OrderLine { sku, quantity, .. }: &OrderLine) -> Line {
+        Line { sku: sku.clone(), quantity: *quantity }
     }
 }
 
@@ -153,7 +160,7 @@ impl Republish for Reservation {
     }
 }
 
-/// An item as it is to be from now on.
+/// The command that creates an item, or changes its name and price.
 #[derive(Clone, Debug)]
 pub struct PutItem {
     pub sku: String,
@@ -162,7 +169,7 @@ pub struct PutItem {
     pub currency: String,
 }
 
-/// More of an item arrived.
+/// The command that receives a delivery of an item.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Delivery {
     pub delivery_id: Uuid,
@@ -170,7 +177,7 @@ pub struct Delivery {
     pub quantity: i64,
 }
 
-/// A delivery as its table has it.
+/// A row of the deliveries.
 #[derive(Record)]
 #[record(table = "deliveries", key = "delivery_id")]
 struct DeliveryRow {
@@ -201,17 +208,17 @@ impl Warehouse {
         self.items.get(sku)
     }
 
-    /// Adds an item, or replaces what is known of one.
+    /// Adds or replaces an item.
     pub fn put_item(&mut self, item: Item) {
         self.items.put(item);
     }
 
-    /// What was done for an order, if anything.
+    /// What stock did for an order, if anything.
     pub fn reservation(&self, order_id: Uuid) -> Option<&Reservation> {
         self.reservations.get(&order_id)
     }
 
-    /// Notes what was done for an order.
+    /// Adds or replaces what stock did for an order.
     pub fn put_reservation(&mut self, reservation: Reservation) {
         self.reservations.put(reservation);
     }
@@ -223,12 +230,12 @@ impl Warehouse {
         item.reserved += i64::from(quantity);
     }
 
-    /// Moves them back.
+    /// Moves units back to available.
     pub fn release(&mut self, sku: &str, quantity: i32) {
         self.reserve(sku, -quantity);
     }
 
-    /// More of an item arrived.
+    /// Adds a delivery, and its units to the item.
     pub fn add_delivery(&mut self, delivery: &Delivery, now: DateTime<Utc>) {
         let item = self.loaded_item(&delivery.sku);
         item.delivered += delivery.quantity;
@@ -237,7 +244,7 @@ impl Warehouse {
         self.deliveries.push(DeliveryRow { delivery_id, sku, quantity, created_at: now });
     }
 
-    /// An item whose goods are to be moved. One that `load` forgot must not be moved in silence.
+    /// An item whose units change. A mistake in `load` must not lose units silently.
     fn loaded_item(&mut self, sku: &str) -> &mut Item {
         self.items.get_mut(sku).unwrap_or_else(|| panic!("item {sku} is not among the rows"))
     }
@@ -273,7 +280,7 @@ impl UnitOfWork for Warehouse {
 
     async fn load(tx: &mut PgConnection, mut keys: Keys) -> sqlx::Result<Warehouse> {
         let reservations = Table::<Reservation>::lock(tx, keys.orders).await?;
-        // A cancellation names no items; what is put back stands in the reservation.
+        // A cancellation names no items; the reservation does.
         let lines = reservations.iter().flat_map(|reservation| reservation.lines.iter());
         keys.skus.extend(lines.map(|line| line.sku.clone()));
         let items = Table::lock(tx, keys.skus).await?;

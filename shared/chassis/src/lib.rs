@@ -12,7 +12,7 @@
 //!   [`DiscardImpact`]: what events cause
 //! - [`Commands`], [`Reply`], [`IdempotentRequest`], [`IdempotencyKey`], [`Problem`], [`PageLimit`]: what clients
 //!   request
-//! - [`books`], [`openapi`], [`ChangeFeed`], [`republish`], [`CompactedTopic`]: what a service may add
+//! - [`books`], [`openapi`], [`ChangeFeed`], [`Republish`], [`CompactedTopic`]: what a service may add
 //!
 //! # The layers
 //!
@@ -71,7 +71,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use admin::republish::{self, PublishedEvent, Republish, RepublishSource};
+pub use admin::republish::{PublishedEvent, Republish, RepublishSource};
 pub use commands::idempotency::IdempotentRequest;
 pub use commands::reply::Reply;
 pub use commands::{CommandExecutor, Commands};
@@ -86,7 +86,7 @@ pub use event::{
     Unprocessable,
 };
 pub use flow::heartbeat::{Heartbeat, Heartbeats};
-pub use http::books::{self, Sum};
+pub use http::books;
 pub use http::change_feed::ChangeFeed;
 pub use http::extractors::{EmptyBody, Json, Path, Query, deserialize_integer};
 pub use http::feed_entry::FeedEntry;

@@ -1,8 +1,9 @@
-//! The contracts between the services: one struct a schema, and the one declaration of topics.
+//! The contracts between the services: one struct for each schema, and the one declaration of topics.
 //!
 //! `schemas/*.avsc` is the source of truth; the structs here are the same contracts in Rust, and a
-//! test compares each with its schema. A service depends on this crate and on the chassis, and on
-//! no other service.
+//! test compares each with its schema. A record within a schema also has a struct of its own, under
+//! the record's name, because the decoder compares the names. A service depends on this crate and on
+//! the chassis, and on no other service.
 
 #![warn(missing_docs)]
 
@@ -13,7 +14,7 @@ pub mod stock;
 
 use chassis::event::Topic;
 
-pub use retention::FACT_RETENTION;
+pub use retention::{FACT_RETENTION, TOLERATED_OUTAGE};
 
 /// All topics, with publisher and subscribers.
 ///

@@ -66,7 +66,7 @@ pub struct OrderLine {
     pub unit_price_cents: i64,
 }
 
-/// Payment and stock both approved; the order is final.
+/// Payment and stock both accepted the order, which is final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderConfirmed {
     /// The order.
@@ -117,7 +117,7 @@ pub enum CancelReason {
     StockRejected,
     /// The customer cancelled.
     Customer,
-    /// The saga's deadline passed.
+    /// The order was still pending at its deadline.
     Deadline,
     /// A reason newer than this reader.
     Unknown,

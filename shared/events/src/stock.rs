@@ -127,13 +127,13 @@ pub const SKU_CHARS_MAX: usize = 64;
 /// The largest number of characters of an item's name.
 pub const NAME_CHARS_MAX: usize = 200;
 
-/// The rule of a SKU, in the words of a refusal.
-pub const SKU_RULE: &str = "must have 1 to 64 characters, in Unicode's normalization form NFKC, none of them \
-     a control character or invisible, none blank but the space, and that neither first nor last";
+/// The rule of a SKU, as the text of a refusal.
+pub const SKU_RULE: &str = "must have 1 to 64 characters, in Unicode's normalization form NFKC, without control \
+     characters, invisible characters and blanks other than the space, which is neither first nor last";
 
 /// The rule of an item's name.
-pub const NAME_RULE: &str = "must have 1 to 200 characters, in Unicode's normalization form NFC, none of them \
-     a control character, or a format character but a joiner, and no blank first or last";
+pub const NAME_RULE: &str = "must have 1 to 200 characters, in Unicode's normalization form NFC, without control \
+     characters and format characters other than joiners, and with no blank first or last";
 
 /// Whether a text can be stored as a SKU or a name: not empty, not too long, and without control
 /// characters, since Postgres cannot store NUL and a URL cannot contain the others.

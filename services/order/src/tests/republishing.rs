@@ -1,5 +1,7 @@
 //! What the order service published can be republished.
 
+use chassis::Republish;
+
 use super::deadline::{make_older, sweep};
 use super::*;
 
@@ -33,5 +35,5 @@ async fn published_events_are_republished_unchanged() {
 }
 
 fn orders() -> chassis::RepublishSource {
-    chassis::republish::source::<Order>()
+    Order::source()
 }

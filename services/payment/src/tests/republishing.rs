@@ -1,5 +1,7 @@
 //! What payment published can be republished.
 
+use chassis::Republish;
+
 use super::*;
 use crate::payment::Payment;
 
@@ -22,7 +24,7 @@ async fn published_events_are_republished_unchanged() {
         fixture.deliver(&[(Uuid::now_v7(), &order)], saga::refund_payment).await.unwrap();
     }
     let mut published = fixture.outbox_records().await;
-    let payments = || [chassis::republish::source::<Payment>()];
+    let payments = || [Payment::source()];
     let (answer, again) = fixture.republished(payments(), json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(7)));
     published.sort_by(|a, b| a.2.cmp(&b.2));

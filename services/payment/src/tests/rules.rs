@@ -6,7 +6,7 @@ use events::payments::{DeclineReason, PaymentDeclined, PaymentVerified};
 use proptest::prelude::*;
 
 use super::*;
-use crate::payment::{Account, Deposit, Payment, State};
+use crate::payment::{Account, Deposit, Payment, Reason, State};
 use crate::saga::{DEPOSITED_MAX_CENTS, PaymentOutcome, Refusal};
 
 fn deposit(customer_id: Uuid, amount_cents: i64) -> Deposit {
@@ -26,7 +26,7 @@ fn ledger(state: Option<State>) -> Ledger {
             customer_id: (!void).then_some(CUSTOMER),
             amount_cents: if void { 0 } else { 300 },
             currency: (!void).then(euros),
-            reason: (state == State::Declined).then(|| "insufficient_funds".into()),
+            reason: (state == State::Declined).then_some(Reason::InsufficientFunds),
             response_event_id: (!void).then(Uuid::max),
             compensation_event_id: matches!(state, State::Refunded | State::Void).then(Uuid::max),
             created_at: context(0).now,
@@ -74,10 +74,10 @@ fn a_new_order_is_paid_if_the_balance_suffices() {
 fn an_order_that_cannot_be_paid_takes_nothing_and_is_declined_with_a_reason() {
     let stranger = Uuid::from_u128(9);
     for (customer_id, total_cents, currency, reason, stored_reason) in [
-        (CUSTOMER, 701, "EUR", DeclineReason::InsufficientFunds, "insufficient_funds"),
-        (CUSTOMER, i64::MAX, "EUR", DeclineReason::InsufficientFunds, "insufficient_funds"),
-        (stranger, 1, "EUR", DeclineReason::NoAccount, "no_account"),
-        (CUSTOMER, 1, "CHF", DeclineReason::CurrencyMismatch, "currency_mismatch"),
+        (CUSTOMER, 701, "EUR", DeclineReason::InsufficientFunds, Reason::InsufficientFunds),
+        (CUSTOMER, i64::MAX, "EUR", DeclineReason::InsufficientFunds, Reason::InsufficientFunds),
+        (stranger, 1, "EUR", DeclineReason::NoAccount, Reason::NoAccount),
+        (CUSTOMER, 1, "CHF", DeclineReason::CurrencyMismatch, Reason::CurrencyMismatch),
     ] {
         let mut ledger = ledger(None);
         let before = rows(&ledger).0;
@@ -87,7 +87,7 @@ fn an_order_that_cannot_be_paid_takes_nothing_and_is_declined_with_a_reason() {
         assert_eq!(answer, Some(PaymentOutcome::Declined(no)));
         assert_eq!(rows(&ledger).0, before);
         let row = ledger.payment(ORDER).unwrap();
-        assert_eq!((row.state, row.reason.as_deref()), (State::Declined, Some(stored_reason)));
+        assert_eq!((row.state, row.reason), (State::Declined, Some(stored_reason)));
         assert_eq!(
             (row.response_event_id, row.compensation_event_id),
             (Some(context(1).event_id), None)

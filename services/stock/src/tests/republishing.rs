@@ -1,13 +1,13 @@
 //! What stock published can be republished.
 
-use chassis::republish;
+use chassis::{Republish, RepublishSource};
 use events::stock::StockItem;
 
 use super::*;
 use crate::stock::{Item, Reservation};
 
-fn sources() -> [republish::RepublishSource; 2] {
-    [republish::source::<Item>(), republish::source::<Reservation>()]
+fn sources() -> [RepublishSource; 2] {
+    [Item::source(), Reservation::source()]
 }
 
 #[tokio::test]

@@ -22,9 +22,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::admin::republish_source::{PAGE_ROWS, Page, Selection};
-pub use crate::admin::republish_source::{
-    PublishedEvent, Republish, RepublishSource, source, traceparent,
-};
+pub use crate::admin::republish_source::{PublishedEvent, Republish, RepublishSource, traceparent};
 use crate::db;
 use crate::flow::wakeups::Wakeups;
 use crate::http::extractors::Json;

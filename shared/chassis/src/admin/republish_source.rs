@@ -26,6 +26,15 @@ pub trait Republish:
 
     /// The events that it published, in the order of their decisions; for a topic of state, the newest only.
     fn published_events(&self) -> Vec<PublishedEvent>;
+
+    /// All rows of the table, as a source of events to republish.
+    fn source() -> RepublishSource {
+        RepublishSource {
+            table: Self::TABLE,
+            topic_names: Self::topic_names(),
+            read: |tx, selection| Box::pin(read_page::<Self>(tx, selection)),
+        }
+    }
 }
 
 /// An event as it was published.
@@ -42,21 +51,12 @@ impl PublishedEvent {
     }
 }
 
-/// The rows of one table, whatever their type; made by [`source`].
+/// The rows of one table, whatever their type; made by [`Republish::source`].
 pub struct RepublishSource {
     pub(super) table: &'static str,
     pub(super) topic_names: Vec<&'static str>,
     pub(super) read:
         for<'a> fn(&'a mut PgConnection, Selection<'a>) -> BoxFuture<'a, sqlx::Result<Page>>,
-}
-
-/// The rows of one table.
-pub fn source<R: Republish>() -> RepublishSource {
-    RepublishSource {
-        table: R::TABLE,
-        topic_names: R::topic_names(),
-        read: |tx, selection| Box::pin(read_page::<R>(tx, selection)),
-    }
 }
 
 impl RepublishSource {

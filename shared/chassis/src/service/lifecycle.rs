@@ -225,7 +225,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::admin::republish::{self, PublishedEvent, Republish};
+    use crate::admin::republish::{PublishedEvent, Republish};
     use crate::config::{Config, Secret};
     use crate::event::{Retention, Topic};
     use crate::service::process::check_health;
@@ -424,11 +424,11 @@ mod tests {
         let refused = refusal(service(vec![&OPENED])).await;
         assert!(refused.starts_with("till.opened is published and can't be rep"), "{refused}");
         let two = service(vec![&OPENED, &CLOSED]);
-        let _ = two.republish([republish::source::<Till>()]);
+        let _ = two.republish([Till::source()]);
         let refused = refusal(two).await;
         assert!(refused.starts_with("till.closed is published and can't be rep"), "{refused}");
         let one = service(vec![&OPENED]);
-        let _ = one.republish([republish::source::<Till>()]);
+        let _ = one.republish([Till::source()]);
         one.ensure_republishable().unwrap();
         service(vec![]).ensure_republishable().unwrap();
     }

@@ -3,8 +3,9 @@
 
 use std::fmt::Debug;
 
-use sqlx::postgres::{PgHasArrayType, PgRow, Postgres};
-use sqlx::{Encode, FromRow, PgPool, Type, TypeInfo};
+use sqlx::postgres::{PgArguments, PgHasArrayType, PgRow, Postgres};
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, Encode, FromRow, PgPool, Type, TypeInfo};
 
 use crate::unit_of_work::write_batch::{Statement, WriteBatch};
 
@@ -58,6 +59,16 @@ pub trait Record: Send + Sync + Sized + 'static {
     {
         sqlx::query_as(Self::columns().select_after.as_str()).bind(key).bind(limit).fetch_all(db)
     }
+
+    /// The rows that `condition` selects, which follows the name of the table and whose parameters the caller
+    /// binds: `where customer_id = $1 order by order_id`.
+    fn select(condition: &'static str) -> QueryAs<'static, Postgres, Self, PgArguments>
+    where
+        Self: for<'r> FromRow<'r, PgRow>,
+    {
+        let (names, table) = (&Self::columns().names, Self::TABLE);
+        sqlx::query_as(AssertSqlSafe(format!("select {names} from {table} {condition}")))
+    }
 }
 
 /// What a column can hold.
@@ -105,6 +116,8 @@ impl<R: 'static> Column<R> {
 /// The columns of a table, with the statements that are made of them.
 pub struct Columns<R> {
     columns: Vec<Column<R>>,
+    /// The list of their names.
+    names: String,
     pub(super) select: String,
     pub(super) select_for_update: String,
     select_after: String,
@@ -140,6 +153,7 @@ impl<R: Record> Columns<R> {
                 )
             }),
             columns: columns.into(),
+            names,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! `contracts apply` creates in Kafka and the schema registry what this crate declares: every topic
 //! with its partitions and retention, and every schema under `FULL_TRANSITIVE` compatibility.
 //!
-//! It is the only program that creates either; services only look them up. It can be repeated. A
-//! difference that cannot be changed under running services is an error. So is a cluster of another
-//! stack, in which nothing is then changed.
+//! It is the only program that creates either; services only read them. It can be repeated. A
+//! difference that cannot be changed under running services is an error. A cluster of another stack
+//! is an error too, and the command then changes nothing.
 //!
 //! `contracts record`, run in a checkout, records a changed schema as its next version.
 

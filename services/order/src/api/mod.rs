@@ -1,17 +1,16 @@
 //! The API of the order service.
 
+mod history;
+
 use axum::extract::State;
 use axum::response::Response;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    ChangeFeed, Commands, EmptyBody, FeedEntry, IdempotencyKey, IdempotentRequest, Json,
-    LastEventId, OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record,
-    Reply, ServerSentEvent, openapi,
+    ChangeFeed, Commands, EmptyBody, IdempotencyKey, IdempotentRequest, Json,
+    OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record, Reply, openapi,
 };
-use chrono::{DateTime, Utc};
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -21,8 +20,6 @@ use uuid::Uuid;
 use crate::order::{CancelOrder, Item, LineRequest, Order, Orders, PlaceOrder, Reason, Status};
 use crate::saga::{self, Refusal};
 
-#[path = "api_history.rs"]
-mod history;
 pub use history::HistoryEntry;
 
 const LINES_MAX: usize = 50;
@@ -36,7 +33,7 @@ pub struct Api {
     has_deadline: bool,
 }
 
-/// The API. `has_deadline`: whether new orders are cancelled at a deadline.
+/// Serves the API. `has_deadline`: whether new orders are cancelled at a deadline.
 pub fn router(
     db: PgPool,
     commands: Commands<Orders>,
@@ -46,7 +43,7 @@ pub fn router(
     openapi::serve("order", routes()).with_state(Api { db, commands, feed, has_deadline })
 }
 
-/// Its routes, each with its description.
+/// The routes of the API, each with its description.
 pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(place_order, list_orders))
@@ -68,7 +65,7 @@ struct OrderRequest {
 }
 
 impl OrderRequest {
-    /// The limits of an order, each named by its field.
+    /// Checks the limits of an order. A refusal names the field.
     fn validate(&self) -> Result<(), Problem> {
         if !(1..=LINES_MAX).contains(&self.lines.len()) {
             return Err(Problem::invalid("lines", format!("must be 1 to {LINES_MAX} lines")));
@@ -83,7 +80,7 @@ impl OrderRequest {
                 return Err(Problem::invalid(sku, SKU_RULE));
             }
             if self.lines[..nth].iter().any(|earlier| earlier.sku == line.sku) {
-                return Err(Problem::invalid(sku, "stands on an earlier line already"));
+                return Err(Problem::invalid(sku, "is on an earlier line already"));
             }
         }
         Ok(())
@@ -93,10 +90,10 @@ impl OrderRequest {
 /// Places an order.
 ///
 /// When the answer arrives, the order is durable and pending; payment and stock receive it next. The
-/// prices are those of this service. Only the database of this service is needed.
+/// prices are those that `GET /items` shows. An order is accepted also while payment, stock or Kafka are down.
 #[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey), responses(
     (status = 201, description = "The order, pending.", body = Order),
-    (status = 422, description = "`field` breaks a rule: an item that is unknown, that stands on two \
+    (status = 422, description = "`field` breaks a rule: an item that is unknown, that is on two \
         lines, or that has another currency than the lines before it; or a total that is too large. \
         Or the key was used with another request."),
 ))]
@@ -155,7 +152,7 @@ impl From<Refusal> for Problem {
             }
             Refusal::TotalTooLarge { nth } => Problem::invalid(
                 format!("lines[{nth}].quantity"),
-                "makes the order cost more than can be counted",
+                "makes the total of the order too large",
             ),
             Refusal::NoSuchOrder => Problem::not_found("there is no such order"),
             Refusal::AlreadyConfirmed => Problem::conflict(
@@ -199,7 +196,7 @@ async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
 #[serde(deny_unknown_fields)]
 struct OrdersQuery {
     customer_id: Uuid,
-    /// Only older orders than this one: `next` of the page before.
+    /// Only orders that are older than this one: `next` of the previous page.
     after: Option<Uuid>,
     #[serde(default)]
     #[param(inline)]
@@ -225,18 +222,11 @@ async fn list_orders(
     State(api): State<Api>,
     Query(OrdersQuery { customer_id, after, limit }): Query<OrdersQuery>,
 ) -> Result<JsonResponse<OrderList>, Problem> {
-    let mut orders: Vec<Order> = sqlx::query_as(
-        "select order_id, customer_id, status, reason, payment, stock, total_cents, currency,
-                lines, created_at, ended_at, created_event_id, ended_event_id, last_position
-         from orders where customer_id = $1 and order_id < $2
-         order by order_id desc limit $3",
-    )
-    .bind(customer_id)
-    // No order has the greatest id of all.
-    .bind(after.unwrap_or(Uuid::max()))
-    .bind(limit.query_limit())
-    .fetch_all(&api.db)
-    .await?;
+    let page =
+        Order::select("where customer_id = $1 and order_id < $2 order by order_id desc limit $3");
+    // No order has the greatest id.
+    let page = page.bind(customer_id).bind(after.unwrap_or(Uuid::max())).bind(limit.query_limit());
+    let mut orders = page.fetch_all(&api.db).await?;
     let next = limit.split_page(&mut orders, |order| order.order_id);
     Ok(JsonResponse(OrderList { orders, next }))
 }
@@ -245,7 +235,7 @@ async fn list_orders(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ItemsQuery {
-    /// Only items after this SKU: `next` of the page before.
+    /// Only items after this SKU: `next` of the previous page.
     #[param(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     after: Option<String>,
     #[serde(default)]
@@ -264,7 +254,7 @@ struct ItemList {
 
 /// Lists the items that can be ordered.
 ///
-/// Ordered by `sku`, by its bytes in UTF-8. The list has what stock has published; stock itself may be down.
+/// Ordered by `sku`, by its bytes in UTF-8. The list has the items that stock has published; stock itself may be down.
 #[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
@@ -272,8 +262,8 @@ async fn list_items(
     State(api): State<Api>,
     Query(ItemsQuery { after, limit }): Query<ItemsQuery>,
 ) -> Result<JsonResponse<ItemList>, Problem> {
-    // An older version may have stored an item whose SKU would be refused today. The list continues after it all
-    // the same.
+    // The list continues after any SKU that can be stored: an older version may have stored an item whose SKU
+    // would be refused today.
     if after.as_deref().is_some_and(|after| !is_text(after, SKU_CHARS_MAX)) {
         return Err(Problem::invalid("after", SKU_RULE));
     }

@@ -1,8 +1,18 @@
 //! The history of an order, read at once or followed while it grows.
-//!
-//! The second half of `api.rs`, which declares it by its path, because the fuzzer includes that file as well.
 
-use super::*;
+use axum::Json as JsonResponse;
+use axum::extract::State;
+use axum::response::Response;
+use chassis::{FeedEntry, LastEventId, Path, Problem, ServerSentEvent};
+use chrono::{DateTime, Utc};
+use events::orders::{CANCELLED, CONFIRMED};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use crate::saga::Refusal;
 
 /// An event of an order.
 #[derive(Serialize, sqlx::FromRow, ToSchema)]
@@ -11,25 +21,23 @@ pub struct HistoryEntry {
     order_id: Uuid,
     #[serde(skip)]
     position: i64,
-    /// The topic that it went through.
+    /// The topic of the event.
     #[schema(examples("orders.created"))]
     event: String,
     event_id: Uuid,
     /// The event itself, without its envelope.
     #[schema(value_type = Object)]
     detail: Value,
-    /// When it was decided, by the clock of its publisher's database.
+    /// When its publisher decided it, by the clock of the publisher's database.
     occurred_at: DateTime<Utc>,
-    /// When it became true here.
+    /// When this service committed it.
     recorded_at: DateTime<Utc>,
 }
 
 /// Positions are counted while the order's row is locked, so within an order they grow in the order of commits.
 impl FeedEntry for HistoryEntry {
     const QUERY: &str =
-        "select entry.order_id, entry.position, entry.event, entry.event_id, entry.detail,
-                entry.occurred_at, entry.recorded_at
-         from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
+        "select entry.* from unnest($1::uuid[], $2::bigint[]) as seen (order_id, position)
          cross join lateral (
              select order_id, position, event, event_id, detail, occurred_at, recorded_at
              from history
@@ -49,18 +57,18 @@ impl FeedEntry for HistoryEntry {
         &self.event
     }
     fn is_final(&self) -> bool {
-        [events::orders::CONFIRMED.name, events::orders::CANCELLED.name].contains(&&*self.event)
+        [CONFIRMED.name, CANCELLED.name].contains(&&*self.event)
     }
 }
 
-/// The life of an order.
+/// The history of an order.
 #[derive(Serialize, ToSchema)]
 pub struct History {
     order_id: Uuid,
     history: Vec<HistoryEntry>,
 }
 
-/// Shows every event of an order, in the sequence in which they became true here.
+/// Shows every event of an order, in the sequence in which this service committed them.
 #[utoipa::path(get, path = "/orders/{order_id}/history", responses(
     (status = 200, description = "The events, the oldest first.", body = History),
     (status = 404, description = "There is no such order."),
@@ -74,13 +82,9 @@ pub async fn show_history(
 }
 
 async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Problem> {
-    let history: Vec<HistoryEntry> = sqlx::query_as(
-        "select order_id, event_id, position, event, detail, occurred_at, recorded_at
-         from history where order_id = $1 order by position",
-    )
-    .bind(order_id)
-    .fetch_all(&api.db)
-    .await?;
+    // Positions are counted from 1.
+    let query = sqlx::query_as(HistoryEntry::QUERY).bind(vec![order_id]).bind(vec![0_i64]);
+    let history: Vec<HistoryEntry> = query.fetch_all(&api.db).await?;
     if history.is_empty() { Err(Refusal::NoSuchOrder.into()) } else { Ok(history) }
 }
 
@@ -92,7 +96,7 @@ async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Pr
 /// `Last-Event-ID`, as browsers do by themselves.
 #[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
     (status = 200, description = "The events.", body = ServerSentEvent, content_type = "text/event-stream"),
-    (status = 204, description = "The client has seen all events, and there will be no more."),
+    (status = 204, description = "The client has received all events, and there will be no more."),
     (status = 404, description = "There is no such order."),
 ))]
 pub async fn follow_order(

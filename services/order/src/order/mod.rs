@@ -1,0 +1,201 @@
+//! The aggregate: orders with their two legs and their history, and the items that they can name.
+
+mod history;
+mod published;
+mod rows;
+
+use chassis::{Record, Table, deserialize_integer};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::types::Json;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+pub use history::NewHistoryEntry;
+
+/// An order. Its status leaves `pending` once, and what was ordered never changes.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "orders", key = "order_id")]
+pub struct Order {
+    pub order_id: Uuid,
+    #[record(immutable)]
+    pub customer_id: Uuid,
+    pub status: Status,
+    #[schema(required)]
+    pub reason: Option<Reason>,
+    pub payment: PaymentLeg,
+    pub stock: StockLeg,
+    #[record(immutable)]
+    pub total_cents: i64,
+    #[record(immutable)]
+    pub currency: String,
+    #[record(immutable)]
+    #[schema(value_type = Vec<Line>)]
+    pub lines: Json<Vec<Line>>,
+    #[record(immutable)]
+    pub created_at: DateTime<Utc>,
+    #[schema(required)]
+    pub ended_at: Option<DateTime<Utc>>,
+    #[record(immutable)]
+    #[serde(skip)]
+    pub created_event_id: Uuid,
+    #[serde(skip)]
+    pub ended_event_id: Option<Uuid>,
+    /// The position of the last entry of its history, or 0.
+    #[serde(skip)]
+    pub last_position: i64,
+}
+
+/// One item of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Line {
+    pub sku: String,
+    pub quantity: i32,
+    pub unit_price_cents: i64,
+}
+
+/// An order is pending until it is confirmed or cancelled. Then its status never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Status {
+    Pending,
+    Confirmed,
+    Cancelled,
+}
+
+/// Why an order was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Reason {
+    PaymentDeclined,
+    StockRejected,
+    Customer,
+    Deadline,
+}
+
+/// What payment answered. It only climbs: waiting < verified < refunded, waiting < declined,
+/// waiting < void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum PaymentLeg {
+    Waiting,
+    Verified,
+    Declined,
+    Refunded,
+    Void,
+}
+
+/// What stock answered. It only climbs: waiting < reserved < released, waiting < rejected,
+/// waiting < void.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum StockLeg {
+    Waiting,
+    Reserved,
+    Rejected,
+    Released,
+    Void,
+}
+
+/// An item, as stock published it last.
+#[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
+#[record(table = "items", key = "sku")]
+pub struct Item {
+    pub sku: String,
+    pub name: String,
+    pub price_cents: i64,
+    pub currency: String,
+    pub version: i64,
+}
+
+/// The command of a customer who orders items.
+#[derive(Clone, Debug)]
+pub struct PlaceOrder {
+    /// Drawn when the request arrives, so that a command that is tried again finds the row of its first attempt.
+    pub order_id: Uuid,
+    pub customer_id: Uuid,
+    pub lines: Vec<LineRequest>,
+    /// Whether a deadline is set, at which the order is cancelled if it is still pending.
+    pub has_deadline: bool,
+}
+
+/// One item that a customer orders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LineRequest {
+    /// On one line only. In Unicode's normalization form NFKC, without invisible characters and
+    /// without blanks other than the space, which is neither first nor last.
+    #[schema(min_length = 1, max_length = 64, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    #[schema(examples("deck-lantern"))]
+    pub sku: String,
+    #[schema(minimum = 1, maximum = 1_000, examples(2))]
+    #[serde(deserialize_with = "deserialize_integer")]
+    pub quantity: i32,
+}
+
+/// The command that cancels an order, for its customer or at its deadline.
+#[derive(Clone, Debug)]
+pub struct CancelOrder {
+    pub order_id: Uuid,
+    pub reason: Reason,
+}
+
+/// An order that is cancelled if it is still pending when it is older than the deadline.
+#[derive(Record)]
+#[record(table = "deadlines", key = "order_id")]
+struct Deadline {
+    order_id: Uuid,
+    created_at: DateTime<Utc>,
+}
+
+/// The rows of one batch.
+#[derive(Default)]
+pub struct Orders {
+    orders: Table<Order>,
+    items: Table<Item>,
+    history: Vec<NewHistoryEntry>,
+    deadlines: Vec<Deadline>,
+}
+
+impl Orders {
+    /// An order, if there is one.
+    pub fn order(&self, order_id: Uuid) -> Option<&Order> {
+        self.orders.get(&order_id)
+    }
+
+    /// An order, if there is one, to change it.
+    pub fn order_mut(&mut self, order_id: Uuid) -> Option<&mut Order> {
+        self.orders.get_mut(&order_id)
+    }
+
+    /// Adds or replaces an order.
+    pub fn put_order(&mut self, order: Order) {
+        self.orders.put(order);
+    }
+
+    /// Makes the sweep cancel a new order if it is still pending at the deadline.
+    pub fn set_deadline(&mut self, order_id: Uuid, created_at: DateTime<Utc>) {
+        self.deadlines.push(Deadline { order_id, created_at });
+    }
+
+    /// An item, if stock published it.
+    pub fn item(&self, sku: &str) -> Option<&Item> {
+        self.items.get(sku)
+    }
+
+    /// Every item of the batch.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
+    }
+
+    /// Adds or replaces an item, unless a newer version is there.
+    pub fn put_item(&mut self, item: Item) {
+        if self.item(&item.sku).is_none_or(|known| known.version < item.version) {
+            self.items.put(item);
+        }
+    }
+}
