@@ -173,6 +173,17 @@ fn the_map_names_every_folder_of_the_chassis() {
 }
 
 #[test]
+fn the_index_of_the_decisions_lists_every_record() {
+    let index = read("docs/decisions/README.md");
+    let is_listed = |page: &String| match page.strip_prefix("docs/decisions/") {
+        None | Some("README.md") => true,
+        Some(record) => index.contains(&format!("]({record})")),
+    };
+    let missing: Vec<String> = pages().into_iter().filter(|page| !is_listed(page)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
 fn pages_are_plain() {
     let mut wrong = Vec::new();
     for page in pages() {
