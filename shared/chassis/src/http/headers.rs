@@ -189,9 +189,9 @@ impl IntoParams for OptionalIdempotencyKey {
 impl IntoParams for PreferWait {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let schema = ObjectBuilder::new().schema_type(Type::String).examples(["wait=10"]);
-        let description = "`wait=N` (RFC 7240) holds the answer back until there is something to \
-            tell, for N seconds at most and never longer than 10. `Preference-Applied` names for how \
-            long it was ready to wait. What can't be read is ignored.";
+        let description = "`wait=N` (RFC 7240) delays the answer until the resource is final, for N \
+            seconds at most and never longer than 10. `Preference-Applied` has the number of seconds that \
+            were granted. A malformed value is ignored.";
         vec![header_parameter("Prefer", description, schema.build(), Required::False)]
     }
 }

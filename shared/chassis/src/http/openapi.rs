@@ -77,38 +77,41 @@ where
 fn service_description() -> String {
     let Limits { body_bytes_max, header_bytes_max, .. } = Limits::default();
     format!(
-        "A request has one of three outcomes. A 2xx: done, and durable. A 4xx, or a 503 of type \
-         `/problems/unavailable`: refused, and nothing was stored by it. No answer, a 500, or a 503 of \
-         type `/problems/outcome-unknown`: ask again with the same `Idempotency-Key` until the answer is \
-         2xx, or 4xx other than 408. A 503 or a 408 speaks of that one attempt, and not of an earlier one \
-         that was left open.\n\n\
-         Every refusal is `application/problem+json` (RFC 9457), but for a 431, and a 400 to what is no \
-         HTTP; `field` names the offending value. Fields that are not listed here are refused. At most: \
-         {body_bytes_max} bytes a body, {header_bytes_max} a request's line and headers, 100 headers."
+        "A request has one of three outcomes.\n\n\
+         - 2xx: done, and durable.\n\
+         - 4xx, or 503 of type `/problems/unavailable`: refused. This request stored nothing.\n\
+         - No answer, 500, or 503 of type `/problems/outcome-unknown`: unknown. Repeat the request with the \
+         same `Idempotency-Key` until the answer is 2xx, or 4xx other than 408.\n\n\
+         A 503 or a 408 is the outcome of that one request. An earlier one with the same key may have been \
+         stored.\n\n\
+         A refusal is `application/problem+json` (RFC 9457), and its `field` names the offending value. The \
+         exceptions are a 431, and the 400 to a request that is not HTTP. A field that is not listed here is \
+         refused. A body has {body_bytes_max} bytes at most, a request's line and headers {header_bytes_max}, \
+         and there are 100 headers at most."
     )
 }
 
 fn problem_schema() -> Value {
     json!({
         "type": "object",
-        "description": "Why there is no better answer (RFC 9457).",
+        "description": "Why the request was not carried out (RFC 9457).",
         "required": ["type", "title", "status", "detail"],
         "properties": {
             "type": {
                 "type": "string",
                 "format": "uri-reference",
-                "description": "The kind of problem, the same for ever.",
+                "description": "The kind of problem. It never changes its meaning.",
                 "examples": ["/problems/invalid-value"],
             },
-            "title": { "type": "string", "description": "The kind, readable." },
+            "title": { "type": "string", "description": "The kind of problem, for people." },
             "status": {
                 "type": "integer", "minimum": 400, "maximum": 599,
                 "description": "The HTTP status.",
             },
-            "detail": { "type": "string", "description": "What happened this time, for people." },
+            "detail": { "type": "string", "description": "The reason in this case, for people." },
             "field": {
                 "type": "string",
-                "description": "The offending value's place in the request, like `lines[2].size`.",
+                "description": "Where the offending value stands in the request, such as `lines[2].size`.",
             },
         },
     })
@@ -159,12 +162,12 @@ fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
         with_header(description, name, meaning, json!({ "type": "string" }))
     };
     let retry = |description| {
-        let meaning = "Seconds after which to ask again, at the earliest.";
+        let meaning = "After how many seconds to repeat the request, at the earliest.";
         let schema = json!({ "type": "integer", "minimum": 1 });
         with_header(description, "Retry-After", meaning, schema)
     };
-    let allow = "The methods that this address knows.";
-    let method = with_text("This address does not know the method.", "Allow", allow);
+    let allow = "The methods that this address has.";
+    let method = with_text("This address does not have the method.", "Allow", allow);
     let coding = "The content codings that are accepted, where the body has another one.";
     let unsupported = "The body is not sent as `application/json`, or it is compressed. Of type \
          `/problems/unsupported-content-coding`: it must be sent without a `Content-Encoding`.";
@@ -172,17 +175,17 @@ fn common_responses() -> Vec<(&'static str, ProblemScope, Value)> {
     let unknown = "Not now. Of type `/problems/unavailable`: nothing was stored. Of type \
          `/problems/outcome-unknown`: it may be stored or not: ask for the same again, with the \
          same `Idempotency-Key` where one is taken.";
-    let malformed = problem("Broken JSON, or a header that can't be read.");
+    let malformed = problem("Malformed JSON, or a malformed header.");
     let slow = problem("The body did not arrive in time; nothing was stored.");
     // Sent before there is a request that could be answered with a body.
     let header_too_large = json!({ "description": "The headers are too large." });
-    let internal = problem("Our fault. The reason is in the log.");
+    let internal = problem("A fault of the service. Its log has the reason.");
     vec![
         ("Malformed400", ProblemScope::All, malformed),
         ("NotFound404", ProblemScope::WithPathId, problem("There is no such thing.")),
         ("MethodNotAllowed405", ProblemScope::All, method),
         ("TooSlow408", ProblemScope::All, slow),
-        ("TooLarge413", ProblemScope::All, problem("The body is larger than is taken.")),
+        ("TooLarge413", ProblemScope::All, problem("The body is too large.")),
         ("Unsupported415", ProblemScope::All, unsupported),
         ("Invalid422", ProblemScope::WithInput, problem("`field` breaks a rule.")),
         ("HeaderTooLarge431", ProblemScope::All, header_too_large),
