@@ -132,7 +132,14 @@ impl<R: UnitOfWork> TestService<R> {
     }
 
     /// Delivers events of one type in one transaction, on the path of records from Kafka. Returns the ids of the
-    /// events that were published; an unprocessable event leaves nothing behind.
+    /// events that were published in response: none, if the handler publishes nothing. An unprocessable event
+    /// leaves nothing behind.
+    ///
+    /// It applies the events once. The consumer's loop would try them again if another transaction inserted the same
+    /// row at the same moment.
+    ///
+    /// # Panics
+    /// If the database refuses what the handler wrote.
     pub async fn deliver<E: Event, O: Outcome + 'static>(
         &self,
         events: &[(Uuid, &E)],
