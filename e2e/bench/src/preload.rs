@@ -27,8 +27,12 @@ const BYTES_PER_ORDER: f64 = 1_000.0;
 /// The file with the version of the code and of Postgres, beside the cluster.
 const FINGERPRINT_FILE: &str = "fingerprint";
 
+/// As the migrations of the chassis create them.
+const MESSAGING_TABLES: &str =
+    include_str!("../../../shared/chassis/migrations/1_messaging.sql");
+
 /// As the service's own migrations create them.
-const TABLES: &str = concat!(include_str!("../../../services/order/migrations/2_order.sql"),);
+const TABLES: &str = include_str!("../../../services/order/migrations/1_order.sql");
 
 /// One order a second since the beginning of 2020, with ids of their time.
 const ID_FUNCTIONS: &str = "
@@ -72,11 +76,8 @@ pub async fn create(directory: &Path, count: i64) -> Result<()> {
     let postgres = Artifacts::fetch_missing(&|_| {}).await?.postgres_bin.join("postgres");
     let postgres = Command::new(postgres).arg("--version").output()?.stdout;
     let postgres = String::from_utf8_lossy(&postgres);
-    let messaging =
-        new_service::messaging_migrations(&directories::checkout()?.join("services/order"))?;
-    let messaging: String = messaging.into_iter().map(|(_, text)| text).collect();
     let fingerprint = format!(
-        "{versions:?} {postgres} {messaging} {TABLES} {ID_FUNCTIONS} {INSERT_ORDERS} {INSERT_HISTORY} {count}"
+        "{versions:?} {postgres} {MESSAGING_TABLES} {TABLES} {ID_FUNCTIONS} {INSERT_ORDERS} {INSERT_HISTORY} {count}"
     );
     let cached = preload_directory()?;
     if fs::read_to_string(cached.join(FINGERPRINT_FILE)).is_ok_and(|text| text == fingerprint) {

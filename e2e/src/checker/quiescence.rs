@@ -62,7 +62,7 @@ impl Sources {
             pending.push(format!("{} orders have not ended", group_digits(open)));
         }
         for service in SERVICES {
-            let waiting: i64 = sqlx::query_scalar("select count(*) from outbox")
+            let waiting: i64 = sqlx::query_scalar("select count(*) from chassis.outbox")
                 .fetch_one(self.db(service))
                 .await?;
             if waiting > 0 {
@@ -72,7 +72,7 @@ impl Sources {
                 ));
             }
             let paused: Option<String> =
-                sqlx::query_scalar("select reason from consumer where paused_at is not null")
+                sqlx::query_scalar("select reason from chassis.consumer where paused_at is not null")
                     .fetch_optional(self.db(service))
                     .await?
                     .flatten();

@@ -219,7 +219,7 @@ async fn check_inbox(
         .collect();
     received.sort_unstable_by_key(|record| record.event_id);
     let mut check = InboxCheck::new(service, &received, context, &tally.unanswered);
-    let mut rows = sqlx::query_as::<_, InboxRow>("select * from inbox order by event_id")
+    let mut rows = sqlx::query_as::<_, InboxRow>("select * from chassis.inbox order by event_id")
         .fetch(sources.db(service));
     while let Some(row) = rows.next().await {
         check.check_row(&row?, findings);

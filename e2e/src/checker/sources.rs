@@ -64,7 +64,7 @@ impl Sources {
         for service in SERVICES {
             let mut rows = sqlx::query_as::<_, (String, i32, i64, Vec<u8>, String, String)>(
                 "select topic, partition, \"offset\", hash, state, reason
-                 from dead_letters where cluster = $1",
+                 from chassis.dead_letters where cluster = $1",
             )
             .bind(&cluster)
             .fetch(self.db(service));
@@ -86,7 +86,7 @@ impl Sources {
         let mut discarded = HashSet::new();
         for service in SERVICES {
             let events: Vec<Uuid> = sqlx::query_scalar(
-                "select event_id from dead_letters where state = 'discarded' and event_id is not null",
+                "select event_id from chassis.dead_letters where state = 'discarded' and event_id is not null",
             )
             .fetch_all(self.db(service))
             .await?;

@@ -40,7 +40,7 @@ impl Waivers {
         let mut waivers = Waivers::default();
         for (service, db) in databases {
             let dead_letters: Vec<(i64, String, Option<Vec<u8>>)> = sqlx::query_as(
-                "select dead_letter_id, topic, key from dead_letters where state = 'discarded'",
+                "select dead_letter_id, topic, key from chassis.dead_letters where state = 'discarded'",
             )
             .fetch_all(db)
             .await?;
@@ -51,7 +51,7 @@ impl Waivers {
             }
             let write_offs: Vec<(Option<Vec<u8>>, String, i64)> = sqlx::query_as(
                 "select key, unit, sum(amount)::bigint
-                 from write_offs join dead_letters using (dead_letter_id) group by key, unit",
+                 from chassis.write_offs join chassis.dead_letters using (dead_letter_id) group by key, unit",
             )
             .fetch_all(db)
             .await?;

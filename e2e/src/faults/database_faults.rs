@@ -88,7 +88,7 @@ pub async fn terminate_relay_session(stack: &Stack, service: &str) -> Result<u64
 pub async fn lock_outbox(stack: &Stack, service: &str, lasting: Duration) -> Result<()> {
     let mut db = connect_as_superuser(stack, service).await?;
     let mut tx = db.begin().await?;
-    sqlx::query("lock table outbox in access exclusive mode").execute(&mut *tx).await?;
+    sqlx::query("lock table chassis.outbox in access exclusive mode").execute(&mut *tx).await?;
     sleep(lasting).await;
     tx.rollback().await.context("the lock was lost before its time")
 }
@@ -105,7 +105,7 @@ pub async fn count_lock_waiters(stack: &Stack, service: &str) -> Result<i64> {
 pub async fn hold_snapshot(stack: &Stack, service: &str, lasting: Duration) -> Result<()> {
     let mut db = connect_as_superuser(stack, service).await?;
     let mut tx = db.begin_with("begin isolation level repeatable read").await?;
-    sqlx::query("select count(*) from outbox").execute(&mut *tx).await?;
+    sqlx::query("select count(*) from chassis.outbox").execute(&mut *tx).await?;
     sleep(lasting).await;
     tx.rollback().await.context("the snapshot was lost before its time")
 }
@@ -113,12 +113,12 @@ pub async fn hold_snapshot(stack: &Stack, service: &str, lasting: Duration) -> R
 /// The number of events in a service's outbox.
 pub async fn count_outbox_rows(stack: &Stack, service: &str) -> Result<i64> {
     let mut db = connect_as_superuser(stack, service).await?;
-    Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&mut db).await?)
+    Ok(sqlx::query_scalar("select count(*) from chassis.outbox").fetch_one(&mut db).await?)
 }
 
 /// The number of dead letters of a kind that wait for an operator.
 pub async fn count_dead_letters(stack: &Stack, service: &str, kind: &str) -> Result<i64> {
-    let count = "select count(*) from dead_letters where kind = $1 and state = 'waiting'";
+    let count = "select count(*) from chassis.dead_letters where kind = $1 and state = 'waiting'";
     let mut db = connect_as_superuser(stack, service).await?;
     Ok(sqlx::query_scalar(count).bind(kind).fetch_one(&mut db).await?)
 }

@@ -103,7 +103,7 @@ pub const MUTANTS: [Mutant; 16] = [
         "B13",
         "key outside the transaction",
         I2,
-        Disturbance::TableLocked("order", "idempotency_keys"),
+        Disturbance::TableLocked("order", "chassis.idempotency_keys"),
     ),
     mutant("B15", "a task ends unnoticed", I13, Disturbance::DatabaseKilled("payment")),
     detected_by_test(

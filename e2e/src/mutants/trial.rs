@@ -127,7 +127,7 @@ impl Disturbance {
                 Load { cancelled_percent: 40, ..load }
             }
             Disturbance::TableLocked(_, table) => {
-                let repeated_percent = if table == "idempotency_keys" { 40 } else { 5 };
+                let repeated_percent = if table == "chassis.idempotency_keys" { 40 } else { 5 };
                 Load {
                     duration: TABLE_LOCK_DURATION * 2,
                     duplicated_percent: repeated_percent,

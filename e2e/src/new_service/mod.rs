@@ -11,7 +11,7 @@ mod names;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::launcher::directories::checkout;
 use crate::new_service::edits::{
@@ -27,12 +27,12 @@ const TEMPLATE_FILES: [(&str, &str); 8] = [
     ("src/saga.rs", include_str!("../../template/saga.rs")),
     ("src/api.rs", include_str!("../../template/api.rs")),
     ("src/tests.rs", include_str!("../../template/tests.rs")),
-    ("migrations/2_shipping.sql", include_str!("../../template/tables.sql")),
+    ("migrations/1_shipping.sql", include_str!("../../template/tables.sql")),
     ("outage.rs", include_str!("../../template/outage.rs")),
     ("openapi.json", include_str!("../../template/openapi.json")),
 ];
 
-/// The files copied from stock, beside the chassis's migrations.
+/// The files copied from stock.
 const COPIED_FILES: [&str; 2] = ["Cargo.toml", "build.rs"];
 
 /// The files created in the service's folder, and the files changed outside with the reason.
@@ -66,10 +66,7 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
         let text = without_unused(&read_file(&stock.join(file))?);
         Ok((folder.join(file), text.replace("name = \"stock\"", &format!("name = \"{name}\""))))
     });
-    let mut copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
-    for (file, text) in messaging_migrations(&stock)? {
-        copied.push((folder.join("migrations").join(file), text));
-    }
+    let copied = copied.into_iter().collect::<Result<Vec<_>>>()?;
     let edited = [
         (
             "shared/events/src/orders.rs",
@@ -115,23 +112,6 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
     Ok(generated)
 }
 
-/// The chassis's migrations in a service's folder, by their file names and in the order in which
-/// they are applied.
-pub fn messaging_migrations(service: &Path) -> Result<Vec<(String, String)>> {
-    let folder = service.join("migrations");
-    let mut found = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with("_messaging.sql") {
-            let text = read_file(&folder.join(&name))?;
-            found.push((name, text));
-        }
-    }
-    ensure!(!found.is_empty(), "{} has no *_messaging.sql", folder.display());
-    found.sort_by_key(|(name, _)| name.split('_').next().and_then(|it| it.parse::<i64>().ok()));
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,20 +134,5 @@ mod tests {
         for unused in UNUSED_DEPENDENCIES {
             assert!(!is_used(unused), "{unused} is used");
         }
-    }
-
-    #[test]
-    fn the_migrations_of_the_chassis_come_in_the_order_of_their_numbers() {
-        let service = std::env::temp_dir().join(format!("messaging-{}", std::process::id()));
-        let folder = service.join("migrations");
-        fs::create_dir_all(&folder).unwrap();
-        assert!(messaging_migrations(&service).is_err());
-        for name in ["10_messaging.sql", "9_messaging.sql", "2_stock.sql", "11_messaging.rs"] {
-            fs::write(folder.join(name), name).unwrap();
-        }
-        let found = messaging_migrations(&service).unwrap();
-        fs::remove_dir_all(&service).unwrap();
-        let wanted = ["9_messaging.sql", "10_messaging.sql"].map(|it| (it.into(), it.into()));
-        assert_eq!(found, wanted);
     }
 }

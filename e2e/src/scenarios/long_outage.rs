@@ -210,7 +210,7 @@ impl ObservedDatabase {
         for statement in [
             "set idle_in_transaction_session_timeout = 0",
             "begin isolation level repeatable read",
-            "select count(*) from outbox",
+            "select count(*) from chassis.outbox",
         ] {
             sqlx::query(statement).execute(&mut snapshot).await?;
         }
@@ -249,7 +249,7 @@ impl ObservedDatabase {
 
     /// The size of the outbox and of its index.
     async fn outbox_bytes(&self) -> Result<(i64, i64)> {
-        let size = "select pg_table_size('outbox'), pg_indexes_size('outbox')";
+        let size = "select pg_table_size('chassis.outbox'), pg_indexes_size('chassis.outbox')";
         Ok(sqlx::query_as(size).fetch_one(&self.db).await?)
     }
 

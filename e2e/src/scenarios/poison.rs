@@ -45,7 +45,7 @@ pub async fn expected_dead_letters(client: &Client) -> Result<HashSet<RecordPosi
     for service in SERVICES {
         let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
         let letters: Vec<(String, i32, i64)> = sqlx::query_as(
-            "select topic, partition, \"offset\" from dead_letters
+            "select topic, partition, \"offset\" from chassis.dead_letters
              where key = convert_to($1, 'UTF8') or reason like '%' || $2 || '%'",
         )
         .bind(POISON_KEY)

@@ -34,8 +34,9 @@ const SEND_BATCH_MAX: usize = 1_000;
 pub async fn table_hashes(client: &Client, service: &str) -> Result<BTreeMap<String, String>> {
     let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
     let tables: Vec<String> = sqlx::query_scalar(
-        "select tablename::text from pg_tables
-         where schemaname = 'public' and tablename not in ('_sqlx_migrations', 'idempotency_keys')",
+        "select format('%I.%I', schemaname, tablename) from pg_tables
+         where schemaname in ('public', 'chassis')
+           and tablename not in ('_sqlx_migrations', 'migrations', 'idempotency_keys')",
     )
     .fetch_all(&mut db)
     .await?;
@@ -44,7 +45,7 @@ pub async fn table_hashes(client: &Client, service: &str) -> Result<BTreeMap<Str
         // A hash of the hashes of the rows, since one text of all rows would be too long.
         let sql = format!(
             "select count(*) || ' ' || coalesce(md5(string_agg(hash, '' order by hash)), '')
-             from (select md5(row::text) as hash from \"{table}\" as row) as hashes"
+             from (select md5(row::text) as hash from {table} as row) as hashes"
         );
         let hash = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut db).await?;
         known.insert(format!("{service}.{table}"), hash);

@@ -58,7 +58,7 @@ impl ResourceUsage {
             let mut db = PgConnection::connect(&client.addresses.databases[service]).await?;
             let (connections, rows, bytes): (i64, i64, i64) = sqlx::query_as(
                 "select (select count(*) from pg_stat_activity where usename = $1),
-                        (select count(*) from outbox), pg_total_relation_size('outbox')",
+                        (select count(*) from chassis.outbox), pg_total_relation_size('chassis.outbox')",
             )
             .bind(service)
             .fetch_one(&mut db)

@@ -101,7 +101,7 @@ impl ServiceProgress {
         let positions =
             tokio::task::spawn_blocking(move || partition_positions(&group, service)).await??;
         // The oldest waiting row.
-        let oldest_position: Option<i64> = sqlx::query_scalar("select min(position) from outbox")
+        let oldest_position: Option<i64> = sqlx::query_scalar("select min(position) from chassis.outbox")
             .fetch_one(&mut self.db)
             .await
             .with_context(|| format!("polling {service}"))?;

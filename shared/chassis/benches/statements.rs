@@ -52,8 +52,7 @@ fn main() -> anyhow::Result<()> {
 async fn database() -> anyhow::Result<PgPool> {
     let (owner, server) = testing::fresh_database().await;
     let config = testing::config(owner, server);
-    let migrations = sqlx::migrate!("../../services/stock/migrations");
-    migrate::migrate("till", &config, migrations).await?;
+    migrate::migrate("till", &config, sqlx::migrate::Migrator::DEFAULT).await?;
     pool::connect("till", &config)
 }
 

@@ -37,7 +37,7 @@ pub fn insert(
     let (event_ids, topics): (Vec<Uuid>, Vec<&str>) = events.into_iter().unzip();
     writes
         .statement(concat!(
-            "insert into inbox (event_id, topic, attempts, tick)
+            "insert into chassis.inbox (event_id, topic, attempts, tick)
          select unnest($1::uuid[]), unnest($2::text[]), $3, ",
             newest_tick!()
         ))
@@ -54,7 +54,7 @@ pub(crate) async fn insert_if_new(
     attempts: i32,
 ) -> sqlx::Result<bool> {
     let inserted = sqlx::query(concat!(
-        "insert into inbox (event_id, topic, attempts, tick) select $1, $2, $3, ",
+        "insert into chassis.inbox (event_id, topic, attempts, tick) select $1, $2, $3, ",
         newest_tick!(),
         " on conflict do nothing"
     ))
@@ -74,7 +74,7 @@ pub async fn topics_of(
     if event_ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let topics = sqlx::query_as("select event_id, topic from inbox where event_id = any($1)");
+    let topics = sqlx::query_as("select event_id, topic from chassis.inbox where event_id = any($1)");
     let topics: Vec<(Uuid, String)> = topics.bind(event_ids).fetch_all(tx).await?;
     Ok(topics.into_iter().collect())
 }
@@ -82,10 +82,10 @@ pub async fn topics_of(
 /// The entries of discarded events are kept: republishing may redeliver an event at any age, and an event that an
 /// operator has discarded must never have its effect.
 pub(crate) const PRUNE_STATEMENT: &str = "
-    delete from inbox where event_id in (
-        select event_id from inbox
+    delete from chassis.inbox where event_id in (
+        select event_id from chassis.inbox
         where tick < $1
-          and not exists (select from dead_letters as letter
+          and not exists (select from chassis.dead_letters as letter
                           where letter.event_id = inbox.event_id and letter.state = 'discarded')
         order by tick limit $2)";
 

@@ -50,18 +50,18 @@ pub async fn run(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
         expected.iter().map(|event| TimelineStep::new(event, &found)).collect();
     for (service, db) in &mut databases {
         let waiting: Vec<Uuid> =
-            sqlx::query_scalar("select event_id from outbox where event_id = any($1)")
+            sqlx::query_scalar("select event_id from chassis.outbox where event_id = any($1)")
                 .bind(&ids)
                 .fetch_all(&mut *db)
                 .await?;
         let handled: Vec<(Uuid, DateTime<Utc>, i32)> = sqlx::query_as(
-            "select event_id, received_at, attempts from inbox where event_id = any($1)",
+            "select event_id, received_at, attempts from chassis.inbox where event_id = any($1)",
         )
         .bind(&ids)
         .fetch_all(&mut *db)
         .await?;
         let dead_letters: Vec<TimelineDeadLetter> = sqlx::query_as(
-            "select dead_letter_id, event_id, state, reason from dead_letters where event_id = any($1)",
+            "select dead_letter_id, event_id, state, reason from chassis.dead_letters where event_id = any($1)",
         )
         .bind(&ids)
         .fetch_all(&mut *db)

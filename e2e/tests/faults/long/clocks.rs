@@ -115,7 +115,7 @@ async fn deadline_outlives_a_jump(stack: &Stack) -> Result<()> {
     // As if the processes had run for long: a new process has no record of a past hour.
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     sqlx::raw_sql(
-        "delete from clock_ticks; insert into clock_ticks (tick, elapsed_ms, recorded_at)
+        "delete from chassis.clock_ticks; insert into chassis.clock_ticks (tick, elapsed_ms, recorded_at)
          select minute, minute * 60000, now() - (180 - minute) * interval '1 minute'
          from generate_series(0, 180) as minute",
     )

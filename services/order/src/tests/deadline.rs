@@ -78,7 +78,7 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
 
     sweep(&fixture, Some(Duration::ZERO)).await;
     assert_eq!(fixture.count_rows("deadlines").await, 1, "those of ended orders are deleted");
-    assert_eq!(fixture.count_rows("outbox").await, 7, "nothing is cancelled twice");
+    assert_eq!(fixture.count_rows("chassis.outbox").await, 7, "nothing is cancelled twice");
 }
 
 #[tokio::test]

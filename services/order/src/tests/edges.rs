@@ -109,7 +109,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
             "{refused:?}"
         );
     }
-    for table in ["orders", "history", "outbox", "idempotency_keys"] {
+    for table in ["orders", "history", "chassis.outbox", "chassis.idempotency_keys"] {
         assert_eq!(fixture.count_rows(table).await, 0, "{table}");
     }
     let answer = client.post("/orders", Some("a"), order_request()).await;
@@ -126,7 +126,7 @@ async fn the_largest_order_is_accepted() {
     let answer =
         client.post("/orders", None, json!({"customer_id": CUSTOMER, "lines": lines})).await;
     assert_eq!((answer.status, &answer.body["total_cents"]), (201, &json!(50_000_000_000_000_i64)));
-    let size: i32 = sqlx::query_scalar("select octet_length(body) from outbox")
+    let size: i32 = sqlx::query_scalar("select octet_length(body) from chassis.outbox")
         .fetch_one(&fixture.db)
         .await
         .unwrap();
@@ -150,7 +150,7 @@ async fn an_order_sent_twice_with_a_key_is_placed_once() {
     )
     .await;
     assert!(together.iter().all(|answer| answer.status == 201 && answer.body == together[0].body));
-    assert_eq!((fixture.count_rows("orders").await, fixture.count_rows("outbox").await), (2, 2));
+    assert_eq!((fixture.count_rows("orders").await, fixture.count_rows("chassis.outbox").await), (2, 2));
     post_order(&client).await;
     post_order(&client).await;
     assert_eq!(fixture.count_rows("orders").await, 4, "without a key each is an order");
@@ -231,7 +231,7 @@ async fn the_first_rejection_cancels_and_later_events_only_advance_their_leg() {
     let settled = shown().await;
     assert_eq!((&settled["payment"], &settled["stock"]), (&json!("refunded"), &json!("rejected")));
     assert_eq!((&settled["ended_at"], &settled["reason"]), (&ended["ended_at"], &ended["reason"]));
-    assert_eq!(fixture.count_rows("outbox").await, 2);
+    assert_eq!(fixture.count_rows("chassis.outbox").await, 2);
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn an_event_pruned_from_the_inbox_changes_nothing_when_redelivered() {
     let before = client.get(&format!("/orders/{order_id}/history")).await.body;
     let known =
         fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
-    sqlx::query("delete from inbox").execute(&fixture.db).await.unwrap();
+    sqlx::query("delete from chassis.inbox").execute(&fixture.db).await.unwrap();
     let forgotten =
         fixture.deliver(&[(event_id, &verified(order_id))], saga::payment_verified).await.unwrap();
     assert!(known.is_empty() && forgotten.is_empty());
@@ -264,10 +264,10 @@ async fn a_batch_of_responses_is_one_transaction() {
     assert_eq!(ended, confirmed.into_iter().map(Some).collect::<Vec<_>>());
     let events = [reserved(one), reserved(Uuid::now_v7())];
     let events: Vec<_> = events.iter().map(|event| (Uuid::now_v7(), event)).collect();
-    let inbox = fixture.count_rows("inbox").await;
+    let inbox = fixture.count_rows("chassis.inbox").await;
     fixture.deliver(&events, saga::stock_reserved).await.unwrap_err();
     assert_eq!(
-        fixture.count_rows("inbox").await,
+        fixture.count_rows("chassis.inbox").await,
         inbox,
         "an impossible event takes its whole batch back"
     );

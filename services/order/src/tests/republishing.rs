@@ -19,7 +19,7 @@ async fn published_events_are_republished_unchanged() {
     client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
     make_older(&fixture, ids[4]).await;
     // As if its record had been published at another time, which does not happen.
-    sqlx::query("delete from outbox where key = $1")
+    sqlx::query("delete from chassis.outbox where key = $1")
         .bind(ids[4].to_string())
         .execute(&fixture.db)
         .await

@@ -123,7 +123,7 @@ async fn reset_sequences_neither_cut_an_event_stream_nor_reorder_a_history() {
         let back = "select setval(oid::regclass, 1, false) from pg_class where relkind = 'S'";
         sqlx::query(back).fetch_all(&fixture.db).await.unwrap();
         // The sequence of the outbox draws positions that are taken, and passes them.
-        sqlx::query("delete from outbox").execute(&fixture.db).await.unwrap();
+        sqlx::query("delete from chassis.outbox").execute(&fixture.db).await.unwrap();
         deliver(&fixture, &[reserved(order_id)], saga::stock_reserved).await;
     };
     let (stream_text, ()) = tokio::join!(with_timeout(text(stream)), end);

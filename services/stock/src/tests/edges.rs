@@ -62,7 +62,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
             "{refused:?}"
         );
     }
-    assert_eq!((fixture.count_rows("items").await, fixture.count_rows("outbox").await), (0, 0));
+    assert_eq!((fixture.count_rows("items").await, fixture.count_rows("chassis.outbox").await), (0, 0));
     let most = json!({"name": "ü".repeat(200), "price_cents": 1_000_000_000});
     assert_eq!(client.put(&format!("/items/{}", "x".repeat(64)), most).await.status, 201);
 
@@ -90,7 +90,7 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
     assert_eq!(unknown.status, 404);
     // One of the delivery, and one of each of the two items that were created.
     assert_eq!(
-        (fixture.count_rows("deliveries").await, fixture.count_rows("idempotency_keys").await),
+        (fixture.count_rows("deliveries").await, fixture.count_rows("chassis.idempotency_keys").await),
         (1, 3)
     );
     let later = client.post("/items/pen/deliveries", Some("k"), json!({"quantity": 2})).await;
@@ -266,7 +266,7 @@ async fn an_unprocessable_order_leaves_nothing_behind() {
     let batch = [(Uuid::now_v7(), &good), (Uuid::now_v7(), &bad)];
     fixture.deliver(&batch, saga::reserve_stock).await.unwrap_err();
     assert_eq!(
-        (fixture.count_rows("reservations").await, fixture.count_rows("inbox").await),
+        (fixture.count_rows("reservations").await, fixture.count_rows("chassis.inbox").await),
         (0, 0)
     );
     assert_eq!(fixture.outbox_entries().await.len(), 1);

@@ -109,14 +109,14 @@ async fn every_page_is_republished_until_the_end() {
 async fn while_the_outbox_is_full_nothing_is_republished_and_the_response_says_where_to_continue() {
     let (fixture, client) = fixture().await;
     add_stock(&client, "pen", 5).await;
-    let fill = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let fill = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                 select gen_random_uuid(), 'stock.items', 'pen', '', '', now()
                 from generate_series(1, 10001)";
     sqlx::query(fill).execute(&fixture.db).await.unwrap();
     let (answer, again) = fixture.republished(sources(), json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(0)));
     assert_eq!((again.len(), &answer.body["next"]), (0, &json!("items/")));
-    sqlx::query("delete from outbox").execute(&fixture.db).await.unwrap();
+    sqlx::query("delete from chassis.outbox").execute(&fixture.db).await.unwrap();
     let (_, again) = fixture.republished(sources(), json!({"after": "items/"})).await;
     assert_eq!(again.len(), 1);
 }

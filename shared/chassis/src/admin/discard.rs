@@ -31,7 +31,7 @@ async fn insert_write_offs(
         return Ok(());
     }
     sqlx::query(
-        "insert into write_offs (dead_letter_id, description, amount, unit)
+        "insert into chassis.write_offs (dead_letter_id, description, amount, unit)
          select $1, * from unnest($2::text[], $3::bigint[], $4::text[])",
     )
     .bind(dead_letter_id)

@@ -193,7 +193,7 @@ impl Republisher {
     }
 
     async fn outbox_depth(&self) -> sqlx::Result<i64> {
-        sqlx::query_scalar("select count(*) from (select from outbox limit $1) as waiting")
+        sqlx::query_scalar("select count(*) from (select from chassis.outbox limit $1) as waiting")
             .bind(OUTBOX_ROWS_MAX + 1)
             .fetch_one(&self.db)
             .await

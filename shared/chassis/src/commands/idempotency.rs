@@ -96,7 +96,7 @@ pub(crate) async fn find_stored_replies<'a>(
     let rows: Vec<StoredReply> = sqlx::query_as(
         "select path, key, request_hash, status, location, body
          from unnest($1::text[], $2::text[]) as wanted (path, key)
-         join idempotency_keys using (path, key)",
+         join chassis.idempotency_keys using (path, key)",
     )
     .bind(keyed.keys().map(|(path, _)| *path).collect::<Vec<_>>())
     .bind(keyed.keys().map(|(_, key)| *key).collect::<Vec<_>>())
@@ -135,7 +135,7 @@ pub(crate) fn store_replies<'a>(
     let (requests, replies): (Vec<_>, Vec<_>) = accepted.iter().copied().unzip();
     writes
         .statement(concat!(
-            "insert into idempotency_keys
+            "insert into chassis.idempotency_keys
              (path, key, request_hash, status, location, body, tick)
          select unnest($1::text[]), unnest($2::text[]), unnest($3::bytea[]),
                 unnest($4::smallint[]), unnest($5::text[]), unnest($6::bytea[]), ",
@@ -150,8 +150,8 @@ pub(crate) fn store_replies<'a>(
 }
 
 pub(crate) const PRUNE_STATEMENT: &str = "
-    delete from idempotency_keys where (path, key) in (
-        select path, key from idempotency_keys where tick < $1 order by tick limit $2)";
+    delete from chassis.idempotency_keys where (path, key) in (
+        select path, key from chassis.idempotency_keys where tick < $1 order by tick limit $2)";
 
 /// Deletes what is older than [`RETENTION`], for as long as the process runs.
 pub(crate) async fn prune(db: PgPool) {

@@ -120,14 +120,14 @@ pub(crate) async fn wait_while_paused(db: &PgPool, wait: &LoopWait<'_>) {
 /// every few seconds and must be short.
 async fn pause_status(db: &PgPool) -> sqlx::Result<(bool, i64)> {
     let paused = "select paused_at is not null, (select count(*) from (
-                      select from dead_letters where state = 'waiting' limit 1000) as letters)
-                  from consumer";
+                      select from chassis.dead_letters where state = 'waiting' limit 1000) as letters)
+                  from chassis.consumer";
     sqlx::query_as(paused).fetch_one(db).await
 }
 
 /// Pauses the consumer of every instance, until an operator resumes it.
 async fn pause(db: &PgPool, reason: &str) -> sqlx::Result<()> {
-    sqlx::query("update consumer set paused_at = now(), reason = $1")
+    sqlx::query("update chassis.consumer set paused_at = now(), reason = $1")
         .bind(storable_text(reason))
         .execute(db)
         .await?;
@@ -143,13 +143,13 @@ pub(crate) struct PauseState {
 
 /// Reads whether the consumer is paused.
 pub(crate) async fn pause_state(db: &PgPool) -> sqlx::Result<PauseState> {
-    sqlx::query_as("select paused_at, reason from consumer").fetch_one(db).await
+    sqlx::query_as("select paused_at, reason from chassis.consumer").fetch_one(db).await
 }
 
 /// Ends the pause of the consumer of every instance.
 pub(crate) async fn resume(db: &PgPool) -> Result<PauseState, Problem> {
     let mut tx = db.begin().await?;
-    let resume = "update consumer set paused_at = null, reason = null returning paused_at, reason";
+    let resume = "update chassis.consumer set paused_at = null, reason = null returning paused_at, reason";
     let resumed = sqlx::query_as(resume).fetch_one(&mut *tx).await?;
     tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
     Ok(resumed)

@@ -35,7 +35,7 @@ pub(crate) const TICK_RETENTION: Duration = Duration::from_secs(31 * 24 * 3600);
 /// The number of the newest tick, as a part of the statement that stores it.
 macro_rules! newest_tick {
     () => {
-        "(select coalesce(max(tick), 0) from clock_ticks)"
+        "(select coalesce(max(tick), 0) from chassis.clock_ticks)"
     };
 }
 pub(crate) use newest_tick;
@@ -68,7 +68,7 @@ pub(crate) async fn advance(
     newest: &mut Option<NewestTick>,
     after: Duration,
 ) -> sqlx::Result<bool> {
-    let query = "select tick, elapsed_ms, recorded_at from clock_ticks order by tick desc limit 1";
+    let query = "select tick, elapsed_ms, recorded_at from chassis.clock_ticks order by tick desc limit 1";
     let tick = sqlx::query_as(query).fetch_optional(db).await?;
     let tick = tick.unwrap_or((0, 0, DateTime::UNIX_EPOCH));
     let Some(known) = newest.as_ref().filter(|newest| newest.tick == tick) else {
@@ -82,9 +82,9 @@ pub(crate) async fn advance(
     // Another process may have added it meanwhile. Then its measurement counts, and this process starts again.
     let added = sqlx::query(
         "with added as (
-             insert into clock_ticks (tick, elapsed_ms) values ($1, $2)
+             insert into chassis.clock_ticks (tick, elapsed_ms) values ($1, $2)
              on conflict do nothing returning elapsed_ms)
-         delete from clock_ticks as old using added where old.elapsed_ms < added.elapsed_ms - $3",
+         delete from chassis.clock_ticks as old using added where old.elapsed_ms < added.elapsed_ms - $3",
     );
     added
         .bind(tick.0 + 1)
@@ -99,8 +99,8 @@ pub(crate) async fn advance(
 /// The tick below which rows are older than `span`; `None` if no row is known to be.
 pub(crate) async fn older_than(db: &PgPool, span: Duration) -> sqlx::Result<Option<i32>> {
     let tick = sqlx::query_scalar(
-        "select max(tick) from clock_ticks
-         where elapsed_ms <= (select max(elapsed_ms) from clock_ticks) - $1",
+        "select max(tick) from chassis.clock_ticks
+         where elapsed_ms <= (select max(elapsed_ms) from chassis.clock_ticks) - $1",
     );
     tick.bind(millis(span)).fetch_one(db).await
 }

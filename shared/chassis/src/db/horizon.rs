@@ -42,9 +42,9 @@ impl Horizon {
                     .await;
             }
             sqlx::query_as(
-                "select clock_timestamp(), min(recorded_at) from clock_ticks
-                 where tick >= (select max(tick) from clock_ticks
-                                where elapsed_ms <= (select max(elapsed_ms) from clock_ticks) - $1)",
+                "select clock_timestamp(), min(recorded_at) from chassis.clock_ticks
+                 where tick >= (select max(tick) from chassis.clock_ticks
+                                where elapsed_ms <= (select max(elapsed_ms) from chassis.clock_ticks) - $1)",
             )
             .bind(millis(self.span))
             .fetch_one(db)

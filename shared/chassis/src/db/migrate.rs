@@ -1,8 +1,12 @@
-//! The schema that a service's own database must have.
+//! The tables that a service's own database must have: those of the chassis and those of the service.
 //!
-//! `migrate` changes the schema, as the role that owns it. `serve` only checks it: it waits until each of its own
-//! migrations was applied, and accepts further ones, so that an older version can run with a newer schema, and
-//! never a newer version with an older schema.
+//! The tables of the chassis lie in a Postgres schema of their own. Their migrations are a part of this crate and
+//! have a version table of their own, so a service numbers its migrations as it likes, and gets later tables of the
+//! chassis with a later version of the crate.
+//!
+//! `migrate` changes the tables, as the role that owns them: first those of the chassis, then those of the service.
+//! `serve` only checks them: it waits until each migration that it knows was applied, and accepts further ones, so
+//! that an older version can run with newer tables, and never a newer version with older tables.
 
 use std::time::Duration;
 
@@ -29,8 +33,25 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 const LOCK_TIMEOUT: &str = "2s";
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Brings the schema up to date and lets the serving role work in it. Safe to run twice, and from
-/// two places at once.
+/// The Postgres schema of the chassis's tables.
+const CHASSIS_SCHEMA: &str = "chassis";
+
+/// The versions of the migrations that were applied: of the service and of the chassis.
+const SERVICE_VERSIONS: &str = "_sqlx_migrations";
+const CHASSIS_VERSIONS: &str = "chassis.migrations";
+
+/// The migrations of the chassis's tables.
+fn chassis_migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!();
+    migrator.create_schema(CHASSIS_SCHEMA);
+    migrator.dangerous_set_table_name(CHASSIS_VERSIONS);
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+/// Brings the tables of the chassis and of the service up to date and lets the serving role work in them. Safe to
+/// run twice, and from two places at once. `DATABASE_URL`'s role needs no right to change tables; the role of
+/// `MIGRATION_DATABASE_URL` needs the right to create a schema in the database.
 ///
 /// # Errors
 /// If no database answers within 60 s, if a migration or a grant fails, or if an applied migration was edited. A
@@ -55,6 +76,8 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
     // gives up and retries. It may also wait for another migration.
     let owner = connect_options(service, owner)?.options([("lock_timeout", LOCK_TIMEOUT)]);
     let mut db = connect_with_retry(&owner).await?;
+    let chassis = chassis_migrator();
+    chassis.run(&mut db).await.context("the migrations of the chassis failed")?;
     migrator.run(&mut db).await.context("the migrations failed")?;
     crash_point!("schema.migrated");
     let server = connect_options(service, &config.database_url)?;
@@ -62,8 +85,9 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
         grant_privileges(&mut db, server.get_username()).await.context("the grants failed")?;
     }
     crash_point!("schema.granted");
-    let version = migrator.iter().map(|migration| migration.version).max().unwrap_or(0);
-    tracing::info!(version, "the schema is up to date");
+    let newest = |it: &Migrator| it.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let (version, chassis_version) = (newest(migrator), newest(&chassis));
+    tracing::info!(version, chassis_version, "the tables are up to date");
     Ok(db.close().await?)
 }
 
@@ -72,21 +96,20 @@ fn is_lock_timeout(error: &anyhow::Error) -> bool {
     causes.any(|error| db::classify(error) == DbErrorClass::LockTimeout)
 }
 
-/// Waits, for ever if necessary, until every embedded migration was applied. Checking the newest is not enough:
-/// after a merge of two branches, a lower number may be deployed after a higher one.
+/// Waits, for ever if necessary, until every embedded migration was applied.
 pub async fn wait_for_migrations(db: &PgPool, migrator: &Migrator) {
-    let needed: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
+    let chassis = chassis_migrator();
     let mut log_throttle = LogThrottle::default();
     loop {
-        let query = sqlx::query_scalar(
-            "select min(version) from unnest($1::bigint[]) as needed (version)
-             where version not in (select version from _sqlx_migrations where success)",
-        );
-        let lacking: Result<Option<i64>, sqlx::Error> =
-            db::with_timeout(QUERY_TIMEOUT, query.bind(&needed).fetch_one(db)).await;
-        let why = match lacking {
+        let lacking = async {
+            let of_chassis = find_unapplied(db, CHASSIS_VERSIONS, &chassis).await?;
+            let of_service = find_unapplied(db, SERVICE_VERSIONS, migrator).await?;
+            let of_chassis = of_chassis.map(|version| format!("{version} of the chassis"));
+            Ok(of_chassis.or(of_service.map(|version| version.to_string())))
+        };
+        let why = match db::with_timeout(QUERY_TIMEOUT, lacking).await {
             Ok(None) => return,
-            Ok(Some(version)) => format!("migration {version} was not applied to it"),
+            Ok(Some(migration)) => format!("migration {migration} was not applied to it"),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
                 "it was never migrated".to_owned()
             }
@@ -97,6 +120,21 @@ pub async fn wait_for_migrations(db: &PgPool, migrator: &Migrator) {
         }
         sleep(RETRY_INTERVAL).await;
     }
+}
+
+/// The lowest embedded migration that was not applied. To compare the newest is not enough: after a merge of two
+/// branches, a lower number may be deployed after a higher one.
+async fn find_unapplied(
+    db: &PgPool,
+    versions: &str,
+    migrator: &Migrator,
+) -> sqlx::Result<Option<i64>> {
+    let needed: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
+    let query = AssertSqlSafe(format!(
+        "select min(version) from unnest($1::bigint[]) as needed (version)
+         where version not in (select version from {versions} where success)"
+    ));
+    sqlx::query_scalar(query).bind(needed).fetch_one(db).await
 }
 
 async fn connect_with_retry(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
@@ -122,12 +160,15 @@ async fn grant_privileges(db: &mut PgConnection, role: &str) -> sqlx::Result<()>
     sqlx::query("select pg_advisory_xact_lock(hashtext('grants'))").execute(&mut *tx).await?;
     let schema: String =
         sqlx::query_scalar("select quote_ident(current_schema())").fetch_one(&mut *tx).await?;
+    let schemas = format!("schema {schema}, {CHASSIS_SCHEMA}");
     for grant in [
-        format!("grant usage on schema {schema} to {role}"),
-        format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),
+        format!("grant usage on {schemas} to {role}"),
+        format!("grant select, insert, update, delete on all tables in {schemas} to {role}"),
         // To draw numbers, and to advance a sequence that a failover left behind its table.
-        format!("grant usage, update on all sequences in schema {schema} to {role}"),
-        format!("revoke insert, update, delete on _sqlx_migrations from {role}"),
+        format!("grant usage, update on all sequences in {schemas} to {role}"),
+        format!(
+            "revoke insert, update, delete on {SERVICE_VERSIONS}, {CHASSIS_VERSIONS} from {role}"
+        ),
     ] {
         sqlx::query(AssertSqlSafe(grant)).execute(&mut *tx).await?;
     }
@@ -177,7 +218,14 @@ pub(crate) mod tests {
         ] {
             sqlx::query(may).execute(&db).await.expect(may);
         }
-        for may_not in ["drop table t1", "delete from _sqlx_migrations", "create table mine ()"] {
+        for may_not in [
+            "drop table t1",
+            "delete from _sqlx_migrations",
+            "delete from chassis.migrations",
+            "create table mine ()",
+            "create table chassis.mine ()",
+            "create schema mine",
+        ] {
             let refused = sqlx::query(may_not).execute(&db).await.expect_err(may_not);
             assert!(
                 refused.as_database_error().unwrap().code().is_some_and(|code| code == "42501")

@@ -20,7 +20,7 @@ struct NumberedColumn {
     column: String,
 }
 
-/// Advances each sequence of the service's own schema to the highest number in its column, if the column has an
+/// Advances each sequence of the service and of the chassis to the highest number in its column, if the column has an
 /// index. A sequence that cannot be read or set is logged and left for the next time.
 pub(crate) async fn advance_all(db: &PgPool) {
     if let Err(error) = db::with_timeout(ADVANCE_TIMEOUT, advance_each(db)).await {
@@ -37,7 +37,7 @@ async fn advance_each(db: &PgPool) -> sqlx::Result<()> {
               and refclassid = 'pg_class'::regclass and deptype in ('a', 'i') and refobjsubid > 0
          join pg_class as numbered on numbered.oid = refobjid
          join pg_attribute on attrelid = refobjid and attnum = refobjsubid
-         where sequence.relkind = 'S' and sequence.relnamespace = current_schema()::regnamespace
+         where sequence.relkind = 'S' and sequence.relnamespace in (current_schema()::regnamespace, 'chassis'::regnamespace)
            and exists (select from pg_index
                        where indrelid = refobjid and indkey[0] = refobjsubid and indisvalid
                          and indpred is null)"#,

@@ -94,7 +94,7 @@ pub(crate) async fn store(
     letters.sort_unstable_by_key(|(m, ..)| (m.topic(), m.partition(), m.offset()));
     let hash = |m: &OwnedMessage| Sha256::digest(m.payload().unwrap_or_default()).to_vec();
     sqlx::query_as(
-        "insert into dead_letters
+        "insert into chassis.dead_letters
              (cluster, attempts,
               topic, partition, \"offset\", hash, event_id, key, headers, record, kind, reason)
          select $1, $2, * from unnest($3::text[], $4::int[], $5::bigint[], $6::bytea[], $7::uuid[],
@@ -131,7 +131,7 @@ fn truncate(bytes: &[u8]) -> &[u8] {
 pub(crate) async fn full_reason(db: &PgPool) -> sqlx::Result<Option<String>> {
     let waiting = "select count(*), coalesce(sum(coalesce(octet_length(record), 0)
                               + pg_column_size(headers) + coalesce(octet_length(key), 0)), 0)::bigint
-                   from dead_letters where state = 'waiting'";
+                   from chassis.dead_letters where state = 'waiting'";
     let (letters, bytes): (i64, i64) = sqlx::query_as(waiting).fetch_one(db).await?;
     let is_full = letters >= WAITING_MAX || bytes >= WAITING_BYTES_MAX;
     Ok(is_full.then(|| {

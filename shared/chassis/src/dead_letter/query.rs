@@ -59,7 +59,7 @@ pub(crate) async fn list(
         "select dead_letter_id, topic, partition, \"offset\", event_id,
                 encode(substring(key for 256), 'escape') as key,
                 kind, reason, state, received_at, settled_at
-         from dead_letters
+         from chassis.dead_letters
          where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)
          order by dead_letter_id limit $4",
     )
@@ -74,7 +74,7 @@ pub(crate) async fn list(
 /// The number of dead letters that match.
 pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Result<i64> {
     sqlx::query_scalar(
-        "select count(*) from dead_letters
+        "select count(*) from chassis.dead_letters
          where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)",
     )
     .bind(filter.after)
@@ -147,7 +147,7 @@ impl DeadLetter {
 pub(crate) async fn find(db: &PgPool, dead_letter_id: i64) -> sqlx::Result<Option<DeadLetter>> {
     sqlx::query_as(
         "select *, translate(encode(record, 'base64'), E'\\n', '') as base64
-         from dead_letters where dead_letter_id = $1",
+         from chassis.dead_letters where dead_letter_id = $1",
     )
     .bind(dead_letter_id)
     .persistent(false)
@@ -160,7 +160,7 @@ pub(crate) async fn lock(
     tx: &mut PgTransaction<'_>,
     dead_letter_id: i64,
 ) -> sqlx::Result<DeadLetterState> {
-    sqlx::query_scalar("select state from dead_letters where dead_letter_id = $1 for update")
+    sqlx::query_scalar("select state from chassis.dead_letters where dead_letter_id = $1 for update")
         .bind(dead_letter_id)
         .fetch_one(&mut **tx)
         .await
@@ -182,7 +182,7 @@ pub(crate) async fn was_discarded(
     topic: &str,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar(
-        "select exists (select from dead_letters
+        "select exists (select from chassis.dead_letters
                         where event_id = $1 and topic = $2 and state = 'discarded')",
     )
     .bind(event_id)
@@ -199,7 +199,7 @@ pub(crate) async fn settle(
     discard_reason: Option<&str>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update dead_letters set state = $2, discard_reason = $3, settled_at = now()
+        "update chassis.dead_letters set state = $2, discard_reason = $3, settled_at = now()
          where dead_letter_id = $1 and state = 'waiting'",
     )
     .bind(dead_letter_id)

@@ -41,7 +41,7 @@ fn with_write_offs(sums: &str) -> String {
         "select row_to_json(books)::text from (
              select sums.*, coalesce(
                  (select json_agg(total order by unit)
-                  from (select unit, sum(amount) as amount from write_offs group by unit) as total),
+                  from (select unit, sum(amount) as amount from chassis.write_offs group by unit) as total),
                  '[]') as written_off
              from ({sums}) as sums) as books"
     )

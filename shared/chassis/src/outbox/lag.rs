@@ -61,8 +61,8 @@ impl OutboxLag {
         let measured = sqlx::query_as(
             "select clock_timestamp(), oldest.position, oldest.occurred_at,
                     sequence::text, coalesce(pg_sequence_last_value(sequence), 0)
-             from cast(pg_get_serial_sequence('outbox', 'position') as regclass) as sequence
-             left join (select position, occurred_at from outbox where position > $1
+             from cast(pg_get_serial_sequence('chassis.outbox', 'position') as regclass) as sequence
+             left join (select position, occurred_at from chassis.outbox where position > $1
                         order by position limit 1) as oldest on true",
         );
         let measured = measured.bind(self.low_watermark.get()).fetch_one(&mut *db);

@@ -13,7 +13,7 @@ const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(60);
 /// gets another name then: `-1/` and a number.
 pub(crate) const OPEN_WRITERS_QUERY: &str = "
     select virtualtransaction from pg_locks
-    where locktype = 'relation' and relation = 'outbox'::regclass and mode = 'RowExclusiveLock' and granted
+    where locktype = 'relation' and relation = 'chassis.outbox'::regclass and mode = 'RowExclusiveLock' and granted
       and database = (select oid from pg_database where datname = current_database())";
 
 /// A position at or below which the outbox has no row and will have none.

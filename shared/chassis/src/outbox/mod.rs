@@ -44,7 +44,7 @@ pub fn insert(writes: &mut WriteBatch<'_>, events: &[Envelope]) {
     }
     writes
         .statement(
-            "insert into outbox
+            "insert into chassis.outbox
              (event_id, topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at)
          select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bytea[]),
                 unnest($5::bytea[]), unnest($6::text[]), unnest($7::uuid[]),
@@ -65,7 +65,7 @@ pub fn insert(writes: &mut WriteBatch<'_>, events: &[Envelope]) {
 /// Stores the schemas of the topics that a service publishes, before it publishes anything.
 pub async fn store_schemas(db: &PgPool, topics: &[&'static Topic]) -> sqlx::Result<()> {
     sqlx::query(
-        "insert into outbox_schemas (fingerprint, schema)
+        "insert into chassis.outbox_schemas (fingerprint, schema)
          select * from unnest($1::bytea[], $2::text[])
          on conflict do nothing",
     )

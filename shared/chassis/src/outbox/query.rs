@@ -50,7 +50,7 @@ pub(crate) struct OutboxRow {
 /// index, and the poll ends with its last row. A join would read and sort the whole outbox.
 pub(crate) fn select_statement(with_delete: bool, with_topic_backoff: bool) -> String {
     let and_deletes = match with_delete {
-        true => "with acknowledged as (delete from outbox where position = any($1))",
+        true => "with acknowledged as (delete from chassis.outbox where position = any($1))",
         false => "",
     };
     // A row that its topic blocks also blocks its key: a later row of the key must not overtake it. While no
@@ -59,7 +59,7 @@ pub(crate) fn select_statement(with_delete: bool, with_topic_backoff: bool) -> S
         false => "",
         true => {
             "and topic <> all($5) and not exists (
-                 select from outbox as earlier
+                 select from chassis.outbox as earlier
                  where earlier.topic = any($5) and earlier.key = outbox.key
                    and earlier.position <= outbox.position)"
         }
@@ -68,7 +68,7 @@ pub(crate) fn select_statement(with_delete: bool, with_topic_backoff: bool) -> S
         "{and_deletes}
          select position, event_id, topic, key, schema_fingerprint, body, traceparent, causation_id,
                 occurred_at
-         from outbox
+         from chassis.outbox
          where position > $2
            and position not in (select unnest($1::bigint[]))
            and key not in (select unnest($3::text[]))

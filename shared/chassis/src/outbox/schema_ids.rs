@@ -22,7 +22,7 @@ pub(super) async fn resolve_schema_id(
         backoff.back_off_topic(topic, "the schema registry does not answer");
         return Ok(None);
     }
-    let stored = "select schema from outbox_schemas where fingerprint = $1";
+    let stored = "select schema from chassis.outbox_schemas where fingerprint = $1";
     let stored = sqlx::query_scalar::<_, String>(stored).bind(fingerprint);
     let Some(schema) = with_query_timeout(stored.fetch_optional(db)).await? else {
         backoff.back_off_topic(topic, "the schema of a row is not stored yet");

@@ -182,7 +182,7 @@ impl<R: UnitOfWork> TestService<R> {
     /// The ids of the events in the outbox that these events caused.
     async fn event_ids_caused_by(&self, ids: &[Uuid]) -> Vec<Uuid> {
         sqlx::query_scalar(
-            "select event_id from outbox where causation_id = any($1) order by position",
+            "select event_id from chassis.outbox where causation_id = any($1) order by position",
         )
         .bind(ids)
         .fetch_all(&self.db)
@@ -192,7 +192,7 @@ impl<R: UnitOfWork> TestService<R> {
 
     /// The outbox in its order: topic, key and event id.
     pub async fn outbox_entries(&self) -> Vec<(String, String, Uuid)> {
-        sqlx::query_as("select topic, key, event_id from outbox order by position")
+        sqlx::query_as("select topic, key, event_id from chassis.outbox order by position")
             .fetch_all(&self.db)
             .await
             .expect("the outbox")
@@ -202,7 +202,7 @@ impl<R: UnitOfWork> TestService<R> {
     pub async fn outbox_records(&self) -> Vec<OutboxRecord> {
         sqlx::query_as(
             "select event_id, topic, key, schema_fingerprint, body, occurred_at
-             from outbox order by position",
+             from chassis.outbox order by position",
         )
         .fetch_all(&self.db)
         .await

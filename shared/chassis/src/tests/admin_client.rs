@@ -69,7 +69,7 @@ impl<const TEST: u32> Fixture<TEST> {
     /// The number of dead letters in each state.
     pub async fn dead_letter_counts(&self) -> BTreeMap<String, i64> {
         let states: Vec<(String, i64)> =
-            sqlx::query_as("select state, count(*) from dead_letters group by state")
+            sqlx::query_as("select state, count(*) from chassis.dead_letters group by state")
                 .fetch_all(&self.db)
                 .await
                 .unwrap();

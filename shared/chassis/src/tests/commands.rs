@@ -88,7 +88,7 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
         let (status, body) = read_response(answer).await;
         assert_eq!((status, body.contains(&format!(r#""total":{total}"#))), (201, true), "{body}");
         assert_eq!(fixture.tallies().await["a"], (nth as i64 + 1, total));
-        assert_eq!(fixture.query_number("select count(*) from outbox").await, nth as i64 + 1);
+        assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, nth as i64 + 1);
     }
 
     // A generated key has the same effect as a key of the client.
@@ -240,7 +240,7 @@ async fn a_command_that_panics_or_that_the_database_rejects_is_a_500_for_its_cal
     let answers: Vec<u16> = answers.await.iter().map(|answer| status(answer).as_u16()).collect();
     assert_eq!(answers, [201, 201, 500, 201, 500, 201, 201]);
     assert_eq!(fixture.tallies().await.values().map(|(counted, _)| counted).sum::<i64>(), 5);
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 5);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 5);
     writing.stop().await;
 }
 
@@ -278,7 +278,7 @@ async fn a_command_that_needs_an_unrequested_row_or_publishes_to_a_foreign_topic
     let answers = [unnamed, of_another, good].map(|answer| status(&answer).as_u16());
     assert_eq!(answers, [500, 500, 201]);
     assert_eq!(fixture.tallies().await.into_keys().collect::<Vec<_>>(), ["c"]);
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 1);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 1);
     writing.stop().await;
 }
 

@@ -26,8 +26,8 @@ async fn a_duplicate_has_one_effect_in_a_batch_across_batches_and_at_two_consume
 
     let tallies = fixture.tallies().await;
     assert_eq!(tallies.values().map(|(counted, _)| counted).sum::<i64>(), 20, "{tallies:?}");
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 20);
-    assert_eq!(fixture.query_number("select count(*) from dead_letters").await, 0);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 20);
+    assert_eq!(fixture.query_number("select count(*) from chassis.dead_letters").await, 0);
 }
 
 /// After a batch without duplicates the next batch expects none, and does not query the inbox first.
@@ -57,9 +57,9 @@ async fn unexpected_duplicates_have_no_effect_and_the_other_events_of_their_batc
     }
     let tallies = fixture.tallies().await;
     assert_eq!(tallies.into_values().collect::<Vec<_>>(), [(6, 711_125), (1, 7)]);
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 7);
-    assert_eq!(fixture.query_number("select count(*) from dead_letters").await, 0);
-    assert_eq!(fixture.query_number("select max(attempts)::bigint from inbox").await, 1);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 7);
+    assert_eq!(fixture.query_number("select count(*) from chassis.dead_letters").await, 0);
+    assert_eq!(fixture.query_number("select max(attempts)::bigint from chassis.inbox").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +80,7 @@ async fn after_a_crash_between_commit_and_offset_events_are_handled_again_withou
 
     fixture.catch_up().await;
     assert_eq!(fixture.tallies().await, before);
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 50);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 50);
     assert_eq!(committed_offsets(&fixture).await.iter().sum::<i64>(), 50, "all were read again");
 }
 
@@ -145,7 +145,7 @@ async fn a_whole_topic_replayed_from_offset_0_changes_nothing() {
     relaying.stop().await;
     fixture.catch_up().await;
     let state = async || {
-        let tables = ["tallies", "outbox", "inbox", "dead_letters"];
+        let tables = ["tallies", "chassis.outbox", "chassis.inbox", "chassis.dead_letters"];
         let mut rows = Vec::new();
         for table in tables {
             let all = format!("select {table}::text from {table} order by 1");
@@ -251,7 +251,7 @@ async fn a_compacted_topic_needs_no_inbox_because_versions_guard_it() {
         consumer.batch_runner(&client, &stop).handle(batch, &client.context().assignment()).await;
         assert_eq!(fixture.tallies().await["a"], (2, 3), "an older version has no effect");
     }
-    assert_eq!(fixture.query_number("select count(*) from inbox").await, 0);
+    assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, 0);
     assert_eq!(fixture.dead_letters().await.len(), 0);
 }
 

@@ -80,7 +80,7 @@ async fn dead_letters_are_listed_page_by_page_and_each_is_shown_in_full() {
     for nowhere in ["/dead-letters/0", "/dead-letters/7000", "/dead-letters/x"] {
         assert_eq!(send_request(&admin, "GET", nowhere, Value::Null).await.0, 404, "{nowhere}");
     }
-    let inbox_rows = "select count(*) from inbox";
+    let inbox_rows = "select count(*) from chassis.inbox";
     assert_eq!(fixture.query_number(inbox_rows).await, 0, "reading changes nothing");
 }
 
@@ -98,7 +98,7 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     assert!(detail.contains("spoilt"), "{detail}");
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
     assert_eq!(
-        fixture.query_number("select count(*) from inbox").await,
+        fixture.query_number("select count(*) from chassis.inbox").await,
         2,
         "the rejected event is not in the inbox"
     );
@@ -122,11 +122,11 @@ async fn a_dead_letter_is_replayed_once_its_cause_is_fixed_and_never_twice() {
     assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "done_before");
     assert_eq!(fixture.tallies().await["a"], (1, 7));
     assert_eq!(
-        fixture.query_number("select count(*) from outbox").await,
+        fixture.query_number("select count(*) from chassis.outbox").await,
         3,
         "its answer is published once"
     );
-    let attempts = "select attempts::bigint from inbox order by attempts desc limit 1";
+    let attempts = "select attempts::bigint from chassis.inbox order by attempts desc limit 1";
     assert_eq!(fixture.query_number(attempts).await, 5, "whole, halved, alone, stored, replayed");
 
     // The whole topic is delivered again.
@@ -165,7 +165,7 @@ async fn a_dead_letter_whose_event_was_handled_at_another_offset_is_settled_with
     let because = json!({ "reason": "it came again" });
     assert_eq!(outcome(&admin, "/dead-letters/2/discard", because).await, "handled_before");
     assert_eq!(fixture.tallies().await["a"], (2, 157));
-    assert_eq!(fixture.query_number("select count(*) from write_offs").await, 0);
+    assert_eq!(fixture.query_number("select count(*) from chassis.write_offs").await, 0);
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 2)]));
 }
 
@@ -225,7 +225,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
         outcome(&admin, "/dead-letters/4/discard", agreed)
     );
     assert_eq!(BTreeSet::from([&*one, &*other]), BTreeSet::from(["discarded", "discarded_before"]));
-    let written_off = "select sum(amount)::bigint from write_offs where unit = 'unread events'";
+    let written_off = "select sum(amount)::bigint from chassis.write_offs where unit = 'unread events'";
     assert_eq!(fixture.query_number(written_off).await, 1);
     let because = json!({ "reason": "cut" });
     assert_eq!(outcome(&admin, "/dead-letters/5/discard", because).await, "discarded_before");
@@ -270,7 +270,7 @@ async fn a_replay_stopped_by_a_transient_failure_is_a_503_and_changes_nothing() 
     let admin = fixture.admin_router();
     // Another session holds the row for longer than a statement waits.
     let mut other = fixture.superuser_connection().await;
-    sqlx::raw_sql("begin; select * from dead_letters for update")
+    sqlx::raw_sql("begin; select * from chassis.dead_letters for update")
         .execute(&mut other)
         .await
         .unwrap();

@@ -20,7 +20,7 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
     let events = fixture.to_records(&[1, 2, 3, 4].map(|amount| counted("a", amount))).await;
     batches.handle(events[..1].to_vec(), &Assignment::default()).await;
     batches.handle(events[1..2].to_vec(), &Assignment::default()).await;
-    fixture.execute_as_superuser("update inbox set topic = 'another'").await;
+    fixture.execute_as_superuser("update chassis.inbox set topic = 'another'").await;
     batches.handle(events[..1].to_vec(), &Assignment::default()).await;
     batches.handle(events[2..3].to_vec(), &Assignment::default()).await;
     batches.handle(events[1..].to_vec(), &Assignment::default()).await;
@@ -49,10 +49,10 @@ async fn an_event_id_known_from_another_topic_is_no_duplicate_but_a_dead_letter(
     }
     // The event has two dead letters. Discarding both writes it off once.
     fixture.execute_as_superuser(
-        "insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
+        "insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, event_id, key, headers,
                                    record, kind, reason)
          select cluster, topic, partition, 7, hash, event_id, key, headers, record, kind, reason
-         from dead_letters where \"offset\" = 0",
+         from chassis.dead_letters where \"offset\" = 0",
     )
     .await;
     let admin = fixture.admin_router();
@@ -185,6 +185,6 @@ async fn discarding_one_of_two_dead_letters_of_an_event_discards_the_event() {
     assert_eq!(outcome(&admin, "/dead-letters/1/discard", agreed.clone()).await, "discarded");
     assert_eq!(outcome(&admin, "/dead-letters/2/replay", Value::Null).await, "discarded_before");
     assert_eq!(fixture.tallies().await.len(), 0);
-    assert_eq!(fixture.query_number("select sum(amount)::bigint from write_offs").await, 150);
+    assert_eq!(fixture.query_number("select sum(amount)::bigint from chassis.write_offs").await, 150);
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("discarded", 2)]));
 }

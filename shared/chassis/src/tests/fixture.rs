@@ -1,14 +1,8 @@
 //! The fixture: a small service for one test, with its own database, topics and consumer group.
 
-use std::path::Path;
-
 use super::*;
 use crate::outbox::producer::Producer;
 use crate::outbox::sender::OutboxSender;
-
-/// The folder with the chassis's own migrations, `*_messaging.sql`, beside those of a service.
-const MIGRATIONS_DIR: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../../services/stock/migrations");
 
 /// A till cannot hold a million.
 pub const CREATE_TALLIES: &str = "
@@ -40,13 +34,9 @@ impl<const TEST: u32> Fixture<TEST> {
         let superuser =
             superuser.username("postgres").options([("default_transaction_read_only", "off")]);
         let config = config(owner, server);
-        let stock = Migrator::new(Path::new(MIGRATIONS_DIR)).await.unwrap();
-        let is_messaging =
-            |it: &&Migration| it.description.split(' ').next_back() == Some("messaging");
-        let messaging = stock.iter().filter(is_messaging).cloned();
         let sql = AssertSqlSafe(CREATE_TALLIES).into_sql_str();
-        let own = Migration::new(i64::MAX, "tables".into(), MigrationType::Simple, sql, false);
-        let migrator = Migrator::with_migrations(messaging.chain([own]).collect());
+        let own = Migration::new(1, "tables".into(), MigrationType::Simple, sql, false);
+        let migrator = Migrator::with_migrations(vec![own]);
         migrate::migrate(service, &config, migrator).await.unwrap();
         let db = crate::db::pool::connect(service, &config).unwrap();
         let fixture = Fixture { service, config, db, superuser, wakeups: Arc::default() };
@@ -239,7 +229,7 @@ impl<const TEST: u32> Fixture<TEST> {
 
     pub async fn wait_for_empty_outbox(&self) {
         eventually("the outbox is empty", async || {
-            self.query_number("select count(*) from outbox").await == 0
+            self.query_number("select count(*) from chassis.outbox").await == 0
         })
         .await;
     }
@@ -247,7 +237,7 @@ impl<const TEST: u32> Fixture<TEST> {
     /// Waits until the outbox has no row of a topic; rows of other topics may remain.
     pub async fn wait_until_relayed(&self, topic: &Topic) {
         eventually("the outbox is empty", async || {
-            let left = "select count(*) from outbox where topic = $1";
+            let left = "select count(*) from chassis.outbox where topic = $1";
             let left: i64 =
                 sqlx::query_scalar(left).bind(topic.name).fetch_one(&self.db).await.unwrap();
             left == 0
@@ -257,7 +247,7 @@ impl<const TEST: u32> Fixture<TEST> {
 
     /// All dead letters, by partition and offset.
     pub async fn dead_letters(&self) -> Vec<DeadLetterRow> {
-        sqlx::query_as("select * from dead_letters order by partition, \"offset\"")
+        sqlx::query_as("select * from chassis.dead_letters order by partition, \"offset\"")
             .fetch_all(&self.db)
             .await
             .unwrap()

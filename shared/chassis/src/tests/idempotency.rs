@@ -135,7 +135,7 @@ async fn key_lookups<const TEST: u32>(fixture: &Fixture<TEST>) -> i64 {
     fixture
         .query_number(
             "select coalesce(sum(calls), 0)::bigint from pg_stat_statements
-         where query like '%join idempotency_keys%'
+         where query like '%join chassis.idempotency_keys%'
            and dbid = (select oid from pg_database where datname = current_database())",
         )
         .await
@@ -179,12 +179,12 @@ async fn the_same_key_gets_the_same_answer_and_has_one_effect() {
 
     // A refusal is not stored; a reply is stored for a day, even if the clock jumps.
     assert_eq!(run("refused", &counted("a", 0)).await.0, 422);
-    let refused = "select count(*) from idempotency_keys where key = 'refused'";
+    let refused = "select count(*) from chassis.idempotency_keys where key = 'refused'";
     assert_eq!(fixture.query_number(refused).await, 0);
     assert_eq!(run("refused", &five).await.0, 201);
     fixture
         .execute_as_superuser(
-            "update idempotency_keys set created_at = now() - interval '25 hours'",
+            "update chassis.idempotency_keys set created_at = now() - interval '25 hours'",
         )
         .await;
     assert_eq!(prune(&fixture).await, 0);
@@ -206,8 +206,8 @@ async fn prune<const TEST: u32>(fixture: &Fixture<TEST>) -> u64 {
 async fn let_a_day_pass<const TEST: u32>(fixture: &Fixture<TEST>) {
     fixture
         .execute_as_superuser(
-            "insert into clock_ticks (tick, elapsed_ms)
-         select max(tick) + more, max(elapsed_ms) + more * 86400000 from clock_ticks,
+            "insert into chassis.clock_ticks (tick, elapsed_ms)
+         select max(tick) + more, max(elapsed_ms) + more * 86400000 from chassis.clock_ticks,
                 generate_series(1, 2) as more group by more",
         )
         .await;

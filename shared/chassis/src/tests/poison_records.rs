@@ -6,7 +6,7 @@ use tower::ServiceExt;
 use super::*;
 
 /// 1 while the consumer is paused.
-const IS_PAUSED: &str = "select count(*) from consumer where paused_at is not null";
+const IS_PAUSED: &str = "select count(*) from chassis.consumer where paused_at is not null";
 
 /// A record as it is to be sent, the header `ce_id`, and a part of the expected reason.
 type PoisonRecord = (Option<Vec<u8>>, Option<&'static str>, &'static str);
@@ -117,8 +117,8 @@ async fn only_the_bad_events_of_a_batch_become_dead_letters_and_the_others_take_
     }
     let tallies = fixture.tallies().await;
     assert_eq!(tallies.values().map(|(counted, _)| counted).sum::<i64>(), 36, "{tallies:?}");
-    assert_eq!(fixture.query_number("select count(*) from inbox").await, 36);
-    let both = "select count(*) from inbox join dead_letters using (event_id)";
+    assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, 36);
+    let both = "select count(*) from chassis.inbox join chassis.dead_letters using (event_id)";
     assert_eq!(fixture.query_number(both).await, 0, "a dead letter can be replayed");
 }
 
@@ -187,7 +187,7 @@ async fn a_dead_letter_is_stored_though_its_id_was_used_before() {
     let fixture = Fixture::<231>::create_with_contracts().await;
     for letters in 1..=3 {
         fixture
-            .execute_as_superuser("alter table dead_letters alter dead_letter_id restart with 1")
+            .execute_as_superuser("alter table chassis.dead_letters alter dead_letter_id restart with 1")
             .await;
         fixture.handle(fixture.to_records(&[counted(&format!("till {letters}"), 0)]).await).await;
         assert_eq!(fixture.dead_letters().await.len(), letters);
@@ -199,7 +199,7 @@ async fn a_dead_letter_that_the_database_rejects_is_retried_with_backoff() {
     let fixture = Fixture::<232>::create_with_contracts().await;
     fixture
         .execute_as_superuser(
-            "alter table dead_letters add constraint spoilt check (key <> 'a'::bytea)",
+            "alter table chassis.dead_letters add constraint spoilt check (key <> 'a'::bytea)",
         )
         .await;
     let batch = fixture.to_records(&[counted("a", 0)]).await;
@@ -214,7 +214,7 @@ async fn a_dead_letter_that_the_database_rejects_is_retried_with_backoff() {
         eventually("it is tried again", async || tries().await >= 2).await;
         sleep(QUIET_PERIOD).await;
         assert!(tries().await < 20, "{} tries", tries().await);
-        fixture.execute_as_superuser("alter table dead_letters drop constraint spoilt").await;
+        fixture.execute_as_superuser("alter table chassis.dead_letters drop constraint spoilt").await;
     };
     tokio::join!(fixture.handle(batch), drop_constraint);
     assert_eq!(fixture.dead_letters().await.len(), 1);
@@ -336,7 +336,7 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     assert_eq!(letters.len(), 20);
     assert!(letters.iter().all(|letter| letter.record.as_deref() == Some(&long[..4096])));
     let kept = fixture
-        .query_number("select sum(pg_column_size(letter.*))::bigint from dead_letters as letter");
+        .query_number("select sum(pg_column_size(letter.*))::bigint from chassis.dead_letters as letter");
     assert!(kept.await < 20 * 16 * 1024, "as stored, with keys and headers");
 
     let replay = axum::http::Request::post("/dead-letters/1/replay")
@@ -346,7 +346,7 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     assert_eq!(answer.status(), StatusCode::CONFLICT, "it can't be replayed");
 
     fixture.execute_as_superuser(
-        "insert into dead_letters (cluster, topic, partition, \"offset\", hash, headers, kind, reason)
+        "insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, headers, kind, reason)
          select 'other', 'topic', 0, nth, '', '{}', 'undecodable', 'junk'
          from generate_series(1, 20000) as nth",
     )

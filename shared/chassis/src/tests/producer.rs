@@ -74,7 +74,7 @@ async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_se
     fixture.publish(&[counted("a", 1)]).await;
     eventually("the old cluster has it", async || {
         sender.send_batch(&mut db, 1_000).await.unwrap();
-        fixture.query_number("select count(*) from outbox").await == 0
+        fixture.query_number("select count(*) from chassis.outbox").await == 0
     })
     .await;
 
@@ -87,7 +87,7 @@ async fn records_that_a_recreated_cluster_acknowledges_to_an_old_producer_are_se
     })
     .await;
     assert_eq!(
-        fixture.query_number("select count(*) from outbox").await,
+        fixture.query_number("select count(*) from chassis.outbox").await,
         2,
         "neither is certain to be written"
     );
@@ -128,11 +128,11 @@ async fn a_record_that_the_broker_rejects_delays_only_its_own_key() {
     for nth in 1..=5 {
         fixture.publish(&[counted(held, nth + 1), counted(free, nth)]).await;
         eventually("the other key goes on", async || {
-            fixture.query_number("select count(*) from outbox where key = 'b'").await == 0
+            fixture.query_number("select count(*) from chassis.outbox where key = 'b'").await == 0
         })
         .await;
     }
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 6);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 6);
     raise_max_message_bytes(&fixture, topic).await;
     fixture.wait_for_empty_outbox().await;
     relaying.stop().await;
@@ -159,7 +159,7 @@ async fn if_the_broker_rejects_every_record_their_topic_backs_off_and_not_each_k
     raise_max_message_bytes(&fixture, topic).await;
     eventually("all are published", async || {
         sender.send_batch(&mut db, 1_000).await.unwrap();
-        fixture.query_number("select count(*) from outbox").await == 0
+        fixture.query_number("select count(*) from chassis.outbox").await == 0
     })
     .await;
     assert_eq!(first_arrivals(&fixture).await.len(), 1_500);

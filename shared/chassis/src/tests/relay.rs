@@ -142,9 +142,9 @@ async fn a_partition_without_a_leader_delays_only_its_own_topic() {
     // A third of these belong to that partition: more than may be in flight in total.
     fixture
         .execute_as_superuser(
-            "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+            "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), topic, 'key ' || nth, schema_fingerprint, body, occurred_at
-         from outbox, generate_series(1, 27000) as nth",
+         from chassis.outbox, generate_series(1, 27000) as nth",
         )
         .await;
     let mut tx = fixture.db.begin().await.unwrap();
@@ -237,7 +237,7 @@ async fn a_missing_topic_delays_only_its_rows_and_later_ones_of_their_keys() {
         free += 1;
         fixture.publish(&[counted("free", free)]).await;
         eventually("the others go on", async || {
-            fixture.query_number("select count(*) from outbox").await == 5
+            fixture.query_number("select count(*) from chassis.outbox").await == 5
         })
         .await;
     }
@@ -272,7 +272,7 @@ async fn an_unregistered_schema_delays_only_its_own_topic() {
     let relay = fixture.relay();
     let relaying = RunningLoop::start(|stop| relay.run(stop));
     eventually("the registered one is published", async || {
-        fixture.query_number("select count(*) from outbox").await == 1
+        fixture.query_number("select count(*) from chassis.outbox").await == 1
     })
     .await;
     fixture.register_schema(counted_topic, counted_topic.schema).await;
@@ -300,21 +300,21 @@ async fn without_the_registry_events_are_stored_and_later_published_in_their_own
     assert_ne!(newer_id, id);
     fixture.publish(&[counted("a", 2)]).await;
     let fingerprint = crate::event::avro::fingerprint(&newer).unwrap();
-    sqlx::query("insert into outbox_schemas values ($1, $2)")
+    sqlx::query("insert into chassis.outbox_schemas values ($1, $2)")
         .bind(fingerprint.as_slice())
         .bind(&newer)
         .execute(&fixture.db)
         .await
         .unwrap();
     sqlx::query(
-        "update outbox set schema_fingerprint = $1, body = body || '\\x00' where position = 2",
+        "update chassis.outbox set schema_fingerprint = $1, body = body || '\\x00' where position = 2",
     )
     .bind(fingerprint.as_slice())
     .execute(&fixture.db)
     .await
     .unwrap();
     sleep(QUIET_PERIOD).await;
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 2);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 2);
     assert_eq!(fixture.records(topic).await.len(), 0);
 
     proxy.set_mode(ProxyMode::PassThrough);

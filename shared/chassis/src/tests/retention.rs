@@ -9,18 +9,18 @@ use crate::inbox;
 async fn only_expired_rows_are_pruned_and_a_bounded_number_at_a_time() {
     let fixture = Fixture::<207>::create().await;
     fixture.execute_as_superuser(
-        "insert into clock_ticks (tick, elapsed_ms)
+        "insert into chassis.clock_ticks (tick, elapsed_ms)
          select days, days * 86400000::bigint from generate_series(1, 40) as days;
-         insert into inbox (event_id, topic, tick)
+         insert into chassis.inbox (event_id, topic, tick)
          select gen_random_uuid(), 't', 9 from generate_series(1, 1001);
-         insert into inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 10);
-         insert into inbox (event_id, topic, tick)
+         insert into chassis.inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 10);
+         insert into chassis.inbox (event_id, topic, tick)
          values ('019aa000-0000-7000-8000-000000000001', 't', 9);
-         insert into dead_letters (cluster, topic, partition, \"offset\", hash, event_id, headers,
+         insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, event_id, headers,
                                    kind, reason, state, settled_at)
          values ('c', 't', 0, 0, '', '019aa000-0000-7000-8000-000000000001', '{}', 'handler_failed', 'r',
                  'discarded', now() - interval '31 days');
-         insert into idempotency_keys (path, key, request_hash, status, body, tick)
+         insert into chassis.idempotency_keys (path, key, request_hash, status, body, tick)
          values ('/old', 'k', '', 200, '', 38), ('/new', 'k', '', 200, '', 39)",
     )
     .await;
@@ -37,9 +37,9 @@ async fn only_expired_rows_are_pruned_and_a_bounded_number_at_a_time() {
     .await;
     assert_eq!(pruned.unwrap(), 1);
     // The young entry and the entry of the discarded event are left.
-    assert_eq!(fixture.query_number("select count(*) from inbox").await, 2);
+    assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, 2);
     assert_eq!(
-        fixture.query_number("select count(*) from idempotency_keys where path = '/new'").await,
+        fixture.query_number("select count(*) from chassis.idempotency_keys where path = '/new'").await,
         1
     );
 }

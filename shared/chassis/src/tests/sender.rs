@@ -88,7 +88,7 @@ async fn acknowledged_rows_are_deleted_in_batches_or_after_a_delay_and_never_sen
     let (fixture, _mock) = with_mock_kafka(&fixture).await;
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut sender = fixture.sender(&registry);
-    let left = async || fixture.query_number("select count(*) from outbox").await;
+    let left = async || fixture.query_number("select count(*) from chassis.outbox").await;
     let mut relayed = async |count: usize, limit| {
         let events: Vec<_> = (0..count).map(|nth| counted(&format!("till {nth}"), 1)).collect();
         fixture.publish(&events).await;
@@ -115,14 +115,14 @@ async fn acknowledged_rows_are_deleted_in_batches_or_after_a_delay_and_never_sen
 async fn outbox_queries_stay_fast_while_a_snapshot_is_open() {
     let fixture = Fixture::<107>::create_with_contracts().await;
     let mut old = fixture.superuser_connection().await;
-    let hold = "begin isolation level repeatable read; select count(*) from outbox";
+    let hold = "begin isolation level repeatable read; select count(*) from chassis.outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
     // As if 200,000 events had been sent. The open snapshot keeps these dead rows.
     fixture
         .execute_as_superuser(
-            "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+            "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), 't', 'k', '', '', now() from generate_series(1, 200000);
-         delete from outbox",
+         delete from chassis.outbox",
         )
         .await;
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
@@ -156,22 +156,22 @@ async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
         fixture.superuser_connection().await,
         fixture.superuser_connection().await,
     ];
-    let hold = "begin isolation level repeatable read; select count(*) from outbox";
+    let hold = "begin isolation level repeatable read; select count(*) from chassis.outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
     let write =
-        "begin; insert into inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 0)";
+        "begin; insert into chassis.inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 0)";
     sqlx::raw_sql(write).execute(&mut forgotten).await.unwrap();
     sqlx::raw_sql("begin").execute(&mut writer).await.unwrap();
-    let write = "insert into outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let write = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                  select gen_random_uuid(), 't', 'k', '', '', now()";
     sqlx::raw_sql(write).execute(&mut writer).await.unwrap();
     fixture.publish(&[counted("a", 1)]).await;
-    fixture.execute_as_superuser("delete from outbox").await;
+    fixture.execute_as_superuser("delete from chassis.outbox").await;
     let mut watermark = LowWatermark::new();
     watermark.record_deleted(&[2]);
     let mut see = async || {
         let writers = sqlx::query_scalar(OPEN_WRITERS_QUERY).fetch_all(&fixture.db).await.unwrap();
-        let lowest = "select min(position) from outbox where position > $1";
+        let lowest = "select min(position) from chassis.outbox where position > $1";
         let lowest = sqlx::query_scalar(lowest).bind(watermark.get()).fetch_one(&fixture.db).await;
         watermark.advance(writers, lowest.unwrap());
         watermark.get()
@@ -183,7 +183,7 @@ async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
     for _ in 0..9 {
         assert_eq!(see().await, 0, "the first row waits");
     }
-    fixture.execute_as_superuser("delete from outbox").await;
+    fixture.execute_as_superuser("delete from chassis.outbox").await;
     assert_eq!((see().await, see().await), (2, 2), "the outbox has no open writer");
 }
 
@@ -205,9 +205,9 @@ async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_i
     .await;
     fixture.publish(&[counted("a", 2)]).await;
     fixture.execute_as_superuser(
-        "insert into outbox overriding system value
+        "insert into chassis.outbox overriding system value
          select 1, gen_random_uuid(), topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at
-         from outbox",
+         from chassis.outbox",
     )
     .await;
     sender.lag.low_watermark.force_full_scan();
@@ -217,7 +217,7 @@ async fn a_row_that_appears_below_the_low_watermark_is_sent_before_the_next_of_i
         assert_eq!(await_delivery(&mut sender).await, position);
     }
     sender.send_batch(&mut db, 0).await.unwrap();
-    assert_eq!(fixture.query_number("select count(*) from outbox").await, 0);
+    assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, 0);
 }
 
 /// An operator may do this, or a failover to a replica that did not receive the sequence. New rows then have the
@@ -239,7 +239,7 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
         sender.lag.low_watermark.get() == 2
     })
     .await;
-    fixture.execute_as_superuser("alter table outbox alter column position restart with 1").await;
+    fixture.execute_as_superuser("alter table chassis.outbox alter column position restart with 1").await;
     fixture.publish(&[counted("a", 2)]).await;
     assert_eq!(
         sender.send_batch(&mut db, 1_000).await.unwrap(),
@@ -252,7 +252,7 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
     })
     .await;
     fixture.publish(&[counted("a", 3)]).await;
-    assert_eq!(fixture.query_number("select max(position) from outbox").await, 3);
+    assert_eq!(fixture.query_number("select max(position) from chassis.outbox").await, 3);
 }
 
 /// The clock of the database or of the service is an hour off.
@@ -271,7 +271,7 @@ async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut sender = fixture.sender(&registry);
     fixture.publish(&[counted("a", 1)]).await;
-    fixture.execute_as_superuser("update outbox set occurred_at = now() + interval '1 hour'").await;
+    fixture.execute_as_superuser("update chassis.outbox set occurred_at = now() + interval '1 hour'").await;
     sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() < 1.0);
     // So that the next measurement is due in a second.
@@ -280,7 +280,7 @@ async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
     sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() >= 1.1, "{}", oldest());
     // By the database's own clock it may be older still.
-    fixture.execute_as_superuser("update outbox set occurred_at = now() - interval '1 hour'").await;
+    fixture.execute_as_superuser("update chassis.outbox set occurred_at = now() - interval '1 hour'").await;
     sleep(Duration::from_millis(1_100)).await;
     sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() > 3_599.0, "{}", oldest());
@@ -314,7 +314,7 @@ async fn large_rows_are_fetched_a_few_at_a_time_and_none_is_left() {
     fixture.publish(&many).await;
     fixture
         .execute_as_superuser(&format!(
-            "update outbox set body = convert_to(repeat('x', {BODY_BYTES_MAX}), 'utf8')"
+            "update chassis.outbox set body = convert_to(repeat('x', {BODY_BYTES_MAX}), 'utf8')"
         ))
         .await;
     let mut landed = Vec::new();

@@ -89,8 +89,8 @@ async fn a_transient_failure_is_retried_and_never_makes_a_dead_letter() {
             format!("alter database {database} reset default_transaction_read_only"),
         ),
         (
-            "alter table inbox rename column topic to topic_2".into(),
-            "alter table inbox rename column topic_2 to topic".into(),
+            "alter table chassis.inbox rename column topic to topic_2".into(),
+            "alter table chassis.inbox rename column topic_2 to topic".into(),
         ),
     ];
     for (nth, (fault, repair)) in faults.iter().enumerate() {

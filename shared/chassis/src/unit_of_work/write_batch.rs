@@ -49,7 +49,7 @@ impl<'tx> WriteBatch<'tx> {
         if self.statements.is_empty() && self.encode_error.is_none() {
             // The only row of a table that every service has. This lock conflicts with no other lock of its
             // kind, nor with an update of columns that are no key.
-            let locked = sqlx::query("select from consumer for key share").execute(self.tx);
+            let locked = sqlx::query("select from chassis.consumer for key share").execute(self.tx);
             return locked.await.map(drop);
         }
         self.execute().await

@@ -1,9 +1,9 @@
--- The tables of the three loops. This file is the same in every service, so that the migrations of a service show
--- its whole database. `make check` compares the copies.
+-- The tables of the chassis, in a schema of their own in the database of every service. `migrate` creates the schema
+-- and applies this file before the migrations of the service.
 
 -- Events that a broker has not acknowledged yet. The relay deletes a row when its record is acknowledged, so the
 -- table has only the rows that wait.
-create table outbox (
+create table chassis.outbox (
     -- Drawn while the aggregate is locked, so it orders the events of one key. It does not order commits: the
     -- relay always begins at the first row, and does not continue behind the last row that it read.
     position           bigint generated always as identity primary key,
@@ -23,7 +23,7 @@ with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, a
 
 -- The text of each schema that an outbox row was written with, so that a relay of an older version
 -- can publish what a newer replica wrote.
-create table outbox_schemas (
+create table chassis.outbox_schemas (
     fingerprint bytea primary key,
     schema      text not null
 );
@@ -31,17 +31,17 @@ create table outbox_schemas (
 -- The time that the processes of the service have measured with their monotonic clocks. While one of them runs, a
 -- row is added about once a minute. A row that must not be deleted early stores the number of the newest tick: its
 -- age is the difference between two ticks, and no date is compared.
-create table clock_ticks (
+create table chassis.clock_ticks (
     tick       integer primary key,
     -- Since tick 0. The time in which no process ran or the machine slept is not counted.
     elapsed_ms bigint not null unique,
     -- The time by the clock of the database.
     recorded_at timestamptz not null default now()
 );
-insert into clock_ticks (tick, elapsed_ms) values (0, 0);
+insert into chassis.clock_ticks (tick, elapsed_ms) values (0, 0);
 
 -- One row for each event that was handled, written in the transaction of its effect.
-create table inbox (
+create table chassis.inbox (
     event_id    uuid primary key,
     topic       text not null,
     -- The newest of clock_ticks when the event was handled.
@@ -52,10 +52,10 @@ create table inbox (
 );
 -- For deletion by age. It is no BRIN index: when deleted rows leave pages that are filled again, each range of a
 -- BRIN index reaches from the oldest row to the newest, and every query reads the whole table.
-create index inbox_tick on inbox (tick);
+create index inbox_tick on chassis.inbox (tick);
 
 -- The replies to commands that had an Idempotency-Key, for at least 24 hours.
-create table idempotency_keys (
+create table chassis.idempotency_keys (
     path         text not null,
     key          text not null,
     request_hash bytea not null,
@@ -67,10 +67,10 @@ create table idempotency_keys (
     tick         integer not null,
     primary key (path, key)
 );
-create index idempotency_keys_tick on idempotency_keys (tick);
+create index idempotency_keys_tick on chassis.idempotency_keys (tick);
 
 -- Records that can never be handled, with their bytes and the reason.
-create table dead_letters (
+create table chassis.dead_letters (
     dead_letter_id bigint generated always as identity primary key,
     -- The position of the record. A recreated cluster counts from 0 again, hence its id and the hash.
     cluster     text not null,
@@ -94,13 +94,13 @@ create table dead_letters (
     settled_at  timestamptz,
     unique (cluster, topic, partition, "offset", hash)
 );
-create index dead_letters_waiting on dead_letters (dead_letter_id) where state = 'waiting';
-create index dead_letters_discarded on dead_letters (event_id) where state = 'discarded';
+create index dead_letters_waiting on chassis.dead_letters (dead_letter_id) where state = 'waiting';
+create index dead_letters_discarded on chassis.dead_letters (event_id) where state = 'discarded';
 
 -- What was given up with discarded dead letters. The books show the sums.
-create table write_offs (
+create table chassis.write_offs (
     write_off_id   bigint generated always as identity primary key,
-    dead_letter_id bigint not null references dead_letters,
+    dead_letter_id bigint not null references chassis.dead_letters,
     description    text not null,
     amount         bigint not null check (amount >= 0),
     unit           text not null,
@@ -108,9 +108,9 @@ create table write_offs (
 );
 
 -- Whether the circuit breaker has paused the consumer. One row.
-create table consumer (
+create table chassis.consumer (
     singleton boolean primary key default true check (singleton),
     paused_at timestamptz,
     reason    text
 );
-insert into consumer default values;
+insert into chassis.consumer default values;
