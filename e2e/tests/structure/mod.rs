@@ -239,14 +239,24 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let dependencies = dependencies();
     let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
-    assert_eq!(dependencies["derive"], on(&[]));
-    assert_eq!(dependencies["chassis"], on(&["derive"]));
-    assert_eq!(dependencies["events"], on(&["chassis"]));
+    assert_eq!(dependencies["holdfast-derive"], on(&[]));
+    assert_eq!(dependencies["holdfast-chassis"], on(&["holdfast-derive"]));
+    assert_eq!(dependencies["holdfast-testing"], on(&["holdfast-chassis"]));
+    assert_eq!(dependencies["events"], on(&["holdfast-chassis"]));
     for service in services() {
-        assert_eq!(dependencies[&service], on(&["chassis", "events"]), "{service}");
+        let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
+        assert_eq!(dependencies[&service], libraries, "{service}");
     }
     let members: BTreeSet<String> = dependencies.into_keys().collect();
-    let others = on(&["derive", "chassis", "events", "e2e", "model", "bench"]);
+    let others = on(&[
+        "holdfast-derive",
+        "holdfast-chassis",
+        "holdfast-testing",
+        "events",
+        "e2e",
+        "model",
+        "bench",
+    ]);
     let named = members.difference(&others).cloned().collect();
     assert_eq!(services(), named, "a service's folder, crate and name are one word");
     assert_eq!(services(), on(&SERVICES), "the native stack starts every service");
@@ -276,7 +286,7 @@ fn the_crash_points_of_the_chassis_and_of_the_runner_are_the_same() {
 #[test]
 fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     let members =
-        ["shared/derive", "shared/chassis", "shared/events", "e2e", "e2e/model", "e2e/bench"];
+        ["shared/derive", "shared/chassis", "shared/testing", "shared/events", "e2e", "e2e/model", "e2e/bench"];
     let services = services().into_iter().map(|service| format!("services/{service}"));
     let members = services.chain(members.map(str::to_string)).map(|it| it + "/Cargo.toml");
     let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
@@ -285,7 +295,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
         assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
     }
     assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
-    assert_eq!(read("Makefile").matches("--features chassis/crash-points").count(), 1);
+    assert_eq!(read("Makefile").matches("--features holdfast-chassis/crash-points").count(), 1);
 }
 
 /// The program's own message would name its arguments, which a user of `make` has not seen.
