@@ -16,7 +16,6 @@ use e2e::Ports;
 use e2e::Stack;
 use e2e::launcher::artifacts::{self, Artifacts};
 use e2e::launcher::directories;
-use e2e::new_service;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// A checkpoint follows each step, or the whole log would be kept beside the tables.
@@ -28,8 +27,7 @@ const BYTES_PER_ORDER: f64 = 1_000.0;
 const FINGERPRINT_FILE: &str = "fingerprint";
 
 /// As the migrations of the chassis create them.
-const MESSAGING_TABLES: &str =
-    include_str!("../../../shared/chassis/migrations/1_messaging.sql");
+const MESSAGING_TABLES: &str = include_str!("../../../shared/chassis/migrations/1_messaging.sql");
 
 /// As the service's own migrations create them.
 const TABLES: &str = include_str!("../../../services/order/migrations/1_order.sql");

@@ -71,11 +71,12 @@ impl Sources {
                     group_digits(waiting)
                 ));
             }
-            let paused: Option<String> =
-                sqlx::query_scalar("select reason from chassis.consumer where paused_at is not null")
-                    .fetch_optional(self.db(service))
-                    .await?
-                    .flatten();
+            let paused: Option<String> = sqlx::query_scalar(
+                "select reason from chassis.consumer where paused_at is not null",
+            )
+            .fetch_optional(self.db(service))
+            .await?
+            .flatten();
             if let Some(reason) = paused {
                 pending.push(format!("the consumer of {service} is paused: {reason}"));
             }

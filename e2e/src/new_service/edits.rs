@@ -41,7 +41,8 @@ pub fn add_subscriber(text: &str, name: &str) -> Option<String> {
 /// Adds it to the crates of the workspace that the profile of the tests compiles in seconds.
 pub fn add_to_profile(text: &str, name: &str) -> Option<String> {
     let line = "\nstock = { opt-level = 0 }\n";
-    text.contains(line).then(|| text.replacen(line, &format!("{line}{name} = {{ opt-level = 0 }}\n"), 1))
+    text.contains(line)
+        .then(|| text.replacen(line, &format!("{line}{name} = {{ opt-level = 0 }}\n"), 1))
 }
 
 /// Adds it to the services of the stack.

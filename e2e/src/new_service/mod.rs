@@ -80,7 +80,11 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
             add_to_compose,
         ),
         ("e2e/tests/main.rs", "its outage test runs with the others".to_string(), add_test_module),
-        ("Cargo.toml", "the profile of the tests compiles it in seconds".to_string(), add_to_profile),
+        (
+            "Cargo.toml",
+            "the profile of the tests compiles it in seconds".to_string(),
+            add_to_profile,
+        ),
         ("Cargo.lock", "the workspace has a new member".to_string(), add_to_lockfile),
     ];
     let edited = edited.map(|(file, why, edit)| -> Result<_> {

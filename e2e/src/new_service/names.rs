@@ -14,7 +14,7 @@ const NAME_CHARS_MAX: usize = 30;
 
 /// Words with another meaning in Rust, SQL or the stack. Names of crates and of test modules are
 /// looked up.
-const RESERVED_NAMES: [&str; 66] = [
+const RESERVED_NAMES: [&str; 71] = [
     "abstract",
     "alloc",
     "api",

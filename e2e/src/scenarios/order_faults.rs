@@ -73,7 +73,8 @@ async fn repair(stack: &Stack, service: &str) -> Result<()> {
 /// Makes the order service publish this number of events of the largest size, whose schema no
 /// reader knows.
 pub async fn publish_largest_events(stack: &Stack, count: i64) -> Result<()> {
-    let insert = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let insert =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), 'orders.created', 'largest ' || nth, fingerprint,
                 decode(repeat(md5(nth::text), $2 / 16), 'hex'), now()
          from generate_series(1, $1) as nth, outbox_schemas where schema like '%\"OrderCreated\"%'";

@@ -8,6 +8,7 @@ mod apis;
 mod concepts;
 mod imports;
 mod layers;
+mod migrations;
 mod names;
 mod pages;
 mod plain_words;
@@ -112,38 +113,6 @@ fn compare_ratchet(file: &str, actual: &BTreeMap<String, usize>, slack: usize) {
     let gone = recorded.keys().filter(|name| !actual.contains_key(**name));
     problems.extend(gone.map(|name| format!("{name} no longer needs a line in {path}")));
     assert!(problems.is_empty(), "{problems:#?}");
-}
-
-/// A later version of the chassis changes its tables in every service that depends on it, and in no copy of them.
-#[test]
-fn only_the_chassis_creates_its_tables() {
-    let sql = |folder: &str| {
-        let mut found = Vec::new();
-        sql_files(&root().join(folder), &mut found);
-        found.into_iter().map(|file| (file.clone(), std::fs::read_to_string(file).unwrap()))
-    };
-    let of_chassis = sql("shared/chassis/migrations").map(|(_, text)| text).collect::<String>();
-    let tables: Vec<&str> = of_chassis.split("create table chassis.").skip(1).collect();
-    let tables = tables.iter().map(|rest| rest.split_whitespace().next().unwrap());
-    let tables = Vec::from_iter(tables);
-    assert!(tables.len() >= 8 && tables.contains(&"outbox"), "{tables:?}");
-    for (file, text) in sql("services").chain(sql("e2e/template")) {
-        for table in &tables {
-            let copies = [format!("create table {table} "), format!("create table chassis.{table}")];
-            let is_copied = copies.iter().any(|copy| text.contains(copy.as_str()));
-            assert!(!is_copied, "{} creates {table}", file.display());
-        }
-    }
-}
-
-fn sql_files(path: &Path, found: &mut Vec<PathBuf>) {
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).unwrap() {
-            sql_files(&entry.unwrap().path(), found);
-        }
-    } else if path.extension().is_some_and(|end| end == "sql") {
-        found.push(path.to_path_buf());
-    }
 }
 
 /// A newer version's migration adds a column while this version runs. A prepared statement whose
@@ -285,8 +254,15 @@ fn the_crash_points_of_the_chassis_and_of_the_runner_are_the_same() {
 
 #[test]
 fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
-    let members =
-        ["shared/derive", "shared/chassis", "shared/testing", "shared/events", "e2e", "e2e/model", "e2e/bench"];
+    let members = [
+        "shared/derive",
+        "shared/chassis",
+        "shared/testing",
+        "shared/events",
+        "e2e",
+        "e2e/model",
+        "e2e/bench",
+    ];
     let services = services().into_iter().map(|service| format!("services/{service}"));
     let members = services.chain(members.map(str::to_string)).map(|it| it + "/Cargo.toml");
     let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
