@@ -211,7 +211,8 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     assert_eq!(dependencies["holdfast-derive"], on(&[]));
     assert_eq!(dependencies["holdfast-chassis"], on(&["holdfast-derive"]));
     assert_eq!(dependencies["holdfast-testing"], on(&["holdfast-chassis"]));
-    assert_eq!(dependencies["events"], on(&["holdfast-chassis"]));
+    assert_eq!(dependencies["holdfast-contracts"], on(&["holdfast-chassis"]));
+    assert_eq!(dependencies["events"], on(&["holdfast-chassis", "holdfast-contracts"]));
     for service in services() {
         let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
         assert_eq!(dependencies[&service], libraries, "{service}");
@@ -220,6 +221,7 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let others = on(&[
         "holdfast-derive",
         "holdfast-chassis",
+        "holdfast-contracts",
         "holdfast-testing",
         "events",
         "e2e",
@@ -257,6 +259,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     let members = [
         "shared/derive",
         "shared/chassis",
+        "shared/contracts",
         "shared/testing",
         "shared/events",
         "e2e",
