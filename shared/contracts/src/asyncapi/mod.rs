@@ -35,7 +35,7 @@ const WIRE_FORMAT: &str = "A record is one event. Its value is a zero byte, the 
      suffix `-value`. The headers are those of CloudEvents 1.0 in binary mode. A record may come \
      again with the same `ce_id`; it is a duplicate.";
 
-const KEY: &str = "The records of one key are in the order in which their publisher made them.";
+const KEY: &str = "The records of one key keep the sequence in which their publisher made them.";
 
 const HEAD: &str = "# Written by `contracts asyncapi`. Change the declarations of topics and their schemas instead.\n";
 
@@ -205,8 +205,9 @@ mod tests {
             {"name": "id", "type": {"type": "string", "logicalType": "uuid"}, "doc": "1.0"},
             {"name": "paid", "type": "long", "default": 0, "doc": "yes"},
             {"name": "note", "type": ["null", "string"], "default": null, "doc": "  "},
-            {"name": "why", "doc": "null", "type": {"type": "enum", "name": "Why", "doc": "-",
-                "symbols": ["need", "no", "unknown"], "default": "unknown"}},
+            {"name": "why", "doc": "null", "type": {"type": "enum", "name": "Why", "namespace": "shop",
+                "doc": "-", "symbols": ["need", "no", "unknown"],
+                "default": "unknown"}},
             {"name": "others", "doc": "{}", "type": {"type": "array", "items": "shop.Why"}, "default": []}]}"##;
 
     static FACT: Topic =
@@ -284,8 +285,8 @@ mod tests {
 
     #[test]
     fn the_order_of_the_topics_changes_nothing() {
-        static TURNED: Contracts = Contracts::new("shop", "1.2", &[&COMMITTED, &FACT, &STATE])
-            .title("A shop: \"ours\"");
+        static TURNED: Contracts =
+            Contracts::new("shop", "1.2", &[&COMMITTED, &FACT, &STATE]).title("A shop: \"ours\"");
         let turned = TURNED.asyncapi().unwrap();
         assert_eq!(turned, CONTRACTS.asyncapi().unwrap());
         assert!(turned.starts_with("# "), "{turned}");
