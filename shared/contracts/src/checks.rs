@@ -30,6 +30,7 @@ use crate::{Contracts, versions};
 ///
 /// # Panics
 /// If that is not so.
+#[track_caller]
 pub fn assert_matches_schema<E: Event + PartialEq + Debug>(event: &E) {
     let topic = E::topic();
     let codec = topic.codec();
@@ -62,6 +63,7 @@ pub fn assert_matches_schema<E: Event + PartialEq + Debug>(event: &E) {
 /// # Panics
 /// If a file is missing, is left over, or differs from the schema that was compiled in, or if the
 /// folder cannot be read.
+#[track_caller]
 pub fn assert_schema_files(topics: &[&Topic], folder: impl AsRef<Path>) {
     let folder = folder.as_ref();
     let entries = folder.read_dir().unwrap_or_else(|why| panic!("{}: {why}", folder.display()));
@@ -87,14 +89,18 @@ pub fn assert_schema_files(topics: &[&Topic], folder: impl AsRef<Path>) {
 ///
 /// # Panics
 /// If one has none, or if a schema is no JSON.
+#[track_caller]
 pub fn assert_documented(topics: &[&Topic]) {
-    topics.iter().for_each(|topic| assert_type_documented(topic.name, &parse_schema(topic)));
+    for topic in topics {
+        assert_type_documented(topic.name, &parse_schema(topic));
+    }
 }
 
 fn parse_schema(topic: &Topic) -> Value {
     serde_json::from_str(topic.schema).unwrap_or_else(|why| panic!("{topic:?}: {why}"))
 }
 
+#[track_caller]
 fn assert_type_documented(topic: &str, schema: &Value) {
     if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
         assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);
@@ -118,6 +124,7 @@ fn assert_type_documented(topic: &str, schema: &Value) {
 ///
 /// # Panics
 /// If a topic is kept for too long.
+#[track_caller]
 pub fn assert_inbox_outlasts_retention(topics: &[&Topic]) {
     for topic in topics {
         if let Retention::Days(days) = topic.retention {
@@ -134,6 +141,7 @@ pub fn assert_inbox_outlasts_retention(topics: &[&Topic]) {
 ///
 /// # Panics
 /// If that is not so, with all reasons, or if a file cannot be read.
+#[track_caller]
 pub fn assert_versions(folder: impl AsRef<Path>) {
     let violations = versions::violations(folder.as_ref()).unwrap_or_else(|why| panic!("{why:#}"));
     assert!(violations.is_empty(), "\n  {}\n", violations.join("\n  "));
@@ -143,6 +151,7 @@ pub fn assert_versions(folder: impl AsRef<Path>) {
 ///
 /// # Panics
 /// If the file differs or cannot be read, or if a schema is not valid Avro.
+#[track_caller]
 pub fn assert_asyncapi_file(contracts: &Contracts, file: impl AsRef<Path>) {
     let file = file.as_ref();
     let written =

@@ -40,7 +40,7 @@ pub const fn is_stack_name(text: &str) -> bool {
         }
         nth += 1;
     }
-    1 <= bytes.len() && bytes.len() <= 63
+    !bytes.is_empty() && bytes.len() <= 63
 }
 
 /// Reads the name of a stack.
