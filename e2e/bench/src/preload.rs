@@ -12,11 +12,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
-use e2e::Ports;
-use e2e::Stack;
-use e2e::launcher::artifacts::{self, Artifacts};
-use e2e::launcher::directories;
-use e2e::new_service;
+use e2e::stack_description::stack_description;
+use launcher::Stack;
+use launcher::artifacts::{self, Artifacts};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// A checkpoint follows each step, or the whole log would be kept beside the tables.
@@ -28,8 +26,7 @@ const BYTES_PER_ORDER: f64 = 1_000.0;
 const FINGERPRINT_FILE: &str = "fingerprint";
 
 /// As the migrations of the chassis create them.
-const MESSAGING_TABLES: &str =
-    include_str!("../../../shared/chassis/migrations/1_messaging.sql");
+const MESSAGING_TABLES: &str = include_str!("../../../shared/chassis/migrations/1_messaging.sql");
 
 /// As the service's own migrations create them.
 const TABLES: &str = include_str!("../../../services/order/migrations/1_order.sql");
@@ -89,7 +86,7 @@ pub async fn create(directory: &Path, count: i64) -> Result<()> {
     if cached.exists() {
         fs::remove_dir_all(&cached)?;
     }
-    let stack = Stack::new(directory, Ports::free()?)?.quiet();
+    let stack = Stack::on_free_ports(&stack_description(), directory)?;
     stack.up().await?;
     fill(&stack.database_url("order")?, count).await?;
     stack.down().await?;
@@ -193,7 +190,7 @@ pub fn detach(stack: &Stack) -> Result<()> {
 }
 
 fn preload_directory() -> Result<PathBuf> {
-    Ok(directories::state_directory()?.join("old-orders"))
+    Ok(stack_description().state_directory()?.join("old-orders"))
 }
 
 /// The URL of the order service's cluster.

@@ -11,8 +11,8 @@ use crate::checker::invariants::Invariant::I13;
 use crate::checker::sources::Sources;
 use crate::checker::waivers::Waivers;
 use crate::client::kafka;
-use crate::launcher::format::group_digits;
-use crate::launcher::topology::SERVICES;
+use crate::format::group_digits;
+use crate::stack_description::SERVICES;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -71,11 +71,12 @@ impl Sources {
                     group_digits(waiting)
                 ));
             }
-            let paused: Option<String> =
-                sqlx::query_scalar("select reason from chassis.consumer where paused_at is not null")
-                    .fetch_optional(self.db(service))
-                    .await?
-                    .flatten();
+            let paused: Option<String> = sqlx::query_scalar(
+                "select reason from chassis.consumer where paused_at is not null",
+            )
+            .fetch_optional(self.db(service))
+            .await?
+            .flatten();
             if let Some(reason) = paused {
                 pending.push(format!("the consumer of {service} is paused: {reason}"));
             }

@@ -1,14 +1,14 @@
 //! Faults that know the services of orders: a rule of the payment database, a bad migration, the
 //! deadline of orders, the largest events. Faults that know no order are in
-//! [`crate::faults::database_faults`].
+//! [`faults::database_faults`].
 
 use anyhow::{Result, ensure};
 use chassis::event::avro::BODY_BYTES_MAX;
 use chrono::{DateTime, Utc};
+use faults::database_faults::{connect_as_superuser, execute, set_read_only};
+use launcher::{Component, Stack};
 
-use crate::Stack;
-use crate::faults::database_faults::{connect_as_superuser, execute, set_read_only};
-use crate::launcher::topology::{Component, SERVICES};
+use crate::stack_description::SERVICES;
 
 /// The constraint of a bad migration.
 pub const BAD_CONSTRAINT: &str = "too_strict";
@@ -73,7 +73,8 @@ async fn repair(stack: &Stack, service: &str) -> Result<()> {
 /// Makes the order service publish this number of events of the largest size, whose schema no
 /// reader knows.
 pub async fn publish_largest_events(stack: &Stack, count: i64) -> Result<()> {
-    let insert = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let insert =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), 'orders.created', 'largest ' || nth, fingerprint,
                 decode(repeat(md5(nth::text), $2 / 16), 'hex'), now()
          from generate_series(1, $1) as nth, outbox_schemas where schema like '%\"OrderCreated\"%'";

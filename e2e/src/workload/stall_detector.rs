@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::client::http_client::Client;
 use crate::client::kafka;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -101,10 +101,11 @@ impl ServiceProgress {
         let positions =
             tokio::task::spawn_blocking(move || partition_positions(&group, service)).await??;
         // The oldest waiting row.
-        let oldest_position: Option<i64> = sqlx::query_scalar("select min(position) from chassis.outbox")
-            .fetch_one(&mut self.db)
-            .await
-            .with_context(|| format!("polling {service}"))?;
+        let oldest_position: Option<i64> =
+            sqlx::query_scalar("select min(position) from chassis.outbox")
+                .fetch_one(&mut self.db)
+                .await
+                .with_context(|| format!("polling {service}"))?;
         let now = Instant::now();
         let is_behind = positions.iter().any(|place| place.next < place.high);
         self.consumer.observe(is_behind, Some(positions.iter().map(|place| place.next).sum()), now);

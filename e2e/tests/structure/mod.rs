@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::launcher::topology::SERVICES;
 use e2e::scenarios::crash_points;
+use e2e::stack_description::SERVICES;
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -129,7 +129,8 @@ fn only_the_chassis_creates_its_tables() {
     assert!(tables.len() >= 8 && tables.contains(&"outbox"), "{tables:?}");
     for (file, text) in sql("services").chain(sql("e2e/template")) {
         for table in &tables {
-            let copies = [format!("create table {table} "), format!("create table chassis.{table}")];
+            let copies =
+                [format!("create table {table} "), format!("create table chassis.{table}")];
             let is_copied = copies.iter().any(|copy| text.contains(copy.as_str()));
             assert!(!is_copied, "{} creates {table}", file.display());
         }
@@ -177,7 +178,7 @@ fn no_prepared_statement_selects_all_columns_of_a_table() {
 /// this.
 #[test]
 fn no_setting_gives_up_the_durability_of_commits() {
-    let mut files = ["docker-compose.yml", "Makefile", "e2e/src/launcher/launch_config.rs"]
+    let mut files = ["docker-compose.yml", "Makefile", "e2e/launcher/src/launch_config.rs"]
         .map(|it| root().join(it))
         .to_vec();
     let mut folders = vec![root().join("k8s")];
@@ -242,11 +243,22 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     assert_eq!(dependencies["derive"], on(&[]));
     assert_eq!(dependencies["chassis"], on(&["derive"]));
     assert_eq!(dependencies["events"], on(&["chassis"]));
+    assert_eq!(dependencies["holdfast-launcher"], on(&[]));
+    assert_eq!(dependencies["holdfast-faults"], on(&["holdfast-launcher"]));
     for service in services() {
         assert_eq!(dependencies[&service], on(&["chassis", "events"]), "{service}");
     }
     let members: BTreeSet<String> = dependencies.into_keys().collect();
-    let others = on(&["derive", "chassis", "events", "e2e", "model", "bench"]);
+    let others = on(&[
+        "derive",
+        "chassis",
+        "events",
+        "holdfast-launcher",
+        "holdfast-faults",
+        "e2e",
+        "model",
+        "bench",
+    ]);
     let named = members.difference(&others).cloned().collect();
     assert_eq!(services(), named, "a service's folder, crate and name are one word");
     assert_eq!(services(), on(&SERVICES), "the native stack starts every service");
@@ -275,8 +287,16 @@ fn the_crash_points_of_the_chassis_and_of_the_runner_are_the_same() {
 
 #[test]
 fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
-    let members =
-        ["shared/derive", "shared/chassis", "shared/events", "e2e", "e2e/model", "e2e/bench"];
+    let members = [
+        "shared/derive",
+        "shared/chassis",
+        "shared/events",
+        "e2e",
+        "e2e/launcher",
+        "e2e/faults",
+        "e2e/model",
+        "e2e/bench",
+    ];
     let services = services().into_iter().map(|service| format!("services/{service}"));
     let members = services.chain(members.map(str::to_string)).map(|it| it + "/Cargo.toml");
     let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);

@@ -11,8 +11,15 @@ const PREPOSITIONS: [&str; 12] =
 /// The source folders of every crate.
 fn crates() -> Vec<String> {
     let services = services().into_iter().map(|service| format!("services/{service}/src"));
-    let others =
-        ["shared/chassis/src", "shared/events/src", "e2e/src", "e2e/bench/src", "e2e/model"];
+    let others = [
+        "shared/chassis/src",
+        "shared/events/src",
+        "e2e/src",
+        "e2e/launcher/src",
+        "e2e/faults/src",
+        "e2e/bench/src",
+        "e2e/model",
+    ];
     services.chain(others.map(str::to_string)).collect()
 }
 
