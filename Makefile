@@ -156,7 +156,7 @@ build: tools ## Compile everything, in the profile of all tests and demos
 # The services with crash points, in a directory beside the ordinary programs. Both share the compiled
 # dependencies, so only our own crates are compiled twice.
 crash-programs: tools ## Compile the services with crash points, for the tests that kill them there
-	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features chassis/crash-points \
+	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features holdfast-chassis/crash-points \
 	  --target-dir $(CARGO_TARGET)/crash-points $(patsubst services/%/,--bin %,$(wildcard services/*/)) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2
 

@@ -1,10 +1,10 @@
 //! The rules of shipping, then its edges on a real database.
 
 use chassis::HandlerContext;
-use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::orders::{ConfirmedLine, OrderConfirmed};
 use serde_json::json;
+use testing::{TestClient, TestService};
 use uuid::Uuid;
 
 use crate::shipping::Orders;

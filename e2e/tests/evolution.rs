@@ -18,6 +18,7 @@ use launcher::{Stack, eventually};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
+use sqlx::{Connection, PgConnection};
 
 use crate::fixture::{basket, rich_customer, without_fixture};
 use crate::upgrade;
@@ -30,8 +31,14 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 const ORDERS_PER_CLIENT: usize = 6;
 
 /// The newer version, as replacements of text in files: `orders.cancelled` has a new field and its
-/// enum a new symbol, and the order service uses both whenever a customer cancels.
-const NEWER_VERSION_EDITS: [(&str, &str, &str); 6] = [
+/// enum a new symbol, and the order service uses both whenever a customer cancels. The chassis writes a new column of
+/// its inbox.
+const NEWER_VERSION_EDITS: [(&str, &str, &str); 7] = [
+    (
+        "shared/chassis/src/inbox.rs",
+        "attempts, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, \",",
+        "attempts, handled_by, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, 'the newer version', \",",
+    ),
     (
         "schemas/orders.cancelled.avsc",
         r#""fields": ["#,
@@ -120,7 +127,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
     for (file, from, to) in NEWER_VERSION_EDITS {
         scratch.edit(file, from, to)?;
     }
-    upgrade::add_newer_migration(&scratch)?;
+    upgrade::add_newer_migrations(&scratch)?;
     let programs = ["order", "payment", "stock", "contracts"];
     let programs = programs.iter().flat_map(|program| ["--bin", program]);
     scratch.cargo(&["build"].into_iter().chain(programs).collect::<Vec<_>>()).await?;
@@ -133,7 +140,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
         let client = Client::for_stack(&stack)?;
         seed::run(&client).await?;
         stack.apply_contracts(&scratch.programs_directory()).await?;
-        stack.migrate_with(&scratch.programs_directory(), "order").await?;
+        upgrade::migrate_all(&stack, &scratch.programs_directory()).await?;
         for name in ["order-2", "payment-2", "stock-2"] {
             stack.set_programs(name, &scratch.programs_directory())?;
         }
@@ -193,7 +200,8 @@ fn client_of_second_order(stack: &Stack, client: &Client) -> Result<Client> {
     Client::new(addresses)
 }
 
-/// The registry has two versions of the cancellation, and records were written with both.
+/// The registry has two versions of the cancellation, and records were written with both. Entries of stock's inbox were
+/// written by both versions of the chassis.
 async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
     let versions = format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
     let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
@@ -201,6 +209,10 @@ async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
     let (kafka, topic) = (stack.kafka_bootstrap()?, events::orders::CANCELLED.name);
     let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
     ensure!(written.len() == 2, "records were written with the schemas {written:?}");
+    let mut db = PgConnection::connect(&stack.database_url("stock")?).await?;
+    let handlers = "select distinct handled_by from chassis.inbox order by 1";
+    let handlers: Vec<String> = sqlx::query_scalar(handlers).fetch_all(&mut db).await?;
+    ensure!(handlers == ["", "the newer version"], "entries were written by {handlers:?}");
     Ok(())
 }
 

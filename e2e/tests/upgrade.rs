@@ -21,11 +21,21 @@ use crate::fixture::without_unexpected_exits;
 /// load covers all of them.
 const LOAD_DURATION: Duration = Duration::from_secs(600);
 
-/// Gives the newer version a newer database as well: the table of orders has an additional column,
-/// with both versions of the service.
-pub fn add_newer_migration(scratch: &Worktree) -> Result<()> {
+/// Gives the newer version newer databases as well: the orders and the inbox of the chassis have an additional
+/// column each, which both versions of a service find.
+pub fn add_newer_migrations(scratch: &Worktree) -> Result<()> {
     let migration = "alter table orders add column channel text not null default 'web';\n";
-    scratch.add_file("services/order/migrations/9000_orders_have_a_channel.sql", migration)
+    scratch.add_file("services/order/migrations/9000_orders_have_a_channel.sql", migration)?;
+    let migration = "alter table chassis.inbox add column handled_by text not null default '';\n";
+    scratch.add_file("shared/chassis/migrations/9000_inbox_entries_have_a_handler.sql", migration)
+}
+
+/// Runs the newer migrations of every service, while the older version serves.
+pub async fn migrate_all(stack: &Stack, newer: &Path) -> Result<()> {
+    for service in SERVICES {
+        stack.migrate_with(newer, service).await?;
+    }
+    Ok(())
 }
 
 /// Contracts and migrations first, with the older version running; then one instance after the
@@ -44,7 +54,7 @@ async fn roll_under_load(stack: &Stack, newer: &Path) -> Result<()> {
     let older = programs_directory()?;
     let roll = async || -> Result<()> {
         stack.apply_contracts(newer).await?;
-        stack.migrate_with(newer, "order").await?;
+        migrate_all(stack, newer).await?;
         for version in [newer, &older] {
             for name in instances(stack)? {
                 stack.stop(&name).await?;

@@ -1,4 +1,4 @@
-//! The edits of the five files outside a service's folder that must contain its name. Each returns
+//! The edits of the six files outside a service's folder that must contain its name. Each returns
 //! `None` if the file does not have the expected form.
 
 use std::path::{Path, PathBuf};
@@ -36,6 +36,13 @@ pub fn add_subscriber(text: &str, name: &str) -> Option<String> {
         .collect();
     subscribers.push(format!("\"{name}\""));
     Some(format!("{}{}{}", &text[..list], subscribers.join(", "), &text[end..]))
+}
+
+/// Adds it to the crates of the workspace that the profile of the tests compiles in seconds.
+pub fn add_to_profile(text: &str, name: &str) -> Option<String> {
+    let line = "\nstock = { opt-level = 0 }\n";
+    text.contains(line)
+        .then(|| text.replacen(line, &format!("{line}{name} = {{ opt-level = 0 }}\n"), 1))
 }
 
 /// Adds it to the services of the stack.

@@ -14,7 +14,7 @@ const NAME_CHARS_MAX: usize = 30;
 
 /// Words with another meaning in Rust, SQL or the stack. Names of crates and of test modules are
 /// looked up.
-const RESERVED_NAMES: [&str; 66] = [
+const RESERVED_NAMES: [&str; 71] = [
     "abstract",
     "alloc",
     "api",
@@ -25,17 +25,20 @@ const RESERVED_NAMES: [&str; 66] = [
     "bin",
     "box",
     "break",
+    "chassis",
     "const",
     "continue",
     "contracts",
     "core",
     "crate",
+    "derive",
     "do",
     "dyn",
     "else",
     "enum",
     "extern",
     "false",
+    "faults",
     "final",
     "fn",
     "for",
@@ -45,6 +48,7 @@ const RESERVED_NAMES: [&str; 66] = [
     "in",
     "java",
     "kafka",
+    "launcher",
     "let",
     "loop",
     "macro",
@@ -70,6 +74,7 @@ const RESERVED_NAMES: [&str; 66] = [
     "template0",
     "template1",
     "test",
+    "testing",
     "tests",
     "trait",
     "true",

@@ -240,21 +240,24 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
 fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let dependencies = dependencies();
     let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
-    assert_eq!(dependencies["derive"], on(&[]));
-    assert_eq!(dependencies["chassis"], on(&["derive"]));
-    assert_eq!(dependencies["events"], on(&["chassis"]));
+    assert_eq!(dependencies["holdfast-derive"], on(&[]));
+    assert_eq!(dependencies["holdfast-chassis"], on(&["holdfast-derive"]));
+    assert_eq!(dependencies["holdfast-testing"], on(&["holdfast-chassis"]));
     assert_eq!(dependencies["holdfast-launcher"], on(&[]));
     assert_eq!(dependencies["holdfast-faults"], on(&["holdfast-launcher"]));
+    assert_eq!(dependencies["events"], on(&["holdfast-chassis"]));
     for service in services() {
-        assert_eq!(dependencies[&service], on(&["chassis", "events"]), "{service}");
+        let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
+        assert_eq!(dependencies[&service], libraries, "{service}");
     }
     let members: BTreeSet<String> = dependencies.into_keys().collect();
     let others = on(&[
-        "derive",
-        "chassis",
-        "events",
+        "holdfast-derive",
+        "holdfast-chassis",
+        "holdfast-testing",
         "holdfast-launcher",
         "holdfast-faults",
+        "events",
         "e2e",
         "model",
         "bench",
@@ -290,6 +293,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     let members = [
         "shared/derive",
         "shared/chassis",
+        "shared/testing",
         "shared/events",
         "e2e",
         "e2e/launcher",
@@ -305,7 +309,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
         assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
     }
     assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
-    assert_eq!(read("Makefile").matches("--features chassis/crash-points").count(), 1);
+    assert_eq!(read("Makefile").matches("--features holdfast-chassis/crash-points").count(), 1);
 }
 
 /// The program's own message would name its arguments, which a user of `make` has not seen.

@@ -102,7 +102,7 @@ fn no_function_has_more_than_60_lines() {
 #[test]
 fn the_chassis_keeps_its_budget() {
     let shipped =
-        sources("shared/chassis/src").into_iter().filter(|it| !it.path.contains("/testing/"));
+        sources("shared/chassis/src").into_iter().filter(|it| !it.path.ends_with("/testing.rs"));
     let lines = shipped.map(|Source { code, .. }| code.lines().count()).sum();
     let lines = BTreeMap::from([("shared/chassis/src".to_string(), lines)]);
     compare_ratchet("chassis_lines.txt", &lines, CHASSIS_SLACK);

@@ -13,7 +13,6 @@ mod statements;
 use chassis::{Event, HandlerContext, HandlerResult, Outcome};
 use std::time::Duration;
 
-use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
 use events::stock::{
@@ -22,6 +21,7 @@ use events::stock::{
 };
 use serde_json::{Value, json};
 use sqlx::types::Json;
+use testing::{TestClient, TestService};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 

@@ -6,10 +6,10 @@ mod republishing;
 mod statements;
 
 use chassis::HandlerContext;
-use chassis::testing::{self, TestClient, TestService};
 use chrono::DateTime;
 use events::orders::{CancelReason, OrderCancelled, OrderCreated, OrderLine};
 use serde_json::{Value, json};
+use testing::{TestClient, TestService};
 use uuid::Uuid;
 
 use crate::payment::Ledger;

@@ -1,6 +1,4 @@
-//! The chassis: everything that the services share. A service is one database and three loops around it: the API
-//! decides the commands of clients, the relay publishes events, and the consumer applies the events of other
-//! services. The chassis knows no domain.
+#![doc = include_str!("../README.md")]
 //!
 //! # What a service uses
 //!

@@ -1,6 +1,6 @@
-//! `#[derive(Record)]`: lists the fields of a struct as the columns of a table.
+#![doc = include_str!("../README.md")]
 //!
-//! The macro makes no SQL. Of
+//! Of
 //!
 //! ```ignore
 //! #[derive(Record)]
@@ -38,8 +38,7 @@
 //! }
 //! ```
 //!
-//! The chassis makes the statements of that list, in plain Rust: `chassis::unit_of_work::record`. The derive is a
-//! separate crate because Rust requires one for macros.
+//! `chassis::unit_of_work::record` makes the statements.
 
 #![warn(missing_docs)]
 

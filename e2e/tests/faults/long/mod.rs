@@ -37,6 +37,7 @@ mod gateways;
 mod open_files;
 mod readiness;
 mod rejected_records;
+mod restored_database;
 
 /// F22: the longest time that a partition may be without an owner.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

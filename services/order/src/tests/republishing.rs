@@ -30,7 +30,7 @@ async fn published_events_are_republished_unchanged() {
     let mut published = fixture.outbox_records().await;
     let (answer, again) = fixture.republished([orders()], json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(11)));
-    published.sort_by(|a, b| a.2.cmp(&b.2));
+    published.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(again, published, "by order, and of each in the order in which it was published");
 }
 

@@ -27,7 +27,7 @@ async fn published_events_are_republished_unchanged() {
     let payments = || [Payment::source()];
     let (answer, again) = fixture.republished(payments(), json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(7)));
-    published.sort_by(|a, b| a.2.cmp(&b.2));
+    published.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(again, published, "by order, and of each in the order in which it was published");
     let (_, one) = fixture.republished(payments(), json!({"key": id(2)})).await;
     assert_eq!(one, published[1..3]);

@@ -36,9 +36,9 @@ async fn published_events_are_republished_unchanged() {
     let (answer, again) = fixture.republished(sources(), json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(published.len())));
     assert_eq!((&answer.body["rows"], &answer.body["next"]), (&json!(7), &Value::Null));
-    for key in published.iter().map(|(_, _, key, ..)| key) {
-        let of_key = |events: &[chassis::testing::OutboxRecord]| -> Vec<_> {
-            events.iter().filter(|event| event.2 == *key).cloned().collect()
+    for key in published.iter().map(|event| &event.key) {
+        let of_key = |events: &[testing::OutboxRecord]| -> Vec<_> {
+            events.iter().filter(|event| event.key == *key).cloned().collect()
         };
         assert_eq!(of_key(&again), of_key(&published), "in the order in which it was published");
     }
@@ -47,11 +47,11 @@ async fn published_events_are_republished_unchanged() {
     let (_, pen) = fixture.republished(sources(), json!({"key": "pen"})).await;
     assert_eq!(pen, published[published.len() - 1..]);
     let (_, undone) = fixture.republished(sources(), json!({"key": id(2)})).await;
-    let topics: Vec<_> = undone.iter().map(|(_, topic, ..)| topic.as_str()).collect();
+    let topics: Vec<_> = undone.iter().map(|event| event.topic.as_str()).collect();
     assert_eq!(topics, ["stock.reserved", "stock.released"]);
     let (nothing, none) = fixture.republished(sources(), json!({"key": "nib"})).await;
     assert_eq!((nothing.status, none.len()), (404, 0));
-    let last = published.iter().map(|event| event.5).max().unwrap();
+    let last = published.iter().map(|event| event.occurred_at).max().unwrap();
     let (_, newest) = fixture.republished(sources(), json!({"since": last})).await;
     assert_eq!(newest, pen, "only what was decided at that time or later");
     for after in ["pen", "prices/pen"] {
@@ -78,15 +78,8 @@ async fn an_item_republished_while_it_changes_never_goes_back() {
         }
     };
     tokio::join!(changing, announcing);
-    let topic = &events::stock::ITEMS;
-    let versions: Vec<i64> = fixture
-        .outbox_records()
-        .await
-        .iter()
-        .map(|published| {
-            topic.codec().decode::<StockItem>(topic.codec(), &published.4).unwrap().version
-        })
-        .collect();
+    let published = fixture.published::<StockItem>().await;
+    let versions = Vec::from_iter(published.iter().map(|item| item.version));
     assert!(versions.len() > 200, "{}", versions.len());
     assert!(versions.is_sorted(), "{versions:?}");
 }

@@ -61,7 +61,7 @@ pub struct RepublishSource {
 
 impl RepublishSource {
     /// The names of the topics of the events of these rows.
-    pub(crate) fn topic_names(&self) -> &[&'static str] {
+    pub fn topic_names(&self) -> &[&'static str] {
         &self.topic_names
     }
 

@@ -12,7 +12,7 @@ use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::avro::{Codec, Undecodable, unframe};
 use crate::event::{
     Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
-    Unprocessable,
+    Unprocessable, response_id,
 };
 use crate::kafka::record::{EventHeaders, raw_headers, read_headers};
 use crate::kafka::schema_registry::CachedSchema;
@@ -53,6 +53,9 @@ pub(crate) struct BoundHandler<R, E, O> {
 impl<R: Loads<E>, E: Event, O: Outcome> EventHandler<R> for BoundHandler<R, E, O> {
     fn keys(&self, keys: &mut R::Keys) {
         R::keys(&self.event, keys);
+    }
+    fn response_id(&self, event_id: Uuid) -> Uuid {
+        response_id(self.service, event_id)
     }
     fn decide(
         &self,

@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::event::avro::Codec;
+pub(crate) use crate::event::handler::response_id;
 pub use crate::event::handler::{HandlerContext, HandlerResult, Outcome, Unprocessable};
 
 /// A fact that one service publishes and others handle.

@@ -239,15 +239,21 @@ fn fill_responses(path: &str, method: &str, operation: &mut Value) {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::TestClient;
+    use axum::body::Body;
+    use axum::http::Request;
+    use tower::ServiceExt;
 
     use super::*;
 
     #[tokio::test]
     async fn the_page_loads_nothing_from_other_hosts() {
-        let client = TestClient(serve("till", OpenApiRouter::new()));
+        let router: axum::Router = serve("till", OpenApiRouter::new());
+        let get = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap()
+        };
         let read = async |path: &str| {
-            let response = client.get_with_headers(path, &[]).await;
+            let response = get(path).await;
             assert_eq!(response.headers()[header::CONTENT_SECURITY_POLICY], PAGE_POLICY, "{path}");
             let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
             String::from_utf8_lossy(&body).into_owned()
@@ -259,7 +265,7 @@ mod tests {
         for elsewhere in ["http://", "https://", "unsafe"] {
             assert!(!PAGE_POLICY.contains(elsewhere) && !start.contains(elsewhere), "{elsewhere}");
         }
-        let root = client.get("/").await;
-        assert_eq!((root.status, root.location.as_deref()), (307, Some("/docs/")));
+        let root = get("/").await;
+        assert_eq!((root.status().as_u16(), &root.headers()[header::LOCATION] == "/docs/"), (307, true));
     }
 }

@@ -67,7 +67,8 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
     ) -> Result<(Option<Context>, Option<Envelope>), Unprocessable> {
         let Content::Event(topic, handler) = &self.content else { return Ok((None, None)) };
         let span = self.span(topic);
-        let (event_id, causation_id) = (Uuid::now_v7(), self.event_id);
+        let causation_id = self.event_id;
+        let event_id = causation_id.map_or_else(Uuid::now_v7, |cause| handler.response_id(cause));
         let event = handler.decide(rows, HandlerContext { now, event_id, causation_id })?;
         let traceparent = Some(telemetry::traceparent(&span));
         let envelope = event.map(|event| Envelope {

@@ -16,6 +16,8 @@ use crate::unit_of_work::UnitOfWork;
 /// discarding it.
 pub(crate) trait EventHandler<R: UnitOfWork>: Send + Sync {
     fn keys(&self, keys: &mut R::Keys);
+    /// The id of the event that is published in response to this one.
+    fn response_id(&self, event_id: Uuid) -> Uuid;
     fn decide(
         &self,
         rows: &mut R,

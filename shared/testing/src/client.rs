@@ -1,4 +1,4 @@
-//! A client of a service's routers, for the tests of services.
+//! A client of a service's routers.
 
 use axum::Router;
 use axum::body::Body;
@@ -6,9 +6,6 @@ use axum::http::{Method, Request, header};
 use axum::response::Response;
 use serde_json::Value;
 use tower::ServiceExt;
-use utoipa_axum::router::OpenApiRouter;
-
-use crate::http::openapi;
 
 /// A response as a client gets it.
 #[derive(Debug)]
@@ -77,28 +74,4 @@ impl TestClient {
         let body = axum::body::to_bytes(response.into_body(), 1 << 22).await.expect("a body");
         TestResponse { status, location, body: serde_json::from_slice(&body).unwrap_or_default() }
     }
-}
-
-/// Compares a service's committed description of its API with its code; rewrites it where
-/// `REWRITE_OPENAPI` is set, as `make openapi` does.
-pub fn compare_openapi<S>(service: &str, folder: &str, routes: &OpenApiRouter<S>)
-where
-    S: Clone + Send + Sync + 'static,
-{
-    let (path, generated) = (format!("{folder}/openapi.json"), openapi::document(service, routes));
-    if std::env::var_os("REWRITE_OPENAPI").is_some() {
-        std::fs::write(&path, generated).expect("the file can be written");
-        return;
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    let mut lines = committed.lines().zip(generated.lines()).enumerate();
-    let differing = lines.find(|(_, (committed, generated))| committed != generated);
-    let differing = differing.map_or(String::new(), |(nth, (committed, generated))| {
-        format!("; line {}: {committed:?} is now {generated:?}", nth + 1)
-    });
-    assert!(
-        committed == generated,
-        "services/{service}/openapi.json differs from the code{differing}. \
-         `make openapi` rewrites it."
-    );
 }

@@ -1,22 +1,16 @@
-//! Support for the tests of services: a database of its own, migrated as in production, with the executors of the
-//! service's commands; events are delivered and requests are sent without Kafka and without a socket. It is public
-//! because the tests of services are other crates, and hidden because nothing else may use it. With a feature of its
-//! own, every test build would compile the chassis a second time; no `main` of a service reaches this code, so the
-//! linker omits it.
+//! The inside of the chassis for the crate `holdfast-testing` and for the tests of this crate. It is public because
+//! they are other crates, and hidden because nothing else may use it: it may change with every version. With a feature
+//! of its own, every test build would compile the chassis a second time; no `main` of a service reaches this code, so
+//! the linker omits it.
 
-mod client;
-mod statements;
-
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use chrono::{DateTime, Utc};
 use rdkafka::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
-use serde_json::Value;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -43,8 +37,6 @@ use crate::transaction::failure::ApplyError;
 use crate::transaction::incoming_record::IncomingRecord;
 use crate::unit_of_work::write_batch::WriteBatch;
 use crate::unit_of_work::{Loads, UnitOfWork};
-
-pub use client::{TestClient, TestResponse, compare_openapi};
 
 /// Creates a database for a test, with the roles of an owner and of a server, on the cluster of
 /// TEST_DATABASE_URL.
@@ -94,7 +86,7 @@ fn kafka_record<E: Event>(id: Uuid, event: &E) -> OwnedMessage {
 }
 
 /// A service's database and command executors, without its loops to Kafka. The executors end with it.
-pub struct TestService<R: UnitOfWork> {
+pub struct LocalService<R: UnitOfWork> {
     service: &'static str,
     /// The pool of the serving role.
     pub db: PgPool,
@@ -104,9 +96,9 @@ pub struct TestService<R: UnitOfWork> {
     _stop: DropGuard,
 }
 
-impl<R: UnitOfWork> TestService<R> {
+impl<R: UnitOfWork> LocalService<R> {
     /// Creates a database, migrates it as its owner, and starts the executors as its server.
-    pub async fn new(service: &'static str, migrator: Migrator) -> TestService<R> {
+    pub async fn start(service: &'static str, migrator: Migrator) -> LocalService<R> {
         let (owner, server) = fresh_database().await;
         let config = config(owner, server);
         migrate::migrate(service, &config, migrator).await.expect("the migrations run");
@@ -117,7 +109,7 @@ impl<R: UnitOfWork> TestService<R> {
             commands::command_channel(service, db.clone(), wakeups.clone(), heartbeat);
         let stop = CancellationToken::new();
         tokio::spawn(executor.run(stop.clone()));
-        TestService { service, db, commands, wakeups, _stop: stop.drop_guard() }
+        LocalService { service, db, commands, wakeups, _stop: stop.drop_guard() }
     }
 
     /// The change feed of this replica.
@@ -131,20 +123,12 @@ impl<R: UnitOfWork> TestService<R> {
         ChangeFeed::new(db, Arc::default(), stop.clone())
     }
 
-    /// Delivers events of one type in one transaction, on the path of records from Kafka. Returns the ids of the
-    /// events that were published in response: none, if the handler publishes nothing. An unprocessable event
-    /// leaves nothing behind.
-    ///
-    /// It applies the events once. The consumer's loop would try them again if another transaction inserted the same
-    /// row at the same moment.
-    ///
-    /// # Panics
-    /// If the database refuses what the handler wrote.
-    pub async fn deliver<E: Event, O: Outcome + 'static>(
+    /// Applies events of one type in one transaction, once, on the path of records from Kafka.
+    pub async fn apply<E: Event, O: Outcome + 'static>(
         &self,
         events: &[(Uuid, &E)],
         handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
-    ) -> Result<Vec<Uuid>, Unprocessable>
+    ) -> Result<(), Unprocessable>
     where
         R: Loads<E>,
     {
@@ -156,109 +140,28 @@ impl<R: UnitOfWork> TestService<R> {
         let items: Vec<_> = records.map(|record| routes.parse(record, &schemas)).collect();
         let unreadable = items.iter().find_map(IncomingRecord::as_dead_letter);
         assert!(unreadable.is_none(), "an event can't be read");
-        let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
-        let before = self.event_ids_caused_by(&ids).await.len();
         let mut tx = db::begin(&self.db).await.expect("a transaction");
         let now = db::now(&mut tx).await.expect("the time");
         match apply_events(&mut tx, &items, now, true, 1).await {
             Ok(effect) => {
                 tx.commit().await.expect("the commit");
                 effect.after_commit(&self.wakeups);
+                Ok(())
             }
             Err(ApplyError::Undecidable(
                 _,
                 DeadLetterReason { kind: ReasonKind::Unprocessable, detail: reason },
-            )) => {
-                return Err(Unprocessable(reason));
-            }
+            )) => Err(Unprocessable(reason)),
             Err(ApplyError::Undecidable(_, cause)) => panic!("{}", cause.detail),
             Err(ApplyError::Database(error)) => panic!("the database refuses it: {error}"),
             Err(ApplyError::Unavailable(because)) => panic!("it waits: {because}"),
             Err(ApplyError::RefusedUnchecked) => panic!("an event is refused"),
         }
-        Ok(self.event_ids_caused_by(&ids).await.split_off(before))
     }
 
-    /// The ids of the events in the outbox that these events caused.
-    async fn event_ids_caused_by(&self, ids: &[Uuid]) -> Vec<Uuid> {
-        sqlx::query_scalar(
-            "select event_id from chassis.outbox where causation_id = any($1) order by position",
-        )
-        .bind(ids)
-        .fetch_all(&self.db)
-        .await
-        .expect("the outbox")
-    }
-
-    /// The outbox in its order: topic, key and event id.
-    pub async fn outbox_entries(&self) -> Vec<(String, String, Uuid)> {
-        sqlx::query_as("select topic, key, event_id from chassis.outbox order by position")
-            .fetch_all(&self.db)
-            .await
-            .expect("the outbox")
-    }
-
-    /// The outbox in its order, as the records will be in their topics: id, topic, key, schema, body and time.
-    pub async fn outbox_records(&self) -> Vec<OutboxRecord> {
-        sqlx::query_as(
-            "select event_id, topic, key, schema_fingerprint, body, occurred_at
-             from chassis.outbox order by position",
-        )
-        .fetch_all(&self.db)
-        .await
-        .expect("the outbox")
-    }
-
-    /// Requests a republish. Returns the operator's response, and what was added to the outbox.
-    pub async fn republished(
-        &self,
-        sources: impl IntoIterator<Item = RepublishSource>,
-        request: Value,
-    ) -> (TestResponse, Vec<OutboxRecord>) {
-        let sources = Vec::from_iter(sources);
-        let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
-        let topics = HashSet::<&str>::from_iter(topics);
-        let before = self.outbox_records().await.len();
-        let admin = TestClient(republish::router(self.db.clone(), Arc::default(), sources));
-        let response = admin.post("/republish", None, request).await;
-        let added = self.outbox_records().await.split_off(before);
-        assert!(added.iter().all(|record| topics.contains(&*record.1)), "{topics:?} lacks a topic");
-        (response, added)
-    }
-
-    /// How many rows a table has.
-    pub async fn count_rows(&self, table: &str) -> i64 {
-        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))
-            .fetch_one(&self.db)
-            .await
-            .expect("the table")
-    }
-
-    /// Corrupts and repairs the rows that the books compare, by one pair of statements after the other. The books
-    /// must report each corruption and each repair.
-    ///
-    /// # Panics
-    /// If they do not.
-    pub async fn assert_books_detect(
-        &self,
-        books: Router,
-        corruptions: &[(&'static str, &'static str)],
-    ) {
-        let books = TestClient(books);
-        for (corrupt, repair) in corruptions {
-            for (statement, balanced) in [(*corrupt, false), (*repair, true)] {
-                sqlx::query(statement).execute(&self.db).await.expect(statement);
-                let books = books.get("/books").await.body;
-                assert_eq!(books["balanced"], balanced, "{statement}");
-            }
-        }
-    }
-
-    /// Runs a statement that the database has to refuse; returns its SQLSTATE.
-    pub async fn expect_sqlstate(&self, statement: &'static str) -> String {
-        let refused = sqlx::query(statement).execute(&self.db).await.expect_err(statement);
-        let refused = refused.into_database_error().expect("the database refuses it");
-        refused.code().expect("an SQLSTATE").into_owned()
+    /// The operators' route that publishes the events of these rows again.
+    pub fn republish(&self, sources: Vec<RepublishSource>) -> Router {
+        republish::router(self.db.clone(), Arc::default(), sources)
     }
 }
 
@@ -266,6 +169,3 @@ impl<R: UnitOfWork> TestService<R> {
 pub fn write_batch(tx: &mut PgConnection) -> WriteBatch<'_> {
     WriteBatch::new(tx)
 }
-
-/// An event in the outbox: id, topic, key, schema, body and time.
-pub type OutboxRecord = (Uuid, String, String, Vec<u8>, Vec<u8>, DateTime<Utc>);

@@ -2,10 +2,10 @@
 
 use std::fmt::Debug;
 
+use chassis::UnitOfWork;
 use sqlx::{Connection, PgConnection};
 
-use crate::testing::{TestService, write_batch};
-use crate::unit_of_work::UnitOfWork;
+use crate::{TestService, write_batch};
 
 /// A statement of the session, if it is kept prepared.
 const PREPARED: &str = "select statement from pg_prepared_statements order by prepare_time";

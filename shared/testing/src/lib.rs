@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+mod client;
+mod openapi;
+mod statements;
+mod test_service;
+
+pub use chassis::testing::write_batch;
+pub use client::{TestClient, TestResponse};
+pub use openapi::compare_openapi;
+pub use test_service::{OutboxRecord, TestService};

@@ -1,0 +1,198 @@
+//! A service on a database of its own.
+
+use std::collections::HashSet;
+
+use axum::Router;
+use chassis::event::{Event, HandlerContext, HandlerResult, Outcome, Unprocessable};
+use chassis::testing::LocalService;
+use chassis::{ChangeFeed, Commands, FeedEntry, Loads, RepublishSource, UnitOfWork};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{TestClient, TestResponse};
+
+/// A service's database and the executors of its commands, without its loops to Kafka. The executors end when it is
+/// dropped.
+pub struct TestService<R: UnitOfWork> {
+    local: LocalService<R>,
+    /// The pool of the serving role, which may change rows and no tables.
+    pub db: PgPool,
+    /// Takes commands, as the service's API does.
+    pub commands: Commands<R>,
+}
+
+impl<R: UnitOfWork> TestService<R> {
+    /// Creates a database on the cluster of `TEST_DATABASE_URL`, migrates it as its owner, and starts the executors
+    /// as the serving role. `service` is the publisher's name in its topics.
+    ///
+    /// # Panics
+    /// If there is no such cluster, or a migration fails.
+    pub async fn new(service: &'static str, migrator: Migrator) -> TestService<R> {
+        let local = LocalService::start(service, migrator).await;
+        TestService { db: local.db.clone(), commands: local.commands.clone(), local }
+    }
+
+    /// The change feed of this replica. It ends with `stop`.
+    pub fn change_feed<E: FeedEntry>(&self, stop: &CancellationToken) -> ChangeFeed<E> {
+        self.local.change_feed(stop)
+    }
+
+    /// The change feed of another replica, on a pool of its own: commits of this replica do not wake it.
+    pub fn remote_change_feed<E: FeedEntry>(&self, stop: &CancellationToken) -> ChangeFeed<E> {
+        self.local.remote_change_feed(stop)
+    }
+
+    /// Delivers events of one type, each with its id, in one transaction, on the path of records from Kafka. Returns
+    /// the ids of the events that were published in response: none, if the handler publishes nothing or each event
+    /// was handled before.
+    ///
+    /// It applies the events once. The consumer's loop would try them again if another transaction inserted the same
+    /// row at the same moment.
+    ///
+    /// # Errors
+    /// The reason, if the handler found one of the events unprocessable. Then the batch leaves nothing behind.
+    ///
+    /// # Panics
+    /// If the database refuses what the handler wrote.
+    pub async fn deliver<E: Event, O: Outcome + 'static>(
+        &self,
+        events: &[(Uuid, &E)],
+        handler: fn(&E, &mut R, HandlerContext) -> HandlerResult<O>,
+    ) -> Result<Vec<Uuid>, Unprocessable>
+    where
+        R: Loads<E>,
+    {
+        let ids: Vec<Uuid> = events.iter().map(|(id, _)| *id).collect();
+        let before = self.event_ids_caused_by(&ids).await.len();
+        self.local.apply(events, handler).await?;
+        Ok(self.event_ids_caused_by(&ids).await.split_off(before))
+    }
+
+    /// The ids of the events in the outbox that these events caused.
+    async fn event_ids_caused_by(&self, ids: &[Uuid]) -> Vec<Uuid> {
+        sqlx::query_scalar(
+            "select event_id from chassis.outbox where causation_id = any($1) order by position",
+        )
+        .bind(ids)
+        .fetch_all(&self.db)
+        .await
+        .expect("the outbox")
+    }
+
+    /// Every event of one type that was published so far, in the order of the outbox.
+    pub async fn published<E: Event>(&self) -> Vec<E> {
+        let records = self.outbox_records().await.into_iter();
+        let of_topic = records.filter(|record| record.topic == E::topic().name);
+        of_topic.map(|record| record.decode()).collect()
+    }
+
+    /// What was published so far, in the order of the outbox: topic, key and event id.
+    pub async fn outbox_entries(&self) -> Vec<(String, String, Uuid)> {
+        let records = self.outbox_records().await.into_iter();
+        records.map(|record| (record.topic, record.key, record.event_id)).collect()
+    }
+
+    /// What was published so far, in the order of the outbox.
+    pub async fn outbox_records(&self) -> Vec<OutboxRecord> {
+        sqlx::query_as(
+            "select event_id, topic, key, schema_fingerprint, body, occurred_at
+             from chassis.outbox order by position",
+        )
+        .fetch_all(&self.db)
+        .await
+        .expect("the outbox")
+    }
+
+    /// Requests a republish of the rows of `sources`. Returns the operator's response, and what was added to the
+    /// outbox.
+    ///
+    /// # Panics
+    /// If an event of a topic was added that no source names.
+    pub async fn republished(
+        &self,
+        sources: impl IntoIterator<Item = RepublishSource>,
+        request: Value,
+    ) -> (TestResponse, Vec<OutboxRecord>) {
+        let sources = Vec::from_iter(sources);
+        let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
+        let topics = HashSet::<&str>::from_iter(topics);
+        let before = self.outbox_records().await.len();
+        let admin = TestClient(self.local.republish(sources));
+        let response = admin.post("/republish", None, request).await;
+        let added = self.outbox_records().await.split_off(before);
+        let is_covered = |record: &OutboxRecord| topics.contains(&*record.topic);
+        assert!(added.iter().all(is_covered), "{topics:?} lacks a topic");
+        (response, added)
+    }
+
+    /// The number of rows of a table, such as `items` or `chassis.inbox`.
+    pub async fn count_rows(&self, table: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))
+            .fetch_one(&self.db)
+            .await
+            .expect("the table")
+    }
+
+    /// Corrupts and repairs the rows that the books compare, by one pair of statements after the other. The books
+    /// must report each corruption and each repair.
+    ///
+    /// # Panics
+    /// If they do not.
+    pub async fn assert_books_detect(
+        &self,
+        books: Router,
+        corruptions: &[(&'static str, &'static str)],
+    ) {
+        let books = TestClient(books);
+        for (corrupt, repair) in corruptions {
+            for (statement, balanced) in [(*corrupt, false), (*repair, true)] {
+                sqlx::query(statement).execute(&self.db).await.expect(statement);
+                let books = books.get("/books").await.body;
+                assert_eq!(books["balanced"], balanced, "{statement}");
+            }
+        }
+    }
+
+    /// Runs a statement that the database has to refuse; returns its SQLSTATE.
+    ///
+    /// # Panics
+    /// If the database accepts it.
+    pub async fn expect_sqlstate(&self, statement: &'static str) -> String {
+        let refused = sqlx::query(statement).execute(&self.db).await.expect_err(statement);
+        let refused = refused.into_database_error().expect("the database refuses it");
+        refused.code().expect("an SQLSTATE").into_owned()
+    }
+}
+
+/// An event in the outbox, as its record will be in its topic.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct OutboxRecord {
+    /// The id of the event.
+    pub event_id: Uuid,
+    /// Its topic.
+    pub topic: String,
+    /// Its key.
+    pub key: String,
+    /// The fingerprint of the schema that the body was written with.
+    pub schema_fingerprint: Vec<u8>,
+    /// Its Avro body, without the wire header.
+    pub body: Vec<u8>,
+    /// The time of the decision, by the database's clock.
+    pub occurred_at: DateTime<Utc>,
+}
+
+impl OutboxRecord {
+    /// The event.
+    ///
+    /// # Panics
+    /// If it is no event of this type.
+    pub fn decode<E: Event>(&self) -> E {
+        assert_eq!(self.topic, E::topic().name);
+        let codec = E::topic().codec();
+        codec.decode(codec, &self.body).expect("an event has the schema of its topic")
+    }
+}
