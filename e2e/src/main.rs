@@ -152,10 +152,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
-        Command::Verify(options) => {
-            let client = Client::for_stack(&open_stack()?)?;
-            return check(&client, &options).await;
-        }
+        Command::Verify(options) => return check(&open_client()?, &options).await,
         Command::Mutants(options) => return Ok(exit_code_if(mutants::run(&options).await?)),
         Command::Service { name } => new_service::run(&name)?,
         Command::Republish(options) => {
@@ -166,13 +163,10 @@ async fn run(command: Command) -> Result<ExitCode> {
             return dead_letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
-        Command::Rebuild => {
-            let client = Client::for_stack(&open_stack()?)?;
-            rebuild::print(&rebuild::run(&client).await?)
-        }
+        Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
         Command::Timeline { order_id } => {
-            let client = Client::for_stack(&open_stack()?)?;
-            order_timeline::run(&client, order_id).await?.iter().for_each(|line| println!("{line}"))
+            let lines = order_timeline::run(&open_client()?, order_id).await?;
+            lines.iter().for_each(|line| println!("{line}"))
         }
         Command::WithInfrastructure { command } => {
             return run_with_infrastructure(&stack_description(), &command).await;
@@ -196,7 +190,12 @@ fn open_stack() -> Result<Stack> {
     Stack::open_for_checkout(&stack_description())
 }
 
-/// The same, for a command on the component of this name.
+/// A client of that stack.
+fn open_client() -> Result<Client> {
+    Client::for_stack(&open_stack()?)
+}
+
+/// The stack of this checkout, for a command on the component of this name.
 fn named(name: &str) -> Result<Stack> {
     require_name(name)?;
     open_stack()
@@ -237,7 +236,7 @@ async fn up(instances: Option<u16>) -> Result<()> {
 }
 
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
-    let client = Client::for_stack(&open_stack()?)?;
+    let client = open_client()?;
     let (summary, ()) = load::run(&client, load, async { Ok(()) }).await?;
     summary.lines().iter().for_each(|line| println!("{line}"));
     let checked = if verify {

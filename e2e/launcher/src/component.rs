@@ -1,5 +1,5 @@
-//! One component of the stack, by its name, such as `kafka`, `registry` or a service: start, stop,
-//! kill and pause.
+//! One component of the stack, by its name, such as `kafka`, `registry` or a service: start, stop and
+//! kill.
 
 use std::fs::File;
 use std::time::Duration;
@@ -113,61 +113,6 @@ impl Stack {
         Ok(was_there)
     }
 
-    /// SIGKILL to its first process alone: the children must notice by themselves.
-    ///
-    /// # Errors
-    /// If it does not run, or the stack is not native.
-    pub async fn kill_main_process(&self, name: &str) -> Result<()> {
-        self.signal_main_process(name, Signal::KILL, ExitCause::Kill).await
-    }
-
-    /// An immediate stop, in PostgreSQL's terms: without a checkpoint, so the next start recovers.
-    ///
-    /// # Errors
-    /// If it does not run, or the stack is not native.
-    pub async fn stop_immediately(&self, name: &str) -> Result<()> {
-        self.signal_main_process(name, Signal::QUIT, ExitCause::Stop).await
-    }
-
-    async fn signal_main_process(
-        &self,
-        name: &str,
-        signal: Signal,
-        cause: ExitCause,
-    ) -> Result<()> {
-        ensure!(self.is_native(), "only the native stack can signal single processes");
-        let component = self.component(name)?;
-        let _lock = self.lock_component(&component).await?;
-        let process = self.process(&component);
-        let living = process.running().with_context(|| format!("{name} does not run"))?;
-        process.record_planned_exit(cause)?;
-        process::send_signal(signal, &[living])?;
-        ensure!(living.wait_for_exit(STOP_TIMEOUT).await, "{name} survives {signal:?}");
-        Ok(())
-    }
-
-    /// Freezes all its processes: their connections stay open, and nothing responds.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn pause(&self, name: &str) -> Result<()> {
-        match &self.compose {
-            Some(compose) => compose.set_paused(&self.component(name)?, true).await,
-            None => self.signal_all(name, Signal::STOP),
-        }
-    }
-
-    /// Lets a frozen component continue.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn resume(&self, name: &str) -> Result<()> {
-        match &self.compose {
-            Some(compose) => compose.set_paused(&self.component(name)?, false).await,
-            None => self.signal_all(name, Signal::CONT),
-        }
-    }
-
     /// Whether its first process lives, even if it is frozen or not ready.
     ///
     /// # Errors
@@ -185,14 +130,6 @@ impl Stack {
     /// If the stack has no such component.
     pub fn main_process(&self, name: &str) -> Result<Option<ProcessIdentity>> {
         Ok(self.process(&self.component(name)?).running())
-    }
-
-    fn signal_all(&self, name: &str, signal: Signal) -> Result<()> {
-        let process = self.process(&self.component(name)?);
-        let living = process.running().with_context(|| format!("{name} does not run"))?;
-        // The first process is frozen first, so that it starts no child that would be missed.
-        process::send_signal(signal, &[living])?;
-        process::send_signal(signal, &process.all_processes())
     }
 
     pub(crate) async fn start_component(&self, component: &Component) -> Result<()> {
@@ -295,7 +232,7 @@ impl Stack {
         Ok(if by_itself { StopOutcome::Graceful(begun.elapsed()) } else { StopOutcome::Killed })
     }
 
-    async fn lock_component(&self, component: &Component) -> Result<File> {
+    pub(crate) async fn lock_component(&self, component: &Component) -> Result<File> {
         let path = self.directory().join("run").join(format!("{component}.lock"));
         lock_file(&path, &|| {
             self.print_progress(&format!(
