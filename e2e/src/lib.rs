@@ -3,10 +3,10 @@
 //!
 //! # Layout
 //! A folder imports only folders above it.
-//! - `launcher`: starts, stops, kills and pauses the components of the stack.
+//! - `stack_description`: the stack of this project, which the crate `launcher` starts.
+//! - `console`, `format`: output for users.
 //! - `client`: the services as their clients use them, and the history of responses to each client.
 //! - `metrics`: reads the metrics of a service.
-//! - `faults`: faulty networks, databases, clocks and other dependencies.
 //! - `checker`: reads all databases and topics, and finds violations of the invariants I1 to I16.
 //! - `workload`: orders at a fixed rate, and the summary of their outcomes.
 //! - `admin`: the commands of an operator: dead letters, the timeline of an order, republish, rebuild.
@@ -15,16 +15,14 @@
 //! - `mutants`: bugs in a copy of the code, one at a time, each of which the suite must detect.
 //! - `new_service`: generates a new service from the template.
 
-pub mod launcher;
+pub mod stack_description;
+pub mod console;
+pub mod format;
 pub mod client;
 pub mod metrics;
-pub mod faults;
 pub mod checker;
 pub mod workload;
 pub mod admin;
 pub mod scenarios;
 pub mod mutants;
 pub mod new_service;
-
-pub use launcher::ports::Ports;
-pub use launcher::stack::Stack;

@@ -5,18 +5,13 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::Stack;
 use e2e::admin::dead_letters;
 use e2e::admin::order_timeline;
 use e2e::admin::rebuild;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
-use e2e::launcher::compose::Compose;
-use e2e::launcher::format::format_table;
-use e2e::launcher::run_with_infrastructure::{exit_code, run_with_infrastructure};
-use e2e::launcher::status::{ComponentState, StopOutcome};
-use e2e::launcher::topology::SERVICES;
+use e2e::format::format_table;
 use e2e::mutants::run as mutants;
 use e2e::new_service;
 use e2e::scenarios::chaos;
@@ -25,9 +20,11 @@ use e2e::scenarios::demo;
 use e2e::scenarios::hostile;
 use e2e::scenarios::long_outage;
 use e2e::scenarios::outage;
+use e2e::stack_description::{SERVICES, require_name, stack_description};
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
+use launcher::{ComponentState, Stack, StopOutcome, run_with_infrastructure};
 use uuid::Uuid;
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
@@ -123,16 +120,16 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Up { instances } => up(instances).await?,
-        Command::Down => Stack::open_for_checkout()?.down().await?,
-        Command::Clean => Stack::open_for_checkout()?.clean().await?,
-        Command::Status => print_status(&Stack::open_for_checkout()?).await?,
-        Command::Logs { name, follow } => return print_log(&name, follow).await,
+        Command::Down => open_stack()?.down().await?,
+        Command::Clean => open_stack()?.clean().await?,
+        Command::Status => print_status(&open_stack()?).await?,
+        Command::Logs { name, follow } => named(&name)?.print_log(&name, follow).await?,
         Command::Kill { name } => kill(&name).await?,
         Command::Stop { name } => stop(&name).await?,
-        Command::Start { name } => Stack::open_for_checkout()?.start(&name).await?,
-        Command::Demo => demo::run(&Stack::for_checkout()?).await?,
+        Command::Start { name } => named(&name)?.start(&name).await?,
+        Command::Demo => demo::run(&create_stack()?).await?,
         Command::Outage(options) => {
-            let stack = Stack::for_checkout()?.quiet();
+            let stack = create_stack()?.quiet();
             return Ok(exit_code_if(outage::run(&stack, &options).await?));
         }
         Command::CrashPoints(options) => {
@@ -146,38 +143,34 @@ async fn run(command: Command) -> Result<ExitCode> {
             });
         }
         Command::LongOutage(options) => {
-            let stack = Stack::for_checkout()?.quiet();
+            let stack = create_stack()?.quiet();
             return Ok(exit_code_if(long_outage::run(&stack, &options).await?));
         }
         Command::Hostile(options) => {
-            let stack = Stack::for_checkout()?.quiet();
+            let stack = create_stack()?.quiet();
             return Ok(exit_code_if(hostile::run(&stack, &options).await?));
         }
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
-        Command::Verify(options) => {
-            let client = Client::for_stack(&Stack::open_for_checkout()?)?;
-            return check(&client, &options).await;
-        }
+        Command::Verify(options) => return check(&open_client()?, &options).await,
         Command::Mutants(options) => return Ok(exit_code_if(mutants::run(&options).await?)),
         Command::Service { name } => new_service::run(&name)?,
         Command::Republish(options) => {
-            republish::print(&republish::run(&Stack::open_for_checkout()?, &options).await?)
+            republish::print(&republish::run(&open_stack()?, &options).await?)
         }
         Command::DeadLetters(command) => {
-            let stack = Stack::open_for_checkout()?;
+            let stack = open_stack()?;
             return dead_letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
-        Command::LoseDisk => republish::lose_disk(&Stack::open_for_checkout()?).await?,
-        Command::Rebuild => {
-            let client = Client::for_stack(&Stack::open_for_checkout()?)?;
-            rebuild::print(&rebuild::run(&client).await?)
-        }
+        Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
+        Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
         Command::Timeline { order_id } => {
-            let client = Client::for_stack(&Stack::open_for_checkout()?)?;
-            order_timeline::run(&client, order_id).await?.iter().for_each(|line| println!("{line}"))
+            let lines = order_timeline::run(&open_client()?, order_id).await?;
+            lines.iter().for_each(|line| println!("{line}"))
         }
-        Command::WithInfrastructure { command } => return run_with_infrastructure(&command).await,
+        Command::WithInfrastructure { command } => {
+            return run_with_infrastructure(&stack_description(), &command).await;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,14 +180,35 @@ fn exit_code_if(holds: bool) -> ExitCode {
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The stack of this checkout, created if it does not exist.
+fn create_stack() -> Result<Stack> {
+    Stack::for_checkout(&stack_description())
+}
+
+/// The stack of this checkout as it was last started.
+fn open_stack() -> Result<Stack> {
+    Stack::open_for_checkout(&stack_description())
+}
+
+/// A client of that stack.
+fn open_client() -> Result<Client> {
+    Client::for_stack(&open_stack()?)
+}
+
+/// The stack of this checkout, for a command on the component of this name.
+fn named(name: &str) -> Result<Stack> {
+    require_name(name)?;
+    open_stack()
+}
+
 async fn kill(name: &str) -> Result<()> {
-    let killed = Stack::open_for_checkout()?.kill(name).await?;
+    let killed = named(name)?.kill(name).await?;
     println!("{name} {}", if killed { "is killed" } else { "did not run" });
     Ok(())
 }
 
 async fn stop(name: &str) -> Result<()> {
-    match Stack::open_for_checkout()?.stop(name).await? {
+    match named(name)?.stop(name).await? {
         StopOutcome::NotRunning => println!("{name} did not run"),
         StopOutcome::Graceful(after) => {
             println!("{name} stopped after {:.1} s", after.as_secs_f64())
@@ -206,7 +220,7 @@ async fn stop(name: &str) -> Result<()> {
 
 async fn up(instances: Option<u16>) -> Result<()> {
     let begun = Instant::now();
-    let stack = Stack::for_checkout()?;
+    let stack = create_stack()?;
     if let Some(instances) = instances {
         stack.set_instances(instances).await?;
     }
@@ -222,7 +236,7 @@ async fn up(instances: Option<u16>) -> Result<()> {
 }
 
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
-    let client = Client::for_stack(&Stack::open_for_checkout()?)?;
+    let client = open_client()?;
     let (summary, ()) = load::run(&client, load, async { Ok(()) }).await?;
     summary.lines().iter().for_each(|line| println!("{line}"));
     let checked = if verify {
@@ -258,15 +272,4 @@ async fn print_status(stack: &Stack) -> Result<()> {
     let header = ["NAME", "PID", "PORT", "STATE", "MEMORY", "UPTIME"];
     format_table(header, &[1, 2, 4], rows).iter().for_each(|line| println!("{line}"));
     Ok(())
-}
-
-async fn print_log(name: &str, follow: bool) -> Result<ExitCode> {
-    if let Some(compose) = Compose::from_environment()? {
-        compose.logs(name, follow).await?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let log = Stack::open_for_checkout()?.log_file(name)?;
-    let mut tail = tokio::process::Command::new("tail");
-    tail.args(["-n", "200"]).args(follow.then_some("-F")).arg(log);
-    Ok(exit_code(tail.status().await?))
 }

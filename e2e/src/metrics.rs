@@ -1,9 +1,9 @@
 //! The metrics of an instance, read from its `/metrics`.
 
 use anyhow::{Context, Result};
+use launcher::Stack;
 use reqwest::Method;
 
-use crate::Stack;
 use crate::client::http_client::Client;
 
 /// The text of the response.

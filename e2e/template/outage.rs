@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::launcher::eventually::eventually;
 use futures::future::try_join_all;
+use launcher::eventually;
 use serde_json::Value;
 
 use crate::fixture::{Fixture, basket, rich_customer, with_exclusive_fixture};

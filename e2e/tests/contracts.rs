@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chassis::event::Topic;
-use e2e::Stack;
 use e2e::client::kafka;
-use e2e::launcher::directories::{checkout, programs_directory};
+use e2e::stack_description::stack_description;
+use launcher::Stack;
+use launcher::directories::programs_directory;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -133,7 +134,7 @@ async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Res
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_stacks_that_claim_a_fresh_cluster_at_once_one_gets_it() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     tokio::try_join!(stack.start("kafka"), stack.start("registry"))?;
     let names = ["one-stack", "other-stack"];
     let start = |name| -> Result<_> {

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
-use e2e::launcher::directories::programs_directory;
 use e2e::scenarios::crash_points::{self, armed_service, list};
+use e2e::stack_description::stack_description;
+use launcher::Stack;
+use launcher::directories::programs_directory;
 
 use crate::fixture::without_fixture;
 
@@ -15,7 +16,7 @@ const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_once_at_every_crash_point_the_services_lose_nothing() -> Result<()> {
     without_fixture(async || {
-        let stack = Stack::ephemeral()?;
+        let stack = Stack::ephemeral(&stack_description())?;
         let timeout = Duration::from_secs(900);
         let options = crash_points::CrashPointOptions { once: true, seed: None, timeout };
         let report = crash_points::run(&stack, &options).await?;

@@ -4,11 +4,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
 use e2e::admin::dead_letters::{self, DeadLetterCommand};
 use e2e::client::http_client::Client;
 use e2e::client::order::Order;
-use e2e::launcher::eventually::eventually;
+use launcher::{Stack, eventually};
 use serde_json::Value;
 
 use crate::fixture::{Fixture, TIMEOUT, basket, rich_customer, with_exclusive_fixture};

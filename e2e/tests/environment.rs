@@ -6,11 +6,11 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::faults::file_limit;
-use e2e::faults::keep_alive_clients::KeepAliveClients;
-use e2e::launcher::directories::programs_directory;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use faults::file_limit;
+use faults::keep_alive_clients::KeepAliveClients;
+use launcher::directories::programs_directory;
+use launcher::eventually;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::fixture::{

@@ -6,16 +6,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::Stack;
 use e2e::checker::run;
 use e2e::client::http_client::Client;
 use e2e::client::kafka::{create_consumer, watermarks};
-use e2e::launcher::directories::checkout;
-use e2e::launcher::eventually::eventually;
 use e2e::metrics::Metrics;
 use e2e::mutants::worktree::{Worktree, replaced_once};
+use e2e::stack_description::{checkout, stack_description};
 use e2e::workload::seed;
 use futures::future::try_join_all;
+use launcher::{Stack, eventually};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -80,7 +79,7 @@ const NEWER_VERSION_EDITS: [(&str, &str, &str); 7] = [
 /// This takes seconds instead of the minutes of a build: `make check` runs it by name.
 #[test]
 fn every_line_that_the_newer_version_replaces_exists() -> Result<()> {
-    let root = checkout()?;
+    let root = checkout();
     NEWER_VERSION_EDITS
         .iter()
         .try_for_each(|(file, from, to)| replaced_once(&root, file, from, to).map(drop))
@@ -136,7 +135,7 @@ async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without
     ensure!(recorded.contains("orders.cancelled."), "a new version is recorded: {recorded}");
 
     without_fixture(async || {
-        let stack = Stack::ephemeral()?;
+        let stack = Stack::ephemeral(&stack_description())?;
         stack.up().await?;
         let client = Client::for_stack(&stack)?;
         seed::run(&client).await?;

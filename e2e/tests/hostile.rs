@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use e2e::client::http_client::Client;
 use e2e::client::outcome::HttpResponse;
-use e2e::launcher::eventually::retry_while;
+use launcher::retry_while;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

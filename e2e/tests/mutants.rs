@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use e2e::launcher::directories::checkout;
 use e2e::mutants::list::{MUTANTS, patch_file};
+use e2e::stack_description::checkout;
 
 #[test]
 fn every_mutant_applies_and_names_what_it_breaks_and_what_catches_it() -> Result<()> {
-    let root = checkout()?;
+    let root = checkout();
     let folder = root.join("e2e/mutants/patches");
     let patches: BTreeSet<_> = std::fs::read_dir(&folder)?
         .map(|entry| Ok(entry?.path()))

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use e2e::launcher::directories::programs_directory;
-use e2e::launcher::topology::SERVICES;
 use e2e::mutants::worktree::Worktree;
 use e2e::new_service;
+use e2e::stack_description::{SERVICES, checkout};
+use launcher::directories::programs_directory;
 use serde_json::Value;
 
 use crate::fixture::without_fixture;
@@ -28,7 +28,7 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
     let built = scratch.cargo(&["build"]).await? + &scratch.cargo(&["test", "--no-run"]).await?;
     ensure!(!built.contains("warning:"), "{built}");
     let own = ["src/main.rs", "outage.rs"].map(|file| format!("services/{name}/{file}"));
-    let others = ["shared/events/src/orders.rs", "e2e/src/launcher/topology.rs"];
+    let others = ["shared/events/src/orders.rs", "e2e/src/stack_description.rs"];
     let tidy = ["--check", "--edition", "2024", &own[0], &own[1], others[0], others[1]];
     scratch.run("rustfmt", &tidy).await?;
 
@@ -36,7 +36,7 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
         let cargo = "cargo test --workspace --profile ci --locked";
         let own = format!("{cargo} --bin {name}");
         // Also the quick tests of the other crates: no test may assume a fixed list of services.
-        let unit = format!("{cargo} --lib -- checker::orders launcher:: new_service::");
+        let unit = format!("{cargo} --lib -- checker::orders stack_description:: new_service::");
         let all = format!("{cargo} --test main -- {name}:: structure:: manifests::");
         let tests = format!("{own} && {unit} && {all}");
         let program = scratch.programs_directory().join("e2e");
@@ -53,7 +53,7 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
 #[test]
 fn the_template_wires_what_stock_wires_but_for_commands() -> Result<()> {
     let used = |file: &str| -> Result<BTreeSet<String>> {
-        let text = std::fs::read_to_string(e2e::launcher::directories::checkout()?.join(file))?;
+        let text = std::fs::read_to_string(checkout().join(file))?;
         let body = text.split_once("async fn serve").context("a body")?.1;
         let body: String = body.split_whitespace().collect();
         let of = |part: &str| -> Vec<String> {
@@ -74,7 +74,7 @@ fn the_template_wires_what_stock_wires_but_for_commands() -> Result<()> {
 #[test]
 fn the_template_describes_its_answers_as_stock_does() -> Result<()> {
     let described = |file: &str| -> Result<[Value; 2]> {
-        let document = std::fs::read_to_string(e2e::launcher::directories::checkout()?.join(file))?;
+        let document = std::fs::read_to_string(checkout().join(file))?;
         let document: Value = serde_json::from_str(&document)?;
         Ok(["/info/description", "/components/responses"]
             .map(|part| document.pointer(part).cloned().unwrap_or_default()))
@@ -92,9 +92,7 @@ fn the_template_describes_its_answers_as_stock_does() -> Result<()> {
 
 #[test]
 fn help_prints_what_a_service_alone_reads_and_a_page_names_every_variable() -> Result<()> {
-    let page = std::fs::read_to_string(
-        e2e::launcher::directories::checkout()?.join("docs/configuration.md"),
-    )?;
+    let page = std::fs::read_to_string(checkout().join("docs/configuration.md"))?;
     let variables = |service: &str| -> Result<Vec<String>> {
         let output = std::process::Command::new(programs_directory()?.join(service))
             .arg("--help")

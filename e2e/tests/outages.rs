@@ -5,18 +5,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
 use e2e::checker::relay_leadership::active_relays;
 use e2e::client::http_client::Client;
-use e2e::faults::database_faults;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
 use e2e::scenarios::order_faults;
 use e2e::scenarios::outage;
 use e2e::scenarios::outage::plan::Outage;
+use e2e::stack_description::{SERVICES, stack_description};
 use e2e::workload::load;
 use e2e::workload::options::Load;
+use faults::database_faults;
 use futures::future::try_join_all;
+use launcher::{Stack, eventually};
 use tokio::time::{Instant, sleep};
 
 use crate::fixture::{
@@ -135,7 +134,7 @@ async fn a_backlog_of_the_largest_events_needs_no_more_memory_than_docker_compos
     const EVENTS: i64 = 1_000;
     const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.up().await?;
     let check_memory = |service| {
         let bytes = stack.memory_bytes(service)?;

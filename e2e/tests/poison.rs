@@ -10,11 +10,11 @@ use chassis::event::avro::frame;
 use e2e::client::http_client::Client;
 use e2e::client::kafka::create_producer;
 use e2e::client::sample_events::{POISON_KEY, schema_id, valid_body, valid_headers};
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
 use e2e::scenarios::poison::poison_all_topics;
+use e2e::stack_description::SERVICES;
 use events::TOPICS;
 use futures::future::try_join_all;
+use launcher::eventually;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
@@ -76,7 +76,7 @@ async fn poison_in_every_partition_of_every_subscribed_topic_becomes_dead_letter
             }
         }
         let after = stack.status().await?;
-        let pids = |status: &[e2e::launcher::status::ComponentStatus]| -> Vec<_> {
+        let pids = |status: &[launcher::ComponentStatus]| -> Vec<_> {
             status.iter().map(|member| member.pid).collect()
         };
         assert_eq!(pids(&before), pids(&after), "a component crashed");

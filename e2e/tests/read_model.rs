@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use chassis::event::avro::frame;
-use e2e::Stack;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
 use e2e::client::sample_events::{schema_id, valid_body};
-use e2e::launcher::eventually::{eventually, retry_while};
 use e2e::scenarios::poison;
+use e2e::stack_description::stack_description;
+use launcher::{Stack, eventually, retry_while};
 use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
@@ -179,7 +179,7 @@ async fn a_rebuild_adds_no_item_from_a_record_that_is_a_dead_letter() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_without_readable_items_changes_nothing_and_gives_the_reason() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     without_unexpected_exits(&stack, async {
         stack.up().await?;
         let client = Client::for_stack(&stack)?;

@@ -3,9 +3,9 @@
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
-use e2e::launcher::topology::SERVICES;
 use e2e::scenarios::poison::send_unprocessable;
 use e2e::scenarios::redelivery::{self, table_hashes};
+use e2e::stack_description::SERVICES;
 use events::{TOPICS, orders, payments, stock as stocks};
 use futures::future::try_join_all;
 use tokio::time::Instant;

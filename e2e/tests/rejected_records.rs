@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chassis::event::avro::frame;
-use e2e::Stack;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
 use e2e::client::order::Order;
 use e2e::client::sample_events;
-use e2e::faults::registry_gateway::RegistryGateway;
-use e2e::launcher::eventually::eventually;
 use e2e::scenarios::order_faults;
 use events::orders::CREATED;
+use faults::registry_gateway::RegistryGateway;
+use launcher::{Stack, eventually};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::time::Instant;
 use uuid::Uuid;

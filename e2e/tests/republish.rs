@@ -6,9 +6,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use e2e::admin::republish::{self, RepublishOptions};
-use e2e::launcher::directories::programs_directory;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use launcher::directories::programs_directory;
+use launcher::eventually;
 
 use crate::fixture::{
     Fixture, TIMEOUT, place_orders, wait_until_confirmed, with_exclusive_fixture,

@@ -8,9 +8,9 @@ use anyhow::{Result, bail, ensure};
 use e2e::client::http_client::Client;
 use e2e::client::order::Order;
 use e2e::client::outcome::{require_accepted, retry_until_settled};
-use e2e::launcher::eventually::eventually;
 use e2e::workload::seed;
 use futures::future::{join_all, try_join_all};
+use launcher::eventually;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

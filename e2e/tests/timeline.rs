@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use e2e::admin::order_timeline;
-use e2e::launcher::eventually::eventually;
+use launcher::eventually;
 use uuid::Uuid;
 
 use crate::fixture::{

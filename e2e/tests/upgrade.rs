@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
 use e2e::checker::run;
 use e2e::client::http_client::Client;
-use e2e::launcher::directories::programs_directory;
-use e2e::launcher::topology::SERVICES;
 use e2e::mutants::worktree::Worktree;
+use e2e::stack_description::{SERVICES, stack_description};
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
+use launcher::Stack;
+use launcher::directories::programs_directory;
 
 use crate::fixture::without_unexpected_exits;
 
@@ -41,7 +41,7 @@ pub async fn migrate_all(stack: &Stack, newer: &Path) -> Result<()> {
 /// Contracts and migrations first, with the older version running; then one instance after the
 /// other to the newer version; then back, on the newer schema.
 pub async fn upgrade_and_roll_back(newer: &Path) -> Result<()> {
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     without_unexpected_exits(&stack, roll_under_load(&stack, newer)).await
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
-use e2e::Stack;
-use e2e::launcher::proc_fs::ProcessIdentity;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use launcher::Stack;
+use launcher::proc_fs::ProcessIdentity;
 use sqlx::{Connection, PgConnection};
 
 /// The name of this program in the results.

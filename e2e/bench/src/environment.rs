@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use e2e::Ports;
-use e2e::Stack;
 use e2e::client::http_client::Client;
-use e2e::launcher::directories::{lock_exclusive_run, state_directory};
-use e2e::launcher::eventually::eventually;
+use e2e::stack_description::stack_description;
 use futures::{StreamExt, TryStreamExt, stream};
+use launcher::{Stack, eventually};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
@@ -66,19 +64,20 @@ impl BenchEnvironment {
     /// Starts the stack with this name, with items and rich customers, and with this number of
     /// preloaded orders on request.
     pub async fn open(name: &str, old: Option<i64>, pgbench: bool) -> Result<BenchEnvironment> {
-        let lock = lock_exclusive_run(name).await?;
-        let directory = state_directory()?.join(name);
+        let description = stack_description();
+        let lock = description.lock_exclusive_run(name).await?;
+        let directory = description.state_directory()?.join(name);
         // The remains of an earlier stack, even if partly deleted.
-        let left_behind = match Stack::open(&directory) {
+        let left_behind = match Stack::open(&description, &directory) {
             Ok(stack) => stack,
-            Err(_) => Stack::new(&directory, Ports::free()?)?,
+            Err(_) => Stack::on_free_ports(&description, &directory)?,
         };
         preload::detach(&left_behind)?;
         left_behind.clean().await?;
         if let Some(count) = old {
             preload::create(&directory, count).await?;
         }
-        let stack = Stack::new(&directory, Ports::free()?)?.quiet();
+        let stack = Stack::on_free_ports(&description, &directory)?;
         eprintln!("starting the stack in {} …", directory.display());
         if old.is_some() {
             preload::attach(&stack).await?;

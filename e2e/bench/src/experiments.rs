@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use e2e::launcher::eventually::eventually;
+use launcher::eventually;
 use tokio::time::sleep;
 
 use crate::completion_watch::{COMPLETION_TIMEOUT, CompletionWatch};

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
-use e2e::launcher::artifacts;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use launcher::{Stack, artifacts};
 use sqlx::{Connection, PgConnection};
 
 /// Titles and descriptions.

@@ -12,10 +12,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::Result;
-use e2e::Ports;
-use e2e::Stack;
-use e2e::launcher::artifacts::{self, Artifacts};
-use e2e::launcher::directories;
+use e2e::stack_description::stack_description;
+use launcher::Stack;
+use launcher::artifacts::{self, Artifacts};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// A checkpoint follows each step, or the whole log would be kept beside the tables.
@@ -87,7 +86,7 @@ pub async fn create(directory: &Path, count: i64) -> Result<()> {
     if cached.exists() {
         fs::remove_dir_all(&cached)?;
     }
-    let stack = Stack::new(directory, Ports::free()?)?.quiet();
+    let stack = Stack::on_free_ports(&stack_description(), directory)?;
     stack.up().await?;
     fill(&stack.database_url("order")?, count).await?;
     stack.down().await?;
@@ -191,7 +190,7 @@ pub fn detach(stack: &Stack) -> Result<()> {
 }
 
 fn preload_directory() -> Result<PathBuf> {
-    Ok(directories::state_directory()?.join("old-orders"))
+    Ok(stack_description().state_directory()?.join("old-orders"))
 }
 
 /// The URL of the order service's cluster.

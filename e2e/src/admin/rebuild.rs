@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::client::http_client::Client;
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 
 /// Rebuilds the read model, and returns the result.
 pub async fn run(client: &Client) -> Result<Value> {

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use events::TOPICS;
+use launcher::directories::programs_directory;
+use launcher::{Stack, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::Stack;
 use crate::client::http_client::Client;
-use crate::launcher::directories::programs_directory;
-use crate::launcher::eventually::eventually;
-use crate::launcher::format::group_digits;
-use crate::launcher::topology::SERVICES;
+use crate::format::group_digits;
+use crate::stack_description::SERVICES;
 
 /// The longest time without a response of a service: its database may be restarting.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,9 +1,10 @@
 //! The exits of processes that a run did not cause (I14). The launcher writes down each exit and each
 //! kill or stop of its own; see `launcher/exit_journal.rs`.
 
+use launcher::Exit;
+
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I14;
-use crate::launcher::exit_journal::Exit;
 
 /// The unexpected exits, as sentences.
 pub fn unexpected_exits(exits: &[Exit]) -> impl Iterator<Item = String> {

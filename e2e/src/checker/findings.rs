@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checker::invariants::Invariant;
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 
 /// Violations of one kind that are shown.
 const SHOWN_MAX: usize = 20;

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use chrono::DateTime;
+use launcher::Exit;
 
 use super::*;
 use crate::checker::balances;
@@ -27,7 +28,6 @@ use crate::checker::test_cases::{
 use crate::client::client_history::{CancelOutcome, ClientHistory};
 use crate::client::order_plan::OrderPlan;
 use crate::client::outcome::Outcome;
-use crate::launcher::exit_journal::Exit;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::resource_usage::{
     CONNECTIONS_PER_INSTANCE_MAX, MEMORY_ALLOWANCE_BYTES, OUTBOX_ALLOWANCE_BYTES,

@@ -11,8 +11,8 @@ use crate::checker::invariants::Invariant::I13;
 use crate::checker::sources::Sources;
 use crate::checker::waivers::Waivers;
 use crate::client::kafka;
-use crate::launcher::format::group_digits;
-use crate::launcher::topology::SERVICES;
+use crate::format::group_digits;
+use crate::stack_description::SERVICES;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);

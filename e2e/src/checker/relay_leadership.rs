@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use launcher::Stack;
 use tokio::time::sleep;
 
-use crate::Stack;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I9;
 use crate::checker::tally::Tally;
 use crate::client::http_client::Client;
-use crate::launcher::topology::SERVICES;
 use crate::metrics::Metrics;
+use crate::stack_description::SERVICES;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -29,8 +29,8 @@ use crate::checker::verdict::Verdict;
 use crate::checker::waivers::Waivers;
 use crate::checker::{change_log, quiescence};
 use crate::client::http_client::Client;
-use crate::launcher::console::seconds;
-use crate::launcher::topology::SERVICES;
+use crate::console::seconds;
+use crate::stack_description::SERVICES;
 
 /// Topics retain records for 14 days. Kafka may delete a segment a little earlier.
 const RETENTION_DAYS: i64 = 13;

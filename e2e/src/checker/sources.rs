@@ -16,7 +16,7 @@ use crate::checker::dead_letters::DeadLetter;
 use crate::checker::record::{RecordPosition, topic_index};
 use crate::client::http_client::Client;
 use crate::client::kafka;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 /// The open connections.
 pub(crate) struct Sources {

@@ -9,7 +9,8 @@ use crate::checker::balances::{MoneyTotals, StockTotals};
 use crate::checker::findings::Findings;
 use crate::checker::tally::Tally;
 use crate::checker::waivers::Waivers;
-use crate::launcher::format::{format_hundredths, group_digits};
+use crate::format::format_hundredths;
+use crate::format::group_digits;
 
 /// The name of a total, and its text.
 type ReportRow = (&'static str, String);

@@ -12,7 +12,7 @@ use crate::checker::invariants::Invariant::{I5, I6};
 use crate::checker::orders::check_case;
 use crate::checker::rows::OrderCase;
 use crate::checker::tally::{CheckContext, Tally};
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 
 /// Findings that follow from a discarded event.
 const WAIVED_KINDS: [&str; 3] = ["open", "disagreement", "history"];

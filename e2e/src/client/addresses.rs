@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use launcher::Stack;
 
-use crate::Stack;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 /// Where clients reach each part of a stack.
 #[derive(Clone, Debug, Default)]

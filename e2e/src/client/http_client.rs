@@ -6,18 +6,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use launcher::{Stack, eventually};
 use rand::seq::SliceRandom;
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::Stack;
 use crate::client::addresses::Addresses;
 use crate::client::order::{LineRequest, Order};
 use crate::client::outcome::{HttpResponse, Outcome, require_accepted};
-use crate::launcher::eventually::eventually;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 /// Longer than a service takes to respond with 503.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use launcher::retry_while;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-
-use crate::launcher::eventually::retry_while;
 
 /// How long a service may refuse a command, or leave its outcome unknown, before it must decide:
 /// its disk may stall.

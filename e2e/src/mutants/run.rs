@@ -6,15 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use launcher::directories::programs_directory;
 use tokio::time::Instant;
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant;
-use crate::launcher::console::print_line;
-use crate::launcher::directories::{checkout, programs_directory};
+use crate::console::print_line;
 use crate::mutants::list::{Detector, MUTANTS, Mutant, patch_file};
 use crate::mutants::trial::{MutantTrial, TestedPrograms};
 use crate::mutants::worktree::Worktree;
+use crate::stack_description::checkout;
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -58,7 +59,7 @@ pub async fn run(options: &MutantOptions) -> Result<bool> {
             add_result(&mut rows, run_control(&trial).await);
         }
     }
-    let root = checkout()?;
+    let root = checkout();
     let worktree = Worktree::create_incremental("mutants").await?;
     for mutant in mutants {
         add_result(&mut rows, run_mutant(&root, &worktree, mutant).await);

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use events::orders;
+use launcher::Stack;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
 
-use crate::Stack;
 use crate::checker::change_log;
 use crate::checker::exits;
 use crate::checker::findings::Findings;
 use crate::checker::relay_leadership::{self, RelayLeadership};
 use crate::checker::run;
 use crate::client::http_client::Client;
-use crate::launcher::topology::SERVICES;
 use crate::scenarios::redelivery;
+use crate::stack_description::{SERVICES, stack_description};
 use crate::workload::load;
 use crate::workload::options::Load;
 use crate::workload::resource_usage::ResourceUsage;
@@ -217,7 +217,7 @@ impl MutantTrial {
 
     /// Runs the trial with these programs, or with our own.
     pub async fn run(&self, programs: Option<TestedPrograms<'_>>) -> Result<TrialResult> {
-        let stack = Stack::ephemeral()?;
+        let stack = Stack::ephemeral(&stack_description())?;
         stack.set_instances(self.instances).await?;
         if let Some(TestedPrograms { directory, service: only }) = programs {
             for service in SERVICES.into_iter().filter(|of| only.is_none_or(|only| only == *of)) {

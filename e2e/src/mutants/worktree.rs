@@ -10,9 +10,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use launcher::directories::{self, TEST_STACK_VARIABLE};
 use tokio::process::Command;
 
-use crate::launcher::directories::{self, TEST_STACK_VARIABLE};
+use crate::stack_description::{checkout, stack_description};
 
 /// What a checkout contains beside its source.
 const EXCLUDED: [&str; 3] = [".git", ".holdfast", "target"];
@@ -56,10 +57,10 @@ impl Worktree {
         let root = copies.join(name);
         // The remains of an interrupted run.
         let _ = std::fs::remove_dir_all(&root);
-        let state = directories::own_temp_directory(name);
+        let state = stack_description().own_temp_directory(name);
         directories::create_public_directory(&state)?;
         let worktree = Worktree { root, state, _lock: lock };
-        copy_folder(&directories::checkout()?, &worktree.root, &EXCLUDED)?;
+        copy_folder(&checkout(), &worktree.root, &EXCLUDED)?;
 
         let target = worktree.root.join("target/ci");
         std::fs::create_dir_all(&target)?;
@@ -166,7 +167,7 @@ pub fn replaced_once(root: &Path, file: &str, from: &str, to: &str) -> Result<St
 impl Drop for Worktree {
     fn drop(&mut self) {
         // A launcher that was killed has left its stack.
-        let _ = directories::kill_all_in(&self.state);
+        let _ = stack_description().kill_all_in(&self.state);
         let _ = std::fs::remove_dir_all(&self.root);
         let _ = directories::remove_directory(&self.state);
     }

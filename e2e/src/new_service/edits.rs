@@ -46,7 +46,7 @@ pub fn add_to_profile(text: &str, name: &str) -> Option<String> {
 }
 
 /// Adds it to the services of the stack.
-pub fn add_to_topology(text: &str, name: &str) -> Option<String> {
+pub fn add_to_stack(text: &str, name: &str) -> Option<String> {
     let begin = text.find("pub const SERVICES: [&str; ")?;
     let (count, rest) = text[begin..].split_once("[&str; ")?.1.split_once(']')?;
     let members = rest.split_once('[')?.1.split_once(']')?.0;
@@ -125,8 +125,8 @@ fn is_package(package: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launcher::directories::checkout;
     use crate::new_service::names::read_file;
+    use crate::stack_description::checkout;
 
     #[test]
     fn a_subscriber_joins_those_that_are_there() {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn the_stack_and_the_tests_take_one_more_after_another() {
         let stack = "pub const SERVICES: [&str; 2] = [\"a\", \"b\"];\nx[1];";
-        let twice = add_to_topology(&add_to_topology(stack, "shipping").unwrap(), "mail").unwrap();
+        let twice = add_to_stack(&add_to_stack(stack, "shipping").unwrap(), "mail").unwrap();
         assert_eq!(
             twice,
             "pub const SERVICES: [&str; 4] = [\"a\", \"b\", \"shipping\", \"mail\"];\nx[1];"
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn docker_compose_takes_one_more_after_another() {
-        let text = read_file(&checkout().unwrap().join("docker-compose.yml")).unwrap();
+        let text = read_file(&checkout().join("docker-compose.yml")).unwrap();
         let before = text.matches("-migrations:\n").count();
         let once = add_to_compose(&text, "zebra").unwrap();
         let twice = add_to_compose(&once, "emu").unwrap();

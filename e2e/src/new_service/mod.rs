@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::launcher::directories::checkout;
 use crate::new_service::edits::{
     Edit, SUBSCRIBED_TOPIC, add_subscriber, add_test_module, add_to_compose, add_to_lockfile,
-    add_to_profile, add_to_topology, run_rustfmt, with_name, without_unused,
+    add_to_profile, add_to_stack, run_rustfmt, with_name, without_unused,
 };
 use crate::new_service::names::{check_clean, check_name, read_file};
+use crate::stack_description::checkout;
 
 /// The template's files, by their path in the service.
 const TEMPLATE_FILES: [(&str, &str); 8] = [
@@ -43,7 +43,7 @@ pub struct GeneratedService {
 
 /// Generates a service in this checkout, and prints what was written and what is next.
 pub fn run(name: &str) -> Result<()> {
-    let root = checkout()?;
+    let root = checkout();
     let generated = generate(&root, name)?;
     let shown = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
     println!("created services/{name}:");
@@ -73,7 +73,7 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
             format!("{name} subscribes to {SUBSCRIBED_TOPIC}"),
             add_subscriber as Edit,
         ),
-        ("e2e/src/launcher/topology.rs", "the native stack starts it".to_string(), add_to_topology),
+        ("e2e/src/stack_description.rs", "the native stack starts it".to_string(), add_to_stack),
         (
             "docker-compose.yml",
             "docker compose starts it on the same ports".to_string(),
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_new_service_depends_on_what_the_template_uses_and_on_nothing_else() {
-        let stock = checkout().unwrap().join("services/stock/Cargo.toml");
+        let stock = checkout().join("services/stock/Cargo.toml");
         let manifest = without_unused(&read_file(&stock).unwrap());
         let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
         let mut dependencies =

@@ -125,11 +125,11 @@ pub fn check_clean(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launcher::directories::checkout;
+    use crate::stack_description::checkout;
 
     #[test]
     fn an_invalid_or_reserved_name_is_refused_with_a_reason() {
-        let root = checkout().unwrap();
+        let root = checkout();
         for name in ["", "Shipping", "cold storage", "cold_storage", "7up", "é", &"x".repeat(31)] {
             let refused = check_name(&root, name).unwrap_err().to_string();
             assert!(refused.contains("one word of lower-case letters"), "{refused}");

@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use launcher::{Stack, eventually};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::Stack;
 use crate::checker::run;
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
-use crate::launcher::console::{print_line, print_step};
-use crate::launcher::eventually::eventually;
-use crate::launcher::format::{format_hundredths, group_digits};
+use crate::console::print_line;
+use crate::console::print_step;
+use crate::format::format_hundredths;
+use crate::format::group_digits;
 use crate::scenarios::proof::{is_stack_up, with_stack_restored};
 use crate::workload::seed;
 
@@ -199,7 +200,7 @@ async fn check_everything(client: &Client) -> Result<()> {
     verdict.lines().iter().for_each(|line| print_line(line));
     ensure!(verdict.holds(), "the checker found violations");
     print_line("\nEach service serves its own books at any time:\n");
-    for service in crate::launcher::topology::SERVICES {
+    for service in crate::stack_description::SERVICES {
         let books = client.books(service).await?;
         print_line(&format!("  $ curl {}/books", client.addresses.probes[service]));
         print_line(&format!("  {books}"));

@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
+use launcher::{Stack, eventually};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection, PgPool};
 use tokio::time::{Instant, sleep};
 
-use crate::Stack;
 use crate::checker::exits;
 use crate::checker::run;
 use crate::client::http_client::Client;
-use crate::launcher::console::{print_line, print_step};
-use crate::launcher::eventually::eventually;
-use crate::launcher::format::group_digits;
-use crate::launcher::topology::SERVICES;
+use crate::console::print_line;
+use crate::console::print_step;
+use crate::format::group_digits;
 use crate::scenarios::proof::run_proof;
+use crate::stack_description::SERVICES;
 use crate::workload::load;
 use crate::workload::options::Load;
 

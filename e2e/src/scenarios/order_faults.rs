@@ -1,14 +1,14 @@
 //! Faults that know the services of orders: a rule of the payment database, a bad migration, the
 //! deadline of orders, the largest events. Faults that know no order are in
-//! [`crate::faults::database_faults`].
+//! [`faults::database_faults`].
 
 use anyhow::{Result, ensure};
 use chassis::event::avro::BODY_BYTES_MAX;
 use chrono::{DateTime, Utc};
+use faults::database_faults::{connect_as_superuser, execute, set_read_only};
+use launcher::{Component, Stack};
 
-use crate::Stack;
-use crate::faults::database_faults::{connect_as_superuser, execute, set_read_only};
-use crate::launcher::topology::{Component, SERVICES};
+use crate::stack_description::SERVICES;
 
 /// The constraint of a bad migration.
 pub const BAD_CONSTRAINT: &str = "too_strict";

@@ -13,6 +13,7 @@ use events::orders::OrderCreated;
 use events::payments::{PaymentRefunded, PaymentVerified};
 use events::stock::{ReservedLine, StockReserved};
 use futures::future::try_join_all;
+use launcher::eventually;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rdkafka::message::OwnedHeaders;
@@ -26,9 +27,8 @@ use crate::client::kafka::create_producer;
 use crate::client::order::Order;
 use crate::client::raw_record;
 use crate::client::sample_events::{POISON_KEY, encode, schema_id, valid_body, valid_headers};
-use crate::launcher::eventually::eventually;
-use crate::launcher::topology::SERVICES;
 use crate::scenarios::order_faults::BAD_CONSTRAINT;
+use crate::stack_description::SERVICES;
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -1,11 +1,10 @@
 //! The frame of every scenario: the stack is started if it does not run, and left as it was found.
 
 use anyhow::{Context, Result};
+use launcher::{ComponentState, Stack};
 
-use crate::Stack;
 use crate::client::http_client::Client;
-use crate::launcher::console::print_line;
-use crate::launcher::status::ComponentState;
+use crate::console::print_line;
 use crate::workload::seed;
 
 /// Starts what does not run, runs a proof, and prints the verdict: whether the proof held. `proof`

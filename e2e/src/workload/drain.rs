@@ -14,7 +14,7 @@ use crate::client::client_history::{CancelOutcome, ClientHistory};
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
 use crate::client::order_plan::OrderPlan;
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 use crate::workload::load_summary::{LoadSummary, Percentiles};
 use crate::workload::plan::Prices;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use faults::database_faults;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -16,8 +17,7 @@ use crate::client::client_history::{Attempt, CancelOutcome, ClientHistory};
 use crate::client::http_client::Client;
 use crate::client::order_plan::OrderPlan;
 use crate::client::outcome::Outcome;
-use crate::faults::database_faults;
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 use crate::workload::history_check;
 use crate::workload::load_summary::{DISK_STALL_MIN, DiskStats, LoadSummary};
 use crate::workload::options::Load;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I1, I2, I13, I14};
 use crate::client::client_history::{CancelOutcome, ClientHistory, FinalOutcome};
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 
 const EXAMPLES_MAX: usize = 8;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::launcher::console::seconds;
+use crate::console::seconds;
 
 /// Options of a load.
 #[derive(Clone, Debug, clap::Args)]

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use launcher::Stack;
 use sqlx::{Connection, PgConnection};
 
-use crate::Stack;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I16;
 use crate::client::http_client::Client;
-use crate::launcher::format::group_digits;
-use crate::launcher::topology::SERVICES;
+use crate::format::group_digits;
+use crate::stack_description::SERVICES;
 
 /// The accepted permanent growth, as a share of the size before.
 const GROWTH_MAX: f64 = 1.2;

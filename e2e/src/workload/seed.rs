@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
+use launcher::{Stack, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
-use crate::Stack;
 use crate::client::addresses::Addresses;
 use crate::client::http_client::Client;
 use crate::client::outcome::Outcome;
-use crate::launcher::eventually::eventually;
+use crate::stack_description::stack_description;
 
 const ITEMS_KNOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -43,7 +43,7 @@ impl SeedOptions {
     fn client(&self) -> Result<Client> {
         let (Some(order), Some(payment), Some(stock)) = (&self.order, &self.payment, &self.stock)
         else {
-            return Client::for_stack(&Stack::open_for_checkout()?);
+            return Client::for_stack(&Stack::open_for_checkout(&stack_description())?);
         };
         let services = [("order", order), ("payment", payment), ("stock", stock)];
         let apis = services.map(|(service, url)| (service.to_string(), url.clone()));

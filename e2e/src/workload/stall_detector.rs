@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::client::http_client::Client;
 use crate::client::kafka;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 

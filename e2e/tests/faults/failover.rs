@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::client::outcome::{Outcome, require_accepted};
-use e2e::faults::database_faults;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use faults::database_faults;
+use launcher::eventually;
 use tokio::time::Instant;
 use uuid::Uuid;
 

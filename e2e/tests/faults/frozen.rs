@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::faults::database_faults;
-use e2e::launcher::eventually::eventually;
 use e2e::metrics::Metrics;
 use e2e::scenarios::redelivery;
+use faults::database_faults;
+use launcher::eventually;
 use tokio::time::sleep;
 
 use crate::fixture::{

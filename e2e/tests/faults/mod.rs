@@ -11,13 +11,12 @@ mod relay_sessions;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
 use e2e::client::http_client::Client;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
 use e2e::metrics::Metrics;
 use e2e::scenarios::order_faults;
+use e2e::stack_description::SERVICES;
 use futures::future::try_join_all;
+use launcher::{Stack, eventually};
 use serde_json::Value;
 use tokio::time::sleep;
 use uuid::Uuid;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::client::order::Order;
 use e2e::client::outcome::Outcome;
-use e2e::faults::faulty_network::Toxics;
-use e2e::faults::links::{Dependency, Link, Links};
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
+use faults::faulty_network::Toxics;
+use faults::links::{Dependency, Link, Links};
+use launcher::eventually;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::fixture::{
@@ -157,7 +157,7 @@ async fn whichever_link_is_cut_the_others_go_on_and_all_orders_end_when_it_is_re
 -> Result<()> {
     through_proxies(async |fixture, pairs| {
         let mut orders = Vec::new();
-        for (pair, way) in Link::all().iter().zip(toxics().into_iter().cycle()) {
+        for (pair, way) in Link::all(&SERVICES).iter().zip(toxics().into_iter().cycle()) {
             orders.extend(cut_link(fixture, pairs, pair, way, Duration::from_secs(2)).await?);
         }
         wait_until_confirmed(&fixture.client, &orders).await

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
-use e2e::faults::database_faults;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use faults::database_faults;
+use launcher::{Stack, eventually};
 use tokio::time::sleep;
 
 use crate::fixture::{

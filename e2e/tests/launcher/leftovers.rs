@@ -6,14 +6,13 @@ use std::process::Command;
 use super::processes_left_in;
 use crate::fixture::stack_permit;
 use anyhow::{Context, Result, ensure};
-use e2e::launcher::directories;
-use e2e::launcher::status::StopOutcome;
-use e2e::{Ports, Stack};
+use e2e::stack_description::stack_description;
+use launcher::{Stack, StopOutcome};
 
 #[tokio::test]
 async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.start("order-db").await?;
     stack.start("kafka").await?;
     std::fs::remove_file(stack.directory().join("run/order-db.pid"))?;
@@ -26,7 +25,7 @@ async fn down_leaves_no_process_even_where_the_pid_file_is_lost() -> Result<()> 
 #[tokio::test]
 async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.start("order-db").await?;
     let pid_file = stack.directory().join("run/order-db.pid");
     let written = std::fs::read_to_string(&pid_file)?;
@@ -50,7 +49,7 @@ async fn a_stale_pid_file_is_not_a_living_process() -> Result<()> {
 #[tokio::test]
 async fn a_port_in_use_is_named_with_the_variable_that_changes_it() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     let url = stack.database_url("stock")?;
     let port: u16 = url.rsplit([':', '/']).nth(1).context("a port")?.parse()?;
     let taken = TcpListener::bind(("127.0.0.1", port))?;
@@ -66,17 +65,17 @@ async fn a_port_in_use_is_named_with_the_variable_that_changes_it() -> Result<()
 async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_one_is_not()
 -> Result<()> {
     let _permit = stack_permit().await?;
-    let running = Stack::ephemeral()?;
+    let running = Stack::ephemeral(&stack_description())?;
     // It lives until its directory is complete: other tests search for such directories at the same
     // time.
     let mut killed = Command::new("sleep").arg("300").spawn()?;
     let left = std::env::temp_dir().join(format!("holdfast-{}-killed", killed.id()));
     // The state of a launcher, with the stack of one kind of run.
-    let below = Stack::new(left.join("state/test"), Ports::free()?)?.quiet();
+    let below = Stack::on_free_ports(&stack_description(), left.join("state/test"))?;
     below.start("order-db").await?;
     killed.kill()?;
     killed.wait()?;
-    directories::clean_orphans().await?;
+    stack_description().clean_orphans().await?;
     ensure!(!left.exists(), "{} is still there", left.display());
     assert_eq!(processes_left_in(&left), 0);
     ensure!(running.directory().exists(), "a running test's stack is gone");
@@ -85,7 +84,7 @@ async fn the_stack_of_a_test_that_was_killed_is_removed_and_that_of_a_running_on
 
 #[tokio::test]
 async fn a_removed_stack_is_not_recreated_by_a_change() -> Result<()> {
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.clean().await?;
     let refusal = stack.set_environment("order", "KEY", Some("value")).expect_err("it is gone");
     ensure!(refusal.to_string().contains("there is no stack"), "{refusal}");

@@ -8,12 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::Stack;
-use e2e::launcher::exit_journal::ExitCause;
-use e2e::launcher::proc_fs::processes_in;
-use e2e::launcher::status::ComponentState;
-use e2e::launcher::status::StopOutcome;
-use e2e::launcher::topology::{Component, SERVICES};
+use e2e::stack_description::{SERVICES, stack_description};
+use launcher::proc_fs::processes_in;
+use launcher::{ComponentState, ExitCause, Stack, StopOutcome};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -28,7 +25,7 @@ use std::path::Path;
 #[tokio::test]
 async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.up_infrastructure().await?;
     for service in SERVICES {
         let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
@@ -46,7 +43,7 @@ async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Re
         .json()
         .await?;
 
-    for part in Component::infrastructure() {
+    for part in stack_description().infrastructure() {
         let name = part.to_string();
         assert!(stack.kill(&name).await?, "{name} did not run");
         assert!(!stack.is_running(&name).await?, "{name} survived");
@@ -75,7 +72,7 @@ async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Re
 #[tokio::test]
 async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.start("order-db").await?;
     let pid = pids(&stack).await?.into_iter().find_map(
         |(name, pid)| {
@@ -86,14 +83,10 @@ async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Res
     let kill = format!("kill -SEGV {}", pid.context("it runs")?);
     let outcome = without_unexpected_exits(&stack, async {
         Command::new("sh").args(["-c", &kill]).status()?;
-        e2e::launcher::eventually::eventually(
-            "its exit to be recorded",
-            Duration::from_secs(60),
-            async || {
-                ensure!(stack.exits().await?.len() == 1 && !stack.is_running("order-db").await?);
-                Ok(())
-            },
-        )
+        launcher::eventually("its exit to be recorded", Duration::from_secs(60), async || {
+            ensure!(stack.exits().await?.len() == 1 && !stack.is_running("order-db").await?);
+            Ok(())
+        })
         .await
     });
     let error = outcome.await.expect_err("every test from outside would fail").to_string();
@@ -115,8 +108,8 @@ async fn each_exit_is_recorded_and_a_crash_is_distinguished_from_a_kill() -> Res
 #[tokio::test]
 async fn two_starts_at_once_start_one_process() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
-    let other = Stack::open(stack.directory())?;
+    let stack = Stack::ephemeral(&stack_description())?;
+    let other = Stack::open(&stack_description(), stack.directory())?;
     tokio::try_join!(stack.start("order-db"), other.start("order-db"))?;
     let postmaster =
         std::fs::read_to_string(stack.directory().join("order-db/data/postmaster.pid"))?;
@@ -130,7 +123,7 @@ async fn two_starts_at_once_start_one_process() -> Result<()> {
 #[tokio::test]
 async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.start("order-db").await?;
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     stack.pause("order-db").await?;
@@ -152,7 +145,7 @@ async fn a_paused_database_answers_again_when_resumed_and_can_be_killed() -> Res
 #[tokio::test]
 async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.advertise_kafka("stock", Some("127.0.0.1:7"))?;
     stack.start("kafka").await?;
     for (service, listener) in [
@@ -176,7 +169,7 @@ async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() ->
 #[tokio::test]
 async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_runs() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral()?;
+    let stack = Stack::ephemeral(&stack_description())?;
     stack.up().await?;
     stack.start("order-2").await?;
     assert_ne!(stack.url("order")?, stack.url("order-2")?);
@@ -207,9 +200,9 @@ async fn instances_of_a_service_run_side_by_side_and_a_second_up_adopts_what_run
     let running = async || -> Result<usize> {
         Ok(pids(&stack).await?.iter().filter(|(_, pid)| pid.is_some()).count())
     };
-    assert_eq!(running().await?, Component::all().len() + SERVICES.len());
+    assert_eq!(running().await?, stack_description().components().len() + SERVICES.len());
     stack.set_instances(1).await?;
-    assert_eq!(running().await?, Component::all().len());
+    assert_eq!(running().await?, stack_description().components().len());
     assert!(stack.url("order-2").is_err());
 
     stack.down().await?;

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::processes_left_in;
 use crate::fixture::stack_permit;
 use anyhow::{Result, ensure};
-use e2e::launcher::directories;
-use e2e::launcher::proc_fs::ProcessIdentity;
-use e2e::launcher::process::{self, NOBODY_ID, Signal};
+use e2e::stack_description::stack_description;
+use launcher::directories;
+use launcher::proc_fs::ProcessIdentity;
+use launcher::process::{self, NOBODY_ID, Signal};
 
 #[tokio::test]
 async fn a_command_run_with_infrastructure_decides_the_exit_status_and_leaves_nothing() -> Result<()>
@@ -93,15 +94,35 @@ async fn databases_kafka_and_registry_run_as_an_ordinary_user() -> Result<()> {
     Ok(())
 }
 
+/// Each describes a stack of a project of its own, and needs nothing of this one.
+#[tokio::test]
+async fn the_examples_of_the_launcher_run_and_leave_nothing() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let directory = LauncherDirectory::new()?;
+    for (example, shown) in [
+        ("infrastructure", ["postgres://postgres@127.0.0.1:", "/apis/ccompat/v7"]),
+        ("outage", ["shop has started 2 times", "shop-db killed at "]),
+    ] {
+        let program = directories::programs_directory()?.join("examples").join(example);
+        let output = Command::new(program).env("TMPDIR", &directory.0).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(shown.iter().all(|shown| text.contains(shown)), "{text}");
+        assert_eq!(std::fs::read_dir(&directory.0)?.count(), 0, "{example}");
+    }
+    assert_eq!(processes_left_in(&directory.0), 0);
+    Ok(())
+}
+
 /// The state directory of a launcher that is started as a program.
 struct LauncherDirectory(PathBuf);
 
 impl LauncherDirectory {
     fn new() -> Result<Self> {
-        let directory = Self(directories::own_temp_directory(&format!(
-            "launcher-{:08x}",
-            rand::random::<u32>()
-        )));
+        let directory = Self(
+            stack_description()
+                .own_temp_directory(&format!("launcher-{:08x}", rand::random::<u32>())),
+        );
         directories::create_public_directory(&directory.0)?;
         Ok(directory)
     }
@@ -115,7 +136,7 @@ impl LauncherDirectory {
 
 impl Drop for LauncherDirectory {
     fn drop(&mut self) {
-        let _ = directories::kill_all_in(&self.0);
+        let _ = stack_description().kill_all_in(&self.0);
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

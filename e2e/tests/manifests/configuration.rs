@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use chassis::event::Retention;
-use e2e::launcher::directories::programs_directory;
 use events::TOPICS;
+use launcher::directories::programs_directory;
 
 use super::*;
 

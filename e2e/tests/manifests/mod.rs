@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
-use e2e::launcher::directories::checkout;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::SERVICES;
+use e2e::stack_description::checkout;
 use serde_json::{Value, json};
 
 fn path(file: &str) -> PathBuf {
-    checkout().unwrap().join(file)
+    checkout().join(file)
 }
 
 fn read(file: &str) -> String {

@@ -43,7 +43,7 @@ fn tag(image: &str) -> &str {
 
 #[test]
 fn each_dependency_has_one_version_wherever_it_runs() {
-    let pom = read("e2e/pom.xml");
+    let pom = read("e2e/launcher/pom.xml");
     let natively = |part: &str| {
         let (_, rest) = pom.split_once(&format!("<{part}.version>")).unwrap();
         rest.split('<').next().unwrap().to_string()
@@ -92,7 +92,7 @@ fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
         Retention::Compact => None,
     });
     let files = [
-        "e2e/src/launcher/launch_config.rs",
+        "e2e/launcher/src/launch_config.rs",
         "docker-compose.yml",
         "k8s/overlays/demo/kafka.yaml",
         "k8s/overlays/production/kafka.yaml",

@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::launcher::topology::SERVICES;
 use e2e::scenarios::crash_points;
+use e2e::stack_description::SERVICES;
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -146,7 +146,7 @@ fn no_prepared_statement_selects_all_columns_of_a_table() {
 /// this.
 #[test]
 fn no_setting_gives_up_the_durability_of_commits() {
-    let mut files = ["docker-compose.yml", "Makefile", "e2e/src/launcher/launch_config.rs"]
+    let mut files = ["docker-compose.yml", "Makefile", "e2e/launcher/src/launch_config.rs"]
         .map(|it| root().join(it))
         .to_vec();
     let mut folders = vec![root().join("k8s")];
@@ -212,6 +212,8 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     assert_eq!(dependencies["holdfast-chassis"], on(&["holdfast-derive"]));
     assert_eq!(dependencies["holdfast-testing"], on(&["holdfast-chassis"]));
     assert_eq!(dependencies["holdfast-contracts"], on(&["holdfast-chassis"]));
+    assert_eq!(dependencies["holdfast-launcher"], on(&[]));
+    assert_eq!(dependencies["holdfast-faults"], on(&["holdfast-launcher"]));
     assert_eq!(dependencies["events"], on(&["holdfast-chassis", "holdfast-contracts"]));
     for service in services() {
         let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
@@ -223,6 +225,8 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
         "holdfast-chassis",
         "holdfast-contracts",
         "holdfast-testing",
+        "holdfast-launcher",
+        "holdfast-faults",
         "events",
         "e2e",
         "model",
@@ -263,6 +267,8 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
         "shared/testing",
         "shared/events",
         "e2e",
+        "e2e/launcher",
+        "e2e/faults",
         "e2e/model",
         "e2e/bench",
     ];

@@ -16,6 +16,8 @@ fn crates() -> Vec<String> {
         "shared/contracts/src",
         "shared/events/src",
         "e2e/src",
+        "e2e/launcher/src",
+        "e2e/faults/src",
         "e2e/bench/src",
         "e2e/model",
     ];

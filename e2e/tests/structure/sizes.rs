@@ -22,6 +22,8 @@ fn all_sources() -> impl Iterator<Item = Source> {
         ["shared/chassis/src", "shared/events/src", "e2e/src", "e2e/tests", "e2e/bench/src"];
     let others = others.into_iter().chain([
         "shared/contracts/src",
+        "e2e/launcher",
+        "e2e/faults/src",
         "shared/derive/src",
         "e2e/model",
         "e2e/template",

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chassis::event::Topic;
+use launcher::Stack;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-use crate::Stack;
 use crate::client::sample_events::POISON_KEY;
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,13 +1,13 @@
 //! A client of the admin port of a service.
 
 use anyhow::{Result, bail, ensure};
+use launcher::Stack;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::Stack;
 use crate::client::http_client::Client;
 use crate::client::outcome::HttpResponse;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 /// The number of instances that are tried, one after the other.
 const INSTANCES_MAX: usize = 9;

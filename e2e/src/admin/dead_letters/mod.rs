@@ -11,10 +11,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
+use launcher::Stack;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::Stack;
 use crate::admin::dead_letters::by_hand::{produce_poison, run_sql};
 use crate::admin::dead_letters::client::{AdminClient, detail};
 use crate::admin::dead_letters::view::{list, position, show, show_impact, text};

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use anyhow::Result;
+use launcher::Stack;
 use serde_json::Value;
 
-use crate::Stack;
 use crate::admin::dead_letters::client::AdminClient;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("-")

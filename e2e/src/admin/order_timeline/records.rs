@@ -15,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use crate::client::kafka;
-use crate::launcher::topology::SERVICES;
+use crate::stack_description::SERVICES;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,12 +6,11 @@ use std::fmt::{self, Display};
 use std::ops::Range;
 use std::time::Duration;
 
+use faults::links::{Dependency, Link};
+use launcher::Component;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
-
-use crate::faults::links::{Dependency, Link};
-use crate::launcher::topology::{Component, SERVICES};
 
 /// A class of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +52,8 @@ pub enum FaultClass {
 }
 
 use FaultClass::*;
+
+use crate::stack_description::SERVICES;
 
 /// Every class once. Kills have a weight in percent of all kills.
 pub const KILL_WEIGHTS: [(FaultClass, u32); 6] = [
@@ -192,7 +193,7 @@ impl FaultClass {
                 .to_vec(),
             Latency | BlackHole | LostRequests | LostResponses | ConnectionsReset
             | ConnectionsRefused | LimitedBandwidth => {
-                Link::all().into_iter().map(Victim::Link).collect()
+                Link::all(&SERVICES).into_iter().map(Victim::Link).collect()
             }
             LostCommitResponses => {
                 let of = |service: String| Link::new(&service, Dependency::Database);

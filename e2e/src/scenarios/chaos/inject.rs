@@ -5,22 +5,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::Utc;
+use faults::database_faults;
+use faults::faulty_network::Toxics;
+use faults::links::{Link, Links};
+use launcher::{Stack, eventually};
 use tokio::time::sleep;
 
-use crate::Stack;
 use crate::admin::republish;
 use crate::client::http_client::Client;
 use crate::client::order::LineRequest;
-use crate::faults::database_faults;
-use crate::faults::faulty_network::Toxics;
-use crate::faults::links::{Link, Links};
-use crate::launcher::eventually::eventually;
-use crate::launcher::topology::SERVICES;
 use crate::scenarios::chaos::fault::{Fault, FaultClass, Victim};
 use crate::scenarios::chaos::replay::replay_dead_letters;
 use crate::scenarios::order_faults;
 use crate::scenarios::order_faults::DEADLINE_VARIABLE;
 use crate::scenarios::{poison, redelivery};
+use crate::stack_description::SERVICES;
 use crate::workload::seed;
 
 /// How long the stack may take to reach an expected state after a fault.

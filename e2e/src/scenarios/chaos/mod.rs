@@ -17,21 +17,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use faults::links::Links;
+use launcher::{Stack, StackDescription};
 use rand::Rng;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::checker::change_log;
 use crate::client::http_client::Client;
-use crate::faults::links::Links;
-use crate::launcher::console::print_line;
-use crate::launcher::directories::{lock_exclusive_run, state_directory};
+use crate::console::print_line;
 use crate::scenarios::chaos::outcome::{ChaosOutcome, ChaosRun};
 use crate::scenarios::chaos::round::ChaosContext;
 use crate::scenarios::order_faults;
+use crate::stack_description::stack_description;
 use crate::workload::resource_usage::ResourceUsage;
 use crate::workload::seed;
-use crate::{Ports, Stack};
 
 /// How long the registry may be behind: poison becomes a dead letter within a round.
 const REGISTRY_LAG_SECONDS: u32 = 10;
@@ -54,8 +54,9 @@ pub struct ChaosOptions {
 pub async fn run(options: &ChaosOptions) -> Result<ChaosOutcome> {
     let seed = options.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     let name = format!("chaos-{seed}");
-    let _lock = lock_exclusive_run(&name).await?;
-    let stack = Stack::open_stopped(&state_directory()?.join(name))?;
+    let description = stack_description();
+    let _lock = description.lock_exclusive_run(&name).await?;
+    let stack = open_stopped(&description, &description.state_directory()?.join(name))?;
     let file = stack.directory().join("rounds.json");
     let mut run = load_run(&file, seed)?;
     print_line(&format!(
@@ -147,15 +148,13 @@ async fn run_rounds(stack: &Stack, run: &mut ChaosRun, minutes: u64, file: &Path
     Ok(())
 }
 
-impl Stack {
-    /// A stopped stack in this directory, on free ports. Processes of an interrupted run are
-    /// killed, and its data is kept.
-    fn open_stopped(directory: &Path) -> Result<Stack> {
-        if let Ok(left_behind) = Stack::open(directory) {
-            left_behind.kill_all()?;
-        }
-        let stack = Stack::new(directory, Ports::free()?)?.quiet();
-        stack.set_registry_lag(REGISTRY_LAG_SECONDS)?;
-        Ok(stack)
+/// A stopped stack in this directory, on free ports. Processes of an interrupted run are killed, and
+/// its data is kept.
+fn open_stopped(description: &StackDescription, directory: &Path) -> Result<Stack> {
+    if let Ok(left_behind) = Stack::open(description, directory) {
+        left_behind.kill_all()?;
     }
+    let stack = Stack::on_free_ports(description, directory)?;
+    stack.set_registry_lag(REGISTRY_LAG_SECONDS)?;
+    Ok(stack)
 }

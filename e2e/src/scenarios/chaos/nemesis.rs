@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
+use faults::links::Links;
 use futures::future::join_all;
+use launcher::Stack;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::Stack;
 use crate::client::http_client::Client;
-use crate::faults::links::Links;
-use crate::launcher::console::print_line;
+use crate::console::print_line;
 use crate::scenarios::chaos::fault::Fault;
 use crate::scenarios::chaos::inject::{Injector, NotRecovered};
 use crate::scenarios::chaos::replay::replay_dead_letters;

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use faults::database_faults;
+use launcher::{Stack, eventually};
 use serde_json::{Value, json};
 
-use crate::Stack;
 use crate::client::http_client::Client;
-use crate::faults::database_faults;
-use crate::launcher::eventually::eventually;
 
 /// How long until every dead letter is replayed.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::checker::coverage::Situation;
-use crate::launcher::format::group_digits;
+use crate::format::group_digits;
 use crate::scenarios::chaos::fault::FaultClass;
 use crate::scenarios::chaos::impact::FaultCounts;
 use crate::scenarios::chaos::outcome::ChaosRun;

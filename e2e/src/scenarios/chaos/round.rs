@@ -6,11 +6,12 @@ use std::iter;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use faults::links::Links;
+use launcher::Stack;
 use serde::{Deserialize, Serialize};
 use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 
-use crate::Stack;
 use crate::checker::coverage::Coverage;
 use crate::checker::exits;
 use crate::checker::invariants::Invariant::I13;
@@ -18,9 +19,8 @@ use crate::checker::relay_leadership::RelayLeadership;
 use crate::checker::run;
 use crate::checker::verdict::Verdict;
 use crate::client::http_client::Client;
-use crate::faults::links::Links;
-use crate::launcher::console::print_line;
-use crate::launcher::format::group_digits;
+use crate::console::print_line;
+use crate::format::group_digits;
 use crate::scenarios::chaos::fault::FaultClass;
 use crate::scenarios::chaos::impact::{FaultCounts, FaultImpact};
 use crate::scenarios::chaos::nemesis::{FaultRecord, Nemesis};

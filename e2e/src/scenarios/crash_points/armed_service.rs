@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use launcher::{Stack, directories};
 use tokio::time::{Instant, sleep};
 
 use super::list;
-use crate::Stack;
-use crate::launcher::directories;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -147,7 +146,7 @@ impl<'a> ArmedService<'a> {
         let mut all_run = true;
         for name in self.stack.instances_of(self.service)? {
             let killed: BTreeSet<u32> = self.kills()?.iter().map(|kill| kill.pid).collect();
-            match self.stack.process(&name.parse()?).running() {
+            match self.stack.main_process(&name)? {
                 Some(living) => all_run &= !killed.contains(&living.pid),
                 None => {
                     let started = self.stack.start(&name).await;

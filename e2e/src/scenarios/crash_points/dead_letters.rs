@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use chassis::event::Topic;
 use events::{orders, stock};
 use futures::future::try_join_all;
+use launcher::eventually;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -20,7 +21,6 @@ use super::rounds::{
 use crate::admin::dead_letters::{self, DeadLetterCommand, by_hand};
 use crate::checker::run;
 use crate::client::order::Order;
-use crate::launcher::eventually::eventually;
 use crate::workload::load;
 
 /// The topics with poison: one that payment and stock read, and one that order reads.

@@ -19,21 +19,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use launcher::{Exit, Stack, directories};
 use tokio::time::Instant;
 
 use self::armed_service::{PointResult, programs};
 use self::report::CrashPointReport;
 use self::rounds::{ARMED_SERVICES, CrashPointContext, CrashPointRound, STEP_TIMEOUT};
-use crate::Stack;
 use crate::checker::invariants::Invariant;
 use crate::checker::{change_log, run};
 use crate::client::http_client::Client;
-use crate::launcher::console::seconds;
-use crate::launcher::console::{print_line, print_step};
-use crate::launcher::directories;
-use crate::launcher::exit_journal::Exit;
+use crate::console::print_line;
+use crate::console::print_step;
+use crate::console::seconds;
 use crate::scenarios::order_faults;
 use crate::scenarios::proof::with_stack_restored;
+use crate::stack_description::stack_description;
 use crate::workload::seed;
 
 /// The hits of a point that kill.
@@ -64,7 +64,7 @@ pub struct CrashPointOptions {
 
 /// Runs `e2e crash-points` on a stack of its own, which is deleted if the run held.
 pub async fn command(options: &CrashPointOptions) -> Result<bool> {
-    let (stack, _lock) = Stack::for_exclusive_run("crash-points").await?;
+    let (stack, _lock) = Stack::for_exclusive_run(&stack_description(), "crash-points").await?;
     let report = with_stack_restored(&stack, false, run(&stack, options)).await?;
     print_line("");
     report.table().iter().for_each(|line| print_line(line));

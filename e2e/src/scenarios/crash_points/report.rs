@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::armed_service::PointResult;
 use super::rounds::ARMED_SERVICES;
-use crate::launcher::format::{format_table, group_digits};
+use crate::format::format_table;
+use crate::format::group_digits;
 
 /// The result of a run.
 pub struct CrashPointReport {

@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
+use launcher::{Stack, eventually};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::Stack;
 use crate::checker::run;
 use crate::client::http_client::Client;
 use crate::client::outcome::Outcome;
-use crate::launcher::console::{print_line, print_step};
-use crate::launcher::eventually::eventually;
-use crate::launcher::topology::SERVICES;
+use crate::console::print_line;
+use crate::console::print_step;
 use crate::scenarios::hostile::attacks::{AttackKind, AttackReport};
 use crate::scenarios::proof::run_proof;
+use crate::stack_description::SERVICES;
 use crate::workload::seed;
 
 /// Connections that a service serves at a time; see the limits of the chassis.

@@ -8,16 +8,17 @@ pub mod report;
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use launcher::Stack;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::Stack;
 use crate::checker::run;
 use crate::client::http_client::Client;
-use crate::launcher::console::{print_line, print_step};
-use crate::launcher::topology::SERVICES;
+use crate::console::print_line;
+use crate::console::print_step;
 use crate::scenarios::outage::plan::{INSTANCES, Outage, OutageOptions};
 use crate::scenarios::outage::report::{OutageReport, stall_lines, table, times};
 use crate::scenarios::proof::{is_stack_up, with_stack_restored};
+use crate::stack_description::SERVICES;
 use crate::workload::load;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::options::Load;

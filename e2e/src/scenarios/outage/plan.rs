@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use launcher::Stack;
 
-use crate::Stack;
-use crate::launcher::console::seconds;
-use crate::launcher::topology::{Component, SERVICES};
+use crate::console::seconds;
+use crate::stack_description::{SERVICES, require_name};
 
 /// The interval of kills, if instances are the victims.
 const INSTANCE_KILL_INTERVAL: Duration = Duration::from_secs(5);
@@ -53,8 +53,9 @@ pub struct Outage {
 impl OutageOptions {
     /// The outages to run, one after the other.
     pub fn plan(&self, stack: &Stack) -> Result<Vec<Outage>> {
+        require_name(&self.victim)?;
         let rounds = match self.victim.as_str() {
-            ALL => Component::all().iter().map(|component| vec![component.to_string()]).collect(),
+            ALL => stack.description().components().iter().map(|it| vec![it.to_string()]).collect(),
             INSTANCES => {
                 // The services in turn, and the instances of each in turn.
                 let instances = SERVICES.map(|service| stack.instances_of(service));
@@ -62,7 +63,7 @@ impl OutageOptions {
                 let nth = |nth| instances.iter().filter_map(move |of: &Vec<String>| of.get(nth));
                 vec![(0..2).flat_map(nth).cloned().collect()]
             }
-            one => vec![vec![one.parse::<Component>()?.to_string()]],
+            one => vec![vec![stack.description().component(one)?.to_string()]],
         };
         let is_redundant = self.victim == INSTANCES;
         let (load_duration, downtime) = if is_redundant { (60, 2) } else { (90, 5) };

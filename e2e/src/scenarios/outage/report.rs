@@ -1,12 +1,14 @@
 //! The report of an outage: failures, verdict, and the table of all outages.
 
+use launcher::Exit;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::checker::exits;
 use crate::checker::invariants::Invariant;
-use crate::launcher::exit_journal::Exit;
-use crate::launcher::format::{format_table, group_digits};
+use crate::format::format_table;
+use crate::format::group_digits;
 use crate::scenarios::outage::plan::Outage;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::Stall;

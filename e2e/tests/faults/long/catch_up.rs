@@ -2,6 +2,7 @@
 //! container would be killed while it catches up, again after each start.
 
 use e2e::scenarios::redelivery;
+use e2e::stack_description::checkout;
 
 use super::*;
 
@@ -19,9 +20,7 @@ const MEMORY_SHARE_MAX: f64 = 0.75;
 
 /// The memory limit of a service in docker compose.
 fn memory_limit() -> Result<u64> {
-    let compose = std::fs::read_to_string(
-        e2e::launcher::directories::checkout()?.join("docker-compose.yml"),
-    )?;
+    let compose = std::fs::read_to_string(checkout().join("docker-compose.yml"))?;
     let service = compose.split_once("x-hardened:").context("what services share")?.1;
     let limit = service.split_once("mem_limit: ").context("a limit")?.1;
     let megabytes = limit.split_once("m\n").context("a limit in megabytes")?.0;

@@ -1,8 +1,8 @@
 //! F37. No single clock decides: neither a service's own nor a database's.
 
 use chrono::{DateTime, Utc};
-use e2e::faults::skewed_clock::SkewedClock;
 use e2e::scenarios::order_faults;
+use faults::skewed_clock::SkewedClock;
 use sqlx::{Connection, PgConnection};
 
 use super::*;

@@ -5,9 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::Stack;
 use e2e::client::order::Order;
 use e2e::client::outcome::Outcome;
+use e2e::stack_description::stack_description;
+use launcher::Stack;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     /// `None` if this user has no right to mount.
     fn mount(path: &Path, megabytes: u32) -> Result<Option<SmallDisk>> {
-        e2e::launcher::directories::create_public_directory(path)?;
+        launcher::directories::create_public_directory(path)?;
         let size = format!("size={megabytes}m,mode=755");
         let mut mount = Command::new("mount");
         let mounted = mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).output();
@@ -54,7 +55,7 @@ impl Drop for SmallDisk {
 /// F36, for one component's disk.
 async fn with_full_disk(component: &str, megabytes: u32, refuses: bool) -> Result<()> {
     without_fixture(async || {
-        let stack = Stack::ephemeral()?;
+        let stack = Stack::ephemeral(&stack_description())?;
         let Some(disk) = SmallDisk::mount(&stack.directory().join(component), megabytes)? else {
             return skip_or_fail(&format!(
                 "a disk of {megabytes} MB for {component} takes root and mount"

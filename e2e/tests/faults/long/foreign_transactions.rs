@@ -1,10 +1,10 @@
 //! Transactions of foreign producers in our topics, and a log that loses its tail.
 
 use e2e::client::sample_events::POISON_KEY;
-use e2e::faults::log_truncation;
-use e2e::faults::transactional_producer::TransactionalProducer;
 use e2e::metrics::Metrics;
 use e2e::scenarios::order_faults::DEADLINE_VARIABLE;
+use faults::log_truncation;
+use faults::transactional_producer::TransactionalProducer;
 
 use super::*;
 

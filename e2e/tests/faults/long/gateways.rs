@@ -1,7 +1,8 @@
 //! The behaviour of a gateway in front of a service, with a real nginx.
 
 use chrono::Utc;
-use e2e::faults::nginx::Nginx;
+use e2e::stack_description::checkout;
+use faults::nginx::Nginx;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -32,7 +33,7 @@ async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> 
     if skip_without_nginx()? {
         return Ok(());
     }
-    with_exclusive_fixture(async |Fixture { client, .. }| {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
         let payment = client.addresses.apis["payment"].trim_start_matches("http://");
         let upstreams: String = (0..CONNECTIONS)
             .map(|nth| format!("upstream u{nth} {{ server {payment}; keepalive 1; }}\n"))
@@ -45,7 +46,7 @@ async fn a_gateway_that_keeps_connections_idle_loses_no_request() -> Result<()> 
                 )
             })
             .collect();
-        let nginx = Nginx::start(&upstreams, &locations).await?;
+        let nginx = Nginx::start(stack, &upstreams, &locations).await?;
         let http = http_client()?;
         let (direct, through) = tokio::join!(
             assert_served_after_idle(payment, IDLE_TIME),
@@ -111,7 +112,8 @@ async fn each_event_passes_a_gateway_that_buffers_within_a_second() -> Result<()
     }
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let order = client.addresses.apis["order"].clone();
-        let nginx = Nginx::start("", &format!("location / {{ proxy_pass {order}; }}")).await?;
+        let nginx =
+            Nginx::start(stack, "", &format!("location / {{ proxy_pass {order}; }}")).await?;
         stack.stop("stock").await?;
         let placed = client.place_until_accepted(rich_customer(), &basket()).await?.order_id;
         eventually("payment to answer", TIMEOUT, async || {
@@ -156,14 +158,12 @@ async fn the_example_of_a_gateway_answers_preflights_and_lets_pages_read_answers
     if skip_without_nginx()? {
         return Ok(());
     }
-    with_shared_fixture(async |Fixture { client, .. }| {
-        let page = std::fs::read_to_string(
-            e2e::launcher::directories::checkout()?.join("docs/how-to/gateway.md"),
-        )?;
+    with_shared_fixture(async |Fixture { stack, client }| {
+        let page = std::fs::read_to_string(checkout().join("docs/how-to/gateway.md"))?;
         let example = page.split("```nginx\n").nth(1).and_then(|rest| rest.split("```").next());
         let order = client.addresses.apis["order"].trim_start_matches("http://");
         let upstream = format!("upstream order {{ server {order}; keepalive 1; }}");
-        let nginx = Nginx::start(&upstream, example.context("an example")?).await?;
+        let nginx = Nginx::start(stack, &upstream, example.context("an example")?).await?;
         let url = format!("{}/orders", nginx.url);
         let origin = "https://shop.example";
         let preflight = http_client()?

@@ -3,21 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::Stack;
 use e2e::checker::run;
 use e2e::client::http_client::Client;
 use e2e::client::kafka;
 use e2e::client::order::Order;
-use e2e::faults::links::{Dependency, Link};
-use e2e::launcher::brokers::Brokers;
-use e2e::launcher::eventually::eventually;
-use e2e::launcher::topology::SERVICES;
+use e2e::stack_description::{SERVICES, stack_description};
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
 use e2e::workload::stall_detector::StallDetector;
 use events::TOPICS;
+use faults::links::{Dependency, Link};
 use futures::future::try_join_all;
+use launcher::{Brokers, Stack, eventually};
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -55,7 +53,7 @@ async fn start_and_seed(stack: &Stack) -> Result<Client> {
 /// Runs a test on a stack of its own, where only the test may end a process.
 async fn on_ephemeral_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
     without_fixture(async || {
-        let stack = Stack::ephemeral()?;
+        let stack = Stack::ephemeral(&stack_description())?;
         without_unexpected_exits(&stack, test(&stack)).await
     })
     .await

@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+pub mod database_faults;
+pub mod faulty_network;
+pub mod file_limit;
+pub mod keep_alive_clients;
+pub mod links;
+pub mod log_truncation;
+pub mod nginx;
+pub mod registry_gateway;
+pub mod skewed_clock;
+pub mod transactional_producer;

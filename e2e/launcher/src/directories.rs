@@ -1,0 +1,191 @@
+//! The directories and locks of a project's stacks: state, programs, and the remains of killed
+//! processes.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::proc_fs::processes_in;
+use crate::process;
+use crate::topology::StackDescription;
+
+/// The variable with the directory of the stack that the tests share.
+pub const TEST_STACK_VARIABLE: &str = "HOLDFAST_TEST_STACK";
+
+/// The project's own directories.
+impl StackDescription {
+    /// The directory of everything that this checkout's stacks write: that of `HOLDFAST_STATE`, or
+    /// `.holdfast` in the checkout. For the user root it is a directory of `/var/lib/holdfast`.
+    ///
+    /// # Errors
+    /// If the path of `HOLDFAST_STATE` is relative and there is no working directory.
+    pub fn state_directory(&self) -> Result<PathBuf> {
+        if let Some(directory) = path_variable("HOLDFAST_STATE") {
+            return Ok(std::path::absolute(directory)?);
+        }
+        if !is_root() {
+            return Ok(self.root.join(".holdfast"));
+        }
+        // Not in the checkout: PostgreSQL runs as an unprivileged user, which may not be able to
+        // enter it.
+        let name = self.root.file_name().unwrap_or_default().to_string_lossy();
+        let hash = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
+        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Ok(PathBuf::from("/var/lib/holdfast").join(format!("{name}-{hash}")))
+    }
+
+    /// A directory for this process alone, for one or more stacks; it is not created. If the process
+    /// is killed, [`StackDescription::clean_orphans`] ends its components and deletes the directory.
+    pub fn own_temp_directory(&self, name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("{}-{}-{name}", self.project, std::process::id()))
+    }
+
+    /// A lock that one run of a kind holds at a time: its stack has the same directory as the
+    /// previous one. It is released when the file is dropped or the process ends.
+    ///
+    /// # Errors
+    /// If the file of the lock cannot be created.
+    pub async fn lock_exclusive_run(&self, kind: &str) -> Result<File> {
+        let state = self.state_directory()?;
+        create_public_directory(&state)?;
+        let waiting = || eprintln!("waiting for another run of {kind} …");
+        lock_file(&state.join(format!("{kind}.lock")), &waiting).await
+    }
+
+    /// Kills the components of every stack in a directory or below it. Blocks for at most ten
+    /// seconds, usually for a few milliseconds.
+    ///
+    /// # Errors
+    /// If a process survives SIGKILL.
+    pub fn kill_all_in(&self, directory: &Path) -> Result<()> {
+        process::kill_until_gone(|| processes_in(directory, &self.programs()))
+    }
+
+    /// Ends and deletes the stacks of killed processes, and the directories of such processes that
+    /// contain stacks.
+    ///
+    /// # Errors
+    /// If a process survives SIGKILL, or a directory cannot be deleted.
+    pub async fn clean_orphans(&self) -> Result<()> {
+        let own = rustix::process::geteuid().as_raw();
+        let prefix = format!("{}-", self.project);
+        for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+            let name = entry.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix));
+            let pid = rest.and_then(|rest| rest.split_once('-')?.0.parse::<u32>().ok());
+            let is_left = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+            let is_own = entry.metadata().is_ok_and(|of| of.is_dir() && of.uid() == own);
+            if is_left && is_own {
+                self.kill_all_in(&entry.path())?;
+                remove_directory(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a directory, unless it is missing. The supervisor of a process that was just killed may
+/// still write into it; then the deletion is repeated.
+///
+/// # Errors
+/// If the directory is still there afterwards.
+pub fn remove_directory(directory: &Path) -> Result<()> {
+    let mut removed = fs::remove_dir_all(directory);
+    for _ in 0..10 {
+        if removed.as_ref().is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty) {
+            removed = fs::remove_dir_all(directory);
+        }
+    }
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The directory of the services' programs, where cargo puts them: that of this program, or the one
+/// above it for a test or an example.
+///
+/// # Errors
+/// If the path of this program is unknown.
+pub fn programs_directory() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().context("a program lies in a directory")?;
+    let is_below = ["deps", "examples"].iter().any(|name| directory.ends_with(name));
+    let beside = if is_below { directory.parent() } else { Some(directory) };
+    Ok(beside.context("a program lies in a directory")?.to_path_buf())
+}
+
+/// Takes a lock on a file, and waits while another process holds it. The lock is released when the
+/// returned file is dropped or this process ends, in any way. `waiting` is called once, after a
+/// second.
+///
+/// # Errors
+/// If the file cannot be opened or locked.
+pub async fn lock_file(path: &Path, waiting: &impl Fn()) -> Result<File> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    let mut attempts = 0;
+    while let Err(error) = file.try_lock() {
+        if let fs::TryLockError::Error(error) = error {
+            return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+        }
+        attempts += 1;
+        if attempts == 50 {
+            waiting();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(file)
+}
+
+/// Creates a directory, with those above it, that every user may enter in spite of the umask:
+/// PostgreSQL runs as another user if this one is root.
+///
+/// # Errors
+/// If a directory cannot be created.
+pub fn create_public_directory(path: &Path) -> Result<()> {
+    let absent: Vec<&Path> = path.ancestors().take_while(|parent| !parent.exists()).collect();
+    for directory in absent.into_iter().rev() {
+        fs::create_dir(directory).or_else(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        })?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// Whether this process runs as root.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The directory of the fetched artifacts, which every checkout and every project of one user share:
+/// that of `HOLDFAST_CACHE`, or `holdfast` in `XDG_CACHE_HOME` or `~/.cache`. For the user root it is
+/// `/var/cache/holdfast`.
+///
+/// # Errors
+/// If no variable names a directory.
+pub fn cache_directory() -> Result<PathBuf> {
+    if let Some(cache) = path_variable("HOLDFAST_CACHE") {
+        return Ok(std::path::absolute(cache)?);
+    }
+    if is_root() {
+        return Ok("/var/cache/holdfast".into());
+    }
+    let user =
+        path_variable("XDG_CACHE_HOME").or_else(|| Some(path_variable("HOME")?.join(".cache")));
+    Ok(user.context("neither HOLDFAST_CACHE nor HOME is set")?.join("holdfast"))
+}
+
+/// A path from an environment variable.
+pub(crate) fn path_variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}

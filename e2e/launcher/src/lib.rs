@@ -1,0 +1,41 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+// All state of a stack is in its directory and in `/proc`. So any number of launchers can work on one
+// stack, and the next launcher finds everything that a killed one left. Code that keeps the state of a
+// stack in memory breaks this, and so does a process that is started without `process::Process`.
+
+mod addresses;
+pub mod artifacts;
+mod brokers;
+mod class_archives;
+mod component;
+mod compose;
+pub mod directories;
+mod eventually;
+mod exit_journal;
+mod launch_config;
+mod lifecycle;
+mod logs;
+mod ports;
+pub mod proc_fs;
+pub mod process;
+mod project_stacks;
+mod provision;
+mod readiness;
+mod run_with_infrastructure;
+mod signals;
+mod stack;
+mod stack_settings;
+mod stack_state;
+mod status;
+mod topology;
+
+pub use brokers::Brokers;
+pub use eventually::{eventually, retry_while};
+pub use exit_journal::{Exit, ExitCause};
+pub use ports::{InstancePorts, Ports, ServicePorts, bind_free_port, free_port};
+pub use run_with_infrastructure::run_with_infrastructure;
+pub use stack::Stack;
+pub use status::{ComponentState, ComponentStatus, StopOutcome};
+pub use topology::{Component, HOST, StackDescription};

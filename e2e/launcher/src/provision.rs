@@ -1,0 +1,135 @@
+//! The preparations before a component can start: a database cluster with its roles, a formatted
+//! Kafka log, Java's temporary directory. Each is created under a temporary name and then renamed,
+//! so that a crash never leaves an incomplete one.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use sqlx::AssertSqlSafe;
+
+use crate::artifacts::Artifacts;
+use crate::directories::{create_public_directory, is_root};
+use crate::launch_config;
+use crate::process::{NOBODY_ID, Process};
+use crate::readiness::{READY_TIMEOUT, connect_database};
+use crate::stack_state::StackState;
+
+/// Creates the cluster if there is none, and removes the lock file of a killed server.
+pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Result<()> {
+    if is_root() {
+        let closed = process.home.ancestors().find(|parent| {
+            fs::metadata(parent)
+                .is_ok_and(|found| found.mode() & 0o001 == 0 && found.uid() != NOBODY_ID)
+        });
+        if let Some(closed) = closed {
+            bail!(
+                "PostgreSQL runs as the user with id {NOBODY_ID}, which cannot enter {}: set HOLDFAST_STATE to \
+                 a directory that every user may enter",
+                closed.display()
+            );
+        }
+        chown(&process.home, Some(NOBODY_ID), Some(NOBODY_ID))?;
+    }
+    let cluster = process.home.join("data");
+    if !cluster.exists() {
+        // A temporary name first, so that the cluster is either complete or missing.
+        let fresh = process.home.join("data.new");
+        let _ = fs::remove_dir_all(&fresh);
+        let from = process.log_length();
+        let launch = launch_config::initdb(artifacts, &fresh);
+        if !launch.run(&process.home, &process.log, READY_TIMEOUT).await? {
+            bail!(
+                "initdb failed; {} ends with:\n{}",
+                process.log.display(),
+                process.log_tail(from)
+            );
+        }
+        fs::rename(&fresh, &cluster)?;
+    }
+    // No process of this cluster lives at this point. Its old pid may belong to another program
+    // now, and PostgreSQL would then refuse to start.
+    let _ = fs::remove_file(cluster.join("postmaster.pid"));
+    Ok(())
+}
+
+/// Creates a database named like its service. The role that migrates it is its owner; the migration
+/// grants the serving role what it needs.
+pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()> {
+    let mut db =
+        connect_database(&stack_state.database_url(service, "postgres", "postgres")?).await?;
+    let there: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(service)
+            .fetch_one(&mut db)
+            .await?;
+    if there {
+        return Ok(());
+    }
+    let statements = [
+        format!(r#"create role "{service}_migrator" login"#),
+        format!(r#"create role "{service}" login"#),
+        "create extension if not exists pg_stat_statements".to_string(),
+        format!(r#"create database "{service}" owner "{service}_migrator""#),
+    ];
+    for statement in statements {
+        let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+        // Another launcher may do the same, or an earlier one was interrupted.
+        let there = |error: &sqlx::Error| {
+            let code = error.as_database_error().and_then(|error| error.code());
+            matches!(code.as_deref(), Some("42710" | "42P04" | "23505"))
+        };
+        if let Err(error) = made
+            && !there(&error)
+        {
+            return Err(error).with_context(|| format!("cannot prepare the database of {service}"));
+        }
+    }
+    Ok(())
+}
+
+pub fn provision_java(home: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(home.join("tmp"));
+    create_public_directory(&home.join("tmp"))?;
+    Ok(())
+}
+
+/// Writes Kafka's settings, and formats its log directory if it is missing.
+pub async fn provision_kafka(
+    artifacts: &Artifacts,
+    stack_state: &StackState,
+    process: &Process,
+) -> Result<()> {
+    let home = &process.home;
+    let logs = home.join("data");
+    fs::write(home.join("log4j2.properties"), launch_config::kafka_log_config())?;
+    fs::write(home.join("server.properties"), launch_config::kafka_config(stack_state, &logs)?)?;
+    if logs.exists() {
+        return Ok(());
+    }
+    let fresh = home.join("data.new");
+    let config = home.join("format.properties");
+    let _ = fs::remove_dir_all(&fresh);
+    fs::write(&config, launch_config::kafka_config(stack_state, &fresh)?)?;
+    let from = process.log_length();
+    let launch =
+        launch_config::kafka_format(artifacts, home, &config, &launch_config::new_cluster_id());
+    if !launch.run(home, &process.log, READY_TIMEOUT).await? {
+        bail!(
+            "Kafka could not format its log; {} ends with:\n{}",
+            process.log.display(),
+            process.log_tail(from)
+        );
+    }
+    fs::rename(fresh, logs)?;
+    Ok(())
+}
+
+/// Whether the settings of the running Kafka differ from those it would get now: a new service
+/// needs its own listener.
+pub fn kafka_config_changed(stack_state: &StackState, process: &Process) -> Result<bool> {
+    let now = launch_config::kafka_config(stack_state, &process.home.join("data"))?;
+    let then = fs::read_to_string(process.home.join("server.properties")).unwrap_or_default();
+    Ok(process.running().is_some() && now != then)
+}

@@ -1,0 +1,152 @@
+//! Whether a component is ready. The launcher sends it a request over the network, and does not read
+//! its log.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::proc_fs::ProcessIdentity;
+use crate::process::Process;
+use crate::stack_state::StackState;
+use crate::topology::{Component, HOST};
+
+pub const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const PORT_FREE_TIMEOUT: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+const REGISTRY_SUBJECTS_PATH: &str = "/apis/ccompat/v7/subjects";
+const READINESS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A database executes statements, Kafka is in its own metadata, registry and services respond with
+/// 2xx.
+pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
+    let answer = async {
+        match component {
+            Component::Database(service) => {
+                let url = stack_state.database_url(service, "postgres", "postgres").ok()?;
+                connect_database(&url).await.ok()?.ping().await.ok()
+            }
+            Component::Kafka => kafka_is_ready(stack_state.ports.kafka).await,
+            Component::Registry => {
+                http_is_ready(stack_state.ports.registry, REGISTRY_SUBJECTS_PATH).await
+            }
+            Component::Service { .. } => {
+                let probe = stack_state.instance_ports(&component.to_string()).ok()?.probe;
+                http_is_ready(probe, "/readyz").await
+            }
+        }
+    };
+    matches!(tokio::time::timeout(READINESS_TIMEOUT, answer).await, Ok(Some(())))
+}
+
+/// A plain request over TCP: it is sent many times a second, and every new client would read its
+/// certificates.
+async fn http_is_ready(port: u16, path: &str) -> Option<()> {
+    let mut connection = TcpStream::connect((HOST, port)).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.ok()?;
+    let mut status = [0; 10];
+    connection.read_exact(&mut status).await.ok()?;
+    (&status == b"HTTP/1.1 2").then_some(())
+}
+
+/// The broker is in its own metadata as soon as it can serve.
+async fn kafka_is_ready(port: u16) -> Option<()> {
+    // The port is tried first: after a refused connection, Kafka's client waits before its next
+    // attempt.
+    TcpStream::connect((HOST, port)).await.ok()?;
+    let fetch_metadata = move || {
+        let client: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", format!("{HOST}:{port}"))
+            .set("reconnect.backoff.max.ms", "100")
+            .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
+            .create()
+            .ok()?;
+        let metadata = client.fetch_metadata(None, Duration::from_secs(2)).ok()?;
+        (!metadata.brokers().is_empty()).then_some(())
+    };
+    tokio::task::spawn_blocking(fetch_metadata).await.ok()?
+}
+
+pub async fn connect_database(url: &str) -> Result<PgConnection> {
+    let options: PgConnectOptions = url.parse()?;
+    Ok(options.disable_statement_logging().connect().await?)
+}
+
+/// Waits until a component that was just started is ready. `identity` is its process, and the log
+/// of this start begins at `log_from`. `progress` gets one line every ten seconds.
+pub(crate) async fn wait_until_ready(
+    stack_state: &StackState,
+    component: &Component,
+    process: &Process,
+    (identity, log_from): (ProcessIdentity, u64),
+    progress: &impl Fn(&str),
+) -> Result<()> {
+    let begun = Instant::now();
+    let mut last_progress = begun;
+    while !is_ready(stack_state, component).await {
+        if !identity.is_alive() {
+            bail!(
+                "{component} exited during its start; {} ends with:\n{}",
+                process.log.display(),
+                process.log_tail(log_from)
+            );
+        }
+        if begun.elapsed() > READY_TIMEOUT {
+            bail!(
+                "{component} was not ready after {} s; {} ends with:\n{}",
+                READY_TIMEOUT.as_secs(),
+                process.log.display(),
+                process.log_tail(log_from)
+            );
+        }
+        if last_progress.elapsed() > PROGRESS_INTERVAL {
+            last_progress = Instant::now();
+            progress(&format!(
+                "{component} is starting ({:.0} s) …",
+                begun.elapsed().as_secs_f64()
+            ));
+        }
+        sleep(POLL_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Checks that the ports of stopped components are free. Waits a few seconds for each: a client
+/// that keeps connecting to a stopped server can have the server's port for a moment.
+pub(crate) async fn wait_for_free_ports(
+    stack_state: &StackState,
+    components: &[Component],
+    process_of: impl Fn(&Component) -> Process,
+) -> Result<()> {
+    let deadline = Instant::now() + PORT_FREE_TIMEOUT;
+    for component in components {
+        if process_of(component).running().is_some() {
+            continue;
+        }
+        // A process of this component without a pid file may hold the port.
+        process_of(component).kill_all()?;
+        for (port, moved_by) in stack_state.listening_ports(component)? {
+            while let Err(error) = TcpListener::bind((HOST, port)) {
+                if Instant::now() > deadline {
+                    let set =
+                        moved_by.map_or(String::new(), |set| format!("set {set} to move it, or "));
+                    bail!(
+                        "{component} cannot listen on port {port} ({error}): {set}stop the program that uses it"
+                    );
+                }
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The settings that a run changes in a stack: the variables and the program of a service, the
+//! number of its instances, and Kafka's advertised address. Each change takes effect at the next
+//! start.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::stack::Stack;
+use crate::topology::Component;
+
+/// The largest number of instances: each is a process with a connection pool to its database.
+const INSTANCES_MAX: u16 = 9;
+
+impl Stack {
+    /// Sets a variable for every later start of a service (all its instances), of one instance or of a
+    /// database; `None` takes it back.
+    ///
+    /// # Errors
+    /// If the stack is not native or has no such component.
+    pub fn set_environment(&self, name: &str, key: &str, value: Option<&str>) -> Result<()> {
+        self.component(name)?;
+        self.update_state(|stack_state| {
+            let variables = stack_state.environment.entry(name.to_string()).or_default();
+            match value {
+                Some(value) => variables.insert(key.to_string(), value.to_string()),
+                None => variables.remove(key),
+            };
+        })
+    }
+
+    /// How long the services wait for a schema that the registry does not have. A single registry
+    /// is never behind.
+    ///
+    /// # Errors
+    /// If the stack is not native.
+    pub fn set_registry_lag(&self, seconds: u32) -> Result<()> {
+        self.description().services.iter().try_for_each(|service| {
+            self.set_environment(service, "SCHEMA_REGISTRY_LAG_SECONDS", Some(&seconds.to_string()))
+        })
+    }
+
+    /// Runs the program of one instance from another directory, from its next start on: another
+    /// version of the service, beside the others.
+    ///
+    /// # Errors
+    /// If the stack is not native or has no such component.
+    pub fn set_programs(&self, name: &str, directory: &Path) -> Result<()> {
+        self.component(name)?;
+        self.update_state(|stack_state| {
+            stack_state.programs.insert(name.to_string(), directory.to_path_buf());
+        })
+    }
+
+    /// Sets the number of instances of each service: further ones start with the next `up`, and
+    /// surplus ones are stopped and forgotten now.
+    ///
+    /// # Errors
+    /// If the number is not 1 to 9, the stack is not native, or a surplus instance cannot be stopped.
+    pub async fn set_instances(&self, count: u16) -> Result<()> {
+        ensure!(
+            (1..=INSTANCES_MAX).contains(&count),
+            "a service can have 1 to {INSTANCES_MAX} instances"
+        );
+        let stack_state = self.state()?;
+        for service in &self.description().services {
+            let there = stack_state.instances_of(service);
+            let wanted: Vec<String> = (1..=count)
+                .map(|instance| Component::instance(service, instance).to_string())
+                .collect();
+            for name in there.iter().filter(|name| !wanted.contains(name)) {
+                self.remove(name).await?;
+            }
+            for name in wanted.iter().filter(|name| !there.contains(name)) {
+                let ports = stack_state.ports_for_new_instance(&self.component(name)?)?;
+                self.update_state(|stack_state| {
+                    stack_state.instances.insert(name.clone(), ports);
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a service's Kafka traffic through a proxy at `address`, from Kafka's and the service's
+    /// next start on; `None` takes it back.
+    ///
+    /// # Errors
+    /// If the stack is not native or has no such service.
+    pub fn advertise_kafka(&self, service: &str, address: Option<&str>) -> Result<()> {
+        self.state()?.service_ports(service)?;
+        self.update_state(|stack_state| {
+            match address {
+                Some(address) => {
+                    stack_state.kafka_advertised.insert(service.to_string(), address.to_string())
+                }
+                None => stack_state.kafka_advertised.remove(service),
+            };
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! The saved state of a stack, beside its data: ports, instances, variables and programs. The
+//! addresses and the environment of each component follow from it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::ports::{InstancePorts, Ports, ServicePorts};
+use crate::topology::{Component, HOST, StackDescription};
+
+/// The saved state of a stack, beside its data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StackState {
+    pub ports: Ports,
+    /// Marks the Kafka cluster as this stack's. A stack that is older than this field has none.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Further instances of services, by name.
+    pub instances: BTreeMap<String, InstancePorts>,
+    /// Kafka's advertised address for a service's clients, if it is not its own listener.
+    pub kafka_advertised: BTreeMap<String, String>,
+    /// Additional environment variables, by name of service or of instance.
+    pub environment: BTreeMap<String, BTreeMap<String, String>>,
+    /// The directory of the program, by name of instance, if it is another version.
+    #[serde(default)]
+    pub programs: BTreeMap<String, PathBuf>,
+    /// The number of replicas of each partition, if more than one; see `brokers`.
+    #[serde(default)]
+    pub replication_factor: Option<u16>,
+    /// The password of the databases; those of the native stack need none.
+    #[serde(skip)]
+    pub database_password: Option<String>,
+}
+
+impl StackState {
+    /// A stack on these ports, with one instance of each service and no other settings.
+    pub fn new(ports: Ports) -> Self {
+        Self {
+            ports,
+            name: None,
+            instances: BTreeMap::new(),
+            kafka_advertised: BTreeMap::new(),
+            environment: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            replication_factor: None,
+            database_password: None,
+        }
+    }
+
+    /// Adapts a state that was saved before a service was added or removed.
+    pub fn with_services_of(mut self, description: &StackDescription) -> Self {
+        self.ports.services.retain(|service, _| description.services.contains(service));
+        for (service, ports) in Ports::new(description).services {
+            self.ports.services.entry(service).or_insert(ports);
+        }
+        self
+    }
+
+    /// The infrastructure, the first instance of each service, and the further ones.
+    pub fn components(&self, description: &StackDescription) -> Vec<Component> {
+        let first = description.services.iter().map(|service| Component::service(service));
+        let further = self.instances.keys().filter_map(|name| description.component(name).ok());
+        description.infrastructure().into_iter().chain(first).chain(further).collect()
+    }
+
+    pub fn service_ports(&self, service: &str) -> Result<&ServicePorts> {
+        self.ports.services.get(service).with_context(|| format!("there is no service `{service}`"))
+    }
+
+    pub fn instance_ports(&self, name: &str) -> Result<&InstancePorts> {
+        let further = self.instances.get(name);
+        further
+            .or_else(|| self.ports.services.get(name).map(|ports| &ports.first))
+            .with_context(|| format!("there is no instance `{name}`"))
+    }
+
+    /// The names of a service's instances, the first one first.
+    pub fn instances_of(&self, service: &str) -> Vec<String> {
+        let number = |name: &String| name.strip_prefix(service)?.strip_prefix('-')?.parse().ok();
+        let mut numbers: Vec<u16> = self.instances.keys().filter_map(number).collect();
+        numbers.sort_unstable();
+        let instances = [1].into_iter().chain(numbers);
+        instances.map(|instance| Component::instance(service, instance).to_string()).collect()
+    }
+
+    /// The ports that a further instance will have.
+    pub fn ports_for_new_instance(&self, component: &Component) -> Result<InstancePorts> {
+        let Component::Service { service, instance } = component else {
+            bail!("there is only one {component}");
+        };
+        InstancePorts::for_instance(&self.service_ports(service)?.first, *instance)
+    }
+
+    /// The ports that a component listens on, each with the variable that moves it.
+    pub fn listening_ports(&self, component: &Component) -> Result<Vec<(u16, Option<String>)>> {
+        let with_variable = |port: u16| {
+            let mut ports = self.ports.clone();
+            let mut settings = ports.variables_mut().into_iter();
+            let setting = settings.find(|(_, set)| **set == port).map(|(variable, _)| variable);
+            (port, setting)
+        };
+        let ports = match component {
+            Component::Database(service) => vec![self.service_ports(service)?.database],
+            Component::Registry => vec![self.ports.registry],
+            Component::Kafka => {
+                let listeners = self.ports.services.values().map(|ports| ports.kafka);
+                [self.ports.kafka, self.ports.kafka_controller]
+                    .into_iter()
+                    .chain(listeners)
+                    .collect()
+            }
+            Component::Service { .. } => {
+                let ports = self.instance_ports(&component.to_string())?;
+                vec![ports.api, ports.probe, ports.admin]
+            }
+        };
+        Ok(ports.into_iter().map(with_variable).collect())
+    }
+
+    /// Kafka's address for one service.
+    pub fn kafka_address(&self, service: &str) -> Result<String> {
+        let own = format!("{HOST}:{}", self.service_ports(service)?.kafka);
+        Ok(self.kafka_advertised.get(service).cloned().unwrap_or(own))
+    }
+
+    pub fn registry_url(&self) -> String {
+        format!("http://{HOST}:{}/apis/ccompat/v7", self.ports.registry)
+    }
+
+    pub fn database_url(&self, service: &str, role: &str, database: &str) -> Result<String> {
+        let port = self.service_ports(service)?.database;
+        let password = self.database_password.as_ref();
+        let password = password.map_or(String::new(), |password| format!(":{password}"));
+        Ok(format!("postgres://{role}{password}@{HOST}:{port}/{database}"))
+    }
+
+    /// The environment of one instance: its addresses, then the variables of its service, then its
+    /// own.
+    pub fn environment_of(&self, component: &Component) -> Result<Vec<(String, String)>> {
+        let name = component.to_string();
+        let Component::Service { service, .. } = component else {
+            return Ok(self
+                .environment
+                .get(&name)
+                .cloned()
+                .unwrap_or_default()
+                .into_iter()
+                .collect());
+        };
+        let ports = self.instance_ports(&name)?;
+        let at = |port: u16| format!("{HOST}:{port}");
+        let mut environment = BTreeMap::from(
+            [
+                ("DATABASE_URL", self.database_url(service, service, service)?),
+                (
+                    "MIGRATION_DATABASE_URL",
+                    self.database_url(service, &format!("{service}_migrator"), service)?,
+                ),
+                ("HTTP_ADDR", at(ports.api)),
+                ("PROBE_ADDR", at(ports.probe)),
+                ("ADMIN_ADDR", at(ports.admin)),
+                ("KAFKA_BOOTSTRAP_SERVERS", self.kafka_address(service)?),
+                ("SCHEMA_REGISTRY_URL", self.registry_url()),
+            ]
+            .map(|(key, value)| (key.to_string(), value)),
+        );
+        for name in [service, &name] {
+            environment.extend(self.environment.get(name).cloned().unwrap_or_default());
+        }
+        Ok(environment.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::tests::describe;
+
+    #[test]
+    fn a_stack_state_older_than_a_service_gets_its_ports() {
+        let description = describe(&["a", "b", "c"]);
+        let current = StackState::new(Ports::new(&description));
+        let mut older = current.clone();
+        let taken_away = older.ports.services.remove("c").unwrap();
+        older.ports.services.insert("retired".to_string(), taken_away);
+        assert_eq!(older.with_services_of(&description), current);
+    }
+
+    #[test]
+    fn the_instances_of_a_service_are_in_order_and_without_those_of_another() {
+        let mut state = StackState::new(Ports::new(&describe(&["a", "ab"])));
+        let ports = state.ports.services["a"].first.clone();
+        for name in ["a-10", "a-2", "ab-2"] {
+            state.instances.insert(name.to_string(), ports.clone());
+        }
+        assert_eq!(state.instances_of("a"), ["a", "a-2", "a-10"]);
+        assert_eq!(state.instances_of("ab"), ["ab", "ab-2"]);
+    }
+}

@@ -1,0 +1,49 @@
+//! The stack of this project, as the launcher starts it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use launcher::StackDescription;
+
+/// All services. A further one needs its name here and a larger array: its ports, its database and
+/// Kafka's listener for it follow from its position.
+pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
+
+/// What the launcher needs to know.
+pub fn stack_description() -> StackDescription {
+    StackDescription {
+        project: "holdfast".to_string(),
+        root: checkout(),
+        services: SERVICES.map(String::from).to_vec(),
+        contracts_program: Some("contracts".to_string()),
+    }
+}
+
+/// Checks that a user has named a component: `make` passes an empty name without `SERVICE=`.
+pub fn require_name(name: &str) -> Result<()> {
+    let names = stack_description().component_names();
+    ensure!(!name.is_empty(), "set SERVICE=… to one of these: {names}");
+    Ok(())
+}
+
+/// The checkout that this program was built from.
+pub fn checkout() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_path_buf()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_component_is_a_container_of_the_same_name() {
+        let text = std::fs::read_to_string(checkout().join("docker-compose.yml")).unwrap();
+        for component in stack_description().components() {
+            assert!(text.contains(&format!("\n  {component}:\n")), "{component}");
+        }
+        let container = stack_description().contracts_program.unwrap();
+        assert!(text.contains(&format!("\n  {container}:\n")), "{container}");
+        assert!(SERVICES.iter().all(|service| text.contains(&format!("SERVICE: {service} "))));
+    }
+}
