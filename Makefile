@@ -18,7 +18,7 @@ need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: chaos faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
+.PHONY: new chaos faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -97,6 +97,9 @@ microbench: build ## The cost of single steps: encoding and decoding events, out
 
 mutants: build ## Put each mutant into a worktree and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
 	@$(E2E) mutants $(ONLY)
+
+new: build ## Write a repository of your own with a service that depends on the crates: DIR=../shop NAME=shop (FROM=path or git URL; this checkout)
+	@$(call need,DIR NAME)$(E2E) new "$(DIR)" --name "$(NAME)" --from "$(or $(FROM),$(CURDIR))"
 
 service: build ## Generate a service of your own, NAME=shipping, that consumes confirmed orders
 	@[ -n "$(NAME)" ] || { echo "set the name of the service: make service NAME=shipping" >&2; exit 1; }

@@ -1,7 +1,6 @@
 //! `e2e` starts, stops and shows the native stack, and runs scenarios and tests on it.
 
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -11,8 +10,8 @@ use e2e::admin::rebuild;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
-use e2e::format::format_table;
 use e2e::mutants::run as mutants;
+use e2e::new_repository::{self, RepositoryOptions};
 use e2e::new_service;
 use e2e::scenarios::chaos;
 use e2e::scenarios::crash_points;
@@ -20,11 +19,12 @@ use e2e::scenarios::demo;
 use e2e::scenarios::hostile;
 use e2e::scenarios::long_outage;
 use e2e::scenarios::outage;
-use e2e::stack_description::{SERVICES, require_name, stack_description};
+use e2e::stack_description::stack_description;
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
-use launcher::{ComponentState, Stack, StopOutcome, run_with_infrastructure};
+use launcher::Stack;
+use launcher::program::{self, StackCommand};
 use uuid::Uuid;
 
 /// The native stack: Kafka, a schema registry, the services, and a PostgreSQL cluster for each.
@@ -36,31 +36,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start what does not run, and return when everything is ready
-    Up {
-        /// Number of instances of each service; unchanged by default
-        #[arg(long)]
-        instances: Option<u16>,
-    },
-    /// Stop everything and keep all data
-    Down,
-    /// Stop everything and forget all data
-    Clean,
-    /// Show every component: process, port, state, memory, uptime
-    Status,
-    /// Show the last lines of a log
-    Logs {
-        name: String,
-        /// Go on printing new lines
-        #[arg(short, long)]
-        follow: bool,
-    },
-    /// Kill a component with SIGKILL
-    Kill { name: String },
-    /// Stop a component gracefully
-    Stop { name: String },
-    /// Start a component; a further instance of a service has a name such as order-2
-    Start { name: String },
+    #[command(flatten)]
+    Stack(StackCommand),
     /// The demo: orders go through, stock is killed and comes back, nothing is lost
     Demo,
     /// Create the missing demo items and accounts
@@ -95,15 +72,12 @@ enum Command {
     Verify(run::CheckOptions),
     /// Put each mutant into a worktree, and show that the suite detects it (forty minutes)
     Mutants(mutants::MutantOptions),
+    /// Generate a repository of your own with one service, which depends on the crates
+    New(RepositoryOptions),
     /// Generate a new service, from stock and a template
     Service { name: String },
     #[command(flatten)]
     DeadLetters(dead_letters::DeadLetterCommand),
-    /// Run a command while databases, Kafka and registry run on free ports
-    WithInfrastructure {
-        #[arg(last = true, required = true)]
-        command: Vec<String>,
-    },
 }
 
 #[tokio::main]
@@ -119,14 +93,11 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up { instances } => up(instances).await?,
-        Command::Down => open_stack()?.down().await?,
-        Command::Clean => open_stack()?.clean().await?,
-        Command::Status => print_status(&open_stack()?).await?,
-        Command::Logs { name, follow } => named(&name)?.print_log(&name, follow).await?,
-        Command::Kill { name } => kill(&name).await?,
-        Command::Stop { name } => stop(&name).await?,
-        Command::Start { name } => named(&name)?.start(&name).await?,
+        Command::Stack(StackCommand::Up { instances }) => {
+            let stack = program::up(&stack_description(), instances).await?;
+            seed::run(&Client::for_stack(&stack)?).await?;
+        }
+        Command::Stack(command) => return command.run(&stack_description()).await,
         Command::Demo => demo::run(&create_stack()?).await?,
         Command::Outage(options) => {
             let stack = create_stack()?.quiet();
@@ -154,6 +125,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Load { load, verify } => return place_load(&load, verify).await,
         Command::Verify(options) => return check(&open_client()?, &options).await,
         Command::Mutants(options) => return Ok(exit_code_if(mutants::run(&options).await?)),
+        Command::New(options) => new_repository::run(&options)?,
         Command::Service { name } => new_service::run(&name)?,
         Command::Republish(options) => {
             republish::print(&republish::run(&open_stack()?, &options).await?)
@@ -167,9 +139,6 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Timeline { order_id } => {
             let lines = order_timeline::run(&open_client()?, order_id).await?;
             lines.iter().for_each(|line| println!("{line}"))
-        }
-        Command::WithInfrastructure { command } => {
-            return run_with_infrastructure(&stack_description(), &command).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -195,46 +164,6 @@ fn open_client() -> Result<Client> {
     Client::for_stack(&open_stack()?)
 }
 
-/// The stack of this checkout, for a command on the component of this name.
-fn named(name: &str) -> Result<Stack> {
-    require_name(name)?;
-    open_stack()
-}
-
-async fn kill(name: &str) -> Result<()> {
-    let killed = named(name)?.kill(name).await?;
-    println!("{name} {}", if killed { "is killed" } else { "did not run" });
-    Ok(())
-}
-
-async fn stop(name: &str) -> Result<()> {
-    match named(name)?.stop(name).await? {
-        StopOutcome::NotRunning => println!("{name} did not run"),
-        StopOutcome::Graceful(after) => {
-            println!("{name} stopped after {:.1} s", after.as_secs_f64())
-        }
-        StopOutcome::Killed => println!("{name} did not stop in time and was killed"),
-    }
-    Ok(())
-}
-
-async fn up(instances: Option<u16>) -> Result<()> {
-    let begun = Instant::now();
-    let stack = create_stack()?;
-    if let Some(instances) = instances {
-        stack.set_instances(instances).await?;
-    }
-    stack.up().await?;
-    seed::run(&Client::for_stack(&stack)?).await?;
-    eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
-    for service in SERVICES {
-        for name in stack.instances_of(service)? {
-            println!("{name:<9} {}", stack.url(&name)?);
-        }
-    }
-    Ok(())
-}
-
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
     let client = open_client()?;
     let (summary, ()) = load::run(&client, load, async { Ok(()) }).await?;
@@ -251,25 +180,4 @@ async fn check(client: &Client, options: &run::CheckOptions) -> Result<ExitCode>
     let verdict = run::run(client, options).await?;
     verdict.lines().iter().for_each(|line| println!("{line}"));
     Ok(exit_code_if(verdict.holds()))
-}
-
-async fn print_status(stack: &Stack) -> Result<()> {
-    let rows = stack.status().await?.into_iter().map(|component| {
-        let state = match component.state {
-            ComponentState::Stopped => "stopped",
-            ComponentState::Starting => "starting",
-            ComponentState::Ready => "ready",
-            ComponentState::Paused => "paused",
-        };
-        let pid = component.pid.map_or("-".to_string(), |pid| pid.to_string());
-        let memory = format!("{} MB", component.memory_bytes / 1_000_000);
-        let seconds = component.uptime.as_secs();
-        let uptime = format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-        let ended = component.last_exit.map_or("-".to_string(), |end| end.to_string());
-        let (memory, uptime) = component.pid.map_or(("-".into(), ended), |_| (memory, uptime));
-        [component.name, pid, component.port.to_string(), state.to_string(), memory, uptime]
-    });
-    let header = ["NAME", "PID", "PORT", "STATE", "MEMORY", "UPTIME"];
-    format_table(header, &[1, 2, 4], rows).iter().for_each(|line| println!("{line}"));
-    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
 use launcher::StackDescription;
 
 /// All services. A further one needs its name here and a larger array: its ports, its database and
@@ -17,13 +16,6 @@ pub fn stack_description() -> StackDescription {
         services: SERVICES.map(String::from).to_vec(),
         contracts_program: Some("contracts".to_string()),
     }
-}
-
-/// Checks that a user has named a component: `make` passes an empty name without `SERVICE=`.
-pub fn require_name(name: &str) -> Result<()> {
-    let names = stack_description().component_names();
-    ensure!(!name.is_empty(), "set SERVICE=… to one of these: {names}");
-    Ok(())
 }
 
 /// The checkout that this program was built from.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chassis::event::Topic;
 use e2e::client::kafka;
-use e2e::stack_description::stack_description;
+use e2e::stack_description::{checkout, stack_description};
 use launcher::Stack;
 use launcher::directories::programs_directory;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
@@ -175,7 +175,7 @@ async fn every_subject_requires_full_transitive_compatibility() -> Result<()> {
 /// A command caused the first event of an order, and that event caused the second one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_headers_of_real_records_are_those_of_the_asyncapi_document() -> Result<()> {
-    let text = std::fs::read_to_string(checkout()?.join("docs/asyncapi.yaml"))?;
+    let text = std::fs::read_to_string(checkout().join("docs/asyncapi.yaml"))?;
     let document: Value = serde_saphyr::from_str(&text)?;
     with_shared_fixture(async |Fixture { client, .. }| {
         let orders = place_orders(client, 1).await?;

@@ -18,6 +18,7 @@ mod launch_config;
 mod lifecycle;
 mod logs;
 mod ports;
+pub mod program;
 pub mod proc_fs;
 pub mod process;
 mod project_stacks;

@@ -54,6 +54,16 @@ impl StackDescription {
         })
     }
 
+    /// Checks that a user has named a component: a Makefile passes an empty name if its variable `SERVICE` is not set.
+    ///
+    /// # Errors
+    /// If the name is empty. The error lists all names.
+    pub fn require_name(&self, name: &str) -> Result<()> {
+        let names = self.component_names();
+        ensure!(!name.is_empty(), "set SERVICE=… to one of these: {names}");
+        Ok(())
+    }
+
     /// Everything but the services: the databases, Kafka and the registry.
     pub fn infrastructure(&self) -> Vec<Component> {
         let databases = self.services.iter().cloned().map(Component::Database);

@@ -5,8 +5,8 @@
 //! is inserted there and in the six files outside the folder that must contain it (`edits.rs`).
 //! Nothing is written before every edit is known to fit.
 
-mod edits;
-mod names;
+pub(crate) mod edits;
+pub(crate) mod names;
 
 use std::fs;
 use std::path::{Path, PathBuf};

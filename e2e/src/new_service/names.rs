@@ -14,7 +14,7 @@ const NAME_CHARS_MAX: usize = 30;
 
 /// Words with another meaning in Rust, SQL or the stack. Names of crates and of test modules are
 /// looked up.
-const RESERVED_NAMES: [&str; 71] = [
+const RESERVED_NAMES: [&str; 72] = [
     "abstract",
     "alloc",
     "api",
@@ -26,6 +26,7 @@ const RESERVED_NAMES: [&str; 71] = [
     "box",
     "break",
     "chassis",
+    "checker",
     "const",
     "continue",
     "contracts",
@@ -89,6 +90,19 @@ const RESERVED_NAMES: [&str; 71] = [
 ];
 
 pub fn check_name(root: &Path, name: &str) -> Result<()> {
+    check_word(name)?;
+    let folder = root.join("services").join(name);
+    ensure!(!folder.exists(), "service {name} already exists, in {}", folder.display());
+    let is_crate = read_file(&root.join("Cargo.lock"))?.contains(&format!("\nname = \"{name}\"\n"));
+    let is_module = read_file(&root.join("e2e/tests/main.rs"))?.contains(&format!("mod {name};"));
+    ensure!(!is_crate && !is_module, "`{name}` {ANOTHER_MEANING}");
+    Ok(())
+}
+
+const ANOTHER_MEANING: &str = "already has another meaning here: choose another name";
+
+/// Checks that a name is one word, and that no part of a stack and no word of Rust has it.
+pub fn check_word(name: &str) -> Result<()> {
     let is_word = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         && name.len() <= NAME_CHARS_MAX;
@@ -96,12 +110,7 @@ pub fn check_name(root: &Path, name: &str) -> Result<()> {
         is_word,
         "`{name}` cannot be a service's name: one word of lower-case letters and digits, at most {NAME_CHARS_MAX}"
     );
-    let folder = root.join("services").join(name);
-    ensure!(!folder.exists(), "service {name} already exists, in {}", folder.display());
-    let is_crate = read_file(&root.join("Cargo.lock"))?.contains(&format!("\nname = \"{name}\"\n"));
-    let is_module = read_file(&root.join("e2e/tests/main.rs"))?.contains(&format!("mod {name};"));
-    let means_something = RESERVED_NAMES.contains(&name) || is_crate || is_module;
-    ensure!(!means_something, "`{name}` already has another meaning here: choose another name");
+    ensure!(!RESERVED_NAMES.contains(&name), "`{name}` {ANOTHER_MEANING}");
     Ok(())
 }
 

@@ -12,6 +12,8 @@ pub mod checks;
 
 use chassis::event::Topic;
 
+pub use versions::record_versions;
+
 /// The contracts of one system: its topics, each with its schema, and what its program and its
 /// AsyncAPI document are called.
 ///

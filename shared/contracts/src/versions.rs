@@ -68,8 +68,12 @@ pub fn violations(folder: &Path) -> Result<Vec<String>> {
     Ok(violations)
 }
 
-/// Records each schema that differs from its newest version, unless there is another violation.
-/// Returns the created files.
+/// Records each schema of a folder that differs from its newest version, in `versions` below it. Returns the created
+/// files.
+///
+/// # Errors
+/// If a recorded version was changed or is missing, or if a schema and a version cannot read each other. Then nothing
+/// is recorded.
 pub fn record_versions(folder: &Path) -> Result<Vec<PathBuf>> {
     let violations = violations(folder)?;
     let wrong: Vec<String> =

@@ -24,8 +24,8 @@ use crate::checker::expected::expected_records;
 use crate::checker::findings::Findings;
 use crate::checker::rows::{OrderCase, OrderRow, PaymentRow, ReservationRow};
 use crate::client::http_client::Client;
-use crate::format::format_table;
 use crate::stack_description::SERVICES;
+use launcher::program::format_table;
 
 /// Returns the timeline of an order, line by line.
 pub async fn run(client: &Client, order_id: Uuid) -> Result<Vec<String>> {

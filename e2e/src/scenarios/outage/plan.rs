@@ -6,7 +6,7 @@ use anyhow::Result;
 use launcher::Stack;
 
 use crate::console::seconds;
-use crate::stack_description::{SERVICES, require_name};
+use crate::stack_description::{SERVICES, stack_description};
 
 /// The interval of kills, if instances are the victims.
 const INSTANCE_KILL_INTERVAL: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub struct Outage {
 impl OutageOptions {
     /// The outages to run, one after the other.
     pub fn plan(&self, stack: &Stack) -> Result<Vec<Outage>> {
-        require_name(&self.victim)?;
+        stack_description().require_name(&self.victim)?;
         let rounds = match self.victim.as_str() {
             ALL => stack.description().components().iter().map(|it| vec![it.to_string()]).collect(),
             INSTANCES => {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::checker::exits;
 use crate::checker::invariants::Invariant;
-use crate::format::format_table;
 use crate::format::group_digits;
 use crate::scenarios::outage::plan::Outage;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::Stall;
+use launcher::program::format_table;
 
 /// The longest time that a redundant service may be without progress.
 const STALL_MAX: Duration = Duration::from_secs(20);

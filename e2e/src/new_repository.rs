@@ -1,0 +1,186 @@
+//! Generates a repository of one's own: `make new DIR=../shop NAME=shop` writes a service that depends on the crates of
+//! Holdfast, outside of this checkout.
+//!
+//! The files come from `e2e/repository_template`, a repository of a service called shop. The name is inserted, and
+//! where the crates come from. Nothing is written unless the directory is new or empty.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::new_service::edits::run_rustfmt;
+use crate::new_service::names::check_word;
+
+/// Where the crates lie in a checkout of Holdfast.
+const CRATES: [(&str, &str); 5] = [
+    ("holdfast-chassis", "shared/chassis"),
+    ("holdfast-contracts", "shared/contracts"),
+    ("holdfast-testing", "shared/testing"),
+    ("holdfast-launcher", "e2e/launcher"),
+    ("holdfast-checker", "e2e/checker"),
+];
+
+/// The version of all crates, which the template names as `0.1.0`.
+const TEMPLATE_VERSION: &str = "version = \"0.1.0\" }";
+
+/// The files of the template, by their path in the repository.
+macro_rules! template {
+    ($($path:literal: $file:literal,)*) => {
+        [$(($path, include_str!(concat!("../repository_template/", $file)))),*]
+    };
+}
+
+const FILES: [(&str, &str); 25] = template! {
+    "Cargo.toml": "Cargo.toml",
+    "Makefile": "Makefile",
+    "README.md": "README.md",
+    "Dockerfile": "Dockerfile",
+    ".dockerignore": "dockerignore",
+    ".gitignore": "gitignore",
+    ".rustfmt.toml": "rustfmt.toml",
+    ".github/workflows/ci.yml": "ci.yml",
+    "docker-compose.yml": "docker-compose.yml",
+    "asyncapi.yaml": "asyncapi.yaml",
+    "openapi.json": "openapi.json",
+    "build.rs": "build.rs",
+    "migrations/1_requests.sql": "migrations/1_requests.sql",
+    "schemas/requests.created.avsc": "schemas/requests.created.avsc",
+    "schemas/shop.accepted.avsc": "schemas/accepted.avsc",
+    "src/api.rs": "src/api.rs",
+    "src/bin/contracts.rs": "src/bin/contracts.rs",
+    "src/bin/stack.rs": "src/bin/stack.rs",
+    "src/events.rs": "src/events.rs",
+    "src/main.rs": "src/main.rs",
+    "src/requests.rs": "src/requests.rs",
+    "src/saga.rs": "src/saga.rs",
+    "src/stack_description.rs": "src/stack_description.rs",
+    "src/tests.rs": "src/tests.rs",
+    "tests/outage.rs": "tests/outage.rs",
+};
+
+/// What to generate.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RepositoryOptions {
+    /// The directory of the new repository: it is created, or empty
+    pub directory: PathBuf,
+    /// The name of its service: one word of lower-case letters and digits
+    #[arg(long)]
+    pub name: String,
+    /// Where the crates come from: the path of a checkout, or the URL of a git repository. Without it, from the
+    /// registry
+    #[arg(long)]
+    pub from: Option<String>,
+}
+
+/// Generates the repository, and prints what is next.
+pub fn run(options: &RepositoryOptions) -> Result<()> {
+    let RepositoryOptions { directory, name, from } = options;
+    let written = generate(directory, name, from.as_deref())?;
+    println!("created {} with {} files", directory.display(), written.len());
+    println!("next: cd {} && make test", directory.display());
+    Ok(())
+}
+
+/// Generates the repository. Returns its files.
+pub fn generate(directory: &Path, name: &str, from: Option<&str>) -> Result<Vec<PathBuf>> {
+    check_word(name)?;
+    let is_empty = directory.read_dir().map_or(true, |mut files| files.next().is_none());
+    ensure!(is_empty, "{} is not empty", directory.display());
+    let location = from.map(location).transpose()?;
+    let mut written = Vec::new();
+    for (path, text) in FILES {
+        let path = directory.join(path.replace("shop", name));
+        let text = text.replace("shop", name);
+        let text = if path.ends_with("Cargo.toml") {
+            with_location(&text, location.as_ref())
+        } else {
+            text
+        };
+        fs::create_dir_all(path.parent().context("a file lies in a directory")?)?;
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+        written.push(path);
+    }
+    // The versions of dependencies that this checkout was tested with.
+    let lockfile = include_str!("../../Cargo.lock");
+    fs::write(directory.join("Cargo.lock"), lockfile)?;
+    written.extend(contracts::record_versions(&directory.join("schemas"))?);
+    // The length of a line depends on the name.
+    run_rustfmt(directory, written.iter());
+    Command::new("git").args(["init", "--quiet"]).arg(directory).status().context("git")?;
+    Ok(written)
+}
+
+/// Where the crates come from.
+#[derive(Debug)]
+enum Location {
+    Path(PathBuf),
+    Git(String),
+}
+
+fn location(from: &str) -> Result<Location> {
+    let path = Path::new(from);
+    if path.is_dir() {
+        let path = path.canonicalize()?;
+        let chassis = path.join(CRATES[0].1);
+        ensure!(chassis.is_dir(), "{} is no checkout: it has no {}", path.display(), CRATES[0].1);
+        return Ok(Location::Path(path));
+    }
+    if from.contains("://") || from.starts_with("git@") {
+        return Ok(Location::Git(from.to_owned()));
+    }
+    bail!("FROM={from} is neither a directory nor the URL of a git repository")
+}
+
+/// The manifest with the version of this checkout, and with the place of each crate.
+fn with_location(manifest: &str, location: Option<&Location>) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let lines = manifest.lines().map(|line| {
+        let known = CRATES.iter().find(|(name, _)| line.contains(&format!("\"{name}\"")));
+        let Some((_, folder)) = known else { return line.to_owned() };
+        let place = match location {
+            None => String::new(),
+            Some(Location::Path(root)) => format!(", path = {:?}", root.join(folder)),
+            Some(Location::Git(url)) => format!(", git = {url:?}"),
+        };
+        line.replace(TEMPLATE_VERSION, &format!("version = \"{version}\"{place} }}"))
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crates_come_from_a_registry_a_path_or_git() {
+        let manifest =
+            "chassis = { package = \"holdfast-chassis\", version = \"0.1.0\" }\nserde = \"1\"\n";
+        let version = env!("CARGO_PKG_VERSION");
+        for (location, place) in [
+            (None, String::new()),
+            (Some(Location::Path("/h".into())), ", path = \"/h/shared/chassis\"".to_owned()),
+            (Some(Location::Git("https://h.git".into())), ", git = \"https://h.git\"".to_owned()),
+        ] {
+            let line = format!(
+                "chassis = {{ package = \"holdfast-chassis\", version = \"{version}\"{place} }}"
+            );
+            assert_eq!(
+                with_location(manifest, location.as_ref()),
+                format!("{line}\nserde = \"1\"\n")
+            );
+        }
+        location("nowhere").unwrap_err();
+    }
+
+    #[test]
+    fn a_directory_with_files_is_left_alone() {
+        let directory = std::env::temp_dir().join(format!("repository-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("mine"), "mine").unwrap();
+        generate(&directory, "shop", None).unwrap_err();
+        assert_eq!(directory.read_dir().unwrap().count(), 1);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
