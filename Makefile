@@ -101,6 +101,7 @@ mutants: build ## Put each mutant into a worktree and show that it is caught, an
 service: build ## Generate a service of your own, NAME=shipping, that consumes confirmed orders
 	@[ -n "$(NAME)" ] || { echo "set the name of the service: make service NAME=shipping" >&2; exit 1; }
 	@$(E2E) service "$(NAME)"
+	@$(MAKE) --no-print-directory schema
 
 dead-letters: build ## Events that could not be handled and wait for an operator (SERVICE=x: of one service)
 	@$(E2E) dead-letters $(SERVICE)
@@ -135,8 +136,9 @@ rebuild: build ## Rebuild the order service's copy of the items from their topic
 timeline: build ## Show the timeline of the order ID=…: every event, its waiting times, and what is pending
 	@$(call need,ID)$(E2E) timeline "$(ID)"
 
-schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones
+schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.yaml
 	@$(TARGET)/contracts record
+	@$(TARGET)/contracts asyncapi >docs/asyncapi.yaml
 
 openapi: tools ## Rewrite each service's openapi.json from its code
 	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
@@ -147,7 +149,7 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ a_reader_survives the_committed_openapi_document manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ every_recorded_version a_reader_survives the_committed_openapi_document the_committed_asyncapi_document manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
 
 build: tools ## Compile everything, in the profile of all tests and demos
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2

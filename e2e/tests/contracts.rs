@@ -1,18 +1,27 @@
-//! `contracts apply` on existing topics: it changes what is declared, and nothing else.
+//! `contracts apply` on existing topics: it changes what is declared, and nothing else. And what
+//! the AsyncAPI document states of records is true of real ones.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use chassis::event::Topic;
 use e2e::client::kafka;
 use e2e::stack_description::stack_description;
 use launcher::Stack;
 use launcher::directories::programs_directory;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::{Message, Offset, TopicPartitionList};
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::fixture::{Fixture, stack_permit, with_exclusive_fixture, with_shared_fixture};
+use crate::fixture::{
+    Fixture, TIMEOUT, place_orders, stack_permit, wait_until_confirmed, with_exclusive_fixture,
+    with_shared_fixture,
+};
 
 const TOPIC: &str = "orders.confirmed";
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -161,4 +170,72 @@ async fn every_subject_requires_full_transitive_compatibility() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// A command caused the first event of an order, and that event caused the second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_headers_of_real_records_are_those_of_the_asyncapi_document() -> Result<()> {
+    let text = std::fs::read_to_string(checkout()?.join("docs/asyncapi.yaml"))?;
+    let document: Value = serde_saphyr::from_str(&text)?;
+    with_shared_fixture(async |Fixture { client, .. }| {
+        let orders = place_orders(client, 1).await?;
+        wait_until_confirmed(client, &orders).await?;
+        let key = orders[0].order_id.to_string();
+        for (topic, is_caused) in
+            [(&events::orders::CREATED, false), (&events::payments::VERIFIED, true)]
+        {
+            let kafka = &client.addresses.kafka;
+            let headers = tokio::task::block_in_place(|| headers_of_key(kafka, topic, &key))?;
+            assert_described(&document, topic, &headers)?;
+            ensure!(headers.contains_key("ce_causationid") == is_caused, "{headers:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The headers of a topic's first record with a key.
+fn headers_of_key(kafka: &str, topic: &Topic, key: &str) -> Result<BTreeMap<String, String>> {
+    let reader = kafka::create_consumer(kafka, "asyncapi")?;
+    let mut positions = TopicPartitionList::new();
+    for (partition, (low, _)) in (0..).zip(kafka::watermarks(&reader, topic.name)?) {
+        positions.add_partition_offset(topic.name, partition, Offset::Offset(low))?;
+    }
+    reader.assign(&positions)?;
+    loop {
+        let record = match reader.poll(TIMEOUT).context("there is no such record")? {
+            Err(KafkaError::PartitionEOF(_)) => continue,
+            record => record?,
+        };
+        if record.key() == Some(key.as_bytes()) {
+            let headers = kafka::headers(&record).context("the name of a header is not text")?;
+            let text = |value: Option<&[u8]>| String::from_utf8(value.unwrap_or_default().into());
+            let headers = headers.iter().map(|it| Ok((it.key.to_string(), text(it.value)?)));
+            return headers.collect();
+        }
+    }
+}
+
+/// Each header of a record is in the document, and has the value that is constant there. No
+/// required header is missing.
+fn assert_described(
+    document: &Value,
+    topic: &Topic,
+    headers: &BTreeMap<String, String>,
+) -> Result<()> {
+    let own = &document["channels"][topic.name]["messages"];
+    let own = own.as_object().and_then(|messages| messages.values().next()).context("a message")?;
+    let common = &document["components"]["messageTraits"]["event"]["headers"];
+    let required = common["required"].as_array().context("required headers")?;
+    let required: BTreeSet<&str> = required.iter().filter_map(Value::as_str).collect();
+    let missing: Vec<_> = required.iter().filter(|name| !headers.contains_key(**name)).collect();
+    ensure!(required.len() == 6 && missing.is_empty(), "{topic:?} lacks {missing:?}: {headers:?}");
+    for (name, value) in headers {
+        let described = &common["properties"][name];
+        ensure!(described.is_object(), "{topic:?} has the header {name}");
+        let constants = [described, &own["headers"]["properties"][name]].map(|it| &it["const"]);
+        let differs = constants.iter().find(|it| it.as_str().is_some_and(|it| it != value));
+        ensure!(differs.is_none(), "{topic:?}: {name} is {value} and not {differs:?}");
+    }
+    Ok(())
 }

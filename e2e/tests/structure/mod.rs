@@ -8,6 +8,7 @@ mod apis;
 mod concepts;
 mod imports;
 mod layers;
+mod migrations;
 mod names;
 mod pages;
 mod plain_words;
@@ -114,39 +115,6 @@ fn compare_ratchet(file: &str, actual: &BTreeMap<String, usize>, slack: usize) {
     assert!(problems.is_empty(), "{problems:#?}");
 }
 
-/// A later version of the chassis changes its tables in every service that depends on it, and in no copy of them.
-#[test]
-fn only_the_chassis_creates_its_tables() {
-    let sql = |folder: &str| {
-        let mut found = Vec::new();
-        sql_files(&root().join(folder), &mut found);
-        found.into_iter().map(|file| (file.clone(), std::fs::read_to_string(file).unwrap()))
-    };
-    let of_chassis = sql("shared/chassis/migrations").map(|(_, text)| text).collect::<String>();
-    let tables: Vec<&str> = of_chassis.split("create table chassis.").skip(1).collect();
-    let tables = tables.iter().map(|rest| rest.split_whitespace().next().unwrap());
-    let tables = Vec::from_iter(tables);
-    assert!(tables.len() >= 8 && tables.contains(&"outbox"), "{tables:?}");
-    for (file, text) in sql("services").chain(sql("e2e/template")) {
-        for table in &tables {
-            let copies =
-                [format!("create table {table} "), format!("create table chassis.{table}")];
-            let is_copied = copies.iter().any(|copy| text.contains(copy.as_str()));
-            assert!(!is_copied, "{} creates {table}", file.display());
-        }
-    }
-}
-
-fn sql_files(path: &Path, found: &mut Vec<PathBuf>) {
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).unwrap() {
-            sql_files(&entry.unwrap().path(), found);
-        }
-    } else if path.extension().is_some_and(|end| end == "sql") {
-        found.push(path.to_path_buf());
-    }
-}
-
 /// A newer version's migration adds a column while this version runs. A prepared statement whose
 /// columns change fails for the life of its connection ("cached plan must not change result type"),
 /// so the older version would refuse every such request.
@@ -243,9 +211,10 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     assert_eq!(dependencies["holdfast-derive"], on(&[]));
     assert_eq!(dependencies["holdfast-chassis"], on(&["holdfast-derive"]));
     assert_eq!(dependencies["holdfast-testing"], on(&["holdfast-chassis"]));
+    assert_eq!(dependencies["holdfast-contracts"], on(&["holdfast-chassis"]));
     assert_eq!(dependencies["holdfast-launcher"], on(&[]));
     assert_eq!(dependencies["holdfast-faults"], on(&["holdfast-launcher"]));
-    assert_eq!(dependencies["events"], on(&["holdfast-chassis"]));
+    assert_eq!(dependencies["events"], on(&["holdfast-chassis", "holdfast-contracts"]));
     for service in services() {
         let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
         assert_eq!(dependencies[&service], libraries, "{service}");
@@ -254,6 +223,7 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     let others = on(&[
         "holdfast-derive",
         "holdfast-chassis",
+        "holdfast-contracts",
         "holdfast-testing",
         "holdfast-launcher",
         "holdfast-faults",
@@ -293,6 +263,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
     let members = [
         "shared/derive",
         "shared/chassis",
+        "shared/contracts",
         "shared/testing",
         "shared/events",
         "e2e",

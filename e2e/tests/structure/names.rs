@@ -13,6 +13,7 @@ fn crates() -> Vec<String> {
     let services = services().into_iter().map(|service| format!("services/{service}/src"));
     let others = [
         "shared/chassis/src",
+        "shared/contracts/src",
         "shared/events/src",
         "e2e/src",
         "e2e/launcher/src",

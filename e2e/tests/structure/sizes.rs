@@ -21,6 +21,7 @@ fn all_sources() -> impl Iterator<Item = Source> {
     let others =
         ["shared/chassis/src", "shared/events/src", "e2e/src", "e2e/tests", "e2e/bench/src"];
     let others = others.into_iter().chain([
+        "shared/contracts/src",
         "e2e/launcher",
         "e2e/faults/src",
         "shared/derive/src",

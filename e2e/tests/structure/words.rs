@@ -92,7 +92,14 @@ fn domain_words(folder: &str) -> Vec<String> {
 
 #[test]
 fn the_chassis_the_launcher_and_the_faults_use_no_word_of_the_domain() {
-    for folder in ["shared/chassis/src", "e2e/launcher", "e2e/faults"] {
+    let folders = [
+        "shared/chassis/src",
+        "shared/contracts/src",
+        "shared/contracts/examples",
+        "e2e/launcher",
+        "e2e/faults",
+    ];
+    for folder in folders {
         let found = domain_words(folder);
         assert!(found.is_empty(), "{found:#?}");
     }

@@ -74,7 +74,8 @@ pub async fn topics_of(
     if event_ids.is_empty() {
         return Ok(HashMap::new());
     }
-    let topics = sqlx::query_as("select event_id, topic from chassis.inbox where event_id = any($1)");
+    let topics =
+        sqlx::query_as("select event_id, topic from chassis.inbox where event_id = any($1)");
     let topics: Vec<(Uuid, String)> = topics.bind(event_ids).fetch_all(tx).await?;
     Ok(topics.into_iter().collect())
 }

@@ -13,6 +13,7 @@ mod retention;
 pub mod stock;
 
 use chassis::event::Topic;
+use contracts::Contracts;
 
 pub use retention::{FACT_RETENTION, TOLERATED_OUTAGE};
 
@@ -43,6 +44,14 @@ pub static TOPICS: [&Topic; 10] = [
     &stock::RELEASED,
     &stock::ITEMS,
 ];
+
+/// The topics, for the program `contracts` and the AsyncAPI document.
+pub static CONTRACTS: Contracts =
+    Contracts::new("holdfast", env!("CARGO_PKG_VERSION"), &TOPICS).title("Holdfast").description(
+        "The events of orders, payments and stock. A customer places an order. Payment takes the \
+         money and stock reserves the items, and each of them answers with an event. The order is \
+         then confirmed or cancelled, and a cancelled order is undone in both.",
+    );
 
 /// Checks that a currency has the form of an ISO 4217 code, three capital letters; whether the code
 /// is assigned is not checked.

@@ -1,44 +1,19 @@
 //! Structs and schemas agree, in both directions.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
-
-use chassis::event::{Event, Retention};
+use chassis::event::Retention;
 use chrono::DateTime;
+use contracts::checks::{self, assert_matches_schema};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{TOPICS, orders, orders::*, payments::*, stock::*};
+use crate::{CONTRACTS, TOPICS, orders, orders::*, payments::*, stock::*};
+
+const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas");
 
 const ID: Uuid = Uuid::from_u128(0x0193_4a5b_6c7d_7e8f_8123_4567_89ab_cdef);
 
 fn now() -> chrono::DateTime<chrono::Utc> {
     DateTime::from_timestamp_micros(1_795_132_800_123_456).unwrap()
-}
-
-/// Encodes, decodes and compares an event; then compares the fields of the struct with those of the
-/// schema, so that neither has an extra one. A body that is too short or too long must not decode.
-fn assert_matches_schema<E: Event + PartialEq + std::fmt::Debug>(event: E) {
-    let codec = E::topic().codec();
-    let body = codec.encode(&event).unwrap();
-    assert_eq!(codec.decode::<E>(codec, &body).unwrap(), event);
-
-    let fields: BTreeSet<String> =
-        serde_json::to_value(&event).unwrap().as_object().unwrap().keys().cloned().collect();
-    let schema: Value = serde_json::from_str(E::topic().schema).unwrap();
-    let declared: BTreeSet<String> = schema["fields"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|field| field["name"].as_str().unwrap().to_string())
-        .collect();
-    assert_eq!(fields, declared, "{}", E::topic().name);
-
-    for end in 0..body.len() {
-        assert!(codec.decode::<E>(codec, &body[..end]).is_err(), "cut at {end}: {event:?}");
-    }
-    let longer = [&body[..], &[0]].concat();
-    assert!(codec.decode::<E>(codec, &longer).is_err(), "a byte too many: {event:?}");
 }
 
 #[test]
@@ -48,7 +23,7 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
     let (order_id, customer_id, occurred_at) = (ID, ID, now());
     let currency = || "EUR".to_string();
     let lines = vec![line];
-    assert_matches_schema(OrderCreated {
+    assert_matches_schema(&OrderCreated {
         order_id,
         customer_id,
         lines,
@@ -57,7 +32,7 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
         occurred_at,
     });
     let lines = vec![confirmed];
-    assert_matches_schema(OrderConfirmed {
+    assert_matches_schema(&OrderConfirmed {
         order_id,
         customer_id,
         lines,
@@ -72,9 +47,9 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
         CancelReason::Deadline,
         CancelReason::Unknown,
     ] {
-        assert_matches_schema(OrderCancelled { order_id, reason, occurred_at });
+        assert_matches_schema(&OrderCancelled { order_id, reason, occurred_at });
     }
-    assert_matches_schema(PaymentVerified {
+    assert_matches_schema(&PaymentVerified {
         order_id,
         amount_cents: 300,
         currency: currency(),
@@ -86,26 +61,26 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
         DeclineReason::CurrencyMismatch,
         DeclineReason::Unknown,
     ] {
-        assert_matches_schema(PaymentDeclined { order_id, reason, occurred_at });
+        assert_matches_schema(&PaymentDeclined { order_id, reason, occurred_at });
     }
     let amount_cents = Some(300);
-    assert_matches_schema(PaymentRefunded {
+    assert_matches_schema(&PaymentRefunded {
         order_id,
         amount_cents,
         currency: Some(currency()),
         occurred_at,
     });
-    assert_matches_schema(PaymentRefunded {
+    assert_matches_schema(&PaymentRefunded {
         order_id,
         amount_cents: None,
         currency: None,
         occurred_at,
     });
     let lines = vec![ReservedLine { sku: "pen".into(), quantity: 2 }];
-    assert_matches_schema(StockReserved { order_id, lines, occurred_at });
+    assert_matches_schema(&StockReserved { order_id, lines, occurred_at });
     for reason in [RejectReason::OutOfStock, RejectReason::NoSuchItem, RejectReason::Unknown] {
         let sku = "pen".to_string();
-        assert_matches_schema(StockRejected {
+        assert_matches_schema(&StockRejected {
             order_id,
             reason,
             sku,
@@ -115,10 +90,10 @@ fn every_struct_writes_and_reads_exactly_its_schema() {
         });
     }
     let lines = vec![ReleasedLine { sku: "pen".into(), quantity: 2 }];
-    assert_matches_schema(StockReleased { order_id, lines, occurred_at });
-    assert_matches_schema(StockReleased { order_id, lines: vec![], occurred_at });
+    assert_matches_schema(&StockReleased { order_id, lines, occurred_at });
+    assert_matches_schema(&StockReleased { order_id, lines: vec![], occurred_at });
     let (sku, name) = ("pen".to_string(), "Pen".to_string());
-    assert_matches_schema(StockItem {
+    assert_matches_schema(&StockItem {
         sku,
         name,
         price_cents: 150,
@@ -138,62 +113,29 @@ fn a_currency_is_three_capital_letters_and_nothing_else() {
 
 #[test]
 fn every_schema_file_is_one_declared_topic_and_documents_its_fields() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas");
-    let files: BTreeSet<String> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "versions")
-        .collect();
-    let declared: BTreeSet<String> =
-        TOPICS.iter().map(|topic| format!("{}.avsc", topic.name)).collect();
-    assert_eq!(files, declared);
+    checks::assert_schema_files(&TOPICS, SCHEMAS);
+    checks::assert_documented(&TOPICS);
     for topic in TOPICS {
-        assert_documented(topic.name, &serde_json::from_str(topic.schema).unwrap());
         assert_eq!(topic.retention == Retention::Compact, topic.name == "stock.items");
     }
 }
 
 #[test]
 fn every_consumer_keeps_its_inbox_for_longer_than_a_topic_can_redeliver() {
-    for topic in TOPICS {
-        if let Retention::Days(days) = topic.retention {
-            // A segment is deleted as a whole, up to a week after its first record has expired.
-            let gone = Duration::from_secs(u64::from(days + 7) * 86_400);
-            assert!(gone < chassis::inbox::RETENTION, "{}", topic.name);
-        }
-    }
+    checks::assert_inbox_outlasts_retention(&TOPICS);
 }
 
-/// Every record, enum and field has a `doc`, and every enum a default, so that a reader survives an
-/// unknown symbol. This includes those inside a union, an array or a map.
-fn assert_documented(topic: &str, schema: &Value) {
-    if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
-        assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);
-        assert!(
-            kind != "enum" || schema["default"] == "unknown",
-            "{topic}: an enum lacks its default"
-        );
-    }
-    for field in schema["fields"].as_array().into_iter().flatten() {
-        assert!(field["doc"].is_string(), "{topic}: {} has no doc", field["name"]);
-        assert_documented(topic, &field["type"]);
-    }
-    let variants = schema.as_array().into_iter().flatten();
-    for within in variants.chain(["items", "values"].iter().filter_map(|of| schema.get(of))) {
-        assert_documented(topic, within);
-    }
-}
-
+/// `make schema` records a new version.
 #[test]
-#[should_panic(expected = "an enum lacks its default")]
-fn an_enum_that_may_be_null_needs_its_default_too() {
-    let carrier =
-        serde_json::json!({ "type": "enum", "name": "Carrier", "doc": "Who", "symbols": ["post"] });
-    let field = serde_json::json!({ "name": "carrier", "doc": "Who", "type": ["null", carrier] });
-    assert_documented(
-        "topic",
-        &serde_json::json!({ "type": "record", "doc": "It", "fields": [field] }),
-    );
+fn every_recorded_version_and_the_current_one_can_read_each_other() {
+    checks::assert_versions(SCHEMAS);
+}
+
+/// `make schema` rewrites the document.
+#[test]
+fn the_committed_asyncapi_document_is_the_one_that_the_topics_declare() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/asyncapi.yaml");
+    checks::assert_asyncapi_file(&CONTRACTS, file);
 }
 
 #[test]

@@ -2,11 +2,13 @@
 #![warn(missing_docs)]
 
 mod client;
+mod event_producer;
 mod openapi;
 mod statements;
 mod test_service;
 
 pub use chassis::testing::write_batch;
 pub use client::{TestClient, TestResponse};
+pub use event_producer::EventProducer;
 pub use openapi::compare_openapi;
 pub use test_service::{OutboxRecord, TestService};

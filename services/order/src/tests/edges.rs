@@ -150,7 +150,10 @@ async fn an_order_sent_twice_with_a_key_is_placed_once() {
     )
     .await;
     assert!(together.iter().all(|answer| answer.status == 201 && answer.body == together[0].body));
-    assert_eq!((fixture.count_rows("orders").await, fixture.count_rows("chassis.outbox").await), (2, 2));
+    assert_eq!(
+        (fixture.count_rows("orders").await, fixture.count_rows("chassis.outbox").await),
+        (2, 2)
+    );
     post_order(&client).await;
     post_order(&client).await;
     assert_eq!(fixture.count_rows("orders").await, 4, "without a key each is an order");

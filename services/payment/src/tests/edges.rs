@@ -23,7 +23,10 @@ async fn a_deposit_sent_repeatedly_opens_an_account_once() {
     let together = (0..10).map(|_| post_deposit(&client, CUSTOMER, 1, "c"));
     futures::future::join_all(together).await;
     assert_eq!(client.get(&format!("/accounts/{CUSTOMER}")).await.body["balance_cents"], 571);
-    assert_eq!((fixture.count_rows("deposits").await, fixture.count_rows("chassis.outbox").await), (3, 0));
+    assert_eq!(
+        (fixture.count_rows("deposits").await, fixture.count_rows("chassis.outbox").await),
+        (3, 0)
+    );
     let sums = json!({"deposited_cents": 571, "balance_cents": 571, "taken_cents": 0, "balanced": true, "written_off": []});
     assert_eq!(books(&fixture).await, sums);
     assert_eq!(client.get(&format!("/accounts/{ORDER}")).await.status, 404);
@@ -56,7 +59,10 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
         (400, &json!("/problems/idempotency-key-missing"))
     );
     assert_eq!(
-        (fixture.count_rows("accounts").await, fixture.count_rows("chassis.idempotency_keys").await),
+        (
+            fixture.count_rows("accounts").await,
+            fixture.count_rows("chassis.idempotency_keys").await
+        ),
         (0, 0)
     );
 
@@ -64,7 +70,10 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
     let refused = client.post(&path, Some("b"), json!({"amount_cents": 1})).await;
     assert_eq!((refused.status, &refused.body["field"]), (422, &json!("amount_cents")));
     assert_eq!(
-        (fixture.count_rows("deposits").await, fixture.count_rows("chassis.idempotency_keys").await),
+        (
+            fixture.count_rows("deposits").await,
+            fixture.count_rows("chassis.idempotency_keys").await
+        ),
         (1, 1)
     );
     assert_eq!(books(&fixture).await["balanced"], true);

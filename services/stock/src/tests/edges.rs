@@ -62,7 +62,10 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
             "{refused:?}"
         );
     }
-    assert_eq!((fixture.count_rows("items").await, fixture.count_rows("chassis.outbox").await), (0, 0));
+    assert_eq!(
+        (fixture.count_rows("items").await, fixture.count_rows("chassis.outbox").await),
+        (0, 0)
+    );
     let most = json!({"name": "ü".repeat(200), "price_cents": 1_000_000_000});
     assert_eq!(client.put(&format!("/items/{}", "x".repeat(64)), most).await.status, 201);
 
@@ -90,7 +93,10 @@ async fn a_value_over_a_limit_is_refused_by_its_field_and_not_stored() {
     assert_eq!(unknown.status, 404);
     // One of the delivery, and one of each of the two items that were created.
     assert_eq!(
-        (fixture.count_rows("deliveries").await, fixture.count_rows("chassis.idempotency_keys").await),
+        (
+            fixture.count_rows("deliveries").await,
+            fixture.count_rows("chassis.idempotency_keys").await
+        ),
         (1, 3)
     );
     let later = client.post("/items/pen/deliveries", Some("k"), json!({"quantity": 2})).await;

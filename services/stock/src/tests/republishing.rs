@@ -102,7 +102,8 @@ async fn every_page_is_republished_until_the_end() {
 async fn while_the_outbox_is_full_nothing_is_republished_and_the_response_says_where_to_continue() {
     let (fixture, client) = fixture().await;
     add_stock(&client, "pen", 5).await;
-    let fill = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let fill =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                 select gen_random_uuid(), 'stock.items', 'pen', '', '', now()
                 from generate_series(1, 10001)";
     sqlx::query(fill).execute(&fixture.db).await.unwrap();

@@ -68,7 +68,8 @@ pub(crate) async fn advance(
     newest: &mut Option<NewestTick>,
     after: Duration,
 ) -> sqlx::Result<bool> {
-    let query = "select tick, elapsed_ms, recorded_at from chassis.clock_ticks order by tick desc limit 1";
+    let query =
+        "select tick, elapsed_ms, recorded_at from chassis.clock_ticks order by tick desc limit 1";
     let tick = sqlx::query_as(query).fetch_optional(db).await?;
     let tick = tick.unwrap_or((0, 0, DateTime::UNIX_EPOCH));
     let Some(known) = newest.as_ref().filter(|newest| newest.tick == tick) else {

@@ -160,10 +160,12 @@ pub(crate) async fn lock(
     tx: &mut PgTransaction<'_>,
     dead_letter_id: i64,
 ) -> sqlx::Result<DeadLetterState> {
-    sqlx::query_scalar("select state from chassis.dead_letters where dead_letter_id = $1 for update")
-        .bind(dead_letter_id)
-        .fetch_one(&mut **tx)
-        .await
+    sqlx::query_scalar(
+        "select state from chassis.dead_letters where dead_letter_id = $1 for update",
+    )
+    .bind(dead_letter_id)
+    .fetch_one(&mut **tx)
+    .await
 }
 
 /// Serialises concurrent discards of dead letters with the same event id.

@@ -75,7 +75,10 @@ mod tests {
         assert_ne!(response_id("bank", cause), id);
         assert_ne!(response_id("till", other), id);
         assert_eq!(id.get_version(), Some(Version::SortRand));
-        assert_eq!((id.get_variant(), id.get_timestamp()), (Variant::RFC4122, cause.get_timestamp()));
+        assert_eq!(
+            (id.get_variant(), id.get_timestamp()),
+            (Variant::RFC4122, cause.get_timestamp())
+        );
         let foreign = Uuid::from_u128(7);
         assert_eq!(response_id("till", foreign).get_version(), Some(Version::SortRand));
     }

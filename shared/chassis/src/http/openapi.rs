@@ -266,6 +266,9 @@ mod tests {
             assert!(!PAGE_POLICY.contains(elsewhere) && !start.contains(elsewhere), "{elsewhere}");
         }
         let root = get("/").await;
-        assert_eq!((root.status().as_u16(), &root.headers()[header::LOCATION] == "/docs/"), (307, true));
+        assert_eq!(
+            (root.status().as_u16(), &root.headers()[header::LOCATION] == "/docs/"),
+            (307, true)
+        );
     }
 }

@@ -7,7 +7,8 @@ use crate::db::sequences;
 #[tokio::test]
 async fn elapsed_time_counts_once_for_all_processes_and_only_while_one_runs() {
     let fixture = Fixture::<270>::create().await;
-    let elapsed = async || fixture.query_number("select max(elapsed_ms) from chassis.clock_ticks").await;
+    let elapsed =
+        async || fixture.query_number("select max(elapsed_ms) from chassis.clock_ticks").await;
     let began = Instant::now();
     let (mut one, mut other) = (None, None);
     let short = Duration::from_millis(50);
@@ -23,7 +24,10 @@ async fn elapsed_time_counts_once_for_all_processes_and_only_while_one_runs() {
         assert!(advance(&fixture.db, &mut one, short).await.unwrap());
         assert!(!advance(&fixture.db, &mut other, Duration::ZERO).await.unwrap(), "it was counted");
         other = None;
-        assert_eq!(fixture.query_number("select max(tick)::bigint from chassis.clock_ticks").await, ticks);
+        assert_eq!(
+            fixture.query_number("select max(tick)::bigint from chassis.clock_ticks").await,
+            ticks
+        );
         let elapsed = elapsed().await;
         assert!(elapsed >= 50 * ticks && elapsed <= began.elapsed().as_millis() as i64);
     }
@@ -67,13 +71,16 @@ async fn the_age_of_rows_comes_from_ticks_and_ticks_are_kept_no_longer_than_need
 #[tokio::test]
 async fn sequences_behind_their_tables_are_advanced_and_others_are_unchanged() {
     let fixture = Fixture::<272>::create().await;
-    let row = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let row =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                select gen_random_uuid(), 't', 'k', '', '', now() from generate_series(1, 9);";
     fixture.execute_as_superuser(row).await;
-    let last = "select pg_sequence_last_value('outbox_position_seq')";
+    let last = "select pg_sequence_last_value('chassis.outbox_position_seq')";
     sequences::advance_all(&fixture.db).await;
     assert_eq!(fixture.query_number(last).await, 9);
-    fixture.execute_as_superuser("alter table chassis.outbox alter column position restart with 1").await;
+    fixture
+        .execute_as_superuser("alter table chassis.outbox alter column position restart with 1")
+        .await;
     sequences::advance_all(&fixture.db).await;
     fixture.publish(&[counted::<272>("a", 1)]).await;
     assert_eq!(fixture.query_number("select max(position) from chassis.outbox").await, 10);

@@ -88,7 +88,10 @@ async fn an_interrupted_commit_has_one_effect_and_the_caller_gets_the_true_outco
         let (status, body) = read_response(answer).await;
         assert_eq!((status, body.contains(&format!(r#""total":{total}"#))), (201, true), "{body}");
         assert_eq!(fixture.tallies().await["a"], (nth as i64 + 1, total));
-        assert_eq!(fixture.query_number("select count(*) from chassis.outbox").await, nth as i64 + 1);
+        assert_eq!(
+            fixture.query_number("select count(*) from chassis.outbox").await,
+            nth as i64 + 1
+        );
     }
 
     // A generated key has the same effect as a key of the client.

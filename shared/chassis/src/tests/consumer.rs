@@ -148,7 +148,7 @@ async fn a_whole_topic_replayed_from_offset_0_changes_nothing() {
         let tables = ["tallies", "chassis.outbox", "chassis.inbox", "chassis.dead_letters"];
         let mut rows = Vec::new();
         for table in tables {
-            let all = format!("select {table}::text from {table} order by 1");
+            let all = format!("select row::text from {table} as row order by 1");
             let all: Vec<String> =
                 sqlx::query_scalar(AssertSqlSafe(all)).fetch_all(&fixture.db).await.unwrap();
             rows.extend(all);

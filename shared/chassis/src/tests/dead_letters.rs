@@ -225,7 +225,8 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
         outcome(&admin, "/dead-letters/4/discard", agreed)
     );
     assert_eq!(BTreeSet::from([&*one, &*other]), BTreeSet::from(["discarded", "discarded_before"]));
-    let written_off = "select sum(amount)::bigint from chassis.write_offs where unit = 'unread events'";
+    let written_off =
+        "select sum(amount)::bigint from chassis.write_offs where unit = 'unread events'";
     assert_eq!(fixture.query_number(written_off).await, 1);
     let because = json!({ "reason": "cut" });
     assert_eq!(outcome(&admin, "/dead-letters/5/discard", because).await, "discarded_before");

@@ -185,6 +185,9 @@ async fn discarding_one_of_two_dead_letters_of_an_event_discards_the_event() {
     assert_eq!(outcome(&admin, "/dead-letters/1/discard", agreed.clone()).await, "discarded");
     assert_eq!(outcome(&admin, "/dead-letters/2/replay", Value::Null).await, "discarded_before");
     assert_eq!(fixture.tallies().await.len(), 0);
-    assert_eq!(fixture.query_number("select sum(amount)::bigint from chassis.write_offs").await, 150);
+    assert_eq!(
+        fixture.query_number("select sum(amount)::bigint from chassis.write_offs").await,
+        150
+    );
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("discarded", 2)]));
 }

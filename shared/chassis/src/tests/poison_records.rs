@@ -187,7 +187,9 @@ async fn a_dead_letter_is_stored_though_its_id_was_used_before() {
     let fixture = Fixture::<231>::create_with_contracts().await;
     for letters in 1..=3 {
         fixture
-            .execute_as_superuser("alter table chassis.dead_letters alter dead_letter_id restart with 1")
+            .execute_as_superuser(
+                "alter table chassis.dead_letters alter dead_letter_id restart with 1",
+            )
             .await;
         fixture.handle(fixture.to_records(&[counted(&format!("till {letters}"), 0)]).await).await;
         assert_eq!(fixture.dead_letters().await.len(), letters);
@@ -206,7 +208,7 @@ async fn a_dead_letter_that_the_database_rejects_is_retried_with_backoff() {
     // Each attempt draws an id.
     let tries = async || {
         let tries = "select case when is_called then last_value else 0 end
-                     from dead_letters_dead_letter_id_seq";
+                     from chassis.dead_letters_dead_letter_id_seq";
         let tries = sqlx::query_scalar::<_, i64>(tries);
         tries.fetch_one(&mut fixture.superuser_connection().await).await.unwrap()
     };
@@ -214,7 +216,9 @@ async fn a_dead_letter_that_the_database_rejects_is_retried_with_backoff() {
         eventually("it is tried again", async || tries().await >= 2).await;
         sleep(QUIET_PERIOD).await;
         assert!(tries().await < 20, "{} tries", tries().await);
-        fixture.execute_as_superuser("alter table chassis.dead_letters drop constraint spoilt").await;
+        fixture
+            .execute_as_superuser("alter table chassis.dead_letters drop constraint spoilt")
+            .await;
     };
     tokio::join!(fixture.handle(batch), drop_constraint);
     assert_eq!(fixture.dead_letters().await.len(), 1);
@@ -335,8 +339,9 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     let letters = fixture.dead_letters().await;
     assert_eq!(letters.len(), 20);
     assert!(letters.iter().all(|letter| letter.record.as_deref() == Some(&long[..4096])));
-    let kept = fixture
-        .query_number("select sum(pg_column_size(letter.*))::bigint from chassis.dead_letters as letter");
+    let kept = fixture.query_number(
+        "select sum(pg_column_size(letter.*))::bigint from chassis.dead_letters as letter",
+    );
     assert!(kept.await < 20 * 16 * 1024, "as stored, with keys and headers");
 
     let replay = axum::http::Request::post("/dead-letters/1/replay")

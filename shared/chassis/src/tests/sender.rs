@@ -158,11 +158,11 @@ async fn the_low_watermark_waits_only_for_open_writers_of_the_outbox() {
     ];
     let hold = "begin isolation level repeatable read; select count(*) from chassis.outbox";
     sqlx::raw_sql(hold).execute(&mut old).await.unwrap();
-    let write =
-        "begin; insert into chassis.inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 0)";
+    let write = "begin; insert into chassis.inbox (event_id, topic, tick) values (gen_random_uuid(), 't', 0)";
     sqlx::raw_sql(write).execute(&mut forgotten).await.unwrap();
     sqlx::raw_sql("begin").execute(&mut writer).await.unwrap();
-    let write = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let write =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                  select gen_random_uuid(), 't', 'k', '', '', now()";
     sqlx::raw_sql(write).execute(&mut writer).await.unwrap();
     fixture.publish(&[counted("a", 1)]).await;
@@ -239,7 +239,9 @@ async fn a_sequence_reset_below_the_low_watermark_is_detected_and_its_rows_are_s
         sender.lag.low_watermark.get() == 2
     })
     .await;
-    fixture.execute_as_superuser("alter table chassis.outbox alter column position restart with 1").await;
+    fixture
+        .execute_as_superuser("alter table chassis.outbox alter column position restart with 1")
+        .await;
     fixture.publish(&[counted("a", 2)]).await;
     assert_eq!(
         sender.send_batch(&mut db, 1_000).await.unwrap(),
@@ -271,7 +273,9 @@ async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
     let (registry, mut db) = (fixture.registry(), fixture.db.acquire().await.unwrap());
     let mut sender = fixture.sender(&registry);
     fixture.publish(&[counted("a", 1)]).await;
-    fixture.execute_as_superuser("update chassis.outbox set occurred_at = now() + interval '1 hour'").await;
+    fixture
+        .execute_as_superuser("update chassis.outbox set occurred_at = now() + interval '1 hour'")
+        .await;
     sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() < 1.0);
     // So that the next measurement is due in a second.
@@ -280,7 +284,9 @@ async fn a_waiting_row_ages_though_its_timestamp_is_in_the_future() {
     sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() >= 1.1, "{}", oldest());
     // By the database's own clock it may be older still.
-    fixture.execute_as_superuser("update chassis.outbox set occurred_at = now() - interval '1 hour'").await;
+    fixture
+        .execute_as_superuser("update chassis.outbox set occurred_at = now() - interval '1 hour'")
+        .await;
     sleep(Duration::from_millis(1_100)).await;
     sender.lag.measure(&mut db).await.unwrap();
     assert!(oldest() > 3_599.0, "{}", oldest());

@@ -30,12 +30,22 @@ const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(5);
 pub const TOPIC_CONFIG: [(&str, &str); 3] =
     [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
 
-/// Letters, digits, underscores and dashes, as in the names of Kubernetes namespaces and compose
-/// projects.
+/// Whether a name can be that of a stack: letters, digits, underscores and dashes, as in the names
+/// of Kubernetes namespaces and compose projects.
+pub const fn is_stack_name(text: &str) -> bool {
+    let (bytes, mut nth) = (text.as_bytes(), 0);
+    while nth < bytes.len() {
+        if !bytes[nth].is_ascii_alphanumeric() && bytes[nth] != b'-' && bytes[nth] != b'_' {
+            return false;
+        }
+        nth += 1;
+    }
+    !bytes.is_empty() && bytes.len() <= 63
+}
+
+/// Reads the name of a stack.
 pub fn parse_stack_name(text: &str) -> Result<String, String> {
-    let is_name = (1..=63).contains(&text.len())
-        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
-    match is_name {
+    match is_stack_name(text) {
         true => Ok(text.to_owned()),
         false => Err("it is not 1 to 63 letters, digits, dashes and underscores".to_owned()),
     }

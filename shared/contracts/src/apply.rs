@@ -7,9 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use chassis::config::env;
 use chassis::config::{KafkaConfig, SchemaRegistryConfig, Secret};
-use chassis::event::{Retention, Topic};
+use chassis::event::Topic;
 use chassis::kafka;
-use events::TOPICS;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier,
     TopicReplication,
@@ -19,7 +18,8 @@ use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_sc
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use tokio::time::Instant;
 
-use crate::cluster_owner;
+use crate::topic_config::topic_config;
+use crate::{Contracts, cluster_owner};
 
 /// How long Kafka and the registry may take to start.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -42,13 +42,13 @@ pub struct Settings {
     #[arg(long, env, value_parser = clap::value_parser!(i32).range(1..=10))]
     replication_factor: Option<i32>,
     /// The stack that owns the Kafka cluster: a cluster of another stack is refused.
-    #[arg(long, env, default_value = "holdfast", value_parser = cluster_owner::parse_stack_name)]
-    stack_name: String,
+    #[arg(long, env, value_parser = cluster_owner::parse_stack_name)]
+    stack_name: Option<String>,
 }
 
 /// Applies the declarations to Kafka and the registry: first the owner of the cluster, then topics,
 /// then schemas.
-pub async fn apply() -> anyhow::Result<()> {
+pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
     let settings: Settings = env::read()?;
     settings.kafka.check()?;
     settings.registry.check()?;
@@ -60,8 +60,9 @@ pub async fn apply() -> anyhow::Result<()> {
         let (topic, settings_of) = (cluster_owner::TOPIC, cluster_owner::TOPIC_CONFIG);
         create_topic(&admin, topic, 1, settings_of, settings.replication_factor).await?;
     }
-    cluster_owner::claim(&settings.kafka, &settings.stack_name).await?;
-    for topic in TOPICS {
+    let stack_name = settings.stack_name.as_deref().unwrap_or(contracts.name);
+    cluster_owner::claim(&settings.kafka, stack_name).await?;
+    for topic in contracts.topics {
         match there.iter().find(|(name, _)| name == topic.name) {
             None => create_declared_topic(&admin, topic, settings.replication_factor).await?,
             Some((_, partitions)) => {
@@ -69,7 +70,7 @@ pub async fn apply() -> anyhow::Result<()> {
             }
         }
     }
-    for topic in TOPICS {
+    for topic in contracts.topics {
         register_schema(&settings.registry, topic).await?;
     }
     Ok(())
@@ -93,26 +94,6 @@ async fn existing_topics(
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
-}
-
-/// The settings of a topic, by Kafka's names.
-fn topic_config(topic: &Topic, replication: Option<i32>) -> Vec<(&'static str, String)> {
-    // A producer's wrong clock must not change how long records are kept.
-    let mut settings = vec![("message.timestamp.type", "LogAppendTime".to_string())];
-    if let Some(replication) = replication {
-        // With three replicas, one broker may be down, and no acknowledged record is on one disk
-        // only.
-        let in_sync = if replication >= 3 { "2" } else { "1" };
-        settings.push(("min.insync.replicas", in_sync.to_string()));
-    }
-    match topic.retention {
-        Retention::Compact => settings.push(("cleanup.policy", "compact".into())),
-        Retention::Days(days) => {
-            settings.push(("cleanup.policy", "delete".into()));
-            settings.push(("retention.ms", (i64::from(days) * 86_400_000).to_string()));
-        }
-    }
-    settings
 }
 
 async fn create_declared_topic(

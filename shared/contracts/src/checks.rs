@@ -1,0 +1,258 @@
+//! Checks of contracts, for the tests of the crate that declares the topics.
+//!
+//! Each function is one check. It panics with the topic and the reason if the check fails, and
+//! needs neither Kafka nor a registry. A test names what the check holds:
+//!
+//! ```no_run
+//! # use chassis::event::Topic;
+//! # static TOPICS: [&Topic; 0] = [];
+//! #[test]
+//! fn every_recorded_version_and_the_current_one_can_read_each_other() {
+//!     contracts::checks::assert_versions(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas"));
+//! }
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use chassis::event::{Event, Retention, Topic};
+use serde_json::Value;
+
+use crate::{Contracts, versions};
+
+/// Checks that a struct is written and read with exactly the schema of its topic: the event is the
+/// same after encoding and decoding, and the struct and the schema have the same fields. Each body
+/// that is too short or has a byte too many must not decode.
+///
+/// Call it with one event for each variant of an enum, and with and without each optional value.
+///
+/// # Panics
+/// If that is not so.
+#[track_caller]
+pub fn assert_matches_schema<E: Event + PartialEq + Debug>(event: &E) {
+    let topic = E::topic();
+    let codec = topic.codec();
+    let body = codec.encode(event).unwrap_or_else(|why| panic!("{topic:?}: {why}: {event:?}"));
+    let decode = |body: &[u8]| codec.decode::<E>(codec, body);
+    let decoded = decode(&body).unwrap_or_else(|why| panic!("{topic:?}: {why}: {event:?}"));
+    assert_eq!(&decoded, event, "{topic:?}");
+
+    let written = serde_json::to_value(event).unwrap_or_default();
+    let fields: BTreeSet<&str> = written
+        .as_object()
+        .into_iter()
+        .flat_map(|fields| fields.keys().map(|key| &**key))
+        .collect();
+    let schema = parse_schema(topic);
+    let declared = schema["fields"].as_array().into_iter().flatten();
+    let declared: BTreeSet<&str> = declared.filter_map(|field| field["name"].as_str()).collect();
+    assert_eq!(fields, declared, "the fields of the struct are those of the schema of {topic:?}");
+
+    for end in 0..body.len() {
+        assert!(decode(&body[..end]).is_err(), "{topic:?}: cut at {end}: {event:?}");
+    }
+    let longer = [&body[..], &[0]].concat();
+    assert!(decode(&longer).is_err(), "{topic:?}: a byte too many: {event:?}");
+}
+
+/// Checks that each topic has its schema in the file `<topic>.avsc` of a folder, and that the
+/// folder has nothing else except `versions`.
+///
+/// # Panics
+/// If a file is missing, is left over, or differs from the schema that was compiled in, or if the
+/// folder cannot be read.
+#[track_caller]
+pub fn assert_schema_files(topics: &[&Topic], folder: impl AsRef<Path>) {
+    let folder = folder.as_ref();
+    let entries = folder.read_dir().unwrap_or_else(|why| panic!("{}: {why}", folder.display()));
+    let files: BTreeSet<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name != "versions")
+        .collect();
+    let file_of = |topic: &Topic| format!("{}.avsc", topic.name);
+    let declared: BTreeSet<String> = topics.iter().map(|topic| file_of(topic)).collect();
+    assert_eq!(files, declared, "the files of {} are the topics", folder.display());
+    for topic in topics {
+        let text = std::fs::read_to_string(folder.join(file_of(topic))).unwrap_or_default();
+        assert!(
+            text == topic.schema,
+            "the file of {topic:?} differs from the schema that was compiled in"
+        );
+    }
+}
+
+/// Checks that every record, enum and field of every schema has a `doc`, and that every enum has
+/// the default `unknown`, so that a reader survives a symbol that it does not know. This includes
+/// those inside a union, an array or a map.
+///
+/// # Panics
+/// If one has none, or if a schema is no JSON.
+#[track_caller]
+pub fn assert_documented(topics: &[&Topic]) {
+    for topic in topics {
+        assert_type_documented(topic.name, &parse_schema(topic));
+    }
+}
+
+fn parse_schema(topic: &Topic) -> Value {
+    serde_json::from_str(topic.schema).unwrap_or_else(|why| panic!("{topic:?}: {why}"))
+}
+
+#[track_caller]
+fn assert_type_documented(topic: &str, schema: &Value) {
+    if let Some(kind @ ("record" | "enum")) = schema["type"].as_str() {
+        assert!(schema["doc"].is_string(), "{topic}: {} has no doc", schema["name"]);
+        assert!(
+            kind != "enum" || schema["default"] == "unknown",
+            "{topic}: an enum lacks its default"
+        );
+    }
+    for field in schema["fields"].as_array().into_iter().flatten() {
+        assert!(field["doc"].is_string(), "{topic}: {} has no doc", field["name"]);
+        assert_type_documented(topic, &field["type"]);
+    }
+    let variants = schema.as_array().into_iter().flatten();
+    for within in variants.chain(["items", "values"].iter().filter_map(|of| schema.get(of))) {
+        assert_type_documented(topic, within);
+    }
+}
+
+/// Checks that consumers keep their inbox for longer than Kafka can redeliver an event of these
+/// topics. Otherwise an event could have its effect twice.
+///
+/// # Panics
+/// If a topic is kept for too long.
+#[track_caller]
+pub fn assert_inbox_outlasts_retention(topics: &[&Topic]) {
+    for topic in topics {
+        if let Retention::Days(days) = topic.retention {
+            // A segment is deleted as a whole, up to a week after its first record has expired.
+            let gone = Duration::from_secs(u64::from(days + 7) * 86_400);
+            assert!(gone < chassis::inbox::RETENTION, "{topic:?} is kept for {days} days");
+        }
+    }
+}
+
+/// Checks the schemas of a folder against their recorded versions in its folder `versions`: each
+/// schema is its newest version, it and every version can read each other, and no version was
+/// changed, renumbered or lost. `contracts record` records a version.
+///
+/// # Panics
+/// If that is not so, with all reasons, or if a file cannot be read.
+#[track_caller]
+pub fn assert_versions(folder: impl AsRef<Path>) {
+    let violations = versions::violations(folder.as_ref()).unwrap_or_else(|why| panic!("{why:#}"));
+    assert!(violations.is_empty(), "\n  {}\n", violations.join("\n  "));
+}
+
+/// Checks that a file is the AsyncAPI document of these contracts. `contracts asyncapi` writes it.
+///
+/// # Panics
+/// If the file differs or cannot be read, or if a schema is not valid Avro.
+#[track_caller]
+pub fn assert_asyncapi_file(contracts: &Contracts, file: impl AsRef<Path>) {
+    let file = file.as_ref();
+    let written =
+        std::fs::read_to_string(file).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
+    let document = contracts.asyncapi().unwrap_or_else(|why| panic!("{why:#}"));
+    let pairs = written.lines().zip(document.lines()).zip(1..);
+    let first = pairs.filter(|((was, is), _)| was != is).map(|(_, line)| line).next();
+    assert!(
+        written == document,
+        "{} is not what `contracts asyncapi` writes{}",
+        file.display(),
+        first.map(|line| format!(", from line {line} on")).unwrap_or_default()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    const SOLD: &str = r#"{"type": "record", "name": "Sold", "doc": "Sold.", "fields": [
+        {"name": "paid", "type": "long", "doc": "How much."}]}"#;
+
+    static SOLD_TOPIC: Topic = Topic::new("shop.sold", "shop", &[], 1, Retention::Days(14), SOLD);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Sold {
+        paid: i64,
+        /// No field of the schema.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tip: Option<i64>,
+    }
+
+    impl Event for Sold {
+        fn topic() -> &'static Topic {
+            &SOLD_TOPIC
+        }
+        fn key(&self) -> String {
+            String::new()
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.sold")]
+    fn a_struct_with_a_field_that_the_schema_lacks_is_found() {
+        assert_matches_schema(&Sold { paid: 7, tip: Some(1) });
+    }
+
+    #[test]
+    #[should_panic(expected = "that was compiled in")]
+    fn a_file_with_another_schema_than_its_topic_is_found() {
+        let folder = std::env::temp_dir().join(format!("contracts-files-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("shop.sold.avsc"), SOLD).unwrap();
+        assert_schema_files(&[&SOLD_TOPIC], &folder);
+        std::fs::write(folder.join("shop.sold.avsc"), SOLD.replace("Sold.", "Gone.")).unwrap();
+        let checked = std::panic::catch_unwind(|| assert_schema_files(&[&SOLD_TOPIC], &folder));
+        std::fs::remove_dir_all(&folder).unwrap();
+        checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
+    #[test]
+    #[should_panic(expected = "are the topics")]
+    fn a_file_without_a_topic_is_found() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/schemas");
+        assert_schema_files(&[], folder);
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.sold: \"paid\" has no doc")]
+    fn a_field_without_a_doc_is_found() {
+        let text = SOLD.replace(r#", "doc": "How much.""#, "");
+        let schema = serde_json::from_str(&text).unwrap();
+        assert_type_documented("shop.sold", &schema);
+    }
+
+    #[test]
+    #[should_panic(expected = "an enum lacks its default")]
+    fn an_enum_that_may_be_null_needs_its_default_too() {
+        let carrier = serde_json::json!({ "type": "enum", "name": "Carrier", "doc": "Who", "symbols": ["post"] });
+        let field =
+            serde_json::json!({ "name": "carrier", "doc": "Who", "type": ["null", carrier] });
+        assert_type_documented(
+            "topic",
+            &serde_json::json!({ "type": "record", "doc": "It", "fields": [field] }),
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.sold is kept for 30 days")]
+    fn a_topic_that_outlives_the_inbox_is_found() {
+        static LONG: Topic = Topic::new("shop.sold", "shop", &[], 1, Retention::Days(30), SOLD);
+        assert_inbox_outlasts_retention(&[&SOLD_TOPIC, &LONG]);
+    }
+
+    #[test]
+    #[should_panic(expected = "from line 4 on")]
+    fn a_document_of_another_declaration_is_found() {
+        let lending = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/lending/asyncapi.yaml");
+        static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]);
+        assert_asyncapi_file(&SHOP, lending);
+    }
+}

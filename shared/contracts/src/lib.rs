@@ -1,0 +1,68 @@
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
+
+mod program; // the commands
+mod apply; // creates topics and schemas
+mod topic_config; // the settings of a topic, by Kafka's names
+mod cluster_owner; // the stack that a Kafka cluster belongs to
+mod versions; // every recorded version of every schema
+mod compatibility; // whether two versions can read each other
+mod asyncapi; // the AsyncAPI document
+pub mod checks;
+
+use chassis::event::Topic;
+
+/// The contracts of one system: its topics, each with its schema, and what its program and its
+/// AsyncAPI document are called.
+///
+/// One `static` of the crate that declares the topics serves the program ([`Contracts::main`]) and
+/// the tests ([`checks`]).
+pub struct Contracts {
+    name: &'static str,
+    title: &'static str,
+    version: &'static str,
+    description: Option<&'static str>,
+    schemas_folder: &'static str,
+    topics: &'static [&'static Topic],
+}
+
+impl Contracts {
+    /// The contracts of the system with this name, version and topics. The name is the default of
+    /// the variable `STACK_NAME`, which keeps two systems from sharing a Kafka cluster. The version
+    /// is that of the AsyncAPI document.
+    ///
+    /// # Panics
+    /// If the name has anything but 1 to 63 letters, digits, dashes and underscores. In a `static`,
+    /// that is an error of the compiler.
+    pub const fn new(
+        name: &'static str,
+        version: &'static str,
+        topics: &'static [&'static Topic],
+    ) -> Contracts {
+        assert!(
+            cluster_owner::is_stack_name(name),
+            "a name has 1 to 63 letters, digits, dashes and underscores"
+        );
+        let schemas_folder = "schemas";
+        Contracts { name, title: name, version, description: None, schemas_folder, topics }
+    }
+
+    /// The same contracts, with a title of the AsyncAPI document other than the name.
+    pub const fn title(mut self, title: &'static str) -> Contracts {
+        self.title = title;
+        self
+    }
+
+    /// The same contracts, with a description in the AsyncAPI document, in CommonMark.
+    pub const fn description(mut self, description: &'static str) -> Contracts {
+        self.description = Some(description);
+        self
+    }
+
+    /// The same contracts, with another folder of schemas than `schemas` for the command `record`.
+    /// A relative path begins at the working directory.
+    pub const fn schemas_folder(mut self, folder: &'static str) -> Contracts {
+        self.schemas_folder = folder;
+        self
+    }
+}

@@ -1,0 +1,35 @@
+//! The settings of a declared topic, by Kafka's names.
+
+use chassis::event::{Retention, Topic};
+
+/// Kafka's `cleanup.policy`.
+pub fn cleanup_policy(retention: Retention) -> &'static str {
+    match retention {
+        Retention::Compact => "compact",
+        Retention::Days(_) => "delete",
+    }
+}
+
+/// Kafka's `retention.ms`, unless the topic keeps the newest record of each key for ever.
+pub fn retention_ms(retention: Retention) -> Option<i64> {
+    match retention {
+        Retention::Compact => None,
+        Retention::Days(days) => Some(i64::from(days) * 86_400_000),
+    }
+}
+
+/// All settings of a topic that has this number of replicas.
+pub fn topic_config(topic: &Topic, replication: Option<i32>) -> Vec<(&'static str, String)> {
+    // A producer's wrong clock must not change how long records are kept.
+    let mut settings = vec![("message.timestamp.type", "LogAppendTime".to_string())];
+    if let Some(replication) = replication {
+        // With three replicas, one broker may be down, and no acknowledged record is on one disk
+        // only.
+        let in_sync = if replication >= 3 { "2" } else { "1" };
+        settings.push(("min.insync.replicas", in_sync.to_string()));
+    }
+    settings.push(("cleanup.policy", cleanup_policy(topic.retention).to_string()));
+    let retention_ms = retention_ms(topic.retention);
+    settings.extend(retention_ms.map(|ms| ("retention.ms", ms.to_string())));
+    settings
+}

@@ -1,0 +1,81 @@
+//! Events of other services, published by a test.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chassis::Event;
+use chassis::event::avro::frame;
+use chrono::Utc;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_subject};
+use schema_registry_converter::schema_registry_common::SubjectNameStrategy;
+use uuid::Uuid;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Publishes events to a real Kafka in place of the service that publishes them, as its relay does: framed with the id
+/// of their schema, and with the headers of CloudEvents.
+pub struct EventProducer {
+    producer: FutureProducer,
+    registry: SrSettings,
+}
+
+impl EventProducer {
+    /// A producer for these brokers (`host:port`) and this registry (a URL). It connects when it is first used.
+    ///
+    /// # Errors
+    /// If a client cannot be made of these addresses.
+    pub fn new(kafka: &str, registry: &str) -> Result<EventProducer> {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", kafka)
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", TIMEOUT.as_millis().to_string())
+            .set("allow.auto.create.topics", "false")
+            .create()?;
+        let registry = SrSettings::new_builder(registry.to_owned()).no_proxy().build()?;
+        Ok(EventProducer { producer, registry })
+    }
+
+    /// Publishes an event under a new id. Returns the id when Kafka has acknowledged the record, within 30 s.
+    ///
+    /// # Errors
+    /// If the schema is not registered, or Kafka does not acknowledge the record in time. It may be in its topic
+    /// nevertheless.
+    pub async fn publish<E: Event>(&self, event: &E) -> Result<Uuid> {
+        let event_id = Uuid::now_v7();
+        self.publish_with_id(event_id, event).await?;
+        Ok(event_id)
+    }
+
+    /// Publishes an event under this id: the same id twice is a duplicate.
+    ///
+    /// # Errors
+    /// As for [`EventProducer::publish`].
+    pub async fn publish_with_id<E: Event>(&self, event_id: Uuid, event: &E) -> Result<()> {
+        let topic = E::topic();
+        let subject = SubjectNameStrategy::TopicNameStrategy(topic.name.to_owned(), false);
+        let schema = get_schema_by_subject(&self.registry, &subject).await;
+        let schema = schema.with_context(|| format!("{} is not registered", topic.subject()))?;
+        let payload = frame(schema.id, &topic.codec().encode(event)?);
+        let (id, source) = (event_id.to_string(), format!("/{}", topic.publisher));
+        let time = Utc::now().to_rfc3339();
+        let headers = [
+            ("ce_specversion", "1.0"),
+            ("ce_id", &id),
+            ("ce_type", topic.name),
+            ("ce_source", &source),
+            ("ce_time", &time),
+            ("content-type", "application/avro"),
+        ];
+        let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(value) })
+        });
+        let key = event.key();
+        let record = FutureRecord::to(topic.name).key(&key).payload(&payload).headers(headers);
+        let sent = self.producer.send(record, TIMEOUT).await.map_err(|(error, _)| error);
+        sent.map(drop).with_context(|| format!("no record was written to {}", topic.name))
+    }
+}
