@@ -174,6 +174,21 @@ mod tests {
         location("nowhere").unwrap_err();
     }
 
+    /// A team has to read all of it.
+    #[test]
+    fn a_new_repository_is_small_and_knows_no_domain_of_ours() {
+        let rust = FILES.iter().filter(|(path, _)| path.ends_with(".rs"));
+        let lines: usize = rust.map(|(_, text)| text.lines().count()).sum();
+        assert!(lines < 700, "{lines} lines of Rust");
+        for (path, text) in FILES {
+            let words = text.split(|c: char| !c.is_alphanumeric());
+            for word in words.map(|word| word.to_lowercase()) {
+                let ours = ["order", "payment", "stock"];
+                assert!(!ours.contains(&word.trim_end_matches('s')), "{path} has the word {word}");
+            }
+        }
+    }
+
     #[test]
     fn a_directory_with_files_is_left_alone() {
         let directory = std::env::temp_dir().join(format!("repository-{}", std::process::id()));

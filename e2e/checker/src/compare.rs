@@ -29,7 +29,7 @@ pub(crate) fn events<'a>(
 }
 
 /// The events of one key first arrive in the order of their times. Records are in the order of their partitions.
-pub(crate) fn check_order(records: &[Record], verdict: &mut Verdict) {
+pub(crate) fn check_arrival(records: &[Record], verdict: &mut Verdict) {
     let (mut newest, mut seen) = (HashMap::new(), HashSet::new());
     for record in records {
         let (Some(event_id), Some(time)) = (record.event_id, record.time) else { continue };
@@ -38,8 +38,7 @@ pub(crate) fn check_order(records: &[Record], verdict: &mut Verdict) {
         }
         let before = newest.insert((record.topic, record.key_hash), time);
         if before.is_some_and(|before| time < before) {
-            verdict
-                .add("out of order", || format!("{record}: a later event of its key came first"));
+            verdict.add("overtaken", || format!("{record}: a later event of its key came first"));
         }
     }
 }
@@ -131,7 +130,7 @@ mod tests {
     fn kinds(records: &[Record], handled: &Handled, recorded: &[u128]) -> Vec<(&'static str, u64)> {
         let mut verdict = Verdict::default();
         let events = events(records, &mut verdict);
-        check_order(records, &mut verdict);
+        check_arrival(records, &mut verdict);
         check_subscriber(&[TOPIC], records, &events, handled, &mut verdict);
         let recorded = recorded.iter().copied().map(Uuid::from_u128).collect();
         check_publisher(TOPIC, &recorded, &events, &mut verdict);
@@ -147,7 +146,7 @@ mod tests {
         let changed = [record(0, 1), Record { hash: 9, ..record(1, 1) }];
         assert_eq!(kinds(&changed, &handled(&[1]), &[1]), [("one id, two events", 1)]);
         let swapped = [record(0, 2), record(1, 1)];
-        assert_eq!(kinds(&swapped, &handled(&[1, 2]), &[1, 2]), [("out of order", 1)]);
+        assert_eq!(kinds(&swapped, &handled(&[1, 2]), &[1, 2]), [("overtaken", 1)]);
         let of_other_keys = [record(0, 2), Record { key_hash: 2, ..record(1, 1) }];
         assert_eq!(kinds(&of_other_keys, &handled(&[1, 2]), &[1, 2]), []);
         assert_eq!(kinds(&both, &handled(&[1]), &[1, 2]), [("never handled", 1)]);

@@ -55,7 +55,7 @@ impl System {
         let began = Instant::now();
         let pending = loop {
             let mut pending = rows::pending(&databases).await?;
-            pending.extend(records::unread(&self.kafka, self.topics, &self.databases).await?);
+            pending.extend(records::find_lag(&self.kafka, self.topics, &self.databases).await?);
             if pending.is_empty() || began.elapsed() > QUIESCENCE_TIMEOUT {
                 break pending;
             }
@@ -66,7 +66,7 @@ impl System {
         let records = records::read(&self.kafka, self.topics).await?;
         verdict.records = records.len() as u64;
         let events = compare::events(&records, &mut verdict);
-        compare::check_order(&records, &mut verdict);
+        compare::check_arrival(&records, &mut verdict);
         for (service, db) in &databases {
             let subscribed = self.topics.iter().filter(|topic| {
                 topic.subscribers.contains(&service.as_str())

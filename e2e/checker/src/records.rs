@@ -69,7 +69,7 @@ fn watermarks(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(i64, i64)>> {
 }
 
 /// The records that subscribers have not read, in words.
-pub(crate) async fn unread(
+pub(crate) async fn find_lag(
     kafka: &str,
     topics: &'static [&'static Topic],
     services: &BTreeMap<String, String>,

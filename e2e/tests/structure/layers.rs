@@ -24,7 +24,7 @@ const DELETABLE: [&[&str]; 4] = [
 ];
 
 /// The layers of the e2e crate, in the same way.
-const E2E: [&[&str]; 7] = [
+const E2E: [&[&str]; 8] = [
     &["stack_description", "console", "format"],
     &["client"],
     &["metrics"],
@@ -32,6 +32,7 @@ const E2E: [&[&str]; 7] = [
     &["workload"],
     &["scenarios", "admin", "mutants"],
     &["new_service"],
+    &["new_repository"],
 ];
 
 /// `testing` and the root may import everything.

@@ -6,6 +6,7 @@
 
 mod apis;
 mod concepts;
+mod crates;
 mod imports;
 mod layers;
 mod migrations;
@@ -22,8 +23,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::scenarios::crash_points;
-use e2e::stack_description::SERVICES;
-use serde_json::Value;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -180,63 +179,6 @@ fn every_main_fits_on_a_page() {
     }
 }
 
-/// The dependencies between members of the workspace, according to cargo.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
-    let output = Command::new(cargo)
-        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let packages = metadata["packages"].as_array().unwrap();
-    let name = |package: &Value| package["name"].as_str().unwrap().to_string();
-    let members: BTreeSet<String> = packages.iter().map(name).collect();
-    let of = |package: &Value| {
-        package["dependencies"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(name)
-            .filter(|it| members.contains(it))
-            .collect()
-    };
-    packages.iter().map(|package| (name(package), of(package))).collect()
-}
-
-#[test]
-fn dependencies_point_one_way_and_no_service_depends_on_another() {
-    let dependencies = dependencies();
-    let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
-    assert_eq!(dependencies["holdfast-derive"], on(&[]));
-    assert_eq!(dependencies["holdfast-chassis"], on(&["holdfast-derive"]));
-    assert_eq!(dependencies["holdfast-testing"], on(&["holdfast-chassis"]));
-    assert_eq!(dependencies["holdfast-contracts"], on(&["holdfast-chassis"]));
-    assert_eq!(dependencies["holdfast-launcher"], on(&[]));
-    assert_eq!(dependencies["holdfast-faults"], on(&["holdfast-launcher"]));
-    assert_eq!(dependencies["events"], on(&["holdfast-chassis", "holdfast-contracts"]));
-    for service in services() {
-        let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
-        assert_eq!(dependencies[&service], libraries, "{service}");
-    }
-    let members: BTreeSet<String> = dependencies.into_keys().collect();
-    let others = on(&[
-        "holdfast-derive",
-        "holdfast-chassis",
-        "holdfast-contracts",
-        "holdfast-testing",
-        "holdfast-launcher",
-        "holdfast-faults",
-        "events",
-        "e2e",
-        "model",
-        "bench",
-    ]);
-    let named = members.difference(&others).cloned().collect();
-    assert_eq!(services(), named, "a service's folder, crate and name are one word");
-    assert_eq!(services(), on(&SERVICES), "the native stack starts every service");
-}
-
 #[test]
 fn the_crash_points_of_the_chassis_and_of_the_runner_are_the_same() {
     let mut declared = Vec::new();
@@ -256,31 +198,6 @@ fn the_crash_points_of_the_chassis_and_of_the_runner_are_the_same() {
     let mut known = crash_points::list::all();
     known.sort_unstable();
     assert_eq!(declared, known);
-}
-
-#[test]
-fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
-    let members = [
-        "shared/derive",
-        "shared/chassis",
-        "shared/contracts",
-        "shared/testing",
-        "shared/events",
-        "e2e",
-        "e2e/launcher",
-        "e2e/faults",
-        "e2e/model",
-        "e2e/bench",
-    ];
-    let services = services().into_iter().map(|service| format!("services/{service}"));
-    let members = services.chain(members.map(str::to_string)).map(|it| it + "/Cargo.toml");
-    let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
-    for file in members.chain(others) {
-        let uses = read(&file).matches("crash-points").count();
-        assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
-    }
-    assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
-    assert_eq!(read("Makefile").matches("--features holdfast-chassis/crash-points").count(), 1);
 }
 
 /// The program's own message would name its arguments, which a user of `make` has not seen.

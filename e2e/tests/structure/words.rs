@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::crates::libraries;
 use super::{Source, sources};
 
 /// The terms of the services, in one form. The chassis serves any other domain as well.
@@ -91,15 +92,9 @@ fn domain_words(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_chassis_the_launcher_and_the_faults_use_no_word_of_the_domain() {
-    let folders = [
-        "shared/chassis/src",
-        "shared/contracts/src",
-        "shared/contracts/examples",
-        "e2e/launcher",
-        "e2e/faults",
-    ];
-    for folder in folders {
+fn no_library_and_no_new_repository_uses_a_word_of_the_domain() {
+    let libraries = libraries().map(|(_, folder)| folder);
+    for folder in libraries.chain(["e2e/repository_template"]) {
         let found = domain_words(folder);
         assert!(found.is_empty(), "{found:#?}");
     }

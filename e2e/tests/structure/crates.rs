@@ -1,0 +1,109 @@
+//! The crates of the workspace, and what each depends on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use e2e::stack_description::SERVICES;
+use serde_json::Value;
+
+use super::{read, root, services};
+
+/// Every crate that is no service, with its folder.
+pub const CRATES: [(&str, &str); 11] = [
+    ("holdfast-derive", "shared/derive"),
+    ("holdfast-chassis", "shared/chassis"),
+    ("holdfast-contracts", "shared/contracts"),
+    ("holdfast-testing", "shared/testing"),
+    ("events", "shared/events"),
+    ("holdfast-launcher", "e2e/launcher"),
+    ("holdfast-faults", "e2e/faults"),
+    ("holdfast-checker", "e2e/checker"),
+    ("e2e", "e2e"),
+    ("model", "e2e/model"),
+    ("bench", "e2e/bench"),
+];
+
+/// The crates that a team depends on: they know no order, and they are released together.
+pub fn libraries() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CRATES.into_iter().filter(|(name, _)| name.starts_with("holdfast-"))
+}
+
+/// The dependencies between members of the workspace, according to cargo.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var("CARGO").unwrap_or("cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let name = |package: &Value| package["name"].as_str().unwrap().to_string();
+    let members: BTreeSet<String> = packages.iter().map(name).collect();
+    let of = |package: &Value| {
+        package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(name)
+            .filter(|it| members.contains(it))
+            .collect()
+    };
+    packages.iter().map(|package| (name(package), of(package))).collect()
+}
+
+#[test]
+fn dependencies_point_one_way_and_no_service_depends_on_another() {
+    let dependencies = dependencies();
+    let on = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
+    for (name, depends) in [
+        ("holdfast-derive", &[][..]),
+        ("holdfast-chassis", &["holdfast-derive"]),
+        ("holdfast-testing", &["holdfast-chassis"]),
+        ("holdfast-contracts", &["holdfast-chassis"]),
+        ("holdfast-checker", &["holdfast-chassis"]),
+        ("holdfast-launcher", &[]),
+        ("holdfast-faults", &["holdfast-launcher"]),
+        ("events", &["holdfast-chassis", "holdfast-contracts"]),
+    ] {
+        assert_eq!(dependencies[name], on(depends), "{name}");
+    }
+    for service in services() {
+        let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
+        assert_eq!(dependencies[&service], libraries, "{service}");
+    }
+    let members: BTreeSet<String> = dependencies.into_keys().collect();
+    let named = members.difference(&on(&CRATES.map(|(name, _)| name))).cloned().collect();
+    assert_eq!(services(), named, "a service's folder, crate and name are one word");
+    assert_eq!(services(), on(&SERVICES), "the native stack starts every service");
+}
+
+#[test]
+fn every_library_can_be_released() {
+    for (name, folder) in libraries() {
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        for line in
+            ["description = ", "keywords = ", "categories = ", "readme = ", "version.workspace"]
+        {
+            assert!(manifest.contains(&format!("\n{line}")), "{name} has no {line}");
+        }
+        assert!(manifest.contains("license.workspace") && !manifest.contains("publish = "), "{name}");
+        let root = read(&format!("{folder}/src/lib.rs"));
+        let (readme, docs) = ("#![doc = include_str!(\"../README.md\")]", "#![warn(missing_docs)]");
+        assert!(root.contains(readme) && root.contains(docs), "{name}");
+    }
+}
+
+#[test]
+fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
+    let services = services().into_iter().map(|service| format!("services/{service}"));
+    let members =
+        services.chain(CRATES.map(|(_, folder)| folder.to_string())).map(|it| it + "/Cargo.toml");
+    let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);
+    for file in members.chain(others) {
+        let uses = read(&file).matches("crash-points").count();
+        assert_eq!(uses, usize::from(file == "shared/chassis/Cargo.toml"), "{file}");
+    }
+    assert!(!read("shared/chassis/Cargo.toml").contains("default ="));
+    assert_eq!(read("Makefile").matches("--features holdfast-chassis/crash-points").count(), 1);
+}
