@@ -46,6 +46,10 @@ fn e2e() -> Imports {
     Imports::read("e2e/src", &["", "checker/test_cases"])
 }
 
+fn contracts() -> Imports {
+    Imports::read("shared/contracts/src", &[""])
+}
+
 fn launcher() -> Imports {
     Imports::read("e2e/launcher/src", &[""])
 }
@@ -86,7 +90,7 @@ fn the_end_to_end_tests_import_downwards_only() {
 
 #[test]
 fn no_two_parts_of_a_crate_import_each_other() {
-    for imports in [chassis(), e2e(), launcher(), faults()] {
+    for imports in [chassis(), contracts(), e2e(), launcher(), faults()] {
         let (files, by_folder) = (imports.circles(), imports.by_folder());
         let folders = by_folder.circles();
         assert!(files.is_empty() && folders.is_empty(), "{files:#?} {folders:#?}");
