@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use checker::{System, check, outbox_log};
 use chrono::Utc;
 use events::{RequestCreated, TOPICS};
 use launcher::{Stack, eventually};
@@ -21,7 +22,14 @@ const REQUESTS: usize = 50;
 async fn an_outage_loses_no_request_and_accepts_none_twice() -> Result<()> {
     let stack = Stack::ephemeral(&stack_description::stack_description())?;
     stack.up().await?;
-    let publisher = EventProducer::new(&stack.kafka_bootstrap()?, &stack.registry_url()?)?;
+    let system = System {
+        topics: &TOPICS,
+        databases: [("shop", stack.database_url("shop")?)].into(),
+        kafka: stack.kafka_bootstrap()?,
+        registry: stack.registry_url()?,
+    };
+    outbox_log::install(&system).await?;
+    let publisher = EventProducer::new(&system.kafka, &system.registry)?;
     let mut requests = Vec::new();
     for victim in ["shop", "shop-db", "kafka"] {
         requests.extend(create_requests(&publisher).await?);
@@ -40,13 +48,10 @@ async fn an_outage_loses_no_request_and_accepts_none_twice() -> Result<()> {
             .await?;
         }
     }
-    let verdict = checker::System::new(&stack.kafka_bootstrap()?, &TOPICS)
-        .database("shop", &stack.database_url("shop")?)
-        .rows("shop.accepted", "select accepted_event_id from requests")
-        .check()
-        .await?;
-    println!("{verdict}");
-    ensure!(verdict.holds(), "{verdict}");
+    let verdict = check(&system, TIMEOUT).await?;
+    let lines = verdict.lines().join("\n");
+    println!("{lines}");
+    ensure!(verdict.holds(), "{lines}");
     Ok(())
 }
 
