@@ -24,3 +24,4 @@ mod manifests;
 mod environment;
 mod mutants;
 mod change_log;
+mod checker;

@@ -19,10 +19,10 @@ use crate::checker::dead_letters::{DeadLetterIndex, check_dead_letters};
 use crate::checker::findings::Findings;
 use crate::checker::inbox::{InboxCheck, InboxRow, uses_inbox};
 use crate::checker::invariants::Invariant::{I4, I13};
+use crate::checker::order_cases::OrderCases;
 use crate::checker::record::{RecordPosition, RecordSummary};
 use crate::checker::records::check_records;
-use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
-use crate::checker::sources::{OrderedRows, Sources};
+use crate::checker::sources::Sources;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::{self, TopicsSnapshot};
 use crate::checker::verdict::Verdict;
@@ -104,7 +104,10 @@ async fn check_all(
     check_records(&snapshot, &context, &mut findings);
     snapshot.order_records.sort_unstable_by_key(|record| (record.order_id, record.position));
     let mut tally = Tally::default();
-    check_orders(&sources, &snapshot, &context, &mut waivers, &mut tally, &mut findings).await?;
+    let mut cases = OrderCases::new(&sources, &snapshot.order_records);
+    while let Some(case) = cases.next_case().await? {
+        waivers.check_case(&case, &context, &mut tally, &mut findings);
+    }
     let mut handled = BTreeMap::new();
     for service in SERVICES {
         let entered =
@@ -141,65 +144,6 @@ async fn check_all(
 pub async fn dead_letter_positions(client: &Client) -> Result<HashSet<RecordPosition>> {
     let dead_letters = Sources::connect(client).await?.dead_letters().await?;
     Ok(dead_letters.into_iter().map(|dead_letter| dead_letter.position).collect())
-}
-
-/// Reads orders, payments, reservations, history and records once, by order id.
-async fn check_orders(
-    sources: &Sources,
-    snapshot: &TopicsSnapshot,
-    context: &CheckContext<'_>,
-    waivers: &mut Waivers,
-    tally: &mut Tally,
-    findings: &mut Findings,
-) -> Result<()> {
-    let mut orders = OrderedRows::<OrderRow>::new(
-        sources.db("order"),
-        "select * from orders order by order_id",
-        |row| row.order_id,
-    );
-    let mut history = OrderedRows::<HistoryRow>::new(
-        sources.db("order"),
-        "select order_id, event_id, position, event, detail, occurred_at
-         from history order by order_id, event_id",
-        |row| row.order_id,
-    );
-    let mut payments = OrderedRows::<PaymentRow>::new(
-        sources.db("payment"),
-        "select * from payments order by order_id",
-        |row| row.order_id,
-    );
-    let mut reservations = OrderedRows::<ReservationRow>::new(
-        sources.db("stock"),
-        "select * from reservations order by order_id",
-        |row| row.order_id,
-    );
-    let mut unmatched = snapshot.order_records.iter().copied().peekable();
-    loop {
-        let next = [
-            orders.peek_id().await?,
-            history.peek_id().await?,
-            payments.peek_id().await?,
-            reservations.peek_id().await?,
-            unmatched.peek().map(|record| record.order_id),
-        ];
-        let Some(order_id) = next.into_iter().flatten().min() else {
-            return Ok(());
-        };
-        let mut case = OrderCase {
-            order_id,
-            order: orders.next_if(order_id).await?,
-            payment: payments.next_if(order_id).await?,
-            reservation: reservations.next_if(order_id).await?,
-            ..OrderCase::default()
-        };
-        while let Some(row) = history.next_if(order_id).await? {
-            case.history.push(row);
-        }
-        while let Some(record) = unmatched.next_if(|record| record.order_id == order_id) {
-            case.records.push(record);
-        }
-        waivers.check_case(&case, context, tally, findings);
-    }
 }
 
 /// Returns the number of events that the service handled.

@@ -9,7 +9,7 @@ use events::TOPICS;
 use futures::stream::{BoxStream, StreamExt};
 use rdkafka::consumer::BaseConsumer;
 use sqlx::postgres::{PgPoolOptions, PgRow};
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgPool, SqlSafeStr};
 use uuid::Uuid;
 
 use crate::checker::dead_letters::DeadLetter;
@@ -109,7 +109,11 @@ pub(crate) struct OrderedRows<'a, T> {
 }
 
 impl<'a, T: for<'r> FromRow<'r, PgRow> + Send + Unpin + 'a> OrderedRows<'a, T> {
-    pub(crate) fn new(db: &'a PgPool, sql: &'static str, id: fn(&T) -> Uuid) -> OrderedRows<'a, T> {
+    pub(crate) fn new(
+        db: &'a PgPool,
+        sql: impl SqlSafeStr,
+        id: fn(&T) -> Uuid,
+    ) -> OrderedRows<'a, T> {
         OrderedRows { stream: sqlx::query_as(sql).fetch(db), peeked: None, order_id: id }
     }
 

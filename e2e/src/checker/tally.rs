@@ -27,7 +27,8 @@ pub struct Tally {
     /// By the state of payment's and stock's row.
     pub payments: BTreeMap<String, u64>,
     pub reservations: BTreeMap<String, u64>,
-    pub order_records: u64,
+    /// Records of orders that were compared with their rows, by topic.
+    pub compared: BTreeMap<&'static str, u64>,
     /// Orders by their ending: reason (empty if confirmed), state of payment and of stock.
     pub endings: BTreeMap<[String; 3], u64>,
     /// Duplicates that were not republished, and how many of them have a subscriber.

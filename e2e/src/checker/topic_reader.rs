@@ -136,9 +136,11 @@ impl TopicReader {
             self.fetch_schema(id)?;
         }
         match self.decode(topic, position, message) {
-            Ok(Record::Order(record)) => self.snapshot.order_records.push(record),
-            Ok(Record::Other(record)) => self.snapshot.other_records.push(record),
-            Ok(Record::Item(event_id, item)) => self.add_item(position, event_id, item),
+            Ok((record, RecordContent::Order(..))) => self.snapshot.order_records.push(record),
+            Ok((record, RecordContent::Other)) => self.snapshot.other_records.push(record),
+            Ok((record, RecordContent::Item(item))) => {
+                self.add_item(position, record.event_id, item)
+            }
             Err(reason) => {
                 let hash = Sha256::digest(message.payload().unwrap_or_default()).into();
                 self.snapshot.unknown.push(UnknownRecord { position, hash, reason });
@@ -190,7 +192,7 @@ impl TopicReader {
         topic: &'static Topic,
         position: RecordPosition,
         message: &impl Message,
-    ) -> Result<Record, String> {
+    ) -> Result<(RecordSummary, RecordContent), String> {
         let payload = message.payload().ok_or("it is empty")?;
         let (id, body) = unframe(payload).map_err(|error| error.0)?;
         let writer =
@@ -208,11 +210,15 @@ impl TopicReader {
         let faults = envelope_faults(topic, key.as_deref(), &decoded, message.timestamp(), header);
         self.snapshot.envelope_faults.extend(faults.into_iter().map(|fault| (position, fault)));
         // The trace of a republished event is made from its key, and no other event has that trace.
-        let republished = header("traceparent") == Some(&*republish::traceparent(decoded.key()));
+        let republished = header("traceparent") == Some(&*republish::traceparent(&decoded.key));
         self.snapshot.republished += u64::from(republished);
         let trace_hash = content_hash::hash(&header("traceparent").and_then(trace_id));
         let appended_ms = message.timestamp().to_millis().unwrap_or_default();
-        let summary = |order_id, content_hash| RecordSummary {
+        let (order_id, content_hash) = match decoded.content {
+            RecordContent::Order(order_id, content_hash) => (order_id, content_hash),
+            _ => (Uuid::nil(), content_hash::hash(body)),
+        };
+        let record = RecordSummary {
             order_id,
             event_id,
             position,
@@ -221,13 +227,7 @@ impl TopicReader {
             appended_ms,
             republished,
         };
-        Ok(match decoded.content {
-            RecordContent::Order(order_id, content, _) => Record::Order(summary(order_id, content)),
-            RecordContent::Item(item) => Record::Item(event_id, item),
-            RecordContent::Other(_) => {
-                Record::Other(summary(Uuid::nil(), content_hash::hash(body)))
-            }
-        })
+        Ok((record, decoded.content))
     }
 }
 
@@ -245,7 +245,7 @@ fn envelope_faults<'a>(
             faults.push(fault);
         }
     };
-    must(key == Some(decoded.key()), format!("its key is {key:?}, not {}", decoded.key()));
+    must(key == Some(&*decoded.key), format!("its key is {key:?}, not {}", decoded.key));
     let source = format!("/{}", topic.publisher);
     for (name, value) in [
         ("ce_specversion", "1.0"),
@@ -266,12 +266,6 @@ fn envelope_faults<'a>(
     let is_brokers = matches!(appended, Timestamp::LogAppendTime(_));
     must(is_brokers, format!("its append time is not set by the broker: {appended:?}"));
     faults
-}
-
-enum Record {
-    Order(RecordSummary),
-    Other(RecordSummary),
-    Item(Uuid, ItemDescription),
 }
 
 /// The trace id of a W3C `traceparent`, if it is valid.

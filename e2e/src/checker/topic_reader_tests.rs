@@ -41,7 +41,7 @@ impl TestRecord {
             decode_record(topic, &WriterSchema::new(topic.schema).unwrap(), body, "").unwrap();
         TestRecord {
             topic,
-            key: Some(event.key().into()),
+            key: Some(event.key.into()),
             payload: Some(frame(KNOWN_SCHEMA, body)),
             headers: vec![
                 ("ce_specversion", "1.0".into()),

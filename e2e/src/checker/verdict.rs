@@ -90,10 +90,11 @@ impl Verdict {
 
     /// What was published and handled.
     fn event_rows(&self) -> Vec<ReportRow> {
-        let Tally { confirmed, order_records, duplicates, dead_lettered, traced, .. } = self.tally;
+        let Tally { confirmed, duplicates, dead_lettered, traced, .. } = self.tally;
+        let compared: u64 = self.tally.compared.values().sum();
         let unknown = self.unknown_records + dead_lettered;
         let [records, events, duplicates, unknown, traced, confirmed] =
-            [self.records, order_records, duplicates, unknown, traced, confirmed].map(group_digits);
+            [self.records, compared, duplicates, unknown, traced, confirmed].map(group_digits);
         let topics = TOPICS.len();
         let handled: Vec<String> = self
             .handled
