@@ -10,6 +10,7 @@ mod faults;
 mod redelivery;
 mod hostile;
 mod poison;
+mod messaging;
 mod rejected_records;
 mod new_service;
 mod republish;

@@ -1,12 +1,8 @@
 //! Decodes records topic by topic, with the schema that the registry has for them.
 
-use anyhow::Result;
-use apache_avro::Schema;
-use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
-use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::event::Topic;
-use chassis::event::avro::{Codec, Fingerprint};
+use checker::WriterSchema;
 use chrono::{DateTime, Utc};
 use events::stock;
 use serde_json::Value as Json;
@@ -15,41 +11,6 @@ use uuid::Uuid;
 use crate::checker::balances::ItemDescription;
 use crate::checker::content_hash::content_hash;
 use crate::checker::expected_records::compared_topics;
-
-/// The schema of a record's writer, as stored in the registry.
-pub(crate) struct WriterSchema {
-    codec: Codec,
-    reader: GenericDatumReader<'static>,
-    writer: GenericDatumWriter<'static>,
-}
-
-impl WriterSchema {
-    pub(crate) fn new(schema: &str) -> Result<WriterSchema> {
-        let mut codec = Codec::new(schema)?;
-        // The codec decodes a body of its own schema without Avro's values, and JSON cannot be read that way.
-        // So no schema counts as its own.
-        codec.fingerprint = Fingerprint::default();
-        // Leaked on purpose: there is one for each version of a schema.
-        let schema: &'static Schema = Box::leak(Box::new(Schema::parse_str(schema)?));
-        let reader = GenericDatumReader::builder(schema).build()?;
-        let writer = GenericDatumWriter::builder(schema).build()?;
-        Ok(WriterSchema { codec, reader, writer })
-    }
-
-    /// Reads the fields of a body without the chassis's codec. They must encode to the same bytes, so a
-    /// body that is truncated, too long or not canonical is an error.
-    fn read_fields(&self, body: &[u8]) -> Result<Vec<(String, Value)>, String> {
-        let value = self.reader.read_value(&mut &body[..]).ok();
-        let is_canonical = |value: &Value| {
-            let mut again = Vec::with_capacity(body.len());
-            self.writer.write_value_ref(&mut again, value).is_ok() && again == body
-        };
-        match value.filter(is_canonical) {
-            Some(Value::Record(fields)) => Ok(fields),
-            _ => Err("its body is not exactly one record of its schema".into()),
-        }
-    }
-}
 
 /// The decoded body of a record.
 pub(crate) struct DecodedRecord {
@@ -81,7 +42,7 @@ pub(crate) fn decode_record(
     if !is_item && !compared_topics().any(|compared| compared.name == topic.name) {
         return decode_other(&fields, key);
     }
-    let mut event: Json = topic.codec().decode(&writer.codec, body).map_err(|error| error.0)?;
+    let mut event: Json = topic.codec().decode(writer.codec(), body).map_err(|error| error.0)?;
     let occurred_at = event.as_object_mut().and_then(|event| event.remove("occurred_at"));
     let occurred_at = time(occurred_at.and_then(|micros| micros.as_i64()))?;
     if is_item {

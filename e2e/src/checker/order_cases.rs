@@ -4,12 +4,13 @@
 use std::iter::Peekable;
 
 use anyhow::Result;
+use checker::Sources;
 use sqlx::AssertSqlSafe;
 
 use crate::checker::expected_records::{ExpectedRecord, events_query};
 use crate::checker::record::RecordSummary;
 use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
-use crate::checker::sources::{OrderedRows, Sources};
+use crate::checker::sources::OrderedRows;
 use crate::stack_description::SERVICES;
 
 /// The orders that any row or record names.

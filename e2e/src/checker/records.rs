@@ -3,13 +3,13 @@
 //! order of decisions (I9).
 
 use chassis::event::Topic;
+use checker::dead_letters::check_unknown_record;
 use events::{orders, payments, stock};
 
-use crate::checker::dead_letters::DeadLetterIndex;
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I8, I9, I10, I11, I12, I15};
-use crate::checker::record::{RecordSummary, UnknownRecord};
+use crate::checker::record::RecordSummary;
 use crate::checker::rows::OrderCase;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::TopicsSnapshot;
@@ -23,12 +23,8 @@ pub fn check_records(
         findings.add(I9, "overtaken", || format!("{position}: {what}"));
     }
     for unknown in &snapshot.unknown {
-        check_unknown_record(
-            unknown,
-            unknown.position.topic().subscribers,
-            context.dead_letters,
-            findings,
-        );
+        let subscribers = unknown.position.topic.subscribers;
+        check_unknown_record(unknown, subscribers, context.dead_letters, findings);
     }
     for (position, fault) in &snapshot.envelope_faults {
         findings.unless(context.dead_letters.contains(*position), I12, "envelope", || {
@@ -37,7 +33,7 @@ pub fn check_records(
     }
     for position in &snapshot.missing {
         // Compaction may have removed it.
-        if position.topic().name != events::stock::ITEMS.name {
+        if position.topic.name != events::stock::ITEMS.name {
             findings.add(I10, "dead letters", || {
                 format!("{position}: a dead letter without its record in the topic")
             });
@@ -145,7 +141,7 @@ fn check_append_order(case: &OrderCase, context: &CheckContext<'_>, findings: &m
 }
 
 fn is_record_of(record: &RecordSummary, e: &ExpectedRecord) -> bool {
-    e.event_id == Some(record.event_id) && record.position.topic().name == e.topic.name
+    e.event_id == Some(record.event_id) && record.position.topic.name == e.topic.name
 }
 
 /// An event belongs to the trace of its cause. A customer's cancellation begins a new trace.
@@ -187,23 +183,4 @@ fn check_traces(case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
     } // Payment's answer, stock's and the confirmation.
     let confirmed = case.order.as_ref().is_some_and(|order| order.status == "confirmed");
     tally.traced += u64::from(confirmed && links == 3 && all);
-}
-
-/// An unknown record needs a dead letter of every subscriber of its topic. In a topic without
-/// subscribers it is always a finding, since the first subscriber added later would stop at it.
-pub fn check_unknown_record(
-    record: &UnknownRecord,
-    subscribers: &[&str],
-    dead_letters: &DeadLetterIndex,
-    findings: &mut Findings,
-) {
-    let UnknownRecord { position, reason, .. } = record;
-    findings.unless(!subscribers.is_empty(), I12, "unknown", || {
-        format!("{position}: {reason}, and its topic has no subscriber")
-    });
-    for service in subscribers {
-        findings.unless(dead_letters.contains_exactly(record, service), I10, "unknown", || {
-            format!("{position}: {reason}; {service} has no dead letter of it")
-        });
-    }
 }

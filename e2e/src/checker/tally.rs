@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use checker::dead_letters::DeadLetterIndex;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-
-use crate::checker::dead_letters::DeadLetterIndex;
 
 /// What the checks need beside an order's case.
 pub struct CheckContext<'a> {

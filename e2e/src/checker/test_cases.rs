@@ -1,16 +1,17 @@
 //! Orders made by hand, with their rows, history and records, for the tests of the checks.
 
 use chassis::event::Topic;
+use checker::dead_letters::DeadLetterIndex;
+use checker::record::RecordPosition;
 use chrono::{DateTime, TimeDelta, Utc};
 use events::{orders, payments, stock};
 use uuid::Uuid;
 
 use crate::checker::content_hash::content_hash;
-use crate::checker::dead_letters::DeadLetterIndex;
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
 use crate::checker::orders::check_case;
-use crate::checker::record::{RecordPosition, RecordSummary, topic_index};
+use crate::checker::record::RecordSummary;
 use crate::checker::rows::{
     HistoryRow, OrderCase, OrderLineRow, OrderRow, PaymentRow, ReservationLine, ReservationRow,
 };
@@ -151,7 +152,7 @@ pub(crate) fn case(status: &str, payment_state: &str, stock_state: &str) -> Orde
         case.records.push(RecordSummary {
             order_id: id(1),
             event_id,
-            position: RecordPosition { topic: topic_index(e.topic), partition: 3, offset },
+            position: RecordPosition { topic: e.topic, partition: 3, offset },
             content_hash: content_hash(&e.content),
             trace_hash: 1,
             appended_ms: now().timestamp_millis() + offset,

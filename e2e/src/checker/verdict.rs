@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use checker::group_digits;
 use events::TOPICS;
 
 use crate::checker::balances::{MoneyTotals, StockTotals};
@@ -10,7 +11,6 @@ use crate::checker::findings::Findings;
 use crate::checker::tally::Tally;
 use crate::checker::waivers::Waivers;
 use crate::format::format_hundredths;
-use crate::format::group_digits;
 
 /// The name of a total, and its text.
 type ReportRow = (&'static str, String);

@@ -214,6 +214,7 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
     assert_eq!(dependencies["holdfast-contracts"], on(&["holdfast-chassis"]));
     assert_eq!(dependencies["holdfast-launcher"], on(&[]));
     assert_eq!(dependencies["holdfast-faults"], on(&["holdfast-launcher"]));
+    assert_eq!(dependencies["holdfast-checker"], on(&["holdfast-chassis"]));
     assert_eq!(dependencies["events"], on(&["holdfast-chassis", "holdfast-contracts"]));
     for service in services() {
         let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
@@ -227,6 +228,7 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
         "holdfast-testing",
         "holdfast-launcher",
         "holdfast-faults",
+        "holdfast-checker",
         "events",
         "e2e",
         "model",
@@ -269,6 +271,7 @@ fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
         "e2e",
         "e2e/launcher",
         "e2e/faults",
+        "e2e/checker",
         "e2e/model",
         "e2e/bench",
     ];

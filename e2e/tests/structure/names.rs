@@ -18,6 +18,7 @@ fn crates() -> Vec<String> {
         "e2e/src",
         "e2e/launcher/src",
         "e2e/faults/src",
+        "e2e/checker/src",
         "e2e/bench/src",
         "e2e/model",
     ];

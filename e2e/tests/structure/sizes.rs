@@ -24,6 +24,7 @@ fn all_sources() -> impl Iterator<Item = Source> {
         "shared/contracts/src",
         "e2e/launcher",
         "e2e/faults/src",
+        "e2e/checker/src",
         "shared/derive/src",
         "e2e/model",
         "e2e/template",

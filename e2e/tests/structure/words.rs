@@ -98,6 +98,7 @@ fn the_chassis_the_launcher_and_the_faults_use_no_word_of_the_domain() {
         "shared/contracts/examples",
         "e2e/launcher",
         "e2e/faults",
+        "e2e/checker",
     ];
     for folder in folders {
         let found = domain_words(folder);

@@ -1,12 +1,13 @@
 //! The report of a run: each point with the hits that killed each service, and the verdict.
 
+use checker::group_digits;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::armed_service::PointResult;
 use super::rounds::ARMED_SERVICES;
 use crate::format::format_table;
-use crate::format::group_digits;
 
 /// The result of a run.
 pub struct CrashPointReport {

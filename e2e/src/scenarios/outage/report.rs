@@ -1,5 +1,6 @@
 //! The report of an outage: failures, verdict, and the table of all outages.
 
+use checker::group_digits;
 use launcher::Exit;
 
 use std::collections::BTreeSet;
@@ -8,7 +9,6 @@ use std::time::Duration;
 use crate::checker::exits;
 use crate::checker::invariants::Invariant;
 use crate::format::format_table;
-use crate::format::group_digits;
 use crate::scenarios::outage::plan::Outage;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::Stall;
