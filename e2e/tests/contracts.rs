@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chassis::event::Topic;
-use e2e::client::kafka;
+use checker::kafka;
+use e2e::client::kafka::admin_client;
 use e2e::stack_description::{checkout, stack_description};
 use launcher::Stack;
 use launcher::directories::programs_directory;
@@ -36,7 +37,7 @@ const RETENTION_MS: &str = "retention.ms";
 async fn contracts_applied_again_without_a_replication_factor_keep_the_one_of_a_topic() -> Result<()>
 {
     with_exclusive_fixture(async |Fixture { stack, client }| {
-        let admin = kafka::admin_client(client)?;
+        let admin = admin_client(client)?;
         let topic = ResourceSpecifier::Topic(TOPIC);
         let settings =
             AlterConfig::new(topic).set(MIN_INSYNC_REPLICAS, "2").set(FLUSH_MESSAGES, "12345");
@@ -103,7 +104,7 @@ fn assert_refused(done: &Output, refused: &str, owner: &str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contracts_of_a_second_stack_are_refused_and_change_nothing() -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
-        let admin = kafka::admin_client(client)?;
+        let admin = admin_client(client)?;
         let topic = ResourceSpecifier::Topic(TOPIC);
         let changed = AlterConfig::new(topic).set(RETENTION_MS, "3600000");
         for altered in admin.alter_configs([&changed], &AdminOptions::new()).await? {

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use checker::kafka::{create_consumer, watermarks};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
-use e2e::client::kafka::{create_consumer, watermarks};
 use e2e::metrics::Metrics;
 use e2e::mutants::worktree::{Worktree, replaced_once};
 use e2e::stack_description::{checkout, stack_description};

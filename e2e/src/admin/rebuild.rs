@@ -1,11 +1,11 @@
 //! Rebuilds the order service's read model of items from its topic.
 
 use anyhow::Result;
+use checker::group_digits;
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::client::http_client::Client;
-use crate::format::group_digits;
 
 /// Rebuilds the read model, and returns the result.
 pub async fn run(client: &Client) -> Result<Value> {

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use checker::group_digits;
 use chrono::{DateTime, Utc};
 use events::TOPICS;
 use launcher::directories::programs_directory;
@@ -13,7 +14,6 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::client::http_client::Client;
-use crate::format::group_digits;
 use crate::stack_description::SERVICES;
 
 /// The longest time without a response of a service: its database may be restarting.

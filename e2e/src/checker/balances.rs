@@ -1,6 +1,7 @@
 //! The conservation checks: a customer's money (I5) and the units of an item (I6). Pure functions
 //! over rows.
 
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::checker::findings::Findings;
@@ -75,7 +76,7 @@ pub struct ItemRow {
 }
 
 /// An item as described by a record of `stock.items` or by order's read model.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, sqlx::FromRow)]
 pub struct ItemDescription {
     pub sku: String,
     pub name: String,

@@ -5,7 +5,7 @@
 //! A trigger runs once a statement, not once a row, and stores the new values. The old values are
 //! those stored by the change before. So a batch costs one more insert a table.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use futures::stream::StreamExt;
@@ -99,7 +99,7 @@ pub async fn remove(client: &Client) -> Result<()> {
 /// Checks the logged changes. Returns their number, or `None` unless every database has the change
 /// log.
 pub async fn check(
-    databases: &HashMap<&'static str, PgPool>,
+    databases: &BTreeMap<&'static str, PgPool>,
     findings: &mut Findings,
 ) -> Result<Option<u64>> {
     let (mut count, mut all_installed) = (0, true);

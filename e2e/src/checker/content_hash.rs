@@ -3,46 +3,24 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use uuid::Uuid;
+use serde_json::Value;
 
-use crate::checker::rows::{OrderLineRow, ReservationLine};
-
-/// Hashes of the content of events. Lines are hashed as a set, since their order has no meaning.
-pub struct ContentHash;
-
-impl ContentHash {
-    pub fn order(
-        customer_id: Uuid,
-        total_cents: i64,
-        currency: &str,
-        lines: &[OrderLineRow],
-    ) -> u64 {
-        let mut lines: Vec<_> =
-            lines.iter().map(|line| (&line.sku, line.quantity, line.unit_price_cents)).collect();
-        lines.sort_unstable();
-        hash(&(customer_id, total_cents, currency, lines))
-    }
-
-    pub fn reason(reason: &str) -> u64 {
-        hash(reason)
-    }
-
-    pub fn payment(amount_cents: i64, currency: &str) -> u64 {
-        hash(&(Some(amount_cents), Some(currency)))
-    }
-
-    pub fn refund(amount_cents: Option<i64>, currency: Option<&str>) -> u64 {
-        hash(&(amount_cents, currency))
-    }
-
-    pub fn quantities<'a>(lines: impl Iterator<Item = (&'a str, i32)>) -> u64 {
-        let mut lines: Vec<_> = lines.collect();
-        lines.sort_unstable();
-        hash(&lines)
-    }
-
-    pub fn lines(lines: &[ReservationLine]) -> u64 {
-        ContentHash::quantities(lines.iter().map(|line| (line.sku.as_str(), line.quantity)))
+/// The hash of the fields of an event. The elements of a list count in any order, since the lines of an
+/// order are a set.
+pub fn content_hash(content: &Value) -> u64 {
+    match content {
+        Value::Object(members) => {
+            let hashes = members.iter().map(|(name, value)| (name, content_hash(value)));
+            let mut members: Vec<(&String, u64)> = hashes.collect();
+            members.sort_unstable();
+            hash(&members)
+        }
+        Value::Array(elements) => {
+            let mut elements: Vec<u64> = elements.iter().map(content_hash).collect();
+            elements.sort_unstable();
+            hash(&elements)
+        }
+        scalar => hash(scalar),
     }
 }
 
@@ -50,4 +28,29 @@ pub fn hash(what: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lists_are_compared_as_sets_and_everything_else_exactly() {
+        let line = |sku: &str, quantity: i64| json!({"sku": sku, "quantity": quantity});
+        let hash = |lines: Value, currency: Value| {
+            content_hash(&json!({"lines": lines, "currency": currency}))
+        };
+        let right = hash(json!([line("pen", 2), line("ink", 1)]), Value::Null);
+        assert_eq!(hash(json!([line("ink", 1), line("pen", 2)]), Value::Null), right);
+        for (lines, currency) in [
+            (json!([line("pen", 1), line("ink", 2)]), Value::Null),
+            (json!([line("pen", 2), line("ink", 1), line("ink", 1)]), Value::Null),
+            (json!([line("pen", 2)]), Value::Null),
+            (json!([line("pen", 2), line("ink", 1)]), json!("null")),
+        ] {
+            assert_ne!(hash(lines.clone(), currency.clone()), right, "{lines} {currency}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checker::expected_records::compared_topics;
 use crate::checker::verdict::Verdict;
 
 /// A situation that occurs in some runs only.
@@ -72,6 +73,8 @@ impl Situation {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
     counts: BTreeMap<Situation, u64>,
+    /// The records that were compared with rows, for each topic that has a query.
+    compared: BTreeMap<String, u64>,
 }
 
 impl Coverage {
@@ -105,11 +108,19 @@ impl Coverage {
         ] {
             coverage.record(situation, count);
         }
+        for topic in compared_topics() {
+            let count = tally.compared.get(topic.name).copied().unwrap_or_default();
+            coverage.record_compared(topic.name, count);
+        }
         coverage
     }
 
     pub fn record(&mut self, situation: Situation, count: u64) {
         *self.counts.entry(situation).or_default() += count;
+    }
+
+    pub fn record_compared(&mut self, topic: &str, count: u64) {
+        *self.compared.entry(topic.to_string()).or_default() += count;
     }
 
     pub fn count(&self, situation: Situation) -> u64 {
@@ -121,11 +132,25 @@ impl Coverage {
         let is_missing = |situation: &Situation| self.count(*situation) == 0;
         wanted.iter().copied().filter(is_missing).collect()
     }
+
+    /// The topics of which no record was compared with a row. Their queries may be wrong.
+    pub fn uncompared_topics(&self) -> Vec<&str> {
+        let uncompared = self.compared.iter().filter(|(_, count)| **count == 0);
+        uncompared.map(|(topic, _)| topic.as_str()).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_of_which_no_record_was_compared_is_named() {
+        let mut coverage = Coverage::default();
+        coverage.record_compared("orders.created", 3);
+        coverage.record_compared("orders.confirmed", 0);
+        assert_eq!(coverage.uncompared_topics(), ["orders.confirmed"]);
+    }
 
     #[test]
     fn a_situation_that_never_occurred_is_missing() {

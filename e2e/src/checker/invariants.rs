@@ -4,6 +4,8 @@
 
 use std::fmt::{self, Display};
 
+use checker::{InvariantName, MessagingInvariant};
+
 /// The ids are names and nothing more: verdicts, docs/testing.md and the patches in `e2e/mutants/patches` use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Invariant {
@@ -30,9 +32,23 @@ use Invariant::*;
 impl Invariant {
     pub const ALL: [Invariant; 16] =
         [I1, I2, I3, I4, I5, I6, I7, I8, I9, I10, I11, I12, I13, I14, I15, I16];
+}
 
-    /// The invariant in one sentence.
-    pub fn description(self) -> &'static str {
+impl From<MessagingInvariant> for Invariant {
+    fn from(of_messaging: MessagingInvariant) -> Invariant {
+        match of_messaging {
+            MessagingInvariant::HandledOnce => I7,
+            MessagingInvariant::Published => I8,
+            MessagingInvariant::Ordered => I9,
+            MessagingInvariant::DeadLetters => I10,
+            MessagingInvariant::Readable => I12,
+            MessagingInvariant::Quiescent => I13,
+        }
+    }
+}
+
+impl InvariantName for Invariant {
+    fn description(self) -> &'static str {
         match self {
             I1 => {
                 "an acknowledged order is stored as its client requested it; an order with an unknown \

@@ -4,16 +4,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use checker::dead_letters::{DeadLetterIndex, check_unknown_record};
+use checker::inbox::{InboxCheck, InboxContext, InboxRow};
+use checker::record::{EventRecord, RecordPosition, UnknownRecord};
 use chrono::{DateTime, Utc};
 use events::orders;
+use uuid::Uuid;
 
 use crate::checker::balances;
 use crate::checker::balances::tests::{balanced_account, balanced_item};
 use crate::checker::balances::{AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals};
-use crate::checker::dead_letters::DeadLetterIndex;
 use crate::checker::findings::Findings;
-use crate::checker::inbox::{InboxCheck, InboxRow};
-use crate::checker::record::{RecordPosition, RecordSummary, UnknownRecord, topic_index};
+use crate::checker::record::RecordSummary;
 use crate::checker::records;
 use crate::checker::test_cases::{cancelled, checked, confirmed, id, record_mut};
 use crate::checker::topic_reader::TopicsSnapshot;
@@ -174,9 +176,10 @@ pub(super) fn check_item(change: fn(&mut ItemRow, &mut ItemDescription)) -> Find
 /// An empty inbox, with these records in the topics.
 pub(super) fn check_empty_inbox(records: &[RecordSummary]) -> Findings {
     let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
-    let (context, none) = (context(&dead_letters), BTreeSet::new());
-    let received: Vec<&RecordSummary> = records.iter().collect();
-    InboxCheck::new("order", &received, &context, &none).finish(&mut findings);
+    let none = BTreeSet::new();
+    let context = inbox_context(&dead_letters, &none);
+    let received: Vec<EventRecord> = records.iter().map(event_record).collect();
+    InboxCheck::new("order", &received, &context).finish(&mut findings);
     findings
 }
 
@@ -184,11 +187,11 @@ pub(super) fn check_empty_inbox(records: &[RecordSummary]) -> Findings {
 pub(super) fn check_inbox_entry(case: &crate::checker::rows::OrderCase, event: u128) -> Findings {
     let (tally, dead_letters, mut findings) =
         (checked(case).0, DeadLetterIndex::default(), Findings::default());
-    let context = context(&dead_letters);
-    let record = *case.records.iter().find(|record| record.event_id == id(event)).unwrap();
-    let (received, topic) = ([&record], record.position.topic().name.to_string());
+    let context = inbox_context(&dead_letters, &tally.unanswered);
+    let record = case.records.iter().find(|record| record.event_id == id(event)).unwrap();
+    let (received, topic) = ([event_record(record)], record.position.topic.name.to_string());
     let row = InboxRow { event_id: id(event), topic, received_at: DateTime::default() };
-    let mut check = InboxCheck::new("payment", &received, &context, &tally.unanswered);
+    let mut check = InboxCheck::new("payment", &received, &context);
     check.check_row(&row, &mut findings);
     findings
 }
@@ -206,8 +209,19 @@ pub(super) fn check_poison(readers: &[&str]) -> Findings {
     let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
     let unknown =
         UnknownRecord { position: position(5), hash: [1; 32], reason: "it is empty".into() };
-    records::check_unknown_record(&unknown, readers, &dead_letters, &mut findings);
+    check_unknown_record(&unknown, readers, &dead_letters, &mut findings);
     findings
+}
+
+fn event_record(record: &RecordSummary) -> EventRecord {
+    EventRecord { event_id: record.event_id, position: record.position }
+}
+
+fn inbox_context<'a>(
+    dead_letters: &'a DeadLetterIndex,
+    unanswered: &'a BTreeSet<(&'static str, Uuid)>,
+) -> InboxContext<'a> {
+    InboxContext { dead_letters, retained_since: DateTime::default(), unanswered }
 }
 
 pub(super) fn context(dead_letters: &DeadLetterIndex) -> crate::checker::tally::CheckContext<'_> {
@@ -219,5 +233,5 @@ pub(super) fn context(dead_letters: &DeadLetterIndex) -> crate::checker::tally::
 }
 
 pub(super) fn position(offset: i64) -> RecordPosition {
-    RecordPosition { topic: topic_index(&orders::CREATED), partition: 1, offset }
+    RecordPosition { topic: &orders::CREATED, partition: 1, offset }
 }

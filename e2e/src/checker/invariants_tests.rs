@@ -8,13 +8,13 @@ mod states;
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
+use checker::dead_letters::{self, DeadLetter, DeadLetterIndex};
 use chrono::DateTime;
 use launcher::Exit;
 
 use super::*;
 use crate::checker::balances;
 use crate::checker::balances::MoneyTotals;
-use crate::checker::dead_letters::{self, DeadLetter, DeadLetterIndex};
 use crate::checker::exits;
 use crate::checker::findings::Findings;
 use crate::checker::quiescence;
@@ -81,7 +81,7 @@ const VIOLATIONS: [Violation; 56] = [
         let rows = ["verified", "waiting"];
         check_transitions(&rows.map(|payment| ("orders", ["pending", payment, "waiting"])))
     }),
-    (I4, "the order disagrees with payment", || check_case(|case| case.payment = None).only(I4)),
+    (I4, "the order disagrees with payment", || only(I4, check_case(|case| case.payment = None))),
     (I4, "the order service has another item than stock", || {
         check_item(|_, known| known.version = 1)
     }),
@@ -109,7 +109,7 @@ const VIOLATIONS: [Violation; 56] = [
         check_inbox_entry(&case("cancelled", "verified", "rejected"), ENDED)
     }),
     (I7, "a history contains an event twice", || {
-        check_case(|case| case.history.push(case.history[3].clone())).only(I7)
+        only(I7, check_case(|case| case.history.push(case.history[3].clone())))
     }),
     (I7, "money moved without a response", || check_transitions(&[("accounts", ["5", "7", ""])])),
     (I7, "goods moved without a response", || check_transitions(&[("items", ["5", "7", ""])])),
@@ -164,7 +164,7 @@ const VIOLATIONS: [Violation; 56] = [
     }),
     (I10, "a poison record has no dead letter", || check_poison(&["stock"])),
     (I11, "payment has an order that the order service does not have", || {
-        check_case(|case| case.order = None).only(I11)
+        only(I11, check_case(|case| case.order = None))
     }),
     (I11, "an order was confirmed twice, by two events", || {
         check_case(|case| {
@@ -216,15 +216,13 @@ const VIOLATIONS: [Violation; 56] = [
     }),
 ];
 
-impl Findings {
-    /// Keeps the findings of one invariant, for a change that necessarily violates another one too.
-    fn only(self, violated: Invariant) -> Findings {
-        let mut only = Findings::default();
-        for (_, kind, _, shown) in self.iter().filter(|(of, ..)| *of == violated) {
-            shown.iter().for_each(|what| only.add(violated, kind, || what.clone()));
-        }
-        only
+/// The findings of one invariant, for a change that necessarily violates another one too.
+fn only(violated: Invariant, findings: Findings) -> Findings {
+    let mut only = Findings::default();
+    for (_, kind, _, shown) in findings.iter().filter(|(of, ..)| *of == violated) {
+        shown.iter().for_each(|what| only.add(violated, kind, || what.clone()));
     }
+    only
 }
 
 #[test]

@@ -3,14 +3,13 @@
 //! order of decisions (I9).
 
 use chassis::event::Topic;
+use checker::dead_letters::check_unknown_record;
 use events::{orders, payments, stock};
 
-use crate::checker::content_hash::ContentHash;
-use crate::checker::dead_letters::DeadLetterIndex;
-use crate::checker::expected::ExpectedRecord;
+use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I8, I9, I10, I11, I12, I15};
-use crate::checker::record::{RecordSummary, UnknownRecord};
+use crate::checker::record::RecordSummary;
 use crate::checker::rows::OrderCase;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::TopicsSnapshot;
@@ -24,12 +23,8 @@ pub fn check_records(
         findings.add(I9, "overtaken", || format!("{position}: {what}"));
     }
     for unknown in &snapshot.unknown {
-        check_unknown_record(
-            unknown,
-            unknown.position.topic().subscribers,
-            context.dead_letters,
-            findings,
-        );
+        let subscribers = unknown.position.topic.subscribers;
+        check_unknown_record(unknown, subscribers, context.dead_letters, findings);
     }
     for (position, fault) in &snapshot.envelope_faults {
         findings.unless(context.dead_letters.contains(*position), I12, "envelope", || {
@@ -38,7 +33,7 @@ pub fn check_records(
     }
     for position in &snapshot.missing {
         // Compaction may have removed it.
-        if position.topic().name != events::stock::ITEMS.name {
+        if position.topic.name != events::stock::ITEMS.name {
             findings.add(I10, "dead letters", || {
                 format!("{position}: a dead letter without its record in the topic")
             });
@@ -49,20 +44,24 @@ pub fn check_records(
 /// The records of an order are exactly those that its rows record.
 pub fn check_order_records(
     case: &OrderCase,
-    expected: &[ExpectedRecord],
     context: &CheckContext<'_>,
     tally: &mut Tally,
     findings: &mut Findings,
 ) {
     let id = case.order_id;
-    for e in expected {
+    for e in &case.expected {
+        let Some(event_id) = e.event_id else {
+            findings
+                .add(I11, "unrecorded", || format!("{id}: no row records its {}", e.topic.name));
+            continue;
+        };
         let mut found = case.records.iter().filter(|record| is_record_of(record, e)).peekable();
         if found.peek().is_none() {
             if e.decided_at < context.retained_since {
                 tally.expired += 1;
             } else {
                 findings.add(I8, "lost", || {
-                    format!("{id}: {} {} is not in its topic", e.topic.name, e.event_id)
+                    format!("{id}: {} {event_id} is not in its topic", e.topic.name)
                 });
             }
             continue;
@@ -81,24 +80,18 @@ pub fn check_order_records(
                     )
                 },
             );
-            tally.order_records += 1;
+            *tally.compared.entry(e.topic.name).or_default() += 1;
             let repeated = u64::from(!first && !record.republished);
             tally.duplicates += repeated;
             tally.duplicates_delivered += repeated * u64::from(!e.topic.subscribers.is_empty());
             first &= record.republished;
-            // A reason that is newer than this checker cannot be compared with that of the row.
-            let is_newer = e.topic.name == orders::CANCELLED.name
-                && record.content_hash == ContentHash::reason("unknown");
-            findings.unless(
-                e.content_hash.is_none_or(|content| content == record.content_hash || is_newer),
-                I8,
-                "content",
-                || format!("{id}: {} at {} differs from the row", e.topic.name, record.position),
-            );
+            findings.unless(e.has_content(record.content_hash), I8, "content", || {
+                format!("{id}: {} at {} differs from the row", e.topic.name, record.position)
+            });
         }
     }
     for record in &case.records {
-        if expected.iter().any(|e| is_record_of(record, e)) {
+        if case.expected.iter().any(|e| is_record_of(record, e)) {
             continue;
         }
         if context.dead_letters.contains(record.position) {
@@ -112,8 +105,8 @@ pub fn check_order_records(
             });
         }
     }
-    check_traces(case, expected, tally, findings);
-    check_append_order(case, expected, context, findings);
+    check_traces(case, tally, findings);
+    check_append_order(case, context, findings);
 }
 
 /// The events of one service about one order arrive in the order of their decisions: the relay
@@ -122,14 +115,9 @@ pub fn check_order_records(
 /// The two events are in different topics, so their offsets cannot be compared. The append times of
 /// the broker (`LogAppendTime`) can, in milliseconds. Brokers with different clocks add the clock
 /// skew.
-fn check_append_order(
-    case: &OrderCase,
-    expected: &[ExpectedRecord],
-    context: &CheckContext<'_>,
-    findings: &mut Findings,
-) {
+fn check_append_order(case: &OrderCase, context: &CheckContext<'_>, findings: &mut Findings) {
     let first = |topic: &Topic| {
-        let e = expected.iter().find(|e| e.topic.name == topic.name)?;
+        let e = case.expected.iter().find(|e| e.topic.name == topic.name)?;
         let records = case.records.iter().filter(|record| is_record_of(record, e));
         // A republished record may replace a lost one, whose append time is unknown.
         records.filter(|record| !record.republished).map(|record| record.appended_ms).min()
@@ -153,23 +141,17 @@ fn check_append_order(
 }
 
 fn is_record_of(record: &RecordSummary, e: &ExpectedRecord) -> bool {
-    record.event_id == e.event_id && record.position.topic().name == e.topic.name
+    e.event_id == Some(record.event_id) && record.position.topic.name == e.topic.name
 }
 
 /// An event belongs to the trace of its cause. A customer's cancellation begins a new trace.
 ///
 /// A republished event has a second trace, and its effects may belong to either. They belong to an
 /// unknown trace only if the first record was lost with the broker's disk.
-fn check_traces(
-    case: &OrderCase,
-    expected: &[ExpectedRecord],
-    tally: &mut Tally,
-    findings: &mut Findings,
-) {
+fn check_traces(case: &OrderCase, tally: &mut Tally, findings: &mut Findings) {
     let records = |topic: &Topic| {
-        let e = expected.iter().find(|e| e.topic.name == topic.name);
-        let event_id = e.map(|e| e.event_id);
-        case.records.iter().filter(move |record| Some(record.event_id) == event_id)
+        let e = case.expected.iter().find(|e| e.topic.name == topic.name);
+        case.records.iter().filter(move |record| e.is_some_and(|e| is_record_of(record, e)))
     };
     // A command of a customer or of the deadline begins a new trace.
     let reason = case.order.as_ref().and_then(|order| order.reason.as_deref());
@@ -201,23 +183,4 @@ fn check_traces(
     } // Payment's answer, stock's and the confirmation.
     let confirmed = case.order.as_ref().is_some_and(|order| order.status == "confirmed");
     tally.traced += u64::from(confirmed && links == 3 && all);
-}
-
-/// An unknown record needs a dead letter of every subscriber of its topic. In a topic without
-/// subscribers it is always a finding, since the first subscriber added later would stop at it.
-pub fn check_unknown_record(
-    record: &UnknownRecord,
-    subscribers: &[&str],
-    dead_letters: &DeadLetterIndex,
-    findings: &mut Findings,
-) {
-    let UnknownRecord { position, reason, .. } = record;
-    findings.unless(!subscribers.is_empty(), I12, "unknown", || {
-        format!("{position}: {reason}, and its topic has no subscriber")
-    });
-    for service in subscribers {
-        findings.unless(dead_letters.contains_exactly(record, service), I10, "unknown", || {
-            format!("{position}: {reason}; {service} has no dead letter of it")
-        });
-    }
 }

@@ -2,13 +2,12 @@
 //! order. Columns are named as in the services' migrations: a column that is renamed there has to be
 //! renamed here as well.
 
-use std::hash::Hash;
-
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::record::RecordSummary;
 
 /// A row of `orders`.
@@ -51,11 +50,6 @@ pub struct PaymentRow {
     pub customer_id: Option<Uuid>,
     pub amount_cents: i64,
     pub currency: Option<String>,
-    pub reason: Option<String>,
-    pub response_event_id: Option<Uuid>,
-    pub compensation_event_id: Option<Uuid>,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
 }
 
 /// A row of `reservations`.
@@ -65,27 +59,12 @@ pub struct ReservationRow {
     pub state: String,
     #[sqlx(json)]
     pub lines: Vec<ReservationLine>,
-    #[sqlx(json(nullable))]
-    pub shortfall: Option<Shortfall>,
-    pub response_event_id: Option<Uuid>,
-    pub compensation_event_id: Option<Uuid>,
-    pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ReservationLine {
     pub sku: String,
     pub quantity: i32,
-}
-
-/// Why stock rejected an order.
-#[derive(Clone, Debug, PartialEq, Hash, Deserialize)]
-pub struct Shortfall {
-    pub reason: String,
-    pub sku: String,
-    pub requested: i32,
-    pub available: i64,
 }
 
 /// A row of `history`.
@@ -100,12 +79,14 @@ pub struct HistoryRow {
 }
 
 /// All rows and records of one order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct OrderCase {
     pub order_id: Uuid,
     pub order: Option<OrderRow>,
     pub payment: Option<PaymentRow>,
     pub reservation: Option<ReservationRow>,
     pub history: Vec<HistoryRow>,
+    /// The events that the rows record as published.
+    pub expected: Vec<ExpectedRecord>,
     pub records: Vec<RecordSummary>,
 }

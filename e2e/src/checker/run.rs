@@ -8,6 +8,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use checker::Sources;
+use checker::dead_letters::{DeadLetterIndex, check_dead_letters};
+use checker::inbox::{InboxCheck, InboxContext, InboxRow, uses_inbox};
+use checker::record::{EventRecord, RecordPosition};
 use chrono::{TimeDelta, Utc};
 use futures::stream::StreamExt;
 
@@ -15,14 +19,11 @@ use crate::checker::balances::{
     AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals, check_account, check_item,
     check_totals,
 };
-use crate::checker::dead_letters::{DeadLetterIndex, check_dead_letters};
 use crate::checker::findings::Findings;
-use crate::checker::inbox::{InboxCheck, InboxRow, uses_inbox};
 use crate::checker::invariants::Invariant::{I4, I13};
-use crate::checker::record::{RecordPosition, RecordSummary};
+use crate::checker::order_cases::OrderCases;
 use crate::checker::records::check_records;
-use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
-use crate::checker::sources::{OrderedRows, Sources};
+use crate::checker::sources::system;
 use crate::checker::tally::{CheckContext, Tally};
 use crate::checker::topic_reader::{self, TopicsSnapshot};
 use crate::checker::verdict::Verdict;
@@ -79,10 +80,10 @@ async fn check_all(
     expected: impl AsyncFnOnce() -> Result<Option<HashSet<RecordPosition>>>,
 ) -> Result<Verdict> {
     let began = Instant::now();
-    let sources = Sources::connect(client).await?;
+    let sources = Sources::connect(&system(client)).await?;
     let mut findings = Findings::default();
-    let mut waivers = Waivers::load(&sources.databases).await?;
-    let pending = sources.wait_for_quiescence(&waivers, options.timeout).await?;
+    let mut waivers = Waivers::load(sources.databases()).await?;
+    let pending = quiescence::wait(&sources, &waivers, options.timeout).await?;
     quiescence::check(pending, &mut findings);
     let before = sources.end_offsets().await?;
     let dead_letter_rows = sources.dead_letters().await?;
@@ -104,7 +105,10 @@ async fn check_all(
     check_records(&snapshot, &context, &mut findings);
     snapshot.order_records.sort_unstable_by_key(|record| (record.order_id, record.position));
     let mut tally = Tally::default();
-    check_orders(&sources, &snapshot, &context, &mut waivers, &mut tally, &mut findings).await?;
+    let mut cases = OrderCases::new(&sources, &snapshot.order_records);
+    while let Some(case) = cases.next_case().await? {
+        waivers.check_case(&case, &context, &mut tally, &mut findings);
+    }
     let mut handled = BTreeMap::new();
     for service in SERVICES {
         let entered =
@@ -115,7 +119,7 @@ async fn check_all(
     let taken_cents = money.taken_cents - waivers.unrefunded_cents;
     check_totals(&MoneyTotals { taken_cents, ..money.clone() }, &tally, &mut findings);
     let stock = check_stock(&sources, &snapshot, &waivers, &mut findings).await?;
-    let changes = change_log::check(&sources.databases, &mut findings).await?;
+    let changes = change_log::check(sources.databases(), &mut findings).await?;
     findings.unless(sources.end_offsets().await? == before, I13, "not quiescent", || {
         "records were written during the check. Stop all clients that place orders, and check again".into()
     });
@@ -139,67 +143,8 @@ async fn check_all(
 /// The position of every dead letter of a stack. A run reads it at its start, since it did not make
 /// these.
 pub async fn dead_letter_positions(client: &Client) -> Result<HashSet<RecordPosition>> {
-    let dead_letters = Sources::connect(client).await?.dead_letters().await?;
+    let dead_letters = Sources::connect(&system(client)).await?.dead_letters().await?;
     Ok(dead_letters.into_iter().map(|dead_letter| dead_letter.position).collect())
-}
-
-/// Reads orders, payments, reservations, history and records once, by order id.
-async fn check_orders(
-    sources: &Sources,
-    snapshot: &TopicsSnapshot,
-    context: &CheckContext<'_>,
-    waivers: &mut Waivers,
-    tally: &mut Tally,
-    findings: &mut Findings,
-) -> Result<()> {
-    let mut orders = OrderedRows::<OrderRow>::new(
-        sources.db("order"),
-        "select * from orders order by order_id",
-        |row| row.order_id,
-    );
-    let mut history = OrderedRows::<HistoryRow>::new(
-        sources.db("order"),
-        "select order_id, event_id, position, event, detail, occurred_at
-         from history order by order_id, event_id",
-        |row| row.order_id,
-    );
-    let mut payments = OrderedRows::<PaymentRow>::new(
-        sources.db("payment"),
-        "select * from payments order by order_id",
-        |row| row.order_id,
-    );
-    let mut reservations = OrderedRows::<ReservationRow>::new(
-        sources.db("stock"),
-        "select * from reservations order by order_id",
-        |row| row.order_id,
-    );
-    let mut unmatched = snapshot.order_records.iter().copied().peekable();
-    loop {
-        let next = [
-            orders.peek_id().await?,
-            history.peek_id().await?,
-            payments.peek_id().await?,
-            reservations.peek_id().await?,
-            unmatched.peek().map(|record| record.order_id),
-        ];
-        let Some(order_id) = next.into_iter().flatten().min() else {
-            return Ok(());
-        };
-        let mut case = OrderCase {
-            order_id,
-            order: orders.next_if(order_id).await?,
-            payment: payments.next_if(order_id).await?,
-            reservation: reservations.next_if(order_id).await?,
-            ..OrderCase::default()
-        };
-        while let Some(row) = history.next_if(order_id).await? {
-            case.history.push(row);
-        }
-        while let Some(record) = unmatched.next_if(|record| record.order_id == order_id) {
-            case.records.push(record);
-        }
-        waivers.check_case(&case, context, tally, findings);
-    }
 }
 
 /// Returns the number of events that the service handled.
@@ -211,21 +156,24 @@ async fn check_inbox(
     tally: &Tally,
     findings: &mut Findings,
 ) -> Result<u64> {
-    let mut received: Vec<&RecordSummary> = snapshot
-        .order_records
-        .iter()
-        .chain(&snapshot.other_records)
-        .filter(|record| uses_inbox(service, record.position.topic()))
+    let records = snapshot.order_records.iter().chain(&snapshot.other_records);
+    let mut received: Vec<EventRecord> = records
+        .filter(|record| uses_inbox(service, record.position.topic))
+        .map(|record| EventRecord { event_id: record.event_id, position: record.position })
         .collect();
     received.sort_unstable_by_key(|record| record.event_id);
-    let mut check = InboxCheck::new(service, &received, context, &tally.unanswered);
+    let context = InboxContext {
+        dead_letters: context.dead_letters,
+        retained_since: context.retained_since,
+        unanswered: &tally.unanswered,
+    };
+    let mut check = InboxCheck::new(service, &received, &context);
     let mut rows = sqlx::query_as::<_, InboxRow>("select * from chassis.inbox order by event_id")
         .fetch(sources.db(service));
     while let Some(row) = rows.next().await {
         check.check_row(&row?, findings);
     }
-    check.finish(findings);
-    Ok(check.matched)
+    Ok(check.finish(findings))
 }
 
 async fn check_money(sources: &Sources, findings: &mut Findings) -> Result<MoneyTotals> {

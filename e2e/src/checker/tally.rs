@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use checker::dead_letters::DeadLetterIndex;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
-
-use crate::checker::dead_letters::DeadLetterIndex;
 
 /// What the checks need beside an order's case.
 pub struct CheckContext<'a> {
@@ -27,7 +26,8 @@ pub struct Tally {
     /// By the state of payment's and stock's row.
     pub payments: BTreeMap<String, u64>,
     pub reservations: BTreeMap<String, u64>,
-    pub order_records: u64,
+    /// Records of orders that were compared with their rows, by topic.
+    pub compared: BTreeMap<&'static str, u64>,
     /// Orders by their ending: reason (empty if confirmed), state of payment and of stock.
     pub endings: BTreeMap<[String; 3], u64>,
     /// Duplicates that were not republished, and how many of them have a subscriber.

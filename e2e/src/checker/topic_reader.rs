@@ -1,33 +1,22 @@
-//! Reads every record of every topic, from the first to the high watermark, without the chassis's
-//! consumer. `decoder.rs` decodes them.
+//! Reads every record of every topic, without the chassis's consumer. `decoder.rs` decodes them.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use chassis::admin::republish;
+use anyhow::{Context, Result};
 use chassis::event::Topic;
-use chassis::event::avro::unframe;
-use chrono::{DateTime, Utc};
+use checker::envelope::Envelope;
+use checker::record::{RecordPosition, UnknownRecord};
+use checker::{WriterSchemas, read_topic};
 use events::TOPICS;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::{Offset, Timestamp, TopicPartitionList};
-use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::checker::balances::ItemDescription;
 use crate::checker::content_hash;
-use crate::checker::decoder::{DecodedRecord, RecordContent, WriterSchema, decode_record};
-use crate::checker::record::{self, RecordPosition, RecordSummary, UnknownRecord};
+use crate::checker::decoder::{RecordContent, decode_record};
+use crate::checker::record::RecordSummary;
 use crate::client::http_client::Client;
-use crate::client::kafka::{create_consumer, headers, watermarks};
-
-/// A gap of this length before the high watermark is an error.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// All records of all topics.
 #[derive(Default)]
@@ -55,16 +44,15 @@ pub async fn read_all(
     client: &Client,
     positions: HashSet<RecordPosition>,
 ) -> Result<TopicsSnapshot> {
-    let (client, handle) = (client.clone(), Handle::current());
+    let kafka = client.addresses.kafka.clone();
+    let mut reading = TopicReader {
+        snapshot: TopicsSnapshot { missing: positions, ..TopicsSnapshot::default() },
+        schemas: WriterSchemas::new(&client.addresses.registry)?,
+    };
     tokio::task::spawn_blocking(move || {
-        let mut reading = TopicReader {
-            snapshot: TopicsSnapshot { missing: positions, ..TopicsSnapshot::default() },
-            schemas: HashMap::new(),
-            client,
-            handle,
-        };
         for topic in TOPICS {
-            reading.read_topic(topic).with_context(|| format!("reading {}", topic.name))?;
+            let read = reading.read_topic(&kafka, topic);
+            read.with_context(|| format!("reading {}", topic.name))?;
         }
         Ok(reading.snapshot)
     })
@@ -73,72 +61,30 @@ pub async fn read_all(
 
 struct TopicReader {
     snapshot: TopicsSnapshot,
-    /// By schema id, as the registry has them; `None` where it has none.
-    schemas: HashMap<u32, Option<WriterSchema>>,
-    client: Client,
-    handle: Handle,
+    schemas: WriterSchemas,
 }
 
 impl TopicReader {
-    fn read_topic(&mut self, topic: &'static Topic) -> Result<()> {
-        let consumer = create_consumer(&self.client.addresses.kafka, "verify")?;
-        let watermarks = watermarks(&consumer, topic.name)?;
-        let number = record::topic_index(topic);
-        let mut assigned = TopicPartitionList::new();
-        let mut open = HashSet::new();
-        for (partition, (low, high)) in (0..).zip(&watermarks) {
-            if low < high {
-                assigned.add_partition_offset(topic.name, partition, Offset::Offset(*low))?;
-                open.insert(partition);
-            }
-        }
-        consumer.assign(&assigned)?;
-        while !open.is_empty() {
-            let message = match consumer.poll(IDLE_TIMEOUT) {
-                Some(Ok(message)) => message,
-                // Also after a compacted last record.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    open.remove(&partition);
-                    continue;
-                }
-                Some(Err(error)) => return Err(error.into()),
-                None => bail!("Kafka does not answer"),
-            };
-            let partition = message.partition();
-            let (_, high) = watermarks[usize::try_from(partition)?];
-            if message.offset() + 1 >= high {
-                open.remove(&partition);
-            }
-            // A record after the high watermark may belong to work in progress.
-            if message.offset() < high {
-                let position =
-                    RecordPosition { topic: number, partition, offset: message.offset() };
-                self.add_record(topic, position, &message)?;
-            }
-        }
+    fn read_topic(&mut self, kafka: &str, topic: &'static Topic) -> Result<()> {
+        let watermarks =
+            read_topic(kafka, topic, |position, message| self.add_record(position, message))?;
         let below = |position: &RecordPosition| {
             let (low, _) = watermarks[usize::try_from(position.partition).unwrap_or(0)];
-            position.topic == number && position.offset < low
+            position.topic.name == topic.name && position.offset < low
         };
         self.snapshot.missing.retain(|position| !below(position));
         Ok(())
     }
 
-    fn add_record(
-        &mut self,
-        topic: &'static Topic,
-        position: RecordPosition,
-        message: &impl Message,
-    ) -> Result<()> {
+    fn add_record(&mut self, position: RecordPosition, message: &impl Message) -> Result<()> {
         self.snapshot.records += 1;
         self.snapshot.missing.remove(&position);
-        if let Some(Ok((id, _))) = message.payload().map(unframe) {
-            self.fetch_schema(id)?;
-        }
-        match self.decode(topic, position, message) {
-            Ok(Record::Order(record)) => self.snapshot.order_records.push(record),
-            Ok(Record::Other(record)) => self.snapshot.other_records.push(record),
-            Ok(Record::Item(event_id, item)) => self.add_item(position, event_id, item),
+        match self.decode(position, message)? {
+            Ok((record, RecordContent::Order(..))) => self.snapshot.order_records.push(record),
+            Ok((record, RecordContent::Other)) => self.snapshot.other_records.push(record),
+            Ok((record, RecordContent::Item(item))) => {
+                self.add_item(position, record.event_id, item)
+            }
             Err(reason) => {
                 let hash = Sha256::digest(message.payload().unwrap_or_default()).into();
                 self.snapshot.unknown.push(UnknownRecord { position, hash, reason });
@@ -160,133 +106,43 @@ impl TopicReader {
         self.snapshot.items.insert(item.sku.clone(), (event_id, item));
     }
 
-    /// Reads a schema from the registry, once.
-    fn fetch_schema(&mut self, id: u32) -> Result<()> {
-        if self.schemas.contains_key(&id) {
-            return Ok(());
-        }
-        let url = format!("{}/schemas/ids/{id}", self.client.addresses.registry);
-        let asked = self.handle.block_on(self.client.send(reqwest::Method::GET, &url, None, None));
-        let answer = asked.context("the registry does not answer")?;
-        let writer = match answer.status {
-            200 => {
-                let found: Json = answer.json()?;
-                let text =
-                    found["schema"].as_str().context("the registry's answer has no schema")?;
-                Some(WriterSchema::new(text)?)
-            }
-            404 => None,
-            // A registry may answer otherwise for an id that is out of range.
-            _ if i32::try_from(id).is_err() => None,
-            _ => bail!("the registry answers {answer} for schema {id}"),
-        };
-        self.schemas.insert(id, writer);
-        Ok(())
-    }
-
-    /// Decodes a record. The error is the reason why it is unknown.
+    /// Decodes a record. The inner error is the reason why it is unknown.
     fn decode(
         &mut self,
-        topic: &'static Topic,
         position: RecordPosition,
         message: &impl Message,
-    ) -> Result<Record, String> {
-        let payload = message.payload().ok_or("it is empty")?;
-        let (id, body) = unframe(payload).map_err(|error| error.0)?;
-        let writer =
-            self.schemas[&id].as_ref().ok_or(format!("the registry has no schema {id}"))?;
-        let key = message.key().map(String::from_utf8_lossy);
-        let decoded = decode_record(topic, writer, body, key.as_deref().unwrap_or_default())?;
-        let headers = headers(message).ok_or("the name of a header is not text")?;
-        let header = |name| {
-            let header = headers.iter().find(|header| header.key == name)?;
-            std::str::from_utf8(header.value?).ok()
+    ) -> Result<Result<(RecordSummary, RecordContent), String>> {
+        let envelope = match Envelope::read(message) {
+            Ok(envelope) => envelope,
+            Err(reason) => return Ok(Err(reason)),
         };
-        let event_id = header("ce_id").ok_or("it has no ce_id")?;
-        let event_id = Uuid::parse_str(event_id).map_err(|_| "its ce_id is not a UUID")?;
-
-        let faults = envelope_faults(topic, key.as_deref(), &decoded, message.timestamp(), header);
+        let Some(writer) = self.schemas.get(envelope.schema_id)? else {
+            return Ok(Err(format!("the registry has no schema {}", envelope.schema_id)));
+        };
+        let (body, key) = (envelope.body, envelope.key.unwrap_or_default());
+        let decoded = match decode_record(position.topic, writer, body, key) {
+            Ok(decoded) => decoded,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let faults = envelope.faults(position.topic, &decoded.key, decoded.occurred_at);
         self.snapshot.envelope_faults.extend(faults.into_iter().map(|fault| (position, fault)));
-        // The trace of a republished event is made from its key, and no other event has that trace.
-        let republished = header("traceparent") == Some(&*republish::traceparent(decoded.key()));
+        let republished = envelope.is_republished(&decoded.key);
         self.snapshot.republished += u64::from(republished);
-        let trace_hash = content_hash::hash(&header("traceparent").and_then(trace_id));
-        let appended_ms = message.timestamp().to_millis().unwrap_or_default();
-        let summary = |order_id, content_hash| RecordSummary {
+        let (order_id, content_hash) = match decoded.content {
+            RecordContent::Order(order_id, content_hash) => (order_id, content_hash),
+            _ => (Uuid::nil(), content_hash::hash(body)),
+        };
+        let record = RecordSummary {
             order_id,
-            event_id,
+            event_id: envelope.event_id,
             position,
             content_hash,
-            trace_hash,
-            appended_ms,
+            trace_hash: content_hash::hash(&envelope.trace_id()),
+            appended_ms: envelope.appended_ms(),
             republished,
         };
-        Ok(match decoded.content {
-            RecordContent::Order(order_id, content, _) => Record::Order(summary(order_id, content)),
-            RecordContent::Item(item) => Record::Item(event_id, item),
-            RecordContent::Other(_) => {
-                Record::Other(summary(Uuid::nil(), content_hash::hash(body)))
-            }
-        })
+        Ok(Ok((record, decoded.content)))
     }
-}
-
-/// What is wrong with the key, the headers and the append time of a record that decodes.
-fn envelope_faults<'a>(
-    topic: &Topic,
-    key: Option<&str>,
-    decoded: &DecodedRecord,
-    appended: Timestamp,
-    header: impl Fn(&'static str) -> Option<&'a str>,
-) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut must = |holds: bool, fault: String| {
-        if !holds {
-            faults.push(fault);
-        }
-    };
-    must(key == Some(decoded.key()), format!("its key is {key:?}, not {}", decoded.key()));
-    let source = format!("/{}", topic.publisher);
-    for (name, value) in [
-        ("ce_specversion", "1.0"),
-        ("ce_type", topic.name),
-        ("ce_source", &source),
-        ("content-type", "application/avro"),
-    ] {
-        let is = header(name);
-        must(is == Some(value), format!("{name} is {is:?}, not {value}"));
-    }
-    let (time, decided) = (header("ce_time"), decoded.occurred_at);
-    let time = time.and_then(|time| time.parse::<DateTime<Utc>>().ok());
-    must(time == Some(decided), format!("ce_time is {time:?}, not {decided}"));
-    let trace = header("traceparent");
-    must(trace.and_then(trace_id).is_some(), format!("its traceparent is {trace:?}"));
-    // The order of arrival is checked with the append time of the broker. The publisher's clock
-    // would give the time of sending.
-    let is_brokers = matches!(appended, Timestamp::LogAppendTime(_));
-    must(is_brokers, format!("its append time is not set by the broker: {appended:?}"));
-    faults
-}
-
-enum Record {
-    Order(RecordSummary),
-    Other(RecordSummary),
-    Item(Uuid, ItemDescription),
-}
-
-/// The trace id of a W3C `traceparent`, if it is valid.
-fn trace_id(traceparent: &str) -> Option<&str> {
-    let parts: Vec<&str> = traceparent.split('-').collect();
-    let [version, trace, span, flags] = parts[..] else {
-        return None;
-    };
-    let hex = |text: &str, length| {
-        text.len() == length
-            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let fits = version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
-    let set = |text: &str| text.bytes().any(|b| b != b'0');
-    (fits && set(trace) && set(span)).then_some(trace)
 }
 
 #[cfg(test)]

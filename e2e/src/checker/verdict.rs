@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use checker::group_digits;
 use events::TOPICS;
 
 use crate::checker::balances::{MoneyTotals, StockTotals};
@@ -10,7 +11,6 @@ use crate::checker::findings::Findings;
 use crate::checker::tally::Tally;
 use crate::checker::waivers::Waivers;
 use crate::format::format_hundredths;
-use crate::format::group_digits;
 
 /// The name of a total, and its text.
 type ReportRow = (&'static str, String);
@@ -90,10 +90,11 @@ impl Verdict {
 
     /// What was published and handled.
     fn event_rows(&self) -> Vec<ReportRow> {
-        let Tally { confirmed, order_records, duplicates, dead_lettered, traced, .. } = self.tally;
+        let Tally { confirmed, duplicates, dead_lettered, traced, .. } = self.tally;
+        let compared: u64 = self.tally.compared.values().sum();
         let unknown = self.unknown_records + dead_lettered;
         let [records, events, duplicates, unknown, traced, confirmed] =
-            [self.records, order_records, duplicates, unknown, traced, confirmed].map(group_digits);
+            [self.records, compared, duplicates, unknown, traced, confirmed].map(group_digits);
         let topics = TOPICS.len();
         let handled: Vec<String> = self
             .handled

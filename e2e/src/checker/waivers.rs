@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
+use checker::group_digits;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -12,7 +13,6 @@ use crate::checker::invariants::Invariant::{I5, I6};
 use crate::checker::orders::check_case;
 use crate::checker::rows::OrderCase;
 use crate::checker::tally::{CheckContext, Tally};
-use crate::format::group_digits;
 
 /// Findings that follow from a discarded event.
 const WAIVED_KINDS: [&str; 3] = ["open", "disagreement", "history"];
@@ -36,7 +36,7 @@ pub struct Waivers {
 }
 
 impl Waivers {
-    pub async fn load(databases: &HashMap<&'static str, PgPool>) -> Result<Waivers> {
+    pub async fn load(databases: &BTreeMap<&'static str, PgPool>) -> Result<Waivers> {
         let mut waivers = Waivers::default();
         for (service, db) in databases {
             let dead_letters: Vec<(i64, String, Option<Vec<u8>>)> = sqlx::query_as(
@@ -153,7 +153,8 @@ fn key_text(key: Option<Vec<u8>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checker::dead_letters::DeadLetterIndex;
+    use checker::dead_letters::DeadLetterIndex;
+
     use crate::checker::test_cases::{RESERVED, case, has_finding, id, now};
 
     /// The findings of an order after an event was discarded and these amounts were written off.

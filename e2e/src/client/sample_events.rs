@@ -1,18 +1,13 @@
 //! One valid event of each topic, for scenarios that write to a topic in place of its publisher.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use apache_avro::Schema;
+use apache_avro::types::Value as AvroValue;
+use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::event::{Event, Topic};
 use chrono::Utc;
-use events::orders::{
-    CancelReason, ConfirmedLine, OrderCancelled, OrderConfirmed, OrderCreated, OrderLine,
-};
-use events::payments::{DeclineReason, PaymentDeclined, PaymentRefunded, PaymentVerified};
-use events::stock::{
-    RejectReason, ReleasedLine, ReservedLine, StockItem, StockRejected, StockReleased,
-    StockReserved,
-};
 use rdkafka::message::{Header, OwnedHeaders};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::client::http_client::Client;
@@ -20,81 +15,48 @@ use crate::client::http_client::Client;
 /// The key of records that no service published. No order has it.
 pub const POISON_KEY: &str = "stranger";
 
+/// The sample of a topic, without `order_id` and `occurred_at`.
+fn sample(topic: &Topic) -> Option<Value> {
+    let (customer_id, total) = (Uuid::now_v7(), 150);
+    let lines = json!([{ "sku": "pen", "quantity": 1 }]);
+    let priced = json!([{ "sku": "pen", "quantity": 1, "unit_price_cents": total }]);
+    let amount = json!({ "amount_cents": total, "currency": "EUR" });
+    let order = json!({ "customer_id": customer_id, "lines": priced, "total_cents": total, "currency": "EUR" });
+    let samples = [
+        ("orders.created", order.clone()),
+        ("orders.confirmed", order),
+        ("orders.cancelled", json!({ "reason": "customer" })),
+        ("payments.verified", amount.clone()),
+        ("payments.declined", json!({ "reason": "no_account" })),
+        ("payments.refunded", amount),
+        ("stock.reserved", json!({ "lines": lines })),
+        (
+            "stock.rejected",
+            json!({ "reason": "out_of_stock", "sku": "pen", "requested": 1, "available": 0 }),
+        ),
+        ("stock.released", json!({ "lines": lines })),
+        (
+            "stock.items",
+            json!({ "sku": "pen", "name": "Pen", "price_cents": 150, "currency": "EUR", "version": 1 }),
+        ),
+    ];
+    samples.into_iter().find(|(name, _)| *name == topic.name).map(|(_, sample)| sample)
+}
+
 /// The body of a valid event of a topic, for an order that does not exist.
 pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
-    match topic.publisher {
-        "order" => order_body(topic.name),
-        "payment" => payment_body(topic.name),
-        "stock" => stock_body(topic.name),
-        _ => bail!("add a sample record of {} here", topic.name),
-    }
+    let mut event =
+        sample(topic).with_context(|| format!("add a sample record of {} here", topic.name))?;
+    event["order_id"] = json!(Uuid::now_v7());
+    event["occurred_at"] = json!(Utc::now().timestamp_micros());
+    encode_json(topic.schema, event)
 }
 
-fn order_body(topic: &str) -> Result<Vec<u8>> {
-    let (order_id, customer_id, occurred_at) = (Uuid::now_v7(), Uuid::now_v7(), Utc::now());
-    let (sku, quantity, unit_price_cents) = ("pen".to_string(), 1, 150);
-    let (total_cents, currency) = (150, "EUR".to_string());
-    match topic {
-        "orders.created" => {
-            let lines = vec![OrderLine { sku, quantity, unit_price_cents }];
-            let created =
-                OrderCreated { order_id, customer_id, lines, total_cents, currency, occurred_at };
-            encode(created)
-        }
-        "orders.confirmed" => {
-            let lines = vec![ConfirmedLine { sku, quantity, unit_price_cents }];
-            let confirmed =
-                OrderConfirmed { order_id, customer_id, lines, total_cents, currency, occurred_at };
-            encode(confirmed)
-        }
-        "orders.cancelled" => {
-            encode(OrderCancelled { order_id, reason: CancelReason::Customer, occurred_at })
-        }
-        name => bail!("add a sample record of {name} here"),
-    }
-}
-
-fn payment_body(topic: &str) -> Result<Vec<u8>> {
-    let (order_id, occurred_at) = (Uuid::now_v7(), Utc::now());
-    let (amount_cents, currency) = (150, "EUR".to_string());
-    match topic {
-        "payments.verified" => {
-            encode(PaymentVerified { order_id, amount_cents, currency, occurred_at })
-        }
-        "payments.declined" => {
-            encode(PaymentDeclined { order_id, reason: DeclineReason::NoAccount, occurred_at })
-        }
-        "payments.refunded" => {
-            let (amount_cents, currency) = (Some(amount_cents), Some(currency));
-            encode(PaymentRefunded { order_id, amount_cents, currency, occurred_at })
-        }
-        name => bail!("add a sample record of {name} here"),
-    }
-}
-
-fn stock_body(topic: &str) -> Result<Vec<u8>> {
-    let (order_id, occurred_at) = (Uuid::now_v7(), Utc::now());
-    let (sku, quantity) = ("pen".to_string(), 1);
-    match topic {
-        "stock.reserved" => {
-            let lines = vec![ReservedLine { sku, quantity }];
-            encode(StockReserved { order_id, lines, occurred_at })
-        }
-        "stock.rejected" => {
-            let (reason, requested, available) = (RejectReason::OutOfStock, 1, 0);
-            encode(StockRejected { order_id, reason, sku, requested, available, occurred_at })
-        }
-        "stock.released" => {
-            let lines = vec![ReleasedLine { sku, quantity }];
-            encode(StockReleased { order_id, lines, occurred_at })
-        }
-        "stock.items" => {
-            let (name, currency) = ("Pen".to_string(), "EUR".to_string());
-            let (price_cents, version) = (150, 1);
-            encode(StockItem { sku, name, price_cents, currency, version, occurred_at })
-        }
-        name => bail!("add a sample record of {name} here"),
-    }
+/// The body of an event that is given as JSON. A member that the schema does not have is left out.
+pub(crate) fn encode_json(schema: &str, event: Value) -> Result<Vec<u8>> {
+    let schema = Schema::parse_str(schema)?;
+    let event = AvroValue::try_from(event)?.resolve(&schema)?;
+    Ok(GenericDatumWriter::builder(&schema).build()?.write_value_to_vec(event)?)
 }
 
 /// The body of an event.

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use checker::group_digits;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use launcher::{Stack, eventually};
 use serde_json::Value;
@@ -16,7 +17,6 @@ use crate::client::order::{LineRequest, Order};
 use crate::console::print_line;
 use crate::console::print_step;
 use crate::format::format_hundredths;
-use crate::format::group_digits;
 use crate::scenarios::proof::{is_stack_up, with_stack_restored};
 use crate::workload::seed;
 

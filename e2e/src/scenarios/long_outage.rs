@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use checker::group_digits;
 use futures::future::try_join_all;
 use launcher::{Stack, eventually};
 use sqlx::postgres::{PgConnection, PgPoolOptions};
@@ -22,7 +23,6 @@ use crate::checker::run;
 use crate::client::http_client::Client;
 use crate::console::print_line;
 use crate::console::print_step;
-use crate::format::group_digits;
 use crate::scenarios::proof::run_proof;
 use crate::stack_description::SERVICES;
 use crate::workload::load;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chassis::event::avro::frame;
 use chassis::event::{Event, Topic};
+use checker::record::RecordPosition;
 use chrono::Utc;
 use events::TOPICS;
 use events::orders::OrderCreated;
@@ -21,7 +22,6 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::checker::record::{RecordPosition, topic_index};
 use crate::client::http_client::Client;
 use crate::client::kafka::create_producer;
 use crate::client::order::Order;
@@ -54,7 +54,7 @@ pub async fn expected_dead_letters(client: &Client) -> Result<HashSet<RecordPosi
         .await?;
         for (topic, partition, offset) in letters {
             let topic = TOPICS.iter().find(|declared| declared.name == topic);
-            let topic = topic_index(topic.context("a dead letter of an unknown topic")?);
+            let topic = topic.context("a dead letter of an unknown topic")?;
             positions.insert(RecordPosition { topic, partition, offset });
         }
     }

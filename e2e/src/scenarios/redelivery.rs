@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use chassis::admin::republish;
 use chassis::event::{Retention, Topic};
+use checker::kafka::{self, create_consumer, headers, watermarks};
 use events::TOPICS;
 use futures::future::try_join_all;
 use rand::rngs::StdRng;
@@ -20,9 +21,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::client::http_client::Client;
-use crate::client::kafka;
-use crate::client::kafka::admin_client;
-use crate::client::kafka::{create_consumer, headers, watermarks};
+use crate::client::kafka::{admin_client, create_producer};
 use crate::client::sample_events::POISON_KEY;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -168,7 +167,7 @@ pub async fn produce_again(client: &Client, newest: i64) -> Result<u64> {
 
 /// Like [`produce_again`], with a given random generator.
 pub async fn produce_again_with_rng(client: &Client, newest: i64, rng: &mut StdRng) -> Result<u64> {
-    let producer = kafka::create_producer(client)?;
+    let producer = create_producer(client)?;
     let mut written = 0;
     for topic in TOPICS {
         let kafka = client.addresses.kafka.clone();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Result;
+use checker::group_digits;
 use chrono::Utc;
 use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,6 @@ use crate::client::client_history::{CancelOutcome, ClientHistory};
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
 use crate::client::order_plan::OrderPlan;
-use crate::format::group_digits;
 use crate::workload::load_summary::{LoadSummary, Percentiles};
 use crate::workload::plan::Prices;
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use checker::group_digits;
 use faults::database_faults;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -17,7 +18,6 @@ use crate::client::client_history::{Attempt, CancelOutcome, ClientHistory};
 use crate::client::http_client::Client;
 use crate::client::order_plan::OrderPlan;
 use crate::client::outcome::Outcome;
-use crate::format::group_digits;
 use crate::workload::history_check;
 use crate::workload::load_summary::{DISK_STALL_MIN, DiskStats, LoadSummary};
 use crate::workload::options::Load;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
+use checker::group_digits;
 use uuid::Uuid;
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I1, I2, I13, I14};
 use crate::client::client_history::{CancelOutcome, ClientHistory, FinalOutcome};
-use crate::format::group_digits;
 
 const EXAMPLES_MAX: usize = 8;
 

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use checker::group_digits;
 use launcher::Stack;
 use sqlx::{Connection, PgConnection};
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I16;
 use crate::client::http_client::Client;
-use crate::format::group_digits;
 use crate::stack_description::SERVICES;
 
 /// The accepted permanent growth, as a share of the size before.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use checker::kafka;
 use events::TOPICS;
 use futures::future::try_join_all;
 use rdkafka::consumer::BaseConsumer;
@@ -13,7 +14,6 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::client::http_client::Client;
-use crate::client::kafka;
 use crate::stack_description::SERVICES;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);

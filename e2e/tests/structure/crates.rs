@@ -87,7 +87,10 @@ fn every_library_can_be_released() {
         {
             assert!(manifest.contains(&format!("\n{line}")), "{name} has no {line}");
         }
-        assert!(manifest.contains("license.workspace") && !manifest.contains("publish = "), "{name}");
+        assert!(
+            manifest.contains("license.workspace") && !manifest.contains("publish = "),
+            "{name}"
+        );
         let root = read(&format!("{folder}/src/lib.rs"));
         let (readme, docs) = ("#![doc = include_str!(\"../README.md\")]", "#![warn(missing_docs)]");
         assert!(root.contains(readme) && root.contains(docs), "{name}");

@@ -58,6 +58,10 @@ fn faults() -> Imports {
     Imports::read("e2e/faults/src", &[""])
 }
 
+fn checker() -> Imports {
+    Imports::read("e2e/checker/src", &[""])
+}
+
 /// Every import of a higher layer, and every file without a layer.
 fn upward_imports(imports: &Imports, layers: &[&[&str]]) -> Vec<String> {
     let layer = |module: &str| layers.iter().position(|it| it.contains(&folder_of(module)));
@@ -90,7 +94,7 @@ fn the_end_to_end_tests_import_downwards_only() {
 
 #[test]
 fn no_two_parts_of_a_crate_import_each_other() {
-    for imports in [chassis(), contracts(), e2e(), launcher(), faults()] {
+    for imports in [chassis(), contracts(), e2e(), launcher(), faults(), checker()] {
         let (files, by_folder) = (imports.circles(), imports.by_folder());
         let folders = by_folder.circles();
         assert!(files.is_empty() && folders.is_empty(), "{files:#?} {folders:#?}");

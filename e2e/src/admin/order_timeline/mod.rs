@@ -20,8 +20,7 @@ use uuid::Uuid;
 use crate::admin::order_timeline::records::find_records;
 use crate::admin::order_timeline::step::{CLOCK_SKEW_MAX, TimelineDeadLetter, TimelineStep};
 use crate::admin::order_timeline::view::format_duration;
-use crate::checker::expected::expected_records;
-use crate::checker::findings::Findings;
+use crate::checker::expected_records;
 use crate::checker::rows::{OrderCase, OrderRow, PaymentRow, ReservationRow};
 use crate::client::http_client::Client;
 use crate::stack_description::SERVICES;
@@ -39,15 +38,14 @@ pub async fn run(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
     }
     let case = load_case(&mut databases, order_id).await?;
     let order = case.order.clone().with_context(|| format!("order {order_id} does not exist"))?;
-    let mut expected = expected_records(&case, &mut Findings::default());
-    expected.sort_by_key(|event| event.decided_at);
-    let ids: Vec<Uuid> = expected.iter().map(|event| event.event_id).collect();
     let (kafka, since) = (client.addresses.kafka.clone(), order.created_at - CLOCK_SKEW_MAX);
     let key = order_id.to_string();
     let found = tokio::task::spawn_blocking(move || find_records(&kafka, &key, since)).await??;
 
     let mut steps: Vec<TimelineStep> =
-        expected.iter().map(|event| TimelineStep::new(event, &found)).collect();
+        case.expected.iter().filter_map(|event| TimelineStep::new(event, &found)).collect();
+    steps.sort_by_key(|step| step.decided_at);
+    let ids: Vec<Uuid> = steps.iter().map(|step| step.event_id).collect();
     for (service, db) in &mut databases {
         let waiting: Vec<Uuid> =
             sqlx::query_scalar("select event_id from chassis.outbox where event_id = any($1)")
@@ -66,13 +64,13 @@ pub async fn run(client: &Client, order_id: Uuid) -> Result<Vec<String>> {
         .bind(&ids)
         .fetch_all(&mut *db)
         .await?;
-        for (step, event) in steps.iter_mut().zip(&expected) {
-            step.in_outbox |= step.topic.publisher == *service && waiting.contains(&event.event_id);
-            let handled = handled.iter().find(|(event_id, ..)| *event_id == event.event_id);
+        for step in &mut steps {
+            step.in_outbox |= step.topic.publisher == *service && waiting.contains(&step.event_id);
+            let handled = handled.iter().find(|(event_id, ..)| *event_id == step.event_id);
             if let Some((_, at, attempts)) = handled {
                 step.handled.insert(service, (*at, *attempts));
             }
-            let of_event = dead_letters.iter().filter(|l| l.event_id == Some(event.event_id));
+            let of_event = dead_letters.iter().filter(|l| l.event_id == Some(step.event_id));
             step.dead_letters.extend(of_event.map(|l| TimelineDeadLetter { service, ..l.clone() }));
         }
     }
@@ -85,6 +83,7 @@ async fn load_case(
 ) -> Result<OrderCase> {
     let mut case = OrderCase { order_id, ..OrderCase::default() };
     for (service, db) in databases {
+        case.expected.extend(expected_records::load(db, service, order_id).await?);
         match *service {
             "order" => {
                 let row = sqlx::query_as::<_, OrderRow>("select * from orders where order_id = $1");

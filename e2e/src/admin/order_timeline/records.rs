@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chassis::admin::republish;
 use chassis::event::{Retention, Topic};
+use checker::kafka;
 use chrono::{DateTime, Utc};
 use events::TOPICS;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,7 +15,6 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use uuid::Uuid;
 
-use crate::client::kafka;
 use crate::stack_description::SERVICES;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::admin::order_timeline::records::TimelineRecord;
 use crate::admin::order_timeline::view::format_duration;
-use crate::checker::expected::ExpectedRecord;
+use crate::checker::expected_records::ExpectedRecord;
 
 /// The columns of the timeline.
 pub const HEADER: [&str; 7] =
@@ -23,6 +23,7 @@ pub const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::seconds(60);
 /// One event of the order, with its records and their handling.
 pub struct TimelineStep {
     pub topic: &'static Topic,
+    pub event_id: Uuid,
     pub decided_at: DateTime<Utc>,
     /// The first is the original; others are duplicates or republished.
     pub records: Vec<TimelineRecord>,
@@ -43,19 +44,22 @@ pub struct TimelineDeadLetter {
 }
 
 impl TimelineStep {
+    /// `None` if no row has the id of the event.
     pub fn new(
         event: &ExpectedRecord,
         found: &HashMap<(&'static str, Uuid), Vec<TimelineRecord>>,
-    ) -> TimelineStep {
-        let records = found.get(&(event.topic.name, event.event_id)).cloned();
-        TimelineStep {
+    ) -> Option<TimelineStep> {
+        let event_id = event.event_id?;
+        let records = found.get(&(event.topic.name, event_id)).cloned();
+        Some(TimelineStep {
             topic: event.topic,
+            event_id,
             decided_at: event.decided_at,
             records: records.unwrap_or_default(),
             in_outbox: false,
             handled: HashMap::new(),
             dead_letters: Vec::new(),
-        }
+        })
     }
 
     /// What the event still waits for, or what went wrong.
@@ -154,6 +158,7 @@ mod tests {
         let describe = |records| {
             let step = TimelineStep {
                 topic: &events::payments::VERIFIED,
+                event_id: Uuid::nil(),
                 decided_at: Utc::now(),
                 records,
                 in_outbox: false,

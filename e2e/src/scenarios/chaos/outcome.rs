@@ -121,6 +121,8 @@ impl ChaosRun {
                 reasons.extend(
                     unseen.iter().map(|situation| format!("never happened: {}", situation.name())),
                 );
+                let uncompared = last.coverage.uncompared_topics().into_iter();
+                reasons.extend(uncompared.map(|topic| format!("no record was compared: {topic}")));
             }
             None => reasons.push("there was no round".to_string()),
         }
@@ -275,6 +277,15 @@ mod tests {
             assert_eq!(short.inconclusive_reasons(5), Vec::<String>::new());
         }
         assert_eq!(without(Situation::RelayResend, full_run(3)).inconclusive_reasons(5).len(), 1);
+    }
+
+    #[test]
+    fn a_run_that_compared_no_record_of_a_topic_is_inconclusive() {
+        let mut run = full_run(2);
+        let coverage = &mut run.rounds.last_mut().unwrap().coverage;
+        coverage.record_compared("orders.created", 3);
+        coverage.record_compared("stock.rejected", 0);
+        assert_eq!(run.inconclusive_reasons(3), ["no record was compared: stock.rejected"]);
     }
 
     #[test]

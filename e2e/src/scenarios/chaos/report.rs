@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use checker::group_digits;
 
 use crate::checker::coverage::Situation;
-use crate::format::group_digits;
 use crate::scenarios::chaos::fault::FaultClass;
 use crate::scenarios::chaos::impact::FaultCounts;
 use crate::scenarios::chaos::outcome::ChaosRun;

@@ -6,6 +6,7 @@ use std::iter;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use checker::group_digits;
 use faults::links::Links;
 use launcher::Stack;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,6 @@ use crate::checker::run;
 use crate::checker::verdict::Verdict;
 use crate::client::http_client::Client;
 use crate::console::print_line;
-use crate::format::group_digits;
 use crate::scenarios::chaos::fault::FaultClass;
 use crate::scenarios::chaos::impact::{FaultCounts, FaultImpact};
 use crate::scenarios::chaos::nemesis::{FaultRecord, Nemesis};

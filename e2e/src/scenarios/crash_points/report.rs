@@ -1,5 +1,7 @@
 //! The report of a run: each point with the hits that killed each service, and the verdict.
 
+use checker::group_digits;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

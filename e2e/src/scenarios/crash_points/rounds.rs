@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chassis::commands::COMMAND_BATCH_MAX;
+use checker::record::RecordPosition;
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use launcher::{Stack, eventually};
@@ -13,7 +14,6 @@ use tokio::time::{Instant, sleep};
 use super::armed_service::{self, ArmedService, PointResult};
 use super::background_commands::BackgroundCommands;
 use super::list::{COMMANDS, CONSUMER, MIGRATE, RELAY, REVOKE, STOP, SWEEP};
-use crate::checker::record::RecordPosition;
 use crate::client::http_client::Client;
 use crate::client::order::{LineRequest, Order};
 use crate::console::print_line;

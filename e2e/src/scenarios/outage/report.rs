@@ -1,5 +1,6 @@
 //! The report of an outage: failures, verdict, and the table of all outages.
 
+use checker::group_digits;
 use launcher::Exit;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,202 @@
+//! The events that the rows record as published: one query for each topic. `records.rs` compares them
+//! with the topics.
+//!
+//! A new event of an order costs one query here, and one sample in `client/sample_events.rs`.
+
+use anyhow::Result;
+use chassis::event::Topic;
+use chrono::{DateTime, Utc};
+use events::{orders, payments, stock};
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
+use uuid::Uuid;
+
+use crate::checker::content_hash::content_hash;
+
+/// For each topic of events of an order, a query on the database of its publisher. The query returns
+/// a row for each event that the service must have published, in four columns: the id of the order,
+/// the id of the event (null if no row records it, which is a finding), the time of the decision, and
+/// the content, which is the fields of the event without `occurred_at`.
+///
+/// The elements of a list are compared in any order. Bytes and decimals of Avro cannot be compared,
+/// because JSON has neither.
+static QUERIES: [(&Topic, &str); 9] = [
+    (
+        &orders::CREATED,
+        "select order_id, created_event_id, created_at,
+                jsonb_build_object('order_id', order_id, 'customer_id', customer_id, 'lines', lines,
+                                   'total_cents', total_cents, 'currency', currency)
+         from orders",
+    ),
+    (
+        &orders::CONFIRMED,
+        "select order_id, ended_event_id, ended_at,
+                jsonb_build_object('order_id', order_id, 'customer_id', customer_id, 'lines', lines,
+                                   'total_cents', total_cents, 'currency', currency)
+         from orders where status = 'confirmed'",
+    ),
+    (
+        &orders::CANCELLED,
+        "select order_id, ended_event_id, ended_at,
+                jsonb_build_object('order_id', order_id, 'reason', reason)
+         from orders where status = 'cancelled'",
+    ),
+    (
+        &payments::VERIFIED,
+        "select order_id, response_event_id, created_at,
+                jsonb_build_object('order_id', order_id, 'amount_cents', amount_cents, 'currency', currency)
+         from payments where state in ('verified', 'refunded')",
+    ),
+    (
+        &payments::DECLINED,
+        "select order_id, response_event_id, created_at,
+                jsonb_build_object('order_id', order_id, 'reason', reason)
+         from payments where state = 'declined'",
+    ),
+    (
+        &payments::REFUNDED,
+        "select order_id, compensation_event_id, updated_at,
+                jsonb_build_object('order_id', order_id,
+                                   'amount_cents', case state when 'refunded' then amount_cents end,
+                                   'currency', case state when 'refunded' then currency end)
+         from payments where state in ('refunded', 'void')",
+    ),
+    (
+        &stock::RESERVED,
+        "select order_id, response_event_id, created_at,
+                jsonb_build_object('order_id', order_id, 'lines', lines)
+         from reservations where state in ('reserved', 'released')",
+    ),
+    (
+        &stock::REJECTED,
+        "select order_id, response_event_id, created_at,
+                jsonb_build_object('order_id', order_id) || shortfall
+         from reservations where state = 'rejected'",
+    ),
+    (
+        &stock::RELEASED,
+        "select order_id, compensation_event_id, updated_at,
+                jsonb_build_object('order_id', order_id,
+                                   'lines', case state when 'released' then lines else '[]' end)
+         from reservations where state in ('released', 'void')",
+    ),
+];
+
+/// An event that a row records as published.
+#[derive(Clone)]
+pub struct ExpectedRecord {
+    pub topic: &'static Topic,
+    pub order_id: Uuid,
+    /// `None` if the row has no id of an event that it must have published.
+    pub event_id: Option<Uuid>,
+    pub decided_at: DateTime<Utc>,
+    /// The fields of the event without `occurred_at`.
+    pub content: Value,
+}
+
+impl FromRow<'_, PgRow> for ExpectedRecord {
+    fn from_row(row: &PgRow) -> sqlx::Result<ExpectedRecord> {
+        let query: i32 = row.try_get("query")?;
+        Ok(ExpectedRecord {
+            topic: QUERIES[query as usize].0,
+            order_id: row.try_get("order_id")?,
+            event_id: row.try_get("event_id")?,
+            decided_at: row.try_get("decided_at")?,
+            content: row.try_get::<Option<Value>, _>("content")?.unwrap_or_default(),
+        })
+    }
+}
+
+impl ExpectedRecord {
+    /// Whether a record whose content has this hash is the expected one.
+    ///
+    /// A record with a symbol that is newer than this checker has null in its place (`decoder.rs`).
+    /// The row may have any symbol then.
+    pub fn has_content(&self, hash: u64) -> bool {
+        hash == content_hash(&self.content) || hash == content_hash(&self.without_symbols())
+    }
+
+    /// The content with null in place of the symbol of every enum.
+    fn without_symbols(&self) -> Value {
+        let mut content = self.content.clone();
+        let schema: Value = serde_json::from_str(self.topic.schema).unwrap_or_default();
+        let fields = schema["fields"].as_array().into_iter().flatten();
+        for field in fields.filter(|field| field["type"]["type"] == "enum") {
+            if let Some(symbol) = content.get_mut(field["name"].as_str().unwrap_or_default()) {
+                *symbol = Value::Null;
+            }
+        }
+        content
+    }
+}
+
+/// The topics whose records are compared with the rows.
+pub fn compared_topics() -> impl Iterator<Item = &'static Topic> {
+    QUERIES.iter().map(|(topic, _)| *topic)
+}
+
+/// The query of all events of a service, if one of its topics has a query.
+pub(crate) fn events_query(service: &str) -> Option<String> {
+    let of_service = |(_, (topic, _)): &(usize, &(&Topic, &str))| topic.publisher == service;
+    let queries = QUERIES.iter().enumerate().filter(of_service).map(|(nth, (_, query))| {
+        format!(
+            "select {nth} as query, *
+             from ({query}) as events (order_id, event_id, decided_at, content)"
+        )
+    });
+    let queries = queries.collect::<Vec<_>>().join(" union all ");
+    (!queries.is_empty()).then(|| format!("select * from ({queries}) as events"))
+}
+
+/// The events of one order that a service must have published.
+pub async fn load(
+    db: &mut PgConnection,
+    service: &str,
+    order_id: Uuid,
+) -> Result<Vec<ExpectedRecord>> {
+    let Some(query) = events_query(service) else { return Ok(Vec::new()) };
+    let rows = sqlx::query_as(AssertSqlSafe(format!("{query} where order_id = $1")));
+    Ok(rows.bind(order_id).fetch_all(db).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use events::TOPICS;
+    use serde_json::json;
+
+    use super::*;
+    use crate::checker::test_cases::{id, now};
+
+    #[test]
+    fn every_topic_whose_events_name_an_order_has_a_query() {
+        for topic in TOPICS {
+            let schema: Value = serde_json::from_str(topic.schema).unwrap();
+            let mut fields = schema["fields"].as_array().unwrap().iter();
+            let of_order = fields.any(|field| field["name"] == "order_id");
+            let compared = compared_topics().any(|compared| compared.name == topic.name);
+            assert_eq!(of_order, compared, "{}: a query belongs here", topic.name);
+        }
+    }
+
+    #[test]
+    fn a_symbol_that_is_newer_than_the_checker_agrees_with_every_row_and_an_unknown_one_does_not() {
+        let content = |reason| json!({"order_id": id(1), "reason": reason});
+        let expected = ExpectedRecord {
+            topic: &orders::CANCELLED,
+            order_id: id(1),
+            event_id: Some(id(2)),
+            decided_at: now(),
+            content: content(Some("customer")),
+        };
+        for (reason, agrees) in [
+            (Some("customer"), true),
+            (None, true),
+            (Some("deadline"), false),
+            (Some("unknown"), false),
+        ] {
+            let hash = content_hash(&content(reason));
+            assert_eq!(expected.has_content(hash), agrees, "{reason:?}");
+        }
+    }
+}

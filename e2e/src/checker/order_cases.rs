@@ -1,0 +1,95 @@
+//! Joins the rows of all services and the records of the topics, order by order. Each is read once, in
+//! order of the order's id.
+
+use std::iter::Peekable;
+
+use anyhow::Result;
+use checker::Sources;
+use sqlx::AssertSqlSafe;
+
+use crate::checker::expected_records::{ExpectedRecord, events_query};
+use crate::checker::record::RecordSummary;
+use crate::checker::rows::{HistoryRow, OrderCase, OrderRow, PaymentRow, ReservationRow};
+use crate::checker::sources::OrderedRows;
+use crate::stack_description::SERVICES;
+
+/// The orders that any row or record names.
+pub(crate) struct OrderCases<'a> {
+    orders: OrderedRows<'a, OrderRow>,
+    history: OrderedRows<'a, HistoryRow>,
+    payments: OrderedRows<'a, PaymentRow>,
+    reservations: OrderedRows<'a, ReservationRow>,
+    /// By service.
+    expected: Vec<OrderedRows<'a, ExpectedRecord>>,
+    records: Peekable<std::slice::Iter<'a, RecordSummary>>,
+}
+
+impl<'a> OrderCases<'a> {
+    /// `records` are sorted by their order.
+    pub(crate) fn new(sources: &'a Sources, records: &'a [RecordSummary]) -> OrderCases<'a> {
+        let expected = SERVICES.into_iter().filter_map(|service| {
+            let query = AssertSqlSafe(format!("{} order by order_id", events_query(service)?));
+            Some(OrderedRows::new(sources.db(service), query, |row: &ExpectedRecord| row.order_id))
+        });
+        OrderCases {
+            orders: OrderedRows::new(
+                sources.db("order"),
+                "select * from orders order by order_id",
+                |row| row.order_id,
+            ),
+            history: OrderedRows::new(
+                sources.db("order"),
+                "select order_id, event_id, position, event, detail, occurred_at
+                 from history order by order_id, event_id",
+                |row| row.order_id,
+            ),
+            payments: OrderedRows::new(
+                sources.db("payment"),
+                "select * from payments order by order_id",
+                |row| row.order_id,
+            ),
+            reservations: OrderedRows::new(
+                sources.db("stock"),
+                "select * from reservations order by order_id",
+                |row| row.order_id,
+            ),
+            expected: expected.collect(),
+            records: records.iter().peekable(),
+        }
+    }
+
+    pub(crate) async fn next_case(&mut self) -> Result<Option<OrderCase>> {
+        let mut ids = vec![
+            self.orders.peek_id().await?,
+            self.history.peek_id().await?,
+            self.payments.peek_id().await?,
+            self.reservations.peek_id().await?,
+            self.records.peek().map(|record| record.order_id),
+        ];
+        for rows in &mut self.expected {
+            ids.push(rows.peek_id().await?);
+        }
+        let Some(order_id) = ids.into_iter().flatten().min() else {
+            return Ok(None);
+        };
+        let mut case = OrderCase {
+            order_id,
+            order: self.orders.next_if(order_id).await?,
+            payment: self.payments.next_if(order_id).await?,
+            reservation: self.reservations.next_if(order_id).await?,
+            ..OrderCase::default()
+        };
+        while let Some(row) = self.history.next_if(order_id).await? {
+            case.history.push(row);
+        }
+        for rows in &mut self.expected {
+            while let Some(row) = rows.next_if(order_id).await? {
+                case.expected.push(row);
+            }
+        }
+        while let Some(record) = self.records.next_if(|record| record.order_id == order_id) {
+            case.records.push(*record);
+        }
+        Ok(Some(case))
+    }
+}

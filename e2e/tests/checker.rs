@@ -1,0 +1,30 @@
+//! The checker on a stack: the events of every topic are compared with the rows.
+
+use anyhow::Result;
+use e2e::checker::coverage::Coverage;
+use e2e::workload::seed;
+
+use crate::fixture::{TIMEOUT, basket, line, rich_customer, with_unverified_fixture};
+
+/// One query of the checker for each topic states what must be in the topic. It proves nothing in a run in
+/// which the topic has no record.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checker_compares_a_record_of_every_topic_with_its_row() -> Result<()> {
+    with_unverified_fixture(async |fixture| {
+        let client = &fixture.client;
+        let too_many = line(seed::SCARCE_ITEM.sku, seed::SCARCE_ITEM.delivered_quantity + 1);
+        for (customer, lines, reason) in [
+            (rich_customer(), basket(), None),
+            (seed::POOR_CUSTOMER.customer_id, basket(), Some("payment_declined")),
+            (rich_customer(), vec![too_many], Some("stock_rejected")),
+        ] {
+            let placed = client.place_until_accepted(customer, &lines).await?;
+            let order = client.wait_until_ended(placed.order_id, TIMEOUT).await?;
+            assert_eq!(order.reason.as_deref(), reason, "{order:?}");
+        }
+        let verdict = fixture.verify().await?;
+        assert_eq!(Coverage::from_verdict(&verdict, 0).uncompared_topics(), [""; 0]);
+        Ok(())
+    })
+    .await
+}
