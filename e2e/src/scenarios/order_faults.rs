@@ -77,7 +77,7 @@ pub async fn publish_largest_events(stack: &Stack, count: i64) -> Result<()> {
         "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
          select gen_random_uuid(), 'orders.created', 'largest ' || nth, fingerprint,
                 decode(repeat(md5(nth::text), $2 / 16), 'hex'), now()
-         from generate_series(1, $1) as nth, outbox_schemas where schema like '%\"OrderCreated\"%'";
+         from generate_series(1, $1) as nth, chassis.outbox_schemas where schema like '%\"OrderCreated\"%'";
     let mut db = connect_as_superuser(stack, "order").await?;
     let largest = i32::try_from(BODY_BYTES_MAX)?;
     let written = sqlx::query(insert).bind(count).bind(largest).execute(&mut db).await?;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::armed_service::PointResult;
 use super::rounds::ARMED_SERVICES;
-use crate::format::group_digits;
 use launcher::program::format_table;
 
 /// The result of a run.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crate::checker::exits;
 use crate::checker::invariants::Invariant;
-use crate::format::group_digits;
 use crate::scenarios::outage::plan::Outage;
 use crate::workload::load_summary::LoadSummary;
 use crate::workload::stall_detector::Stall;
