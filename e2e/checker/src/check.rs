@@ -87,8 +87,10 @@ pub async fn check(system: &System, timeout: Duration) -> Result<Verdict> {
     let dead_letters = DeadLetterIndex::from_rows(&sources.dead_letters().await?, discarded);
     let snapshot = read_all(system, dead_letters.positions().collect()).await?;
     for unknown in &snapshot.unknown {
-        let subscribers = unknown.position.topic.subscribers;
-        check_unknown_record(unknown, subscribers, &dead_letters, &mut findings);
+        let subscribers = unknown.position.topic.subscribers.iter().copied();
+        let known = subscribers.filter(|service| system.databases.contains_key(service));
+        let known = Vec::from_iter(known);
+        check_unknown_record(unknown, &known, &dead_letters, &mut findings);
     }
     for position in &snapshot.missing {
         findings.add(DeadLetters, "no record", || {

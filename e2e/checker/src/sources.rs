@@ -22,8 +22,8 @@ use crate::record::RecordPosition;
 pub struct System {
     /// Every topic, as the services declare it.
     pub topics: &'static [&'static Topic],
-    /// The URL of each service's database, by the service's name, as a role that may read it. The
-    /// publishers and subscribers of all topics are among the services.
+    /// The URL of each service's database, by the service's name, as a role that may read it. A
+    /// publisher or subscriber that is not among them, as that of another repository, is not checked.
     pub databases: BTreeMap<&'static str, String>,
     /// Kafka's bootstrap servers.
     pub kafka: String,
@@ -80,7 +80,7 @@ impl Sources {
         tokio::task::block_in_place(|| {
             let mut marks = Vec::new();
             for topic in self.topics {
-                let all = kafka::watermarks(&self.groups[topic.publisher], topic.name)?;
+                let all = kafka::watermarks(self.any_group()?, topic.name)?;
                 marks.extend(all.into_iter().map(|(_, high)| high));
             }
             Ok(marks)
@@ -173,8 +173,11 @@ impl Sources {
     fn unread_records(&self) -> Result<Vec<String>> {
         let mut lags = Vec::new();
         for topic in self.topics {
-            for service in topic.subscribers {
-                let lag = kafka::lag(&self.groups[service], topic.name)?;
+            for (service, group) in &self.groups {
+                if !topic.subscribers.contains(service) {
+                    continue;
+                }
+                let lag = kafka::lag(group, topic.name)?;
                 if lag > 0 {
                     lags.push(format!(
                         "{service} has {} records of {} to handle",

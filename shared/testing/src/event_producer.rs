@@ -62,6 +62,9 @@ impl EventProducer {
         let payload = frame(schema.id, &topic.codec().encode(event)?);
         let (id, source) = (event_id.to_string(), format!("/{}", topic.publisher));
         let time = Utc::now().to_rfc3339();
+        // A trace of its own.
+        let trace = Uuid::now_v7().simple().to_string();
+        let traceparent = format!("00-{trace}-{}-01", &trace[16..]);
         let headers = [
             ("ce_specversion", "1.0"),
             ("ce_id", &id),
@@ -69,6 +72,7 @@ impl EventProducer {
             ("ce_source", &source),
             ("ce_time", &time),
             ("content-type", "application/avro"),
+            ("traceparent", &traceparent),
         ];
         let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
