@@ -15,6 +15,9 @@ E2E := $(TARGET)/e2e
 # Fails if a required variable of a target is missing: $(call need,SERVICE ID).
 need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
+# The crates that a team depends on, without their prefix.
+LIBRARIES := chassis checker contracts derive faults launcher testing
+
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
@@ -150,6 +153,7 @@ check: build ## Formatting, lints (warnings are errors), contracts and the shape
 	@cargo fmt --check
 	@bash k8s/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
+	@cargo package --no-verify --allow-dirty --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
 	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ every_recorded_version a_reader_survives the_committed_openapi_document the_committed_asyncapi_document manifests:: every_mutant_applies every_line_that_the_newer_version_replaces

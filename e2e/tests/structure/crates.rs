@@ -80,6 +80,12 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
 
 #[test]
 fn every_library_can_be_released() {
+    let makefile = read("Makefile");
+    let packaged = makefile.lines().find_map(|line| line.strip_prefix("LIBRARIES := ")).unwrap();
+    let packaged: BTreeSet<String> =
+        packaged.split(' ').map(|name| format!("holdfast-{name}")).collect();
+    let named: BTreeSet<String> = libraries().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(packaged, named, "`make check` packages every library");
     for (name, folder) in libraries() {
         let manifest = read(&format!("{folder}/Cargo.toml"));
         for line in
