@@ -149,12 +149,13 @@ schema: build ## Record a changed schema as its next version, if it is compatibl
 openapi: tools ## Rewrite each service's openapi.json from its code
 	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
 
-check: build ## Formatting, lints (warnings are errors), contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
+check: build ## Formatting, lints and documentation (warnings are errors), packages, contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
 	@cargo fmt --check
 	@bash k8s/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@cargo package --no-verify --allow-dirty --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --profile ci --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
 	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ every_recorded_version a_reader_survives the_committed_openapi_document the_committed_asyncapi_document manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
 

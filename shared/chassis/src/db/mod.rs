@@ -35,7 +35,7 @@ pub(crate) const PLANNER_SETTINGS: [(&str, &str); 5] = [
 pub(crate) const IS_READ_ONLY_EXPR: &str = "current_setting('transaction_read_only')::bool";
 
 /// Begins a transaction for a batch, on a connection of the pool; loops have a
-/// [`crate::db::connection::DedicatedConnection`].
+/// `DedicatedConnection`.
 pub async fn begin(db: &PgPool) -> sqlx::Result<PgTransaction<'static>> {
     let planned =
         PLANNER_SETTINGS.map(|(setting, value)| format!("; set local {setting} = {value}"));

@@ -2,7 +2,7 @@
 //!
 //! Promise: bytes that are not exactly one record of the writer's schema are refused, without a panic and within
 //! bounded memory. Apache Avro's reader alone does not keep this promise: it reads the end of the input inside a
-//! string as null, and ignores bytes that are left over. [`FullBody`] detects both.
+//! string as null, and ignores bytes that are left over. `FullBody` detects both.
 
 use std::io::{self, Read};
 

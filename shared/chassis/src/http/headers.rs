@@ -26,7 +26,7 @@ pub struct IdempotencyKey(pub String);
 
 /// The `Prefer` header with `wait=N` (RFC 7240): how long, in whole seconds, an answer may be delayed until there
 /// is a result. A value that cannot be parsed is ignored, as that RFC requires, and a longer wait is cut to
-/// [`WAIT_MAX`].
+/// `WAIT_MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreferWait(pub Option<Duration>);
 

@@ -29,7 +29,7 @@ impl<const MAX: u32> PageLimit<MAX> {
     }
 
     /// Truncates the rows to one page, and returns the key after which the next page begins; `None` if this is the
-    /// last page. The page may end before its limit, at [`PAGE_BYTES_MAX`].
+    /// last page. The page may end before its limit, at `PAGE_BYTES_MAX`.
     pub fn split_page<R: Serialize, K>(
         self,
         rows: &mut Vec<R>,

@@ -1,4 +1,4 @@
-//! The outbox: a transaction that decides an event writes it to the outbox, and the [relay](relay) carries
+//! The outbox: a transaction that decides an event writes it to the outbox, and the [relay] carries
 //! it to Kafka.
 //!
 //! Promise: an event exists if and only if its cause was committed. Code that publishes to Kafka directly, or
