@@ -8,7 +8,7 @@ mod api; // what clients may request
 #[cfg(test)]
 mod tests;
 
-use chassis::{Routers, Service};
+use chassis::{Republish, Routers, Service};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,6 +1,6 @@
 //! The rules of shop, then its edges on a real database.
 
-use chassis::HandlerContext;
+use chassis::{HandlerContext, Republish};
 use chrono::DateTime;
 use contracts::checks;
 use events::{CONTRACTS, RequestAccepted, RequestCreated, TOPICS};

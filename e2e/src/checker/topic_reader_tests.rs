@@ -99,7 +99,7 @@ impl TestRecord {
 }
 
 fn position(topic: &'static Topic, offset: usize) -> RecordPosition {
-    RecordPosition { topic: topic, partition: 0, offset: offset as i64 }
+    RecordPosition { topic, partition: 0, offset: offset as i64 }
 }
 
 /// The snapshot after these records of one topic.
