@@ -34,11 +34,7 @@ const ORDERS_PER_CLIENT: usize = 6;
 /// enum a new symbol, and the order service uses both whenever a customer cancels. The chassis writes a new column of
 /// its inbox.
 const NEWER_VERSION_EDITS: [(&str, &str, &str); 7] = [
-    (
-        "shared/chassis/src/inbox.rs",
-        "attempts, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, \",",
-        "attempts, handled_by, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, 'the newer version', \",",
-    ),
+    upgrade::NEWER_INBOX,
     (
         "schemas/orders.cancelled.avsc",
         r#""fields": ["#,

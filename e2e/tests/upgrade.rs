@@ -26,6 +26,18 @@ const LOAD_DURATION: Duration = Duration::from_secs(600);
 pub fn add_newer_migrations(scratch: &Worktree) -> Result<()> {
     let migration = "alter table orders add column channel text not null default 'web';\n";
     scratch.add_file("services/order/migrations/9000_orders_have_a_channel.sql", migration)?;
+    add_newer_chassis_migration(scratch)
+}
+
+/// The newer chassis writes the new column: a replacement of text in a file.
+pub const NEWER_INBOX: (&str, &str, &str) = (
+    "shared/chassis/src/inbox.rs",
+    "attempts, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, \",",
+    "attempts, handled_by, tick)\n         select unnest($1::uuid[]), unnest($2::text[]), $3, 'the newer version', \",",
+);
+
+/// The migration of the newer chassis alone.
+pub fn add_newer_chassis_migration(scratch: &Worktree) -> Result<()> {
     let migration = "alter table chassis.inbox add column handled_by text not null default '';\n";
     scratch.add_file("shared/chassis/migrations/9000_inbox_entries_have_a_handler.sql", migration)
 }

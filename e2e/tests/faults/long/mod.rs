@@ -34,6 +34,7 @@ mod clocks;
 mod disks;
 mod foreign_transactions;
 mod gateways;
+mod generated_repository;
 mod open_files;
 mod readiness;
 mod rejected_records;

@@ -1,0 +1,233 @@
+//! A repository of one's own: it is generated, passes its tests, and is upgraded to a newer version of the crates and
+//! back, instance by instance, while events arrive.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use chassis::event::{Event, Retention, Topic};
+use checker::{System, check, outbox_log};
+use chrono::{DateTime, Utc};
+use e2e::mutants::worktree::Worktree;
+use e2e::new_repository::generate;
+use e2e::stack_description::checkout;
+use launcher::StackDescription;
+use serde::{Deserialize, Serialize};
+use sqlx::{Connection, PgConnection};
+use testing::EventProducer;
+use tokio::process::Command;
+
+use super::*;
+use crate::upgrade::{NEWER_INBOX, add_newer_chassis_migration};
+
+const SERVICE: &str = "shop";
+
+/// A cold build of everything, on a busy machine.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
+
+/// 50 events a second.
+const EVENT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The newer crates, and a newer handler.
+const NEWER_VERSION: &str = "0.2.0";
+
+static CREATED: Topic = Topic::new(
+    "requests.created",
+    "request",
+    &[SERVICE],
+    3,
+    Retention::Days(14),
+    include_str!("../../../repository_template/schemas/requests.created.avsc"),
+);
+static ACCEPTED: Topic = Topic::new(
+    "shop.accepted",
+    SERVICE,
+    &[],
+    3,
+    Retention::Days(14),
+    include_str!("../../../repository_template/schemas/accepted.avsc"),
+);
+static TOPICS: [&Topic; 2] = [&CREATED, &ACCEPTED];
+
+/// What the generated service hears.
+#[derive(Serialize, Deserialize)]
+struct RequestCreated {
+    request_id: Uuid,
+    subject: String,
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    occurred_at: DateTime<Utc>,
+}
+
+impl Event for RequestCreated {
+    fn topic() -> &'static Topic {
+        &CREATED
+    }
+    fn key(&self) -> String {
+        self.request_id.to_string()
+    }
+}
+
+/// The repository, and where its programs are built. Both stay for the next run, since the first build takes minutes.
+struct Repository {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Repository {
+    fn generate() -> Result<Repository> {
+        let all = checkout().join("target/repository");
+        let (root, target) = (all.join(SERVICE), all.join("build"));
+        let _ = std::fs::remove_dir_all(&root);
+        generate(&root, SERVICE, checkout().to_str())?;
+        Ok(Repository { root, target })
+    }
+
+    async fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
+        command.env("CARGO_TARGET_DIR", &self.target).env("CARGO_NET_OFFLINE", "true");
+        command.env("HOLDFAST_STATE", self.root.join(".holdfast"));
+        for inherited in ["HOLDFAST_TEST_STACK", "CARGO_INCREMENTAL", "MAKEFLAGS"] {
+            command.env_remove(inherited);
+        }
+        let output = tokio::time::timeout(BUILD_TIMEOUT, command.output()).await??;
+        let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+        ensure!(output.status.success(), "{program} {arguments:?}:\n{text}");
+        Ok(())
+    }
+
+    /// Builds the programs, and keeps a copy of them.
+    async fn build(&self, name: &str) -> Result<PathBuf> {
+        self.run("cargo", &["build", "--quiet"]).await?;
+        let kept = self.target.join(name);
+        std::fs::create_dir_all(&kept)?;
+        for program in [SERVICE, "contracts"] {
+            std::fs::copy(self.target.join("debug").join(program), kept.join(program))?;
+        }
+        Ok(kept)
+    }
+
+    fn edit(&self, file: &str, from: &str, to: &str) -> Result<()> {
+        let file = self.root.join(file);
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(text.contains(from), "{} has no {from}", file.display());
+        Ok(std::fs::write(file, text.replace(from, to))?)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: make faults"]
+async fn a_new_repository_passes_its_tests_and_is_upgraded_under_load_and_back() -> Result<()> {
+    without_fixture(async || {
+        let repository = Repository::generate()?;
+        repository.run("make", &["test"]).await?;
+        let older = repository.build("older").await?;
+
+        let crates = Worktree::create("newer-crates").await?;
+        let (file, from, to) = NEWER_INBOX;
+        crates.edit(file, from, to)?;
+        add_newer_chassis_migration(&crates)?;
+        let manifest = std::fs::read_to_string(crates.root.join("Cargo.toml"))?;
+        let newer =
+            manifest.replace("version = \"0.1.0\"", &format!("version = {NEWER_VERSION:?}"));
+        std::fs::write(crates.root.join("Cargo.toml"), newer)?;
+        let (here, there) = (checkout(), crates.root.clone());
+        repository.edit("Cargo.toml", &here.display().to_string(), &there.display().to_string())?;
+        repository.edit(
+            "Cargo.toml",
+            "version = \"0.1.0\", path",
+            &format!("version = {NEWER_VERSION:?}, path"),
+        )?;
+        repository.edit(
+            "src/saga.rs",
+            "request.subject.clone()",
+            "request.subject.to_uppercase()",
+        )?;
+        let newer = repository.build("newer").await?;
+        upgrade_and_roll_back(&repository.root, &older, &newer).await
+    })
+    .await
+}
+
+async fn upgrade_and_roll_back(root: &Path, older: &Path, newer: &Path) -> Result<()> {
+    let description = StackDescription {
+        project: "holdfast-shop".to_string(),
+        root: root.to_path_buf(),
+        services: vec![SERVICE.to_string()],
+        contracts_program: Some("contracts".to_string()),
+    };
+    let stack = Stack::ephemeral(&description)?;
+    without_unexpected_exits(&stack, roll_under_load(&stack, older, newer)).await
+}
+
+async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()> {
+    const INSTANCES: [&str; 2] = ["shop", "shop-2"];
+    stack.up_infrastructure().await?;
+    stack.apply_contracts(older).await?;
+    stack.migrate_with(older, SERVICE).await?;
+    for instance in INSTANCES {
+        stack.set_programs(instance, older)?;
+        stack.start(instance).await?;
+    }
+    let system = System {
+        topics: &TOPICS,
+        databases: [(SERVICE, stack.database_url(SERVICE)?)].into(),
+        kafka: stack.kafka_bootstrap()?,
+        registry: stack.registry_url()?,
+    };
+    outbox_log::install(&system).await?;
+    let publisher = EventProducer::new(&system.kafka, &system.registry)?;
+    // The instance that clients use: one that is not being replaced.
+    let serving = tokio::sync::watch::channel(INSTANCES[1]);
+    let roll = async {
+        stack.migrate_with(newer, SERVICE).await?;
+        for version in [newer, older] {
+            for (nth, instance) in INSTANCES.into_iter().enumerate() {
+                serving.0.send_replace(INSTANCES[1 - nth]);
+                stack.stop(instance).await?;
+                stack.set_programs(instance, version)?;
+                stack.start(instance).await?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let mut created: Vec<Uuid> = Vec::new();
+    let load = async {
+        let (mut ticks, client) = (tokio::time::interval(EVENT_INTERVAL), reqwest::Client::new());
+        loop {
+            ticks.tick().await;
+            let (request_id, subject) = (Uuid::now_v7(), "a desk".to_string());
+            let request = RequestCreated { request_id, subject, occurred_at: Utc::now() };
+            publisher.publish(&request).await?;
+            created.push(request_id);
+            let instance = *serving.1.borrow();
+            let url = format!("{}/requests/{request_id}", stack.url(instance)?);
+            let status = client.get(&url).send().await?.status().as_u16();
+            ensure!([200, 404].contains(&status), "{instance} answers with {status}");
+        }
+    };
+    tokio::select! {
+        rolled = roll => rolled?,
+        failed = load => return failed,
+    }
+    let client = reqwest::Client::new();
+    for request_id in &created {
+        let url = format!("{}/requests/{request_id}", stack.url(SERVICE)?);
+        eventually("the request to be accepted", TIMEOUT, async || {
+            let status = client.get(&url).send().await?.status();
+            ensure!(status == 200, "{request_id}: {status}");
+            Ok(())
+        })
+        .await?;
+    }
+    let verdict = check(&system, TIMEOUT).await?;
+    ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
+    let mut db = PgConnection::connect(&stack.database_url(SERVICE)?).await?;
+    let subjects = "select distinct subject from requests order by 1";
+    let subjects: Vec<String> = sqlx::query_scalar(subjects).fetch_all(&mut db).await?;
+    ensure!(subjects == ["A DESK", "a desk"], "both versions handle events: {subjects:?}");
+    let handlers = "select count(distinct handled_by) from chassis.inbox";
+    let handlers: i64 = sqlx::query_scalar(handlers).fetch_one(&mut db).await?;
+    ensure!(handlers == 2, "both versions of the chassis write the inbox: {handlers}");
+    println!("{} requests, none lost", created.len());
+    Ok(())
+}
