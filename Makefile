@@ -72,7 +72,7 @@ crash-points: build crash-programs ## Kill the services at every crash point, an
 chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of its own; a report in target/chaos
 	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (20 minutes; ALLOW_SKIP=1 without root)
+faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
 long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders

@@ -1,16 +1,18 @@
 //! Events of other services, published by a test.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chassis::Event;
 use chassis::event::avro::frame;
+use chassis::{Event, Topic};
 use chrono::Utc;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_subject};
 use schema_registry_converter::schema_registry_common::SubjectNameStrategy;
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,6 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub struct EventProducer {
     producer: FutureProducer,
     registry: SrSettings,
+    /// The id of each topic's schema.
+    schema_ids: Mutex<HashMap<&'static str, u32>>,
 }
 
 impl EventProducer {
@@ -36,7 +40,7 @@ impl EventProducer {
             .set("allow.auto.create.topics", "false")
             .create()?;
         let registry = SrSettings::new_builder(registry.to_owned()).no_proxy().build()?;
-        Ok(EventProducer { producer, registry })
+        Ok(EventProducer { producer, registry, schema_ids: Mutex::default() })
     }
 
     /// Publishes an event under a new id. Returns the id when Kafka has acknowledged the record, within 30 s.
@@ -56,10 +60,7 @@ impl EventProducer {
     /// As for [`EventProducer::publish`].
     pub async fn publish_with_id<E: Event>(&self, event_id: Uuid, event: &E) -> Result<()> {
         let topic = E::topic();
-        let subject = SubjectNameStrategy::TopicNameStrategy(topic.name.to_owned(), false);
-        let schema = get_schema_by_subject(&self.registry, &subject).await;
-        let schema = schema.with_context(|| format!("{} is not registered", topic.subject()))?;
-        let payload = frame(schema.id, &topic.codec().encode(event)?);
+        let payload = frame(self.schema_id(topic).await?, &topic.codec().encode(event)?);
         let (id, source) = (event_id.to_string(), format!("/{}", topic.publisher));
         let time = Utc::now().to_rfc3339();
         // A trace of its own.
@@ -81,5 +82,18 @@ impl EventProducer {
         let record = FutureRecord::to(topic.name).key(&key).payload(&payload).headers(headers);
         let sent = self.producer.send(record, TIMEOUT).await.map_err(|(error, _)| error);
         sent.map(drop).with_context(|| format!("no record was written to {}", topic.name))
+    }
+
+    /// The id of a topic's newest schema, from the registry the first time.
+    async fn schema_id(&self, topic: &'static Topic) -> Result<u32> {
+        let mut known = self.schema_ids.lock().await;
+        if let Some(id) = known.get(topic.name) {
+            return Ok(*id);
+        }
+        let subject = SubjectNameStrategy::TopicNameStrategy(topic.name.to_owned(), false);
+        let schema = get_schema_by_subject(&self.registry, &subject).await;
+        let schema = schema.with_context(|| format!("{} is not registered", topic.subject()))?;
+        known.insert(topic.name, schema.id);
+        Ok(schema.id)
     }
 }

@@ -27,6 +27,12 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// 50 events a second.
 const EVENT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long each mix of versions is under load.
+const STEP_DURATION: Duration = Duration::from_secs(3);
+
+/// The load reaches half of its rate, even on a busy machine.
+const REQUESTS_MIN: usize = 300;
+
 /// The newer crates, and a newer handler.
 const NEWER_VERSION: &str = "0.2.0";
 
@@ -186,6 +192,7 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
                 stack.stop(instance).await?;
                 stack.set_programs(instance, version)?;
                 stack.start(instance).await?;
+                sleep(STEP_DURATION).await;
             }
         }
         anyhow::Ok(())
@@ -209,8 +216,19 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
         rolled = roll => rolled?,
         failed = load => return failed,
     }
+    println!("{} requests", created.len());
+    ensure!(created.len() >= REQUESTS_MIN, "the load was {} requests", created.len());
+    assert_accepted_by_both_versions(stack, &system, &created).await
+}
+
+/// Every request was accepted once, some by each version.
+async fn assert_accepted_by_both_versions(
+    stack: &Stack,
+    system: &System,
+    created: &[Uuid],
+) -> Result<()> {
     let client = reqwest::Client::new();
-    for request_id in &created {
+    for request_id in created {
         let url = format!("{}/requests/{request_id}", stack.url(SERVICE)?);
         eventually("the request to be accepted", TIMEOUT, async || {
             let status = client.get(&url).send().await?.status();
@@ -219,7 +237,7 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
         })
         .await?;
     }
-    let verdict = check(&system, TIMEOUT).await?;
+    let verdict = check(system, TIMEOUT).await?;
     ensure!(verdict.holds(), "{}", verdict.lines().join("\n"));
     let mut db = PgConnection::connect(&stack.database_url(SERVICE)?).await?;
     let subjects = "select distinct subject from requests order by 1";
@@ -228,6 +246,5 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
     let handlers = "select count(distinct handled_by) from chassis.inbox";
     let handlers: i64 = sqlx::query_scalar(handlers).fetch_one(&mut db).await?;
     ensure!(handlers == 2, "both versions of the chassis write the inbox: {handlers}");
-    println!("{} requests, none lost", created.len());
     Ok(())
 }
