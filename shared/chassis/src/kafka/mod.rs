@@ -9,6 +9,7 @@ pub(crate) mod client_health;
 pub mod compacted_topic;
 pub(crate) mod record;
 mod schema_cache;
+mod schema_references;
 pub(crate) mod schema_registry;
 mod schema_registry_error;
 

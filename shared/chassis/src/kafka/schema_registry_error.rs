@@ -1,4 +1,4 @@
-//! What an error of the schema registry's client means.
+//! What an answer of the schema registry, or an error of its client, means.
 
 use std::error::Error;
 
@@ -13,6 +13,11 @@ pub(super) enum RegistryResponse {
     Refused(String),
     /// There is no answer, or one that is not understood.
     Failed(String),
+}
+
+/// The registry's answer shows that the schema of an id can never be used.
+pub(super) fn unreadable(because: String) -> RegistryResponse {
+    RegistryResponse::Conclusive(CachedSchema::Unreadable(because))
 }
 
 /// What an error means for the id that was requested. Only the registry itself refuses; a bare 404 may come from

@@ -6,6 +6,7 @@
 
 pub(crate) mod lifecycle;
 pub(crate) mod open_files;
+mod ports;
 pub mod process;
 pub(crate) mod tasks;
 

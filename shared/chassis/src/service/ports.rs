@@ -1,0 +1,104 @@
+//! The three ports of a service: the API for clients, the probes with metrics and books, and the admin port.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::reject_browser_requests;
+use crate::config::Config;
+use crate::config::env::BadConfiguration;
+use crate::http::health::{self, Phase, ProbeState};
+use crate::http::limits::Limits;
+use crate::http::problem::Problem;
+use crate::http::server;
+use crate::service::open_files;
+use crate::service::tasks::Tasks;
+use crate::service::{Routers, Service};
+
+pub(super) const API_TASK: &str = "API";
+pub(super) const PROBES_TASK: &str = "probes";
+pub(super) const ADMIN_TASK: &str = "admin port";
+
+/// How long the ports that clients do not use may take to end their requests.
+pub(super) const INTERNAL_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Service {
+    /// Binds all three ports, so that a port in use is reported at once, and serves them from then on.
+    pub(super) fn listen(
+        &self,
+        routers: Routers,
+        phase: watch::Receiver<Phase>,
+        stop_internal_ports: &CancellationToken,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<()> {
+        let probes = ProbeState {
+            db: self.db.clone(),
+            phase: phase.clone(),
+            heartbeats: self.heartbeats.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let probes = health::router(probes).merge(routers.books);
+        let api = routers.api.layer(middleware::from_fn_with_state(phase, reject_until_started));
+        let admin = routers.admin.layer(middleware::from_fn(reject_browser_requests));
+        let connections = open_files::connection_limits(self.config.database_pool_size)?;
+        let idle_timeout = self.config.http_idle_timeout;
+        let limits = Limits { connections_max: connections.internal, ..Limits::default() };
+        let api_limits = Limits { connections_max: connections.api, idle_timeout, ..limits };
+
+        let mut serve = |task, variable, addr, router, limits, stop: &CancellationToken, drain| {
+            let listener = bind(variable, addr)?;
+            let stop = stop.clone();
+            tasks.spawn(task, server::serve(listener, router, limits, stop, drain));
+            anyhow::Ok(())
+        };
+        let Config { http_addr, probe_addr, admin_addr, shutdown_timeout, .. } = self.config;
+        let (stop, drain) = (stop_internal_ports, INTERNAL_DRAIN_TIMEOUT);
+        let (api_stop, api_drain) = (&self.draining, shutdown_timeout / 2);
+        serve(API_TASK, "HTTP_ADDR", http_addr, api, api_limits, api_stop, api_drain)?;
+        serve(PROBES_TASK, "PROBE_ADDR", probe_addr, probes, limits, stop, drain)?;
+        serve(ADMIN_TASK, "ADMIN_ADDR", admin_addr, admin, limits, stop, drain)
+    }
+}
+
+fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    let message = format!("{variable} is {addr}, where nothing can listen");
+    server::listen(addr).map_err(|error| match error.kind() {
+        // Another process may end and free its port.
+        ErrorKind::AddrInUse => anyhow::Error::new(error).context(message),
+        _ => BadConfiguration::new(format!("{message}: {error}")).into(),
+    })
+}
+
+/// Rejects requests until the database is migrated: the loops that would run them do not run yet.
+async fn reject_until_started(
+    State(phase): State<watch::Receiver<Phase>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if *phase.borrow() == Phase::Starting {
+        let detail = "The service is starting and waits for its database; nothing was stored.";
+        return Err(Problem::unavailable(detail));
+    }
+    Ok(next.run(request).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_reported_with_the_variable_that_moves_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let failure = bind("HTTP_ADDR", taken.local_addr().unwrap()).unwrap_err();
+        let failure = format!("{failure:#}");
+        assert!(failure.starts_with("HTTP_ADDR is 127.0.0.1:"), "{failure}");
+        assert!(failure.contains("Address already in use"), "{failure}");
+    }
+}
