@@ -122,22 +122,28 @@ impl Worktree {
     /// Runs a command in the copy, and returns its output; a failure contains the output as well.
     pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(program.as_ref());
-        command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).current_dir(&self.root).env_remove("CARGO_TARGET_DIR");
         command.env("HOLDFAST_STATE", &self.state);
         // The copy is inside the target of the original checkout, and not part of its repository.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
-        for inherited in ["CARGO_TARGET_DIR", "CARGO_INCREMENTAL", TEST_STACK_VARIABLE] {
-            command.env_remove(inherited);
-        }
-        let output = tokio::time::timeout(COMMAND_TIMEOUT, command.output())
-            .await
-            .context("the command takes too long")??;
-        let [out, error] =
-            [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
-        let shown = || format!("{} {arguments:?}:\n{out}\n{error}", program.as_ref().display());
-        ensure!(output.status.success(), "{}", shown());
-        Ok(out + &error)
+        run_to_end(command).await
     }
+}
+
+/// Runs a command of another checkout, without what it would inherit of this one. Returns its output; a failure
+/// contains the output as well.
+pub async fn run_to_end(mut command: Command) -> Result<String> {
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    for inherited in ["CARGO_INCREMENTAL", "MAKEFLAGS", TEST_STACK_VARIABLE] {
+        command.env_remove(inherited);
+    }
+    let output = tokio::time::timeout(COMMAND_TIMEOUT, command.output())
+        .await
+        .context("the command takes too long")??;
+    let [out, error] =
+        [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    ensure!(output.status.success(), "{:?}:\n{out}\n{error}", command.as_std());
+    Ok(out + &error)
 }
 
 fn copy_folder(from: &Path, to: &Path, but: &[&str]) -> Result<()> {

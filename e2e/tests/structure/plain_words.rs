@@ -23,7 +23,7 @@ pub fn banned_words(line: &str) -> impl Iterator<Item = &'static str> {
 }
 
 /// Every file at or below a path that may contain comments or messages.
-fn files(path: &str, found: &mut Vec<String>) {
+pub fn files(path: &str, found: &mut Vec<String>) {
     let file = root().join(path);
     if !file.is_dir() {
         // This file lists the words.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use chrono::Utc;
 use rdkafka::Timestamp;
-use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -27,11 +28,12 @@ use crate::db::migrate;
 use crate::db::pool;
 use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::avro::{Codec, frame};
-use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Unprocessable};
+use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Topic, Unprocessable};
 use crate::flow::heartbeat::Heartbeats;
 use crate::flow::wakeups::Wakeups;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::kafka::schema_registry::CachedSchema;
+use crate::outbox::query::{self, OutboxRow};
 use crate::transaction::events::apply_events;
 use crate::transaction::failure::ApplyError;
 use crate::transaction::incoming_record::IncomingRecord;
@@ -76,11 +78,28 @@ pub fn config(owner: Secret, server: Secret) -> Config {
 /// The schema id of the delivered events.
 const SCHEMA_ID: u32 = 1;
 
+/// The headers of an event that another service published now, as its relay makes them.
+pub fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
+    // A trace of its own.
+    let trace = Uuid::now_v7().simple().to_string();
+    let row = OutboxRow {
+        position: 0,
+        event_id,
+        topic: topic.name.to_owned(),
+        key: String::new(),
+        schema_fingerprint: Vec::new(),
+        body: Vec::new(),
+        traceparent: Some(format!("00-{trace}-{}-01", &trace[16..])),
+        causation_id: None,
+        occurred_at: Utc::now(),
+    };
+    query::record_headers(&format!("/{}", topic.publisher), &row)
+}
+
 /// An event as a record of Kafka.
 fn kafka_record<E: Event>(id: Uuid, event: &E) -> OwnedMessage {
     let Outgoing { topic, key, body, .. } = Outgoing::from_event(event);
-    let id = id.to_string();
-    let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(&id) });
+    let headers = record_headers(topic, id);
     let (payload, key) = (Some(frame(SCHEMA_ID, &body)), Some(key.into_bytes()));
     OwnedMessage::new(payload, key, topic.name.into(), Timestamp::NotAvailable, 0, 0, Some(headers))
 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chassis::event::avro::frame;
+use chassis::testing::record_headers;
 use chassis::{Event, Topic};
-use chrono::Utc;
 use rdkafka::ClientConfig;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, get_schema_by_subject};
 use schema_registry_converter::schema_registry_common::SubjectNameStrategy;
@@ -61,24 +60,7 @@ impl EventProducer {
     pub async fn publish_with_id<E: Event>(&self, event_id: Uuid, event: &E) -> Result<()> {
         let topic = E::topic();
         let payload = frame(self.schema_id(topic).await?, &topic.codec().encode(event)?);
-        let (id, source) = (event_id.to_string(), format!("/{}", topic.publisher));
-        let time = Utc::now().to_rfc3339();
-        // A trace of its own.
-        let trace = Uuid::now_v7().simple().to_string();
-        let traceparent = format!("00-{trace}-{}-01", &trace[16..]);
-        let headers = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", &id),
-            ("ce_type", topic.name),
-            ("ce_source", &source),
-            ("ce_time", &time),
-            ("content-type", "application/avro"),
-            ("traceparent", &traceparent),
-        ];
-        let headers = headers.into_iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
-        });
-        let key = event.key();
+        let (key, headers) = (event.key(), record_headers(topic, event_id));
         let record = FutureRecord::to(topic.name).key(&key).payload(&payload).headers(headers);
         let sent = self.producer.send(record, TIMEOUT).await.map_err(|(error, _)| error);
         sent.map(drop).with_context(|| format!("no record was written to {}", topic.name))

@@ -2,12 +2,11 @@
 //! back, instance by instance, while events arrive.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use chassis::event::{Event, Retention, Topic};
 use checker::{System, check, outbox_log};
 use chrono::{DateTime, Utc};
-use e2e::mutants::worktree::Worktree;
+use e2e::mutants::worktree::{Worktree, run_to_end};
 use e2e::new_repository::generate;
 use e2e::stack_description::checkout;
 use launcher::StackDescription;
@@ -20,9 +19,6 @@ use super::*;
 use crate::upgrade::{NEWER_INBOX, add_newer_chassis_migration};
 
 const SERVICE: &str = "shop";
-
-/// A cold build of everything, on a busy machine.
-const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 
 /// 50 events a second.
 const EVENT_INTERVAL: Duration = Duration::from_millis(20);
@@ -89,16 +85,10 @@ impl Repository {
 
     async fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.root).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).current_dir(&self.root);
         command.env("CARGO_TARGET_DIR", &self.target).env("CARGO_NET_OFFLINE", "true");
         command.env("HOLDFAST_STATE", self.root.join(".holdfast"));
-        for inherited in ["HOLDFAST_TEST_STACK", "CARGO_INCREMENTAL", "MAKEFLAGS"] {
-            command.env_remove(inherited);
-        }
-        let output = tokio::time::timeout(BUILD_TIMEOUT, command.output()).await??;
-        let text = String::from_utf8([output.stdout, output.stderr].concat())?;
-        ensure!(output.status.success(), "{program} {arguments:?}:\n{text}");
-        Ok(())
+        run_to_end(command).await.map(drop)
     }
 
     /// Builds the programs, and keeps a copy of them.
