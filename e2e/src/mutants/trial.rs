@@ -41,7 +41,7 @@ const SLOW_COMMITS: &str = "
     create schema disturbance;
     create function disturbance.delay_commit() returns trigger language plpgsql
     as $$ begin perform pg_sleep(0.03); return null; end $$;
-    create constraint trigger delay_commit after insert on outbox
+    create constraint trigger delay_commit after insert on chassis.outbox
     deferrable initially deferred for each row
     when (random() < 0.2) execute function disturbance.delay_commit();
     grant usage on schema disturbance to public";
