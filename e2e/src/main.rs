@@ -10,6 +10,7 @@ use e2e::admin::rebuild;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
+use e2e::console::{print_lines, printable_lines};
 use e2e::mutants::run as mutants;
 use e2e::new_repository::{self, RepositoryOptions};
 use e2e::new_service;
@@ -85,7 +86,7 @@ async fn main() -> ExitCode {
     match run(Arguments::parse().command).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable_lines(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -138,7 +139,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
         Command::Timeline { order_id } => {
             let lines = order_timeline::run(&open_client()?, order_id).await?;
-            lines.iter().for_each(|line| println!("{line}"))
+            print_lines(&lines);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -167,7 +168,7 @@ fn open_client() -> Result<Client> {
 async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
     let client = open_client()?;
     let (summary, ()) = load::run(&client, load, async { Ok(()) }).await?;
-    summary.lines().iter().for_each(|line| println!("{line}"));
+    print_lines(&summary.lines());
     let checked = if verify {
         check(&client, &run::CheckOptions::default()).await?
     } else {
@@ -178,6 +179,6 @@ async fn place_load(load: &Load, verify: bool) -> Result<ExitCode> {
 
 async fn check(client: &Client, options: &run::CheckOptions) -> Result<ExitCode> {
     let verdict = run::run(client, options).await?;
-    verdict.lines().iter().for_each(|line| println!("{line}"));
+    print_lines(&verdict.lines());
     Ok(exit_code_if(verdict.holds()))
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// An order that was confirmed. It never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
-#[record(table = "confirmed_orders", key = "order_id")]
+#[record(table = "confirmed_orders", key = "order_id", immutable)]
 pub struct ConfirmedOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,

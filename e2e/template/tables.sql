@@ -8,3 +8,4 @@ create table confirmed_orders (
     currency     text not null,
     confirmed_at timestamptz not null
 );
+comment on table confirmed_orders is 'append-only';

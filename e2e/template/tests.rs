@@ -80,6 +80,7 @@ async fn a_confirmed_order_is_stored_once_readable_and_balanced() {
         json!({"orders": 2, "total_cents": total, "lines_cents": total, "balanced": true, "written_off": none})
     );
     assert_eq!(fixture.count_rows("chassis.outbox").await, 0);
+    fixture.assert_append_only(&["confirmed_orders"]).await;
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub fn postgres(
         // No frequent query is planned by these statistics.
         "default_statistics_target=10".to_string(),
         "shared_preload_libraries=pg_stat_statements".to_string(),
+        // The detail of a refused row contains its values.
+        "log_error_verbosity=terse".to_string(),
     ];
     let mut arguments = vec!["-D".to_string(), home.join("data").display().to_string()];
     for setting in settings {

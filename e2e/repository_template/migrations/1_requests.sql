@@ -6,3 +6,4 @@ create table requests (
     -- Its shop.accepted.
     accepted_event_id uuid not null
 );
+comment on table requests is 'append-only';

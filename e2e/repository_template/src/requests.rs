@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// A request that was accepted. It never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
-#[record(table = "requests", key = "request_id")]
+#[record(table = "requests", key = "request_id", immutable)]
 pub struct Request {
     pub request_id: Uuid,
     pub subject: String,

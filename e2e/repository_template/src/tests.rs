@@ -59,6 +59,7 @@ async fn a_request_is_stored_once_readable_and_published() {
     let before = fixture.outbox_records().await;
     let (_, again) = fixture.republished([Request::source()], json!({})).await;
     assert_eq!(again, before);
+    fixture.assert_append_only(&["requests"]).await;
 }
 
 #[test]

@@ -83,6 +83,24 @@ fn each_dependency_has_one_version_wherever_it_runs() {
     }
 }
 
+/// The detail of an error contains values of the row, such as the customer whose key exists already.
+#[test]
+fn no_postgres_logs_the_values_of_rows() {
+    let files = [
+        "e2e/launcher/src/launch_config.rs",
+        "docker-compose.yml",
+        "k8s/overlays/demo/postgres/postgres.yaml",
+        "e2e/repository_template/docker-compose.yml",
+    ];
+    for file in files {
+        assert!(read(file).contains("log_error_verbosity=terse"), "{file}");
+    }
+    for cluster in file("k8s/overlays/production/databases.yaml") {
+        let parameters = &cluster["spec"]["postgresql"]["parameters"];
+        assert_eq!(parameters["log_error_verbosity"], "terse", "{}", name(&cluster));
+    }
+}
+
 /// A group whose offsets expire before the records of its topics reads them again from the
 /// beginning.
 #[test]

@@ -52,6 +52,7 @@ create table history (
     recorded_at timestamptz not null,
     primary key (order_id, event_id)
 );
+comment on table history is 'append-only';
 
 -- A row for each order that was placed while a deadline was set, until it has ended and is older than the
 -- deadline. Without a deadline the table is empty.

@@ -19,6 +19,7 @@ create table deposits (
     amount_cents bigint not null check (amount_cents > 0),
     created_at   timestamptz not null
 );
+comment on table deposits is 'append-only';
 
 -- What payment did for an order, and what it answered. Rows are kept. A void one is the tombstone of a cancellation
 -- that overtook its order.

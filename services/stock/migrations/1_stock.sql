@@ -24,6 +24,7 @@ create table deliveries (
     quantity    bigint not null check (quantity > 0),
     created_at  timestamptz not null
 );
+comment on table deliveries is 'append-only';
 
 -- What stock did for an order, and what it answered. Rows are kept. A void one is the tombstone of a cancellation
 -- that overtook its order.

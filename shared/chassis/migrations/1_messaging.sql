@@ -1,5 +1,8 @@
 -- The tables of the chassis, in a schema of their own in the database of every service. `migrate` creates the schema
 -- and applies this file before the migrations of the service.
+--
+-- The comments of tables and columns declare what the serving role may do there, and `migrate` grants it that: rows of
+-- an `append-only` table are read and added, of a `deletable` one deleted as well, and only `mutable` columns change.
 
 -- Events that a broker has not acknowledged yet. The relay deletes a row when its record is acknowledged, so the
 -- table has only the rows that wait.
@@ -20,6 +23,7 @@ create table chassis.outbox (
 )
 -- Thousands of rows come and go: the default of a fifth of the table would let it bloat.
 with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+comment on table chassis.outbox is 'append-only, deletable: an acknowledged row is deleted';
 
 -- The text of each schema that an outbox row was written with, so that a relay of an older version
 -- can publish what a newer replica wrote.
@@ -27,6 +31,7 @@ create table chassis.outbox_schemas (
     fingerprint bytea primary key,
     schema      text not null
 );
+comment on table chassis.outbox_schemas is 'append-only';
 
 -- The time that the processes of the service have measured with their monotonic clocks. While one of them runs, a
 -- row is added about once a minute. A row that must not be deleted early stores the number of the newest tick: its
@@ -39,6 +44,7 @@ create table chassis.clock_ticks (
     recorded_at timestamptz not null default now()
 );
 insert into chassis.clock_ticks (tick, elapsed_ms) values (0, 0);
+comment on table chassis.clock_ticks is 'append-only, deletable: old ticks are deleted';
 
 -- One row for each event that was handled, written in the transaction of its effect.
 create table chassis.inbox (
@@ -53,6 +59,7 @@ create table chassis.inbox (
 -- For deletion by age. It is no BRIN index: when deleted rows leave pages that are filled again, each range of a
 -- BRIN index reaches from the oldest row to the newest, and every query reads the whole table.
 create index inbox_tick on chassis.inbox (tick);
+comment on table chassis.inbox is 'append-only, deletable: old rows are deleted';
 
 -- The replies to commands that had an Idempotency-Key, for at least 24 hours.
 create table chassis.idempotency_keys (
@@ -68,6 +75,7 @@ create table chassis.idempotency_keys (
     primary key (path, key)
 );
 create index idempotency_keys_tick on chassis.idempotency_keys (tick);
+comment on table chassis.idempotency_keys is 'append-only, deletable: old rows are deleted';
 
 -- Records that can never be handled, with their bytes and the reason.
 create table chassis.dead_letters (
@@ -96,6 +104,10 @@ create table chassis.dead_letters (
 );
 create index dead_letters_waiting on chassis.dead_letters (dead_letter_id) where state = 'waiting';
 create index dead_letters_discarded on chassis.dead_letters (event_id) where state = 'discarded';
+comment on table chassis.dead_letters is 'append-only';
+comment on column chassis.dead_letters.state is 'mutable: an operator settles it';
+comment on column chassis.dead_letters.discard_reason is 'mutable: with the state';
+comment on column chassis.dead_letters.settled_at is 'mutable: with the state';
 
 -- What was given up with discarded dead letters. The books show the sums.
 create table chassis.write_offs (
@@ -106,6 +118,7 @@ create table chassis.write_offs (
     unit           text not null,
     written_off_at timestamptz not null default now()
 );
+comment on table chassis.write_offs is 'append-only';
 
 -- Whether the circuit breaker has paused the consumer. One row.
 create table chassis.consumer (

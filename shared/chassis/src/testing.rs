@@ -109,6 +109,8 @@ pub struct LocalService<R: UnitOfWork> {
     service: &'static str,
     /// The pool of the serving role.
     pub db: PgPool,
+    /// The pool of the role that owns the tables.
+    pub owner: PgPool,
     /// Takes commands.
     pub commands: Commands<R>,
     wakeups: Arc<Wakeups>,
@@ -119,16 +121,18 @@ impl<R: UnitOfWork> LocalService<R> {
     /// Creates a database, migrates it as its owner, and starts the executors as its server.
     pub async fn start(service: &'static str, migrator: Migrator) -> LocalService<R> {
         let (owner, server) = fresh_database().await;
-        let config = config(owner, server);
+        let mut config = config(owner.clone(), server);
         migrate::migrate(service, &config, migrator).await.expect("the migrations run");
         let db = pool::connect(service, &config).expect("the URL can be read");
+        config.database_url = owner;
+        let owner = pool::connect(service, &config).expect("the URL can be read");
         let heartbeat = Heartbeats::default().register("command executor", Duration::from_secs(60));
         let wakeups = Arc::<Wakeups>::default();
         let (commands, executor) =
             commands::command_channel(service, db.clone(), wakeups.clone(), heartbeat);
         let stop = CancellationToken::new();
         tokio::spawn(executor.run(stop.clone()));
-        LocalService { service, db, commands, wakeups, _stop: stop.drop_guard() }
+        LocalService { service, db, owner, commands, wakeups, _stop: stop.drop_guard() }
     }
 
     /// The change feed of this replica.

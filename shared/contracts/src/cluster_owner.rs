@@ -65,6 +65,8 @@ pub async fn claim(config: &KafkaConfig, stack: &str) -> Result<()> {
         }
     };
     if owner != stack {
+        // A terminal acts on control characters, and any client that may write there chose the text.
+        let owner = owner.escape_debug();
         return Err(BadConfiguration::new(format!(
             "STACK_NAME is `{stack}`, and this Kafka cluster belongs to the stack `{owner}`: a cluster \
              holds one stack. Give `{stack}` a cluster of its own, or set STACK_NAME={owner} to take \

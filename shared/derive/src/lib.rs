@@ -55,7 +55,8 @@ use syn::{
 /// Implements `chassis::Record` for a struct. Each field is the column of its name.
 ///
 /// - `#[record(table = "…", key = "…")]` on the struct names the table, and the field that is its key.
-/// - `#[record(immutable)]` on a field leaves its column out of updates.
+/// - `#[record(immutable)]` on a field leaves its column out of updates. `immutable` behind the key, on the struct,
+///   says it of all fields: a row is never updated, so it is read without a lock, as an append-only table requires.
 ///
 /// A struct that is no record does not compile, and the error points at the reason: a struct without a table, a key
 /// or named fields, an enum, generic parameters, a field whose type no column can store, or an `#[sqlx(…)]` that
@@ -69,12 +70,13 @@ pub fn derive_record(input: proc_macro::TokenStream) -> proc_macro::TokenStream 
 fn expand(input: &DeriveInput) -> Result<TokenStream> {
     let name = &input.ident;
     let fields = named_fields(input)?;
-    let (table, key) = table_and_key(input)?;
+    let (table, key, is_immutable) = attributes(input)?;
     let key_field = fields.iter().find(|field| column_name(field) == key.value());
     let key_field =
         key_field.ok_or_else(|| error(&key, &format!("{name} has no field `{}`", key.value())))?;
     let (key_ident, key_type) = (&key_field.ident, &key_field.ty);
-    let columns = fields.iter().map(|field| column(name, field)).collect::<Result<Vec<_>>>()?;
+    let columns = fields.iter().map(|field| column(name, field, is_immutable));
+    let columns = columns.collect::<Result<Vec<_>>>()?;
     let record = quote!(::chassis::unit_of_work::record);
     Ok(quote! {
         impl #record::Record for #name {
@@ -107,14 +109,18 @@ fn named_fields(input: &DeriveInput) -> Result<&Punctuated<Field, Token![,]>> {
     }
 }
 
-/// The values of `#[record(table = "…", key = "…")]`.
-fn table_and_key(input: &DeriveInput) -> Result<(LitStr, LitStr)> {
-    let (mut table, mut key) = (None, None);
+/// The values of `#[record(table = "…", key = "…")]`, and whether `immutable` follows.
+fn attributes(input: &DeriveInput) -> Result<(LitStr, LitStr, bool)> {
+    let (mut table, mut key, mut is_immutable) = (None, None, false);
     for attribute in input.attrs.iter().filter(|it| it.path().is_ident("record")) {
         attribute.parse_nested_meta(|meta| {
             let value = match () {
                 () if meta.path.is_ident("table") => &mut table,
                 () if meta.path.is_ident("key") => &mut key,
+                () if meta.path.is_ident("immutable") => {
+                    is_immutable = true;
+                    return Ok(());
+                }
                 () => return Err(meta.error("expected `table = \"…\"` or `key = \"…\"`")),
             };
             match value.replace(meta.value()?.parse()?) {
@@ -124,13 +130,14 @@ fn table_and_key(input: &DeriveInput) -> Result<(LitStr, LitStr)> {
         })?;
     }
     let missing = "a record names its table and its key: `#[record(table = \"…\", key = \"…\")]`";
-    table.zip(key).ok_or_else(|| error(&input.ident, missing))
+    let (table, key) = table.zip(key).ok_or_else(|| error(&input.ident, missing))?;
+    Ok((table, key, is_immutable))
 }
 
 /// The column of a field, as an expression. It has the span of the field's type, so that the compiler's error points
 /// at a type that no column can store.
-fn column(record: &Ident, field: &Field) -> Result<TokenStream> {
-    let mut immutable = None;
+fn column(record: &Ident, field: &Field, is_immutable: bool) -> Result<TokenStream> {
+    let mut immutable = is_immutable.then(|| quote!(.immutable()));
     for attribute in &field.attrs {
         if attribute.path().is_ident("sqlx") {
             let message = "a record's column has the name of its field: leave out `#[sqlx(…)]`";
@@ -202,6 +209,15 @@ mod tests {
             }
         };
         assert_eq!(expanded.unwrap().to_string(), expected.to_string());
+    }
+
+    #[test]
+    fn every_column_of_an_immutable_record_is_immutable() {
+        let expanded = expand(&parse_quote! {
+            #[record(table = "deposits", key = "id", immutable)]
+            struct Deposit { id: i64, amount: i64 }
+        });
+        assert_eq!(expanded.unwrap().to_string().matches(". immutable ()").count(), 2);
     }
 
     #[test]

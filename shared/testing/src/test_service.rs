@@ -1,5 +1,6 @@
 //! A service on a database of its own.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use axum::Router;
@@ -19,8 +20,10 @@ use crate::{TestClient, TestResponse};
 /// dropped.
 pub struct TestService<R: UnitOfWork> {
     local: LocalService<R>,
-    /// The pool of the serving role, which may change rows and no tables.
+    /// The pool of the serving role, which may change rows and no tables, and no row of an append-only table.
     pub db: PgPool,
+    /// The pool of the role that owns the tables, for rows that the service itself cannot write.
+    pub owner: PgPool,
     /// Takes commands, as the service's API does.
     pub commands: Commands<R>,
 }
@@ -33,7 +36,8 @@ impl<R: UnitOfWork> TestService<R> {
     /// If there is no such cluster, or a migration fails.
     pub async fn new(service: &'static str, migrator: Migrator) -> TestService<R> {
         let local = LocalService::start(service, migrator).await;
-        TestService { db: local.db.clone(), commands: local.commands.clone(), local }
+        let (db, owner, commands) = (local.db.clone(), local.owner.clone(), local.commands.clone());
+        TestService { local, db, owner, commands }
     }
 
     /// The change feed of this replica. It ends with `stop`.
@@ -138,7 +142,7 @@ impl<R: UnitOfWork> TestService<R> {
     }
 
     /// Corrupts and repairs the rows that the books compare, by one pair of statements after the other. The books
-    /// must report each corruption and each repair.
+    /// must report each corruption and each repair. The owner of the tables runs the statements.
     ///
     /// # Panics
     /// If they do not.
@@ -150,21 +154,50 @@ impl<R: UnitOfWork> TestService<R> {
         let books = TestClient(books);
         for (corrupt, repair) in corruptions {
             for (statement, balanced) in [(*corrupt, false), (*repair, true)] {
-                sqlx::query(statement).execute(&self.db).await.expect(statement);
+                sqlx::query(statement).execute(&self.owner).await.expect(statement);
                 let books = books.get("/books").await.body;
                 assert_eq!(books["balanced"], balanced, "{statement}");
             }
         }
     }
 
-    /// Runs a statement that the database has to refuse; returns its SQLSTATE.
+    /// Runs a statement that the database has to refuse, even to the owner of the tables; returns its SQLSTATE.
     ///
     /// # Panics
     /// If the database accepts it.
     pub async fn expect_sqlstate(&self, statement: &'static str) -> String {
-        let refused = sqlx::query(statement).execute(&self.db).await.expect_err(statement);
+        let refused = sqlx::query(statement).execute(&self.owner).await.expect_err(statement);
         let refused = refused.into_database_error().expect("the database refuses it");
         refused.code().expect("an SQLSTATE").into_owned()
+    }
+
+    /// Tries to change, lock and delete the rows of tables as the serving role.
+    ///
+    /// # Panics
+    /// If these are not all append-only tables of the service, or the database accepts a statement.
+    pub async fn assert_append_only(&self, tables: &[&str]) {
+        let declared = "select relname::text, attname::text from pg_class
+                        join pg_attribute on attrelid = pg_class.oid and attnum = 1
+                        where relnamespace = current_schema()::regnamespace
+                          and obj_description(pg_class.oid, 'pg_class') like 'append-only%'
+                        order by relname";
+        let declared = sqlx::query_as(declared).fetch_all(&self.db).await;
+        let declared: Vec<(String, String)> = declared.expect("the tables");
+        assert!(declared.iter().map(|(table, _)| table).eq(tables), "{declared:?}");
+        for (table, column) in declared {
+            self.count_rows(&table).await;
+            for statement in [
+                format!("update {table} set {column} = {column}"),
+                format!("delete from {table}"),
+                format!("truncate {table}"),
+                format!("select from {table} for key share"),
+            ] {
+                let refused = sqlx::query(AssertSqlSafe(statement.as_str())).execute(&self.db);
+                let refused = refused.await.expect_err(&statement).into_database_error();
+                let code = refused.and_then(|error| error.code().map(Cow::into_owned));
+                assert_eq!(code.as_deref(), Some("42501"), "{statement}");
+            }
+        }
     }
 }
 

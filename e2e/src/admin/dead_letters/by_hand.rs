@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::client::sample_events::POISON_KEY;
+use crate::console::printable;
 
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,7 +51,7 @@ pub async fn run_sql(
         let statement = statement.trim_end().trim_end_matches(';');
         let rows = format!("select row_to_json(row)::text from ({statement}) as row");
         let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(rows)).fetch_all(&mut db).await?;
-        rows.iter().try_for_each(|row| writeln!(out, "{row}"))?;
+        rows.iter().try_for_each(|row| writeln!(out, "{}", printable(row)))?;
     } else {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut db).await?;
         writeln!(out, "executed in the database of {service}")?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::client::http_client::Client;
 use crate::client::outcome::HttpResponse;
+use crate::console::printable;
 use crate::stack_description::SERVICES;
 
 /// The number of instances that are tried, one after the other.
@@ -53,8 +54,8 @@ impl AdminClient {
     }
 }
 
-/// The detail of a problem response.
+/// The detail of a problem response, as a terminal may show it.
 pub fn detail(response: &HttpResponse) -> String {
     let problem: Value = serde_json::from_slice(&response.body).unwrap_or_default();
-    problem["detail"].as_str().map_or_else(|| response.to_string(), str::to_string)
+    printable(problem["detail"].as_str().unwrap_or(&response.to_string()))
 }

@@ -107,7 +107,7 @@ async fn replay(stack: &Stack, service: &str, id: i64, out: &mut impl Write) -> 
         return Ok(false);
     }
     let response: Value = response.json()?;
-    let result = match text(&response["outcome"]) {
+    let result = match &*text(&response["outcome"]) {
         "replayed" => "is replayed: its event was handled",
         "handled_before" => "is closed: its event was handled when it was delivered again",
         "discarded_before" => "is closed: its event was discarded in another dead letter",
@@ -205,7 +205,7 @@ async fn discard(
         let (at, path) = (text(&impact["remedy"]["service"]), text(&impact["remedy"]["path"]));
         let url = format!(
             "{}{path}",
-            admin.client.addresses.apis.get(at).context("a remedy names its service")?
+            admin.client.addresses.apis.get(&*at).context("a remedy names its service")?
         );
         let response = admin.client.send(Method::POST, &url, None, None).await?;
         ensure!(response.is_success(), "{at} refused POST {path}: {}", detail(&response));

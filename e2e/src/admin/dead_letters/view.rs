@@ -7,10 +7,12 @@ use launcher::Stack;
 use serde_json::Value;
 
 use crate::admin::dead_letters::client::AdminClient;
+use crate::console::printable;
 use crate::stack_description::SERVICES;
 
-pub fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
+/// The text of a value, as a terminal may show it.
+pub fn text(value: &Value) -> String {
+    value.as_str().map_or("-".into(), printable)
 }
 
 pub fn position(dead_letter: &Value) -> String {
@@ -47,8 +49,8 @@ pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) ->
             writeln!(out, "        and newer ones")?;
         }
         let consumer = admin.get("/consumer").await?;
-        if let Some(since) = consumer["paused_at"].as_str() {
-            let reason = text(&consumer["reason"]);
+        if consumer["paused_at"].is_string() {
+            let (since, reason) = (text(&consumer["paused_at"]), text(&consumer["reason"]));
             writeln!(out, "  its consumer has been paused since {since}: {reason}")?;
             writeln!(out, "  when the cause is removed: make resume SERVICE={service}")?;
         }
@@ -68,29 +70,34 @@ pub fn show(service: &str, dead_letter: &Value, out: &mut impl Write) -> Result<
         "where",
         format!("{} in cluster {}", position(dead_letter), text(&dead_letter["cluster"])),
     )?;
-    row("since", text(&dead_letter["received_at"]).to_string())?;
+    row("since", text(&dead_letter["received_at"]))?;
     row("tries", dead_letter["attempts"].to_string())?;
-    if let Some(settled_at) = dead_letter["settled_at"].as_str() {
-        let reason =
-            dead_letter["discard_reason"].as_str().map(|reason| format!(", because: {reason}"));
-        row("settled", format!("{settled_at}{}", reason.unwrap_or_default()))?;
+    if dead_letter["settled_at"].is_string() {
+        let reason = match &dead_letter["discard_reason"] {
+            Value::Null => String::new(),
+            reason => format!(", because: {}", text(reason)),
+        };
+        row("settled", format!("{}{reason}", text(&dead_letter["settled_at"])))?;
     }
-    row("event", text(&dead_letter["event_id"]).to_string())?;
-    row("key", text(&dead_letter["key"]).to_string())?;
-    row("trace", text(&dead_letter["traceparent"]).to_string())?;
+    row("event", text(&dead_letter["event_id"]))?;
+    row("key", text(&dead_letter["key"]))?;
+    row("trace", text(&dead_letter["traceparent"]))?;
     for (nth, (name, value)) in dead_letter["headers"].as_object().into_iter().flatten().enumerate()
     {
-        row(if nth == 0 { "headers" } else { "" }, format!("{name}: {}", text(value)))?;
+        row(
+            if nth == 0 { "headers" } else { "" },
+            format!("{}: {}", printable(name), text(value)),
+        )?;
     }
-    row("record", text(&dead_letter["record"]).to_string())?;
-    if let Some(read_with) = dead_letter["read_with"].as_str() {
-        row("content", format!("read with {read_with}:"))?;
+    row("record", text(&dead_letter["record"]))?;
+    if dead_letter["read_with"].is_string() {
+        row("content", format!("read with {}:", text(&dead_letter["read_with"])))?;
         for line in serde_json::to_string_pretty(&dead_letter["event"])?.lines() {
-            row("", line.to_string())?;
+            row("", printable(line))?;
         }
     }
-    if let Some(reason) = dead_letter["unreadable"].as_str() {
-        row("unreadable", reason.to_string())?;
+    if dead_letter["unreadable"].is_string() {
+        row("unreadable", text(&dead_letter["unreadable"]))?;
     }
     if state == "waiting" {
         show_impact(&dead_letter["discard_impact"], "if discarded", out)?;
@@ -116,4 +123,38 @@ pub fn show_impact(impact: &Value, title: &str, out: &mut impl Write) -> Result<
         writeln!(out, "  {:<13} {method} {path} at {service}: {does}", "remedy")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::console::tests::{HOSTILE_TEXT, is_harmless};
+
+    #[test]
+    fn text_from_a_record_adds_no_line_and_no_character_that_a_terminal_acts_on() {
+        let shown = |text: &str| {
+            let dead_letter = json!({
+                "dead_letter_id": 1, "state": text, "kind": text, "reason": text, "topic": text,
+                "partition": 0, "offset": 1, "cluster": text, "received_at": text, "attempts": 1,
+                "settled_at": text, "discard_reason": text, "event_id": text, "key": text,
+                "traceparent": text, "headers": {text: text}, "record": text, "read_with": text,
+                "event": {text: [text]}, "unreadable": text,
+            });
+            let impact = json!({
+                "consequence": text,
+                "write_offs": [{"amount": 1, "unit": text, "what": text}],
+                "remedy": {"method": text, "path": text, "service": text, "description": text},
+            });
+            let mut out = Vec::new();
+            show("stock", &dead_letter, &mut out).unwrap();
+            show_impact(&impact, "if discarded", &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let hostile = shown(HOSTILE_TEXT);
+        assert!(is_harmless(&hostile), "{hostile:?}");
+        assert_eq!(hostile.lines().count(), shown("plain").lines().count());
+        assert_eq!(hostile.matches("forged").count(), shown("plain").matches("plain").count());
+    }
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::admin::order_timeline::records::TimelineRecord;
 use crate::admin::order_timeline::view::format_duration;
 use crate::checker::expected_records::ExpectedRecord;
+use crate::console::printable;
 
 /// The columns of the timeline.
 pub const HEADER: [&str; 7] =
@@ -81,7 +82,8 @@ impl TimelineStep {
                 self.dead_letters.iter().find(|dead_letter| dead_letter.service == *service);
             match dead_letter {
                 Some(TimelineDeadLetter { dead_letter_id, state, reason, .. }) => pending.push(format!(
-                    "{name} is a dead letter of {service}, number {dead_letter_id}, {state}: {reason}"
+                    "{name} is a dead letter of {service}, number {dead_letter_id}, {state}: {}",
+                    printable(reason)
                 )),
                 None if self.records.is_empty() || self.handled.contains_key(service) => {}
                 None if self.is_committed_by(service) => pending.push(format!(

@@ -335,3 +335,9 @@ async fn batches_that_lock_the_same_orders_in_reverse_do_not_deadlock() {
 fn the_committed_openapi_document_matches_the_code() {
     testing::compare_openapi("order", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }
+
+#[tokio::test]
+async fn the_serving_role_cannot_rewrite_what_is_append_only() {
+    let (fixture, _client) = fixture().await;
+    fixture.assert_append_only(&["history"]).await;
+}

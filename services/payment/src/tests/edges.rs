@@ -279,3 +279,9 @@ async fn batches_that_lock_the_same_rows_in_reverse_do_not_deadlock() {
 fn the_committed_openapi_document_matches_the_code() {
     testing::compare_openapi("payment", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }
+
+#[tokio::test]
+async fn the_serving_role_cannot_rewrite_what_is_append_only() {
+    let (fixture, _client) = fixture().await;
+    fixture.assert_append_only(&["deposits"]).await;
+}

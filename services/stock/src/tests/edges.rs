@@ -347,3 +347,9 @@ async fn a_sku_stored_by_an_older_version_is_a_valid_cursor() {
 fn the_committed_openapi_document_matches_the_code() {
     testing::compare_openapi("stock", env!("CARGO_MANIFEST_DIR"), &api::routes());
 }
+
+#[tokio::test]
+async fn the_serving_role_cannot_rewrite_what_is_append_only() {
+    let (fixture, _client) = fixture().await;
+    fixture.assert_append_only(&["deliveries"]).await;
+}

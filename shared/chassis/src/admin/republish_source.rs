@@ -79,7 +79,7 @@ pub(super) enum Selection<'a> {
     After(&'a str),
 }
 
-/// Rows that are read and locked: the last one's key, and the events that they published.
+/// Rows that are read, and locked if they may change: the last one's key, and the events that they published.
 pub(super) struct Page {
     pub rows: usize,
     pub last: Option<String>,
@@ -95,9 +95,10 @@ async fn read_page<R: Republish>(
         Selection::After(key) => (">", Some(key.parse().unwrap_or_default())),
     };
     let (table, column) = (R::TABLE, R::KEY);
-    // Locked in the order of their keys, as everywhere.
+    // Locked in the order of their keys, as everywhere. A row that never changes needs no lock.
+    let lock = if R::columns().may_change() { "for share" } else { "" };
     let sql = format!(
-        "select * from {table} where {column} {condition} $1 order by {column} limit {PAGE_ROWS} for share"
+        "select * from {table} where {column} {condition} $1 order by {column} limit {PAGE_ROWS} {lock}"
     );
     let rows: Vec<R> = match key {
         Some(key) => {

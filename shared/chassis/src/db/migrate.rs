@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep};
 use crate::config::Config;
 use crate::crash_point;
 use crate::db;
-use crate::db::DbErrorClass;
 use crate::db::pool::connect_options;
+use crate::db::privileges::grant_privileges;
+use crate::db::{CHASSIS_SCHEMA, CHASSIS_VERSIONS, DbErrorClass, SERVICE_VERSIONS};
 use crate::telemetry::log_throttle::LogThrottle;
 
 const MIGRATION_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,13 +34,6 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 const LOCK_TIMEOUT: &str = "2s";
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The Postgres schema of the chassis's tables.
-const CHASSIS_SCHEMA: &str = "chassis";
-
-/// The versions of the migrations that were applied: of the service and of the chassis.
-const SERVICE_VERSIONS: &str = "_sqlx_migrations";
-const CHASSIS_VERSIONS: &str = "chassis.migrations";
-
 /// The migrations of the chassis's tables.
 fn chassis_migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
@@ -49,7 +43,7 @@ fn chassis_migrator() -> Migrator {
     migrator
 }
 
-/// Brings the tables of the chassis and of the service up to date and lets the serving role work in them. Safe to
+/// Brings the tables of the chassis and of the service up to date and grants the serving role its privileges. Safe to
 /// run twice, and from two places at once. `DATABASE_URL`'s role needs no right to change tables; the role of
 /// `MIGRATION_DATABASE_URL` needs the right to create a schema in the database.
 ///
@@ -151,28 +145,6 @@ async fn connect_with_retry(options: &PgConnectOptions) -> anyhow::Result<PgConn
             }
         }
     }
-}
-
-async fn grant_privileges(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
-    let role = format!("\"{}\"", role.replace('"', "\"\""));
-    let mut tx = db.begin().await?;
-    // Two grants at once on one table fail with "tuple concurrently updated".
-    sqlx::query("select pg_advisory_xact_lock(hashtext('grants'))").execute(&mut *tx).await?;
-    let schema: String =
-        sqlx::query_scalar("select quote_ident(current_schema())").fetch_one(&mut *tx).await?;
-    let schemas = format!("schema {schema}, {CHASSIS_SCHEMA}");
-    for grant in [
-        format!("grant usage on {schemas} to {role}"),
-        format!("grant select, insert, update, delete on all tables in {schemas} to {role}"),
-        // To draw numbers, and to advance a sequence that a failover left behind its table.
-        format!("grant usage, update on all sequences in {schemas} to {role}"),
-        format!(
-            "revoke insert, update, delete on {SERVICE_VERSIONS}, {CHASSIS_VERSIONS} from {role}"
-        ),
-    ] {
-        sqlx::query(AssertSqlSafe(grant)).execute(&mut *tx).await?;
-    }
-    tx.commit().await
 }
 
 #[cfg(test)]

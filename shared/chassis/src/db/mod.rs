@@ -9,6 +9,7 @@ pub(crate) mod connection;
 pub mod horizon;
 pub mod migrate;
 pub mod pool;
+mod privileges;
 pub(crate) mod retention;
 pub(crate) mod sequences;
 
@@ -16,6 +17,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, PgTransaction};
+
+/// The Postgres schema of the chassis's tables.
+const CHASSIS_SCHEMA: &str = "chassis";
+
+/// The versions of the migrations that were applied: of the service and of the chassis.
+const SERVICE_VERSIONS: &str = "_sqlx_migrations";
+const CHASSIS_VERSIONS: &str = "chassis.migrations";
 
 /// The settings of the planner in a transaction that handles a batch.
 ///

@@ -350,19 +350,27 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     let answer = fixture.consumer().admin().oneshot(replay.unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::CONFLICT, "it can't be replayed");
 
-    fixture.execute_as_superuser(
-        "insert into chassis.dead_letters (cluster, topic, partition, \"offset\", hash, headers, kind, reason)
-         select 'other', 'topic', 0, nth, '', '{}', 'undecodable', 'junk'
-         from generate_series(1, 20000) as nth",
-    )
-    .await;
-    let one_more = fixture.to_records(&vec![counted("a", 1); 30]).await.split_off(29);
-    let one_more = one_more.into_iter().map(|it| it.set_payload(Some(vec![7]))).collect();
-    let (consumer, client) = (fixture.consumer(), fixture.group_client());
-    let handling = RunningLoop::start(|stop| async move {
-        consumer.batch_runner(&client, &stop).handle(one_more, &Assignment::default()).await;
-        Ok(())
-    });
-    eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
-    handling.stop().await;
+    // As many as may wait, then as many bytes as may wait.
+    for (nth, (letters, bytes)) in (30..).zip([(20_000, 1), (256, 1 << 20)]) {
+        let fill = format!(
+            "delete from chassis.dead_letters where cluster = 'other';
+             update chassis.consumer set paused_at = null;
+             insert into chassis.dead_letters
+                 (cluster, topic, partition, \"offset\", hash, headers, record, kind, reason)
+             select 'other', 'topic', 0, nth, '', '{{}}', convert_to(repeat('x', {bytes}), 'utf8'),
+                    'undecodable', 'junk'
+             from generate_series(1, {letters}) as nth"
+        );
+        let mut superuser = fixture.superuser_connection().await;
+        sqlx::raw_sql(AssertSqlSafe(fill)).execute(&mut superuser).await.unwrap();
+        let one_more = fixture.to_records(&vec![counted("a", 1); nth]).await.split_off(nth - 1);
+        let one_more = one_more.into_iter().map(|it| it.set_payload(Some(vec![7]))).collect();
+        let (consumer, client) = (fixture.consumer(), fixture.group_client());
+        let handling = RunningLoop::start(|stop| async move {
+            consumer.batch_runner(&client, &stop).handle(one_more, &Assignment::default()).await;
+            Ok(())
+        });
+        eventually("it is paused", async || fixture.query_number(IS_PAUSED).await == 1).await;
+        handling.stop().await;
+    }
 }

@@ -310,7 +310,7 @@ async fn without_the_registry_events_are_stored_and_later_published_in_their_own
         "update chassis.outbox set schema_fingerprint = $1, body = body || '\\x00' where position = 2",
     )
     .bind(fingerprint.as_slice())
-    .execute(&fixture.db)
+    .execute(&mut fixture.superuser_connection().await)
     .await
     .unwrap();
     sleep(QUIET_PERIOD).await;

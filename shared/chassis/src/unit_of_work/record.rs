@@ -23,7 +23,8 @@ use crate::unit_of_work::write_batch::{Statement, WriteBatch};
 /// ```
 ///
 /// The key is the table's primary key, or another that is unique there. An update leaves out the key and the
-/// columns that are `immutable`.
+/// columns that are `immutable`. `#[record(table = "…", key = "…", immutable)]` is a record of an append-only table:
+/// its rows never change, and are read without a lock.
 pub trait Record: Send + Sync + Sized + 'static {
     /// The type of the key.
     type Key: Value + Clone + Debug + Ord + Sync;
@@ -139,11 +140,13 @@ impl<R: Record> Columns<R> {
         let assignments =
             join(assigned, |Column { name, .. }, _| format!("{name} = changed.{name}"));
         let select = format!("select {names} from {table} where {key} = any($1)");
+        // A lock needs the privilege to update, which the serving role lacks in an append-only table.
+        let lock = if assignments.is_empty() { "" } else { " for update" };
         Columns {
             select_after: format!(
                 "select {names} from {table} where {key} > $1 order by {key} limit $2"
             ),
-            select_for_update: format!("{select} order by {key} for update"),
+            select_for_update: format!("{select} order by {key}{lock}"),
             select,
             insert: format!("insert into {table} ({names}) select {arrays}"),
             update: (!assignments.is_empty()).then(|| {
@@ -155,6 +158,13 @@ impl<R: Record> Columns<R> {
             columns: columns.into(),
             names,
         }
+    }
+}
+
+impl<R> Columns<R> {
+    /// Whether a row may be updated.
+    pub(crate) fn may_change(&self) -> bool {
+        self.update.is_some()
     }
 }
 
@@ -264,9 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_keys_is_read_and_inserted_and_never_updated() {
+    fn a_table_of_keys_is_read_and_inserted_and_never_locked_or_updated() {
         let columns = Closed::columns();
         assert_eq!(columns.select, "select till from closed where till = any($1)");
+        assert_eq!(columns.select_for_update, format!("{} order by till", columns.select));
         assert_eq!(columns.insert, "insert into closed (till) select unnest($1::text[])");
         assert_eq!(columns.update, None);
         assert_eq!(Closed { till: "a" }.key(), &"a");
