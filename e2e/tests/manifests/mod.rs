@@ -8,6 +8,7 @@
 mod configuration;
 mod network_policies;
 mod portability;
+mod supply_chain;
 mod versions;
 mod workload_rules;
 
