@@ -9,6 +9,7 @@ mod compose;
 mod configuration;
 mod network_policies;
 mod portability;
+mod secured;
 mod supply_chain;
 mod versions;
 mod workload_rules;
