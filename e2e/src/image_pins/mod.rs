@@ -1,7 +1,7 @@
 //! `make pin` writes the digest behind the tag of every image that is pulled: a tag can be moved to another image, and a
 //! digest cannot. The digests come from the registries of the images, so the command needs docker and a way to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -32,13 +32,12 @@ const TWO_NUMBERS: [&str; 3] = ["postgres", "postgresql", "debian"];
 pub fn run() -> Result<()> {
     let texts = files()?;
     let mut digests = BTreeMap::new();
-    for image in texts.iter().flat_map(|(_, text)| pulled_images(text)) {
-        let tagged = without_digest(&image).to_string();
-        if !digests.contains_key(&tagged) {
-            let digest = ask_registry(&tagged)?;
-            println!("{tagged} is {digest}");
-            digests.insert(tagged, digest);
-        }
+    let images = texts.iter().flat_map(|(_, text)| pulled_images(text));
+    let tagged: BTreeSet<String> = images.map(|image| without_digest(&image).to_string()).collect();
+    for image in tagged {
+        let digest = ask_registry(&image)?;
+        println!("{image} is {digest}");
+        digests.insert(image, digest);
     }
     for (file, text) in texts {
         let written = with_digests(&text, &digests);
