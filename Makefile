@@ -15,13 +15,16 @@ E2E := $(TARGET)/e2e
 # Fails if a required variable of a target is missing: $(call need,SERVICE ID).
 need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
+# The version that CI installs.
+CARGO_DENY := 0.20.2
+
 # The crates that a team depends on, without their prefix.
 LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: new chaos faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
+.PHONY: pin new chaos faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -101,6 +104,9 @@ microbench: build ## The cost of single steps: encoding and decoding events, out
 mutants: build ## Put each mutant into a worktree and show that it is caught, and by what: ONLY="B1 B7", or all (forty minutes)
 	@$(E2E) mutants $(ONLY)
 
+pin: build ## Write the digest of every image that is pulled behind its tag (asks the registries, by docker)
+	@$(E2E) pin
+
 new: build ## Write a repository of your own with a service that depends on the crates: DIR=../shop NAME=shop (FROM=path or git URL; this checkout)
 	@$(call need,DIR NAME)$(E2E) new "$(DIR)" --name "$(NAME)" --from "$(or $(FROM),$(CURDIR))"
 
@@ -153,6 +159,7 @@ check: build ## Formatting, lints and documentation (warnings are errors), packa
 	@cargo fmt --check
 	@bash k8s/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny --locked --log-level error check bans licenses sources --hide-inclusion-graph; else echo "  skipped  the dependencies: there is no cargo-deny (cargo install --locked cargo-deny@$(CARGO_DENY))"; fi
 	@cargo package --no-verify --allow-dirty --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --profile ci --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))

@@ -12,18 +12,23 @@ mkdir -p "$into"
 
 # The maximum of test cases for an operation, and the minimum of requests to all three services together.
 cases=1500 cases_min=20000
-schemathesis=4.32.5
+schemathesis=$(sed -n 's/^schemathesis==\([^ ]*\).*/\1/p' e2e/schemathesis.txt)
+# The nightly compiler of one day, and the day of its source, by which a toolchain called `nightly` may be the same one.
+nightly=nightly-2026-05-20 nightly_source=2026-05-19
 
 if [ ! -x "$tools/schemathesis-$schemathesis/bin/schemathesis" ]; then
   echo "installing schemathesis $schemathesis …"
   python3 -m venv "$tools/schemathesis-$schemathesis" || {
-    echo "schemathesis needs Python 3.10 or newer with venv (python3-venv in Debian)" >&2
+    echo "schemathesis needs Python 3.11 or newer with venv (python3-venv in Debian)" >&2
     exit 1
   }
-  "$tools/schemathesis-$schemathesis/bin/pip" install --quiet "schemathesis==$schemathesis"
+  "$tools/schemathesis-$schemathesis/bin/pip" install --quiet --require-hashes -r e2e/schemathesis.txt
 fi
-if ! rustup run nightly rustc --version >/dev/null 2>&1; then
-  echo "fuzzing needs a nightly compiler: rustup toolchain install nightly" >&2
+for toolchain in "$nightly" nightly none; do
+  ! rustup run "$toolchain" rustc --version 2>/dev/null | grep -q "nightly (.* $nightly_source)" || break
+done
+if [ "$toolchain" = none ]; then
+  echo "fuzzing needs the nightly compiler of one day: rustup toolchain install $nightly" >&2
   exit 1
 fi
 if [ ! -x "$tools/bin/cargo-fuzz" ]; then
@@ -63,7 +68,7 @@ for fuzzed in wire order payment stock; do
   mkdir -p "$corpus"
   echo "fuzzing $fuzzed for $minutes minutes, seed $seed …"
   # No sanitizer: the fuzzed code has no `unsafe`, and it calls no C library.
-  if (cd e2e/fuzz && cargo +nightly fuzz run "$fuzzed" "$corpus" "seeds/$fuzzed" --fuzz-dir . --sanitizer none \
+  if (cd e2e/fuzz && cargo "+$toolchain" fuzz run "$fuzzed" "$corpus" "seeds/$fuzzed" --fuzz-dir . --sanitizer none \
     --target-dir "$target/fuzz" -- -seed="$seed" -max_total_time=$((minutes * 60)) -rss_limit_mb=512 -timeout=25 \
     -max_len=65536 -dict=http.dict -artifact_prefix="$into/$fuzzed-" -print_final_stats=1) >"$log" 2>&1; then
     echo "  $(grep -E 'Done [0-9]+ runs' "$log"), $(grep -Eo 'peak_rss_mb: *[0-9]+' "$log")"

@@ -56,7 +56,7 @@ if [ "$as_root" = none ] || ! command -v apt-get >/dev/null; then
   exit 1
 fi
 
-echo "installing:$absent (once) …" >&2
+echo "installing with apt-get, as root, once:$absent …" >&2
 log=$(mktemp)
 # apt waits for its lock, because a fresh machine often updates itself in its first minutes.
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1 </dev/null; }

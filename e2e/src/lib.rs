@@ -14,6 +14,7 @@
 //!   crash points, poison, redelivery and hostile clients.
 //! - `mutants`: bugs in a copy of the code, one at a time, each of which the suite must detect.
 //! - `new_service`: generates a new service from the template.
+//! - `image_pins`: writes the digests of images into the files that name them.
 //! - `new_repository`: generates a repository that depends on the crates.
 
 pub mod stack_description;
@@ -27,4 +28,5 @@ pub mod admin;
 pub mod scenarios;
 pub mod mutants;
 pub mod new_service;
+pub mod image_pins;
 pub mod new_repository;

@@ -11,6 +11,7 @@ use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
 use e2e::console::{print_lines, printable_lines};
+use e2e::image_pins;
 use e2e::mutants::run as mutants;
 use e2e::new_repository::{self, RepositoryOptions};
 use e2e::new_service;
@@ -73,6 +74,8 @@ enum Command {
     Verify(run::CheckOptions),
     /// Put each mutant into a worktree, and show that the suite detects it (forty minutes)
     Mutants(mutants::MutantOptions),
+    /// Write the digest of every image that is pulled into the files that name it
+    Pin,
     /// Generate a repository of your own with one service, which depends on the crates
     New(RepositoryOptions),
     /// Generate a new service, from stock and a template
@@ -126,6 +129,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Load { load, verify } => return place_load(&load, verify).await,
         Command::Verify(options) => return check(&open_client()?, &options).await,
         Command::Mutants(options) => return Ok(exit_code_if(mutants::run(&options).await?)),
+        Command::Pin => image_pins::run()?,
         Command::New(options) => new_repository::run(&options)?,
         Command::Service { name } => new_service::run(&name)?,
         Command::Republish(options) => {

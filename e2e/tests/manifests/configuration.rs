@@ -51,18 +51,28 @@ const LOG_VARIABLE: &str = "RUST_LOG";
 /// public one.
 const OPENSSL_VARIABLE: &str = "SSL_CERT_FILE";
 
+/// What every program reads in a secured stack.
+const SECURED: [&str; 3] = ["SECURE", "HTTP_TLS_CERTIFICATE_LOCATION", "HTTP_TLS_KEY_LOCATION"];
+
 fn assert_environment(program: &str, set: &BTreeSet<String>, source: &str) {
     if program == "e2e" {
         assert!(set.is_empty(), "{source}: e2e is configured by arguments, not by {set:?}");
         return;
     }
     let known = variables(program);
+    // A secret may be given as a file.
+    let name = |name: &String| match name.strip_suffix("_FILE") {
+        Some(secret) if known.contains_key(secret) => secret.to_string(),
+        _ => name.clone(),
+    };
+    let set: BTreeSet<String> = set.iter().map(name).collect();
     let required = known.iter().filter(|(_, variable)| variable.is_required);
     let missing: Vec<&String> = required.map(|it| it.0).filter(|it| !set.contains(*it)).collect();
     assert!(missing.is_empty(), "{source}: {program} needs {missing:?}");
     let is_known = |name: &&String| {
         known.contains_key(*name)
             || *name == OPENSSL_VARIABLE
+            || SECURED.contains(&name.as_str())
             || (*name == LOG_VARIABLE && program != "contracts")
     };
     let unknown: Vec<&String> = set.iter().filter(|name| !is_known(name)).collect();

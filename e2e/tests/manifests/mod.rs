@@ -5,9 +5,12 @@
 // Clippy recognises tests by their attribute, and this whole module is a test.
 #![allow(clippy::unwrap_used)]
 
+mod compose;
 mod configuration;
 mod network_policies;
 mod portability;
+mod secured;
+mod supply_chain;
 mod versions;
 mod workload_rules;
 

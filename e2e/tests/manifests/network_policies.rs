@@ -6,9 +6,10 @@ use super::*;
 
 type Labels = BTreeMap<String, String>;
 
-/// A sender or receiver: its labels, its namespace, and its named ports.
+/// A sender or receiver: its labels, its namespace, its named ports, and its address if it is no pod.
 struct Peer {
     namespace: &'static str,
+    address: &'static str,
     labels: Labels,
     ports: BTreeMap<String, u64>,
 }
@@ -26,16 +27,21 @@ impl Peer {
         let ports = ports
             .map(|it| (text(&it["name"]).into(), it["containerPort"].as_u64().unwrap()))
             .collect();
-        Peer { namespace: "holdfast", labels, ports }
+        Peer { namespace: "holdfast", address: "", labels, ports }
     }
 
     fn in_namespace(namespace: &'static str) -> Peer {
-        Peer { namespace, labels: Labels::new(), ports: BTreeMap::new() }
+        Peer { namespace, address: "", labels: Labels::new(), ports: BTreeMap::new() }
+    }
+
+    fn with_label(mut self, key: &str, value: &str) -> Peer {
+        self.labels.insert(key.into(), value.into());
+        self
     }
 
     /// An address without a pod, such as that of a node or of a host beside the cluster.
-    fn outside_cluster() -> Peer {
-        Peer::in_namespace("")
+    fn outside_cluster(address: &'static str) -> Peer {
+        Peer { address, ..Peer::in_namespace("") }
     }
 }
 
@@ -54,6 +60,7 @@ fn selects(selector: &Value, peer_labels: &Labels) -> bool {
             let value = peer_labels.get(text(&expression["key"]));
             match text(&expression["operator"]) {
                 "In" => value.is_some_and(|it| texts(&expression["values"]).contains(&&**it)),
+                "NotIn" => !value.is_some_and(|it| texts(&expression["values"]).contains(&&**it)),
                 "Exists" => value.is_some(),
                 other => panic!("this test does not know {other}"),
             }
@@ -74,10 +81,14 @@ fn allows_direction(
         number => number.as_u64() == Some(to_port),
     };
     let is_peer = |peer: &Value| {
-        assert!(peer["ipBlock"].is_null(), "this test does not know ipBlock");
+        let block = &peer["ipBlock"];
+        assert!(
+            block.is_null() || text(&block["cidr"]).ends_with("/32"),
+            "a single address: {block}"
+        );
         // Selectors only match pods.
-        if other.namespace.is_empty() {
-            return false;
+        if other.namespace.is_empty() || !block.is_null() {
+            return !other.address.is_empty() && block["cidr"] == format!("{}/32", other.address);
         }
         let namespace =
             Labels::from([("kubernetes.io/metadata.name".into(), other.namespace.into())]);
@@ -107,28 +118,31 @@ fn every_connection_in_use_is_allowed_and_no_other() {
     for (tree, objects) in OVERLAYS.iter() {
         let deny = &find(objects, "NetworkPolicy", "default-deny")["spec"];
         assert_eq!(*deny, json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
-        let is_kafka_here = tree != "production";
+        let is_production = tree == "production";
         let (api, probes, admin) = (8080, 9090, 9091);
+        // In production, the listeners and the registry are encrypted, and the contracts have a listener of their own.
+        let (kafka, platform, registry) =
+            if is_production { (9093, 9094, 8443) } else { (9092, 9092, api) };
         let mut used: BTreeSet<(String, String, u64)> = BTreeSet::new();
         for service in deployed_services() {
             let database = format!("{service}-db");
             used.insert((service.into(), database.clone(), 5432));
             used.insert((format!("{service}-migrations"), database, 5432));
-            used.insert((service.into(), "kafka".into(), 9092));
-            used.insert((service.into(), "registry".into(), api));
+            used.insert((service.into(), "kafka".into(), kafka));
+            used.insert((service.into(), "registry".into(), registry));
             if tree == "demo" {
                 used.insert(("seed".into(), service.into(), api));
             }
         }
-        used.insert(("contracts".into(), "kafka".into(), 9092));
-        used.insert(("contracts".into(), "registry".into(), api));
+        used.insert(("contracts".into(), "kafka".into(), platform));
+        used.insert(("contracts".into(), "registry".into(), registry));
         used.insert(("registry".into(), "registry-db".into(), 5432));
 
         let mut apps: BTreeSet<String> = BTreeSet::new();
         used.iter().for_each(|(from, to, _)| apps.extend([from.clone(), to.clone()]));
         for from in &apps {
             for to in apps.iter().filter(|to| *to != from) {
-                for port in [5432, 9092, api, probes, admin] {
+                for port in [5432, 9092, 9093, 9094, 8443, api, probes, admin] {
                     let is_used = used.contains(&(from.clone(), to.clone(), port));
                     let [from, to] = [from, to].map(|app| Peer::app(objects, app));
                     let is_open = is_allowed(objects, &from, &to, port);
@@ -143,12 +157,17 @@ fn every_connection_in_use_is_allowed_and_no_other() {
                 is_allowed(objects, &Peer::in_namespace(namespace), &service, port)
             };
             assert!(reached("gateway", api) && !reached("gateway", probes));
+            assert_eq!(reached("default", api), !is_production, "{tree}: any pod reaches the API");
             assert!(reached("monitoring", probes));
             assert!(!["gateway", "monitoring"].iter().any(|from| reached(from, admin)));
         }
         let own = Peer::app(objects, "kafka");
-        let alone = !is_allowed(objects, &Peer::in_namespace("gateway"), &own, 9092);
-        assert!(alone || !is_kafka_here, "{tree}: pods of other namespaces reach Kafka");
+        for port in [9092, 9093, 9094] {
+            let is_open =
+                |namespace| is_allowed(objects, &Peer::in_namespace(namespace), &own, port);
+            assert!(!is_open("gateway"), "{tree}: pods of other namespaces reach Kafka");
+            assert_eq!(is_open("keda"), is_production && port == platform, "{tree}: {port}");
+        }
     }
 }
 
@@ -176,16 +195,51 @@ fn every_pod_resolves_names_wherever_the_cluster_keeps_its_dns() {
             // NodeLocal DNSCache listens on a link-local address of the node, which no selector
             // matches.
             let places = [
-                Peer::in_namespace("kube-system"),
+                Peer::in_namespace("kube-system").with_label("k8s-app", "kube-dns"),
                 Peer::in_namespace("openshift-dns"),
-                Peer::outside_cluster(),
+                Peer::outside_cluster("169.254.20.10"),
             ];
+            // Names are a way out of the cluster, to a server of an attacker. The second address has the credentials
+            // of a node in many clouds.
+            let others = [
+                Peer::in_namespace("kube-system"),
+                Peer::outside_cluster("203.0.113.9"),
+                Peer::outside_cluster("169.254.169.254"),
+            ];
+            let is_open_elsewhere = others.iter().any(|it| is_allowed(objects, &own, it, 53));
+            assert_eq!(is_open_elsewhere, tree != "production", "{tree}: {app}");
             for dns in &places {
                 let is_open = |port| is_allowed(objects, &own, dns, port);
                 let place = dns.namespace;
                 assert!(DNS_PORTS.into_iter().all(is_open), "{tree}: {app} to DNS in `{place}`");
                 assert!(![80, 443, 8080].into_iter().any(is_open), "{tree}: {app} to `{place}`");
             }
+        }
+    }
+}
+
+/// The operands of the operators ask the cluster's API, and nothing else outside of their own cluster.
+#[test]
+fn operands_in_production_reach_the_api_of_the_cluster_alone() {
+    let objects = file("k8s/overlays/production/network.yaml");
+    let base = file("k8s/base/network.yaml");
+    let objects: Vec<Value> = objects.into_iter().chain(base).collect();
+    let instance = |cluster: &str| {
+        Peer::app(&objects, cluster)
+            .with_label("cnpg.io/cluster", cluster)
+            .with_label("app.kubernetes.io/managed-by", "cloudnative-pg")
+    };
+    // The address is that of no machine until a forker puts in the one of the cluster.
+    let api_server = Peer::outside_cluster("192.0.2.1");
+    let internet = Peer::outside_cluster("203.0.113.9");
+    let clusters = ["order-db", "payment-db", "stock-db", "registry-db"];
+    for cluster in clusters {
+        let own = instance(cluster);
+        assert!(is_allowed(&objects, &own, &api_server, 6443), "{cluster}");
+        assert!(![80, 443, 6443].iter().any(|port| is_allowed(&objects, &own, &internet, *port)));
+        for other in clusters {
+            let is_open = is_allowed(&objects, &own, &instance(other), 5432);
+            assert_eq!(is_open, cluster == other, "{cluster} to {other}");
         }
     }
 }

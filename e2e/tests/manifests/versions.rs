@@ -2,6 +2,7 @@
 //! agree.
 
 use chassis::event::Retention;
+use e2e::image_pins::tag;
 use events::TOPICS;
 
 use super::configuration::default_value;
@@ -36,11 +37,6 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
     }
 }
 
-/// The version in an image's name.
-fn tag(image: &str) -> &str {
-    image.rsplit(':').next().unwrap()
-}
-
 #[test]
 fn each_dependency_has_one_version_wherever_it_runs() {
     let pom = read("e2e/launcher/pom.xml");
@@ -49,9 +45,8 @@ fn each_dependency_has_one_version_wherever_it_runs() {
         rest.split('<').next().unwrap().to_string()
     };
     let [kafka, registry, postgres] = ["kafka", "registry", "postgres"].map(natively);
-    // `17.11.0` is 17.11 of Postgres, and `postgres:17` the newest 17.
-    let (postgres_minor, _) = postgres.rsplit_once('.').unwrap();
-    let postgres = postgres.split('.').next().unwrap();
+    // `17.11.0` is 17.11 of Postgres.
+    let (postgres, _) = postgres.rsplit_once('.').unwrap();
     let wanted = |image: &str| match image.split(':').next().unwrap() {
         "apache/kafka" => Some(kafka.clone()),
         "apicurio/apicurio-registry" => Some(registry.clone()),
@@ -79,7 +74,7 @@ fn each_dependency_has_one_version_wherever_it_runs() {
     assert_eq!(find(&strimzi, "Kafka", "kafka")["spec"]["kafka"]["version"], kafka);
     for cluster in file("k8s/overlays/production/databases.yaml") {
         let version = tag(text(&cluster["spec"]["imageName"])).split('-').next();
-        assert_eq!(version, Some(postgres_minor), "{}", name(&cluster));
+        assert_eq!(version, Some(postgres), "{}", name(&cluster));
     }
 }
 

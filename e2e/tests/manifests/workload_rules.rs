@@ -1,5 +1,7 @@
 //! The rules for workloads in a cluster, and manifests that break them one by one.
 
+use e2e::image_pins::{is_exact, tag};
+
 use super::*;
 
 /// With these annotations a GitOps controller replaces a Job, which cannot be changed. Argo CD runs
@@ -82,8 +84,7 @@ fn check_container(container: &Value, pod: &Value, mut hold: impl FnMut(&'static
     let requests = &resources["requests"];
     hold("requests", requests["memory"].is_string() && requests["cpu"].is_string());
     let image = text(&container["image"]);
-    let tag = image.rsplit('/').next().and_then(|it| it.split_once([':', '@'])).map(|it| it.1);
-    hold("a version", tag.is_some_and(|tag| !tag.is_empty() && tag != "latest"));
+    hold("a version", is_exact(image) || program(image).is_some() && tag(image) == "local");
 }
 
 #[test]
@@ -132,6 +133,8 @@ fn manifest_faults() -> Vec<ManifestFault> {
         ("Deployment", "CONTAINER/resources/requests", None, "requests"),
         ("Deployment", "CONTAINER/image", Some(json!("holdfast/order:latest")), "a version"),
         ("Deployment", "CONTAINER/image", Some(json!("host:5000/holdfast/order")), "a version"),
+        ("Deployment", "CONTAINER/image", Some(json!("postgres:17")), "a version"),
+        ("Deployment", "CONTAINER/image", Some(json!("apache/kafka:local")), "a version"),
         ("Deployment", "CONTAINER/readinessProbe", None, "probes"),
         ("Deployment", "CONTAINER/livenessProbe", None, "probes"),
         (

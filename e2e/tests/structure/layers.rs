@@ -31,7 +31,7 @@ const E2E: [&[&str]; 8] = [
     &["checker"],
     &["workload"],
     &["scenarios", "admin", "mutants"],
-    &["new_service"],
+    &["new_service", "image_pins"],
     &["new_repository"],
 ];
 

@@ -13,7 +13,8 @@ const SENTENCE_WORDS_MAX: usize = 35;
 
 /// Every page, from the root of the checkout.
 fn pages() -> Vec<String> {
-    let mut found = vec!["README.md".to_string(), "CONTRIBUTING.md".to_string()];
+    let mut found =
+        vec!["README.md".to_string(), "CONTRIBUTING.md".to_string(), "SECURITY.md".to_string()];
     let mut folders = vec!["docs".to_string()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(root().join(&folder)).unwrap() {

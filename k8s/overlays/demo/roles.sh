@@ -2,9 +2,10 @@
 # owns the database, and so the tables; the role that serves is granted what it needs by the
 # migrations. POSTGRES_DB is the service's name.
 psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
-  --set service="$POSTGRES_DB" --set migrator="${POSTGRES_DB}_migrator" --set password="$POSTGRES_PASSWORD" <<'SQL'
-create role :"migrator" login password :'password';
-create role :"service" login password :'password';
+  --set service="$POSTGRES_DB" --set migrator="${POSTGRES_DB}_migrator" \
+  --set migrator_password="$MIGRATOR_PASSWORD" --set service_password="$SERVICE_PASSWORD" <<'SQL'
+create role :"migrator" login password :'migrator_password';
+create role :"service" login password :'service_password';
 alter database :"service" owner to :"migrator";
 create extension pg_stat_statements;
 SQL
