@@ -15,6 +15,7 @@ pub fn stack_description() -> StackDescription {
         root: checkout(),
         services: SERVICES.map(String::from).to_vec(),
         contracts_program: Some("contracts".to_string()),
+        secure: launcher::secure_from_environment(),
     }
 }
 

@@ -12,6 +12,7 @@ use e2e::client::kafka::admin_client;
 use e2e::stack_description::{checkout, stack_description};
 use launcher::Stack;
 use launcher::directories::programs_directory;
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
@@ -196,7 +197,11 @@ async fn the_headers_of_real_records_are_those_of_the_asyncapi_document() -> Res
 }
 
 /// The headers of a topic's first record with a key.
-fn headers_of_key(kafka: &str, topic: &Topic, key: &str) -> Result<BTreeMap<String, String>> {
+fn headers_of_key(
+    kafka: &ClientConfig,
+    topic: &Topic,
+    key: &str,
+) -> Result<BTreeMap<String, String>> {
     let reader = kafka::create_consumer(kafka, "asyncapi")?;
     let mut positions = TopicPartitionList::new();
     for (partition, (low, _)) in (0..).zip(kafka::watermarks(&reader, topic.name)?) {

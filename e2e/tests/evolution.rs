@@ -15,6 +15,7 @@ use e2e::stack_description::{checkout, stack_description};
 use e2e::workload::seed;
 use futures::future::try_join_all;
 use launcher::{Stack, eventually};
+use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
@@ -202,7 +203,7 @@ async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
     let versions = format!("{}/subjects/orders.cancelled-value/versions", stack.registry_url()?);
     let versions: Vec<u32> = reqwest::get(versions).await?.json().await?;
     ensure!(versions.len() == 2, "the registry has {versions:?}");
-    let (kafka, topic) = (stack.kafka_bootstrap()?, events::orders::CANCELLED.name);
+    let (kafka, topic) = (stack.kafka_client()?, events::orders::CANCELLED.name);
     let written = tokio::task::block_in_place(|| schema_ids(&kafka, topic))?;
     ensure!(written.len() == 2, "records were written with the schemas {written:?}");
     let mut db = PgConnection::connect(&stack.database_url("stock")?).await?;
@@ -213,7 +214,7 @@ async fn assert_both_versions_written(stack: &Stack) -> Result<()> {
 }
 
 /// The ids of the schemas with which a topic's records were written.
-fn schema_ids(kafka: &str, topic: &str) -> Result<BTreeSet<u32>> {
+fn schema_ids(kafka: &ClientConfig, topic: &str) -> Result<BTreeSet<u32>> {
     let reader = create_consumer(kafka, "evolution")?;
     let (mut positions, mut left) = (TopicPartitionList::new(), 0);
     for (partition, (low, high)) in (0..).zip(watermarks(&reader, topic)?) {

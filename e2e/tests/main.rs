@@ -2,6 +2,7 @@
 
 mod structure;
 mod launcher;
+mod wires;
 mod fixture;
 mod saga;
 mod outages;

@@ -231,7 +231,7 @@ async fn wait_until_shared_by_two(stack: &Stack, service: &str) -> Result<()> {
     wait_until_one_relays(stack, service).await?;
     let what = format!("two instances of {service} to share the partitions");
     eventually(&what, TIMEOUT, async || {
-        let shares = group_assignments(stack.kafka_bootstrap()?, service.to_string()).await?;
+        let shares = group_assignments(stack.kafka_client()?, service.to_string()).await?;
         let all: BTreeSet<&(String, i32)> = shares.iter().flatten().collect();
         let count: usize = shares.iter().map(Vec::len).sum();
         ensure!(shares.len() == 2 && shares.iter().all(|own| !own.is_empty()), "{shares:?}");

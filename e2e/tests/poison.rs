@@ -15,7 +15,6 @@ use e2e::stack_description::SERVICES;
 use events::TOPICS;
 use futures::future::try_join_all;
 use launcher::eventually;
-use rdkafka::ClientConfig;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use uuid::Uuid;
@@ -123,8 +122,10 @@ async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_s
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let before = try_join_all(SERVICES.map(async |name| stack.memory_bytes(name)));
         let before = before.await?;
-        let producer: FutureProducer = ClientConfig::new()
-            .set("bootstrap.servers", &client.addresses.kafka)
+        let producer: FutureProducer = client
+            .addresses
+            .kafka
+            .clone()
             .set("message.max.bytes", (2 * TOPIC_RECORD_BYTES_MAX).to_string())
             .create()?;
         let mut grown_to = before.clone();

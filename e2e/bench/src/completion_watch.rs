@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use checker::kafka;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
@@ -43,7 +44,7 @@ pub struct CompletionWatch {
 
 impl CompletionWatch {
     /// Starts at the current end of the topics.
-    pub fn start(kafka: &str) -> Result<CompletionWatch> {
+    pub fn start(kafka: &ClientConfig) -> Result<CompletionWatch> {
         let reader = kafka::create_consumer(kafka, "bench")?;
         let mut assignment = TopicPartitionList::new();
         for topic in COMPLETION_TOPICS {

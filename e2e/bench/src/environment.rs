@@ -157,7 +157,7 @@ impl BenchEnvironment {
             url.trim_start_matches("http://").parse().with_context(|| url.clone())
         };
         let apis = apis.iter().map(address).collect::<Result<_>>()?;
-        let completions = Arc::new(CompletionWatch::start(&self.stack.kafka_bootstrap()?)?);
+        let completions = Arc::new(CompletionWatch::start(&self.stack.kafka_client()?)?);
         Ok(load.start(Target { apis, completions, workload }))
     }
 

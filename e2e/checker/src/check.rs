@@ -176,7 +176,7 @@ struct TopicsSnapshot {
 
 /// Reads every topic. Positions without a record are reported as missing.
 async fn read_all(system: &System, positions: HashSet<RecordPosition>) -> Result<TopicsSnapshot> {
-    let mut schemas = WriterSchemas::new(&system.registry)?;
+    let mut schemas = WriterSchemas::new(&system.registry, system.registry_ca.as_deref())?;
     let system = system.clone();
     tokio::task::spawn_blocking(move || {
         let mut snapshot = TopicsSnapshot { missing: positions, ..TopicsSnapshot::default() };

@@ -21,9 +21,9 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// If an address is invalid.
-pub fn create_consumer(kafka: &str, group: &str) -> Result<BaseConsumer> {
-    let consumer = ClientConfig::new()
-        .set("bootstrap.servers", kafka)
+pub fn create_consumer(kafka: &ClientConfig, group: &str) -> Result<BaseConsumer> {
+    let consumer = kafka
+        .clone()
         .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")

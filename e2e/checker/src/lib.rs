@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod envelope;
 pub mod findings;
 mod format;
+pub mod http;
 pub mod inbox;
 mod invariants;
 pub mod kafka;

@@ -2,11 +2,13 @@
 //! each consumer group. It only reads, and no client joins its group.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chassis::event::Topic;
 use futures::stream::StreamExt;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -25,10 +27,12 @@ pub struct System {
     /// The URL of each service's database, by the service's name, as a role that may read it. A
     /// publisher or subscriber that is not among them, as that of another repository, is not checked.
     pub databases: BTreeMap<&'static str, String>,
-    /// Kafka's bootstrap servers.
-    pub kafka: String,
+    /// The settings of a client of Kafka that may read everything.
+    pub kafka: ClientConfig,
     /// The URL of the schema registry, in the format of Confluent's.
     pub registry: String,
+    /// The certificate that the registry is checked against; without it, those of the system.
+    pub registry_ca: Option<PathBuf>,
 }
 
 /// The open connections.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use chassis::event::Topic;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -23,7 +24,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// # Errors
 /// If Kafka does not respond, the topic is missing, or `visit` fails.
 pub fn read_topic(
-    kafka: &str,
+    kafka: &ClientConfig,
     topic: &'static Topic,
     mut visit: impl FnMut(RecordPosition, &BorrowedMessage) -> Result<()>,
 ) -> Result<Vec<(i64, i64)>> {

@@ -1,6 +1,7 @@
 //! The schemas with which records were written, as the registry has them.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +12,8 @@ use apache_avro::writer::datum::GenericDatumWriter;
 use chassis::event::avro::{Codec, Fingerprint};
 use serde_json::Value as Json;
 use tokio::runtime::Handle;
+
+use crate::http;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -70,16 +73,16 @@ pub struct WriterSchemas {
 }
 
 impl WriterSchemas {
-    /// The schemas of the registry at this URL, for a thread on which blocking is allowed.
+    /// The schemas of the registry at this URL, for a thread on which blocking is allowed. A registry
+    /// over HTTPS is checked against the certificate in the file `ca`, or against those of the system.
     ///
     /// # Errors
-    /// If there is no TLS library.
+    /// If the file cannot be read, or is no certificate.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
-    pub fn new(registry: &str) -> Result<WriterSchemas> {
-        // Loopback needs no proxy, whatever the user's environment contains.
-        let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+    pub fn new(registry: &str, ca: Option<&Path>) -> Result<WriterSchemas> {
+        let http = http::client_builder(ca)?.timeout(REQUEST_TIMEOUT).build()?;
         let (registry, handle) = (registry.to_string(), Handle::current());
         Ok(WriterSchemas { registry, http, handle, by_id: HashMap::new() })
     }

@@ -26,9 +26,9 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// If Kafka does not respond within 30 seconds; this holds for every call.
-    pub fn new(kafka: &str, key: &'static str) -> Result<TransactionalProducer> {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", kafka)
+    pub fn new(kafka: &ClientConfig, key: &'static str) -> Result<TransactionalProducer> {
+        let producer: BaseProducer = kafka
+            .clone()
             .set("transactional.id", Uuid::now_v7().to_string())
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
             .create()?;

@@ -12,6 +12,7 @@ async fn main() -> Result<()> {
         root: env!("CARGO_MANIFEST_DIR").into(),
         services: vec!["shop".to_string()],
         contracts_program: None,
+        secure: false,
     };
     let stack = Stack::ephemeral(&description)?;
     // Examples are in a directory of their own, beside those of the programs.

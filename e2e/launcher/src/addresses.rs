@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use rdkafka::ClientConfig;
 
 use crate::ports::Ports;
+use crate::secrets::{ADMINISTRATOR, SUPERUSER};
 use crate::stack::Stack;
 use crate::topology::HOST;
 
@@ -14,7 +16,8 @@ impl Stack {
     /// # Errors
     /// If the stack has no such instance.
     pub fn url(&self, name: &str) -> Result<String> {
-        Ok(format!("http://{HOST}:{}", self.state()?.instance_ports(name)?.api))
+        let state = self.state()?;
+        Ok(format!("{}://{HOST}:{}", state.http_scheme(), state.instance_ports(name)?.api))
     }
 
     /// The port for `/livez`, `/readyz` and `/metrics` of an instance, as a URL.
@@ -30,7 +33,8 @@ impl Stack {
     /// # Errors
     /// If the stack has no such instance.
     pub fn admin_url(&self, name: &str) -> Result<String> {
-        Ok(format!("http://{HOST}:{}", self.state()?.instance_ports(name)?.admin))
+        let state = self.state()?;
+        Ok(format!("{}://{HOST}:{}", state.http_scheme(), state.instance_ports(name)?.admin))
     }
 
     /// The service's own database, as its superuser.
@@ -38,7 +42,7 @@ impl Stack {
     /// # Errors
     /// If the stack has no such service.
     pub fn database_url(&self, service: &str) -> Result<String> {
-        self.state()?.database_url(service, "postgres", service)
+        self.state()?.database_url(service, SUPERUSER, service)
     }
 
     /// The service's own database, as the role that serves.
@@ -55,7 +59,7 @@ impl Stack {
     /// # Errors
     /// If the stack has no such service.
     pub fn maintenance_database_url(&self, service: &str) -> Result<String> {
-        self.state()?.database_url(service, "postgres", "postgres")
+        self.state()?.database_url(service, SUPERUSER, "postgres")
     }
 
     /// Kafka's listener for clients that are not services, such as `127.0.0.1:9092`.
@@ -64,6 +68,54 @@ impl Stack {
     /// If the stack was deleted.
     pub fn kafka_bootstrap(&self) -> Result<String> {
         Ok(format!("{HOST}:{}", self.state()?.ports.kafka))
+    }
+
+    /// The settings of a client of Kafka that may do anything: at the listener for clients that are
+    /// not services, and in a secured stack with a certificate.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn kafka_client(&self) -> Result<ClientConfig> {
+        self.kafka_client_as(ADMINISTRATOR)
+    }
+
+    /// The settings of a client of Kafka with a name: that of a service, at its own listener and with
+    /// its password, or that of a client of the platform, which presents a certificate. In a stack
+    /// that is not secured, Kafka asks for no name.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn kafka_client_as(&self, name: &str) -> Result<ClientConfig> {
+        self.state()?.kafka_client_as(name)
+    }
+
+    /// The certificate that clients of a secured stack check its servers against.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn ca_certificate(&self) -> Result<Option<PathBuf>> {
+        let state = self.state()?;
+        if state.secure { state.secrets()?.ca().map(Some) } else { Ok(None) }
+    }
+
+    /// The token with which a client may write to the registry of a secured stack.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn registry_token(&self) -> Result<Option<String>> {
+        let state = self.state()?;
+        if !state.secure {
+            return Ok(None);
+        }
+        Ok(Some(std::fs::read_to_string(state.secrets()?.registry_token()?)?))
+    }
+
+    /// Whether every connection is encrypted, and every client has a name.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn is_secure(&self) -> Result<bool> {
+        Ok(self.state()?.secure)
     }
 
     /// Kafka's listener of one service, at its real port.

@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::class_archives::class_archive_mode;
 use crate::directories::create_public_directory;
+use crate::kafka_config;
 use crate::launch_config;
 use crate::ports;
 use crate::process::{self, Process, Signal};
@@ -97,22 +98,17 @@ impl<'a> Brokers<'a> {
         create_public_directory(&process.home)?;
         provision::provision_java(&process.home)?;
         let stack_state = self.stack.state()?;
-        let config = |logs: PathBuf| {
-            launch_config::kafka_additional_config(&stack_state, node, ports, &logs)
-        };
+        let config =
+            |logs: PathBuf| kafka_config::kafka_additional_config(&stack_state, node, ports, &logs);
         let logs = process.home.join("data");
-        fs::write(process.home.join("log4j2.properties"), launch_config::kafka_log_config())?;
-        fs::write(process.home.join("server.properties"), config(logs.clone()))?;
+        fs::write(process.home.join("log4j2.properties"), kafka_config::kafka_log_config())?;
+        fs::write(process.home.join("server.properties"), config(logs.clone())?)?;
         if !logs.exists() {
             let fresh = process.home.join("data.new");
             let format = process.home.join("format.properties");
-            fs::write(&format, config(fresh.clone()))?;
-            let launch = launch_config::kafka_format(
-                &artifacts,
-                &process.home,
-                &format,
-                &self.cluster_id()?,
-            );
+            fs::write(&format, config(fresh.clone())?)?;
+            let launch =
+                kafka_config::kafka_format(&artifacts, &process.home, &format, &self.cluster_id()?);
             let formatted = launch.run(&process.home, &process.log, READY_TIMEOUT).await?;
             ensure!(formatted, "broker {node} could not format its log");
             fs::rename(fresh, logs)?;
@@ -120,7 +116,7 @@ impl<'a> Brokers<'a> {
         let archive =
             artifacts.class_archive("kafka", &launch_config::java_options("KAFKA_JAVA_OPTS"));
         let archived = class_archive_mode(&archive);
-        let launch = launch_config::kafka(&artifacts, &process.home, archived, &archive);
+        let launch = kafka_config::kafka(&artifacts, &process.home, archived, &archive);
         let identity = process.spawn(&launch).await?;
         let deadline = Instant::now() + READY_TIMEOUT;
         while tokio::net::TcpStream::connect((HOST, ports[0])).await.is_err() {

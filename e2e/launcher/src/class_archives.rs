@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 
 use crate::artifacts::Artifacts;
 use crate::directories::{create_public_directory, lock_file};
+use crate::kafka_config;
 use crate::launch_config::{self, ClassArchiveMode};
 use crate::process::{self, Signal};
 use crate::provision::{provision_java, provision_kafka};
@@ -65,10 +66,10 @@ async fn create_class_archive(
     let fresh = archive.with_extension("new");
     let launch = if component == Component::Kafka {
         provision_kafka(artifacts, &stack_state, &process).await?;
-        launch_config::kafka(artifacts, &process.home, ClassArchiveMode::Create, &fresh)
+        kafka_config::kafka(artifacts, &process.home, ClassArchiveMode::Create, &fresh)
     } else {
-        let port = stack_state.ports.registry;
-        launch_config::registry(artifacts, &process.home, port, ClassArchiveMode::Create, &fresh)
+        let mode = ClassArchiveMode::Create;
+        launch_config::registry(artifacts, &process.home, &stack_state, mode, &fresh)?
     };
     let identity = process.spawn(&launch).await?;
     wait_until_ready(&stack_state, &component, &process, (identity, 0), &|_| ()).await?;

@@ -12,6 +12,7 @@ use crate::class_archives::class_archive_mode;
 use crate::directories::{create_public_directory, lock_file, programs_directory};
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
+use crate::kafka_config;
 use crate::launch_config;
 use crate::proc_fs::ProcessIdentity;
 use crate::process::{self, Process, Signal};
@@ -174,7 +175,7 @@ impl Stack {
         let launch = match component {
             Component::Database(service) => {
                 let artifacts = self.artifacts().await?;
-                provision::provision_postgres(&artifacts, process).await?;
+                provision::provision_postgres(&artifacts, &stack_state, process, service).await?;
                 launch_config::postgres(&artifacts, &process.home, &stack_state, service)?
             }
             Component::Kafka => {
@@ -183,7 +184,7 @@ impl Stack {
                 provision::provision_kafka(&artifacts, &stack_state, process).await?;
                 let archive = artifacts
                     .class_archive("kafka", &launch_config::java_options("KAFKA_JAVA_OPTS"));
-                launch_config::kafka(
+                kafka_config::kafka(
                     &artifacts,
                     &process.home,
                     class_archive_mode(&archive),
@@ -195,14 +196,13 @@ impl Stack {
                 provision::provision_java(&process.home)?;
                 let archive = artifacts
                     .class_archive("registry", &launch_config::java_options("REGISTRY_JAVA_OPTS"));
-                let port = stack_state.ports.registry;
                 launch_config::registry(
                     &artifacts,
                     &process.home,
-                    port,
+                    &stack_state,
                     class_archive_mode(&archive),
                     &archive,
-                )
+                )?
             }
             Component::Service { service, .. } => {
                 let own = stack_state.programs.get(&component.to_string()).cloned();

@@ -87,12 +87,14 @@ impl Stack {
         let mut launch = LaunchCommand { program: programs.join(name), ..LaunchCommand::default() };
         ensure!(launch.program.is_file(), "there is no program {}", launch.program.display());
         launch.arguments.push("apply".to_string());
+        let state = self.state()?;
         launch.environment = vec![
             ("KAFKA_BOOTSTRAP_SERVERS".to_string(), self.kafka_bootstrap()?),
             ("SCHEMA_REGISTRY_URL".to_string(), self.registry_url()?),
             ("STACK_NAME".to_string(), self.name()?),
         ];
-        let copies = self.state()?.replication_factor;
+        launch.environment.extend(state.credentials_of_contracts()?);
+        let copies = state.replication_factor;
         let copies = copies.map(|copies| ("REPLICATION_FACTOR".to_string(), copies.to_string()));
         launch.environment.extend(copies);
         self.run_command(&format!("{name} apply"), &launch, name).await

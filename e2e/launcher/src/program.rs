@@ -121,6 +121,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
             println!("{name:<9} {}", stack.url(&name)?);
         }
     }
+    if let Some(ca) = stack.ca_certificate()? {
+        println!("{:<9} {}", "CA", ca.display());
+    }
     Ok(stack)
 }
 

@@ -11,13 +11,20 @@ use sqlx::AssertSqlSafe;
 
 use crate::artifacts::Artifacts;
 use crate::directories::{create_public_directory, is_root};
-use crate::launch_config;
+use crate::kafka_config;
+use crate::launch_config::{self, POSTGRES_CERTIFICATE, POSTGRES_RULES};
 use crate::process::{NOBODY_ID, Process};
 use crate::readiness::{READY_TIMEOUT, connect_database};
+use crate::secrets::{SUPERUSER, database_secret, write_private};
 use crate::stack_state::StackState;
 
 /// Creates the cluster if there is none, and removes the lock file of a killed server.
-pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Result<()> {
+pub async fn provision_postgres(
+    artifacts: &Artifacts,
+    stack_state: &StackState,
+    process: &Process,
+    service: &str,
+) -> Result<()> {
     if is_root() {
         let closed = process.home.ancestors().find(|parent| {
             fs::metadata(parent)
@@ -38,8 +45,13 @@ pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Res
         let fresh = process.home.join("data.new");
         let _ = fs::remove_dir_all(&fresh);
         let from = process.log_length();
-        let launch = launch_config::initdb(artifacts, &fresh);
-        if !launch.run(&process.home, &process.log, READY_TIMEOUT).await? {
+        let password = process.home.join("password");
+        let superuser = database_secret(service, SUPERUSER);
+        write_for_postgres(&password, stack_state.secrets()?.password(&superuser)?.as_bytes())?;
+        let launch = launch_config::initdb(artifacts, &fresh, &password);
+        let succeeded = launch.run(&process.home, &process.log, READY_TIMEOUT).await;
+        fs::remove_file(password)?;
+        if !succeeded? {
             bail!(
                 "initdb failed; {} ends with:\n{}",
                 process.log.display(),
@@ -51,6 +63,21 @@ pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Res
     // No process of this cluster lives at this point. Its old pid may belong to another program
     // now, and PostgreSQL would then refuse to start.
     let _ = fs::remove_file(cluster.join("postmaster.pid"));
+    if stack_state.secure {
+        let certificate = fs::read(stack_state.secrets()?.certificate("postgres")?)?;
+        let rules = launch_config::POSTGRES_TLS_RULES;
+        write_for_postgres(&process.home.join(POSTGRES_CERTIFICATE), &certificate)?;
+        write_for_postgres(&process.home.join(POSTGRES_RULES), rules.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes a file that only the user of the database server may read.
+fn write_for_postgres(file: &Path, content: &[u8]) -> Result<()> {
+    write_private(file, content)?;
+    if is_root() {
+        chown(file, Some(NOBODY_ID), Some(NOBODY_ID))?;
+    }
     Ok(())
 }
 
@@ -58,7 +85,7 @@ pub async fn provision_postgres(artifacts: &Artifacts, process: &Process) -> Res
 /// grants the serving role what it needs.
 pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()> {
     let mut db =
-        connect_database(&stack_state.database_url(service, "postgres", "postgres")?).await?;
+        connect_database(&stack_state.database_url(service, SUPERUSER, "postgres")?).await?;
     let there: bool =
         sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(service)
@@ -67,9 +94,14 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
     if there {
         return Ok(());
     }
+    let secrets = stack_state.secrets()?;
+    let create_role = |role: &str| -> Result<String> {
+        let password = secrets.password(&database_secret(service, role))?;
+        Ok(format!(r#"create role "{role}" login password '{password}'"#))
+    };
     let statements = [
-        format!(r#"create role "{service}_migrator" login"#),
-        format!(r#"create role "{service}" login"#),
+        create_role(&format!("{service}_migrator"))?,
+        create_role(service)?,
         "create extension if not exists pg_stat_statements".to_string(),
         format!(r#"create database "{service}" owner "{service}_migrator""#),
     ];
@@ -103,18 +135,18 @@ pub async fn provision_kafka(
 ) -> Result<()> {
     let home = &process.home;
     let logs = home.join("data");
-    fs::write(home.join("log4j2.properties"), launch_config::kafka_log_config())?;
-    fs::write(home.join("server.properties"), launch_config::kafka_config(stack_state, &logs)?)?;
+    fs::write(home.join("log4j2.properties"), kafka_config::kafka_log_config())?;
+    fs::write(home.join("server.properties"), kafka_config::kafka_config(stack_state, &logs)?)?;
     if logs.exists() {
         return Ok(());
     }
     let fresh = home.join("data.new");
     let config = home.join("format.properties");
     let _ = fs::remove_dir_all(&fresh);
-    fs::write(&config, launch_config::kafka_config(stack_state, &fresh)?)?;
+    fs::write(&config, kafka_config::kafka_config(stack_state, &fresh)?)?;
     let from = process.log_length();
     let launch =
-        launch_config::kafka_format(artifacts, home, &config, &launch_config::new_cluster_id());
+        kafka_config::kafka_format(artifacts, home, &config, &kafka_config::new_cluster_id());
     if !launch.run(home, &process.log, READY_TIMEOUT).await? {
         bail!(
             "Kafka could not format its log; {} ends with:\n{}",
@@ -129,7 +161,7 @@ pub async fn provision_kafka(
 /// Whether the settings of the running Kafka differ from those it would get now: a new service
 /// needs its own listener.
 pub fn kafka_config_changed(stack_state: &StackState, process: &Process) -> Result<bool> {
-    let now = launch_config::kafka_config(stack_state, &process.home.join("data"))?;
+    let now = kafka_config::kafka_config(stack_state, &process.home.join("data"))?;
     let then = fs::read_to_string(process.home.join("server.properties")).unwrap_or_default();
     Ok(process.running().is_some() && now != then)
 }

@@ -2,19 +2,23 @@
 //! its log.
 
 use std::net::TcpListener;
+use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rdkafka::ClientConfig;
+use openssl::ssl::{SslConnector, SslMethod};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
+use tokio_openssl::SslStream;
 
 use crate::proc_fs::ProcessIdentity;
 use crate::process::Process;
+use crate::secrets::{ADMINISTRATOR, SUPERUSER};
 use crate::stack_state::StackState;
 use crate::topology::{Component, HOST};
 
@@ -32,26 +36,46 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
     let answer = async {
         match component {
             Component::Database(service) => {
-                let url = stack_state.database_url(service, "postgres", "postgres").ok()?;
+                let url = stack_state.database_url(service, SUPERUSER, "postgres").ok()?;
                 connect_database(&url).await.ok()?.ping().await.ok()
             }
-            Component::Kafka => kafka_is_ready(stack_state.ports.kafka).await,
+            Component::Kafka => kafka_is_ready(stack_state).await,
             Component::Registry => {
-                http_is_ready(stack_state.ports.registry, REGISTRY_SUBJECTS_PATH).await
+                let port = stack_state.ports.registry;
+                let ca = match stack_state.secure {
+                    true => Some(stack_state.secrets().ok()?.ca().ok()?),
+                    false => None,
+                };
+                http_is_ready(port, REGISTRY_SUBJECTS_PATH, ca.as_deref()).await
             }
             Component::Service { .. } => {
                 let probe = stack_state.instance_ports(&component.to_string()).ok()?.probe;
-                http_is_ready(probe, "/readyz").await
+                http_is_ready(probe, "/readyz", None).await
             }
         }
     };
     matches!(tokio::time::timeout(READINESS_TIMEOUT, answer).await, Ok(Some(())))
 }
 
-/// A plain request over TCP: it is sent many times a second, and every new client would read its
-/// certificates.
-async fn http_is_ready(port: u16, path: &str) -> Option<()> {
-    let mut connection = TcpStream::connect((HOST, port)).await.ok()?;
+/// A plain request over TCP: it is sent many times a second, and every new client would read the
+/// certificates of the system. With the certificate of an authority, the request is over TLS.
+async fn http_is_ready(port: u16, path: &str, ca: Option<&Path>) -> Option<()> {
+    let connection = TcpStream::connect((HOST, port)).await.ok()?;
+    match ca {
+        None => answers_ok(connection, path).await,
+        Some(ca) => answers_ok(connect_tls(connection, ca).await.ok()?, path).await,
+    }
+}
+
+async fn connect_tls(connection: TcpStream, ca: &Path) -> Result<SslStream<TcpStream>> {
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    connector.set_ca_file(ca)?;
+    let mut stream = SslStream::new(connector.build().configure()?.into_ssl(HOST)?, connection)?;
+    Pin::new(&mut stream).connect().await?;
+    Ok(stream)
+}
+
+async fn answers_ok(mut connection: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> Option<()> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.ok()?;
     let mut status = [0; 10];
@@ -60,13 +84,13 @@ async fn http_is_ready(port: u16, path: &str) -> Option<()> {
 }
 
 /// The broker is in its own metadata as soon as it can serve.
-async fn kafka_is_ready(port: u16) -> Option<()> {
+async fn kafka_is_ready(stack_state: &StackState) -> Option<()> {
     // The port is tried first: after a refused connection, Kafka's client waits before its next
     // attempt.
-    TcpStream::connect((HOST, port)).await.ok()?;
+    TcpStream::connect((HOST, stack_state.ports.kafka)).await.ok()?;
+    let mut client = stack_state.kafka_client_as(ADMINISTRATOR).ok()?;
     let fetch_metadata = move || {
-        let client: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", format!("{HOST}:{port}"))
+        let client: BaseConsumer = client
             .set("reconnect.backoff.max.ms", "100")
             .set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg)
             .create()

@@ -12,6 +12,7 @@ use crate::directories::{create_public_directory, remove_directory};
 use crate::exit_journal::{self, Exit, ExitCause};
 use crate::ports::Ports;
 use crate::process::Process;
+use crate::secrets::Secrets;
 use crate::stack_state::StackState;
 use crate::topology::{Component, StackDescription};
 
@@ -45,8 +46,14 @@ impl Stack {
         ports: Ports,
     ) -> Result<Self> {
         let stack = Self::at(description, directory, None)?;
+        let state = stack.state();
         if !stack.is_any_running() {
             stack.create(ports)?;
+        } else if state?.secure != description.secure {
+            bail!(
+                "the stack in {} is running with another value of SECURE: stop it first",
+                stack.directory().display()
+            );
         } else if let Some(moved) = stack.state()?.ports.first_difference(ports) {
             bail!(
                 "the stack in {} is running, and not with {moved}: stop it first",
@@ -135,7 +142,8 @@ impl Stack {
             .with_context(|| format!("there is no stack in {}", self.directory().display()))?;
         let stack_state: StackState = serde_json::from_slice(&text)
             .with_context(|| format!("cannot read {}", file.display()))?;
-        Ok(stack_state.with_services_of(&self.description))
+        let secrets = Some(Secrets::in_directory(self.directory().join("secrets")));
+        Ok(StackState { secrets, ..stack_state.with_services_of(&self.description) })
     }
 
     /// Creates the stack on these ports, unless it exists.
@@ -153,8 +161,10 @@ impl Stack {
                 StackState { name, ..StackState::new(ports.clone()) }
             });
             stack_state.ports = ports;
+            stack_state.secure = self.description.secure;
             Ok(stack_state)
-        })
+        })?;
+        Secrets::in_directory(self.directory().join("secrets")).create()
     }
 
     /// Changes the saved state. A deleted stack is not created again: a command that still works on

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::ports::{InstancePorts, Ports, ServicePorts};
+use crate::secrets::{Secrets, database_secret};
 use crate::topology::{Component, HOST, StackDescription};
 
 /// The saved state of a stack, beside its data.
@@ -29,9 +30,15 @@ pub struct StackState {
     /// The number of replicas of each partition, if more than one; see `brokers`.
     #[serde(default)]
     pub replication_factor: Option<u16>,
-    /// The password of the databases; those of the native stack need none.
+    /// Whether every connection is encrypted and every client of a component has a name.
+    #[serde(default)]
+    pub secure: bool,
+    /// The password of the databases that docker compose runs.
     #[serde(skip)]
     pub database_password: Option<String>,
+    /// The secrets of the native stack.
+    #[serde(skip)]
+    pub secrets: Option<Secrets>,
 }
 
 impl StackState {
@@ -45,7 +52,9 @@ impl StackState {
             environment: BTreeMap::new(),
             programs: BTreeMap::new(),
             replication_factor: None,
+            secure: false,
             database_password: None,
+            secrets: None,
         }
     }
 
@@ -125,15 +134,31 @@ impl StackState {
         Ok(self.kafka_advertised.get(service).cloned().unwrap_or(own))
     }
 
+    /// The scheme of the URLs of the services and of the registry.
+    pub fn http_scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+
     pub fn registry_url(&self) -> String {
-        format!("http://{HOST}:{}/apis/ccompat/v7", self.ports.registry)
+        format!("{}://{HOST}:{}/apis/ccompat/v7", self.http_scheme(), self.ports.registry)
     }
 
     pub fn database_url(&self, service: &str, role: &str, database: &str) -> Result<String> {
         let port = self.service_ports(service)?.database;
-        let password = self.database_password.as_ref();
-        let password = password.map_or(String::new(), |password| format!(":{password}"));
-        Ok(format!("postgres://{role}{password}@{HOST}:{port}/{database}"))
+        let password = match &self.database_password {
+            Some(password) => password.clone(),
+            None => self.secrets()?.password(&database_secret(service, role))?,
+        };
+        let url = format!("postgres://{role}:{password}@{HOST}:{port}/{database}");
+        if !self.secure {
+            return Ok(url);
+        }
+        let ca = self.secrets()?.ca()?;
+        Ok(format!("{url}?sslmode=verify-full&sslrootcert={}", ca.display()))
+    }
+
+    pub fn secrets(&self) -> Result<&Secrets> {
+        self.secrets.as_ref().context("only the native stack has secrets of its own")
     }
 
     /// The environment of one instance: its addresses, then the variables of its service, then its
@@ -153,11 +178,6 @@ impl StackState {
         let at = |port: u16| format!("{HOST}:{port}");
         let mut environment = BTreeMap::from(
             [
-                ("DATABASE_URL", self.database_url(service, service, service)?),
-                (
-                    "MIGRATION_DATABASE_URL",
-                    self.database_url(service, &format!("{service}_migrator"), service)?,
-                ),
                 ("HTTP_ADDR", at(ports.api)),
                 ("PROBE_ADDR", at(ports.probe)),
                 ("ADMIN_ADDR", at(ports.admin)),
@@ -166,8 +186,12 @@ impl StackState {
             ]
             .map(|(key, value)| (key.to_string(), value)),
         );
+        environment.extend(self.credentials_of_service(service)?);
         for name in [service, &name] {
-            environment.extend(self.environment.get(name).cloned().unwrap_or_default());
+            for (key, value) in self.environment.get(name).cloned().unwrap_or_default() {
+                environment.remove(&format!("{key}_FILE"));
+                environment.insert(key, value);
+            }
         }
         Ok(environment.into_iter().collect())
     }

@@ -31,6 +31,13 @@ pub struct StackDescription {
     ///
     /// [`Stack::up`]: crate::Stack::up
     pub contracts_program: Option<String>,
+    /// Whether a new stack encrypts every connection, and every component knows its clients by name.
+    pub secure: bool,
+}
+
+/// Whether the variable `SECURE` asks for a secured stack: it is `1` or `true`.
+pub fn secure_from_environment() -> bool {
+    std::env::var("SECURE").is_ok_and(|value| ["1", "true"].contains(&value.as_str()))
 }
 
 impl StackDescription {
@@ -175,6 +182,7 @@ pub(crate) mod tests {
             root: PathBuf::from("/example"),
             services: services.iter().map(|service| service.to_string()).collect(),
             contracts_program: None,
+            secure: false,
         }
     }
 

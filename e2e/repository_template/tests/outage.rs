@@ -25,8 +25,9 @@ async fn an_outage_loses_no_request_and_accepts_none_twice() -> Result<()> {
     let system = System {
         topics: &TOPICS,
         databases: [("shop", stack.database_url("shop")?)].into(),
-        kafka: stack.kafka_bootstrap()?,
+        kafka: stack.kafka_client()?,
         registry: stack.registry_url()?,
+        registry_ca: stack.ca_certificate()?,
     };
     outbox_log::install(&system).await?;
     let publisher = EventProducer::new(&system.kafka, &system.registry)?;

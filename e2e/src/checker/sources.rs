@@ -20,6 +20,7 @@ pub fn system(client: &Client) -> System {
         databases: SERVICES.into_iter().map(database).collect(),
         kafka: addresses.kafka.clone(),
         registry: addresses.registry.clone(),
+        registry_ca: addresses.ca.clone(),
     }
 }
 

@@ -8,6 +8,7 @@ use checker::envelope::Envelope;
 use checker::record::{RecordPosition, UnknownRecord};
 use checker::{WriterSchemas, read_topic};
 use events::TOPICS;
+use rdkafka::ClientConfig;
 use rdkafka::message::Message;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -47,7 +48,7 @@ pub async fn read_all(
     let kafka = client.addresses.kafka.clone();
     let mut reading = TopicReader {
         snapshot: TopicsSnapshot { missing: positions, ..TopicsSnapshot::default() },
-        schemas: WriterSchemas::new(&client.addresses.registry)?,
+        schemas: client.addresses.writer_schemas()?,
     };
     tokio::task::spawn_blocking(move || {
         for topic in TOPICS {
@@ -65,7 +66,7 @@ struct TopicReader {
 }
 
 impl TopicReader {
-    fn read_topic(&mut self, kafka: &str, topic: &'static Topic) -> Result<()> {
+    fn read_topic(&mut self, kafka: &ClientConfig, topic: &'static Topic) -> Result<()> {
         let watermarks =
             read_topic(kafka, topic, |position, message| self.add_record(position, message))?;
         let below = |position: &RecordPosition| {

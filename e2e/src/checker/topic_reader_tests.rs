@@ -107,7 +107,7 @@ fn read_records(records: &[TestRecord]) -> TopicsSnapshot {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _entered = runtime.enter();
     let topic = records[0].topic;
-    let mut schemas = WriterSchemas::new("http://127.0.0.1:1").unwrap();
+    let mut schemas = WriterSchemas::new("http://127.0.0.1:1", None).unwrap();
     schemas.insert(KNOWN_SCHEMA, Some(WriterSchema::new(topic.schema).unwrap()));
     schemas.insert(MISSING_SCHEMA, None);
     let mut reading = TopicReader {

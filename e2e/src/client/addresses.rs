@@ -1,9 +1,12 @@
 //! The addresses of a stack, as its clients and the checker use them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
+use checker::WriterSchemas;
 use launcher::Stack;
+use rdkafka::ClientConfig;
 
 use crate::stack_description::SERVICES;
 
@@ -15,8 +18,10 @@ pub struct Addresses {
     pub probes: BTreeMap<String, String>,
     pub admins: BTreeMap<String, String>,
     pub databases: BTreeMap<String, String>,
-    pub kafka: String,
+    pub kafka: ClientConfig,
     pub registry: String,
+    /// What certificates of a secured stack are checked against.
+    pub ca: Option<PathBuf>,
 }
 
 impl Addresses {
@@ -29,8 +34,20 @@ impl Addresses {
             probes: each(&|service| stack.probe_url(service))?,
             admins: each(&|service| stack.admin_url(service))?,
             databases: each(&|service| stack.database_url(service))?,
-            kafka: stack.kafka_bootstrap()?,
+            kafka: stack.kafka_client()?,
             registry: stack.registry_url()?,
+            ca: stack.ca_certificate()?,
         })
+    }
+
+    /// The command `curl`, as a user types it for these addresses.
+    pub fn curl(&self) -> String {
+        let trusted = self.ca.as_ref().map(|ca| format!(" --cacert {}", ca.display()));
+        format!("curl{}", trusted.unwrap_or_default())
+    }
+
+    /// The schemas of the registry.
+    pub fn writer_schemas(&self) -> Result<WriterSchemas> {
+        WriterSchemas::new(&self.registry, self.ca.as_deref())
     }
 }

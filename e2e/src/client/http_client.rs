@@ -51,9 +51,7 @@ impl Client {
     }
 
     pub fn new(addresses: Addresses) -> Result<Client> {
-        let http = reqwest::Client::builder()
-            // Loopback needs no proxy, whatever the user's environment contains.
-            .no_proxy()
+        let http = checker::http::client_builder(addresses.ca.as_deref())?
             .timeout(REQUEST_TIMEOUT)
             .pool_max_idle_per_host(256)
             // A service closes idle connections one second after a stop, or when all its

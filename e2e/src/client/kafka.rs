@@ -2,7 +2,6 @@
 //! consumers.
 
 use anyhow::Result;
-use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::FutureProducer;
@@ -10,8 +9,10 @@ use rdkafka::producer::FutureProducer;
 use crate::client::http_client::Client;
 
 pub fn create_producer(client: &Client) -> Result<FutureProducer> {
-    let producer = ClientConfig::new()
-        .set("bootstrap.servers", &client.addresses.kafka)
+    let producer = client
+        .addresses
+        .kafka
+        .clone()
         .set("enable.idempotence", "true")
         // librdkafka's partitioner must be that of the publishers, so that a key stays in its
         // partition.
@@ -21,6 +22,5 @@ pub fn create_producer(client: &Client) -> Result<FutureProducer> {
 }
 
 pub fn admin_client(client: &Client) -> Result<AdminClient<DefaultClientContext>> {
-    let admin = ClientConfig::new().set("bootstrap.servers", &client.addresses.kafka).create()?;
-    Ok(admin)
+    Ok(client.addresses.kafka.create()?)
 }

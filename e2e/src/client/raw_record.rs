@@ -1,19 +1,24 @@
 //! A record that librdkafka cannot write: Kafka accepts any bytes as the name of a header, and the
 //! library only text. So the request is encoded by hand.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::Utc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use launcher::HOST;
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
+use rdkafka::ClientConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes a record whose only header has this name and an empty value, and returns its offset. The
 /// leader of the partition is not looked up: there must be only one broker.
 pub async fn produce(
-    broker: &str,
+    kafka: &ClientConfig,
     (topic, partition): (&str, i32),
     key: &[u8],
     payload: &[u8],
@@ -30,7 +35,7 @@ pub async fn produce(
     let (one, partition) = (1_i32.to_be_bytes(), partition.to_be_bytes());
     let request = [&asked[..], &one, &name, &one, &partition, &records].concat();
     let answer = async {
-        let mut stream = TcpStream::connect(broker).await?;
+        let mut stream = connect(kafka).await?;
         stream.write_all(&length_prefixed(&request)).await?;
         // The length, the correlation id, one topic by name, one partition by number.
         stream.read_exact(&mut vec![0_u8; 4 + 4 + 4 + name.len() + 4 + 4]).await?;
@@ -41,6 +46,28 @@ pub async fn produce(
     ensure!(error == 0, "Kafka refuses the record with error {error}");
     Ok(offset)
 }
+
+/// A connection to the first broker, over TLS with a certificate if the settings have one.
+async fn connect(kafka: &ClientConfig) -> Result<Pin<Box<dyn Stream>>> {
+    let broker = kafka.get("bootstrap.servers").context("the settings name no broker")?;
+    let stream = TcpStream::connect(broker).await?;
+    let (Some(ca), Some(certificate)) =
+        (kafka.get("ssl.ca.location"), kafka.get("ssl.certificate.location"))
+    else {
+        return Ok(Box::pin(stream));
+    };
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    connector.set_ca_file(ca)?;
+    connector.set_certificate_chain_file(certificate)?;
+    connector.set_private_key_file(certificate, SslFiletype::PEM)?;
+    let mut stream = SslStream::new(connector.build().configure()?.into_ssl(HOST)?, stream)?;
+    Pin::new(&mut stream).connect().await?;
+    Ok(Box::pin(stream))
+}
+
+trait Stream: AsyncRead + AsyncWrite {}
+
+impl<S: AsyncRead + AsyncWrite> Stream for S {}
 
 /// A record batch with one record and no producer id.
 fn batch(record: &[u8]) -> Vec<u8> {

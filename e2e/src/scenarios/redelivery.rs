@@ -12,6 +12,7 @@ use events::TOPICS;
 use futures::future::try_join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rdkafka::ClientConfig;
 use rdkafka::admin::AdminOptions;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
@@ -239,7 +240,7 @@ fn has_header(record: &impl Message, name: &str) -> bool {
 }
 
 /// The newest events of a topic, in order of their positions.
-fn newest_records(kafka: &str, topic: &str, newest: i64) -> Result<Vec<OwnedMessage>> {
+fn newest_records(kafka: &ClientConfig, topic: &str, newest: i64) -> Result<Vec<OwnedMessage>> {
     let mut records = Vec::new();
     for_each_newest(kafka, topic, newest, |record| {
         if record.key() != Some(POISON_KEY.as_bytes()) && has_header(record, "ce_id") {
@@ -251,7 +252,7 @@ fn newest_records(kafka: &str, topic: &str, newest: i64) -> Result<Vec<OwnedMess
 
 /// Reads the newest records of a topic, at most this number.
 fn for_each_newest(
-    kafka: &str,
+    kafka: &ClientConfig,
     topic: &str,
     newest: i64,
     mut each: impl FnMut(&BorrowedMessage<'_>),

@@ -85,8 +85,7 @@ async fn freeze_and_resume(fixture: &Fixture, service: &'static str, seconds: u6
 /// Waits until the other instance has all partitions and the active relay.
 async fn wait_until_replaced(fixture: &Fixture, service: &str, frozen: &str) -> Result<()> {
     eventually(&format!("another instance to take the place of {frozen}"), TIMEOUT, async || {
-        let shares =
-            group_assignments(fixture.stack.kafka_bootstrap()?, service.to_string()).await?;
+        let shares = group_assignments(fixture.stack.kafka_client()?, service.to_string()).await?;
         let all = shares.iter().map(Vec::len).eq([subscribed_partitions(service)]);
         ensure!(all, "{shares:?}");
         let now = active_relay_instance(fixture, service).await?;

@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use e2e::stack_description::{SERVICES, stack_description};
 use launcher::proc_fs::processes_in;
 use launcher::{ComponentState, ExitCause, Stack, StopOutcome};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -56,10 +55,9 @@ async fn what_databases_kafka_and_registry_acknowledged_survives_sigkill() -> Re
         let answer: i32 = sqlx::query_scalar("select answer from kept").fetch_one(&mut db).await?;
         assert_eq!(answer, 42);
     }
-    let bootstrap = stack.kafka_bootstrap()?;
+    let kafka = stack.kafka_client()?;
     let records = tokio::task::spawn_blocking(move || -> Result<i64> {
-        let consumer: BaseConsumer =
-            ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+        let consumer: BaseConsumer = kafka.create()?;
         Ok(consumer.fetch_watermarks("kept", 0, Duration::from_secs(20))?.1)
     });
     assert_eq!(records.await??, 1);
@@ -153,10 +151,9 @@ async fn each_service_reaches_kafka_at_the_address_that_is_advertised_to_it() ->
         ("payment", stack.kafka_listener("payment")?),
         ("stock", "127.0.0.1:7".to_string()),
     ] {
-        let bootstrap = stack.kafka_listener(service)?;
+        let kafka = stack.kafka_client_as(service)?;
         let advertised = tokio::task::spawn_blocking(move || -> Result<String> {
-            let client: BaseConsumer =
-                ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+            let client: BaseConsumer = kafka.create()?;
             let metadata = client.fetch_metadata(None, Duration::from_secs(20))?;
             let broker = metadata.brokers().first().context("one broker")?;
             Ok(format!("{}:{}", broker.host(), broker.port()))
@@ -216,8 +213,8 @@ async fn pids(stack: &Stack) -> Result<Vec<(String, Option<u32>)>> {
 }
 
 async fn produce_record(stack: &Stack, topic: &str) -> Result<()> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", stack.kafka_bootstrap()?).set("acks", "all");
+    let mut config = stack.kafka_client()?;
+    config.set("acks", "all");
     let admin: AdminClient<DefaultClientContext> = config.create()?;
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     for made in admin.create_topics([&new], &AdminOptions::new()).await? {

@@ -51,9 +51,6 @@ const LOG_VARIABLE: &str = "RUST_LOG";
 /// public one.
 const OPENSSL_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// What every program reads in a secured stack.
-const SECURED: [&str; 3] = ["SECURE", "HTTP_TLS_CERTIFICATE_LOCATION", "HTTP_TLS_KEY_LOCATION"];
-
 fn assert_environment(program: &str, set: &BTreeSet<String>, source: &str) {
     if program == "e2e" {
         assert!(set.is_empty(), "{source}: e2e is configured by arguments, not by {set:?}");
@@ -72,7 +69,6 @@ fn assert_environment(program: &str, set: &BTreeSet<String>, source: &str) {
     let is_known = |name: &&String| {
         known.contains_key(*name)
             || *name == OPENSSL_VARIABLE
-            || SECURED.contains(&name.as_str())
             || (*name == LOG_VARIABLE && program != "contracts")
     };
     let unknown: Vec<&String> = set.iter().filter(|name| !is_known(name)).collect();

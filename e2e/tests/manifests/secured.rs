@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use chassis::event::Retention;
-use events::TOPICS;
+use contracts::grants::OBSERVER;
+use events::CONTRACTS;
 
 use super::*;
 
@@ -45,7 +45,7 @@ fn check_kafka(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
     hold("no rule means no", !listeners.is_empty() && kafka["kafka"]["authorization"] == rights);
     hold("quotas", kafka["kafka"]["quotas"]["producerByteRate"].is_u64());
     hold("users are operated", kafka["entityOperator"]["userOperator"].is_object());
-    hold("rights as declared", rights_of_users(objects) == declared_rights());
+    hold("rights as declared", rights_of_users(objects) == declared_rights(objects));
     for scaled in of_kind(objects, "ScaledObject") {
         let trigger = &scaled["spec"]["triggers"][0];
         let is_known = trigger["authenticationRef"]["name"] == "observer";
@@ -74,27 +74,18 @@ fn rights_of_users(objects: &[Value]) -> Rights {
     rights
 }
 
-/// To publish is to write the topic. To subscribe is to read it in the group of the service; the copy of a compacted
-/// topic is rebuilt by a client whose group commits nothing.
-fn declared_rights() -> Rights {
-    let mut rights = Rights::new();
-    let mut allow = |user: &str, kind: &str, named: &str, operation: &str| {
-        rights.insert((user.into(), kind.into(), named.into(), operation.into()));
-    };
-    for topic in TOPICS {
-        allow(topic.publisher, "topic", topic.name, "Write");
-        for subscriber in topic.subscribers {
-            allow(subscriber, "topic", topic.name, "Read");
-            allow(subscriber, "group", subscriber, "Read");
-            if matches!(topic.retention, Retention::Compact) {
-                allow(subscriber, "group", &format!("{subscriber}-rebuild"), "Describe");
-            }
-        }
-    }
-    for (kind, operation) in [("topic", "Describe"), ("topic", "Read"), ("group", "Describe")] {
-        allow("observer", kind, "*", operation);
-    }
-    rights
+/// The rights that follow from the topics, of the users that run in the overlay: a service that was just generated has no
+/// manifests yet. `contracts apply` brings about the same rights where no operator does.
+fn declared_rights(objects: &[Value]) -> Rights {
+    let services: Vec<&str> = of_kind(objects, "Deployment").into_iter().map(name).collect();
+    let is_deployed = |user: &str| user == OBSERVER || services.contains(&user);
+    let grants = CONTRACTS.grants().into_iter().filter(|grant| is_deployed(&grant.user));
+    let rights = grants.map(|grant| {
+        let kind = format!("{:?}", grant.resource).to_lowercase();
+        let (user, name) = (grant.user.into_owned(), grant.name.into_owned());
+        (user, kind, name, format!("{:?}", grant.operation))
+    });
+    rights.collect()
 }
 
 /// The settings of our own programs.
@@ -172,7 +163,7 @@ fn check_network(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
 fn production_is_secure() {
     let Some(objects) = production() else { return println!("skipped: there is no kubectl") };
     let broken = broken_rules(&objects);
-    let (found, declared) = (rights_of_users(&objects), declared_rights());
+    let (found, declared) = (rights_of_users(&objects), declared_rights(&objects));
     let wrong: Vec<_> = found.symmetric_difference(&declared).collect();
     assert!(broken.is_empty(), "{broken:?}, {wrong:?}");
 }

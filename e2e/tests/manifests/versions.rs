@@ -105,7 +105,7 @@ fn offsets_are_kept_equally_long_by_every_broker_and_longer_than_any_topic() {
         Retention::Compact => None,
     });
     let files = [
-        "e2e/launcher/src/launch_config.rs",
+        "e2e/launcher/src/kafka_config.rs",
         "docker-compose.yml",
         "k8s/overlays/demo/kafka.yaml",
         "k8s/overlays/production/kafka.yaml",

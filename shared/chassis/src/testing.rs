@@ -49,8 +49,8 @@ pub async fn fresh_database() -> (Secret, Secret) {
     let mut db = PgConnection::connect_with(&cluster).await.expect("the cluster runs");
     let name = format!("t{}", Uuid::now_v7().simple());
     for statement in [
-        format!("create role \"{name} owner\" login"),
-        format!("create role \"{name} server\" login"),
+        format!("create role \"{name} owner\" login password '{name}'"),
+        format!("create role \"{name} server\" login password '{name}'"),
         format!("create database {name} owner \"{name} owner\""),
         // No test kills the server or stalls its disk. With this setting, a slow disk delays no commit beyond its
         // timeout.
@@ -59,7 +59,7 @@ pub async fn fresh_database() -> (Secret, Secret) {
         sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await.expect("a superuser");
     }
     let at = format!("{}:{}/{name}", cluster.get_host(), cluster.get_port());
-    let url = |role| Secret::from(format!("postgres://{name}%20{role}@{at}"));
+    let url = |role| Secret::from(format!("postgres://{name}%20{role}:{name}@{at}"));
     (url("owner"), url("server"))
 }
 

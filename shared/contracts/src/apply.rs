@@ -2,11 +2,12 @@
 //! every schema under `FULL_TRANSITIVE`. A difference that cannot be changed under running services
 //! is an error.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use chassis::config::env;
-use chassis::config::{KafkaConfig, SchemaRegistryConfig, Secret};
+use chassis::config::env::{self, BadConfiguration};
+use chassis::config::{KafkaConfig, SchemaRegistryConfig, Secret, SecurityConfig};
 use chassis::event::Topic;
 use chassis::kafka;
 use rdkafka::admin::{
@@ -14,12 +15,13 @@ use rdkafka::admin::{
     TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
+use reqwest::StatusCode;
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use tokio::time::Instant;
 
 use crate::topic_config::topic_config;
-use crate::{Contracts, cluster_owner};
+use crate::{Contracts, cluster_owner, users};
 
 /// How long Kafka and the registry may take to start.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,6 +38,8 @@ pub struct Settings {
     kafka: KafkaConfig,
     #[command(flatten)]
     registry: SchemaRegistryConfig,
+    #[command(flatten)]
+    security: SecurityConfig,
     /// The number of replicas of a new topic. With three, a record is acknowledged when two brokers
     /// have it, in existing topics too. Unset: the brokers' default, and existing topics are
     /// unchanged.
@@ -44,6 +48,11 @@ pub struct Settings {
     /// The stack that owns the Kafka cluster: a cluster of another stack is refused.
     #[arg(long, env, value_parser = cluster_owner::parse_stack_name)]
     stack_name: Option<String>,
+    /// A directory with a file for each service, its password in Kafka. If it is set, the command also brings the
+    /// users of Kafka, their rights and their quotas to what is declared. Unset: another program owns them, such as
+    /// Strimzi's user operator.
+    #[arg(long, env, value_parser = clap::value_parser!(PathBuf))]
+    kafka_users_directory: Option<PathBuf>,
 }
 
 /// Applies the declarations to Kafka and the registry: first the owner of the cluster, then topics,
@@ -52,6 +61,16 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
     let settings: Settings = env::read()?;
     settings.kafka.check()?;
     settings.registry.check()?;
+    settings.security.check_clients(&settings.kafka, &settings.registry)?;
+    if settings.kafka_users_directory.is_some()
+        && settings.kafka.kafka_security_protocol.as_deref() != Some("ssl")
+    {
+        return Err(BadConfiguration::new(
+            "KAFKA_USERS_DIRECTORY is set, but KAFKA_SECURITY_PROTOCOL is not ssl: a client certificate must name \
+             this program.",
+        )
+        .into());
+    }
     kafka::validate(&settings.kafka)?;
     let admin: AdminClient<DefaultClientContext> =
         kafka::client_config("contracts", &settings.kafka).create()?;
@@ -69,6 +88,9 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
                 reconcile_topic(&admin, topic, *partitions, settings.replication_factor).await?
             }
         }
+    }
+    if let Some(directory) = &settings.kafka_users_directory {
+        users::apply(contracts, &settings.kafka, directory).await?;
     }
     for topic in contracts.topics {
         register_schema(&settings.registry, topic).await?;
@@ -189,6 +211,7 @@ async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> anyh
     let base = &registry.schema_registry_url;
     let username = registry.schema_registry_username.as_deref();
     let password = registry.schema_registry_password.as_ref().map(Secret::expose);
+    let token = registry.schema_registry_token.as_ref().map(Secret::expose);
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let mut request = http
@@ -197,7 +220,16 @@ async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> anyh
         if let Some(username) = username {
             request = request.basic_auth(username, password);
         }
-        match request.send().await.and_then(reqwest::Response::error_for_status) {
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await;
+        if let Ok(answer) = &answer
+            && [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&answer.status())
+        {
+            bail!("the registry refuses access: {}", answer.status());
+        }
+        match answer.and_then(reqwest::Response::error_for_status) {
             Ok(_) => break,
             Err(error) if Instant::now() > deadline => return Err(error).context("no registry"),
             Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
@@ -207,6 +239,9 @@ async fn register_schema(registry: &SchemaRegistryConfig, topic: &Topic) -> anyh
     settings.no_proxy().set_timeout(REQUEST_TIMEOUT);
     if let Some(username) = username {
         settings.set_basic_authorization(username, password);
+    }
+    if let Some(token) = token {
+        settings.set_token_authorization(token);
     }
     let schema = SuppliedSchema::new(None, SchemaType::Avro, topic.schema.to_string());
     let registered = post_schema(&settings.build()?, subject.clone(), schema)

@@ -4,13 +4,18 @@
 mod program; // the commands
 mod apply; // creates topics and schemas
 mod topic_config; // the settings of a topic, by Kafka's names
+mod users; // the users of Kafka: passwords, rights, quotas
+mod kafka_admin; // requests that the client library has no call for
 mod cluster_owner; // the stack that a Kafka cluster belongs to
 mod versions; // every recorded version of every schema
 mod compatibility; // whether two versions can read each other
 mod asyncapi; // the AsyncAPI document
 pub mod checks;
+pub mod grants; // the rights that follow from the declaration of topics
 
 use chassis::event::Topic;
+
+use crate::grants::Grant;
 
 pub use versions::record_versions;
 
@@ -26,6 +31,7 @@ pub struct Contracts {
     description: Option<&'static str>,
     schemas_folder: &'static str,
     topics: &'static [&'static Topic],
+    further_grants: &'static [Grant],
 }
 
 impl Contracts {
@@ -46,7 +52,16 @@ impl Contracts {
             "a name has 1 to 63 letters, digits, dashes and underscores"
         );
         let schemas_folder = "schemas";
-        Contracts { name, title: name, version, description: None, schemas_folder, topics }
+        let (description, further_grants) = (None, &[]);
+        Contracts {
+            name,
+            title: name,
+            version,
+            description,
+            schemas_folder,
+            topics,
+            further_grants,
+        }
     }
 
     /// The same contracts, with a title of the AsyncAPI document other than the name.
@@ -58,6 +73,13 @@ impl Contracts {
     /// The same contracts, with a description in the AsyncAPI document, in CommonMark.
     pub const fn description(mut self, description: &'static str) -> Contracts {
         self.description = Some(description);
+        self
+    }
+
+    /// The same contracts, with rights in Kafka beyond those that the topics give: of a stream processor with
+    /// internal topics, or of a connector.
+    pub const fn grants_also(mut self, grants: &'static [Grant]) -> Contracts {
+        self.further_grants = grants;
         self
     }
 

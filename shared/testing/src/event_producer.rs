@@ -26,13 +26,13 @@ pub struct EventProducer {
 }
 
 impl EventProducer {
-    /// A producer for these brokers (`host:port`) and this registry (a URL). It connects when it is first used.
+    /// A producer with these settings, `bootstrap.servers` among them, and this registry (a URL). It connects when it is first used.
     ///
     /// # Errors
     /// If a client cannot be made of these addresses.
-    pub fn new(kafka: &str, registry: &str) -> Result<EventProducer> {
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", kafka)
+    pub fn new(kafka: &ClientConfig, registry: &str) -> Result<EventProducer> {
+        let producer = kafka
+            .clone()
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", TIMEOUT.as_millis().to_string())

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 use chassis::event::Topic;
 use launcher::Stack;
-use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -20,8 +19,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Produces a record that is not an event.
 pub async fn produce_poison(stack: &Stack, topic: &Topic, out: &mut impl Write) -> Result<()> {
-    let producer: FutureProducer =
-        ClientConfig::new().set("bootstrap.servers", stack.kafka_bootstrap()?).create()?;
+    let producer: FutureProducer = stack.kafka_client()?.create()?;
     let event_id = Uuid::now_v7().to_string();
     let headers = OwnedHeaders::new().insert(Header { key: "ce_id", value: Some(&event_id) });
     let topic = topic.name;

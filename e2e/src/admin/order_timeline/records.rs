@@ -9,6 +9,7 @@ use chassis::event::{Retention, Topic};
 use checker::kafka;
 use chrono::{DateTime, Utc};
 use events::TOPICS;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
@@ -33,7 +34,7 @@ pub struct TimelineRecord {
 
 /// The records of a key by event, from a time on.
 pub fn find_records(
-    kafka: &str,
+    kafka: &ClientConfig,
     key: &str,
     since: DateTime<Utc>,
 ) -> Result<HashMap<(&'static str, Uuid), Vec<TimelineRecord>>> {

@@ -49,7 +49,7 @@ async fn another_producers_open_transaction_stops_no_order_and_has_none_cancelle
 
 async fn open_transactions(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
-    let mut other_producer = TransactionalProducer::new(&stack.kafka_bootstrap()?, POISON_KEY)?;
+    let mut other_producer = TransactionalProducer::new(&stack.kafka_client()?, POISON_KEY)?;
     other_producer.leave_open("orders.created", 0..1)?;
     wait_until_confirmed_within(
         &client,
@@ -81,7 +81,7 @@ async fn the_markers_of_an_aborted_transaction_are_no_lag_and_keep_no_order_from
 async fn transaction_markers(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
     set_deadline(stack, 5).await?;
-    let mut other_producer = TransactionalProducer::new(&stack.kafka_bootstrap()?, POISON_KEY)?;
+    let mut other_producer = TransactionalProducer::new(&stack.kafka_client()?, POISON_KEY)?;
     stack.stop("stock").await?;
     other_producer.leave_open("stock.rejected", 0..3)?;
     other_producer.abort()?;

@@ -150,6 +150,7 @@ async fn upgrade_and_roll_back(root: &Path, older: &Path, newer: &Path) -> Resul
         root: root.to_path_buf(),
         services: vec![SERVICE.to_string()],
         contracts_program: Some("contracts".to_string()),
+        secure: false,
     };
     let stack = Stack::ephemeral(&description)?;
     without_unexpected_exits(&stack, roll_under_load(&stack, older, newer)).await
@@ -167,8 +168,9 @@ async fn roll_under_load(stack: &Stack, older: &Path, newer: &Path) -> Result<()
     let system = System {
         topics: &TOPICS,
         databases: [(SERVICE, stack.database_url(SERVICE)?)].into(),
-        kafka: stack.kafka_bootstrap()?,
+        kafka: stack.kafka_client()?,
         registry: stack.registry_url()?,
+        registry_ca: stack.ca_certificate()?,
     };
     outbox_log::install(&system).await?;
     let publisher = EventProducer::new(&system.kafka, &system.registry)?;

@@ -1,7 +1,8 @@
 //! Reads a struct of variables from the environment. A bad value is reported in one sentence, which names the
 //! variable and shows no secret.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -39,8 +40,25 @@ pub(crate) fn read_os<C: clap::Parser>(
     let mut flags: Vec<String> = Vec::new();
     for arg in command.get_arguments() {
         let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
-        let (Some(flag), Some(value)) = (arg.get_long(), value(name)) else { continue };
-        if let Some(value) = variable_text(name, value, arg.is_hide_env_values_set())? {
+        let Some(flag) = arg.get_long() else { continue };
+        let is_secret = arg.is_hide_env_values_set();
+        let text = |value: Option<OsString>| {
+            value
+                .map(|value| variable_text(name, value, is_secret))
+                .transpose()
+                .map(Option::flatten)
+        };
+        let mut given = text(value(name))?;
+        if is_secret && let Some(file) = value(&file_variable(name)).filter(|it| !it.is_empty()) {
+            if given.is_some() {
+                return Err(BadConfiguration(format!(
+                    "{name} and {} are both set: unset one of them.",
+                    file_variable(name)
+                )));
+            }
+            given = text(Some(read_secret(name, &file)?))?;
+        }
+        if let Some(value) = given {
             flags.push(format!("--{flag}={value}"));
         }
     }
@@ -49,6 +67,22 @@ pub(crate) fn read_os<C: clap::Parser>(
         .try_get_matches_from(flags)
         .and_then(|matches| C::from_arg_matches(&matches))
         .map_err(|error| describe_error::<C>(&error))
+}
+
+/// The variable that names a file with a secret, in place of the variable that holds the secret.
+fn file_variable(name: &str) -> String {
+    format!("{name}_FILE")
+}
+
+/// The content of the file that holds a secret, without the newline that most editors and tools put at its end.
+fn read_secret(name: &str, file: &OsStr) -> Result<OsString, BadConfiguration> {
+    let mut content = std::fs::read(file).map_err(|error| {
+        let (name, file) = (file_variable(name), file.display());
+        BadConfiguration(format!("{name} is `{file}`, which cannot be read: {error}."))
+    })?;
+    let text_end = content.strip_suffix(b"\n").unwrap_or(&content).len();
+    content.truncate(text_end);
+    Ok(OsString::from_vec(content))
 }
 
 /// The text of one variable; `None` if it is empty. Blanks around the text are removed, but not from a secret.
@@ -90,6 +124,9 @@ pub fn describe_variables<C: clap::Parser>() -> String {
         };
         let meaning = arg.get_help().map(ToString::to_string).unwrap_or_default();
         text += &format!("  {name}{default}\n      {meaning}\n");
+        if arg.is_hide_env_values_set() {
+            text += &format!("      {} names a file with it instead.\n", file_variable(name));
+        }
     }
     text
 }
@@ -132,4 +169,13 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
         .filter(|seconds| (1..=3600).contains(seconds))
         .map(Duration::from_secs)
         .ok_or_else(|| "it is not a number of seconds from 1 to 3600".to_owned())
+}
+
+/// Reads a switch: 1 or true, 0 or false.
+pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err("it is neither 1 nor 0".to_owned()),
+    }
 }

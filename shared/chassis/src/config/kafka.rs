@@ -66,6 +66,12 @@ impl KafkaConfig {
                 "{name} is set, but KAFKA_SECURITY_PROTOCOL is {protocol}, which has no TLS."
             )));
         }
+        if protocol == "sasl_plaintext" && self.kafka_sasl_mechanism.as_deref() == Some("PLAIN") {
+            return Err(BadConfiguration::new(
+                "KAFKA_SASL_MECHANISM is PLAIN, which sends the password in the clear: \
+                 KAFKA_SECURITY_PROTOCOL is sasl_plaintext.",
+            ));
+        }
         let [_, (certificate, has_certificate), (key, has_key)] = of_tls;
         if has_certificate != has_key {
             return Err(BadConfiguration::new(format!(

@@ -7,17 +7,21 @@
 pub mod env;
 
 pub(crate) mod address;
+mod http_tls;
 mod kafka;
 mod schema_registry;
 mod secret;
+mod security;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::env::{BadConfiguration, parse_seconds};
+pub use crate::config::http_tls::HttpTlsConfig;
 pub use crate::config::kafka::KafkaConfig;
 pub use crate::config::schema_registry::SchemaRegistryConfig;
 pub use crate::config::secret::Secret;
+pub use crate::config::security::SecurityConfig;
 
 /// What every service reads from its environment. A service with variables of its own derives
 /// `clap::Args` on a struct and takes it as the second argument of its `serve`: see
@@ -51,6 +55,13 @@ pub struct Config {
     /// authenticates operators.
     #[arg(long, env, default_value = "127.0.0.1:9091")]
     pub admin_addr: SocketAddr,
+
+    /// HTTPS of the API and of the admin port.
+    #[command(flatten)]
+    pub http_tls: HttpTlsConfig,
+    /// Whether insecure settings are refused.
+    #[command(flatten)]
+    pub security: SecurityConfig,
 
     /// How it connects to Kafka.
     #[command(flatten)]
@@ -95,6 +106,8 @@ impl Config {
     fn check(&self, is_set: impl Fn(&str) -> bool) -> Result<(), BadConfiguration> {
         self.kafka.check()?;
         self.schema_registry.check()?;
+        self.http_tls.check()?;
+        self.check_security()?;
         // sqlx reads these from the environment, and a URL cannot override them.
         for name in ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"] {
             if is_set(name) {
@@ -123,6 +136,21 @@ impl Config {
     }
 }
 
+impl Config {
+    fn check_security(&self) -> Result<(), BadConfiguration> {
+        let security = &self.security;
+        security.check_database("DATABASE_URL", &self.database_url)?;
+        if let Some(url) = &self.migration_database_url {
+            security.check_database("MIGRATION_DATABASE_URL", url)?;
+        }
+        security.check_clients(&self.kafka, &self.schema_registry)?;
+        if let Some(url) = &self.otel_exporter_otlp_endpoint {
+            security.check_url("OTEL_EXPORTER_OTLP_ENDPOINT", url)?;
+        }
+        security.check_http(&self.http_tls)
+    }
+}
+
 /// Whether two sockets cannot listen at the same time. Port 0 is any free port.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
@@ -137,11 +165,14 @@ fn parse_database_url(text: &str) -> Result<Secret, String> {
 }
 
 #[cfg(test)]
+mod security_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::env::{describe_variables, read_from, read_os};
 
-    fn config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguration> {
+    pub(crate) fn config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguration> {
         let config = parse_config(changes)?;
         config.check(|name| changes.iter().any(|(key, _)| *key == name))?;
         Ok(config)
@@ -327,6 +358,8 @@ mod tests {
         let protocol = |protocol| ("KAFKA_SECURITY_PROTOCOL", protocol);
         let (user, password) = (("KAFKA_SASL_USERNAME", "till"), ("KAFKA_SASL_PASSWORD", "x"));
         let plain = ("KAFKA_SASL_MECHANISM", "PLAIN");
+        let https = ("SCHEMA_REGISTRY_URL", "https://registry");
+        let registry_user = ("SCHEMA_REGISTRY_USERNAME", "till");
         for (changes, name) in [
             (&[protocol("sasl_ssl")][..], "KAFKA_SASL_MECHANISM"),
             (&[protocol("sasl_ssl"), plain], "KAFKA_SASL_USERNAME"),
@@ -335,7 +368,12 @@ mod tests {
             (&[protocol("ssl"), password], "KAFKA_SASL_PASSWORD"),
             (&[("KAFKA_SSL_CA_LOCATION", FILE)], "KAFKA_SSL_CA_LOCATION"),
             (&[protocol("ssl"), ("KAFKA_SSL_KEY_LOCATION", FILE)], "KAFKA_SSL_CERTIFICATE"),
-            (&[("SCHEMA_REGISTRY_PASSWORD", "x")], "SCHEMA_REGISTRY_USERNAME"),
+            (&[protocol("sasl_plaintext"), plain, user, password], "KAFKA_SASL_MECHANISM"),
+            (&[("SCHEMA_REGISTRY_PASSWORD", "x"), https], "SCHEMA_REGISTRY_USERNAME"),
+            (&[("SCHEMA_REGISTRY_PASSWORD", "x"), registry_user], "SCHEMA_REGISTRY_PASSWORD"),
+            (&[("SCHEMA_REGISTRY_TOKEN", "x")], "SCHEMA_REGISTRY_TOKEN"),
+            (&[("SCHEMA_REGISTRY_TOKEN", "x"), https, registry_user], "SCHEMA_REGISTRY_TOKEN"),
+            (&[("HTTP_TLS_KEY_LOCATION", FILE)], "HTTP_TLS_CERTIFICATE_LOCATION"),
             (&[("PROBE_ADDR", "127.0.0.1:8080")], "PROBE_ADDR is 127.0.0.1:8080, which HTTP_ADDR"),
             (&[("ADMIN_ADDR", "[::]:9090")], "ADMIN_ADDR is [::]:9090, which PROBE_ADDR"),
             (&[("PGOPTIONS", "-c search_path=mine")], "PGOPTIONS"),

@@ -22,6 +22,9 @@ pub struct SchemaRegistryConfig {
     /// The password of the registry.
     #[arg(long, env, hide_env_values = true)]
     pub schema_registry_password: Option<Secret>,
+    /// The bearer token of the registry, in place of a user and a password.
+    #[arg(long, env, hide_env_values = true)]
+    pub schema_registry_token: Option<Secret>,
     /// How far the registry may be behind. A record whose schema id the registry does not know waits for so
     /// long after it was written, and becomes a dead letter then. Other records go on meanwhile.
     #[arg(long, env = "SCHEMA_REGISTRY_LAG_SECONDS", default_value = "120", value_parser = parse_seconds)]
@@ -48,7 +51,25 @@ impl SchemaRegistryConfig {
                 BadConfiguration::new(format!("{SSL_CERT_FILE} is `{file}`: {why}."))
             })?;
         }
+        if self.schema_registry_url.starts_with("http://") {
+            for (name, secret) in [
+                ("SCHEMA_REGISTRY_PASSWORD", &self.schema_registry_password),
+                ("SCHEMA_REGISTRY_TOKEN", &self.schema_registry_token),
+            ] {
+                if secret.is_some() {
+                    return Err(BadConfiguration::new(format!(
+                        "{name} is set, but SCHEMA_REGISTRY_URL begins with http://, which sends it in the clear."
+                    )));
+                }
+            }
+        }
         let has_user = self.schema_registry_username.is_some();
+        if self.schema_registry_token.is_some() && has_user {
+            return Err(BadConfiguration::new(
+                "SCHEMA_REGISTRY_TOKEN and SCHEMA_REGISTRY_USERNAME are both set: the registry takes \
+                 one of them.",
+            ));
+        }
         if self.schema_registry_password.is_some() && !has_user {
             return Err(BadConfiguration::new(
                 "SCHEMA_REGISTRY_USERNAME must be set, since SCHEMA_REGISTRY_PASSWORD is.",

@@ -20,3 +20,4 @@ pub mod problem;
 pub mod server;
 pub(crate) mod slots;
 pub mod sse;
+pub(crate) mod tls;

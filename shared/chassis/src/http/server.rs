@@ -1,4 +1,4 @@
-//! Serves a router over HTTP/1.1: every connection ends in bounded time, and a stop lets the
+//! Serves a router over HTTP/1.1, with or without TLS: every connection ends in bounded time, and a stop lets the
 //! requests under way finish, within a bound of its own.
 //!
 //! axum's own server has no timeout for a half-sent header, and none for a stalled request at a stop.
@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
@@ -29,6 +30,7 @@ use tower::ServiceExt;
 use crate::http::connection::{HeaderTimer, TrackedStream};
 use crate::http::limits::{self, Limits};
 use crate::http::slots::ConnectionSlots;
+use crate::http::tls::TlsAcceptor;
 
 /// How long an idle kept connection stays open after a stop. Its client may send one more request, and the
 /// answer announces that the connection ends. If it were closed at once, a request on its way would be lost. A drain
@@ -55,8 +57,9 @@ pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until `stop`. After that it accepts no new connection, and for at most `drain` it still answers the
 /// requests under way, the connections that wait already, and one last request that arrives within a second on
 /// each kept connection.
-pub async fn serve(
+pub(crate) async fn serve(
     mut listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: Router,
     limits: Limits,
     stop: CancellationToken,
@@ -67,8 +70,15 @@ pub async fn serve(
         .layer(from_fn_with_state(slots.clone(), set_connection_close));
     // Shorter than the drain: otherwise an idle connection would count as one amid a request.
     let keepalive_grace = KEEPALIVE_GRACE.min(drain / 2);
-    let server =
-        HttpServer { slots: slots.clone(), router, limits, stop: stop.clone(), keepalive_grace };
+    let (slots_of_server, stop_of_server) = (slots.clone(), stop.clone());
+    let server = HttpServer {
+        tls,
+        slots: slots_of_server,
+        router,
+        limits,
+        stop: stop_of_server,
+        keepalive_grace,
+    };
     let mut connections = JoinSet::new();
     let mut next_stream = None;
     loop {
@@ -134,6 +144,7 @@ fn accept_backlog(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
 /// How connections are served.
 #[derive(Clone)]
 struct HttpServer {
+    tls: Option<TlsAcceptor>,
     slots: ConnectionSlots,
     router: Router,
     limits: Limits,
@@ -143,11 +154,37 @@ struct HttpServer {
 
 impl HttpServer {
     async fn serve_connection(self, stream: TcpStream, _slot: OwnedSemaphorePermit) {
-        let HttpServer { slots, router, limits, stop, keepalive_grace } = self;
         // If these fail, a slow reader only holds its slot for longer.
         let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits.unread_timeout));
+        let unread_timeout = Some(self.limits.unread_timeout);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(unread_timeout);
         let socket = TrackedStream::new(stream);
+        let Some(tls) = self.tls.clone() else {
+            return self.serve_stream(socket.clone(), socket).await;
+        };
+        // A handshake has the time of a header, and after a stop that of an idle connection.
+        let stopped = async {
+            self.stop.cancelled().await;
+            sleep(self.keepalive_grace).await;
+        };
+        let stream = tokio::select! {
+            () = socket.wait_for_reset() => return,
+            () = stopped => return,
+            accepted = timeout(self.limits.header_timeout, tls.accept(socket.clone())) => accepted,
+        };
+        match stream {
+            Ok(Ok(stream)) => self.serve_stream(stream, socket).await,
+            Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error:#}"),
+            Err(_) => tracing::debug!("a TLS handshake was not completed in time"),
+        }
+    }
+
+    /// Serves HTTP on a stream whose bytes travel over this socket.
+    async fn serve_stream<S>(self, stream: S, socket: TrackedStream)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let HttpServer { slots, router, limits, stop, keepalive_grace, .. } = self;
         let close = stop.child_token();
         let close_signal = CloseSignal(close.clone());
         let router = router.map_request(move |mut request: hyper::Request<Incoming>| {
@@ -160,7 +197,7 @@ impl HttpServer {
             .max_buf_size(limits.header_bytes_max)
             // A client may close its sending half after its request and still read.
             .half_close(true)
-            .serve_connection(TokioIo::new(socket.clone()), TowerToHyperService::new(router));
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         // One for each connection: the grace of a connection from the backlog begins when it gets its slot.
         let graceful = GracefulShutdown::new();
         let connection = graceful.watch(connection);

@@ -67,6 +67,9 @@ impl SchemaRegistryClient {
             let password = config.schema_registry_password.as_ref().map(Secret::expose);
             settings.set_basic_authorization(username, password);
         }
+        if let Some(token) = &config.schema_registry_token {
+            settings.set_token_authorization(token.expose());
+        }
         Ok(SchemaRegistryClient {
             // A proxy that the environment names leads to the public network, where this registry is not.
             settings: settings.no_proxy().set_timeout(REQUEST_TIMEOUT).build()?,

@@ -22,10 +22,12 @@ async fn client_of(
     let schema_registry_url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
     let (schema_registry_username, schema_registry_password) = (None, None);
+    let schema_registry_token = None;
     let registry = SchemaRegistryClient::new(&SchemaRegistryConfig {
         schema_registry_url,
         schema_registry_username,
         schema_registry_password,
+        schema_registry_token,
         schema_registry_lag: Duration::from_secs(120),
     });
     Arc::new(registry.unwrap())
@@ -101,6 +103,7 @@ async fn a_registry_that_hangs_blocks_no_cached_id() {
         schema_registry_url: url,
         schema_registry_username: None,
         schema_registry_password: None,
+        schema_registry_token: None,
         schema_registry_lag: Duration::from_secs(120),
     });
     let silent = Arc::new(silent.unwrap());

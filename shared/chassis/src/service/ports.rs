@@ -18,6 +18,7 @@ use crate::http::health::{self, Phase, ProbeState};
 use crate::http::limits::Limits;
 use crate::http::problem::Problem;
 use crate::http::server;
+use crate::http::tls::TlsAcceptor;
 use crate::service::open_files;
 use crate::service::tasks::Tasks;
 use crate::service::{Routers, Service};
@@ -52,10 +53,15 @@ impl Service {
         let limits = Limits { connections_max: connections.internal, ..Limits::default() };
         let api_limits = Limits { connections_max: connections.api, idle_timeout, ..limits };
 
+        let certificate = self.config.http_tls.certificate();
+        let tls =
+            certificate.map(|(chain, key)| TlsAcceptor::from_files(chain, key)).transpose()?;
         let mut serve = |task, variable, addr, router, limits, stop: &CancellationToken, drain| {
             let listener = bind(variable, addr)?;
             let stop = stop.clone();
-            tasks.spawn(task, server::serve(listener, router, limits, stop, drain));
+            // The kubelet and Prometheus read the probes, which hold nothing of a customer.
+            let tls = tls.clone().filter(|_| task != PROBES_TASK);
+            tasks.spawn(task, server::serve(listener, tls, router, limits, stop, drain));
             anyhow::Ok(())
         };
         let Config { http_addr, probe_addr, admin_addr, shutdown_timeout, .. } = self.config;

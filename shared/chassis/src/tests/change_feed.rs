@@ -354,8 +354,14 @@ async fn a_stop_releases_all_subscribers_and_does_not_wait_for_streams() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let limits = Limits { request_timeout: WAIT_TIMEOUT, ..Limits::default() };
-    let serving =
-        tokio::spawn(server::serve(listener, router, limits, fixture.stop.clone(), WAIT_TIMEOUT));
+    let serving = tokio::spawn(server::serve(
+        listener,
+        None,
+        router,
+        limits,
+        fixture.stop.clone(),
+        WAIT_TIMEOUT,
+    ));
     let ask = async |path: &str| {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let request = format!("GET /{path}/{topic} HTTP/1.1\r\nhost: a\r\n\r\n");

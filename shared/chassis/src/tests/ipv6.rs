@@ -63,7 +63,7 @@ async fn an_unspecified_ipv6_address_serves_ipv4_and_ipv6_clients_and_the_health
     let port = listener.local_addr().unwrap().port();
     let router = Router::new().route("/readyz", get(async || "ready"));
     let (limits, stop, drain) = (Limits::default(), CancellationToken::new(), Duration::ZERO);
-    tokio::spawn(server::serve(listener, router, limits, stop.clone(), drain));
+    tokio::spawn(server::serve(listener, None, router, limits, stop.clone(), drain));
     for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         TcpStream::connect((ip, port)).await.unwrap();
         process::check_health((ip, port).into()).await.unwrap();
@@ -75,6 +75,6 @@ async fn an_unspecified_ipv6_address_serves_ipv4_and_ipv6_clients_and_the_health
     let listener = server::listen((Ipv6Addr::LOCALHOST, 0).into()).unwrap();
     let port = listener.local_addr().unwrap().port();
     let router = Router::new().route("/readyz", get(async || "ready"));
-    tokio::spawn(server::serve(listener, router, limits, CancellationToken::new(), drain));
+    tokio::spawn(server::serve(listener, None, router, limits, CancellationToken::new(), drain));
     process::check_health((Ipv6Addr::UNSPECIFIED, port).into()).await.unwrap();
 }

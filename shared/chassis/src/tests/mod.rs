@@ -21,6 +21,7 @@ mod discard;
 mod empty_metadata;
 mod http_server;
 mod http_shutdown;
+mod https;
 mod idempotency;
 mod ipv6;
 mod kafka_transactions;

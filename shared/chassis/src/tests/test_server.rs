@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::routing::{get, post};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::*;
 use crate::http::limits::Limits;
 use crate::http::server::serve;
+use crate::http::tls::TlsAcceptor;
 
 pub const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
 /// Far beyond every timeout in these tests: a stream that is open for this long never ends.
@@ -34,6 +35,14 @@ pub fn limits() -> Limits {
 }
 
 pub async fn start_server(limits: Limits, drain: Duration) -> TestServer {
+    start_server_with(None, limits, drain).await
+}
+
+pub async fn start_server_with(
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    drain: Duration,
+) -> TestServer {
     let router = Router::new()
         .route("/", get(async || "here"))
         .route("/echo", post(async |body: String| body))
@@ -48,7 +57,7 @@ pub async fn start_server(limits: Limits, drain: Duration) -> TestServer {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1024).unwrap();
     let (addr, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let ended = tokio::spawn(serve(listener, router, limits, stop.clone(), drain));
+    let ended = tokio::spawn(serve(listener, tls, router, limits, stop.clone(), drain));
     TestServer { addr, stop, serving: ended }
 }
 
@@ -80,7 +89,7 @@ impl TestServer {
     }
 }
 
-pub async fn read_to_end(mut stream: TcpStream) -> String {
+pub async fn read_to_end(mut stream: impl AsyncRead + Unpin) -> String {
     let mut answer = String::new();
     timeout(LONG_TIMEOUT, stream.read_to_string(&mut answer))
         .await

@@ -1,0 +1,202 @@
+//! The secrets of a stack: passwords, and for a secured stack a certificate authority with the
+//! certificates of the servers and of the platform's clients. Each is a file that only the user of
+//! the launcher may read. A file that is missing is made when it is first needed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::Rng;
+
+use crate::certificates;
+use crate::registry_tokens;
+
+/// The superuser of every database.
+pub const SUPERUSER: &str = "postgres";
+
+/// The names in the certificates of the clients of Kafka that may do anything: its brokers, the
+/// program of the contracts, and the launcher with the checker and the fault tests.
+pub const BROKER: &str = "broker";
+pub const CONTRACTS: &str = "contracts";
+pub const ADMINISTRATOR: &str = "administrator";
+
+/// The mechanism by which a service proves its name to Kafka.
+pub const SCRAM: &str = "SCRAM-SHA-512";
+
+/// The directory of the passwords of Kafka's users, one file a user.
+pub const KAFKA_USERS: &str = "kafka-users";
+
+/// The name of the secret of a role in the database of a service.
+pub fn database_secret(service: &str, role: &str) -> String {
+    format!("database-users/{service}/{role}")
+}
+
+/// The name of the secret of a service's user in Kafka.
+pub fn kafka_secret(service: &str) -> String {
+    format!("{KAFKA_USERS}/{service}")
+}
+
+/// The file names in the directory of the secrets.
+const CA_FILE: &str = "ca.pem";
+const CA_KEY_FILE: &str = "ca.key";
+const REGISTRY_KEY_FILE: &str = "registry-tokens.key";
+const REGISTRY_TOKEN_FILE: &str = "registry.token";
+const LOCK_FILE: &str = "lock";
+
+/// A token is made again after this time; it is valid for a week longer.
+const TOKEN_RENEWAL: Duration = Duration::from_secs(23 * 86_400);
+
+const PASSWORD_LENGTH: usize = 32;
+
+/// The directory of the secrets of one stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secrets {
+    directory: PathBuf,
+}
+
+impl Secrets {
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// Creates the directory, which only this user may enter.
+    pub fn create(&self) -> Result<()> {
+        create_private_directory(&self.directory)
+    }
+
+    /// The path of a secret, by its name.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The password of a user. It has only letters and digits, so that it can stand in a URL.
+    pub fn password(&self, user: &str) -> Result<String> {
+        let file = self.password_file(user)?;
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+    }
+
+    /// The file of the password of a user.
+    pub fn password_file(&self, user: &str) -> Result<PathBuf> {
+        let file = self.path(user);
+        self.make(&file, |_| true, || Ok(new_password().into_bytes()))?;
+        Ok(file)
+    }
+
+    /// The file of a URL that holds a password, for the variable `DATABASE_URL_FILE`.
+    pub fn url_file(&self, name: &str, url: &str) -> Result<PathBuf> {
+        let file = self.directory.join(format!("{name}.url"));
+        let is_current = |file: &Path| fs::read_to_string(file).is_ok_and(|text| text == url);
+        self.make(&file, is_current, || Ok(url.as_bytes().to_vec()))?;
+        Ok(file)
+    }
+
+    /// The certificate of the authority that signs all others.
+    pub fn ca(&self) -> Result<PathBuf> {
+        let (file, key) = (self.directory.join(CA_FILE), self.directory.join(CA_KEY_FILE));
+        self.make(&key, |_| true, certificates::new_key)?;
+        let made = || certificates::new_ca(&fs::read(&key)?);
+        self.make(&file, certificates::is_fresh, made)?;
+        Ok(file)
+    }
+
+    /// A key with its certificate, both in one file. The name is that of a server or a client, and
+    /// the certificate's common name. It is made again a week before it expires.
+    pub fn certificate(&self, name: &str) -> Result<PathBuf> {
+        let (file, ca) = (self.directory.join(format!("{name}.pem")), self.ca()?);
+        let made = || {
+            let key = fs::read(self.directory.join(CA_KEY_FILE))?;
+            certificates::new_certificate(name, &fs::read(&ca)?, &key)
+        };
+        self.make(&file, certificates::is_fresh, made)?;
+        Ok(file)
+    }
+
+    /// The key that signs the tokens of the registry.
+    pub fn registry_key(&self) -> Result<Vec<u8>> {
+        let file = self.path(REGISTRY_KEY_FILE);
+        self.make(&file, |_| true, registry_tokens::new_key)?;
+        Ok(fs::read(file)?)
+    }
+
+    /// The file of the token with which the program of the contracts writes to the registry.
+    pub fn registry_token(&self) -> Result<PathBuf> {
+        let (file, key) = (self.path(REGISTRY_TOKEN_FILE), self.registry_key()?);
+        let is_current = |file: &Path| {
+            let age = fs::metadata(file).and_then(|of| of.modified()).map(|then| then.elapsed());
+            age.is_ok_and(|age| age.is_ok_and(|age| age < TOKEN_RENEWAL))
+        };
+        self.make(&file, is_current, || registry_tokens::new_token(&key))?;
+        Ok(file)
+    }
+
+    /// Makes a file unless a current one exists. Other launchers may do the same at this moment.
+    fn make(
+        &self,
+        file: &Path,
+        is_current: impl Fn(&Path) -> bool,
+        content: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let current = || file.exists() && is_current(file);
+        if current() {
+            return Ok(());
+        }
+        let cannot = || format!("cannot write {}", file.display());
+        let lock = File::create(self.directory.join(LOCK_FILE)).with_context(cannot)?;
+        lock.lock()?;
+        if current() {
+            return Ok(());
+        }
+        // The directory itself exists unless the stack was deleted.
+        create_private_directory(file.parent().unwrap_or(file))?;
+        write_private(file, &content()?).with_context(cannot)
+    }
+}
+
+fn create_private_directory(directory: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("cannot create {}", directory.display()))
+}
+
+/// Writes a file that only this user may read, complete or not at all.
+pub fn write_private(file: &Path, content: &[u8]) -> std::io::Result<()> {
+    let fresh = file.with_extension("new");
+    let _ = fs::remove_file(&fresh);
+    let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    written.write_all(content)?;
+    fs::rename(fresh, file)
+}
+
+fn new_password() -> String {
+    let letters = rand::rng().sample_iter(rand::distr::Alphanumeric);
+    letters.take(PASSWORD_LENGTH).map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_only_its_user_may_read_it() {
+        let directory = std::env::temp_dir().join(format!("secrets-{}", std::process::id()));
+        let secrets = Secrets::in_directory(directory.join("secrets"));
+        secrets.create().unwrap();
+        let password = secrets.password("users/a").unwrap();
+        assert_eq!(password.len(), PASSWORD_LENGTH);
+        assert_eq!(secrets.password("users/a").unwrap(), password);
+        assert_ne!(secrets.password("users/b").unwrap(), password);
+        let certificate = fs::read(secrets.certificate("server").unwrap()).unwrap();
+        assert_eq!(fs::read(secrets.certificate("server").unwrap()).unwrap(), certificate);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&secrets.directory), 0o700);
+        assert_eq!(mode(&secrets.path("users")), 0o700);
+        for file in ["users/a", "users/b", "server.pem", CA_FILE, CA_KEY_FILE] {
+            assert_eq!(mode(&secrets.path(file)), 0o600, "{file}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,143 @@
+//! The wires of a secured stack: each refuses a client that uses no encryption, cannot prove its name,
+//! or is shown a server that it does not trust.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::stack_description::stack_description;
+use futures::future::try_join_all;
+use launcher::{Stack, StackDescription};
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use reqwest::StatusCode;
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+
+use crate::fixture::stack_permit;
+
+/// How long a client of Kafka tries to connect. The right one needs a few milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_wire_of_a_secured_stack_serves_a_client_without_a_name() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let secure = StackDescription { secure: true, ..stack_description() };
+    let stack = Stack::ephemeral(&secure)?;
+    // Its certificates are those of another authority.
+    let stranger = Stack::ephemeral(&secure)?;
+    stack.up_infrastructure().await?;
+    kafka_knows_its_clients(&stack, &stranger).await?;
+    databases_know_their_clients(&stack, &stranger).await?;
+    the_registry_is_written_with_a_token(&stack, &stranger).await
+}
+
+async fn kafka_knows_its_clients(stack: &Stack, stranger: &Stack) -> Result<()> {
+    let (platform, service) = (stack.kafka_client()?, stack.kafka_client_as("order")?);
+    reaches_kafka(platform.clone()).await.context("the platform")?;
+    let with = |client: &ClientConfig, settings: &[(&str, String)]| {
+        let mut client = client.clone();
+        for (key, value) in settings {
+            client.set(*key, value);
+        }
+        client
+    };
+    let foreign = stranger.kafka_client()?;
+    let foreign = |setting: &str| foreign.get(setting).unwrap_or_default().to_string();
+    let foreign_ca = foreign("ssl.ca.location");
+    let foreign_certificate = foreign("ssl.certificate.location");
+    let plaintext = ("security.protocol", "plaintext".to_string());
+    let mut nameless = platform.clone();
+    nameless.remove("ssl.certificate.location");
+    nameless.remove("ssl.key.location");
+    let refused = [
+        ("plaintext at the platform's listener", with(&platform, &[plaintext.clone()])),
+        ("plaintext at a service's listener", with(&service, &[plaintext])),
+        ("no certificate", nameless),
+        (
+            "a certificate of another authority",
+            with(
+                &platform,
+                &[
+                    ("ssl.certificate.location", foreign_certificate.clone()),
+                    ("ssl.key.location", foreign_certificate),
+                ],
+            ),
+        ),
+        (
+            "a server of an authority that the client does not trust",
+            with(&platform, &[("ssl.ca.location", foreign_ca)]),
+        ),
+        ("a password that is wrong", with(&service, &[("sasl.password", "wrong".to_string())])),
+        ("TLS without a password", with(&service, &[("security.protocol", "ssl".to_string())])),
+    ];
+    let tried = refused.map(async |(what, client)| {
+        ensure!(reaches_kafka(client).await.is_err(), "Kafka serves {what}");
+        Ok(())
+    });
+    try_join_all(tried).await.map(drop)
+}
+
+async fn reaches_kafka(mut client: ClientConfig) -> Result<()> {
+    let fetch_metadata = move || -> Result<()> {
+        let client: BaseConsumer = client.set_log_level(RDKafkaLogLevel::Emerg).create()?;
+        client.fetch_metadata(None, CONNECT_TIMEOUT)?;
+        Ok(())
+    };
+    tokio::task::spawn_blocking(fetch_metadata).await?
+}
+
+async fn databases_know_their_clients(stack: &Stack, stranger: &Stack) -> Result<()> {
+    let url = stack.service_database_url("order")?;
+    PgConnection::connect(&url).await?.close().await?;
+    let (own, foreign) = (stack.ca_certificate()?, stranger.ca_certificate()?);
+    let (own, foreign) = (own.context("a CA")?, foreign.context("a CA")?);
+    let password = url.split(['@', ':']).nth(2).context("a URL with a password")?;
+    let refused = [
+        ("no encryption", url.replace("verify-full", "disable")),
+        ("a password that is wrong", url.replace(password, "wrong")),
+        ("another role's password", url.replace("postgres://order:", "postgres://postgres:")),
+        ("a server that the client does not trust", {
+            url.replace(&*own.to_string_lossy(), &foreign.to_string_lossy())
+        }),
+        ("a server of another name", url.replace("@127.0.0.1", "@127.0.0.2")),
+    ];
+    for (what, url) in refused {
+        ensure!(PgConnection::connect(&url).await.is_err(), "the database serves {what}");
+    }
+    Ok(())
+}
+
+async fn the_registry_is_written_with_a_token(stack: &Stack, stranger: &Stack) -> Result<()> {
+    let url = format!("{}/subjects", stack.registry_url()?);
+    let http = checker::http::client_builder(stack.ca_certificate()?.as_deref())?.build()?;
+    let read = http.get(&url).send().await?.status();
+    ensure!(read == StatusCode::OK, "everybody may read: {read}");
+    let write = async |token: Option<String>| -> Result<StatusCode> {
+        let body = json!({ "schema": r#"{"type": "string"}"# });
+        let mut request = http.post(format!("{url}/tried-value/versions")).json(&body);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        Ok(request.send().await?.status())
+    };
+    let token = stack.registry_token()?.context("a secured stack has a token")?;
+    let (signed, signature) = token.rsplit_once('.').context("a token has a signature")?;
+    let reversed: String = signature.chars().rev().collect();
+    let tokens = [
+        None,
+        Some(String::new()),
+        Some(format!("{signed}.")),
+        Some(format!("{signed}.{reversed}")),
+        stranger.registry_token()?,
+    ];
+    for token in tokens {
+        let status = write(token.clone()).await?;
+        ensure!(status == StatusCode::UNAUTHORIZED, "{token:?} is answered {status}");
+    }
+    let status = write(Some(token)).await?;
+    ensure!(status == StatusCode::OK, "the right token is answered {status}");
+    let plain = url.replace("https://", "http://");
+    ensure!(http.get(plain).send().await.is_err(), "the registry serves plain HTTP");
+    Ok(())
+}

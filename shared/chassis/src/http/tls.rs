@@ -1,0 +1,62 @@
+//! HTTPS: the TLS handshake of a connection, before any HTTP.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{
+    AlpnError, Ssl, SslAcceptor, SslFiletype, SslMethod, SslVersion, select_next_proto,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_openssl::SslStream;
+
+use crate::config::env::BadConfiguration;
+
+/// The one protocol of the server, as ALPN names it: its length, then its name.
+const HTTP_1_1: &[u8] = b"\x08http/1.1";
+
+/// Accepts TLS connections with one certificate.
+#[derive(Clone)]
+pub(crate) struct TlsAcceptor(Arc<SslAcceptor>);
+
+impl TlsAcceptor {
+    /// An acceptor with the certificate and the key in these files, both PEM.
+    ///
+    /// # Errors
+    /// If a file holds neither, or the key belongs to another certificate. The error names the variable.
+    pub(crate) fn from_files(
+        certificate: &str,
+        key: &str,
+    ) -> Result<TlsAcceptor, BadConfiguration> {
+        let refused = |variable: &str| {
+            let variable = format!("HTTP_TLS_{variable}_LOCATION");
+            move |error: ErrorStack| {
+                let reason = error.errors().first().and_then(openssl::error::Error::reason);
+                let reason = reason.unwrap_or("OpenSSL gives no reason");
+                BadConfiguration::new(format!("{variable} cannot be used: {reason}."))
+            }
+        };
+        // TLS 1.2 and 1.3, with the ciphers that Mozilla recommends for servers of any client.
+        let acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server());
+        let mut acceptor = acceptor.map_err(refused("CERTIFICATE"))?;
+        acceptor.set_certificate_chain_file(certificate).map_err(refused("CERTIFICATE"))?;
+        acceptor.set_private_key_file(key, SslFiletype::PEM).map_err(refused("KEY"))?;
+        acceptor.check_private_key().map_err(refused("KEY"))?;
+        let oldest = acceptor.set_min_proto_version(Some(SslVersion::TLS1_2));
+        oldest.map_err(refused("CERTIFICATE"))?;
+        acceptor.set_alpn_select_callback(|_, offered| {
+            select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::NOACK)
+        });
+        Ok(TlsAcceptor(Arc::new(acceptor.build())))
+    }
+
+    /// Completes the handshake on a connection.
+    pub(crate) async fn accept<S>(&self, stream: S) -> anyhow::Result<SslStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut stream = SslStream::new(Ssl::new(self.0.context())?, stream)?;
+        Pin::new(&mut stream).accept().await?;
+        Ok(stream)
+    }
+}

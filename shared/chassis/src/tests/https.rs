@@ -1,0 +1,160 @@
+//! HTTPS keeps every bound of HTTP: a handshake that does not end, a client that does not answer, a stop.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use openssl::asn1::Asn1Time;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::PKey;
+use openssl::ssl::{SslConnector, SslMethod, SslVersion};
+use openssl::x509::extension::SubjectAlternativeName;
+use openssl::x509::{X509, X509NameBuilder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+use super::test_server::*;
+use super::*;
+use crate::http::limits::Limits;
+use crate::http::tls::TlsAcceptor;
+
+/// A key with its own certificate for 127.0.0.1, in one file.
+struct Certificate(PathBuf);
+
+impl Certificate {
+    fn new(name: &str) -> Certificate {
+        let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
+        let mut subject = X509NameBuilder::new().unwrap();
+        subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
+        let subject = subject.build();
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(&subject).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+        let names = SubjectAlternativeName::new()
+            .ip("127.0.0.1")
+            .build(&builder.x509v3_context(None, None))
+            .unwrap();
+        builder.append_extension(names).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        let mut text = key.private_key_to_pem_pkcs8().unwrap();
+        text.extend(builder.build().to_pem().unwrap());
+        let path = std::env::temp_dir().join(format!("{}-{name}.pem", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Certificate(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    fn acceptor(&self) -> Option<TlsAcceptor> {
+        Some(TlsAcceptor::from_files(self.path(), self.path()).unwrap())
+    }
+
+    /// A connection that trusts this certificate and no other, after its handshake.
+    async fn connect(
+        &self,
+        server: &TestServer,
+        newest: Option<SslVersion>,
+    ) -> anyhow::Result<SslStream<TcpStream>> {
+        let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+        connector.set_ca_file(&self.0)?;
+        connector.set_max_proto_version(newest)?;
+        connector.set_alpn_protos(b"\x02h2\x08http/1.1")?;
+        let ssl = connector.build().configure()?.into_ssl("127.0.0.1")?;
+        let mut stream = SslStream::new(ssl, TcpStream::connect(server.addr).await?)?;
+        Pin::new(&mut stream).connect().await?;
+        Ok(stream)
+    }
+}
+
+impl Drop for Certificate {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn https_serves_clients_that_trust_the_certificate_and_only_with_current_tls() {
+    let (own, other) = (Certificate::new("own"), Certificate::new("other"));
+    let server = start_server_with(own.acceptor(), limits(), LONG_TIMEOUT).await;
+    for newest in [None, Some(SslVersion::TLS1_2)] {
+        let mut stream = own.connect(&server, newest).await.unwrap();
+        assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"http/1.1"[..]));
+        stream.write_all(REQUEST.as_bytes()).await.unwrap();
+        assert!(read_to_end(stream).await.ends_with("here"), "an idle connection ends");
+    }
+    assert!(own.connect(&server, Some(SslVersion::TLS1_1)).await.is_err());
+    assert!(other.connect(&server, None).await.is_err());
+    let mut answer = Vec::new();
+    let _ = server.send(REQUEST).await.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "plain HTTP");
+}
+
+#[tokio::test]
+async fn a_large_body_and_a_large_answer_cross_tls() {
+    let own = Certificate::new("large");
+    let server = start_server_with(own.acceptor(), limits(), LONG_TIMEOUT).await;
+    let mut stream = own.connect(&server, None).await.unwrap();
+    let body = "x".repeat(30_000);
+    let head = format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let request = format!("POST /echo HTTP/1.1\r\nhost: a\r\n{head}{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = read_to_end(stream).await;
+    assert!(answer.ends_with(&body), "{} bytes: {answer:.300}", answer.len());
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_cut_and_takes_no_slot_for_longer() {
+    let own = Certificate::new("silent");
+    let server = start_server_with(own.acceptor(), limits(), LONG_TIMEOUT).await;
+    let began = Instant::now();
+    // As many as there are slots, and each says nothing or half of a hello.
+    let mut silent = Vec::new();
+    for text in ["", "\x16\x03\x01", "", "\x16"] {
+        silent.push(server.send(text).await);
+    }
+    let mut stream = own.connect(&server, None).await.unwrap();
+    assert!(began.elapsed() >= SHORT_TIMEOUT, "it waits for a slot");
+    assert!(began.elapsed() < SHORT_TIMEOUT * 4, "{:?}", began.elapsed());
+    stream.write_all(REQUEST.as_bytes()).await.unwrap();
+    assert!(read_to_end(stream).await.ends_with("here"));
+}
+
+#[tokio::test]
+async fn a_stop_finishes_the_request_under_way_and_does_not_wait_for_a_handshake() {
+    let own = Certificate::new("stop");
+    let patient =
+        Limits { header_timeout: LONG_TIMEOUT, request_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server_with(own.acceptor(), patient, LONG_TIMEOUT).await;
+    let mut slow = own.connect(&server, None).await.unwrap();
+    slow.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let silent = server.send("").await;
+    sleep(SHORT_TIMEOUT).await;
+    let stopped = server.shut_down();
+    let (took, answer) = tokio::join!(stopped, read_to_end(slow));
+    assert!(answer.ends_with("at last"), "{answer}");
+    assert!(took < LONG_TIMEOUT, "{took:?}");
+    drop(silent);
+}
+
+#[test]
+fn files_that_are_no_certificate_or_no_key_are_refused_by_the_name_of_their_variable() {
+    let (own, other) = (Certificate::new("named"), Certificate::new("unnamed"));
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for (certificate, key, variable) in [
+        (text, own.path(), "HTTP_TLS_CERTIFICATE_LOCATION "),
+        (own.path(), text, "HTTP_TLS_KEY_LOCATION "),
+        (own.path(), other.path(), "HTTP_TLS_KEY_LOCATION "),
+    ] {
+        let error = TlsAcceptor::from_files(certificate, key).err().unwrap().to_string();
+        assert!(error.starts_with(variable) && error.ends_with('.'), "{error}");
+    }
+}

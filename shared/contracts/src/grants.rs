@@ -1,0 +1,159 @@
+//! The rights in Kafka that follow from the declaration of topics: a publisher writes its topics, a
+//! subscriber reads its topics as a group with its own name, and no client does anything else.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use chassis::event::Retention;
+
+use crate::Contracts;
+
+/// The user that sees every topic and every group, reads the declared topics, and writes nowhere: an
+/// autoscaler, a console, a checker.
+pub const OBSERVER: &str = "observer";
+
+/// One right of one user. Whatever no grant allows is denied.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// The user: the name of a service with SASL, or the common name of a client's certificate.
+    pub user: Cow<'static, str>,
+    /// What kind of thing the name is.
+    pub resource: AclResource,
+    /// The name of a topic or a group, or `*` for all of them.
+    pub name: Cow<'static, str>,
+    /// Whether the right holds for every name that begins with this one.
+    pub is_prefix: bool,
+    /// What the user may do. `Read` and `Write` include `Describe`.
+    pub operation: AclOperation,
+}
+
+/// What a grant is about, with Kafka's number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum AclResource {
+    Topic = 2,
+    Group = 3,
+    TransactionalId = 5,
+}
+
+/// What a grant allows, with Kafka's number for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum AclOperation {
+    Read = 3,
+    Write = 4,
+    Create = 5,
+    Delete = 6,
+    Alter = 7,
+    Describe = 8,
+    DescribeConfigs = 10,
+    AlterConfigs = 11,
+}
+
+impl Grant {
+    /// A right on one topic or group.
+    pub const fn new(
+        user: &'static str,
+        resource: AclResource,
+        name: &'static str,
+        operation: AclOperation,
+    ) -> Grant {
+        let (user, name) = (Cow::Borrowed(user), Cow::Borrowed(name));
+        Grant { user, resource, name, is_prefix: false, operation }
+    }
+
+    /// The same right, on everything whose name begins with that of the grant.
+    pub const fn prefix(mut self) -> Grant {
+        self.is_prefix = true;
+        self
+    }
+
+    /// The name of the group with which a service reads a compacted topic from its beginning. It never
+    /// joins the group and commits nothing.
+    fn on_rebuild_group(service: &'static str) -> Grant {
+        let name = Cow::Owned(format!("{service}-rebuild"));
+        Grant { name, ..Grant::new(service, AclResource::Group, "", AclOperation::Describe) }
+    }
+}
+
+impl Contracts {
+    /// Every right of every user, in order.
+    pub fn grants(&self) -> BTreeSet<Grant> {
+        use AclOperation::{Describe, Read, Write};
+        use AclResource::{Group, Topic};
+        let mut grants: BTreeSet<Grant> = self.further_grants.iter().cloned().collect();
+        for resource in [Topic, Group] {
+            grants.insert(Grant::new(OBSERVER, resource, "*", Describe));
+        }
+        for topic in self.topics {
+            grants.insert(Grant::new(OBSERVER, Topic, topic.name, Read));
+            grants.insert(Grant::new(topic.publisher, Topic, topic.name, Write));
+            for subscriber in topic.subscribers {
+                grants.insert(Grant::new(subscriber, Topic, topic.name, Read));
+                grants.insert(Grant::new(subscriber, Group, subscriber, Read));
+                if topic.retention == Retention::Compact {
+                    grants.insert(Grant::on_rebuild_group(subscriber));
+                }
+            }
+        }
+        grants
+    }
+
+    /// The services: each publishes or subscribes to a topic.
+    pub fn services(&self) -> BTreeSet<&'static str> {
+        let named = self
+            .topics
+            .iter()
+            .flat_map(|topic| topic.subscribers.iter().copied().chain([topic.publisher]));
+        named.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::event::Topic;
+
+    use super::*;
+
+    const SOLD: &str = r#"{"type": "record", "name": "Sold", "fields": []}"#;
+
+    static SOLD_TOPIC: Topic =
+        Topic::new("shop.sold", "shop", &["mail"], 1, Retention::Days(14), SOLD);
+    static PRICES: Topic =
+        Topic::new("shop.prices", "shop", &["mail"], 1, Retention::Compact, SOLD);
+    static FURTHER: [Grant; 1] =
+        [Grant::new("connect", AclResource::Topic, "connect-", AclOperation::Write).prefix()];
+    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC, &PRICES]);
+
+    #[test]
+    fn a_service_may_do_what_the_topics_say_and_nothing_else() {
+        let of = |user: &str| -> Vec<String> {
+            let grants = SHOP.grants();
+            let own = grants.iter().filter(|grant| grant.user == user);
+            own.map(|it| format!("{:?} {:?} {}", it.operation, it.resource, it.name)).collect()
+        };
+        assert_eq!(of("shop"), ["Write Topic shop.prices", "Write Topic shop.sold"]);
+        let mail = [
+            "Read Topic shop.prices",
+            "Read Topic shop.sold",
+            "Read Group mail",
+            "Describe Group mail-rebuild",
+        ];
+        assert_eq!(of("mail"), mail);
+        let observer = [
+            "Describe Topic *",
+            "Read Topic shop.prices",
+            "Read Topic shop.sold",
+            "Describe Group *",
+        ];
+        assert_eq!(of(OBSERVER), observer);
+        assert!(of("connect").is_empty());
+        assert_eq!(SHOP.services().into_iter().collect::<Vec<_>>(), ["mail", "shop"]);
+    }
+
+    #[test]
+    fn a_system_may_declare_further_grants() {
+        static MORE: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&FURTHER);
+        assert!(MORE.grants().contains(&FURTHER[0]));
+    }
+}
