@@ -24,7 +24,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql
-.PHONY: pin new chaos faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
+.PHONY: pin new chaos denials faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -77,6 +77,9 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 
 faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
+
+denials: build ## Attempt every act with every identity on a secured Kafka: only what is declared is allowed (REWRITE=1: into the golden file)
+	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --workspace --profile ci --locked -- denials:: wires::
 
 long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders
 	@$(E2E) long-outage $(if $(RATE),--rate-per-second $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))

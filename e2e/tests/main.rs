@@ -3,6 +3,7 @@
 mod structure;
 mod launcher;
 mod wires;
+mod denials;
 mod fixture;
 mod saga;
 mod outages;

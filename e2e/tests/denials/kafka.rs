@@ -1,0 +1,193 @@
+//! Kafka's part of the matrix: topics, groups, settings of the broker and transactions.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use contracts::grants::AclOperation::{
+    Alter, AlterConfigs, Create, Delete, Describe, DescribeConfigs, Read, Write,
+};
+use contracts::grants::{AclOperation, AclResource, Grant, OBSERVER};
+use e2e::stack_description::{SERVICES, stack_description};
+use events::{CONTRACTS, TOPICS};
+use launcher::directories::programs_directory;
+use launcher::{Stack, StackDescription, eventually};
+
+use super::kafka_attempts::{Client, Setting};
+use super::{Cells, Matrix, compare};
+use crate::fixture::{TIMEOUT, stack_permit};
+
+/// A client with a valid certificate and without rights.
+const STRANGER: &str = "stranger";
+
+const IDENTITIES: [&str; 5] = {
+    let [order, payment, stock] = SERVICES;
+    [order, payment, stock, OBSERVER, STRANGER]
+};
+
+/// The topics that no service may touch: the one that names the owner of the cluster, and one of another system.
+const OTHER_TOPICS: [&str; 2] = ["stack.name", "reports.made"];
+
+/// A topic that is created after all attempts.
+const LAST_TOPIC: &str = "last";
+
+const BROKER: &str = "1";
+
+/// A group of another system.
+const OTHER_GROUP: &str = "reports";
+
+/// What can be attempted, with its letter and the right that it needs.
+const TOPIC_ACTS: [(char, AclOperation); 8] = [
+    ('r', Read),
+    ('w', Write),
+    ('c', Create),
+    ('x', Delete),
+    ('p', Alter),
+    ('d', Describe),
+    ('s', AlterConfigs),
+    ('g', DescribeConfigs),
+];
+const GROUP_ACTS: [(char, AclOperation); 4] =
+    [('j', Read), ('o', Read), ('d', Describe), ('x', Delete)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Result<()> {
+    let _permit = stack_permit().await?;
+    let secure = StackDescription { secure: true, ..stack_description() };
+    let stack = Stack::ephemeral(&secure)?;
+    stack.up_infrastructure().await?;
+    stack.apply_contracts(&programs_directory()?).await?;
+    let administrator = Client::new("administrator", stack.kafka_client()?)?;
+    administrator.create_topic(OTHER_TOPICS[1])?;
+    let attempts = IDENTITIES.map(|identity| {
+        let client = Client::new(identity, stack.kafka_client_as(identity)?)?;
+        anyhow::Ok(tokio::task::spawn_blocking(move || observe(&client)))
+    });
+    let mut observed = Matrix::new();
+    for attempts in attempts {
+        observed.extend(attempts?.await??);
+    }
+    add_changed_settings(&administrator, &mut observed).await?;
+    let declared = IDENTITIES.map(|identity| declare(&CONTRACTS.grants(), identity));
+    let expected = declared.into_iter().flatten().collect();
+    compare(&observed, &expected, "kafka.txt")
+}
+
+fn topics() -> impl Iterator<Item = &'static str> {
+    TOPICS.iter().map(|topic| topic.name).chain(OTHER_TOPICS)
+}
+
+fn groups() -> impl Iterator<Item = String> {
+    let own = SERVICES.into_iter().flat_map(|it| [it.to_string(), format!("{it}-rebuild")]);
+    own.chain([OTHER_GROUP.to_string()])
+}
+
+fn cells(identity: &str, kind: &str, name: &str) -> Cells {
+    Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
+}
+
+/// Attempts everything with one identity.
+fn observe(client: &Client) -> Result<Matrix> {
+    let mut matrix = Matrix::new();
+    let identity = client.identity;
+    let value = value_of(identity);
+    for topic in topics() {
+        let attempts = [
+            ('r', client.reads(topic)),
+            ('w', client.writes(topic)),
+            ('c', client.creates(topic)),
+            ('x', client.deletes_records(topic)),
+            ('p', client.adds_partitions(topic)),
+            ('d', client.describes(topic)),
+            ('g', client.reads_settings(Setting::of_topic(topic)).map(|value| value.is_some())),
+        ];
+        matrix.insert(cells(identity, "topic", topic), allowed(attempts)?);
+        client.changes_settings(Setting::of_topic(topic), &value)?;
+    }
+    for group in groups() {
+        let able = client.tries_group(&group)?;
+        let attempts = [
+            ('j', Ok(able.joins)),
+            ('o', Ok(able.commits)),
+            ('d', Ok(able.describes)),
+            ('x', client.deletes_group(&group)),
+        ];
+        matrix.insert(cells(identity, "group", &group), allowed(attempts)?);
+    }
+    let reads = client.reads_settings(Setting::OF_BROKER).map(|value| value.is_some());
+    matrix.insert(cells(identity, "broker", BROKER), allowed([('g', reads)])?);
+    client.changes_settings(Setting::OF_BROKER, &value)?;
+    let begins = client.begins_transaction(identity);
+    matrix.insert(cells(identity, "transaction", identity), allowed([('w', begins)])?);
+    Ok(matrix)
+}
+
+/// The letters of the acts that Kafka allowed.
+fn allowed<const N: usize>(attempts: [(char, Result<bool>); N]) -> Result<BTreeSet<char>> {
+    let mut letters = BTreeSet::new();
+    for (letter, attempt) in attempts {
+        if attempt.with_context(|| format!("act {letter}"))? {
+            letters.insert(letter);
+        }
+    }
+    Ok(letters)
+}
+
+/// The value of a setting that names an identity.
+fn value_of(identity: &str) -> String {
+    let nth = IDENTITIES.iter().position(|it| *it == identity).unwrap_or(IDENTITIES.len());
+    (1_000_001 + nth).to_string()
+}
+
+/// Adds who changed which setting, as its value tells. A broker applies all changes in order: once it has the last
+/// topic, it has every change before that.
+async fn add_changed_settings(administrator: &Client, matrix: &mut Matrix) -> Result<()> {
+    administrator.create_topic(LAST_TOPIC)?;
+    eventually("the last topic", TIMEOUT, async || {
+        administrator.reads_settings(Setting::of_topic(LAST_TOPIC))?.context("it is not there")
+    })
+    .await?;
+    let settings = topics().map(|topic| ("topic", topic, Setting::of_topic(topic)));
+    for (kind, name, setting) in settings.chain([("broker", BROKER, Setting::OF_BROKER)]) {
+        let value = administrator.reads_settings(setting)?;
+        for identity in IDENTITIES.iter().filter(|it| value == Some(value_of(it))) {
+            matrix.entry(cells(identity, kind, name)).or_default().insert('s');
+        }
+    }
+    Ok(())
+}
+
+/// What the grants allow one identity. Only a super user changes or reads the settings of a broker.
+fn declare(grants: &BTreeSet<Grant>, identity: &str) -> Matrix {
+    let of = |kind: &str, name: &str, resource, acts: &[(char, AclOperation)]| {
+        let granted =
+            acts.iter().filter(|(_, act)| is_granted(grants, identity, resource, name, *act));
+        (cells(identity, kind, name), granted.map(|(letter, _)| *letter).collect())
+    };
+    let topics = topics().map(|topic| of("topic", topic, AclResource::Topic, &TOPIC_ACTS));
+    let groups = groups().map(|group| of("group", &group, AclResource::Group, &GROUP_ACTS));
+    let broker = (cells(identity, "broker", BROKER), BTreeSet::new());
+    let transaction = of("transaction", identity, AclResource::TransactionalId, &[('w', Write)]);
+    topics.chain(groups).chain([broker, transaction]).collect()
+}
+
+/// Kafka's rule: a right holds for one name, for all or for a prefix, and some operations imply that to describe.
+fn is_granted(
+    grants: &BTreeSet<Grant>,
+    identity: &str,
+    resource: AclResource,
+    name: &str,
+    wanted: AclOperation,
+) -> bool {
+    grants.iter().any(|grant| {
+        let is_named = match grant.is_prefix {
+            true => name.starts_with(&*grant.name),
+            false => grant.name == "*" || grant.name == name,
+        };
+        let implies = match wanted {
+            Describe => matches!(grant.operation, Read | Write | Delete | Alter | Describe),
+            DescribeConfigs => matches!(grant.operation, AlterConfigs | DescribeConfigs),
+            _ => grant.operation == wanted,
+        };
+        grant.user == identity && grant.resource == resource && is_named && implies
+    })
+}
