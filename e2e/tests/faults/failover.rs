@@ -23,8 +23,12 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
         let (customer, key) = (rich_customer(), Uuid::now_v7().to_string());
         let place = async |key: &str| client.place_order(customer, &basket(), key).await;
         let first = require_accepted(async || place(&key).await).await?;
-        let cancelled = client.place_until_accepted(customer, &basket()).await?;
-        let cancelled = client.cancel_until_accepted(cancelled.order_id).await?;
+        // An order may be confirmed before its cancellation arrives.
+        let cancelled = eventually("a cancellation in time", TIMEOUT, async || {
+            let placed = client.place_until_accepted(customer, &basket()).await?;
+            client.cancel_until_accepted(placed.order_id).await
+        });
+        let cancelled = cancelled.await?;
         database_faults::set_absent_standby(stack, "order", true).await?;
         let asked = async {
             eventually("commits to wait", TIMEOUT, async || {
