@@ -30,9 +30,11 @@ impl<const TEST: u32> Fixture<TEST> {
         assert!(OPENED.lock().insert(TEST), "test number {TEST} is taken");
         let service = names(TEST).service;
         let (owner, server) = testing::fresh_database().await;
-        let superuser: PgConnectOptions = server.expose().parse().unwrap();
-        let superuser =
-            superuser.username("postgres").options([("default_transaction_read_only", "off")]);
+        let database: PgConnectOptions = server.expose().parse().unwrap();
+        let cluster = std::env::var("TEST_DATABASE_URL").expect("the cluster's URL");
+        let cluster: PgConnectOptions = cluster.parse().unwrap();
+        let superuser = cluster.database(database.get_database().unwrap());
+        let superuser = superuser.options([("default_transaction_read_only", "off")]);
         let config = config(owner, server);
         let sql = AssertSqlSafe(CREATE_TALLIES).into_sql_str();
         let own = Migration::new(1, "tables".into(), MigrationType::Simple, sql, false);
