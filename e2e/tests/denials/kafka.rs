@@ -19,11 +19,6 @@ use crate::fixture::{TIMEOUT, stack_permit};
 /// A client with a valid certificate and without rights.
 const STRANGER: &str = "stranger";
 
-const IDENTITIES: [&str; 5] = {
-    let [order, payment, stock] = SERVICES;
-    [order, payment, stock, OBSERVER, STRANGER]
-};
-
 /// The topics that no service may touch: the one that names the owner of the cluster, and one of another system.
 const OTHER_TOPICS: [&str; 2] = ["stack.name", "reports.made"];
 
@@ -58,18 +53,22 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
     stack.apply_contracts(&programs_directory()?).await?;
     let administrator = Client::new("administrator", stack.kafka_client()?)?;
     administrator.create_topic(OTHER_TOPICS[1])?;
-    let attempts = IDENTITIES.map(|identity| {
+    let attempts = identities().map(|identity| {
         let client = Client::new(identity, stack.kafka_client_as(identity)?)?;
         anyhow::Ok(tokio::task::spawn_blocking(move || observe(&client)))
     });
     let mut observed = Matrix::new();
-    for attempts in attempts {
-        observed.extend(attempts?.await??);
+    for attempts in attempts.collect::<Result<Vec<_>>>()? {
+        observed.extend(attempts.await??);
     }
     add_changed_settings(&administrator, &mut observed).await?;
-    let declared = IDENTITIES.map(|identity| declare(&CONTRACTS.grants(), identity));
-    let expected = declared.into_iter().flatten().collect();
+    let grants = CONTRACTS.grants();
+    let expected = identities().flat_map(|identity| declare(&grants, identity)).collect();
     compare(&observed, &expected, "kafka.txt")
+}
+
+fn identities() -> impl Iterator<Item = &'static str> {
+    SERVICES.into_iter().chain([OBSERVER, STRANGER])
 }
 
 fn topics() -> impl Iterator<Item = &'static str> {
@@ -134,8 +133,8 @@ fn allowed<const N: usize>(attempts: [(char, Result<bool>); N]) -> Result<BTreeS
 
 /// The value of a setting that names an identity.
 fn value_of(identity: &str) -> String {
-    let nth = IDENTITIES.iter().position(|it| *it == identity).unwrap_or(IDENTITIES.len());
-    (1_000_001 + nth).to_string()
+    let others = identities().take_while(|it| *it != identity);
+    (1_000_001 + others.count()).to_string()
 }
 
 /// Adds who changed which setting, as its value tells. A broker applies all changes in order: once it has the last
@@ -149,7 +148,7 @@ async fn add_changed_settings(administrator: &Client, matrix: &mut Matrix) -> Re
     let settings = topics().map(|topic| ("topic", topic, Setting::of_topic(topic)));
     for (kind, name, setting) in settings.chain([("broker", BROKER, Setting::OF_BROKER)]) {
         let value = administrator.reads_settings(setting)?;
-        for identity in IDENTITIES.iter().filter(|it| value == Some(value_of(it))) {
+        for identity in identities().filter(|it| value == Some(value_of(it))) {
             matrix.entry(cells(identity, kind, name)).or_default().insert('s');
         }
     }
