@@ -11,8 +11,8 @@ use chassis::config::{KafkaConfig, SchemaRegistryConfig, Secret, SecurityConfig}
 use chassis::event::Topic;
 use chassis::kafka;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier,
-    TopicReplication,
+    AdminClient, AdminOptions, AlterConfig, ConfigEntry, ConfigResource, ConfigSource, NewTopic,
+    ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use reqwest::StatusCode;
@@ -27,6 +27,7 @@ use crate::{Contracts, cluster_owner, users};
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The default number of replicas, from the brokers.
 const BROKER_DEFAULT_REPLICATION: i32 = -1;
@@ -168,14 +169,10 @@ async fn reconcile_topic(
         );
     }
     let declared = topic_config(topic, replication);
-    let named = ResourceSpecifier::Topic(topic.name);
-    let described = admin.describe_configs([&named], &admin_options()).await?;
-    let described = described.into_iter().next().context("no description")??;
-    let as_declared = declared
-        .iter()
-        .all(|(name, value)| described.get(name).is_some_and(|e| e.value.as_ref() == Some(value)));
+    let described = describe_topic(admin, topic.name).await?;
+    let as_declared = has_settings(&described, &declared);
     if !as_declared {
-        let mut altered = AlterConfig::new(named);
+        let mut altered = AlterConfig::new(ResourceSpecifier::Topic(topic.name));
         for (name, value) in &declared {
             altered = altered.set(name, value);
         }
@@ -187,12 +184,43 @@ async fn reconcile_topic(
         for entry in set.filter(|entry| !is_declared(entry)) {
             altered = altered.set(&entry.name, entry.value.as_deref().unwrap_or_default());
         }
-        let answers = admin.alter_configs([&altered], &admin_options()).await?;
-        if let Some(Err((_, error))) = answers.into_iter().next() {
-            bail!("the settings of {} could not be changed: {error}", topic.name);
-        }
+        admin.alter_configs([&altered], &admin_options()).await?;
+        wait_for_settings(admin, topic.name, &declared).await?;
     }
     println!("{:<20} {}", topic.name, if as_declared { "as declared" } else { "settings changed" });
+    Ok(())
+}
+
+/// The settings of a topic. The client library returns none if Kafka refuses to show them.
+async fn describe_topic(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+) -> anyhow::Result<ConfigResource> {
+    let named = ResourceSpecifier::Topic(name);
+    let described = admin.describe_configs([&named], &admin_options()).await?;
+    let described = described.into_iter().next().context("no description")??;
+    ensure!(!described.entries.is_empty(), "Kafka does not show the settings of {name}");
+    Ok(described)
+}
+
+fn has_settings(described: &ConfigResource, declared: &[(&str, String)]) -> bool {
+    let is_set = |(name, value): &(&str, String)| {
+        described.get(name).is_some_and(|entry| entry.value.as_ref() == Some(value))
+    };
+    declared.iter().all(is_set)
+}
+
+/// The client library does not return whether Kafka refused a change, so the settings are read.
+async fn wait_for_settings(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    declared: &[(&str, String)],
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    while !has_settings(&describe_topic(admin, name).await?, declared) {
+        ensure!(Instant::now() < deadline, "Kafka refused to change the settings of {name}");
+        tokio::time::sleep(CHANGE_INTERVAL).await;
+    }
     Ok(())
 }
 
