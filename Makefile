@@ -151,9 +151,10 @@ rebuild: build ## Rebuild the order service's copy of the items from their topic
 timeline: build ## Show the timeline of the order ID=…: every event, its waiting times, and what is pending
 	@$(call need,ID)$(E2E) timeline "$(ID)"
 
-schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.yaml
+schema: build ## Record a changed schema as its next version, if it is compatible with all earlier ones; rewrite docs/asyncapi.yaml and the users of Kafka
 	@$(TARGET)/contracts record
 	@$(TARGET)/contracts asyncapi >docs/asyncapi.yaml
+	@$(TARGET)/contracts users >k8s/overlays/production/users.yaml
 
 openapi: tools ## Rewrite each service's openapi.json from its code
 	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
@@ -167,7 +168,7 @@ check: build ## Formatting, lints and documentation (warnings are errors), packa
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --profile ci --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo check --manifest-path e2e/fuzz/Cargo.toml --target-dir $(CARGO_TARGET)/fuzz --locked --quiet
-	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ every_recorded_version a_reader_survives the_committed_openapi_document the_committed_asyncapi_document manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
+	@cargo test --workspace --profile ci --locked --quiet -- structure:: versions:: compatibility:: every_struct_ every_schema_file_ every_consumer_ every_recorded_version a_reader_survives the_committed_openapi_document the_committed_asyncapi_document the_committed_users manifests:: every_mutant_applies every_line_that_the_newer_version_replaces
 
 build: tools ## Compile everything, in the profile of all tests and demos
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use contracts::grants::OBSERVER;
 use events::CONTRACTS;
 
 use super::*;
@@ -74,12 +73,12 @@ fn rights_of_users(objects: &[Value]) -> Rights {
     rights
 }
 
-/// The rights that follow from the topics, of the users that run in the overlay: a service that was just generated has no
-/// manifests yet. `contracts apply` brings about the same rights where no operator does.
+/// The rights that follow from the topics: of every user in the overlay, and of every service that runs there. A service
+/// that was just generated is neither. `contracts apply` brings about the same rights where no operator does.
 fn declared_rights(objects: &[Value]) -> Rights {
-    let services: Vec<&str> = of_kind(objects, "Deployment").into_iter().map(name).collect();
-    let is_deployed = |user: &str| user == OBSERVER || services.contains(&user);
-    let grants = CONTRACTS.grants().into_iter().filter(|grant| is_deployed(&grant.user));
+    let users = of_kind(objects, "KafkaUser").into_iter().chain(of_kind(objects, "Deployment"));
+    let users: BTreeSet<&str> = users.map(name).collect();
+    let grants = CONTRACTS.grants().into_iter().filter(|grant| users.contains(&*grant.user));
     let rights = grants.map(|grant| {
         let kind = format!("{:?}", grant.resource).to_lowercase();
         let (user, name) = (grant.user.into_owned(), grant.name.into_owned());

@@ -153,15 +153,28 @@ pub fn assert_versions(folder: impl AsRef<Path>) {
 /// If the file differs or cannot be read, or if a schema is not valid Avro.
 #[track_caller]
 pub fn assert_asyncapi_file(contracts: &Contracts, file: impl AsRef<Path>) {
-    let file = file.as_ref();
+    let document = contracts.asyncapi().unwrap_or_else(|why| panic!("{why:#}"));
+    assert_written_by("asyncapi", &document, file.as_ref());
+}
+
+/// Checks that a file has the users of Kafka with their rights. `contracts users` writes it.
+///
+/// # Panics
+/// If the file differs or cannot be read.
+#[track_caller]
+pub fn assert_users_file(contracts: &Contracts, file: impl AsRef<Path>) {
+    assert_written_by("users", &contracts.kafka_users(), file.as_ref());
+}
+
+#[track_caller]
+fn assert_written_by(command: &str, document: &str, file: &Path) {
     let written =
         std::fs::read_to_string(file).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
-    let document = contracts.asyncapi().unwrap_or_else(|why| panic!("{why:#}"));
     let pairs = written.lines().zip(document.lines()).zip(1..);
     let first = pairs.filter(|((was, is), _)| was != is).map(|(_, line)| line).next();
     assert!(
         written == document,
-        "{} is not what `contracts asyncapi` writes{}",
+        "{} is not what `contracts {command}` writes{}",
         file.display(),
         first.map(|line| format!(", from line {line} on")).unwrap_or_default()
     );

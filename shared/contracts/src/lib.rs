@@ -12,6 +12,7 @@ mod compatibility; // whether two versions can read each other
 mod asyncapi; // the AsyncAPI document
 pub mod checks;
 pub mod grants; // the rights that follow from the declaration of topics
+mod grant_formats; // the rights as other programs want them
 
 use chassis::event::Topic;
 

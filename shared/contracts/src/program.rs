@@ -21,6 +21,8 @@ impl Contracts {
     /// - `record` records each changed schema as its next version, unless some version could not be
     ///   read any more.
     /// - `asyncapi` writes the AsyncAPI document to the standard output.
+    /// - `acls` writes the rights in Kafka to the standard output, as arguments of `kafka-acls.sh`.
+    /// - `users` writes them as `KafkaUser` objects of Strimzi.
     ///
     /// The exit code is 0, or 64 if the configuration is wrong, or 1 after any other error, which is
     /// printed.
@@ -30,6 +32,14 @@ impl Contracts {
             ["apply"] => self.run_apply(),
             ["record"] => self.record_versions(),
             ["asyncapi"] => self.asyncapi().map(|document| print!("{document}")),
+            ["acls"] => {
+                print!("{}", self.kafka_acls());
+                Ok(())
+            }
+            ["users"] => {
+                print!("{}", self.kafka_users());
+                Ok(())
+            }
             _ => {
                 eprintln!("{}", self.usage());
                 return ExitCode::from(BAD_CONFIGURATION);
@@ -52,7 +62,7 @@ impl Contracts {
         let default = format!("  STACK_NAME (default {})\n", self.name);
         let variables = env::describe_variables::<Settings>().replace("  STACK_NAME\n", &default);
         format!(
-            "usage: contracts apply | record | asyncapi\n\nThe environment of apply:\n{variables}"
+            "usage: contracts apply | record | asyncapi | acls | users\n\nThe environment of apply:\n{variables}"
         )
     }
 

@@ -138,6 +138,13 @@ fn the_committed_asyncapi_document_is_the_one_that_the_topics_declare() {
     checks::assert_asyncapi_file(&CONTRACTS, file);
 }
 
+/// `make schema` rewrites the file.
+#[test]
+fn the_committed_users_of_kafka_are_those_that_the_topics_declare() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../k8s/overlays/production/users.yaml");
+    checks::assert_users_file(&CONTRACTS, file);
+}
+
 #[test]
 fn a_reader_survives_additions_of_a_newer_writer() {
     use chassis::event::avro::Codec;
