@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use chassis::event::Retention;
+use chassis::kafka::RECORD_BYTES_MAX;
 use events::TOPICS;
 use launcher::directories::programs_directory;
 
@@ -196,8 +197,11 @@ fn topics_are_declared_to_strimzi_as_they_are_in_code() {
     let expected: BTreeMap<String, Value> = TOPICS
         .iter()
         .map(|topic| {
-            let mut config =
-                json!({"message.timestamp.type": "LogAppendTime", "min.insync.replicas": 2});
+            let mut config = json!({
+                "message.timestamp.type": "LogAppendTime",
+                "max.message.bytes": RECORD_BYTES_MAX,
+                "min.insync.replicas": 2,
+            });
             match topic.retention {
                 Retention::Compact => config["cleanup.policy"] = "compact".into(),
                 Retention::Days(days) => {

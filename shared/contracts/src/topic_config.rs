@@ -1,6 +1,7 @@
 //! The settings of a declared topic, by Kafka's names.
 
 use chassis::event::{Retention, Topic};
+use chassis::kafka::RECORD_BYTES_MAX;
 
 /// Kafka's `cleanup.policy`.
 pub fn cleanup_policy(retention: Retention) -> &'static str {
@@ -21,7 +22,11 @@ pub fn retention_ms(retention: Retention) -> Option<i64> {
 /// All settings of a topic that has this number of replicas.
 pub fn topic_config(topic: &Topic, replication: Option<i32>) -> Vec<(&'static str, String)> {
     // A producer's wrong clock must not change how long records are kept.
-    let mut settings = vec![("message.timestamp.type", "LogAppendTime".to_string())];
+    let mut settings = vec![
+        ("message.timestamp.type", "LogAppendTime".to_string()),
+        // A larger record is no event, and each subscriber would keep it as a dead letter.
+        ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
+    ];
     if let Some(replication) = replication {
         // With three replicas, one broker may be down, and no acknowledged record is on one disk
         // only.

@@ -25,7 +25,12 @@ use tokio::sync::oneshot;
 use crate::config::env::BadConfiguration;
 use crate::config::{KafkaConfig, Secret};
 use crate::event::Isolation;
+use crate::event::avro::BODY_BYTES_MAX;
 use crate::flow::backoff::RetryBackoff;
+
+/// The largest record that a topic accepts, and the largest batch of records: the largest body, with room for its
+/// key, its headers and Kafka's own fields.
+pub const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX + 16 * 1024;
 
 /// The settings that are passed on as they are, under librdkafka's names: KAFKA_SECURITY_PROTOCOL is
 /// `security.protocol`.
@@ -127,6 +132,8 @@ pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
         // The relay hands over its rows at once, and lingers itself where that pays: lingering here too would
         // only add latency.
         .set("linger.ms", "0")
+        // A broker compares a whole batch with the limit of the topic.
+        .set("batch.size", RECORD_BYTES_MAX.to_string())
         // Records in flight are bounded by their number, and here by their size: a row may have 256 KiB.
         .set("queue.buffering.max.kbytes", "16384")
         .set("compression.type", "lz4")

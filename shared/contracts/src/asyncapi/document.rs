@@ -48,6 +48,8 @@ pub struct TopicConfiguration {
     pub cleanup_policy: [&'static str; 1],
     #[serde(rename = "retention.ms", skip_serializing_if = "Option::is_none")]
     pub retention_ms: Option<i64>,
+    #[serde(rename = "max.message.bytes")]
+    pub max_message_bytes: usize,
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use apache_avro::Schema;
 use chassis::event::{Isolation, Topic};
+use chassis::kafka::RECORD_BYTES_MAX;
 
 use crate::Contracts;
 use crate::asyncapi::document::{
@@ -84,6 +85,7 @@ fn channel(topic: &'static Topic, message: String, schema: Schema) -> Channel<'s
         topic_configuration: TopicConfiguration {
             cleanup_policy: [cleanup_policy(topic.retention)],
             retention_ms: retention_ms(topic.retention),
+            max_message_bytes: RECORD_BYTES_MAX,
         },
         binding_version: BINDING_VERSION,
     };
