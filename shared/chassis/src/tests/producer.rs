@@ -1,9 +1,11 @@
 //! How the relay handles delivery reports: records that are rejected, lost, or possibly persisted.
 
 use rdkafka::admin::{AlterConfig, ResourceSpecifier};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
+use crate::event::avro::BODY_BYTES_MAX;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_with_a_fatal_error_is_replaced_and_loses_nothing() {
@@ -139,6 +141,27 @@ async fn a_record_that_the_broker_rejects_delays_only_its_own_key() {
     let arrivals = first_arrivals(&fixture).await;
     assert_eq!((arrivals[held].len(), arrivals[free].len()), (6, 5));
     assert!(in_order(&arrivals), "{arrivals:?}");
+}
+
+/// `contracts apply` sets this limit. The client makes one batch of what waits for a partition; here it waits on purpose.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_batch_of_a_backlog_is_larger_than_its_topic_accepts() {
+    let fixture = Fixture::<128>::create().await;
+    let topic = names(128).counted;
+    let limit = kafka::RECORD_BYTES_MAX.to_string();
+    fixture.create_topic(topic, &[("max.message.bytes", &limit)]).await;
+    let mut settings = kafka::producer_config(fixture.service, &fixture.config.kafka);
+    let producer: FutureProducer = settings.set("linger.ms", "1000").create().unwrap();
+    // Noise, so that compression does not make a batch small enough.
+    let noise: Vec<u8> = (0..BODY_BYTES_MAX).map(|_| rand::random()).collect();
+    let records = noise.chunks(BODY_BYTES_MAX / 100).chain([&noise[..]]);
+    let sent = records.map(|body| {
+        producer.send_result(FutureRecord::<(), _>::to(topic.name).partition(0).payload(body))
+    });
+    for sent in sent.collect::<Vec<_>>() {
+        let sent = sent.map_err(|(error, _)| error).unwrap().await.unwrap();
+        sent.map_err(|(error, _)| error).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
