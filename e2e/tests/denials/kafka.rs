@@ -13,7 +13,7 @@ use launcher::directories::programs_directory;
 use launcher::{Stack, StackDescription, eventually};
 
 use super::kafka_attempts::{Client, Setting};
-use super::{Cells, Matrix, compare};
+use super::{Cells, Matrix, compare, surplus};
 use crate::fixture::{TIMEOUT, stack_permit};
 
 /// A client with a valid certificate and without rights.
@@ -50,6 +50,9 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
     let secure = StackDescription { secure: true, ..stack_description() };
     let stack = Stack::ephemeral(&secure)?;
     stack.up_infrastructure().await?;
+    stack.apply_contracts(&programs_directory()?).await?;
+    // The second time, the command removes what was added by hand.
+    surplus::give_right_of("order", "--operation Write --topic", "stock", &stack).await?;
     stack.apply_contracts(&programs_directory()?).await?;
     let administrator = Client::new("administrator", stack.kafka_client()?)?;
     administrator.create_topic(OTHER_TOPICS[1])?;

@@ -4,6 +4,7 @@
 
 mod kafka;
 mod kafka_attempts;
+mod surplus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};

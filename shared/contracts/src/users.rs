@@ -107,7 +107,11 @@ async fn reconcile_grants(
     admin: &mut KafkaAdmin,
     declared: &BTreeSet<Grant>,
 ) -> Result<(usize, usize)> {
+    // The default of the library is an empty name, which no rule has.
     let every = DescribeAclsRequest::default()
+        .with_resource_name_filter(None)
+        .with_principal_filter(None)
+        .with_host_filter(None)
         .with_resource_type_filter(ANY)
         .with_pattern_type_filter(ANY)
         .with_operation(ANY)
