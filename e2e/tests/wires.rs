@@ -51,7 +51,7 @@ async fn kafka_knows_its_clients(stack: &Stack, stranger: &Stack) -> Result<()> 
     nameless.remove("ssl.certificate.location");
     nameless.remove("ssl.key.location");
     let refused = [
-        ("plaintext at the platform's listener", with(&platform, &[plaintext.clone()])),
+        ("plaintext at the platform's listener", with(&platform, std::slice::from_ref(&plaintext))),
         ("plaintext at a service's listener", with(&service, &[plaintext])),
         ("no certificate", nameless),
         (

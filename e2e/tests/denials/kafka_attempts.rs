@@ -130,7 +130,7 @@ impl Client {
     pub fn describes(&self, topic: &str) -> Result<bool> {
         let metadata = self.producer.client().fetch_metadata(Some(topic), TIMEOUT)?;
         let topic = metadata.topics().first().context("no answer")?;
-        let error = topic.error().map(|error| Code::from(error));
+        let error = topic.error().map(Code::from);
         is_permitted(error.map_or(Ok(()), Err))
     }
 

@@ -155,12 +155,12 @@ async fn no_batch_of_a_backlog_is_larger_than_its_topic_accepts() {
     // Noise, so that compression does not make a batch small enough.
     let noise: Vec<u8> = (0..BODY_BYTES_MAX).map(|_| rand::random()).collect();
     let records = noise.chunks(BODY_BYTES_MAX / 100).chain([&noise[..]]);
-    let sent = records.map(|body| {
-        producer.send_result(FutureRecord::<(), _>::to(topic.name).partition(0).payload(body))
-    });
-    for sent in sent.collect::<Vec<_>>() {
-        let sent = sent.map_err(|(error, _)| error).unwrap().await.unwrap();
-        sent.map_err(|(error, _)| error).unwrap();
+    let send = |body| {
+        let record = FutureRecord::<(), [u8]>::to(topic.name).partition(0).payload(body);
+        producer.send_result(record).map_err(|(error, _)| error).unwrap()
+    };
+    for sent in records.map(send).collect::<Vec<_>>() {
+        sent.await.unwrap().map_err(|(error, _)| error).unwrap();
     }
 }
 
