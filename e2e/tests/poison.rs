@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use chassis::event::avro::frame;
+use chassis::kafka::RECORD_BYTES_MAX;
 use e2e::client::http_client::Client;
 use e2e::client::kafka::create_producer;
 use e2e::client::sample_events::{POISON_KEY, schema_id, valid_body, valid_headers};
@@ -15,7 +16,7 @@ use e2e::stack_description::SERVICES;
 use events::TOPICS;
 use futures::future::try_join_all;
 use launcher::eventually;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::FutureRecord;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -28,9 +29,7 @@ use crate::fixture::{
 /// some seconds, once; a stuck client is replaced after thirty.
 const BLOCKED_MAX: Duration = Duration::from_secs(25);
 
-/// The largest record that a topic accepts by Kafka's default, less room for key, headers and
-/// batch.
-const TOPIC_RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Room for key, headers and batch in the largest record that a topic accepts.
 const RECORD_OVERHEAD_BYTES: usize = 2 * 1024;
 
 /// This number of records in each topic, one after the other.
@@ -114,25 +113,19 @@ async fn wait_for_poison(
     Ok(dead_letters.len())
 }
 
-/// F27. Records of the largest size, in every topic with subscribers: many times the size of an
-/// event.
+/// F27. Records of the largest size, in every topic with subscribers.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_as_large_as_their_topics_allow_become_dead_letters_and_memory_stays_bounded()
 -> Result<()> {
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let before = try_join_all(SERVICES.map(async |name| stack.memory_bytes(name)));
         let before = before.await?;
-        let producer: FutureProducer = client
-            .addresses
-            .kafka
-            .clone()
-            .set("message.max.bytes", (2 * TOPIC_RECORD_BYTES_MAX).to_string())
-            .create()?;
+        let producer = create_producer(client)?;
         let mut grown_to = before.clone();
         for topic in TOPICS.iter().filter(|topic| !topic.subscribers.is_empty()) {
             let record = frame(
                 schema_id(client, topic).await?,
-                &vec![b'x'; TOPIC_RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES],
+                &vec![b'x'; RECORD_BYTES_MAX - RECORD_OVERHEAD_BYTES],
             );
             for nth in 0..LARGE_RECORDS {
                 let headers = valid_headers(topic, Uuid::now_v7());

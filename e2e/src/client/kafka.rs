@@ -2,6 +2,7 @@
 //! consumers.
 
 use anyhow::Result;
+use chassis::kafka::RECORD_BYTES_MAX;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::FutureProducer;
@@ -17,6 +18,8 @@ pub fn create_producer(client: &Client) -> Result<FutureProducer> {
         // librdkafka's partitioner must be that of the publishers, so that a key stays in its
         // partition.
         .set("partitioner", "murmur2_random")
+        // A topic refuses a batch that is larger than its largest record.
+        .set("batch.size", RECORD_BYTES_MAX.to_string())
         .create()?;
     Ok(producer)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use chassis::event::avro::frame;
+use chassis::event::avro::{BODY_BYTES_MAX, frame};
 use chassis::event::{Event, Topic};
 use checker::record::RecordPosition;
 use chrono::Utc;
@@ -100,7 +100,7 @@ fn poison_cases(id: u32, body: &[u8], rng: &mut impl Rng) -> Vec<PoisonCase> {
         ("a cut record", Some(right[..right.len() - 1].to_vec()), Valid),
         ("half a record", Some(right[..right.len() / 2].to_vec()), Valid),
         ("a byte too many", Some([&right[..], &[0]].concat()), Valid),
-        ("too many bytes", Some(frame(id, &vec![b'x'; 300 * 1024])), Valid),
+        ("too many bytes", Some(frame(id, &vec![b'x'; BODY_BYTES_MAX + 1])), Valid),
         ("a bomb", Some(bomb), Valid),
         ("an event without an id", Some(right.clone()), Missing),
         ("a header whose name is no text", Some(right), Unreadable),

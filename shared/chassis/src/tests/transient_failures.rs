@@ -72,8 +72,8 @@ async fn impatient_pool<const TEST: u32>(fixture: &Fixture<TEST>) -> PgPool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transient_failure_is_retried_and_never_makes_a_dead_letter() {
     let fixture = Fixture::<7>::create_with_contracts().await;
-    let role =
-        fixture.config.database_url.expose().split(['/', '@']).nth(2).unwrap().replace("%20", " ");
+    let options = fixture.db.connect_options();
+    let role = options.get_username();
     let database: String = fixture.superuser.get_database().unwrap().into();
     let end_sessions = format!(
         "select pg_terminate_backend(pid) from pg_stat_activity
