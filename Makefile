@@ -78,7 +78,7 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
-denials: build ## Attempt every act with every identity on a secured Kafka: only what is declared is allowed (REWRITE=1: into the golden file)
+denials: build ## Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
 	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --package e2e --test main --profile ci --locked -- denials:: wires::
 
 long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders

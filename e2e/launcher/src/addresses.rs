@@ -6,7 +6,7 @@ use anyhow::Result;
 use rdkafka::ClientConfig;
 
 use crate::ports::Ports;
-use crate::secrets::{ADMINISTRATOR, SUPERUSER};
+use crate::secrets::{ADMINISTRATOR, SUPERUSER, owner_role};
 use crate::stack::Stack;
 use crate::topology::HOST;
 
@@ -51,6 +51,14 @@ impl Stack {
     /// If the stack has no such service.
     pub fn service_database_url(&self, service: &str) -> Result<String> {
         self.state()?.database_url(service, service, service)
+    }
+
+    /// The service's own database, as the role that owns its tables.
+    ///
+    /// # Errors
+    /// If the stack has no such service.
+    pub fn owner_database_url(&self, service: &str) -> Result<String> {
+        self.state()?.database_url(service, &owner_role(service), service)
     }
 
     /// The maintenance database of the same cluster, as its superuser, for tests that create databases

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
-use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, kafka_secret};
+use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, kafka_secret, owner_role};
 use crate::stack_state::StackState;
 use crate::topology::HOST;
 
@@ -44,7 +44,7 @@ impl StackState {
     /// The variables of a service that hold its credentials and say what it trusts.
     pub fn credentials_of_service(&self, service: &str) -> Result<Vec<(String, String)>> {
         let url = |role: &str| self.database_url(service, role, service);
-        let migrator = format!("{service}_migrator");
+        let migrator = owner_role(service);
         let (own, owner) = (url(service)?, url(&migrator)?);
         if !self.secure {
             return Ok(variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]));

@@ -15,7 +15,7 @@ use crate::kafka_config;
 use crate::launch_config::{self, POSTGRES_CERTIFICATE, POSTGRES_RULES};
 use crate::process::{NOBODY_ID, Process};
 use crate::readiness::{READY_TIMEOUT, connect_database};
-use crate::secrets::{SUPERUSER, database_secret, write_private};
+use crate::secrets::{SUPERUSER, database_secret, owner_role, write_private};
 use crate::stack_state::StackState;
 
 /// Creates the cluster if there is none, and removes the lock file of a killed server.
@@ -100,10 +100,11 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
         Ok(format!(r#"create role "{role}" login password '{password}'"#))
     };
     let statements = [
-        create_role(&format!("{service}_migrator"))?,
+        create_role(&owner_role(service))?,
         create_role(service)?,
         "create extension if not exists pg_stat_statements".to_string(),
-        format!(r#"create database "{service}" owner "{service}_migrator""#),
+        "revoke connect on database postgres, template1 from public".to_string(),
+        format!(r#"create database "{service}" owner "{}""#, owner_role(service)),
     ];
     for statement in statements {
         let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;

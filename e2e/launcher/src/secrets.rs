@@ -29,6 +29,11 @@ pub const SCRAM: &str = "SCRAM-SHA-512";
 /// The directory of the passwords of Kafka's users, one file a user.
 pub const KAFKA_USERS: &str = "kafka-users";
 
+/// The role that owns the tables of a service.
+pub fn owner_role(service: &str) -> String {
+    format!("{service}_migrator")
+}
+
 /// The name of the secret of a role in the database of a service.
 pub fn database_secret(service: &str, role: &str) -> String {
     format!("database-users/{service}/{role}")

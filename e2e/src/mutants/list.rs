@@ -90,7 +90,7 @@ pub const MUTANTS: [Mutant; 16] = [
     with_two_instances(mutant("B9", "items not locked", I6, Disturbance::Nothing)),
     in_service(
         "payment",
-        mutant("B10", "a new group skips records", I13, Disturbance::LateStart("payment")),
+        mutant("B10", "a new group skips records", I13, Disturbance::OffsetsLost("payment")),
     ),
     mutant("B11", "the first of two responses dropped", I13, Disturbance::Nothing),
     mutant(

@@ -54,8 +54,8 @@ const CONFIRMED_MIN: u64 = 100;
 pub enum Disturbance {
     /// No disturbance.
     Nothing,
-    /// A service is stopped from the first order on, and most customers cancel.
-    LateStart(&'static str),
+    /// A service is away, and the offsets of its group are deleted meanwhile.
+    OffsetsLost(&'static str),
     /// A service receives most cancellations before the orders.
     CancellationsFirst(&'static str),
     /// A service's database is killed, then the service, with records that it has read and not
@@ -102,7 +102,7 @@ impl Disturbance {
     pub fn describe(self) -> String {
         match self {
             Disturbance::Nothing => "a load, no disturbance".to_string(),
-            Disturbance::LateStart(service) => format!("{service} away from the start, cancels"),
+            Disturbance::OffsetsLost(service) => format!("{service} away, its offsets lost"),
             Disturbance::CancellationsFirst(service) => {
                 format!("cancellations reach {service} before orders")
             }
@@ -123,7 +123,7 @@ impl Disturbance {
         let load =
             Load { rate: 50, duration: lasting, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
         match self {
-            Disturbance::LateStart(_) | Disturbance::CancellationsFirst(_) => {
+            Disturbance::OffsetsLost(_) | Disturbance::CancellationsFirst(_) => {
                 Load { cancelled_percent: 40, ..load }
             }
             Disturbance::TableLocked(_, table) => {
@@ -145,9 +145,11 @@ impl Disturbance {
         let (soon, a_while) = (Duration::from_secs(2), Duration::from_secs(4));
         match self {
             Disturbance::Nothing => {}
-            Disturbance::LateStart(service) => {
-                stack.kill(service).await?;
+            Disturbance::OffsetsLost(service) => {
+                // Not killed: its group has to be empty.
+                stack.stop(service).await?;
                 sleep(a_while).await;
+                redelivery::delete_offsets(client, service).await?;
                 stack.start(service).await?;
             }
             Disturbance::CancellationsFirst(service) => {

@@ -2,8 +2,10 @@
 //! from the declarations. What it could do is compared with that, and with a golden file, in which a review sees each
 //! change of a right.
 
+mod databases;
 mod kafka;
 mod kafka_attempts;
+mod registry;
 mod surplus;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +24,7 @@ struct Cells {
 
 impl Display for Cells {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<9} {:<24}", self.identity, self.resource)
+        write!(f, "{:<17} {:<33}", self.identity, self.resource)
     }
 }
 

@@ -7,5 +7,6 @@ psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
 create role :"migrator" login password :'migrator_password';
 create role :"service" login password :'service_password';
 alter database :"service" owner to :"migrator";
+revoke connect on database postgres, template1 from public;
 create extension pg_stat_statements;
 SQL
