@@ -42,8 +42,8 @@ async fn a_possibly_persisted_record_is_sent_again_though_the_client_reports_it_
     };
     fixture.publish(&events("connected")).await;
     fixture.wait_for_empty_outbox().await;
-    // The following records are sent before the refusal arrives.
-    mock.broker_round_trip_time(1, Duration::from_secs(1)).unwrap();
+    // The following records are sent before the refusal arrives, on a slow machine too.
+    mock.broker_round_trip_time(1, Duration::from_secs(3)).unwrap();
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
     let of_each = vec![refusal; names(116).counted.partitions as usize];
     mock.request_errors(RDKafkaApiKey::Produce, &of_each);
