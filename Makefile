@@ -23,7 +23,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
-.PHONY: dead-letters dead-letter replay discard resume poison sql
+.PHONY: dead-letters dead-letter replay discard resume poison sql token
 .PHONY: pin new chaos denials faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
 help: ## List these targets
@@ -87,6 +87,9 @@ long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it 
 hostile: build ## Slow, large and many clients; requests made of the API's description; fuzzing, MINUTES=10 each target
 	@$(E2E) hostile
 	@e2e/hostile.sh "$(E2E)" $(or $(MINUTES),10) $(SEED)
+
+token: build ## Print a token for the secured stack: WHO=<id of a customer, or a name> SCOPE="orders:read orders:write" (MINUTES=60)
+	@$(call need,WHO SCOPE)$(E2E) token "$(WHO)" --scope "$(SCOPE)" $(if $(MINUTES),--minutes "$(MINUTES)")
 
 verify: build ## Check that nothing was lost or applied twice and that the books balance
 	@$(E2E) verify

@@ -8,6 +8,7 @@ use rdkafka::ClientConfig;
 
 use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, kafka_secret, owner_role};
 use crate::stack_state::StackState;
+use crate::token_issuer::{AUDIENCE, ISSUER};
 use crate::topology::HOST;
 
 /// The certificate that every service presents to its own clients.
@@ -64,6 +65,9 @@ impl StackState {
             ("SSL_CERT_FILE", ca),
             ("HTTP_TLS_CERTIFICATE_LOCATION", certificate.clone()),
             ("HTTP_TLS_KEY_LOCATION", certificate),
+            ("TOKEN_ISSUER", ISSUER.to_string()),
+            ("TOKEN_AUDIENCE", AUDIENCE.to_string()),
+            ("TOKEN_KEYS", text(&secrets.token_key_set()?)),
         ]))
     }
 

@@ -35,6 +35,7 @@ mod stack;
 mod stack_settings;
 mod stack_state;
 mod status;
+mod token_issuer;
 mod topology;
 
 pub use brokers::Brokers;
@@ -44,4 +45,5 @@ pub use ports::{InstancePorts, Ports, ServicePorts, bind_free_port, free_port};
 pub use run_with_infrastructure::run_with_infrastructure;
 pub use stack::Stack;
 pub use status::{ComponentState, ComponentStatus, StopOutcome};
+pub use token_issuer::TokenIssuer;
 pub use topology::{Component, HOST, StackDescription, secure_from_environment};

@@ -1,9 +1,9 @@
 //! The program of a stack: the commands of the launcher for a terminal.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -46,6 +46,17 @@ pub enum StackCommand {
     Start {
         /// The name of a component
         name: String,
+    },
+    /// Print a token with which a caller proves its name to the services of a secured stack
+    Token {
+        /// The caller: the id of a customer, or any name
+        who: String,
+        /// What the caller may do, such as "orders:read orders:write"
+        #[arg(long)]
+        scope: String,
+        /// How long the token is valid
+        #[arg(long, default_value_t = 60)]
+        minutes: u32,
     },
     /// Run a command while databases, Kafka and registry run on free ports
     WithInfrastructure {
@@ -96,6 +107,12 @@ impl StackCommand {
             }
             StackCommand::Stop { name } => print_stop(&name, named(&name)?.stop(&name).await?),
             StackCommand::Start { name } => named(&name)?.start(&name).await?,
+            StackCommand::Token { who, scope, minutes } => {
+                let issuer = open()?.token_issuer()?;
+                let issuer = issuer.context("the services know no callers: start with SECURE=1")?;
+                let lifetime = Duration::from_secs(u64::from(minutes) * 60);
+                println!("{}", issuer.sign(&who, &scope, lifetime)?);
+            }
             StackCommand::WithInfrastructure { command } => {
                 return run_with_infrastructure(description, &command).await;
             }

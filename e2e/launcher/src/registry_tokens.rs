@@ -9,7 +9,7 @@ use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::rsa::Rsa;
 use openssl::sign::Signer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The tenant of the registry that checks the tokens, and their audience.
 const TENANT: &str = "contracts";
@@ -34,13 +34,18 @@ pub fn new_token(key: &[u8]) -> Result<Vec<u8>> {
         "iat": now.timestamp(), "exp": expires.timestamp(),
     });
     let header = json!({ "alg": "RS256", "typ": "JWT" });
-    let signed = [header, claims].map(|part| base64_url(part.to_string().as_bytes())).join(".");
+    let signed = signed_parts(&header, &claims);
     let mut signer = Signer::new(MessageDigest::sha256(), &key)?;
     signer.update(signed.as_bytes())?;
     Ok(format!("{signed}.{}", base64_url(&signer.sign_to_vec()?)).into_bytes())
 }
 
-fn base64_url(bytes: &[u8]) -> String {
+/// The part of a token that its signature covers.
+pub fn signed_parts(header: &Value, claims: &Value) -> String {
+    [header, claims].map(|part| base64_url(part.to_string().as_bytes())).join(".")
+}
+
+pub fn base64_url(bytes: &[u8]) -> String {
     encode_block(bytes).replace('+', "-").replace('/', "_").replace(['=', '\n'], "")
 }
 

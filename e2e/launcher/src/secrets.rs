@@ -138,7 +138,7 @@ impl Secrets {
     }
 
     /// Makes a file unless a current one exists. Other launchers may do the same at this moment.
-    fn make(
+    pub fn make(
         &self,
         file: &Path,
         is_current: impl Fn(&Path) -> bool,
