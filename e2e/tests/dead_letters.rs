@@ -226,7 +226,7 @@ async fn a_discarded_cancellation_is_written_off_and_the_books_and_the_checker_s
         .await?;
         let no_refund = ("payment", "payments", "state <> 'refunded'");
         with_strict_check(stack, no_refund, async || {
-            client.cancel_until_accepted(id).await?;
+            client.cancel_until_accepted(&order).await?;
             let dead_letter_id = dead_letter_for(client, "payment", &order).await?;
             let (is_done, refused) =
                 run_command(stack, discard("payment", dead_letter_id, true, false, false)).await?;

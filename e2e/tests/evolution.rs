@@ -95,7 +95,7 @@ async fn place_and_cancel(stack: &Stack, stock: &str, clients: &[&Client]) -> Re
             )
         };
         for order in place().await? {
-            client.cancel_until_accepted(order.order_id).await?;
+            client.cancel_until_accepted(&order).await?;
             cancelled.push(order.order_id);
         }
         others.extend(place().await?.into_iter().map(|order| order.order_id));

@@ -30,7 +30,7 @@ async fn a_cancellation_that_overtakes_its_order_leaves_nothing_to_do_for_the_or
         try_join_all(both.map(|service| stack.stop(service))).await?;
         let orders = place_orders(client, 20).await?;
         for order in &orders {
-            client.cancel_until_accepted(order.order_id).await?;
+            client.cancel_until_accepted(order).await?;
         }
         wait_until_outbox_empty(client, "order").await?;
         let mut held = Vec::new();

@@ -113,7 +113,7 @@ async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
         for _ in 0..20 {
             let placed = client.place_until_accepted(rich_customer(), &basket()).await?;
             let cancelled =
-                retry_until_settled(async || client.cancel_order(placed.order_id).await).await?;
+                retry_until_settled(async || client.cancel_order(&placed).await).await?;
             let order = client.wait_until_ended(placed.order_id, TIMEOUT).await?;
             if cancelled.status == 409 {
                 assert_eq!(order.status, "confirmed");
@@ -130,7 +130,7 @@ async fn an_order_cancelled_at_once_ends_with_both_legs_undone() -> Result<()> {
                 legs(client, order.order_id).await?,
                 (order.payment.clone(), order.stock.clone())
             );
-            let again = client.cancel_until_accepted(order.order_id).await?;
+            let again = client.cancel_until_accepted(&order).await?;
             assert_eq!(again, order, "a second cancellation changes nothing");
             return Ok(());
         }
@@ -144,8 +144,7 @@ async fn a_confirmed_order_cannot_be_cancelled() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {
         let placed = client.place_until_accepted(rich_customer(), &basket()).await?;
         let order = client.wait_until_ended(placed.order_id, TIMEOUT).await?;
-        let refused =
-            retry_until_settled(async || client.cancel_order(order.order_id).await).await?;
+        let refused = retry_until_settled(async || client.cancel_order(&order).await).await?;
         assert_eq!(refused.status, 409, "{refused}");
         assert_eq!(client.get_order(order.order_id).await?, order);
         Ok(())
@@ -170,7 +169,7 @@ async fn an_order_cancelled_after_its_payment_while_stock_is_down_is_refunded_at
         let items = client.items("order").await?;
         assert!(items.len() > 10, "{items:?}");
 
-        client.cancel_until_accepted(order_id).await?;
+        client.cancel_until_accepted(&order).await?;
         let order = eventually("the refund", TIMEOUT, async || {
             let order = client.get_order(order_id).await?;
             ensure!(order.payment == "refunded", "{order:?}");

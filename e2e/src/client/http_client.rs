@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::client::addresses::Addresses;
+use crate::client::identity::Identity;
 use crate::client::order::{LineRequest, Order};
 use crate::client::outcome::{HttpResponse, Outcome, require_accepted};
+use crate::client::tokens::Tokens;
 use crate::stack_description::SERVICES;
 
 /// Longer than a service takes to respond with 503.
@@ -29,11 +31,14 @@ pub struct Client {
     pub addresses: Addresses,
     /// The APIs of every instance.
     instances: Arc<RwLock<BTreeMap<String, Vec<String>>>>,
+    /// What the client proves its name with, if the stack is secured.
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Client {
     pub fn for_stack(stack: &Stack) -> Result<Client> {
-        let client = Client::new(Addresses::from_stack(stack)?)?;
+        let tokens = stack.token_issuer()?.map(|issuer| Arc::new(Tokens::new(issuer)));
+        let client = Client { tokens, ..Client::new(Addresses::from_stack(stack)?)? };
         client.refresh_instances(stack)?;
         Ok(client)
     }
@@ -60,18 +65,36 @@ impl Client {
             .build()?;
         let each = addresses.apis.iter().map(|(name, url)| (name.clone(), vec![url.clone()]));
         let instances = Arc::new(RwLock::new(each.collect()));
-        Ok(Client { http, addresses, instances })
+        Ok(Client { http, addresses, instances, tokens: None })
     }
 
-    /// Sends one request, and returns any response.
+    /// Sends one request, by the client that makes such requests, and returns any response.
     pub async fn send(
         &self,
         method: Method,
         url: &str,
         key: Option<&str>,
         body: Option<Vec<u8>>,
-    ) -> reqwest::Result<HttpResponse> {
+    ) -> Result<HttpResponse> {
+        let identity = Identity::of_request(&method, url, body.as_deref());
+        self.send_as(identity, method, url, key, body).await
+    }
+
+    async fn send_as(
+        &self,
+        identity: Identity,
+        method: Method,
+        url: &str,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Result<HttpResponse> {
         let mut request = self.http.request(method, url);
+        // The probe port is not encrypted and asks for no name.
+        if let Some(tokens) = &self.tokens
+            && url.starts_with("https:")
+        {
+            request = request.bearer_auth(tokens.token(identity)?);
+        }
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
@@ -89,9 +112,23 @@ impl Client {
         Ok(HttpResponse { status, location, content_type, body: response.bytes().await?.to_vec() })
     }
 
-    /// Sends one request to any instance of a service.
+    /// Sends one request to any instance of a service, by the client that makes such requests.
     pub async fn request(
         &self,
+        method: Method,
+        service: &str,
+        path: &str,
+        key: Option<&str>,
+        body: Option<Vec<u8>>,
+    ) -> Result<HttpResponse> {
+        let identity =
+            Identity::of_request(&method, &format!("https://{service}{path}"), body.as_deref());
+        self.request_as(identity, method, service, path, key, body).await
+    }
+
+    async fn request_as(
+        &self,
+        identity: Identity,
         method: Method,
         service: &str,
         path: &str,
@@ -107,14 +144,14 @@ impl Client {
         let last = urls.pop().with_context(|| format!("there is no service {service}"))?;
         for url in urls {
             let url = format!("{url}{path}");
-            match self.send(method.clone(), &url, key, body.clone()).await {
+            match self.send_as(identity, method.clone(), &url, key, body.clone()).await {
                 // Nothing was sent, or the response states that nothing was stored.
-                Err(error) if error.is_connect() => {}
+                Err(error) if is_refused_connection(&error) => {}
                 Ok(answer) if answer.status == 503 && !answer.is_outcome_unknown() => {}
-                answer => return Ok(answer?),
+                answer => return answer,
             }
         }
-        Ok(self.send(method, &format!("{last}{path}"), key, body).await?)
+        self.send_as(identity, method, &format!("{last}{path}"), key, body).await
     }
 
     /// Sends a command, and returns its outcome, never an error.
@@ -150,14 +187,17 @@ impl Client {
         require_accepted(async || self.place_order(customer_id, lines, &key).await).await?.json()
     }
 
-    pub async fn cancel_order(&self, order_id: Uuid) -> Outcome {
-        let path = format!("/orders/{order_id}/cancel");
-        Outcome::from_response(self.request(Method::POST, "order", &path, None, None).await)
+    /// Cancels an order, as its customer.
+    pub async fn cancel_order(&self, order: &Order) -> Outcome {
+        let customer = Identity::Customer(order.customer_id);
+        let path = format!("/orders/{}/cancel", order.order_id);
+        let response = self.request_as(customer, Method::POST, "order", &path, None, None);
+        Outcome::from_response(response.await)
     }
 
     /// Cancels an order that can be cancelled.
-    pub async fn cancel_until_accepted(&self, order_id: Uuid) -> Result<Order> {
-        require_accepted(async || self.cancel_order(order_id).await).await?.json()
+    pub async fn cancel_until_accepted(&self, order: &Order) -> Result<Order> {
+        require_accepted(async || self.cancel_order(order).await).await?.json()
     }
 
     pub async fn get_order(&self, order_id: Uuid) -> Result<Order> {
@@ -248,4 +288,8 @@ impl Client {
             self.send(Method::GET, url, None, None).await.with_context(|| url.to_string())?;
         answer.accepted_json().with_context(|| format!("GET {url}"))
     }
+}
+
+fn is_refused_connection(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
 }

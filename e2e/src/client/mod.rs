@@ -7,9 +7,11 @@
 pub mod addresses;
 pub mod client_history;
 pub mod http_client;
+pub mod identity;
 pub mod kafka;
 pub mod order;
 pub mod order_plan;
 pub mod outcome;
 pub(crate) mod raw_record;
 pub mod sample_events;
+pub mod tokens;

@@ -194,7 +194,7 @@ async fn run_client(client: &Client, plan: OrderPlan, began: Instant) -> ClientH
     }
     if let (Some(after), Some(order)) = (plan.cancel_after, history.order()) {
         sleep(after).await;
-        history.cancel = match client.cancel_order(order.order_id).await.status() {
+        history.cancel = match client.cancel_order(&order).await.status() {
             Some(200) => CancelOutcome::Accepted,
             Some(409) => CancelOutcome::TooLate,
             Some(503) | None => CancelOutcome::Unknown,

@@ -26,7 +26,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
         // An order may be confirmed before its cancellation arrives.
         let cancelled = eventually("a cancellation in time", TIMEOUT, async || {
             let placed = client.place_until_accepted(customer, &basket()).await?;
-            client.cancel_until_accepted(placed.order_id).await
+            client.cancel_until_accepted(&placed).await
         });
         let cancelled = cancelled.await?;
         database_faults::set_absent_standby(stack, "order", true).await?;
@@ -38,7 +38,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
                 }
             })
             .await?;
-            for outcome in [place(&key).await, client.cancel_order(cancelled.order_id).await] {
+            for outcome in [place(&key).await, client.cancel_order(&cancelled).await] {
                 // Or refused, if another waiting commit holds a lock on its row.
                 ensure!(!matches!(outcome, Outcome::Ok(_)), "no standby has it: {outcome}");
             }
@@ -50,7 +50,7 @@ async fn a_duplicate_is_acknowledged_only_as_durably_as_its_first_request() -> R
         let again = require_accepted(async || place(&key).await).await?;
         ensure!((again.status, &again.body) == (201, &first.body), "{first}, and then {again}");
         // Its legs may have changed meanwhile.
-        let again = client.cancel_until_accepted(cancelled.order_id).await?;
+        let again = client.cancel_until_accepted(&cancelled).await?;
         ensure!(
             (&again.status, &again.reason) == (&cancelled.status, &cancelled.reason),
             "{again:?}"

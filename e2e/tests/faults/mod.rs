@@ -127,7 +127,7 @@ async fn without_the_registry_orders_end_as_long_as_every_schema_is_known() -> R
         // Cancellations and the responses to them have schemas of their own.
         stack.stop("stock").await?;
         let cancelled = client.place_until_accepted(rich_customer(), &basket()).await?;
-        client.cancel_until_accepted(cancelled.order_id).await?;
+        client.cancel_until_accepted(&cancelled).await?;
         let scarce = client.place_until_accepted(rich_customer(), &[line("sextant", 500)]).await?;
         let poor = client.place_until_accepted(Uuid::now_v7(), &basket()).await?;
         stack.start("stock").await?;
