@@ -3,6 +3,7 @@
 //! processor time of the load is missing in the measurement.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,8 +13,12 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use uuid::Uuid;
+
+use crate::access::Access;
+use crate::workload::RandomOrder;
 
 /// The problem type of an unknown outcome, and the delay before the request is repeated.
 const OUTCOME_UNKNOWN: &str = "/problems/outcome-unknown";
@@ -29,21 +34,22 @@ pub enum PlaceOutcome {
 
 pub struct Caller {
     address: SocketAddr,
+    access: Option<Arc<Access>>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Caller {
-    pub fn new(address: SocketAddr) -> Caller {
-        Caller { address, connection: None }
+    pub fn new(address: SocketAddr, access: Option<Arc<Access>>) -> Caller {
+        Caller { address, access, connection: None }
     }
 
     /// Posts an order with its own Idempotency-Key, and repeats the request while its outcome is
     /// unknown, as docs/api.md requires of clients.
-    pub async fn place(&mut self, body: Bytes) -> Result<PlaceOutcome> {
+    pub async fn place(&mut self, order: RandomOrder) -> Result<PlaceOutcome> {
         let key = Uuid::now_v7().to_string();
         let mut in_doubt = false;
         loop {
-            match self.post(&key, body.clone()).await? {
+            match self.post(&key, order.clone()).await? {
                 // That applies to this attempt only.
                 Some(PlaceOutcome::Refused) if in_doubt => {}
                 Some(answer) => return Ok(answer),
@@ -54,16 +60,19 @@ impl Caller {
     }
 
     /// The response; `None` if the outcome is unknown.
-    async fn post(&mut self, key: &str, order: Bytes) -> Result<Option<PlaceOutcome>> {
+    async fn post(&mut self, key: &str, order: RandomOrder) -> Result<Option<PlaceOutcome>> {
         let mut connection = match self.idle_connection().await {
             Some(kept) => kept,
             None => self.connect().await?,
         };
-        let request = Request::post("/orders")
+        let mut request = Request::post("/orders")
             .header(header::HOST, "bench")
             .header(header::CONTENT_TYPE, "application/json")
-            .header("Idempotency-Key", key)
-            .body(Full::new(order))?;
+            .header("Idempotency-Key", key);
+        if let Some(access) = &self.access {
+            request = request.header(header::AUTHORIZATION, access.authorization(order.customer));
+        }
+        let request = request.body(Full::new(order.body))?;
         let answer = connection.send_request(request).await?;
         let (head, body) = answer.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -94,9 +103,18 @@ impl Caller {
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let (mut connection, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(driver);
-        connection.ready().await?;
-        Ok(connection)
+        match &self.access {
+            None => handshake(stream).await,
+            Some(access) => handshake(access.encrypt(stream).await?).await,
+        }
     }
+}
+
+async fn handshake(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Full<Bytes>>> {
+    let (mut connection, driver) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(driver);
+    connection.ready().await?;
+    Ok(connection)
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use e2e::client::http_client::Client;
-use e2e::stack_description::stack_description;
 use futures::{StreamExt, TryStreamExt, stream};
-use launcher::{Stack, eventually};
+use launcher::{Stack, StackDescription, eventually};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::access::Access;
 use crate::completion_watch::CompletionWatch;
 use crate::cpu_costs;
 use crate::loads::{Load, Measurements, RunningLoad, Target};
@@ -44,6 +44,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct BenchEnvironment {
     pub stack: Stack,
     pub client: Client,
+    access: Option<Arc<Access>>,
     pub yardstick: yardstick::YardstickRunner,
     sku_count: usize,
     pub baseline: Baseline,
@@ -63,33 +64,39 @@ pub struct Baseline {
 impl BenchEnvironment {
     /// Starts the stack with this name, with items and rich customers, and with this number of
     /// preloaded orders on request.
-    pub async fn open(name: &str, old: Option<i64>, pgbench: bool) -> Result<BenchEnvironment> {
-        let description = stack_description();
+    pub async fn open(
+        description: &StackDescription,
+        name: &str,
+        old: Option<i64>,
+        pgbench: bool,
+    ) -> Result<BenchEnvironment> {
         let lock = description.lock_exclusive_run(name).await?;
         let directory = description.state_directory()?.join(name);
         // The remains of an earlier stack, even if partly deleted.
-        let left_behind = match Stack::open(&description, &directory) {
+        let left_behind = match Stack::open(description, &directory) {
             Ok(stack) => stack,
-            Err(_) => Stack::on_free_ports(&description, &directory)?,
+            Err(_) => Stack::on_free_ports(description, &directory)?,
         };
         preload::detach(&left_behind)?;
         left_behind.clean().await?;
         if let Some(count) = old {
             preload::create(&directory, count).await?;
         }
-        let stack = Stack::on_free_ports(&description, &directory)?;
+        let stack = Stack::on_free_ports(description, &directory)?;
         eprintln!("starting the stack in {} …", directory.display());
         if old.is_some() {
             preload::attach(&stack).await?;
         }
         stack.up().await?;
         let client = Client::for_stack(&stack)?;
+        let access = Access::to_stack(&stack)?;
         let yardstick = yardstick::YardstickRunner::prepare(&stack, pgbench).await?;
         let baseline = Baseline { started_at: Utc::now(), unpaid_cents: 0 };
         let (skus, accepted) = (0, AtomicI64::new(0));
         let mut environment = BenchEnvironment {
             stack,
             client,
+            access,
             yardstick,
             sku_count: skus,
             baseline,
@@ -154,11 +161,13 @@ impl BenchEnvironment {
         let apis = self.stack.instances_of("order")?;
         let address = |name: &String| -> Result<SocketAddr> {
             let url = self.stack.url(name)?;
-            url.trim_start_matches("http://").parse().with_context(|| url.clone())
+            let address = url.split_once("://").map_or(&*url, |(_, address)| address);
+            address.parse().with_context(|| url.clone())
         };
         let apis = apis.iter().map(address).collect::<Result<_>>()?;
         let completions = Arc::new(CompletionWatch::start(&self.stack.kafka_client()?)?);
-        Ok(load.start(Target { apis, completions, workload }))
+        let access = self.access.clone();
+        Ok(load.start(Target { apis, access, completions, workload }))
     }
 
     /// Waits until every order of a finished load has ended.

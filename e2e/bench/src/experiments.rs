@@ -37,6 +37,8 @@ pub enum Experiment {
     Old,
     /// The cost of an idle stack
     Idle,
+    /// A secured stack whose callers send tokens, and one that is not, in turn; on request only
+    Security,
 }
 
 const IDLE_DURATION: Duration = Duration::from_secs(30);

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::access::Access;
 use crate::caller::{Caller, PlaceOutcome};
 use crate::completion_watch::CompletionWatch;
 use crate::workload::Workload;
@@ -91,6 +92,7 @@ impl Measurements {
 pub struct Target {
     /// The APIs of the order service's instances.
     pub apis: Vec<SocketAddr>,
+    pub access: Option<Arc<Access>>,
     pub completions: Arc<CompletionWatch>,
     pub workload: Workload,
 }
@@ -135,7 +137,7 @@ impl Load {
         let (queue, due) = mpsc::channel(QUEUED_MAX);
         let due = Arc::new(tokio::sync::Mutex::new(due));
         for nth in 0..connections {
-            let caller = Caller::new(target.apis[nth % target.apis.len()]);
+            let caller = Caller::new(target.apis[nth % target.apis.len()], target.access.clone());
             let (target, measurements) = (target.clone(), measurements.clone());
             match self {
                 Load::Callers(_) => {

@@ -6,10 +6,13 @@
 //!
 //! - `experiments`: what is measured; `plan`: how often and for how long; `environment`: the stack;
 //!   `measurement`: one measurement on it.
-//! - `loads`, `caller`, `workload`: which orders are placed, and when; `completion_watch`: when orders end.
+//! - `loads`, `caller`, `workload`: which orders are placed, and when; `access`: what callers present to
+//!   a secured stack; `completion_watch`: when orders end.
+//! - `security_cost`: a secured stack beside one that is not.
 //! - `preload`: old orders; `machine`: the machine and its settings.
 //! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
+mod access;
 mod caller;
 mod completion_watch;
 mod cpu_costs;
@@ -21,6 +24,7 @@ mod measurement;
 mod plan;
 mod preload;
 mod report;
+mod security_cost;
 mod workload;
 mod yardstick;
 
@@ -30,6 +34,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use e2e::stack_description::stack_description;
 
 use crate::environment::BenchEnvironment;
 use crate::experiments::Experiment;
@@ -93,14 +98,34 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Describes the stack and the machine, and places orders until the compilers of Java have settled.
+async fn warm_up(
+    environment: &BenchEnvironment,
+    arguments: &Arguments,
+    plan: &MeasurementPlan,
+    report: &mut Report,
+) -> Result<()> {
+    report.environment.extend(machine::describe_environment(&environment.stack).await?);
+    report.environment.insert("Yardstick".to_string(), environment.yardstick.describe());
+    report.environment.insert("Measured".to_string(), plan.describe());
+    eprintln!("{}", report.environment_lines());
+    let at_most = Duration::from_secs(arguments.warm_first_seconds);
+    let warmed_up = environment.warm_up(at_most).await?;
+    eprintln!("- Warmed up: {warmed_up}");
+    report.environment.insert("Warmed up".to_string(), warmed_up);
+    Ok(())
+}
+
 async fn run(arguments: Arguments) -> Result<()> {
-    let all = || Experiment::value_variants().to_vec();
-    let parts = if arguments.parts.is_empty() { all() } else { arguments.parts };
+    // The cost of security needs two stacks at the same time: it is measured on request only.
+    let is_of_all = |part: &Experiment| *part != Experiment::Security;
+    let all = || Experiment::value_variants().iter().copied().filter(is_of_all).collect();
+    let parts = if arguments.parts.is_empty() { all() } else { arguments.parts.clone() };
     let plan = MeasurementPlan {
         repeats: arguments.repeats,
         warm_up: Duration::from_secs(arguments.warm_seconds),
         duration: Duration::from_secs(arguments.seconds),
-        callers: arguments.callers,
+        callers: arguments.callers.clone(),
         old_orders: arguments.old_orders,
     };
     let mut report = Report::default();
@@ -108,25 +133,18 @@ async fn run(arguments: Arguments) -> Result<()> {
     // Preloaded orders need a stack that has them.
     let (old, others): (Vec<Experiment>, Vec<Experiment>) =
         parts.into_iter().partition(|part| *part == Experiment::Old);
+    let (security, others): (Vec<Experiment>, Vec<Experiment>) =
+        others.into_iter().partition(|part| *part == Experiment::Security);
+    let description = stack_description();
     for (old, parts) in [(false, others), (true, old)] {
         if parts.is_empty() {
             continue;
         }
-        let mut environment = BenchEnvironment::open(
-            "bench",
-            old.then_some(plan.old_orders),
-            !arguments.without_pgbench,
-        )
-        .await?;
+        let old = old.then_some(plan.old_orders);
+        let pgbench = !arguments.without_pgbench;
+        let mut environment = BenchEnvironment::open(&description, "bench", old, pgbench).await?;
         let measured = async {
-            report.environment.extend(machine::describe_environment(&environment.stack).await?);
-            report.environment.insert("Yardstick".to_string(), environment.yardstick.describe());
-            report.environment.insert("Measured".to_string(), plan.describe());
-            eprintln!("{}", report.environment_lines());
-            let warmed_up =
-                environment.warm_up(Duration::from_secs(arguments.warm_first_seconds)).await?;
-            eprintln!("- Warmed up: {warmed_up}");
-            report.environment.insert("Warmed up".to_string(), warmed_up);
+            warm_up(&environment, &arguments, &plan, &mut report).await?;
             for part in parts {
                 part.run(&mut environment, &plan, &mut report).await?;
             }
@@ -137,6 +155,9 @@ async fn run(arguments: Arguments) -> Result<()> {
             environment.close().await?;
         }
         measured?;
+    }
+    if !security.is_empty() {
+        security_cost::measure(&arguments, &plan, &mut report).await?;
     }
     report.write(&arguments.into)?;
     println!("{}", report.markdown());

@@ -5,7 +5,7 @@ use rand::Rng;
 use uuid::Uuid;
 
 /// The number of accounts of the orders, each rich enough for every order.
-pub const CUSTOMER_COUNT: u128 = 10_000;
+pub const CUSTOMER_COUNT: usize = 10_000;
 
 /// How the items of orders are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,8 +39,15 @@ impl Default for Workload {
     }
 }
 
+/// An order of one of the customers.
+#[derive(Clone)]
+pub struct RandomOrder {
+    pub customer: usize,
+    pub body: Bytes,
+}
+
 impl Workload {
-    pub fn random_order(&self) -> Bytes {
+    pub fn random_order(&self) -> RandomOrder {
         let mut rng = rand::rng();
         let mut skus: Vec<usize> = Vec::with_capacity(self.lines);
         while skus.len() < self.lines {
@@ -61,8 +68,10 @@ impl Workload {
                 format!(r#"{{"sku":"{}","quantity":{}}}"#, sku_name(*sku), rng.random_range(1..=3))
             })
             .collect();
-        let customer = customer_id(rng.random_range(0..CUSTOMER_COUNT));
-        format!(r#"{{"customer_id":"{customer}","lines":[{}]}}"#, lines.join(",")).into()
+        let customer = rng.random_range(0..CUSTOMER_COUNT);
+        let customer_id = customer_id(customer);
+        let body = format!(r#"{{"customer_id":"{customer_id}","lines":[{}]}}"#, lines.join(","));
+        RandomOrder { customer, body: body.into() }
     }
 }
 
@@ -70,8 +79,8 @@ pub fn sku_name(nth: usize) -> String {
     format!("bench-{nth:06}")
 }
 
-pub fn customer_id(nth: u128) -> Uuid {
-    Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 + nth)
+pub fn customer_id(nth: usize) -> Uuid {
+    Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 + nth as u128)
 }
 
 #[cfg(test)]
@@ -81,7 +90,7 @@ mod tests {
     #[test]
     fn the_first_of_ten_thousand_is_drawn_a_tenth_of_the_time_and_the_second_half_as_often() {
         let workload = Workload { skus: SkuDistribution::zipf(10_000), lines: 1 };
-        let drawn: Vec<Bytes> = (0..20_000).map(|_| workload.random_order()).collect();
+        let drawn: Vec<Bytes> = (0..20_000).map(|_| workload.random_order().body).collect();
         let times = |nth| {
             let sku = sku_name(nth).into_bytes();
             drawn.iter().filter(|body| body.windows(sku.len()).any(|part| part == sku)).count()

@@ -11,6 +11,7 @@ use launcher::Stack;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::process::Command;
+use url::Url;
 
 use crate::cpu_costs::Costs;
 
@@ -68,9 +69,9 @@ impl YardstickRunner {
             db.execute(AssertSqlSafe(format!("create database {DATABASE}"))).await?;
         }
         db.close().await?;
-        let url = stack.maintenance_database_url("order")?;
-        let url =
-            format!("{}/{DATABASE}", url.rsplit_once('/').context("a URL names a database")?.0);
+        let mut url = Url::parse(&stack.maintenance_database_url("order")?)?;
+        url.set_path(DATABASE);
+        let url = url.to_string();
         let program = if pgbench { self::find_pgbench() } else { None };
         Ok(YardstickRunner { program, script, url })
     }
