@@ -42,7 +42,9 @@ fn check_kafka(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
     }
     let rights = json!({"type": "simple", "superUsers": ["CN=contracts"]});
     hold("no rule means no", !listeners.is_empty() && kafka["kafka"]["authorization"] == rights);
-    hold("quotas", kafka["kafka"]["quotas"]["producerByteRate"].is_u64());
+    let users = of_kind(objects, "KafkaUser").into_iter();
+    let mut users = users.filter(|it| it["spec"]["authorization"].is_object());
+    hold("quotas", users.all(|it| has_quotas(it, &kafka["kafka"]["quotas"])));
     hold("users are operated", kafka["entityOperator"]["userOperator"].is_object());
     hold("rights as declared", rights_of_users(objects) == declared_rights(objects));
     for scaled in of_kind(objects, "ScaledObject") {
@@ -50,6 +52,13 @@ fn check_kafka(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
         let is_known = trigger["authenticationRef"]["name"] == "observer";
         hold("KEDA is the observer", is_known && trigger["metadata"]["tls"] == "enable");
     }
+}
+
+/// Whether a user has the quotas of the declaration, and Kafka gives the same to a user without any.
+fn has_quotas(user: &Value, default: &Value) -> bool {
+    let mut own = user["spec"]["quotas"].clone();
+    own["type"] = "kafka".into();
+    own["producerByteRate"].is_u64() && own == *default
 }
 
 /// Every right in Kafka: the user, the kind and name of the resource, and the operation.
@@ -205,6 +214,14 @@ fn kafka_faults() -> Vec<OverlayFault> {
             "no rule means no",
         ),
         ("Kafka", "kafka", place(kafka, "/quotas"), None, "quotas"),
+        (
+            "Kafka",
+            "kafka",
+            place(kafka, "/quotas/producerByteRate"),
+            Some(json!(20_971_520)),
+            "quotas",
+        ),
+        ("KafkaUser", "payment", "/spec/quotas/requestPercentage", None, "quotas"),
         ("Kafka", "kafka", "/spec/entityOperator/userOperator", None, "users are operated"),
         ("KafkaUser", "stock", "/spec/authorization/acls/0", Some(write), "rights as declared"),
         ("KafkaUser", "order", "/spec/authorization/acls", None, "rights as declared"),

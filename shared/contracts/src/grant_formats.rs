@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::Contracts;
 use crate::grants::{AclOperation, AclResource, Grant, OBSERVER};
+use crate::users::QUOTAS;
 
 const HEAD: &str = "\
 # Written by `contracts users` from the declaration of topics: who publishes, and who subscribes. `make schema` rewrites
@@ -55,12 +56,14 @@ fn kafka_user(user: &str, grants: &[&Grant]) -> String {
         (a.resource, &a.name, a.is_prefix) == (b.resource, &b.name, b.is_prefix)
     };
     let rules: String = grants.chunk_by(same_resource).map(rule).collect();
+    let quotas = QUOTAS.map(|quota| format!("{}: {}", quota.in_strimzi, quota.value)).join(", ");
     format!(
         "apiVersion: kafka.strimzi.io/v1\n\
          kind: KafkaUser\n\
          metadata: {{ name: {user}, labels: {{ strimzi.io/cluster: kafka }} }}\n\
          spec:\n\
          \x20 authentication: {{ type: {authentication} }}\n\
+         \x20 quotas: {{ {quotas} }}\n\
          \x20 authorization:\n\
          \x20   type: simple\n\
          \x20   acls:\n\
@@ -123,6 +126,7 @@ kind: KafkaUser
 metadata: { name: mail, labels: { strimzi.io/cluster: kafka } }
 spec:
   authentication: { type: scram-sha-512 }
+  quotas: { producerByteRate: 50000000, consumerByteRate: 100000000, requestPercentage: 400 }
   authorization:
     type: simple
     acls:

@@ -43,13 +43,26 @@ const SCRAM_ITERATIONS: usize = 4096;
 const SHA_512_BYTES: usize = 64;
 const SALT_BYTES: usize = 32;
 
-/// What one user may do to one broker. A service at its measured limit needs a tenth of it; a user that goes
-/// round in a loop leaves room for the others.
-const QUOTAS: [(&str, f64); 3] = [
-    ("producer_byte_rate", 50e6),
-    ("consumer_byte_rate", 100e6),
+/// A limit of what one user may do to one broker, by its name in Kafka and in the objects of Strimzi.
+pub(crate) struct Quota {
+    in_kafka: &'static str,
+    pub(crate) in_strimzi: &'static str,
+    pub(crate) value: u32,
+}
+
+impl Quota {
+    const fn new(in_kafka: &'static str, in_strimzi: &'static str, value: u32) -> Quota {
+        Quota { in_kafka, in_strimzi, value }
+    }
+}
+
+/// The quotas of every user. A service at its measured limit needs a tenth of them; a user that goes round in a
+/// loop leaves room for the others.
+pub(crate) const QUOTAS: [Quota; 3] = [
+    Quota::new("producer_byte_rate", "producerByteRate", 50_000_000),
+    Quota::new("consumer_byte_rate", "consumerByteRate", 100_000_000),
     // In percent of one thread of the broker.
-    ("request_percentage", 400.0),
+    Quota::new("request_percentage", "requestPercentage", 400),
 ];
 
 /// Brings passwords, rights and quotas to what is declared. The directory has a file for each service,
@@ -139,14 +152,15 @@ async fn reconcile_grants(
 
 async fn set_quotas(admin: &mut KafkaAdmin, grants: &BTreeSet<Grant>) -> Result<()> {
     let users: BTreeSet<&str> = grants.iter().map(|grant| &*grant.user).collect();
-    let quota = |(key, value): (&str, f64)| {
-        OpData::default().with_key(text(key)).with_value(value).with_remove(false)
+    let limit = |quota: Quota| {
+        let value = f64::from(quota.value);
+        OpData::default().with_key(text(quota.in_kafka)).with_value(value).with_remove(false)
     };
     let entries = users.into_iter().map(|user| {
         let entity = EntityData::default()
             .with_entity_type(StrBytes::from_static_str("user"))
             .with_entity_name(Some(text(user)));
-        let ops = QUOTAS.map(quota).to_vec();
+        let ops = QUOTAS.map(limit).to_vec();
         EntryData::default().with_entity(vec![entity]).with_ops(ops)
     });
     let request = AlterClientQuotasRequest::default().with_entries(entries.collect());
