@@ -62,7 +62,7 @@ async fn measure_pair(
         report.add(run);
     }
     let ratio = rates[&true] / rates[&false];
-    report.add(Run::new(SECURED)).set("× SECURE=0", ratio);
+    report.add(Run::new(SECURED)).set("× without", ratio);
     eprintln!("  secured {ratio:.2} × the rate without");
     Ok(())
 }

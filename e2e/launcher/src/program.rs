@@ -49,9 +49,9 @@ pub enum StackCommand {
     },
     /// Print a token with which a caller proves its name to the services of a secured stack
     Token {
-        /// The caller: the id of a customer, or any name
+        /// The caller, by the name that the services know
         who: String,
-        /// What the caller may do, such as "orders:read orders:write"
+        /// What the caller may do, such as "shop:read shop:write"
         #[arg(long)]
         scope: String,
         /// How long the token is valid

@@ -199,7 +199,11 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&secrets.directory), 0o700);
         assert_eq!(mode(&secrets.path("users")), 0o700);
-        for file in ["users/a", "users/b", "server.pem", CA_FILE, CA_KEY_FILE] {
+        secrets.token_issuer().unwrap();
+        let issuer = ["token-issuer.keys", "token-issuer.jwks"];
+        for file in
+            ["users/a", "users/b", "server.pem", CA_FILE, CA_KEY_FILE].into_iter().chain(issuer)
+        {
             assert_eq!(mode(&secrets.path(file)), 0o600, "{file}");
         }
         fs::remove_dir_all(directory).unwrap();

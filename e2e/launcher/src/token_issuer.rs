@@ -315,18 +315,18 @@ mod tests {
     #[test]
     fn the_key_set_verifies_a_token_with_its_subject_and_scopes() {
         let secrets = secrets("signs");
-        let token = issuer(&secrets).sign("a-customer", "orders:read orders:write", LIFETIME);
+        let token = issuer(&secrets).sign("ann", "shop:read shop:write", LIFETIME);
         let token = token.unwrap();
         let claims = verify(&secrets, &token).unwrap();
-        assert_eq!(claims["sub"], "a-customer");
-        assert_eq!(claims["scope"], "orders:read orders:write");
+        assert_eq!(claims["sub"], "ann");
+        assert_eq!(claims["scope"], "shop:read shop:write");
         assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 600);
         assert_eq!(claims["iss"], ISSUER);
         assert_eq!(claims["aud"], AUDIENCE);
         let header = part(&token, 0).unwrap();
         assert_eq!((&header["alg"], &header["typ"]), (&json!("ES256"), &json!("at+jwt")));
 
-        let stranger = issuer(&self::secrets("stranger")).sign("a-customer", "", LIFETIME).unwrap();
+        let stranger = issuer(&self::secrets("stranger")).sign("ann", "", LIFETIME).unwrap();
         assert!(verify(&secrets, &stranger).is_err());
     }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use checker::WriterSchemas;
 use launcher::Stack;
 use rdkafka::ClientConfig;
+use uuid::Uuid;
 
 use crate::stack_description::SERVICES;
 
@@ -44,6 +45,16 @@ impl Addresses {
     pub fn curl(&self) -> String {
         let trusted = self.ca.as_ref().map(|ca| format!(" --cacert {}", ca.display()));
         format!("curl{}", trusted.unwrap_or_default())
+    }
+
+    /// The same with a token of a customer, if the stack asks for one.
+    pub fn curl_as(&self, customer_id: Uuid, scope: &str) -> String {
+        let curl = self.curl();
+        if self.ca.is_none() {
+            return curl;
+        }
+        let token = format!("$(make -s token WHO={customer_id} SCOPE={scope})");
+        format!("{curl} -H \"Authorization: Bearer {token}\"")
     }
 
     /// The schemas of the registry.

@@ -35,6 +35,15 @@ pub struct Client {
     tokens: Option<Arc<Tokens>>,
 }
 
+/// A request, and who makes it.
+#[derive(Clone)]
+struct Request<'a> {
+    identity: Identity,
+    method: Method,
+    key: Option<&'a str>,
+    body: Option<Vec<u8>>,
+}
+
 impl Client {
     pub fn for_stack(stack: &Stack) -> Result<Client> {
         let tokens = stack.token_issuer()?.map(|issuer| Arc::new(Tokens::new(issuer)));
@@ -77,28 +86,20 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<HttpResponse> {
         let identity = Identity::of_request(&method, url, body.as_deref());
-        self.send_as(identity, method, url, key, body).await
+        self.send_to(url, Request { identity, method, key, body }).await
     }
 
-    async fn send_as(
-        &self,
-        identity: Identity,
-        method: Method,
-        url: &str,
-        key: Option<&str>,
-        body: Option<Vec<u8>>,
-    ) -> Result<HttpResponse> {
-        let mut request = self.http.request(method, url);
-        // The probe port is not encrypted and asks for no name.
+    async fn send_to(&self, url: &str, of: Request<'_>) -> Result<HttpResponse> {
+        let mut request = self.http.request(of.method, url);
         if let Some(tokens) = &self.tokens
-            && url.starts_with("https:")
+            && self.is_of_service(url)
         {
-            request = request.bearer_auth(tokens.token(identity)?);
+            request = request.bearer_auth(tokens.token(of.identity)?);
         }
-        if let Some(key) = key {
+        if let Some(key) = of.key {
             request = request.header("Idempotency-Key", key);
         }
-        if let Some(body) = body {
+        if let Some(body) = of.body {
             request = request.header("Content-Type", "application/json").body(body);
         }
         let response = request.send().await?;
@@ -112,6 +113,12 @@ impl Client {
         Ok(HttpResponse { status, location, content_type, body: response.bytes().await?.to_vec() })
     }
 
+    /// Whether a port asks who calls. The probe ports are not encrypted and serve everybody, and the
+    /// registry knows no such token.
+    fn is_of_service(&self, url: &str) -> bool {
+        url.starts_with("https:") && !url.starts_with(&self.addresses.registry)
+    }
+
     /// Sends one request to any instance of a service, by the client that makes such requests.
     pub async fn request(
         &self,
@@ -121,19 +128,16 @@ impl Client {
         key: Option<&str>,
         body: Option<Vec<u8>>,
     ) -> Result<HttpResponse> {
-        let identity =
-            Identity::of_request(&method, &format!("https://{service}{path}"), body.as_deref());
-        self.request_as(identity, method, service, path, key, body).await
+        let url = format!("https://{service}{path}");
+        let identity = Identity::of_request(&method, &url, body.as_deref());
+        self.send_to_any(service, path, Request { identity, method, key, body }).await
     }
 
-    async fn request_as(
+    async fn send_to_any(
         &self,
-        identity: Identity,
-        method: Method,
         service: &str,
         path: &str,
-        key: Option<&str>,
-        body: Option<Vec<u8>>,
+        request: Request<'_>,
     ) -> Result<HttpResponse> {
         let mut urls = {
             let instances = self.instances.read().unwrap_or_else(PoisonError::into_inner);
@@ -144,14 +148,14 @@ impl Client {
         let last = urls.pop().with_context(|| format!("there is no service {service}"))?;
         for url in urls {
             let url = format!("{url}{path}");
-            match self.send_as(identity, method.clone(), &url, key, body.clone()).await {
+            match self.send_to(&url, request.clone()).await {
                 // Nothing was sent, or the response states that nothing was stored.
                 Err(error) if is_refused_connection(&error) => {}
                 Ok(answer) if answer.status == 503 && !answer.is_outcome_unknown() => {}
                 answer => return answer,
             }
         }
-        self.send_as(identity, method, &format!("{last}{path}"), key, body).await
+        self.send_to(&format!("{last}{path}"), request).await
     }
 
     /// Sends a command, and returns its outcome, never an error.
@@ -189,10 +193,10 @@ impl Client {
 
     /// Cancels an order, as its customer.
     pub async fn cancel_order(&self, order: &Order) -> Outcome {
-        let customer = Identity::Customer(order.customer_id);
         let path = format!("/orders/{}/cancel", order.order_id);
-        let response = self.request_as(customer, Method::POST, "order", &path, None, None);
-        Outcome::from_response(response.await)
+        let identity = Identity::Customer(order.customer_id);
+        let request = Request { identity, method: Method::POST, key: None, body: None };
+        Outcome::from_response(self.send_to_any("order", &path, request).await)
     }
 
     /// Cancels an order that can be cancelled.

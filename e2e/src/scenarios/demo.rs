@@ -85,7 +85,8 @@ async fn place_one_order(client: &Client) -> Result<()> {
     let placed = client.place_until_accepted(customer.customer_id, &lines).await?;
     print_order("201 Created", &placed);
     print_line("\nPayment and stock each receive its event and respond. A moment later:\n");
-    let (curl, url) = (client.addresses.curl(), &client.addresses.apis["order"]);
+    let curl = client.addresses.curl_as(customer.customer_id, "orders:read");
+    let url = &client.addresses.apis["order"];
     print_line(&format!("  $ {curl} {url}/orders/{}", placed.order_id));
     let ended = client.wait_until_ended(placed.order_id, STEP_TIMEOUT).await?;
     print_order("200 OK", &ended);
@@ -137,15 +138,17 @@ async fn place_during_outage(client: &Client) -> Result<(Vec<Uuid>, u64)> {
     print_line(&format!(
         "Payment continues as well: all {OUTAGE_ORDERS} are paid. Each order shows what it waits for:\n"
     ));
-    let (curl, url) = (client.addresses.curl(), &client.addresses.apis["order"]);
+    let first = client.get_order(orders[0]).await?;
+    let (addresses, url) = (&client.addresses, &client.addresses.apis["order"]);
+    let curl = addresses.curl_as(first.customer_id, "orders:read");
     print_line(&format!("  $ {curl} {url}/orders/{}", orders[0]));
-    print_order("200 OK", &client.get_order(orders[0]).await?);
+    print_order("200 OK", &first);
     let prices = client.items("order").await?.len();
     ensure!(prices >= seed::ITEMS.len(), "the order service should still have the prices");
     print_line(&format!(
         "\nPrices are served too, from the order service's own copy: {prices} items.\n"
     ));
-    print_line(&format!("  $ {curl} {url}/items"));
+    print_line(&format!("  $ {} {url}/items", addresses.curl()));
     Ok((orders, pending_orders(client).await?))
 }
 
@@ -259,7 +262,7 @@ fn curl_order(client: &Client, customer_id: Uuid, lines: &[LineRequest]) -> Stri
     format!(
         "  $ {} {}/orders -H 'content-type: application/json' \\\n         \
          -d '{{\"customer_id\": \"{customer_id}\",\n              \"lines\": [{}]}}'",
-        client.addresses.curl(),
+        client.addresses.curl_as(customer_id, "orders:write"),
         client.addresses.apis["order"],
         lines.join(", ")
     )

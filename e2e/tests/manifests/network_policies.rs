@@ -218,6 +218,26 @@ fn every_pod_resolves_names_wherever_the_cluster_keeps_its_dns() {
     }
 }
 
+/// The services ask the issuer of tokens for its keys, and no other address.
+#[test]
+fn services_in_production_reach_their_issuer_alone() {
+    let Some((_, objects)) = OVERLAYS.iter().find(|(tree, _)| tree == "production") else {
+        return println!("skipped: there is no kubectl");
+    };
+    // The address is that of no machine until a forker puts in the one of the issuer.
+    let issuer = Peer::outside_cluster("192.0.2.2");
+    let internet = Peer::outside_cluster("203.0.113.9");
+    for service in deployed_services() {
+        let own = Peer::app(objects, service);
+        assert!(is_allowed(objects, &own, &issuer, 443), "{service}");
+        assert!(!is_allowed(objects, &own, &issuer, 80), "{service}");
+        assert!(!is_allowed(objects, &own, &internet, 443), "{service}");
+    }
+    for other in ["contracts", "registry", "order-migrations", "order-db"] {
+        assert!(!is_allowed(objects, &Peer::app(objects, other), &issuer, 443), "{other}");
+    }
+}
+
 /// The operands of the operators ask the cluster's API, and nothing else outside of their own cluster.
 #[test]
 fn operands_in_production_reach_the_api_of_the_cluster_alone() {

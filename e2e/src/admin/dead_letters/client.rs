@@ -46,7 +46,7 @@ impl AdminClient {
 
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<HttpResponse> {
         let body = body.map(|body| body.to_string().into_bytes());
-        Ok(self.client.send(Method::POST, &format!("{}{path}", self.url), None, body).await?)
+        self.client.send(Method::POST, &format!("{}{path}", self.url), None, body).await
     }
 
     pub async fn dead_letter(&self, id: i64) -> Result<Value> {
