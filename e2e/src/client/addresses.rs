@@ -14,9 +14,8 @@ use crate::stack_description::SERVICES;
 /// Where clients reach each part of a stack.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    /// The first instance of each service: its API, its probes and its admin port.
+    /// The first instance of each service: its API and its admin port.
     pub apis: BTreeMap<String, String>,
-    pub probes: BTreeMap<String, String>,
     pub admins: BTreeMap<String, String>,
     pub databases: BTreeMap<String, String>,
     pub kafka: ClientConfig,
@@ -32,7 +31,6 @@ impl Addresses {
         };
         Ok(Addresses {
             apis: each(&|service| stack.url(service))?,
-            probes: each(&|service| stack.probe_url(service))?,
             admins: each(&|service| stack.admin_url(service))?,
             databases: each(&|service| stack.database_url(service))?,
             kafka: stack.kafka_client()?,

@@ -284,7 +284,7 @@ impl Client {
 
     /// The books of a service, whose sums must balance.
     pub async fn books(&self, service: &str) -> Result<Value> {
-        self.get_url(&format!("{}/books", self.addresses.probes[service])).await
+        self.get_url(&format!("{}/books", self.addresses.admins[service])).await
     }
 
     pub async fn get_url<T: DeserializeOwned>(&self, url: &str) -> Result<T> {

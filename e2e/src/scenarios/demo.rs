@@ -203,9 +203,10 @@ async fn check_everything(client: &Client) -> Result<()> {
     verdict.lines().iter().for_each(|line| print_line(line));
     ensure!(verdict.holds(), "the checker found violations");
     print_line("\nEach service serves its own books at any time:\n");
+    let curl = client.addresses.curl();
     for service in crate::stack_description::SERVICES {
         let books = client.books(service).await?;
-        print_line(&format!("  $ curl {}/books", client.addresses.probes[service]));
+        print_line(&format!("  $ {curl} {}/books", client.addresses.admins[service]));
         print_line(&format!("  {books}"));
         ensure!(books["balanced"] == true, "the books of {service} do not balance");
     }

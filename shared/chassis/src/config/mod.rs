@@ -48,7 +48,7 @@ pub struct Config {
     /// gateway has to close first, or it sends a request into a connection that is being closed.
     #[arg(long, env = "HTTP_IDLE_TIMEOUT_SECONDS", default_value = "75", value_parser = parse_seconds)]
     pub http_idle_timeout: Duration,
-    /// Where /livez, /readyz, /metrics and /books are read.
+    /// Where /livez, /readyz and /metrics are read.
     #[arg(long, env, default_value = "0.0.0.0:9090")]
     pub probe_addr: SocketAddr,
     /// Where the admin API listens, without authentication: keep it on loopback or behind a proxy that

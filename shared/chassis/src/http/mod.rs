@@ -1,5 +1,5 @@
 //! The HTTP edge of a service: the server with its limits, the reading of requests, the answers that are
-//! problems, the API's description, pages, the change feed, and the ports for probes and books.
+//! problems, the API's description, pages, the change feed, and the probes and books.
 //!
 //! Promise: every request gets an answer in bounded time and bounded memory, and that answer states whether
 //! something was stored. A handler that turns the error of a COMMIT into "nothing was stored" breaks that

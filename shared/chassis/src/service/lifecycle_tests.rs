@@ -38,7 +38,8 @@ async fn start(migrated: bool, api: Router, loops: Vec<ServiceLoop>) -> (Running
     let migrator = migrate::tests::migrations(1);
     let service = Service::new("till", config.clone(), migrator, metrics).unwrap();
     let (stop, stop_requested) = oneshot::channel();
-    let routers = Routers { api, books: Router::new(), admin: Router::new() };
+    let books = Router::new().route("/books", get(async || "balanced"));
+    let routers = Routers { api, books, admin: Router::new() };
     let stop_requested = async move { stop_requested.await.unwrap_or(()) };
     let ended = tokio::spawn(service.run_until(stop_requested, routers, loops));
     let (api, probes) = (config.http_addr, config.probe_addr);
@@ -68,8 +69,12 @@ impl RunningService {
 }
 
 async fn send_request(addr: SocketAddr) -> String {
+    send_request_for(addr, "/").await
+}
+
+async fn send_request_for(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    let request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
@@ -157,6 +162,17 @@ async fn a_service_waits_for_its_schema_and_clients_and_probes_get_a_503() {
     migrate::migrate("till", &config, migrate::tests::migrations(1)).await.unwrap();
     service.wait_until_ready().await;
     assert!(send_request(service.api).await.ends_with("here"));
+}
+
+#[tokio::test]
+async fn the_books_are_read_on_the_admin_port_alone() {
+    let (service, config) = start(true, Router::new(), vec![loop_that_stops("relay")]).await;
+    service.wait_until_ready().await;
+    assert!(send_request_for(config.admin_addr, "/books").await.ends_with("balanced"));
+    for other in [service.probes, service.api] {
+        let answer = send_request_for(other, "/books").await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
 }
 
 static OPENED: Topic = topic("till.opened");

@@ -73,7 +73,7 @@ pub struct Service {
 pub struct Routers {
     /// For clients.
     pub api: Router,
-    /// Beside the probes, read-only: the sums that must balance.
+    /// For operators, read-only: the sums that must balance. They tell a revenue, so they are no probe.
     pub books: Router,
     /// For operators.
     pub admin: Router,

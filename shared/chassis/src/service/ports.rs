@@ -1,4 +1,4 @@
-//! The three ports of a service: the API for clients, the probes with metrics and books, and the admin port.
+//! The three ports of a service: the API for clients, the probes with metrics, and the admin port with the books.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -45,9 +45,10 @@ impl Service {
             heartbeats: self.heartbeats.clone(),
             metrics: self.metrics.clone(),
         };
-        let probes = health::router(probes).merge(routers.books);
+        let probes = health::router(probes);
         let api = routers.api.layer(middleware::from_fn_with_state(phase, reject_until_started));
-        let admin = routers.admin.layer(middleware::from_fn(reject_browser_requests));
+        let admin = routers.admin.merge(routers.books);
+        let admin = admin.layer(middleware::from_fn(reject_browser_requests));
         let connections = open_files::connection_limits(self.config.database_pool_size)?;
         let idle_timeout = self.config.http_idle_timeout;
         let limits = Limits { connections_max: connections.internal, ..Limits::default() };
