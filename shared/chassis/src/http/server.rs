@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::serve::Listener;
 use hyper::body::Incoming;
@@ -67,7 +67,8 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     let slots = ConnectionSlots::new(limits.connections_max);
     let router = limits::apply(router, limits)
-        .layer(from_fn_with_state(slots.clone(), set_connection_close));
+        .layer(from_fn_with_state(slots.clone(), set_connection_close))
+        .layer(map_response(set_handling));
     // Shorter than the drain: otherwise an idle connection would count as one amid a request.
     let keepalive_grace = KEEPALIVE_GRACE.min(drain / 2);
     let (slots_of_server, stop_of_server) = (slots.clone(), stop.clone());
@@ -127,6 +128,17 @@ async fn set_connection_close(
     let is_closing = close_signal.is_some_and(|CloseSignal(when)| when.is_cancelled());
     if is_closing || slots.has_waiters() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Tells caches and browsers to keep no answer and to guess no type, unless the answer has its own rule.
+async fn set_handling(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in
+        [(header::CACHE_CONTROL, "no-store"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")]
+    {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -79,6 +79,25 @@ async fn an_unknown_path_or_method_is_a_problem() {
 }
 
 #[tokio::test]
+async fn no_cache_keeps_an_answer_and_no_browser_guesses_its_type() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    for (path, cache) in [
+        ("/", "no-store"),
+        ("/panic", "no-store"),
+        ("/nowhere", "no-store"),
+        ("/never", "no-store"),
+        ("/stream", "no-cache"),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let answer = server.send_and_read(&request).await;
+        let rules: Vec<&str> =
+            answer.lines().filter(|line| line.starts_with("cache-control")).collect();
+        assert_eq!(rules, [format!("cache-control: {cache}")], "{path}: {answer}");
+        assert!(answer.contains("x-content-type-options: nosniff"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_panic_is_an_opaque_500_and_the_server_keeps_running() {
     let server = start_server(limits(), LONG_TIMEOUT).await;
     let answer = server.send_and_read("GET /panic HTTP/1.1\r\nhost: a\r\n\r\n").await;

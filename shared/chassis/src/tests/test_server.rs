@@ -4,6 +4,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 
 use axum::Router;
+use axum::http::header;
 use axum::routing::{get, post};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -45,6 +46,7 @@ pub async fn start_server_with(
 ) -> TestServer {
     let router = Router::new()
         .route("/", get(async || "here"))
+        .route("/stream", get(async || ([(header::CACHE_CONTROL, "no-cache")], "own rule")))
         .route("/echo", post(async |body: String| body))
         .route("/panic", get(async || -> String { panic!("on purpose") }))
         .route("/huge", get(async || "x".repeat(50_000_000)))
