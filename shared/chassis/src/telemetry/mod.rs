@@ -4,6 +4,7 @@
 //! this service exports traces. Without an exporter a service passes on the context that it received and begins
 //! no span. Code that publishes an event without the context of its cause breaks that promise.
 
+mod escaped_fields;
 pub(crate) mod log_throttle;
 pub(crate) mod metrics;
 pub(crate) mod panics;
@@ -23,9 +24,12 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::SubscriberBuilder;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
 
 use crate::config::env::{self, BadConfiguration};
 use crate::config::{Config, LogFormat};
+use crate::telemetry::escaped_fields::EscapedFields;
 
 const RUST_LOG: &str = EnvFilter::DEFAULT_ENV;
 const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
@@ -54,12 +58,19 @@ pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry>
 pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
     let logs = tracing_subscriber::fmt().with_env_filter(log_filter(std::env::var_os(RUST_LOG))?);
     let set = match format {
-        LogFormat::Text => logs.with_ansi(std::io::stdout().is_terminal()).try_init(),
+        LogFormat::Text => text_format(logs.with_ansi(std::io::stdout().is_terminal())).try_init(),
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("the logs were set up before: {error}"))?;
     panics::install_hook();
     Ok(())
+}
+
+/// The text format. The format JSON escapes by itself.
+fn text_format<Filter, Output>(
+    logs: SubscriberBuilder<DefaultFields, Format, Filter, Output>,
+) -> SubscriberBuilder<EscapedFields, Format, Filter, Output> {
+    logs.fmt_fields(EscapedFields::default())
 }
 
 /// The filter of the log. `EnvFilter`'s default constructor would ignore the parts that it cannot parse, and log
