@@ -23,6 +23,7 @@ use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resume::{ResumeRetry, resume_all};
 use crate::kafka::record;
 use crate::telemetry::log_throttle::LogThrottle;
+use crate::telemetry::refusals;
 
 /// Memory of the records that are prefetched or being handled, at most, with their keys and headers: a record
 /// may be a thousand times larger than an event.
@@ -134,7 +135,8 @@ impl PrefetchReader {
             Ok(Err(error)) => {
                 // The client reconnects by itself.
                 let text = error.to_string();
-                if self.log_throttle.should_log("", &text) {
+                if !refusals::report_kafka(&error, &text) && self.log_throttle.should_log("", &text)
+                {
                     warn!("reading waits: {text}");
                 }
                 None

@@ -162,7 +162,7 @@ impl ClientContext for GroupContext {
     }
 
     fn error(&self, error: KafkaError, text: &str) {
-        self.health.on_log(RDKafkaLogLevel::Error, &error.to_string(), text);
+        self.health.on_error(&error, text);
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -2,8 +2,8 @@
 //! answers), and `/metrics`.
 //!
 //! Liveness does not depend on other systems: restarting a service does not repair its database, and would restart
-//! the whole fleet in an outage. Readiness depends on the service's own database only: a service serves while
-//! Kafka is down.
+//! the whole fleet in an outage. Readiness depends on the service's own database: a service serves while Kafka is
+//! down. It also depends on a password that Kafka has never accepted ([`refusals`]).
 //!
 //! Readiness has a connection of its own. With a connection of the clients' pool, a table that is locked for some
 //! seconds would make all replicas unready at once, and clients would get no answer at all rather than a 503.
@@ -23,6 +23,7 @@ use tokio::time::timeout;
 
 use crate::flow::heartbeat::Heartbeats;
 use crate::http::problem::Problem;
+use crate::telemetry::refusals;
 
 /// How long one probe waits for the database, including the wait for other probes.
 const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,6 +58,8 @@ pub struct ProbeState {
     pub heartbeats: Heartbeats,
     /// Its metrics.
     pub metrics: PrometheusHandle,
+    /// Whether Kafka has refused its password and never accepted it.
+    pub(crate) kafka_denies_access: fn() -> bool,
 }
 
 /// The router of the probe port.
@@ -89,6 +92,9 @@ async fn readyz(probes: &ProbeState, database: &DatabaseProbe) -> Result<&'stati
         Phase::Serving => {}
     }
     match database.is_reachable().await {
+        true if (probes.kafka_denies_access)() => {
+            Err(Problem::unavailable("Kafka refuses the password of this service."))
+        }
         true => Ok("ok\n"),
         false => Err(Problem::unavailable("The database does not answer.")),
     }
@@ -122,6 +128,9 @@ impl DatabaseProbe {
             }
             let left = READINESS_TIMEOUT.saturating_sub(started.elapsed());
             let ping = timeout(left, self.ping(&mut cache.connection)).await;
+            if let Ok(Err(error)) = &ping {
+                refusals::report_postgres(error);
+            }
             let answers = matches!(ping, Ok(Ok(())));
             cache.last_result = Some((answers, Instant::now()));
             answers
@@ -165,7 +174,13 @@ mod tests {
         // Nothing listens at this address: only readiness may depend on it.
         let db = PgPool::connect_lazy("postgres://till@127.0.0.1:1/nowhere").unwrap();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
-        ProbeState { db, phase, heartbeats: Heartbeats::default(), metrics }
+        ProbeState {
+            db,
+            phase,
+            heartbeats: Heartbeats::default(),
+            metrics,
+            kafka_denies_access: || false,
+        }
     }
 
     async fn get(probes: &ProbeState, path: &str) -> (u16, String) {
@@ -232,6 +247,11 @@ mod tests {
         let began = Instant::now();
         assert_eq!(get(&probes, "/readyz").await.0, 200);
         assert!(began.elapsed() < READINESS_TIMEOUT, "{:?}", began.elapsed());
+        let denied = ProbeState { kafka_denies_access: || true, ..probes };
+        let (status, body) = get(&denied, "/readyz").await;
+        assert_eq!(status, 503);
+        assert!(body.contains("Kafka refuses the password"), "{body}");
+        assert_eq!(get(&denied, "/livez").await.0, 200, "a restart mends no password");
     }
 
     #[tokio::test]

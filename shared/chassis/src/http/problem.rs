@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::db::{self, DbErrorClass};
+use crate::telemetry::refusals;
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -136,6 +137,7 @@ impl IntoResponse for Problem {
 /// outcome unknown, and is not for this conversion.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        refusals::report_postgres(&error);
         if matches!(db::classify(&error), DbErrorClass::StatementTimeout) {
             let detail = "The database took too long over this; nothing was stored.";
             return Self::unavailable(detail);

@@ -3,10 +3,12 @@
 use parking_lot::Mutex;
 use rdkafka::Statistics;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 use rdkafka::statistics::ConsumerGroup;
 use tracing::{debug, warn};
 
 use crate::telemetry::log_throttle::LogThrottle;
+use crate::telemetry::refusals;
 
 /// Consecutive statistics, ten seconds apart, in which a partition is assigned and not fetched, after which the
 /// client must be replaced. A client finds a coordinator that moved in less time.
@@ -31,6 +33,9 @@ const CLUSTER_CHANGED: &str = "CLUSTERID";
 
 /// librdkafka's source of a broker that stands for a role, such as the group's coordinator.
 const LOGICAL_BROKER: &str = "logical";
+
+/// librdkafka's state of a broker that has accepted the client.
+const BROKER_UP: &str = "UP";
 
 /// librdkafka's states of a group whose coordinator is connected, and of a membership without a rebalance.
 const GROUP_UP: &str = "up";
@@ -88,6 +93,12 @@ impl JoinProgress {
 }
 
 impl ClientHealth {
+    pub(crate) fn on_error(&self, error: &KafkaError, text: &str) {
+        if !refusals::report_kafka(error, text) {
+            self.on_log(RDKafkaLogLevel::Error, &error.to_string(), text);
+        }
+    }
+
     pub(crate) fn on_log(&self, level: RDKafkaLogLevel, kind: &str, text: &str) {
         if level as i32 > RDKafkaLogLevel::Warning as i32 {
             debug!("Kafka's client: {text}");
@@ -110,6 +121,9 @@ impl ClientHealth {
     /// replaced.
     pub(crate) fn on_statistics(&self, statistics: &Statistics) {
         let mut observed = self.0.lock();
+        if statistics.brokers.values().any(|broker| broker.state == BROKER_UP) {
+            refusals::note_kafka_accepts();
+        }
         let mut brokers = statistics.brokers.values();
         observed.no_broker_known = brokers.all(|broker| broker.source == LOGICAL_BROKER);
         observed.silent_polls = 0;

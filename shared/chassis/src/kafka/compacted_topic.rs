@@ -23,6 +23,7 @@ use crate::event::{Event, Retention};
 use crate::kafka;
 use crate::kafka::record::{has_event_id, schema_id};
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
+use crate::telemetry::refusals;
 
 /// Records read at a time.
 const PAGE_RECORDS_MAX: usize = 500;
@@ -79,7 +80,9 @@ struct LoggingContext;
 
 impl ClientContext for LoggingContext {
     fn error(&self, error: KafkaError, because: &str) {
-        if error != KafkaError::Global(RDKafkaErrorCode::PartitionEOF) {
+        if error != KafkaError::Global(RDKafkaErrorCode::PartitionEOF)
+            && !refusals::report_kafka(&error, because)
+        {
             warn!("Kafka's client: {error}: {because}");
         }
     }

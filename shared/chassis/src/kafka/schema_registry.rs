@@ -21,7 +21,8 @@ pub use crate::kafka::schema_cache::CachedSchema;
 use crate::kafka::schema_cache::{LOOKUP_TIMEOUT, SchemaCache};
 use crate::kafka::schema_references::resolve_references;
 use crate::kafka::schema_registry_error::{
-    RegistryResponse, classify_error, error_code, error_summary, is_not_found, unreadable,
+    RegistryResponse, classify_error, error_code, error_summary, is_not_found, report_refusal,
+    unreadable,
 };
 
 /// Timeout of one request.
@@ -110,6 +111,7 @@ impl SchemaRegistryClient {
         let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
         let found = found.map_err(|error| {
             let message = format!("{subject}: {}", error_summary(&error));
+            report_refusal(&error);
             match error_code(&error) {
                 _ if is_not_found(&error) => SchemaIdError::Unregistered(subject.to_string()),
                 Some(400..=499 | 40_000..=49_999) => SchemaIdError::Refused(message),

@@ -5,6 +5,7 @@ use std::error::Error;
 use schema_registry_converter::{error::SRCError, schema_registry_common::RawError};
 
 use crate::kafka::schema_cache::CachedSchema;
+use crate::telemetry::refusals;
 
 /// What the registry answers for one id.
 pub(super) enum RegistryResponse {
@@ -24,6 +25,7 @@ pub(super) fn unreadable(because: String) -> RegistryResponse {
 /// any proxy on the way to it.
 pub(super) fn classify_error(what: String, error: &SRCError) -> RegistryResponse {
     let because = format!("the schema registry: {what}: {}", error_summary(error));
+    report_refusal(error);
     match http_status(error) {
         Some(404 | 408 | 429) if error_code(error) < Some(1_000) => {
             RegistryResponse::Failed(because)
@@ -31,6 +33,11 @@ pub(super) fn classify_error(what: String, error: &SRCError) -> RegistryResponse
         Some(400..=499) => RegistryResponse::Refused(because),
         _ => RegistryResponse::Failed(because),
     }
+}
+
+/// Reports an answer that refuses the access of this service.
+pub(super) fn report_refusal(error: &SRCError) {
+    refusals::report_registry(http_status(error), &error_summary(error));
 }
 
 /// The HTTP status of an answer, by its error code or by the text of the client's library.

@@ -21,6 +21,7 @@ use crate::outbox::query::{
     OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement,
 };
 use crate::outbox::schema_ids::resolve_schema_id;
+use crate::telemetry::refusals;
 
 /// Rows of one batch, at most.
 pub(crate) const BATCH_ROWS_MAX: usize = 1_000;
@@ -215,6 +216,7 @@ impl<'a> OutboxSender<'a> {
             }
             // It stays in the outbox; its key or its topic backs off.
             DeliveryStatus::NotPersisted(error) => {
+                refusals::report_kafka(&error, &flight.topic);
                 self.check_producer()?;
                 self.backoff.on_not_persisted(&flight.topic, &flight.key, &error);
             }

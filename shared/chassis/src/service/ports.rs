@@ -22,6 +22,7 @@ use crate::http::tls::TlsAcceptor;
 use crate::service::open_files;
 use crate::service::tasks::Tasks;
 use crate::service::{Routers, Service};
+use crate::telemetry::refusals;
 
 pub(super) const API_TASK: &str = "API";
 pub(super) const PROBES_TASK: &str = "probes";
@@ -44,6 +45,7 @@ impl Service {
             phase: phase.clone(),
             heartbeats: self.heartbeats.clone(),
             metrics: self.metrics.clone(),
+            kafka_denies_access: refusals::kafka_denies_access,
         };
         let probes = health::router(probes);
         let api = routers.api.layer(middleware::from_fn_with_state(phase, reject_until_started));

@@ -47,7 +47,6 @@ mod tests {
     use parking_lot::Mutex;
     use tracing_subscriber::fmt::MakeWriter;
 
-
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

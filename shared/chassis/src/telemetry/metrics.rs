@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::telemetry::refusals;
+
 /// How often the exporter drops the samples of histograms that have left its window.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -54,7 +56,11 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 7] = [
+const COUNTERS: [(&str, &str); 8] = [
+    (
+        refusals::COUNTER,
+        "Times that another system refused this service, by system and kind: its password or its rights.",
+    ),
     ("http_requests_total", "Requests answered, by method, route and status."),
     (
         "dead_letters_total",
@@ -110,6 +116,11 @@ fn describe_metrics() {
     for (name, meaning) in COUNTERS {
         metrics::describe_counter!(name, meaning);
     }
+    for system in refusals::SYSTEMS {
+        for kind in refusals::KINDS {
+            metrics::counter!(refusals::COUNTER, "system" => system, "kind" => kind).increment(0);
+        }
+    }
     for (name, meaning) in GAUGES {
         metrics::describe_gauge!(name, meaning);
     }
@@ -133,5 +144,7 @@ mod tests {
         let text = recorder.handle().render();
         assert!(text.contains("http_request_duration_seconds_bucket{le=\"0.005\"} 1"), "{text}");
         assert!(text.contains("# HELP http_requests_total "), "{text}");
+        let refused = "access_refused_total{system=\"postgres\",kind=\"authentication\"} 0";
+        assert!(text.contains(refused), "an alert sees the first refusal: {text}");
     }
 }

@@ -8,6 +8,7 @@ mod escaped_fields;
 pub(crate) mod log_throttle;
 pub(crate) mod metrics;
 pub(crate) mod panics;
+pub(crate) mod refusals;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;

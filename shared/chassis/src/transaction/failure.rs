@@ -2,6 +2,7 @@
 
 use crate::db::{self, DbErrorClass};
 use crate::dead_letter::DeadLetterReason;
+use crate::telemetry::refusals;
 
 /// Why a batch could not be applied. Its transaction has to be rolled back.
 pub(crate) enum ApplyError {
@@ -59,6 +60,7 @@ impl ApplyError {
             ApplyError::Unavailable(reason) => return Reaction::Wait(reason),
             ApplyError::Database(error) => error,
         };
+        refusals::report_postgres(&error);
         match db::classify(&error) {
             DbErrorClass::Transient => Reaction::Wait(error.to_string()),
             DbErrorClass::UniqueRace => Reaction::Race(error),
