@@ -80,8 +80,8 @@ pub use db::horizon::Horizon;
 pub use dead_letter::discard_impact::{DiscardImpact, Remedy, WriteOff};
 pub use derive::Record;
 pub use event::{
-    Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention, Topic,
-    Unprocessable,
+    DataClass, Event, HandlerContext, HandlerResult, Isolation, Outcome, Outgoing, Retention,
+    Topic, Unprocessable,
 };
 pub use flow::heartbeat::{Heartbeat, Heartbeats};
 pub use http::books;

@@ -17,7 +17,7 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::time::Duration;
 
-use chassis::event::{Event, Retention, Topic};
+use chassis::event::{DataClass, Event, Retention, Topic};
 use serde_json::Value;
 
 use crate::{Contracts, versions};
@@ -116,6 +116,57 @@ fn assert_type_documented(topic: &str, schema: &Value) {
     let variants = schema.as_array().into_iter().flatten();
     for within in variants.chain(["items", "values"].iter().filter_map(|of| schema.get(of))) {
         assert_type_documented(topic, within);
+    }
+}
+
+/// Checks that what is personal lies in topics of the class that protects it: a field with the attribute
+/// `"personal": true` is in a personal topic, a personal topic has such a field, and fields of one name are all
+/// personal or none of them is.
+///
+/// # Panics
+/// If that is not so, or if a schema is no JSON.
+#[track_caller]
+pub fn assert_personal_fields(topics: &[&Topic]) {
+    let fields: Vec<(&Topic, Vec<(String, bool)>)> = topics
+        .iter()
+        .map(|topic| {
+            let mut fields = Vec::new();
+            collect_fields(&parse_schema(topic), &mut fields);
+            (*topic, fields)
+        })
+        .collect();
+    let all = fields.iter().flat_map(|(_, fields)| fields);
+    let personal: BTreeSet<&str> = all.filter(|it| it.1).map(|(name, _)| &**name).collect();
+    for (topic, fields) in &fields {
+        let is_personal = topic.class == DataClass::Personal;
+        for (name, is_marked) in fields {
+            assert!(
+                *is_marked || !personal.contains(&**name),
+                "{topic:?}: {name} is personal in another place, and lacks its mark here"
+            );
+            assert!(
+                !*is_marked || is_personal,
+                "{topic:?}: {name} is personal, and the topic is not"
+            );
+        }
+        let has_mark = fields.iter().any(|it| it.1);
+        assert!(!is_personal || has_mark, "{topic:?} is personal, and none of its fields is");
+    }
+}
+
+/// Every field of a schema and of the schemas in it, with whether it is marked as personal.
+fn collect_fields(schema: &Value, fields: &mut Vec<(String, bool)>) {
+    let is_named_type = matches!(schema["type"].as_str(), Some("record" | "enum" | "fixed"));
+    if let Some(name) = schema["name"].as_str().filter(|_| !is_named_type) {
+        fields.push((name.to_string(), schema["personal"] == true));
+    }
+    match schema {
+        Value::Array(parts) => parts.iter().for_each(|part| collect_fields(part, fields)),
+        Value::Object(parts) => parts
+            .iter()
+            .filter(|(part, _)| *part != "default")
+            .for_each(|(_, part)| collect_fields(part, fields)),
+        _ => {}
     }
 }
 
@@ -259,6 +310,43 @@ mod tests {
     fn a_topic_that_outlives_the_inbox_is_found() {
         static LONG: Topic = Topic::new("shop.sold", "shop", &[], 1, Retention::Days(30), SOLD);
         assert_inbox_outlasts_retention(&[&SOLD_TOPIC, &LONG]);
+    }
+
+    const NAMED: &str = r#"{"type": "record", "name": "Named", "doc": "Named.", "fields": [
+        {"name": "all", "doc": "Who.", "type": ["null", {"type": "array", "items": {"type": "record", "name": "One",
+            "doc": "One.", "fields": [{"name": "name", "type": "string", "doc": "Who.", "personal": true}]}}]}]}"#;
+
+    static NAMED_TOPIC: Topic =
+        Topic::new("shop.named", "shop", &[], 1, Retention::Days(14), NAMED).personal();
+
+    #[test]
+    fn a_personal_topic_has_a_personal_field() {
+        assert_personal_fields(&[&SOLD_TOPIC, &NAMED_TOPIC]);
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.opened: name is personal, and the topic is not")]
+    fn a_personal_field_in_an_open_topic_is_found() {
+        static OPENED: Topic = Topic::new("shop.opened", "shop", &[], 1, Retention::Compact, NAMED);
+        assert_personal_fields(&[&OPENED]);
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.closed is personal, and none of its fields is")]
+    fn a_personal_topic_without_a_personal_field_is_found() {
+        static CLOSED: Topic =
+            Topic::new("shop.closed", "shop", &[], 1, Retention::Days(1), SOLD).personal();
+        assert_personal_fields(&[&CLOSED]);
+    }
+
+    #[test]
+    #[should_panic(expected = "shop.other: name is personal in another place")]
+    fn a_field_that_is_personal_in_one_topic_and_not_in_another_is_found() {
+        const OTHER: &str = r#"{"type": "record", "name": "Other", "doc": "Other.", "fields": [
+            {"name": "name", "type": "string", "doc": "Who."}]}"#;
+        static OTHER_TOPIC: Topic =
+            Topic::new("shop.other", "shop", &[], 1, Retention::Days(1), OTHER);
+        assert_personal_fields(&[&NAMED_TOPIC, &OTHER_TOPIC]);
     }
 
     #[test]

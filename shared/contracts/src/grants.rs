@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use chassis::event::Retention;
+use chassis::event::{DataClass, Retention};
 
 use crate::Contracts;
 
-/// The user that sees every topic and every group, reads the declared topics, and writes nowhere: an
-/// autoscaler, a console, a checker.
+/// The user that sees every topic and every group, reads the declared topics that are not personal, and writes
+/// nowhere: an autoscaler, a console.
 pub const OBSERVER: &str = "observer";
 
 /// One right of one user. Whatever no grant allows is denied.
@@ -86,7 +86,9 @@ impl Contracts {
             grants.insert(Grant::new(OBSERVER, resource, "*", Describe));
         }
         for topic in self.topics {
-            grants.insert(Grant::new(OBSERVER, Topic, topic.name, Read));
+            if topic.class == DataClass::Open {
+                grants.insert(Grant::new(OBSERVER, Topic, topic.name, Read));
+            }
             grants.insert(Grant::new(topic.publisher, Topic, topic.name, Write));
             for subscriber in topic.subscribers {
                 grants.insert(Grant::new(subscriber, Topic, topic.name, Read));
@@ -121,9 +123,11 @@ mod tests {
         Topic::new("shop.sold", "shop", &["mail"], 1, Retention::Days(14), SOLD);
     static PRICES: Topic =
         Topic::new("shop.prices", "shop", &["mail"], 1, Retention::Compact, SOLD);
+    static NAMED: Topic =
+        Topic::new("shop.named", "shop", &["mail"], 1, Retention::Days(14), SOLD).personal();
     static FURTHER: [Grant; 1] =
         [Grant::new("connect", AclResource::Topic, "connect-", AclOperation::Write).prefix()];
-    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC, &PRICES]);
+    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC, &PRICES, &NAMED]);
 
     #[test]
     fn a_service_may_do_what_the_topics_say_and_nothing_else() {
@@ -132,8 +136,10 @@ mod tests {
             let own = grants.iter().filter(|grant| grant.user == user);
             own.map(|it| format!("{:?} {:?} {}", it.operation, it.resource, it.name)).collect()
         };
-        assert_eq!(of("shop"), ["Write Topic shop.prices", "Write Topic shop.sold"]);
+        let shop = ["Write Topic shop.named", "Write Topic shop.prices", "Write Topic shop.sold"];
+        assert_eq!(of("shop"), shop);
         let mail = [
+            "Read Topic shop.named",
             "Read Topic shop.prices",
             "Read Topic shop.sold",
             "Read Group mail",

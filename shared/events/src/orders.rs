@@ -15,7 +15,8 @@ pub static CREATED: Topic = Topic::new(
     PARTITIONS,
     FACT_RETENTION,
     include_str!("../../../schemas/orders.created.avsc"),
-);
+)
+.personal();
 
 /// See [`OrderConfirmed`].
 pub static CONFIRMED: Topic = Topic::new(
@@ -25,7 +26,8 @@ pub static CONFIRMED: Topic = Topic::new(
     PARTITIONS,
     FACT_RETENTION,
     include_str!("../../../schemas/orders.confirmed.avsc"),
-);
+)
+.personal();
 
 /// See [`OrderCancelled`].
 pub static CANCELLED: Topic = Topic::new(

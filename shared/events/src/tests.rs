@@ -121,6 +121,11 @@ fn every_schema_file_is_one_declared_topic_and_documents_its_fields() {
 }
 
 #[test]
+fn every_personal_field_is_in_a_personal_topic() {
+    checks::assert_personal_fields(&TOPICS);
+}
+
+#[test]
 fn every_consumer_keeps_its_inbox_for_longer_than_a_topic_can_redeliver() {
     checks::assert_inbox_outlasts_retention(&TOPICS);
 }

@@ -45,6 +45,8 @@ pub struct Topic {
     pub retention: Retention,
     /// Which of its records are read.
     pub isolation: Isolation,
+    /// Whether its events are about persons.
+    pub class: DataClass,
     /// The text of its Avro schema.
     pub schema: &'static str,
     codec: OnceLock<Codec>,
@@ -60,6 +62,21 @@ pub enum Retention {
     /// deletion.
     Compact,
 }
+
+/// Whether the events of a topic are about persons, which decides who may read them and for how long they exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DataClass {
+    /// They are not.
+    #[default]
+    Open,
+    /// They have a field that is personal: in the schema it has the attribute `"personal": true`. The publisher and
+    /// the subscribers alone have rights to the records, which end by themselves after
+    /// [`PERSONAL_DAYS_MAX`] days at most.
+    Personal,
+}
+
+/// How long the records of a personal topic are kept, at most.
+pub const PERSONAL_DAYS_MAX: u32 = 14;
 
 /// Which records of a topic its subscribers read, if a producer wrote some of them in a transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,13 +101,36 @@ impl Topic {
         schema: &'static str,
     ) -> Topic {
         let codec = OnceLock::new();
-        let isolation = Isolation::ReadUncommitted;
-        Topic { name, publisher, subscribers, partitions, retention, isolation, schema, codec }
+        Topic {
+            name,
+            publisher,
+            subscribers,
+            partitions,
+            retention,
+            isolation: Isolation::ReadUncommitted,
+            class: DataClass::Open,
+            schema,
+            codec,
+        }
     }
 
     /// The same topic, for a publisher that writes in transactions: subscribers read committed records only.
     pub const fn read_committed(mut self) -> Topic {
         self.isolation = Isolation::ReadCommitted;
+        self
+    }
+
+    /// The same topic, with events about persons.
+    ///
+    /// # Panics
+    /// If it is compacted or keeps its records for too long: they could not be erased. In a `static`, that is an
+    /// error of the compiler.
+    pub const fn personal(mut self) -> Topic {
+        assert!(
+            matches!(self.retention, Retention::Days(..=PERSONAL_DAYS_MAX)),
+            "the records of a personal topic end after 14 days at most, and it is not compacted"
+        );
+        self.class = DataClass::Personal;
         self
     }
 
@@ -141,5 +181,21 @@ impl Outgoing {
 impl std::fmt::Debug for Topic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_personal_topic_is_neither_compacted_nor_kept_for_long() {
+        let personal = |retention| {
+            std::panic::catch_unwind(|| Topic::new("a.b", "a", &[], 1, retention, "").personal())
+        };
+        assert_eq!(personal(Retention::Days(14)).unwrap().class, DataClass::Personal);
+        for refused in [Retention::Days(15), Retention::Compact] {
+            assert!(personal(refused).is_err(), "{refused:?}");
+        }
     }
 }

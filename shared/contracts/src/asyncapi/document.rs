@@ -30,6 +30,9 @@ pub struct Channel<'a> {
     pub address: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Whether the events are about persons.
+    #[serde(rename = "x-data-class")]
+    pub class: &'static str,
     pub messages: BTreeMap<String, Message>,
     pub bindings: Bindings<ChannelBinding>,
 }

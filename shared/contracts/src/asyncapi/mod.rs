@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use apache_avro::Schema;
-use chassis::event::{Isolation, Topic};
+use chassis::event::{DataClass, Isolation, Topic};
 use chassis::kafka::RECORD_BYTES_MAX;
 
 use crate::Contracts;
@@ -104,6 +104,10 @@ fn channel(topic: &'static Topic, message: String, schema: Schema) -> Channel<'s
     Channel {
         address: topic.name,
         description,
+        class: match topic.class {
+            DataClass::Open => "open",
+            DataClass::Personal => "personal",
+        },
         messages: BTreeMap::from([(message, described)]),
         bindings: Bindings { kafka },
     }
@@ -205,7 +209,7 @@ mod tests {
         "doc": "Something was sold: the till knows what, when and for how much, and the shop's \"books\" follow # soon.",
         "fields": [
             {"name": "id", "type": {"type": "string", "logicalType": "uuid"}, "doc": "1.0"},
-            {"name": "paid", "type": "long", "default": 0, "doc": "yes"},
+            {"name": "paid", "type": "long", "default": 0, "doc": "yes", "personal": true},
             {"name": "note", "type": ["null", "string"], "default": null, "doc": "  "},
             {"name": "why", "doc": "null", "type": {"type": "enum", "name": "Why", "namespace": "shop",
                 "doc": "-", "symbols": ["need", "no", "unknown"],
@@ -213,7 +217,7 @@ mod tests {
             {"name": "others", "doc": "{}", "type": {"type": "array", "items": "shop.Why"}, "default": []}]}"##;
 
     static FACT: Topic =
-        Topic::new("shop.sold", "shop", &["books", "crm"], 3, Retention::Days(14), SOLD);
+        Topic::new("shop.sold", "shop", &["books", "crm"], 3, Retention::Days(14), SOLD).personal();
     static STATE: Topic = Topic::new("shop.prices", "shop", &[], 6, Retention::Compact, SOLD);
     static COMMITTED: Topic =
         Topic::new("shop.tips", "till", &["books"], 1, Retention::Days(1), SOLD).read_committed();
@@ -230,6 +234,8 @@ mod tests {
         for topic in CONTRACTS.topics {
             let channel = &document["channels"][topic.name];
             assert_eq!(channel["address"], topic.name);
+            let class = if topic.name == "shop.sold" { "personal" } else { "open" };
+            assert_eq!(channel["x-data-class"], class, "{}", topic.name);
             let kafka = &channel["bindings"]["kafka"];
             assert_eq!(kafka["partitions"], topic.partitions);
             let settings = kafka["topicConfiguration"].as_object().unwrap();
