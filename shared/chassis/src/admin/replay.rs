@@ -241,12 +241,12 @@ impl<R: UnitOfWork> DeadLetters<R> {
     pub async fn decode(&self, dead_letter: &DeadLetter) -> DecodedRecord {
         let unreadable =
             |reason: String| DecodedRecord { unreadable: Some(reason), ..DecodedRecord::default() };
-        let Some(record) = &dead_letter.record else {
-            return unreadable("the record is empty".into());
-        };
         if let Some(reason) = dead_letter.truncation_reason() {
             return unreadable(reason);
         }
+        let Some(record) = &dead_letter.record else {
+            return unreadable("the record is empty".into());
+        };
         let (id, body) = match unframe(record) {
             Ok(parts) => parts,
             Err(Undecodable(reason)) => return unreadable(reason),

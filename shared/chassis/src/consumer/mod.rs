@@ -29,6 +29,7 @@ use metrics::{counter, gauge};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -40,6 +41,7 @@ use crate::consumer::prefetch::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::resources::ConsumerResources;
 use crate::consumer::router::{DiscardFn, DiscardSlot, EventRouter};
+use crate::dead_letter;
 use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
@@ -136,7 +138,9 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
     /// Permanent failures: a Kafka client cannot be created from its settings or cannot subscribe, or the
     /// prefetching task has ended.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let pruning = tokio::spawn(inbox::prune(self.resources.db.clone()));
+        let db = &self.resources.db;
+        let pruning =
+            [tokio::spawn(inbox::prune(db.clone())), tokio::spawn(dead_letter::prune(db.clone()))];
         // The isolation of a client applies to all its topics: topics of another isolation have another client,
         // which is a member of the same group.
         let topics = self.resources.router.topics_by_isolation();
@@ -151,7 +155,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             }
         };
         let ended = try_join_all(topics.iter().map(read)).await.map(drop);
-        pruning.abort();
+        pruning.iter().for_each(JoinHandle::abort);
         ended
     }
 

@@ -1,4 +1,4 @@
-//! Retention: deletes rows that are older than a span of time, in small batches.
+//! Retention: deletes or empties rows that are older than a span of time, in small batches.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ const PRUNE_BATCH_MAX: i64 = 1_000;
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Deletes old rows in small batches for as long as the process runs. `statement` deletes at most `$2` rows whose
-/// tick is below `$1`; see [`clock`].
+/// Deletes old rows in small batches for as long as the process runs. `statement` deletes or empties at most `$2` rows
+/// whose tick is below `$1`; see [`clock`].
 pub(crate) async fn prune_forever(db: PgPool, statement: &'static str, retention: Duration) {
     loop {
         let pruned = prune_batch(&db, statement, retention).await.unwrap_or_else(|error| {
@@ -27,7 +27,7 @@ pub(crate) async fn prune_forever(db: PgPool, statement: &'static str, retention
     }
 }
 
-/// One step of [`prune_forever`]; returns how many rows it deleted.
+/// One step of [`prune_forever`]; returns how many rows it changed.
 pub(crate) async fn prune_batch(
     db: &PgPool,
     statement: &'static str,

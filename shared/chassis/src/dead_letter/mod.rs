@@ -3,10 +3,12 @@
 //! Promise: no record that was read from Kafka is dropped. A record that cannot be handled is stored with its
 //! bytes, its position and the reason, in the transaction that skips it; and the decision of an operator about it is
 //! stored as well. A caller that stores a record which only has to wait breaks that promise; so only the
-//! consumer's classification of errors leads here.
+//! consumer's classification of errors leads here. Of a settled dead letter the bytes end after a while ([`prune`]).
 
 pub mod discard_impact;
 pub(crate) mod query;
+
+use std::time::Duration;
 
 use rdkafka::message::{Message, OwnedMessage};
 use serde_json::{Map, Value};
@@ -14,6 +16,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::db::retention;
 pub(crate) use crate::dead_letter::query::{
     DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary, count, find, list, lock,
     lock_event, settle, was_discarded,
@@ -73,6 +76,23 @@ const HEADERS_MAX: usize = 100;
 /// Waiting dead letters, and their bytes, at which the consumer pauses.
 pub(crate) const WAITING_MAX: i64 = 20_000;
 pub(crate) const WAITING_BYTES_MAX: i64 = 256 * 1024 * 1024;
+
+/// How long the bytes and the headers of a dead letter are kept after it was settled, at least: they may be about a
+/// person. What identifies the record and why it failed is kept for ever.
+pub(crate) const RECORD_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Empties at most `$2` dead letters that were settled before the tick `$1`.
+pub(crate) const PRUNE_STATEMENT: &str = "
+    update chassis.dead_letters set record = null, headers = '{}' where dead_letter_id in (
+        select dead_letter_id from chassis.dead_letters
+        where state <> 'waiting' and (record is not null or headers <> '{}')
+          and settled_at < (select recorded_at from chassis.clock_ticks where tick = $1)
+        order by settled_at limit $2)";
+
+/// Empties dead letters that were settled longer ago than [`RECORD_RETENTION`], for as long as the process runs.
+pub(crate) async fn prune(db: PgPool) {
+    retention::prune_forever(db, PRUNE_STATEMENT, RECORD_RETENTION).await;
+}
 
 /// Topic, partition and offset of a record.
 pub(crate) type RecordPosition = (String, i32, i64);

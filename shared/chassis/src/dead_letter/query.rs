@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
-use crate::dead_letter::{TRUNCATED_BYTES_MAX, storable_text};
+use crate::dead_letter::{RECORD_RETENTION, TRUNCATED_BYTES_MAX, storable_text};
 
 /// The state of a dead letter. It changes once, from `Waiting` to one of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
@@ -84,7 +84,8 @@ pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Resul
     .await
 }
 
-/// A dead letter with all its columns. Only its state, its discard reason and its time of settlement change.
+/// A dead letter with all its columns. Only its state, its discard reason and its time of settlement change; later its
+/// record and its headers are emptied.
 #[derive(Debug, Serialize, sqlx::FromRow)]
 pub(crate) struct DeadLetter {
     pub dead_letter_id: i64,
@@ -118,11 +119,17 @@ fn serialize_lossy<S: Serializer>(bytes: &Option<Vec<u8>>, to: S) -> Result<S::O
 }
 
 impl DeadLetter {
-    /// Why it cannot be decoded, if only a part of its record was kept.
+    /// Why it cannot be decoded, if its record was not kept or only a part of it.
     pub fn truncation_reason(&self) -> Option<String> {
         let record = self.record.as_deref().unwrap_or_default();
         let is_truncated = Sha256::digest(record)[..] != self.hash[..];
-        is_truncated.then(|| format!("only the first {TRUNCATED_BYTES_MAX} bytes of it were kept"))
+        is_truncated.then(|| match self.record {
+            None => {
+                let days = RECORD_RETENTION.as_secs() / 86_400;
+                format!("its bytes and headers were deleted {days} days after it was settled")
+            }
+            Some(_) => format!("only the first {TRUNCATED_BYTES_MAX} bytes of it were kept"),
+        })
     }
 
     /// The record as it came from Kafka.
