@@ -163,7 +163,8 @@ impl<const N: usize> SagaModel<N> {
 
     pub fn cancel(&self, shown: OrderState, reason: Reason) -> OrderState {
         let mut rows = orders_from(&shown);
-        let cancel = CancelOrder { order_id: ORDER, reason };
+        let cancel =
+            CancelOrder { order_id: ORDER, reason, caller: chassis::Caller::unrestricted() };
         let context = HandlerContext { causation_id: None, ..context() };
         match order_saga::cancel_order(&cancel, &mut rows, context) {
             Ok(event) => self.read_order(shown, &rows, event),

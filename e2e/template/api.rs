@@ -21,7 +21,7 @@ pub fn routes() -> OpenApiRouter<PgPool> {
 }
 
 /// Shows an order that was confirmed.
-#[utoipa::path(get, path = "/orders/{order_id}", responses(
+#[utoipa::path(get, path = "/orders/{order_id}", security(("token" = ["support:read"])), responses(
     (status = 200, description = "The order.", body = ConfirmedOrder),
     (status = 404, description = "There is no confirmed order with this id."),
 ))]

@@ -202,7 +202,11 @@ fn placements(count: usize) -> Vec<PlaceOrder> {
 }
 
 fn cancellations(count: usize) -> Vec<CancelOrder> {
-    generate(count, |order_id| CancelOrder { order_id, reason: order::Reason::Customer })
+    generate(count, |order_id| CancelOrder {
+        order_id,
+        reason: order::Reason::Customer,
+        caller: chassis::Caller::unrestricted(),
+    })
 }
 
 fn created(count: usize) -> Vec<OrderCreated> {

@@ -21,7 +21,7 @@ pub fn routes() -> OpenApiRouter<PgPool> {
 }
 
 /// Shows a request that was accepted.
-#[utoipa::path(get, path = "/requests/{request_id}", responses(
+#[utoipa::path(get, path = "/requests/{request_id}", security(("token" = ["requests:read"])), responses(
     (status = 200, description = "The request.", body = Request),
     (status = 404, description = "There is no accepted request with this id."),
 ))]

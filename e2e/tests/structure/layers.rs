@@ -18,7 +18,7 @@ const CHASSIS: [&[&str]; 8] = [
 /// The parts that a fork may delete, each with its files.
 const DELETABLE: [&[&str]; 4] = [
     &["kafka/compacted_topic"],
-    &["http/openapi"],
+    &["http/openapi", "http/openapi_responses", "http/openapi_security"],
     &["http/change_feed", "http/feed_entry", "http/sse"],
     &["admin/republish", "admin/republish_source"],
 ];

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use chassis::{Commands, ConsumerLag, Horizon, Problem, Reply, Service, ServiceLoop, db};
+use chassis::{Caller, Commands, ConsumerLag, Horizon, Problem, Reply, Service, ServiceLoop, db};
 use chrono::{DateTime, TimeDelta, Utc};
 use events::TOLERATED_OUTAGE;
 use futures::future::join_all;
@@ -182,7 +182,7 @@ pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
 
 /// Cancels an order if it is pending. The next sweep deletes its deadline.
 async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {
-    let cancel = CancelOrder { order_id, reason: Reason::Deadline };
+    let cancel = CancelOrder { order_id, reason: Reason::Deadline, caller: Caller::unrestricted() };
     let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
         // An order that was confirmed meanwhile stays confirmed.
         let event = saga::cancel_order(cancel, orders, context).unwrap_or_default();

@@ -87,8 +87,9 @@ pub fn cancel_order(
     orders: &mut Orders,
     context: HandlerContext,
 ) -> Result<Option<OrderCancelled>, Refusal> {
-    let order = orders.order(cancel.order_id).ok_or(Refusal::NoSuchOrder)?;
-    match order.status {
+    let order = orders.order(cancel.order_id);
+    let order = order.filter(|order| cancel.caller.owns(order.customer_id));
+    match order.ok_or(Refusal::NoSuchOrder)?.status {
         Status::Pending => Ok(cancel_if_pending(cancel.order_id, cancel.reason, orders, context)),
         Status::Cancelled => Ok(None),
         Status::Confirmed => Err(Refusal::AlreadyConfirmed),

@@ -10,7 +10,7 @@ mod deadline;
 mod republishing;
 mod statements;
 
-use chassis::{Event, HandlerContext, HandlerResult, Outcome};
+use chassis::{Caller, Event, HandlerContext, HandlerResult, Outcome};
 use std::time::Duration;
 
 use chrono::DateTime;

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, books,
+    Caller, Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, books,
     deserialize_integer, openapi,
 };
 use serde::{Deserialize, Serialize};
@@ -37,15 +37,18 @@ pub fn routes() -> OpenApiRouter<Api> {
 }
 
 /// Shows a customer's account.
-#[utoipa::path(get, path = "/accounts/{customer_id}", responses(
+#[utoipa::path(get, path = "/accounts/{customer_id}",
+    security(("token" = ["accounts:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "The account.", body = Account),
     (status = 404, description = "This customer has no account."),
 ))]
 async fn show_account(
     State(api): State<Api>,
+    caller: Caller,
     Path(customer_id): Path<Uuid>,
 ) -> Result<JsonResponse<Account>, Problem> {
     let account = Account::find(&api.db, customer_id).await?;
+    let account = account.filter(|account| caller.may_read(account.customer_id));
     account.map(JsonResponse).ok_or_else(|| Problem::not_found("this customer has no account"))
 }
 
@@ -60,8 +63,10 @@ struct DepositRequest {
 
 /// Takes a deposit into an account.
 ///
-/// The first deposit opens the account, in the currency of this service.
-#[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(IdempotencyKey), responses(
+/// The first deposit opens the account, in the currency of this service. A payment provider makes deposits, into the
+/// account of any customer.
+#[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(IdempotencyKey),
+    security(("token" = ["accounts:deposit"])), responses(
     (status = 201, description = "The account, with the deposit.", body = Account),
     (status = 409, description = "The account is in another currency than deposits are now."),
     (status = 422, description = "`field` breaks a rule, or all deposits together would be too large. \
@@ -91,16 +96,23 @@ async fn deposit(
 }
 
 /// Shows what payment did for an order, and why.
-#[utoipa::path(get, path = "/payments/{order_id}", responses(
+#[utoipa::path(get, path = "/payments/{order_id}",
+    security(("token" = ["accounts:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "The payment. It is void if the cancellation of the order arrived \
         before the order.", body = Payment),
     (status = 404, description = "There is no payment for this order, or not yet."),
 ))]
 async fn show_payment(
     State(api): State<Api>,
+    caller: Caller,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Payment>, Problem> {
     let payment = Payment::find(&api.db, order_id).await?;
+    // A void payment has no customer: its order never arrived.
+    let payment = payment.filter(|payment| match payment.customer_id {
+        Some(customer_id) => caller.may_read(customer_id),
+        None => caller.reads_all_customers(),
+    });
     let missing = || Problem::not_found("there is no payment for this order");
     payment.map(JsonResponse).ok_or_else(missing)
 }

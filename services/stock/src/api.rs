@@ -70,7 +70,7 @@ struct ItemList {
 /// Lists items, with the units of each.
 ///
 /// Ordered by `sku`, by its bytes in UTF-8.
-#[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
+#[utoipa::path(get, path = "/items", params(ItemsQuery), security(()), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
 async fn list_items(
@@ -100,7 +100,7 @@ struct ItemPath {
 }
 
 /// Shows an item, with its units.
-#[utoipa::path(get, path = "/items/{sku}", params(ItemPath), responses(
+#[utoipa::path(get, path = "/items/{sku}", params(ItemPath), security(()), responses(
     (status = 200, description = "The item.", body = Item),
     (status = 404, description = "There is no such item."),
     (status = 422, description = "This can't be a SKU."),
@@ -128,7 +128,8 @@ struct ItemRequest {
 }
 
 /// Creates an item, or changes its name and price.
-#[utoipa::path(put, path = "/items/{sku}", params(ItemPath), responses(
+#[utoipa::path(put, path = "/items/{sku}", params(ItemPath),
+    security(("token" = ["items:write"])), responses(
     (status = 200, description = "The item, as it is now.", body = Item),
     (status = 201, description = "The new item, without any units.", body = Item),
 ))]
@@ -174,7 +175,8 @@ struct DeliveryRequest {
 }
 
 /// Receives a delivery: more units of an item.
-#[utoipa::path(post, path = "/items/{sku}/deliveries", params(ItemPath, IdempotencyKey), responses(
+#[utoipa::path(post, path = "/items/{sku}/deliveries", params(ItemPath, IdempotencyKey),
+    security(("token" = ["deliveries:write"])), responses(
     (status = 201, description = "The item, with what arrived.", body = Item),
     (status = 404, description = "There is no such item."),
     (status = 422, description = "`field` breaks a rule, or all deliveries together would be too large. \
@@ -201,7 +203,9 @@ async fn receive_delivery(
 }
 
 /// Shows what stock did for an order, and why.
-#[utoipa::path(get, path = "/reservations/{order_id}", responses(
+///
+/// Stock does not know the customer of an order, so no customer may ask.
+#[utoipa::path(get, path = "/reservations/{order_id}", security(("token" = ["support:read"])), responses(
     (status = 200, description = "The reservation. It is void if the cancellation of the order \
         arrived before the order.", body = Reservation),
     (status = 404, description = "There is no reservation for this order, or not yet."),

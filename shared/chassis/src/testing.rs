@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use chrono::Utc;
 use rdkafka::Timestamp;
 use rdkafka::message::{OwnedHeaders, OwnedMessage};
@@ -31,6 +31,9 @@ use crate::event::avro::{Codec, frame};
 use crate::event::{Event, HandlerContext, HandlerResult, Outcome, Outgoing, Topic, Unprocessable};
 use crate::flow::heartbeat::Heartbeats;
 use crate::flow::wakeups::Wakeups;
+use crate::http::callers::authorize;
+use crate::http::callers::caller::Caller;
+pub use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::kafka::schema_registry::CachedSchema;
 use crate::outbox::query::{self, OutboxRow};
@@ -186,6 +189,23 @@ impl<R: UnitOfWork> LocalService<R> {
     pub fn republish(&self, sources: Vec<RepublishSource>) -> Router {
         republish::router(self.db.clone(), Arc::default(), sources)
     }
+}
+
+/// What a port tells its routes of a service that knows no callers: an extension of the request.
+pub fn unknown_callers() -> Callers {
+    Callers::unknown()
+}
+
+/// A port at which every request has this caller.
+pub fn router_for(router: Router, subject: &str, scopes: &[&str]) -> Router {
+    let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+    let caller = Caller::known(subject.to_owned(), scopes);
+    router.layer(Extension(Callers::fixed(caller)))
+}
+
+/// The admin port of a service, with its check of operators.
+pub fn operators_only(admin: Router) -> Router {
+    authorize::operators_only(admin)
 }
 
 /// A write batch on a test's own transaction.

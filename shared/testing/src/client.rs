@@ -4,6 +4,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use axum::response::Response;
+use chassis::testing;
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -18,11 +19,17 @@ pub struct TestResponse {
     pub body: Value,
 }
 
-/// A client of a router, without a socket between them.
+/// A client of a router, without a socket between them. Its service knows no callers, unless it is given one.
 #[derive(Clone)]
 pub struct TestClient(pub Router);
 
 impl TestClient {
+    /// The same router, as a service that knows its callers serves it to this one. `scopes` are those of the caller's
+    /// token.
+    pub fn with_caller(&self, subject: &str, scopes: &[&str]) -> TestClient {
+        TestClient(testing::router_for(self.0.clone(), subject, scopes))
+    }
+
     /// Sends a GET request.
     pub async fn get(&self, uri: &str) -> TestResponse {
         self.send(Method::GET, uri, None, None).await
@@ -44,6 +51,7 @@ impl TestClient {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        let request = request.extension(testing::unknown_callers());
         let request = request.body(Body::empty()).expect("a request");
         self.0.clone().oneshot(request).await.expect("routers don't fail")
     }
@@ -56,6 +64,7 @@ impl TestClient {
         body: Option<Value>,
     ) -> TestResponse {
         let mut request = Request::builder().method(method).uri(uri);
+        request = request.extension(testing::unknown_callers());
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }

@@ -3,7 +3,7 @@
 use axum::Json as JsonResponse;
 use axum::extract::State;
 use axum::response::Response;
-use chassis::{FeedEntry, LastEventId, Path, Problem, ServerSentEvent};
+use chassis::{Caller, FeedEntry, LastEventId, Path, Problem, ServerSentEvent};
 use chrono::{DateTime, Utc};
 use events::orders::{CANCELLED, CONFIRMED};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Api;
+use super::{Api, find_order};
 use crate::saga::Refusal;
 
 /// An event of an order.
@@ -69,19 +69,28 @@ pub struct History {
 }
 
 /// Shows every event of an order, in the sequence in which this service committed them.
-#[utoipa::path(get, path = "/orders/{order_id}/history", responses(
+#[utoipa::path(get, path = "/orders/{order_id}/history",
+    security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "The events, the oldest first.", body = History),
     (status = 404, description = "There is no such order."),
 ))]
 pub async fn show_history(
     State(api): State<Api>,
+    caller: Caller,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<History>, Problem> {
-    let history = find_history(&api, order_id).await?;
+    let history = find_history(&api, &caller, order_id).await?;
     Ok(JsonResponse(History { order_id, history }))
 }
 
-async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Problem> {
+async fn find_history(
+    api: &Api,
+    caller: &Caller,
+    order_id: Uuid,
+) -> Result<Vec<HistoryEntry>, Problem> {
+    if !caller.reads_all_customers() {
+        find_order(api, caller, order_id).await?;
+    }
     // Positions are counted from 1.
     let query = sqlx::query_as(HistoryEntry::QUERY).bind(vec![order_id]).bind(vec![0_i64]);
     let history: Vec<HistoryEntry> = query.fetch_all(&api.db).await?;
@@ -94,15 +103,17 @@ async fn find_history(api: &Api, order_id: Uuid) -> Result<Vec<HistoryEntry>, Pr
 /// entry in the history. The stream begins with the events that exist already, and ends after
 /// `orders.confirmed` or `orders.cancelled`. A client resumes a stream that ends sooner with
 /// `Last-Event-ID`, as browsers do by themselves.
-#[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId), responses(
+#[utoipa::path(get, path = "/orders/{order_id}/events", params(LastEventId),
+    security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "The events.", body = ServerSentEvent, content_type = "text/event-stream"),
     (status = 204, description = "The client has received all events, and there will be no more."),
     (status = 404, description = "There is no such order."),
 ))]
 pub async fn follow_order(
     State(api): State<Api>,
+    caller: Caller,
     Path(order_id): Path<Uuid>,
     LastEventId(seen): LastEventId,
 ) -> Result<Response, Problem> {
-    api.feed.event_stream(find_history(&api, order_id).await?, seen)
+    api.feed.event_stream(find_history(&api, &caller, order_id).await?, seen)
 }

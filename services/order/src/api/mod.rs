@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
-    ChangeFeed, Commands, EmptyBody, IdempotencyKey, IdempotentRequest, Json,
+    Caller, ChangeFeed, Commands, EmptyBody, IdempotencyKey, IdempotentRequest, Json,
     OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record, Reply, openapi,
 };
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
@@ -91,7 +91,9 @@ impl OrderRequest {
 ///
 /// When the answer arrives, the order is durable and pending; payment and stock receive it next. The
 /// prices are those that `GET /items` shows. An order is accepted also while payment, stock or Kafka are down.
-#[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey), responses(
+/// The customer is the subject of the token: for another one the answer is 403.
+#[utoipa::path(post, path = "/orders", params(OptionalIdempotencyKey),
+    security(("token" = ["orders:write"])), responses(
     (status = 201, description = "The order, pending.", body = Order),
     (status = 422, description = "`field` breaks a rule: an item that is unknown, that is on two \
         lines, or that has another currency than the lines before it; or a total that is too large. \
@@ -99,9 +101,14 @@ impl OrderRequest {
 ))]
 async fn place_order(
     State(api): State<Api>,
+    caller: Caller,
     key: Option<IdempotencyKey>,
     Json(request): Json<OrderRequest>,
 ) -> Result<Reply, Problem> {
+    if !caller.owns(request.customer_id) {
+        let detail = "must be the customer whom the access token names";
+        return Err(Problem::forbidden("customer_id", detail));
+    }
     request.validate()?;
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
     let OrderRequest { customer_id, lines } = request;
@@ -118,20 +125,22 @@ async fn place_order(
 /// Cancels an order.
 ///
 /// Payment and stock undo what they did for it. Cancelling a cancelled order changes nothing and succeeds.
-#[utoipa::path(post, path = "/orders/{order_id}/cancel", params(OptionalIdempotencyKey), responses(
+#[utoipa::path(post, path = "/orders/{order_id}/cancel", params(OptionalIdempotencyKey),
+    security(("token" = ["orders:write"])), responses(
     (status = 200, description = "The order, cancelled.", body = Order),
     (status = 404, description = "There is no such order."),
     (status = 409, description = "The order is confirmed and can't be cancelled."),
 ))]
 async fn cancel_order(
     State(api): State<Api>,
+    caller: Caller,
     key: Option<IdempotencyKey>,
     Path(order_id): Path<Uuid>,
     EmptyBody: EmptyBody,
 ) -> Result<Reply, Problem> {
     let path = format!("/orders/{order_id}/cancel");
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new(path, &key, &()));
-    let cancel = CancelOrder { order_id, reason: Reason::Customer };
+    let cancel = CancelOrder { order_id, reason: Reason::Customer, caller };
     let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
         let event = saga::cancel_order(cancel, orders, context)?;
         let order = orders.order(cancel.order_id).ok_or_else(Problem::internal)?;
@@ -167,28 +176,33 @@ impl From<Refusal> for Problem {
 ///
 /// With `Prefer: wait=N` the service answers when the order is confirmed or cancelled, or after N seconds,
 /// with the order as it is then.
-#[utoipa::path(get, path = "/orders/{order_id}", params(PreferWait), responses(
+#[utoipa::path(get, path = "/orders/{order_id}", params(PreferWait),
+    security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "The order.", body = Order,
         headers(("Preference-Applied" = String, description = "For how long it could have waited."))),
     (status = 404, description = "There is no such order."),
 ))]
 async fn show_order(
     State(api): State<Api>,
+    caller: Caller,
     Path(order_id): Path<Uuid>,
     wait: PreferWait,
 ) -> Result<Response, Problem> {
-    let mut order = find_order(&api, order_id).await?;
+    let mut order = find_order(&api, &caller, order_id).await?;
     if let PreferWait(Some(within)) = wait
         && order.status == Status::Pending
     {
         api.feed.wait_until_final(order_id, within).await?;
-        order = find_order(&api, order_id).await?;
+        order = find_order(&api, &caller, order_id).await?;
     }
     Ok(wait.preference_applied(JsonResponse(order)))
 }
 
-async fn find_order(api: &Api, order_id: Uuid) -> Result<Order, Problem> {
-    Order::find(&api.db, order_id).await?.ok_or_else(|| Refusal::NoSuchOrder.into())
+/// An order that the caller may see. Every other order is as if there were none.
+async fn find_order(api: &Api, caller: &Caller, order_id: Uuid) -> Result<Order, Problem> {
+    let order = Order::find(&api.db, order_id).await?;
+    let order = order.filter(|order| caller.may_read(order.customer_id));
+    order.ok_or_else(|| Refusal::NoSuchOrder.into())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -215,13 +229,19 @@ struct OrderList {
 /// Lists a customer's orders, the newest first.
 ///
 /// Ordered by `order_id`, the greatest first. The id begins with the time at which the order was placed.
-#[utoipa::path(get, path = "/orders", params(OrdersQuery), responses(
+/// For a customer other than the subject of the token, the list is empty.
+#[utoipa::path(get, path = "/orders", params(OrdersQuery),
+    security(("token" = ["orders:read"]), ("token" = ["support:read"])), responses(
     (status = 200, description = "A page of orders.", body = OrderList),
 ))]
 async fn list_orders(
     State(api): State<Api>,
+    caller: Caller,
     Query(OrdersQuery { customer_id, after, limit }): Query<OrdersQuery>,
 ) -> Result<JsonResponse<OrderList>, Problem> {
+    if !caller.may_read(customer_id) {
+        return Ok(JsonResponse(OrderList { orders: Vec::new(), next: None }));
+    }
     let page =
         Order::select("where customer_id = $1 and order_id < $2 order by order_id desc limit $3");
     // No order has the greatest id.
@@ -255,7 +275,7 @@ struct ItemList {
 /// Lists the items that can be ordered.
 ///
 /// Ordered by `sku`, by its bytes in UTF-8. The list has the items that stock has published; stock itself may be down.
-#[utoipa::path(get, path = "/items", params(ItemsQuery), responses(
+#[utoipa::path(get, path = "/items", params(ItemsQuery), security(()), responses(
     (status = 200, description = "A page of items.", body = ItemList),
 ))]
 async fn list_items(

@@ -4,7 +4,7 @@ mod history;
 mod published;
 mod rows;
 
-use chassis::{Record, Table, deserialize_integer};
+use chassis::{Caller, Record, Table, deserialize_integer};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
@@ -142,6 +142,8 @@ pub struct LineRequest {
 pub struct CancelOrder {
     pub order_id: Uuid,
     pub reason: Reason,
+    /// Who cancels it. The order of another customer is as if there were none.
+    pub caller: Caller,
 }
 
 /// An order that is cancelled if it is still pending when it is older than the deadline.

@@ -37,7 +37,7 @@ proptest! {
             match step {
                 Some(response) => drop(handle(RESPONSES[response], ORDER, &mut rows, context)),
                 None => {
-                    let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer };
+                    let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer, caller: Caller::unrestricted() };
                     let _ = saga::cancel_order(&cancel, &mut rows, HandlerContext { causation_id: None, ..context });
                 }
             }

@@ -207,7 +207,7 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
     {
         for legs in 0..25 {
             let (payment, stock) = (PAYMENT_LEGS[legs / 5], STOCK_LEGS[legs % 5]);
-            let cancel = CancelOrder { order_id: ORDER, reason };
+            let cancel = CancelOrder { order_id: ORDER, reason, caller: Caller::unrestricted() };
             let pending = order(ORDER, Status::Pending, payment, stock);
             let mut rows_of_pending = rows(pending.clone());
             let event =
@@ -233,7 +233,8 @@ fn a_cancel_ends_a_pending_order_and_no_other() {
             }
         }
     }
-    let cancel = CancelOrder { order_id: ORDER, reason: Reason::Customer };
+    let cancel =
+        CancelOrder { order_id: ORDER, reason: Reason::Customer, caller: Caller::unrestricted() };
     assert_eq!(
         saga::cancel_order(&cancel, &mut Orders::default(), context(1)),
         Err(Refusal::NoSuchOrder)
@@ -290,7 +291,7 @@ proptest! {
             let published = match step {
                 Some(response) => handle(RESPONSES[response], order_id, &mut rows, context).map_err(|_| ()),
                 None => {
-                    let cancel = CancelOrder { order_id, reason: Reason::Customer };
+                    let cancel = CancelOrder { order_id, reason: Reason::Customer, caller: Caller::unrestricted() };
                     let cancelled = saga::cancel_order(&cancel, &mut rows, context).map_err(|_| ());
                     cancelled.map(|event| event.map(|_| "orders.cancelled"))
                 }

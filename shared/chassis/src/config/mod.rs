@@ -12,6 +12,7 @@ mod kafka;
 mod schema_registry;
 mod secret;
 mod security;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use crate::config::kafka::KafkaConfig;
 pub use crate::config::schema_registry::SchemaRegistryConfig;
 pub use crate::config::secret::Secret;
 pub use crate::config::security::SecurityConfig;
+pub use crate::config::tokens::{KeyLocation, TokenConfig};
 
 /// What every service reads from its environment. A service with variables of its own derives
 /// `clap::Args` on a struct and takes it as the second argument of its `serve`: see
@@ -51,8 +53,8 @@ pub struct Config {
     /// Where /livez, /readyz and /metrics are read.
     #[arg(long, env, default_value = "0.0.0.0:9090")]
     pub probe_addr: SocketAddr,
-    /// Where the admin API listens, without authentication: keep it on loopback or behind a proxy that
-    /// authenticates operators.
+    /// Where the admin API listens. Without TOKEN_ISSUER it authenticates no operator: keep it on loopback or behind
+    /// a proxy that does.
     #[arg(long, env, default_value = "127.0.0.1:9091")]
     pub admin_addr: SocketAddr,
 
@@ -62,6 +64,9 @@ pub struct Config {
     /// Whether insecure settings are refused.
     #[command(flatten)]
     pub security: SecurityConfig,
+    /// Whose tokens name its callers.
+    #[command(flatten)]
+    pub tokens: TokenConfig,
 
     /// How it connects to Kafka.
     #[command(flatten)]
@@ -107,6 +112,7 @@ impl Config {
         self.kafka.check()?;
         self.schema_registry.check()?;
         self.http_tls.check()?;
+        self.tokens.check()?;
         self.check_security()?;
         // sqlx reads these from the environment, and a URL cannot override them.
         for name in ["PGOPTIONS", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"] {
@@ -149,6 +155,14 @@ impl Config {
         }
         security.check_http(&self.http_tls)
     }
+
+    /// Checks what `serve` alone needs, and neither `migrate` nor `health`.
+    ///
+    /// # Errors
+    /// If insecure settings are refused, and the service would know no callers.
+    pub(crate) fn check_serving(&self) -> Result<(), BadConfiguration> {
+        self.security.check_tokens(&self.tokens)
+    }
 }
 
 /// Whether two sockets cannot listen at the same time. Port 0 is any free port.
@@ -175,6 +189,7 @@ mod tests {
     pub(crate) fn config(changes: &[(&str, &str)]) -> Result<Config, BadConfiguration> {
         let config = parse_config(changes)?;
         config.check(|name| changes.iter().any(|(key, _)| *key == name))?;
+        config.check_serving()?;
         Ok(config)
     }
 
@@ -230,7 +245,7 @@ mod tests {
     fn a_value_that_can_never_work_is_refused_by_the_name_of_its_variable() {
         const DATABASE: &str = "postgres://till@127.0.0.1/till";
         let with = |parameter: &str| format!("{DATABASE}?{parameter}");
-        let refused: [(&str, &[&str]); 9] = [
+        let refused: [(&str, &[&str]); 10] = [
             (
                 "SCHEMA_REGISTRY_URL",
                 &[
@@ -305,6 +320,7 @@ mod tests {
                 ],
             ),
             ("MIGRATION_DATABASE_URL", &["till", "postgres://owner@127.0.0.1"]),
+            ("TOKEN_KEYS", &["/nowhere/keys.json", "ftp://issuer/keys", "https://"]),
         ];
         for (name, values) in refused {
             for value in values {
@@ -374,6 +390,8 @@ mod tests {
             (&[("SCHEMA_REGISTRY_TOKEN", "x")], "SCHEMA_REGISTRY_TOKEN"),
             (&[("SCHEMA_REGISTRY_TOKEN", "x"), https, registry_user], "SCHEMA_REGISTRY_TOKEN"),
             (&[("HTTP_TLS_KEY_LOCATION", FILE)], "HTTP_TLS_CERTIFICATE_LOCATION"),
+            (&[("TOKEN_KEYS", FILE)], "TOKEN_ISSUER"),
+            (&[("TOKEN_ISSUER", "holdfast")], "TOKEN_ISSUER is `holdfast`"),
             (&[("PROBE_ADDR", "127.0.0.1:8080")], "PROBE_ADDR is 127.0.0.1:8080, which HTTP_ADDR"),
             (&[("ADMIN_ADDR", "[::]:9090")], "ADMIN_ADDR is [::]:9090, which PROBE_ADDR"),
             (&[("PGOPTIONS", "-c search_path=mine")], "PGOPTIONS"),

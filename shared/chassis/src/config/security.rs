@@ -1,16 +1,18 @@
-//! `SECURE=1`: a process refuses to start with a connection that is not encrypted or does not check its server.
+//! `SECURE=1`: a process refuses to start with a connection that is not encrypted or does not check its server, and a
+//! service without knowing its callers.
 
 use clap::ArgAction;
 use sqlx::postgres::PgSslMode;
 
 use crate::config::env::{BadConfiguration, parse_switch};
 use crate::config::http_tls::HttpTlsConfig;
-use crate::config::{KafkaConfig, SchemaRegistryConfig, Secret, address};
+use crate::config::{KafkaConfig, KeyLocation, SchemaRegistryConfig, Secret, TokenConfig, address};
 
 /// Whether insecure settings are refused.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SecurityConfig {
-    /// With 1, the process refuses to start with a connection that is not encrypted or does not check its server.
+    /// With 1, the process refuses to start with a connection that is not encrypted or does not check its server, and
+    /// a service without a TOKEN_ISSUER.
     #[arg(long, env, default_value = "0", action = ArgAction::Set, value_parser = parse_switch)]
     pub secure: bool,
 }
@@ -47,6 +49,15 @@ impl SecurityConfig {
         self.require(is_encrypted, || {
             "HTTP_TLS_CERTIFICATE_LOCATION is not set, nor is HTTP_TLS_ENDS_AT_GATEWAY".to_owned()
         })
+    }
+
+    pub(super) fn check_tokens(&self, tokens: &TokenConfig) -> Result<(), BadConfiguration> {
+        match tokens.issuer()? {
+            None => self.require(false, || "TOKEN_ISSUER is not set".to_owned()),
+            Some((_, KeyLocation::File(_))) => Ok(()),
+            Some((_, KeyLocation::Url(url))) => self.check_url("TOKEN_KEYS", &url),
+            Some((_, KeyLocation::Discovery(url))) => self.check_url("TOKEN_ISSUER", &url),
+        }
     }
 
     fn require(

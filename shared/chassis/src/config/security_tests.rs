@@ -5,7 +5,7 @@ use super::tests::config;
 /// A readable file.
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
 
-const SECURE: [(&str, &str); 9] = [
+const SECURE: [(&str, &str); 10] = [
     ("SECURE", "1"),
     ("DATABASE_URL", "postgres://till:hunter2@127.0.0.1/till?sslmode=verify-full"),
     ("MIGRATION_DATABASE_URL", "postgres://owner:hunter2@127.0.0.1/till?sslmode=verify-full"),
@@ -15,6 +15,7 @@ const SECURE: [(&str, &str); 9] = [
     ("KAFKA_SASL_PASSWORD", "hunter2"),
     ("SCHEMA_REGISTRY_URL", "https://registry"),
     ("HTTP_TLS_ENDS_AT_GATEWAY", "1"),
+    ("TOKEN_ISSUER", "https://issuer"),
 ];
 
 /// The secure settings with some of them changed; an empty value unsets a variable.
@@ -29,8 +30,13 @@ fn with_the_switch_on_every_insecure_setting_is_refused_by_name() {
     config(&with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4318")])).unwrap();
     let https = [("HTTP_TLS_CERTIFICATE_LOCATION", FILE), ("HTTP_TLS_KEY_LOCATION", FILE)];
     config(&with(&[&https[..], &[("HTTP_TLS_ENDS_AT_GATEWAY", "")]].concat())).unwrap();
+    config(&with(&[("TOKEN_ISSUER", "holdfast"), ("TOKEN_KEYS", FILE)])).unwrap();
+    config(&with(&[("TOKEN_KEYS", "https://issuer/keys")])).unwrap();
     let refused = [
-        &[("DATABASE_URL", "postgres://till@127.0.0.1/till")][..],
+        &[("TOKEN_ISSUER", "")][..],
+        &[("TOKEN_ISSUER", "http://issuer")],
+        &[("TOKEN_KEYS", "http://issuer/keys")],
+        &[("DATABASE_URL", "postgres://till@127.0.0.1/till")],
         &[("DATABASE_URL", "postgres://till@127.0.0.1/till?sslmode=require")],
         &[("MIGRATION_DATABASE_URL", "postgres://till@127.0.0.1/till?sslmode=verify-ca")],
         &[

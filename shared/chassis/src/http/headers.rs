@@ -17,10 +17,12 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
+use crate::http::callers::extractor::caller_of;
 use crate::http::problem::Problem;
 
 /// The `Idempotency-Key` header: a structured-field string in double quotes, or the bare key.
-/// As `Option<IdempotencyKey>` it may be absent; as itself its absence is a 400.
+/// As `Option<IdempotencyKey>` it may be absent; as itself its absence is a 400. Where the service knows its callers,
+/// it holds a hash of the caller and the key, so that two callers may draw the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(pub String);
 
@@ -46,7 +48,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        idempotency_key(&parts.headers)?.ok_or_else(|| {
+        callers_key(parts)?.ok_or_else(|| {
             Problem::new(
                 StatusCode::BAD_REQUEST,
                 "idempotency-key-missing",
@@ -61,8 +63,14 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Problem> {
-        idempotency_key(&parts.headers)
+        callers_key(parts)
     }
+}
+
+/// The key as it is stored: a key belongs to the caller who drew it.
+fn callers_key(parts: &Parts) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(IdempotencyKey(key)) = idempotency_key(&parts.headers)? else { return Ok(None) };
+    Ok(Some(IdempotencyKey(caller_of(parts)?.idempotency_key(key))))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

@@ -69,13 +69,7 @@ impl Default for Limits {
 pub(crate) fn apply(router: Router, limits: Limits) -> Router {
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "The header `Allow` names the methods that this address knows.",
-            )
-        })
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(CatchPanicLayer::custom(panic_response))
         .layer(middleware::from_fn_with_state(limits, enforce))
         .layer(middleware::from_fn(instrument::instrument_request))

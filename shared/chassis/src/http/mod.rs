@@ -6,6 +6,7 @@
 //! promise.
 
 pub mod books;
+pub mod callers;
 pub mod change_feed;
 pub(crate) mod connection;
 pub mod extractors;
@@ -15,6 +16,8 @@ pub mod health;
 pub(crate) mod instrument;
 pub(crate) mod limits;
 pub mod openapi;
+mod openapi_responses;
+mod openapi_security;
 pub mod pagination;
 pub mod problem;
 pub mod server;

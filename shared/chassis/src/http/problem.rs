@@ -48,9 +48,20 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", detail).with_field(field)
     }
 
+    /// 403: the caller may not do this with the value of `field`.
+    pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail).with_field(field)
+    }
+
     /// 404: what the request names does not exist.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    /// 405, without the header `Allow`, which the caller adds.
+    pub(crate) fn method_not_allowed() -> Self {
+        let detail = "The header `Allow` names the methods that this address knows.";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
     }
 
     /// 409: the state of things does not allow it.

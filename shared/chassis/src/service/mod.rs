@@ -32,6 +32,7 @@ use crate::db::pool;
 use crate::event::{Event, Topic};
 use crate::flow::heartbeat::{Heartbeat, Heartbeats};
 use crate::flow::wakeups::Wakeups;
+use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::kafka::compacted_topic::CompactedTopic;
 use crate::kafka::schema_registry::SchemaRegistryClient;
@@ -67,6 +68,8 @@ pub struct Service {
     /// The names of the topics whose events can be republished.
     republished_topics: OnceLock<Vec<&'static str>>,
     pub(crate) metrics: PrometheusHandle,
+    /// Who calls its API and its admin port.
+    pub(crate) callers: Callers,
 }
 
 /// The routers of the three ports. Each has its own port because each has other clients.
@@ -135,6 +138,7 @@ impl Service {
         let db = pool::connect(name, &config)?;
         let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
         let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry)?);
+        let callers = Callers::new(&config.tokens)?;
         Ok(Self {
             name,
             config,
@@ -148,6 +152,7 @@ impl Service {
             published_topics: OnceLock::new(),
             republished_topics: OnceLock::new(),
             metrics,
+            callers,
         })
     }
 

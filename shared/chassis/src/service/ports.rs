@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::reject_browser_requests;
 use crate::config::Config;
 use crate::config::env::BadConfiguration;
+use crate::http::callers::authorize::operators_only;
 use crate::http::health::{self, Phase, ProbeState};
 use crate::http::limits::Limits;
 use crate::http::problem::Problem;
@@ -48,8 +50,10 @@ impl Service {
             kafka_denies_access: refusals::kafka_denies_access,
         };
         let probes = health::router(probes);
-        let api = routers.api.layer(middleware::from_fn_with_state(phase, reject_until_started));
-        let admin = routers.admin.merge(routers.books);
+        let callers = Extension(self.callers.clone());
+        let api = routers.api.layer(callers.clone());
+        let api = api.layer(middleware::from_fn_with_state(phase, reject_until_started));
+        let admin = operators_only(routers.admin.merge(routers.books)).layer(callers);
         let admin = admin.layer(middleware::from_fn(reject_browser_requests));
         let connections = open_files::connection_limits(self.config.database_pool_size)?;
         let idle_timeout = self.config.http_idle_timeout;

@@ -90,6 +90,7 @@ where
     F: FnOnce(Service, S) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
+    config.check_serving()?;
     let ServiceSettings { settings } = env::read()?;
     kafka::validate(&config.kafka)?;
     let telemetry = telemetry::init(name, &config)?;

@@ -56,12 +56,13 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 8] = [
+const COUNTERS: [(&str, &str); 9] = [
     (
         refusals::COUNTER,
         "Times that another system refused this service, by system and kind: its password or its rights.",
     ),
     ("http_requests_total", "Requests answered, by method, route and status."),
+    ("http_requests_refused_total", "Requests refused because of their access token, by reason."),
     (
         "dead_letters_total",
         "Records stored as dead letters because they can never be handled, by topic.",
