@@ -4,6 +4,7 @@
 mod rules;
 mod history;
 mod edges;
+mod callers;
 mod waiting;
 mod paging;
 mod deadline;

@@ -2,6 +2,7 @@
 
 mod rules;
 mod edges;
+mod callers;
 mod paging;
 mod republishing;
 mod statements;

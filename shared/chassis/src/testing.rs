@@ -200,7 +200,12 @@ pub fn unknown_callers() -> Callers {
 pub fn router_for(router: Router, subject: &str, scopes: &[&str]) -> Router {
     let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
     let caller = Caller::known(subject.to_owned(), scopes);
-    router.layer(Extension(Callers::fixed(caller)))
+    router.layer(Extension(Callers::fixed(Some(caller))))
+}
+
+/// A port of a service that knows its callers, at which no request has a token.
+pub fn router_without_token(router: Router) -> Router {
+    router.layer(Extension(Callers::fixed(None)))
 }
 
 /// The admin port of a service, with its check of operators.

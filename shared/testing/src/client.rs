@@ -30,6 +30,11 @@ impl TestClient {
         TestClient(testing::router_for(self.0.clone(), subject, scopes))
     }
 
+    /// The same router, as a service that knows its callers serves it to a client without a token.
+    pub fn without_token(&self) -> TestClient {
+        TestClient(testing::router_without_token(self.0.clone()))
+    }
+
     /// Sends a GET request.
     pub async fn get(&self, uri: &str) -> TestResponse {
         self.send(Method::GET, uri, None, None).await
@@ -56,7 +61,7 @@ impl TestClient {
         self.0.clone().oneshot(request).await.expect("routers don't fail")
     }
 
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         uri: &str,

@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod access;
 mod client;
 mod event_producer;
 mod openapi;
 mod statements;
 mod test_service;
 
+pub use access::{ForOthers, RouteRequest, assert_access};
 pub use chassis::testing::write_batch;
 pub use client::{TestClient, TestResponse};
 pub use event_producer::EventProducer;

@@ -12,6 +12,7 @@ use tokio::time::{Duration, Instant};
 use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, SettleOutcome};
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary};
+use crate::http::callers::caller::Caller;
 use crate::http::extractors::{Json, Path, Query};
 use crate::http::pagination::PageLimit;
 use crate::http::problem::Problem;
@@ -131,10 +132,11 @@ struct SettleResponse {
 
 async fn replay<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
+    actor: Caller,
     Path(dead_letter_id): Path<i64>,
 ) -> Result<Json<SettleResponse>, Problem> {
     dead_letters.registry.evict_unresolved();
-    let outcome = dead_letters.replay(dead_letter_id).await?;
+    let outcome = dead_letters.replay(dead_letter_id, &actor).await?;
     Ok(Json(SettleResponse { dead_letter_id, outcome, loss: None }))
 }
 
@@ -161,6 +163,7 @@ struct ReplayAllResponse {
 /// Replays all that wait, oldest first, each in a transaction of its own, up to a bound.
 async fn replay_all<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
+    actor: Caller,
     body: Bytes,
 ) -> Result<Json<ReplayAllResponse>, Problem> {
     let request: ReplayAllRequest = match body.is_empty() {
@@ -176,7 +179,7 @@ async fn replay_all<R: UnitOfWork>(
         if began.elapsed() > REPLAY_DURATION_MAX {
             break;
         }
-        match dead_letters.replay(dead_letter.dead_letter_id).await {
+        match dead_letters.replay(dead_letter.dead_letter_id, &actor).await {
             Ok(_) => replayed += 1,
             // Another operator may have discarded it meanwhile.
             Err(problem) if problem.kind == STILL_UNPROCESSABLE || problem.kind == "discarded" => {
@@ -212,6 +215,7 @@ struct DiscardRequest {
 
 async fn discard<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
+    actor: Caller,
     Path(dead_letter_id): Path<i64>,
     Json(request): Json<DiscardRequest>,
 ) -> Result<Json<SettleResponse>, Problem> {
@@ -222,6 +226,6 @@ async fn discard<R: UnitOfWork>(
     }
     dead_letters.registry.evict_unresolved();
     let (outcome, loss) =
-        dead_letters.discard(dead_letter_id, discard_reason, request.write_off).await?;
+        dead_letters.discard(dead_letter_id, discard_reason, request.write_off, &actor).await?;
     Ok(Json(SettleResponse { dead_letter_id, outcome, loss }))
 }

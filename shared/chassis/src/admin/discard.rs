@@ -15,6 +15,7 @@ use crate::db::{self, DbErrorClass};
 use crate::dead_letter::discard_impact::{DiscardImpact, WriteOff};
 use crate::dead_letter::{self, DeadLetter, DeadLetterState};
 use crate::event::avro::unframe;
+use crate::http::callers::caller::Caller;
 use crate::http::problem::Problem;
 use crate::inbox;
 use crate::telemetry::panics::catch_panic;
@@ -26,18 +27,20 @@ async fn insert_write_offs(
     tx: &mut PgTransaction<'_>,
     dead_letter_id: i64,
     write_offs: &[WriteOff],
+    actor: Option<&str>,
 ) -> sqlx::Result<()> {
     if write_offs.is_empty() {
         return Ok(());
     }
     sqlx::query(
-        "insert into chassis.write_offs (dead_letter_id, description, amount, unit)
-         select $1, * from unnest($2::text[], $3::bigint[], $4::text[])",
+        "insert into chassis.write_offs (dead_letter_id, description, amount, unit, actor)
+         select $1, *, $5 from unnest($2::text[], $3::bigint[], $4::text[])",
     )
     .bind(dead_letter_id)
     .bind(write_offs.iter().map(|w| w.what.as_str()).collect::<Vec<_>>())
     .bind(write_offs.iter().map(|w| w.amount).collect::<Vec<_>>())
     .bind(write_offs.iter().map(|w| w.unit.as_str()).collect::<Vec<_>>())
+    .bind(actor)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -51,6 +54,7 @@ impl<R: UnitOfWork> DeadLetters<R> {
         dead_letter_id: i64,
         reason: &str,
         write_off: bool,
+        actor: &Caller,
     ) -> Result<(SettleOutcome, Option<DiscardImpact>), Problem> {
         let dead_letter = self.find(dead_letter_id).await?;
         if is_settled(&dead_letter, dead_letter.state, DeadLetterState::Discarded)? {
@@ -73,15 +77,16 @@ impl<R: UnitOfWork> DeadLetters<R> {
             if !impact.write_offs.is_empty() && !write_off {
                 return Err(write_off_needed(dead_letter_id, &impact));
             }
-            insert_write_offs(&mut tx, dead_letter_id, &impact.write_offs)
+            insert_write_offs(&mut tx, dead_letter_id, &impact.write_offs, actor.subject())
                 .await
                 .map_err(unavailable)?;
             let state = match settled {
                 SettleOutcome::HandledBefore => DeadLetterState::Replayed,
                 _ => DeadLetterState::Discarded,
             };
-            let closed = dead_letter::settle(&mut tx, dead_letter_id, state, Some(reason)).await;
-            closed.map_err(unavailable)?;
+            let actor = actor.subject();
+            let closed = dead_letter::settle(&mut tx, dead_letter_id, state, Some(reason), actor);
+            closed.await.map_err(unavailable)?;
             Ok((tx, settled, Some(impact)))
         };
         let late = |_| Err(unavailable("the database did not answer in time"));

@@ -1,7 +1,9 @@
 //! The admin port, for operators: dead letters are listed, replayed and discarded, the consumer is resumed after
 //! its circuit breaker opened, and published events are republished. Promise: nothing is settled twice, and
-//! what a discard gives up is written off in the same transaction. The port has no authentication. It listens
-//! on loopback and rejects the requests of browsers; an address that others can reach breaks that protection.
+//! what a discard gives up is written off in the same transaction. Where the service knows its callers, only a
+//! caller with the scope `operator` is admitted, and each act names its actor. Otherwise the port has no
+//! authentication: it listens on loopback and rejects the requests of browsers, and an address that others can reach
+//! breaks that protection.
 
 pub(crate) mod dead_letters;
 pub mod discard;
@@ -22,6 +24,7 @@ use sqlx::PgPool;
 
 use crate::admin::replay::DeadLetters;
 use crate::consumer::circuit_breaker::{self, PauseState};
+use crate::http::callers::caller::Caller;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
@@ -39,8 +42,8 @@ async fn show_pause(State(db): State<PgPool>) -> Result<Json<PauseState>, Proble
     Ok(Json(circuit_breaker::pause_state(&db).await?))
 }
 
-async fn resume(State(db): State<PgPool>) -> Result<Json<PauseState>, Problem> {
-    Ok(Json(circuit_breaker::resume(&db).await?))
+async fn resume(State(db): State<PgPool>, actor: Caller) -> Result<Json<PauseState>, Problem> {
+    Ok(Json(circuit_breaker::resume(&db, actor.subject()).await?))
 }
 
 /// Rejects requests of browsers: the admin port listens on loopback, which any page in a local browser can

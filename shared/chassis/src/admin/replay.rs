@@ -18,6 +18,7 @@ use crate::db::{self, DbErrorClass};
 use crate::dead_letter::{self, DeadLetter, DeadLetterReason, DeadLetterState, ReasonKind};
 use crate::event::avro::{Undecodable, unframe};
 use crate::flow::wakeups::Wakeups;
+use crate::http::callers::caller::Caller;
 use crate::http::problem::Problem;
 use crate::kafka::record::schema_id;
 use crate::kafka::schema_registry::{CachedSchema, SchemaRegistryClient};
@@ -120,7 +121,11 @@ impl<R: UnitOfWork> DeadLetters<R> {
     }
 
     /// Applies the event and settles its dead letter, in one transaction.
-    pub async fn replay(&self, dead_letter_id: i64) -> Result<SettleOutcome, Problem> {
+    pub async fn replay(
+        &self,
+        dead_letter_id: i64,
+        actor: &Caller,
+    ) -> Result<SettleOutcome, Problem> {
         let dead_letter = self.find(dead_letter_id).await?;
         if is_settled(&dead_letter, dead_letter.state, DeadLetterState::Replayed)? {
             return self.already_settled(dead_letter_id).await;
@@ -131,7 +136,7 @@ impl<R: UnitOfWork> DeadLetters<R> {
         }
         let mut races = 0;
         loop {
-            let attempt = self.replay_once(&dead_letter, &item);
+            let attempt = self.replay_once(&dead_letter, &item, actor.subject());
             let attempt = tokio::time::timeout(SETTLE_TIMEOUT, attempt).await;
             let error = match attempt.map_err(Problem::admin_outcome_unknown)? {
                 Ok(settled) => return Ok(settled),
@@ -161,6 +166,7 @@ impl<R: UnitOfWork> DeadLetters<R> {
         &self,
         dead_letter: &DeadLetter,
         item: &IncomingRecord<R>,
+        actor: Option<&str>,
     ) -> Result<SettleOutcome, ReplayError> {
         let mut tx = db::begin(&self.db).await?;
         let state = dead_letter::lock(&mut tx, dead_letter.dead_letter_id).await?;
@@ -179,7 +185,7 @@ impl<R: UnitOfWork> DeadLetters<R> {
         } else {
             (DeadLetterState::Replayed, SettleOutcome::HandledBefore)
         };
-        dead_letter::settle(&mut tx, dead_letter.dead_letter_id, state, None).await?;
+        dead_letter::settle(&mut tx, dead_letter.dead_letter_id, state, None, actor).await?;
         crash_point!("replay.prepared");
         tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
         crash_point!("replay.committed");

@@ -147,11 +147,11 @@ pub(crate) async fn pause_state(db: &PgPool) -> sqlx::Result<PauseState> {
 }
 
 /// Ends the pause of the consumer of every instance.
-pub(crate) async fn resume(db: &PgPool) -> Result<PauseState, Problem> {
+pub(crate) async fn resume(db: &PgPool, actor: Option<&str>) -> Result<PauseState, Problem> {
     let mut tx = db.begin().await?;
-    let resume =
-        "update chassis.consumer set paused_at = null, reason = null returning paused_at, reason";
-    let resumed = sqlx::query_as(resume).fetch_one(&mut *tx).await?;
+    let resume = "update chassis.consumer set paused_at = null, reason = null, actor = $1
+                  returning paused_at, reason";
+    let resumed = sqlx::query_as(resume).bind(actor).fetch_one(&mut *tx).await?;
     tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
     Ok(resumed)
 }

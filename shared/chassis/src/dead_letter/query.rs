@@ -38,6 +38,8 @@ pub(crate) struct DeadLetterSummary {
     state: DeadLetterState,
     received_at: DateTime<Utc>,
     settled_at: Option<DateTime<Utc>>,
+    /// Who settled it, if the service knows its callers.
+    actor: Option<String>,
 }
 
 /// Which dead letters to list; `None` is any.
@@ -58,7 +60,7 @@ pub(crate) async fn list(
     sqlx::query_as(
         "select dead_letter_id, topic, partition, \"offset\", event_id,
                 encode(substring(key for 256), 'escape') as key,
-                kind, reason, state, received_at, settled_at
+                kind, reason, state, received_at, settled_at, actor
          from chassis.dead_letters
          where dead_letter_id > $1 and ($2::text is null or state = $2) and ($3::text is null or topic = $3)
          order by dead_letter_id limit $4",
@@ -84,7 +86,7 @@ pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Resul
     .await
 }
 
-/// A dead letter with all its columns. Only its state, its discard reason and its time of settlement change; later its
+/// A dead letter with all its columns. Only its state changes, with how, when and by whom it was settled; later its
 /// record and its headers are emptied.
 #[derive(Debug, Serialize, sqlx::FromRow)]
 pub(crate) struct DeadLetter {
@@ -111,6 +113,7 @@ pub(crate) struct DeadLetter {
     pub discard_reason: Option<String>,
     pub received_at: DateTime<Utc>,
     pub settled_at: Option<DateTime<Utc>>,
+    pub actor: Option<String>,
 }
 
 /// Bytes as text. What is not UTF-8 is replaced.
@@ -206,14 +209,16 @@ pub(crate) async fn settle(
     dead_letter_id: i64,
     state: DeadLetterState,
     discard_reason: Option<&str>,
+    actor: Option<&str>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update chassis.dead_letters set state = $2, discard_reason = $3, settled_at = now()
+        "update chassis.dead_letters set state = $2, discard_reason = $3, actor = $4, settled_at = now()
          where dead_letter_id = $1 and state = 'waiting'",
     )
     .bind(dead_letter_id)
     .bind(state)
     .bind(discard_reason.map(storable_text))
+    .bind(actor)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::admin_client::{get, outcome, post, refusal, send_request, state_counts};
+use super::admin_client::{OPERATOR, get, outcome, post, refusal, send_request, state_counts};
 use super::*;
 use crate::db;
 use crate::kafka::record::schema_id;
@@ -108,9 +108,13 @@ async fn an_event_of_value_is_discarded_only_with_a_write_off_that_the_books_sho
     assert_eq!(books, json!({ "balanced": true, "written_off": written_off }));
     let letter = get(&admin, "/dead-letters/1").await;
     assert_eq!(
-        (&letter["state"], &letter["discard_reason"]),
-        (&json!("discarded"), &json!("no till has them"))
+        (&letter["state"], &letter["discard_reason"], &letter["actor"]),
+        (&json!("discarded"), &json!("no till has them"), &json!(OPERATOR))
     );
+    let listed = get(&admin, "/dead-letters?state=discarded").await;
+    assert_eq!(listed["dead_letters"][0]["actor"], OPERATOR);
+    let actors = "select count(*) from chassis.write_offs where actor = 'ann'";
+    assert_eq!(fixture.query_number(actors).await, 2);
     let (status, kind, _) = refusal(&admin, "/dead-letters/1/replay", Value::Null).await;
     assert_eq!((status, kind.as_str()), (409, "discarded"), "a discard is final");
 }
@@ -160,6 +164,7 @@ async fn a_discarded_event_has_no_effect_when_it_is_read_again_with_its_cause_fi
         state_counts([("discarded", 24), ("waiting", 1)])
     );
     assert_eq!(outcome(&admin, "/dead-letters/25/replay", Value::Null).await, "handled_before");
+    assert_eq!(get(&admin, "/dead-letters/25").await["actor"], OPERATOR);
 }
 
 #[tokio::test]

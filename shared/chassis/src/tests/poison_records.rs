@@ -156,8 +156,10 @@ async fn twenty_bad_events_in_a_row_pause_the_consumer_until_an_operator_resumes
     sleep(QUIET_PERIOD).await;
     assert_eq!(fixture.tallies().await["a"], (1, 1));
     let resume = axum::http::Request::post("/consumer/resume").body(axum::body::Body::empty());
-    let answer = fixture.consumer().admin().oneshot(resume.unwrap()).await.unwrap();
+    let answer = fixture.admin_router().oneshot(resume.unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
+    let resumed = "select count(*) from chassis.consumer where actor = 'ann'";
+    assert_eq!(fixture.query_number(resumed).await, 1);
     eventually("it goes on", async || fixture.tallies().await["a"] == (2, 2)).await;
     eventually("to the end", async || group.caught_up().await.is_some()).await;
     consuming.stop().await;
@@ -347,7 +349,7 @@ async fn dead_letters_store_a_bounded_number_of_bytes_and_too_many_of_them_pause
     let replay = axum::http::Request::post("/dead-letters/1/replay")
         .header("content-type", "application/json")
         .body(axum::body::Body::from("{}"));
-    let answer = fixture.consumer().admin().oneshot(replay.unwrap()).await.unwrap();
+    let answer = fixture.admin_router().oneshot(replay.unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::CONFLICT, "it can't be replayed");
 
     // As many as may wait, then as many bytes as may wait.

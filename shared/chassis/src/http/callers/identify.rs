@@ -19,8 +19,8 @@ enum Source {
     /// The service knows no callers.
     Unknown,
     Tokens(Arc<TokenVerifier>),
-    /// One caller, in tests.
-    Fixed(Caller),
+    /// One caller or a request without a token, in tests.
+    Fixed(Option<Caller>),
 }
 
 impl Callers {
@@ -29,8 +29,8 @@ impl Callers {
         Callers(Source::Unknown)
     }
 
-    /// Every request has the same caller.
-    pub(crate) fn fixed(caller: Caller) -> Callers {
+    /// Every request has the same caller, or no token.
+    pub(crate) fn fixed(caller: Option<Caller>) -> Callers {
         Callers(Source::Fixed(caller))
     }
 
@@ -57,7 +57,7 @@ impl Callers {
     pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Caller, TokenError> {
         match &self.0 {
             Source::Unknown => Ok(Caller::unrestricted()),
-            Source::Fixed(caller) => Ok(caller.clone()),
+            Source::Fixed(caller) => caller.clone().ok_or(TokenError::Missing),
             Source::Tokens(verifier) => verifier.verify(bearer_token(headers)?).await,
         }
     }
