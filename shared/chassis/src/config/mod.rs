@@ -7,6 +7,7 @@
 pub mod env;
 
 pub(crate) mod address;
+pub(crate) mod reload;
 mod http_tls;
 mod kafka;
 mod schema_registry;

@@ -8,23 +8,27 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, Row};
 
-use crate::db;
-
-/// How long it may take to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::db::{self, login};
 
 /// How long it may take to begin a transaction.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long it may take to close a connection whose login is outdated.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The connection of one loop, open or not.
 pub(crate) struct DedicatedConnection {
-    options: PgConnectOptions,
+    db: PgPool,
+    lock_timeout: Option<&'static str>,
+    /// The options of the pool with which the kept connection was opened.
+    opened_with: Arc<PgConnectOptions>,
     idle: Option<PgConnection>,
 }
 
@@ -40,14 +44,31 @@ pub(crate) struct DedicatedTransaction<'a> {
 impl DedicatedConnection {
     /// A connection to the database of the pool. It connects when first used.
     pub(crate) fn new(db: &PgPool) -> DedicatedConnection {
-        let options = db.connect_options().as_ref().clone().options(db::PLANNER_SETTINGS);
-        DedicatedConnection { options, idle: None }
+        let (db, opened_with) = (db.clone(), db.connect_options());
+        DedicatedConnection { db, lock_timeout: None, opened_with, idle: None }
     }
 
     /// The same, with a limit on the wait for a lock, in the form of Postgres: `500ms`.
     pub(crate) fn with_lock_timeout(self, timeout: &'static str) -> DedicatedConnection {
-        let options = self.options.options([("lock_timeout", timeout)]);
-        DedicatedConnection { options, ..self }
+        DedicatedConnection { lock_timeout: Some(timeout), ..self }
+    }
+
+    /// Closes the kept connection if the login of the pool has changed since it was opened.
+    pub(crate) async fn close_if_outdated(&mut self) {
+        if !Arc::ptr_eq(&self.opened_with, &self.db.connect_options())
+            && let Some(outdated) = self.idle.take()
+        {
+            let _ = db::with_timeout(CLOSE_TIMEOUT, outdated.close()).await;
+        }
+    }
+
+    async fn connect(&mut self) -> sqlx::Result<PgConnection> {
+        let lock_timeout = self.lock_timeout.map(|timeout| ("lock_timeout", timeout));
+        let with_settings =
+            |options: PgConnectOptions| options.options(db::PLANNER_SETTINGS).options(lock_timeout);
+        let (connection, opened_with) = login::connect(&self.db, with_settings).await?;
+        self.opened_with = opened_with;
+        Ok(connection)
     }
 
     /// Begins a transaction; see [`db::PLANNER_SETTINGS`] for how its statements are planned.
@@ -67,6 +88,7 @@ impl DedicatedConnection {
         &mut self,
         settings: &str,
     ) -> sqlx::Result<DedicatedTransaction<'_>> {
+        self.close_if_outdated().await;
         let kept = match self.idle.take() {
             // If the database was restarted meanwhile, this fails before any work is done.
             Some(kept) => begin_on(kept, settings).await.ok(),
@@ -75,8 +97,8 @@ impl DedicatedConnection {
         let (connection, now) = match kept {
             Some(kept) => kept,
             None => {
-                let connect = db::with_timeout(CONNECT_TIMEOUT, self.options.connect());
-                begin_on(connect.await?, settings).await?
+                let connection = self.connect().await?;
+                begin_on(connection, settings).await?
             }
         };
         Ok(DedicatedTransaction { now, connection, idle: &mut self.idle })

@@ -7,6 +7,7 @@
 pub mod clock;
 pub(crate) mod connection;
 pub mod horizon;
+pub(crate) mod login;
 pub mod migrate;
 pub mod pool;
 mod privileges;

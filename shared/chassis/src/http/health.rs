@@ -16,11 +16,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool};
+use sqlx::{Connection, Executor, PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::db::login;
 use crate::flow::heartbeat::Heartbeats;
 use crate::http::problem::Problem;
 use crate::telemetry::refusals;
@@ -102,7 +102,7 @@ async fn readyz(probes: &ProbeState, database: &DatabaseProbe) -> Result<&'stati
 
 /// The service's own database, and the one connection of all probes.
 struct DatabaseProbe {
-    options: PgConnectOptions,
+    db: PgPool,
     cache: tokio::sync::Mutex<ProbeCache>,
 }
 
@@ -114,7 +114,7 @@ struct ProbeCache {
 
 impl DatabaseProbe {
     fn new(db: &PgPool) -> DatabaseProbe {
-        DatabaseProbe { options: db.connect_options().as_ref().clone(), cache: Default::default() }
+        DatabaseProbe { db: db.clone(), cache: Default::default() }
     }
 
     async fn is_reachable(&self) -> bool {
@@ -149,7 +149,7 @@ impl DatabaseProbe {
                 return Ok(());
             }
         }
-        let mut connection = self.options.connect().await?;
+        let (mut connection, _) = login::connect(&self.db, |options| options).await?;
         connection.execute("select 1").await?;
         *kept = Some((connection, Instant::now()));
         Ok(())

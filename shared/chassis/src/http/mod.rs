@@ -14,6 +14,7 @@ pub(crate) mod feed_entry;
 pub mod headers;
 pub mod health;
 pub(crate) mod instrument;
+pub(crate) mod login_retry;
 pub(crate) mod limits;
 pub mod openapi;
 mod openapi_responses;

@@ -10,7 +10,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use crate::db::{self, DbErrorClass};
+use crate::db::{self, DbErrorClass, login};
+use crate::http::login_retry::LoginRefused;
 use crate::telemetry::refusals;
 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -30,12 +31,15 @@ pub struct Problem {
     pub field: Option<String>,
     /// When to repeat the request, at the earliest.
     pub retry_after: Option<Duration>,
+    /// Whether the database refused the login, before any statement.
+    pub(crate) login_refused: bool,
 }
 
 impl Problem {
     /// Any status and kind; the constructors below read better where they fit.
     pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into(), field: None, retry_after: None }
+        let (field, retry_after, login_refused) = (None, None, false);
+        Self { status, kind, detail: detail.into(), field, retry_after, login_refused }
     }
 
     /// 400: this is not the request that it claims to be (broken JSON, a bad header).
@@ -140,6 +144,9 @@ impl IntoResponse for Problem {
         if let Some(after) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
         }
+        if self.login_refused {
+            response.extensions_mut().insert(LoginRefused);
+        }
         response
     }
 }
@@ -158,10 +165,10 @@ impl From<sqlx::Error> for Problem {
             let detail = "a text holds a character that can't be stored, such as NUL";
             return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-value", detail);
         }
-        if is_transient(&error) {
-            return Self::unavailable(
-                "The database cannot be reached just now; nothing was stored.",
-            );
+        let login_refused = login::is_refused(&error);
+        if login_refused || is_transient(&error) {
+            let detail = "The database cannot be reached just now; nothing was stored.";
+            return Self { login_refused, ..Self::unavailable(detail) };
         }
         tracing::error!(error = &error as &dyn std::error::Error, "a statement of the API failed");
         Self::internal()

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use metrics::gauge;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::KafkaConfig;
-use crate::db;
-use crate::db::sequences;
+use crate::db::{self, login, sequences};
 use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
@@ -116,9 +116,10 @@ impl Relay {
         Ok(())
     }
 
-    /// Waits until it is the active relay, then relays until it is stopped or fails.
+    /// Waits until it is the active relay, then relays until it is stopped or fails, or until its login is outdated.
     async fn run_as_leader(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let mut db = self.open_session().await?;
+        let (mut db, opened_with) = self.open_session().await?;
+        let is_outdated = || !Arc::ptr_eq(&opened_with, &self.db.connect_options());
         // The lock of a standby excludes no other relay, and rows that cannot be deleted would be sent again by
         // each active relay.
         let read_only = AssertSqlSafe(format!("select {}", db::IS_READ_ONLY_EXPR));
@@ -139,7 +140,7 @@ impl Relay {
                 gauge!("outbox_oldest_seconds").set(0);
             }
             self.wait_before_retry(stop).await;
-            if stop.is_cancelled() {
+            if stop.is_cancelled() || is_outdated() {
                 return Ok(());
             }
         }
@@ -149,7 +150,7 @@ impl Relay {
         gauge!("relay_active").set(1);
         info!("relaying");
         let mut sender = OutboxSender::new(self.service, producer, &self.registry);
-        let ended = self.relay_until_stopped(&mut db, &mut sender, stop).await;
+        let ended = self.relay_until_stopped(&mut db, &mut sender, stop, is_outdated).await;
         // The next active relay sends the records in flight again. This one may send nothing once it has lost the
         // lock, so it closes the producer before the session. Closing waits for librdkafka's threads and runs on
         // a separate thread: one of them may be resolving a name, which takes ten seconds and more without a
@@ -172,12 +173,14 @@ impl Relay {
     }
 
     /// Opens the session that holds the lock and reads the outbox.
-    pub(crate) async fn open_session(&self) -> anyhow::Result<PgConnection> {
-        let session = self.db.connect_options();
-        let session = session.as_ref().clone().options([
+    pub(crate) async fn open_session(
+        &self,
+    ) -> anyhow::Result<(PgConnection, Arc<PgConnectOptions>)> {
+        let statement_timeout = format!("{}s", STATEMENT_TIMEOUT.as_secs());
+        let settings = [
             ("idle_session_timeout", SESSION_IDLE_TIMEOUT),
             // Polls may take longer than other statements of the service.
-            ("statement_timeout", &format!("{}s", STATEMENT_TIMEOUT.as_secs())),
+            ("statement_timeout", statement_timeout.as_str()),
             // A poll has one plan. Postgres would plan each poll if it estimated that to be cheaper, and planning
             // is a large part of a poll for a single event.
             ("plan_cache_mode", "force_generic_plan"),
@@ -190,8 +193,10 @@ impl Relay {
             // the last vacuum, at each poll.
             ("enable_bitmapscan", "off"),
             ("enable_seqscan", "off"),
-        ]);
-        with_query_timeout(session.connect()).await.context("no session with the database")
+        ];
+        with_query_timeout(login::connect(&self.db, |options| options.options(settings)))
+            .await
+            .context("no session with the database")
     }
 
     async fn relay_until_stopped(
@@ -199,10 +204,11 @@ impl Relay {
         db: &mut PgConnection,
         sender: &mut OutboxSender<'_>,
         stop: &CancellationToken,
+        is_outdated: impl Fn() -> bool,
     ) -> anyhow::Result<()> {
         let mut worked_at = Instant::now();
         let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !is_outdated() {
             sender.check_producer()?;
             self.heartbeat.beat();
             sender.lag.measure(db).await?;

@@ -24,6 +24,7 @@ use crate::service::tasks::Tasks;
 use crate::service::{Routers, Service, ServiceLoop};
 
 const CLOCK_TASK: &str = "clock";
+const RELOAD_TASK: &str = "reload of secrets";
 
 /// Timeout of storing the schemas beside the outbox.
 const STORE_SCHEMAS_TIMEOUT: Duration = Duration::from_secs(8);
@@ -63,13 +64,15 @@ impl Service {
         let mut tasks = Tasks::default();
         let stop_internal_ports = CancellationToken::new();
         self.listen(routers, phase_receiver, &stop_internal_ports, &mut tasks)?;
+        // From the start: the wait for the database may outlast a password.
+        tasks.spawn(RELOAD_TASK, self.reloader().run(self.stop.clone()));
 
         let ended_early = tokio::select! {
             () = shutdown_signal.as_mut() => Some(Ok(())),
             failure = tasks.join_first() => Some(Err(failure)),
             () = self.wait_until_prepared() => None,
         };
-        let mut names = Vec::new();
+        let mut names = vec![RELOAD_TASK];
         let ended = match ended_early {
             Some(ended) => ended,
             None => {

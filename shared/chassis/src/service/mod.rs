@@ -8,6 +8,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod open_files;
 mod ports;
 pub mod process;
+mod reload;
 pub(crate) mod tasks;
 
 use std::sync::{Arc, OnceLock};
@@ -26,9 +27,10 @@ use crate::admin::republish::{self, RepublishSource};
 use crate::commands;
 use crate::commands::{CommandExecutor, Commands};
 use crate::config::Config;
+use crate::config::env::BadConfiguration;
 use crate::consumer::Consumer;
 use crate::consumer::resources::ConsumerResources;
-use crate::db::pool;
+use crate::db::pool::RenewablePool;
 use crate::event::{Event, Topic};
 use crate::flow::heartbeat::{Heartbeat, Heartbeats};
 use crate::flow::wakeups::Wakeups;
@@ -37,6 +39,8 @@ use crate::http::change_feed::{ChangeFeed, FeedEntry};
 use crate::kafka::compacted_topic::CompactedTopic;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::relay::Relay;
+use crate::service::reload::Reloader;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::unit_of_work::UnitOfWork;
 
 /// The longest interval between two heartbeats of a loop: the longest wait within its own bounds, with room to
@@ -51,8 +55,11 @@ pub struct Service {
     pub name: &'static str,
     /// Its environment.
     pub(crate) config: Config,
+    /// Reads the environment again, with the files that it names.
+    pub(crate) read_config: ReadConfig,
     /// Its own database.
     pub db: PgPool,
+    pool: RenewablePool,
     /// The heartbeats of its loops.
     pub(crate) heartbeats: Heartbeats,
     /// Cancelled when the loops are to end, after the API has drained.
@@ -71,6 +78,9 @@ pub struct Service {
     /// Who calls its API and its admin port.
     pub(crate) callers: Callers,
 }
+
+/// Reads a configuration.
+pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Config, BadConfiguration> + Send + Sync>;
 
 /// The routers of the three ports. Each has its own port because each has other clients.
 pub struct Routers {
@@ -135,14 +145,17 @@ impl Service {
         migrator: Migrator,
         metrics: PrometheusHandle,
     ) -> anyhow::Result<Self> {
-        let db = pool::connect(name, &config)?;
+        let pool = RenewablePool::new(name, &config)?;
+        let same = config.clone();
         let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
         let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry)?);
         let callers = Callers::new(&config.tokens)?;
         Ok(Self {
             name,
             config,
-            db,
+            read_config: Arc::new(move || Ok(same.clone())),
+            db: pool.pool.clone(),
+            pool,
             heartbeats,
             stop,
             registry,
@@ -183,6 +196,16 @@ impl Service {
     /// `/livez` fails and an orchestrator restarts the process.
     pub fn heartbeat(&self, name: &'static str, bound: Duration) -> Heartbeat {
         self.heartbeats.register(name, bound)
+    }
+
+    /// The task that takes over secrets and certificates when they change.
+    fn reloader(&self) -> Reloader {
+        Reloader {
+            read_config: self.read_config.clone(),
+            pool: self.pool.clone(),
+            database_url: self.config.database_url.clone(),
+            log_throttle: LogThrottle::default(),
+        }
     }
 
     /// The feed by which clients wait for a change, on any replica.

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -95,7 +96,8 @@ where
     kafka::validate(&config.kafka)?;
     let telemetry = telemetry::init(name, &config)?;
     open_files::raise_limit();
-    let service = Service::new(name, config, migrator, telemetry.metrics())?;
+    let mut service = Service::new(name, config, migrator, telemetry.metrics())?;
+    service.read_config = Arc::new(Config::from_env);
     let ended = serve(service, settings).await;
     telemetry.shutdown().await;
     ended
