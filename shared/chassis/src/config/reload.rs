@@ -1,11 +1,15 @@
-//! The request to read the files of the environment again: secrets and certificates, which an operator replaces
-//! while the process runs. [`crate::service`] reads them at an interval; a refused login does not wait for it.
+//! Secrets and certificates may change while the process runs: an operator replaces their files.
+//! [`crate::service`] reads the files again at an interval; a refused login does not wait for it. This module has
+//! what the clients of the lower layers need for that.
 //!
-//! The environment belongs to the process, and so does the request.
+//! The environment belongs to the process, and so does the request to read it again.
 
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+
+use crate::config::Secret;
 
 /// How long to wait after a refused login before the next one, while the files are read again.
 pub(crate) const LOGIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -21,4 +25,51 @@ pub(crate) fn request() {
 /// Waits for the next request.
 pub(crate) async fn requested() {
     REQUEST.notified().await;
+}
+
+/// A part of the configuration that may change while the process runs.
+#[derive(Clone)]
+pub(crate) struct Live<T>(watch::Receiver<T>);
+
+impl<T: Clone> Live<T> {
+    /// A part that its sender changes.
+    pub(crate) fn new(sender: &watch::Sender<T>) -> Live<T> {
+        Live(sender.subscribe())
+    }
+
+    /// A part that never changes.
+    #[cfg(test)]
+    pub(crate) fn fixed(value: T) -> Live<T> {
+        Live(watch::channel(value).1)
+    }
+
+    /// The present value. From now on [`Live::has_changed`] compares with it.
+    pub(crate) fn read(&mut self) -> T {
+        self.0.borrow_and_update().clone()
+    }
+
+    /// Whether the value has changed since it was last read.
+    pub(crate) fn has_changed(&self) -> bool {
+        // Without its sender it never changes again.
+        self.0.has_changed().unwrap_or(false)
+    }
+}
+
+/// A digest of secrets and of the content of files, by which a change is recognised.
+pub(crate) fn fingerprint(secrets: &[Option<&Secret>], files: &[Option<&str>]) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    let mut add = |part: Option<&[u8]>| {
+        let part = part.unwrap_or_default();
+        digest.update(part.len().to_be_bytes());
+        digest.update(part);
+    };
+    for secret in secrets {
+        add(secret.map(|secret| secret.expose().as_bytes()));
+    }
+    for file in files {
+        // A directory of certificates is not compared: its files cannot be replaced at one moment.
+        let content = file.and_then(|file| std::fs::read(file).ok());
+        add(content.as_deref());
+    }
+    digest.finalize().to_vec()
 }

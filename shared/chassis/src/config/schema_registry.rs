@@ -40,6 +40,11 @@ impl SchemaRegistryConfig {
         self.check_with(std::env::var_os(SSL_CERT_FILE))
     }
 
+    /// The file of the certificates that the registry is checked against, if there is one of its own.
+    pub(crate) fn trusted_certificates(&self) -> Option<String> {
+        std::env::var(SSL_CERT_FILE).ok().filter(|file| !file.is_empty())
+    }
+
     pub(super) fn check_with(
         &self,
         certificates: Option<OsString>,

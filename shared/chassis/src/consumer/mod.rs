@@ -31,9 +31,10 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::KafkaConfig;
+use crate::config::reload::Live;
 use crate::consumer::batch::BatchRunner;
 use crate::consumer::circuit_breaker::PAUSE_POLL_INTERVAL;
 use crate::consumer::lag::ConsumerLag;
@@ -43,6 +44,7 @@ use crate::consumer::resources::ConsumerResources;
 use crate::consumer::router::{DiscardFn, DiscardSlot, EventRouter};
 use crate::dead_letter;
 use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
+use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
 use crate::flow::wakeups::Wakeups;
@@ -67,11 +69,33 @@ const LINGER_LIMITS: LingerLimits =
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a client is kept after its credentials have changed: each for another time, so that they are replaced
+/// one after the other and most partitions have a reader at any time.
+const REPLACEMENT_BACKOFF: RetryBackoff =
+    RetryBackoff { delay_min: REPLACEMENT_DELAY, delay_max: REPLACEMENT_DELAY };
+const REPLACEMENT_DELAY: Duration = Duration::from_secs(8);
+
+/// When a client is replaced because its credentials have changed. librdkafka reads them when it makes a client.
+struct Replacement {
+    config: Live<KafkaConfig>,
+    due_at: Option<Instant>,
+}
+
+impl Replacement {
+    fn is_due(&mut self) -> bool {
+        if !self.config.has_changed() {
+            return false;
+        }
+        let delay = || Instant::now() + REPLACEMENT_BACKOFF.pause_after(1);
+        *self.due_at.get_or_insert_with(delay) <= Instant::now()
+    }
+}
+
 /// The loop that applies events. `Last` is what [`Consumer::on_discard`] completes: the handler that was
 /// added last.
 pub struct Consumer<R: UnitOfWork, Last = ()> {
     service: &'static str,
-    config: KafkaConfig,
+    config: Live<KafkaConfig>,
     pub(crate) resources: ConsumerResources<R>,
     lag: ConsumerLag,
     last: Last,
@@ -84,13 +108,12 @@ impl<R: UnitOfWork> Consumer<R> {
     /// A consumer without handlers; add each with [`Consumer::on`].
     pub(crate) fn new(
         service: &'static str,
-        config: &KafkaConfig,
+        config: Live<KafkaConfig>,
         db: PgPool,
         registry: Arc<SchemaRegistryClient>,
         wakeups: Arc<Wakeups>,
         heartbeat: Heartbeat,
     ) -> Consumer<R> {
-        let config = config.clone();
         let (router, lag) = (Arc::new(EventRouter::new(service)), ConsumerLag::default());
         let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
         Consumer { service, config, resources, lag, last: () }
@@ -172,19 +195,26 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             // Until the client reports its partitions: partitions that it does not read have no lag here.
             gauge!("consumer_partitions", "topic" => *topic).set(0);
         }
+        let mut config = self.config.clone();
+        let settings = config.read();
         let client: StreamConsumer<GroupContext> =
-            kafka::consumer_config(self.service, &self.config, isolation)
+            kafka::consumer_config(self.service, &settings, isolation)
                 .create_with_context(GroupContext::new(isolation))?;
         let client = Arc::new(client);
         client.subscribe(topics)?;
-        let plain = kafka::client_config(self.service, &self.config);
+        let plain = kafka::client_config(self.service, &settings);
         self.lag.attach(isolation, &client, plain).await;
         let (prefetched, records) = mpsc::channel(PREFETCH_MAX);
         let prefetching = tokio::spawn(prefetch::prefetch(client.clone(), prefetched));
 
-        self.run_batches(&client, records, stop).await?;
+        let mut replacement = Replacement { config, due_at: None };
+        self.run_batches(&client, records, stop, &mut replacement).await?;
 
-        if stop.is_cancelled() {
+        let is_replaced = replacement.is_due();
+        if is_replaced {
+            info!("the consumer goes on with a new client, since its credentials have changed");
+        }
+        if stop.is_cancelled() || is_replaced {
             // The prefetching task continues meanwhile: its polls keep the membership.
             rebalance::leave_group(&client).await;
         } else if let Some(reason) = rebalance::fatal_reason(&client) {
@@ -208,13 +238,17 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         client: &Arc<StreamConsumer<GroupContext>>,
         mut records: mpsc::Receiver<PrefetchedRecord>,
         stop: &CancellationToken,
+        replacement: &mut Replacement,
     ) -> anyhow::Result<()> {
         let mut batches = self.batch_runner(client, stop);
         batches.wait_while_paused().await;
         let mut batch = Vec::with_capacity(BATCH_RECORDS_MAX);
         let mut pause_checked_at = Instant::now();
         let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
-        while !stop.is_cancelled() && rebalance::fatal_reason(client).is_none() {
+        while !stop.is_cancelled()
+            && rebalance::fatal_reason(client).is_none()
+            && !replacement.is_due()
+        {
             self.resources.heartbeat.beat();
             if pause_checked_at.elapsed() > PAUSE_POLL_INTERVAL {
                 batches.wait_while_paused().await;

@@ -7,6 +7,7 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{
     AlpnError, Ssl, SslAcceptor, SslFiletype, SslMethod, SslVersion, select_next_proto,
 };
+use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
@@ -15,9 +16,10 @@ use crate::config::env::BadConfiguration;
 /// The one protocol of the server, as ALPN names it: its length, then its name.
 const HTTP_1_1: &[u8] = b"\x08http/1.1";
 
-/// Accepts TLS connections with one certificate.
+/// Accepts TLS connections with the present certificate. Connections that are open keep the one with which they were
+/// accepted.
 #[derive(Clone)]
-pub(crate) struct TlsAcceptor(Arc<SslAcceptor>);
+pub(crate) struct TlsAcceptor(Arc<RwLock<SslAcceptor>>);
 
 impl TlsAcceptor {
     /// An acceptor with the certificate and the key in these files, both PEM.
@@ -28,6 +30,20 @@ impl TlsAcceptor {
         certificate: &str,
         key: &str,
     ) -> Result<TlsAcceptor, BadConfiguration> {
+        let acceptor = Self::build(certificate, key)?;
+        Ok(TlsAcceptor(Arc::new(RwLock::new(acceptor))))
+    }
+
+    /// Presents the certificate in these files from now on.
+    ///
+    /// # Errors
+    /// As [`TlsAcceptor::from_files`]; the certificate is then the same as before.
+    pub(crate) fn replace(&self, certificate: &str, key: &str) -> Result<(), BadConfiguration> {
+        *self.0.write() = Self::build(certificate, key)?;
+        Ok(())
+    }
+
+    fn build(certificate: &str, key: &str) -> Result<SslAcceptor, BadConfiguration> {
         let refused = |variable: &str| {
             let variable = format!("HTTP_TLS_{variable}_LOCATION");
             move |error: ErrorStack| {
@@ -47,7 +63,7 @@ impl TlsAcceptor {
         acceptor.set_alpn_select_callback(|_, offered| {
             select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::NOACK)
         });
-        Ok(TlsAcceptor(Arc::new(acceptor.build())))
+        Ok(acceptor.build())
     }
 
     /// Completes the handshake on a connection.
@@ -55,7 +71,8 @@ impl TlsAcceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut stream = SslStream::new(Ssl::new(self.0.context())?, stream)?;
+        let ssl = Ssl::new(self.0.read().context())?;
+        let mut stream = SslStream::new(ssl, stream)?;
         Pin::new(&mut stream).accept().await?;
         Ok(stream)
     }

@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::statistics::ConsumerGroup;
 use tracing::{debug, warn};
 
+use crate::config::reload;
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::refusals;
 
@@ -30,6 +31,9 @@ const JOIN_WAIT_CHECKS_MAX: u32 = 36;
 
 /// librdkafka's name of the log message that another cluster answers than at first.
 const CLUSTER_CHANGED: &str = "CLUSTERID";
+
+/// What librdkafka logs when a broker refuses the user or the password.
+const LOGIN_REFUSED: &str = "SASL authentication error";
 
 /// librdkafka's source of a broker that stands for a role, such as the group's coordinator.
 const LOGICAL_BROKER: &str = "logical";
@@ -103,6 +107,9 @@ impl ClientHealth {
         if level as i32 > RDKafkaLogLevel::Warning as i32 {
             debug!("Kafka's client: {text}");
             return;
+        }
+        if text.contains(LOGIN_REFUSED) {
+            reload::request();
         }
         let mut observed = self.0.lock();
         observed.cluster_changed |= kind == CLUSTER_CHANGED;

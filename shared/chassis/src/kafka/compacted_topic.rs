@@ -18,6 +18,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tracing::warn;
 
 use crate::config::KafkaConfig;
+use crate::config::reload::Live;
 use crate::event::avro::unframe;
 use crate::event::{Event, Retention};
 use crate::kafka;
@@ -38,7 +39,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(4);
 #[derive(Clone)]
 pub struct CompactedTopic<E> {
     service: &'static str,
-    config: KafkaConfig,
+    config: Live<KafkaConfig>,
     registry: Arc<SchemaRegistryClient>,
     marker: PhantomData<fn() -> E>,
 }
@@ -116,11 +117,11 @@ impl<E: Event> CompactedTopic<E> {
     /// If the topic is not compacted: it may have lost the newest record of a key then.
     pub(crate) fn new(
         service: &'static str,
-        config: &KafkaConfig,
+        config: Live<KafkaConfig>,
         registry: Arc<SchemaRegistryClient>,
     ) -> CompactedTopic<E> {
         assert!(E::topic().retention == Retention::Compact, "{:?} is not compacted", E::topic());
-        CompactedTopic { service, config: config.clone(), registry, marker: PhantomData }
+        CompactedTopic { service, config, registry, marker: PhantomData }
     }
 
     /// Begins a snapshot at the first record.
@@ -128,7 +129,8 @@ impl<E: Event> CompactedTopic<E> {
     /// # Errors
     /// If the client cannot be created, if Kafka does not answer within 4 s, or if the topic does not exist.
     pub async fn read(&self) -> anyhow::Result<SnapshotReader<E>> {
-        let mut client = kafka::client_config(self.service, &self.config);
+        let config = self.config.clone().read();
+        let mut client = kafka::client_config(self.service, &config);
         kafka::limit_fetch_memory(&mut client);
         let client = ClientGuard(Some(Arc::new(
             client

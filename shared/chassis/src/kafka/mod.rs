@@ -19,6 +19,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::types::RDKafkaType;
 use tokio::sync::oneshot;
 
@@ -31,6 +32,9 @@ use crate::flow::backoff::RetryBackoff;
 /// The largest record that a topic accepts, and the largest batch of records: the largest body, with room for its
 /// key, its headers and Kafka's own fields.
 pub const RECORD_BYTES_MAX: usize = BODY_BYTES_MAX + 16 * 1024;
+
+/// How long [`try_login`] waits for an answer.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The settings that are passed on as they are, under librdkafka's names: KAFKA_SECURITY_PROTOCOL is
 /// `security.protocol`.
@@ -83,6 +87,24 @@ pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
         BadConfiguration::new(format!("KAFKA_{cause} cannot be used: {why}."))
     })?;
     drop(close_in_background(Arc::new(client)));
+    Ok(())
+}
+
+/// Whether Kafka accepts a client with these settings.
+///
+/// # Errors
+/// If it refuses the client, or does not answer in time.
+pub(crate) async fn try_login(config: &KafkaConfig) -> anyhow::Result<()> {
+    let mut settings = client_config("check", config);
+    settings.set_log_level(RDKafkaLogLevel::Emerg);
+    let client: BaseProducer = settings.create()?;
+    let client = Arc::new(client);
+    let asked = client.clone();
+    let answer =
+        tokio::task::spawn_blocking(move || asked.client().fetch_metadata(None, LOGIN_TIMEOUT));
+    let answer = answer.await;
+    drop(close_in_background(client));
+    answer??;
     Ok(())
 }
 

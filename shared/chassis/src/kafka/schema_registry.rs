@@ -10,11 +10,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use parking_lot::RwLock;
 use schema_registry_converter::{
-    async_impl::schema_registry::{SrSettings, get_schema_by_id, perform_sr_call},
+    async_impl::schema_registry::{
+        SrSettings, get_all_subjects, get_schema_by_id, perform_sr_call,
+    },
     schema_registry_common::{SchemaType, SrCall},
 };
 
-use crate::config::{SchemaRegistryConfig, Secret};
+use crate::config::{SchemaRegistryConfig, Secret, reload};
 use crate::event::Topic;
 use crate::event::avro::{Codec, Undecodable};
 pub use crate::kafka::schema_cache::CachedSchema;
@@ -36,7 +38,8 @@ const CONCURRENT_REQUESTS_MAX: usize = 16;
 
 /// A client of the registry, with the ids and schemas that it has received.
 pub struct SchemaRegistryClient {
-    settings: SrSettings,
+    /// With the present credentials.
+    settings: RwLock<Arc<SrSettings>>,
     /// How long after a record was written its schema id may be unknown: the registry may be behind.
     pub(crate) lag_max: Duration,
     /// By topic and fingerprint.
@@ -63,6 +66,16 @@ pub enum SchemaIdError {
 impl SchemaRegistryClient {
     /// A client; connects at first use.
     pub fn new(config: &SchemaRegistryConfig) -> anyhow::Result<SchemaRegistryClient> {
+        Ok(SchemaRegistryClient {
+            settings: RwLock::new(Arc::new(Self::build_settings(config)?)),
+            lag_max: config.schema_registry_lag,
+            ids: RwLock::default(),
+            schemas: SchemaCache::default(),
+            declared_topics: RwLock::default(),
+        })
+    }
+
+    fn build_settings(config: &SchemaRegistryConfig) -> anyhow::Result<SrSettings> {
         let mut settings = SrSettings::new_builder(config.schema_registry_url.clone());
         if let Some(username) = &config.schema_registry_username {
             let password = config.schema_registry_password.as_ref().map(Secret::expose);
@@ -71,14 +84,20 @@ impl SchemaRegistryClient {
         if let Some(token) = &config.schema_registry_token {
             settings.set_token_authorization(token.expose());
         }
-        Ok(SchemaRegistryClient {
-            // A proxy that the environment names leads to the public network, where this registry is not.
-            settings: settings.no_proxy().set_timeout(REQUEST_TIMEOUT).build()?,
-            lag_max: config.schema_registry_lag,
-            ids: RwLock::default(),
-            schemas: SchemaCache::default(),
-            declared_topics: RwLock::default(),
-        })
+        // A proxy that the environment names leads to the public network, where this registry is not.
+        Ok(settings.no_proxy().set_timeout(REQUEST_TIMEOUT).build()?)
+    }
+
+    /// Uses other credentials, and trusts other certificates, if the registry answers to a client that does.
+    pub(crate) async fn renew(&self, config: &SchemaRegistryConfig) -> anyhow::Result<()> {
+        let settings = Self::build_settings(config)?;
+        get_all_subjects(&settings).await?;
+        *self.settings.write() = Arc::new(settings);
+        Ok(())
+    }
+
+    fn settings(&self) -> Arc<SrSettings> {
+        self.settings.read().clone()
     }
 
     /// Declares a topic whose schema the registry has once contracts are applied.
@@ -108,13 +127,17 @@ impl SchemaRegistryClient {
         }
         let subject = &format!("{topic}-value");
         let body = serde_json::json!({ "schema": schema, "schemaType": "AVRO" }).to_string();
-        let found = perform_sr_call(&self.settings, SrCall::PostForVersion(subject, &body)).await;
+        let lookup = SrCall::PostForVersion(subject, &body);
+        let found = perform_sr_call(&self.settings(), lookup).await;
         let found = found.map_err(|error| {
             let message = format!("{subject}: {}", error_summary(&error));
             report_refusal(&error);
             match error_code(&error) {
                 _ if is_not_found(&error) => SchemaIdError::Unregistered(subject.to_string()),
-                Some(400..=499 | 40_000..=49_999) => SchemaIdError::Refused(message),
+                Some(400..=499 | 40_000..=49_999) => {
+                    reload::request();
+                    SchemaIdError::Refused(message)
+                }
                 _ => SchemaIdError::Unavailable(message),
             }
         })?;
@@ -186,7 +209,7 @@ impl SchemaRegistryClient {
     /// Whether the registry serves any id but these: one that it served before, or that of a declared topic.
     async fn serves_other_ids(&self, ids: &[u32]) -> bool {
         if let Some(id) = self.schemas.any_resolved_id() {
-            return get_schema_by_id(id, &self.settings).await.is_ok();
+            return get_schema_by_id(id, &self.settings()).await.is_ok();
         }
         let declared = self.declared_topics.read().clone();
         for topic in declared {
@@ -194,7 +217,7 @@ impl SchemaRegistryClient {
             if let Ok(id) = self.get_id(topic.name, fingerprint, topic.schema).await
                 && !ids.contains(&id)
             {
-                return get_schema_by_id(id, &self.settings).await.is_ok();
+                return get_schema_by_id(id, &self.settings()).await.is_ok();
             }
         }
         false
@@ -206,7 +229,8 @@ impl SchemaRegistryClient {
         if i32::try_from(id).is_err() {
             return unreadable(format!("{id} is no schema id"));
         }
-        let found = match get_schema_by_id(id, &self.settings).await {
+        let settings = self.settings();
+        let found = match get_schema_by_id(id, &settings).await {
             Ok(found) => found,
             Err(error) if is_not_found(&error) => {
                 return RegistryResponse::Conclusive(CachedSchema::Unregistered(format!(
@@ -218,7 +242,7 @@ impl SchemaRegistryClient {
         if found.schema_type != SchemaType::Avro {
             return unreadable(format!("schema {id} is not Avro"));
         }
-        let references = match resolve_references(&self.settings, id, &found.references).await {
+        let references = match resolve_references(&settings, id, &found.references).await {
             Ok(references) => references,
             Err(answer) => return answer,
         };

@@ -1,6 +1,7 @@
 //! The client of the registry, against a registry of the test.
 
-use axum::http::StatusCode;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
 use axum::{Json, Router};
 use serde_json::json;
 
@@ -14,8 +15,16 @@ type Responses = fn(&str) -> (StatusCode, serde_json::Value);
 async fn client_of(
     answers: impl Fn(&str) -> (StatusCode, serde_json::Value) + Clone + Send + Sync + 'static,
 ) -> Arc<SchemaRegistryClient> {
-    let answer = move |request: axum::extract::Request| {
-        let (status, body) = answers(request.uri().path());
+    let config = serve(move |request| answers(request.uri().path())).await;
+    Arc::new(SchemaRegistryClient::new(&config).unwrap())
+}
+
+/// Serves a registry, and returns the settings of its clients.
+async fn serve(
+    answers: impl Fn(&Request) -> (StatusCode, serde_json::Value) + Clone + Send + Sync + 'static,
+) -> SchemaRegistryConfig {
+    let answer = move |request: Request| {
+        let (status, body) = answers(&request);
         async move { (status, Json(body)) }
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -23,14 +32,13 @@ async fn client_of(
     tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
     let (schema_registry_username, schema_registry_password) = (None, None);
     let schema_registry_token = None;
-    let registry = SchemaRegistryClient::new(&SchemaRegistryConfig {
+    SchemaRegistryConfig {
         schema_registry_url,
         schema_registry_username,
         schema_registry_password,
         schema_registry_token,
         schema_registry_lag: Duration::from_secs(120),
-    });
-    Arc::new(registry.unwrap())
+    }
 }
 
 const NULL: &str = r#""null""#;
@@ -155,4 +163,32 @@ async fn a_refused_lookup_does_not_mean_that_the_registry_is_unavailable() {
     ));
     let broken = id_of(StatusCode::INTERNAL_SERVER_ERROR, 50001).await;
     assert!(matches!(broken, SchemaIdError::Unavailable(_)), "{broken}");
+}
+
+#[tokio::test]
+async fn a_new_token_is_used_if_the_registry_accepts_it() {
+    let accepted = Arc::new(RwLock::new("Bearer first"));
+    let present = accepted.clone();
+    let mut config = serve(move |request| match request.headers().get(header::AUTHORIZATION) {
+        Some(token) if token == *present.read() => match request.uri().path() {
+            "/subjects" => (StatusCode::OK, json!([])),
+            path => schema(path),
+        },
+        _ => refusal(StatusCode::UNAUTHORIZED, 401),
+    })
+    .await;
+    let with_token = |config: &mut SchemaRegistryConfig, token: &str| {
+        config.schema_registry_token = Some(Secret::from(token.to_owned()));
+    };
+    with_token(&mut config, "first");
+    let registry = Arc::new(SchemaRegistryClient::new(&config).unwrap());
+    with_token(&mut config, "second");
+    registry.renew(&config).await.unwrap_err();
+    let is_read =
+        async |id: u32| matches!(registry.get_schemas([id]).await[&id], CachedSchema::Resolved(_));
+    assert!(is_read(7).await, "the first token stays in use");
+    *accepted.write() = "Bearer second";
+    assert!(!is_read(8).await);
+    registry.renew(&config).await.unwrap();
+    assert!(is_read(9).await);
 }

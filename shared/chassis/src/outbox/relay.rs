@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::KafkaConfig;
+use crate::config::reload::Live;
 use crate::db::{self, login, sequences};
 use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
@@ -85,7 +86,7 @@ fn backoff_poll_interval(took: Duration) -> Duration {
 /// One of the three loops of a service.
 pub struct Relay {
     service: &'static str,
-    config: KafkaConfig,
+    config: Live<KafkaConfig>,
     db: PgPool,
     registry: Arc<SchemaRegistryClient>,
     wakeups: Arc<Wakeups>,
@@ -96,13 +97,13 @@ impl Relay {
     /// A relay of the outbox in `db`; `wakeups` wakes it after each commit of this process.
     pub(crate) fn new(
         service: &'static str,
-        config: &KafkaConfig,
+        config: Live<KafkaConfig>,
         db: PgPool,
         registry: Arc<SchemaRegistryClient>,
         wakeups: Arc<Wakeups>,
         heartbeat: Heartbeat,
     ) -> Relay {
-        Relay { service, config: config.clone(), db, registry, wakeups, heartbeat }
+        Relay { service, config, db, registry, wakeups, heartbeat }
     }
 
     /// Runs until stopped. After any failure it starts again, for ever.
@@ -116,10 +117,14 @@ impl Relay {
         Ok(())
     }
 
-    /// Waits until it is the active relay, then relays until it is stopped or fails, or until its login is outdated.
+    /// Waits until it is the active relay, then relays until it is stopped or fails, or until its password for the
+    /// database or its credentials for Kafka have changed.
     async fn run_as_leader(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let (mut db, opened_with) = self.open_session().await?;
-        let is_outdated = || !Arc::ptr_eq(&opened_with, &self.db.connect_options());
+        let mut config = self.config.clone();
+        let settings = config.read();
+        let is_outdated =
+            || config.has_changed() || !Arc::ptr_eq(&opened_with, &self.db.connect_options());
         // The lock of a standby excludes no other relay, and rows that cannot be deleted would be sent again by
         // each active relay.
         let read_only = AssertSqlSafe(format!("select {}", db::IS_READ_ONLY_EXPR));
@@ -146,7 +151,7 @@ impl Relay {
         }
         // This relay may have become active because the database failed over.
         sequences::advance_all(&self.db).await;
-        let producer = Producer::new(self.service, &self.config)?;
+        let producer = Producer::new(self.service, &settings)?;
         gauge!("relay_active").set(1);
         info!("relaying");
         let mut sender = OutboxSender::new(self.service, producer, &self.registry);

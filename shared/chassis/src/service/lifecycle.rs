@@ -18,6 +18,7 @@ use crate::db::clock;
 use crate::db::migrate;
 use crate::db::sequences;
 use crate::http::health::Phase;
+use crate::http::tls::TlsAcceptor;
 use crate::outbox;
 use crate::service::ports::{ADMIN_TASK, API_TASK, INTERNAL_DRAIN_TIMEOUT, PROBES_TASK};
 use crate::service::tasks::Tasks;
@@ -63,9 +64,12 @@ impl Service {
         let (phase, phase_receiver) = watch::channel(Phase::Starting);
         let mut tasks = Tasks::default();
         let stop_internal_ports = CancellationToken::new();
-        self.listen(routers, phase_receiver, &stop_internal_ports, &mut tasks)?;
+        let certificate = self.config.http_tls.certificate();
+        let tls =
+            certificate.map(|(chain, key)| TlsAcceptor::from_files(chain, key)).transpose()?;
+        self.listen(routers, tls.clone(), phase_receiver, &stop_internal_ports, &mut tasks)?;
         // From the start: the wait for the database may outlast a password.
-        tasks.spawn(RELOAD_TASK, self.reloader().run(self.stop.clone()));
+        tasks.spawn(RELOAD_TASK, self.reloader(tls).run(self.stop.clone()));
 
         let ended_early = tokio::select! {
             () = shutdown_signal.as_mut() => Some(Ok(())),

@@ -4,6 +4,7 @@
 //! loses no command that was answered. A loop that outlives the others breaks it, and so does a loop that stops
 //! before the API has drained.
 
+mod certificates;
 pub(crate) mod lifecycle;
 pub(crate) mod open_files;
 mod ports;
@@ -19,6 +20,7 @@ use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
@@ -26,8 +28,9 @@ use crate::admin::replay::DeadLetters;
 use crate::admin::republish::{self, RepublishSource};
 use crate::commands;
 use crate::commands::{CommandExecutor, Commands};
-use crate::config::Config;
 use crate::config::env::BadConfiguration;
+use crate::config::reload::Live;
+use crate::config::{Config, KafkaConfig};
 use crate::consumer::Consumer;
 use crate::consumer::resources::ConsumerResources;
 use crate::db::pool::RenewablePool;
@@ -36,11 +39,11 @@ use crate::flow::heartbeat::{Heartbeat, Heartbeats};
 use crate::flow::wakeups::Wakeups;
 use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
+use crate::http::tls::TlsAcceptor;
 use crate::kafka::compacted_topic::CompactedTopic;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::relay::Relay;
-use crate::service::reload::Reloader;
-use crate::telemetry::log_throttle::LogThrottle;
+use crate::service::reload::{Reloader, Users};
 use crate::unit_of_work::UnitOfWork;
 
 /// The longest interval between two heartbeats of a loop: the longest wait within its own bounds, with room to
@@ -60,6 +63,8 @@ pub struct Service {
     /// Its own database.
     pub db: PgPool,
     pool: RenewablePool,
+    /// How it connects to Kafka at present.
+    kafka: watch::Sender<KafkaConfig>,
     /// The heartbeats of its loops.
     pub(crate) heartbeats: Heartbeats,
     /// Cancelled when the loops are to end, after the API has drained.
@@ -146,7 +151,7 @@ impl Service {
         metrics: PrometheusHandle,
     ) -> anyhow::Result<Self> {
         let pool = RenewablePool::new(name, &config)?;
-        let same = config.clone();
+        let (same, kafka) = (config.clone(), watch::Sender::new(config.kafka.clone()));
         let (heartbeats, stop) = (Heartbeats::default(), CancellationToken::new());
         let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry)?);
         let callers = Callers::new(&config.tokens)?;
@@ -156,6 +161,7 @@ impl Service {
             read_config: Arc::new(move || Ok(same.clone())),
             db: pool.pool.clone(),
             pool,
+            kafka,
             heartbeats,
             stop,
             registry,
@@ -182,14 +188,16 @@ impl Service {
         let _ = self.published_topics.set(published.copied().collect());
         let heartbeat = self.heartbeats.register("relay", RELAY_HEARTBEAT_TIMEOUT);
         let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
-        Relay::new(self.name, &self.config.kafka, self.db.clone(), registry, wakeups, heartbeat)
+        let kafka = Live::new(&self.kafka);
+        Relay::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat)
     }
 
     /// The loop that applies the events of other services; add a handler for each topic.
     pub fn consumer<R: UnitOfWork>(&self) -> Consumer<R> {
         let heartbeat = self.heartbeats.register("consumer", CONSUMER_HEARTBEAT_TIMEOUT);
         let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
-        Consumer::new(self.name, &self.config.kafka, self.db.clone(), registry, wakeups, heartbeat)
+        let kafka = Live::new(&self.kafka);
+        Consumer::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat)
     }
 
     /// The heartbeat of a loop of the service's own, which has to beat at least once in every `bound`. Otherwise
@@ -199,13 +207,14 @@ impl Service {
     }
 
     /// The task that takes over secrets and certificates when they change.
-    fn reloader(&self) -> Reloader {
-        Reloader {
-            read_config: self.read_config.clone(),
+    fn reloader(&self, tls: Option<TlsAcceptor>) -> Reloader {
+        let users = Users {
             pool: self.pool.clone(),
-            database_url: self.config.database_url.clone(),
-            log_throttle: LogThrottle::default(),
-        }
+            kafka: self.kafka.clone(),
+            registry: self.registry.clone(),
+            tls,
+        };
+        Reloader::new(self.read_config.clone(), &self.config, users)
     }
 
     /// The feed by which clients wait for a change, on any replica.
@@ -215,7 +224,7 @@ impl Service {
 
     /// A topic of state to which this service subscribes, to be read from its beginning.
     pub fn compacted_topic<E: Event>(&self) -> CompactedTopic<E> {
-        CompactedTopic::new(self.name, &self.config.kafka, self.registry.clone())
+        CompactedTopic::new(self.name, Live::new(&self.kafka), self.registry.clone())
     }
 
     /// The route `POST /republish` for operators, which publishes the events of these rows again.

@@ -39,6 +39,7 @@ impl Service {
     pub(super) fn listen(
         &self,
         routers: Routers,
+        tls: Option<TlsAcceptor>,
         phase: watch::Receiver<Phase>,
         stop_internal_ports: &CancellationToken,
         tasks: &mut Tasks,
@@ -62,9 +63,6 @@ impl Service {
         let limits = Limits { connections_max: connections.internal, ..Limits::default() };
         let api_limits = Limits { connections_max: connections.api, idle_timeout, ..limits };
 
-        let certificate = self.config.http_tls.certificate();
-        let tls =
-            certificate.map(|(chain, key)| TlsAcceptor::from_files(chain, key)).transpose()?;
         let mut serve = |task, variable, addr, router, limits, stop: &CancellationToken, drain| {
             let listener = bind(variable, addr)?;
             let stop = stop.clone();

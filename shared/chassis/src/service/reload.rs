@@ -4,16 +4,22 @@
 //! content is taken over once a login with it succeeds, so a file may change before its server does. Until then the
 //! old content stays in use.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::reload;
-use crate::config::{Config, Secret};
+use crate::config::reload::{self, fingerprint};
+use crate::config::{Config, KafkaConfig};
 use crate::db::pool::RenewablePool;
+use crate::http::tls::TlsAcceptor;
+use crate::kafka;
+use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::service::ReadConfig;
+use crate::service::certificates;
 use crate::telemetry::log_throttle::LogThrottle;
 
 /// How often the files are read. Kubernetes replaces a link to change a file, so their content is compared.
@@ -25,15 +31,78 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two reads, however often logins are refused.
 const READ_PAUSE: Duration = reload::LOGIN_RETRY_INTERVAL;
 
+/// The parts of the configuration that are taken over, each as a whole.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Database,
+    Kafka,
+    Registry,
+    Https,
+}
+
+const PARTS: [Part; 4] = [Part::Database, Part::Kafka, Part::Registry, Part::Https];
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Database => "the URL of the database",
+            Part::Kafka => "the credentials for Kafka",
+            Part::Registry => "the credentials for the schema registry",
+            Part::Https => "the certificate of HTTPS",
+        }
+    }
+
+    fn fingerprint(self, config: &Config) -> Vec<u8> {
+        let (kafka, registry) = (&config.kafka, &config.schema_registry);
+        match self {
+            Part::Database => fingerprint(&[Some(&config.database_url)], &[]),
+            Part::Kafka => fingerprint(
+                &[kafka.kafka_sasl_password.as_ref()],
+                &[
+                    kafka.kafka_ssl_ca_location.as_deref(),
+                    kafka.kafka_ssl_certificate_location.as_deref(),
+                    kafka.kafka_ssl_key_location.as_deref(),
+                ],
+            ),
+            Part::Registry => {
+                let (password, token) =
+                    (&registry.schema_registry_password, &registry.schema_registry_token);
+                let trusted = registry.trusted_certificates();
+                fingerprint(&[password.as_ref(), token.as_ref()], &[trusted.as_deref()])
+            }
+            Part::Https => {
+                let (certificate, key) = config.http_tls.certificate().unzip();
+                fingerprint(&[], &[certificate, key])
+            }
+        }
+    }
+}
+
+/// What uses the parts.
+pub(super) struct Users {
+    pub pool: RenewablePool,
+    pub kafka: watch::Sender<KafkaConfig>,
+    pub registry: Arc<SchemaRegistryClient>,
+    pub tls: Option<TlsAcceptor>,
+}
+
 /// The one task that reads the files again.
 pub(super) struct Reloader {
-    pub read_config: ReadConfig,
-    pub pool: RenewablePool,
-    pub database_url: Secret,
-    pub log_throttle: LogThrottle,
+    read_config: ReadConfig,
+    users: Users,
+    /// The fingerprint of each part that is in use.
+    in_use: [Vec<u8>; PARTS.len()],
+    log_throttle: LogThrottle,
 }
 
 impl Reloader {
+    /// `config` is in use.
+    pub(super) fn new(read_config: ReadConfig, config: &Config, users: Users) -> Reloader {
+        let in_use = PARTS.map(|part| part.fingerprint(config));
+        certificates::report_expiry(config);
+        Reloader { read_config, users, in_use, log_throttle: LogThrottle::default() }
+    }
+
     /// Runs until it is stopped.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut interval = READ_INTERVAL;
@@ -51,32 +120,66 @@ impl Reloader {
     /// Reads the files and takes over what has changed. Returns whether nothing is left to be taken over.
     async fn reload(&mut self) -> bool {
         let read_config = self.read_config.clone();
-        let read = match tokio::task::spawn_blocking(move || read_config()).await {
-            Ok(Ok(config)) => config,
-            Ok(Err(error)) => return self.keep_old("The environment", &error.into()),
-            Err(panic) => return self.keep_old("The environment", &panic.into()),
+        let read = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+            let config = read_config()?;
+            certificates::report_expiry(&config);
+            let fingerprints = PARTS.map(|part| part.fingerprint(&config));
+            Ok((config, fingerprints))
+        });
+        let (config, fingerprints) = match read.await.map_err(anyhow::Error::new).flatten() {
+            Ok(read) => read,
+            Err(error) => {
+                self.log_kept("the environment", &error);
+                return false;
+            }
         };
-        self.renew_database(read).await
+        let mut is_complete = true;
+        for ((nth, part), fingerprint) in PARTS.into_iter().enumerate().zip(fingerprints) {
+            if self.in_use[nth] == fingerprint {
+                continue;
+            }
+            match self.users.take_over(part, &config).await {
+                Ok(()) => {
+                    info!("{} changed and is in use", part.name());
+                    self.in_use[nth] = fingerprint;
+                }
+                Err(error) => {
+                    self.log_kept(part.name(), &error);
+                    is_complete = false;
+                }
+            }
+        }
+        is_complete
     }
 
-    async fn renew_database(&mut self, config: Config) -> bool {
-        if config.database_url == self.database_url {
-            return true;
-        }
-        if let Err(error) = self.pool.renew(&config.database_url).await {
-            return self.keep_old("DATABASE_URL", &error);
-        }
-        info!("DATABASE_URL has changed, and new connections use it");
-        self.database_url = config.database_url;
-        true
-    }
-
-    fn keep_old(&mut self, name: &str, error: &anyhow::Error) -> bool {
+    fn log_kept(&mut self, name: &str, error: &anyhow::Error) {
         let reason = format!("{error:#}");
         if self.log_throttle.should_log(name, &reason) {
-            warn!("{name} has changed, and the old content stays in use for now: {reason}");
+            warn!("{name} changed, and what was in use stays in use for now: {reason}");
         }
-        false
+    }
+}
+
+impl Users {
+    /// Has new connections use the new content, if they can.
+    async fn take_over(&self, part: Part, config: &Config) -> anyhow::Result<()> {
+        match part {
+            Part::Database => self.pool.renew(&config.database_url).await,
+            Part::Kafka => {
+                kafka::try_login(&config.kafka).await?;
+                self.kafka.send_replace(config.kafka.clone());
+                Ok(())
+            }
+            Part::Registry => self.registry.renew(&config.schema_registry).await,
+            Part::Https => {
+                if let (Some(tls), Some((certificate, key))) =
+                    (&self.tls, config.http_tls.certificate())
+                {
+                    tls.replace(certificate, key)?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 

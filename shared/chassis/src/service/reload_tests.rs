@@ -63,8 +63,10 @@ impl Rotation {
         let config = read_config().unwrap();
         let pool = RenewablePool::new("till", &config).unwrap();
         rotation.db = pool.pool.clone();
-        let (database_url, log_throttle) = (config.database_url, LogThrottle::default());
-        let reloader = Reloader { read_config, pool, database_url, log_throttle };
+        let registry = Arc::new(SchemaRegistryClient::new(&config.schema_registry).unwrap());
+        let kafka = watch::Sender::new(config.kafka.clone());
+        let users = Users { pool, kafka, registry, tls: None };
+        let reloader = Reloader::new(read_config, &config, users);
         tokio::spawn(reloader.run(rotation.stop.clone()));
         rotation
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp};
@@ -24,8 +24,10 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 /// of its threads: it mostly does within ten times, on a busy machine sometimes never.
 const EMPTY_RESPONSES_MAX: i64 = 40;
 
-struct BrokerProxy {
+pub struct BrokerProxy {
     port: u16,
+    /// How many connections are open.
+    connections: Arc<AtomicUsize>,
     /// Changes when all connections are to be closed.
     disconnect: watch::Sender<()>,
     hide_brokers: Arc<AtomicBool>,
@@ -36,22 +38,32 @@ impl BrokerProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (kafka, hide) = (kafka.to_string(), Arc::new(AtomicBool::new(false)));
+        let connections = Arc::<AtomicUsize>::default();
+        let open = connections.clone();
         let (hide_brokers, disconnect) = (hide.clone(), watch::Sender::new(()));
         let disconnected = disconnect.subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(&kafka).await.unwrap();
                 let (hide, mut disconnected) = (hide.clone(), disconnected.clone());
+                let open = open.clone();
+                open.fetch_add(1, Ordering::Relaxed);
                 disconnected.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
                         _ = forward(client, server, port, hide) => {}
                         _ = disconnected.changed() => {}
                     }
+                    open.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
-        BrokerProxy { port, disconnect, hide_brokers }
+        BrokerProxy { port, connections, disconnect, hide_brokers }
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Closes all connections. The first client that then requests Metadata gets an empty list of
@@ -188,7 +200,7 @@ async fn a_relay_whose_metadata_lists_no_broker_replaces_its_producer() {
 }
 
 /// The same service with a broker proxy in place of Kafka.
-async fn with_broker_proxy<const TEST: u32>(
+pub async fn with_broker_proxy<const TEST: u32>(
     fixture: &Fixture<TEST>,
 ) -> (BrokerProxy, Fixture<TEST>) {
     let proxy = BrokerProxy::new(&fixture.config.kafka.kafka_bootstrap_servers).await;

@@ -1,6 +1,8 @@
 //! The fixture: a small service for one test, with its own database, topics and consumer group.
 
 use super::*;
+use crate::config::KafkaConfig;
+use crate::config::reload::Live;
 use crate::outbox::producer::Producer;
 use crate::outbox::sender::OutboxSender;
 
@@ -112,9 +114,14 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn relay(&self) -> Relay {
+        self.relay_with(Live::fixed(self.config.kafka.clone()))
+    }
+
+    /// A relay whose settings of Kafka may change.
+    pub fn relay_with(&self, kafka: Live<KafkaConfig>) -> Relay {
         let beat = Heartbeats::default().register("relay", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
-        Relay::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
+        Relay::new(self.service, kafka, db, self.registry(), wake, beat)
     }
 
     /// The relay's sender, to be run step by step.
@@ -124,9 +131,14 @@ impl<const TEST: u32> Fixture<TEST> {
     }
 
     pub fn consumer_without_handlers(&self) -> Consumer<Tills> {
+        self.consumer_with(Live::fixed(self.config.kafka.clone()))
+    }
+
+    /// A consumer without handlers whose settings of Kafka may change.
+    pub fn consumer_with(&self, kafka: Live<KafkaConfig>) -> Consumer<Tills> {
         let beat = Heartbeats::default().register("consumer", TEST_TIMEOUT);
         let (db, wake) = (self.db.clone(), self.wakeups.clone());
-        Consumer::new(self.service, &self.config.kafka, db, self.registry(), wake, beat)
+        Consumer::new(self.service, kafka, db, self.registry(), wake, beat)
     }
 
     pub fn consumer(&self) -> Consumer<Tills> {

@@ -145,6 +145,28 @@ async fn a_stop_finishes_the_request_under_way_and_does_not_wait_for_a_handshake
     drop(silent);
 }
 
+/// Connections that are open go on; new ones are shown the new certificate. A key of another certificate changes
+/// nothing.
+#[tokio::test]
+async fn a_replaced_certificate_is_presented_to_new_connections_and_ends_no_open_one() {
+    let (old, new) = (Certificate::new("replaced"), Certificate::new("replacement"));
+    let acceptor = old.acceptor().unwrap();
+    let patient = Limits { idle_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server_with(Some(acceptor.clone()), patient, LONG_TIMEOUT).await;
+    let mut open = old.connect(&server, None).await.unwrap();
+    assert!(acceptor.replace(new.path(), old.path()).is_err());
+    old.connect(&server, None).await.unwrap();
+    acceptor.replace(new.path(), new.path()).unwrap();
+    assert!(old.connect(&server, None).await.is_err());
+    let mut fresh = new.connect(&server, None).await.unwrap();
+    for stream in [&mut open, &mut fresh] {
+        stream.write_all(REQUEST.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
+}
+
 #[test]
 fn files_that_are_no_certificate_or_no_key_are_refused_by_the_name_of_their_variable() {
     let (own, other) = (Certificate::new("named"), Certificate::new("unnamed"));

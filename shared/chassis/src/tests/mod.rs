@@ -30,6 +30,7 @@ mod pool;
 mod producer;
 mod rebalance;
 mod relay;
+mod renewed_clients;
 mod retention;
 mod schema_evolution;
 mod sender;
