@@ -3,6 +3,7 @@
 mod structure;
 mod launcher;
 mod wires;
+mod callers;
 mod denials;
 mod fixture;
 mod saga;
