@@ -19,7 +19,7 @@ async fn run_command(stack: &Stack, command: DeadLetterCommand) -> Result<(bool,
     Ok((format!("{code:?}") == format!("{:?}", ExitCode::SUCCESS), String::from_utf8(out)?))
 }
 
-async fn run_successfully(stack: &Stack, command: DeadLetterCommand) -> Result<String> {
+pub async fn run_successfully(stack: &Stack, command: DeadLetterCommand) -> Result<String> {
     let (is_done, output) = run_command(stack, command).await?;
     ensure!(is_done, "{output}");
     Ok(output)
@@ -29,7 +29,7 @@ fn sql(service: &str, statement: &str) -> DeadLetterCommand {
     DeadLetterCommand::Sql { service: service.into(), statement: statement.into() }
 }
 
-fn replay(service: &str, id: impl ToString) -> DeadLetterCommand {
+pub fn replay(service: &str, id: impl ToString) -> DeadLetterCommand {
     DeadLetterCommand::Replay { service: service.into(), id: id.to_string() }
 }
 
@@ -39,7 +39,7 @@ fn discard(service: &str, id: i64, yes: bool, cancel: bool, write_off: bool) -> 
 }
 
 /// The one dead letter of a service that waits for an operator and belongs to this order.
-async fn dead_letter_for(client: &Client, service: &str, order: &Order) -> Result<i64> {
+pub async fn dead_letter_for(client: &Client, service: &str, order: &Order) -> Result<i64> {
     let url = format!("{}/dead-letters?limit=1000", client.addresses.admins[service]);
     eventually("the dead letter", TIMEOUT, async || {
         let page: Value = client.get_url(&url).await?;
@@ -55,7 +55,7 @@ async fn dead_letter_for(client: &Client, service: &str, order: &Order) -> Resul
 }
 
 /// Runs `meanwhile` while a bad migration is in a service's database, as in docs/operations.md.
-async fn with_strict_check<T>(
+pub async fn with_strict_check<T>(
     stack: &Stack,
     (service, table, check): (&str, &str, &str),
     meanwhile: impl AsyncFnOnce() -> Result<T>,
@@ -72,7 +72,7 @@ async fn with_strict_check<T>(
 }
 
 /// Payment's database refuses every verified payment.
-const REFUSE_PAYMENTS: (&str, &str, &str) = ("payment", "payments", "state <> 'verified'");
+pub const REFUSE_PAYMENTS: (&str, &str, &str) = ("payment", "payments", "state <> 'verified'");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_made_by_hand_is_found_read_and_replayed_to_a_confirmed_order() -> Result<()>

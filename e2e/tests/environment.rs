@@ -127,7 +127,7 @@ async fn variables_of_postgres_own_clients_change_nothing_of_what_a_url_means() 
 }
 
 /// Runs with variables set for every service; they are removed afterwards.
-async fn with_environment(
+pub async fn with_environment(
     fixture: &Fixture,
     variables: &[(&str, String)],
     test: impl AsyncFnOnce() -> Result<()>,

@@ -13,6 +13,7 @@ mod faults;
 mod redelivery;
 mod hostile;
 mod poison;
+mod personal_data;
 mod messaging;
 mod rejected_records;
 mod new_service;
