@@ -19,7 +19,7 @@ const CHASSIS: [&[&str]; 8] = [
 const DELETABLE: [&[&str]; 4] = [
     &["kafka/compacted_topic"],
     &["http/openapi", "http/openapi_responses", "http/openapi_security"],
-    &["http/change_feed", "http/feed_entry", "http/sse"],
+    &["http/change_feed", "http/feed_entry", "http/sse", "http/caller_shares"],
     &["admin/republish", "admin/republish_source"],
 ];
 

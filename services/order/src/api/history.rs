@@ -115,5 +115,6 @@ pub async fn follow_order(
     Path(order_id): Path<Uuid>,
     LastEventId(seen): LastEventId,
 ) -> Result<Response, Problem> {
-    api.feed.event_stream(find_history(&api, &caller, order_id).await?, seen)
+    let log = find_history(&api, &caller, order_id).await?;
+    api.feed.for_caller(&caller).event_stream(log, seen)
 }

@@ -192,7 +192,7 @@ async fn show_order(
     if let PreferWait(Some(within)) = wait
         && order.status == Status::Pending
     {
-        api.feed.wait_until_final(order_id, within).await?;
+        api.feed.for_caller(&caller).wait_until_final(order_id, within).await?;
         order = find_order(&api, &caller, order_id).await?;
     }
     Ok(wait.preference_applied(JsonResponse(order)))

@@ -77,3 +77,24 @@ async fn two_callers_with_the_same_idempotency_key_have_an_order_each() {
     assert_eq!(keys.len(), 2);
     assert!(keys.iter().all(|key| key.len() == 64), "hashes, and no subject: {keys:?}");
 }
+
+#[tokio::test]
+async fn one_caller_takes_no_more_than_an_eighth_of_the_places_of_those_who_wait() {
+    let (_fixture, client) = fixture_with_items().await;
+    let order_id = post_order(&client).await;
+    let (path, owner) = (format!("/orders/{order_id}/events"), CUSTOMER.to_string());
+    let owner = client.with_caller(&owner, &["orders:read"]);
+    let support = client.with_caller("support", &["support:read"]);
+    let mut streams = Vec::new();
+    for _ in 0..512 / 8 {
+        streams.push(owner.get_with_headers(&path, &[]).await);
+    }
+    assert!(streams.iter().all(|stream| stream.status() == 200));
+    assert_eq!(owner.get(&path).await.status, 503);
+    let waiting = [("prefer", "wait=1")];
+    let waits = owner.get_with_headers(&format!("/orders/{order_id}"), &waiting).await;
+    assert_eq!(waits.status(), 503);
+    assert_eq!(support.get_with_headers(&path, &[]).await.status(), 200, "others have places");
+    streams.pop();
+    assert_eq!(owner.get_with_headers(&path, &[]).await.status(), 200, "it is free again");
+}

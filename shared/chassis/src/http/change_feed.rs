@@ -24,6 +24,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::flow::wakeups::Wakeups;
+use crate::http::caller_shares::{CallerShares, HeldPlace};
+use crate::http::callers::caller::Caller;
 pub use crate::http::feed_entry::FeedEntry;
 use crate::http::problem::Problem;
 
@@ -46,9 +48,13 @@ const FEED_POLL_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// the other half is left to requests that do not wait.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 512;
 
+/// Subscriptions of one caller at a time, at most, where the service knows its callers.
+const CALLER_SUBSCRIPTIONS_MAX: usize = SUBSCRIPTIONS_MAX / 8;
+
 /// The change feed of one kind of entry.
 pub struct ChangeFeed<E: FeedEntry> {
     shared: Arc<Shared<E>>,
+    caller: Caller,
 }
 
 struct Shared<E> {
@@ -57,6 +63,7 @@ struct Shared<E> {
     poll_interval: Duration,
     stop: CancellationToken,
     permits: Arc<Semaphore>,
+    caller_shares: CallerShares,
     subscribers: Mutex<Subscribers<E>>,
     polls: AtomicU64,
 }
@@ -76,7 +83,7 @@ struct Subscriber<E> {
 
 impl<E: FeedEntry> Clone for ChangeFeed<E> {
     fn clone(&self) -> Self {
-        ChangeFeed { shared: self.shared.clone() }
+        ChangeFeed { shared: self.shared.clone(), caller: self.caller.clone() }
     }
 }
 
@@ -100,10 +107,16 @@ impl<E: FeedEntry> ChangeFeed<E> {
             poll_interval,
             stop,
             permits: Arc::new(Semaphore::new(SUBSCRIPTIONS_MAX)),
+            caller_shares: CallerShares::default(),
             subscribers: Mutex::new(subscribers),
             polls: AtomicU64::new(0),
         };
-        ChangeFeed { shared: Arc::new(shared) }
+        ChangeFeed { shared: Arc::new(shared), caller: Caller::unrestricted() }
+    }
+
+    /// The same feed for the request of a caller, who may hold an eighth of all subscriptions.
+    pub fn for_caller(&self, caller: &Caller) -> ChangeFeed<E> {
+        ChangeFeed { shared: self.shared.clone(), caller: caller.clone() }
     }
 
     /// Waits for the last entry of a subject, for `wait_max` at most, or until the process stops.
@@ -122,12 +135,16 @@ impl<E: FeedEntry> ChangeFeed<E> {
     }
 
     pub(super) fn subscribe(&self, subject: Uuid, after: i64) -> Result<Subscription<E>, Problem> {
-        let Ok(permit) = self.shared.permits.clone().try_acquire_owned() else {
+        let refused = |detail| {
             counter!("change_feed_refused_total").increment(1);
-            return Err(Problem::unavailable("too many clients are waiting already"));
+            Problem::unavailable(detail)
         };
+        let place = self.shared.caller_shares.take(&self.caller, CALLER_SUBSCRIPTIONS_MAX);
+        let place = place.ok_or_else(|| refused("too many requests of this caller are waiting"))?;
+        let permit = self.shared.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| refused("too many clients are waiting already"))?;
         gauge!("change_feed_subscribers").increment(1);
-        Ok(Subscription { feed: self.clone(), subject, after, _permit: permit })
+        Ok(Subscription { feed: self.clone(), subject, after, _permit: permit, _place: place })
     }
 
     /// Closes the connections of this feed, so that the database has their statistics.
@@ -155,6 +172,7 @@ pub(super) struct Subscription<E: FeedEntry> {
     subject: Uuid,
     after: i64,
     _permit: OwnedSemaphorePermit,
+    _place: HeldPlace,
 }
 
 impl<E: FeedEntry> Drop for Subscription<E> {

@@ -52,7 +52,7 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
     ("change_feed_polls_total", "Polls of the database by the change feed."),
     (
         "change_feed_refused_total",
-        "Clients refused because the change feed has too many subscribers.",
+        "Clients refused because the change feed has too many subscribers, or too many of one caller.",
     ),
 ];
 
