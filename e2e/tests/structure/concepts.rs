@@ -8,8 +8,8 @@ use super::{Source, sources};
 const NAMES_MAX: [(&str, usize); 4] = [
     ("e2e/template", 15),
     ("services/stock/src", 28),
-    ("services/payment/src", 26),
-    ("services/order/src", 42),
+    ("services/payment/src", 27),
+    ("services/order/src", 43),
 ];
 
 /// The names behind `chassis::`, alone or in braces; of a path, the first.
