@@ -24,7 +24,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: crash-points crash-programs
 .PHONY: dead-letters dead-letter replay discard resume poison sql token
-.PHONY: pin new chaos denials faults long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
+.PHONY: pin new chaos denials faults rotate long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -80,6 +80,9 @@ faults: build ## The faults that take minutes each, three brokers, a small disk 
 
 denials: build ## Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
 	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --package e2e --test main --profile ci --locked -- denials:: wires::
+
+rotate: build ## Renew passwords and certificates of a stack with SECURE=1 while it works (AUTHORITY=1: and the authority that signs)
+	@$(E2E) rotate $(if $(AUTHORITY),--authority)
 
 long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders
 	@$(E2E) long-outage $(if $(RATE),--rate-per-second $(RATE)) $(if $(MINUTES),--minutes $(MINUTES))

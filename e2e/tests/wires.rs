@@ -78,7 +78,7 @@ async fn kafka_knows_its_clients(stack: &Stack, stranger: &Stack) -> Result<()> 
     try_join_all(tried).await.map(drop)
 }
 
-async fn reaches_kafka(mut client: ClientConfig) -> Result<()> {
+pub async fn reaches_kafka(mut client: ClientConfig) -> Result<()> {
     let fetch_metadata = move || -> Result<()> {
         let client: BaseConsumer = client.set_log_level(RDKafkaLogLevel::Emerg).create()?;
         client.fetch_metadata(None, CONNECT_TIMEOUT)?;

@@ -44,6 +44,11 @@ pub fn new_ca(key: &[u8]) -> Result<Vec<u8>> {
     Ok(builder.build().to_pem()?)
 }
 
+/// The first of the certificates in this text: the authority that signs.
+pub fn first(certificates: &[u8]) -> Result<Vec<u8>> {
+    Ok(X509::from_pem(certificates)?.to_pem()?)
+}
+
 /// A new key and its certificate with this common name, for a server on this machine and for a
 /// client.
 pub fn new_certificate(name: &str, ca: &[u8], ca_key: &[u8]) -> Result<Vec<u8>> {

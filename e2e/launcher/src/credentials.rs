@@ -6,13 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
-use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, kafka_secret, owner_role};
+use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, SERVICES, kafka_secret, owner_role};
 use crate::stack_state::StackState;
 use crate::token_issuer::{AUDIENCE, ISSUER};
 use crate::topology::HOST;
-
-/// The certificate that every service presents to its own clients.
-const SERVICES_CERTIFICATE: &str = "services";
 
 impl StackState {
     /// The settings of a client of Kafka with a name; see [`crate::Stack::kafka_client_as`].
@@ -51,8 +48,7 @@ impl StackState {
             return Ok(variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]));
         }
         let secrets = self.secrets()?;
-        let (ca, certificate) =
-            (text(&secrets.ca()?), text(&secrets.certificate(SERVICES_CERTIFICATE)?));
+        let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(SERVICES)?));
         Ok(variables([
             ("SECURE", "1".to_string()),
             ("DATABASE_URL_FILE", text(&secrets.url_file(service, &own)?)),

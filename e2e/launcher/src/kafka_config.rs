@@ -42,6 +42,22 @@ pub fn new_cluster_id() -> String {
     id
 }
 
+/// The settings by which a running broker reads its certificate and those that it trusts again. The listener of
+/// the controller has no such settings.
+pub fn kafka_certificate_settings(stack_state: &StackState) -> Result<Vec<(String, String)>> {
+    let secrets = stack_state.secrets()?;
+    let files = [("keystore", secrets.certificate(BROKER)?), ("truststore", secrets.ca()?)];
+    let services = stack_state.ports.services.keys().map(|service| service.to_lowercase());
+    let listeners = services.chain([PLATFORM.to_lowercase()]);
+    let settings = listeners.flat_map(|listener| {
+        files.clone().map(|(store, file)| {
+            let name = format!("listener.name.{listener}.ssl.{store}.location");
+            (name, file.display().to_string())
+        })
+    });
+    Ok(settings.collect())
+}
+
 /// Writes the id of a cluster into the log directory that `config` names.
 pub fn kafka_format(artifacts: &Artifacts, home: &Path, config: &Path, id: &str) -> LaunchCommand {
     let mut launch =

@@ -10,6 +10,7 @@ use crate::artifacts::Artifacts;
 use crate::directories::is_root;
 use crate::process::LaunchCommand;
 use crate::registry_tokens;
+use crate::secrets::REGISTRY;
 use crate::stack_state::StackState;
 use crate::topology::{Component, HOST};
 
@@ -122,13 +123,15 @@ pub fn registry(
     let port = stack_state.ports.registry;
     launch.arguments.push(format!("-Dquarkus.http.host={HOST}"));
     if stack_state.secure {
-        let certificate = stack_state.secrets()?.certificate("registry")?;
+        let certificate = stack_state.secrets()?.certificate(REGISTRY)?;
         let certificate = certificate.display();
         launch.arguments.extend([
             "-Dquarkus.http.insecure-requests=disabled".to_string(),
             format!("-Dquarkus.http.ssl-port={port}"),
             format!("-Dquarkus.http.ssl.certificate.files={certificate}"),
             format!("-Dquarkus.http.ssl.certificate.key-files={certificate}"),
+            // The shortest that it accepts.
+            "-Dquarkus.http.ssl.certificate.reload-period=30s".to_string(),
         ]);
         let key = stack_state.secrets()?.registry_key()?;
         launch.arguments.extend(registry_tokens::settings(&key)?);

@@ -28,6 +28,7 @@ mod project_stacks;
 mod provision;
 mod readiness;
 mod registry_tokens;
+mod rotation;
 mod run_with_infrastructure;
 mod secrets;
 mod signals;

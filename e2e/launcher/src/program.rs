@@ -58,6 +58,12 @@ pub enum StackCommand {
         #[arg(long, default_value_t = 60)]
         minutes: u32,
     },
+    /// Renew the passwords and certificates of a secured stack while it works
+    Rotate {
+        /// Renew the authority that signs them as well, which takes two minutes
+        #[arg(long)]
+        authority: bool,
+    },
     /// Run a command while databases, Kafka and registry run on free ports
     WithInfrastructure {
         /// The command and its arguments
@@ -113,6 +119,7 @@ impl StackCommand {
                 let lifetime = Duration::from_secs(u64::from(minutes) * 60);
                 println!("{}", issuer.sign(&who, &scope, lifetime)?);
             }
+            StackCommand::Rotate { authority } => open()?.rotate(authority).await?,
             StackCommand::WithInfrastructure { command } => {
                 return run_with_infrastructure(description, &command).await;
             }

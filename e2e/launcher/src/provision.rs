@@ -15,7 +15,7 @@ use crate::kafka_config;
 use crate::launch_config::{self, POSTGRES_CERTIFICATE, POSTGRES_RULES};
 use crate::process::{NOBODY_ID, Process};
 use crate::readiness::{READY_TIMEOUT, connect_database};
-use crate::secrets::{SUPERUSER, database_secret, owner_role, write_private};
+use crate::secrets::{POSTGRES, SUPERUSER, database_secret, owner_role, write_private};
 use crate::stack_state::StackState;
 
 /// Creates the cluster if there is none, and removes the lock file of a killed server.
@@ -64,12 +64,17 @@ pub async fn provision_postgres(
     // now, and PostgreSQL would then refuse to start.
     let _ = fs::remove_file(cluster.join("postmaster.pid"));
     if stack_state.secure {
-        let certificate = fs::read(stack_state.secrets()?.certificate("postgres")?)?;
         let rules = launch_config::POSTGRES_TLS_RULES;
-        write_for_postgres(&process.home.join(POSTGRES_CERTIFICATE), &certificate)?;
+        write_postgres_certificate(stack_state, process)?;
         write_for_postgres(&process.home.join(POSTGRES_RULES), rules.as_bytes())?;
     }
     Ok(())
+}
+
+/// Gives a database server the certificate of all database servers.
+pub fn write_postgres_certificate(stack_state: &StackState, process: &Process) -> Result<()> {
+    let certificate = fs::read(stack_state.secrets()?.certificate(POSTGRES)?)?;
+    write_for_postgres(&process.home.join(POSTGRES_CERTIFICATE), &certificate)
 }
 
 /// Writes a file that only the user of the database server may read.

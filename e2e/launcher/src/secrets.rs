@@ -23,6 +23,11 @@ pub const BROKER: &str = "broker";
 pub const CONTRACTS: &str = "contracts";
 pub const ADMINISTRATOR: &str = "administrator";
 
+/// The names in the certificates of the other servers: all databases, the registry, and all services.
+pub const POSTGRES: &str = "postgres";
+pub const REGISTRY: &str = "registry";
+pub const SERVICES: &str = "services";
+
 /// The mechanism by which a service proves its name to Kafka.
 pub const SCRAM: &str = "SCRAM-SHA-512";
 
@@ -90,6 +95,18 @@ impl Secrets {
         Ok(file)
     }
 
+    /// Replaces the password of a user by a new one, and returns it.
+    pub fn renew_password(&self, user: &str) -> Result<String> {
+        let password = new_password();
+        self.write(&self.path(user), password.as_bytes())?;
+        Ok(password)
+    }
+
+    /// Stores a password that a server has accepted already.
+    pub fn store_password(&self, user: &str, password: &str) -> Result<()> {
+        self.write(&self.path(user), password.as_bytes())
+    }
+
     /// The file of a URL that holds a password, for the variable `DATABASE_URL_FILE`.
     pub fn url_file(&self, name: &str, url: &str) -> Result<PathBuf> {
         let file = self.directory.join(format!("{name}.url"));
@@ -119,6 +136,30 @@ impl Secrets {
         Ok(file)
     }
 
+    /// Replaces a key and its certificate by new ones, of the present authority.
+    pub fn renew_certificate(&self, name: &str) -> Result<()> {
+        let (ca, key) = (fs::read(self.ca()?)?, fs::read(self.directory.join(CA_KEY_FILE))?);
+        let made = certificates::new_certificate(name, &ca, &key)?;
+        self.write(&self.directory.join(format!("{name}.pem")), &made)
+    }
+
+    /// Makes a new authority, which signs from now on. The old one is still trusted.
+    pub fn renew_ca(&self) -> Result<()> {
+        let (file, key) = (self.ca()?, self.directory.join(CA_KEY_FILE));
+        let old = certificates::first(&fs::read(&file)?)?;
+        let new_key = certificates::new_key()?;
+        let mut trusted = certificates::new_ca(&new_key)?;
+        trusted.extend(old);
+        self.write(&file, &trusted)?;
+        self.write(&key, &new_key)
+    }
+
+    /// From now on, only the newest authority is trusted.
+    pub fn drop_old_ca(&self) -> Result<()> {
+        let file = self.ca()?;
+        self.write(&file, &certificates::first(&fs::read(&file)?)?)
+    }
+
     /// The key that signs the tokens of the registry.
     pub fn registry_key(&self) -> Result<Vec<u8>> {
         let file = self.path(REGISTRY_KEY_FILE);
@@ -135,6 +176,13 @@ impl Secrets {
         };
         self.make(&file, is_current, || registry_tokens::new_token(&key))?;
         Ok(file)
+    }
+
+    fn write(&self, file: &Path, content: &[u8]) -> Result<()> {
+        let cannot = || format!("cannot write {}", file.display());
+        let lock = File::create(self.directory.join(LOCK_FILE)).with_context(cannot)?;
+        lock.lock()?;
+        write_private(file, content).with_context(cannot)
     }
 
     /// Makes a file unless a current one exists. Other launchers may do the same at this moment.
@@ -174,7 +222,8 @@ pub fn write_private(file: &Path, content: &[u8]) -> std::io::Result<()> {
     fs::rename(fresh, file)
 }
 
-fn new_password() -> String {
+/// A new password.
+pub fn new_password() -> String {
     let letters = rand::rng().sample_iter(rand::distr::Alphanumeric);
     letters.take(PASSWORD_LENGTH).map(char::from).collect()
 }

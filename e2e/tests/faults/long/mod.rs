@@ -40,6 +40,7 @@ mod open_files;
 mod readiness;
 mod rejected_records;
 mod restored_database;
+mod rotation;
 
 /// F22: the longest time that a partition may be without an owner.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

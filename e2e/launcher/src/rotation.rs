@@ -1,0 +1,116 @@
+//! Renews the passwords and certificates of a secured stack while it works.
+//!
+//! A server has one password for a user at a time. A service reads a new password from its file, and goes on with the
+//! old one for as long as the server refuses the new one, so the file changes first.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use sqlx::{AssertSqlSafe, Connection};
+use tokio::time::sleep;
+
+use crate::directories::programs_directory;
+use crate::kafka_config;
+use crate::provision;
+use crate::readiness::connect_database;
+use crate::secrets::{
+    ADMINISTRATOR, BROKER, CONTRACTS, POSTGRES, REGISTRY, SERVICES, SUPERUSER, database_secret,
+    kafka_secret, new_password,
+};
+use crate::stack::Stack;
+use crate::topology::Component;
+
+/// After this time every client trusts a new authority, and every server presents its new certificate: the registry
+/// reads its own every 30 s.
+const TAKEOVER: Duration = Duration::from_secs(45);
+
+/// The node of the first broker.
+const BROKER_ID: i32 = 1;
+
+impl Stack {
+    /// Renews every password and every certificate of a secured stack, and with `authority` the authority that
+    /// signs them: first all trust both authorities, and in the end only the new one. Services take over passwords
+    /// and certificates within ten seconds, and the registry its certificate within thirty. The listener of Kafka's
+    /// controller presents its old certificate until Kafka starts again.
+    ///
+    /// # Errors
+    /// If the stack is not secured, or one of its servers does not run.
+    pub async fn rotate(&self, authority: bool) -> Result<()> {
+        ensure!(
+            self.is_native() && self.is_secure()?,
+            "only a stack with SECURE=1 has secrets to renew"
+        );
+        for service in &self.description().services {
+            let renewed = self.renew_database_passwords(service).await;
+            renewed.with_context(|| format!("the passwords of the database of {service}"))?;
+        }
+        self.print_progress("the passwords of the databases are renewed");
+        for service in &self.description().services {
+            self.state()?.secrets()?.renew_password(&kafka_secret(service))?;
+        }
+        self.apply_contracts(&programs_directory()?).await?;
+        self.print_progress("the passwords of Kafka are renewed");
+        if authority {
+            self.state()?.secrets()?.renew_ca()?;
+            self.reload_certificates().await?;
+            self.print_progress("a new authority is trusted beside the old one");
+            sleep(TAKEOVER).await;
+        }
+        for name in [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES] {
+            self.state()?.secrets()?.renew_certificate(name)?;
+        }
+        self.reload_certificates().await?;
+        self.print_progress("the certificates are renewed");
+        if authority {
+            sleep(TAKEOVER).await;
+            self.state()?.secrets()?.drop_old_ca()?;
+            self.reload_certificates().await?;
+            self.print_progress("the old authority is trusted no more");
+        }
+        Ok(())
+    }
+
+    async fn renew_database_passwords(&self, service: &str) -> Result<()> {
+        let state = self.state()?;
+        let secrets = state.secrets()?;
+        let mut db = connect_database(&state.database_url(service, SUPERUSER, "postgres")?).await?;
+        let alter = |role: &str, password: &str| {
+            AssertSqlSafe(format!(r#"alter role "{role}" password '{password}'"#))
+        };
+        for role in [service, &format!("{service}_migrator")] {
+            let password = secrets.renew_password(&database_secret(service, role))?;
+            secrets.url_file(role, &state.database_url(service, role, service)?)?;
+            sqlx::query(alter(role, &password)).execute(&mut db).await?;
+        }
+        // Without its own password, the launcher could not set the others again.
+        let password = new_password();
+        sqlx::query(alter(SUPERUSER, &password)).execute(&mut db).await?;
+        secrets.store_password(&database_secret(service, SUPERUSER), &password)?;
+        Ok(db.close().await?)
+    }
+
+    /// Has the databases and Kafka read their certificates again, and Kafka those that it trusts. The services and
+    /// the registry do so by themselves.
+    async fn reload_certificates(&self) -> Result<()> {
+        let state = self.state()?;
+        for service in &self.description().services {
+            let database = Component::Database(service.clone());
+            provision::write_postgres_certificate(&state, &self.process(&database))?;
+            let url = state.database_url(service, SUPERUSER, "postgres")?;
+            let mut db = connect_database(&url).await?;
+            sqlx::query("select pg_reload_conf()").execute(&mut db).await?;
+            db.close().await?;
+        }
+        let settings = kafka_config::kafka_certificate_settings(&state)?;
+        let broker = AlterConfig::new(ResourceSpecifier::Broker(BROKER_ID));
+        let broker = settings.iter().fold(broker, |broker, (name, file)| broker.set(name, file));
+        let admin: AdminClient<DefaultClientContext> =
+            state.kafka_client_as(ADMINISTRATOR)?.create()?;
+        for altered in admin.alter_configs([&broker], &AdminOptions::new()).await? {
+            altered.map_err(|(_, error)| error).context("Kafka does not read its certificates")?;
+        }
+        Ok(())
+    }
+}

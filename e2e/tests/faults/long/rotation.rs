@@ -1,0 +1,135 @@
+//! The secrets of a secured stack are renewed while it works.
+
+use std::net::TcpStream;
+use std::pin::Pin;
+
+use launcher::StackDescription;
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use rdkafka::ClientConfig;
+use sqlx::{Connection, PgConnection};
+use tokio_openssl::SslStream;
+
+use super::*;
+use crate::wires::reaches_kafka;
+
+/// The registry reads its certificate every 30 s, and everything else within ten.
+const TAKEOVER: Duration = Duration::from_secs(60);
+
+/// What a client of one service presents.
+struct Login {
+    service: &'static str,
+    database: String,
+    kafka: ClientConfig,
+}
+
+fn logins(stack: &Stack) -> Result<Vec<Login>> {
+    let login = |service: &&'static str| {
+        let database = stack.service_database_url(service)?;
+        Ok(Login { service, database, kafka: stack.kafka_client_as(service)? })
+    };
+    SERVICES.iter().map(login).collect()
+}
+
+/// The addresses of all servers that have a certificate.
+fn servers(stack: &Stack) -> Result<Vec<String>> {
+    let address = |url: &str| -> Result<String> {
+        let url = reqwest::Url::parse(url)?;
+        let (host, port) = (url.host_str().context("a host")?, url.port().context("a port")?);
+        Ok(format!("{host}:{port}"))
+    };
+    let mut servers = vec![address(&stack.registry_url()?)?, stack.kafka_bootstrap()?];
+    for service in SERVICES {
+        servers.push(address(&stack.url(service)?)?);
+        servers.push(address(&stack.admin_url(service)?)?);
+        let kafka = stack.kafka_client_as(service)?;
+        servers.push(kafka.get("bootstrap.servers").context("a broker")?.to_string());
+    }
+    Ok(servers)
+}
+
+/// The certificate that a server presents.
+async fn presented(address: &str) -> Result<Vec<u8>> {
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    connector.set_verify(SslVerifyMode::NONE);
+    let ssl = connector.build().configure()?.verify_hostname(false).into_ssl("127.0.0.1")?;
+    let mut stream = SslStream::new(ssl, tokio::net::TcpStream::connect(address).await?)?;
+    Pin::new(&mut stream).connect().await?;
+    Ok(stream.ssl().peer_certificate().context("a certificate")?.to_der()?)
+}
+
+/// The certificate that a database presents, which begins TLS by a request of its own.
+async fn presented_by_database(url: &str) -> Result<Vec<u8>> {
+    use std::io::{Read, Write};
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+    let url = reqwest::Url::parse(url)?;
+    let address = format!("127.0.0.1:{}", url.port().context("a port")?);
+    let handshake = move || -> Result<Vec<u8>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(&SSL_REQUEST)?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer)?;
+        ensure!(&answer == b"S", "the database serves no TLS");
+        let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+        connector.set_verify(SslVerifyMode::NONE);
+        let connector = connector.build().configure()?.verify_hostname(false);
+        let stream = connector
+            .connect("127.0.0.1", stream)
+            .map_err(|error| anyhow::anyhow!("the handshake with the database failed: {error}"))?;
+        Ok(stream.ssl().peer_certificate().context("a certificate")?.to_der()?)
+    };
+    tokio::task::spawn_blocking(handshake).await?
+}
+
+/// All certificates that are presented, each with its server.
+async fn all_presented(stack: &Stack, logins: &[Login]) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut certificates = Vec::new();
+    for server in servers(stack)? {
+        let certificate = presented(&server).await.with_context(|| server.clone())?;
+        certificates.push((server, certificate));
+    }
+    for Login { service, database, .. } in logins {
+        let certificate = presented_by_database(database).await;
+        certificates.push((format!("the database of {service}"), certificate?));
+    }
+    Ok(certificates)
+}
+
+/// Passwords and certificates are renewed under load, without a restart and without a failed request. Afterwards no
+/// old password is accepted, and no old certificate is presented.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes: make faults"]
+async fn passwords_and_certificates_are_renewed_under_load_and_no_request_fails() -> Result<()> {
+    without_fixture(async || {
+        let secure = StackDescription { secure: true, ..stack_description() };
+        let stack = Stack::ephemeral(&secure)?;
+        without_unexpected_exits(&stack, renewed_under_load(&stack)).await
+    })
+    .await
+}
+
+async fn renewed_under_load(stack: &Stack) -> Result<()> {
+    let client = start_and_seed(stack).await?;
+    let old = logins(stack)?;
+    let old_certificates = all_presented(stack, &old).await?;
+    under_load_without_errors(&client, 40, 75, async {
+        sleep(Duration::from_secs(5)).await;
+        stack.rotate(false).await?;
+        eventually("no old certificate is presented", TAKEOVER, async || {
+            let new = all_presented(stack, &old).await?;
+            let kept = old_certificates.iter().filter(|it| new.contains(it));
+            let kept: Vec<&str> = kept.map(|(server, _)| server.as_str()).collect();
+            ensure!(kept.is_empty(), "{kept:?} present what they presented before");
+            Ok(())
+        })
+        .await
+    })
+    .await?;
+    for (old, new) in old.iter().zip(logins(stack)?) {
+        let service = old.service;
+        ensure!(PgConnection::connect(&old.database).await.is_err(), "the database of {service}");
+        ensure!(reaches_kafka(old.kafka.clone()).await.is_err(), "Kafka, for {service}");
+        PgConnection::connect(&new.database).await?.close().await?;
+        reaches_kafka(new.kafka).await?;
+    }
+    assert_verified(&client).await
+}
