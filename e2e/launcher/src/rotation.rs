@@ -17,7 +17,7 @@ use crate::provision;
 use crate::readiness::connect_database;
 use crate::secrets::{
     ADMINISTRATOR, BROKER, CONTRACTS, POSTGRES, REGISTRY, SERVICES, SUPERUSER, database_secret,
-    kafka_secret, new_password,
+    kafka_secret, new_password, owner_role,
 };
 use crate::stack::Stack;
 use crate::topology::Component;
@@ -79,7 +79,7 @@ impl Stack {
         let alter = |role: &str, password: &str| {
             AssertSqlSafe(format!(r#"alter role "{role}" password '{password}'"#))
         };
-        for role in [service, &format!("{service}_migrator")] {
+        for role in [service, &owner_role(service)] {
             let password = secrets.renew_password(&database_secret(service, role))?;
             secrets.url_file(role, &state.database_url(service, role, service)?)?;
             sqlx::query(alter(role, &password)).execute(&mut db).await?;
