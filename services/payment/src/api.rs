@@ -111,7 +111,7 @@ async fn show_payment(
     // A void payment has no customer: its order never arrived.
     let payment = payment.filter(|payment| match payment.customer_id {
         Some(customer_id) => caller.may_read(customer_id),
-        None => caller.reads_all_customers(),
+        None => caller.reads_all_owners(),
     });
     let missing = || Problem::not_found("there is no payment for this order");
     payment.map(JsonResponse).ok_or_else(missing)

@@ -28,7 +28,7 @@
 //! 7. [`admin`] is the operators' port: dead letters, the circuit breaker, republishing
 //! 8. [`service`] joins the parts, from `main` to the exit code
 //!
-//! A fork may delete `kafka/compacted_topic`, `http/openapi` with the files beside it, `http/change_feed` with `http/sse`, and
+//! A fork may delete `kafka/compacted_topic`, `http/openapi` with its parts, `http/change_feed` with `http/sse`, and
 //! `admin/republish`: only [`service`] and this file import them.
 
 #![warn(missing_docs)]

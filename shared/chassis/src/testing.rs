@@ -199,7 +199,7 @@ pub fn unknown_callers() -> Callers {
 /// A port at which every request has this caller.
 pub fn router_for(router: Router, subject: &str, scopes: &[&str]) -> Router {
     let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-    let caller = Caller::known(subject.to_owned(), scopes);
+    let caller = Caller::named(subject.to_owned(), scopes);
     router.layer(Extension(Callers::fixed(Some(caller))))
 }
 

@@ -88,7 +88,7 @@ async fn find_history(
     caller: &Caller,
     order_id: Uuid,
 ) -> Result<Vec<HistoryEntry>, Problem> {
-    if !caller.reads_all_customers() {
+    if !caller.reads_all_owners() {
         find_order(api, caller, order_id).await?;
     }
     // Positions are counted from 1.

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_caller_holds_no_more_than_a_share_and_leaves_nothing_behind() {
         let shares = CallerShares::default();
-        let [ann, bob] = ["ann", "bob"].map(|name| Caller::known(name.into(), [].into()));
+        let [ann, bob] = ["ann", "bob"].map(|name| Caller::named(name.into(), [].into()));
         let mut held = vec![shares.take(&ann, 2).unwrap(), shares.take(&ann, 2).unwrap()];
         assert!(shares.take(&ann, 2).is_none());
         held.push(shares.take(&bob, 2).unwrap());

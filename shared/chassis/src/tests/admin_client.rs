@@ -11,6 +11,12 @@ use super::*;
 /// Who acts in these tests.
 pub const OPERATOR: &str = "ann";
 
+/// The admin port as an operator reaches it.
+pub fn as_operator(admin: Router) -> Router {
+    let port = crate::testing::operators_only(admin);
+    crate::testing::router_for(port, OPERATOR, &["operator"])
+}
+
 /// Sends a request to the admin router: status and body of the response.
 pub async fn send_request(admin: &Router, method: &str, path: &str, body: Value) -> (u16, Value) {
     let request = Request::builder().method(method).uri(path);
@@ -55,9 +61,7 @@ pub fn state_counts<const N: usize>(states: [(&str, i64); N]) -> BTreeMap<String
 
 impl<const TEST: u32> Fixture<TEST> {
     pub fn admin_router(&self) -> Router {
-        // As an operator reaches it.
-        let port = crate::testing::operators_only(self.consumer().admin());
-        crate::testing::router_for(port, OPERATOR, &["operator"])
+        as_operator(self.consumer().admin())
     }
 
     /// Adds a constraint by which the database rejects every count into this till, as a bad migration does.

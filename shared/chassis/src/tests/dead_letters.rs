@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::admin_client::{get, outcome, post, refusal, send_request, state_counts};
+use super::admin_client::{as_operator, get, outcome, post, refusal, send_request, state_counts};
 use super::*;
 
 /// A registry that does not serve its one schema until `true` is sent.
@@ -187,7 +187,7 @@ async fn bytes_that_decode_once_their_schema_is_registered_are_replayed_and_othe
     let (url, registered) = late_registry(46, newer).await;
     let late = fixture.with_config(|config| config.schema_registry.schema_registry_url = url);
     let consumer = late.consumer();
-    let admin = consumer.admin();
+    let admin = as_operator(consumer.admin());
     let client = fixture.group_client();
     let cut = message(cut, 1);
     let again = [cut.clone().set_offset(3), cut.clone().set_offset(4)];

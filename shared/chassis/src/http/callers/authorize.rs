@@ -12,10 +12,10 @@ use axum::response::{IntoResponse, Response};
 use metrics::counter;
 use parking_lot::Mutex;
 
-use crate::http::callers::audit;
 use crate::http::callers::caller::Caller;
 use crate::http::callers::extractor::caller_unknown;
 use crate::http::callers::identify::Callers;
+use crate::http::callers::operator_log;
 use crate::http::callers::token::TokenError;
 use crate::http::problem::Problem;
 use crate::telemetry::log_throttle::LogThrottle;
@@ -91,7 +91,7 @@ pub(crate) async fn authorize(
     let Some(callers) = request.extensions().get::<Callers>().cloned() else {
         return caller_unknown().into_response();
     };
-    match admit(&callers, &access, request.headers()).await {
+    match authorized_caller(&callers, &access, request.headers()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -102,7 +102,7 @@ pub(crate) async fn authorize(
 
 /// Adds to the admin port its check of the caller, who needs the scope `operator`, and a log line for each act.
 pub(crate) fn operators_only(admin: Router) -> Router {
-    admin.layer(from_fn(audit::record)).layer(from_fn(authorize_operator))
+    admin.layer(from_fn(operator_log::record)).layer(from_fn(authorize_operator))
 }
 
 async fn authorize_operator(mut request: Request, next: Next) -> Response {
@@ -111,7 +111,7 @@ async fn authorize_operator(mut request: Request, next: Next) -> Response {
     let Some(callers) = request.extensions().get::<Callers>().cloned() else {
         return caller_unknown().into_response();
     };
-    match admit(&callers, &ACCESS, request.headers()).await {
+    match authorized_caller(&callers, &ACCESS, request.headers()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -121,7 +121,7 @@ async fn authorize_operator(mut request: Request, next: Next) -> Response {
 }
 
 /// The caller of a request, if the caller may make it.
-async fn admit(
+async fn authorized_caller(
     callers: &Callers,
     access: &Access,
     headers: &HeaderMap,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// The scope that reads what belongs to any customer.
-const READS_ALL_CUSTOMERS: &str = "support:read";
+/// The scope that reads what belongs to any owner.
+const READS_ALL_OWNERS: &str = "support:read";
 
 /// Who made a request, as an extractor of a handler.
 ///
-/// A handler of a customer's things asks [`Caller::owns`] before it changes one and [`Caller::may_read`] before it shows
+/// A handler of things that have an owner asks [`Caller::owns`] before it changes one and [`Caller::may_read`] before it shows
 /// one, and answers with 404 otherwise, as if the thing did not exist.
 #[derive(Clone)]
 pub struct Caller(Identity);
@@ -23,21 +23,21 @@ enum Identity {
     Unrestricted,
     /// A request to a public route of a service that knows its callers.
     Anonymous,
-    Known(Arc<Known>),
+    Named(Arc<Named>),
 }
 
-struct Known {
+struct Named {
     subject: String,
     scopes: BTreeSet<String>,
 }
 
-/// Without the subject, which may be a customer.
+/// Without the subject, which may be a person.
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Identity::Unrestricted => "Caller(unrestricted)",
             Identity::Anonymous => "Caller(anonymous)",
-            Identity::Known(_) => "Caller(known)",
+            Identity::Named(_) => "Caller(named)",
         })
     }
 }
@@ -52,46 +52,46 @@ impl Caller {
         Caller(Identity::Anonymous)
     }
 
-    pub(crate) fn known(subject: String, scopes: BTreeSet<String>) -> Caller {
-        Caller(Identity::Known(Arc::new(Known { subject, scopes })))
+    pub(crate) fn named(subject: String, scopes: BTreeSet<String>) -> Caller {
+        Caller(Identity::Named(Arc::new(Named { subject, scopes })))
     }
 
-    /// The subject of the token: a customer, an operator or a program. `None` if the service knows no callers.
+    /// The subject of the token: a person or a program. `None` if the service knows no callers.
     pub fn subject(&self) -> Option<&str> {
         match &self.0 {
-            Identity::Known(known) => Some(&known.subject),
+            Identity::Named(named) => Some(&named.subject),
             Identity::Unrestricted | Identity::Anonymous => None,
         }
     }
 
-    /// Whether the caller is this customer, or no caller is known.
-    pub fn owns(&self, customer_id: Uuid) -> bool {
+    /// Whether the caller is this owner, or no caller is named.
+    pub fn owns(&self, owner_id: Uuid) -> bool {
         match &self.0 {
             Identity::Unrestricted => true,
             Identity::Anonymous => false,
-            Identity::Known(known) => {
-                let customer = customer_id.hyphenated().to_string();
-                known.subject.eq_ignore_ascii_case(&customer)
+            Identity::Named(named) => {
+                let owner = owner_id.hyphenated().to_string();
+                named.subject.eq_ignore_ascii_case(&owner)
             }
         }
     }
 
-    /// Whether the caller may see what belongs to this customer: its owner may, and who reads for all customers.
-    pub fn may_read(&self, customer_id: Uuid) -> bool {
-        self.reads_all_customers() || self.owns(customer_id)
+    /// Whether the caller may see what belongs to this owner, as the owner and as a caller who reads for all.
+    pub fn may_read(&self, owner_id: Uuid) -> bool {
+        self.reads_all_owners() || self.owns(owner_id)
     }
 
-    /// Whether the caller may see what belongs to any customer.
-    pub fn reads_all_customers(&self) -> bool {
+    /// Whether the caller may see what belongs to any owner.
+    pub fn reads_all_owners(&self) -> bool {
         match &self.0 {
             Identity::Unrestricted => true,
-            Identity::Anonymous | Identity::Known(_) => self.has_scope(READS_ALL_CUSTOMERS),
+            Identity::Anonymous | Identity::Named(_) => self.has_scope(READS_ALL_OWNERS),
         }
     }
 
     /// Whether the token has this scope. Without a known caller it is not asked.
     pub(crate) fn has_scope(&self, scope: &str) -> bool {
-        matches!(&self.0, Identity::Known(known) if known.scopes.contains(scope))
+        matches!(&self.0, Identity::Named(named) if named.scopes.contains(scope))
     }
 
     pub(super) fn is_unrestricted(&self) -> bool {

@@ -164,21 +164,15 @@ impl Keys {
 
 /// Reads the set again and again, until the service has ended.
 async fn read_regularly(keys: Weak<Keys>) {
-    let mut is_read = keys.upgrade().is_some_and(|keys| keys.current().is_some());
+    let Some(location) = keys.upgrade().map(|keys| keys.location.clone()) else { return };
+    let (mut wait, interval) = match location {
+        KeyLocation::File(_) => (FILE_INTERVAL, FILE_INTERVAL),
+        KeyLocation::Url(_) | KeyLocation::Discovery(_) => (Duration::ZERO, URL_INTERVAL),
+    };
     loop {
-        let interval = match keys.upgrade().map(|keys| keys.location.clone()) {
-            None => return,
-            Some(KeyLocation::File(_)) => FILE_INTERVAL,
-            Some(_) if !is_read => Duration::ZERO,
-            Some(_) => URL_INTERVAL,
-        };
-        sleep(interval).await;
+        sleep(wait).await;
         let Some(keys) = keys.upgrade() else { return };
-        is_read = true;
-        if !keys.read().await {
-            drop(keys);
-            sleep(RETRY_INTERVAL).await;
-        }
+        wait = if keys.read().await { interval } else { RETRY_INTERVAL };
     }
 }
 

@@ -5,12 +5,12 @@
 //! and a router without this check answers 500. A handler that shows a customer's row without asking the [`Caller`]
 //! breaks the promise for owners.
 
-pub(crate) mod audit;
 pub(crate) mod authorize;
 pub mod caller;
 pub(crate) mod extractor;
 pub(crate) mod identify;
 mod keys;
+pub(crate) mod operator_log;
 mod signatures;
 mod token;
 

@@ -177,7 +177,7 @@ impl TokenVerifier {
         }
         let scopes: BTreeSet<String> =
             scope.iter().flat_map(|scope| scope.split(' ')).map(str::to_owned).collect();
-        Ok((Caller::known(sub, scopes), (exp as u64).saturating_add(LEEWAY_SECONDS)))
+        Ok((Caller::named(sub, scopes), (exp as u64).saturating_add(LEEWAY_SECONDS)))
     }
 
     fn keep(&self, hash: [u8; 32], token: Checked) {

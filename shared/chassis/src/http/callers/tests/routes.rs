@@ -11,7 +11,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::*;
-use crate::config::env;
 use crate::http::callers::authorize::operators_only;
 use crate::http::callers::caller::Caller;
 use crate::http::callers::identify::Callers;
@@ -60,19 +59,6 @@ async fn send(
     (status, headers, String::from_utf8_lossy(&body).into_owned())
 }
 
-fn callers_of(file: &KeyFile) -> Callers {
-    let config: crate::config::Config = env::read_from(|name| match name {
-        "DATABASE_URL" => Some("postgres://till@127.0.0.1/till".into()),
-        "KAFKA_BOOTSTRAP_SERVERS" => Some("nowhere".into()),
-        "SCHEMA_REGISTRY_URL" => Some("http://nowhere".into()),
-        "TOKEN_ISSUER" => Some(ISSUER.into()),
-        "TOKEN_KEYS" => Some(file.0.display().to_string()),
-        _ => None,
-    })
-    .unwrap();
-    Callers::new(&config.tokens).unwrap()
-}
-
 fn bearer(key: &SigningKey, scope: &str) -> String {
     let claims = with(claims(), json!({"scope": scope})).to_string();
     format!("Bearer {}", sign(key, &header().to_string(), &claims))
@@ -82,7 +68,7 @@ fn bearer(key: &SigningKey, scope: &str) -> String {
 async fn a_route_admits_callers_with_its_scopes_and_refuses_all_others() {
     let key = SigningKey::p256();
     let file = KeyFile::new(&[key.jwk("first")]);
-    let api = api(Some(callers_of(&file)));
+    let api = api(Some(file.callers()));
     let authorized = |scope| [("authorization", bearer(&key, scope))];
     for (scope, method, path, status) in [
         ("", "GET", "/read/1", 403),
@@ -167,7 +153,7 @@ async fn without_an_issuer_every_client_is_admitted_and_without_a_layer_none() {
 async fn the_idempotency_key_of_a_caller_is_a_hash_of_the_caller_and_the_key() {
     let key = SigningKey::p256();
     let file = KeyFile::new(&[key.jwk("first")]);
-    let api = api(Some(callers_of(&file)));
+    let api = api(Some(file.callers()));
     let stored = async |subject: &str, drawn: &str| {
         let claims = with(claims(), json!({"sub": subject, "scope": "read write"})).to_string();
         let token = format!("Bearer {}", sign(&key, &header().to_string(), &claims));
@@ -187,7 +173,7 @@ async fn the_admin_port_admits_operators_and_no_other_caller() {
     let file = KeyFile::new(&[key.jwk("first")]);
     let route = post(async |caller: Caller, body: String| format!("{:?} {body}", caller.subject()));
     let admin = operators_only(Router::new().route("/act", route));
-    let known = admin.clone().layer(Extension(callers_of(&file)));
+    let known = admin.clone().layer(Extension(file.callers()));
     for (scope, status) in [("operator", 200), ("orders:write support:read", 403)] {
         let token = bearer(&key, scope);
         let answer = send(&known, "POST", "/act", &[("authorization", &token)]).await;

@@ -1,4 +1,4 @@
-//! The audit log of the admin port: one line for each act of an operator.
+//! The log of the admin port: one line for each act of an operator.
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
