@@ -9,11 +9,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::*;
 use crate::admin::republish::{PublishedEvent, Republish};
-use crate::config::{Config, Secret};
+use crate::config::{Config, KeyLocation, Secret};
 use crate::event::{Retention, Topic};
+use crate::http::openapi;
 use crate::service::process::check_health;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,9 +30,21 @@ struct RunningService {
 
 /// A service on a database that is migrated if `migrated`, and otherwise waits for that.
 async fn start(migrated: bool, api: Router, loops: Vec<ServiceLoop>) -> (RunningService, Config) {
+    let books = Router::new().route("/books", get(async || "balanced"));
+    let routers = Routers { api, books, admin: Router::new() };
+    start_with(migrated, |_| (), routers, loops).await
+}
+
+async fn start_with(
+    migrated: bool,
+    change: impl FnOnce(&mut Config),
+    routers: Routers,
+    loops: Vec<ServiceLoop>,
+) -> (RunningService, Config) {
     let (owner, server) = migrate::tests::fresh_database().await;
     let mut config = migrate::tests::config(owner, server);
     config.shutdown_timeout = Duration::from_secs(2);
+    change(&mut config);
     if migrated {
         migrate::migrate("till", &config, migrate::tests::migrations(1)).await.unwrap();
     }
@@ -38,8 +53,6 @@ async fn start(migrated: bool, api: Router, loops: Vec<ServiceLoop>) -> (Running
     let migrator = migrate::tests::migrations(1);
     let service = Service::new("till", config.clone(), migrator, metrics).unwrap();
     let (stop, stop_requested) = oneshot::channel();
-    let books = Router::new().route("/books", get(async || "balanced"));
-    let routers = Routers { api, books, admin: Router::new() };
     let stop_requested = async move { stop_requested.await.unwrap_or(()) };
     let ended = tokio::spawn(service.run_until(stop_requested, routers, loops));
     let (api, probes) = (config.http_addr, config.probe_addr);
@@ -69,10 +82,10 @@ impl RunningService {
 }
 
 async fn send_request(addr: SocketAddr) -> String {
-    send_request_for(addr, "/").await
+    get_from(addr, "/").await
 }
 
-async fn send_request_for(addr: SocketAddr, path: &str) -> String {
+async fn get_from(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -168,9 +181,9 @@ async fn a_service_waits_for_its_schema_and_clients_and_probes_get_a_503() {
 async fn the_books_are_read_on_the_admin_port_alone() {
     let (service, config) = start(true, Router::new(), vec![loop_that_stops("relay")]).await;
     service.wait_until_ready().await;
-    assert!(send_request_for(config.admin_addr, "/books").await.ends_with("balanced"));
+    assert!(get_from(config.admin_addr, "/books").await.ends_with("balanced"));
     for other in [service.probes, service.api] {
-        let answer = send_request_for(other, "/books").await;
+        let answer = get_from(other, "/books").await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
 }
@@ -224,4 +237,47 @@ async fn a_service_that_could_not_republish_a_topic_does_not_start() {
     let _ = one.republish([Till::source()]);
     one.ensure_republishable().unwrap();
     service(vec![]).ensure_republishable().unwrap();
+}
+
+#[utoipa::path(get, path = "/count", security(("token" = ["count"])), responses((status = 200)))]
+async fn count() {}
+
+#[utoipa::path(get, path = "/open", security(()), responses((status = 200)))]
+async fn open() {}
+
+/// The public key of RFC 7515, A.3.
+const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "first",
+    "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+    "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+
+#[tokio::test]
+async fn a_service_with_an_issuer_knows_the_callers_of_its_api_and_of_its_admin_port() {
+    let file = std::env::temp_dir().join(format!("keys-{}.json", uuid::Uuid::now_v7()));
+    std::fs::write(&file, KEYS).unwrap();
+    let location = KeyLocation::File(file.display().to_string());
+    for (issuer, protected) in [(None, "200"), (Some("issuer".to_owned()), "401")] {
+        let routes = OpenApiRouter::new().routes(routes!(count)).routes(routes!(open));
+        let api = openapi::serve::<()>("till", routes);
+        let admin = Router::new().route("/act", get(async || "done"));
+        let routers = Routers { api, books: Router::new(), admin };
+        let change = |config: &mut Config| {
+            config.tokens.token_keys = issuer.as_ref().map(|_| location.clone());
+            config.tokens.token_issuer = issuer;
+        };
+        let (service, config) = start_with(true, change, routers, Vec::new()).await;
+        service.wait_until_ready().await;
+        for (addr, path, status) in [
+            (config.http_addr, "/count", protected),
+            (config.http_addr, "/open", "200"),
+            (config.http_addr, "/openapi.json", "200"),
+            (config.admin_addr, "/act", protected),
+            (config.probe_addr, "/readyz", "200"),
+        ] {
+            let answer = get_from(addr, path).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        }
+        let _ = service.stop.send(());
+        service.ended.await.unwrap().unwrap();
+    }
+    std::fs::remove_file(file).unwrap();
 }

@@ -55,15 +55,16 @@ impl RouteAccess {
     ///
     /// # Errors
     /// If no description lists its route. A handler that has none is never reached.
-    fn of_request(&self, request: &Request) -> Result<Access, Response> {
+    fn of_request(&self, request: &Request) -> Result<Access, Box<Response>> {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let Some(methods) = path.and_then(|path| self.0.get(path)) else {
             tracing::error!("a route is not described, so no caller may use it");
-            return Err(Problem::internal().into_response());
+            return Err(Box::new(Problem::internal().into_response()));
         };
         methods.get(request.method().as_str()).cloned().ok_or_else(|| {
             let allowed = methods.keys().map(String::as_str).collect::<Vec<_>>().join(",");
-            ([(header::ALLOW, allowed)], Problem::method_not_allowed()).into_response()
+            let refused = ([(header::ALLOW, allowed)], Problem::method_not_allowed());
+            Box::new(refused.into_response())
         })
     }
 }
@@ -86,7 +87,7 @@ pub(crate) async fn authorize(
 ) -> Response {
     let access = match routes.of_request(&request) {
         Ok(access) => access,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let Some(callers) = request.extensions().get::<Callers>().cloned() else {
         return caller_unknown().into_response();

@@ -198,7 +198,7 @@ async fn any_token() {}
 fn a_route_without_security_does_not_start() {
     let message = |routes: OpenApiRouter| {
         let served = std::panic::catch_unwind(AssertUnwindSafe(|| openapi::serve("till", routes)));
-        *served.err().expect("it does not start").downcast::<String>().unwrap()
+        *served.expect_err("it does not start").downcast::<String>().unwrap()
     };
     let missing = message(OpenApiRouter::new().routes(routes!(forgotten)));
     assert!(missing.starts_with("get /forgotten does not say who may call it"), "{missing}");
