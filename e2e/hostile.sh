@@ -42,11 +42,12 @@ echo "schemathesis, seed $seed"
 status=$("$e2e" status 2>/dev/null || true)
 grep -q ready <<<"$status" && was_up=1 || was_up=0
 "$e2e" up >"$into/services"
+# This stack knows no callers, so it ignores the tokens that its description asks for.
 # One worker: Python 3.11's parser counts the depth of all threads as one, so parsing in several threads sometimes fails.
 while read -r service url; do
   log=$into/schemathesis-$service.log
   if "$tools/schemathesis-$schemathesis/bin/schemathesis" --config-file e2e/schemathesis.toml run "$url/openapi.json" \
-    --checks all --max-examples "$cases" --seed "$seed" --workers 1 --no-shrink >"$log" 2>&1; then
+    --checks all --exclude-checks ignored_auth --max-examples "$cases" --seed "$seed" --workers 1 --no-shrink >"$log" 2>&1; then
     echo "  $service: $(grep -Eo '[0-9,]+ generated.*' "$log" | tail -1)"
   else
     echo "  $service: the answers differ from the description; $log ends with:"
