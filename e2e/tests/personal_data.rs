@@ -49,10 +49,9 @@ async fn the_id_of_a_customer_is_in_no_log_span_metric_or_open_topic() -> Result
         })
         .await?;
         // The services were stopped, so their last spans have arrived.
-        let spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+        let spans = std::mem::take(&mut *spans.lock().unwrap_or_else(PoisonError::into_inner));
         ensure!(is_part(b"/orders", &spans), "no span of a request arrived");
         canary.check("a span", &spans)?;
-        drop(spans);
         canary.check_topics(&fixture.client)?;
         canary.check_logs(&fixture.stack).await
     })

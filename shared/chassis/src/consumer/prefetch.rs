@@ -22,8 +22,7 @@ use crate::consumer::offsets::{OffsetsByPartition, ReadPositions, STORE_INTERVAL
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resume::{ResumeRetry, resume_all};
 use crate::kafka::record;
-use crate::telemetry::log_throttle::LogThrottle;
-use crate::telemetry::refusals;
+use crate::telemetry::{log_throttle::LogThrottle, refusals};
 
 /// Memory of the records that are prefetched or being handled, at most, with their keys and headers: a record
 /// may be a thousand times larger than an event.
