@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::stack_description::stack_description;
 use futures::future::try_join_all;
-use launcher::{Stack, StackDescription};
+use launcher::directories::programs_directory;
+use launcher::{Stack, StackDescription, eventually};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,7 +15,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
-use crate::fixture::stack_permit;
+use crate::fixture::{TIMEOUT, stack_permit};
 
 /// How long a client of Kafka tries to connect. The right one needs a few milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -30,6 +31,48 @@ async fn no_wire_of_a_secured_stack_serves_a_client_without_a_name() -> Result<(
     kafka_knows_its_clients(&stack, &stranger).await?;
     databases_know_their_clients(&stack, &stranger).await?;
     the_registry_is_written_with_a_token(&stack, &stranger).await
+}
+
+/// A rollout with a wrong password stops at its first instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_password_kafka_refuses_is_not_ready_and_says_so() -> Result<()> {
+    const INSTANCE: &str = "order-2";
+    let _permit = stack_permit().await?;
+    let secure = StackDescription { secure: true, ..stack_description() };
+    let stack = Stack::ephemeral(&secure)?;
+    stack.up_infrastructure().await?;
+    stack.apply_contracts(&programs_directory()?).await?;
+    stack.migrate("order").await?;
+    stack.start("order").await?;
+    stack.set_environment(INSTANCE, "KAFKA_SASL_PASSWORD", Some("wrong"))?;
+    let refused = eventually("a refusal", TIMEOUT, async || {
+        let ready = probe(&stack, INSTANCE, "readyz").await?;
+        ensure!(ready.contains("Kafka refuses the password"), "{ready}");
+        let metrics = probe(&stack, INSTANCE, "metrics").await?;
+        ensure!(metrics.contains(REFUSED) && !metrics.contains(&format!("{REFUSED} 0\n")));
+        Ok(())
+    });
+    tokio::pin!(refused);
+    tokio::select! {
+        refused = &mut refused => refused?,
+        // It may be ready before Kafka answers for the first time.
+        _ = stack.start(INSTANCE) => refused.await?,
+    }
+    let log = std::fs::read_to_string(stack.log_file(INSTANCE)?)?;
+    ensure!(log.matches("access is refused to this service").count() == 1, "{log}");
+    ensure!(probe(&stack, INSTANCE, "livez").await? == "ok\n", "a restart mends no password");
+    ensure!(probe(&stack, "order", "readyz").await? == "ok\n", "the other one serves");
+    let metrics = probe(&stack, "order", "metrics").await?;
+    ensure!(metrics.contains(&format!("{REFUSED} 0\n")), "{metrics}");
+    Ok(())
+}
+
+/// The counter of refusals, as Prometheus reads it.
+const REFUSED: &str = "access_refused_total{system=\"kafka\",kind=\"authentication\"}";
+
+async fn probe(stack: &Stack, instance: &str, path: &str) -> Result<String> {
+    let url = format!("{}/{path}", stack.probe_url(instance)?);
+    Ok(reqwest::get(url).await?.text().await?)
 }
 
 async fn kafka_knows_its_clients(stack: &Stack, stranger: &Stack) -> Result<()> {
