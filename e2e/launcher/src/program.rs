@@ -60,9 +60,9 @@ pub enum StackCommand {
     },
     /// Renew the passwords and certificates of a secured stack while it works
     Rotate {
-        /// Renew the authority that signs them as well, which takes two minutes
+        /// Also the superusers' passwords and the authority that signs, which running tools hold (two minutes)
         #[arg(long)]
-        authority: bool,
+        everything: bool,
     },
     /// Run a command while databases, Kafka and registry run on free ports
     WithInfrastructure {
@@ -119,7 +119,7 @@ impl StackCommand {
                 let lifetime = Duration::from_secs(u64::from(minutes) * 60);
                 println!("{}", issuer.sign(&who, &scope, lifetime)?);
             }
-            StackCommand::Rotate { authority } => open()?.rotate(authority).await?,
+            StackCommand::Rotate { everything } => open()?.rotate(everything).await?,
             StackCommand::WithInfrastructure { command } => {
                 return run_with_infrastructure(description, &command).await;
             }

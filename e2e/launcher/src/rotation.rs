@@ -30,20 +30,23 @@ const TAKEOVER: Duration = Duration::from_secs(45);
 const BROKER_ID: i32 = 1;
 
 impl Stack {
-    /// Renews every password and every certificate of a secured stack, and with `authority` the authority that
-    /// signs them: first all trust both authorities, and in the end only the new one. Services take over passwords
-    /// and certificates within ten seconds, and the registry its certificate within thirty. The listener of Kafka's
-    /// controller presents its old certificate until Kafka starts again.
+    /// Renews the passwords and certificates of a secured stack. Services take over passwords and certificates within
+    /// ten seconds, and the registry its certificate within thirty. The listener of Kafka's controller presents its old
+    /// certificate until Kafka starts again.
+    ///
+    /// With `everything` it also renews what other programs on this machine hold, which therefore have to start again:
+    /// the passwords of the superusers, and the authority that signs the certificates. First all trust the old
+    /// authority and the new one, and in the end the new one alone.
     ///
     /// # Errors
     /// If the stack is not secured, or one of its servers does not run.
-    pub async fn rotate(&self, authority: bool) -> Result<()> {
+    pub async fn rotate(&self, everything: bool) -> Result<()> {
         ensure!(
             self.is_native() && self.is_secure()?,
             "only a stack with SECURE=1 has secrets to renew"
         );
         for service in &self.description().services {
-            let renewed = self.renew_database_passwords(service).await;
+            let renewed = self.renew_database_passwords(service, everything).await;
             renewed.with_context(|| format!("the passwords of the database of {service}"))?;
         }
         self.print_progress("the passwords of the databases are renewed");
@@ -52,7 +55,7 @@ impl Stack {
         }
         self.apply_contracts(&programs_directory()?).await?;
         self.print_progress("the passwords of Kafka are renewed");
-        if authority {
+        if everything {
             self.state()?.secrets()?.renew_ca()?;
             self.reload_certificates().await?;
             self.print_progress("a new authority is trusted beside the old one");
@@ -63,7 +66,7 @@ impl Stack {
         }
         self.reload_certificates().await?;
         self.print_progress("the certificates are renewed");
-        if authority {
+        if everything {
             sleep(TAKEOVER).await;
             self.state()?.secrets()?.drop_old_ca()?;
             self.reload_certificates().await?;
@@ -72,7 +75,7 @@ impl Stack {
         Ok(())
     }
 
-    async fn renew_database_passwords(&self, service: &str) -> Result<()> {
+    async fn renew_database_passwords(&self, service: &str, everything: bool) -> Result<()> {
         let state = self.state()?;
         let secrets = state.secrets()?;
         let mut db = connect_database(&state.database_url(service, SUPERUSER, "postgres")?).await?;
@@ -84,10 +87,12 @@ impl Stack {
             secrets.url_file(role, &state.database_url(service, role, service)?)?;
             sqlx::query(alter(role, &password)).execute(&mut db).await?;
         }
-        // Without its own password, the launcher could not set the others again.
-        let password = new_password();
-        sqlx::query(alter(SUPERUSER, &password)).execute(&mut db).await?;
-        secrets.store_password(&database_secret(service, SUPERUSER), &password)?;
+        if everything {
+            // Stored once it is valid: without it, the launcher could not set the others again.
+            let password = new_password();
+            sqlx::query(alter(SUPERUSER, &password)).execute(&mut db).await?;
+            secrets.store_password(&database_secret(service, SUPERUSER), &password)?;
+        }
         Ok(db.close().await?)
     }
 
