@@ -23,6 +23,8 @@ const CERTIFICATE_DAYS: u32 = 30;
 /// A certificate that expires sooner is made again.
 const RENEWAL_DAYS: u32 = 7;
 
+/// The start of the name of an authority. Each has a name of its own: a client that trusts two finds the one that
+/// has signed by its name.
 const CA_NAME: &str = "authority of this stack";
 const SERIAL_BITS: i32 = 127;
 
@@ -35,8 +37,9 @@ pub fn new_key() -> Result<Vec<u8>> {
 /// The certificate of an authority with this key.
 pub fn new_ca(key: &[u8]) -> Result<Vec<u8>> {
     let key = PKey::private_key_from_pem(key)?;
-    let mut builder = begin(CA_NAME, &key, CA_DAYS)?;
-    let name = subject(CA_NAME)?.build();
+    let name = format!("{CA_NAME} {:08x}", rand::random::<u32>());
+    let mut builder = begin(&name, &key, CA_DAYS)?;
+    let name = subject(&name)?.build();
     builder.set_issuer_name(&name)?;
     builder.append_extension(BasicConstraints::new().critical().ca().pathlen(0).build()?)?;
     builder.append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build()?)?;
@@ -47,6 +50,15 @@ pub fn new_ca(key: &[u8]) -> Result<Vec<u8>> {
 /// The first of the certificates in this text: the authority that signs.
 pub fn first(certificates: &[u8]) -> Result<Vec<u8>> {
     Ok(X509::from_pem(certificates)?.to_pem()?)
+}
+
+/// The same certificates, the last one first.
+pub fn reversed(certificates: &[u8]) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for certificate in X509::stack_from_pem(certificates)?.into_iter().rev() {
+        text.extend(certificate.to_pem()?);
+    }
+    Ok(text)
 }
 
 /// A new key and its certificate with this common name, for a server on this machine and for a

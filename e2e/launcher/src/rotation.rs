@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::future::try_join_all;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::sleep;
 
 use crate::directories::programs_directory;
@@ -56,20 +57,26 @@ impl Stack {
         self.apply_contracts(&programs_directory()?).await?;
         self.print_progress("the passwords of Kafka are renewed");
         if everything {
-            self.state()?.secrets()?.renew_ca()?;
-            self.reload_certificates().await?;
+            self.state()?.secrets()?.add_ca()?;
+            self.reload_kafka_certificates().await?;
             self.print_progress("a new authority is trusted beside the old one");
             sleep(TAKEOVER).await;
+        }
+        // A client of a database trusts the authority that signs, and no other.
+        let databases = self.connect_databases().await?;
+        if everything {
+            self.state()?.secrets()?.sign_with_new_ca()?;
         }
         for name in [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES] {
             self.state()?.secrets()?.renew_certificate(name)?;
         }
-        self.reload_certificates().await?;
+        self.reload_database_certificates(databases).await?;
+        self.reload_kafka_certificates().await?;
         self.print_progress("the certificates are renewed");
         if everything {
             sleep(TAKEOVER).await;
             self.state()?.secrets()?.drop_old_ca()?;
-            self.reload_certificates().await?;
+            self.reload_kafka_certificates().await?;
             self.print_progress("the old authority is trusted no more");
         }
         Ok(())
@@ -96,18 +103,29 @@ impl Stack {
         Ok(db.close().await?)
     }
 
-    /// Has the databases and Kafka read their certificates again, and Kafka those that it trusts. The services and
-    /// the registry do so by themselves.
-    async fn reload_certificates(&self) -> Result<()> {
+    /// A connection to the database of each service, in their order.
+    async fn connect_databases(&self) -> Result<Vec<PgConnection>> {
         let state = self.state()?;
-        for service in &self.description().services {
-            let database = Component::Database(service.clone());
-            provision::write_postgres_certificate(&state, &self.process(&database))?;
-            let url = state.database_url(service, SUPERUSER, "postgres")?;
-            let mut db = connect_database(&url).await?;
+        let connect = async |service: &String| {
+            connect_database(&state.database_url(service, SUPERUSER, "postgres")?).await
+        };
+        try_join_all(self.description().services.iter().map(connect)).await
+    }
+
+    /// Has the databases read their certificates again. The services and the registry do so by themselves.
+    async fn reload_database_certificates(&self, databases: Vec<PgConnection>) -> Result<()> {
+        for (service, mut db) in self.description().services.iter().zip(databases) {
+            let database = self.process(&Component::Database(service.clone()));
+            provision::write_postgres_certificate(&self.state()?, &database)?;
             sqlx::query("select pg_reload_conf()").execute(&mut db).await?;
             db.close().await?;
         }
+        Ok(())
+    }
+
+    /// Has Kafka read its certificate and those that it trusts again.
+    async fn reload_kafka_certificates(&self) -> Result<()> {
+        let state = self.state()?;
         let settings = kafka_config::kafka_certificate_settings(&state)?;
         let broker = AlterConfig::new(ResourceSpecifier::Broker(BROKER_ID));
         let broker = settings.iter().fold(broker, |broker, (name, file)| broker.set(name, file));

@@ -52,6 +52,7 @@ pub fn kafka_secret(service: &str) -> String {
 /// The file names in the directory of the secrets.
 const CA_FILE: &str = "ca.pem";
 const CA_KEY_FILE: &str = "ca.key";
+const NEXT_CA_KEY_FILE: &str = "ca-next.key";
 const REGISTRY_KEY_FILE: &str = "registry-tokens.key";
 const REGISTRY_TOKEN_FILE: &str = "registry.token";
 const LOCK_FILE: &str = "lock";
@@ -143,15 +144,22 @@ impl Secrets {
         self.write(&self.directory.join(format!("{name}.pem")), &made)
     }
 
-    /// Makes a new authority, which signs from now on. The old one is still trusted.
-    pub fn renew_ca(&self) -> Result<()> {
-        let (file, key) = (self.ca()?, self.directory.join(CA_KEY_FILE));
-        let old = certificates::first(&fs::read(&file)?)?;
+    /// Makes a new authority, which is trusted beside the old one. The old one still signs.
+    pub fn add_ca(&self) -> Result<()> {
         let new_key = certificates::new_key()?;
-        let mut trusted = certificates::new_ca(&new_key)?;
-        trusted.extend(old);
-        self.write(&file, &trusted)?;
-        self.write(&key, &new_key)
+        let mut trusted = fs::read(self.ca()?)?;
+        trusted.extend(certificates::new_ca(&new_key)?);
+        self.write(&self.directory.join(NEXT_CA_KEY_FILE), &new_key)?;
+        self.write(&self.ca()?, &trusted)
+    }
+
+    /// From now on, the new authority signs. It is the first of the file: a client of a database trusts the first one
+    /// and those of `SSL_CERT_FILE`.
+    pub fn sign_with_new_ca(&self) -> Result<()> {
+        let file = self.ca()?;
+        let key = fs::read(self.directory.join(NEXT_CA_KEY_FILE))?;
+        self.write(&self.directory.join(CA_KEY_FILE), &key)?;
+        self.write(&file, &certificates::reversed(&fs::read(&file)?)?)
     }
 
     /// From now on, only the newest authority is trusted.

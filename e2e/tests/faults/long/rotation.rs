@@ -131,7 +131,7 @@ async fn on_secured_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Resul
     .await
 }
 
-/// Without a restart. Afterwards no old password is accepted, and no old certificate is presented.
+/// F41. Without a restart. Afterwards no old password is accepted, and no old certificate is presented.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes two minutes: make faults"]
 async fn passwords_and_certificates_are_renewed_under_load_and_no_request_fails() -> Result<()> {
@@ -151,7 +151,7 @@ async fn passwords_and_certificates_are_renewed_under_load_and_no_request_fails(
     .await
 }
 
-/// The authority that signs is renewed in two steps. The clients of the load know both authorities.
+/// F41. The authority that signs is renewed in two steps. The clients of the load know both authorities.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes three minutes: make faults"]
 async fn an_authority_is_renewed_under_load_and_no_request_fails() -> Result<()> {
