@@ -15,6 +15,7 @@ pub(crate) mod offsets;
 pub(crate) mod resources;
 pub(crate) mod prefetch;
 pub(crate) mod rebalance;
+mod replacement;
 pub(crate) mod resume;
 pub(crate) mod retry;
 pub(crate) mod router;
@@ -40,11 +41,11 @@ use crate::consumer::circuit_breaker::PAUSE_POLL_INTERVAL;
 use crate::consumer::lag::ConsumerLag;
 use crate::consumer::prefetch::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
+use crate::consumer::replacement::Replacement;
 use crate::consumer::resources::ConsumerResources;
 use crate::consumer::router::{DiscardFn, DiscardSlot, EventRouter};
 use crate::dead_letter;
 use crate::event::{Event, HandlerContext, HandlerResult, Isolation, Outcome};
-use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::{AdaptiveLinger, LingerLimits};
 use crate::flow::wakeups::Wakeups;
@@ -68,28 +69,6 @@ const LINGER_LIMITS: LingerLimits =
 
 /// How long leaving the group may take; correctness does not need it to succeed.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a client is kept after its credentials have changed: each for another time, so that they are replaced
-/// one after the other and most partitions have a reader at any time.
-const REPLACEMENT_BACKOFF: RetryBackoff =
-    RetryBackoff { delay_min: REPLACEMENT_DELAY, delay_max: REPLACEMENT_DELAY };
-const REPLACEMENT_DELAY: Duration = Duration::from_secs(8);
-
-/// When a client is replaced because its credentials have changed. librdkafka reads them when it makes a client.
-struct Replacement {
-    config: Live<KafkaConfig>,
-    due_at: Option<Instant>,
-}
-
-impl Replacement {
-    fn is_due(&mut self) -> bool {
-        if !self.config.has_changed() {
-            return false;
-        }
-        let delay = || Instant::now() + REPLACEMENT_BACKOFF.pause_after(1);
-        *self.due_at.get_or_insert_with(delay) <= Instant::now()
-    }
-}
 
 /// The loop that applies events. `Last` is what [`Consumer::on_discard`] completes: the handler that was
 /// added last.
@@ -207,7 +186,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         let (prefetched, records) = mpsc::channel(PREFETCH_MAX);
         let prefetching = tokio::spawn(prefetch::prefetch(client.clone(), prefetched));
 
-        let mut replacement = Replacement { config, due_at: None };
+        let mut replacement = Replacement::new(config);
         self.run_batches(&client, records, stop, &mut replacement).await?;
 
         let is_replaced = replacement.is_due();

@@ -140,7 +140,7 @@ impl Reloader {
             }
             match self.users.take_over(part, &config).await {
                 Ok(()) => {
-                    info!("{} changed and is in use", part.name());
+                    info!("new connections use a change of {}", part.name());
                     self.in_use[nth] = fingerprint;
                 }
                 Err(error) => {
