@@ -14,5 +14,7 @@ pub fn client_builder(ca: Option<&Path>) -> Result<ClientBuilder> {
     let client = Client::builder().no_proxy();
     let Some(ca) = ca else { return Ok(client) };
     let text = std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
-    Ok(client.add_root_certificate(Certificate::from_pem_bundle(&text)?))
+    // While the authority is replaced, the file has two.
+    let authorities = Certificate::from_pem_bundle(&text)?;
+    Ok(authorities.into_iter().fold(client, ClientBuilder::add_root_certificate))
 }
