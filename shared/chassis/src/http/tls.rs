@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
+use crate::config::HttpTlsConfig;
 use crate::config::env::BadConfiguration;
 
 /// The one protocol of the server, as ALPN names it: its length, then its name.
@@ -22,6 +23,17 @@ const HTTP_1_1: &[u8] = b"\x08http/1.1";
 pub(crate) struct TlsAcceptor(Arc<RwLock<SslAcceptor>>);
 
 impl TlsAcceptor {
+    /// An acceptor with the configured certificate, if there is one.
+    ///
+    /// # Errors
+    /// As [`TlsAcceptor::from_files`].
+    pub(crate) fn from_config(
+        config: &HttpTlsConfig,
+    ) -> Result<Option<TlsAcceptor>, BadConfiguration> {
+        let files = config.certificate();
+        files.map(|(certificate, key)| Self::from_files(certificate, key)).transpose()
+    }
+
     /// An acceptor with the certificate and the key in these files, both PEM.
     ///
     /// # Errors

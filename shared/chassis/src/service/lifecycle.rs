@@ -64,9 +64,7 @@ impl Service {
         let (phase, phase_receiver) = watch::channel(Phase::Starting);
         let mut tasks = Tasks::default();
         let stop_internal_ports = CancellationToken::new();
-        let certificate = self.config.http_tls.certificate();
-        let tls =
-            certificate.map(|(chain, key)| TlsAcceptor::from_files(chain, key)).transpose()?;
+        let tls = TlsAcceptor::from_config(&self.config.http_tls)?;
         self.listen(routers, tls.clone(), phase_receiver, &stop_internal_ports, &mut tasks)?;
         // From the start: the wait for the database may outlast a password.
         tasks.spawn(RELOAD_TASK, self.reloader(tls).run(self.stop.clone()));

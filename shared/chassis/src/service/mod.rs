@@ -28,7 +28,6 @@ use crate::admin::replay::DeadLetters;
 use crate::admin::republish::{self, RepublishSource};
 use crate::commands;
 use crate::commands::{CommandExecutor, Commands};
-use crate::config::env::BadConfiguration;
 use crate::config::reload::Live;
 use crate::config::{Config, KafkaConfig};
 use crate::consumer::Consumer;
@@ -43,7 +42,7 @@ use crate::http::tls::TlsAcceptor;
 use crate::kafka::compacted_topic::CompactedTopic;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::outbox::relay::Relay;
-use crate::service::reload::{Reloader, Users};
+use crate::service::reload::{ReadConfig, Reloader, Users};
 use crate::unit_of_work::UnitOfWork;
 
 /// The longest interval between two heartbeats of a loop: the longest wait within its own bounds, with room to
@@ -83,9 +82,6 @@ pub struct Service {
     /// Who calls its API and its admin port.
     pub(crate) callers: Callers,
 }
-
-/// Reads a configuration.
-pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Config, BadConfiguration> + Send + Sync>;
 
 /// The routers of the three ports. Each has its own port because each has other clients.
 pub struct Routers {

@@ -12,13 +12,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::config::env::BadConfiguration;
 use crate::config::reload::{self, fingerprint};
 use crate::config::{Config, KafkaConfig};
 use crate::db::pool::RenewablePool;
 use crate::http::tls::TlsAcceptor;
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
-use crate::service::ReadConfig;
 use crate::service::certificates;
 use crate::telemetry::log_throttle::LogThrottle;
 
@@ -31,32 +31,36 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two reads, however often logins are refused.
 const READ_PAUSE: Duration = reload::LOGIN_RETRY_INTERVAL;
 
+/// Reads the configuration, with the files that it names.
+pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Config, BadConfiguration> + Send + Sync>;
+
 /// The parts of the configuration that are taken over, each as a whole.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum ReloadedPart {
     Database,
     Kafka,
     Registry,
     Https,
 }
 
-const PARTS: [Part; 4] = [Part::Database, Part::Kafka, Part::Registry, Part::Https];
+const PARTS: [ReloadedPart; 4] =
+    [ReloadedPart::Database, ReloadedPart::Kafka, ReloadedPart::Registry, ReloadedPart::Https];
 
-impl Part {
+impl ReloadedPart {
     fn name(self) -> &'static str {
         match self {
-            Part::Database => "the URL of the database",
-            Part::Kafka => "the credentials for Kafka",
-            Part::Registry => "the credentials for the schema registry",
-            Part::Https => "the certificate of HTTPS",
+            ReloadedPart::Database => "the URL of the database",
+            ReloadedPart::Kafka => "the credentials for Kafka",
+            ReloadedPart::Registry => "the credentials for the schema registry",
+            ReloadedPart::Https => "the certificate of HTTPS",
         }
     }
 
     fn fingerprint(self, config: &Config) -> Vec<u8> {
         let (kafka, registry) = (&config.kafka, &config.schema_registry);
         match self {
-            Part::Database => fingerprint(&[Some(&config.database_url)], &[]),
-            Part::Kafka => fingerprint(
+            ReloadedPart::Database => fingerprint(&[Some(&config.database_url)], &[]),
+            ReloadedPart::Kafka => fingerprint(
                 &[kafka.kafka_sasl_password.as_ref()],
                 &[
                     kafka.kafka_ssl_ca_location.as_deref(),
@@ -64,13 +68,13 @@ impl Part {
                     kafka.kafka_ssl_key_location.as_deref(),
                 ],
             ),
-            Part::Registry => {
+            ReloadedPart::Registry => {
                 let (password, token) =
                     (&registry.schema_registry_password, &registry.schema_registry_token);
                 let trusted = registry.trusted_certificates();
                 fingerprint(&[password.as_ref(), token.as_ref()], &[trusted.as_deref()])
             }
-            Part::Https => {
+            ReloadedPart::Https => {
                 let (certificate, key) = config.http_tls.certificate().unzip();
                 fingerprint(&[], &[certificate, key])
             }
@@ -162,16 +166,16 @@ impl Reloader {
 
 impl Users {
     /// Has new connections use the new content, if they can.
-    async fn take_over(&self, part: Part, config: &Config) -> anyhow::Result<()> {
+    async fn take_over(&self, part: ReloadedPart, config: &Config) -> anyhow::Result<()> {
         match part {
-            Part::Database => self.pool.renew(&config.database_url).await,
-            Part::Kafka => {
+            ReloadedPart::Database => self.pool.renew(&config.database_url).await,
+            ReloadedPart::Kafka => {
                 kafka::try_login(&config.kafka).await?;
                 self.kafka.send_replace(config.kafka.clone());
                 Ok(())
             }
-            Part::Registry => self.registry.renew(&config.schema_registry).await,
-            Part::Https => {
+            ReloadedPart::Registry => self.registry.renew(&config.schema_registry).await,
+            ReloadedPart::Https => {
                 if let (Some(tls), Some((certificate, key))) =
                     (&self.tls, config.http_tls.certificate())
                 {
