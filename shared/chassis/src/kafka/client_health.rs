@@ -32,9 +32,6 @@ const JOIN_WAIT_CHECKS_MAX: u32 = 36;
 /// librdkafka's name of the log message that another cluster answers than at first.
 const CLUSTER_CHANGED: &str = "CLUSTERID";
 
-/// What librdkafka logs when a broker refuses the user or the password.
-const LOGIN_REFUSED: &str = "SASL authentication error";
-
 /// librdkafka's source of a broker that stands for a role, such as the group's coordinator.
 const LOGICAL_BROKER: &str = "logical";
 
@@ -98,7 +95,10 @@ impl JoinProgress {
 
 impl ClientHealth {
     pub(crate) fn on_error(&self, error: &KafkaError, text: &str) {
-        if !refusals::report_kafka(error, text) {
+        if refusals::report_kafka(error, text) {
+            // The password in the file may be a newer one.
+            reload::request();
+        } else {
             self.on_log(RDKafkaLogLevel::Error, &error.to_string(), text);
         }
     }
@@ -107,9 +107,6 @@ impl ClientHealth {
         if level as i32 > RDKafkaLogLevel::Warning as i32 {
             debug!("Kafka's client: {text}");
             return;
-        }
-        if text.contains(LOGIN_REFUSED) {
-            reload::request();
         }
         let mut observed = self.0.lock();
         observed.cluster_changed |= kind == CLUSTER_CHANGED;
