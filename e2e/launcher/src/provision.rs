@@ -91,6 +91,8 @@ fn write_for_postgres(file: &Path, content: &[u8]) -> Result<()> {
 pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()> {
     let mut db =
         connect_database(&stack_state.database_url(service, SUPERUSER, "postgres")?).await?;
+    // Another launcher may do the same; the lock ends with the session.
+    sqlx::query("select pg_advisory_lock(hashtext('roles'))").execute(&mut db).await?;
     let there: bool =
         sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(service)
@@ -113,7 +115,7 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
     ];
     for statement in statements {
         let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
-        // Another launcher may do the same, or an earlier one was interrupted.
+        // An earlier launcher was interrupted.
         let there = |error: &sqlx::Error| {
             let code = error.as_database_error().and_then(|error| error.code());
             matches!(code.as_deref(), Some("42710" | "42P04" | "23505"))
