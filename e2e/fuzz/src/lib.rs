@@ -11,11 +11,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use axum::Router;
-use chassis::http::server;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 
 /// A server that does not close the connection within this time is stuck: a complete request gets
 /// its response at once, and the client ends an incomplete one.
@@ -43,8 +41,7 @@ impl Server {
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("it is bound");
         let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-        let never = CancellationToken::new();
-        runtime.spawn(server::serve(listener, router, Default::default(), never, Duration::ZERO));
+        runtime.spawn(chassis::testing::serve(listener, router));
         drop(within);
         Server { address, _runtime: runtime }
     }

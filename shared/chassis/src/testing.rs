@@ -15,6 +15,7 @@ use rdkafka::message::{OwnedHeaders, OwnedMessage};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -35,6 +36,8 @@ use crate::http::callers::authorize;
 use crate::http::callers::caller::Caller;
 pub use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
+use crate::http::limits::Limits;
+use crate::http::server;
 use crate::kafka::schema_registry::CachedSchema;
 use crate::outbox::query::{self, OutboxRow};
 use crate::transaction::events::apply_events;
@@ -216,4 +219,15 @@ pub fn operators_only(admin: Router) -> Router {
 /// A write batch on a test's own transaction.
 pub fn write_batch(tx: &mut PgConnection) -> WriteBatch<'_> {
     WriteBatch::new(tx)
+}
+
+/// Serves a router as the API of a service that knows no callers, over plain HTTP and with all limits, for as long as
+/// the process runs.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(listener: TcpListener, router: Router) -> anyhow::Result<()> {
+    let router = router.layer(Extension(unknown_callers()));
+    let never = CancellationToken::new();
+    server::serve(listener, None, router, Limits::default(), never, Duration::ZERO).await
 }

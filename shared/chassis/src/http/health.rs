@@ -3,7 +3,7 @@
 //!
 //! Liveness does not depend on other systems: restarting a service does not repair its database, and would restart
 //! the whole fleet in an outage. Readiness depends on the service's own database: a service serves while Kafka is
-//! down. It also depends on a password that Kafka has never accepted ([`refusals`]).
+//! down. It also depends on a password that Kafka has never accepted (`telemetry::refusals`).
 //!
 //! Readiness has a connection of its own. With a connection of the clients' pool, a table that is locked for some
 //! seconds would make all replicas unready at once, and clients would get no answer at all rather than a 503.

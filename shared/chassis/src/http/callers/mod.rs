@@ -2,7 +2,7 @@
 //!
 //! Promise: where a service knows its callers, a handler runs only for a caller whose token an issuer has signed, is
 //! valid now, and has a scope that the route's description lists. A route without such a description does not start,
-//! and a router without this check answers 500. A handler that shows a customer's row without asking the [`Caller`]
+//! and a router without this check answers 500. A handler that shows a customer's row without asking the `Caller`
 //! breaks the promise for owners.
 
 pub(crate) mod authorize;
