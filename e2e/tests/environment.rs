@@ -279,8 +279,3 @@ pub async fn assert_served_despite_connections(soft: u64, hard: u64) -> Result<(
     })
     .await
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn clients_leave_a_service_its_files_where_the_hard_limit_is_1_024() -> Result<()> {
-    assert_served_despite_connections(1_024, 1_024).await
-}

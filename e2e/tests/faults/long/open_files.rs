@@ -1,4 +1,4 @@
-//! A soft limit of open files that a service raises. `environment.rs` has the hard limit.
+//! The limits of open files: a soft one that a service raises, and a hard one.
 
 use anyhow::Result;
 
@@ -8,4 +8,10 @@ use crate::environment::assert_served_despite_connections;
 #[ignore = "takes half a minute: make faults"]
 async fn clients_leave_a_service_its_files_where_the_soft_limit_can_be_raised() -> Result<()> {
     assert_served_despite_connections(1_024, 8_192).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn clients_leave_a_service_its_files_where_the_hard_limit_is_1_024() -> Result<()> {
+    assert_served_despite_connections(1_024, 1_024).await
 }
