@@ -55,13 +55,13 @@ impl RouteAccess {
     ///
     /// # Errors
     /// If no description lists its route. A handler that has none is never reached.
-    fn of_request(&self, request: &Request) -> Result<Access, Box<Response>> {
+    fn of_request(&self, request: &Request) -> Result<&Access, Box<Response>> {
         let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
         let Some(methods) = path.and_then(|path| self.0.get(path)) else {
             tracing::error!("a route is not described, so no caller may use it");
             return Err(Box::new(Problem::internal().into_response()));
         };
-        methods.get(request.method().as_str()).cloned().ok_or_else(|| {
+        methods.get(request.method().as_str()).ok_or_else(|| {
             let allowed = methods.keys().map(String::as_str).collect::<Vec<_>>().join(",");
             let refused = ([(header::ALLOW, allowed)], Problem::method_not_allowed());
             Box::new(refused.into_response())
@@ -79,25 +79,15 @@ impl Access {
     }
 }
 
-/// The layer of an API's routes. It leaves the [`Caller`] in the request for its handler.
+/// The layer of an API's routes.
 pub(crate) async fn authorize(
     State(routes): State<RouteAccess>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    let access = match routes.of_request(&request) {
-        Ok(access) => access,
-        Err(refused) => return *refused,
-    };
-    let Some(callers) = request.extensions().get::<Callers>().cloned() else {
-        return caller_unknown().into_response();
-    };
-    match authorized_caller(&callers, &access, request.headers()).await {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(refused) => refused,
+    match routes.of_request(&request) {
+        Ok(access) => run_if_authorized(access, request, next).await,
+        Err(refused) => *refused,
     }
 }
 
@@ -106,13 +96,18 @@ pub(crate) fn operators_only(admin: Router) -> Router {
     admin.layer(from_fn(operator_log::record)).layer(from_fn(authorize_operator))
 }
 
-async fn authorize_operator(mut request: Request, next: Next) -> Response {
+async fn authorize_operator(request: Request, next: Next) -> Response {
     static ACCESS: LazyLock<Access> =
         LazyLock::new(|| Access::Scopes(vec![vec![OPERATOR.to_owned()]]));
+    run_if_authorized(&ACCESS, request, next).await
+}
+
+/// Passes a request on if its caller may make it, with the [`Caller`] for its handler.
+async fn run_if_authorized(access: &Access, mut request: Request, next: Next) -> Response {
     let Some(callers) = request.extensions().get::<Callers>().cloned() else {
         return caller_unknown().into_response();
     };
-    match authorized_caller(&callers, &ACCESS, request.headers()).await {
+    match authorized_caller(&callers, access, request.headers()).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::http::callers::caller::Caller;
-use crate::http::callers::keys::{KeySet, Keys};
+use crate::http::callers::keys::Keys;
 
 /// The algorithms that are accepted: each has a public key, and no known weakness.
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::ES256, Algorithm::EdDSA, Algorithm::RS256];
@@ -150,7 +150,7 @@ impl TokenVerifier {
             };
         }
         let (algorithm, id) = key_of(&decode_header(token)?)?;
-        if find(&set, &id, algorithm).is_none() {
+        if set.as_ref().and_then(|set| set.find(&id, algorithm)).is_none() {
             set = self.keys.after_unknown_key().await;
         }
         let set = set.ok_or(TokenError::KeysUnavailable)?;
@@ -183,18 +183,11 @@ impl TokenVerifier {
     fn keep(&self, hash: [u8; 32], token: Checked) {
         let mut checked = self.checked.lock();
         if checked.len() >= CACHE_MAX {
-            let now = now();
-            checked.retain(|_, it| it.generation == token.generation && now < it.valid_until);
+            // Each is checked once more. To search for those that have expired would cost every request of a full cache.
+            checked.clear();
         }
-        // Full of valid tokens: the others are checked each time until these have expired.
-        if checked.len() < CACHE_MAX {
-            checked.insert(hash, token);
-        }
+        checked.insert(hash, token);
     }
-}
-
-fn find<'a>(set: &'a Option<Arc<KeySet>>, id: &str, of: Algorithm) -> Option<&'a DecodingKey> {
-    set.as_ref()?.find(id, of)
 }
 
 /// The algorithm and the id of the key that a header names. A field that brings a key of the token's own, or that must
