@@ -67,7 +67,8 @@ impl Client {
     pub fn new(addresses: Addresses) -> Result<Client> {
         let http = checker::http::client_builder(addresses.ca.as_deref())?
             .timeout(REQUEST_TIMEOUT)
-            .pool_max_idle_per_host(256)
+            // It stands for many clients, and each of them would keep a connection of its own.
+            .pool_max_idle_per_host(1024)
             // A service closes idle connections one second after a stop, or when all its
             // connections are taken; a request on a reused connection would be lost at that moment.
             .pool_idle_timeout(Duration::from_millis(500))
