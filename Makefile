@@ -81,7 +81,7 @@ faults: build ## The faults that take minutes each, three brokers, a small disk 
 denials: build ## Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
 	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --package e2e --test main --profile ci --locked -- denials:: wires::
 
-rotate: build ## Renew passwords and certificates of a stack with SECURE=1 while it works (EVERYTHING=1: the authority and superusers as well)
+rotate: build ## Renew passwords, certificates and the key of tokens of a stack with SECURE=1 while it works (EVERYTHING=1: the authority and superusers as well)
 	@$(E2E) rotate $(if $(EVERYTHING),--everything)
 
 long-outage: build ## Stop stock for MINUTES=10 at RATE=200 orders a second; it catches up beside new orders

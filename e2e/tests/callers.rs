@@ -104,7 +104,8 @@ fn sign(issuer: &TokenIssuer, identity: Identity) -> Result<String> {
     issuer.sign(&identity.subject(), identity.scopes(), TOKEN_LIFETIME)
 }
 
-async fn status(stack: &Stack, url: &str, token: Option<&str>) -> Result<u16> {
+/// The status of the answer to a request with this token.
+pub async fn status(stack: &Stack, url: &str, token: Option<&str>) -> Result<u16> {
     let http = checker::http::client_builder(stack.ca_certificate()?.as_deref())?.build()?;
     let mut request = http.get(url);
     if let Some(token) = token {

@@ -37,6 +37,7 @@ mod stack_settings;
 mod stack_state;
 mod status;
 mod token_issuer;
+mod token_keys;
 mod topology;
 
 pub use brokers::Brokers;

@@ -58,7 +58,7 @@ pub enum StackCommand {
         #[arg(long, default_value_t = 60)]
         minutes: u32,
     },
-    /// Renew the passwords and certificates of a secured stack while it works
+    /// Renew the passwords, the certificates and the key of the tokens of a secured stack while it works
     Rotate {
         /// Also the superusers' passwords and the authority that signs, which running tools hold (two minutes)
         #[arg(long)]

@@ -1,7 +1,8 @@
-//! Renews the passwords and certificates of a secured stack while it works.
+//! Renews the passwords and certificates of a secured stack, and the key of its tokens, while it works.
 //!
 //! A server has one password for a user at a time. A service reads a new password from its file, and goes on with the
-//! old one for as long as the server refuses the new one, so the file changes first.
+//! old one for as long as the server refuses the new one, so the file changes first. Of the keys of tokens it accepts
+//! several at a time, so a new one is read by all services before it signs.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use futures::future::try_join_all;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::directories::programs_directory;
 use crate::kafka_config;
@@ -27,13 +28,20 @@ use crate::topology::Component;
 /// reads its own every 30 s.
 const TAKEOVER: Duration = Duration::from_secs(45);
 
+/// After this time every service has read the keys of tokens again: each does so every five seconds.
+const KEYS_READ_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a rotation waits for the last token of the old key. The tools' tokens end sooner.
+const TOKENS_END_WITHIN: Duration = Duration::from_secs(180);
+
 /// The node of the first broker.
 const BROKER_ID: i32 = 1;
 
 impl Stack {
-    /// Renews the passwords and certificates of a secured stack. Services take over passwords and certificates within
-    /// ten seconds, and the registry its certificate within thirty. The listener of Kafka's controller presents its old
-    /// certificate until Kafka starts again.
+    /// Renews the passwords and certificates of a secured stack, and the key that signs its tokens. Services take over
+    /// passwords and certificates within ten seconds, and the registry its certificate within thirty. The listener of
+    /// Kafka's controller presents its old certificate until Kafka starts again. The old key of the tokens is removed
+    /// when the last token that it signed has ended.
     ///
     /// With `everything` it also renews what other programs on this machine hold, which therefore have to start again:
     /// the passwords of the superusers, and the authority that signs the certificates. First all trust the old
@@ -46,6 +54,8 @@ impl Stack {
             self.is_native() && self.is_secure()?,
             "only a stack with SECURE=1 has secrets to renew"
         );
+        self.state()?.secrets()?.announce_token_key()?;
+        let announced = Instant::now();
         for service in &self.description().services {
             let renewed = self.renew_database_passwords(service, everything).await;
             renewed.with_context(|| format!("the passwords of the database of {service}"))?;
@@ -56,6 +66,14 @@ impl Stack {
         }
         self.apply_contracts(&programs_directory()?).await?;
         self.print_progress("the passwords of Kafka are renewed");
+        sleep_until(announced + KEYS_READ_AFTER).await;
+        self.state()?.secrets()?.switch_token_key()?;
+        self.print_progress("a new key signs the tokens");
+        self.renew_certificates(everything).await?;
+        self.retire_old_token_key().await
+    }
+
+    async fn renew_certificates(&self, everything: bool) -> Result<()> {
         if everything {
             self.state()?.secrets()?.add_ca()?;
             self.reload_kafka_certificates().await?;
@@ -79,6 +97,24 @@ impl Stack {
             self.reload_kafka_certificates().await?;
             self.print_progress("the old authority is trusted no more");
         }
+        Ok(())
+    }
+
+    /// Waits for the end of the last token of the old key, and removes that key. A token that lasts longer keeps it,
+    /// until the first signature after the end of that token.
+    async fn retire_old_token_key(&self) -> Result<()> {
+        let deadline = Instant::now() + TOKENS_END_WITHIN;
+        while let Some(end) = self.state()?.secrets()?.retire_ended_token_keys()? {
+            if Instant::now() > deadline {
+                let end = end.format("%F %T");
+                self.print_progress(&format!(
+                    "tokens of the old key are valid until {end} UTC; what signs a token after that removes the key"
+                ));
+                return Ok(());
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        self.print_progress("the old key of the tokens is removed");
         Ok(())
     }
 

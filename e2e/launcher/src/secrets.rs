@@ -256,8 +256,9 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&secrets.directory), 0o700);
         assert_eq!(mode(&secrets.path("users")), 0o700);
-        secrets.token_issuer().unwrap();
-        let issuer = ["token-issuer.keys", "token-issuer.jwks"];
+        let token = secrets.token_issuer().unwrap().sign("a", "", Duration::from_secs(1));
+        token.unwrap();
+        let issuer = ["token-issuer.keys", "token-issuer.jwks", "token-issuer.ends"];
         for file in
             ["users/a", "users/b", "server.pem", CA_FILE, CA_KEY_FILE].into_iter().chain(issuer)
         {

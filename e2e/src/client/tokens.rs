@@ -9,10 +9,11 @@ use launcher::TokenIssuer;
 
 use crate::client::identity::Identity;
 
-const LIFETIME: Duration = Duration::from_secs(600);
+/// Short: a replaced key stays until its last token has ended.
+const LIFETIME: Duration = Duration::from_secs(90);
 
-/// A token is not used in the last minute of its life: its request may wait for that long.
-const USED_FOR: Duration = Duration::from_secs(540);
+/// A token is not used in the second half of its life: its request may wait for that long.
+const USED_FOR: Duration = Duration::from_secs(45);
 
 /// The number of tokens that are kept. A load has no more customers.
 const TOKENS_MAX: usize = 10_000;
