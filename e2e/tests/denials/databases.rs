@@ -183,7 +183,8 @@ fn declare_table(table: &DatabaseTable, is_owner: bool) -> BTreeSet<char> {
         _ if VERSION_TABLES.contains(&&*table.name) => "r",
         comment if comment.starts_with("append-only, deletable") => "rid",
         comment if comment.starts_with("append-only") => "ri",
-        _ => "ridu",
+        comment if comment.starts_with("deletable") => "ridu",
+        _ => "riu",
     };
     let mutable = table.columns.iter().any(|(_, is_mutable)| *is_mutable);
     letters.chars().chain((mutable && !is_owner).then_some('m')).collect()

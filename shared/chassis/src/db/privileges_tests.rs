@@ -13,7 +13,7 @@ use crate::testing::{config, fresh_database};
 /// Each table of the chassis: a column of it, and whether the serving role updates and deletes its rows.
 const CHASSIS_TABLES: [(&str, &str, bool, bool); 9] = [
     ("clock_ticks", "recorded_at", false, true),
-    ("consumer", "reason", true, true),
+    ("consumer", "reason", true, false),
     ("dead_letters", "reason", false, false),
     ("idempotency_keys", "body", false, true),
     ("inbox", "event_id", false, true),
@@ -156,37 +156,44 @@ async fn the_serving_role_cannot_widen_its_privileges_or_reach_another_database(
 async fn the_comment_of_a_table_decides_and_an_older_version_grants_no_more() {
     const OLDER: &str = "create table notes (id bigserial); create table deposits (id bigserial);
                          comment on table deposits is 'append-only'";
-    const NEWER: &str = "create table \"Odd \"\"name\" (id bigserial);
+    const NEWER: &str =
+        "create table queue (id bigserial); comment on table queue is 'deletable: when done';
+                         create table \"Odd \"\"name\" (id bigserial);
                          comment on table \"Odd \"\"name\" is 'append-only: by a newer version';
                          create table log (id bigserial);
                          comment on table log is 'append-only, deletable: by age'";
+    const UNDECLARED: [bool; 5] = [true, true, true, false, false];
     const EVERY_CHANGE: [bool; 5] = [true, true, true, true, false];
     const APPEND_ONLY: [bool; 5] = [true, true, false, false, false];
-    const DELETABLE: [bool; 5] = [true, true, false, true, false];
+    const BY_AGE: [bool; 5] = [true, true, false, true, false];
     let (owner, server) = fresh_database().await;
     let config = config(owner.clone(), server);
     let db = connect("till", &config).unwrap();
     migrate("till", &config, migrations(&[OLDER])).await.unwrap();
-    assert_eq!(privileges(&db, "notes").await, EVERY_CHANGE);
+    assert_eq!(privileges(&db, "notes").await, UNDECLARED);
     assert_eq!(privileges(&db, "deposits").await, APPEND_ONLY);
     for statements in [&[OLDER, NEWER][..], &[OLDER]] {
         migrate("till", &config, migrations(statements)).await.unwrap();
-        assert_eq!(privileges(&db, "notes").await, EVERY_CHANGE, "{statements:?}");
+        assert_eq!(privileges(&db, "notes").await, UNDECLARED, "{statements:?}");
         assert_eq!(privileges(&db, "deposits").await, APPEND_ONLY, "{statements:?}");
         assert_eq!(privileges(&db, "\"Odd \"\"name\"").await, APPEND_ONLY, "{statements:?}");
-        assert_eq!(privileges(&db, "log").await, DELETABLE, "{statements:?}");
+        assert_eq!(privileges(&db, "log").await, BY_AGE, "{statements:?}");
+        assert_eq!(privileges(&db, "queue").await, EVERY_CHANGE, "{statements:?}");
     }
     // A privilege that was granted by hand goes with the next migration, and a comment counts at once.
     let mut as_owner = PgConnection::connect(owner.expose()).await.unwrap();
     let role = connect_options("till", &config.database_url).unwrap().get_username().to_owned();
     let by_hand = format!(
         "grant update (id), truncate on deposits to \"{role}\";
-         comment on table notes is 'append-only'; comment on table log is null"
+         grant delete on deposits to \"{role}\";
+         comment on table notes is 'append-only'; comment on table log is null;
+         comment on table queue is 'not deletable'"
     );
     sqlx::raw_sql(AssertSqlSafe(by_hand)).execute(&mut as_owner).await.unwrap();
-    assert_eq!(privileges(&db, "deposits").await, [true, true, true, false, true]);
+    assert_eq!(privileges(&db, "deposits").await, [true, true, true, true, true]);
     migrate("till", &config, migrations(&[OLDER, NEWER])).await.unwrap();
     assert_eq!(privileges(&db, "deposits").await, APPEND_ONLY);
     assert_eq!(privileges(&db, "notes").await, APPEND_ONLY);
-    assert_eq!(privileges(&db, "log").await, EVERY_CHANGE);
+    assert_eq!(privileges(&db, "log").await, UNDECLARED);
+    assert_eq!(privileges(&db, "queue").await, UNDECLARED);
 }
