@@ -1,11 +1,14 @@
 //! The attacks: what a hostile client does with its connection, and how long the service keeps the
 //! connection open.
 
+use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::time::{Instant, sleep};
+
+use crate::scenarios::hostile::target::{Connection, Target};
 
 /// A declared body size far above the limit.
 const HUGE_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -48,28 +51,38 @@ impl AttackKind {
     }
 
     /// Attacks until the service closes the connection.
-    pub async fn run(self, address: &str) -> AttackReport {
+    pub async fn run(self, target: &Target) -> AttackReport {
         let began = Instant::now();
-        let stream = connect(address).await;
-        let connected = stream.is_ok();
-        if let Ok(stream) = stream {
+        let connection = self.connect(target).await;
+        let connected = connection.is_ok();
+        if let Ok(connection) = connection {
             // A reset connection is closed as well.
-            let _ = self.try_run(stream).await;
+            let _ = self.try_run(connection, &target.authorization).await;
         }
         AttackReport { connected, duration: began.elapsed() }
     }
 
-    async fn try_run(self, mut stream: TcpStream) -> std::io::Result<()> {
-        let post = "POST /orders HTTP/1.1\r\nHost: hostile\r\nContent-Type: application/json\r\n";
+    async fn connect(self, target: &Target) -> Result<Box<dyn Connection>> {
+        match self {
+            // Without a byte, so it does not begin to encrypt either.
+            AttackKind::Silent => Ok(Box::new(target.connect().await?)),
+            _ => target.open().await,
+        }
+    }
+
+    async fn try_run(self, mut stream: Box<dyn Connection>, authorization: &str) -> io::Result<()> {
+        let post = format!(
+            "POST /orders HTTP/1.1\r\nHost: hostile\r\n{authorization}Content-Type: application/json\r\n"
+        );
         match self {
             AttackKind::SlowHeader => {
                 stream.write_all(b"GET /items HTTP/1.1\r\nX-Long: ").await?;
-                send_slowly(&mut stream).await
+                send_slowly(&mut *stream).await
             }
             AttackKind::SlowBody => {
                 let head = format!("{post}Content-Length: 32000\r\n\r\n");
                 stream.write_all(head.as_bytes()).await?;
-                send_slowly(&mut stream).await
+                send_slowly(&mut *stream).await
             }
             AttackKind::TinyChunks => {
                 let head = format!("{post}Transfer-Encoding: chunked\r\n\r\n");
@@ -77,7 +90,7 @@ impl AttackKind {
                 for _ in 0..32 {
                     stream.write_all("1\r\n \r\n".repeat(1_000).as_bytes()).await?;
                 }
-                send_slowly(&mut stream).await
+                send_slowly(&mut *stream).await
             }
             AttackKind::HugeBody => {
                 let head = format!("{post}Content-Length: {HUGE_BODY_BYTES}\r\n\r\n");
@@ -86,7 +99,7 @@ impl AttackKind {
                 for _ in 0..HUGE_BODY_BYTES / piece.len() {
                     stream.write_all(&piece).await?;
                 }
-                send_slowly(&mut stream).await
+                send_slowly(&mut *stream).await
             }
             AttackKind::NeverReads => loop {
                 stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: hostile\r\n\r\n").await?;
@@ -97,20 +110,15 @@ impl AttackKind {
     }
 }
 
-async fn connect(address: &str) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_recv_buffer_size(16 * 1024)?;
-    socket.connect(address.parse().map_err(std::io::Error::other)?).await
-}
-
 /// Sends a byte a second until the other side closes.
-async fn send_slowly(stream: &mut TcpStream) -> std::io::Result<()> {
-    let (mut reader, mut writer) = stream.split();
+async fn send_slowly(stream: &mut dyn Connection) -> io::Result<()> {
+    let (mut reader, mut writer) = split(stream);
     let mut answer = Vec::new();
     let sending = async {
         loop {
             sleep(Duration::from_secs(1)).await;
             writer.write_all(b"a").await?;
+            writer.flush().await?;
         }
     };
     tokio::select! {

@@ -6,6 +6,7 @@
 //! connections are taken, a new client waits and is served after the hostile ones are closed.
 
 mod attacks;
+mod target;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::client::outcome::Outcome;
 use crate::console::print_line;
 use crate::console::print_step;
 use crate::scenarios::hostile::attacks::{AttackKind, AttackReport};
+use crate::scenarios::hostile::target::Target;
 use crate::scenarios::proof::run_proof;
 use crate::stack_description::SERVICES;
 use crate::workload::seed;
@@ -128,14 +130,14 @@ async fn attack(
     kind: AttackKind,
     count: usize,
 ) -> Result<Vec<String>> {
-    let address = client.addresses.apis[service].trim_start_matches("http://").to_string();
+    let target = Target::new(stack, client, service)?;
     // Clients above the limit are served after the first ones are closed.
     let rounds = u32::try_from(count.div_ceil(SERVER_CONNECTIONS_MAX))?;
     let before = stack.memory_bytes(service)?;
     let mut probes = ProbeStatistics { memory_peak: before, ..ProbeStatistics::default() };
     let hostile = (0..).take(count).map(async |nth| {
         sleep(CONNECT_INTERVAL * nth).await;
-        timeout(HOSTILE_TIMEOUT * rounds, kind.run(&address)).await
+        timeout(HOSTILE_TIMEOUT * rounds, kind.run(&target)).await
     });
     let is_over = AtomicBool::new(false);
     let attacking = async {
