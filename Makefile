@@ -22,7 +22,7 @@ CARGO_DENY := 0.20.2
 LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
-.PHONY: crash-points crash-programs
+.PHONY: alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard resume poison sql token
 .PHONY: pin new chaos denials faults rotate long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
 
@@ -77,6 +77,9 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 
 faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
+
+alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (30 minutes; ONLY=KafkaAway)
+	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
 
 denials: build ## Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
 	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --package e2e --test main --profile ci --locked -- denials:: wires::
@@ -162,12 +165,16 @@ schema: build ## Record a changed schema as its next version, if it is compatibl
 	@$(TARGET)/contracts asyncapi >docs/asyncapi.yaml
 	@$(TARGET)/contracts users >k8s/overlays/production/users.yaml
 
+monitoring: tools ## Rewrite what docker compose mounts of k8s/monitoring
+	@REWRITE_MONITORING=1 cargo test --package e2e --test main --profile ci --locked --quiet -- docker_compose_mounts_what_the_folder_has
+
 openapi: tools ## Rewrite each service's openapi.json from its code
 	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
 
 check: build ## Formatting, lints and documentation (warnings are errors), packages, contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
 	@cargo fmt --check
 	@bash k8s/check.sh
+	@bash k8s/monitoring/check.sh
 	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked --log-level error check bans licenses sources --hide-inclusion-graph; else echo "  skipped  the dependencies: there is no cargo-deny (cargo install --locked cargo-deny@$(CARGO_DENY))"; fi
 	@cargo package --no-verify --allow-dirty --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))

@@ -5,8 +5,10 @@
 //! A folder imports only folders above it.
 //! - `stack_description`: the stack of this project, which the crate `launcher` starts.
 //! - `console`, `format`: output for users.
+//! - `port_forward`: publishes the ports of a service's containers in docker compose.
 //! - `client`: the services as their clients use them, and the history of responses to each client.
 //! - `metrics`: reads the metrics of a service.
+//! - `monitoring`: the rules and boards of `k8s/monitoring`, and a Prometheus that runs them.
 //! - `checker`: reads all databases and topics, and finds violations of the invariants I1 to I16.
 //! - `workload`: orders at a fixed rate, and the summary of their outcomes.
 //! - `admin`: the commands of an operator: dead letters, the timeline of an order, republish, rebuild.
@@ -20,8 +22,10 @@
 pub mod stack_description;
 pub mod console;
 pub mod format;
+pub mod port_forward;
 pub mod client;
 pub mod metrics;
+pub mod monitoring;
 pub mod checker;
 pub mod workload;
 pub mod admin;

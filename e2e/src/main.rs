@@ -15,6 +15,8 @@ use e2e::image_pins;
 use e2e::mutants::run as mutants;
 use e2e::new_repository::{self, RepositoryOptions};
 use e2e::new_service;
+use e2e::port_forward;
+use e2e::scenarios::alerts;
 use e2e::scenarios::chaos;
 use e2e::scenarios::crash_points;
 use e2e::scenarios::demo;
@@ -52,6 +54,10 @@ enum Command {
     Chaos(chaos::ChaosOptions),
     /// Stop stock for minutes while orders go on; it has to catch up beside new orders
     LongOutage(long_outage::LongOutageOptions),
+    /// Make the fault of each alert, and show that it fires and resolves (thirty minutes)
+    Alerts(alerts::AlertOptions),
+    /// Pass the connections of some ports to the instances of a service, until SIGTERM
+    Forward(port_forward::ForwardOptions),
     /// Slow, large and many hostile clients; regular clients must not notice them
     Hostile(hostile::HostileOptions),
     /// Place orders at a fixed rate, and wait until every one has ended
@@ -125,6 +131,8 @@ async fn run(command: Command) -> Result<ExitCode> {
             let stack = create_stack()?.quiet();
             return Ok(exit_code_if(hostile::run(&stack, &options).await?));
         }
+        Command::Alerts(options) => return Ok(exit_code_if(alerts::command(&options).await?)),
+        Command::Forward(options) => port_forward::run(&options).await?,
         Command::Seed(options) => seed::command(&options).await?,
         Command::Load { load, verify } => return place_load(&load, verify).await,
         Command::Verify(options) => return check(&open_client()?, &options).await,

@@ -2,6 +2,7 @@
 //! its steps and a verdict. Together they prove that no fault loses an order, duplicates an effect or
 //! leaves an order pending. A scenario that exercises too little reports *inconclusive*, not success.
 
+pub mod alerts;
 pub mod poison;
 pub mod proof;
 pub mod redelivery;

@@ -8,6 +8,7 @@
 mod bad_overlays;
 mod compose;
 mod configuration;
+mod monitoring;
 mod network_policies;
 mod portability;
 mod secured;

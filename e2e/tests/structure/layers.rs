@@ -25,9 +25,9 @@ const DELETABLE: [&[&str]; 4] = [
 
 /// The layers of the e2e crate, in the same way.
 const E2E: [&[&str]; 8] = [
-    &["stack_description", "console", "format"],
+    &["stack_description", "console", "format", "port_forward"],
     &["client"],
-    &["metrics"],
+    &["metrics", "monitoring"],
     &["checker"],
     &["workload"],
     &["scenarios", "admin", "mutants"],

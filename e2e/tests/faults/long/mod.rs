@@ -29,6 +29,7 @@ use crate::fixture::{
     without_fixture, without_unexpected_exits,
 };
 
+mod boards;
 mod captured_traffic;
 mod catch_up;
 mod clocks;

@@ -173,6 +173,8 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         for topic in topics {
             // Until the client reports its partitions: partitions that it does not read have no lag here.
             gauge!("consumer_partitions", "topic" => *topic).set(0);
+            // An alert on an increase does not see the first increment of a new counter.
+            counter!("consumer_log_truncated_total", "topic" => *topic).increment(0);
         }
         let mut config = self.config.clone();
         let settings = config.read();
