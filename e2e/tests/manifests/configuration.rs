@@ -150,7 +150,7 @@ fn ports_and_probes_are_those_that_the_code_serves() {
     for service in SERVICES {
         let ports =
             ["HTTP_ADDR", "PROBE_ADDR", "ADMIN_ADDR"].map(|it| port(&default_value(service, it)));
-        let published = texts(&compose["services"][service]["ports"]);
+        let published = texts(&compose["services"][format!("{service}-ports")]["ports"]);
         let inside: Vec<u64> = published.iter().map(|published| port(published)).collect();
         assert_eq!(inside, ports, "docker-compose.yml, {service}");
     }

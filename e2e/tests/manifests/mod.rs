@@ -10,6 +10,7 @@ mod compose;
 mod configuration;
 mod monitoring;
 mod network_policies;
+mod observe;
 mod portability;
 mod secured;
 mod supply_chain;

@@ -137,6 +137,9 @@ fn every_connection_in_use_is_allowed_and_no_other() {
         used.insert(("contracts".into(), "kafka".into(), platform));
         used.insert(("contracts".into(), "registry".into(), registry));
         used.insert(("registry".into(), "registry-db".into(), 5432));
+        if is_production {
+            used.insert(("lag-exporter".into(), "kafka".into(), platform));
+        }
 
         let mut apps: BTreeSet<String> = BTreeSet::new();
         used.iter().for_each(|(from, to, _)| apps.extend([from.clone(), to.clone()]));
