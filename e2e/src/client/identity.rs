@@ -27,6 +27,7 @@ impl Identity {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match (method.as_str(), &segments[..]) {
             (_, ["consumer" | "dead-letters" | "republish" | "books", ..])
+            | ("GET", ["published-events" | "handled-events" | "pending-orders"])
             | ("POST", ["items", "rebuild"]) => Identity::Operator,
             ("POST", ["orders"]) => Identity::Customer(customer_in(body).unwrap_or_default()),
             ("POST", ["accounts", _, "deposits"]) => Identity::PaymentProvider,
@@ -90,6 +91,9 @@ mod tests {
             (&post, "/dead-letters/replay", Identity::Operator),
             (&post, "/consumer/resume", Identity::Operator),
             (&post, "/republish", Identity::Operator),
+            (&get, "/published-events?key=7", Identity::Operator),
+            (&get, "/handled-events?event_id=7", Identity::Operator),
+            (&get, "/pending-orders", Identity::Operator),
         ] {
             assert_eq!(of(method, path, None), identity, "{method} {path}");
         }

@@ -20,7 +20,7 @@ const DELETABLE: [&[&str]; 4] = [
     &["kafka/compacted_topic"],
     &["http/openapi", "http/openapi_responses", "http/openapi_security"],
     &["http/change_feed", "http/feed_entry", "http/sse", "http/caller_shares"],
-    &["admin/republish", "admin/republish_source"],
+    &["admin/republish", "admin/republish_source", "admin/published_events"],
 ];
 
 /// The layers of the e2e crate, in the same way.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -78,6 +79,20 @@ pub async fn topics_of(
         sqlx::query_as("select event_id, topic from chassis.inbox where event_id = any($1)");
     let topics: Vec<(Uuid, String)> = topics.bind(event_ids).fetch_all(tx).await?;
     Ok(topics.into_iter().collect())
+}
+
+/// When each of these events was handled and after how many attempts, if it was.
+pub(crate) async fn find(
+    db: &PgPool,
+    event_ids: &[Uuid],
+) -> sqlx::Result<HashMap<Uuid, (DateTime<Utc>, i32)>> {
+    let entries: Vec<(Uuid, DateTime<Utc>, i32)> = sqlx::query_as(
+        "select event_id, received_at, attempts from chassis.inbox where event_id = any($1)",
+    )
+    .bind(event_ids)
+    .fetch_all(db)
+    .await?;
+    Ok(entries.into_iter().map(|(event_id, at, attempts)| (event_id, (at, attempts))).collect())
 }
 
 /// The entries of discarded events are kept: republishing may redeliver an event at any age, and an event that an

@@ -133,6 +133,16 @@ impl<R: UnitOfWork> TestService<R> {
         (response, added)
     }
 
+    /// The answer to an operator who requests the events that the rows of `sources` record for a key.
+    pub async fn published_events(
+        &self,
+        sources: impl IntoIterator<Item = RepublishSource>,
+        key: &str,
+    ) -> TestResponse {
+        let admin = TestClient(self.local.republish(Vec::from_iter(sources)));
+        admin.get(&format!("/published-events?key={key}")).await
+    }
+
     /// The number of rows of a table, such as `items` or `chassis.inbox`.
     pub async fn count_rows(&self, table: &str) -> i64 {
         sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from {table}")))

@@ -34,6 +34,50 @@ async fn published_events_are_republished_unchanged() {
     assert_eq!(again, published, "by order, and of each in the order in which it was published");
 }
 
+#[tokio::test]
+async fn published_events_are_listed_by_their_key_and_tell_whether_they_wait() {
+    let (fixture, client) = fixture_with_items().await;
+    let (cancelled, other) = (post_order(&client).await, post_order(&client).await);
+    client.post(&format!("/orders/{cancelled}/cancel"), None, json!({})).await;
+    // As if Kafka had acknowledged the first event.
+    let acknowledged = "delete from chassis.outbox where key = $1 and topic = 'orders.created'";
+    sqlx::query(acknowledged).bind(cancelled.to_string()).execute(&fixture.db).await.unwrap();
+    let history = client.get(&format!("/orders/{cancelled}/history")).await.body;
+    let list = async |key: &str| fixture.published_events([orders()], key).await;
+    let event = |nth: usize, in_outbox: Value| {
+        let entry = &history["history"][nth];
+        json!({"event_id": entry["event_id"], "topic": entry["event"], "occurred_at": entry["occurred_at"],
+               "in_outbox": in_outbox})
+    };
+    let listed = list(&cancelled.to_string()).await;
+    assert_eq!(listed.body["events"], json!([event(0, json!(false)), event(1, json!(true))]));
+    for (key, events) in [(other.to_string(), 1), (ORDER.to_string(), 0), ("cap".into(), 0)] {
+        let listed = list(&key).await.body["events"].as_array().unwrap().len();
+        assert_eq!(listed, events, "{key}");
+    }
+    assert_eq!(fixture.published_events([orders()], "a&state=b").await.status, 422);
+
+    // The outbox is searched up to a bound. Beyond it, only an event that was found is known to wait.
+    let many = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+                select gen_random_uuid(), 'orders.created', 'k', '', '', now()
+                from generate_series(1, 100000)";
+    sqlx::query(many).execute(&fixture.db).await.unwrap();
+    let listed = list(&cancelled.to_string()).await;
+    assert_eq!(listed.body["events"], json!([event(0, Value::Null), event(1, json!(true))]));
+}
+
+/// A client's transaction holds the row of the order meanwhile.
+#[tokio::test]
+async fn published_events_are_listed_without_a_lock() {
+    let (fixture, client) = fixture_with_items().await;
+    let order_id = post_order(&client).await;
+    let mut held = fixture.db.begin().await.unwrap();
+    let lock = sqlx::query("select from orders where order_id = $1 for update").bind(order_id);
+    lock.execute(&mut *held).await.unwrap();
+    let listed = fixture.published_events([orders()], &order_id.to_string()).await;
+    assert_eq!(listed.body["events"][0]["topic"], "orders.created", "{listed:?}");
+}
+
 fn orders() -> chassis::RepublishSource {
     Order::source()
 }

@@ -7,6 +7,8 @@
 
 pub(crate) mod dead_letters;
 pub mod discard;
+mod handled_events;
+mod published_events;
 pub(crate) mod replay;
 pub mod republish;
 pub(crate) mod republish_source;
@@ -29,13 +31,14 @@ use crate::http::extractors::Json;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
 
-/// The routes for a consumer: its dead letters and its circuit breaker.
+/// The routes for a consumer: its dead letters, its circuit breaker, and the events that it handled.
 pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
     let consumer = Router::new()
         .route("/consumer", get(show_pause))
         .route("/consumer/resume", post(resume))
         .with_state(dead_letters.db.clone());
-    dead_letters::router(dead_letters).merge(consumer)
+    let handled_events = handled_events::router(dead_letters.db.clone());
+    dead_letters::router(dead_letters).merge(consumer).merge(handled_events)
 }
 
 async fn show_pause(State(db): State<PgPool>) -> Result<Json<PauseState>, Problem> {

@@ -21,6 +21,7 @@ use sqlx::PgPool;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::admin::published_events;
 use crate::admin::republish_source::{PAGE_ROWS, Page, Selection};
 pub use crate::admin::republish_source::{PublishedEvent, Republish, RepublishSource, traceparent};
 use crate::db;
@@ -40,18 +41,20 @@ const OUTBOX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 struct Republisher {
     db: PgPool,
     wakeups: Arc<Wakeups>,
-    sources: Vec<RepublishSource>,
+    sources: Arc<[RepublishSource]>,
 }
 
-/// The route `POST /republish` of the admin port.
+/// The routes `POST /republish` and `GET /published-events` of the admin port.
 pub fn router(
     db: PgPool,
     wakeups: Arc<Wakeups>,
     sources: impl IntoIterator<Item = RepublishSource>,
 ) -> Router {
-    let sources = sources.into_iter().collect();
+    let sources: Arc<[RepublishSource]> = sources.into_iter().collect();
+    let published_events = published_events::router(db.clone(), sources.clone());
     let republisher = Arc::new(Republisher { db, wakeups, sources });
-    Router::new().route("/republish", post(republish)).with_state(republisher)
+    let republish = Router::new().route("/republish", post(republish)).with_state(republisher);
+    republish.merge(published_events)
 }
 
 /// What to republish: everything, unless it names a key or a time.
@@ -104,7 +107,7 @@ impl Republisher {
         since: DateTime<Utc>,
     ) -> Result<RepublishProgress, Problem> {
         let mut progress = RepublishProgress::default();
-        for source in &self.sources {
+        for source in self.sources.iter() {
             let written = self.republish_page(source, Selection::Key(key), since, &mut progress);
             // The events of another table under this key are already written.
             written.await.map_err(|problem| match progress.rows {

@@ -74,12 +74,15 @@ impl RepublishSource {
 /// Which rows to read, by the text of a key.
 #[derive(Clone, Copy)]
 pub(super) enum Selection<'a> {
+    /// The row of it, locked if it may change.
     Key(&'a str),
-    /// The next page after it.
+    /// The row of it as it is now, for an answer.
+    Current(&'a str),
+    /// The next page after it, locked like the row of one.
     After(&'a str),
 }
 
-/// Rows that are read, and locked if they may change: the last one's key, and the events that they published.
+/// Rows that are read: the last one's key, and the events that they published.
 pub(super) struct Page {
     pub rows: usize,
     pub last: Option<String>,
@@ -91,12 +94,13 @@ async fn read_page<R: Republish>(
     selection: Selection<'_>,
 ) -> sqlx::Result<Page> {
     let (condition, key) = match selection {
-        Selection::Key(key) => ("=", key.parse().ok()),
+        Selection::Key(key) | Selection::Current(key) => ("=", key.parse().ok()),
         Selection::After(key) => (">", Some(key.parse().unwrap_or_default())),
     };
     let (table, column) = (R::TABLE, R::KEY);
     // Locked in the order of their keys, as everywhere. A row that never changes needs no lock.
-    let lock = if R::columns().may_change() { "for share" } else { "" };
+    let is_locked = R::columns().may_change() && !matches!(selection, Selection::Current(_));
+    let lock = if is_locked { "for share" } else { "" };
     let sql = format!(
         "select * from {table} where {column} {condition} $1 order by {column} limit {PAGE_ROWS} {lock}"
     );

@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use crate::db::retention;
 pub(crate) use crate::dead_letter::query::{
-    DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary, count, find, list, lock,
-    lock_event, settle, was_discarded,
+    DeadLetter, DeadLetterFilter, DeadLetterOfEvent, DeadLetterState, DeadLetterSummary, count,
+    find, list, list_by_event, lock, lock_event, settle, was_discarded,
 };
 use crate::event::avro::unframe;
 use crate::kafka::record;

@@ -73,6 +73,37 @@ pub(crate) async fn list(
     .await
 }
 
+/// A dead letter as the answer about its event shows it.
+#[derive(Debug, Serialize, sqlx::FromRow)]
+pub(crate) struct DeadLetterOfEvent {
+    dead_letter_id: i64,
+    #[serde(skip)]
+    pub event_id: Uuid,
+    state: DeadLetterState,
+    kind: String,
+    reason: String,
+}
+
+/// The newest dead letters of each of these events, at most `limit` of each.
+pub(crate) async fn list_by_event(
+    db: &PgPool,
+    event_ids: &[Uuid],
+    limit: i64,
+) -> sqlx::Result<Vec<DeadLetterOfEvent>> {
+    sqlx::query_as(
+        "select letter.dead_letter_id, letter.event_id, letter.state, letter.kind, letter.reason
+         from unnest($1::uuid[]) as requested (event_id)
+         cross join lateral (
+             select dead_letter_id, event_id, state, kind, reason from chassis.dead_letters
+             where dead_letters.event_id = requested.event_id
+             order by dead_letter_id desc limit $2) as letter",
+    )
+    .bind(event_ids)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
 /// The number of dead letters that match.
 pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Result<i64> {
     sqlx::query_scalar(

@@ -19,6 +19,7 @@ mod consumer;
 mod dead_letters;
 mod discard;
 mod empty_metadata;
+mod handled_events;
 mod http_server;
 mod http_shutdown;
 mod https;
