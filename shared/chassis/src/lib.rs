@@ -10,7 +10,7 @@
 //!   [`DiscardImpact`]: what events cause
 //! - [`Commands`], [`Reply`], [`IdempotentRequest`], [`IdempotencyKey`], [`Problem`], [`PageLimit`], [`Caller`]: what
 //!   clients request, and who they are
-//! - [`books`], [`openapi`], [`ChangeFeed`], [`Republish`], [`CompactedTopic`]: what a service may add
+//! - [`books`], [`CachedAnswer`], [`openapi`], [`ChangeFeed`], [`Republish`], [`CompactedTopic`]: what a service may add
 //!
 //! # The layers
 //!
@@ -85,6 +85,7 @@ pub use event::{
 };
 pub use flow::heartbeat::{Heartbeat, Heartbeats};
 pub use http::books;
+pub use http::cached_answer::CachedAnswer;
 pub use http::callers::caller::Caller;
 pub use http::change_feed::ChangeFeed;
 pub use http::extractors::{EmptyBody, Json, Path, Query, deserialize_integer};

@@ -219,6 +219,28 @@ async fn a_customer_cancels_once_and_not_what_is_confirmed() {
 }
 
 #[tokio::test]
+async fn the_books_are_those_of_now_unless_the_request_accepts_older_ones() {
+    let (fixture, client) = fixture_with_items().await;
+    let books = TestClient(books::router(fixture.db.clone()));
+    let read = async |accepted: &str| {
+        let headers = [("cache-control", accepted)];
+        let answer = books.get_with_headers("/books", &headers).await;
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        assert_eq!(answer.headers()["age"], "0", "in seconds");
+        let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["orders"]["pending"].clone()
+    };
+    assert_eq!(read("max-age=60").await, 0, "there is none yet");
+    post_order(&client).await;
+    assert_eq!(
+        (read("max-age=60").await, books.get("/books").await.body["orders"]["pending"].clone()),
+        (json!(0), json!(1))
+    );
+    post_order(&client).await;
+    assert_eq!((read("max-age=60").await, read("no-cache").await), (json!(1), json!(2)));
+}
+
+#[tokio::test]
 async fn the_first_rejection_cancels_and_later_events_only_advance_their_leg() {
     let (fixture, client) = fixture_with_items().await;
     let order_id = post_order(&client).await;

@@ -1,17 +1,19 @@
-//! A service's books: sums that must balance, read from its rows at each request.
+//! A service's books: sums that must balance, read from its rows at each request unless the caller accepts older ones.
 //!
 //! A balance proves something only if both sides are stored separately. Counters that a constraint ties together
 //! balance in any case, so the books compare them with the rows that they count.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{AGE, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName};
 use axum::routing::get;
 use sqlx::{AssertSqlSafe, PgPool};
-use tokio::sync::Mutex;
 
+use crate::http::cached_answer::CachedAnswer;
 use crate::http::problem::Problem;
 
 /// Serves `GET /books`: the one row that `sums` selects, as a JSON object with a field for each column, and what
@@ -20,19 +22,37 @@ use crate::http::problem::Problem;
 /// JSON: a sum of `bigint`s is a `numeric` there, and needs no type here that is large enough.
 ///
 /// It may read every row, which takes seconds with millions of them. So it may take longer than any other request,
-/// up to 14 s; beyond that the answer is 503. One request at a time reads the books.
+/// up to 14 s; beyond that the answer is 503. One request at a time reads the books. A request with
+/// `Cache-Control: max-age=60` accepts books of this process that are up to 60 s old; the header `Age` of the answer
+/// is their age in seconds.
 pub fn router(db: PgPool, sums: &'static str) -> Router {
-    let in_progress = Arc::new(Mutex::new(()));
-    let books = async move |State((db, in_progress)): State<(PgPool, Arc<Mutex<()>>)>| {
-        let _guard = in_progress.lock().await;
-        let mut tx = db.begin().await?;
-        sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
-        let books = sqlx::query_scalar(AssertSqlSafe(with_write_offs(sums)));
-        let books: String = books.fetch_one(&mut *tx).await?;
-        tx.rollback().await?;
-        Ok::<_, Problem>(([(CONTENT_TYPE, "application/json")], books))
+    let cached = Arc::new(CachedAnswer::<String>::default());
+    let books = async move |State((db, cached)): State<(PgPool, Arc<CachedAnswer<String>>)>,
+                            headers: HeaderMap| {
+        let (books, age) = cached.get(accepted_age(&headers), read(&db, sums)).await?;
+        let headers: [(HeaderName, String); 2] =
+            [(CONTENT_TYPE, "application/json".into()), (AGE, age.as_secs().to_string())];
+        Ok::<_, Problem>((headers, books))
     };
-    Router::new().route("/books", get(books)).with_state((db, in_progress))
+    Router::new().route("/books", get(books)).with_state((db, cached))
+}
+
+async fn read(db: &PgPool, sums: &str) -> Result<String, Problem> {
+    let mut tx = db.begin().await?;
+    sqlx::query("set local statement_timeout = '14s'").execute(&mut *tx).await?;
+    let books = sqlx::query_scalar(AssertSqlSafe(with_write_offs(sums)));
+    let books: String = books.fetch_one(&mut *tx).await?;
+    tx.rollback().await?;
+    Ok(books)
+}
+
+/// The age of an answer that a request accepts (RFC 9111). A request without the directive `max-age`, or with one that
+/// cannot be parsed, accepts none: a test and an operator expect the books of now.
+fn accepted_age(headers: &HeaderMap) -> Duration {
+    let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let mut directives = values.flat_map(|value| value.split(',')).map(str::trim);
+    let age = directives.find_map(|directive| directive.strip_prefix("max-age="));
+    Duration::from_secs(age.and_then(|seconds| seconds.parse().ok()).unwrap_or_default())
 }
 
 /// The statement that reads the books. Write-offs are summed by unit.
@@ -45,4 +65,25 @@ fn with_write_offs(sums: &str) -> String {
                  '[]') as written_off
              from ({sums}) as sums) as books"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_accepts_the_age_that_it_names() {
+        let age = |values: &[&str]| {
+            let values = values.iter().map(|value| (CACHE_CONTROL, value.parse().unwrap()));
+            accepted_age(&values.collect()).as_secs()
+        };
+        assert_eq!(age(&[]), 0);
+        assert_eq!(age(&["no-cache"]), 0);
+        assert_eq!(age(&["max-age=60"]), 60);
+        assert_eq!(age(&["no-transform, max-age=60"]), 60);
+        assert_eq!(age(&["no-transform", "max-age=7"]), 7);
+        for invalid in ["max-age=", "max-age=-1", "max-age=x", "max-age"] {
+            assert_eq!(age(&[invalid]), 0, "{invalid}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! promise.
 
 pub mod books;
+pub mod cached_answer;
 pub(crate) mod caller_shares;
 pub mod callers;
 pub mod change_feed;
