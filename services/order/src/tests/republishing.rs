@@ -46,8 +46,8 @@ async fn published_events_are_listed_by_their_key_and_tell_whether_they_wait() {
     let list = async |key: &str| fixture.published_events([orders()], key).await;
     let event = |nth: usize, in_outbox: Value| {
         let entry = &history["history"][nth];
-        json!({"event_id": entry["event_id"], "topic": entry["event"], "occurred_at": entry["occurred_at"],
-               "in_outbox": in_outbox})
+        json!({"event_id": entry["event_id"], "topic": entry["event"], "subscribers": ["payment", "stock"],
+               "occurred_at": entry["occurred_at"], "in_outbox": in_outbox})
     };
     let listed = list(&cancelled.to_string()).await;
     assert_eq!(listed.body["events"], json!([event(0, json!(false)), event(1, json!(true))]));
@@ -58,7 +58,8 @@ async fn published_events_are_listed_by_their_key_and_tell_whether_they_wait() {
     assert_eq!(fixture.published_events([orders()], "a&state=b").await.status, 422);
 
     // The outbox is searched up to a bound. Beyond it, only an event that was found is known to wait.
-    let many = "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+    let many =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
                 select gen_random_uuid(), 'orders.created', 'k', '', '', now()
                 from generate_series(1, 100000)";
     sqlx::query(many).execute(&fixture.db).await.unwrap();

@@ -44,6 +44,8 @@ struct EventList {
 struct ListedEvent {
     event_id: Uuid,
     topic: &'static str,
+    /// The services that handle it.
+    subscribers: &'static [&'static str],
     occurred_at: DateTime<Utc>,
     /// Whether it waits for the broker. Null if too many rows wait to tell.
     in_outbox: Option<bool>,
@@ -70,7 +72,8 @@ async fn list(
             Some((_, is_complete)) if *is_complete => Some(false),
             _ => None,
         };
-        ListedEvent { event_id, topic: event.topic.name, occurred_at, in_outbox }
+        let (topic, subscribers) = (event.topic.name, event.topic.subscribers);
+        ListedEvent { event_id, topic, subscribers, occurred_at, in_outbox }
     });
     Ok(Json(EventList { events: events.collect() }))
 }

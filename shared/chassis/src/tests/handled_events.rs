@@ -26,7 +26,11 @@ async fn an_event_is_shown_with_its_attempts_and_with_its_dead_letters() {
     let answer = get(&admin, &path).await;
     let events = answer["events"].as_array().unwrap();
     let shown: Vec<&str> = events.iter().map(|event| event["event_id"].as_str().unwrap()).collect();
-    assert_eq!(shown, [&*ids[0], &ids[1], &ids[2], &unknown.to_string()], "each once, as requested");
+    assert_eq!(
+        shown,
+        [&*ids[0], &ids[1], &ids[2], &unknown.to_string()],
+        "each once, as requested"
+    );
     assert!(events[0]["received_at"].is_string() && events[0]["attempts"].as_i64() > Some(0));
     assert_eq!(events[0]["dead_letters"], json!([]));
     let letter = |event: &Value| {
@@ -36,7 +40,10 @@ async fn an_event_is_shown_with_its_attempts_and_with_its_dead_letters() {
         letters[0].clone()
     };
     let (refused, unprocessable) = (letter(&events[1]), letter(&events[2]));
-    assert_eq!((&refused["state"], &refused["kind"]), (&json!("waiting"), &json!("handler_failed")));
+    assert_eq!(
+        (&refused["state"], &refused["kind"]),
+        (&json!("waiting"), &json!("handler_failed"))
+    );
     assert!(refused["reason"].as_str().unwrap().contains("spoilt"), "{refused}");
     assert_eq!(unprocessable["reason"], "nothing was counted");
     assert_eq!(events[3]["dead_letters"], json!([]));
@@ -58,7 +65,13 @@ async fn a_request_about_handled_events_names_1_to_50_ids_and_nothing_else() {
         let ids = (0..count).map(|_| format!("event_id={}", Uuid::now_v7()));
         ids.collect::<Vec<_>>().join("&")
     };
-    assert_eq!(get(&admin, &format!("/handled-events?{}", ids(50))).await["events"].as_array().unwrap().len(), 50);
+    assert_eq!(
+        get(&admin, &format!("/handled-events?{}", ids(50))).await["events"]
+            .as_array()
+            .unwrap()
+            .len(),
+        50
+    );
     for (query, field) in [
         (String::new(), "event_id"),
         (ids(51), "event_id"),
@@ -94,8 +107,12 @@ async fn the_dead_letters_of_one_event_are_bounded_and_found_by_an_index() {
     let admin = as_operator(fixture.consumer().admin());
     let path = format!("/handled-events?event_id={}", Uuid::from_u128(7));
     let letters = get(&admin, &path).await["events"][0]["dead_letters"].clone();
-    let reasons: Vec<&str> =
-        letters.as_array().unwrap().iter().map(|letter| letter["reason"].as_str().unwrap()).collect();
+    let reasons: Vec<&str> = letters
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|letter| letter["reason"].as_str().unwrap())
+        .collect();
     assert_eq!(reasons.len(), 10);
     assert_eq!((reasons[0], reasons[9]), ("r19907", "r19007"), "the newest first");
     let plan: Vec<String> = sqlx::query_scalar(
