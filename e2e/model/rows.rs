@@ -67,7 +67,7 @@ pub fn place_order() -> (Orders, OrderCreated) {
         version: 1,
     });
     let lines = vec![LineRequest { sku: SKU.into(), quantity: 1 }];
-    let place = PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines, has_deadline: false };
+    let place = PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines };
     let context = HandlerContext { causation_id: None, ..context() };
     let created = order_saga::place_order(&place, &mut rows, context).unwrap().unwrap();
     (rows, created)

@@ -6,9 +6,7 @@
 //! service measured all agree. It is cancelled only if this service has handled everything that arrived before
 //! the order was overdue. The sweep uses the same command as a customer's cancel, so that the order's row decides.
 //!
-//! An order that is placed while a deadline is set has a row in `deadlines`. The sweep reads that table by its index
-//! and deletes the rows of orders that have ended: an index on pending orders would make every update of every order
-//! slower.
+//! The sweep reads the table of pending orders, the oldest first, and nothing of the orders that have ended.
 
 use std::time::Duration;
 
@@ -23,7 +21,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::order::{CancelOrder, Orders, Reason};
-use crate::saga;
+use crate::{pending_orders, saga};
 
 /// From one sweep to the next.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,10 +36,6 @@ const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::minutes(1);
 /// From one page of a sweep to the next, with room for a query, the lag of the group, and the commands of a page.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// From one search for orders without a row to the next, and the pause between two of its pages.
-const ADOPTION_INTERVAL: Duration = Duration::from_secs(3600);
-const ADOPTION_PAUSE: Duration = Duration::from_millis(50);
-
 /// What the deadline reads from the environment.
 #[derive(clap::Args)]
 pub struct Settings {
@@ -50,13 +44,7 @@ pub struct Settings {
     order_deadline_seconds: Option<u64>,
 }
 
-impl Settings {
-    pub fn is_set(&self) -> bool {
-        self.order_deadline_seconds.is_some()
-    }
-}
-
-/// The loop that sweeps. Without a deadline it only waits for the service to stop.
+/// The loop that sweeps, and repairs the table of pending orders. Without a deadline it only does the latter.
 pub fn sweep(
     settings: &Settings,
     service: &Service,
@@ -68,7 +56,7 @@ pub fn sweep(
     let db = service.db.clone();
     ServiceLoop::new("deadline", move |stop: CancellationToken| async move {
         let (Some(deadline), Some(heartbeat)) = (deadline, heartbeat) else {
-            stop.cancelled().await;
+            stop.run_until_cancelled(pending_orders::maintain(&db, false)).await;
             return Ok(());
         };
         if deadline < TOLERATED_OUTAGE {
@@ -97,7 +85,7 @@ pub fn sweep(
                 sleep(SWEEP_INTERVAL).await;
             }
         };
-        let both = async { tokio::join!(sweeps, adopt_regularly(&db)) };
+        let both = async { tokio::join!(sweeps, pending_orders::maintain(&db, true)) };
         stop.run_until_cancelled(both).await;
         Ok(())
     })
@@ -118,7 +106,6 @@ pub(crate) struct OverdueCriteria {
 struct Candidate {
     created_at: DateTime<Utc>,
     order_id: Uuid,
-    is_pending: bool,
     /// What was created at this time or earlier is a candidate.
     cutoff: DateTime<Utc>,
 }
@@ -152,17 +139,13 @@ pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
     let (mut result, mut last) = (Ok(()), (DateTime::UNIX_EPOCH, Uuid::nil()));
     loop {
         let page = sqlx::query_as(
-            "with page as (
-                 select deadlines.created_at, order_id, status = 'pending' as is_pending, cutoff
-                 from deadlines join orders using (order_id),
-                      least(now() - make_interval(secs => $1), $2) as cutoff
-                 where deadlines.created_at <= cutoff
-                   and (deadlines.created_at, order_id) > ($3, $4)
-                 order by deadlines.created_at, order_id limit $5),
-             ended as (delete from deadlines using page
-                       where deadlines.order_id = page.order_id and not is_pending)
-             select created_at, order_id, is_pending, cutoff from page
-             order by created_at, order_id",
+            "select pending_orders.created_at, order_id, cutoff
+             from pending_orders join orders using (order_id),
+                  least(now() - make_interval(secs => $1), $2) as cutoff
+             where pending_orders.created_at <= cutoff
+               and (pending_orders.created_at, order_id) > ($3, $4)
+               and status = 'pending'
+             order by pending_orders.created_at, order_id limit $5",
         );
         let page = page.bind(criteria.deadline.as_secs_f64()).bind(criteria.horizon);
         let page = page.bind(last.0).bind(last.1).bind(PAGE_ROWS_MAX).fetch_all(db);
@@ -171,16 +154,15 @@ pub(crate) async fn sweep_once<F: Future<Output = Option<Duration>>>(
         last = (*created_at, *order_id);
         // Called for each page, and after it was read: answers may arrive meanwhile.
         let Some(unhandled_for) = caught_up().await else { return result };
-        let overdue = page.iter().filter(|candidate| {
-            candidate.is_pending && criteria.overdue_for(candidate) >= Some(unhandled_for)
-        });
+        let overdue =
+            page.iter().filter(|candidate| criteria.overdue_for(candidate) >= Some(unhandled_for));
         // Commands that wait together share a transaction.
         let cancelled = join_all(overdue.map(|order| cancel(commands, order.order_id))).await;
         result = result.and(cancelled.into_iter().collect());
     }
 }
 
-/// Cancels an order if it is pending. The next sweep deletes its deadline.
+/// Cancels an order if it is pending.
 async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Problem> {
     let cancel = CancelOrder { order_id, reason: Reason::Deadline, caller: Caller::unrestricted() };
     let decide = |cancel: &CancelOrder, orders: &mut Orders, context| {
@@ -189,35 +171,4 @@ async fn cancel(commands: &Commands<Orders>, order_id: Uuid) -> Result<(), Probl
         Ok(Reply::ok(&()).with_event(event))
     };
     commands.execute(cancel, None, decide).await.map(drop)
-}
-
-/// Adds the missing rows again and again: while versions are replaced, an older one still places orders.
-async fn adopt_regularly(db: &PgPool) {
-    loop {
-        let adopted = adopt_orders(db).await;
-        if let Err(error) = &adopted {
-            warn!("orders without a deadline are searched again: {error}");
-        }
-        sleep(adopted.map_or(SWEEP_INTERVAL, |()| ADOPTION_INTERVAL)).await;
-    }
-}
-
-/// Adds the missing rows of pending orders, which were placed while no deadline was set, or by an older version of
-/// this service.
-pub(crate) async fn adopt_orders(db: &PgPool) -> Result<(), Problem> {
-    let mut last = Some(Uuid::nil());
-    while let Some(order_id) = last {
-        let page = sqlx::query_scalar(
-            "with page as (select order_id, status, created_at from orders
-                           where order_id > $1 order by order_id limit $2),
-                  adopted as (insert into deadlines (order_id, created_at)
-                              select order_id, created_at from page where status = 'pending'
-                              on conflict do nothing)
-             select order_id from page order by order_id desc limit 1",
-        );
-        let page = page.bind(order_id).bind(PAGE_ROWS_MAX).fetch_optional(db);
-        last = db::with_timeout(QUERY_TIMEOUT, page).await?;
-        sleep(ADOPTION_PAUSE).await;
-    }
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod discard; // what a discarded event costs, where that can be remedied or has 
 mod api; // what clients may request
 mod books; // whether the rows are consistent, and their sums
 mod read_model; // rebuilds the read model of items from its topic
+mod pending_orders; // which orders are stuck, for operators
 mod deadline; // cancels orders that wait for too long, if a deadline is set
 #[cfg(test)]
 mod tests;
@@ -46,11 +47,12 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
     let sweep = deadline::sweep(&settings, &service, commands.clone(), consumer.lag());
 
     let routers = Routers {
-        api: api::router(service.db.clone(), commands, service.change_feed(), settings.is_set()),
+        api: api::router(service.db.clone(), commands, service.change_feed()),
         books: books::router(service.db.clone()),
         admin: consumer
             .admin()
             .merge(service.republish([order::Order::source()]))
+            .merge(pending_orders::router(service.db.clone()))
             .merge(read_model::router(service.db.clone(), service.compacted_topic())),
     };
     service.run(routers, [executor.into(), relay.into(), consumer.into(), sweep]).await

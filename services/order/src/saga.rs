@@ -74,9 +74,7 @@ pub fn place_order(
     };
     let created = order.created();
     orders.put_order(order);
-    if place.has_deadline {
-        orders.set_deadline(place.order_id, context.now);
-    }
+    orders.add_pending(place.order_id, context.now);
     orders.record_published(&created, place.order_id, context);
     Ok(Some(created))
 }
@@ -276,6 +274,7 @@ fn confirm_if_both_accepted(
     order.ended_at = Some(context.now);
     order.ended_event_id = Some(context.event_id);
     let confirmed = order.confirmed(context.now);
+    orders.remove_pending(order_id);
     orders.record_published(&confirmed, order_id, context);
     Some(confirmed)
 }
@@ -295,6 +294,7 @@ fn cancel_if_pending(
     order.ended_at = Some(context.now);
     order.ended_event_id = Some(context.event_id);
     let cancelled = order.cancelled(reason, context.now);
+    orders.remove_pending(order_id);
     orders.record_published(&cancelled, order_id, context);
     Some(cancelled)
 }

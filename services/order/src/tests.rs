@@ -8,6 +8,7 @@ mod callers;
 mod waiting;
 mod paging;
 mod deadline;
+mod pending_orders;
 mod republishing;
 mod statements;
 
@@ -180,18 +181,13 @@ fn items() -> Orders {
 fn place(lines: &[(&str, i32)]) -> PlaceOrder {
     let line =
         |(sku, quantity): &(&str, i32)| LineRequest { sku: sku.to_string(), quantity: *quantity };
-    PlaceOrder {
-        order_id: ORDER,
-        customer_id: CUSTOMER,
-        lines: lines.iter().map(line).collect(),
-        has_deadline: false,
-    }
+    PlaceOrder { order_id: ORDER, customer_id: CUSTOMER, lines: lines.iter().map(line).collect() }
 }
 
 async fn fixture() -> (TestService<Orders>, TestClient) {
     let fixture = TestService::new("order", sqlx::migrate!()).await;
     let watch = fixture.change_feed(&CancellationToken::new());
-    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch, true);
+    let api = api::router(fixture.db.clone(), fixture.commands.clone(), watch);
     (fixture, TestClient(api))
 }
 

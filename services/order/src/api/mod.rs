@@ -30,17 +30,11 @@ pub struct Api {
     db: PgPool,
     commands: Commands<Orders>,
     feed: ChangeFeed<HistoryEntry>,
-    has_deadline: bool,
 }
 
-/// Serves the API. `has_deadline`: whether new orders are cancelled at a deadline.
-pub fn router(
-    db: PgPool,
-    commands: Commands<Orders>,
-    feed: ChangeFeed<HistoryEntry>,
-    has_deadline: bool,
-) -> Router {
-    openapi::serve("order", routes()).with_state(Api { db, commands, feed, has_deadline })
+/// Serves the API.
+pub fn router(db: PgPool, commands: Commands<Orders>, feed: ChangeFeed<HistoryEntry>) -> Router {
+    openapi::serve("order", routes()).with_state(Api { db, commands, feed })
 }
 
 /// The routes of the API, each with its description.
@@ -112,8 +106,7 @@ async fn place_order(
     request.validate()?;
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
     let OrderRequest { customer_id, lines } = request;
-    let (order_id, has_deadline) = (Uuid::now_v7(), api.has_deadline);
-    let place = PlaceOrder { order_id, customer_id, lines, has_deadline };
+    let place = PlaceOrder { order_id: Uuid::now_v7(), customer_id, lines };
     let decide = |place: &PlaceOrder, orders: &mut Orders, context| {
         let event = saga::place_order(place, orders, context)?;
         let order = orders.order(place.order_id).ok_or_else(Problem::internal)?;

@@ -1,8 +1,11 @@
 //! The aggregate: orders with their two legs and their history, and the items that they can name.
 
 mod history;
+mod pending;
 mod published;
 mod rows;
+
+use std::collections::BTreeSet;
 
 use chassis::{Caller, Record, Table, deserialize_integer};
 use chrono::{DateTime, Utc};
@@ -12,6 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use history::NewHistoryEntry;
+use pending::PendingOrder;
 
 /// An order. Its status leaves `pending` once, and what was ordered never changes.
 #[derive(Clone, Debug, PartialEq, Serialize, sqlx::FromRow, Record, ToSchema)]
@@ -119,8 +123,6 @@ pub struct PlaceOrder {
     pub order_id: Uuid,
     pub customer_id: Uuid,
     pub lines: Vec<LineRequest>,
-    /// Whether a deadline is set, at which the order is cancelled if it is still pending.
-    pub has_deadline: bool,
 }
 
 /// One item that a customer orders.
@@ -146,21 +148,14 @@ pub struct CancelOrder {
     pub caller: Caller,
 }
 
-/// An order that is cancelled if it is still pending when it is older than the deadline.
-#[derive(Record)]
-#[record(table = "deadlines", key = "order_id")]
-struct Deadline {
-    order_id: Uuid,
-    created_at: DateTime<Utc>,
-}
-
 /// The rows of one batch.
 #[derive(Default)]
 pub struct Orders {
     orders: Table<Order>,
     items: Table<Item>,
     history: Vec<NewHistoryEntry>,
-    deadlines: Vec<Deadline>,
+    new_pending: BTreeSet<PendingOrder>,
+    no_longer_pending: BTreeSet<PendingOrder>,
 }
 
 impl Orders {
@@ -177,11 +172,6 @@ impl Orders {
     /// Adds or replaces an order.
     pub fn put_order(&mut self, order: Order) {
         self.orders.put(order);
-    }
-
-    /// Makes the sweep cancel a new order if it is still pending at the deadline.
-    pub fn set_deadline(&mut self, order_id: Uuid, created_at: DateTime<Utc>) {
-        self.deadlines.push(Deadline { order_id, created_at });
     }
 
     /// An item, if stock published it.

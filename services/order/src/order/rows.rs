@@ -8,7 +8,7 @@ use events::stock::{StockItem, StockRejected, StockReleased, StockReserved};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{CancelOrder, Orders, PlaceOrder, history};
+use super::{CancelOrder, Orders, PlaceOrder, history, pending};
 
 /// Which rows a batch touches.
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl UnitOfWork for Orders {
     fn save(&self, writes: &mut WriteBatch<'_>) {
         writes.save(&self.orders);
         history::insert(writes, &self.history);
-        writes.insert_all(&self.deadlines);
+        pending::save(writes, self);
         let items = self.items.changed_rows();
         if !items.is_empty() {
             writes.statement(UPSERT_ITEMS).bind_rows(&items);

@@ -36,7 +36,7 @@ async fn sweep_at(
 pub async fn make_older(fixture: &TestService<Orders>, order_id: Uuid) {
     for statement in [
         "update orders set created_at = created_at - interval '1 minute' where order_id = $1",
-        "update deadlines set created_at = created_at - interval '1 minute' where order_id = $1",
+        "update pending_orders set created_at = created_at - interval '1 minute' where order_id = $1",
     ] {
         sqlx::query(statement).bind(order_id).execute(&fixture.db).await.unwrap();
     }
@@ -57,7 +57,7 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
     for order_id in [confirmed, overdue, other] {
         make_older(&fixture, order_id).await;
     }
-    assert_eq!(fixture.count_rows("deadlines").await, 4);
+    assert_eq!(fixture.count_rows("pending_orders").await, 3);
     sweep(&fixture, Some(Duration::ZERO)).await;
     let status = async |order_id: Uuid| {
         let order = client.get(&format!("/orders/{order_id}")).await.body;
@@ -77,7 +77,7 @@ async fn the_deadline_cancels_only_overdue_pending_orders() {
     assert_eq!(keys, [overdue.to_string(), other.to_string()], "oldest first");
 
     sweep(&fixture, Some(Duration::ZERO)).await;
-    assert_eq!(fixture.count_rows("deadlines").await, 1, "those of ended orders are deleted");
+    assert_eq!(fixture.count_rows("pending_orders").await, 1, "those of ended orders are deleted");
     assert_eq!(fixture.count_rows("chassis.outbox").await, 7, "nothing is cancelled twice");
 }
 
@@ -113,50 +113,12 @@ async fn an_order_whose_id_has_a_wrong_time_is_cancelled_too() {
     let overdue = post_order(&client).await;
     make_older(&fixture, overdue).await;
     let strange = Uuid::from_u128(overdue.as_u128() + (1 << 120));
-    for statement in ["update orders set order_id = $1", "update deadlines set order_id = $1"] {
+    for statement in ["update orders set order_id = $1", "update pending_orders set order_id = $1"]
+    {
         sqlx::query(statement).bind(strange).execute(&fixture.db).await.unwrap();
     }
     sweep(&fixture, Some(Duration::ZERO)).await;
     assert_eq!(client.get(&format!("/orders/{strange}")).await.body["status"], "cancelled");
-}
-
-/// Hundreds of orders that were placed while no deadline was set, or by an older version.
-#[tokio::test]
-async fn orders_without_a_row_are_adopted_and_rows_of_ended_orders_are_deleted() {
-    let (fixture, client) = fixture_with_items().await;
-    let (ended, pending) = (post_order(&client).await, post_order(&client).await);
-    make_older(&fixture, pending).await;
-    client.post(&format!("/orders/{ended}/cancel"), None, json!({})).await;
-    let more = "insert into orders (order_id, customer_id, status, payment, stock, total_cents, currency, lines,
-                     created_at, ended_at, created_event_id, ended_event_id, reason, last_position)
-                 select overlay(order_id::text placing lpad(nth::text, 8, '0') from 25 for 8)::uuid, customer_id,
-                     status, payment, stock, total_cents, currency, lines, created_at, ended_at,
-                     created_event_id, ended_event_id, reason, last_position
-                 from orders, generate_series(1, 600) as nth";
-    sqlx::query(more).execute(&fixture.db).await.unwrap();
-    sqlx::query("delete from deadlines").execute(&fixture.db).await.unwrap();
-    for _ in 0..2 {
-        deadline::adopt_orders(&fixture.db).await.unwrap();
-        assert_eq!(fixture.count_rows("deadlines").await, 601);
-    }
-    let row = "insert into deadlines select order_id, created_at - interval '1 minute' from orders
-               where order_id = $1";
-    sqlx::query(row).bind(ended).execute(&fixture.db).await.unwrap();
-    for left in [601, 0] {
-        sweep(&fixture, Some(Duration::ZERO)).await;
-        assert_eq!(fixture.count_rows("deadlines").await, left);
-    }
-    assert_eq!(client.get(&format!("/orders/{pending}")).await.body["reason"], "deadline");
-    assert_eq!(client.get(&format!("/orders/{ended}")).await.body["reason"], "customer");
-}
-
-#[tokio::test]
-async fn an_order_that_is_placed_while_no_deadline_is_set_has_none() {
-    let (fixture, _) = fixture_with_items().await;
-    let feed = fixture.change_feed(&CancellationToken::new());
-    let api = api::router(fixture.db.clone(), fixture.commands.clone(), feed, false);
-    post_order(&TestClient(api)).await;
-    assert_eq!(fixture.count_rows("deadlines").await, 0);
 }
 
 /// The database's clock is an hour ahead, or the service's is, or the machine slept for so long.

@@ -26,6 +26,8 @@ async fn the_rows_are_loaded_and_saved_by_the_statements_of_the_snapshot() {
         let pending = rows.order(known).unwrap().clone();
         rows.put_order(Order { order_id: ORDER, last_position: 0, ..pending.clone() });
         rows.record_published(&pending.created(), ORDER, context(1));
+        rows.add_pending(ORDER, pending.created_at);
+        rows.remove_pending(known);
         rows.put_order(Order {
             status: Status::Cancelled,
             reason: Some(Reason::Customer),

@@ -1,0 +1,229 @@
+//! Pending orders, for operators: `GET /pending-orders` on the admin port lists the oldest ones with what they wait for.
+//! All callers share one query a second, which reads a bounded number of rows of the table `pending_orders`.
+//!
+//! Promise: the table has a row for each pending order. A transaction that places or ends an order writes it. A version
+//! from before the table did not, so what such a version did beside this one is repaired by [`maintain`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::{Json as JsonResponse, Router, routing::get};
+use chassis::{CachedAnswer, Problem, Query, db};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use tokio::time::sleep;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::order::{PaymentLeg, StockLeg};
+
+/// Orders that are listed, at most.
+const LIST_MAX: u32 = 200;
+
+/// Pending orders that are counted, at most.
+const COUNT_MAX: i64 = 200_000;
+
+/// The ages by which they are counted, in seconds.
+const AGES: [i32; 5] = [10, 60, 600, 3_600, 86_400];
+
+/// How long one answer serves all callers.
+const CACHED_FOR: Duration = Duration::from_secs(1);
+
+/// Rows that one query of the repair reads, at most, and how long a query may take.
+const PAGE_ROWS_MAX: i64 = 1_000;
+const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// From one repair to the next, the pause between two pages of it, and the pause after a failure.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(3600);
+const PAGE_PAUSE: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// An older version may run beside this process from so long before its start on.
+const UPGRADE_DURATION_MAX: TimeDelta = TimeDelta::hours(1);
+
+type PendingState = (PgPool, Arc<CachedAnswer<Snapshot>>);
+
+/// The route of the admin port.
+pub fn router(db: PgPool) -> Router {
+    let state: PendingState = (db, Arc::default());
+    Router::new().route("/pending-orders", get(list)).with_state(state)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    #[serde(default)]
+    older_than_seconds: u32,
+    #[serde(default = "default_limit")]
+    limit: u32,
+}
+
+fn default_limit() -> u32 {
+    100
+}
+
+/// The pending orders at one moment.
+#[derive(Clone)]
+struct Snapshot {
+    read_at: DateTime<Utc>,
+    /// All of them, and those that are at least as old as each of [`AGES`].
+    counts: Vec<i64>,
+    /// The oldest first.
+    oldest: Arc<[PendingOrder]>,
+}
+
+#[derive(Clone, Serialize, sqlx::FromRow)]
+struct PendingOrder {
+    order_id: Uuid,
+    created_at: DateTime<Utc>,
+    payment: PaymentLeg,
+    stock: StockLeg,
+    /// The services whose answer is missing.
+    waits_for: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct PendingOrders {
+    /// When it was read, by the database's clock.
+    read_at: DateTime<Utc>,
+    /// The number of all pending orders, counted up to `counted_at_most`.
+    pending: i64,
+    by_age: Vec<AgeCount>,
+    counted_at_most: i64,
+    orders: Vec<PendingOrder>,
+}
+
+#[derive(Serialize)]
+struct AgeCount {
+    older_than_seconds: i32,
+    orders: i64,
+}
+
+async fn list(
+    State((db, cached)): State<PendingState>,
+    Query(ListQuery { older_than_seconds, limit }): Query<ListQuery>,
+) -> Result<JsonResponse<PendingOrders>, Problem> {
+    if !(1..=LIST_MAX).contains(&limit) {
+        return Err(Problem::invalid("limit", format!("must be 1 to {LIST_MAX}")));
+    }
+    let (snapshot, _) = cached.get(CACHED_FOR, read(&db)).await?;
+    let Snapshot { read_at, counts, oldest } = snapshot;
+    // The oldest come first, so those that are old enough are a beginning of the list.
+    let created_by = read_at - TimeDelta::seconds(older_than_seconds.into());
+    let old_enough = oldest.iter().take_while(|order| order.created_at <= created_by);
+    let ages = AGES.into_iter().zip(&counts[1..]);
+    Ok(JsonResponse(PendingOrders {
+        read_at,
+        pending: counts[0],
+        by_age: ages.map(|(age, n)| AgeCount { older_than_seconds: age, orders: *n }).collect(),
+        counted_at_most: COUNT_MAX,
+        orders: old_enough.take(limit as usize).cloned().collect(),
+    }))
+}
+
+async fn read(db: &PgPool) -> Result<Snapshot, Problem> {
+    let mut tx = db::begin(db).await?;
+    let (read_at, counts) = sqlx::query_as(
+        "select now(), array[
+             count(*),
+             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[1])),
+             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[2])),
+             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[3])),
+             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[4])),
+             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[5]))]
+         from (select created_at from pending_orders order by created_at, order_id limit $2) as oldest",
+    )
+    .bind(AGES)
+    .bind(COUNT_MAX)
+    .fetch_one(&mut *tx)
+    .await?;
+    let oldest: Vec<PendingOrder> = sqlx::query_as(
+        "select order_id, pending_orders.created_at, payment, stock,
+                array_remove(array[case payment when 'waiting' then 'payment' end,
+                                   case stock when 'waiting' then 'stock' end], null) as waits_for
+         from pending_orders join orders using (order_id)
+         where status = 'pending'
+         order by pending_orders.created_at, order_id limit $1",
+    )
+    .bind(i64::from(LIST_MAX))
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.rollback().await?;
+    Ok(Snapshot { read_at, counts, oldest: oldest.into() })
+}
+
+/// Repairs the table for as long as it is polled: once an hour it deletes the rows of orders that have ended, and gives
+/// a row to pending orders that have none. With a deadline it searches all orders each time, since an order without a
+/// row would miss its deadline. Without one the row is missing in the operators' list alone: it searches young orders,
+/// at the start and once more an hour later, when no older version runs any more.
+pub async fn maintain(db: &PgPool, has_deadline: bool) {
+    let (mut searches, after) = match has_deadline {
+        true => (u64::MAX, Uuid::nil()),
+        false => (2, first_id_at(Utc::now() - UPGRADE_DURATION_MAX)),
+    };
+    loop {
+        let repaired = async {
+            remove_ended(db).await?;
+            if searches > 0 {
+                adopt_orders(db, after).await?;
+                searches -= 1;
+            }
+            Ok::<_, Problem>(())
+        };
+        let repaired = repaired.await;
+        if let Err(error) = &repaired {
+            warn!("the table of pending orders is repaired again: {error}");
+        }
+        sleep(repaired.map_or(RETRY_INTERVAL, |()| REPAIR_INTERVAL)).await;
+    }
+}
+
+/// The least id that could be drawn at a time.
+fn first_id_at(time: DateTime<Utc>) -> Uuid {
+    Uuid::from_u128(u128::from(time.timestamp_millis().unsigned_abs()) << 80)
+}
+
+/// Adds the missing rows of pending orders behind an id, which were placed by a version from before the table.
+pub(crate) async fn adopt_orders(db: &PgPool, after: Uuid) -> Result<(), Problem> {
+    let mut last = Some(after);
+    while let Some(order_id) = last {
+        let page = sqlx::query_scalar(
+            "with page as (select order_id, status, created_at from orders
+                           where order_id > $1 order by order_id limit $2),
+                  adopted as (insert into pending_orders (created_at, order_id)
+                              select created_at, order_id from page where status = 'pending'
+                              on conflict do nothing)
+             select order_id from page order by order_id desc limit 1",
+        );
+        let page = page.bind(order_id).bind(PAGE_ROWS_MAX).fetch_optional(db);
+        last = db::with_timeout(QUERY_TIMEOUT, page).await?;
+        sleep(PAGE_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Deletes the rows of orders that have ended. A version from before the table left them, or an order ended while it was
+/// adopted.
+pub(crate) async fn remove_ended(db: &PgPool) -> Result<(), Problem> {
+    let mut last = Some((DateTime::UNIX_EPOCH, Uuid::nil()));
+    while let Some((created_at, order_id)) = last {
+        let page = sqlx::query_as(
+            "with page as (
+                 select pending_orders.created_at, order_id, status <> 'pending' as has_ended
+                 from pending_orders join orders using (order_id)
+                 where (pending_orders.created_at, order_id) > ($1, $2)
+                 order by pending_orders.created_at, order_id limit $3),
+             removed as (
+                 delete from pending_orders using page
+                 where (pending_orders.created_at, pending_orders.order_id) = (page.created_at, page.order_id)
+                   and has_ended)
+             select created_at, order_id from page order by created_at desc, order_id desc limit 1",
+        );
+        let page = page.bind(created_at).bind(order_id).bind(PAGE_ROWS_MAX).fetch_optional(db);
+        last = db::with_timeout(QUERY_TIMEOUT, page).await?;
+        sleep(PAGE_PAUSE).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! The table of pending orders, and the operators' list of the oldest ones.
+
+use super::*;
+use crate::pending_orders;
+
+fn admin(fixture: &TestService<Orders>) -> TestClient {
+    TestClient(pending_orders::router(fixture.db.clone()))
+}
+
+fn listed_ids(answer: &Value) -> Vec<String> {
+    let orders = answer["orders"].as_array().unwrap().iter();
+    orders.map(|order| order["order_id"].as_str().unwrap().to_string()).collect()
+}
+
+/// By the time of the database, an order is older by so many seconds.
+async fn make_older(fixture: &TestService<Orders>, order_id: Uuid, seconds: i32) {
+    for statement in [
+        "update orders set created_at = created_at - make_interval(secs => $2) where order_id = $1",
+        "update pending_orders set created_at = created_at - make_interval(secs => $2) where order_id = $1",
+    ] {
+        let older = sqlx::query(statement).bind(order_id).bind(seconds);
+        older.execute(&fixture.db).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn pending_orders_are_listed_oldest_first_with_the_services_that_they_wait_for() {
+    let (fixture, client) = fixture_with_items().await;
+    let (both, stock, payment, young) = (
+        post_order(&client).await,
+        post_order(&client).await,
+        post_order(&client).await,
+        post_order(&client).await,
+    );
+    deliver(&fixture, &[verified(stock)], saga::payment_verified).await;
+    deliver(&fixture, &[reserved(payment)], saga::stock_reserved).await;
+    for (order_id, seconds) in [(both, 20), (stock, 5_000), (payment, 700)] {
+        make_older(&fixture, order_id, seconds).await;
+    }
+    let admin = admin(&fixture);
+    let answer = admin.get("/pending-orders").await.body;
+    let ids = [stock, payment, both, young].map(|order_id| order_id.to_string());
+    assert_eq!(listed_ids(&answer), ids);
+    let waits_for: Vec<&Value> =
+        answer["orders"].as_array().unwrap().iter().map(|order| &order["waits_for"]).collect();
+    let (both_legs, stock_leg) = (json!(["payment", "stock"]), json!(["stock"]));
+    assert_eq!(waits_for, [&stock_leg, &json!(["payment"]), &both_legs, &both_legs]);
+    let oldest = client.get(&format!("/orders/{stock}")).await.body;
+    let expected = json!({"order_id": stock, "created_at": oldest["created_at"], "payment": "verified",
+                          "stock": "waiting", "waits_for": ["stock"]});
+    assert_eq!(answer["orders"][0], expected, "and nothing of the customer");
+    let counts: Vec<i64> = answer["by_age"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|age| age["orders"].as_i64().unwrap())
+        .collect();
+    assert_eq!((&answer["pending"], counts), (&json!(4), vec![3, 2, 2, 1, 0]));
+    assert!(answer["read_at"].is_string());
+    // The same answer serves every question of the next second.
+    let of_query =
+        async |query: &str| listed_ids(&admin.get(&format!("/pending-orders?{query}")).await.body);
+    assert_eq!(of_query("older_than_seconds=60").await, ids[..2]);
+    assert_eq!(of_query("older_than_seconds=60&limit=1").await, ids[..1]);
+    assert_eq!(of_query("limit=200").await, ids);
+    for wrong in ["limit=0", "limit=201", "limit=x", "older_than_seconds=-1", "state=pending"] {
+        assert_eq!(admin.get(&format!("/pending-orders?{wrong}")).await.status, 422, "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_leaves_the_list_when_it_ends_and_not_before() {
+    let (fixture, client) = fixture_with_items().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(post_order(&client).await);
+    }
+    let left = async || -> Vec<Uuid> {
+        sqlx::query_scalar("select order_id from pending_orders order by order_id")
+            .fetch_all(&fixture.db)
+            .await
+            .unwrap()
+    };
+    deliver(&fixture, &[verified(ids[0])], saga::payment_verified).await;
+    assert_eq!(left().await, ids);
+    deliver(&fixture, &[reserved(ids[0])], saga::stock_reserved).await;
+    assert_eq!(left().await, ids[1..]);
+    // Several orders of one batch.
+    deliver(&fixture, &[declined(ids[1]), declined(ids[2])], saga::payment_declined).await;
+    assert_eq!(left().await, ids[3..]);
+    client.post(&format!("/orders/{}/cancel", ids[3]), None, json!({})).await;
+    assert_eq!(left().await, ids[4..]);
+    // The answer to an order that has ended changes nothing here.
+    deliver(&fixture, &[refunded(ids[3], None)], saga::payment_refunded).await;
+    deliver(&fixture, &[rejected(ids[4])], saga::stock_rejected).await;
+    assert_eq!(left().await, Vec::<Uuid>::new());
+    assert_eq!(admin(&fixture).get("/pending-orders").await.body["pending"], 0);
+}
+
+#[tokio::test]
+async fn all_callers_share_one_query_a_second() {
+    let (fixture, client) = fixture_with_items().await;
+    let admin = admin(&fixture);
+    let get = async || {
+        let answer = admin.get("/pending-orders").await.body;
+        (answer["read_at"].clone(), answer["orders"].as_array().unwrap().len())
+    };
+    let first = get().await;
+    assert_eq!(first.1, 0);
+    post_order(&client).await;
+    let answers = futures::future::join_all((0..50).map(|_| get())).await;
+    assert!(answers.iter().all(|answer| *answer == first), "{answers:?}");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let later = get().await;
+    assert!(later.1 == 1 && later.0 != first.0, "{later:?}");
+}
+
+/// Hundreds of orders that an older version placed, without a row in the table, and some that it ended.
+#[tokio::test]
+async fn orders_without_a_row_are_adopted_and_rows_of_ended_orders_are_deleted() {
+    let (fixture, client) = fixture_with_items().await;
+    let (ended, pending) = (post_order(&client).await, post_order(&client).await);
+    let more = "insert into orders (order_id, customer_id, status, payment, stock, total_cents, currency, lines,
+                     created_at, ended_at, created_event_id, ended_event_id, reason, last_position)
+                 select overlay(order_id::text placing lpad(nth::text, 8, '0') from 25 for 8)::uuid, customer_id,
+                     status, payment, stock, total_cents, currency, lines, created_at, ended_at,
+                     created_event_id, ended_event_id, reason, last_position
+                 from orders, generate_series(1, 1100) as nth where order_id = $1";
+    sqlx::query(more).bind(pending).execute(&fixture.db).await.unwrap();
+    client.post(&format!("/orders/{ended}/cancel"), None, json!({})).await;
+    let row =
+        "insert into pending_orders select created_at, order_id from orders where order_id = $1";
+    sqlx::query(row).bind(ended).execute(&fixture.db).await.unwrap();
+    sqlx::query("delete from pending_orders where order_id = $1")
+        .bind(pending)
+        .execute(&fixture.db)
+        .await
+        .unwrap();
+    assert_eq!(
+        listed_ids(&admin(&fixture).get("/pending-orders").await.body),
+        [""; 0],
+        "it has ended"
+    );
+    for _ in 0..2 {
+        pending_orders::adopt_orders(&fixture.db, Uuid::nil()).await.unwrap();
+        assert_eq!(fixture.count_rows("pending_orders").await, 1_102);
+    }
+    pending_orders::remove_ended(&fixture.db).await.unwrap();
+    assert_eq!(fixture.count_rows("pending_orders").await, 1_101);
+    let left =
+        "select count(*) from pending_orders join orders using (order_id) where status = 'pending'";
+    let left: i64 = sqlx::query_scalar(left).fetch_one(&fixture.db).await.unwrap();
+    assert_eq!(left, 1_101);
+    // A search of young orders alone begins behind older ones.
+    sqlx::query("delete from pending_orders").execute(&fixture.db).await.unwrap();
+    pending_orders::adopt_orders(&fixture.db, Uuid::max()).await.unwrap();
+    assert_eq!(fixture.count_rows("pending_orders").await, 0);
+}
