@@ -97,6 +97,7 @@ pub use http::problem::Problem;
 pub use http::sse::ServerSentEvent;
 pub use kafka::compacted_topic::{CompactedTopic, Payload, SnapshotReader};
 pub use outbox::relay::Relay;
+pub use service::frontend::Frontend;
 pub use service::process::main;
 pub use service::{Routers, Service, ServiceLoop};
 pub use unit_of_work::record::Record;

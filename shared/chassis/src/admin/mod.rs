@@ -14,6 +14,7 @@ pub mod republish;
 pub(crate) mod republish_source;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -49,35 +50,51 @@ async fn resume(State(db): State<PgPool>, actor: Caller) -> Result<Json<PauseSta
     Ok(Json(circuit_breaker::resume(&db, actor.subject()).await?))
 }
 
+/// The host names by which tools reach the admin port, beside `localhost` and addresses.
+#[derive(Clone, Default)]
+pub(crate) struct AdminHosts(Arc<[String]>);
+
+impl AdminHosts {
+    /// Reads comma-separated names.
+    pub fn new(names: Option<&str>) -> AdminHosts {
+        let names = names.unwrap_or_default().split(',').map(str::trim);
+        AdminHosts(names.filter(|name| !name.is_empty()).map(str::to_ascii_lowercase).collect())
+    }
+
+    /// Whether a `Host` header holds one of the names, `localhost` or an IP address, which cannot be the result of DNS
+    /// rebinding.
+    fn contains(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        let host = authority.host().to_ascii_lowercase();
+        host == "localhost"
+            || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+            || self.0.contains(&host)
+    }
+}
+
 /// Rejects requests of browsers: the admin port listens on loopback, which any page in a local browser can
 /// reach. A cross-site request has the header `Origin`; a page that reaches this port by DNS rebinding has its
 /// own name in the header `Host`.
 pub(crate) async fn reject_browser_requests(
+    State(names): State<AdminHosts>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let headers = request.headers();
-    let is_local = headers.get(header::HOST).is_none_or(|host| host.to_str().is_ok_and(is_local));
-    if headers.contains_key(header::ORIGIN) || !is_local {
-        let detail =
-            "requests from web pages are rejected, and so is every host name but localhost";
+    let host = headers.get(header::HOST);
+    let is_known = host.is_none_or(|host| host.to_str().is_ok_and(|host| names.contains(host)));
+    if headers.contains_key(header::ORIGIN) || !is_known {
+        let detail = "requests from web pages are rejected, and so is every host name but localhost and those in \
+                      ADMIN_HOSTS";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail));
     }
     Ok(next.run(request).await)
 }
 
-/// Whether a `Host` header holds `localhost` or an IP address, which cannot be the result of DNS rebinding.
-fn is_local(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let host = authority.host();
-    host.eq_ignore_ascii_case("localhost")
-        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::middleware::from_fn;
+    use axum::middleware::from_fn_with_state;
     use tower::ServiceExt;
 
     use super::*;
@@ -85,12 +102,15 @@ mod tests {
     #[tokio::test]
     async fn browser_requests_are_rejected() {
         let port = Router::new().route("/", get(async || "here").post(async || "done"));
-        let port = port.layer(from_fn(reject_browser_requests));
+        let names = AdminHosts::new(Some("till, Till.example.com"));
+        let port = port.layer(from_fn_with_state(names, reject_browser_requests));
         for (name, value, status) in [
             ("host", "localhost:9011", 200),
             ("host", "127.0.0.1:9011", 200),
             ("host", "[::1]:9011", 200),
             ("x-none", "", 200),
+            ("host", "till:9011", 200),
+            ("host", "till.example.com", 200),
             ("host", "rebound.example.com:9011", 403),
             ("host", "localhost.example.com", 403),
             ("host", "", 403),

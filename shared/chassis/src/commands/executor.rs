@@ -100,7 +100,8 @@ impl BatchExecutor {
             }
             histogram!("command_batch_size").record(part.len() as f64);
             let step = match self.try_commit(&mut part).await {
-                Ok(Applied { answers, expects_duplicates, .. }) => {
+                Ok(Applied { answers, expects_duplicates, ages, .. }) => {
+                    ages.record();
                     self.wakeups.relay.notify_one();
                     self.wakeups.change_feed.send_replace(());
                     failures = 0;

@@ -8,6 +8,7 @@ pub mod env;
 
 pub(crate) mod address;
 pub(crate) mod reload;
+mod frontend;
 mod http_tls;
 mod kafka;
 mod schema_registry;
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::env::{BadConfiguration, parse_seconds};
+pub use crate::config::frontend::FrontendConfig;
 pub use crate::config::http_tls::HttpTlsConfig;
 pub use crate::config::kafka::KafkaConfig;
 pub use crate::config::schema_registry::SchemaRegistryConfig;
@@ -58,6 +60,10 @@ pub struct Config {
     /// a proxy that does.
     #[arg(long, env, default_value = "127.0.0.1:9091")]
     pub admin_addr: SocketAddr,
+    /// The host names, comma-separated, by which operators' tools reach the admin API, beside `localhost` and addresses.
+    /// A request with another name may be that of a web page.
+    #[arg(long, env)]
+    pub admin_hosts: Option<String>,
 
     /// HTTPS of the API and of the admin port.
     #[command(flatten)]

@@ -5,6 +5,7 @@
 //! before the API has drained.
 
 mod certificates;
+pub mod frontend;
 pub(crate) mod lifecycle;
 pub(crate) mod open_files;
 mod ports;

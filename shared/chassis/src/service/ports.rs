@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::reject_browser_requests;
+use crate::admin::{AdminHosts, reject_browser_requests};
 use crate::config::Config;
 use crate::config::env::BadConfiguration;
 use crate::http::callers::authorize::operators_only;
@@ -57,7 +57,8 @@ impl Service {
         let api = with_retry(routers.api).layer(callers.clone());
         let api = api.layer(middleware::from_fn_with_state(phase, reject_until_started));
         let admin = with_retry(operators_only(routers.admin.merge(routers.books))).layer(callers);
-        let admin = admin.layer(middleware::from_fn(reject_browser_requests));
+        let names = AdminHosts::new(self.config.admin_hosts.as_deref());
+        let admin = admin.layer(middleware::from_fn_with_state(names, reject_browser_requests));
         let connections = open_files::connection_limits(self.config.database_pool_size)?;
         let idle_timeout = self.config.http_idle_timeout;
         let limits = Limits { connections_max: connections.internal, ..Limits::default() };
@@ -80,7 +81,7 @@ impl Service {
     }
 }
 
-fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
     let message = format!("{variable} is {addr}, where nothing can listen");
     server::listen(addr).map_err(|error| match error.kind() {
         // Another process may end and free its port.

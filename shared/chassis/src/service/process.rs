@@ -21,7 +21,7 @@ use crate::service::Service;
 use crate::service::open_files;
 use crate::telemetry;
 
-const EXIT_BAD_CONFIGURATION: u8 = 64;
+pub(super) const EXIT_BAD_CONFIGURATION: u8 = 64;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The `main` of a service. `serve` is given what the service alone reads from its environment
@@ -69,7 +69,7 @@ where
 }
 
 /// Tokio itself would panic at an invalid number of threads.
-fn build_runtime() -> anyhow::Result<Runtime> {
+pub(super) fn build_runtime() -> anyhow::Result<Runtime> {
     const THREADS: &str = "TOKIO_WORKER_THREADS";
     if let Some(threads) = std::env::var_os(THREADS) {
         let number = threads.to_str().and_then(|threads| threads.parse::<usize>().ok());
@@ -95,6 +95,7 @@ where
     let ServiceSettings { settings } = env::read()?;
     kafka::validate(&config.kafka)?;
     let telemetry = telemetry::init(name, &config)?;
+    telemetry::metrics::record_process(env!("CARGO_PKG_VERSION"));
     open_files::raise_limit();
     let mut service = Service::new(name, config, migrator, telemetry.metrics())?;
     service.read_config = Arc::new(Config::from_env);
@@ -109,7 +110,7 @@ fn usage<S: clap::Args>(name: &str) -> String {
     format!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}")
 }
 
-fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
+pub(super) fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
     // Without logs, as before they are set up or after a bad configuration of them, the error goes to stderr.
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{name} ends: {error:#}");

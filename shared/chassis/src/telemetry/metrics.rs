@@ -1,6 +1,6 @@
 //! The catalogue of the metrics: what each one means, and the buckets of the histograms.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -26,6 +26,13 @@ pub(super) fn install() -> anyhow::Result<PrometheusHandle> {
         }
     });
     Ok(metrics)
+}
+
+/// Which version this process is, and since when it runs.
+pub(crate) fn record_process(version: &'static str) {
+    metrics::gauge!("build_info", "version" => version).set(1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!("process_start_time_seconds").set(now.as_secs_f64());
 }
 
 pub(super) fn prometheus_builder() -> anyhow::Result<PrometheusBuilder> {
@@ -80,7 +87,8 @@ const COUNTERS: [(&str, &str); 9] = [
     ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
 ];
 
-const GAUGES: [(&str, &str); 8] = [
+const GAUGES: [(&str, &str); 10] = [
+    ("build_info", "1, with the version of the service."),
     ("consumer_events_deferred", "Events that are deferred while all others go on."),
     ("consumer_lag", "Records of a topic that are not handled yet, here."),
     (
@@ -90,6 +98,7 @@ const GAUGES: [(&str, &str); 8] = [
     ("consumer_paused", "1 while the consumer waits for an operator."),
     ("dead_letters_waiting", "Dead letters that wait for an operator, up to 1,000."),
     ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
+    ("process_start_time_seconds", "When the process began, as a Unix time."),
     ("relay_active", "1 in the instance whose relay is the active one."),
     (
         "change_feed_subscribers",
@@ -97,13 +106,17 @@ const GAUGES: [(&str, &str); 8] = [
     ),
 ];
 
-const HISTOGRAMS: [(&str, &str); 5] = [
+const HISTOGRAMS: [(&str, &str); 6] = [
     (
         "http_request_duration_seconds",
         "From the end of a request's header to the start of its answer, what it was asked to wait included.",
     ),
     ("command_batch_size", "Commands that shared a transaction."),
     ("consumer_batch_size", "Records that were handled together."),
+    (
+        "event_decision_seconds",
+        "From the time in an event's key, if that is a UUID of version 7, to the event's decision, by topic.",
+    ),
     ("event_delivery_seconds", "From an event's decision to its effect here, by topic."),
     ("outbox_wait_seconds", "From an event's decision to the broker's acknowledgement, by topic."),
 ];

@@ -15,6 +15,7 @@ use crate::flow::wakeups::Wakeups;
 use crate::inbox;
 use crate::outbox::Envelope;
 use crate::telemetry;
+use crate::transaction::decisions::DecisionAges;
 use crate::transaction::failure::ApplyError;
 use crate::transaction::incoming_record::{Content, IncomingRecord};
 use crate::transaction::{self, DedupKey, WorkItem};
@@ -102,6 +103,7 @@ pub(crate) struct AppliedEvents {
     /// When handling began, right after that, by ours.
     started_at: Instant,
     publishes: bool,
+    ages: DecisionAges,
     /// End when they are dropped.
     _spans: Vec<Context>,
 }
@@ -117,7 +119,7 @@ pub(crate) async fn apply_events<R: UnitOfWork>(
 ) -> Result<AppliedEvents, ApplyError> {
     let started_at = Instant::now();
     let applied = transaction::apply(tx, items, now, expects_duplicates, attempts).await?;
-    let publishes = applied.publishes;
+    let (publishes, ages) = (applied.publishes, applied.ages);
     let (mut handled, mut duplicates) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     let mut spans = Vec::with_capacity(items.len());
     for (item, answer) in items.iter().zip(applied.answers) {
@@ -130,7 +132,7 @@ pub(crate) async fn apply_events<R: UnitOfWork>(
             None => duplicates.push(topic.name),
         }
     }
-    Ok(AppliedEvents { handled, duplicates, now, started_at, publishes, _spans: spans })
+    Ok(AppliedEvents { handled, duplicates, now, started_at, publishes, ages, _spans: spans })
 }
 
 impl AppliedEvents {
@@ -151,6 +153,7 @@ impl AppliedEvents {
             wakeups.relay.notify_one();
         }
         wakeups.change_feed.send_replace(());
+        self.ages.record();
         let handling = self.started_at.elapsed();
         for (topic, sent_at) in &self.handled {
             counter!("events_handled_total", "topic" => *topic).increment(sent_at.len() as u64);

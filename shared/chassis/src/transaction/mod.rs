@@ -5,6 +5,7 @@
 //! Promise: the effect of a command or an event, the key by which its duplicates are recognised, and what it
 //! publishes are committed together or not at all. A write outside this transaction breaks it.
 
+mod decisions;
 pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod incoming_record;
@@ -20,6 +21,7 @@ use crate::dead_letter::{DeadLetterReason, ReasonKind};
 use crate::event::Unprocessable;
 use crate::outbox::{self, Envelope};
 use crate::telemetry::panics::catch_panic;
+use crate::transaction::decisions::DecisionAges;
 use crate::transaction::failure::ApplyError;
 use crate::unit_of_work::UnitOfWork;
 use crate::unit_of_work::write_batch::WriteBatch;
@@ -77,6 +79,8 @@ pub(crate) struct Applied<A> {
     /// In the order of the items. `None` for an item with the key of an earlier one of its batch.
     pub answers: Vec<Option<A>>,
     pub publishes: bool,
+    /// Recorded after the commit.
+    pub ages: DecisionAges,
     /// Whether the next batch has to check for duplicates too: this one had some, or refused a command with a key.
     pub expects_duplicates: bool,
 }
@@ -152,7 +156,8 @@ pub(crate) async fn apply<R: UnitOfWork, I: WorkItem<R>>(
         false => writes.execute_durably().await?,
     }
     let publishes = !envelopes.is_empty();
-    Ok(Applied { answers, publishes, expects_duplicates: had_duplicates })
+    let ages = DecisionAges::new(&envelopes, now);
+    Ok(Applied { answers, publishes, ages, expects_duplicates: had_duplicates })
 }
 
 fn decide<R: UnitOfWork, I: WorkItem<R>>(

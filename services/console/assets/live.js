@@ -1,0 +1,27 @@
+// Keeps the regions of a page current: each message names a region and has its markup. Without this script a page
+// shows what was true when it was loaded.
+(() => {
+  const page = document.querySelector("[data-stream]");
+  if (page) {
+    const state = document.getElementById("stream-state");
+    const source = new EventSource(page.dataset.stream);
+    source.onmessage = (message) => {
+      const { region, markup } = JSON.parse(message.data);
+      const place = document.getElementById(region);
+      if (place && !place.contains(document.activeElement)) place.innerHTML = markup;
+    };
+    source.onopen = () => { state.textContent = "live"; state.className = "live is-good"; };
+    source.onerror = () => { state.textContent = "no connection"; state.className = "live is-bad"; };
+  }
+  // A form that gives something up asks once more.
+  document.addEventListener("submit", (event) => {
+    const question = event.submitter?.dataset.question || event.target.dataset.question;
+    if (question && !window.confirm(question)) event.preventDefault();
+  });
+  // One box selects all rows of its table.
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-selects]")) return;
+    const boxes = document.querySelectorAll(`input[name="${event.target.dataset.selects}"]`);
+    boxes.forEach((box) => { box.checked = event.target.checked; });
+  });
+})();

@@ -1,0 +1,199 @@
+//! The replay of many dead letters, one after the other and at a bounded rate: a service that has just recovered is
+//! not pushed over by its own past.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Response;
+use axum::{Form, http::StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::app::App;
+use crate::jobs::JobReport;
+use crate::layout::{self, Notice};
+use crate::operator::Operator;
+use crate::services::{Port, ServiceError};
+
+const RATE_MAX: u32 = 200;
+
+/// Dead letters that are listed at a time.
+const PAGE_ROWS: usize = 200;
+
+/// Failures in a row, other than a refusal of the dead letter itself, after which the replay ends.
+const FAILURES_MAX: u32 = 5;
+
+/// What was asked for.
+#[derive(Default)]
+struct Request {
+    service: String,
+    topic: String,
+    rate: u32,
+    selected: Vec<(String, i64)>,
+    is_all: bool,
+}
+
+impl Request {
+    /// A form has one pair for each selected row, so it is read as pairs.
+    fn from_pairs(pairs: Vec<(String, String)>) -> Request {
+        let mut request = Request::default();
+        for (name, value) in pairs {
+            match &*name {
+                "service" => request.service = value,
+                "topic" => request.topic = value,
+                "rate" => request.rate = value.parse().unwrap_or(1),
+                "which" => request.is_all = value == "all",
+                "letter" => request.selected.extend(
+                    value
+                        .split_once('/')
+                        .and_then(|(service, id)| Some((service.to_string(), id.parse().ok()?))),
+                ),
+                _ => {}
+            }
+        }
+        request.rate = request.rate.clamp(1, RATE_MAX);
+        request
+    }
+}
+
+pub async fn start(
+    State(app): State<App>,
+    operator: Operator,
+    Form(pairs): Form<Vec<(String, String)>>,
+) -> Response {
+    let request = Request::from_pairs(pairs);
+    if !request.is_all && request.selected.is_empty() {
+        let notice = Notice::failed("No dead letter is selected.");
+        return layout::redirect("/dead-letters", notice);
+    }
+    let title = match request.is_all {
+        true => format!("Replay of all that wait, {} a second", request.rate),
+        false => {
+            format!("Replay of {} selected, {} a second", request.selected.len(), request.rate)
+        }
+    };
+    let (jobs, app) = (app.clone(), app);
+    let started = jobs.jobs.start(title, move |report| async move {
+        let mut replay = Replay::new(app, operator, request.rate, report);
+        match request.is_all {
+            true => replay.all(&request.service, &request.topic).await?,
+            false => replay.selected(&request.selected).await?,
+        }
+        Ok(replay.summary())
+    });
+    let notice = started.map_or_else(|refused| refused, |()| Notice::done(""));
+    layout::redirect("/dead-letters", notice)
+}
+
+/// A replay under way.
+struct Replay {
+    app: App,
+    operator: Operator,
+    ticks: tokio::time::Interval,
+    report: JobReport,
+    replayed: u64,
+    still_unprocessable: u64,
+    failures: u32,
+}
+
+impl Replay {
+    fn new(app: App, operator: Operator, rate: u32, report: JobReport) -> Replay {
+        let mut ticks = interval(Duration::from_secs(1) / rate);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Replay { app, operator, ticks, report, replayed: 0, still_unprocessable: 0, failures: 0 }
+    }
+
+    fn summary(&self) -> String {
+        let stopped = if self.report.is_stopping() { "stopped by an operator; " } else { "" };
+        format!(
+            "{stopped}{} replayed, {} still unprocessable",
+            self.replayed, self.still_unprocessable
+        )
+    }
+
+    async fn selected(&mut self, selected: &[(String, i64)]) -> Result<(), String> {
+        for (service, id) in selected {
+            if self.report.is_stopping() {
+                break;
+            }
+            self.replay(service, *id).await?;
+        }
+        Ok(())
+    }
+
+    /// Every dead letter that waits, of one service or of all.
+    async fn all(&mut self, service: &str, topic: &str) -> Result<(), String> {
+        let names = self.app.services.names.clone();
+        for name in names.iter().filter(|name| service.is_empty() || *name == service) {
+            let mut after = Some(0);
+            while let Some(from) = after
+                && !self.report.is_stopping()
+            {
+                let (letters, next) = self.page(name, topic, from).await?;
+                self.selected(&letters).await?;
+                after = next;
+            }
+        }
+        Ok(())
+    }
+
+    async fn page(
+        &self,
+        service: &str,
+        topic: &str,
+        after: i64,
+    ) -> Result<(Vec<(String, i64)>, Option<i64>), String> {
+        let topic = match topic {
+            "" => String::new(),
+            topic => format!("&topic={}", utf8_percent_encode(topic, NON_ALPHANUMERIC)),
+        };
+        let path = format!("/dead-letters?limit={PAGE_ROWS}&after={after}{topic}");
+        let page = self.app.services.get::<Value>(&self.operator, (service, Port::Admin), &path);
+        let page = page.await.map_err(|error| format!("{}; then: {error}", self.summary()))?;
+        let rows = page["dead_letters"].as_array().into_iter().flatten();
+        let ids = rows.filter_map(|row| row["dead_letter_id"].as_i64());
+        Ok((ids.map(|id| (service.to_string(), id)).collect(), page["next"].as_i64()))
+    }
+
+    async fn replay(&mut self, service: &str, id: i64) -> Result<(), String> {
+        self.ticks.tick().await;
+        let path = format!("/dead-letters/{id}/replay");
+        let place = (service, Port::Admin);
+        let done = self.app.services.post::<Value>(&self.operator, place, &path, None::<&()>).await;
+        match done {
+            Ok(_) => (self.replayed, self.failures) = (self.replayed + 1, 0),
+            Err(ServiceError::Refused { status: StatusCode::CONFLICT, .. }) => {
+                (self.still_unprocessable, self.failures) = (self.still_unprocessable + 1, 0);
+            }
+            Err(error) => {
+                self.failures += 1;
+                if self.failures >= FAILURES_MAX {
+                    return Err(format!("{}; then: {error}", self.summary()));
+                }
+            }
+        }
+        self.report.progress(self.summary());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_names_each_selected_dead_letter_and_its_rate_is_bounded() {
+        let pair = |name: &str, value: &str| (name.to_string(), value.to_string());
+        let pairs = [
+            ("rate", "9999"),
+            ("which", "selected"),
+            ("letter", "order/3"),
+            ("letter", "stock/x"),
+            ("letter", "stock/7"),
+        ];
+        let request = Request::from_pairs(pairs.map(|(a, b)| pair(a, b)).to_vec());
+        assert_eq!((request.rate, request.is_all), (RATE_MAX, false));
+        assert_eq!(request.selected, [("order".to_string(), 3), ("stock".to_string(), 7)]);
+    }
+}

@@ -1,0 +1,138 @@
+//! The demo: place orders, kill a component, and watch what happens. It is there only where the launcher says so, since
+//! nothing of it belongs into production.
+
+mod components;
+mod recent;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Form, Router};
+use futures::future::join_all;
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::layout::{self, Notice, PageError, Section};
+use crate::operator::Operator;
+use crate::services::{Port, ServiceError};
+
+pub use components::Launcher;
+pub use recent::RecentOrders;
+
+/// The customers of the demo, and what is particular about each: `make up` gives them money.
+const CUSTOMERS: [(&str, &str); 3] = [
+    ("01900000-0000-7000-8000-000000000001", "a rich customer"),
+    ("01900000-0000-7000-8000-000000000002", "another rich customer"),
+    ("01900000-0000-7000-8000-00000000000d", "a customer who cannot pay"),
+];
+
+/// Orders that one click places, at most.
+const ORDERS_MAX: u32 = 50;
+
+const QUANTITY_MAX: u32 = 1_000;
+
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/demo", get(show))
+        .route("/demo/orders", post(place))
+        .route("/demo/events", get(recent::follow))
+        .route("/demo/components", post(components::act))
+}
+
+async fn show(
+    State(app): State<App>,
+    operator: Operator,
+    headers: HeaderMap,
+) -> Result<Response, PageError> {
+    let items =
+        app.services.get::<Value>(&operator, ("order", Port::Api), "/items?limit=100").await;
+    let components = components::panel(&app).await;
+    let body = html! {
+        h1 { "Demo" }
+        p.lead.quiet { "Place orders, kill a component while they are under way, and start it again: every order ends, and nothing is lost." }
+        div.columns.even {
+            (order_panel(&items))
+            (components)
+        }
+        div data-stream="/demo/events" {
+            section #recent.panel aria-label="Orders placed here" aria-live="polite" {
+                (recent::render(&app.recent.orders()))
+            }
+        }
+    };
+    Ok(layout::page(&headers, Section::Demo, "Demo", body))
+}
+
+fn order_panel(items: &Result<Value, ServiceError>) -> Markup {
+    let items = match items {
+        Ok(page) => page["items"].as_array().map_or(&[][..], Vec::as_slice),
+        Err(error) => return html! { p.notice.is-bad role="alert" { (error) } },
+    };
+    html! {
+        section.panel aria-label="Place orders" {
+            h2 { "Place orders" }
+            form.stacked method="post" action="/demo/orders" {
+                label for="customer" { "Customer" }
+                select #customer name="customer" {
+                    @for (id, name) in CUSTOMERS { option value=(id) { (name) } }
+                }
+                label for="sku" { "Item" }
+                select #sku name="sku" {
+                    @for item in items {
+                        @let cents = item["price_cents"].as_f64().unwrap_or_default();
+                        option value=(item["sku"].as_str().unwrap_or_default()) {
+                            (item["name"].as_str().unwrap_or_default()) " · " (format!("{:.2}", cents / 100.0)) " "
+                            (item["currency"].as_str().unwrap_or_default())
+                        }
+                    }
+                }
+                label for="quantity" { "Quantity" }
+                input #quantity name="quantity" type="number" min="1" max=(QUANTITY_MAX) value="2" required;
+                label for="orders" { "Orders at once" }
+                input #orders name="orders" type="number" min="1" max=(ORDERS_MAX) value="1" required;
+                button.primary type="submit" { "Place" }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct OrderForm {
+    customer: String,
+    sku: String,
+    quantity: u32,
+    orders: u32,
+}
+
+async fn place(
+    State(app): State<App>,
+    operator: Operator,
+    Form(form): Form<OrderForm>,
+) -> Response {
+    let body = json!({
+        "customer_id": form.customer,
+        "lines": [{"sku": form.sku, "quantity": form.quantity.min(QUANTITY_MAX)}],
+    });
+    let place =
+        || app.services.post::<Value>(&operator, ("order", Port::Api), "/orders", Some(&body));
+    let placed = join_all((0..form.orders.clamp(1, ORDERS_MAX)).map(|_| place())).await;
+    let mut refusal = None;
+    let mut accepted = 0;
+    for order in placed {
+        match order {
+            Ok(order) => {
+                accepted += 1;
+                app.recent.add(order);
+            }
+            Err(error) => refusal = Some(error),
+        }
+    }
+    let notice = match refusal {
+        None => Notice::done(format!("{accepted} accepted.")),
+        Some(error) => Notice::failed(format!("{accepted} accepted. {error}")),
+    };
+    layout::redirect("/demo", notice)
+}

@@ -1,0 +1,143 @@
+//! Work that takes longer than a request: a replay at a bounded rate, a republication. One job runs at a time, and the
+//! pages show how far it is. The services keep what was done; a job that is lost with this process is begun again.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use chrono::{DateTime, Utc};
+use futures::stream;
+use maud::{Markup, html};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::app::App;
+use crate::layout::{self, Notice};
+
+/// The present job, or the last one.
+#[derive(Clone, Debug, Default)]
+pub struct JobState {
+    /// What it does; empty if there was none.
+    title: String,
+    /// How far it is.
+    progress: String,
+    ended_at: Option<DateTime<Utc>>,
+    is_bad: bool,
+    is_stopping: bool,
+}
+
+/// The jobs of this process.
+#[derive(Default)]
+pub struct Jobs {
+    state: Arc<watch::Sender<JobState>>,
+    begin: Mutex<()>,
+}
+
+/// How a job tells its progress, and learns that it is to stop.
+#[derive(Clone)]
+pub struct JobReport(Arc<watch::Sender<JobState>>);
+
+impl JobReport {
+    /// Shows how far the job is.
+    pub fn progress(&self, text: String) {
+        self.0.send_modify(|state| state.progress = text);
+    }
+
+    /// Whether an operator wants it to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.0.borrow().is_stopping
+    }
+}
+
+impl Jobs {
+    /// Starts a job in the background. Its result is the last line of its progress.
+    ///
+    /// # Errors
+    /// If another one runs.
+    pub fn start<R>(&self, title: String, job: impl FnOnce(JobReport) -> R) -> Result<(), Notice>
+    where
+        R: Future<Output = Result<String, String>> + Send + 'static,
+    {
+        let _guard = self.begin.lock();
+        if self.is_running() {
+            return Err(Notice::failed("Another job runs: wait for its end, or stop it."));
+        }
+        self.state.send_replace(JobState { title, ..JobState::default() });
+        let (state, job) = (self.state.clone(), job(JobReport(self.state.clone())));
+        tokio::spawn(async move {
+            let ended = job.await;
+            state.send_modify(|state| {
+                state.ended_at = Some(Utc::now());
+                state.is_bad = ended.is_err();
+                state.progress = ended.unwrap_or_else(|reason| reason);
+            });
+        });
+        Ok(())
+    }
+
+    fn is_running(&self) -> bool {
+        let state = self.state.borrow();
+        !state.title.is_empty() && state.ended_at.is_none()
+    }
+
+    /// The region that shows the job, which `/jobs/events` keeps current.
+    pub fn region(&self) -> Markup {
+        html! {
+            div data-stream="/jobs/events" {
+                section #job aria-label="Job" aria-live="polite" { (render(&self.state.borrow())) }
+            }
+        }
+    }
+}
+
+fn render(state: &JobState) -> Markup {
+    if state.title.is_empty() {
+        return html! {};
+    }
+    let is_running = state.ended_at.is_none();
+    html! {
+        div.notice.job.is-bad[state.is_bad] {
+            strong { (state.title) }
+            span {
+                @match state.ended_at {
+                    None if state.is_stopping => "stops … ",
+                    None => "runs … ",
+                    Some(at) => { "ended " (at.format("%H:%M:%S")) " UTC: " }
+                }
+                (state.progress)
+            }
+            @if is_running { form method="post" action="/jobs/stop" { button type="submit" { "Stop" } } }
+        }
+    }
+}
+
+pub fn router() -> Router<App> {
+    Router::new().route("/jobs/events", get(follow)).route("/jobs/stop", post(stop))
+}
+
+async fn stop(State(app): State<App>, headers: HeaderMap) -> Response {
+    app.jobs.state.send_modify(|state| state.is_stopping = true);
+    let notice = Notice::done("The job stops after what it is doing now.");
+    layout::redirect(layout::referer_path(&headers), notice)
+}
+
+async fn follow(State(app): State<App>) -> Response {
+    let (mut receiver, stopping) = (app.jobs.state.subscribe(), app.stopping.clone());
+    receiver.mark_changed();
+    let events = stream::unfold((receiver, stopping), |(mut receiver, mut stopping)| async move {
+        tokio::select! {
+            changed = receiver.changed() => changed.ok()?,
+            () = stopping.wait() => return None,
+        }
+        let markup = render(&receiver.borrow_and_update()).into_string();
+        let event = Event::default().data(json!({"region": "job", "markup": markup}).to_string());
+        Some((Ok::<_, Infallible>(event), (receiver, stopping)))
+    });
+    Sse::new(events).keep_alive(KeepAlive::new()).into_response()
+}

@@ -1,0 +1,46 @@
+//! The control room: pages for people who run the stack. It shows what the services report, and passes on what an
+//! operator decides. It has no database and no loop of a saga, and asks the services over HTTP alone, so that it
+//! works wherever their ports can be reached.
+//!
+//! # How a page is added
+//!
+//! A folder is a section of the navigation, such as [`dead_letters`]. Its `mod.rs` has `pub fn router() ->
+//! Router<App>`, which `app.rs` merges, and [`layout::SECTIONS`] names it with its path.
+//! - A handler takes `State(app): State<App>` and [`operator::Operator`], and returns `Result<Response, PageError>`.
+//! - `app.services.get(…)` and `post(…)` ask a service, with the operator's token: [`services`].
+//! - [`layout::page`] puts the navigation around the `maud` markup of the page.
+//! - A form posts to a path below its section; its handler ends in [`layout::redirect`] with a notice. [`protection`]
+//!   refuses posts of other sites for every route, so a form needs no token of its own.
+//! - There is no inline script and no inline style, since the content policy refuses both. Classes are in
+//!   `assets/console.css`; the geometry of an SVG is in its attributes.
+//! - A region that changes while a page is open is streamed: [`overview`].
+
+mod app; // what the pages share, and all routes
+mod assets; // the style sheet and the script
+mod dead_letters; // what could not be handled, and what an operator does about it
+mod demo; // place orders, kill components: only where the launcher says so
+mod format; // numbers, spans of time and dates for people
+mod jobs; // work that takes longer than a request
+mod layout; // the frame around each page
+mod metrics; // the one poller of the services' metrics
+mod operator; // who looks: the token of a secured stack
+mod overview; // the first page, which is live
+mod protection; // hosts, other sites, and the headers of every answer
+mod repair; // consumers, republication and the rebuild
+mod services; // a client of the services
+mod settings; // the variables
+
+use chassis::Frontend;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    chassis::service::frontend::main("console", serve)
+}
+
+async fn serve(frontend: Frontend, settings: settings::Settings) -> anyhow::Result<()> {
+    let app = app::App::new(settings, &frontend)?;
+    metrics::poller::start(&app);
+    frontend.run(app::router(app)).await
+}

@@ -1,0 +1,99 @@
+//! The books of the services, which may read every row: they are asked for once a minute at most, and only while
+//! a page is open.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures::future::join_all;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::app::App;
+use crate::metrics::window::Bucket;
+use crate::operator::Operator;
+use crate::services::Port;
+
+/// How old the books may be before they are asked for again.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The books of all services, as of one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    pub at: Option<DateTime<Utc>>,
+    /// Each service with its sums, or why there are none.
+    pub services: Vec<(String, Result<Value, String>)>,
+    /// What had been counted by then.
+    pub counted: Bucket,
+}
+
+impl Books {
+    /// The number of orders that have not ended, if a service reports it: that of its books, and what was counted
+    /// since.
+    pub fn pending(&self, counted: &Bucket) -> Option<f64> {
+        let books = self.services.iter().filter_map(|(_, books)| books.as_ref().ok());
+        let pending = books.filter_map(|books| books["orders"]["pending"].as_f64()).next()?;
+        let open = |bucket: &Bucket| bucket.placed - bucket.confirmed - bucket.cancelled;
+        Some((pending + open(counted) - open(&self.counted)).max(0.0))
+    }
+}
+
+/// The books that were read last.
+#[derive(Default)]
+pub struct BooksCache(Mutex<CachedBooks>);
+
+#[derive(Default)]
+struct CachedBooks {
+    books: Arc<Books>,
+    /// When they were last asked for.
+    asked_at: Option<Instant>,
+}
+
+impl BooksCache {
+    /// The books that were read last.
+    pub fn present(&self) -> Arc<Books> {
+        self.0.lock().books.clone()
+    }
+
+    /// Asks for the books if they are old, in the background and with the operator's token.
+    pub fn refresh(&self, app: &App, operator: &Operator) {
+        let mut cached = self.0.lock();
+        if cached.asked_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
+            return;
+        }
+        cached.asked_at = Some(Instant::now());
+        let (app, operator) = (app.clone(), operator.clone());
+        tokio::spawn(async move {
+            let counted = app.snapshot.borrow().window.total.clone();
+            let services =
+                join_all(app.services.names.iter().map(|name| read(&app, &operator, name)));
+            let books = Books { at: Some(Utc::now()), services: services.await, counted };
+            app.books.0.lock().books = Arc::new(books);
+        });
+    }
+}
+
+async fn read(app: &App, operator: &Operator, service: &str) -> (String, Result<Value, String>) {
+    let books = app.services.get::<Value>(operator, (service, Port::Admin), "/books").await;
+    (service.to_string(), books.map_err(|error| error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pending_orders_are_those_of_the_books_and_what_was_counted_since() {
+        let counted = Bucket { placed: 10.0, confirmed: 4.0, ..Bucket::default() };
+        let services = vec![
+            ("payment".to_string(), Err("away".to_string())),
+            ("order".to_string(), Ok(json!({"orders": {"pending": 7}}))),
+        ];
+        let books = Books { services, counted, ..Books::default() };
+        let now = Bucket { placed: 15.0, confirmed: 5.0, cancelled: 1.0, ..Bucket::default() };
+        assert_eq!(books.pending(&now), Some(10.0));
+        assert_eq!(Books::default().pending(&now), None);
+    }
+}

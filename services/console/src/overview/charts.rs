@@ -1,0 +1,174 @@
+//! The charts: SVG made here, with its geometry in attributes and its colours in the style sheet.
+
+use maud::{Markup, html};
+
+use crate::format;
+use crate::metrics::snapshot::Snapshot;
+use crate::metrics::window::{BUCKET_SECONDS, BUCKETS_MAX, Bucket};
+
+/// The drawing: its size, and the room of the labels.
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 200.0;
+const LEFT: f64 = 48.0;
+const TOP: f64 = 8.0;
+const BOTTOM: f64 = 22.0;
+const RIGHT: f64 = 6.0;
+
+/// The decisions chart is logarithmic, from 10 ms to 100 s.
+const DECISION_SECONDS_MIN: f64 = 0.01;
+const DECISION_DECADES: f64 = 4.0;
+
+/// The rate of a bucket, by the minute.
+const PER_MINUTE: f64 = 60.0 / BUCKET_SECONDS as f64;
+
+/// Placed orders as a line over the columns of those that ended.
+pub fn orders(snapshot: &Snapshot) -> Markup {
+    let buckets = complete(snapshot);
+    let ended = |bucket: &Bucket| bucket.confirmed + bucket.cancelled;
+    let largest = buckets.iter().map(|(_, it)| ended(it).max(it.placed)).fold(0.0, f64::max);
+    let top = nice_maximum(largest * PER_MINUTE);
+    let y = |number: f64| TOP + plot_height() * (1.0 - (number * PER_MINUTE / top).min(1.0));
+    let columns = buckets.iter().filter(|(_, it)| ended(it) > 0.0).map(|(nth, it)| {
+        let (confirmed, all) = (y(it.confirmed), y(ended(it)));
+        (x(*nth) + 0.5, confirmed, y(0.0) - confirmed, all, confirmed - all)
+    });
+    let placed = path(buckets.iter().map(|(nth, it)| Some((x(*nth) + step() / 2.0, y(it.placed)))));
+    let now = buckets.last().map_or(0.0, |(_, it)| it.placed * PER_MINUTE);
+    let summary =
+        format!("Orders a minute over the last 15 minutes; {} placed now", format::rate(now));
+    let grid = [0.0, 0.5, 1.0]
+        .map(|share| (TOP + plot_height() * (1.0 - share), format::rate(top * share)));
+    html! {
+        h2 { "Orders a minute"
+            span.legend { i.key-confirmed {} "confirmed" i.key-cancelled {} "cancelled" i.key-placed {} "placed" } }
+        svg.chart viewBox=(view_box()) role="img" aria-label=(summary) {
+            (axes(snapshot, &grid))
+            @for (x, confirmed, height, all, rest) in columns {
+                rect.confirmed x=(px(x)) y=(px(confirmed)) width=(px(step() - 1.0)) height=(px(height)) {}
+                rect.cancelled x=(px(x)) y=(px(all)) width=(px(step() - 1.0)) height=(px(rest)) {}
+            }
+            path.placed d=(placed) {}
+        }
+    }
+}
+
+/// The time within which half and 95 % of the orders of each bucket ended.
+pub fn decisions(snapshot: &Snapshot) -> Markup {
+    let buckets = complete(snapshot);
+    let y = |seconds: f64| {
+        let decades = (seconds.min(1e9) / DECISION_SECONDS_MIN).max(1.0).log10();
+        TOP + plot_height() * (1.0 - (decades / DECISION_DECADES).min(1.0))
+    };
+    let line = |share: f64| {
+        path(buckets.iter().map(|(nth, it)| {
+            it.decision_quantile(share).map(|seconds| (x(*nth) + step() / 2.0, y(seconds)))
+        }))
+    };
+    let (median, slow) = (line(0.5), line(0.95));
+    let grid = [0.01, 0.1, 1.0, 10.0, 100.0].map(|seconds| (y(seconds), format::span(seconds)));
+    let last = buckets.iter().rev().find_map(|(_, it)| it.decision_quantile(0.5));
+    let last =
+        last.map_or("no order ended".to_string(), |it| format!("{} lately", format::span(it)));
+    let summary =
+        format!("Time from an order to its decision over the last 15 minutes; half within {last}");
+    html! {
+        h2 { "Time to a decision" span.legend { i.key-median {} "half within" i.key-slow {} "95 % within" } }
+        svg.chart viewBox=(view_box()) role="img" aria-label=(summary) {
+            (axes(snapshot, &grid))
+            path.slow d=(slow) {}
+            path.median d=(median) {}
+        }
+    }
+}
+
+/// The buckets that are over, with their places from the left: the newest is at the right edge.
+fn complete(snapshot: &Snapshot) -> Vec<(usize, &Bucket)> {
+    let buckets = &snapshot.window.buckets;
+    let over = buckets.len().saturating_sub(1);
+    let first = BUCKETS_MAX - 1 - over;
+    buckets.iter().take(over).enumerate().map(|(nth, it)| (first + nth, it)).collect()
+}
+
+fn axes(snapshot: &Snapshot, grid: &[(f64, String)]) -> Markup {
+    let minutes = [15, 10, 5, 0].map(|ago| {
+        let right = WIDTH - RIGHT;
+        let x = right - (right - LEFT) * f64::from(ago) / 15.0;
+        let at = snapshot.at - chrono::TimeDelta::minutes(ago.into());
+        let anchor = match ago {
+            15 => "start",
+            0 => "end",
+            _ => "middle",
+        };
+        (x, at.format("%H:%M").to_string(), anchor)
+    });
+    html! {
+        @for (y, text) in grid {
+            line.grid x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(*y)) y2=(px(*y)) {}
+            text.label x=(px(LEFT - 6.0)) y=(px(y + 3.5)) text-anchor="end" { (text) }
+        }
+        @for (x, text, anchor) in minutes {
+            text.label x=(px(x)) y=(px(HEIGHT - 6.0)) text-anchor=(anchor) { (text) }
+        }
+    }
+}
+
+fn view_box() -> String {
+    format!("0 0 {WIDTH} {HEIGHT}")
+}
+
+fn plot_height() -> f64 {
+    HEIGHT - TOP - BOTTOM
+}
+
+fn step() -> f64 {
+    (WIDTH - LEFT - RIGHT) / (BUCKETS_MAX - 1) as f64
+}
+
+fn x(nth: usize) -> f64 {
+    LEFT + step() * nth as f64
+}
+
+fn px(number: f64) -> String {
+    format!("{number:.1}")
+}
+
+/// A line through the points; it is interrupted where there is none.
+fn path(points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
+    let (mut path, mut is_drawn) = (String::new(), false);
+    for point in points {
+        if let Some((x, y)) = point {
+            // A single point gets a short line, or it would be invisible.
+            path += &match is_drawn {
+                true => format!("L{} {}", px(x), px(y)),
+                false => format!("M{} {}h0.1", px(x), px(y)),
+            };
+        }
+        is_drawn = point.is_some();
+    }
+    path
+}
+
+/// The smallest of 1, 2 and 5 times a power of ten that is not below.
+fn nice_maximum(number: f64) -> f64 {
+    let number = number.max(10.0);
+    let power = 10f64.powf(number.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= number);
+    factor.unwrap_or(10.0) * power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_ends_at_a_round_number() {
+        let tops = [0.0, 9.0, 11.0, 180.0, 501.0, 6_000.0].map(nice_maximum);
+        assert_eq!(tops, [10.0, 10.0, 20.0, 200.0, 1_000.0, 10_000.0]);
+    }
+
+    #[test]
+    fn a_line_is_interrupted_where_nothing_ended() {
+        let points = [Some((0.0, 1.0)), Some((1.0, 2.0)), None, Some((3.0, 4.0))];
+        assert_eq!(path(points.into_iter()), "M0.0 1.0h0.1L1.0 2.0M3.0 4.0h0.1");
+    }
+}

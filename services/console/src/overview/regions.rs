@@ -1,0 +1,94 @@
+//! The regions of the overview. They are rendered once for all viewers, and a viewer gets those that changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use maud::{Markup, PreEscaped};
+
+use crate::app::App;
+use crate::metrics::snapshot::Snapshot;
+use crate::overview::{charts, headlines, tables};
+
+/// A region of the page.
+pub struct Region {
+    pub id: &'static str,
+    pub name: &'static str,
+    pub class: &'static str,
+}
+
+/// The regions in the sequence of the page.
+pub const REGIONS: [Region; 7] = [
+    Region { id: "figures", name: "Figures", class: "figures" },
+    Region { id: "orders-chart", name: "Orders a minute", class: "panel" },
+    Region { id: "decisions-chart", name: "Time to a decision", class: "panel" },
+    Region { id: "instances", name: "Instances", class: "panel wide" },
+    Region { id: "lag", name: "Lag", class: "panel" },
+    Region { id: "outboxes", name: "Outboxes and dead letters", class: "panel" },
+    Region { id: "books", name: "Books", class: "panel wide" },
+];
+
+/// The markup of every region, and the version in which it changed last.
+#[derive(Clone, Debug, Default)]
+pub struct Rendered {
+    pub version: u64,
+    regions: BTreeMap<&'static str, (Arc<str>, u64)>,
+}
+
+impl Rendered {
+    /// A region, for the page.
+    pub fn markup(&self, id: &str) -> Markup {
+        PreEscaped(self.regions.get(id).map_or(String::new(), |(text, _)| text.to_string()))
+    }
+
+    /// The regions that changed after a version, in the sequence of the page.
+    pub fn changed_since(&self, version: u64) -> impl Iterator<Item = (&'static str, &str)> {
+        REGIONS.iter().filter_map(move |region| {
+            let (text, changed) = self.regions.get(region.id)?;
+            (*changed > version).then_some((region.id, &**text))
+        })
+    }
+}
+
+/// Renders all regions; those that are as before keep their version.
+pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
+    let books = app.books.present();
+    let version = before.version + 1;
+    let markup = |id: &str| match id {
+        "figures" => headlines::render(snapshot, &books),
+        "orders-chart" => charts::orders(snapshot),
+        "decisions-chart" => charts::decisions(snapshot),
+        "instances" => tables::instances(snapshot),
+        "lag" => tables::lag(snapshot),
+        "outboxes" => tables::outboxes(snapshot),
+        _ => tables::books(&books),
+    };
+    let regions = REGIONS.iter().map(|region| {
+        let text: Arc<str> = markup(region.id).into_string().into();
+        match before.regions.get(region.id) {
+            Some((known, changed)) if *known == text => (region.id, (text, *changed)),
+            _ => (region.id, (text, version)),
+        }
+    });
+    Rendered { version, regions: regions.collect() }
+}
+
+/// Gives all open pages the regions as of now.
+pub fn publish(app: &App, snapshot: &Snapshot) {
+    let before = app.rendered.borrow().clone();
+    app.rendered.send_replace(Arc::new(render(app, snapshot, &before)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_viewer_gets_the_regions_that_changed_after_the_last_that_it_got() {
+        let text = |text: &str| Arc::<str>::from(text);
+        let regions = BTreeMap::from([("figures", (text("a"), 3)), ("books", (text("b"), 1))]);
+        let rendered = Rendered { version: 3, regions };
+        assert_eq!(Vec::from_iter(rendered.changed_since(0)), [("figures", "a"), ("books", "b")]);
+        assert_eq!(Vec::from_iter(rendered.changed_since(2)), [("figures", "a")]);
+        assert_eq!(rendered.changed_since(3).count(), 0);
+    }
+}

@@ -1,0 +1,203 @@
+//! The tables of the overview.
+
+use maud::{Markup, html};
+use serde_json::Value;
+
+use crate::format;
+use crate::metrics::snapshot::{InstanceState, Readiness, Snapshot};
+use crate::overview::books::Books;
+
+/// From here on, a waiting event and a lag are marked.
+const OUTBOX_SECONDS_MARKED: f64 = 30.0;
+const LAG_MARKED: f64 = 1_000.0;
+
+/// Each instance of each service.
+pub fn instances(snapshot: &Snapshot) -> Markup {
+    html! {
+        h2 { "Instances" }
+        div.scroll { table {
+            thead { tr {
+                th { "Instance" } th { "State" } th { "Relay" } th { "Consumer" }
+                th.number { "Partitions" } th { "Version" } th.number { "Up for" } th { "Address" }
+            } }
+            tbody {
+                @for instance in snapshot.services.iter().flat_map(|service| &service.instances) {
+                    (instance_row(snapshot, instance))
+                }
+            }
+        } }
+    }
+}
+
+fn instance_row(snapshot: &Snapshot, instance: &InstanceState) -> Markup {
+    let samples = &instance.samples;
+    let partitions: f64 = samples.all("consumer_partitions").iter().map(|it| it.value).sum();
+    let is_down = matches!(instance.readiness, Readiness::Down(_));
+    let is_paused = samples.value("consumer_paused").is_some_and(|paused| paused > 0.0);
+    let up = instance.started_at().map(|at| format::ago(at, snapshot.at));
+    html! {
+        tr {
+            th scope="row" { (instance.name) }
+            td { (readiness(&instance.readiness)) }
+            td { @if is_down { "–" } @else if instance.relays() { span.state.is-good { "active" } } @else { "standby" } }
+            td { @if is_down { "–" } @else if is_paused { span.state.is-bad { "paused" } } @else { "reading" } }
+            td.number { @if is_down { "–" } @else { (format::count(partitions)) } }
+            td { (instance.version().unwrap_or("–")) }
+            td.number { (up.as_deref().unwrap_or("–")) }
+            td.quiet { (instance.address) }
+        }
+    }
+}
+
+fn readiness(readiness: &Readiness) -> Markup {
+    match readiness {
+        Readiness::Ready => html! { span.state.is-good { "ready" } },
+        Readiness::NotReady(why) => {
+            html! { span.state.is-warning { "not ready" } " " span.quiet { (why) } }
+        }
+        Readiness::Down(why) => html! { span.state.is-bad { "down" } " " span.quiet { (why) } },
+    }
+}
+
+/// The records that each consumer group has not handled, by topic.
+pub fn lag(snapshot: &Snapshot) -> Markup {
+    html! {
+        h2 { "Lag by group and topic" }
+        div.scroll { table {
+            thead { tr { th { "Group" } th { "Topic" } th.number { "Records" } th.number { "Partitions" } } }
+            tbody {
+                @for service in &snapshot.services {
+                    @let lags = service.lags();
+                    @if lags.is_empty() {
+                        tr { th scope="row" { (service.name) } td.quiet colspan="3" {
+                            @if service.reports() { "no partition is assigned yet" } @else { "unknown: no instance reports" }
+                        } }
+                    }
+                    @for (nth, (topic, (records, partitions))) in lags.iter().enumerate() {
+                        tr {
+                            @if nth == 0 { th scope="rowgroup" rowspan=(lags.len()) { (service.name) } }
+                            td { (topic) }
+                            td.number { span.is-marked[*records >= LAG_MARKED] { (format::count(*records)) } }
+                            td.number { span.is-marked[*partitions < 1.0] { (format::count(*partitions)) } }
+                        }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+/// What waits in each service: events for Kafka, dead letters for an operator.
+pub fn outboxes(snapshot: &Snapshot) -> Markup {
+    html! {
+        h2 { "Outboxes and dead letters" }
+        div.scroll { table {
+            thead { tr {
+                th { "Service" } th.number { "Oldest in the outbox" } th.number { "Deferred" } th.number { "Dead letters" }
+            } }
+            tbody {
+                @for service in &snapshot.services {
+                    @let oldest = service.largest("outbox_oldest_seconds");
+                    @let letters = service.largest("dead_letters_waiting");
+                    @let deferred = service.largest("consumer_events_deferred");
+                    tr {
+                        th scope="row" { (service.name) }
+                        td.number { span.is-marked[oldest.is_some_and(|it| it > OUTBOX_SECONDS_MARKED)] {
+                            (oldest.map_or("–".to_string(), |it| if it == 0.0 { "empty".to_string() } else { format::span(it) }))
+                        } }
+                        td.number { (deferred.map_or("–".to_string(), format::count)) }
+                        td.number {
+                            @match letters {
+                                Some(number) if number > 0.0 => a.is-marked href={ "/dead-letters?service=" (service.name) } { (format::count(number)) },
+                                Some(_) => "0",
+                                None => "–",
+                            }
+                        }
+                    }
+                }
+            }
+        } }
+    }
+}
+
+/// The sums that must balance.
+pub fn books(books: &Books) -> Markup {
+    let at = books.at.map(|at| at.format("%H:%M:%S").to_string());
+    html! {
+        h2 { "Books"
+            span.legend { @match at { Some(at) => { "as of " (at) " UTC, once a minute" }, None => "are being read" } } }
+        div.books {
+            @for (service, sums) in &books.services {
+                div {
+                    h3 { (service) " "
+                        @match sums {
+                            Ok(sums) if sums["balanced"] == true => span.state.is-good { "balanced" },
+                            Ok(_) => span.state.is-bad { "not balanced" },
+                            Err(_) => span.state.is-warning { "unknown" },
+                        }
+                    }
+                    @match sums {
+                        Ok(sums) => dl { @for (name, value) in flat_sums(sums) { dt { (name) } dd { (value) } } },
+                        Err(why) => p.quiet { (why) },
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The numbers of the books with readable names. Objects are flattened; what was written off has its unit.
+fn flat_sums(sums: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (name, value) in sums.as_object().into_iter().flatten() {
+        match value {
+            Value::Number(_) => found.push((readable(name), number(name, value))),
+            Value::Object(fields) => {
+                found.extend(fields.iter().map(|(field, value)| {
+                    (format!("{} {}", readable(name), readable(field)), number(field, value))
+                }));
+            }
+            Value::Array(rows) if name == "written_off" => {
+                for row in rows {
+                    let unit = row["unit"].as_str().unwrap_or_default();
+                    let amount = row["amount"].as_f64().unwrap_or_default();
+                    found.push((format!("written off, {unit}"), format::count(amount)));
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn readable(name: &str) -> String {
+    name.strip_suffix("_cents").unwrap_or(name).replace('_', " ")
+}
+
+fn number(name: &str, value: &Value) -> String {
+    match value.as_f64() {
+        Some(cents) if name.ends_with("cents") => {
+            format!("{}.{:02.0}", format::count((cents / 100.0).trunc()), (cents % 100.0).abs())
+        }
+        Some(number) => format::count(number),
+        None => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_sums_of_the_books_have_names_and_units() {
+        let sums = json!({"orders": {"pending": 1234}, "taken_cents": 3_800_370, "balanced": true,
+            "written_off": [{"unit": "units", "amount": 2}]});
+        let found = flat_sums(&sums);
+        let found: Vec<(&str, &str)> = found.iter().map(|(a, b)| (&**a, &**b)).collect();
+        let expected =
+            [("orders pending", "1,234"), ("taken", "38,003.70"), ("written off, units", "2")];
+        assert_eq!(found, expected);
+    }
+}

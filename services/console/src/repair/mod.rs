@@ -1,0 +1,238 @@
+//! Repairs: consumers that are paused, events that are published again, and the items of the order service.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Form, Router};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use futures::future::join_all;
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::format;
+use crate::jobs::JobReport;
+use crate::layout::{self, Notice, PageError, Section};
+use crate::operator::Operator;
+use crate::services::{Port, ServiceError};
+
+/// The service with a copy of another service's items, which can be rebuilt.
+const REBUILT_SERVICE: &str = "order";
+
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/repair", get(show))
+        .route("/repair/{service}/resume", post(resume))
+        .route("/repair/republish", post(republish))
+        .route("/repair/rebuild", post(rebuild))
+}
+
+/// The state of a consumer, as its service answers.
+type Consumer = (String, Result<Value, ServiceError>);
+
+async fn consumers(app: &App, operator: &Operator) -> Vec<Consumer> {
+    let names = app.services.names.iter();
+    join_all(names.map(async |name| {
+        (name.clone(), app.services.get(operator, (name, Port::Admin), "/consumer").await)
+    }))
+    .await
+}
+
+/// A notice for each consumer that is paused, with the button that resumes it.
+pub async fn paused_consumers(app: &App, operator: &Operator) -> Markup {
+    let consumers = consumers(app, operator).await;
+    let paused = consumers.iter().filter_map(|(name, state)| {
+        let state = state.as_ref().ok()?;
+        let since = state["paused_at"].as_str()?;
+        Some((name, since, state["reason"].as_str().unwrap_or_default()))
+    });
+    html! {
+        @for (name, since, reason) in paused {
+            div.notice.is-bad role="alert" {
+                strong { "The consumer of " (name) " is paused" }
+                span { "since " (since) ": " (reason) }
+                (resume_form(name))
+            }
+        }
+    }
+}
+
+fn resume_form(service: &str) -> Markup {
+    html! {
+        form method="post" action={ "/repair/" (service) "/resume" } {
+            button type="submit" { "Resume" }
+        }
+    }
+}
+
+async fn show(
+    State(app): State<App>,
+    operator: Operator,
+    headers: HeaderMap,
+) -> Result<Response, PageError> {
+    let consumers = consumers(&app, &operator).await;
+    let body = html! {
+        h1 { "Repair" }
+        (app.jobs.region())
+        div.columns.even {
+            (consumer_panel(&consumers))
+            (republish_panel(&app))
+            (rebuild_panel())
+        }
+    };
+    Ok(layout::page(&headers, Section::Repair, "Repair", body))
+}
+
+fn consumer_panel(consumers: &[Consumer]) -> Markup {
+    html! {
+        section.panel aria-label="Consumers" {
+            h2 { "Consumers" }
+            p.quiet { "A consumer pauses after 20 events in a row that it can decode and not handle. Remove the cause, resume it, and replay its dead letters." }
+            table { tbody { @for (name, state) in consumers {
+                tr {
+                    th scope="row" { (name) }
+                    @match state {
+                        Err(error) => td colspan="2" { span.state.is-bad { "unknown" } " " span.quiet { (error) } },
+                        Ok(state) => {
+                            @if let Some(since) = state["paused_at"].as_str() {
+                                td { span.state.is-bad { "paused" } " since " (since) ": " (state["reason"].as_str().unwrap_or_default()) }
+                                td { (resume_form(name)) }
+                            } @else {
+                                td colspan="2" { span.state.is-good { "reads" } }
+                            }
+                        }
+                    }
+                }
+            } } }
+        }
+    }
+}
+
+fn republish_panel(app: &App) -> Markup {
+    html! {
+        section.panel aria-label="Republish" {
+            h2 { "Republish" }
+            p.quiet { "Services publish again what their rows say that they published, with the same ids: the remedy for a broker that lost its disk. It is safe at any time." }
+            form.stacked method="post" action="/repair/republish" data-question="Publish these events again?" {
+                label for="service" { "Service" }
+                select #service name="service" {
+                    option value="" { "every service" }
+                    @for name in &app.services.names { option value=(name) { (name) } }
+                }
+                label for="key" { "Key: an order's id or an SKU" }
+                input #key name="key" placeholder="every key" autocomplete="off";
+                label for="since" { "Decided since, UTC" }
+                input #since name="since" type="datetime-local";
+                button type="submit" { "Republish" }
+            }
+        }
+    }
+}
+
+fn rebuild_panel() -> Markup {
+    html! {
+        section.panel aria-label="Rebuild" {
+            h2 { "Rebuild the items" }
+            p.quiet { "Makes the order service's copy of the items equal to their topic. Orders continue meanwhile, at the prices of before." }
+            form method="post" action="/repair/rebuild" data-question="Rebuild the copy of the items?" {
+                button type="submit" { "Rebuild" }
+            }
+        }
+    }
+}
+
+async fn resume(
+    State(app): State<App>,
+    operator: Operator,
+    Path(service): Path<String>,
+) -> Response {
+    let place = (&*service, Port::Admin);
+    let resumed =
+        app.services.post::<Value>(&operator, place, "/consumer/resume", None::<&()>).await;
+    let done = |_| Notice::done(format!("The consumer of {service} reads again."));
+    layout::redirect("/repair", resumed.map_or_else(Notice::failed, done))
+}
+
+#[derive(Deserialize)]
+struct RepublishForm {
+    service: String,
+    key: String,
+    since: String,
+}
+
+async fn republish(
+    State(app): State<App>,
+    operator: Operator,
+    Form(form): Form<RepublishForm>,
+) -> Response {
+    let since = match &*form.since {
+        "" => None,
+        text => match text.parse::<NaiveDateTime>().or_else(|_| format!("{text}:00").parse()) {
+            Ok(since) => Some(since.and_utc()),
+            Err(_) => return layout::redirect("/repair", Notice::failed("This is no time.")),
+        },
+    };
+    let names = app.services.names.iter();
+    let names = names.filter(|name| form.service.is_empty() || **name == form.service);
+    let (names, key) = (names.cloned().collect(), form.key.trim().to_string());
+    let title = format!(
+        "Republication of {}",
+        if form.service.is_empty() { "every service" } else { &form.service }
+    );
+    let (jobs, app) = (app.clone(), app);
+    let started =
+        jobs.jobs.start(title, |report| republish_all(app, operator, names, (key, since), report));
+    let notice = started.map_or_else(|refused| refused, |()| Notice::done(""));
+    layout::redirect("/repair", notice)
+}
+
+/// One request works for some seconds and answers where the next one continues.
+async fn republish_all(
+    app: App,
+    operator: Operator,
+    services: Vec<String>,
+    (key, since): (String, Option<DateTime<Utc>>),
+    report: JobReport,
+) -> Result<String, String> {
+    let mut republished = 0.0;
+    for service in &services {
+        let mut body = json!({});
+        if !key.is_empty() {
+            body["key"] = key.clone().into();
+        }
+        if let Some(since) = since {
+            body["since"] = since.to_rfc3339().into();
+        }
+        loop {
+            let place = (&**service, Port::Admin);
+            let done =
+                app.services.post::<Value>(&operator, place, "/republish", Some(&body)).await;
+            let done = done.map_err(|error| {
+                format!("{} events republished; then: {error}", format::count(republished))
+            })?;
+            republished += done["republished"].as_f64().unwrap_or_default();
+            report.progress(format!(
+                "{} events republished, now {service}",
+                format::count(republished)
+            ));
+            if done["next"].is_null() || report.is_stopping() {
+                break;
+            }
+            body["after"] = done["next"].clone();
+        }
+    }
+    Ok(format!("{} events republished", format::count(republished)))
+}
+
+async fn rebuild(State(app): State<App>, operator: Operator) -> Response {
+    let place = (REBUILT_SERVICE, Port::Admin);
+    let rebuilt = app.services.post::<Value>(&operator, place, "/items/rebuild", None::<&()>).await;
+    let done = |answer: Value| {
+        let fields = answer.as_object().into_iter().flatten();
+        let fields: Vec<_> = fields.map(|(name, value)| format!("{name} {value}")).collect();
+        Notice::done(format!("The items are rebuilt: {}.", fields.join(", ")))
+    };
+    layout::redirect("/repair", rebuilt.map_or_else(Notice::failed, done))
+}

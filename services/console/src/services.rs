@@ -1,0 +1,173 @@
+//! A client of the services: their APIs and their admin ports.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use reqwest::{Client, Method, RequestBuilder, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::operator::Operator;
+use crate::settings::{Addresses, Settings};
+
+/// Longer than a service takes for any answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(16);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The services by their names, and where they are reached.
+pub struct Services {
+    /// The names, in the sequence of the settings.
+    pub names: Vec<String>,
+    api: Addresses,
+    admin: Addresses,
+    http: Client,
+}
+
+/// A port of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// For clients.
+    Api,
+    /// For operators.
+    Admin,
+}
+
+/// Why a service gave no answer that can be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// No instance of it can be reached.
+    #[error("No instance of {service} answers: {reason}")]
+    Unreachable { service: String, reason: String },
+    /// It refuses the request, with the type of the problem and its text.
+    #[error("{service} refuses it: {detail}")]
+    Refused { service: String, status: StatusCode, kind: String, detail: String },
+    /// Its answer is of another version.
+    #[error("The answer of {service} cannot be read: {reason}")]
+    Unreadable { service: String, reason: String },
+}
+
+/// The body of a refusal, by RFC 9457.
+#[derive(Default, Deserialize)]
+struct ProblemBody {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    detail: String,
+}
+
+impl Services {
+    /// # Errors
+    /// If the client can't be made.
+    pub fn new(settings: &Settings) -> anyhow::Result<Services> {
+        let http = Client::builder().timeout(REQUEST_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
+        let http = http.redirect(reqwest::redirect::Policy::none()).no_proxy().build()?;
+        Ok(Services {
+            names: settings.probe_urls.names().map(str::to_string).collect(),
+            api: settings.api_urls.clone(),
+            admin: settings.admin_urls.clone(),
+            http,
+        })
+    }
+
+    /// Asks a service.
+    ///
+    /// # Errors
+    /// If it can't be reached, refuses, or answers in another form.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        operator: &Operator,
+        (service, port): (&str, Port),
+        path: &str,
+    ) -> Result<T, ServiceError> {
+        self.send(operator, (service, port), |http, url| http.request(Method::GET, url), path).await
+    }
+
+    /// Has a service do something. Operators can repeat each such request.
+    ///
+    /// # Errors
+    /// As [`Services::get`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        operator: &Operator,
+        (service, port): (&str, Port),
+        path: &str,
+        body: Option<&(impl Serialize + ?Sized)>,
+    ) -> Result<T, ServiceError> {
+        let request = |http: &Client, url| match body {
+            Some(body) => http.request(Method::POST, url).json(body),
+            None => http.request(Method::POST, url),
+        };
+        self.send(operator, (service, port), request, path).await
+    }
+
+    /// Sends a request to the first instance that accepts a connection.
+    async fn send<T: DeserializeOwned>(
+        &self,
+        operator: &Operator,
+        (service, port): (&str, Port),
+        request: impl Fn(&Client, Url) -> RequestBuilder,
+        path: &str,
+    ) -> Result<T, ServiceError> {
+        let addresses = match port {
+            Port::Api => self.api.get(service),
+            Port::Admin => self.admin.get(service),
+        };
+        let named = || service.to_string();
+        let mut reason = "it has no address here".to_string();
+        for address in addresses {
+            let url = address.join(path).map_err(|error| ServiceError::Unreadable {
+                service: named(),
+                reason: error.to_string(),
+            })?;
+            let mut request = request(&self.http, url);
+            if let Some(token) = operator.token() {
+                request = request.bearer_auth(token);
+            }
+            match request.send().await {
+                Ok(response) => return read(named(), response).await,
+                Err(error) => {
+                    reason = describe(&error);
+                    // The next instance must not do what this one may be doing.
+                    if !error.is_connect() {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(ServiceError::Unreachable { service: named(), reason })
+    }
+}
+
+async fn read<T: DeserializeOwned>(
+    service: String,
+    response: reqwest::Response,
+) -> Result<T, ServiceError> {
+    let status = response.status();
+    let body = response.bytes().await.map_err(|error| ServiceError::Unreachable {
+        service: service.clone(),
+        reason: describe(&error),
+    })?;
+    if !status.is_success() {
+        let problem: ProblemBody = serde_json::from_slice(&body).unwrap_or_default();
+        let kind = problem.kind.rsplit('/').next().unwrap_or_default().to_string();
+        let detail = match problem.detail.is_empty() {
+            true => format!("it answers {status}"),
+            false => problem.detail,
+        };
+        return Err(ServiceError::Refused { service, status, kind, detail });
+    }
+    serde_json::from_slice(&body)
+        .map_err(|error| ServiceError::Unreadable { service, reason: error.to_string() })
+}
+
+/// The innermost reason: the outer ones repeat the address.
+pub fn describe(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "it does not answer in time".to_string();
+    }
+    let mut reason: &dyn std::error::Error = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    reason.to_string()
+}
