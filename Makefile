@@ -12,6 +12,8 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
 TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
+# The services of the saga: those with a database. The control room is none of them.
+SAGA_SERVICES = $(shell sed -n 's/^pub const SERVICES: .* = \[\(.*\)\];/\1/p' e2e/src/stack_description.rs | tr -d '",')
 # Fails if a required variable of a target is missing: $(call need,SERVICE ID).
 need = $(foreach name,$(1),$(if $(value $(name)),,$(error set $(name)=…, as in: make $@ $(foreach it,$(1),$(it)=…))))
 
@@ -191,7 +193,7 @@ build: tools ## Compile everything, in the profile of all tests and demos
 # dependencies, so only our own crates are compiled twice.
 crash-programs: tools ## Compile the services with crash points, for the tests that kill them there
 	@CARGO_BUILD_BUILD_DIR=$(CARGO_TARGET) cargo build --workspace --profile ci --locked --features holdfast-chassis/crash-points \
-	  --target-dir $(CARGO_TARGET)/crash-points $(patsubst services/%/,--bin %,$(wildcard services/*/)) \
+	  --target-dir $(CARGO_TARGET)/crash-points $(addprefix --bin ,$(SAGA_SERVICES)) \
 	  2>&1 | sed -u '/^ *Finished /d' >&2
 
 tools:

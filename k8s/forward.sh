@@ -15,7 +15,7 @@ forward() { # resource, ports as local:remote
 }
 
 kubectl get namespace holdfast >/dev/null
-for port in 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092; do
+for port in 8000 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is already in use: by another stack? \`make down\`, \`docker compose down\`" >&2
     exit 1
@@ -31,7 +31,8 @@ for service in order payment stock; do
   forward "service/$service-db" "$((54320 + nth)):5432" &
   nth=$((nth + 1))
 done
+forward deployment/console 8000:8080 &
 forward service/registry 8081:8080 &
 forward statefulset/kafka 9092:9094 &
-echo "forwarding order, payment, stock (8001 to 8003) and what they stand on; Ctrl-C ends it"
+echo "forwarding the control room (8000), order, payment, stock (8001 to 8003) and what they stand on; Ctrl-C ends it"
 wait

@@ -23,7 +23,7 @@ use e2e::scenarios::demo;
 use e2e::scenarios::hostile;
 use e2e::scenarios::long_outage;
 use e2e::scenarios::outage;
-use e2e::stack_description::stack_description;
+use e2e::stack_description::{stack_description, with_console};
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
@@ -104,11 +104,11 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Stack(StackCommand::Up { instances }) => {
-            let stack = program::up(&stack_description(), instances).await?;
+            let stack = program::up(&with_console(), instances).await?;
             seed::run(&Client::for_stack(&stack)?).await?;
         }
-        Command::Stack(command) => return command.run(&stack_description()).await,
-        Command::Demo => demo::run(&create_stack()?).await?,
+        Command::Stack(command) => return command.run(&with_console()).await,
+        Command::Demo => demo::run(&Stack::for_checkout(&with_console())?).await?,
         Command::Outage(options) => {
             let stack = create_stack()?.quiet();
             return Ok(exit_code_if(outage::run(&stack, &options).await?));

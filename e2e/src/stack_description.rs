@@ -4,19 +4,25 @@ use std::path::{Path, PathBuf};
 
 use launcher::StackDescription;
 
-/// All services. A further one needs its name here and a larger array: its ports, its database and
+/// All services of the saga; the Makefile and the structure tests read this list. A further one needs its name here and a larger array: its ports, its database and
 /// Kafka's listener for it follow from its position.
 pub const SERVICES: [&str; 3] = ["order", "payment", "stock"];
 
-/// What the launcher needs to know.
+/// What the launcher needs to know. A run that loads, breaks or measures the stack has no control room beside it.
 pub fn stack_description() -> StackDescription {
     StackDescription {
         project: "holdfast".to_string(),
         root: checkout(),
         services: SERVICES.map(String::from).to_vec(),
         contracts_program: Some("contracts".to_string()),
+        console: false,
         secure: launcher::secure_from_environment(),
     }
+}
+
+/// The same stack with the control room: what a user starts, stops and looks at.
+pub fn with_console() -> StackDescription {
+    StackDescription { console: true, ..stack_description() }
 }
 
 /// The checkout that this program was built from.
@@ -32,7 +38,7 @@ mod tests {
     #[test]
     fn every_component_is_a_container_of_the_same_name() {
         let text = std::fs::read_to_string(checkout().join("docker-compose.yml")).unwrap();
-        for component in stack_description().components() {
+        for component in with_console().components() {
             assert!(text.contains(&format!("\n  {component}:\n")), "{component}");
         }
         let container = stack_description().contracts_program.unwrap();

@@ -22,6 +22,7 @@ mod contracts;
 mod evolution;
 mod upgrade;
 mod dead_letters;
+mod control_room;
 mod admin;
 mod read_model;
 mod timeline;

@@ -12,6 +12,7 @@ async fn main() -> Result<()> {
         root: env!("CARGO_MANIFEST_DIR").into(),
         services: vec!["shop".to_string()],
         contracts_program: None,
+        console: false,
         secure: false,
     };
     let stack = Stack::ephemeral(&description)?;

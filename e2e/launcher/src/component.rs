@@ -50,7 +50,7 @@ impl Stack {
         if started.is_err() {
             self.remove(name).await?;
         }
-        started
+        self.refresh_console().await.and(started)
     }
 
     /// Stops a further instance of a service and forgets its ports.
@@ -61,7 +61,8 @@ impl Stack {
         self.stop(name).await?;
         self.update_state(|stack_state| {
             stack_state.instances.remove(name);
-        })
+        })?;
+        self.refresh_console().await
     }
 
     /// Asks the component to stop, and kills it after 30 seconds.
@@ -203,6 +204,13 @@ impl Stack {
                     class_archive_mode(&archive),
                     &archive,
                 )?
+            }
+            Component::Console => {
+                let (programs, name) = (programs_directory()?, "console");
+                let launch =
+                    launch_config::service(&programs, name, "serve", &stack_state, component)?;
+                self.note_console_settings(&launch)?;
+                launch
             }
             Component::Service { service, .. } => {
                 let own = stack_state.programs.get(&component.to_string()).cloned();

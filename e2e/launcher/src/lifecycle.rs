@@ -22,7 +22,7 @@ use crate::topology::Component;
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Stack {
-    /// Starts what does not run: the infrastructure, then the services. In between it applies the
+    /// Starts what does not run: the infrastructure, then the services, then the control room. In between it applies the
     /// contracts, and migrates each service whose first instance does not run. Returns when all are
     /// ready.
     ///
@@ -61,6 +61,10 @@ impl Stack {
             .map(|service| self.migrate_with(&programs, service));
         tokio::try_join!(self.apply_contracts(&programs), try_join_all(migrations))?;
         try_join_all(services.iter().map(|component| self.start_component(component))).await?;
+        if self.description().console {
+            self.refresh_console().await?;
+            self.start_component(&Component::Console).await?;
+        }
         Ok(())
     }
 
@@ -110,7 +114,9 @@ impl Stack {
         }
         let components = self.components();
         let (services, infrastructure): (Vec<_>, Vec<_>) =
-            components.iter().partition(|component| matches!(component, Component::Service { .. }));
+            components.iter().partition(|component| {
+                matches!(component, Component::Service { .. } | Component::Console)
+            });
         for group in [services, infrastructure] {
             for (component, stopped) in group
                 .iter()

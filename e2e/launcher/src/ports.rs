@@ -55,6 +55,15 @@ pub struct ServicePorts {
     pub kafka: u16,
 }
 
+/// The ports of the control room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsolePorts {
+    /// For browsers.
+    pub pages: u16,
+    /// For `/livez` and `/readyz`.
+    pub probe: u16,
+}
+
 /// Every port of the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
@@ -66,22 +75,28 @@ pub struct Ports {
     pub kafka_controller: u16,
     /// The schema registry.
     pub registry: u16,
+    /// The control room, if the stack has one.
+    #[serde(default)]
+    pub console: Option<ConsolePorts>,
 }
 
 impl Ports {
     /// The default ports. Those of the nth service, from 1, are 8000 + n, 9000 + n and 9010 + n for
-    /// its API, probes and operators, 54320 + n for its database and 9093 + n for Kafka.
+    /// its API, probes and operators, 54320 + n for its database and 9093 + n for Kafka. Those of the
+    /// control room are 8000 and 9000.
     pub fn new(description: &StackDescription) -> Self {
         let services = description.services.iter().zip(1..).map(|(service, n)| {
             let first = InstancePorts { api: 8000 + n, probe: 9000 + n, admin: 9010 + n };
             let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
             (service.clone(), ports)
         });
-        Self { services: services.collect(), kafka: 9092, kafka_controller: 9093, registry: 8081 }
+        let console = description.console.then_some(ConsolePorts { pages: 8000, probe: 9000 });
+        let (kafka, kafka_controller, registry) = (9092, 9093, 8081);
+        Self { services: services.collect(), kafka, kafka_controller, registry, console }
     }
 
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
-    /// `REGISTRY_PORT`, and for a service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`,
+    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, and for a service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`,
     /// `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
     ///
     /// # Errors
@@ -138,6 +153,11 @@ impl Ports {
             settings.push((format!("{name}_ADMIN_PORT"), &mut ports.first.admin));
             settings.push((format!("{name}_DB_PORT"), &mut ports.database));
             settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
+        }
+        // Last: a stack without a control room has the same settings before it.
+        if let Some(ports) = &mut self.console {
+            settings.push(("CONSOLE_PORT".to_string(), &mut ports.pages));
+            settings.push(("CONSOLE_PROBE_PORT".to_string(), &mut ports.probe));
         }
         settings
     }

@@ -145,6 +145,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
             println!("{name:<9} {}", stack.url(&name)?);
         }
     }
+    if description.console {
+        println!("{:<9} {}", "console", stack.console_url()?);
+    }
     if let Some(ca) = stack.ca_certificate()? {
         println!("{:<9} {}", "CA", ca.display());
     }

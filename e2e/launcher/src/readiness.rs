@@ -48,6 +48,10 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
                 };
                 http_is_ready(port, REGISTRY_SUBJECTS_PATH, ca.as_deref()).await
             }
+            Component::Console => {
+                let probe = stack_state.console_ports().ok()?.probe;
+                http_is_ready(probe, "/readyz", None).await
+            }
             Component::Service { .. } => {
                 let probe = stack_state.instance_ports(&component.to_string()).ok()?.probe;
                 http_is_ready(probe, "/readyz", None).await

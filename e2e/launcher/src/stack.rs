@@ -19,7 +19,7 @@ use crate::topology::{Component, StackDescription};
 /// A stack, by its directory. The handle holds no state of the stack, so any number of them may exist
 /// in any number of processes.
 ///
-/// A component has a name: `kafka`, `registry`, `<service>-db`, `<service>`, or `<service>-2` for a
+/// A component has a name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, or `<service>-2` for a
 /// second instance. A method that takes a name fails if the stack has no such component.
 #[derive(Debug)]
 pub struct Stack {
@@ -258,6 +258,7 @@ impl Stack {
         let program = match component {
             Component::Database(_) => "postgres",
             Component::Kafka | Component::Registry => "java",
+            Component::Console => "console",
             Component::Service { service, .. } => service,
         };
         Process {

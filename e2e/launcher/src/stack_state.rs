@@ -64,14 +64,19 @@ impl StackState {
         for (service, ports) in Ports::new(description).services {
             self.ports.services.entry(service).or_insert(ports);
         }
+        if description.console && self.ports.console.is_none() {
+            self.ports.console = Ports::new(description).console;
+        }
         self
     }
 
-    /// The infrastructure, the first instance of each service, and the further ones.
+    /// The infrastructure, the first instance of each service, the further ones, and the control room.
     pub fn components(&self, description: &StackDescription) -> Vec<Component> {
         let first = description.services.iter().map(|service| Component::service(service));
         let further = self.instances.keys().filter_map(|name| description.component(name).ok());
-        description.infrastructure().into_iter().chain(first).chain(further).collect()
+        let console = description.console.then_some(Component::Console);
+        let services = first.chain(further);
+        description.infrastructure().into_iter().chain(services).chain(console).collect()
     }
 
     pub fn service_ports(&self, service: &str) -> Result<&ServicePorts> {
@@ -113,6 +118,10 @@ impl StackState {
         let ports = match component {
             Component::Database(service) => vec![self.service_ports(service)?.database],
             Component::Registry => vec![self.ports.registry],
+            Component::Console => {
+                let ports = self.console_ports()?;
+                vec![ports.pages, ports.probe]
+            }
             Component::Kafka => {
                 let listeners = self.ports.services.values().map(|ports| ports.kafka);
                 [self.ports.kafka, self.ports.kafka_controller]
@@ -165,14 +174,14 @@ impl StackState {
     /// own.
     pub fn environment_of(&self, component: &Component) -> Result<Vec<(String, String)>> {
         let name = component.to_string();
-        let Component::Service { service, .. } = component else {
-            return Ok(self
-                .environment
-                .get(&name)
-                .cloned()
-                .unwrap_or_default()
-                .into_iter()
-                .collect());
+        let own = |name: &str| self.environment.get(name).cloned().unwrap_or_default();
+        let service = match component {
+            Component::Service { service, .. } => service,
+            Component::Console => {
+                let given = BTreeMap::from_iter(self.console_environment()?);
+                return Ok(given.into_iter().chain(own(&name)).collect());
+            }
+            _ => return Ok(own(&name).into_iter().collect()),
         };
         let ports = self.instance_ports(&name)?;
         let at = |port: u16| format!("{HOST}:{port}");
@@ -188,7 +197,7 @@ impl StackState {
         );
         environment.extend(self.credentials_of_service(service)?);
         for name in [service, &name] {
-            for (key, value) in self.environment.get(name).cloned().unwrap_or_default() {
+            for (key, value) in own(name) {
                 environment.remove(&format!("{key}_FILE"));
                 environment.insert(key, value);
             }

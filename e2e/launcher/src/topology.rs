@@ -10,7 +10,7 @@ pub const HOST: &str = "127.0.0.1";
 
 /// Names that a service cannot have, because the stack has another component or program of that
 /// name.
-const RESERVED_NAMES: [&str; 4] = ["kafka", "registry", "java", "postgres"];
+const RESERVED_NAMES: [&str; 5] = ["console", "kafka", "registry", "java", "postgres"];
 
 /// What a stack consists of. Everything else follows from it: the ports, the databases and Kafka's
 /// listeners from the position of each service, and the directories from the project and its root.
@@ -31,6 +31,11 @@ pub struct StackDescription {
     ///
     /// [`Stack::up`]: crate::Stack::up
     pub contracts_program: Option<String>,
+    /// Whether the stack has a control room: the program `console`, which [`Stack::up`] starts after the
+    /// services. It is no service: it has no database, and no run counts on it.
+    ///
+    /// [`Stack::up`]: crate::Stack::up
+    pub console: bool,
     /// Whether a new stack encrypts every connection, and every component knows its clients by name.
     pub secure: bool,
 }
@@ -41,7 +46,7 @@ pub fn secure_from_environment() -> bool {
 }
 
 impl StackDescription {
-    /// The component of this name: `kafka`, `registry`, `<service>-db`, `<service>`, or
+    /// The component of this name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, or
     /// `<service>-2` for a second instance.
     ///
     /// # Errors
@@ -52,6 +57,7 @@ impl StackDescription {
         Ok(match (name, rest) {
             ("kafka", _) => Component::Kafka,
             ("registry", _) => Component::Registry,
+            ("console", "") if self.console && name == "console" => Component::Console,
             (_, "db") if known => Component::Database(service.to_string()),
             (_, "") if known && service == name => Component::service(service),
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
@@ -81,7 +87,9 @@ impl StackDescription {
     pub fn components(&self) -> Vec<Component> {
         let services = self.services.iter().map(|service| Component::service(service));
         let databases = self.services.iter().cloned().map(Component::Database);
-        services.chain([Component::Kafka, Component::Registry]).chain(databases).collect()
+        let console = self.console.then_some(Component::Console);
+        let infrastructure = [Component::Kafka, Component::Registry].into_iter().chain(databases);
+        services.chain(infrastructure).chain(console).collect()
     }
 
     /// The names of all components in one line, for messages.
@@ -97,7 +105,10 @@ impl StackDescription {
 
     /// The file names of all programs of a stack, as `/proc/<pid>/exe` shows them.
     pub(crate) fn programs(&self) -> Vec<&str> {
-        ["java", "postgres"].into_iter().chain(self.services.iter().map(String::as_str)).collect()
+        ["java", "postgres", "console"]
+            .into_iter()
+            .chain(self.services.iter().map(String::as_str))
+            .collect()
     }
 
     /// Checks that every name can be part of the names that are made of it.
@@ -138,6 +149,8 @@ pub enum Component {
     Kafka,
     /// The schema registry: `registry`.
     Registry,
+    /// The control room: `console`.
+    Console,
     /// One instance of a service: the first has the service's name, the second is `<service>-2`.
     Service {
         /// The name of the service.
@@ -165,6 +178,7 @@ impl Display for Component {
             Component::Database(service) => write!(out, "{service}-db"),
             Component::Kafka => write!(out, "kafka"),
             Component::Registry => write!(out, "registry"),
+            Component::Console => write!(out, "console"),
             Component::Service { service, instance: 1 } => write!(out, "{service}"),
             Component::Service { service, instance } => write!(out, "{service}-{instance}"),
         }
@@ -182,6 +196,7 @@ pub(crate) mod tests {
             root: PathBuf::from("/example"),
             services: services.iter().map(|service| service.to_string()).collect(),
             contracts_program: None,
+            console: true,
             secure: false,
         }
     }
@@ -198,9 +213,9 @@ pub(crate) mod tests {
         for component in further {
             assert_eq!(stack.component(&component.to_string()).unwrap(), component);
         }
-        assert_eq!(stack.components().len(), 2 * stack.services.len() + 2);
+        assert_eq!(stack.components().len(), 2 * stack.services.len() + 3);
         assert_eq!(stack.infrastructure().len(), stack.services.len() + 2);
-        for name in ["", "a-1", "a-", "d-db", "kafka-2"] {
+        for name in ["", "a-1", "a-", "d-db", "kafka-2", "console-2"] {
             assert!(stack.component(name).is_err(), "{name}");
         }
     }
@@ -208,7 +223,9 @@ pub(crate) mod tests {
     #[test]
     fn a_name_that_cannot_be_part_of_other_names_is_refused() {
         assert!(describe(&["shop", "shop_2"]).check().is_ok());
-        for names in [&["a", "b", "a"][..], &["a-b"], &["Shop"], &["kafka"], &["2nd"], &[""]] {
+        for names in
+            [&["a", "b", "a"][..], &["a-b"], &["console"], &["Shop"], &["kafka"], &["2nd"], &[""]]
+        {
             assert!(describe(names).check().is_err(), "{names:?}");
         }
         assert!(StackDescription { project: "a/b".into(), ..describe(&[]) }.check().is_err());

@@ -9,6 +9,7 @@ pub fn stack_description() -> StackDescription {
         root: env!("CARGO_MANIFEST_DIR").into(),
         services: vec!["shop".to_string()],
         contracts_program: Some("contracts".to_string()),
+        console: false,
         secure: launcher::secure_from_environment(),
     }
 }

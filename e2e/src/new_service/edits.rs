@@ -71,7 +71,21 @@ pub fn add_to_compose(text: &str, name: &str) -> Option<String> {
     }
     let shared = text.find(COMPOSE_SHARED)?;
     let (services, rest) = text[..volume].split_at(shared);
-    Some(format!("{services}{own}{rest}  {name}-db:\n{}", &text[volume..]))
+    let text = format!("{services}{own}{rest}  {name}-db:\n{}", &text[volume..]);
+    Some(add_to_console(&text, name))
+}
+
+/// Gives the control room its addresses, and its admin port the name by which the control room reaches it.
+fn add_to_console(text: &str, name: &str) -> String {
+    let with_name = |line: &str| match line.trim_start().split(": ").next() {
+        Some("API_URLS" | "ADMIN_URLS" | "PROBE_URLS") => {
+            let (_, port) = line.rsplit_once(':').unwrap_or_default();
+            format!("{line},{name}=http://{name}:{port}\n")
+        }
+        Some("ADMIN_HOSTS") => format!("{line},{name}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(with_name).collect()
 }
 
 /// Adds its outage test to the tests of the stack.
@@ -170,6 +184,7 @@ mod tests {
                 format!("{}_DB_PORT:-{}}}:5432", name.to_uppercase(), 54320 + nth),
                 format!("postgres://{name}_migrator:"),
                 format!("\n  {name}-db:\n"),
+                format!(",{name}=http://{name}:9091"),
             ] {
                 assert!(twice.contains(&line), "{line}\n{twice}");
             }

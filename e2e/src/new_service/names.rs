@@ -14,7 +14,7 @@ const NAME_CHARS_MAX: usize = 30;
 
 /// Words with another meaning in Rust, SQL or the stack. Names of crates and of test modules are
 /// looked up.
-const RESERVED_NAMES: [&str; 72] = [
+const RESERVED_NAMES: [&str; 73] = [
     "abstract",
     "alloc",
     "api",
@@ -27,6 +27,7 @@ const RESERVED_NAMES: [&str; 72] = [
     "break",
     "chassis",
     "checker",
+    "console",
     "const",
     "continue",
     "contracts",

@@ -126,12 +126,13 @@ fn ports_and_probes_are_those_that_the_code_serves() {
         for service in deployed_services() {
             let [api, probe, admin] =
                 ["HTTP_ADDR", "PROBE_ADDR", "ADMIN_ADDR"].map(|it| default_value(service, it));
-            assert!(admin.starts_with("127.0.0.1:"), "the admin port is on loopback");
+            assert!(admin.starts_with("127.0.0.1:"), "the admin port is on loopback by default");
             let container =
                 &find(objects, "Deployment", service)["spec"]["template"]["spec"]["containers"][0];
             let ports = json!([
                 {"name": "api", "containerPort": port(&api)},
                 {"name": "probes", "containerPort": port(&probe)},
+                {"name": "admin", "containerPort": port(&admin)},
             ]);
             assert_eq!(container["ports"], ports, "{tree}, {service}");
             let paths = [("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/readyz")];
@@ -144,6 +145,11 @@ fn ports_and_probes_are_those_that_the_code_serves() {
             assert_eq!(reached["ports"][0]["port"], port(&api));
             assert_eq!(reached["ports"][0]["targetPort"], "api");
             assert_eq!(list(&reached["ports"]).len(), 1, "{tree}, {service}: clients see the API");
+            let pods = &find(objects, "Service", &format!("{service}-pods"))["spec"];
+            assert_eq!(
+                (&pods["clusterIP"], &pods["publishNotReadyAddresses"]),
+                (&json!("None"), &json!(true))
+            );
         }
     }
     let compose = compose();
@@ -251,7 +257,10 @@ fn the_demo_pulls_none_of_our_images() {
         let patches = demo["patches"].as_array().unwrap().iter();
         let never: Vec<_> =
             patches.filter(|it| text(&it["patch"]).contains("value: Never")).collect();
-        assert_eq!(text(&never[0]["target"]["name"]), deployed_services().join("|"));
+        assert_eq!(
+            text(&never[0]["target"]["name"]),
+            format!("{}|console", deployed_services().join("|"))
+        );
         assert_eq!(text(&never[1]["target"]["kind"]), "Job");
         return;
     }

@@ -130,6 +130,9 @@ fn every_connection_in_use_is_allowed_and_no_other() {
             used.insert((format!("{service}-migrations"), database, 5432));
             used.insert((service.into(), "kafka".into(), kafka));
             used.insert((service.into(), "registry".into(), registry));
+            for port in [api, probes, admin] {
+                used.insert(("console".into(), service.into(), port));
+            }
             if tree == "demo" {
                 used.insert(("seed".into(), service.into(), api));
             }

@@ -106,13 +106,20 @@ fn check_programs(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
             let value = |name: &str| set.get(name).map_or("", String::as_str);
             hold("SECURE", value("SECURE") == "1");
             let is_encrypted = matches!(value("KAFKA_SECURITY_PROTOCOL"), "sasl_ssl" | "ssl");
-            hold("TLS to Kafka", is_encrypted);
-            let is_service =
-                deployed_services().contains(&program(text(&container["image"])).unwrap());
+            let named = program(text(&container["image"])).unwrap();
+            // The control room asks the services alone, and each of its pages needs their token.
+            if named == "console" {
+                let urls = ["API_URLS", "ADMIN_URLS"].map(&value);
+                hold("TLS to the services", urls.iter().all(|it| !it.contains("=http://")));
+                hold("operators sign in", value("SIGN_IN") == "1");
+            } else {
+                hold("TLS to Kafka", is_encrypted);
+                hold("TLS to the registry", value("SCHEMA_REGISTRY_URL").starts_with("https://"));
+            }
+            let is_service = deployed_services().contains(&named);
             let is_known = value("TOKEN_ISSUER").starts_with("https://")
                 && !value("TOKEN_AUDIENCE").is_empty();
             hold("an issuer of tokens", !is_service || is_known);
-            hold("TLS to the registry", value("SCHEMA_REGISTRY_URL").starts_with("https://"));
             let is_read =
                 list(&container["env"]).iter().all(|it| it["valueFrom"]["secretKeyRef"].is_null());
             hold("secrets are files", is_read);

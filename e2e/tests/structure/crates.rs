@@ -6,7 +6,7 @@ use std::process::Command;
 use e2e::stack_description::SERVICES;
 use serde_json::Value;
 
-use super::{read, root, services};
+use super::{deployables, read, root, services};
 
 /// Every crate that is no service, with its folder.
 pub const CRATES: [(&str, &str); 11] = [
@@ -22,6 +22,9 @@ pub const CRATES: [(&str, &str); 11] = [
     ("model", "e2e/model"),
     ("bench", "e2e/bench"),
 ];
+
+/// What lies below `services/` and is no service of the saga: it has no database, and asks the services over HTTP.
+const WITHOUT_DATABASE: [&str; 1] = ["console"];
 
 /// The crates that a team depends on: they know no order, and they are released together.
 pub fn libraries() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -72,10 +75,17 @@ fn dependencies_point_one_way_and_no_service_depends_on_another() {
         let libraries = on(&["holdfast-chassis", "holdfast-testing", "events"]);
         assert_eq!(dependencies[&service], libraries, "{service}");
     }
-    let members: BTreeSet<String> = dependencies.into_keys().collect();
+    let dependencies_of = |name: &str| dependencies[name].clone();
+    let members: BTreeSet<String> = dependencies.keys().cloned().collect();
     let named = members.difference(&on(&CRATES.map(|(name, _)| name))).cloned().collect();
-    assert_eq!(services(), named, "a service's folder, crate and name are one word");
-    assert_eq!(services(), on(&SERVICES), "the native stack starts every service");
+    assert_eq!(deployables(), named, "a service's folder, crate and name are one word");
+    let (own, others) = (deployables(), on(&WITHOUT_DATABASE));
+    let saga: BTreeSet<String> = own.difference(&others).cloned().collect();
+    assert_eq!(services(), saga, "the native stack starts every service");
+    for name in WITHOUT_DATABASE {
+        assert_eq!(dependencies_of(name), on(&["holdfast-chassis"]), "{name}");
+        assert!(!root().join(format!("services/{name}/migrations")).exists(), "{name}");
+    }
 }
 
 #[test]
@@ -105,7 +115,7 @@ fn every_library_can_be_released() {
 
 #[test]
 fn crash_points_are_compiled_in_by_one_target_of_make_and_by_nothing_else() {
-    let services = services().into_iter().map(|service| format!("services/{service}"));
+    let services = deployables().into_iter().map(|service| format!("services/{service}"));
     let members =
         services.chain(CRATES.map(|(_, folder)| folder.to_string())).map(|it| it + "/Cargo.toml");
     let others = ["Cargo.toml", "services/Dockerfile", "docker-compose.yml"].map(str::to_string);

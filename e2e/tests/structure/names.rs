@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Source, read, services, sources};
+use super::{Source, deployables, read, sources};
 
 /// Prepositions cannot be searched for.
 const PREPOSITIONS: [&str; 12] =
@@ -10,7 +10,7 @@ const PREPOSITIONS: [&str; 12] =
 
 /// The source folders of every crate.
 fn crates() -> Vec<String> {
-    let services = services().into_iter().map(|service| format!("services/{service}/src"));
+    let services = deployables().into_iter().map(|service| format!("services/{service}/src"));
     let others = [
         "shared/chassis/src",
         "shared/contracts/src",

@@ -150,6 +150,7 @@ async fn upgrade_and_roll_back(root: &Path, older: &Path, newer: &Path) -> Resul
         root: root.to_path_buf(),
         services: vec![SERVICE.to_string()],
         contracts_program: Some("contracts".to_string()),
+        console: false,
         secure: false,
     };
     let stack = Stack::ephemeral(&description)?;

@@ -1,0 +1,206 @@
+//! The control room in a real browser: each page, each action, no complaint of the browser, and no request to another
+//! host. Pictures of the pages land in `target/screenshots`.
+
+mod browser;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::client::http_client::Client;
+use e2e::stack_description::{checkout, with_console};
+use e2e::workload::seed;
+use launcher::{Stack, eventually};
+use openssl::base64::decode_block;
+use serde_json::Value;
+
+use crate::control_room::browser::Browser;
+use crate::dead_letters::{REFUSE_PAYMENTS, with_strict_check};
+use crate::fixture::{
+    TIMEOUT, basket, place_orders, rich_customer, skip_or_fail, stack_permit, wait_until_confirmed,
+};
+
+/// An outage is shown within this time.
+const OUTAGE_SHOWN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Below the number in a row at which a consumer pauses.
+const BAD_EVENTS: usize = 12;
+
+/// Takes a picture of the page.
+async fn take_screenshot(browser: &Browser, name: &str) -> Result<()> {
+    let folder: PathBuf = checkout().join("target/screenshots");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(
+        folder.join(format!("{name}.png")),
+        decode_block(&browser.screenshot().await?)?,
+    )?;
+    Ok(())
+}
+
+/// The browser had nothing to complain about, and asked no other host.
+async fn ensure_clean(browser: &Browser, url: &str) -> Result<()> {
+    let complaints = browser.complaints().await?;
+    ensure!(complaints.is_empty(), "{complaints:#?}");
+    let requested = browser.requested_urls().await?;
+    let others: Vec<_> = requested.iter().filter(|it| !it.starts_with(url)).collect();
+    ensure!(!requested.is_empty() && others.is_empty(), "{others:#?}");
+    Ok(())
+}
+
+/// A stack of its own with the control room, and demo items and accounts.
+async fn start_stack() -> Result<(Stack, Client)> {
+    let stack = Stack::ephemeral(&with_console())?;
+    stack.up().await?;
+    let client = Client::for_stack(&stack)?;
+    seed::run(&client).await?;
+    Ok((stack, client))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_room_shows_an_outage_live_and_replays_what_a_bad_migration_refused()
+-> Result<()> {
+    if !browser::is_installed() {
+        return skip_or_fail(
+            "there is no browser: apt-get install --no-install-recommends chromium chromium-driver",
+        );
+    }
+    let _permit = stack_permit().await?;
+    let (stack, client) = start_stack().await?;
+    let url = stack.console_url()?;
+    let browser = Browser::start(1360, 900, false).await?;
+    show_an_outage(&stack, &client, &browser, &url).await?;
+    replay_dead_letters(&stack, &client, &browser, &url).await?;
+    discard_with_write_off(&stack, &client, &browser, &url).await?;
+    show_on_a_phone(&url).await?;
+    browser.close().await
+}
+
+/// Stock is killed while the overview is open, and started again.
+async fn show_an_outage(
+    stack: &Stack,
+    client: &Client,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    browser.open(url).await?;
+    browser.wait_for("live", TIMEOUT).await?;
+    let orders = place_orders(client, 30).await?;
+    wait_until_confirmed(client, &orders).await?;
+    browser.wait_for("balanced", TIMEOUT).await?;
+    stack.kill("stock").await?;
+    browser.wait_for("down", OUTAGE_SHOWN_WITHIN).await?;
+    let waiting = place_orders(client, 5).await?;
+    take_screenshot(browser, "overview-outage").await?;
+    stack.start("stock").await?;
+    wait_until_confirmed(client, &waiting).await?;
+    eventually("all instances to be ready", TIMEOUT, async || {
+        let text = browser.text().await?;
+        ensure!(!text.contains("down") && !text.contains("not ready"), "{text}");
+        Ok(())
+    })
+    .await?;
+    take_screenshot(browser, "overview").await?;
+    ensure_clean(browser, url).await
+}
+
+/// A bad migration makes dead letters; they are found, understood, and replayed once it is gone.
+async fn replay_dead_letters(
+    stack: &Stack,
+    client: &Client,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    let orders = with_strict_check(stack, REFUSE_PAYMENTS, async || {
+        let orders = place_orders(client, BAD_EVENTS).await?;
+        wait_for_dead_letters(client, "payment", BAD_EVENTS).await?;
+        browser.open(&format!("{url}/dead-letters?service=payment")).await?;
+        browser.wait_for("too_strict", TIMEOUT).await?;
+        take_screenshot(browser, "dead-letters").await?;
+        browser.click("tbody th a").await?;
+        browser.wait_for("never answers order", TIMEOUT).await?;
+        take_screenshot(browser, "dead-letter").await?;
+        browser.click("button.primary").await?;
+        browser.wait_for("payment refuses it", TIMEOUT).await?;
+        Ok(orders)
+    })
+    .await?;
+    // The browser's console shows no failed request: a refusal is a notice on a page.
+    browser.click(".crumbs a").await?;
+    browser.click("input[name=letter]").await?;
+    browser.click("button[value=selected]").await?;
+    browser.wait_for("1 replayed, 0 still unprocessable", TIMEOUT).await?;
+    browser.click("button[value=all]").await?;
+    let all = format!("{} replayed, 0 still unprocessable", BAD_EVENTS - 1);
+    browser.wait_for(&all, TIMEOUT).await?;
+    take_screenshot(browser, "dead-letters-replayed").await?;
+    wait_until_confirmed(client, &orders).await?;
+    browser.open(&format!("{url}/repair")).await?;
+    browser.wait_for("Rebuild the items", TIMEOUT).await?;
+    take_screenshot(browser, "repair").await?;
+    ensure_clean(browser, url).await
+}
+
+async fn wait_for_dead_letters(client: &Client, service: &str, count: usize) -> Result<()> {
+    let url = format!("{}/dead-letters", client.addresses.admins[service]);
+    eventually("the dead letters", TIMEOUT, async || {
+        let page: Value = client.get_url(&url).await?;
+        ensure!(page["waiting"] == count, "{}", page["waiting"]);
+        Ok(())
+    })
+    .await
+}
+
+/// Payment cannot handle a cancellation; its refund is written off, and the books show it.
+async fn discard_with_write_off(
+    stack: &Stack,
+    client: &Client,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    const REFUSE_REFUNDS: (&str, &str, &str) = ("payment", "payments", "state <> 'refunded'");
+    let order = {
+        stack.stop("stock").await?;
+        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+        eventually("payment to verify it", TIMEOUT, async || {
+            let order = client.get_order(order.order_id).await?;
+            ensure!(order.payment == "verified", "{order:?}");
+            Ok(())
+        })
+        .await?;
+        order
+    };
+    with_strict_check(stack, REFUSE_REFUNDS, async || {
+        client.cancel_until_accepted(&order).await?;
+        wait_for_dead_letters(client, "payment", 1).await
+    })
+    .await?;
+    stack.start("stock").await?;
+    browser.open(&format!("{url}/dead-letters")).await?;
+    browser.click("tbody th a").await?;
+    browser.wait_for("Write off", TIMEOUT).await?;
+    browser.fill("#reason", "The customer was paid by hand.").await?;
+    browser.click("input[name=write_off]").await?;
+    take_screenshot(browser, "discard").await?;
+    browser.click("button.danger").await?;
+    browser.wait_for("Discarded: the event is given up.", TIMEOUT).await?;
+    let books: Value =
+        client.get_url(&format!("{}/books", client.addresses.admins["payment"])).await?;
+    ensure!(books["written_off"][0]["amount"] == order.total_cents, "{books}");
+    ensure_clean(browser, url).await
+}
+
+/// The pages on a narrow screen, and in the dark.
+async fn show_on_a_phone(url: &str) -> Result<()> {
+    let browser = Browser::start(500, 900, true).await?;
+    for (path, name) in
+        [("/", "overview-narrow-dark"), ("/dead-letters?state=all", "dead-letters-narrow-dark")]
+    {
+        browser.open(&format!("{url}{path}")).await?;
+        browser.wait_for("control room", TIMEOUT).await?;
+        take_screenshot(&browser, name).await?;
+        let is_wider = "return document.documentElement.scrollWidth > window.innerWidth";
+        ensure!(browser.run(is_wider).await? == false, "{path} is wider than the screen");
+    }
+    ensure_clean(&browser, url).await?;
+    browser.close().await
+}
