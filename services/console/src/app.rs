@@ -13,11 +13,12 @@ use crate::demo::{Launcher, RecentOrders};
 use crate::jobs::Jobs;
 use crate::metrics::snapshot::Snapshot;
 use crate::operator::{self, VerifiedTokens};
+use crate::orders::StuckCache;
 use crate::overview::books::BooksCache;
 use crate::overview::regions::Rendered;
 use crate::services::Services;
 use crate::settings::Settings;
-use crate::{assets, dead_letters, demo, jobs, layout, overview, protection, repair};
+use crate::{assets, dead_letters, demo, jobs, layout, orders, overview, protection, repair};
 
 /// The state of the control room. All of it can be asked for again: a restart loses the charts and nothing else.
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub struct AppState {
     /// The same as the regions of the overview. Its receivers are the open pages.
     pub rendered: watch::Sender<Arc<Rendered>>,
     pub books: BooksCache,
+    pub stuck: StuckCache,
     pub jobs: Jobs,
     pub recent: RecentOrders,
     pub launcher: Option<Launcher>,
@@ -82,6 +84,7 @@ impl App {
             snapshot: watch::Sender::default(),
             rendered: watch::Sender::default(),
             books: BooksCache::default(),
+            stuck: StuckCache::default(),
             jobs: Jobs::default(),
             recent: RecentOrders::default(),
             launcher: Launcher::from_settings(&settings)?,
@@ -99,6 +102,7 @@ pub fn router(app: App) -> Router {
     Router::new()
         .merge(demo)
         .merge(overview::router())
+        .merge(orders::router())
         .merge(dead_letters::router())
         .merge(repair::router())
         .merge(jobs::router())

@@ -14,6 +14,7 @@ use crate::services::ServiceError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     Overview,
+    Orders,
     DeadLetters,
     Repair,
     /// Only where the launcher says so.
@@ -26,8 +27,9 @@ pub enum Section {
 pub static HAS_DEMO: AtomicBool = AtomicBool::new(false);
 
 /// The sections with their paths and names, from left to right.
-pub const SECTIONS: [(Section, &str, &str); 4] = [
+pub const SECTIONS: [(Section, &str, &str); 5] = [
     (Section::Overview, "/", "Overview"),
+    (Section::Orders, "/orders", "Orders"),
     (Section::DeadLetters, "/dead-letters", "Dead letters"),
     (Section::Repair, "/repair", "Repair"),
     (Section::Demo, "/demo", "Demo"),

@@ -24,6 +24,7 @@ mod jobs; // work that takes longer than a request
 mod layout; // the frame around each page
 mod metrics; // the one poller of the services' metrics
 mod operator; // who looks: the token of a secured stack
+mod orders; // where an order is, and which are stuck
 mod overview; // the first page, which is live
 mod protection; // hosts, other sites, and the headers of every answer
 mod repair; // consumers, republication and the rebuild

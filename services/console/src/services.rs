@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,11 @@ impl Services {
     /// If the client can't be made.
     pub fn new(settings: &Settings) -> anyhow::Result<Services> {
         let http = Client::builder().timeout(REQUEST_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
-        let http = http.redirect(reqwest::redirect::Policy::none()).no_proxy().build()?;
+        let http = http.redirect(reqwest::redirect::Policy::none()).no_proxy();
+        // Several consoles cost a service no more than one computation of its books a minute.
+        let accepted = HeaderValue::from_static("max-age=60");
+        let http = http.default_headers([(header::CACHE_CONTROL, accepted)].into_iter().collect());
+        let http = http.build()?;
         Ok(Services {
             names: settings.probe_urls.names().map(str::to_string).collect(),
             api: settings.api_urls.clone(),

@@ -1,0 +1,190 @@
+//! One order: its state, its lines, and its way through the services.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::timeline::{self, Delivery, DeliveryState, Step, Timeline};
+use super::{DECIDER, causes, picture};
+use crate::app::App;
+use crate::format;
+use crate::layout::{self, PageError, Section};
+use crate::operator::Operator;
+use crate::services::{Port, ServiceError};
+
+pub async fn show(
+    State(app): State<App>,
+    operator: Operator,
+    headers: HeaderMap,
+    Path(order_id): Path<String>,
+) -> Result<Response, PageError> {
+    let Some(order_id) = super::find::parse_id(&order_id) else {
+        return Err(PageError::new(StatusCode::NOT_FOUND, "An order's id is a UUID."));
+    };
+    let path = format!("/orders/{order_id}");
+    let order = app.services.get::<Value>(&operator, (DECIDER, Port::Api), &path);
+    let (order, timeline) = tokio::join!(order, timeline::read(&app, &operator, &order_id));
+    if let Err(ServiceError::Refused { status: StatusCode::NOT_FOUND, .. }) = &order {
+        return Err(PageError::new(StatusCode::NOT_FOUND, "There is no such order."));
+    }
+    let now = Utc::now();
+    let body = html! {
+        p.crumbs { a href="/orders" { "Orders" } }
+        div.title {
+            h1 { "Order " code { (order_id) } }
+            @if let Ok(order) = &order { (status(order)) }
+        }
+        @match &order {
+            Ok(order) => (state(order, now)),
+            Err(error) => p.notice.is-bad role="alert" { (error) },
+        }
+        (open_work(&app, order.as_ref().ok(), &timeline))
+        section.panel aria-label="Timeline" {
+            h2 { "Timeline" span.legend {
+                i.key-handled {} "handled" i.key-waits {} "waits" i.key-dead {} "dead letter" " · UTC, not to scale"
+            } }
+            @if timeline.steps.is_empty() {
+                p.empty { "No service that answers has published an event of this order." }
+            } @else {
+                div.scroll { (picture::draw(&timeline, &app.services.names, now)) }
+            }
+        }
+        @if !timeline.steps.is_empty() { (deliveries(&timeline, now)) }
+        @if let Ok(order) = &order { (lines(order)) }
+    };
+    let title = format!("Order {order_id}");
+    Ok(layout::page(&headers, Section::Orders, &title, body))
+}
+
+fn text<'a>(order: &'a Value, field: &str) -> &'a str {
+    order[field].as_str().unwrap_or_default()
+}
+
+fn status(order: &Value) -> Markup {
+    let status = text(order, "status");
+    html! {
+        span.state.is-good[status == "confirmed"].is-warning[status == "pending"] {
+            (status)
+            @if !text(order, "reason").is_empty() { ": " (text(order, "reason").replace('_', " ")) }
+        }
+    }
+}
+
+fn state(order: &Value, now: DateTime<Utc>) -> Markup {
+    let time = |field: &str| text(order, field).parse::<DateTime<Utc>>().ok();
+    let (created, ended) = (time("created_at"), time("ended_at"));
+    let customer = text(order, "customer_id");
+    html! {
+        section.panel aria-label="State" { dl.facts {
+            dt { "Payment" } dd { (leg(text(order, "payment"))) }
+            dt { "Stock" } dd { (leg(text(order, "stock"))) }
+            @if let Some(created) = created {
+                dt { "Placed" } dd { (format::time(created)) " UTC" }
+                dt { @if ended.is_some() { "Decided after" } @else { "Pending for" } }
+                dd { (format::span((ended.unwrap_or(now) - created).as_seconds_f64())) }
+            }
+            dt { "Total" } dd { (super::find::amount(order)) }
+            dt { "Customer" } dd { a href={ "/orders?id=" (customer) } { code { (customer) } } }
+        } }
+    }
+}
+
+fn leg(state: &str) -> Markup {
+    let is_no = ["declined", "rejected"].contains(&state);
+    html! {
+        span.state.is-warning[state == "waiting"].is-bad[is_no].is-good[["verified", "reserved"].contains(&state)] {
+            (state)
+        }
+    }
+}
+
+/// What the order waits for, and why.
+fn open_work(app: &App, order: Option<&Value>, timeline: &Timeline) -> Markup {
+    let mut open: Vec<String> =
+        timeline.steps.iter().flat_map(|step| step.open_work(&timeline.silent)).collect();
+    let snapshot = app.snapshot.borrow().clone();
+    let is_pending = order.is_some_and(|order| text(order, "status") == "pending");
+    for service in ["payment", "stock"] {
+        if is_pending && order.is_some_and(|order| text(order, service) == "waiting") {
+            let causes = causes::of_missing_answer(&snapshot, DECIDER, service);
+            let causes =
+                if causes.is_empty() { String::new() } else { format!(": {}", causes.join("; ")) };
+            open.push(format!("the order waits for the answer of {service}{causes}"));
+        }
+    }
+    html! {
+        @if !open.is_empty() {
+            section.notice.waits aria-label="What is waited for" { ul { @for line in &open { li { (line) } } } }
+        } @else if order.is_some_and(|order| text(order, "status") != "pending") && timeline.silent.is_empty() {
+            p.quiet { "Nothing of this order is waited for." }
+        }
+    }
+}
+
+/// The same as the picture, in words.
+fn deliveries(timeline: &Timeline, now: DateTime<Utc>) -> Markup {
+    let rows = timeline.steps.iter().flat_map(|step| {
+        let none = step.deliveries.is_empty().then_some((step, None));
+        none.into_iter().chain(step.deliveries.iter().map(move |delivery| (step, Some(delivery))))
+    });
+    html! {
+        details.panel {
+            summary { "Every event and delivery" }
+            div.scroll { table {
+                thead { tr {
+                    th { "Decided, UTC" } th { "Event" } th { "By" } th { "Handled by" } th { "After" } th.number { "Tries" } th { "Event id" }
+                } }
+                tbody { @for (step, delivery) in rows { (delivery_row(step, delivery, now)) } }
+            } }
+        }
+    }
+}
+
+fn delivery_row(step: &Step, delivery: Option<&Delivery>, now: DateTime<Utc>) -> Markup {
+    html! {
+        tr {
+            td { (step.occurred_at.format("%H:%M:%S%.6f")) }
+            td { (step.topic) }
+            td { (step.publisher) }
+            @match delivery {
+                None => td.quiet colspan="3" { "no service subscribes" },
+                Some(delivery) => {
+                    td { (delivery.subscriber) }
+                    @match &delivery.state {
+                        DeliveryState::Handled { attempts, .. } => {
+                            td { (picture::label(step, delivery, now)) }
+                            td.number { (attempts) }
+                        },
+                        DeliveryState::DeadLetter { id, reason, .. } => td colspan="2" {
+                            a href={ "/dead-letters/" (delivery.subscriber) "/" (id) } { "dead letter " (id) } ": " (reason)
+                        },
+                        _ => td colspan="2" { (picture::label(step, delivery, now)) },
+                    }
+                }
+            }
+            td.quiet { code { (step.event_id) } }
+        }
+    }
+}
+
+fn lines(order: &Value) -> Markup {
+    let cents = |line: &Value, field: &str| line[field].as_i64().unwrap_or_default();
+    html! {
+        section.panel aria-label="Lines" {
+            h2 { "Lines" }
+            table {
+                thead { tr { th { "Item" } th.number { "Quantity" } th.number { "Each" } } }
+                tbody { @for line in order["lines"].as_array().into_iter().flatten() {
+                    tr {
+                        th scope="row" { (text(line, "sku")) }
+                        td.number { (cents(line, "quantity")) }
+                        td.number { (super::find::money(cents(line, "unit_price_cents"))) }
+                    }
+                } }
+            }
+        }
+    }
+}

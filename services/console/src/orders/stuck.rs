@@ -1,0 +1,198 @@
+//! What is stuck: the oldest pending orders, and why the answer that each waits for is missing.
+//!
+//! All viewers share one question to the order service every two seconds, which itself keeps its answer for a second.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use chassis::{CachedAnswer, Problem};
+use chrono::{DateTime, Utc};
+use futures::stream;
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{DECIDER, causes};
+use crate::app::App;
+use crate::format;
+use crate::operator::Operator;
+use crate::services::{Port, ServiceError};
+
+/// An order that is younger is on its way.
+const STUCK_SECONDS_MIN: u32 = 2;
+
+/// How old the list is, at most, and how long one stream lasts.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+const STREAM_DURATION_MAX: Duration = Duration::from_secs(240);
+
+/// nginx buffers an answer unless it has this header.
+const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+
+/// The answer that all viewers share.
+pub type StuckCache = CachedAnswer<Result<PendingOrders, String>>;
+
+/// The answer of the order service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PendingOrders {
+    read_at: DateTime<Utc>,
+    pending: i64,
+    by_age: Vec<AgeCount>,
+    counted_at_most: i64,
+    orders: Vec<PendingOrder>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct AgeCount {
+    older_than_seconds: i64,
+    orders: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PendingOrder {
+    order_id: String,
+    created_at: DateTime<Utc>,
+    payment: String,
+    stock: String,
+    waits_for: Vec<String>,
+}
+
+async fn read(app: &App, operator: &Operator) -> Result<PendingOrders, String> {
+    let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit=200");
+    let ask = async {
+        let answer = app.services.get(operator, (DECIDER, Port::Admin), &path).await;
+        // A failure is kept like an answer: a service that is down is asked no more often.
+        Ok::<_, Problem>(answer.map_err(|error: ServiceError| error.to_string()))
+    };
+    match app.stuck.get(REFRESH_INTERVAL, ask).await {
+        Ok((answer, _)) => answer,
+        Err(problem) => Err(problem.detail),
+    }
+}
+
+/// The region that shows it, which a stream keeps current.
+pub async fn region(app: &App, operator: &Operator) -> Markup {
+    html! {
+        div data-stream="/orders/stuck/events" {
+            div.title { h2 { "Stuck" } span #stream-state .live { "as loaded" } }
+            section #stuck aria-label="Stuck orders" { (render(app, operator).await) }
+        }
+    }
+}
+
+async fn render(app: &App, operator: &Operator) -> Markup {
+    let answer = match read(app, operator).await {
+        Ok(answer) => answer,
+        Err(why) => return html! { p.notice.is-bad { (why) } },
+    };
+    let snapshot = app.snapshot.borrow().clone();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for service in answer.orders.iter().flat_map(|order| &order.waits_for) {
+        *counts.entry(service).or_default() += 1;
+    }
+    let causes: BTreeMap<&str, Vec<String>> = counts
+        .keys()
+        .map(|service| (*service, causes::of_missing_answer(&snapshot, DECIDER, service)))
+        .collect();
+    html! {
+        (ages(&answer))
+        @if answer.orders.is_empty() {
+            p.empty { "No order has been pending for longer than " (STUCK_SECONDS_MIN) " s." }
+        } @else {
+            @for (service, causes) in &causes { (missing(service, counts[service], causes)) }
+            (table(&answer, &causes))
+        }
+    }
+}
+
+/// The number of pending orders by their age.
+fn ages(answer: &PendingOrders) -> Markup {
+    let count = |number: i64| {
+        let more = if number >= answer.counted_at_most { "at least " } else { "" };
+        format!("{more}{}", format::count(number as f64))
+    };
+    html! {
+        dl.ages {
+            div { dt { "pending" } dd { (count(answer.pending)) } }
+            @for AgeCount { older_than_seconds, orders } in &answer.by_age {
+                div { dt { "over " (age(*older_than_seconds)) } dd.is-marked[*orders > 0] { (count(*orders)) } }
+            }
+        }
+    }
+}
+
+/// A round age, as it is asked for.
+fn age(seconds: i64) -> String {
+    match seconds {
+        s if s % 86_400 == 0 => format!("{} d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}
+
+/// Why the answers of a service are missing.
+fn missing(service: &str, orders: usize, causes: &[String]) -> Markup {
+    html! {
+        div.notice.waits {
+            strong { (format::count(orders as f64)) " of these wait for " (service) }
+            @if causes.is_empty() { span { "Its instances are ready and nothing waits there: see one of the orders." } }
+            @else { ul { @for cause in causes { li { (cause) } } } }
+        }
+    }
+}
+
+fn table(answer: &PendingOrders, causes: &BTreeMap<&str, Vec<String>>) -> Markup {
+    html! {
+        section.panel { div.scroll { table.hover {
+            thead { tr {
+                th { "Order" } th { "Placed, UTC" } th.number { "Pending for" } th { "Payment" } th { "Stock" } th { "Waits for" }
+            } }
+            tbody { @for order in &answer.orders {
+                tr {
+                    th scope="row" { a href={ "/orders/" (order.order_id) } { code { (order.order_id) } } }
+                    td { (format::time(order.created_at)) }
+                    td.number { (format::ago(order.created_at, answer.read_at)) }
+                    td { (order.payment) }
+                    td { (order.stock) }
+                    td.why { @for service in &order.waits_for {
+                        @let cause = causes.get(&**service).and_then(|causes| causes.first());
+                        span.tag { (service) } " "
+                        @if let Some(cause) = cause { span.quiet { (cause) } " " }
+                    } }
+                }
+            } }
+        } } }
+        @if answer.orders.len() >= 200 { p.quiet { "The oldest 200 are shown." } }
+    }
+}
+
+/// A message when the region has changed.
+pub async fn follow(State(app): State<App>, operator: Operator) -> Response {
+    let deadline = Instant::now() + STREAM_DURATION_MAX;
+    let first = (app, operator, String::new());
+    let events = stream::unfold(first, move |(app, operator, sent)| async move {
+        let mut stopping = app.stopping.clone();
+        loop {
+            let markup = render(&app, &operator).await.into_string();
+            if markup != sent {
+                let message = json!({"region": "stuck", "markup": markup}).to_string();
+                let event = Event::default().data(message);
+                return Some((Ok::<_, Infallible>(event), (app, operator, markup)));
+            }
+            tokio::select! {
+                () = sleep(REFRESH_INTERVAL) => {}
+                () = stopping.wait() => return None,
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+        }
+    });
+    ([UNBUFFERED], Sse::new(events).keep_alive(KeepAlive::new())).into_response()
+}
