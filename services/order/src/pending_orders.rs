@@ -23,7 +23,7 @@ use crate::order::{PaymentLeg, StockLeg};
 const LIST_MAX: u32 = 200;
 
 /// Pending orders that are counted, at most.
-const COUNT_MAX: i64 = 200_000;
+const COUNT_MAX: i64 = 50_000;
 
 /// The ages by which they are counted, in seconds.
 const AGES: [i32; 5] = [10, 60, 600, 3_600, 86_400];
@@ -125,14 +125,16 @@ async fn list(
 
 async fn read(db: &PgPool) -> Result<Snapshot, Problem> {
     let mut tx = db::begin(db).await?;
+    // To start a worker takes longer than the whole query.
+    sqlx::query("set local max_parallel_workers_per_gather = 0").execute(&mut *tx).await?;
     let (read_at, counts) = sqlx::query_as(
         "select now(), array[
              count(*),
-             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[1])),
-             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[2])),
-             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[3])),
-             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[4])),
-             count(*) filter (where created_at <= now() - make_interval(secs => ($1::int[])[5]))]
+             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[1]))),
+             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[2]))),
+             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[3]))),
+             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[4]))),
+             count(*) filter (where created_at <= (select now() - make_interval(secs => ($1::int[])[5])))]
          from (select created_at from pending_orders order by created_at, order_id limit $2) as oldest",
     )
     .bind(AGES)
