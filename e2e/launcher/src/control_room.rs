@@ -31,7 +31,9 @@ impl StackState {
             ("ADMIN_URLS", self.urls(scheme, |ports| ports.admin)?),
             ("PROBE_URLS", self.urls(http, |ports| ports.probe)?),
         ];
-        if self.secure {
+        if !self.secure {
+            variables.push(("DEMO", "1".to_string()));
+        } else {
             let secrets = self.secrets()?;
             let certificate = secrets.certificate(SERVICES)?.display().to_string();
             variables.extend([

@@ -10,8 +10,9 @@
       const place = document.getElementById(region);
       if (place && !place.contains(document.activeElement)) place.innerHTML = markup;
     };
-    source.onopen = () => { state.textContent = "live"; state.className = "live is-good"; };
-    source.onerror = () => { state.textContent = "no connection"; state.className = "live is-bad"; };
+    const show = (text, kind) => { if (state) { state.textContent = text; state.className = `live ${kind}`; } };
+    source.onopen = () => show("live", "is-good");
+    source.onerror = () => show("no connection", "is-bad");
   }
   // A form that gives something up asks once more.
   document.addEventListener("submit", (event) => {

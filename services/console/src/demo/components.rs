@@ -94,6 +94,8 @@ fn by_hand() -> Markup {
         section.panel aria-label="Components" {
             h2 { "Kill and start" }
             p { "Type this in the checkout, watch the overview, and start it again:" }
+            pre { "make kill SERVICE=stock\nmake start SERVICE=stock" }
+            p { "With docker compose:" }
             pre { "docker compose kill stock\ndocker compose start stock" }
         }
     }

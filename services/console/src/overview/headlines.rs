@@ -48,8 +48,8 @@ fn headlines(snapshot: &Snapshot, books: &Books) -> [Headline; 6] {
         link: None,
     };
     let share = |number: f64| match recent.confirmed + recent.cancelled {
-        ended if ended > 0.0 => format!("{:.1} % of those that ended", 100.0 * number / ended),
-        _ => "of orders that ended".to_string(),
+        ended if ended > 0.0 => format!("orders a minute, {:.1} %", 100.0 * number / ended),
+        _ => "orders a minute".to_string(),
     };
     let pending = books.pending(&snapshot.window.total);
     [

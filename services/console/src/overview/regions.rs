@@ -22,8 +22,8 @@ pub const REGIONS: [Region; 7] = [
     Region { id: "orders-chart", name: "Orders a minute", class: "panel" },
     Region { id: "decisions-chart", name: "Time to a decision", class: "panel" },
     Region { id: "instances", name: "Instances", class: "panel wide" },
-    Region { id: "lag", name: "Lag", class: "panel" },
-    Region { id: "outboxes", name: "Outboxes and dead letters", class: "panel" },
+    Region { id: "lag", name: "Lag", class: "panel wide" },
+    Region { id: "outboxes", name: "Outboxes and dead letters", class: "panel wide" },
     Region { id: "books", name: "Books", class: "panel wide" },
 ];
 

@@ -62,28 +62,22 @@ fn readiness(readiness: &Readiness) -> Markup {
 /// The records that each consumer group has not handled, by topic.
 pub fn lag(snapshot: &Snapshot) -> Markup {
     html! {
-        h2 { "Lag by group and topic" }
-        div.scroll { table {
-            thead { tr { th { "Group" } th { "Topic" } th.number { "Records" } th.number { "Partitions" } } }
-            tbody {
-                @for service in &snapshot.services {
-                    @let lags = service.lags();
-                    @if lags.is_empty() {
-                        tr { th scope="row" { (service.name) } td.quiet colspan="3" {
-                            @if service.reports() { "no partition is assigned yet" } @else { "unknown: no instance reports" }
-                        } }
-                    }
-                    @for (nth, (topic, (records, partitions))) in lags.iter().enumerate() {
-                        tr {
-                            @if nth == 0 { th scope="rowgroup" rowspan=(lags.len()) { (service.name) } }
-                            td { (topic) }
-                            td.number { span.is-marked[*records >= LAG_MARKED] { (format::count(*records)) } }
-                            td.number { span.is-marked[*partitions < 1.0] { (format::count(*partitions)) } }
-                        }
-                    }
-                }
+        h2 { "Lag by group and topic" span.legend { "records that are not handled yet" } }
+        div.books { @for service in &snapshot.services { div {
+            @let lags = service.lags();
+            @let all: f64 = lags.values().map(|(records, _)| records).sum();
+            h3 { (service.name) " "
+                @if lags.is_empty() { span.state.is-warning { "unknown" } }
+                @else if all >= LAG_MARKED { span.state.is-bad { (format::count(all)) " behind" } }
+                @else if all > 0.0 { span.state { (format::count(all)) " behind" } }
+                @else { span.state.is-good { "caught up" } }
             }
-        } }
+            @if lags.is_empty() { p.quiet { @if service.reports() { "No partition is assigned yet." } @else { "No instance reports." } } }
+            dl { @for (topic, (records, partitions)) in &lags {
+                dt { (topic) @if *partitions < 1.0 { " " span.is-marked { "not read" } } }
+                dd { span.is-marked[*records >= LAG_MARKED] { (format::count(*records)) } }
+            } }
+        } } }
     }
 }
 
@@ -99,7 +93,8 @@ pub fn outboxes(snapshot: &Snapshot) -> Markup {
                 @for service in &snapshot.services {
                     @let oldest = service.largest("outbox_oldest_seconds");
                     @let letters = service.largest("dead_letters_waiting");
-                    @let deferred = service.largest("consumer_events_deferred");
+                    // The gauge begins with the first event that waits.
+                    @let deferred = service.largest("consumer_events_deferred").or(service.reports().then_some(0.0));
                     tr {
                         th scope="row" { (service.name) }
                         td.number { span.is-marked[oldest.is_some_and(|it| it > OUTBOX_SECONDS_MARKED)] {
@@ -171,7 +166,9 @@ fn flat_sums(sums: &Value) -> Vec<(String, String)> {
 }
 
 fn readable(name: &str) -> String {
-    name.strip_suffix("_cents").unwrap_or(name).replace('_', " ")
+    let name =
+        name.strip_suffix("_cents").map_or(name.to_string(), |name| format!("{name} amount"));
+    name.replace('_', " ")
 }
 
 fn number(name: &str, value: &Value) -> String {
@@ -196,8 +193,11 @@ mod tests {
             "written_off": [{"unit": "units", "amount": 2}]});
         let found = flat_sums(&sums);
         let found: Vec<(&str, &str)> = found.iter().map(|(a, b)| (&**a, &**b)).collect();
-        let expected =
-            [("orders pending", "1,234"), ("taken", "38,003.70"), ("written off, units", "2")];
+        let expected = [
+            ("orders pending", "1,234"),
+            ("taken amount", "38,003.70"),
+            ("written off, units", "2"),
+        ];
         assert_eq!(found, expected);
     }
 }
