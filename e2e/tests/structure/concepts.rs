@@ -9,7 +9,7 @@ const NAMES_MAX: [(&str, usize); 4] = [
     ("e2e/template", 15),
     ("services/stock/src", 28),
     ("services/payment/src", 27),
-    ("services/order/src", 43),
+    ("services/order/src", 44),
 ];
 
 /// The names behind `chassis::`, alone or in braces; of a path, the first.

@@ -7,7 +7,7 @@ use crate::metrics::snapshot::{InstanceState, Readiness, ServiceState, Snapshot}
 const OUTBOX_SECONDS_MIN: f64 = 5.0;
 
 /// Everything that can keep the answer of `service` from the decider, the nearest cause first.
-pub fn of_missing_answer(snapshot: &Snapshot, decider: &str, service: &str) -> Vec<String> {
+pub fn find_causes(snapshot: &Snapshot, decider: &str, service: &str) -> Vec<String> {
     let find = |name: &str| snapshot.services.iter().find(|state| state.name == name);
     let (Some(state), Some(decider)) = (find(service), find(decider)) else { return Vec::new() };
     let mut causes = Vec::new();

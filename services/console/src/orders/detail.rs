@@ -103,25 +103,41 @@ fn leg(state: &str) -> Markup {
 
 /// What the order waits for, and why.
 fn open_work(app: &App, order: Option<&Value>, timeline: &Timeline) -> Markup {
-    let mut open: Vec<String> =
-        timeline.steps.iter().flat_map(|step| step.open_work(&timeline.silent)).collect();
+    let mut open: Vec<String> = timeline.steps.iter().flat_map(Step::open_work).collect();
     let snapshot = app.snapshot.borrow().clone();
-    let is_pending = order.is_some_and(|order| text(order, "status") == "pending");
-    for service in ["payment", "stock"] {
-        if is_pending && order.is_some_and(|order| text(order, service) == "waiting") {
-            let causes = causes::of_missing_answer(&snapshot, DECIDER, service);
-            let causes =
-                if causes.is_empty() { String::new() } else { format!(": {}", causes.join("; ")) };
-            open.push(format!("the order waits for the answer of {service}{causes}"));
-        }
+    for (service, missing) in order.into_iter().flat_map(missing_answers) {
+        let causes = causes::find_causes(&snapshot, DECIDER, service);
+        let because = if causes.is_empty() { "" } else { ": " };
+        open.push(format!("{missing}{because}{}", causes.join("; ")));
     }
     html! {
         @if !open.is_empty() {
             section.notice.waits aria-label="What is waited for" { ul { @for line in &open { li { (line) } } } }
-        } @else if order.is_some_and(|order| text(order, "status") != "pending") && timeline.silent.is_empty() {
+        } @else if order.is_some() && timeline.silent.is_empty() {
             p.quiet { "Nothing of this order is waited for." }
         }
+        @for (service, why) in &timeline.silent {
+            p.quiet { "The part of " (service) " is missing in the timeline. " (why) }
+        }
     }
+}
+
+/// The services whose answer is missing, each with what it would be. After a cancellation each has to undo its part.
+fn missing_answers(order: &Value) -> Vec<(&'static str, String)> {
+    let mut missing = Vec::new();
+    for (service, accepted) in [("payment", "verified"), ("stock", "reserved")] {
+        let leg = text(order, service);
+        match text(order, "status") {
+            "pending" if leg == "waiting" => {
+                missing.push((service, format!("the order waits for the answer of {service}")));
+            }
+            "cancelled" if [accepted, "waiting"].contains(&leg) => {
+                missing.push((service, format!("{service} has not undone its part yet")));
+            }
+            _ => {}
+        }
+    }
+    missing
 }
 
 /// The same as the picture, in words.
@@ -186,5 +202,26 @@ fn lines(order: &Value) -> Markup {
                 } }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pending_order_waits_for_answers_and_a_cancelled_one_for_what_is_undone() {
+        let missing = |status: &str, payment: &str, stock: &str| {
+            let order = json!({"status": status, "payment": payment, "stock": stock});
+            missing_answers(&order).into_iter().map(|(service, _)| service).collect::<Vec<_>>()
+        };
+        assert_eq!(missing("pending", "waiting", "waiting"), ["payment", "stock"]);
+        assert_eq!(missing("pending", "verified", "waiting"), ["stock"]);
+        assert_eq!(missing("confirmed", "verified", "reserved"), [""; 0]);
+        assert_eq!(missing("cancelled", "verified", "waiting"), ["payment", "stock"]);
+        assert_eq!(missing("cancelled", "refunded", "rejected"), [""; 0]);
+        assert_eq!(missing("cancelled", "declined", "void"), [""; 0]);
     }
 }

@@ -97,7 +97,7 @@ async fn render(app: &App, operator: &Operator) -> Markup {
     }
     let causes: BTreeMap<&str, Vec<String>> = counts
         .keys()
-        .map(|service| (*service, causes::of_missing_answer(&snapshot, DECIDER, service)))
+        .map(|service| (*service, causes::find_causes(&snapshot, DECIDER, service)))
         .collect();
     html! {
         (ages(&answer))

@@ -186,7 +186,7 @@ impl Step {
     }
 
     /// What the event still waits for, or what went wrong, in sentences.
-    pub fn open_work(&self, silent: &BTreeMap<String, String>) -> Vec<String> {
+    pub fn open_work(&self) -> Vec<String> {
         let topic = &self.topic;
         let mut open = Vec::new();
         if self.in_outbox == Some(true) {
@@ -194,17 +194,11 @@ impl Step {
         }
         for Delivery { subscriber, state } in &self.deliveries {
             match state {
-                DeliveryState::Handled { .. } => {}
+                DeliveryState::Handled { .. } | DeliveryState::Unknown => {}
                 DeliveryState::Waits if self.in_outbox == Some(true) => {}
                 DeliveryState::Waits => {
                     open.push(format!("{topic} waits for {subscriber} to handle it"))
                 }
-                DeliveryState::Unknown if silent.contains_key(subscriber) => {
-                    open.push(format!(
-                        "{subscriber} does not answer, so what became of {topic} there is unknown"
-                    ));
-                }
-                DeliveryState::Unknown => {}
                 DeliveryState::DeadLetter { id, state, .. } => {
                     open.push(format!("{topic} is dead letter {id} of {subscriber}, {state}"));
                 }
