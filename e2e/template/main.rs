@@ -15,7 +15,7 @@ use chassis::{Routers, Service};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
-    chassis::main("shipping", sqlx::migrate!(), serve)
+    chassis::main("shipping", env!("CARGO_PKG_VERSION"), sqlx::migrate!(), serve)
 }
 
 /// The second argument holds the service's own settings: none.

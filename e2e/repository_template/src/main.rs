@@ -14,7 +14,7 @@ use chassis::{Republish, Routers, Service};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
-    chassis::main("shop", sqlx::migrate!(), serve)
+    chassis::main("shop", env!("CARGO_PKG_VERSION"), sqlx::migrate!(), serve)
 }
 
 /// The second argument holds the service's own settings: none.

@@ -22,7 +22,7 @@ use chassis::{Republish, Routers, Service};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
-    chassis::main("order", sqlx::migrate!(), serve)
+    chassis::main("order", env!("CARGO_PKG_VERSION"), sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result<()> {

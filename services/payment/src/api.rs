@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
     Caller, Commands, IdempotencyKey, IdempotentRequest, Json, Path, Problem, Record, Reply, books,
-    deserialize_integer, openapi,
+    deserialize_integer, label_request, openapi,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
@@ -107,6 +107,7 @@ async fn show_payment(
     caller: Caller,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Payment>, Problem> {
+    label_request("order_id", order_id);
     let payment = Payment::find(&api.db, order_id).await?;
     // A void payment has no customer: its order never arrived.
     let payment = payment.filter(|payment| match payment.customer_id {

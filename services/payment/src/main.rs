@@ -24,7 +24,7 @@ struct Settings {
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
-    chassis::main("payment", sqlx::migrate!(), serve)
+    chassis::main("payment", env!("CARGO_PKG_VERSION"), sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
     Commands, IdempotencyKey, IdempotentRequest, Json, PageLimit, Path, Problem, Query, Record,
-    Reply, books, deserialize_integer, openapi,
+    Reply, books, deserialize_integer, label_request, openapi,
 };
 use events::stock::{NAME_RULE, SKU_CHARS_MAX, SKU_RULE, is_name, is_sku, is_text};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -214,6 +214,7 @@ async fn show_reservation(
     State(api): State<Api>,
     Path(order_id): Path<Uuid>,
 ) -> Result<JsonResponse<Reservation>, Problem> {
+    label_request("order_id", order_id);
     let reservation = Reservation::find(&api.db, order_id).await?;
     let missing = || Problem::not_found("there is no reservation for this order");
     reservation.map(JsonResponse).ok_or_else(missing)

@@ -26,7 +26,7 @@ struct Settings {
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
-    chassis::main("stock", sqlx::migrate!(), serve)
+    chassis::main("stock", env!("CARGO_PKG_VERSION"), sqlx::migrate!(), serve)
 }
 
 async fn serve(service: Service, Settings { currency }: Settings) -> anyhow::Result<()> {

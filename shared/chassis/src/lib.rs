@@ -100,6 +100,7 @@ pub use outbox::relay::Relay;
 pub use service::frontend::Frontend;
 pub use service::process::main;
 pub use service::{Routers, Service, ServiceLoop};
+pub use telemetry::labels::label_request;
 pub use unit_of_work::record::Record;
 pub use unit_of_work::table::Table;
 pub use unit_of_work::write_batch::WriteBatch;

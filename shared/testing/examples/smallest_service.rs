@@ -104,7 +104,7 @@ fn migrator() -> Migrator {
 }
 
 fn main() -> std::process::ExitCode {
-    chassis::main("visit", migrator(), serve)
+    chassis::main("visit", env!("CARGO_PKG_VERSION"), migrator(), serve)
 }
 
 async fn serve(service: Service, (): ()) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use axum::Json as JsonResponse;
 use axum::extract::State;
 use axum::response::Response;
-use chassis::{Caller, FeedEntry, LastEventId, Path, Problem, ServerSentEvent};
+use chassis::{Caller, FeedEntry, LastEventId, Path, Problem, ServerSentEvent, label_request};
 use chrono::{DateTime, Utc};
 use events::orders::{CANCELLED, CONFIRMED};
 use serde::Serialize;
@@ -88,6 +88,7 @@ async fn find_history(
     caller: &Caller,
     order_id: Uuid,
 ) -> Result<Vec<HistoryEntry>, Problem> {
+    label_request("order_id", order_id);
     if !caller.reads_all_owners() {
         find_order(api, caller, order_id).await?;
     }

@@ -7,7 +7,8 @@ use axum::response::Response;
 use axum::{Json as JsonResponse, Router};
 use chassis::{
     Caller, ChangeFeed, Commands, EmptyBody, IdempotencyKey, IdempotentRequest, Json,
-    OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record, Reply, openapi,
+    OptionalIdempotencyKey, PageLimit, Path, PreferWait, Problem, Query, Record, Reply,
+    label_request, openapi,
 };
 use events::stock::{SKU_CHARS_MAX, SKU_RULE, is_sku, is_text};
 use serde::{Deserialize, Serialize};
@@ -106,7 +107,9 @@ async fn place_order(
     request.validate()?;
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new("/orders", &key, &request));
     let OrderRequest { customer_id, lines } = request;
-    let place = PlaceOrder { order_id: Uuid::now_v7(), customer_id, lines };
+    let order_id = Uuid::now_v7();
+    label_request("order_id", order_id);
+    let place = PlaceOrder { order_id, customer_id, lines };
     let decide = |place: &PlaceOrder, orders: &mut Orders, context| {
         let event = saga::place_order(place, orders, context)?;
         let order = orders.order(place.order_id).ok_or_else(Problem::internal)?;
@@ -131,6 +134,7 @@ async fn cancel_order(
     Path(order_id): Path<Uuid>,
     EmptyBody: EmptyBody,
 ) -> Result<Reply, Problem> {
+    label_request("order_id", order_id);
     let path = format!("/orders/{order_id}/cancel");
     let once = key.map(|IdempotencyKey(key)| IdempotentRequest::new(path, &key, &()));
     let cancel = CancelOrder { order_id, reason: Reason::Customer, caller };
@@ -193,6 +197,7 @@ async fn show_order(
 
 /// An order that the caller may see. Every other order is as if there were none.
 async fn find_order(api: &Api, caller: &Caller, order_id: Uuid) -> Result<Order, Problem> {
+    label_request("order_id", order_id);
     let order = Order::find(&api.db, order_id).await?;
     let order = order.filter(|order| caller.may_read(order.customer_id));
     order.ok_or_else(|| Refusal::NoSuchOrder.into())

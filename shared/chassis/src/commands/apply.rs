@@ -11,6 +11,7 @@ use crate::commands::reply::Reply;
 use crate::event::{HandlerContext, Unprocessable};
 use crate::http::problem::Problem;
 use crate::outbox::Envelope;
+use crate::telemetry;
 use crate::transaction::failure::ApplyError;
 use crate::transaction::{DedupKey, WorkItem};
 use crate::unit_of_work::write_batch::WriteBatch;
@@ -48,7 +49,9 @@ impl<R: UnitOfWork> WorkItem<R> for QueuedCommand<R> {
     ) -> Result<(Self::Output, Option<Envelope>), Unprocessable> {
         let context = HandlerContext { now, event_id: self.event_id, causation_id: None };
         let before = table::change_count();
+        let current = self.context.clone().attach();
         let mut answer = self.command.decide(rows, context);
+        drop(current);
         if answer.is_err() && table::change_count() != before {
             return Err(Unprocessable("it changed rows and was refused".to_string()));
         }
@@ -56,7 +59,7 @@ impl<R: UnitOfWork> WorkItem<R> for QueuedCommand<R> {
         let envelope = event.map(|event| Envelope {
             event,
             event_id: self.event_id,
-            traceparent: Some(self.traceparent.clone()),
+            traceparent: Some(telemetry::traceparent(&self.context)),
             causation_id: None,
             occurred_at: now,
         });

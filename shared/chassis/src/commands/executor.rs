@@ -138,8 +138,10 @@ impl BatchExecutor {
                 Step::Next(vec![part])
             }
             Reaction::Isolate(nth, reason) => {
+                let pending = part.remove(nth);
+                let _current = pending.context.clone().attach();
                 error!("a command can't be decided: {}", reason.detail);
-                part.remove(nth).reject(Problem::internal());
+                pending.reject(Problem::internal());
                 Step::Next(vec![part])
             }
             Reaction::Singles => {
@@ -214,6 +216,7 @@ fn react_to_single<R: UnitOfWork>(
     error: &sqlx::Error,
     defer: impl FnOnce(QueuedCommand<R>),
 ) -> Step<Vec<QueuedCommand<R>>> {
+    let _current = pending.context.clone().attach();
     match class {
         DbErrorClass::Permanent => {
             error!("the database refuses a command: {error}");

@@ -113,7 +113,7 @@ impl<R: UnitOfWork> Commands<R> {
             idempotent_request,
             // Generated once: a batch that is run again after a cut commit finds its own rows.
             event_id: Uuid::now_v7(),
-            traceparent: telemetry::traceparent(&Context::current()),
+            context: telemetry::with_trace(&Context::current()),
             deadline: Instant::now() + START_TIMEOUT,
             outcome_unknown: false,
             reply_sender: caller,

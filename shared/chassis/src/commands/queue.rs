@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::counter;
+use opentelemetry::Context;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -33,7 +34,8 @@ pub(crate) struct QueuedCommand<R: UnitOfWork> {
     pub command: Box<dyn ErasedCommand<R>>,
     pub idempotent_request: Option<IdempotentRequest>,
     pub event_id: Uuid,
-    pub traceparent: String,
+    /// The trace of the request, with its labels.
+    pub context: Context,
     pub deadline: Instant,
     /// A commit with its effect was cut: from then on it is unknown whether something was stored.
     pub outcome_unknown: bool,

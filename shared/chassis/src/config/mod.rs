@@ -85,6 +85,9 @@ pub struct Config {
     /// Where traces go by OTLP (http/protobuf), without `/v1/traces`. Unset: nowhere.
     #[arg(long, env, value_parser = address::parse_base_url)]
     pub otel_exporter_otlp_endpoint: Option<String>,
+    /// The name of this instance in traces, such as that of its pod. Default: a UUID that each process draws.
+    #[arg(long, env)]
+    pub service_instance_id: Option<String>,
     /// The format of log lines; RUST_LOG selects which lines are logged.
     #[arg(long, env, value_enum, default_value = "text")]
     pub log_format: LogFormat,

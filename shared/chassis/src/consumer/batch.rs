@@ -238,7 +238,11 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         if part.items.len() > 1 || matches!(wait, RetryReason::AllEvents) || !has_room {
             counter!("consumer_retries_total").increment(1);
             let (count, first) = (part.items.len(), describe_record(&part.items[0]));
-            warn!("{count} events wait and are tried again, the first of them {first}: {reason}");
+            part.items[0].in_context(|| {
+                warn!(
+                    "{count} events wait and are tried again, the first of them {first}: {reason}"
+                );
+            });
             return Step::Retry(part);
         }
         let SubBatch { items, attempts, .. } = part;
@@ -257,7 +261,8 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         self.committer.mark_deferred(&item.message, assigned);
         counter!("consumer_retries_total").increment(1);
         if attempts.is_first() {
-            warn!("{} waits, and others go on: {reason}", describe_record(&item));
+            let record = describe_record(&item);
+            item.in_context(|| warn!("{record} waits, and others go on: {reason}"));
         }
         self.deferred.defer(item, attempts, assigned);
         if !attempts.is_first() && self.deferred_logged_at.elapsed() > DEFERRED_LOG_INTERVAL {
@@ -265,7 +270,11 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             if let Some(oldest) = self.deferred.oldest() {
                 let (count, first) = (self.deferred.len(), describe_record(&oldest.item));
                 let waited = oldest.attempts.started_at.elapsed();
-                warn!("{count} events wait, and others go on; {first} for {waited:.0?}: {reason}");
+                oldest.item.in_context(|| {
+                    warn!(
+                        "{count} events wait, and others go on; {first} for {waited:.0?}: {reason}"
+                    );
+                });
             }
         }
     }

@@ -45,9 +45,9 @@ impl CircuitBreaker {
         committed: &CommittedSubBatch,
     ) {
         self.consecutive_failures.retain(|topic, _| !committed.handled.contains(&**topic));
-        for (message, reason) in committed.new_dead_letters(part) {
+        for (item, reason) in committed.new_dead_letters(part) {
             if reason.kind != ReasonKind::Undecodable {
-                let topic = message.topic().to_string();
+                let topic = item.message.topic().to_string();
                 *self.consecutive_failures.entry(topic).or_default() += 1;
             }
         }

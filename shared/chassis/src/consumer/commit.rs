@@ -37,11 +37,11 @@ impl CommittedSubBatch {
     pub fn new_dead_letters<'p, R: UnitOfWork>(
         &self,
         part: &'p SubBatch<R>,
-    ) -> impl Iterator<Item = (&'p OwnedMessage, &'p DeadLetterReason)> {
-        let dead_letters = part.items.iter().filter_map(IncomingRecord::as_dead_letter);
-        dead_letters.map(|(message, _, reason)| (message, reason)).filter(|(message, _)| {
+    ) -> impl Iterator<Item = (&'p IncomingRecord<R>, &'p DeadLetterReason)> {
+        part.items.iter().filter_map(|item| {
+            let (message, _, reason) = item.as_dead_letter()?;
             let position = (message.topic().to_string(), message.partition(), message.offset());
-            self.dead_letters.contains(&position)
+            self.dead_letters.contains(&position).then_some((item, reason))
         })
     }
 }
@@ -124,11 +124,13 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         committed: &CommittedSubBatch,
         assigned: &Assignment,
     ) {
-        for (message, reason) in committed.new_dead_letters(part) {
+        for (item, reason) in committed.new_dead_letters(part) {
+            let IncomingRecord { message, .. } = item;
             let (topic, partition, offset) =
                 (message.topic(), message.partition(), message.offset());
             let reason: String = reason.detail.chars().take(300).collect();
-            error!("{topic}[{partition}]@{offset} is a dead letter: {reason}");
+            item.in_context(|| error!("{topic}[{partition}]@{offset} is a dead letter: {reason}"));
+            item.trace_dead_letter(&reason);
             counter!("dead_letters_total", "topic" => topic.to_string()).increment(1);
         }
         let mut handled: HashMap<(&str, i32), Option<i64>> = HashMap::new();

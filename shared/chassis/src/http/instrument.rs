@@ -1,5 +1,5 @@
 //! Each request is a span, and is counted. Handlers run inside the span, so that their events continue the caller's
-//! trace.
+//! trace, and their lines of the log have its id.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use opentelemetry::trace::{FutureExt, SpanBuilder, SpanKind, Status, TraceContex
 use opentelemetry::{Context as TraceContext, KeyValue};
 
 use crate::telemetry;
+use crate::telemetry::labels::Labels;
 
 /// Probes request these paths every few seconds: their traces would hide all others.
 const UNTRACED_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
@@ -25,7 +26,7 @@ pub async fn instrument_request(request: Request, next: Next) -> Response {
     let path: Arc<str> = path.map_or("unmatched", MatchedPath::as_str).into();
     let cx = match UNTRACED_PATHS.contains(&&*path) {
         true => TraceContext::new(),
-        false => request_span(&request, method, &path),
+        false => request_span(&request, method, &path).with_value(Labels::default()),
     };
 
     let response = next.run(request).with_context(cx.clone()).await;

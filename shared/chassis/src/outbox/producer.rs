@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use opentelemetry::Context;
+use opentelemetry::trace::{Status, TraceContextExt};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
@@ -39,6 +41,17 @@ pub(crate) struct InFlight {
     pub sent_at: Instant,
     /// The number of the poll that selected it.
     pub poll: u64,
+    /// Ends when it is dropped, after its delivery report.
+    pub span: Option<Context>,
+}
+
+impl InFlight {
+    /// Its record is sent again, and that is another span.
+    pub fn mark_span_as_failed(&self) {
+        if let Some(span) = &self.span {
+            span.span().set_status(Status::error(""));
+        }
+    }
 }
 
 /// The outcome of sending a record.

@@ -1,14 +1,17 @@
-//! A poll of the outbox: the relay's one statement, the rows that it returns, and the headers of their
-//! records.
+//! A poll of the outbox: the relay's one statement, the rows that it returns, and the headers and the spans of
+//! their records.
 
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::{Stream, TryStreamExt};
+use opentelemetry::trace::{SpanBuilder, SpanKind};
+use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
 
 use crate::db;
+use crate::telemetry;
 
 /// How long one poll may take, and the query for the oldest row. While a topic backs off a poll reads the whole
 /// outbox, which may be millions of rows; a full scan steps over all dead rows that an old snapshot keeps.
@@ -115,4 +118,26 @@ pub(crate) fn record_headers(source: &str, row: &OutboxRow) -> OwnedHeaders {
         .fold(OwnedHeaders::new_with_capacity(8), |headers, (key, value)| {
             headers.insert(Header { key, value })
         })
+}
+
+/// The span of sending a record, from the decision of its event, so that it shows the wait in the outbox. `None` if
+/// spans go nowhere.
+pub(crate) fn send_span(row: &OutboxRow) -> Option<Context> {
+    if !telemetry::exports_spans() {
+        return None;
+    }
+    let parent = telemetry::parse_traceparent(row.traceparent.as_deref());
+    Some(telemetry::start_span(&parent, || {
+        SpanBuilder::from_name(format!("send {}", row.topic))
+            .with_kind(SpanKind::Producer)
+            .with_start_time(row.occurred_at)
+            .with_attributes([
+                KeyValue::new("messaging.system", "kafka"),
+                KeyValue::new("messaging.operation.name", "send"),
+                KeyValue::new("messaging.operation.type", "send"),
+                KeyValue::new("messaging.destination.name", row.topic.clone()),
+                KeyValue::new("messaging.kafka.message.key", row.key.clone()),
+                KeyValue::new("messaging.message.id", row.event_id.to_string()),
+            ])
+    }))
 }

@@ -18,7 +18,7 @@ use crate::outbox::in_flight::InFlightRecords;
 use crate::outbox::lag::OutboxLag;
 use crate::outbox::producer::{DeliveryReport, DeliveryStatus, InFlight, Producer};
 use crate::outbox::query::{
-    OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement,
+    OUTBOX_SCAN_TIMEOUT, OutboxRow, read_rows, record_headers, select_statement, send_span,
 };
 use crate::outbox::schema_ids::resolve_schema_id;
 use crate::telemetry::refusals;
@@ -176,6 +176,7 @@ impl<'a> OutboxSender<'a> {
             occurred_at: *occurred_at,
             sent_at: Instant::now(),
             poll: self.polls,
+            span: send_span(row),
         };
         let sent = (flight.sent_at, flight.position);
         let record = frame(schema_id, &row.body);
@@ -211,11 +212,13 @@ impl<'a> OutboxSender<'a> {
             }
             // The next poll sends it again. If it was written after all, consumers drop the duplicate.
             DeliveryStatus::PossiblyPersisted => {
+                flight.mark_span_as_failed();
                 self.skipped_rows = true;
                 counter!("relay_possibly_persisted_total").increment(1);
             }
             // It stays in the outbox; its key or its topic backs off.
             DeliveryStatus::NotPersisted(error) => {
+                flight.mark_span_as_failed();
                 refusals::report_kafka(&error, &flight.topic);
                 self.check_producer()?;
                 self.backoff.on_not_persisted(&flight.topic, &flight.key, &error);

@@ -24,9 +24,15 @@ use crate::telemetry;
 pub(super) const EXIT_BAD_CONFIGURATION: u8 = 64;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The `main` of a service. `serve` is given what the service alone reads from its environment
-/// (`()` for nothing), makes the service's parts and ends in [`Service::run`].
-pub fn main<S, F, R>(name: &'static str, migrator: Migrator, serve: F) -> ExitCode
+/// The `main` of a service. Its spans have `version`, which is `env!("CARGO_PKG_VERSION")` of its own crate. `serve`
+/// is given what the service alone reads from its environment (`()` for nothing), makes the service's parts and ends
+/// in [`Service::run`].
+pub fn main<S, F, R>(
+    name: &'static str,
+    version: &'static str,
+    migrator: Migrator,
+    serve: F,
+) -> ExitCode
 where
     S: clap::Args,
     F: FnOnce(Service, S) -> R,
@@ -51,7 +57,7 @@ where
     let ended = runtime.block_on(async {
         let config = Config::from_env()?;
         match &*command {
-            "serve" => run_serve(name, config, migrator, serve).await,
+            "serve" => run_serve((name, version), config, migrator, serve).await,
             "migrate" => {
                 kafka::validate(&config.kafka)?;
                 telemetry::init_logs(config.log_format)?;
@@ -81,7 +87,7 @@ pub(super) fn build_runtime() -> anyhow::Result<Runtime> {
 }
 
 async fn run_serve<S, F, R>(
-    name: &'static str,
+    (name, version): (&'static str, &'static str),
     config: Config,
     migrator: Migrator,
     serve: F,
@@ -94,8 +100,8 @@ where
     config.check_serving()?;
     let ServiceSettings { settings } = env::read()?;
     kafka::validate(&config.kafka)?;
-    let telemetry = telemetry::init(name, &config)?;
-    telemetry::metrics::record_process(env!("CARGO_PKG_VERSION"));
+    let telemetry = telemetry::init(name, version, &config)?;
+    telemetry::metrics::record_process(version);
     open_files::raise_limit();
     let mut service = Service::new(name, config, migrator, telemetry.metrics())?;
     service.read_config = Arc::new(Config::from_env);

@@ -18,7 +18,7 @@ impl<'writer> FormatFields<'writer> for EscapedFields {
     }
 }
 
-struct EscapingWriter<'writer>(Writer<'writer>);
+pub(super) struct EscapingWriter<'writer>(pub Writer<'writer>);
 
 impl Write for EscapingWriter<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -41,33 +41,7 @@ fn acts_on_a_line(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::Arc;
-
-    use parking_lot::Mutex;
-    use tracing_subscriber::fmt::MakeWriter;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl MakeWriter<'_> for Log {
-        type Writer = Log;
-
-        fn make_writer(&self) -> Log {
-            self.clone()
-        }
-    }
+    use crate::tests::captured_log::CapturedLog;
 
     #[test]
     fn a_line_of_the_text_log_stays_one_line_whatever_stands_in_its_values() {
@@ -75,14 +49,12 @@ mod tests {
         let escaped = r"a\nb\r\x1b[2Jc\u{2028}d\u{85}e\u{202e}f";
         let escaped_field = escaped.replace(r"\x1b", r"\u{1b}");
         for with_ansi in [false, true] {
-            let log = Log::default();
-            let logs = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(with_ansi);
-            let logs = crate::telemetry::text_format(logs).finish();
-            tracing::subscriber::with_default(logs, || {
+            let log = CapturedLog::default();
+            tracing::subscriber::with_default(log.text_subscriber(with_ansi), || {
                 tracing::info!(shown = %hostile, debugged = hostile, r"it's C:\ü: {hostile}");
                 tracing::info!("the next line");
             });
-            let log = String::from_utf8(log.0.lock().clone()).unwrap();
+            let log = log.text();
             assert_eq!(log.lines().count(), 2, "{log}");
             let line = log.lines().next().unwrap();
             let plain =

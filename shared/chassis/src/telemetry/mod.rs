@@ -5,10 +5,13 @@
 //! no span. Code that publishes an event without the context of its cause breaks that promise.
 
 mod escaped_fields;
+pub(crate) mod labels;
+pub(crate) mod log_lines;
 pub(crate) mod log_throttle;
 pub(crate) mod metrics;
 pub(crate) mod panics;
 pub(crate) mod refusals;
+mod resource;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -19,18 +22,18 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use opentelemetry::Context as TraceContext;
 use opentelemetry::global;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{SpanBuilder, TraceContextExt, Tracer};
+use opentelemetry::trace::{
+    SpanBuilder, SpanContext, TraceContextExt, TraceFlags, TraceState, Tracer,
+};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::SubscriberBuilder;
-use tracing_subscriber::fmt::format::{DefaultFields, Format};
 
 use crate::config::env::{self, BadConfiguration};
 use crate::config::{Config, LogFormat};
-use crate::telemetry::escaped_fields::EscapedFields;
+use crate::telemetry::log_lines::{json_format, text_format};
 
 const RUST_LOG: &str = EnvFilter::DEFAULT_ENV;
 const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
@@ -44,10 +47,15 @@ pub struct Telemetry {
 }
 
 /// Sets up logs, traces and metrics. Once a process.
-pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry> {
+pub fn init(
+    service: &'static str,
+    version: &'static str,
+    config: &Config,
+) -> anyhow::Result<Telemetry> {
     init_logs(config.log_format)?;
+    let resource = || resource::resource(service, version, config.service_instance_id.as_deref());
     let endpoint = config.otel_exporter_otlp_endpoint.as_deref();
-    let traces = endpoint.map(|endpoint| tracer_provider(service, endpoint)).transpose()?;
+    let traces = endpoint.map(|endpoint| tracer_provider(resource(), endpoint)).transpose()?;
     if let Some(traces) = &traces {
         install_tracer_provider(traces);
     }
@@ -59,19 +67,12 @@ pub fn init(service: &'static str, config: &Config) -> anyhow::Result<Telemetry>
 pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
     let logs = tracing_subscriber::fmt().with_env_filter(log_filter(std::env::var_os(RUST_LOG))?);
     let set = match format {
-        LogFormat::Text => text_format(logs.with_ansi(std::io::stdout().is_terminal())).try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Text => text_format(logs, std::io::stdout().is_terminal()).try_init(),
+        LogFormat::Json => json_format(logs).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("the logs were set up before: {error}"))?;
     panics::install_hook();
     Ok(())
-}
-
-/// The text format. The format JSON escapes by itself.
-fn text_format<Filter, Output>(
-    logs: SubscriberBuilder<DefaultFields, Format, Filter, Output>,
-) -> SubscriberBuilder<EscapedFields, Format, Filter, Output> {
-    logs.fmt_fields(EscapedFields::default())
 }
 
 /// The filter of the log. `EnvFilter`'s default constructor would ignore the parts that it cannot parse, and log
@@ -111,30 +112,45 @@ pub(crate) fn install_tracer_provider(traces: &SdkTracerProvider) {
     SPANS_ARE_EXPORTED.store(true, Ordering::Relaxed);
 }
 
+/// Whether spans go anywhere: code that would have to compute a parent first asks.
+pub(crate) fn exports_spans() -> bool {
+    SPANS_ARE_EXPORTED.load(Ordering::Relaxed)
+}
+
 /// Begins a span below its parent and returns the context of the span. Without an exporter it returns the context
-/// of the parent.
+/// of the parent; if that has no trace, one begins.
 pub(crate) fn start_span(
     parent: &TraceContext,
     span: impl FnOnce() -> SpanBuilder,
 ) -> TraceContext {
-    if !SPANS_ARE_EXPORTED.load(Ordering::Relaxed) {
-        return parent.clone();
+    if !exports_spans() {
+        return with_trace(parent);
     }
     parent.with_span(global::tracer("chassis").build_with_context(span(), parent))
 }
 
+/// The context itself if it belongs to a trace, or one in which a trace begins.
+pub(crate) fn with_trace(cx: &TraceContext) -> TraceContext {
+    if cx.span().span_context().is_valid() {
+        return cx.clone();
+    }
+    let ids = RandomIdGenerator::default();
+    cx.with_remote_span_context(SpanContext::new(
+        ids.new_trace_id(),
+        ids.new_span_id(),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::NONE,
+    ))
+}
+
 /// The W3C `traceparent` of a context, to be stored beside an event. If the context has no trace, one begins.
 pub fn traceparent(cx: &TraceContext) -> String {
+    let cx = with_trace(cx);
     let span = cx.span();
     let span = span.span_context();
-    let (trace, id, sampled) = match span.is_valid() {
-        true => (span.trace_id(), span.span_id(), span.is_sampled()),
-        false => {
-            let ids = RandomIdGenerator::default();
-            (ids.new_trace_id(), ids.new_span_id(), true)
-        }
-    };
-    format!("00-{trace}-{id}-{:02x}", u8::from(sampled))
+    let sampled = u8::from(span.is_sampled());
+    format!("00-{}-{}-{sampled:02x}", span.trace_id(), span.span_id())
 }
 
 /// The context of a stored or received `traceparent`; an empty context if it is absent or invalid.
@@ -154,8 +170,7 @@ pub fn parse_traceparent(traceparent: Option<&str>) -> TraceContext {
     TraceContextPropagator::new().extract_with_context(&TraceContext::new(), &Carrier(traceparent))
 }
 
-fn tracer_provider(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
-    let resource = Resource::builder().with_service_name(service).build();
+fn tracer_provider(resource: Resource, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
     let provider = SdkTracerProvider::builder().with_resource(resource);
     let exporter = SpanExporter::builder()
         .with_http()
@@ -207,7 +222,8 @@ mod tests {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, receiver).await });
 
-        let traces = tracer_provider("till", &endpoint).unwrap();
+        let resource = resource::resource("till", "1.2.3", Some("till-7d4f"));
+        let traces = tracer_provider(resource, &endpoint).unwrap();
         drop(traces.tracer("test").start("a span"));
         let metrics = metrics::prometheus_builder().unwrap().build_recorder().handle();
         Telemetry { metrics, traces: Some(traces) }.shutdown().await;
@@ -215,7 +231,11 @@ mod tests {
         let export = received.try_recv().expect("an export before the end of the shutdown");
         let resource = &export.resource_spans[0];
         let attributes = format!("{:?}", resource.resource.as_ref().unwrap().attributes);
-        assert!(attributes.contains("service.name") && attributes.contains("till"), "{attributes}");
+        for (name, value) in [("name", "till"), ("version", "1.2.3"), ("instance.id", "till-7d4f")]
+        {
+            let (name, value) = (format!("service.{name}"), format!("\"{value}\""));
+            assert!(attributes.contains(&name) && attributes.contains(&value), "{attributes}");
+        }
         assert_eq!(resource.scope_spans[0].spans[0].name, "a span");
     }
 

@@ -5,6 +5,7 @@
 //! shows in the sums. Loops run as in a service, or step by step on a given batch.
 
 mod admin_client;
+pub(crate) mod captured_log;
 mod domain;
 mod fixture;
 mod proxy;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use metrics::{counter, histogram};
 use opentelemetry::Context;
+use opentelemetry::trace::{Status, TraceContextExt};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -70,7 +71,10 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
         let span = self.span(topic);
         let causation_id = self.event_id;
         let event_id = causation_id.map_or_else(Uuid::now_v7, |cause| handler.response_id(cause));
-        let event = handler.decide(rows, HandlerContext { now, event_id, causation_id })?;
+        let current = span.with_value(self.labels()).attach();
+        let event = handler.decide(rows, HandlerContext { now, event_id, causation_id });
+        drop(current);
+        let event = event.inspect_err(|_| span.span().set_status(Status::error("")))?;
         let traceparent = Some(telemetry::traceparent(&span));
         let envelope = event.map(|event| Envelope {
             event,

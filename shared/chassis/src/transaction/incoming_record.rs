@@ -1,7 +1,7 @@
 //! A record on its way into a transaction, with the handler of its event.
 
 use chrono::{DateTime, Utc};
-use opentelemetry::trace::{SpanBuilder, SpanKind};
+use opentelemetry::trace::{SpanBuilder, SpanKind, Status, TraceContextExt};
 use opentelemetry::{Context, KeyValue};
 use rdkafka::message::{Message, OwnedMessage};
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use crate::dead_letter::DeadLetterReason;
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::event::{HandlerContext, Outgoing, Retention, Topic, Unprocessable};
 use crate::telemetry;
+use crate::telemetry::labels::Labels;
 use crate::unit_of_work::UnitOfWork;
 
 /// An event without its type, as a transaction needs it: the keys of its rows, its handler, and the cost of
@@ -68,6 +69,40 @@ impl<R: UnitOfWork> IncomingRecord<R> {
         }
     }
 
+    fn key(&self) -> &str {
+        let key = self.message.key().and_then(|key| std::str::from_utf8(key).ok());
+        key.unwrap_or_default()
+    }
+
+    /// What the lines of the log about this record have, beside its trace.
+    pub fn labels(&self) -> Labels {
+        let labels = Labels::default();
+        labels.set("topic", self.message.topic());
+        labels.set("key", self.key());
+        if let Some(event_id) = self.event_id {
+            labels.set("event_id", &event_id.to_string());
+        }
+        labels
+    }
+
+    /// Calls something whose lines of the log are about this record.
+    pub fn in_context<T>(&self, call: impl FnOnce() -> T) -> T {
+        let _current = self.parent.with_value(self.labels()).attach();
+        call()
+    }
+
+    /// Marks the trace of this record: it is a dead letter now.
+    pub fn trace_dead_letter(&self, reason: &str) {
+        let topic = self.message.topic();
+        let span = telemetry::start_span(&self.parent, || {
+            SpanBuilder::from_name(format!("store dead letter of {topic}")).with_attributes([
+                KeyValue::new("messaging.destination.name", topic.to_owned()),
+                KeyValue::new("messaging.kafka.message.key", self.key().to_owned()),
+            ])
+        });
+        span.span().set_status(Status::error(reason.to_owned()));
+    }
+
     /// The span of handling this event: a child of the one that published it.
     pub fn span(&self, topic: &Topic) -> Context {
         telemetry::start_span(&self.parent, || {
@@ -83,6 +118,7 @@ impl<R: UnitOfWork> IncomingRecord<R> {
                         self.message.partition().to_string(),
                     ),
                     KeyValue::new("messaging.kafka.offset", self.message.offset()),
+                    KeyValue::new("messaging.kafka.message.key", self.key().to_owned()),
                     KeyValue::new(
                         "messaging.message.id",
                         self.event_id.map(|id| id.to_string()).unwrap_or_default(),
