@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use e2e::stack_description::SERVICES;
 use serde_json::Value;
 
 use super::{deployables, read, root, services};
