@@ -19,7 +19,12 @@ fail() {
   exit 1
 }
 
-if [ "$program" != lag-exporter ] && command -v "$program"; then exit 0; fi
+case $program in
+lag-exporter) installed=klag-exporter ;;
+postgres-exporter) installed=prometheus-postgres-exporter ;;
+*) installed=$program ;;
+esac
+if command -v "$installed"; then exit 0; fi
 
 case $program in
 promtool | prometheus)
@@ -48,15 +53,11 @@ build() {
     mv "$home/bin/klag-exporter" "$home/new"
     ;;
   postgres-exporter)
-    if command -v prometheus-postgres-exporter >/dev/null; then
-      cp "$(command -v prometheus-postgres-exporter)" "$home/new"
-    else
-      command -v apt-get >/dev/null || fail "there is no prometheus-postgres-exporter, and no Debian to fetch it from"
-      # Without its installation, which starts a service.
-      apt-cache show prometheus-postgres-exporter >/dev/null 2>&1 || apt-get -q update
-      (cd "$home" && apt-get download prometheus-postgres-exporter && dpkg -x ./*.deb package)
-      mv "$home/package/usr/bin/prometheus-postgres-exporter" "$home/new"
-    fi
+    command -v apt-get >/dev/null || fail "there is no prometheus-postgres-exporter, and no Debian to fetch it from"
+    apt-cache show prometheus-postgres-exporter >/dev/null 2>&1 || apt-get -q update
+    # Without its installation, which starts a service.
+    (cd "$home" && apt-get download prometheus-postgres-exporter && dpkg -x ./*.deb package)
+    mv "$home/package/usr/bin/prometheus-postgres-exporter" "$home/new"
     ;;
   esac
 }
