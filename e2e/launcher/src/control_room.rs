@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use crate::control_server::CONTROL_SECRET;
 use crate::ports::{ConsolePorts, InstancePorts};
 use crate::process::LaunchCommand;
 use crate::secrets::SERVICES;
@@ -32,7 +33,12 @@ impl StackState {
             ("PROBE_URLS", self.urls(http, |ports| ports.probe)?),
         ];
         if !self.secure {
-            variables.push(("DEMO", "1".to_string()));
+            let token = self.secrets()?.password_file(CONTROL_SECRET)?;
+            variables.extend([
+                ("DEMO", "1".to_string()),
+                ("LAUNCHER_URL", format!("{http}://{HOST}:{}", ports.control)),
+                ("LAUNCHER_TOKEN_FILE", token.display().to_string()),
+            ]);
         } else {
             let secrets = self.secrets()?;
             let certificate = secrets.certificate(SERVICES)?.display().to_string();

@@ -13,6 +13,7 @@ mod class_archives;
 mod component;
 mod compose;
 mod control_room;
+mod control_server;
 mod credentials;
 pub mod directories;
 mod eventually;

@@ -62,6 +62,8 @@ pub struct ConsolePorts {
     pub pages: u16,
     /// For `/livez` and `/readyz`.
     pub probe: u16,
+    /// The launcher's control server, which the page of the demo uses.
+    pub control: u16,
 }
 
 /// Every port of the stack.
@@ -83,20 +85,21 @@ pub struct Ports {
 impl Ports {
     /// The default ports. Those of the nth service, from 1, are 8000 + n, 9000 + n and 9010 + n for
     /// its API, probes and operators, 54320 + n for its database and 9093 + n for Kafka. Those of the
-    /// control room are 8000 and 9000.
+    /// control room are 8000, 9000 and 9010.
     pub fn new(description: &StackDescription) -> Self {
         let services = description.services.iter().zip(1..).map(|(service, n)| {
             let first = InstancePorts { api: 8000 + n, probe: 9000 + n, admin: 9010 + n };
             let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
             (service.clone(), ports)
         });
-        let console = description.console.then_some(ConsolePorts { pages: 8000, probe: 9000 });
+        let console =
+            description.console.then_some(ConsolePorts { pages: 8000, probe: 9000, control: 9010 });
         let (kafka, kafka_controller, registry) = (9092, 9093, 8081);
         Self { services: services.collect(), kafka, kafka_controller, registry, console }
     }
 
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
-    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, and for a service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`,
+    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, and for a service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`,
     /// `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
     ///
     /// # Errors
@@ -158,6 +161,7 @@ impl Ports {
         if let Some(ports) = &mut self.console {
             settings.push(("CONSOLE_PORT".to_string(), &mut ports.pages));
             settings.push(("CONSOLE_PROBE_PORT".to_string(), &mut ports.probe));
+            settings.push(("CONSOLE_CONTROL_PORT".to_string(), &mut ports.control));
         }
         settings
     }

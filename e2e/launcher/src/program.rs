@@ -64,6 +64,9 @@ pub enum StackCommand {
         #[arg(long)]
         everything: bool,
     },
+    /// Serve the page of the demo on loopback; `up` starts it in the background
+    #[command(hide = true)]
+    ControlServer,
     /// Run a command while databases, Kafka and registry run on free ports
     WithInfrastructure {
         /// The command and its arguments
@@ -120,6 +123,7 @@ impl StackCommand {
                 println!("{}", issuer.sign(&who, &scope, lifetime)?);
             }
             StackCommand::Rotate { everything } => open()?.rotate(everything).await?,
+            StackCommand::ControlServer => open()?.serve_control().await?,
             StackCommand::WithInfrastructure { command } => {
                 return run_with_infrastructure(description, &command).await;
             }
@@ -146,6 +150,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
         }
     }
     if description.console {
+        if stack.is_native() && !description.secure {
+            stack.start_control_server().await?;
+        }
         println!("{:<9} {}", "console", stack.console_url()?);
     }
     if let Some(ca) = stack.ca_certificate()? {

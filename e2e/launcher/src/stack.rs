@@ -226,6 +226,7 @@ impl Stack {
         for component in &components {
             component.record_planned_exit(ExitCause::Kill)?;
         }
+        self.stop_control_server()?;
         self.description.kill_all_in(&self.directory)?;
         components.iter().for_each(|component| component.remove_pid_file());
         Ok(())

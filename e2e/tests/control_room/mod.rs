@@ -42,7 +42,9 @@ async fn ensure_clean(browser: &Browser, url: &str) -> Result<()> {
     let complaints = browser.complaints().await?;
     ensure!(complaints.is_empty(), "{complaints:#?}");
     let requested = browser.requested_urls().await?;
-    let others: Vec<_> = requested.iter().filter(|it| !it.starts_with(url)).collect();
+    // The browser's own icons are such URLs.
+    let is_other = |it: &&String| !it.starts_with(url) && !it.starts_with("data:");
+    let others: Vec<_> = requested.iter().filter(is_other).collect();
     ensure!(!requested.is_empty() && others.is_empty(), "{others:#?}");
     Ok(())
 }
@@ -90,6 +92,7 @@ async fn show_an_outage(
     stack.kill("stock").await?;
     browser.wait_for("down", OUTAGE_SHOWN_WITHIN).await?;
     let waiting = place_orders(client, 5).await?;
+    browser.wait_for("Connection refused", TIMEOUT).await?;
     take_screenshot(browser, "overview-outage").await?;
     stack.start("stock").await?;
     wait_until_confirmed(client, &waiting).await?;
@@ -132,6 +135,7 @@ async fn replay_dead_letters(
     browser.click("button[value=all]").await?;
     let all = format!("{} replayed, 0 still unprocessable", BAD_EVENTS - 1);
     browser.wait_for(&all, TIMEOUT).await?;
+    browser.wait_for("No dead letter matches.", TIMEOUT).await?;
     take_screenshot(browser, "dead-letters-replayed").await?;
     wait_until_confirmed(client, &orders).await?;
     browser.open(&format!("{url}/repair")).await?;

@@ -8,7 +8,11 @@
     source.onmessage = (message) => {
       const { region, markup } = JSON.parse(message.data);
       const place = document.getElementById(region);
-      if (place && !place.contains(document.activeElement)) place.innerHTML = markup;
+      if (!place || place.contains(document.activeElement)) return;
+      const ran = place.querySelector("[data-runs]");
+      place.innerHTML = markup;
+      // A job that has ended has changed what the rest of its page shows.
+      if (ran && !place.querySelector("[data-runs]")) window.location.reload();
     };
     const show = (text, kind) => { if (state) { state.textContent = text; state.className = `live ${kind}`; } };
     source.onopen = () => show("live", "is-good");

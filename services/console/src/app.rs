@@ -12,13 +12,13 @@ use tokio::sync::watch;
 use crate::demo::{Launcher, RecentOrders};
 use crate::jobs::Jobs;
 use crate::metrics::snapshot::Snapshot;
-use crate::operator::{self, VerifiedTokens};
+use crate::operators::{self, VerifiedTokens};
 use crate::orders::StuckCache;
 use crate::overview::books::BooksCache;
 use crate::overview::regions::Rendered;
 use crate::services::Services;
 use crate::settings::Settings;
-use crate::{assets, dead_letters, demo, jobs, layout, orders, overview, protection, repair};
+use crate::{assets, dead_letters, demo, jobs, orders, overview, pages, protection, repair};
 
 /// The state of the control room. All of it can be asked for again: a restart loses the charts and nothing else.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ impl App {
     /// If the client of the services can't be made.
     pub fn new(settings: Settings, frontend: &Frontend) -> anyhow::Result<App> {
         let services = Services::new(&settings)?;
-        layout::HAS_DEMO.store(settings.demo, Ordering::Relaxed);
+        pages::HAS_DEMO.store(settings.demo, Ordering::Relaxed);
         Ok(App(Arc::new(AppState {
             services,
             snapshot: watch::Sender::default(),
@@ -106,10 +106,10 @@ pub fn router(app: App) -> Router {
         .merge(dead_letters::router())
         .merge(repair::router())
         .merge(jobs::router())
-        .layer(from_fn_with_state(app.clone(), operator::require))
-        .merge(operator::router())
+        .layer(from_fn_with_state(app.clone(), operators::require))
+        .merge(operators::router())
         .merge(assets::router())
-        .route("/{*path}", get(async || layout::not_found()))
+        .route("/{*path}", get(async || pages::not_found()))
         .layer(from_fn_with_state(app.clone(), protection::check))
         .layer(from_fn(protection::set_headers))
         .with_state(app)

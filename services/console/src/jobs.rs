@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::app::App;
-use crate::layout::{self, Notice};
+use crate::pages::{self, Notice};
 
 /// The present job, or the last one.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +45,7 @@ pub struct JobReport(Arc<watch::Sender<JobState>>);
 
 impl JobReport {
     /// Shows how far the job is.
-    pub fn progress(&self, text: String) {
+    pub fn update(&self, text: String) {
         self.0.send_modify(|state| state.progress = text);
     }
 
@@ -102,7 +102,7 @@ fn render(state: &JobState) -> Markup {
     }
     let is_running = state.ended_at.is_none();
     html! {
-        div.notice.job.is-bad[state.is_bad] {
+        div.notice.job.is-bad[state.is_bad] data-runs=[is_running.then_some("")] {
             strong { (state.title) }
             span {
                 @match state.ended_at {
@@ -124,7 +124,7 @@ pub fn router() -> Router<App> {
 async fn stop(State(app): State<App>, headers: HeaderMap) -> Response {
     app.jobs.state.send_modify(|state| state.is_stopping = true);
     let notice = Notice::done("The job stops after what it is doing now.");
-    layout::redirect(layout::referer_path(&headers), notice)
+    pages::redirect(pages::referer_path(&headers), notice)
 }
 
 async fn follow(State(app): State<App>) -> Response {

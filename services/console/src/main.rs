@@ -5,11 +5,11 @@
 //! # How a page is added
 //!
 //! A folder is a section of the navigation, such as [`dead_letters`]. Its `mod.rs` has `pub fn router() ->
-//! Router<App>`, which `app.rs` merges, and [`layout::SECTIONS`] names it with its path.
-//! - A handler takes `State(app): State<App>` and [`operator::Operator`], and returns `Result<Response, PageError>`.
+//! Router<App>`, which `app.rs` merges, and [`pages::SECTIONS`] names it with its path.
+//! - A handler takes `State(app): State<App>` and [`operators::Operator`], and returns `Result<Response, PageError>`.
 //! - `app.services.get(…)` and `post(…)` ask a service, with the operator's token: [`services`].
-//! - [`layout::page`] puts the navigation around the `maud` markup of the page.
-//! - A form posts to a path below its section; its handler ends in [`layout::redirect`] with a notice. [`protection`]
+//! - [`pages::page`] puts the navigation around the `maud` markup of the page.
+//! - A form posts to a path below its section; its handler ends in [`pages::redirect`] with a notice. [`protection`]
 //!   refuses posts of other sites for every route, so a form needs no token of its own.
 //! - There is no inline script and no inline style, since the content policy refuses both. Classes are in
 //!   `assets/console.css`; the geometry of an SVG is in its attributes.
@@ -21,11 +21,11 @@ mod dead_letters; // what could not be handled, and what an operator does about 
 mod demo; // place orders, kill components: only where the launcher says so
 mod format; // numbers, spans of time and dates for people
 mod jobs; // work that takes longer than a request
-mod layout; // the frame around each page
 mod metrics; // the one poller of the services' metrics
-mod operator; // who looks: the token of a secured stack
+mod operators; // who looks: the token of a secured stack
 mod orders; // where an order is, and which are stuck
 mod overview; // the first page, which is live
+mod pages; // the frame around each page
 mod protection; // hosts, other sites, and the headers of every answer
 mod repair; // consumers, republication and the rebuild
 mod services; // a client of the services

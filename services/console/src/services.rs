@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::operator::Operator;
+use crate::operators::Operator;
 use crate::settings::{Addresses, Settings};
 
 /// Longer than a service takes for any answer.

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{position, text};
 use crate::app::App;
-use crate::layout::{self, PageError, Section};
-use crate::operator::Operator;
+use crate::operators::Operator;
+use crate::pages::{self, PageError, Section};
 use crate::services::Port;
 
 pub async fn show(
@@ -29,14 +29,14 @@ pub async fn show(
         p.why.lead { span.tag { (text(&letter, "kind").replace('_', " ")) } " " (text(&letter, "reason")) }
         div.columns {
             div {
-                (facts(&letter, trace))
+                (attributes(&letter, trace))
                 (content(&letter))
                 (record(&letter))
             }
             @if is_waiting { div { (replay(&service, id)) (discard(&service, id, &letter["discard_impact"])) } }
         }
     };
-    Ok(layout::page(&headers, Section::DeadLetters, &title, body))
+    Ok(pages::page(&headers, Section::DeadLetters, &title, body))
 }
 
 /// The address of the trace, if there is a page of traces and the record has one.
@@ -46,7 +46,7 @@ fn trace_link(page: Option<&str>, traceparent: &str) -> Option<String> {
     is_hexadecimal.then(|| page.map(|page| page.replace("{trace_id}", trace_id)))?
 }
 
-fn facts(letter: &Value, trace: Option<String>) -> Markup {
+fn attributes(letter: &Value, trace: Option<String>) -> Markup {
     let settled = text(letter, "settled_at");
     html! {
         section.panel aria-label="Facts" { dl.facts {

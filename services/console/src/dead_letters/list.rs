@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::{position, text};
 use crate::app::App;
 use crate::format;
-use crate::layout::{self, PageError, Section};
-use crate::operator::Operator;
+use crate::operators::Operator;
+use crate::pages::{self, PageError, Section};
 use crate::repair;
 use crate::services::{Port, ServiceError};
 
@@ -71,7 +71,7 @@ pub async fn show(
         }
         (table(&filter, &listings))
     };
-    Ok(layout::page(&headers, Section::DeadLetters, "Dead letters", body))
+    Ok(pages::page(&headers, Section::DeadLetters, "Dead letters", body))
 }
 
 async fn list(app: &App, operator: &Operator, service: &str, filter: &Filter) -> Listing {

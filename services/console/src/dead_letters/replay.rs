@@ -12,8 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::App;
 use crate::jobs::JobReport;
-use crate::layout::{self, Notice};
-use crate::operator::Operator;
+use crate::operators::Operator;
+use crate::pages::{self, Notice};
 use crate::services::{Port, ServiceError};
 
 const RATE_MAX: u32 = 200;
@@ -65,7 +65,7 @@ pub async fn start(
     let request = Request::from_pairs(pairs);
     if !request.is_all && request.selected.is_empty() {
         let notice = Notice::failed("No dead letter is selected.");
-        return layout::redirect("/dead-letters", notice);
+        return pages::redirect("/dead-letters", notice);
     }
     let title = match request.is_all {
         true => format!("Replay of all that wait, {} a second", request.rate),
@@ -83,7 +83,7 @@ pub async fn start(
         Ok(replay.summary())
     });
     let notice = started.map_or_else(|refused| refused, |()| Notice::done(""));
-    layout::redirect("/dead-letters", notice)
+    pages::redirect("/dead-letters", notice)
 }
 
 /// A replay under way.
@@ -173,7 +173,7 @@ impl Replay {
                 }
             }
         }
-        self.report.progress(self.summary());
+        self.report.update(self.summary());
         Ok(())
     }
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::app::App;
-use crate::layout::{self, Notice};
-use crate::operator::Operator;
+use crate::operators::Operator;
+use crate::pages::{self, Notice};
 use crate::services::{Port, ServiceError};
 
 type DeadLetterPath = Path<(String, i64)>;
@@ -17,7 +17,7 @@ type DeadLetterPath = Path<(String, i64)>;
 /// Back to the dead letter, with what its service answered.
 fn answer(service: &str, id: i64, answered: Result<String, ServiceError>) -> Response {
     let notice = answered.map_or_else(Notice::failed, Notice::done);
-    layout::redirect(&format!("/dead-letters/{service}/{id}"), notice)
+    pages::redirect(&format!("/dead-letters/{service}/{id}"), notice)
 }
 
 /// The outcomes of docs/operations.md, in a sentence.

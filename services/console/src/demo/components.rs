@@ -11,7 +11,7 @@ use reqwest::{Client, Url};
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::layout::{self, Notice};
+use crate::pages::{self, Notice};
 use crate::services::describe;
 use crate::settings::Settings;
 
@@ -109,7 +109,7 @@ pub struct ComponentForm {
 
 pub async fn act(State(app): State<App>, Form(form): Form<ComponentForm>) -> Response {
     let Some(launcher) = &app.launcher else {
-        return layout::redirect("/demo", Notice::failed("The launcher gives no control here."));
+        return pages::redirect("/demo", Notice::failed("The launcher gives no control here."));
     };
     let action = if form.action == "start" { "start" } else { "kill" };
     let notice = match launcher.act(action, &form.name).await {
@@ -117,5 +117,5 @@ pub async fn act(State(app): State<App>, Form(form): Form<ComponentForm>) -> Res
         Ok(()) => Notice::done(format!("{} is killed.", form.name)),
         Err(reason) => Notice::failed(reason),
     };
-    layout::redirect("/demo", notice)
+    pages::redirect("/demo", notice)
 }

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
-use crate::layout::{self, Notice, PageError, Section};
-use crate::operator::Operator;
+use crate::operators::Operator;
+use crate::pages::{self, Notice, PageError, Section};
 use crate::services::{Port, ServiceError};
 
 pub use components::Launcher;
@@ -63,7 +63,7 @@ async fn show(
             }
         }
     };
-    Ok(layout::page(&headers, Section::Demo, "Demo", body))
+    Ok(pages::page(&headers, Section::Demo, "Demo", body))
 }
 
 fn order_panel(items: &Result<Value, ServiceError>) -> Markup {
@@ -134,5 +134,5 @@ async fn place(
         None => Notice::done(format!("{accepted} accepted.")),
         Some(error) => Notice::failed(format!("{accepted} accepted. {error}")),
     };
-    layout::redirect("/demo", notice)
+    pages::redirect("/demo", notice)
 }

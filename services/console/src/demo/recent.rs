@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::app::App;
-use crate::operator::Operator;
+use crate::operators::Operator;
 use crate::services::Port;
 
 const ORDERS_MAX: usize = 12;

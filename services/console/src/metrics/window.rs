@@ -74,10 +74,11 @@ pub struct Window {
 impl Window {
     /// Adds what the counters of an instance grew by since it was last asked.
     pub fn add(&mut self, instance: &str, samples: &Samples, now: DateTime<Utc>) {
-        let counters = read_counters(samples);
-        if counters.is_empty() {
+        if *samples == Samples::default() {
             return;
         }
+        // A histogram begins with its first event, so an instance without counters counts from zero.
+        let counters = read_counters(samples);
         let Some(last) = self.last.insert(instance.to_string(), counters.clone()) else { return };
         let mut grown = Bucket::default();
         for (topic, bounds) in by_topic(&counters, &last) {
@@ -184,6 +185,7 @@ mod tests {
         assert!(window.buckets.is_empty(), "what was before the first look is unknown");
         window.add("order", &samples(110, [55, 87, 98]), at(1));
         window.add("order", &samples(4, [1, 2, 3]), at(2));
+        window.add("order", &Samples::default(), at(3));
         window.add("order", &samples(6, [1, 2, 3]), at(35));
         assert_eq!(window.buckets.len(), 4);
         let first = &window.buckets[0];
@@ -193,6 +195,14 @@ mod tests {
         window.advance(at(3_600));
         assert_eq!(window.buckets.len(), BUCKETS_MAX);
         assert!(window.buckets.iter().all(|bucket| bucket.placed == 0.0));
+    }
+
+    #[test]
+    fn the_first_event_of_an_instance_that_was_there_before_is_counted() {
+        let mut window = Window::default();
+        window.add("order", &Samples::parse("relay_active 1\n", |_| true), at(0));
+        window.add("order", &samples(3, [1, 1, 2]), at(1));
+        assert_eq!((window.total.placed, window.total.confirmed), (3.0, 2.0));
     }
 
     #[test]

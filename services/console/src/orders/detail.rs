@@ -11,8 +11,8 @@ use super::timeline::{self, Delivery, DeliveryState, Step, Timeline};
 use super::{DECIDER, causes, picture};
 use crate::app::App;
 use crate::format;
-use crate::layout::{self, PageError, Section};
-use crate::operator::Operator;
+use crate::pages::{self, PageError, Section};
+use crate::operators::Operator;
 use crate::services::{Port, ServiceError};
 
 pub async fn show(
@@ -56,7 +56,7 @@ pub async fn show(
         @if let Ok(order) = &order { (lines(order)) }
     };
     let title = format!("Order {order_id}");
-    Ok(layout::page(&headers, Section::Orders, &title, body))
+    Ok(pages::page(&headers, Section::Orders, &title, body))
 }
 
 fn text<'a>(order: &'a Value, field: &str) -> &'a str {

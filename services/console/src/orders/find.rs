@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{DECIDER, stuck};
 use crate::app::App;
 use crate::format;
-use crate::layout::{self, PageError, Section};
-use crate::operator::Operator;
+use crate::pages::{self, PageError, Section};
+use crate::operators::Operator;
 use crate::services::{Port, ServiceError};
 
 /// Orders of a customer on a page.
@@ -41,7 +41,7 @@ pub async fn show(
             (form(""))
             (stuck::region(&app, &operator).await)
         };
-        return Ok(layout::page(&headers, Section::Orders, "Orders", body));
+        return Ok(pages::page(&headers, Section::Orders, "Orders", body));
     }
     let Some(id) = parse_id(wanted) else {
         return Ok(not_found(
@@ -83,7 +83,7 @@ pub async fn show(
         (list(orders))
         @if let Some(next) = page["next"].as_str() { p { a href={ "/orders?id=" (id) "&after=" (next) } { "Older orders" } } }
     };
-    Ok(layout::page(&headers, Section::Orders, "Orders of a customer", body))
+    Ok(pages::page(&headers, Section::Orders, "Orders of a customer", body))
 }
 
 fn not_found(headers: &HeaderMap, wanted: &str, why: &str) -> Response {
@@ -92,7 +92,7 @@ fn not_found(headers: &HeaderMap, wanted: &str, why: &str) -> Response {
         (form(wanted))
         p.notice.is-bad role="alert" { (why) }
     };
-    (StatusCode::NOT_FOUND, layout::page(headers, Section::Orders, "Orders", body)).into_response()
+    (StatusCode::NOT_FOUND, pages::page(headers, Section::Orders, "Orders", body)).into_response()
 }
 
 fn form(wanted: &str) -> Markup {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::{DECIDER, causes};
 use crate::app::App;
 use crate::format;
-use crate::operator::Operator;
+use crate::operators::Operator;
 use crate::services::{Port, ServiceError};
 
 /// An order that is younger is on its way.

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::operator::Operator;
+use crate::operators::Operator;
 use crate::services::{Port, ServiceError};
 
 /// Events that one request may name.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::metrics::window::Bucket;
-use crate::operator::Operator;
+use crate::operators::Operator;
 use crate::services::Port;
 
 /// How old the books may be before they are asked for again.

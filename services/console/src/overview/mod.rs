@@ -23,9 +23,9 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::app::{App, Stopping};
-use crate::layout::{self, Section};
-use crate::operator::Operator;
+use crate::operators::Operator;
 use crate::overview::regions::{REGIONS, Rendered};
+use crate::pages::{self, Section};
 
 /// How long one stream lasts; the browser then opens another. The server closes older connections anyway.
 const STREAM_DURATION_MAX: Duration = Duration::from_secs(240);
@@ -53,7 +53,7 @@ async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) ->
             }
         }
     };
-    layout::page(&headers, Section::Overview, "Overview", body)
+    pages::page(&headers, Section::Overview, "Overview", body)
 }
 
 /// An open stream: the regions that it has to send, and those that its page has.

@@ -63,7 +63,7 @@ fn readiness(readiness: &Readiness) -> Markup {
 pub fn lag(snapshot: &Snapshot) -> Markup {
     html! {
         h2 { "Lag by group and topic" span.legend { "records that are not handled yet" } }
-        div.books { @for service in &snapshot.services { div {
+        div.groups { @for service in &snapshot.services { div {
             @let lags = service.lags();
             @let all: f64 = lags.values().map(|(records, _)| records).sum();
             h3 { (service.name) " "
@@ -74,7 +74,7 @@ pub fn lag(snapshot: &Snapshot) -> Markup {
             }
             @if lags.is_empty() { p.quiet { @if service.reports() { "No partition is assigned yet." } @else { "No instance reports." } } }
             dl { @for (topic, (records, partitions)) in &lags {
-                dt { (topic) @if *partitions < 1.0 { " " span.is-marked { "not read" } } }
+                dt { (topic) @if *partitions < 1.0 { " " span.state.is-warning { "not read" } } }
                 dd { span.is-marked[*records >= LAG_MARKED] { (format::count(*records)) } }
             } }
         } } }

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::format;
 use crate::jobs::JobReport;
-use crate::layout::{self, Notice, PageError, Section};
-use crate::operator::Operator;
+use crate::operators::Operator;
+use crate::pages::{self, Notice, PageError, Section};
 use crate::services::{Port, ServiceError};
 
 /// The service with a copy of another service's items, which can be rebuilt.
@@ -82,7 +82,7 @@ async fn show(
             (rebuild_panel())
         }
     };
-    Ok(layout::page(&headers, Section::Repair, "Repair", body))
+    Ok(pages::page(&headers, Section::Repair, "Repair", body))
 }
 
 fn consumer_panel(consumers: &[Consumer]) -> Markup {
@@ -152,7 +152,7 @@ async fn resume(
     let resumed =
         app.services.post::<Value>(&operator, place, "/consumer/resume", None::<&()>).await;
     let done = |_| Notice::done(format!("The consumer of {service} reads again."));
-    layout::redirect("/repair", resumed.map_or_else(Notice::failed, done))
+    pages::redirect("/repair", resumed.map_or_else(Notice::failed, done))
 }
 
 #[derive(Deserialize)]
@@ -171,7 +171,7 @@ async fn republish(
         "" => None,
         text => match text.parse::<NaiveDateTime>().or_else(|_| format!("{text}:00").parse()) {
             Ok(since) => Some(since.and_utc()),
-            Err(_) => return layout::redirect("/repair", Notice::failed("This is no time.")),
+            Err(_) => return pages::redirect("/repair", Notice::failed("This is no time.")),
         },
     };
     let names = app.services.names.iter();
@@ -185,7 +185,7 @@ async fn republish(
     let started =
         jobs.jobs.start(title, |report| republish_all(app, operator, names, (key, since), report));
     let notice = started.map_or_else(|refused| refused, |()| Notice::done(""));
-    layout::redirect("/repair", notice)
+    pages::redirect("/repair", notice)
 }
 
 /// One request works for some seconds and answers where the next one continues.
@@ -213,7 +213,7 @@ async fn republish_all(
                 format!("{} events republished; then: {error}", format::count(republished))
             })?;
             republished += done["republished"].as_f64().unwrap_or_default();
-            report.progress(format!(
+            report.update(format!(
                 "{} events republished, now {service}",
                 format::count(republished)
             ));
@@ -234,5 +234,5 @@ async fn rebuild(State(app): State<App>, operator: Operator) -> Response {
         let fields: Vec<_> = fields.map(|(name, value)| format!("{name} {value}")).collect();
         Notice::done(format!("The items are rebuilt: {}.", fields.join(", ")))
     };
-    layout::redirect("/repair", rebuilt.map_or_else(Notice::failed, done))
+    pages::redirect("/repair", rebuilt.map_or_else(Notice::failed, done))
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
-use crate::layout::{self, PageError, Section};
+use crate::pages::{self, PageError, Section};
 use crate::services::{Port, ServiceError};
 
 const COOKIE: &str = "operator_token";
@@ -46,7 +46,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Operator, Infallible> {
-        Ok(Operator(layout::cookie(&parts.headers, COOKIE).map(str::to_string)))
+        Ok(Operator(pages::cookie(&parts.headers, COOKIE).map(str::to_string)))
     }
 }
 
@@ -59,7 +59,7 @@ impl VerifiedTokens {
         self.0.lock().get(&digest(token)).map(Instant::elapsed)
     }
 
-    fn remember(&self, token: &str) {
+    fn store(&self, token: &str) {
         let mut verified = self.0.lock();
         if verified.len() >= VERIFIED_MAX {
             verified.retain(|_, at| at.elapsed() < VERIFIED_FOR);
@@ -108,7 +108,7 @@ async fn verify(app: &App, operator: &Operator) -> Result<bool, ServiceError> {
             app.services.get::<Value>(operator, (&**service, Port::Admin), "/consumer").await;
         match asked {
             Ok(_) => {
-                app.verified.remember(token);
+                app.verified.store(token);
                 return Ok(true);
             }
             Err(ServiceError::Refused { status, .. })
@@ -152,7 +152,7 @@ fn sign_in_page(headers: &HeaderMap, status: StatusCode, refusal: Option<&str>) 
             p { button.primary type="submit" { "Sign in" } }
         }
     };
-    (status, layout::page(headers, Section::None, "Sign in", body)).into_response()
+    (status, pages::page(headers, Section::None, "Sign in", body)).into_response()
 }
 
 #[derive(Deserialize)]
