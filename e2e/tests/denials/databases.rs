@@ -184,6 +184,7 @@ fn declare_table(table: &DatabaseTable, is_owner: bool) -> BTreeSet<char> {
         comment if comment.starts_with("append-only, deletable") => "rid",
         comment if comment.starts_with("append-only") => "ri",
         comment if comment.starts_with("deletable") => "ridu",
+        comment if comment.starts_with("read-only") => "r",
         _ => "riu",
     };
     let mutable = table.columns.iter().any(|(_, is_mutable)| *is_mutable);

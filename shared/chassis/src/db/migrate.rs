@@ -131,7 +131,7 @@ async fn find_unapplied(
     sqlx::query_scalar(query).bind(needed).fetch_one(db).await
 }
 
-async fn connect_with_retry(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+pub(super) async fn connect_with_retry(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let deadline = Instant::now() + MIGRATION_CONNECT_TIMEOUT;
     loop {
         match PgConnection::connect_with(options).await {

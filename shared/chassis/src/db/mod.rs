@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub(crate) mod connection;
+pub mod erasure;
 pub mod horizon;
 pub(crate) mod login;
 pub mod migrate;

@@ -1,9 +1,10 @@
 //! The privileges of the serving role, which the comments in the migrations declare.
 //!
 //! Promise: the serving role cannot rewrite evidence. It may not update a row of a table whose comment begins with
-//! `append-only`, and it deletes rows only where a comment says `deletable`. A table of evidence without the first
-//! comment breaks the promise: its rows can be changed. A table without any comment keeps its rows, because a right that
-//! a service lacks fails its first test, and a right that it never needed would be noticed by no test.
+//! `append-only`, nor add one to a table whose comment begins with `read-only`, and it deletes rows only where a comment
+//! says `deletable`. A table of evidence without the first comment breaks the promise: its rows can be changed. A table
+//! without any comment keeps its rows, because a right that a service lacks fails its first test, and a right that it
+//! never needed would be noticed by no test.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -12,16 +13,17 @@ use crate::db::{CHASSIS_SCHEMA, CHASSIS_VERSIONS, SERVICE_VERSIONS};
 /// The privileges of role $1 on each table with such a comment, as statements. They replace the earlier ones. The
 /// comments are those of the database: an older version of a service knows no newer table, and must not open it.
 const DECLARED_GRANTS: &str = "
-    select format('revoke all on %1$s from %2$s; grant select, insert%3$s%4$s on %1$s to %2$s',
+    select format('revoke all on %1$s from %2$s; grant select%3$s%4$s%5$s on %1$s to %2$s',
                   oid::regclass, $1,
+                  case when description not like 'read-only%' then ', insert' end,
                   case when description ~ '^(append-only, )?deletable' then ', delete' end,
-                  case when description like 'append-only%' then
+                  case when description like 'deletable%' then ', update' else
                       (select ', update (' || string_agg(quote_ident(attname), ', ') || ')'
                        from pg_attribute
                        where attrelid = oid and col_description(oid, attnum) like 'mutable%')
-                  else ', update' end)
+                  end)
     from pg_class, obj_description(oid, 'pg_class') as description
-    where relkind in ('r', 'p') and description ~ '^(append-only|deletable)'
+    where relkind in ('r', 'p') and description ~ '^(append-only|deletable|read-only)'
       and relnamespace in (current_schema()::regnamespace, 'chassis'::regnamespace)";
 
 /// Grants a role what a service needs to serve: in a table without such a comment, to read, to add and to change rows.

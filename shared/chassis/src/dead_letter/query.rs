@@ -10,6 +10,7 @@ use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
 use crate::dead_letter::{RECORD_RETENTION, TRUNCATED_BYTES_MAX, storable_text};
+use crate::event::avro::unframe;
 
 /// The state of a dead letter. It changes once, from `Waiting` to one of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
@@ -156,7 +157,10 @@ impl DeadLetter {
     /// Why it cannot be decoded, if its record was not kept or only a part of it.
     pub fn truncation_reason(&self) -> Option<String> {
         let record = self.record.as_deref().unwrap_or_default();
-        let is_truncated = Sha256::digest(record)[..] != self.hash[..];
+        let is_changed = Sha256::digest(record)[..] != self.hash[..];
+        // A record that may be an event is kept whole. An erasure replaces ids in it, and keeps the hash, by which the
+        // record in Kafka is recognised.
+        let is_truncated = is_changed && unframe(record).is_err();
         is_truncated.then(|| match self.record {
             None => {
                 let days = RECORD_RETENTION.as_secs() / 86_400;

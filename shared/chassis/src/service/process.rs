@@ -1,5 +1,5 @@
-//! The process of a service: `serve | migrate | health`, from the first line of `main` to the exit
-//! code.
+//! The process of a service: `serve | migrate | health | erase | end-erasure`, from the first line of `main` to the
+//! exit code.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -15,11 +15,14 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::config::env::{self, BadConfiguration, ServiceSettings};
+use crate::db::erasure::{self, ErasureRequest};
 use crate::db::migrate;
 use crate::kafka;
 use crate::service::Service;
 use crate::service::open_files;
 use crate::telemetry;
+
+const COMMANDS: [&str; 5] = ["serve", "migrate", "health", "erase", "end-erasure"];
 
 pub(super) const EXIT_BAD_CONFIGURATION: u8 = 64;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +43,7 @@ where
 {
     let mut args = std::env::args().skip(1);
     let command = match (args.next().as_deref(), args.next()) {
-        (Some(command @ ("serve" | "migrate" | "health")), None) => command.to_owned(),
+        (Some(command), None) if COMMANDS.contains(&command) => command.to_owned(),
         (Some("help" | "--help" | "-h"), None) => {
             println!("{}", usage::<S>(name));
             return ExitCode::SUCCESS;
@@ -63,6 +66,12 @@ where
                 telemetry::init_logs(config.log_format)?;
                 migrate::migrate(name, &config, migrator).await
             }
+            "erase" => {
+                let erased = erasure::erase(name, &config, &read_erasure_request()?).await?;
+                println!("{}", serde_json::to_string(&erased)?);
+                Ok(())
+            }
+            "end-erasure" => erasure::end(name, &config, &read_erasure_request()?).await,
             _ => check_health(config.probe_addr).await,
         }
     });
@@ -84,6 +93,12 @@ pub(super) fn build_runtime() -> anyhow::Result<Runtime> {
         })?;
     }
     Ok(Runtime::new()?)
+}
+
+/// Reads one JSON object from standard input, to its end.
+fn read_erasure_request() -> anyhow::Result<ErasureRequest> {
+    let request = std::io::read_to_string(std::io::stdin())?;
+    serde_json::from_str(&request).context("standard input is no request of an erasure")
 }
 
 async fn run_serve<S, F, R>(
@@ -113,7 +128,7 @@ where
 fn usage<S: clap::Args>(name: &str) -> String {
     let variables =
         env::describe_variables::<Config>() + &env::describe_variables::<ServiceSettings<S>>();
-    format!("usage: {name} serve | migrate | health\n\nThe environment:\n{variables}")
+    format!("usage: {name} {}\n\nThe environment:\n{variables}", COMMANDS.join(" | "))
 }
 
 pub(super) fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
