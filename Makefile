@@ -26,7 +26,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard resume poison sql token
-.PHONY: pin new chaos denials faults rotate long-outage hostile republish lose-disk rebuild timeline openapi bench microbench mutants
+.PHONY: pin new chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -158,6 +158,12 @@ lose-disk: build ## Kill Kafka and delete its log directory: the disaster that r
 
 rebuild: build ## Rebuild the order service's copy of the items from their topic
 	@$(E2E) rebuild
+
+# The id reaches the program by its environment, so no list of processes shows it.
+erase: export CUSTOMER := $(CUSTOMER)
+erase: export REPLACEMENT := $(REPLACEMENT)
+erase: build ## Replace the id of the customer CUSTOMER=<id> in all databases, once every order has ended
+	@$(E2E) erase
 
 timeline: build ## Show the timeline of the order ID=…: every event, its waiting times, and what is pending
 	@$(call need,ID)$(E2E) timeline "$(ID)"

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use e2e::admin::dead_letters;
+use e2e::admin::erasure;
 use e2e::admin::order_timeline;
 use e2e::admin::rebuild;
 use e2e::admin::republish::{self, RepublishOptions};
@@ -74,6 +75,8 @@ enum Command {
     LoseDisk,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,
+    /// Erase a customer in all services; the id is read from CUSTOMER or from standard input
+    Erase,
     /// Show the timeline of an order: every event across the services
     Timeline { order_id: Uuid },
     /// Check that nothing was lost or applied twice and that the books balance
@@ -149,6 +152,11 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
         Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
+        Command::Erase => {
+            let (customer_id, replacement) =
+                (erasure::read_customer()?, erasure::read_replacement()?);
+            erasure::print(&erasure::run(&open_stack()?, customer_id, replacement).await?);
+        }
         Command::Timeline { order_id } => {
             let lines = order_timeline::run(&open_client()?, order_id).await?;
             print_lines(&lines);

@@ -9,3 +9,5 @@ create table confirmed_orders (
     confirmed_at timestamptz not null
 );
 comment on table confirmed_orders is 'append-only';
+-- An erasure of the customer replaces the id here.
+comment on column confirmed_orders.customer_id is 'personal';

@@ -14,6 +14,7 @@ mod redelivery;
 mod hostile;
 mod poison;
 mod personal_data;
+mod erasure;
 mod messaging;
 mod rejected_records;
 mod new_service;

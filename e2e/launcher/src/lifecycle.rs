@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::future::{join_all, try_join_all};
 
 use crate::class_archives::create_class_archives;
@@ -149,6 +149,26 @@ impl Stack {
         let launch =
             launch_config::service(programs, service, "migrate", &self.state()?, &component)?;
         self.run_command(&format!("{service} migrate"), &launch, service).await
+    }
+
+    /// Runs a further command of a service's program, with the environment of `migrate` and this standard input, and
+    /// returns its standard output. Nothing of either is logged.
+    ///
+    /// # Errors
+    /// If another system manages the stack, or the command fails; the error has what it wrote to standard error.
+    pub async fn run_service_command(
+        &self,
+        service: &str,
+        command: &str,
+        input: &str,
+    ) -> Result<String> {
+        ensure!(self.is_native(), "only the programs of a native stack can be run from here");
+        let component = Component::service(service);
+        let programs = programs_directory()?;
+        let launch =
+            launch_config::service(&programs, service, command, &self.state()?, &component)?;
+        let output = launch.run_with_input(self.directory(), input).await;
+        output.with_context(|| format!("`{service} {command}` failed"))
     }
 
     async fn run_command(&self, what: &str, launch: &LaunchCommand, log_name: &str) -> Result<()> {

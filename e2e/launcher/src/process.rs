@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process, kill_process_group};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::Instant;
 
@@ -191,6 +191,31 @@ impl LaunchCommand {
             .await
             .with_context(|| format!("{} did not end within {within:?}", words.join(" ")))??;
         Ok(status.success())
+    }
+}
+
+impl LaunchCommand {
+    /// Runs it to its exit with this standard input, and returns its standard output.
+    pub async fn run_with_input(&self, home: &Path, input: &str) -> Result<String> {
+        let words = self.command_line();
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(self.environment.iter().map(|(key, value)| (key, value)))
+            .current_dir(home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", words.join(" ")))?;
+        let mut stdin = child.stdin.take().context("its input is a pipe")?;
+        // The result is ignored: a program that fails early reads nothing.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        let failure = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}", failure.trim());
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 

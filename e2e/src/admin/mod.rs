@@ -1,8 +1,9 @@
 //! The commands of an operator, as `make` offers them: dead letters, the timeline of an order,
-//! republishing and rebuilding. They use the admin ports of the services, Kafka and the databases. A
+//! republishing, rebuilding and erasing. They use the admin ports of the services, Kafka and the databases. A
 //! changed path or field name of an admin port breaks them.
 
 pub mod dead_letters;
+pub mod erasure;
 pub mod order_timeline;
 pub mod republish;
 pub mod rebuild;

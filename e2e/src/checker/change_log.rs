@@ -110,7 +110,9 @@ pub async fn check(
             all_installed = false;
             continue;
         }
-        let mut changes = TransitionCheck::default();
+        let replacements = "select replacement_id::text from chassis.erasures";
+        let replacements: Vec<String> = sqlx::query_scalar(replacements).fetch_all(db).await?;
+        let mut changes = TransitionCheck::new(replacements.into_iter().collect());
         let mut rows = sqlx::query_as::<_, RowChange>(
             "select tx, table_name, key, new_values from audit.changes order by nth",
         )

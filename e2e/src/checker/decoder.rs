@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use crate::checker::balances::ItemDescription;
 use crate::checker::content_hash::content_hash;
+use crate::checker::erasures::personal_hashes;
 use crate::checker::expected_records::compared_topics;
+use crate::checker::record::PersonalHashes;
 
 /// The decoded body of a record.
 pub(crate) struct DecodedRecord {
@@ -21,8 +23,8 @@ pub(crate) struct DecodedRecord {
 }
 
 pub(crate) enum RecordContent {
-    /// An event of an order, with the hash of its content.
-    Order(Uuid, u64),
+    /// An event of an order, with the hash of its content, and of its personal fields if it has some.
+    Order(Uuid, u64, Option<PersonalHashes>),
     Item(ItemDescription),
     /// An event of a fork's own topic that has no query in `expected_records.rs`. Only its publisher
     /// knows how the key follows from the content.
@@ -61,7 +63,8 @@ pub(crate) fn decode_record(
     }
     let order_id = event["order_id"].as_str().and_then(|id| id.parse::<Uuid>().ok());
     let order_id = order_id.ok_or("it names no order")?;
-    let content = RecordContent::Order(order_id, content_hash(&event));
+    let hashes = (content_hash(&event), personal_hashes(topic, &event));
+    let content = RecordContent::Order(order_id, hashes.0, hashes.1);
     Ok(DecodedRecord { key: order_id.to_string(), content, occurred_at })
 }
 
@@ -123,7 +126,7 @@ mod tests {
                 json!({"channel": "shop", "order_id": id(1), "reason": reason, "occurred_at": 7});
             let body = encode_json(&newer, event).unwrap();
             let decoded = decode_record(topic, &writer, &body, "").unwrap();
-            let RecordContent::Order(_, hash) = decoded.content else {
+            let RecordContent::Order(_, hash, _) = decoded.content else {
                 panic!("no event of an order")
             };
             assert_eq!(hash, content_hash(&json!({"order_id": id(1), "reason": read})), "{reason}");

@@ -227,6 +227,7 @@ fn inbox_context<'a>(
 pub(super) fn context(dead_letters: &DeadLetterIndex) -> crate::checker::tally::CheckContext<'_> {
     crate::checker::tally::CheckContext {
         dead_letters,
+        erasures: crate::checker::test_cases::no_erasures(),
         retained_since: DateTime::default(),
         clock_skew_ms: 0,
     }

@@ -14,6 +14,7 @@ pub mod history_fold;
 pub mod balances;
 pub(crate) mod decoder;
 pub mod topic_reader;
+pub mod erasures;
 pub mod records;
 pub mod orders;
 pub mod transitions;

@@ -4,6 +4,13 @@
 use checker::record::RecordPosition;
 use uuid::Uuid;
 
+/// The hashes of the personal fields of a record, and of its others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PersonalHashes {
+    pub personal: u64,
+    pub other: u64,
+}
+
 /// A record that decodes and has an event id, in few bytes: there may be millions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RecordSummary {
@@ -12,6 +19,8 @@ pub struct RecordSummary {
     pub position: RecordPosition,
     /// The hash of its content; see `content_hash.rs`.
     pub content_hash: u64,
+    /// Of a topic with personal fields.
+    pub personal_hashes: Option<PersonalHashes>,
     /// The hash of its trace id.
     pub trace_hash: u64,
     /// When the broker appended it, by the broker's clock, in milliseconds.

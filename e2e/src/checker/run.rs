@@ -19,6 +19,7 @@ use crate::checker::balances::{
     AccountRow, ItemDescription, ItemRow, MoneyTotals, StockTotals, check_account, check_item,
     check_totals,
 };
+use crate::checker::erasures::Erasures;
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::{I4, I13};
 use crate::checker::order_cases::OrderCases;
@@ -97,8 +98,11 @@ async fn check_all(
     let dead_letters = DeadLetterIndex::from_rows(&dead_letter_rows, discarded);
 
     let mut snapshot = topic_reader::read_all(client, dead_letters.positions().collect()).await?;
+    let erasures = Erasures::load(sources.databases()).await?;
+    erasures.check_ended(&mut findings);
     let context = CheckContext {
         dead_letters: &dead_letters,
+        erasures: &erasures,
         retained_since: Utc::now() - TimeDelta::days(RETENTION_DAYS),
         clock_skew_ms: sources.clock_skew_ms()?,
     };

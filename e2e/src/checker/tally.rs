@@ -6,9 +6,12 @@ use checker::dead_letters::DeadLetterIndex;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::checker::erasures::{ErasedRecords, Erasures};
+
 /// What the checks need beside an order's case.
 pub struct CheckContext<'a> {
     pub dead_letters: &'a DeadLetterIndex,
+    pub erasures: &'a Erasures,
     /// Events older than this may have left their topics.
     pub retained_since: DateTime<Utc>,
     /// The largest difference between the clocks of the brokers, in milliseconds.
@@ -42,6 +45,8 @@ pub struct Tally {
     pub traced: u64,
     /// Valid records that no row records and that have a dead letter.
     pub dead_lettered: u64,
+    /// Records with the id of an erased customer.
+    pub erased: ErasedRecords,
     /// Events older than the retention of their topics.
     pub expired: u64,
 }

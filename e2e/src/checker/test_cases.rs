@@ -1,5 +1,7 @@
 //! Orders made by hand, with their rows, history and records, for the tests of the checks.
 
+use std::sync::LazyLock;
+
 use chassis::event::Topic;
 use checker::dead_letters::DeadLetterIndex;
 use checker::record::RecordPosition;
@@ -8,6 +10,7 @@ use events::{orders, payments, stock};
 use uuid::Uuid;
 
 use crate::checker::content_hash::content_hash;
+use crate::checker::erasures::Erasures;
 use crate::checker::expected_records::ExpectedRecord;
 use crate::checker::findings::Findings;
 use crate::checker::orders::check_case;
@@ -154,6 +157,7 @@ pub(crate) fn case(status: &str, payment_state: &str, stock_state: &str) -> Orde
             event_id,
             position: RecordPosition { topic: e.topic, partition: 3, offset },
             content_hash: content_hash(&e.content),
+            personal_hashes: None,
             trace_hash: 1,
             appended_ms: now().timestamp_millis() + offset,
             republished: false,
@@ -187,11 +191,17 @@ pub(crate) fn checked_with(case: &OrderCase, dead_letters: &DeadLetterIndex) -> 
     let (mut tally, mut findings) = (Tally::default(), Findings::default());
     let context = CheckContext {
         dead_letters,
+        erasures: no_erasures(),
         retained_since: now() - TimeDelta::days(13),
         clock_skew_ms: 0,
     };
     check_case(case, &context, &mut tally, &mut findings);
     (tally, findings)
+}
+
+pub(crate) fn no_erasures() -> &'static Erasures {
+    static NONE: LazyLock<Erasures> = LazyLock::new(Erasures::default);
+    &NONE
 }
 
 pub(crate) fn has_finding(off: &[String], kind: &str) -> bool {

@@ -129,15 +129,18 @@ impl TopicReader {
         self.snapshot.envelope_faults.extend(faults.into_iter().map(|fault| (position, fault)));
         let republished = envelope.is_republished(&decoded.key);
         self.snapshot.republished += u64::from(republished);
-        let (order_id, content_hash) = match decoded.content {
-            RecordContent::Order(order_id, content_hash) => (order_id, content_hash),
-            _ => (Uuid::nil(), content_hash::hash(body)),
+        let (order_id, content_hash, personal_hashes) = match decoded.content {
+            RecordContent::Order(order_id, content_hash, personal) => {
+                (order_id, content_hash, personal)
+            }
+            _ => (Uuid::nil(), content_hash::hash(body), None),
         };
         let record = RecordSummary {
             order_id,
             event_id: envelope.event_id,
             position,
             content_hash,
+            personal_hashes,
             trace_hash: content_hash::hash(&envelope.trace_id()),
             appended_ms: envelope.appended_ms(),
             republished,

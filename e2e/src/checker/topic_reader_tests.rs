@@ -14,7 +14,7 @@ use super::*;
 use crate::checker::findings::Findings;
 use crate::checker::records;
 use crate::checker::tally::CheckContext;
-use crate::checker::test_cases::id;
+use crate::checker::test_cases::{id, no_erasures};
 use crate::client::sample_events;
 
 /// The registry has a schema with the first id, and none with the second.
@@ -129,6 +129,7 @@ fn findings_of(records: &[TestRecord]) -> Vec<String> {
     let (dead_letters, mut findings) = (DeadLetterIndex::default(), Findings::default());
     let context = CheckContext {
         dead_letters: &dead_letters,
+        erasures: no_erasures(),
         retained_since: DateTime::default(),
         clock_skew_ms: 0,
     };

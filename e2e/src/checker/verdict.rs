@@ -128,6 +128,10 @@ impl Verdict {
             let republished = group_digits(self.republished);
             rows.push(("", format!("{republished} of the records were republished")));
         }
+        if self.tally.erased.count > 0 {
+            let erased = group_digits(self.tally.erased.count);
+            rows.push(("erased", format!("{erased} records still name an erased customer")));
+        }
         if self.tally.expired > 0 {
             rows.push((
                 "expired",
