@@ -32,7 +32,7 @@ const TAKEOVER: Duration = Duration::from_secs(45);
 const KEYS_READ_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a rotation waits for the last token of the old key. The tools' tokens end sooner.
-const TOKENS_END_WITHIN: Duration = Duration::from_secs(180);
+const TOKEN_END_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The node of the first broker.
 const BROKER_ID: i32 = 1;
@@ -103,7 +103,7 @@ impl Stack {
     /// Waits for the end of the last token of the old key, and removes that key. A token that lasts longer keeps it,
     /// until the first signature after the end of that token.
     async fn retire_old_token_key(&self) -> Result<()> {
-        let deadline = Instant::now() + TOKENS_END_WITHIN;
+        let deadline = Instant::now() + TOKEN_END_TIMEOUT;
         while let Some(end) = self.state()?.secrets()?.retire_ended_token_keys()? {
             if Instant::now() > deadline {
                 let end = end.format("%F %T");
