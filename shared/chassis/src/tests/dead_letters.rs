@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::admin_client::{as_operator, get, outcome, post, refusal, send_request, state_counts};
 use super::*;
+use crate::db::erasure::{self, ErasureRequest};
 
 /// A registry that does not serve its one schema until `true` is sent.
 async fn late_registry(id: u32, schema: String) -> (String, watch::Sender<bool>) {
@@ -292,4 +293,31 @@ async fn a_replay_stopped_by_a_transient_failure_is_a_503_and_changes_nothing() 
     );
     assert_eq!(fixture.dead_letter_counts().await, state_counts([("waiting", 1)]));
     assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "replayed");
+}
+
+/// The hash of a dead letter is that of its record in Kafka, and no longer that of the bytes that are kept.
+#[tokio::test]
+async fn a_dead_letter_is_replayed_after_an_id_in_its_bytes_was_replaced() {
+    let fixture = Fixture::<50>::create_with_contracts().await;
+    let (person_id, replacement_id) = (Uuid::now_v7(), Uuid::now_v7());
+    let (till, replacement) = (person_id.to_string(), replacement_id.to_string());
+    fixture.reject_till(&till).await;
+    let batch = fixture.to_records(&[counted(&till, 7)]).await;
+    fixture.handle(batch.clone()).await;
+    let request = ErasureRequest { person_id, replacement_id, actor: None };
+    erasure::erase(fixture.service, &fixture.config, &request).await.unwrap();
+    erasure::end(fixture.service, &fixture.config, &request).await.unwrap();
+
+    let admin = fixture.admin_router();
+    let letter = get(&admin, "/dead-letters/1").await;
+    assert_eq!(
+        (&letter["event"]["till"], &letter["key"]),
+        (&json!(replacement), &json!(replacement))
+    );
+    fixture.accept_tills().await;
+    assert_eq!(outcome(&admin, "/dead-letters/1/replay", Value::Null).await, "replayed");
+    assert_eq!(fixture.tallies().await, BTreeMap::from([(replacement, (1, 7))]));
+    // The record is read again, and its dead letter is recognised.
+    fixture.handle(batch).await;
+    assert_eq!(fixture.dead_letter_counts().await, state_counts([("replayed", 1)]));
 }
