@@ -79,6 +79,7 @@ impl App {
     pub fn new(settings: Settings, frontend: &Frontend) -> anyhow::Result<App> {
         let services = Services::new(&settings)?;
         pages::HAS_DEMO.store(settings.demo, Ordering::Relaxed);
+        pages::HAS_SIGN_IN.store(settings.sign_in, Ordering::Relaxed);
         Ok(App(Arc::new(AppState {
             services,
             snapshot: watch::Sender::default(),

@@ -26,6 +26,9 @@ pub enum Section {
 /// Whether the demo is among them: set once, at the start.
 pub static HAS_DEMO: AtomicBool = AtomicBool::new(false);
 
+/// Whether operators sign in: set once, at the start.
+pub static HAS_SIGN_IN: AtomicBool = AtomicBool::new(false);
+
 /// The sections with their paths and names, from left to right.
 pub const SECTIONS: [(Section, &str, &str); 5] = [
     (Section::Overview, "/", "Overview"),
@@ -55,6 +58,7 @@ pub fn page(headers: &HeaderMap, section: Section, title: &str, body: Markup) ->
 
 fn frame(section: Section, title: &str, notice: Option<Notice>, body: Markup) -> Html<String> {
     let has_demo = HAS_DEMO.load(Ordering::Relaxed);
+    let has_sign_out = HAS_SIGN_IN.load(Ordering::Relaxed) && section != Section::None;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -75,6 +79,9 @@ fn frame(section: Section, title: &str, notice: Option<Notice>, body: Markup) ->
                         @for (this, path, name) in SECTIONS.into_iter().filter(|it| it.0 != Section::Demo || has_demo) {
                             a href=(path) aria-current=[(this == section).then_some("page")] { (name) }
                         }
+                    }
+                    @if has_sign_out {
+                        form.sign-out method="post" action="/sign-out" { button type="submit" { "Sign out" } }
                     }
                 }
                 main #main {

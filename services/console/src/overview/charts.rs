@@ -32,7 +32,7 @@ pub fn orders(snapshot: &Snapshot) -> Markup {
         let (confirmed, all) = (y(it.confirmed), y(ended(it)));
         (x(*nth) + 0.5, confirmed, y(0.0) - confirmed, all, confirmed - all)
     });
-    let placed = path(buckets.iter().map(|(nth, it)| Some((x(*nth) + step() / 2.0, y(it.placed)))));
+    let placed = path(buckets.iter().map(|(nth, it)| Some((x(*nth), y(it.placed)))));
     let now = buckets.last().map_or(0.0, |(_, it)| it.placed * PER_MINUTE);
     let summary =
         format!("Orders a minute over the last 15 minutes; {} placed now", format::rate(now));
@@ -60,9 +60,11 @@ pub fn decisions(snapshot: &Snapshot) -> Markup {
         TOP + plot_height() * (1.0 - (decades / DECISION_DECADES).min(1.0))
     };
     let line = |share: f64| {
-        path(buckets.iter().map(|(nth, it)| {
-            it.decision_quantile(share).map(|seconds| (x(*nth) + step() / 2.0, y(seconds)))
-        }))
+        path(
+            buckets
+                .iter()
+                .map(|(nth, it)| it.decision_quantile(share).map(|seconds| (x(*nth), y(seconds)))),
+        )
     };
     let (median, slow) = (line(0.5), line(0.95));
     let grid = [0.01, 0.1, 1.0, 10.0, 100.0].map(|seconds| (y(seconds), format::span(seconds)));
@@ -132,16 +134,13 @@ fn px(number: f64) -> String {
     format!("{number:.1}")
 }
 
-/// A line through the points; it is interrupted where there is none.
+/// A line with a step for each bucket, from its left edge; it is interrupted where there is none.
 fn path(points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
     let (mut path, mut is_drawn) = (String::new(), false);
     for point in points {
         if let Some((x, y)) = point {
-            // A single point gets a short line, or it would be invisible.
-            path += &match is_drawn {
-                true => format!("L{} {}", px(x), px(y)),
-                false => format!("M{} {}h0.1", px(x), px(y)),
-            };
+            let command = if is_drawn { 'L' } else { 'M' };
+            path += &format!("{command}{} {}h{}", px(x), px(y), px(step()));
         }
         is_drawn = point.is_some();
     }
@@ -169,6 +168,8 @@ mod tests {
     #[test]
     fn a_line_is_interrupted_where_nothing_ended() {
         let points = [Some((0.0, 1.0)), Some((1.0, 2.0)), None, Some((3.0, 4.0))];
-        assert_eq!(path(points.into_iter()), "M0.0 1.0h0.1L1.0 2.0M3.0 4.0h0.1");
+        let width = px(step());
+        let expected = format!("M0.0 1.0h{width}L1.0 2.0h{width}M3.0 4.0h{width}");
+        assert_eq!(path(points.into_iter()), expected);
     }
 }
