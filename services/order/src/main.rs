@@ -46,14 +46,12 @@ async fn serve(service: Service, settings: deadline::Settings) -> anyhow::Result
         .on(saga::item_changed);
     let sweep = deadline::sweep(&settings, &service, commands.clone(), consumer.lag());
 
+    let admin = consumer.admin().merge(service.republish([order::Order::source()]));
+    let admin = admin.merge(pending_orders::router(service.db.clone()));
     let routers = Routers {
         api: api::router(service.db.clone(), commands, service.change_feed()),
         books: books::router(service.db.clone()),
-        admin: consumer
-            .admin()
-            .merge(service.republish([order::Order::source()]))
-            .merge(pending_orders::router(service.db.clone()))
-            .merge(read_model::router(service.db.clone(), service.compacted_topic())),
+        admin: admin.merge(read_model::router(service.db.clone(), service.compacted_topic())),
     };
     service.run(routers, [executor.into(), relay.into(), consumer.into(), sweep]).await
 }
