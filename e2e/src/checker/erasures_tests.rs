@@ -59,7 +59,7 @@ const BOTH: [&str; 2] = ["order", "payment"];
 #[test]
 fn a_record_may_have_the_id_that_a_journalled_replacement_stands_for() {
     let erased = erased(confirmed());
-    assert_eq!(findings_of(&[erased.clone()], &BOTH), [""; 0]);
+    assert_eq!(findings_of(std::slice::from_ref(&erased), &BOTH), [""; 0]);
     assert_eq!(findings_of(&[erased.clone(), erased.clone()], &BOTH), [""; 0]);
     let mut republished = erased;
     write(&mut republished, CREATED, &content(REPLACEMENT, 1000));
@@ -70,7 +70,11 @@ fn a_record_may_have_the_id_that_a_journalled_replacement_stands_for() {
 fn a_difference_without_a_journal_of_each_service_is_a_violation() {
     let erased = erased(confirmed());
     for journals in [&[][..], &["order"], &["payment"], &["stock"]] {
-        assert_eq!(findings_of(&[erased.clone()], journals), ["I8 content"], "{journals:?}");
+        assert_eq!(
+            findings_of(std::slice::from_ref(&erased), journals),
+            ["I8 content"],
+            "{journals:?}"
+        );
     }
 }
 
