@@ -5,6 +5,10 @@
 //!
 //! A panic anywhere, even one that the service would catch and turn into a 500, ends the fuzzer.
 
+mod token_gate;
+
+pub use token_gate::TokenGate;
+
 use chassis::{Commands, Heartbeats, UnitOfWork, commands};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

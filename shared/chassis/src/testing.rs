@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::admin::republish::{self, RepublishSource};
 use crate::commands::{self, Commands};
 use crate::config::env;
-use crate::config::{Config, Secret};
+use crate::config::{Config, KeyLocation, Secret, TokenConfig};
 use crate::consumer::router::EventRouter;
 use crate::db;
 use crate::db::migrate;
@@ -197,6 +197,18 @@ impl<R: UnitOfWork> LocalService<R> {
 /// What a port tells its routes of a service that knows no callers: an extension of the request.
 pub fn unknown_callers() -> Callers {
     Callers::unknown()
+}
+
+/// The callers whom tokens name, by the keys of their issuer in a file.
+///
+/// # Errors
+/// If the file holds no key.
+pub fn callers_by_tokens(issuer: &str, audience: &str, keys: String) -> anyhow::Result<Callers> {
+    Callers::new(&TokenConfig {
+        token_issuer: Some(issuer.to_owned()),
+        token_audience: audience.to_owned(),
+        token_keys: Some(KeyLocation::File(keys)),
+    })
 }
 
 /// A port at which every request has this caller.
