@@ -63,36 +63,38 @@ impl Launcher {
 
 /// The components with a button each, or how to kill one by hand.
 pub async fn panel(app: &App) -> Markup {
-    let Some(launcher) = &app.launcher else { return by_hand() };
-    let components = launcher.components().await;
+    let Some(launcher) = &app.launcher else { return by_hand(None) };
+    let components = match launcher.components().await {
+        Ok(components) => components,
+        Err(reason) => return by_hand(Some(reason)),
+    };
     html! {
         section.panel aria-label="Components" {
             h2 { "Kill and start" }
-            @match components {
-                Err(reason) => p.notice.is-bad role="alert" { "The launcher does not answer: " (reason) },
-                Ok(components) => table { tbody { @for Component { name, state } in &components {
-                    tr {
-                        th scope="row" { (name) }
-                        td { span.state.is-good[state == "ready"].is-bad[state == "stopped"] { (state) } }
-                        td.number { form method="post" action="/demo/components" {
-                            input type="hidden" name="name" value=(name);
-                            @if state == "stopped" {
-                                button type="submit" name="action" value="start" aria-label={ "Start " (name) } { "Start" }
-                            } @else {
-                                button.danger type="submit" name="action" value="kill" aria-label={ "Kill " (name) } { "Kill" }
-                            }
-                        } }
-                    }
-                } } },
-            }
+            table { tbody { @for Component { name, state } in &components {
+                tr {
+                    th scope="row" { (name) }
+                    td { span.state.is-good[state == "ready"].is-bad[state == "stopped"] { (state) } }
+                    td.number { form method="post" action="/demo/components" {
+                        input type="hidden" name="name" value=(name);
+                        @if state == "stopped" {
+                            button type="submit" name="action" value="start" aria-label={ "Start " (name) } { "Start" }
+                        } @else {
+                            button.danger type="submit" name="action" value="kill" aria-label={ "Kill " (name) } { "Kill" }
+                        }
+                    } }
+                }
+            } } }
         }
     }
 }
 
-fn by_hand() -> Markup {
+/// `reason` is why the launcher does not answer; `make up` starts its server.
+fn by_hand(reason: Option<String>) -> Markup {
     html! {
         section.panel aria-label="Components" {
             h2 { "Kill and start" }
+            @if let Some(reason) = reason { p.quiet { "The launcher does not answer: " (reason) } }
             p { "Type this in the checkout, watch the overview, and start it again:" }
             pre { "make kill SERVICE=stock\nmake start SERVICE=stock" }
             p { "With docker compose:" }
