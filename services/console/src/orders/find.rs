@@ -117,7 +117,7 @@ fn list(orders: &[Value]) -> Markup {
                 @let (id, status) = (text(order, "order_id"), text(order, "status"));
                 tr {
                     th scope="row" { a href={ "/orders/" (id) } { code { (id) } } }
-                    td { @if let Ok(at) = text(order, "created_at").parse::<DateTime<Utc>>() { (format::time(at)) } }
+                    td.when { @if let Ok(at) = text(order, "created_at").parse::<DateTime<Utc>>() { (format::time(at)) } }
                     td { span.state.is-good[status == "confirmed"].is-warning[status == "pending"] { (status) } }
                     td { (text(order, "payment")) }
                     td { (text(order, "stock")) }

@@ -156,7 +156,7 @@ fn table(answer: &PendingOrders, causes: &BTreeMap<&str, Vec<String>>) -> Markup
             tbody { @for order in &answer.orders {
                 tr {
                     th scope="row" { a href={ "/orders/" (order.order_id) } { code { (order.order_id) } } }
-                    td { (format::time(order.created_at)) }
+                    td.when { (format::time(order.created_at)) }
                     td.number { (format::ago(order.created_at, answer.read_at)) }
                     td { (order.payment) }
                     td { (order.stock) }
