@@ -140,13 +140,12 @@ fn target(address: &str, service: &str) -> Value {
     }
 }
 
-/// The exporter with the settings of docker compose, but for the addresses and an interval of one second.
+/// The exporter with the settings of docker compose, but for the addresses.
 async fn start_lag_exporter(stack: &Stack, directory: &Path) -> Result<(Child, String)> {
     let port = free_port()?;
     let settings = super::read("lag-exporter.toml")?
         .replace("http_port = 8000", &format!("http_port = {port}"))
         .replace("0.0.0.0", HOST)
-        .replace("\"5s\"", "\"1s\"")
         .replace("kafka:9092", &stack.kafka_bootstrap()?);
     let file = directory.join("lag-exporter.toml");
     std::fs::write(&file, settings)?;

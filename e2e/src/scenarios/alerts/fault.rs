@@ -1,5 +1,6 @@
 //! The faults, each with the alerts that it must cause.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,13 +12,13 @@ use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::PKey;
 use openssl::x509::X509;
-use std::path::PathBuf;
 
 use crate::admin::dead_letters::{self, DeadLetterCommand};
 use crate::admin::republish::{self, RepublishOptions};
 use crate::client::http_client::Client;
 use crate::monitoring::server::Prometheus;
 use crate::scenarios::order_faults;
+use crate::stack_description::SERVICES;
 
 /// How long a repair may take.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(60);
@@ -69,7 +70,9 @@ impl AlertFault {
                 "A migration makes the database of payment refuse every payment"
             }
             AlertFault::RightRevoked => "Stock may no longer insert reservations",
-            AlertFault::ShortCertificate => "A certificate of stock expires within hours",
+            AlertFault::ShortCertificate => {
+                "A certificate that the services trust expires within hours"
+            }
             AlertFault::LogTruncated => "Kafka loses records that order has read",
             AlertFault::DiskLost => "Kafka loses its disk and is created again",
         }
@@ -79,9 +82,8 @@ impl AlertFault {
     pub fn alerts(self) -> &'static [(&'static str, &'static str)] {
         match self {
             AlertFault::ServiceAway => &[("ServiceDown", "stock"), ("ConsumerLagging", "stock")],
-            AlertFault::DatabaseAway => {
-                &[("RelayInactive", "order"), ("ErrorsServed", "order"), ("EventsWaiting", "order")]
-            }
+            // A consumer without its database waits, and tries no batch again.
+            AlertFault::DatabaseAway => &[("RelayInactive", "order"), ("ErrorsServed", "order")],
             AlertFault::KafkaAway => &[("OutboxStuck", "order")],
             AlertFault::BadMigration => {
                 &[("DeadLettersWaiting", "payment"), ("ConsumerPaused", "payment")]
@@ -140,11 +142,15 @@ impl AlertFault {
     }
 }
 
-/// Gives stock a certificate that it trusts beside its own; on this stack nothing presents it.
+/// Gives the services a certificate that they trust beside the others; on this stack nothing presents it. A bundle that
+/// the environment of this process names may contain an authority that has expired.
 pub fn prepare(stack: &Stack) -> Result<()> {
     write_certificate(stack, LONG_DAYS)?;
     let file = certificate_file(stack).display().to_string();
-    stack.set_environment("stock", CERTIFICATE_VARIABLE, Some(&file))
+    for service in SERVICES {
+        stack.set_environment(service, CERTIFICATE_VARIABLE, Some(&file))?;
+    }
+    Ok(())
 }
 
 fn certificate_file(stack: &Stack) -> PathBuf {
