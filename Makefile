@@ -39,7 +39,7 @@ test: build crash-programs ## Every test but those of faults, on real Kafka, reg
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
 down: build ## Stop the stack, keep all data
@@ -77,7 +77,7 @@ crash-points: build crash-programs ## Kill the services at every crash point, an
 chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of its own; a report in target/chaos
 	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root)
+faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root or Go)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
 alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (30 minutes; ONLY=KafkaAway)

@@ -15,7 +15,7 @@ forward() { # resource, ports as local:remote
 }
 
 kubectl get namespace holdfast >/dev/null
-for port in 8000 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092; do
+for port in 8000 800{1,2,3} 900{1,2,3} 901{1,2,3} 5432{1,2,3} 8081 9092 16686; do
   if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
     echo "port $port is already in use: by another stack? \`make down\`, \`docker compose down\`" >&2
     exit 1
@@ -34,5 +34,6 @@ done
 forward deployment/console 8000:8080 &
 forward service/registry 8081:8080 &
 forward statefulset/kafka 9092:9094 &
-echo "forwarding the control room (8000), order, payment, stock (8001 to 8003) and what they stand on; Ctrl-C ends it"
+forward statefulset/jaeger 16686:16686 &
+echo "forwarding the control room (8000), order, payment, stock (8001 to 8003) and what they stand on, and Jaeger (16686); Ctrl-C ends it"
 wait

@@ -159,6 +159,16 @@ impl Stack {
         Ok(self.state()?.ports)
     }
 
+    /// The page and the API of the store of traces, as a URL, in an observed stack.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn traces_url(&self) -> Result<Option<String>> {
+        let state = self.state()?;
+        let url = || format!("{}://{HOST}:{}", state.http_scheme(), state.ports.jaeger);
+        Ok(state.observed.then(url))
+    }
+
     /// The names of a service's instances, the first one first.
     ///
     /// # Errors

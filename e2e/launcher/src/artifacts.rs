@@ -128,14 +128,8 @@ impl Artifact {
         cache.join(format!("{}-{}", self.name, self.version()))
     }
 
-    /// File name and checksum of every file of this artifact.
     fn checksums(&self) -> BTreeMap<String, String> {
-        let lines = CHECKSUMS.lines().filter_map(|line| line.split_once("  "));
-        lines
-            .filter_map(|(sum, path)| Some((path.split_once('/')?, sum)))
-            .filter(|((part, _), _)| *part == self.name)
-            .map(|((_, file), sum)| (file.to_string(), sum.to_string()))
-            .collect()
+        checksums(self.name)
     }
 
     /// The stamp contains the checksums, so a changed list fetches again even if the version is the
@@ -239,6 +233,16 @@ impl Artifact {
     }
 }
 
+/// File name and checksum of every file of an artifact.
+pub(crate) fn checksums(artifact: &str) -> BTreeMap<String, String> {
+    let lines = CHECKSUMS.lines().filter_map(|line| line.split_once("  "));
+    lines
+        .filter_map(|(sum, path)| Some((path.split_once('/')?, sum)))
+        .filter(|((part, _), _)| *part == artifact)
+        .map(|((_, file), sum)| (file.to_string(), sum.to_string()))
+        .collect()
+}
+
 async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()> {
     create_public_directory(cache).with_context(|| {
         format!("cannot create the cache {} (HOLDFAST_CACHE moves it)", cache.display())
@@ -274,13 +278,13 @@ fn list_files(directory: &Path) -> Result<Vec<String>> {
     entries.map(|entry| Ok(entry?.path().display().to_string())).collect()
 }
 
-fn sha256(path: &Path) -> Result<String> {
+pub(crate) fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hash)?;
     Ok(hex(&hash.finalize()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

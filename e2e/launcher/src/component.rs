@@ -12,6 +12,7 @@ use crate::class_archives::class_archive_mode;
 use crate::directories::{create_public_directory, lock_file, programs_directory};
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
+use crate::jaeger::Jaeger;
 use crate::kafka_config;
 use crate::launch_config;
 use crate::proc_fs::ProcessIdentity;
@@ -211,6 +212,10 @@ impl Stack {
                     launch_config::service(&programs, name, "serve", &stack_state, component)?;
                 self.note_console_settings(&launch)?;
                 launch
+            }
+            Component::Jaeger => {
+                let jaeger = Jaeger::build_missing(&|line| eprintln!("{line}")).await?;
+                jaeger.launch_command(&process.home, &stack_state)?
             }
             Component::Service { service, .. } => {
                 let own = stack_state.programs.get(&component.to_string()).cloned();

@@ -18,6 +18,7 @@ mod credentials;
 pub mod directories;
 mod eventually;
 mod exit_journal;
+mod jaeger;
 mod kafka_config;
 mod launch_config;
 mod lifecycle;

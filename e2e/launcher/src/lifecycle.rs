@@ -254,7 +254,8 @@ impl Stack {
     async fn start_infrastructure(&self) -> Result<()> {
         let artifacts = self.artifacts().await?;
         create_class_archives(self.description(), &artifacts).await;
-        let components = self.description().infrastructure();
+        let mut components = self.description().infrastructure();
+        components.extend(self.state()?.observed.then_some(Component::Jaeger));
         try_join_all(components.iter().map(|component| self.start_component(component))).await?;
         Ok(())
     }

@@ -80,6 +80,20 @@ pub struct Ports {
     /// The control room, if the stack has one.
     #[serde(default)]
     pub console: Option<ConsolePorts>,
+    /// The page and the API of Jaeger, in an observed stack.
+    #[serde(default = "jaeger_port")]
+    pub jaeger: u16,
+    /// Where Jaeger receives spans by OTLP (http/protobuf).
+    #[serde(default = "otlp_port")]
+    pub otlp: u16,
+}
+
+fn jaeger_port() -> u16 {
+    16686
+}
+
+fn otlp_port() -> u16 {
+    4318
 }
 
 impl Ports {
@@ -94,13 +108,20 @@ impl Ports {
         });
         let console =
             description.console.then_some(ConsolePorts { pages: 8000, probe: 9000, control: 9010 });
-        let (kafka, kafka_controller, registry) = (9092, 9093, 8081);
-        Self { services: services.collect(), kafka, kafka_controller, registry, console }
+        Self {
+            services: services.collect(),
+            kafka: 9092,
+            kafka_controller: 9093,
+            registry: 8081,
+            console,
+            jaeger: jaeger_port(),
+            otlp: otlp_port(),
+        }
     }
 
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
-    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, and for a service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`,
-    /// `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
+    /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, `JAEGER_PORT`, `OTLP_PORT`, and for a
+    /// service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`, `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
     ///
     /// # Errors
     /// If a variable is no port, or two ports are the same.
@@ -148,6 +169,8 @@ impl Ports {
             ("KAFKA_PORT".to_string(), &mut self.kafka),
             ("KAFKA_CONTROLLER_PORT".to_string(), &mut self.kafka_controller),
             ("REGISTRY_PORT".to_string(), &mut self.registry),
+            ("JAEGER_PORT".to_string(), &mut self.jaeger),
+            ("OTLP_PORT".to_string(), &mut self.otlp),
         ];
         for (service, ports) in &mut self.services {
             let name = service.to_uppercase();

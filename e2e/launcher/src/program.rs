@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::topology::observe_from_environment;
 use crate::{ComponentState, Stack, StackDescription, StopOutcome, run_with_infrastructure};
 
 /// A command on the stack of a project. A program with further commands flattens these into its own.
@@ -132,7 +133,8 @@ impl StackCommand {
     }
 }
 
-/// Starts the stack and prints the addresses of its services. A program with an `up` of its own calls this.
+/// Starts the stack and prints the addresses of its services. With `OBSERVE=1` the stack gets a store of traces. A
+/// program with an `up` of its own calls this.
 ///
 /// # Errors
 /// If a component does not become ready.
@@ -141,6 +143,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     let stack = Stack::for_checkout(description)?;
     if let Some(instances) = instances {
         stack.set_instances(instances).await?;
+    }
+    if observe_from_environment() && stack.is_native() {
+        stack.observe()?;
     }
     stack.up().await?;
     eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
@@ -154,6 +159,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
             stack.start_control_server().await?;
         }
         println!("{:<9} {}", "console", stack.console_url()?);
+    }
+    if let Some(traces) = stack.traces_url()? {
+        println!("{:<9} {traces}", "traces");
     }
     if let Some(ca) = stack.ca_certificate()? {
         println!("{:<9} {}", "CA", ca.display());

@@ -28,6 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 const REGISTRY_SUBJECTS_PATH: &str = "/apis/ccompat/v7/subjects";
+const JAEGER_SERVICES_PATH: &str = "/api/services";
 const READINESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database executes statements, Kafka is in its own metadata, registry and services respond with
@@ -41,12 +42,11 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
             }
             Component::Kafka => kafka_is_ready(stack_state).await,
             Component::Registry => {
-                let port = stack_state.ports.registry;
-                let ca = match stack_state.secure {
-                    true => Some(stack_state.secrets().ok()?.ca().ok()?),
-                    false => None,
-                };
-                http_is_ready(port, REGISTRY_SUBJECTS_PATH, ca.as_deref()).await
+                server_is_ready(stack_state, stack_state.ports.registry, REGISTRY_SUBJECTS_PATH)
+                    .await
+            }
+            Component::Jaeger => {
+                server_is_ready(stack_state, stack_state.ports.jaeger, JAEGER_SERVICES_PATH).await
             }
             Component::Console => {
                 let probe = stack_state.console_ports().ok()?.probe;
@@ -59,6 +59,15 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
         }
     };
     matches!(tokio::time::timeout(READINESS_TIMEOUT, answer).await, Ok(Some(())))
+}
+
+/// A request to a server that speaks TLS in a secured stack.
+async fn server_is_ready(stack_state: &StackState, port: u16, path: &str) -> Option<()> {
+    let ca = match stack_state.secure {
+        true => Some(stack_state.secrets().ok()?.ca().ok()?),
+        false => None,
+    };
+    http_is_ready(port, path, ca.as_deref()).await
 }
 
 /// A plain request over TCP: it is sent many times a second, and every new client would read the

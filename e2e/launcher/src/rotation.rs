@@ -18,8 +18,8 @@ use crate::kafka_config;
 use crate::provision;
 use crate::readiness::connect_database;
 use crate::secrets::{
-    ADMINISTRATOR, BROKER, CONTRACTS, POSTGRES, REGISTRY, SERVICES, SUPERUSER, database_secret,
-    kafka_secret, new_password, owner_role,
+    ADMINISTRATOR, BROKER, CONTRACTS, JAEGER, POSTGRES, REGISTRY, SERVICES, SUPERUSER,
+    database_secret, kafka_secret, new_password, owner_role,
 };
 use crate::stack::Stack;
 use crate::topology::Component;
@@ -85,7 +85,7 @@ impl Stack {
         if everything {
             self.state()?.secrets()?.sign_with_new_ca()?;
         }
-        for name in [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES] {
+        for name in [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES, JAEGER] {
             self.state()?.secrets()?.renew_certificate(name)?;
         }
         self.reload_database_certificates(databases).await?;

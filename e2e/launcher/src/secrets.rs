@@ -23,10 +23,12 @@ pub const BROKER: &str = "broker";
 pub const CONTRACTS: &str = "contracts";
 pub const ADMINISTRATOR: &str = "administrator";
 
-/// The names in the certificates of the other servers: all databases, the registry, and all services.
+/// The names in the certificates of the other servers: all databases, the registry, all services, and the store of
+/// traces.
 pub const POSTGRES: &str = "postgres";
 pub const REGISTRY: &str = "registry";
 pub const SERVICES: &str = "services";
+pub const JAEGER: &str = "jaeger";
 
 /// The mechanism by which a service proves its name to Kafka.
 pub const SCRAM: &str = "SCRAM-SHA-512";

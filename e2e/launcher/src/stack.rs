@@ -260,6 +260,7 @@ impl Stack {
             Component::Database(_) => "postgres",
             Component::Kafka | Component::Registry => "java",
             Component::Console => "console",
+            Component::Jaeger => "jaeger",
             Component::Service { service, .. } => service,
         };
         Process {

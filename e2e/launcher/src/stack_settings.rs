@@ -29,6 +29,15 @@ impl Stack {
         })
     }
 
+    /// Adds a store of traces, which starts with the next `up`: the services that start afterwards send
+    /// their spans to it.
+    ///
+    /// # Errors
+    /// If the stack is not native.
+    pub fn observe(&self) -> Result<()> {
+        self.update_state(|stack_state| stack_state.observed = true)
+    }
+
     /// How long the services wait for a schema that the registry does not have. A single registry
     /// is never behind.
     ///

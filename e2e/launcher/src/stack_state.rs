@@ -33,6 +33,9 @@ pub struct StackState {
     /// Whether every connection is encrypted and every client of a component has a name.
     #[serde(default)]
     pub secure: bool,
+    /// Whether it has a store of traces.
+    #[serde(default)]
+    pub observed: bool,
     /// The password of the databases that docker compose runs.
     #[serde(skip)]
     pub database_password: Option<String>,
@@ -53,6 +56,7 @@ impl StackState {
             programs: BTreeMap::new(),
             replication_factor: None,
             secure: false,
+            observed: false,
             database_password: None,
             secrets: None,
         }
@@ -70,13 +74,21 @@ impl StackState {
         self
     }
 
-    /// The infrastructure, the first instance of each service, the further ones, and the control room.
+    /// The infrastructure, the first instance of each service, the further ones, the control room, and the store of traces
+    /// of an observed stack.
     pub fn components(&self, description: &StackDescription) -> Vec<Component> {
         let first = description.services.iter().map(|service| Component::service(service));
         let further = self.instances.keys().filter_map(|name| description.component(name).ok());
         let console = description.console.then_some(Component::Console);
+        let traces = self.observed.then_some(Component::Jaeger);
         let services = first.chain(further);
-        description.infrastructure().into_iter().chain(services).chain(console).collect()
+        description
+            .infrastructure()
+            .into_iter()
+            .chain(services)
+            .chain(console)
+            .chain(traces)
+            .collect()
     }
 
     pub fn service_ports(&self, service: &str) -> Result<&ServicePorts> {
@@ -122,6 +134,7 @@ impl StackState {
                 let ports = self.console_ports()?;
                 vec![ports.pages, ports.probe]
             }
+            Component::Jaeger => vec![self.ports.jaeger, self.ports.otlp],
             Component::Kafka => {
                 let listeners = self.ports.services.values().map(|ports| ports.kafka);
                 [self.ports.kafka, self.ports.kafka_controller]
@@ -196,6 +209,10 @@ impl StackState {
             .map(|(key, value)| (key.to_string(), value)),
         );
         environment.extend(self.credentials_of_service(service)?);
+        if self.observed {
+            let collector = format!("{}://{HOST}:{}", self.http_scheme(), self.ports.otlp);
+            environment.insert("OTEL_EXPORTER_OTLP_ENDPOINT".to_string(), collector);
+        }
         for name in [service, &name] {
             for (key, value) in own(name) {
                 environment.remove(&format!("{key}_FILE"));
@@ -219,6 +236,22 @@ mod tests {
         let taken_away = older.ports.services.remove("c").unwrap();
         older.ports.services.insert("retired".to_string(), taken_away);
         assert_eq!(older.with_services_of(&description), current);
+    }
+
+    #[test]
+    fn a_service_of_an_observed_stack_sends_its_spans_to_the_trace_store() {
+        let description = describe(&["a"]);
+        let mut state = StackState::new(Ports::new(&description));
+        state.database_password = Some("secret".to_string());
+        let endpoint = |state: &StackState| {
+            let environment = state.environment_of(&Component::service("a")).unwrap();
+            environment.into_iter().find(|(name, _)| name == "OTEL_EXPORTER_OTLP_ENDPOINT")
+        };
+        assert_eq!(endpoint(&state), None);
+        assert!(!state.components(&description).contains(&Component::Jaeger));
+        state.observed = true;
+        assert_eq!(endpoint(&state).unwrap().1, "http://127.0.0.1:4318");
+        assert!(state.components(&description).contains(&Component::Jaeger));
     }
 
     #[test]

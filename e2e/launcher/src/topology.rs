@@ -10,7 +10,7 @@ pub const HOST: &str = "127.0.0.1";
 
 /// Names that a service cannot have, because the stack has another component or program of that
 /// name.
-const RESERVED_NAMES: [&str; 5] = ["console", "kafka", "registry", "java", "postgres"];
+const RESERVED_NAMES: [&str; 6] = ["console", "kafka", "registry", "jaeger", "java", "postgres"];
 
 /// What a stack consists of. Everything else follows from it: the ports, the databases and Kafka's
 /// listeners from the position of each service, and the directories from the project and its root.
@@ -42,12 +42,21 @@ pub struct StackDescription {
 
 /// Whether the variable `SECURE` asks for a secured stack: it is `1` or `true`.
 pub fn secure_from_environment() -> bool {
-    std::env::var("SECURE").is_ok_and(|value| ["1", "true"].contains(&value.as_str()))
+    is_set("SECURE")
+}
+
+/// Whether the variable `OBSERVE` asks for an observed stack: it is `1` or `true`.
+pub(crate) fn observe_from_environment() -> bool {
+    is_set("OBSERVE")
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var(variable).is_ok_and(|value| ["1", "true"].contains(&value.as_str()))
 }
 
 impl StackDescription {
-    /// The component of this name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, or
-    /// `<service>-2` for a second instance.
+    /// The component of this name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, `<service>-2` for
+    /// a second instance, or `jaeger` in an observed stack.
     ///
     /// # Errors
     /// If the stack has no such component. The error lists all names.
@@ -58,6 +67,7 @@ impl StackDescription {
             ("kafka", _) => Component::Kafka,
             ("registry", _) => Component::Registry,
             ("console", "") if self.console && name == "console" => Component::Console,
+            ("jaeger", _) => Component::Jaeger,
             (_, "db") if known => Component::Database(service.to_string()),
             (_, "") if known && service == name => Component::service(service),
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
@@ -105,7 +115,7 @@ impl StackDescription {
 
     /// The file names of all programs of a stack, as `/proc/<pid>/exe` shows them.
     pub(crate) fn programs(&self) -> Vec<&str> {
-        ["java", "postgres", "console"]
+        ["java", "postgres", "console", "jaeger"]
             .into_iter()
             .chain(self.services.iter().map(String::as_str))
             .collect()
@@ -151,6 +161,8 @@ pub enum Component {
     Registry,
     /// The control room: `console`.
     Console,
+    /// The store of traces of an observed stack: `jaeger`.
+    Jaeger,
     /// One instance of a service: the first has the service's name, the second is `<service>-2`.
     Service {
         /// The name of the service.
@@ -179,6 +191,7 @@ impl Display for Component {
             Component::Kafka => write!(out, "kafka"),
             Component::Registry => write!(out, "registry"),
             Component::Console => write!(out, "console"),
+            Component::Jaeger => write!(out, "jaeger"),
             Component::Service { service, instance: 1 } => write!(out, "{service}"),
             Component::Service { service, instance } => write!(out, "{service}-{instance}"),
         }
@@ -204,7 +217,8 @@ pub(crate) mod tests {
     #[test]
     fn every_component_parses_from_its_displayed_name() {
         let stack = describe(&["a", "b_2", "c"]);
-        let further = [Component::instance("a", 2), Component::instance("b_2", 19)];
+        let further =
+            [Component::instance("a", 2), Component::instance("b_2", 19), Component::Jaeger];
         for component in stack.components() {
             assert_eq!(stack.component(&component.to_string()).unwrap(), component);
             let refusal = stack.component("nothing").unwrap_err().to_string();

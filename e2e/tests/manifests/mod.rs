@@ -76,7 +76,8 @@ fn overlays() -> Vec<(String, Vec<Value>)> {
         let data: BTreeMap<&str, &str> = pairs.collect();
         objects.push(json!({"kind": "ConfigMap", "metadata": {"name": map["name"]}, "data": data}));
     }
-    let demo = ["kafka", "seed"].map(|name| file(&format!("k8s/overlays/demo/{name}.yaml")));
+    let demo = ["kafka", "seed", "jaeger/jaeger"]
+        .map(|name| file(&format!("k8s/overlays/demo/{name}.yaml")));
     let demo = objects.iter().cloned().chain(demo.into_iter().flatten()).collect();
     vec![("base".into(), objects), ("demo".into(), demo)]
 }

@@ -135,6 +135,7 @@ fn every_connection_in_use_is_allowed_and_no_other() {
             }
             if tree == "demo" {
                 used.insert(("seed".into(), service.into(), api));
+                used.insert((service.into(), "jaeger".into(), 4318));
             }
         }
         used.insert(("contracts".into(), "kafka".into(), platform));
@@ -148,7 +149,7 @@ fn every_connection_in_use_is_allowed_and_no_other() {
         used.iter().for_each(|(from, to, _)| apps.extend([from.clone(), to.clone()]));
         for from in &apps {
             for to in apps.iter().filter(|to| *to != from) {
-                for port in [5432, 9092, 9093, 9094, 8443, api, probes, admin] {
+                for port in [5432, 9092, 9093, 9094, 8443, 4318, 16686, api, probes, admin] {
                     let is_used = used.contains(&(from.clone(), to.clone(), port));
                     let [from, to] = [from, to].map(|app| Peer::app(objects, app));
                     let is_open = is_allowed(objects, &from, &to, port);

@@ -52,6 +52,23 @@ fn compose_and_the_demo_overlay_give_every_service_database_the_same_script() {
     assert!(read("README.md").contains("compose 2.24 or newer"), "`content` came with 2.23.1");
 }
 
+#[test]
+fn every_stack_gives_jaeger_the_same_configuration() {
+    let compose = compose();
+    let content = text(&compose["configs"]["jaeger"]["content"]);
+    assert_eq!(content, read("e2e/launcher/jaeger/config.yaml"));
+    assert_eq!(content, read("k8s/overlays/demo/jaeger/config.yaml"));
+    let jaeger = &compose["services"]["jaeger"];
+    assert_eq!(jaeger["profiles"], json!(["observe"]));
+    assert_eq!(jaeger["configs"][0]["source"], "jaeger");
+    assert_eq!(jaeger["configs"][0]["target"], jaeger["command"][1]);
+    // The services find it where it listens.
+    let endpoint =
+        text(&compose["services"]["order"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]);
+    assert_eq!(endpoint, "${OTEL_EXPORTER_OTLP_ENDPOINT:-${OBSERVE:+http://jaeger:4318}}");
+    assert!(content.contains("otlp: { protocols: { http: { endpoint: \"0.0.0.0:4318\" } } }"));
+}
+
 /// Since version 18 the image has another default directory, and declares another volume.
 #[test]
 fn the_data_of_every_postgres_lies_in_its_volume_whatever_the_image_takes_by_default() {

@@ -42,6 +42,7 @@ mod readiness;
 mod rejected_records;
 mod restored_database;
 mod rotation;
+mod traces;
 
 /// F22: the longest time that a partition may be without an owner.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

@@ -11,8 +11,8 @@ use super::timeline::{self, Delivery, DeliveryState, Step, Timeline};
 use super::{DECIDER, causes, picture};
 use crate::app::App;
 use crate::format;
-use crate::pages::{self, PageError, Section};
 use crate::operators::Operator;
+use crate::pages::{self, PageError, Section};
 use crate::services::{Port, ServiceError};
 
 pub async fn show(

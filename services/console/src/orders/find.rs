@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::{DECIDER, stuck};
 use crate::app::App;
 use crate::format;
-use crate::pages::{self, PageError, Section};
 use crate::operators::Operator;
+use crate::pages::{self, PageError, Section};
 use crate::services::{Port, ServiceError};
 
 /// Orders of a customer on a page.
