@@ -64,6 +64,8 @@ fn with_traceparent(record: &OwnedMessage, traceparent: &str) -> OwnedMessage {
 async fn the_log_of_a_command_and_of_a_dead_letter_names_the_trace_and_what_each_is_about() {
     let log = CapturedLog::default();
     let _logging = tracing::subscriber::set_default(log.json_subscriber());
+    // With one subscriber alone, a line that another test meets first is off for all threads.
+    let _second = tracing::Dispatch::new(CapturedLog::default().json_subscriber());
     let fixture = Fixture::<302>::create_with_contracts().await;
     let (command_trace, command_span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
     let event_trace = "4bf92f3577b34da6a3ce929d0e0e4736";
