@@ -9,7 +9,7 @@ const NAMES_MAX: [(&str, usize); 4] = [
     ("e2e/template", 15),
     ("services/stock/src", 29),
     ("services/payment/src", 28),
-    ("services/order/src", 44),
+    ("services/order/src", 45),
 ];
 
 /// The names behind `chassis::`, alone or in braces; of a path, the first.
