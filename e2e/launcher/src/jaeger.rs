@@ -116,7 +116,7 @@ fn is_complete(home: &Path) -> bool {
 
 async fn build(cache: &Path, home: &Path, progress: &impl Fn(&str)) -> Result<()> {
     let begun = Instant::now();
-    progress("compiling Jaeger with Go, once (about ten minutes on two cores) …");
+    progress("compiling Jaeger with Go, once (some minutes) …");
     // Under the lock no other launcher builds, so these files are left from an interrupted build.
     let work = cache.join("jaeger.partial");
     let _ = fs::remove_dir_all(&work);
