@@ -20,6 +20,6 @@ mod api;
 
 fuzz_target!(|bytes: &[u8]| {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let router = |db: sqlx::PgPool, commands| api::router(db.clone(), commands, chassis::ChangeFeed::new(db, Default::default(), Default::default()), false);
+    let router = |db: sqlx::PgPool, commands| api::router(db.clone(), commands, chassis::ChangeFeed::new(db, Default::default(), Default::default()));
     SERVER.get_or_init(|| Server::new(router)).send(bytes);
 });

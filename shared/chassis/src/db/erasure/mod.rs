@@ -1,10 +1,10 @@
 //! The erasure of a person: the person's id is replaced by another one in every column that may contain it.
 //!
-//! Promise: after [`erase`] and [`end`], no table of the service contains the id, and nothing links it to its
+//! Promise: after `erase` and `end`, no table of the service contains the id, and nothing links it to its
 //! replacement. A column that may contain the id and that no comment declares as `personal` breaks the promise: then
 //! `erase` finds the id there, changes nothing, and names the column.
 //!
-//! [`erase`] runs in one service after the other, and [`end`] when all have replaced the id. In between, no row of the
+//! `erase` runs in one service after the other, and `end` when all have replaced the id. In between, no row of the
 //! person is added to any of them. An event of before the erasure therefore meets rows of before, and one of after it
 //! rows of after: the id then belongs to a new person.
 
