@@ -26,7 +26,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard resume poison sql token
-.PHONY: pin new chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
+.PHONY: pin new browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -82,6 +82,10 @@ faults: build ## The faults that take minutes each, three brokers, a small disk 
 
 alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (30 minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
+
+browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (two minutes)
+	@sh e2e/tools.sh browser
+	@cargo test --package e2e --test main --profile ci --locked -- --ignored control_room::
 
 denials: build ## Attempt every act with every identity on Kafka, the databases and the registry of a secured stack: only what is declared is allowed (REWRITE=1: into the golden file)
 	@$(if $(REWRITE),REWRITE_DENIALS=1 )cargo test --package e2e --test main --profile ci --locked -- denials:: wires::

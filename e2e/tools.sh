@@ -13,9 +13,9 @@ command -v make >/dev/null || want make
 command -v xz >/dev/null || want xz-utils
 command -v setpriv >/dev/null || want util-linux
 command -v mvn >/dev/null || want maven
-# The browser of the control room's test. A developer without it gets that test skipped.
-if [ -n "${CI:-}" ]; then
-  command -v chromium >/dev/null || want chromium
+# `tools.sh browser`: for the test of the control room. Chrome is as good as Chromium, and Ubuntu has no package of either.
+if [ "${1:-}" = browser ]; then
+  command -v chromium >/dev/null || command -v google-chrome >/dev/null || want chromium
   command -v chromedriver >/dev/null || want chromium-driver
 fi
 if command -v pkg-config >/dev/null; then

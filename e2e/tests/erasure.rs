@@ -113,6 +113,8 @@ async fn place_while_stock_is_away(
 ) -> Result<Uuid> {
     stack.stop("stock").await?;
     let open = client.place_until_accepted(customer, &basket()).await?;
+    // A row of the outbox would be gone afterwards.
+    wait_until_outbox_empty(client, "order").await?;
     let before = find_in_databases(client, customer).await?;
     let refused = erasure::run(stack, customer, None).await.err().context("it was erased")?;
     let refused = format!("{refused:#}");

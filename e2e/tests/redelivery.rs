@@ -16,9 +16,10 @@ use crate::fixture::{
 };
 use e2e::scenarios::redelivery::{consumer_lag, reset_offsets};
 
+/// The hash of every table, but for the clock's, to which a running service adds a row each minute.
 async fn rows_of_all_services(client: &Client) -> Result<Vec<(String, String)>> {
     let all = try_join_all(SERVICES.map(|service| table_hashes(client, service))).await?;
-    Ok(all.into_iter().flatten().collect())
+    Ok(all.into_iter().flatten().filter(|(table, _)| !table.ends_with(".clock_ticks")).collect())
 }
 
 /// F19. Payment and stock receive the cancellation long before the order.

@@ -23,13 +23,6 @@ pub struct Browser {
     _driver: Child,
 }
 
-/// Whether this machine has the browser and its driver.
-pub fn is_installed() -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let exists = |name: &str| std::env::split_paths(&path).any(|it| it.join(name).is_file());
-    exists("chromium") && exists("chromedriver")
-}
-
 impl Browser {
     /// Starts a browser with an empty profile, which records each request and what the console says.
     pub async fn start(width: u32, height: u32, is_dark: bool) -> Result<Browser> {
@@ -41,7 +34,7 @@ impl Browser {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .context("chromedriver cannot be started")?;
+            .context("chromedriver cannot be started: `make browser` installs it")?;
         let http = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build()?;
         let driver_url = format!("http://127.0.0.1:{port}");
         eventually("the driver of the browser", TIMEOUT, async || {
