@@ -11,6 +11,6 @@ create table pending_orders (
 with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
 insert into pending_orders (created_at, order_id)
     select created_at, order_id from orders where status = 'pending';
-comment on table pending_orders is 'append-only, deletable: the order has ended';
+comment on table pending_orders is 'deletable: the order has ended';
 comment on table deadlines is
     'deletable: only an older version reads and writes it. A later migration drops it, once no older replica runs.';

@@ -190,7 +190,8 @@ async fn an_id_is_replaced_in_every_declared_column_and_its_replacement_is_journ
 async fn an_id_in_a_column_that_is_not_declared_refuses_the_erasure_and_nothing_is_changed() {
     const TABLES: &str = concat!(
         "create table notes (id bigserial, person uuid primary key, label varchar, detail json, extra jsonb, bytes bytea);",
-        "comment on column notes.person is 'personal'; comment on column notes.label is 'personal';",
+        "comment on table notes is 'deletable'; comment on column notes.label is 'personal';",
+        "comment on column notes.person is 'personal';",
         "comment on column notes.detail is 'personal'; comment on column notes.extra is 'personal'"
     );
     let fixture = ErasureFixture::create(TABLES).await;
@@ -228,6 +229,7 @@ async fn no_row_of_a_person_is_added_until_the_erasure_ends_and_a_repeated_run_c
 async fn an_obstacle_of_the_service_refuses_the_erasure() {
     const OBSTACLE: &str = "
         create table notes (id bigserial, person uuid primary key, label varchar, detail json, extra jsonb, bytes bytea);
+        comment on table notes is 'deletable';
         create function erasure_obstacle(person uuid) returns text language sql stable as
         $$ select 'a note is open' from notes where notes.person = $1 $$";
     let fixture = ErasureFixture::create(OBSTACLE).await;
