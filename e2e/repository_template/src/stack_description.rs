@@ -10,7 +10,6 @@ pub fn stack_description() -> StackDescription {
         services: vec!["shop".to_string()],
         contracts_program: Some("contracts".to_string()),
         console: false,
-        console: false,
         secure: launcher::secure_from_environment(),
     }
 }
