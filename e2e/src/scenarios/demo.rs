@@ -55,6 +55,9 @@ async fn run_steps(stack: &Stack, was_up: bool) -> Result<()> {
     let client = Client::for_stack(stack)?;
     seed::run(&client).await?;
     print_line(&format!("Everything is ready after {:.1} s.", began.elapsed().as_secs_f64()));
+    if let Ok(url) = stack.console_url() {
+        print_line(&format!("Watch it in a browser: {url}"));
+    }
 
     print_step(2, "One order goes through");
     place_one_order(&client).await?;
