@@ -61,8 +61,8 @@ pub fn reversed(certificates: &[u8]) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A new key and its certificate with this common name, for a server on this machine and for a
-/// client.
+/// A new key and its certificate with this common name, for a server on this machine, for a server with this host name,
+/// and for a client.
 pub fn new_certificate(name: &str, ca: &[u8], ca_key: &[u8]) -> Result<Vec<u8>> {
     let (ca, ca_key) = (X509::from_pem(ca)?, PKey::private_key_from_pem(ca_key)?);
     let key = PKey::private_key_from_pem(&new_key()?)?;
@@ -74,6 +74,7 @@ pub fn new_certificate(name: &str, ca: &[u8], ca_key: &[u8]) -> Result<Vec<u8>> 
     builder.append_extension(usage)?;
     let names = SubjectAlternativeName::new()
         .dns("localhost")
+        .dns(name)
         .ip(HOST)
         .build(&builder.x509v3_context(Some(&ca), None))?;
     builder.append_extension(names)?;

@@ -12,9 +12,11 @@ use serde::Deserialize;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
+use crate::directories::remove_directory;
 use crate::exit_journal::Exit;
 use crate::ports::Ports;
 use crate::readiness::{READY_TIMEOUT, is_ready};
+use crate::secrets::Secrets;
 use crate::stack_state::StackState;
 use crate::status::{ComponentState, ComponentStatus, StopOutcome};
 use crate::topology::{Component, StackDescription};
@@ -65,15 +67,34 @@ impl Compose {
         };
         let password = of("POSTGRES_PASSWORD").unwrap_or_else(|| description.project.clone());
         let ports = Ports::new(description).with_environment_overrides()?;
-        let stack_state =
-            StackState { database_password: Some(password), ..StackState::new(ports) };
+        let secure = description.secure && !is_external;
+        let secrets = description.state_directory()?.join("compose-secrets");
+        let stack_state = StackState {
+            secure,
+            secrets: secure.then(|| Secrets::copied_to(secrets)),
+            database_password: (!secure).then_some(password),
+            ..StackState::new(ports)
+        };
         Ok(Some(Self { description: description.clone(), stack_state, is_external }))
     }
 
     /// Builds what has changed, starts what does not run, and returns when every container is
     /// healthy.
     pub async fn up(&self) -> Result<()> {
-        self.run_with_visible_output(&["up", "--detach", "--wait", "--wait-timeout", "600"]).await
+        let up = ["up", "--detach", "--wait", "--wait-timeout", "600"];
+        self.run_with_visible_output(&up).await?;
+        self.fetch_secrets().await
+    }
+
+    /// Copies the secrets of a secured project, so that the tools on this machine prove their names with them.
+    async fn fetch_secrets(&self) -> Result<()> {
+        let Some(secrets) = &self.stack_state.secrets else { return Ok(()) };
+        let directory = secrets.path("");
+        remove_directory(&directory)?;
+        secrets.create()?;
+        let into = directory.display().to_string();
+        let copy = self.compose_arguments(&["cp", "secrets:/secrets/.", &into])?;
+        docker(&copy.iter().map(String::as_str).collect::<Vec<_>>()).await.map(drop)
     }
 
     /// Stops and removes every container; the volumes stay.
@@ -89,7 +110,9 @@ impl Compose {
 
     /// Removes the volumes as well.
     pub async fn clean(&self) -> Result<()> {
-        self.run_with_visible_output(&["--profile", "*", "down", "--volumes"]).await
+        self.run_with_visible_output(&["--profile", "*", "down", "--volumes"]).await?;
+        let secrets = self.stack_state.secrets.as_ref();
+        secrets.map_or(Ok(()), |secrets| remove_directory(&secrets.path("")))
     }
 
     pub async fn logs(&self, name: &str, follow: bool) -> Result<()> {
@@ -211,9 +234,12 @@ impl Compose {
 
     fn compose_arguments(&self, words: &[&str]) -> Result<Vec<String>> {
         ensure!(!self.is_external, "kubectl starts and stops what runs in Kubernetes");
-        let file = self.description.root.join("docker-compose.yml").display().to_string();
-        let compose = ["compose", "--file", &file];
-        Ok(compose.iter().chain(words).map(|word| word.to_string()).collect())
+        let secured = self.stack_state.secure.then_some("docker-compose.secure.yml");
+        let files = ["docker-compose.yml"].into_iter().chain(secured);
+        let files = files.map(|file| self.description.root.join(file).display().to_string());
+        let files = files.flat_map(|file| ["--file".to_string(), file]);
+        let words = words.iter().map(|word| word.to_string());
+        Ok(["compose".to_string()].into_iter().chain(files).chain(words).collect())
     }
 
     /// A command whose progress the user sees.

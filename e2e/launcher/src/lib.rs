@@ -12,6 +12,7 @@ mod certificates;
 mod class_archives;
 mod component;
 mod compose;
+mod container_secrets;
 mod control_room;
 mod control_server;
 mod credentials;

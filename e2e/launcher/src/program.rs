@@ -1,5 +1,6 @@
 //! The program of a stack: the commands of the launcher for a terminal.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::secrets::Secrets;
 use crate::topology::observe_from_environment;
 use crate::{ComponentState, Stack, StackDescription, StopOutcome, run_with_infrastructure};
 
@@ -64,6 +66,14 @@ pub enum StackCommand {
         /// Also the superusers' passwords and the authority that signs, which running tools hold (two minutes)
         #[arg(long)]
         everything: bool,
+    },
+    /// Give each container of a secured docker compose its secrets; a container runs it
+    #[command(hide = true)]
+    HandOutSecrets {
+        /// The directory of all secrets
+        from: PathBuf,
+        /// The directory with one directory for each container
+        into: PathBuf,
     },
     /// Serve the page of the demo on loopback; `up` starts it in the background
     #[command(hide = true)]
@@ -124,6 +134,9 @@ impl StackCommand {
                 println!("{}", issuer.sign(&who, &scope, lifetime)?);
             }
             StackCommand::Rotate { everything } => open()?.rotate(everything).await?,
+            StackCommand::HandOutSecrets { from, into } => {
+                Secrets::in_directory(from).hand_out(description, &into)?;
+            }
             StackCommand::ControlServer => open()?.serve_control().await?,
             StackCommand::WithInfrastructure { command } => {
                 return run_with_infrastructure(description, &command).await;

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
 use crate::certificates;
@@ -68,11 +68,18 @@ const PASSWORD_LENGTH: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secrets {
     directory: PathBuf,
+    /// Whether it is a copy of the secrets of another launcher, so that this one must not begin it.
+    is_copy: bool,
 }
 
 impl Secrets {
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), is_copy: false }
+    }
+
+    /// The secrets that a container has made, once they are copied.
+    pub fn copied_to(directory: impl Into<PathBuf>) -> Self {
+        Self { is_copy: true, ..Self::in_directory(directory) }
     }
 
     /// Creates the directory, which only this user may enter.
@@ -206,6 +213,8 @@ impl Secrets {
         if current() {
             return Ok(());
         }
+        let is_begun = !self.is_copy || self.directory.join(CA_FILE).exists();
+        ensure!(is_begun, "{} is empty: `make up` copies the secrets", self.directory.display());
         let cannot = || format!("cannot write {}", file.display());
         let lock = File::create(self.directory.join(LOCK_FILE)).with_context(cannot)?;
         lock.lock()?;

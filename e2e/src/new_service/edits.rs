@@ -1,4 +1,4 @@
-//! The edits of the six files outside a service's folder that must contain its name. Each returns
+//! The edits of the seven files outside a service's folder that must contain its name. Each returns
 //! `None` if the file does not have the expected form.
 
 use std::path::{Path, PathBuf};
@@ -60,12 +60,8 @@ pub fn add_to_stack(text: &str, name: &str) -> Option<String> {
 /// Adds a copy of the section of stock, with its name and the ports of its position.
 pub fn add_to_compose(text: &str, name: &str) -> Option<String> {
     let nth = text.matches("-migrations:\n").count() + 1;
-    let from = text.find(COMPOSE_STOCK)?;
-    let end = from + 1 + text[from + 1..].find(COMPOSE_SECTION)?;
     let volume = text.rfind("  stock-db:\n")? + "  stock-db:\n".len();
-    let mut own = text[from..end].replace("stock", name).replace("STOCK", &name.to_uppercase());
-    let (_, rest) = own.split_once('\n')?;
-    own = format!("{COMPOSE_SECTION}{name}\n{rest}");
+    let mut own = copy_section(text, name)?;
     for port in [8000, 9000, 9010, 54320] {
         own = own.replace(&format!(":-{}}}", port + 3), &format!(":-{}}}", port + nth));
     }
@@ -75,12 +71,34 @@ pub fn add_to_compose(text: &str, name: &str) -> Option<String> {
     Some(add_to_console(&text, name))
 }
 
+/// The same for the secured stack, where each container has a volume with its secrets.
+pub fn add_to_secured_compose(text: &str, name: &str) -> Option<String> {
+    let own = copy_section(text, name)?;
+    let with_volumes = |line: &str| match line.contains("secrets-stock") {
+        true if !line.contains("/etc/") => line.to_string() + &line.replace("stock", name),
+        _ => line.to_string(),
+    };
+    let text: String = text.split_inclusive('\n').map(with_volumes).collect();
+    let (services, rest) = text.split_at(text.find(COMPOSE_SHARED)?);
+    Some(add_to_console(&format!("{services}{own}{rest}"), name))
+}
+
+/// The section of stock with another name.
+fn copy_section(text: &str, name: &str) -> Option<String> {
+    let from = text.find(COMPOSE_STOCK)?;
+    let end = from + 1 + text[from + 1..].find(COMPOSE_SECTION)?;
+    let own = text[from..end].replace("stock", name).replace("STOCK", &name.to_uppercase());
+    let (_, rest) = own.split_once('\n')?;
+    Some(format!("{COMPOSE_SECTION}{name}\n{rest}"))
+}
+
 /// Gives the control room its addresses, and its admin port the name by which the control room reaches it.
 fn add_to_console(text: &str, name: &str) -> String {
     let with_name = |line: &str| match line.trim_start().split(": ").next() {
         Some("API_URLS" | "ADMIN_URLS" | "PROBE_URLS") => {
             let (_, port) = line.rsplit_once(':').unwrap_or_default();
-            format!("{line},{name}=http://{name}:{port}\n")
+            let scheme = if line.contains("=https://") { "https" } else { "http" };
+            format!("{line},{name}={scheme}://{name}:{port}\n")
         }
         Some("ADMIN_HOSTS") => format!("{line},{name}\n"),
         _ => format!("{line}\n"),
@@ -192,6 +210,29 @@ mod tests {
         }
         let shared = twice.find(COMPOSE_SHARED).unwrap();
         assert!(twice.find("\n  emu-db:\n").unwrap() < shared);
+        assert_eq!(twice.matches("stock").count(), text.matches("stock").count());
+    }
+
+    #[test]
+    fn the_secured_compose_gives_each_container_of_it_a_volume_of_its_own() {
+        let text = read_file(&checkout().join("docker-compose.secure.yml")).unwrap();
+        let twice = add_to_secured_compose(&text, "zebra").unwrap();
+        let twice = add_to_secured_compose(&twice, "emu").unwrap();
+        for name in ["zebra", "emu"] {
+            for container in [name.to_string(), format!("{name}-migrations"), format!("{name}-db")]
+            {
+                for line in [
+                    format!("\n      - secrets-{container}:/containers/{container}\n"),
+                    format!("\n  secrets-{container}:\n"),
+                    format!("volumes: [\"secrets-{container}:/etc/holdfast:ro\"]"),
+                ] {
+                    assert_eq!(twice.matches(&line).count(), 1, "{line}\n{twice}");
+                }
+            }
+            let line = format!("KAFKA_SASL_USERNAME: {name} }}");
+            assert_eq!(twice.matches(&line).count(), 2, "{line}\n{twice}");
+            assert!(twice.contains(&format!(",{name}=https://{name}:9091")), "{twice}");
+        }
         assert_eq!(twice.matches("stock").count(), text.matches("stock").count());
     }
 

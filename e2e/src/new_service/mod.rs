@@ -2,7 +2,7 @@
 //!
 //! Files that are equal in all services are copied from `services/stock`, so that there is no
 //! second copy to maintain. The rest comes from `e2e/template`, a service called shipping. The name
-//! is inserted there and in the six files outside the folder that must contain it (`edits.rs`).
+//! is inserted there and in the seven files outside the folder that must contain it (`edits.rs`).
 //! Nothing is written before every edit is known to fit.
 
 pub(crate) mod edits;
@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::new_service::edits::{
     Edit, SUBSCRIBED_TOPIC, add_subscriber, add_test_module, add_to_compose, add_to_lockfile,
-    add_to_profile, add_to_stack, run_rustfmt, with_name, without_unused,
+    add_to_profile, add_to_secured_compose, add_to_stack, run_rustfmt, with_name, without_unused,
 };
 use crate::new_service::names::{check_clean, check_name, read_file};
 use crate::stack_description::checkout;
@@ -78,6 +78,11 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
             "docker-compose.yml",
             "docker compose starts it on the same ports".to_string(),
             add_to_compose,
+        ),
+        (
+            "docker-compose.secure.yml",
+            "the secured docker compose gives it its secrets".to_string(),
+            add_to_secured_compose,
         ),
         ("e2e/tests/main.rs", "its outage test runs with the others".to_string(), add_test_module),
         (

@@ -7,6 +7,7 @@
 
 mod bad_overlays;
 mod compose;
+mod compose_secured;
 mod configuration;
 mod monitoring;
 mod network_policies;

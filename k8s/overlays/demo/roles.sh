@@ -1,6 +1,9 @@
 # Run once by the postgres image, on an empty data directory: the two roles of a service. Its migrator
 # owns the database, and so the tables; the role that serves is granted what it needs by the
 # migrations. POSTGRES_DB is the service's name.
+# A password is in a variable, or in the file that a variable names.
+: "${MIGRATOR_PASSWORD:=$(cat "${MIGRATOR_PASSWORD_FILE:-/dev/null}")}"
+: "${SERVICE_PASSWORD:=$(cat "${SERVICE_PASSWORD_FILE:-/dev/null}")}"
 psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
   --set service="$POSTGRES_DB" --set migrator="${POSTGRES_DB}_migrator" \
   --set migrator_password="$MIGRATOR_PASSWORD" --set service_password="$SERVICE_PASSWORD" <<'SQL'
