@@ -243,6 +243,13 @@ impl Fault {
         StdRng::seed_from_u64(self.seed)
     }
 
+    /// A proxy cannot find the responses to commits in what is encrypted, so responses of every kind are lost.
+    pub fn adapt_to_encryption(&mut self) {
+        if self.class == LostCommitResponses {
+            self.class = LostResponses;
+        }
+    }
+
     /// The resources that no other fault may touch at the same time, in order.
     pub fn exclusive_resources(&self, instances: u16) -> BTreeSet<String> {
         // Including further instances: one of them may just be joining.

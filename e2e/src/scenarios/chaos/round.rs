@@ -21,7 +21,7 @@ use crate::checker::run;
 use crate::checker::verdict::Verdict;
 use crate::client::http_client::Client;
 use crate::console::print_line;
-use crate::scenarios::chaos::fault::FaultClass;
+use crate::scenarios::chaos::fault::{Fault, FaultClass};
 use crate::scenarios::chaos::impact::{FaultCounts, FaultImpact};
 use crate::scenarios::chaos::nemesis::{FaultRecord, Nemesis};
 use crate::scenarios::chaos::schedule;
@@ -83,7 +83,10 @@ pub struct ChaosContext<'a> {
 pub async fn run(context: &ChaosContext<'_>, nth: u64) -> Result<ChaosRound> {
     let ChaosContext { stack, client, links, instances, seed, baseline } = *context;
     let began = Instant::now();
-    let faults = schedule::generate(seed, nth, instances, LOAD_DURATION);
+    let mut faults = schedule::generate(seed, nth, instances, LOAD_DURATION);
+    if stack.description().secure {
+        faults.iter_mut().for_each(Fault::adapt_to_encryption);
+    }
     let nemesis = Nemesis::new(stack, client, links, instances, &faults);
     let exits_before = stack.exits().await?;
     let load = load_of_round(seed, nth);
