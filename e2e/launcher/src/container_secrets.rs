@@ -43,7 +43,7 @@ impl Secrets {
     ///
     /// # Errors
     /// If a file cannot be written, or given to the user of its container.
-    pub fn hand_out(&self, description: &StackDescription, into: &Path) -> Result<()> {
+    pub fn distribute(&self, description: &StackDescription, into: &Path) -> Result<()> {
         self.create()?;
         let container = |name: &str, user| Container::create(self, into.join(name), user);
         for service in &description.services {

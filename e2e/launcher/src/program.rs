@@ -69,7 +69,7 @@ pub enum StackCommand {
     },
     /// Give each container of a secured docker compose its secrets; a container runs it
     #[command(hide = true)]
-    HandOutSecrets {
+    DistributeSecrets {
         /// The directory of all secrets
         from: PathBuf,
         /// The directory with one directory for each container
@@ -134,8 +134,8 @@ impl StackCommand {
                 println!("{}", issuer.sign(&who, &scope, lifetime)?);
             }
             StackCommand::Rotate { everything } => open()?.rotate(everything).await?,
-            StackCommand::HandOutSecrets { from, into } => {
-                Secrets::in_directory(from).hand_out(description, &into)?;
+            StackCommand::DistributeSecrets { from, into } => {
+                Secrets::in_directory(from).distribute(description, &into)?;
             }
             StackCommand::ControlServer => open()?.serve_control().await?,
             StackCommand::WithInfrastructure { command } => {

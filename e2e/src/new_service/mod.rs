@@ -79,11 +79,7 @@ pub fn generate(root: &Path, name: &str) -> Result<GeneratedService> {
             "docker compose starts it on the same ports".to_string(),
             add_to_compose,
         ),
-        (
-            "docker-compose.secure.yml",
-            "the secured docker compose gives it its secrets".to_string(),
-            add_to_secured_compose,
-        ),
+        ("docker-compose.secure.yml", "it has its own secrets".to_string(), add_to_secured_compose),
         ("e2e/tests/main.rs", "its outage test runs with the others".to_string(), add_test_module),
         (
             "Cargo.toml",

@@ -94,7 +94,7 @@ fn holds_no_secret(environment: &Value) -> bool {
 fn every_container_of_the_secured_compose_keeps_the_rules() {
     let services = secured();
     let services = services.as_object().unwrap();
-    assert!(services.len() >= 18, "{:?}", services.keys());
+    assert!(services.len() >= 17, "{:?}", services.keys());
     for (name, service) in services {
         let broken = broken_rules(name, service);
         assert!(broken.is_empty(), "{name}: {broken:?}");
@@ -143,24 +143,24 @@ fn a_database_of_the_secured_compose_has_the_settings_of_the_other() {
 
 #[test]
 fn each_container_is_given_every_file_that_its_settings_name() {
-    let home = std::env::temp_dir().join(format!("handed-out-{}", std::process::id()));
+    let home = std::env::temp_dir().join(format!("distributed-{}", std::process::id()));
     let (all, each) = (home.join("secrets"), home.join("containers"));
     std::fs::create_dir_all(&each).unwrap();
     let program = programs_directory().unwrap().join("e2e");
-    let hand_out = || {
-        let output = Command::new(&program).arg("hand-out-secrets").args([&all, &each]).output();
+    let distribute = || {
+        let output = Command::new(&program).arg("distribute-secrets").args([&all, &each]).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    hand_out();
+    distribute();
     let certificate = || std::fs::read(each.join("order/server.pem")).unwrap();
     let before = certificate();
-    hand_out();
+    distribute();
     assert_eq!(certificate(), before, "a second start changes nothing");
     for (name, service) in secured().as_object().unwrap() {
         let (settings, mount) = (service.to_string(), format!("{MOUNTED_AT}/"));
         let named = settings.split(&mount).skip(1);
-        let is_end = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '.');
+        let is_end = |c: char| !(c.is_ascii_alphanumeric() || "-._".contains(c));
         for file in named.filter_map(|rest| rest.split(is_end).next()) {
             assert!(each.join(name).join(file).exists(), "{name}: {file}");
         }
