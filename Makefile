@@ -1,8 +1,8 @@
 # Every command of the project; CI runs only these. `make` alone lists them.
 # A component of the stack is named by SERVICE=: `make status` lists them; order-2 is a second instance of order.
 # STACK=compose: on docker compose work demo, up, down, clean, status, logs, kill, stop, start, load, outage, verify,
-# dead-letters, dead-letter, replay, discard, resume, poison, sql, republish, rebuild and timeline. Like all targets they
-# need the Rust toolchain. They read exported variables, and no file `.env`.
+# dead-letters, dead-letter, replay, discard, pause, resume, poison, sql, republish, rebuild and timeline. Like all
+# targets they need the Rust toolchain. They read exported variables, and no file `.env`.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +25,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: alerts crash-points crash-programs monitoring
-.PHONY: dead-letters dead-letter replay discard resume poison sql token
+.PHONY: dead-letters dead-letter replay discard pause resume poison sql token
 .PHONY: pin new browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
@@ -145,7 +145,10 @@ replay: build ## Handle it now, after its cause was removed: SERVICE=x ID=n, or 
 discard: build ## Discard it for good: SERVICE=x ID=n REASON="…" (asks; for scripts YES=1, CANCEL=1, WRITE_OFF=1)
 	@$(call need,SERVICE ID REASON)$(E2E) discard "$(SERVICE)" "$(ID)" $(if $(YES),--yes) $(if $(CANCEL),--cancel) $(if $(WRITE_OFF),--write-off)
 
-resume: build ## Resume the paused consumer of SERVICE=x (20 decodable events of one topic in a row could not be handled)
+pause: build ## Pause the consumer of SERVICE=x in every instance, until it is resumed: REASON="…"
+	@$(call need,SERVICE REASON)$(E2E) pause "$(SERVICE)"
+
+resume: build ## Resume the consumer of SERVICE=x that an operator paused, or its circuit breaker (20 decodable events of one topic in a row could not be handled)
 	@$(E2E) resume "$(SERVICE)"
 
 poison: build ## Put a record that is not an event into orders.created, which makes a dead letter

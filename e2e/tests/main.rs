@@ -12,6 +12,7 @@ mod crash_points;
 mod faults;
 mod redelivery;
 mod hostile;
+mod pauses;
 mod poison;
 mod personal_data;
 mod erasure;

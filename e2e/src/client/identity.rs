@@ -89,6 +89,7 @@ mod tests {
             (&post, "/items/rebuild", Identity::Operator),
             (&get, "/dead-letters/7", Identity::Operator),
             (&post, "/dead-letters/replay", Identity::Operator),
+            (&post, "/consumer/pause", Identity::Operator),
             (&post, "/consumer/resume", Identity::Operator),
             (&post, "/republish", Identity::Operator),
             (&get, "/published-events?key=7", Identity::Operator),

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::admin::dead_letters::by_hand::{produce_poison, run_sql};
 use crate::admin::dead_letters::client::{AdminClient, detail};
-use crate::admin::dead_letters::view::{list, position, show, show_impact, text};
+use crate::admin::dead_letters::view::{describe_pause, list, position, show, show_impact, text};
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum DeadLetterCommand {
@@ -43,6 +43,13 @@ pub enum DeadLetterCommand {
         /// Agree to the write-off
         #[arg(long)]
         write_off: bool,
+    },
+    /// Pause a consumer, in every instance
+    Pause {
+        service: String,
+        /// The reason, in your words
+        #[arg(long, env)]
+        reason: String,
     },
     /// Resume a paused consumer
     Resume { service: String },
@@ -81,6 +88,17 @@ pub async fn run(
         DeadLetterCommand::Discard { service, id, reason, yes, cancel, write_off } => {
             let consent = DiscardConsent { yes: *yes, cancel: *cancel, write_off: *write_off };
             discard(stack, service, *id, reason, consent, out).await?
+        }
+        DeadLetterCommand::Pause { service, reason } => {
+            let admin = AdminClient::connect(stack, service).await?;
+            let request = json!({ "reason": reason });
+            let paused = admin.post("/consumer/pause", Some(&request)).await?;
+            writeln!(out, "{}", describe_pause(service, &paused.accepted_json()?))?;
+            writeln!(
+                out,
+                "every instance pauses within a few seconds; to end it: make resume SERVICE={service}"
+            )?;
+            true
         }
         DeadLetterCommand::Resume { service } => {
             let admin = AdminClient::connect(stack, service).await?;

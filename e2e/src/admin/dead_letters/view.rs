@@ -50,8 +50,7 @@ pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) ->
         }
         let consumer = admin.get("/consumer").await?;
         if consumer["paused_at"].is_string() {
-            let (since, reason) = (text(&consumer["paused_at"]), text(&consumer["reason"]));
-            writeln!(out, "  its consumer has been paused since {since}: {reason}")?;
+            writeln!(out, "  {}", describe_pause(service, &consumer))?;
             writeln!(out, "  when the cause is removed: make resume SERVICE={service}")?;
         }
     }
@@ -59,6 +58,17 @@ pub async fn list(stack: &Stack, service: Option<&str>, out: &mut impl Write) ->
         writeln!(out, "read one: make dead-letter {first}")?;
     }
     Ok(all)
+}
+
+/// Since when a consumer is paused, by whom and why.
+pub fn describe_pause(service: &str, consumer: &Value) -> String {
+    let (since, reason) = (text(&consumer["paused_at"]), text(&consumer["reason"]));
+    let by = match (consumer["cause"].as_str(), &consumer["actor"]) {
+        (Some("operator"), Value::Null) => "an operator".to_string(),
+        (Some("operator"), actor) => text(actor),
+        _ => "its circuit breaker".to_string(),
+    };
+    format!("the consumer of {service} has been paused by {by} since {since}: {reason}")
 }
 
 pub fn show(service: &str, dead_letter: &Value, out: &mut impl Write) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::app::App;
 use crate::format;
 use crate::operators::Operator;
 use crate::pages::{self, PageError, Section};
-use crate::repair;
+use crate::repair::consumers;
 use crate::services::{Port, ServiceError};
 
 /// Rows of one service on a page.
@@ -60,7 +60,7 @@ pub async fn show(
     let names =
         app.services.names.iter().filter(|it| filter.service.is_empty() || **it == filter.service);
     let listings = join_all(names.map(|service| list(&app, &operator, service, &filter))).await;
-    let paused = repair::paused_consumers(&app, &operator).await;
+    let paused = consumers::paused_notices(&app, &operator).await;
     let body = html! {
         h1 { "Dead letters" }
         (app.jobs.region())

@@ -53,6 +53,18 @@ impl InstanceState {
         DateTime::from_timestamp(self.samples.value("process_start_time_seconds")? as i64, 0)
     }
 
+    /// Who has paused its consumer, if it is paused.
+    pub fn paused_by(&self) -> Option<&'static str> {
+        let pauses = self.samples.all("consumer_paused");
+        let pause = pauses.iter().find(|pause| pause.value > 0.0)?;
+        // An older version names no cause: only its circuit breaker pauses.
+        Some(if pause.label("cause") == Some("operator") {
+            "an operator"
+        } else {
+            "its circuit breaker"
+        })
+    }
+
     /// Whether its relay is the active one of the service.
     pub fn relays(&self) -> bool {
         self.samples.value("relay_active").is_some_and(|active| active > 0.0)

@@ -24,8 +24,8 @@ pub fn find_causes(snapshot: &Snapshot, decider: &str, service: &str) -> Vec<Str
 fn waiting_work(state: &ServiceState) -> Vec<String> {
     let name = &state.name;
     let mut found = Vec::new();
-    if state.largest("consumer_paused").is_some_and(|paused| paused > 0.0) {
-        found.push(format!("the consumer of {name} is paused"));
+    if let Some(by) = state.instances.iter().find_map(InstanceState::paused_by) {
+        found.push(format!("the consumer of {name} is paused by {by}"));
     }
     if let Some(seconds) = state.largest("outbox_oldest_seconds")
         && seconds >= OUTBOX_SECONDS_MIN

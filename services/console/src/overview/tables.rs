@@ -33,14 +33,13 @@ fn instance_row(snapshot: &Snapshot, instance: &InstanceState) -> Markup {
     let samples = &instance.samples;
     let partitions: f64 = samples.all("consumer_partitions").iter().map(|it| it.value).sum();
     let is_down = matches!(instance.readiness, Readiness::Down(_));
-    let is_paused = samples.value("consumer_paused").is_some_and(|paused| paused > 0.0);
     let up = instance.started_at().map(|at| format::ago(at, snapshot.at));
     html! {
         tr {
             th scope="row" { (instance.name) }
             td { (readiness(&instance.readiness)) }
             td { @if is_down { "–" } @else if instance.relays() { span.state.is-good { "active" } } @else { "standby" } }
-            td { @if is_down { "–" } @else if is_paused { span.state.is-bad { "paused" } } @else { "reading" } }
+            td { @if is_down { "–" } @else if let Some(by) = instance.paused_by() { span.state.is-bad { "paused" } " " span.quiet { "by " (by) } } @else { "reading" } }
             td.number { @if is_down { "–" } @else { (format::count(partitions)) } }
             td { (instance.version().unwrap_or("–")) }
             td.number { (up.as_deref().unwrap_or("–")) }

@@ -1,12 +1,13 @@
 //! Repairs: consumers that are paused, events that are published again, and the items of the order service.
 
-use axum::extract::{Path, State};
+pub mod consumers;
+
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use chrono::{DateTime, NaiveDateTime, Utc};
-use futures::future::join_all;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use crate::format;
 use crate::jobs::JobReport;
 use crate::operators::Operator;
 use crate::pages::{self, Notice, PageError, Section};
-use crate::services::{Port, ServiceError};
+use crate::services::Port;
 
 /// The service with a copy of another service's items, which can be rebuilt.
 const REBUILT_SERVICE: &str = "order";
@@ -24,47 +25,9 @@ const REBUILT_SERVICE: &str = "order";
 pub fn router() -> Router<App> {
     Router::new()
         .route("/repair", get(show))
-        .route("/repair/{service}/resume", post(resume))
         .route("/repair/republish", post(republish))
         .route("/repair/rebuild", post(rebuild))
-}
-
-/// The state of a consumer, as its service answers.
-type Consumer = (String, Result<Value, ServiceError>);
-
-async fn consumers(app: &App, operator: &Operator) -> Vec<Consumer> {
-    let names = app.services.names.iter();
-    join_all(names.map(async |name| {
-        (name.clone(), app.services.get(operator, (name, Port::Admin), "/consumer").await)
-    }))
-    .await
-}
-
-/// A notice for each consumer that is paused, with the button that resumes it.
-pub async fn paused_consumers(app: &App, operator: &Operator) -> Markup {
-    let consumers = consumers(app, operator).await;
-    let paused = consumers.iter().filter_map(|(name, state)| {
-        let state = state.as_ref().ok()?;
-        let since = state["paused_at"].as_str()?;
-        Some((name, since, state["reason"].as_str().unwrap_or_default()))
-    });
-    html! {
-        @for (name, since, reason) in paused {
-            div.notice.is-bad role="alert" {
-                strong { "The consumer of " (name) " is paused" }
-                span { "since " (since) ": " (reason) }
-                (resume_form(name))
-            }
-        }
-    }
-}
-
-fn resume_form(service: &str) -> Markup {
-    html! {
-        form method="post" action={ "/repair/" (service) "/resume" } {
-            button type="submit" { "Resume" }
-        }
-    }
+        .merge(consumers::router())
 }
 
 async fn show(
@@ -72,42 +35,17 @@ async fn show(
     operator: Operator,
     headers: HeaderMap,
 ) -> Result<Response, PageError> {
-    let consumers = consumers(&app, &operator).await;
+    let consumers = consumers::read_all(&app, &operator).await;
     let body = html! {
         h1 { "Repair" }
         (app.jobs.region())
         div.columns.even {
-            (consumer_panel(&consumers))
+            (consumers::panel(&consumers))
             (republish_panel(&app))
             (rebuild_panel())
         }
     };
     Ok(pages::page(&headers, Section::Repair, "Repair", body))
-}
-
-fn consumer_panel(consumers: &[Consumer]) -> Markup {
-    html! {
-        section.panel aria-label="Consumers" {
-            h2 { "Consumers" }
-            p.quiet { "A consumer pauses after 20 events in a row that it can decode and not handle. Remove the cause, resume it, and replay its dead letters." }
-            table { tbody { @for (name, state) in consumers {
-                tr {
-                    th scope="row" { (name) }
-                    @match state {
-                        Err(error) => td colspan="2" { span.state.is-bad { "unknown" } " " span.quiet { (error) } },
-                        Ok(state) => {
-                            @if let Some(since) = state["paused_at"].as_str() {
-                                td { span.state.is-bad { "paused" } " since " (since) ": " (state["reason"].as_str().unwrap_or_default()) }
-                                td { (resume_form(name)) }
-                            } @else {
-                                td colspan="2" { span.state.is-good { "reads" } }
-                            }
-                        }
-                    }
-                }
-            } } }
-        }
-    }
 }
 
 fn republish_panel(app: &App) -> Markup {
@@ -141,18 +79,6 @@ fn rebuild_panel() -> Markup {
             }
         }
     }
-}
-
-async fn resume(
-    State(app): State<App>,
-    operator: Operator,
-    Path(service): Path<String>,
-) -> Response {
-    let place = (&*service, Port::Admin);
-    let resumed =
-        app.services.post::<Value>(&operator, place, "/consumer/resume", None::<&()>).await;
-    let done = |_| Notice::done(format!("The consumer of {service} reads again."));
-    pages::redirect("/repair", resumed.map_or_else(Notice::failed, done))
 }
 
 #[derive(Deserialize)]

@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
 
+use crate::admin::check_reason;
 use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, SettleOutcome};
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary};
@@ -21,9 +22,6 @@ use crate::unit_of_work::UnitOfWork;
 /// Dead letters that one request replays, at most, and the time after which it begins no further one.
 const REPLAY_BATCH_MAX: i64 = 200;
 const REPLAY_DURATION_MAX: Duration = Duration::from_secs(4);
-
-/// Characters of the reason for a discard.
-const REASON_CHARS_MAX: usize = 1_000;
 
 pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
     Router::new()
@@ -219,11 +217,7 @@ async fn discard<R: UnitOfWork>(
     Path(dead_letter_id): Path<i64>,
     Json(request): Json<DiscardRequest>,
 ) -> Result<Json<SettleResponse>, Problem> {
-    let discard_reason = request.reason.trim();
-    if discard_reason.is_empty() || discard_reason.chars().count() > REASON_CHARS_MAX {
-        let detail = format!("It must give a reason of 1 to {REASON_CHARS_MAX} characters.");
-        return Err(Problem::invalid("reason", detail));
-    }
+    let discard_reason = check_reason(&request.reason)?;
     dead_letters.registry.evict_unresolved();
     let (outcome, loss) =
         dead_letters.discard(dead_letter_id, discard_reason, request.write_off, &actor).await?;

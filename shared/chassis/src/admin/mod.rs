@@ -1,5 +1,5 @@
-//! The admin port, for operators: dead letters are listed, replayed and discarded, the consumer is resumed after
-//! its circuit breaker opened, and published events are republished. Promise: nothing is settled twice, and
+//! The admin port, for operators: dead letters are listed, replayed and discarded, the consumer is paused and resumed,
+//! and published events are republished. Promise: nothing is settled twice, and
 //! what a discard gives up is written off in the same transaction. Where the service knows its callers, only a
 //! caller with the scope `operator` is admitted, and each act names its actor. Otherwise the port has no
 //! authentication: it listens on loopback and rejects the requests of browsers, and an address that others can reach
@@ -23,19 +23,24 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
+use serde::Deserialize;
 use sqlx::PgPool;
 
 use crate::admin::replay::DeadLetters;
-use crate::consumer::circuit_breaker::{self, PauseState};
+use crate::consumer::pause::{self, PauseState};
 use crate::http::callers::caller::Caller;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
 
-/// The routes for a consumer: its dead letters, its circuit breaker, and the events that it handled.
+/// Characters of an operator's reason.
+const REASON_CHARS_MAX: usize = 1_000;
+
+/// The routes for a consumer: its dead letters, its pause, and the events that it handled.
 pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
     let consumer = Router::new()
         .route("/consumer", get(show_pause))
+        .route("/consumer/pause", post(pause_consumer))
         .route("/consumer/resume", post(resume))
         .with_state(dead_letters.db.clone());
     let handled_events = handled_events::router(dead_letters.db.clone());
@@ -43,11 +48,37 @@ pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
 }
 
 async fn show_pause(State(db): State<PgPool>) -> Result<Json<PauseState>, Problem> {
-    Ok(Json(circuit_breaker::pause_state(&db).await?))
+    Ok(Json(pause::pause_state(&db).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PauseRequest {
+    /// The operator's reason.
+    reason: String,
+}
+
+async fn pause_consumer(
+    State(db): State<PgPool>,
+    actor: Caller,
+    Json(request): Json<PauseRequest>,
+) -> Result<Json<PauseState>, Problem> {
+    let reason = check_reason(&request.reason)?;
+    Ok(Json(pause::pause_by_operator(&db, reason, actor.subject()).await?))
 }
 
 async fn resume(State(db): State<PgPool>, actor: Caller) -> Result<Json<PauseState>, Problem> {
-    Ok(Json(circuit_breaker::resume(&db, actor.subject()).await?))
+    Ok(Json(pause::resume(&db, actor.subject()).await?))
+}
+
+/// The reason that an operator gives, without blanks around it.
+fn check_reason(reason: &str) -> Result<&str, Problem> {
+    let reason = reason.trim();
+    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
+        let detail = format!("It must give a reason of 1 to {REASON_CHARS_MAX} characters.");
+        return Err(Problem::invalid("reason", detail));
+    }
+    Ok(reason)
 }
 
 /// The host names by which tools reach the admin port, beside `localhost` and addresses.

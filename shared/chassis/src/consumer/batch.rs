@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::consumer::assignment::Assignment;
-use crate::consumer::circuit_breaker::{self, CircuitBreaker};
+use crate::consumer::circuit_breaker::CircuitBreaker;
 use crate::consumer::commit::SubBatchCommitter;
 use crate::consumer::deferred::{Attempts, DeferredQueue};
+use crate::consumer::pause;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::resources::ConsumerResources;
 use crate::consumer::retry::{RetryReason, rejection_reason};
@@ -72,7 +73,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
 
     /// Waits while the consumer is paused.
     pub(crate) async fn wait_while_paused(&self) {
-        circuit_breaker::wait_while_paused(&self.resources.db, &self.wait).await;
+        pause::wait_while_paused(&self.resources.db, &self.wait).await;
     }
 
     /// Handles a batch, part by part from left to right. Returns early only when it is stopped; records that

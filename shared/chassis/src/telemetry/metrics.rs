@@ -95,7 +95,10 @@ const GAUGES: [(&str, &str); 10] = [
         "consumer_partitions",
         "Partitions of a topic whose records are fetched here, from a broker that is there.",
     ),
-    ("consumer_paused", "1 while the consumer waits for an operator."),
+    (
+        "consumer_paused",
+        "1 while the consumer waits for an operator to resume it, by the cause of its pause.",
+    ),
     ("dead_letters_waiting", "Dead letters that wait for an operator, up to 1,000."),
     ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
     ("process_start_time_seconds", "When the process began, as a Unix time."),

@@ -27,6 +27,7 @@ mod https;
 mod idempotency;
 mod ipv6;
 mod kafka_transactions;
+mod pauses;
 mod poison_records;
 mod pool;
 mod producer;
