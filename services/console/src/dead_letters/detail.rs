@@ -119,8 +119,8 @@ fn discard(service: &str, id: i64, impact: &Value) -> Markup {
             p { (text(impact, "consequence")) }
             @if remedy.is_object() {
                 form.remedy method="post" action=(action("remedy")) {
-                    p { strong { "Remedy: " } (text(remedy, "description")) " "
-                        code { (text(remedy, "method")) " " (text(remedy, "path")) } " at " (text(remedy, "service")) }
+                    p { strong { "Remedy: " } (text(remedy, "description")) " ("
+                        code { (text(remedy, "method")) " " (text(remedy, "path")) } " at " (text(remedy, "service")) ")" }
                     button type="submit" { "Take the remedy" }
                 }
             }

@@ -14,6 +14,13 @@ const TOP: f64 = 8.0;
 const BOTTOM: f64 = 22.0;
 const RIGHT: f64 = 6.0;
 
+/// The charts span whole minutes: from the start of the console on, at least some, and at most what is kept.
+const MINUTES_MIN: usize = 3;
+const MINUTES_MAX: usize = BUCKETS_MAX * BUCKET_SECONDS as usize / 60;
+
+/// Labels of the axis of time, at most, besides that of now.
+const TIME_LABELS_MAX: usize = 3;
+
 /// The decisions chart is logarithmic, from 10 ms to 100 s.
 const DECISION_SECONDS_MIN: f64 = 0.01;
 const DECISION_DECADES: f64 = 4.0;
@@ -23,7 +30,8 @@ const PER_MINUTE: f64 = 60.0 / BUCKET_SECONDS as f64;
 
 /// Placed orders as a line over the columns of those that ended.
 pub fn orders(snapshot: &Snapshot) -> Markup {
-    let buckets = complete(snapshot);
+    let (axis, buckets) = (TimeAxis::of(snapshot), complete(snapshot));
+    let x = |nth: usize| axis.x(nth);
     let ended = |bucket: &Bucket| bucket.confirmed + bucket.cancelled;
     let largest = buckets.iter().map(|(_, it)| ended(it).max(it.placed)).fold(0.0, f64::max);
     let top = nice_maximum(largest * PER_MINUTE);
@@ -32,20 +40,23 @@ pub fn orders(snapshot: &Snapshot) -> Markup {
         let (confirmed, all) = (y(it.confirmed), y(ended(it)));
         (x(*nth) + 0.5, confirmed, y(0.0) - confirmed, all, confirmed - all)
     });
-    let placed = path(buckets.iter().map(|(nth, it)| Some((x(*nth), y(it.placed)))));
+    let placed = axis.path(buckets.iter().map(|(nth, it)| Some((x(*nth), y(it.placed)))));
     let now = buckets.last().map_or(0.0, |(_, it)| it.placed * PER_MINUTE);
-    let summary =
-        format!("Orders a minute over the last 15 minutes; {} placed now", format::rate(now));
+    let summary = format!(
+        "Orders a minute over the last {} minutes; {} placed now",
+        axis.minutes,
+        format::rate(now)
+    );
     let grid = [0.0, 0.5, 1.0]
         .map(|share| (TOP + plot_height() * (1.0 - share), format::rate(top * share)));
     html! {
         h2 { "Orders a minute"
             span.legend { i.key-confirmed {} "confirmed" i.key-cancelled {} "cancelled" i.key-placed {} "placed" } }
         svg.chart viewBox=(view_box()) role="img" aria-label=(summary) {
-            (axes(snapshot, &grid))
+            (axis.draw(snapshot, &grid))
             @for (x, confirmed, height, all, rest) in columns {
-                rect.confirmed x=(px(x)) y=(px(confirmed)) width=(px(step() - 1.0)) height=(px(height)) {}
-                rect.cancelled x=(px(x)) y=(px(all)) width=(px(step() - 1.0)) height=(px(rest)) {}
+                rect.confirmed x=(px(x)) y=(px(confirmed)) width=(px(axis.step() - 1.0)) height=(px(height)) {}
+                rect.cancelled x=(px(x)) y=(px(all)) width=(px(axis.step() - 1.0)) height=(px(rest)) {}
             }
             path.placed d=(placed) {}
         }
@@ -54,62 +65,104 @@ pub fn orders(snapshot: &Snapshot) -> Markup {
 
 /// The time within which half and 95 % of the orders of each bucket ended.
 pub fn decisions(snapshot: &Snapshot) -> Markup {
-    let buckets = complete(snapshot);
+    let (axis, buckets) = (TimeAxis::of(snapshot), complete(snapshot));
     let y = |seconds: f64| {
         let decades = (seconds.min(1e9) / DECISION_SECONDS_MIN).max(1.0).log10();
         TOP + plot_height() * (1.0 - (decades / DECISION_DECADES).min(1.0))
     };
-    let line = |share: f64| {
-        path(
-            buckets
-                .iter()
-                .map(|(nth, it)| it.decision_quantile(share).map(|seconds| (x(*nth), y(seconds)))),
-        )
-    };
+    let line =
+        |share: f64| {
+            axis.path(buckets.iter().map(|(nth, it)| {
+                it.decision_quantile(share).map(|seconds| (axis.x(*nth), y(seconds)))
+            }))
+        };
     let (median, slow) = (line(0.5), line(0.95));
     let grid = [0.01, 0.1, 1.0, 10.0, 100.0].map(|seconds| (y(seconds), format::span(seconds)));
     let last = buckets.iter().rev().find_map(|(_, it)| it.decision_quantile(0.5));
     let last =
         last.map_or("no order ended".to_string(), |it| format!("{} lately", format::span(it)));
-    let summary =
-        format!("Time from an order to its decision over the last 15 minutes; half within {last}");
+    let summary = format!(
+        "Time from an order to its decision over the last {} minutes; half within {last}",
+        axis.minutes
+    );
     html! {
         h2 { "Time to a decision" span.legend { i.key-median {} "half within" i.key-slow {} "95 % within" } }
         svg.chart viewBox=(view_box()) role="img" aria-label=(summary) {
-            (axes(snapshot, &grid))
+            (axis.draw(snapshot, &grid))
             path.slow d=(slow) {}
             path.median d=(median) {}
         }
     }
 }
 
-/// The buckets that are over, with their places from the left: the newest is at the right edge.
+/// The buckets that are over, with their places from the right: the newest is 0, at the right edge.
 fn complete(snapshot: &Snapshot) -> Vec<(usize, &Bucket)> {
-    let buckets = &snapshot.window.buckets;
-    let over = buckets.len().saturating_sub(1);
-    let first = BUCKETS_MAX - 1 - over;
-    buckets.iter().take(over).enumerate().map(|(nth, it)| (first + nth, it)).collect()
+    let over = snapshot.window.buckets.iter().rev().skip(1).enumerate();
+    let mut over = Vec::from_iter(over);
+    over.reverse();
+    over
 }
 
-fn axes(snapshot: &Snapshot, grid: &[(f64, String)]) -> Markup {
-    let minutes = [15, 10, 5, 0].map(|ago| {
-        let right = WIDTH - RIGHT;
-        let x = right - (right - LEFT) * f64::from(ago) / 15.0;
-        let at = snapshot.at - chrono::TimeDelta::minutes(ago.into());
-        let anchor = match ago {
-            15 => "start",
-            0 => "end",
-            _ => "middle",
-        };
-        (x, at.format("%H:%M").to_string(), anchor)
-    });
-    html! {
-        @for (y, text) in grid {
-            line.grid x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(*y)) y2=(px(*y)) {}
-            text.label x=(px(LEFT - 6.0)) y=(px(y + 3.5)) text-anchor="end" { (text) }
+/// The axis of time, whose right edge is now.
+#[derive(Clone, Copy)]
+struct TimeAxis {
+    minutes: usize,
+}
+
+impl TimeAxis {
+    fn of(snapshot: &Snapshot) -> TimeAxis {
+        let seconds = snapshot.window.buckets.len() * BUCKET_SECONDS as usize;
+        TimeAxis { minutes: seconds.div_ceil(60).clamp(MINUTES_MIN, MINUTES_MAX) }
+    }
+
+    /// The width of a bucket.
+    fn step(self) -> f64 {
+        (WIDTH - LEFT - RIGHT) * BUCKET_SECONDS as f64 / (self.minutes * 60) as f64
+    }
+
+    /// The left edge of a bucket, by its place from the right.
+    fn x(self, nth: usize) -> f64 {
+        WIDTH - RIGHT - self.step() * (nth + 1) as f64
+    }
+
+    /// A line with a step for each bucket, from its left edge; it is interrupted where there is none.
+    fn path(self, points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
+        let (mut path, mut is_drawn) = (String::new(), false);
+        for point in points {
+            if let Some((x, y)) = point {
+                let command = if is_drawn { 'L' } else { 'M' };
+                path += &format!("{command}{} {}h{}", px(x), px(y), px(self.step()));
+            }
+            is_drawn = point.is_some();
         }
-        @for (x, text, anchor) in minutes {
-            text.label x=(px(x)) y=(px(HEIGHT - 6.0)) text-anchor=(anchor) { (text) }
+        path
+    }
+
+    /// The labels of time, as minutes before now.
+    fn labels(self) -> impl Iterator<Item = usize> {
+        (0..=self.minutes).step_by(self.minutes.div_ceil(TIME_LABELS_MAX))
+    }
+
+    fn draw(self, snapshot: &Snapshot, grid: &[(f64, String)]) -> Markup {
+        let labels = self.labels().map(|ago| {
+            let right = WIDTH - RIGHT;
+            let x = right - (right - LEFT) * ago as f64 / self.minutes as f64;
+            let at = snapshot.at - chrono::TimeDelta::minutes(ago as i64);
+            let anchor = match ago {
+                0 => "end",
+                _ if ago == self.minutes => "start",
+                _ => "middle",
+            };
+            (x, at.format("%H:%M").to_string(), anchor)
+        });
+        html! {
+            @for (y, text) in grid {
+                line.grid x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(*y)) y2=(px(*y)) {}
+                text.label x=(px(LEFT - 6.0)) y=(px(y + 3.5)) text-anchor="end" { (text) }
+            }
+            @for (x, text, anchor) in labels {
+                text.label x=(px(x)) y=(px(HEIGHT - 6.0)) text-anchor=(anchor) { (text) }
+            }
         }
     }
 }
@@ -122,29 +175,8 @@ fn plot_height() -> f64 {
     HEIGHT - TOP - BOTTOM
 }
 
-fn step() -> f64 {
-    (WIDTH - LEFT - RIGHT) / (BUCKETS_MAX - 1) as f64
-}
-
-fn x(nth: usize) -> f64 {
-    LEFT + step() * nth as f64
-}
-
 fn px(number: f64) -> String {
     format!("{number:.1}")
-}
-
-/// A line with a step for each bucket, from its left edge; it is interrupted where there is none.
-fn path(points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
-    let (mut path, mut is_drawn) = (String::new(), false);
-    for point in points {
-        if let Some((x, y)) = point {
-            let command = if is_drawn { 'L' } else { 'M' };
-            path += &format!("{command}{} {}h{}", px(x), px(y), px(step()));
-        }
-        is_drawn = point.is_some();
-    }
-    path
 }
 
 /// The smallest of 1, 2 and 5 times a power of ten that is not below.
@@ -157,6 +189,8 @@ fn nice_maximum(number: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
 
     #[test]
@@ -167,9 +201,30 @@ mod tests {
 
     #[test]
     fn a_line_is_interrupted_where_nothing_ended() {
+        let axis = TimeAxis { minutes: MINUTES_MAX };
         let points = [Some((0.0, 1.0)), Some((1.0, 2.0)), None, Some((3.0, 4.0))];
-        let width = px(step());
+        let width = px(axis.step());
         let expected = format!("M0.0 1.0h{width}L1.0 2.0h{width}M3.0 4.0h{width}");
-        assert_eq!(path(points.into_iter()), expected);
+        assert_eq!(axis.path(points.into_iter()), expected);
+    }
+
+    #[test]
+    fn the_axis_begins_with_the_console_and_labels_whole_minutes() {
+        let axis = |buckets: i64| {
+            let mut snapshot = Snapshot::default();
+            for second in (0..buckets * BUCKET_SECONDS).step_by(BUCKET_SECONDS as usize) {
+                snapshot.window.advance(DateTime::from_timestamp(6_000 + second, 0).unwrap());
+            }
+            TimeAxis::of(&snapshot)
+        };
+        let of = |buckets: i64| (axis(buckets).minutes, Vec::from_iter(axis(buckets).labels()));
+        assert_eq!(of(1), (3, vec![0, 1, 2, 3]));
+        assert_eq!(of(25), (5, vec![0, 2, 4]));
+        assert_eq!(of(500), (15, vec![0, 5, 10, 15]));
+        // The newest bucket ends at the right edge, and the oldest begins at the left one.
+        for axis in [axis(1), axis(25), axis(500)] {
+            assert!((axis.x(0) + axis.step() - (WIDTH - RIGHT)).abs() < 1e-9);
+            assert!((axis.x(axis.minutes * 6 - 1) - LEFT).abs() < 1e-9);
+        }
     }
 }
