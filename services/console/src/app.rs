@@ -13,7 +13,7 @@ use crate::demo::{Launcher, RecentOrders};
 use crate::jobs::Jobs;
 use crate::metrics::snapshot::Snapshot;
 use crate::operators::{self, VerifiedTokens};
-use crate::orders::StuckCache;
+use crate::orders::pending::PendingCache;
 use crate::overview::books::BooksCache;
 use crate::overview::regions::Rendered;
 use crate::services::Services;
@@ -33,7 +33,7 @@ pub struct AppState {
     /// The same as the regions of the overview. Its receivers are the open pages.
     pub rendered: watch::Sender<Arc<Rendered>>,
     pub books: BooksCache,
-    pub stuck: StuckCache,
+    pub pending: PendingCache,
     pub jobs: Jobs,
     pub recent: RecentOrders,
     pub launcher: Option<Launcher>,
@@ -85,7 +85,7 @@ impl App {
             snapshot: watch::Sender::default(),
             rendered: watch::Sender::default(),
             books: BooksCache::default(),
-            stuck: StuckCache::default(),
+            pending: PendingCache::default(),
             jobs: Jobs::default(),
             recent: RecentOrders::default(),
             launcher: Launcher::from_settings(&settings)?,

@@ -4,6 +4,7 @@
 mod causes;
 mod detail;
 mod find;
+pub mod pending;
 mod picture;
 mod stuck;
 mod timeline;
@@ -12,8 +13,6 @@ use axum::Router;
 use axum::routing::get;
 
 use crate::app::App;
-
-pub use stuck::StuckCache;
 
 /// The service that decides orders.
 const DECIDER: &str = "order";

@@ -1,6 +1,4 @@
 //! What is stuck: the oldest pending orders, and why the answer that each waits for is missing.
-//!
-//! All viewers share one question to the order service every two seconds, which itself keeps its answer for a second.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -10,70 +8,22 @@ use axum::extract::State;
 use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use chassis::{CachedAnswer, Problem};
-use chrono::{DateTime, Utc};
 use futures::stream;
 use maud::{Markup, html};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::pending::{self, AgeCount, PendingOrders, REFRESH_INTERVAL, STUCK_SECONDS_MIN, age};
 use super::{DECIDER, causes};
 use crate::app::App;
 use crate::format;
 use crate::operators::Operator;
-use crate::services::{Port, ServiceError};
 
-/// An order that is younger is on its way.
-const STUCK_SECONDS_MIN: u32 = 2;
-
-/// How old the list is, at most, and how long one stream lasts.
-const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+/// How long one stream lasts.
 const STREAM_DURATION_MAX: Duration = Duration::from_secs(240);
 
 /// nginx buffers an answer unless it has this header.
 const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
-
-/// The answer that all viewers share.
-pub type StuckCache = CachedAnswer<Result<PendingOrders, String>>;
-
-/// The answer of the order service.
-#[derive(Clone, Debug, Deserialize)]
-pub struct PendingOrders {
-    read_at: DateTime<Utc>,
-    pending: i64,
-    by_age: Vec<AgeCount>,
-    counted_at_most: i64,
-    orders: Vec<PendingOrder>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct AgeCount {
-    older_than_seconds: i64,
-    orders: i64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct PendingOrder {
-    order_id: String,
-    created_at: DateTime<Utc>,
-    payment: String,
-    stock: String,
-    waits_for: Vec<String>,
-}
-
-async fn read(app: &App, operator: &Operator) -> Result<PendingOrders, String> {
-    let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit=200");
-    let ask = async {
-        let answer = app.services.get(operator, (DECIDER, Port::Admin), &path).await;
-        // A failure is kept like an answer: a service that is down is asked no more often.
-        Ok::<_, Problem>(answer.map_err(|error: ServiceError| error.to_string()))
-    };
-    match app.stuck.get(REFRESH_INTERVAL, ask).await {
-        Ok((answer, _)) => answer,
-        Err(problem) => Err(problem.detail),
-    }
-}
 
 /// The region that shows it, which a stream keeps current.
 pub async fn region(app: &App, operator: &Operator) -> Markup {
@@ -86,7 +36,7 @@ pub async fn region(app: &App, operator: &Operator) -> Markup {
 }
 
 async fn render(app: &App, operator: &Operator) -> Markup {
-    let answer = match read(app, operator).await {
+    let answer = match pending::read(app, operator).await {
         Ok(answer) => answer,
         Err(why) => return html! { p.notice.is-bad { (why) } },
     };
@@ -112,27 +62,13 @@ async fn render(app: &App, operator: &Operator) -> Markup {
 
 /// The number of pending orders by their age.
 fn ages(answer: &PendingOrders) -> Markup {
-    let count = |number: i64| {
-        let more = if number >= answer.counted_at_most { "at least " } else { "" };
-        format!("{more}{}", format::count(number as f64))
-    };
     html! {
         dl.ages {
-            div { dt { "pending" } dd { (count(answer.pending)) } }
+            div { dt { "pending" } dd { (answer.count(answer.pending)) } }
             @for AgeCount { older_than_seconds, orders } in &answer.by_age {
-                div { dt { "over " (age(*older_than_seconds)) } dd.is-marked[*orders > 0] { (count(*orders)) } }
+                div { dt { "over " (age(*older_than_seconds)) } dd.is-marked[*orders > 0] { (answer.count(*orders)) } }
             }
         }
-    }
-}
-
-/// A round age, as it is asked for.
-fn age(seconds: i64) -> String {
-    match seconds {
-        s if s % 86_400 == 0 => format!("{} d", s / 86_400),
-        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
-        s if s % 60 == 0 => format!("{} min", s / 60),
-        s => format!("{s} s"),
     }
 }
 

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use crate::format;
 use crate::metrics::snapshot::Snapshot;
+use crate::orders::pending::PendingOrders;
 use crate::overview::books::Books;
 
 /// The seconds over which rates are taken.
@@ -20,9 +21,17 @@ struct Headline {
     link: Option<&'static str>,
 }
 
-pub fn render(snapshot: &Snapshot, books: &Books) -> Markup {
+pub fn render(
+    snapshot: &Snapshot,
+    books: &Books,
+    pending: Option<&Result<PendingOrders, String>>,
+) -> Markup {
+    // The count is exact while it is small, and the books are a minute old.
+    let counted = pending.and_then(|it| it.as_ref().ok()).filter(|it| !it.is_truncated());
+    let pending = counted.map(|it| it.pending as f64);
+    let pending = pending.or_else(|| books.pending(&snapshot.window.total));
     html! {
-        @for Headline { name, value, hint, is_bad, link } in headlines(snapshot, books) {
+        @for Headline { name, value, hint, is_bad, link } in headlines(snapshot, pending) {
             div.figure.is-bad[is_bad] {
                 span.name { (name) }
                 @if let Some(path) = link { a.value href=(path) { (value) } }
@@ -33,7 +42,7 @@ pub fn render(snapshot: &Snapshot, books: &Books) -> Markup {
     }
 }
 
-fn headlines(snapshot: &Snapshot, books: &Books) -> [Headline; 6] {
+fn headlines(snapshot: &Snapshot, pending: Option<f64>) -> [Headline; 6] {
     let (recent, seconds) = snapshot.window.recent(RATE_SECONDS, snapshot.at);
     let a_minute = |number: f64| format::rate(number * 60.0 / seconds as f64);
     let median = recent.decision_quantile(0.5).map_or("–".to_string(), format::span);
@@ -51,7 +60,6 @@ fn headlines(snapshot: &Snapshot, books: &Books) -> [Headline; 6] {
         ended if ended > 0.0 => format!("orders a minute, {:.1} %", 100.0 * number / ended),
         _ => "orders a minute".to_string(),
     };
-    let pending = books.pending(&snapshot.window.total);
     [
         figure("Placed", a_minute(recent.placed), "orders a minute"),
         figure("Confirmed", a_minute(recent.confirmed), "orders a minute"),

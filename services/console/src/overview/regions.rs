@@ -7,7 +7,7 @@ use maud::{Markup, PreEscaped};
 
 use crate::app::App;
 use crate::metrics::snapshot::Snapshot;
-use crate::overview::{charts, headlines, tables};
+use crate::overview::{charts, headlines, pending, tables};
 
 /// A region of the page.
 pub struct Region {
@@ -17,10 +17,11 @@ pub struct Region {
 }
 
 /// The regions in the sequence of the page.
-pub const REGIONS: [Region; 7] = [
+pub const REGIONS: [Region; 8] = [
     Region { id: "figures", name: "Figures", class: "figures" },
     Region { id: "orders-chart", name: "Orders a minute", class: "panel" },
     Region { id: "decisions-chart", name: "Time to a decision", class: "panel" },
+    Region { id: "pending", name: "Pending by age", class: "panel wide" },
     Region { id: "instances", name: "Instances", class: "panel wide" },
     Region { id: "lag", name: "Lag", class: "panel wide" },
     Region { id: "outboxes", name: "Outboxes and dead letters", class: "panel wide" },
@@ -51,12 +52,14 @@ impl Rendered {
 
 /// Renders all regions; those that are as before keep their version.
 pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
-    let books = app.books.present();
+    let (books, pending) = (app.books.present(), app.pending.present());
+    let pending = pending.as_deref();
     let version = before.version + 1;
     let markup = |id: &str| match id {
-        "figures" => headlines::render(snapshot, &books),
+        "figures" => headlines::render(snapshot, &books, pending),
         "orders-chart" => charts::orders(snapshot),
         "decisions-chart" => charts::decisions(snapshot),
+        "pending" => pending::render(pending),
         "instances" => tables::instances(snapshot),
         "lag" => tables::lag(snapshot),
         "outboxes" => tables::outboxes(snapshot),

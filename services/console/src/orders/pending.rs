@@ -1,0 +1,130 @@
+//! The pending orders, as the order service counts and lists them. All viewers share one question every two seconds,
+//! and the service itself keeps its answer for a second.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chassis::{CachedAnswer, Problem};
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+use super::DECIDER;
+use crate::app::App;
+use crate::format;
+use crate::operators::Operator;
+use crate::services::{Port, ServiceError};
+
+/// An order that is younger is on its way.
+pub const STUCK_SECONDS_MIN: u32 = 2;
+
+/// How old an answer is, at most, when it is asked for again.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// An answer that is older is not shown: nobody has looked meanwhile, or the service does not answer.
+const SHOWN_FOR: Duration = Duration::from_secs(10);
+
+/// The answer of the order service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PendingOrders {
+    pub read_at: DateTime<Utc>,
+    pub pending: i64,
+    /// The youngest bound comes first.
+    pub by_age: Vec<AgeCount>,
+    pub counted_at_most: i64,
+    pub orders: Vec<PendingOrder>,
+}
+
+/// The number of orders that are at least so old.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AgeCount {
+    pub older_than_seconds: i64,
+    pub orders: i64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct PendingOrder {
+    pub order_id: String,
+    pub created_at: DateTime<Utc>,
+    pub payment: String,
+    pub stock: String,
+    pub waits_for: Vec<String>,
+}
+
+impl PendingOrders {
+    /// Whether more orders may be pending than were counted: the oldest are.
+    pub fn is_truncated(&self) -> bool {
+        self.pending >= self.counted_at_most
+    }
+
+    /// A count, with a mark where it is only a lower bound.
+    pub fn count(&self, orders: i64) -> String {
+        let more = if orders >= self.counted_at_most { "at least " } else { "" };
+        format!("{more}{}", format::count(orders as f64))
+    }
+}
+
+type Answer = Result<PendingOrders, String>;
+
+/// The answer that all viewers share.
+#[derive(Default)]
+pub struct PendingCache {
+    shared: CachedAnswer<Answer>,
+    last: Mutex<LastAnswer>,
+}
+
+#[derive(Default)]
+struct LastAnswer {
+    /// With the time at which it arrived.
+    answer: Option<(Arc<Answer>, Instant)>,
+    asked_at: Option<Instant>,
+}
+
+impl PendingCache {
+    /// The answer that was read last, unless it is old.
+    pub fn present(&self) -> Option<Arc<Answer>> {
+        let last = self.last.lock();
+        let (answer, at) = last.answer.as_ref()?;
+        (at.elapsed() < SHOWN_FOR).then(|| answer.clone())
+    }
+
+    /// Asks again if the last answer is old, in the background and with the operator's token.
+    pub fn refresh(&self, app: &App, operator: &Operator) {
+        let mut last = self.last.lock();
+        if last.asked_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
+            return;
+        }
+        last.asked_at = Some(Instant::now());
+        let (app, operator) = (app.clone(), operator.clone());
+        tokio::spawn(async move { read(&app, &operator).await });
+    }
+}
+
+/// Asks the order service, unless another viewer has just done so.
+///
+/// # Errors
+/// In a sentence, why there is no answer.
+pub async fn read(app: &App, operator: &Operator) -> Answer {
+    let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit=200");
+    let ask = async {
+        let answer = app.services.get(operator, (DECIDER, Port::Admin), &path).await;
+        // A failure is kept like an answer: a service that is down is asked no more often.
+        Ok::<_, Problem>(answer.map_err(|error: ServiceError| error.to_string()))
+    };
+    let answer = match app.pending.shared.get(REFRESH_INTERVAL, ask).await {
+        Ok((answer, _)) => answer,
+        Err(problem) => Err(problem.detail),
+    };
+    app.pending.last.lock().answer = Some((Arc::new(answer.clone()), Instant::now()));
+    answer
+}
+
+/// A round age, as it is asked for.
+pub fn age(seconds: i64) -> String {
+    match seconds {
+        s if s % 86_400 == 0 => format!("{} d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{} h", s / 3_600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}
