@@ -165,8 +165,7 @@ impl Stack {
     /// If the stack was deleted.
     pub fn traces_url(&self) -> Result<Option<String>> {
         let state = self.state()?;
-        let url = || format!("{}://{HOST}:{}", state.http_scheme(), state.ports.jaeger);
-        Ok(state.observed.then(url))
+        Ok(state.observed.then(|| state.jaeger_url()))
     }
 
     /// The names of a service's instances, the first one first.

@@ -32,6 +32,9 @@ impl StackState {
             ("ADMIN_URLS", self.urls(scheme, |ports| ports.admin)?),
             ("PROBE_URLS", self.urls(http, |ports| ports.probe)?),
         ];
+        if self.observed {
+            variables.push(("JAEGER_URL", self.jaeger_url()));
+        }
         if !self.secure {
             let token = self.secrets()?.password_file(CONTROL_SECRET)?;
             variables.extend([

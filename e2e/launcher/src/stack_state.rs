@@ -161,6 +161,11 @@ impl StackState {
         if self.secure { "https" } else { "http" }
     }
 
+    /// The page and the API of Jaeger, where the stack has it.
+    pub fn jaeger_url(&self) -> String {
+        format!("{}://{HOST}:{}", self.http_scheme(), self.ports.jaeger)
+    }
+
     pub fn registry_url(&self) -> String {
         format!("{}://{HOST}:{}/apis/ccompat/v7", self.http_scheme(), self.ports.registry)
     }

@@ -66,6 +66,10 @@ fn every_stack_gives_jaeger_the_same_configuration() {
     let endpoint =
         text(&compose["services"]["order"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]);
     assert_eq!(endpoint, "${OTEL_EXPORTER_OTLP_ENDPOINT:-${OBSERVE:+http://jaeger:4318}}");
+    // The control room links to the page where a browser finds it.
+    let port = text(&jaeger["ports"][0]).replace(":16686", "").replace("127.0.0.1:", "");
+    let link = text(&compose["services"]["console"]["environment"]["JAEGER_URL"]);
+    assert_eq!(link, format!("${{OBSERVE:+http://localhost:{port}}}"));
     assert!(content.contains("otlp: { protocols: { http: { endpoint: \"0.0.0.0:4318\" } } }"));
 }
 

@@ -5,6 +5,8 @@ use std::fmt::{self, Display};
 use chassis::config::Secret;
 use reqwest::Url;
 
+use crate::traces::TraceLinks;
+
 /// The variables of the control room.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
@@ -24,9 +26,8 @@ pub struct Settings {
     /// With 1, each page needs a token with the scope `operator`, which the services check.
     #[arg(long, env, default_value = "0", action = clap::ArgAction::Set, value_parser = parse_switch)]
     pub sign_in: bool,
-    /// The page of a trace, with `{trace_id}` in the place of its id. Unset: no page links to traces.
-    #[arg(long, env)]
-    pub trace_url: Option<String>,
+    #[command(flatten)]
+    pub traces: TraceLinks,
     /// With 1, there is a page that places orders. For a demo alone.
     #[arg(long, env, default_value = "0", action = clap::ArgAction::Set, value_parser = parse_switch)]
     pub demo: bool,

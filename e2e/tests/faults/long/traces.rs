@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use e2e::stack_description::with_console;
 use serde_json::{Value, json};
 
 use super::*;
@@ -111,21 +112,27 @@ async fn an_order_is_one_tree_in_the_trace_store_and_the_logs_name_its_trace() -
     if skip_without_go()? {
         return Ok(());
     }
-    on_ephemeral_stack(async |stack| {
-        stack.observe()?;
-        for service in SERVICES {
-            stack.set_environment(service, "LOG_FORMAT", Some("json"))?;
-        }
-        let client = start_and_seed(stack).await?;
-        let (trace_id, order) = place_in_trace(stack).await?;
-        let order = client.wait_until_ended(order.order_id, TIMEOUT).await?;
-        ensure!(order.status == "confirmed", "{order:?}");
-        let trace = wait_for_trace(stack, &trace_id, is_complete).await?;
-        assert_instances(&trace)?;
-        assert_found_by_key(stack, &trace_id, &order).await?;
-        assert_dead_letter_in_trace_and_log(stack, &client).await
+    without_fixture(async || {
+        let stack = Stack::ephemeral(&with_console())?;
+        without_unexpected_exits(&stack, show_an_order(&stack)).await
     })
     .await
+}
+
+async fn show_an_order(stack: &Stack) -> Result<()> {
+    stack.observe()?;
+    for service in SERVICES {
+        stack.set_environment(service, "LOG_FORMAT", Some("json"))?;
+    }
+    let client = start_and_seed(stack).await?;
+    let (trace_id, order) = place_in_trace(stack).await?;
+    let order = client.wait_until_ended(order.order_id, TIMEOUT).await?;
+    ensure!(order.status == "confirmed", "{order:?}");
+    let trace = wait_for_trace(stack, &trace_id, is_complete).await?;
+    assert_instances(&trace)?;
+    assert_found_by_key(stack, &trace_id, &order).await?;
+    assert_linked_from_its_page(stack, &trace_id, &order).await?;
+    assert_dead_letter_in_trace_and_log(stack, &client).await
 }
 
 /// Places an order as a client that has begun a trace.
@@ -196,6 +203,26 @@ async fn assert_found_by_key(stack: &Stack, trace_id: &str, order: &Order) -> Re
         // The client asked for the order too, in traces of its own.
         ensure!(is_found, "{service}, {tag}: {found}");
     }
+    Ok(())
+}
+
+/// The link on the order's page of the control room leads to a page of Jaeger, and what that page asks for is the trace.
+async fn assert_linked_from_its_page(stack: &Stack, trace_id: &str, order: &Order) -> Result<()> {
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let read = async |url: String| {
+        anyhow::Ok(http.get(url).send().await?.error_for_status()?.text().await?)
+    };
+    let page = read(format!("{}/orders/{}", stack.console_url()?, order.order_id)).await?;
+    let jaeger = stack.traces_url()?.context("the stack has a trace store")?;
+    let link = page.split('"').find(|part| part.starts_with(&format!("{jaeger}/search?")));
+    let link = link.with_context(|| format!("no link in {page}"))?.replace("&amp;", "&");
+    let target = read(link.clone()).await?;
+    ensure!(target.contains("Jaeger"), "{target}");
+    let query = link.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    let found = ask_jaeger(stack, &format!("/api/traces?{query}")).await?;
+    let ids: Vec<_> =
+        found["data"].as_array().into_iter().flatten().map(|it| &it["traceID"]).collect();
+    ensure!(ids == [trace_id], "{link}: {ids:?}");
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub async fn show(
     let letter: Value = app.services.get(&operator, (&service, Port::Admin), &path).await?;
     let is_waiting = text(&letter, "state") == "waiting";
     let title = format!("Dead letter {id} of {service}");
-    let trace = trace_link(app.settings.trace_url.as_deref(), text(&letter, "traceparent"));
+    let trace = app.settings.traces.of_record(text(&letter, "traceparent"));
     let body = html! {
         p.crumbs { a href="/dead-letters" { "Dead letters" } }
         div.title { h1 { (title) } span.state.is-warning[is_waiting] { (text(&letter, "state")) } }
@@ -37,13 +37,6 @@ pub async fn show(
         }
     };
     Ok(pages::page(&headers, Section::DeadLetters, &title, body))
-}
-
-/// The address of the trace, if there is a page of traces and the record has one.
-fn trace_link(page: Option<&str>, traceparent: &str) -> Option<String> {
-    let trace_id = traceparent.split('-').nth(1).filter(|id| id.len() == 32)?;
-    let is_hexadecimal = trace_id.bytes().all(|c| c.is_ascii_hexdigit());
-    is_hexadecimal.then(|| page.map(|page| page.replace("{trace_id}", trace_id)))?
 }
 
 fn attributes(letter: &Value, trace: Option<String>) -> Markup {
@@ -139,23 +132,6 @@ fn discard(service: &str, id: i64, impact: &Value) -> Markup {
                 }
                 button.danger type="submit" { "Discard" }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_id_of_a_trace_enters_a_link() {
-        let page = Some("http://localhost:16686/trace/{trace_id}");
-        let id = "0af7651916cd43dd8448eb211c80319c";
-        let link = trace_link(page, &format!("00-{id}-b7ad6b7169203331-01"));
-        assert_eq!(link.unwrap(), format!("http://localhost:16686/trace/{id}"));
-        assert_eq!(trace_link(None, &format!("00-{id}-b7ad6b7169203331-01")), None);
-        for other in ["", "00-short-b7-01", "00-\"><script>0000000000000000000000-b7-01"] {
-            assert_eq!(trace_link(page, other), None, "{other}");
         }
     }
 }

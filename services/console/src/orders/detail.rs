@@ -36,6 +36,7 @@ pub async fn show(
         div.title {
             h1 { "Order " code { (order_id) } }
             @if let Ok(order) = &order { (status(order)) }
+            @if let Some(link) = app.settings.traces.of_order(&order_id) { a href=(link) { "Find its trace" } }
         }
         @match &order {
             Ok(order) => (state(order, now)),

@@ -15,7 +15,7 @@ use axum::routing::get;
 use crate::app::App;
 
 /// The service that decides orders.
-const DECIDER: &str = "order";
+pub const DECIDER: &str = "order";
 
 pub fn router() -> Router<App> {
     Router::new()
