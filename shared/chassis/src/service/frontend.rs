@@ -20,9 +20,7 @@ use crate::http::server;
 use crate::http::tls::TlsAcceptor;
 use crate::service::open_files;
 use crate::service::ports::{INTERNAL_DRAIN_TIMEOUT, PROBES_TASK, bind};
-use crate::service::process::{
-    EXIT_BAD_CONFIGURATION, build_runtime, check_health, report_failure,
-};
+use crate::service::process::{check_health, run_command};
 use crate::service::tasks::Tasks;
 use crate::telemetry;
 
@@ -47,23 +45,7 @@ where
     F: FnOnce(Frontend, S) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
-    let mut args = std::env::args().skip(1);
-    let command = match (args.next().as_deref(), args.next()) {
-        (Some(command @ ("serve" | "health")), None) => command.to_owned(),
-        (Some("help" | "--help" | "-h"), None) => {
-            println!("{}", usage::<S>(name));
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            eprintln!("{}", usage::<S>(name));
-            return ExitCode::from(EXIT_BAD_CONFIGURATION);
-        }
-    };
-    let runtime = match build_runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return report_failure(name, &error),
-    };
-    let ended = runtime.block_on(async {
+    run_command::<FrontendConfig, S, _>(name, &["serve", "health"], |command| async move {
         let config = FrontendConfig::from_env()?;
         if command == "health" {
             return check_health(config.probe_addr).await;
@@ -72,18 +54,7 @@ where
         telemetry::init_logs(config.log_format)?;
         open_files::raise_limit();
         serve(Frontend { config, stopping: CancellationToken::new() }, settings).await
-    });
-    runtime.shutdown_background();
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report_failure(name, &error),
-    }
-}
-
-fn usage<S: clap::Args>(name: &str) -> String {
-    let variables = env::describe_variables::<FrontendConfig>()
-        + &env::describe_variables::<ServiceSettings<S>>();
-    format!("usage: {name} serve | health\n\nThe environment:\n{variables}")
+    })
 }
 
 impl Frontend {

@@ -24,7 +24,7 @@ use crate::telemetry;
 
 const COMMANDS: [&str; 5] = ["serve", "migrate", "health", "erase", "end-erasure"];
 
-pub(super) const EXIT_BAD_CONFIGURATION: u8 = 64;
+const EXIT_BAD_CONFIGURATION: u8 = 64;
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The `main` of a service. Its spans have `version`, which is `env!("CARGO_PKG_VERSION")` of its own crate. `serve`
@@ -41,23 +41,7 @@ where
     F: FnOnce(Service, S) -> R,
     R: Future<Output = anyhow::Result<()>>,
 {
-    let mut args = std::env::args().skip(1);
-    let command = match (args.next().as_deref(), args.next()) {
-        (Some(command), None) if COMMANDS.contains(&command) => command.to_owned(),
-        (Some("help" | "--help" | "-h"), None) => {
-            println!("{}", usage::<S>(name));
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            eprintln!("{}", usage::<S>(name));
-            return ExitCode::from(EXIT_BAD_CONFIGURATION);
-        }
-    };
-    let runtime = match build_runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return report_failure(name, &error),
-    };
-    let ended = runtime.block_on(async {
+    run_command::<Config, S, _>(name, &COMMANDS, |command| async move {
         let config = Config::from_env()?;
         match &*command {
             "serve" => run_serve((name, version), config, migrator, serve).await,
@@ -74,9 +58,44 @@ where
             "end-erasure" => erasure::end(name, &config, &read_erasure_request()?).await,
             _ => check_health(config.probe_addr).await,
         }
+    })
+}
+
+/// Runs the command that the one argument of the process names, to the exit code of the process. The usage of the
+/// program lists the variables of `C`, and of `S` for what the program alone reads.
+pub(super) fn run_command<C, S, R>(
+    name: &str,
+    commands: &[&str],
+    run: impl FnOnce(String) -> R,
+) -> ExitCode
+where
+    C: clap::Parser,
+    S: clap::Args,
+    R: Future<Output = anyhow::Result<()>>,
+{
+    let usage = || {
+        let variables =
+            env::describe_variables::<C>() + &env::describe_variables::<ServiceSettings<S>>();
+        format!("usage: {name} {}\n\nThe environment:\n{variables}", commands.join(" | "))
+    };
+    let mut args = std::env::args().skip(1);
+    let command = match (args.next().as_deref(), args.next()) {
+        (Some(command), None) if commands.contains(&command) => command.to_owned(),
+        (Some("help" | "--help" | "-h"), None) => {
+            println!("{}", usage());
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{}", usage());
+            return ExitCode::from(EXIT_BAD_CONFIGURATION);
+        }
+    };
+    let ended = build_runtime().and_then(|runtime| {
+        let ended = runtime.block_on(run(command));
+        // A blocked thread would keep the runtime, and with it the process, without a limit.
+        runtime.shutdown_background();
+        ended
     });
-    // A blocked thread would keep the runtime, and with it the process, without a limit.
-    runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report_failure(name, &error),
@@ -84,7 +103,7 @@ where
 }
 
 /// Tokio itself would panic at an invalid number of threads.
-pub(super) fn build_runtime() -> anyhow::Result<Runtime> {
+fn build_runtime() -> anyhow::Result<Runtime> {
     const THREADS: &str = "TOKIO_WORKER_THREADS";
     if let Some(threads) = std::env::var_os(THREADS) {
         let number = threads.to_str().and_then(|threads| threads.parse::<usize>().ok());
@@ -125,13 +144,7 @@ where
     ended
 }
 
-fn usage<S: clap::Args>(name: &str) -> String {
-    let variables =
-        env::describe_variables::<Config>() + &env::describe_variables::<ServiceSettings<S>>();
-    format!("usage: {name} {}\n\nThe environment:\n{variables}", COMMANDS.join(" | "))
-}
-
-pub(super) fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
+fn report_failure(name: &str, error: &anyhow::Error) -> ExitCode {
     // Without logs, as before they are set up or after a bad configuration of them, the error goes to stderr.
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{name} ends: {error:#}");
