@@ -74,6 +74,7 @@ async fn the_control_room_shows_an_outage_live_and_replays_what_a_bad_migration_
     let browser = Browser::start(1360, 900, false).await?;
     show_an_outage(&stack, &client, &browser, &url).await?;
     replay_dead_letters(&stack, &client, &browser, &url).await?;
+    pause_and_resume(&client, &browser, &url).await?;
     discard_with_write_off(&stack, &client, &browser, &url).await?;
     show_on_a_phone(&url).await?;
     browser.close().await
@@ -106,6 +107,14 @@ async fn show_an_outage(
     let waiting = place_for(client, LOAD_IN_OUTAGE).await?;
     browser.wait_for("Connection refused", TIMEOUT).await?;
     browser.wait_for(&format!("Pending\n{}\n", waiting.len()), TIMEOUT).await?;
+    eventually("the pending orders by age", TIMEOUT, async || {
+        let ages = "return [...document.querySelectorAll('#pending dd')].map((it) => Number(it.innerText))";
+        let ages: Vec<usize> = serde_json::from_value(browser.run(ages).await?)?;
+        let is_shown = ages.iter().sum::<usize>() == waiting.len() && ages.get(1) > Some(&0);
+        ensure!(is_shown, "{ages:?} of {}", waiting.len());
+        Ok(())
+    })
+    .await?;
     take_screenshot(browser, "overview-outage").await?;
     stack.start("stock").await?;
     wait_until_confirmed(client, &waiting).await?;
@@ -151,9 +160,28 @@ async fn replay_dead_letters(
     browser.wait_for("No dead letter matches.", TIMEOUT).await?;
     take_screenshot(browser, "dead-letters-replayed").await?;
     wait_until_confirmed(client, &orders).await?;
+    ensure_clean(browser, url).await
+}
+
+/// Payment's consumer is paused: the list of what is stuck names the pause, and the resume ends it.
+async fn pause_and_resume(client: &Client, browser: &Browser, url: &str) -> Result<()> {
     browser.open(&format!("{url}/repair")).await?;
     browser.wait_for("Rebuild the items", TIMEOUT).await?;
+    browser.click("#paused-service option[value=payment]").await?;
+    browser.fill("#pause-reason", "The payment provider moves.").await?;
+    browser.click("form[action='/repair/pause'] button").await?;
+    browser.wait_for("The consumer of payment is paused by an operator since", TIMEOUT).await?;
     take_screenshot(browser, "repair").await?;
+    browser.open(url).await?;
+    browser.wait_for("paused by an operator", TIMEOUT).await?;
+    let orders = place_orders(client, 3).await?;
+    browser.open(&format!("{url}/orders")).await?;
+    browser.wait_for("the consumer of payment is paused by an operator", TIMEOUT).await?;
+    take_screenshot(browser, "orders-stuck").await?;
+    browser.open(&format!("{url}/repair")).await?;
+    browser.click("form[action='/repair/payment/resume'] button").await?;
+    browser.wait_for("The consumer of payment reads again.", TIMEOUT).await?;
+    wait_until_confirmed(client, &orders).await?;
     ensure_clean(browser, url).await
 }
 

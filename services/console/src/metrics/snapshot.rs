@@ -83,6 +83,12 @@ impl ServiceState {
         values.reduce(f64::max)
     }
 
+    /// The sum of a gauge that every instance reports about itself.
+    pub fn sum(&self, metric: &str) -> Option<f64> {
+        let values = self.instances.iter().filter_map(|instance| instance.samples.value(metric));
+        values.reduce(|sum, value| sum + value)
+    }
+
     /// The lag of each topic that it consumes, and the number of partitions that are fetched: each instance reports its
     /// own partitions.
     pub fn lags(&self) -> BTreeMap<String, (f64, f64)> {

@@ -93,7 +93,7 @@ pub fn outboxes(snapshot: &Snapshot) -> Markup {
                     @let oldest = service.largest("outbox_oldest_seconds");
                     @let letters = service.largest("dead_letters_waiting");
                     // The gauge begins with the first event that waits.
-                    @let deferred = service.largest("consumer_events_deferred").or(service.reports().then_some(0.0));
+                    @let deferred = service.sum("consumer_events_deferred").or(service.reports().then_some(0.0));
                     tr {
                         th scope="row" { (service.name) }
                         td.number { span.is-marked[oldest.is_some_and(|it| it > OUTBOX_SECONDS_MARKED)] {
