@@ -6,7 +6,7 @@ pub mod server;
 use std::fs;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::stack_description::checkout;
 
@@ -18,6 +18,21 @@ pub fn rule_file() -> Result<Value> {
     let text = read("rules.yaml")?;
     let mut manifest: Value = serde_saphyr::from_str(&text).context("rules.yaml")?;
     Ok(manifest["spec"].take())
+}
+
+/// The same with a tenth of each duration, for tests on a running stack.
+pub fn rule_file_with_tenths() -> Result<Value> {
+    let mut rule_file = rule_file()?;
+    for group in rule_file["groups"].as_array_mut().into_iter().flatten() {
+        for rule in group["rules"].as_array_mut().into_iter().flatten() {
+            let expression = rule["expr"].as_str().context("a rule without an expression")?;
+            rule["expr"] = json!(promql::with_tenth_of_durations(expression));
+            if let Some(waits) = rule["for"].as_str().and_then(promql::tenth) {
+                rule["for"] = json!(waits);
+            }
+        }
+    }
+    Ok(rule_file)
 }
 
 /// The rules of a rule file: those that record and those that alert.

@@ -1,5 +1,6 @@
 //! A Prometheus on this machine that scrapes a native stack, with the exporters beside it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -27,34 +28,38 @@ pub struct Prometheus {
     _processes: Vec<Child>,
 }
 
-/// An alert that is pending or fires.
-#[derive(Clone, Debug)]
-pub struct Alert {
-    /// The name of its rule.
-    pub name: String,
-    /// The service that it concerns.
-    pub service: String,
-    /// Whether its time has passed.
-    pub fires: bool,
-}
-
 impl Prometheus {
-    /// Starts the exporters and a Prometheus with these rules, and waits until every target was scraped. The services
+    /// Starts a Prometheus with these rules that scrapes the services, and waits until each was scraped. The services
     /// must run.
     pub async fn start(stack: &Stack, rule_file: &Value) -> Result<Prometheus> {
-        let directory = stack.directory().join(DIRECTORY);
-        std::fs::create_dir_all(&directory)?;
+        let jobs = vec![services(stack)?];
+        Prometheus::start_with_jobs(stack, rule_file, jobs, Vec::new()).await
+    }
+
+    /// The same with the exporters beside it.
+    pub async fn start_with_exporters(stack: &Stack, rule_file: &Value) -> Result<Prometheus> {
+        let directory = create_directory(stack)?;
         let (lag, lag_address) = start_lag_exporter(stack, &directory).await?;
-        let mut processes = vec![lag];
+        let mut exporters = vec![lag];
         let mut jobs = vec![services(stack)?, job("lag", vec![target(&lag_address, "")])];
         let mut databases = Vec::new();
         for service in SERVICES {
             let (exporter, address) = start_postgres_exporter(stack, service, &directory).await?;
-            processes.push(exporter);
+            exporters.push(exporter);
             databases.push(target(&address, service));
         }
         jobs.push(job("postgres", databases));
+        Prometheus::start_with_jobs(stack, rule_file, jobs, exporters).await
+    }
 
+    async fn start_with_jobs(
+        stack: &Stack,
+        rule_file: &Value,
+        jobs: Vec<Value>,
+        mut processes: Vec<Child>,
+    ) -> Result<Prometheus> {
+        let directory = create_directory(stack)?;
+        let wanted: usize = jobs.iter().map(target_count).sum();
         let (rules, config) = (directory.join("rules.yml"), directory.join("prometheus.yml"));
         let intervals =
             json!({"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL});
@@ -75,7 +80,6 @@ impl Prometheus {
         eventually("every target to be scraped", START_TIMEOUT, async || {
             let missing = started.query("up == 0").await?;
             let up = started.query("up == 1").await?;
-            let wanted = 2 * SERVICES.len() + 1;
             ensure!(missing.is_empty() && up.len() >= wanted, "{missing:?}, {up:?}");
             Ok(())
         })
@@ -93,18 +97,16 @@ impl Prometheus {
         Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// The alerts that are pending or fire now.
-    pub async fn alerts(&self) -> Result<Vec<Alert>> {
+    /// The alerts that fire now, with the service that each concerns.
+    pub async fn firing(&self) -> Result<BTreeSet<(String, String)>> {
         let answer = self.http.get(format!("{}/api/v1/alerts", self.url)).send().await?;
         let answer: Value = answer.json().await?;
         let alerts = answer["data"]["alerts"].as_array().context("no alerts")?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-        let alert = |alert: &Value| Alert {
-            name: text(&alert["labels"]["alertname"]),
-            service: text(&alert["labels"]["service"]),
-            fires: alert["state"] == "firing",
-        };
-        Ok(alerts.iter().map(alert).collect())
+        let firing = alerts.iter().filter(|alert| alert["state"] == "firing");
+        Ok(firing
+            .map(|alert| (text(&alert["labels"]["alertname"]), text(&alert["labels"]["service"])))
+            .collect())
     }
 }
 
@@ -115,6 +117,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}", error.lines().last().unwrap_or("no reason was given"));
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+}
+
+fn create_directory(stack: &Stack) -> Result<PathBuf> {
+    let directory = stack.directory().join(DIRECTORY);
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
 fn services(stack: &Stack) -> Result<Value> {
@@ -131,6 +139,10 @@ fn services(stack: &Stack) -> Result<Value> {
 
 fn job(name: &str, targets: Vec<Value>) -> Value {
     json!({"job_name": name, "static_configs": targets})
+}
+
+fn target_count(job: &Value) -> usize {
+    job["static_configs"].as_array().map_or(0, Vec::len)
 }
 
 fn target(address: &str, service: &str) -> Value {

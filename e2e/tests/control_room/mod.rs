@@ -2,6 +2,7 @@
 //! host. Pictures of the pages land in `target/screenshots`.
 
 mod browser;
+mod outage;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -8,16 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use launcher::{Stack, eventually};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use self::fault::{AlertFault, Context};
 use crate::checker::run as checker;
 use crate::client::http_client::Client;
 use crate::console::{print_line, print_step};
-use crate::monitoring::promql::{tenth, with_tenth_of_durations};
 use crate::monitoring::server::Prometheus;
-use crate::monitoring::{rule_file, rules};
+use crate::monitoring::{rule_file_with_tenths, rules};
 use crate::scenarios::proof::with_stack_restored;
 use crate::stack_description::stack_description;
 use crate::workload::load;
@@ -29,6 +27,9 @@ const FIRE_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The longest time until an alert ends: the window of most counters is 30 s, and that of some 90 s.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// All of it has to fit into this time, from the first fault on.
+const RUN_DURATION_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Orders meanwhile: enough that the lag of a service that is away passes a thousand records.
 const RATE: u32 = 20;
@@ -54,10 +55,7 @@ struct AlertReport {
 pub async fn command(options: &AlertOptions) -> Result<bool> {
     let (stack, _lock) = Stack::for_exclusive_run(&stack_description(), "alerts").await?;
     let stack = stack.quiet();
-    let began = Instant::now();
     let holds = with_stack_restored(&stack, false, run(&stack, options)).await?;
-    let minutes = began.elapsed().as_secs_f64() / 60.0;
-    print_line(&format!("{minutes:.1} minutes"));
     if holds {
         stack.clean().await?;
     } else {
@@ -67,19 +65,20 @@ pub async fn command(options: &AlertOptions) -> Result<bool> {
 }
 
 async fn run(stack: &Stack, options: &AlertOptions) -> Result<bool> {
-    let rule_file = with_tenths(rule_file()?);
+    let rule_file = rule_file_with_tenths()?;
     let alerts: BTreeSet<String> =
         rules(&rule_file).filter_map(|rule| Some(rule["alert"].as_str()?.to_string())).collect();
     fault::prepare(stack)?;
     stack.up().await?;
     let client = Client::for_stack(stack)?;
     seed::run(&client).await?;
-    let prometheus = Prometheus::start(stack, &rule_file).await?;
+    let prometheus = Prometheus::start_with_exporters(stack, &rule_file).await?;
     let context = Context { stack, client, prometheus };
     let wanted = |fault: &AlertFault| {
         options.only.as_ref().is_none_or(|only| format!("{fault:?}").contains(only))
     };
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
+    let began = Instant::now();
     for (number, fault) in (1..).zip(AlertFault::ALL.into_iter().filter(wanted)) {
         print_step(number, fault.description());
         match prove(&context, fault).await {
@@ -91,6 +90,7 @@ async fn run(stack: &Stack, options: &AlertOptions) -> Result<bool> {
             }
         }
     }
+    let took = began.elapsed();
     print_line("");
     let verdict = checker::run(&context.client, &checker::CheckOptions::default()).await?;
     verdict.lines().iter().for_each(|line| print_line(line));
@@ -101,16 +101,20 @@ async fn run(stack: &Stack, options: &AlertOptions) -> Result<bool> {
     if !missing.is_empty() {
         print_line(&format!("Not shown: {missing:?}"));
     }
-    let holds = failures.is_empty() && is_complete && verdict.holds();
+    let is_in_time = took < RUN_DURATION_MAX;
+    let holds = failures.is_empty() && is_complete && is_in_time && verdict.holds();
+    failures.iter().for_each(|failure| print_line(&format!("FAILED  {failure}")));
+    let minutes = took.as_secs_f64() / 60.0;
     let words = if holds { "every alert fired and resolved" } else { "BROKEN" };
-    print_line(&format!("\nVERDICT  {words} ({} of {}).", proved.len(), alerts.len()));
+    let (shown, all) = (proved.len(), alerts.len());
+    print_line(&format!("\nVERDICT  {words} ({shown} of {all}, in {minutes:.1} minutes)."));
     Ok(holds)
 }
 
 /// Makes one fault under load, and returns how long each of its alerts took.
 async fn prove(context: &Context<'_>, fault: AlertFault) -> Result<Vec<AlertReport>> {
     eventually("no alert to fire", RESOLVE_TIMEOUT, async || {
-        let firing = firing(context).await?;
+        let firing = context.prometheus.firing().await?;
         ensure!(firing.is_empty(), "{firing:?}");
         Ok(())
     })
@@ -156,32 +160,12 @@ async fn wait_for(
 ) -> Result<()> {
     let what = format!("{alert} of {service} to {}", if fires { "fire" } else { "end" });
     eventually(&what, timeout, async || {
-        let firing = firing(context).await?;
+        let firing = context.prometheus.firing().await?;
         let is_firing = firing.contains(&(alert.to_string(), service.to_string()));
         ensure!(is_firing == fires, "{firing:?}");
         Ok(())
     })
     .await
-}
-
-/// The alerts that fire, with their services.
-async fn firing(context: &Context<'_>) -> Result<BTreeSet<(String, String)>> {
-    let alerts = context.prometheus.alerts().await?;
-    Ok(alerts.into_iter().filter(|alert| alert.fires).map(|it| (it.name, it.service)).collect())
-}
-
-/// The rules with a tenth of each duration.
-fn with_tenths(mut rule_file: Value) -> Value {
-    for group in rule_file["groups"].as_array_mut().into_iter().flatten() {
-        for rule in group["rules"].as_array_mut().into_iter().flatten() {
-            rule["expr"] =
-                json!(with_tenth_of_durations(rule["expr"].as_str().unwrap_or_default()));
-            if let Some(waits) = rule["for"].as_str().and_then(tenth) {
-                rule["for"] = json!(waits);
-            }
-        }
-    }
-    rule_file
 }
 
 fn print_reports(reports: &[AlertReport]) {

@@ -27,7 +27,7 @@ async fn no_panel_of_a_board_is_empty_after_a_load_and_every_metric_is_scraped()
 
 async fn boards(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
-    let prometheus = Prometheus::start(stack, &rule_file()?).await?;
+    let prometheus = Prometheus::start_with_exporters(stack, &rule_file()?).await?;
     // Each service gets commands of its own as well.
     let commands = async {
         for nth in 0..20 {
