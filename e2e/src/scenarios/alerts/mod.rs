@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use launcher::{Stack, eventually};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use self::fault::{AlertFault, Context};
@@ -66,8 +67,7 @@ pub async fn command(options: &AlertOptions) -> Result<bool> {
 
 async fn run(stack: &Stack, options: &AlertOptions) -> Result<bool> {
     let rule_file = rule_file_with_tenths()?;
-    let alerts: BTreeSet<String> =
-        rules(&rule_file).filter_map(|rule| Some(rule["alert"].as_str()?.to_string())).collect();
+    let alerts = alert_names(&rule_file);
     fault::prepare(stack)?;
     stack.up().await?;
     let client = Client::for_stack(stack)?;
@@ -109,6 +109,10 @@ async fn run(stack: &Stack, options: &AlertOptions) -> Result<bool> {
     let (shown, all) = (proved.len(), alerts.len());
     print_line(&format!("\nVERDICT  {words} ({shown} of {all}, in {minutes:.1} minutes)."));
     Ok(holds)
+}
+
+fn alert_names(rule_file: &Value) -> BTreeSet<String> {
+    rules(rule_file).filter_map(|rule| Some(rule["alert"].as_str()?.to_string())).collect()
 }
 
 /// Makes one fault under load, and returns how long each of its alerts took.
@@ -178,4 +182,11 @@ fn print_reports(reports: &[AlertReport]) {
             resolved_after.as_secs_f64()
         ));
     }
+}
+
+#[test]
+fn every_alert_has_a_fault_that_causes_it() {
+    let caused = AlertFault::ALL.iter().flat_map(|fault| fault.alerts());
+    let caused: BTreeSet<String> = caused.map(|(alert, _)| alert.to_string()).collect();
+    assert_eq!(caused, alert_names(&crate::monitoring::rule_file().unwrap()));
 }
