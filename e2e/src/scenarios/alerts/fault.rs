@@ -82,7 +82,7 @@ impl AlertFault {
     pub fn alerts(self) -> &'static [(&'static str, &'static str)] {
         match self {
             AlertFault::ServiceAway => &[("ServiceDown", "stock"), ("ConsumerLagging", "stock")],
-            // A consumer without its database waits, and tries no batch again.
+            // EventsWaiting as well, but only if the consumer had read events before.
             AlertFault::DatabaseAway => &[("RelayInactive", "order"), ("ErrorsServed", "order")],
             AlertFault::KafkaAway => &[("OutboxStuck", "order")],
             AlertFault::BadMigration => {
