@@ -46,7 +46,7 @@ ended=0 generated=0
 generate() {
   local config=$1 cases=$2 service url count
   shift 2
-  while read -r service url; do
+  while read -r service url _; do
     local log=$into/$(basename "$config" .toml)-$service.log
     if "$tools/schemathesis-$schemathesis/bin/schemathesis" --config-file "$config" run "$url/openapi.json" --checks all \
       --max-examples "$cases" --seed "$seed" --workers 1 --no-shrink "$@" >"$log" 2>&1; then
@@ -67,8 +67,8 @@ echo "schemathesis, seed $seed"
 status=$("$e2e" status 2>/dev/null || true)
 grep -q ready <<<"$status" && was_up=1 || was_up=0
 "$e2e" up >"$into/stack"
-# A line of a service has its name and its URL. A secured stack prints a further one, with the file of its authority.
-grep -E '^[^ ]+ +https?://[^ ]+$' "$into/stack" >"$into/services"
+# A line of a service has its name, its URL and that of its admin port. Other lines have no admin port.
+sed -nE 's/^([^ ]+) +(https?:[^ ]+) +admin (https?:[^ ]+)$/\1 \2 \3/p' "$into/stack" >"$into/services"
 ca=$(sed -n 's/^CA *//p' "$into/stack")
 if [ -z "$ca" ]; then
   # This stack knows no callers, so it ignores the tokens that its description asks for.
