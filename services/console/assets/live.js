@@ -18,6 +18,16 @@
     source.onopen = () => show("live", "is-good");
     source.onerror = () => show("no connection", "is-bad");
   }
+  // The token of an operator ends while the page is open.
+  const ended = document.getElementById("sign-in-ended");
+  if (ended) {
+    const end = Date.now() + ended.dataset.seconds * 1000;
+    const timer = setInterval(() => {
+      if (Date.now() < end) return;
+      clearInterval(timer);
+      ended.hidden = false;
+    }, 1000);
+  }
   // A form that gives something up asks once more.
   document.addEventListener("submit", (event) => {
     const question = event.submitter?.dataset.question || event.target.dataset.question;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::demo::{Launcher, RecentOrders};
 use crate::jobs::Jobs;
 use crate::metrics::snapshot::Snapshot;
-use crate::operators::{self, VerifiedTokens};
+use crate::operators::{self, Issuer, PendingSignIns, VerifiedTokens};
 use crate::orders::pending::PendingCache;
 use crate::overview::books::BooksCache;
 use crate::overview::regions::Rendered;
@@ -20,7 +20,8 @@ use crate::services::Services;
 use crate::settings::Settings;
 use crate::{assets, dead_letters, demo, jobs, orders, overview, pages, protection, repair};
 
-/// The state of the control room. All of it can be asked for again: a restart loses the charts and nothing else.
+/// The state of the control room. All of it can be asked for again: a restart loses the charts and the sign-ins that
+/// are under way, and nothing else.
 #[derive(Clone)]
 pub struct App(Arc<AppState>);
 
@@ -38,6 +39,9 @@ pub struct AppState {
     pub recent: RecentOrders,
     pub launcher: Option<Launcher>,
     pub verified: VerifiedTokens,
+    /// Where operators sign in, if not by a pasted token alone.
+    pub issuer: Option<Issuer>,
+    pub pending_sign_ins: PendingSignIns,
     /// Whether cookies are for HTTPS alone.
     pub is_encrypted: bool,
     /// Resolves when the process stops.
@@ -75,8 +79,9 @@ impl std::ops::Deref for App {
 
 impl App {
     /// # Errors
-    /// If the client of the services can't be made.
+    /// If the settings contradict each other, or a client can't be made.
     pub fn new(settings: Settings, frontend: &Frontend) -> anyhow::Result<App> {
+        settings.check(frontend.is_encrypted())?;
         let services = Services::new(&settings)?;
         pages::HAS_DEMO.store(settings.demo, Ordering::Relaxed);
         pages::HAS_SIGN_IN.store(settings.sign_in, Ordering::Relaxed);
@@ -90,6 +95,8 @@ impl App {
             recent: RecentOrders::default(),
             launcher: Launcher::from_settings(&settings)?,
             verified: VerifiedTokens::default(),
+            issuer: Issuer::from_settings(&settings.oidc)?,
+            pending_sign_ins: PendingSignIns::default(),
             is_encrypted: frontend.is_encrypted(),
             stopping: Stopping::new(frontend),
             settings,

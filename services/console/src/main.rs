@@ -22,7 +22,7 @@ mod demo; // place orders, kill components: only where the launcher says so
 mod format; // numbers, spans of time and dates for people
 mod jobs; // work that takes longer than a request
 mod metrics; // the one poller of the services' metrics
-mod operators; // who looks: the token of a secured stack
+mod operators; // who looks: the sign-in and the token of a secured stack
 mod orders; // where an order is, and which are stuck
 mod overview; // the first page, which is live
 mod pages; // the frame around each page

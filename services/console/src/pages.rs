@@ -8,6 +8,7 @@ use maud::{DOCTYPE, Markup, html};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::assets;
+use crate::operators::Operator;
 use crate::services::ServiceError;
 
 /// A section of the navigation.
@@ -48,7 +49,10 @@ const NOTICE_CHARS_MAX: usize = 600;
 pub fn page(headers: &HeaderMap, section: Section, title: &str, body: Markup) -> Response {
     let notice = cookie(headers, NOTICE_COOKIE).and_then(parse_notice);
     let has_notice = notice.is_some();
-    let page = frame(section, title, notice, body);
+    let signed_in_for = Operator::of(headers).remaining().map(|it| it.as_secs());
+    let ended = signed_in_for.filter(|_| has_sign_in(section)).map(sign_in_ended);
+    let page =
+        frame(section, title, notice, html! { @if let Some(ended) = ended { (ended) } (body) });
     if !has_notice {
         return page.into_response();
     }
@@ -56,9 +60,23 @@ pub fn page(headers: &HeaderMap, section: Section, title: &str, body: Markup) ->
     ([(header::SET_COOKIE, shown)], page).into_response()
 }
 
+/// Whether only an operator who is signed in sees this page.
+fn has_sign_in(section: Section) -> bool {
+    HAS_SIGN_IN.load(Ordering::Relaxed) && section != Section::None
+}
+
+/// What a page shows when its operator's token has ended while it was open.
+fn sign_in_ended(seconds: u64) -> Markup {
+    html! {
+        p #sign-in-ended .notice.is-bad role="alert" data-seconds=(seconds) hidden {
+            "Your sign-in has ended: nothing on this page changes any more. "
+            a href="/sign-in" { "Sign in again" }
+        }
+    }
+}
+
 fn frame(section: Section, title: &str, notice: Option<Notice>, body: Markup) -> Html<String> {
     let has_demo = HAS_DEMO.load(Ordering::Relaxed);
-    let has_sign_out = HAS_SIGN_IN.load(Ordering::Relaxed) && section != Section::None;
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -80,7 +98,7 @@ fn frame(section: Section, title: &str, notice: Option<Notice>, body: Markup) ->
                             a href=(path) aria-current=[(this == section).then_some("page")] { (name) }
                         }
                     }
-                    @if has_sign_out {
+                    @if has_sign_in(section) {
                         form.sign-out method="post" action="/sign-out" { button type="submit" { "Sign out" } }
                     }
                 }
