@@ -2,6 +2,7 @@
 //! host. Pictures of the pages land in `target/screenshots`.
 
 mod browser;
+mod dead_letters;
 mod outage;
 
 use std::path::PathBuf;
@@ -14,14 +15,10 @@ use e2e::stack_description::{checkout, with_console};
 use e2e::workload::seed;
 use launcher::{Stack, eventually};
 use openssl::base64::decode_block;
-use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::control_room::browser::Browser;
-use crate::dead_letters::{REFUSE_PAYMENTS, with_strict_check};
-use crate::fixture::{
-    TIMEOUT, basket, place_orders, rich_customer, stack_permit, wait_until_confirmed,
-};
+use crate::fixture::{TIMEOUT, place_orders, stack_permit, wait_until_confirmed};
 
 /// An outage is shown within this time.
 const OUTAGE_SHOWN_WITHIN: Duration = Duration::from_secs(3);
@@ -29,9 +26,6 @@ const OUTAGE_SHOWN_WITHIN: Duration = Duration::from_secs(3);
 /// Long enough for charts whose bars are ten seconds each.
 const LOAD_BEFORE_OUTAGE: Duration = Duration::from_secs(60);
 const LOAD_IN_OUTAGE: Duration = Duration::from_secs(15);
-
-/// Below the number in a row at which a consumer pauses.
-const BAD_EVENTS: usize = 12;
 
 /// Takes a picture of the page.
 async fn take_screenshot(browser: &Browser, name: &str) -> Result<()> {
@@ -74,9 +68,9 @@ async fn the_control_room_shows_an_outage_live_and_replays_what_a_bad_migration_
     let url = stack.console_url()?;
     let browser = Browser::start(1360, 900, false).await?;
     show_an_outage(&stack, &client, &browser, &url).await?;
-    replay_dead_letters(&stack, &client, &browser, &url).await?;
+    dead_letters::replay_fifty(&stack, &client, &browser, &url).await?;
     pause_and_resume(&client, &browser, &url).await?;
-    discard_with_write_off(&stack, &client, &browser, &url).await?;
+    dead_letters::discard_with_write_off(&stack, &client, &browser, &url).await?;
     show_on_a_phone(&url).await?;
     browser.close().await
 }
@@ -129,41 +123,6 @@ async fn show_an_outage(
     ensure_clean(browser, url).await
 }
 
-/// A bad migration makes dead letters; they are found, understood, and replayed once it is gone.
-async fn replay_dead_letters(
-    stack: &Stack,
-    client: &Client,
-    browser: &Browser,
-    url: &str,
-) -> Result<()> {
-    let orders = with_strict_check(stack, REFUSE_PAYMENTS, async || {
-        let orders = place_orders(client, BAD_EVENTS).await?;
-        wait_for_dead_letters(client, "payment", BAD_EVENTS).await?;
-        browser.open(&format!("{url}/dead-letters?service=payment")).await?;
-        browser.wait_for("too_strict", TIMEOUT).await?;
-        take_screenshot(browser, "dead-letters").await?;
-        browser.click("tbody th a").await?;
-        browser.wait_for("never answers order", TIMEOUT).await?;
-        take_screenshot(browser, "dead-letter").await?;
-        browser.click("button.primary").await?;
-        browser.wait_for("payment refuses it", TIMEOUT).await?;
-        Ok(orders)
-    })
-    .await?;
-    // The browser's console shows no failed request: a refusal is a notice on a page.
-    browser.click(".crumbs a").await?;
-    browser.click("input[name=letter]").await?;
-    browser.click("button[value=selected]").await?;
-    browser.wait_for("1 replayed, 0 still unprocessable", TIMEOUT).await?;
-    browser.click("button[value=all]").await?;
-    let all = format!("{} replayed, 0 still unprocessable", BAD_EVENTS - 1);
-    browser.wait_for(&all, TIMEOUT).await?;
-    browser.wait_for("No dead letter matches.", TIMEOUT).await?;
-    take_screenshot(browser, "dead-letters-replayed").await?;
-    wait_until_confirmed(client, &orders).await?;
-    ensure_clean(browser, url).await
-}
-
 /// Payment's consumer is paused: the list of what is stuck names the pause, and the resume ends it.
 async fn pause_and_resume(client: &Client, browser: &Browser, url: &str) -> Result<()> {
     browser.open(&format!("{url}/repair")).await?;
@@ -183,55 +142,6 @@ async fn pause_and_resume(client: &Client, browser: &Browser, url: &str) -> Resu
     browser.click("form[action='/repair/payment/resume'] button").await?;
     browser.wait_for("The consumer of payment reads again.", TIMEOUT).await?;
     wait_until_confirmed(client, &orders).await?;
-    ensure_clean(browser, url).await
-}
-
-async fn wait_for_dead_letters(client: &Client, service: &str, count: usize) -> Result<()> {
-    let url = format!("{}/dead-letters", client.addresses.admins[service]);
-    eventually("the dead letters", TIMEOUT, async || {
-        let page: Value = client.get_url(&url).await?;
-        ensure!(page["waiting"] == count, "{}", page["waiting"]);
-        Ok(())
-    })
-    .await
-}
-
-/// Payment cannot handle a cancellation; its refund is written off, and the books show it.
-async fn discard_with_write_off(
-    stack: &Stack,
-    client: &Client,
-    browser: &Browser,
-    url: &str,
-) -> Result<()> {
-    const REFUSE_REFUNDS: (&str, &str, &str) = ("payment", "payments", "state <> 'refunded'");
-    let order = {
-        stack.stop("stock").await?;
-        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
-        eventually("payment to verify it", TIMEOUT, async || {
-            let order = client.get_order(order.order_id).await?;
-            ensure!(order.payment == "verified", "{order:?}");
-            Ok(())
-        })
-        .await?;
-        order
-    };
-    with_strict_check(stack, REFUSE_REFUNDS, async || {
-        client.cancel_until_accepted(&order).await?;
-        wait_for_dead_letters(client, "payment", 1).await
-    })
-    .await?;
-    stack.start("stock").await?;
-    browser.open(&format!("{url}/dead-letters")).await?;
-    browser.click("tbody th a").await?;
-    browser.wait_for("Write off", TIMEOUT).await?;
-    browser.fill("#reason", "The customer was paid by hand.").await?;
-    browser.click("input[name=write_off]").await?;
-    take_screenshot(browser, "discard").await?;
-    browser.click("button.danger").await?;
-    browser.wait_for("Discarded: the event is given up.", TIMEOUT).await?;
-    let books: Value =
-        client.get_url(&format!("{}/books", client.addresses.admins["payment"])).await?;
-    ensure!(books["written_off"][0]["amount"] == order.total_cents, "{books}");
     ensure_clean(browser, url).await
 }
 

@@ -7,6 +7,7 @@ use e2e::monitoring::rule_file_with_tenths;
 use e2e::monitoring::server::{self, Prometheus};
 use e2e::workload::load;
 use e2e::workload::options::Load;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::*;

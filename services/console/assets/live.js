@@ -8,7 +8,7 @@
     source.onmessage = (message) => {
       const { region, markup } = JSON.parse(message.data);
       const place = document.getElementById(region);
-      if (!place || place.contains(document.activeElement)) return;
+      if (!place || place.innerHTML === markup || place.contains(document.activeElement)) return;
       const ran = place.querySelector("[data-runs]");
       place.innerHTML = markup;
       // A job that has ended has changed what the rest of its page shows.

@@ -9,6 +9,7 @@ use axum::routing::get;
 use chassis::Frontend;
 use tokio::sync::watch;
 
+use crate::dead_letters::AttentionCache;
 use crate::demo::{Launcher, RecentOrders};
 use crate::jobs::Jobs;
 use crate::metrics::snapshot::Snapshot;
@@ -35,6 +36,7 @@ pub struct AppState {
     pub rendered: watch::Sender<Arc<Rendered>>,
     pub books: BooksCache,
     pub pending: PendingCache,
+    pub attention: AttentionCache,
     pub jobs: Jobs,
     pub recent: RecentOrders,
     pub launcher: Option<Launcher>,
@@ -91,6 +93,7 @@ impl App {
             rendered: watch::Sender::default(),
             books: BooksCache::default(),
             pending: PendingCache::default(),
+            attention: AttentionCache::default(),
             jobs: Jobs::default(),
             recent: RecentOrders::default(),
             launcher: Launcher::from_settings(&settings)?,

@@ -1,24 +1,26 @@
 //! Work that takes longer than a request: a replay at a bounded rate, a republication. One job runs at a time, and the
 //! pages show how far it is. The services keep what was done; a job that is lost with this process is begun again.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse::Event;
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
-use futures::stream;
+use futures::{Stream, stream};
 use maud::{Markup, html};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::app::App;
 use crate::pages::{self, Notice};
+use crate::streams;
+
+/// The region that shows the job.
+const REGION: &str = "job";
 
 /// The present job, or the last one.
 #[derive(Clone, Debug, Default)]
@@ -81,18 +83,32 @@ impl Jobs {
         Ok(())
     }
 
-    fn is_running(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         let state = self.state.borrow();
         !state.title.is_empty() && state.ended_at.is_none()
     }
 
-    /// The region that shows the job, which `/jobs/events` keeps current.
+    /// The region that shows the job, with the stream that keeps it current.
+    pub fn live_region(&self) -> Markup {
+        html! { div data-stream="/jobs/events" { (self.region()) } }
+    }
+
+    /// The region that shows the job, for a page with a stream of its own.
     pub fn region(&self) -> Markup {
         html! {
-            div data-stream="/jobs/events" {
-                section #job aria-label="Job" aria-live="polite" { (render(&self.state.borrow())) }
-            }
+            section id=(REGION) aria-label="Job" aria-live="polite" { (render(&self.state.borrow())) }
         }
+    }
+
+    /// The region, whenever it changes.
+    pub fn updates(&self) -> impl Stream<Item = Event> + Send + use<> {
+        let mut receiver = self.state.subscribe();
+        receiver.mark_changed();
+        stream::unfold(receiver, |mut receiver| async move {
+            receiver.changed().await.ok()?;
+            let markup = render(&receiver.borrow_and_update()).into_string();
+            Some((streams::replace_region(REGION, &markup), receiver))
+        })
     }
 }
 
@@ -128,16 +144,5 @@ async fn stop(State(app): State<App>, headers: HeaderMap) -> Response {
 }
 
 async fn follow(State(app): State<App>) -> Response {
-    let (mut receiver, stopping) = (app.jobs.state.subscribe(), app.stopping.clone());
-    receiver.mark_changed();
-    let events = stream::unfold((receiver, stopping), |(mut receiver, mut stopping)| async move {
-        tokio::select! {
-            changed = receiver.changed() => changed.ok()?,
-            () = stopping.wait() => return None,
-        }
-        let markup = render(&receiver.borrow_and_update()).into_string();
-        let event = Event::default().data(json!({"region": "job", "markup": markup}).to_string());
-        Some((Ok::<_, Infallible>(event), (receiver, stopping)))
-    });
-    Sse::new(events).keep_alive(KeepAlive::new()).into_response()
+    streams::respond(&app, app.jobs.updates())
 }

@@ -30,6 +30,7 @@ mod protection; // hosts, other sites, and the headers of every answer
 mod repair; // consumers, republication and the rebuild
 mod services; // a client of the services
 mod settings; // the variables
+mod streams; // regions that change while a page is open
 mod traces; // links to a store of traces
 
 use chassis::Frontend;

@@ -86,6 +86,22 @@ impl Services {
         self.send(operator, (service, port), |http, url| http.request(Method::GET, url), path).await
     }
 
+    /// Asks a service for what is true now, and not within the last minute.
+    ///
+    /// # Errors
+    /// As [`Services::get`].
+    pub async fn get_current<T: DeserializeOwned>(
+        &self,
+        operator: &Operator,
+        (service, port): (&str, Port),
+        path: &str,
+    ) -> Result<T, ServiceError> {
+        let request = |http: &Client, url| {
+            http.request(Method::GET, url).header(header::CACHE_CONTROL, "no-cache")
+        };
+        self.send(operator, (service, port), request, path).await
+    }
+
     /// Has a service do something. Operators can repeat each such request.
     ///
     /// # Errors

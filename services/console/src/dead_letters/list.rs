@@ -1,5 +1,8 @@
 //! The list of dead letters, with its filters.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -10,6 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::live::Loaded;
 use super::{position, text};
 use crate::app::App;
 use crate::format;
@@ -20,6 +24,9 @@ use crate::services::{Port, ServiceError};
 
 /// Rows of one service on a page.
 const ROWS_MAX: usize = 200;
+
+/// Reasons above the rows.
+const CAUSES_MAX: usize = 5;
 
 /// The states of a dead letter, as the admin port names them.
 const STATES: [(&str, &str); 4] = [
@@ -61,15 +68,17 @@ pub async fn show(
         app.services.names.iter().filter(|it| filter.service.is_empty() || **it == filter.service);
     let listings = join_all(names.map(|service| list(&app, &operator, service, &filter))).await;
     let paused = consumers::paused_notices(&app, &operator).await;
+    let pages = listings.iter().filter_map(|listing| listing.page.as_ref().ok());
+    let waiting = pages.map(|page| page["waiting"].as_i64().unwrap_or_default()).sum();
+    let loaded = Loaded { service: filter.service.clone(), waiting };
     let body = html! {
         h1 { "Dead letters" }
-        (app.jobs.region())
-        (paused)
+        (loaded.region(&app, &paused))
         (filters(&app, &filter))
         @for Listing { page, .. } in &listings {
             @if let Err(error) = page { p.notice.is-bad role="alert" { (error) } }
         }
-        (table(&filter, &listings))
+        (table(&filter, &listings, waiting))
     };
     Ok(pages::page(&headers, Section::DeadLetters, "Dead letters", body))
 }
@@ -118,11 +127,10 @@ fn filters(app: &App, filter: &Filter) -> Markup {
     }
 }
 
-fn table(filter: &Filter, listings: &[Listing]) -> Markup {
-    let (mut rows, mut waiting, mut next) = (Vec::new(), 0, Vec::new());
+fn table(filter: &Filter, listings: &[Listing], waiting: i64) -> Markup {
+    let (mut rows, mut next) = (Vec::new(), Vec::new());
     for Listing { service, page } in listings {
         let Ok(page) = page else { continue };
-        waiting += page["waiting"].as_i64().unwrap_or_default();
         next.extend(page["next"].as_i64().map(|next| (service, next)));
         let all = page["dead_letters"].as_array().into_iter().flatten();
         let of_kind = |it: &&Value| filter.kind.is_empty() || text(it, "kind") == filter.kind;
@@ -134,6 +142,7 @@ fn table(filter: &Filter, listings: &[Listing]) -> Markup {
             input type="hidden" name="service" value=(filter.service);
             input type="hidden" name="topic" value=(filter.topic);
             (actions(filter, waiting, rows.len()))
+            (common_causes(&rows))
             @if rows.is_empty() {
                 p.empty { "No dead letter matches." }
             } @else {
@@ -169,6 +178,25 @@ fn actions(filter: &Filter, waiting: i64, shown: usize) -> Markup {
                 span { "a second" }
                 button type="submit" name="which" value="selected" { "Replay the selected" }
                 button.primary type="submit" name="which" value="all" disabled[waiting == 0] { (all) }
+            }
+        }
+    }
+}
+
+/// The reasons that several rows have, the most frequent first: a bad deployment makes one reason many times.
+fn common_causes(rows: &[(&str, &Value)]) -> Markup {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (service, letter) in rows {
+        *counts.entry((service, text(letter, "reason"))).or_default() += 1;
+    }
+    let mut causes: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 1).collect();
+    causes.sort_by_key(|(_, count)| Reverse(*count));
+    html! {
+        @if !causes.is_empty() {
+            ul.causes aria-label="Common causes" {
+                @for ((service, reason), count) in causes.into_iter().take(CAUSES_MAX) {
+                    li { strong { (count) " of " (service) } " " span.why { (reason) } }
+                }
             }
         }
     }

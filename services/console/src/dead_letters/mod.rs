@@ -3,6 +3,7 @@
 
 mod detail;
 mod list;
+mod live;
 mod replay;
 mod settle;
 
@@ -12,9 +13,12 @@ use serde_json::Value;
 
 use crate::app::App;
 
+pub use live::AttentionCache;
+
 pub fn router() -> Router<App> {
     Router::new()
         .route("/dead-letters", get(list::show))
+        .route("/dead-letters/events", get(live::follow))
         .route("/dead-letters/replay", post(replay::start))
         .route("/dead-letters/{service}/{id}", get(detail::show))
         .route("/dead-letters/{service}/{id}/replay", post(settle::replay))

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use axum::Form;
 use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::{Form, http::StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
@@ -60,12 +61,14 @@ impl Request {
 pub async fn start(
     State(app): State<App>,
     operator: Operator,
+    headers: HeaderMap,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Response {
     let request = Request::from_pairs(pairs);
+    // The list with the operator's filter.
+    let list = pages::referer_path(&headers);
     if !request.is_all && request.selected.is_empty() {
-        let notice = Notice::failed("No dead letter is selected.");
-        return pages::redirect("/dead-letters", notice);
+        return pages::redirect(list, Notice::failed("No dead letter is selected."));
     }
     let title = match request.is_all {
         true => format!("Replay of all that wait, {} a second", request.rate),
@@ -82,8 +85,7 @@ pub async fn start(
         }
         Ok(replay.summary())
     });
-    let notice = started.map_or_else(|refused| refused, |()| Notice::done(""));
-    pages::redirect("/dead-letters", notice)
+    pages::redirect(list, started.map_or_else(|refused| refused, |()| Notice::done("")))
 }
 
 /// A replay under way.

@@ -59,6 +59,9 @@ pub async fn discard(
     let path = format!("/dead-letters/{id}/discard");
     let body = json!({"reason": form.reason.trim(), "write_off": form.write_off.is_some()});
     let done = app.services.post(&operator, (&service, Port::Admin), &path, Some(&body)).await;
+    if done.is_ok() {
+        app.books.expire();
+    }
     answer(&service, id, done.map(|outcome: Value| describe(&outcome)))
 }
 

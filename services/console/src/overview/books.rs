@@ -47,6 +47,8 @@ struct CachedBooks {
     books: Arc<Books>,
     /// When they were last asked for.
     asked_at: Option<Instant>,
+    /// Whether an operator has written something off since.
+    is_outdated: bool,
 }
 
 impl BooksCache {
@@ -55,26 +57,43 @@ impl BooksCache {
         self.0.lock().books.clone()
     }
 
+    /// Has the books read again for the next viewer: an operator has written something off, and looks for it there.
+    pub fn expire(&self) {
+        self.0.lock().is_outdated = true;
+    }
+
     /// Asks for the books if they are old, in the background and with the operator's token.
     pub fn refresh(&self, app: &App, operator: &Operator) {
         let mut cached = self.0.lock();
-        if cached.asked_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL) {
+        let is_young = cached.asked_at.is_some_and(|at| at.elapsed() < REFRESH_INTERVAL);
+        let must_be_current = std::mem::take(&mut cached.is_outdated);
+        if is_young && !must_be_current {
             return;
         }
         cached.asked_at = Some(Instant::now());
         let (app, operator) = (app.clone(), operator.clone());
         tokio::spawn(async move {
             let counted = app.snapshot.borrow().window.total.clone();
-            let services =
-                join_all(app.services.names.iter().map(|name| read(&app, &operator, name)));
+            let services = join_all(
+                app.services.names.iter().map(|name| read(&app, &operator, name, must_be_current)),
+            );
             let books = Books { at: Some(Utc::now()), services: services.await, counted };
             app.books.0.lock().books = Arc::new(books);
         });
     }
 }
 
-async fn read(app: &App, operator: &Operator, service: &str) -> (String, Result<Value, String>) {
-    let books = app.services.get::<Value>(operator, (service, Port::Admin), "/books").await;
+async fn read(
+    app: &App,
+    operator: &Operator,
+    service: &str,
+    must_be_current: bool,
+) -> (String, Result<Value, String>) {
+    let place = (service, Port::Admin);
+    let books: Result<Value, _> = match must_be_current {
+        true => app.services.get_current(operator, place, "/books").await,
+        false => app.services.get(operator, place, "/books").await,
+    };
     (service.to_string(), books.map_err(|error| error.to_string()))
 }
 

@@ -1,6 +1,7 @@
 //! The consumers: which are paused, by whom and why, and the forms that pause and resume one.
 
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Form, Router};
@@ -128,13 +129,16 @@ async fn pause(
 async fn resume(
     State(app): State<App>,
     operator: Operator,
+    headers: HeaderMap,
     Path(service): Path<String>,
 ) -> Response {
     let place = (&*service, Port::Admin);
     let resumed =
         app.services.post::<Value>(&operator, place, "/consumer/resume", None::<&()>).await;
     let done = |_| Notice::done(format!("The consumer of {service} reads again."));
-    pages::redirect("/repair", resumed.map_or_else(Notice::failed, done))
+    let notice = resumed.map_or_else(Notice::failed, done);
+    // The pages of the dead letters have this button too.
+    pages::redirect(pages::referer_path(&headers), notice)
 }
 
 #[cfg(test)]

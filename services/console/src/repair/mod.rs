@@ -38,7 +38,7 @@ async fn show(
     let consumers = consumers::read_all(&app, &operator).await;
     let body = html! {
         h1 { "Repair" }
-        (app.jobs.region())
+        (app.jobs.live_region())
         div.columns.even {
             (consumers::panel(&consumers))
             (republish_panel(&app))

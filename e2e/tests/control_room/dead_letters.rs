@@ -1,0 +1,172 @@
+//! Dead letters in the browser: the fifty of a bad migration are found, understood and replayed, and one is discarded
+//! with a write-off that the books then show.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e::client::http_client::Client;
+use launcher::{Stack, eventually};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::browser::Browser;
+use super::{ensure_clean, take_screenshot};
+use crate::dead_letters::{REFUSE_PAYMENTS, with_strict_check};
+use crate::fixture::{TIMEOUT, basket, place_orders, rich_customer, wait_until_confirmed};
+
+/// More than twice the number in a row at which a consumer pauses.
+const BAD_EVENTS: usize = 50;
+
+/// How long an operator may need for all of them, from the first look at the overview.
+const REPLAY_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Links and buttons, as CSS selectors.
+const HEADLINE: &str = ".figure a[href='/dead-letters']";
+const FIRST_ROW: &str = "tbody th a";
+const RESUME: &str = "form[action='/repair/payment/resume'] button";
+const SHOW_NEW: &str = "#attention a";
+
+/// What the page says while the consumer is paused, and when other dead letters wait than it shows.
+const PAUSED: &str = "The consumer of payment is paused";
+const NEW: &str = "Show what waits now";
+
+/// A bad migration makes fifty dead letters. Everything but its removal happens in the browser.
+pub async fn replay_fifty(
+    stack: &Stack,
+    client: &Client,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    let begun = Instant::now();
+    let orders = with_strict_check(stack, REFUSE_PAYMENTS, async || {
+        let orders = place_orders(client, BAD_EVENTS).await?;
+        find_and_understand(browser, url).await?;
+        resume_until_all_wait(browser).await?;
+        take_screenshot(browser, "dead-letters").await?;
+        Ok(orders)
+    })
+    .await?;
+    if browser.text().await?.contains(PAUSED) {
+        browser.click(RESUME).await?;
+        browser.wait_for("The consumer of payment reads again.", TIMEOUT).await?;
+    }
+    browser.click("input[name=letter]").await?;
+    browser.click("button[value=selected]").await?;
+    browser.wait_for("1 replayed, 0 still unprocessable", TIMEOUT).await?;
+    browser.click("button[value=all]").await?;
+    let all = format!("{} replayed, 0 still unprocessable", BAD_EVENTS - 1);
+    browser.wait_for(&all, TIMEOUT).await?;
+    browser.wait_for("No dead letter matches.", TIMEOUT).await?;
+    take_screenshot(browser, "dead-letters-replayed").await?;
+    wait_until_confirmed(client, &orders).await?;
+    let took = begun.elapsed();
+    println!("{BAD_EVENTS} dead letters found, understood and replayed in {took:.1?}");
+    ensure!(took < REPLAY_TIME_MAX, "{took:.1?}");
+    browser.open(&format!("{url}/repair")).await?;
+    browser.wait_for("Rebuild the items", TIMEOUT).await?;
+    take_screenshot(browser, "repair").await?;
+    ensure_clean(browser, url).await
+}
+
+/// From the overview to the reason of the first one, which a replay does not mend.
+async fn find_and_understand(browser: &Browser, url: &str) -> Result<()> {
+    browser.open(url).await?;
+    browser.wait_for("paused", TIMEOUT).await?;
+    browser.click(HEADLINE).await?;
+    browser.wait_for(PAUSED, TIMEOUT).await?;
+    browser.wait_for("too_strict", TIMEOUT).await?;
+    take_screenshot(browser, "dead-letters-paused").await?;
+    browser.click(FIRST_ROW).await?;
+    browser.wait_for("never answers order", TIMEOUT).await?;
+    take_screenshot(browser, "dead-letter").await?;
+    browser.click("button.primary").await?;
+    // The browser's console shows no failed request: a refusal is a notice on a page.
+    browser.wait_for("payment refuses it", TIMEOUT).await?;
+    browser.click(".crumbs a").await
+}
+
+/// The circuit breaker pauses the consumer after twenty in a row. An operator who resumes it on the same page sees
+/// without a reload that further ones wait, and that it is paused again.
+async fn resume_until_all_wait(browser: &Browser) -> Result<()> {
+    let all = format!("{BAD_EVENTS} wait for an operator");
+    let (begun, mut resumed) = (Instant::now(), 0);
+    loop {
+        let text = browser.text().await?;
+        if text.contains(&all) {
+            ensure!(resumed > 0, "the consumer was never paused");
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < REPLAY_TIME_MAX,
+            "{resumed} resumptions, and the page shows:\n{text}"
+        );
+        // A click fails if the region is replaced at the same moment.
+        if text.contains(NEW) {
+            let _ = browser.click(SHOW_NEW).await;
+        } else if text.contains(PAUSED) && browser.click(RESUME).await.is_ok() {
+            browser.wait_for("The consumer of payment reads again.", TIMEOUT).await?;
+            resumed += 1;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Payment cannot handle a cancellation; its refund is written off, and the books on the overview show it.
+pub async fn discard_with_write_off(
+    stack: &Stack,
+    client: &Client,
+    browser: &Browser,
+    url: &str,
+) -> Result<()> {
+    const REFUSE_REFUNDS: (&str, &str, &str) = ("payment", "payments", "state <> 'refunded'");
+    let order = {
+        stack.stop("stock").await?;
+        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+        eventually("payment to verify it", TIMEOUT, async || {
+            let order = client.get_order(order.order_id).await?;
+            ensure!(order.payment == "verified", "{order:?}");
+            Ok(())
+        })
+        .await?;
+        order
+    };
+    with_strict_check(stack, REFUSE_REFUNDS, async || {
+        client.cancel_until_accepted(&order).await?;
+        wait_for_dead_letters(client, "payment", 1).await
+    })
+    .await?;
+    stack.start("stock").await?;
+    browser.open(&format!("{url}/dead-letters")).await?;
+    browser.click(FIRST_ROW).await?;
+    browser.wait_for("Write off", TIMEOUT).await?;
+    browser.fill("#reason", "The customer was paid by hand.").await?;
+    browser.click("input[name=write_off]").await?;
+    take_screenshot(browser, "discard").await?;
+    browser.click("button.danger").await?;
+    browser.wait_for("Discarded: the event is given up.", TIMEOUT).await?;
+    let books: Value =
+        client.get_url(&format!("{}/books", client.addresses.admins["payment"])).await?;
+    ensure!(books["written_off"][0]["amount"] == order.total_cents, "{books}");
+    // The control room reads the books once a minute, and at once after a write-off.
+    browser.open(url).await?;
+    eventually("the write-off in the books", Duration::from_secs(10), async || {
+        let shown = browser.run("return document.getElementById('books').textContent").await?;
+        let shown = shown.as_str().unwrap_or_default().replace(',', "");
+        let expected = format!("written off cents{}", order.total_cents);
+        ensure!(shown.contains(&expected), "{shown}");
+        Ok(())
+    })
+    .await?;
+    take_screenshot(browser, "overview-write-off").await?;
+    ensure_clean(browser, url).await
+}
+
+async fn wait_for_dead_letters(client: &Client, service: &str, count: usize) -> Result<()> {
+    let url = format!("{}/dead-letters", client.addresses.admins[service]);
+    eventually("the dead letters", TIMEOUT, async || {
+        let page: Value = client.get_url(&url).await?;
+        ensure!(page["waiting"] == count, "{}", page["waiting"]);
+        Ok(())
+    })
+    .await
+}
