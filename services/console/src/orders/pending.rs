@@ -21,7 +21,7 @@ pub const STUCK_SECONDS_MIN: u32 = 2;
 /// How old an answer is, at most, when it is asked for again.
 pub const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// An answer that is older is not shown: nobody has looked meanwhile, or the service does not answer.
+/// An answer that is older is not shown: no page was open meanwhile, or the service does not answer.
 const SHOWN_FOR: Duration = Duration::from_secs(10);
 
 /// The answer of the order service.
@@ -64,25 +64,25 @@ impl PendingOrders {
     }
 }
 
-type Answer = Result<PendingOrders, String>;
+type PendingAnswer = Result<PendingOrders, String>;
 
 /// The answer that all viewers share.
 #[derive(Default)]
 pub struct PendingCache {
-    shared: CachedAnswer<Answer>,
+    shared: CachedAnswer<PendingAnswer>,
     last: Mutex<LastAnswer>,
 }
 
 #[derive(Default)]
 struct LastAnswer {
     /// With the time at which it arrived.
-    answer: Option<(Arc<Answer>, Instant)>,
+    answer: Option<(Arc<PendingAnswer>, Instant)>,
     asked_at: Option<Instant>,
 }
 
 impl PendingCache {
     /// The answer that was read last, unless it is old.
-    pub fn present(&self) -> Option<Arc<Answer>> {
+    pub fn present(&self) -> Option<Arc<PendingAnswer>> {
         let last = self.last.lock();
         let (answer, at) = last.answer.as_ref()?;
         (at.elapsed() < SHOWN_FOR).then(|| answer.clone())
@@ -104,7 +104,7 @@ impl PendingCache {
 ///
 /// # Errors
 /// In a sentence, why there is no answer.
-pub async fn read(app: &App, operator: &Operator) -> Answer {
+pub async fn read(app: &App, operator: &Operator) -> PendingAnswer {
     let path = format!("/pending-orders?older_than_seconds={STUCK_SECONDS_MIN}&limit=200");
     let ask = async {
         let answer = app.services.get(operator, (DECIDER, Port::Admin), &path).await;

@@ -30,7 +30,7 @@ const PER_MINUTE: f64 = 60.0 / BUCKET_SECONDS as f64;
 
 /// Placed orders as a line over the columns of those that ended.
 pub fn orders(snapshot: &Snapshot) -> Markup {
-    let (axis, buckets) = (TimeAxis::of(snapshot), complete(snapshot));
+    let (axis, buckets) = (TimeAxis::new(snapshot), complete(snapshot));
     let x = |nth: usize| axis.x(nth);
     let ended = |bucket: &Bucket| bucket.confirmed + bucket.cancelled;
     let largest = buckets.iter().map(|(_, it)| ended(it).max(it.placed)).fold(0.0, f64::max);
@@ -65,7 +65,7 @@ pub fn orders(snapshot: &Snapshot) -> Markup {
 
 /// The time within which half and 95 % of the orders of each bucket ended.
 pub fn decisions(snapshot: &Snapshot) -> Markup {
-    let (axis, buckets) = (TimeAxis::of(snapshot), complete(snapshot));
+    let (axis, buckets) = (TimeAxis::new(snapshot), complete(snapshot));
     let y = |seconds: f64| {
         let decades = (seconds.min(1e9) / DECISION_SECONDS_MIN).max(1.0).log10();
         TOP + plot_height() * (1.0 - (decades / DECISION_DECADES).min(1.0))
@@ -110,7 +110,7 @@ struct TimeAxis {
 }
 
 impl TimeAxis {
-    fn of(snapshot: &Snapshot) -> TimeAxis {
+    fn new(snapshot: &Snapshot) -> TimeAxis {
         let seconds = snapshot.window.buckets.len() * BUCKET_SECONDS as usize;
         TimeAxis { minutes: seconds.div_ceil(60).clamp(MINUTES_MIN, MINUTES_MAX) }
     }
@@ -215,7 +215,7 @@ mod tests {
             for second in (0..buckets * BUCKET_SECONDS).step_by(BUCKET_SECONDS as usize) {
                 snapshot.window.advance(DateTime::from_timestamp(6_000 + second, 0).unwrap());
             }
-            TimeAxis::of(&snapshot)
+            TimeAxis::new(&snapshot)
         };
         let of = |buckets: i64| (axis(buckets).minutes, Vec::from_iter(axis(buckets).labels()));
         assert_eq!(of(1), (3, vec![0, 1, 2, 3]));

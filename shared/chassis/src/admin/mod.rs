@@ -9,6 +9,7 @@ pub(crate) mod dead_letters;
 pub mod discard;
 mod handled_events;
 mod published_events;
+mod reason;
 pub(crate) mod replay;
 pub mod republish;
 pub(crate) mod republish_source;
@@ -26,15 +27,13 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use sqlx::PgPool;
 
+use crate::admin::reason::check_reason;
 use crate::admin::replay::DeadLetters;
 use crate::consumer::pause::{self, PauseState};
 use crate::http::callers::caller::Caller;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
-
-/// Characters of an operator's reason.
-const REASON_CHARS_MAX: usize = 1_000;
 
 /// The routes for a consumer: its dead letters, its pause, and the events that it handled.
 pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
@@ -69,16 +68,6 @@ async fn pause_consumer(
 
 async fn resume(State(db): State<PgPool>, actor: Caller) -> Result<Json<PauseState>, Problem> {
     Ok(Json(pause::resume(&db, actor.subject()).await?))
-}
-
-/// The reason that an operator gives, without blanks around it.
-fn check_reason(reason: &str) -> Result<&str, Problem> {
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        let detail = format!("It must give a reason of 1 to {REASON_CHARS_MAX} characters.");
-        return Err(Problem::invalid("reason", detail));
-    }
-    Ok(reason)
 }
 
 /// The host names by which tools reach the admin port, beside `localhost` and addresses.
