@@ -123,7 +123,7 @@ fn no_health_check_asks_a_proxy_for_its_own_container() {
             asked += 1;
         }
     }
-    assert_eq!(asked, 1, "the registry is asked by curl");
+    assert_eq!(asked, 2, "curl asks the registry and the exporter of lag");
 }
 
 /// The stage of a Dockerfile that each line belongs to, and its base stage.
