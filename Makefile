@@ -183,8 +183,8 @@ schema: build ## Record a changed schema as its next version, if it is compatibl
 monitoring: tools ## Rewrite what docker compose mounts of k8s/monitoring
 	@REWRITE_MONITORING=1 cargo test --package e2e --test main --profile ci --locked --quiet -- docker_compose_mounts_what_the_folder_has
 
-openapi: tools ## Rewrite each service's openapi.json from its code
-	@REWRITE_OPENAPI=1 cargo test --workspace --bins --profile ci --locked --quiet -- the_committed_openapi_document
+openapi: tools ## Rewrite openapi.json of each service, and admin-openapi.json, from the code
+	@REWRITE_OPENAPI=1 cargo test --workspace --lib --bins --profile ci --locked --quiet -- the_committed_openapi_document
 
 check: build ## Formatting, lints and documentation (warnings are errors), packages, contracts and the shape of the tree (CLUSTER=1: also a dry run on kubectl's cluster)
 	@cargo fmt --check

@@ -15,6 +15,8 @@ mkdir -p "$into"
 cases=${CASES:-1500} cases_min=$([ -n "${CASES:-}" ] && echo 1 || echo 20000)
 # The test cases for an operation that refuses nearly all of them, because they have no token.
 cases_without_token=$((cases < 100 ? cases : 100))
+# The test cases for an operation of the admin port: each reads the books, or searches the outbox.
+cases_of_operators=$((cases < 200 ? cases : 200))
 schemathesis=$(sed -n 's/^schemathesis==\([^ ]*\).*/\1/p' e2e/schemathesis.txt)
 # The nightly compiler of one day, and the day of its source, by which a toolchain called `nightly` may be the same one.
 nightly=nightly-2026-05-20 nightly_source=2026-05-19
@@ -41,25 +43,45 @@ if [ "$minutes" != 0 ] && [ ! -x "$tools/bin/cargo-fuzz" ]; then
 fi
 
 ended=0 generated=0
-# Generates requests to all services: `generate CONFIG CASES [OPTION…]`.
-# One worker: Python 3.11's parser counts the depth of all threads as one, so parsing in several threads sometimes fails.
+# Generates requests to the API of all services: `generate CONFIG CASES [OPTION…]`.
 generate() {
-  local config=$1 cases=$2 service url count
+  local config=$1 cases=$2 service url
   shift 2
   while read -r service url _; do
-    local log=$into/$(basename "$config" .toml)-$service.log
-    if "$tools/schemathesis-$schemathesis/bin/schemathesis" --config-file "$config" run "$url/openapi.json" --checks all \
-      --max-examples "$cases" --seed "$seed" --workers 1 --no-shrink "$@" >"$log" 2>&1; then
-      echo "  $service: $(grep -Eo '[0-9,]+ generated.*' "$log" | tail -1)"
-    else
-      echo "  $service: the answers differ from the description; $log ends with:"
-      tail -40 "$log"
-      ended=1
-    fi
-    # Its summary has a line such as "513 generated, 513 passed"; an interrupted run has none.
-    count=$(sed -nE 's/^ *([0-9,]+) generated.*/\1/p' "$log" | tail -1 | tr -d ,)
-    generated=$((generated + ${count:-0}))
+    generate_for "$service" "$config" "$url/openapi.json" "$cases" "$@"
   done <"$into/services"
+}
+
+# Generates requests to the admin port of all services. They only read: a stack that was up may have dead letters, and a
+# generated discard would be final. The port shows its description to operators alone, and schemathesis reads it without
+# a token. So this function reads it.
+generate_for_admin_ports() {
+  local config=$1 cases=$2 service url document
+  shift 2
+  while read -r service _ url; do
+    document=$into/$service-admin.json
+    curl -sS --fail ${ca:+--cacert "$ca"} -H @- "$url/openapi.json" <<<"Authorization: Bearer ${TOKEN:-none}" >"$document"
+    generate_for "$service-admin" "$config" "$document" "$cases" --url "$url" --include-method GET "$@"
+  done <"$into/services"
+}
+
+# Generates requests from one description: `generate_for NAME CONFIG DESCRIPTION CASES [OPTION…]`.
+# One worker: Python 3.11's parser counts the depth of all threads as one, so parsing in several threads sometimes fails.
+generate_for() {
+  local service=$1 config=$2 description=$3 cases=$4 count
+  shift 4
+  local log=$into/$(basename "$config" .toml)-$service.log
+  if "$tools/schemathesis-$schemathesis/bin/schemathesis" --config-file "$config" run "$description" --checks all \
+    --max-examples "$cases" --seed "$seed" --workers 1 --no-shrink "$@" >"$log" 2>&1; then
+    echo "  $service: $(grep -Eo '[0-9,]+ generated.*' "$log" | tail -1)"
+  else
+    echo "  $service: the answers differ from the description; $log ends with:"
+    tail -40 "$log"
+    ended=1
+  fi
+  # Its summary has a line such as "513 generated, 513 passed"; an interrupted run has none.
+  count=$(sed -nE 's/^ *([0-9,]+) generated.*/\1/p' "$log" | tail -1 | tr -d ,)
+  generated=$((generated + ${count:-0}))
 }
 
 echo "schemathesis, seed $seed"
@@ -73,6 +95,7 @@ ca=$(sed -n 's/^CA *//p' "$into/stack")
 if [ -z "$ca" ]; then
   # This stack knows no callers, so it ignores the tokens that its description asks for.
   generate e2e/schemathesis.toml "$cases" --exclude-checks ignored_auth
+  generate_for_admin_ports e2e/schemathesis.toml "$cases_of_operators" --exclude-checks ignored_auth
 else
   echo "  without a token"
   generate e2e/schemathesis.toml "$cases_without_token" --tls-verify "$ca"
@@ -82,6 +105,9 @@ else
     --scope "orders:read orders:write accounts:read accounts:deposit items:write deliveries:write support:read")
   export TOKEN
   generate e2e/schemathesis-with-token.toml "$cases" --tls-verify "$ca"
+  echo "  with a token of an operator"
+  TOKEN=$("$e2e" token hostile --minutes 120 --scope operator)
+  generate_for_admin_ports e2e/schemathesis-with-token.toml "$cases_of_operators" --tls-verify "$ca"
 fi
 echo "  $generated requests in all, of $cases_min at least"
 [ "$generated" -ge "$cases_min" ] || ended=1

@@ -7,14 +7,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json as JsonResponse;
 use axum::extract::State;
-use axum::{Json as JsonResponse, Router, routing::get};
 use chassis::{CachedAnswer, Problem, Query, db};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::time::sleep;
 use tracing::warn;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::order::{PaymentLeg, StockLeg};
@@ -43,20 +46,28 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// An older version may run beside this process from so long before its start on.
 const UPGRADE_DURATION_MAX: TimeDelta = TimeDelta::hours(1);
 
-type PendingState = (PgPool, Arc<CachedAnswer<Snapshot>>);
+pub(crate) type PendingState = (PgPool, Arc<CachedAnswer<Snapshot>>);
 
 /// The route of the admin port.
-pub fn router(db: PgPool) -> Router {
-    let state: PendingState = (db, Arc::default());
-    Router::new().route("/pending-orders", get(list)).with_state(state)
+pub fn router(db: PgPool) -> OpenApiRouter {
+    routes().with_state((db, Arc::default()))
 }
 
-#[derive(Deserialize)]
+/// The route with its description.
+pub(crate) fn routes() -> OpenApiRouter<PendingState> {
+    OpenApiRouter::new().routes(routes!(list_pending_orders))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// Only orders that were placed so many seconds ago, or earlier.
     #[serde(default)]
+    #[param(minimum = 0, maximum = 4_294_967_295u32)]
     older_than_seconds: u32,
     #[serde(default = "default_limit")]
+    #[param(minimum = 1, maximum = 200, default = 100)]
     limit: u32,
 }
 
@@ -66,7 +77,7 @@ fn default_limit() -> u32 {
 
 /// The pending orders at one moment.
 #[derive(Clone)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     read_at: DateTime<Utc>,
     /// All of them, and those that are at least as old as each of [`AGES`].
     counts: Vec<i64>,
@@ -74,7 +85,7 @@ struct Snapshot {
     oldest: Arc<[PendingOrder]>,
 }
 
-#[derive(Clone, Serialize, sqlx::FromRow)]
+#[derive(Clone, Serialize, sqlx::FromRow, ToSchema)]
 struct PendingOrder {
     order_id: Uuid,
     created_at: DateTime<Utc>,
@@ -84,7 +95,7 @@ struct PendingOrder {
     waits_for: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PendingOrders {
     /// When it was read, by the database's clock.
     read_at: DateTime<Utc>,
@@ -95,13 +106,19 @@ struct PendingOrders {
     orders: Vec<PendingOrder>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct AgeCount {
     older_than_seconds: i32,
     orders: i64,
 }
 
-async fn list(
+/// Lists the pending orders that were placed first, with what each waits for.
+///
+/// Ordered by `created_at`, then by `order_id`. All callers of an instance share one query a second.
+#[utoipa::path(get, path = "/pending-orders", params(ListQuery), responses(
+    (status = 200, description = "The oldest pending orders.", body = PendingOrders),
+))]
+async fn list_pending_orders(
     State((db, cached)): State<PendingState>,
     Query(ListQuery { older_than_seconds, limit }): Query<ListQuery>,
 ) -> Result<JsonResponse<PendingOrders>, Problem> {

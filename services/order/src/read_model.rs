@@ -13,31 +13,39 @@
 
 use std::collections::HashMap;
 
+use axum::Json as JsonResponse;
 use axum::extract::State;
-use axum::{Json as JsonResponse, Router, routing::post};
 use chassis::{CompactedTopic, HandlerContext, Payload, Problem, SnapshotReader, db};
 use events::stock::{SKU_CHARS_MAX, StockItem, is_text};
 use serde::Serialize;
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::order::{Item, Orders};
 use crate::saga;
 
 #[derive(Clone)]
-struct ReadModelRebuild {
+pub(crate) struct ReadModelRebuild {
     db: PgPool,
     topic: CompactedTopic<StockItem>,
 }
 
 /// The route of the admin port.
-pub fn router(db: PgPool, topic: CompactedTopic<StockItem>) -> Router {
-    Router::new().route("/items/rebuild", post(rebuild)).with_state(ReadModelRebuild { db, topic })
+pub fn router(db: PgPool, topic: CompactedTopic<StockItem>) -> OpenApiRouter {
+    routes().with_state(ReadModelRebuild { db, topic })
+}
+
+/// The route with its description.
+pub(crate) fn routes() -> OpenApiRouter<ReadModelRebuild> {
+    OpenApiRouter::new().routes(routes!(rebuild_items))
 }
 
 /// What the rebuild did.
-#[derive(Serialize, sqlx::FromRow)]
+#[derive(Serialize, sqlx::FromRow, ToSchema)]
 struct RebuildReport {
     /// Items in the topic.
     items: i64,
@@ -90,7 +98,13 @@ const SWAP: &str = "
            (select count(*) from removed) as removed, (select count(*) from kept) as kept,
            $1::bigint as undecodable";
 
-async fn rebuild(
+/// Makes the items that prices come from equal to those that stock published.
+#[utoipa::path(post, path = "/items/rebuild", responses(
+    (status = 200, description = "What it did.", body = RebuildReport),
+    (status = 409, description = "Of type `/problems/nothing-published`: the topic holds no item. Of type \
+        `/problems/topic-undecodable`: none of its records is an item."),
+))]
+async fn rebuild_items(
     State(rebuild): State<ReadModelRebuild>,
 ) -> Result<JsonResponse<RebuildReport>, Problem> {
     let mut reader = rebuild.topic.read().await.map_err(topic_unavailable)?;

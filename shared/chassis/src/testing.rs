@@ -190,8 +190,30 @@ impl<R: UnitOfWork> LocalService<R> {
 
     /// The operators' route that publishes the events of these rows again.
     pub fn republish(&self, sources: Vec<RepublishSource>) -> Router {
-        republish::router(self.db.clone(), Arc::default(), sources)
+        Router::from(republish::router(self.db.clone(), Arc::default(), sources))
     }
+}
+
+/// Compares a committed description with what the code generates. Rewrites the file if the variable `REWRITE_OPENAPI` is
+/// set, as `make openapi` does.
+///
+/// # Panics
+/// If they differ.
+pub fn compare_document(path: &str, generated: &str) {
+    if std::env::var_os("REWRITE_OPENAPI").is_some() {
+        std::fs::write(path, generated).expect("the file can be written");
+        return;
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    let mut lines = committed.lines().zip(generated.lines()).enumerate();
+    let differing = lines.find(|(_, (committed, generated))| committed != generated);
+    let differing = differing.map_or(String::new(), |(nth, (committed, generated))| {
+        format!("; line {}: {committed:?} is now {generated:?}", nth + 1)
+    });
+    assert!(
+        committed == generated,
+        "{path} differs from the code{differing}. `make openapi` rewrites it."
+    );
 }
 
 /// What a port tells its routes of a service that knows no callers: an extension of the request.

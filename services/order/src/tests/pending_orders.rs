@@ -1,10 +1,12 @@
 //! The table of pending orders, and the operators' list of the oldest ones.
 
+use utoipa_axum::router::OpenApiRouter;
+
 use super::*;
-use crate::pending_orders;
+use crate::{pending_orders, read_model};
 
 fn admin(fixture: &TestService<Orders>) -> TestClient {
-    TestClient(pending_orders::router(fixture.db.clone()))
+    TestClient(pending_orders::router(fixture.db.clone()).into())
 }
 
 fn listed_ids(answer: &Value) -> Vec<String> {
@@ -155,4 +157,12 @@ async fn orders_without_a_row_are_adopted_and_rows_of_ended_orders_are_deleted()
     sqlx::query("delete from pending_orders").execute(&fixture.db).await.unwrap();
     pending_orders::adopt_orders(&fixture.db, Uuid::max()).await.unwrap();
     assert_eq!(fixture.count_rows("pending_orders").await, 0);
+}
+
+#[test]
+fn the_committed_openapi_document_of_the_operators_matches_the_code() {
+    let mut added = pending_orders::routes().into_openapi();
+    added.merge(read_model::routes().into_openapi());
+    let added = OpenApiRouter::<()>::with_openapi(added);
+    testing::compare_admin_openapi("order", env!("CARGO_MANIFEST_DIR"), &added);
 }

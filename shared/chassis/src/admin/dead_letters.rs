@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::admin::reason::check_reason;
 use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, SettleOutcome};
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary};
 use crate::http::callers::caller::Caller;
-use crate::http::extractors::{Json, Path, Query};
+use crate::http::extractors::{Json, Path, Query, deserialize_integer};
 use crate::http::pagination::PageLimit;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
@@ -23,30 +24,41 @@ use crate::unit_of_work::UnitOfWork;
 const REPLAY_BATCH_MAX: i64 = 200;
 const REPLAY_DURATION_MAX: Duration = Duration::from_secs(4);
 
-pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
-    Router::new()
-        .route("/dead-letters", get(list::<R>))
-        .route("/dead-letters/replay", post(replay_all::<R>))
-        .route("/dead-letters/{dead_letter_id}", get(read::<R>))
-        .route("/dead-letters/{dead_letter_id}/replay", post(replay::<R>))
-        .route("/dead-letters/{dead_letter_id}/discard", post(discard::<R>))
+pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> OpenApiRouter {
+    // `routes!` takes a handler by its name, without its type parameter.
+    let (list_dead_letters, show_dead_letter) = (list_dead_letters::<R>, show_dead_letter::<R>);
+    let (replay_all, replay, discard) = (replay_all::<R>, replay::<R>, discard::<R>);
+    OpenApiRouter::new()
+        .routes(routes!(list_dead_letters))
+        .routes(routes!(replay_all))
+        .routes(routes!(show_dead_letter))
+        .routes(routes!(replay))
+        .routes(routes!(discard))
         .with_state(Arc::new(dead_letters))
 }
 
 type AdminState<R> = State<Arc<DeadLetters<R>>>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// `waiting`, `replayed`, `discarded` or `all`.
     #[serde(default)]
+    #[param(value_type = String, pattern = "^(waiting|replayed|discarded|all)$", default = "waiting")]
     state: ListedState,
+    /// Only dead letters of this topic.
     topic: Option<String>,
+    /// Only dead letters after this id: `next` of the page before.
     #[serde(default)]
+    #[param(minimum = 0)]
     after: i64,
     #[serde(default)]
+    #[param(inline)]
     limit: PageLimit<1_000>,
 }
 
+/// Which dead letters to list.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ListedState {
@@ -57,17 +69,23 @@ enum ListedState {
     All,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct DeadLetterPage {
     /// The number of all that wait.
     waiting: i64,
     dead_letters: Vec<DeadLetterSummary>,
     /// The value of `after` for the next page, if there is one.
+    #[schema(required)]
     next: Option<i64>,
 }
 
-/// Oldest first; those that wait, unless the request names another state.
-async fn list<R: UnitOfWork>(
+/// Lists dead letters: those that wait, unless the request names another state.
+///
+/// Ordered by `dead_letter_id`: the oldest come first.
+#[utoipa::path(get, path = "/dead-letters", params(ListQuery), responses(
+    (status = 200, description = "A page of dead letters.", body = DeadLetterPage),
+))]
+async fn list_dead_letters<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     Query(listing): Query<ListQuery>,
 ) -> Result<Json<DeadLetterPage>, Problem> {
@@ -87,21 +105,36 @@ async fn list<R: UnitOfWork>(
     Ok(Json(DeadLetterPage { waiting, dead_letters: page, next }))
 }
 
+/// The dead letter of the path.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+struct DeadLetterPath {
+    #[param(minimum = 1)]
+    dead_letter_id: i64,
+}
+
 /// Everything that is known of a dead letter.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct DeadLetterDetail {
     #[serde(flatten)]
     dead_letter: DeadLetter,
+    #[schema(required)]
     traceparent: Option<String>,
     #[serde(flatten)]
     decoded: DecodedRecord,
     /// The impact of discarding it, while it waits.
+    #[schema(required)]
     discard_impact: Option<DiscardImpact>,
 }
 
-async fn read<R: UnitOfWork>(
+/// Shows a dead letter: its place, its content, why it failed, and what a discard of it gives up.
+#[utoipa::path(get, path = "/dead-letters/{dead_letter_id}", params(DeadLetterPath), responses(
+    (status = 200, description = "The dead letter.", body = DeadLetterDetail),
+    (status = 404, description = "There is no such dead letter."),
+))]
+async fn show_dead_letter<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
-    Path(dead_letter_id): Path<i64>,
+    Path(DeadLetterPath { dead_letter_id }): Path<DeadLetterPath>,
 ) -> Result<Json<DeadLetterDetail>, Problem> {
     dead_letters.registry.evict_unresolved();
     let dead_letter = dead_letters.find(dead_letter_id).await?;
@@ -119,7 +152,7 @@ async fn read<R: UnitOfWork>(
     Ok(Json(DeadLetterDetail { dead_letter, traceparent, decoded, discard_impact }))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SettleResponse {
     dead_letter_id: i64,
     outcome: SettleOutcome,
@@ -128,37 +161,49 @@ struct SettleResponse {
     loss: Option<DiscardImpact>,
 }
 
+/// Replays a dead letter: its event has its effect now.
+#[utoipa::path(post, path = "/dead-letters/{dead_letter_id}/replay", params(DeadLetterPath), responses(
+    (status = 200, description = "It is settled.", body = SettleResponse),
+    (status = 404, description = "There is no such dead letter."),
+    (status = 409, description = "Of type `/problems/still-unprocessable`: it would be a dead letter again. Of type \
+        `/problems/discarded`: it was discarded, which is final."),
+))]
 async fn replay<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     actor: Caller,
-    Path(dead_letter_id): Path<i64>,
+    Path(DeadLetterPath { dead_letter_id }): Path<DeadLetterPath>,
 ) -> Result<Json<SettleResponse>, Problem> {
     dead_letters.registry.evict_unresolved();
     let outcome = dead_letters.replay(dead_letter_id, &actor).await?;
     Ok(Json(SettleResponse { dead_letter_id, outcome, loss: None }))
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReplayAllRequest {
     /// Only dead letters of this topic.
     topic: Option<String>,
-    /// Only dead letters after this one: where the request before stopped.
-    #[serde(default)]
+    /// Only dead letters after this one: `next` of the request before.
+    #[serde(default, deserialize_with = "deserialize_integer")]
+    #[schema(minimum = 0)]
     after: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct ReplayAllResponse {
     replayed: u64,
     still_unprocessable: u64,
     /// The number of those that wait and that this request did not reach.
     left: i64,
     /// The value of `after` with which a request reaches them.
+    #[schema(required)]
     next: Option<i64>,
 }
 
-/// Replays all that wait, oldest first, each in a transaction of its own, up to a bound.
+/// Replays all dead letters that wait, the oldest first, each in a transaction of its own, up to a bound.
+#[utoipa::path(post, path = "/dead-letters/replay",
+    request_body(content = Option<ReplayAllRequest>, description = "Which of them: all, if there is no body."),
+    responses((status = 200, description = "What this request did.", body = ReplayAllResponse)))]
 async fn replay_all<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     actor: Caller,
@@ -201,20 +246,28 @@ async fn replay_all<R: UnitOfWork>(
     Ok(Json(ReplayAllResponse { replayed, still_unprocessable, left, next }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DiscardRequest {
     /// The operator's reason.
+    #[schema(min_length = 1, max_length = 1_000)]
     reason: String,
     /// Confirms that its write-offs are accepted.
     #[serde(default)]
     write_off: bool,
 }
 
+/// Discards a dead letter: its event never has its effect.
+#[utoipa::path(post, path = "/dead-letters/{dead_letter_id}/discard", params(DeadLetterPath), responses(
+    (status = 200, description = "It is settled.", body = SettleResponse),
+    (status = 404, description = "There is no such dead letter."),
+    (status = 409, description = "Of type `/problems/write-off-needed`: the request does not accept what the discard \
+        writes off. Of type `/problems/replayed`: its event has had its effect."),
+))]
 async fn discard<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     actor: Caller,
-    Path(dead_letter_id): Path<i64>,
+    Path(DeadLetterPath { dead_letter_id }): Path<DeadLetterPath>,
     Json(request): Json<DiscardRequest>,
 ) -> Result<Json<SettleResponse>, Problem> {
     let discard_reason = check_reason(&request.reason)?;

@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
-use axum::{Router, routing::get};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::dead_letter::{self, DeadLetterOfEvent};
@@ -22,28 +24,35 @@ const EVENTS_MAX: usize = 50;
 const DEAD_LETTERS_MAX: i64 = 10;
 
 /// The route `GET /handled-events`.
-pub(super) fn router(db: PgPool) -> Router {
-    Router::new().route("/handled-events", get(list)).with_state(db)
+pub(super) fn router(db: PgPool) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(list_handled_events)).with_state(db)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct HandledEvents {
     events: Vec<HandledEvent>,
 }
 
 /// What this service did with an event.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct HandledEvent {
     event_id: Uuid,
-    /// When it was handled. Null if the inbox has no row of it.
+    /// When it was handled. Null if the inbox has no row of it: it was not handled here, or more than 30 days ago.
+    #[schema(required)]
     received_at: Option<DateTime<Utc>>,
     /// The number of attempts at handling it.
+    #[schema(required)]
     attempts: Option<i32>,
+    /// The newest ten.
     dead_letters: Vec<DeadLetterOfEvent>,
 }
 
-/// The events in the order of the request.
-async fn list(
+/// Shows what this service did with events, in the order of the request.
+#[utoipa::path(get, path = "/handled-events",
+    params(("event_id" = Vec<Uuid>, Query, min_items = 1, max_items = 50,
+        description = "The id of an event, once for each event.")),
+    responses((status = 200, description = "The events.", body = HandledEvents)))]
+async fn list_handled_events(
     State(db): State<PgPool>,
     Query(parameters): Query<Vec<(String, String)>>,
 ) -> Result<Json<HandledEvents>, Problem> {

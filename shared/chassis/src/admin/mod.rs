@@ -17,15 +17,16 @@ pub(crate) mod republish_source;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::{get, post};
 use serde::Deserialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::admin::reason::check_reason;
 use crate::admin::replay::DeadLetters;
@@ -36,27 +37,34 @@ use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
 
 /// The routes for a consumer: its dead letters, its pause, and the events that it handled.
-pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> Router {
-    let consumer = Router::new()
-        .route("/consumer", get(show_pause))
-        .route("/consumer/pause", post(pause_consumer))
-        .route("/consumer/resume", post(resume))
+pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> OpenApiRouter {
+    let consumer = OpenApiRouter::new()
+        .routes(routes!(show_pause))
+        .routes(routes!(pause_consumer))
+        .routes(routes!(resume))
         .with_state(dead_letters.db.clone());
     let handled_events = handled_events::router(dead_letters.db.clone());
     dead_letters::router(dead_letters).merge(consumer).merge(handled_events)
 }
 
+/// Shows since when the consumer is paused, by whom and why.
+#[utoipa::path(get, path = "/consumer",
+    responses((status = 200, description = "The pause, if there is one.", body = PauseState)))]
 async fn show_pause(State(db): State<PgPool>) -> Result<Json<PauseState>, Problem> {
     Ok(Json(pause::pause_state(&db).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct PauseRequest {
-    /// The operator's reason.
+    /// The operator's reason, of 1 to 1,000 characters.
+    #[schema(min_length = 1, max_length = 1_000)]
     reason: String,
 }
 
+/// Pauses the consumer of every instance. A pause of a paused consumer changes nothing.
+#[utoipa::path(post, path = "/consumer/pause", request_body = PauseRequest,
+    responses((status = 200, description = "The pause that holds.", body = PauseState)))]
 async fn pause_consumer(
     State(db): State<PgPool>,
     actor: Caller,
@@ -66,6 +74,9 @@ async fn pause_consumer(
     Ok(Json(pause::pause_by_operator(&db, reason, actor.subject()).await?))
 }
 
+/// Ends the pause of the consumer of every instance.
+#[utoipa::path(post, path = "/consumer/resume",
+    responses((status = 200, description = "It is not paused.", body = PauseState)))]
 async fn resume(State(db): State<PgPool>, actor: Caller) -> Result<Json<PauseState>, Problem> {
     Ok(Json(pause::resume(&db, actor.subject()).await?))
 }
@@ -113,8 +124,10 @@ pub(crate) async fn reject_browser_requests(
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::body::Body;
     use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
     use tower::ServiceExt;
 
     use super::*;

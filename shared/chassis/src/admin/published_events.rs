@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::{Router, routing::get};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::admin::republish_source::{PublishedEvent, RepublishSource, Selection};
@@ -25,37 +27,45 @@ const OUTBOX_ROWS_MAX: i64 = 100_000;
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The route `GET /published-events`.
-pub(super) fn router(db: PgPool, sources: Arc<[RepublishSource]>) -> Router {
-    Router::new().route("/published-events", get(list)).with_state((db, sources))
+pub(super) fn router(db: PgPool, sources: Arc<[RepublishSource]>) -> OpenApiRouter {
+    OpenApiRouter::new().routes(routes!(list_published_events)).with_state((db, sources))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct KeyQuery {
+    /// The key of the events, such as an order's id.
     key: String,
 }
 
-#[derive(Serialize)]
-struct EventList {
+#[derive(Serialize, ToSchema)]
+struct PublishedEvents {
     events: Vec<ListedEvent>,
 }
 
-#[derive(Serialize)]
+/// An event that this service published.
+#[derive(Serialize, ToSchema)]
 struct ListedEvent {
     event_id: Uuid,
     topic: &'static str,
     /// The services that handle it.
+    #[schema(value_type = Vec<String>)]
     subscribers: &'static [&'static str],
     occurred_at: DateTime<Utc>,
     /// Whether it waits for the broker. Null if too many rows wait to tell.
+    #[schema(required)]
     in_outbox: Option<bool>,
 }
 
-/// The events of a key, the oldest first; none if this service has published none.
-async fn list(
+/// Lists the events that this service's rows record for a key, the oldest first.
+#[utoipa::path(get, path = "/published-events", params(KeyQuery), responses(
+    (status = 200, description = "The events; none if this service has published none.", body = PublishedEvents),
+))]
+async fn list_published_events(
     State((db, sources)): State<(PgPool, Arc<[RepublishSource]>)>,
     Query(KeyQuery { key }): Query<KeyQuery>,
-) -> Result<Json<EventList>, Problem> {
+) -> Result<Json<PublishedEvents>, Problem> {
     let mut published = Vec::new();
     let mut connection = db.acquire().await?;
     for source in sources.iter() {
@@ -75,7 +85,7 @@ async fn list(
         let (topic, subscribers) = (event.topic.name, event.topic.subscribers);
         ListedEvent { event_id, topic, subscribers, occurred_at, in_outbox }
     });
-    Ok(Json(EventList { events: events.collect() }))
+    Ok(Json(PublishedEvents { events: events.collect() }))
 }
 
 /// The ids that the searched part of the outbox has, and whether that part is the whole outbox. `None` if the search

@@ -11,6 +11,7 @@ use rdkafka::message::Message as _;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, PgTransaction};
+use utoipa::ToSchema;
 
 use crate::consumer::router::EventRouter;
 use crate::crash_point;
@@ -43,7 +44,7 @@ pub(crate) struct DeadLetters<R: UnitOfWork> {
 }
 
 /// The outcome of a replay or of a discard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SettleOutcome {
     /// The event had its effect in this transaction.
@@ -59,13 +60,16 @@ pub(crate) enum SettleOutcome {
 }
 
 /// The decoded content of a record, as far as it can be decoded.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct DecodedRecord {
     /// The event.
+    #[schema(required)]
     pub event: Option<Value>,
     /// The schema with which it was decoded.
+    #[schema(required)]
     pub read_with: Option<String>,
     /// Why it could not be decoded, or not with the schema that the record names.
+    #[schema(required)]
     pub unreadable: Option<String>,
 }
 

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::{Router, routing::post};
 use chrono::{DateTime, Utc};
 use metrics::counter;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::time::Instant;
 use tracing::warn;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::admin::published_events;
 use crate::admin::republish_source::{PAGE_ROWS, Page, Selection};
@@ -49,19 +51,19 @@ pub fn router(
     db: PgPool,
     wakeups: Arc<Wakeups>,
     sources: impl IntoIterator<Item = RepublishSource>,
-) -> Router {
+) -> OpenApiRouter {
     let sources: Arc<[RepublishSource]> = sources.into_iter().collect();
     let published_events = published_events::router(db.clone(), sources.clone());
     let republisher = Arc::new(Republisher { db, wakeups, sources });
-    let republish = Router::new().route("/republish", post(republish)).with_state(republisher);
+    let republish = OpenApiRouter::new().routes(routes!(republish)).with_state(republisher);
     republish.merge(published_events)
 }
 
 /// What to republish: everything, unless it names a key or a time.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct RepublishRequest {
-    /// Only events with this key.
+    /// Only events with this key. It excludes `after`.
     key: Option<String>,
     /// Only events that were decided at this time or later.
     since: Option<DateTime<Utc>>,
@@ -70,18 +72,26 @@ struct RepublishRequest {
 }
 
 /// What this request republished.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 struct RepublishProgress {
     /// Events written to the outbox.
     republished: usize,
     /// Rows read.
     rows: usize,
-    /// Events that wait for the relay, counted up to one more than [`OUTBOX_ROWS_MAX`].
+    /// Events that wait for the relay, counted up to 10,001.
     outbox: i64,
-    /// The cursor with which to continue, as `after`: a table, a slash and a key. None: everything is republished.
+    /// The cursor with which to continue, as `after`: a table, a slash and a key. Null: everything is republished.
+    #[schema(required)]
     next: Option<String>,
 }
 
+/// Publishes again what this service has published: the same events with the same ids.
+///
+/// One request works for some seconds, and its `next` is the `after` of the next request.
+#[utoipa::path(post, path = "/republish", responses(
+    (status = 200, description = "What this request republished.", body = RepublishProgress),
+    (status = 404, description = "Nothing was published under this key."),
+))]
 async fn republish(
     State(republisher): State<Arc<Republisher>>,
     Json(request): Json<RepublishRequest>,

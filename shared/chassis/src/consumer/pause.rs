@@ -9,6 +9,7 @@ use metrics::gauge;
 use serde::Serialize;
 use sqlx::{PgExecutor, PgPool};
 use tracing::{error, warn};
+use utoipa::ToSchema;
 
 use crate::consumer::wait::{LoopWait, with_attempt_timeout};
 use crate::dead_letter::storable_text;
@@ -18,7 +19,7 @@ use crate::http::problem::Problem;
 pub(crate) const PAUSE_POLL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Who paused the consumer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 enum PauseCause {
@@ -29,12 +30,16 @@ enum PauseCause {
 }
 
 /// Since when the consumer is paused, by whom and why; nothing while it is not.
-#[derive(Serialize, sqlx::FromRow)]
+#[derive(Serialize, sqlx::FromRow, ToSchema)]
 pub(crate) struct PauseState {
+    #[schema(required)]
     paused_at: Option<DateTime<Utc>>,
+    #[schema(required)]
     cause: Option<PauseCause>,
+    #[schema(required)]
     reason: Option<String>,
     /// The operator who paused it, if the service knows its callers.
+    #[schema(required)]
     actor: Option<String>,
 }
 

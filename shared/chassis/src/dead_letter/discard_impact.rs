@@ -1,21 +1,23 @@
 //! What the discard of a dead letter costs: stated to the operator beforehand, and written off afterwards.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The consequences of discarding an event, as the subscribing service states them: a pure function of the
 /// event and its rows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DiscardImpact {
     /// What will then never happen, in a sentence or two.
     pub consequence: String,
     /// What may be done about it, by the API of a service.
+    #[schema(required)]
     pub remedy: Option<Remedy>,
     /// What is written off with it. If there is any, the operator has to confirm it explicitly.
     pub write_offs: Vec<WriteOff>,
 }
 
 /// A request that limits the damage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Remedy {
     /// What it does, in a sentence.
     pub description: String,
@@ -28,7 +30,7 @@ pub struct Remedy {
 }
 
 /// Something of value that is given up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WriteOff {
     /// What it was.
     pub what: String,

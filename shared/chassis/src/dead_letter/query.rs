@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::{PgPool, PgTransaction};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::dead_letter::{RECORD_RETENTION, TRUNCATED_BYTES_MAX, storable_text};
 use crate::event::avro::unframe;
 
 /// The state of a dead letter. It changes once, from `Waiting` to one of the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum DeadLetterState {
@@ -26,20 +27,24 @@ pub enum DeadLetterState {
 }
 
 /// A dead letter in a list: without its bytes.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, sqlx::FromRow, ToSchema)]
 pub(crate) struct DeadLetterSummary {
     pub dead_letter_id: i64,
     topic: String,
     partition: i32,
     offset: i64,
+    #[schema(required)]
     event_id: Option<Uuid>,
+    #[schema(required)]
     key: Option<String>,
     kind: String,
     reason: String,
     state: DeadLetterState,
     received_at: DateTime<Utc>,
+    #[schema(required)]
     settled_at: Option<DateTime<Utc>>,
     /// Who settled it, if the service knows its callers.
+    #[schema(required)]
     actor: Option<String>,
 }
 
@@ -75,7 +80,7 @@ pub(crate) async fn list(
 }
 
 /// A dead letter as the answer about its event shows it.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, sqlx::FromRow, ToSchema)]
 pub(crate) struct DeadLetterOfEvent {
     dead_letter_id: i64,
     #[serde(skip)]
@@ -120,16 +125,20 @@ pub(crate) async fn count(db: &PgPool, filter: &DeadLetterFilter) -> sqlx::Resul
 
 /// A dead letter with all its columns. Only its state changes, with how, when and by whom it was settled; later its
 /// record and its headers are emptied.
-#[derive(Debug, Serialize, sqlx::FromRow)]
+#[derive(Debug, Serialize, sqlx::FromRow, ToSchema)]
 pub(crate) struct DeadLetter {
     pub dead_letter_id: i64,
     pub cluster: String,
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
+    #[schema(required)]
     pub event_id: Option<Uuid>,
     #[serde(serialize_with = "serialize_lossy")]
+    #[schema(required, value_type = Option<String>)]
     pub key: Option<Vec<u8>>,
+    /// By their names.
+    #[schema(value_type = Object)]
     pub headers: Value,
     #[serde(skip)]
     pub record: Option<Vec<u8>>,
@@ -137,14 +146,18 @@ pub(crate) struct DeadLetter {
     pub hash: Vec<u8>,
     /// The record in base64.
     #[serde(rename = "record")]
+    #[schema(required)]
     pub base64: Option<String>,
     pub kind: String,
     pub reason: String,
     pub attempts: i32,
     pub state: DeadLetterState,
+    #[schema(required)]
     pub discard_reason: Option<String>,
     pub received_at: DateTime<Utc>,
+    #[schema(required)]
     pub settled_at: Option<DateTime<Utc>>,
+    #[schema(required)]
     pub actor: Option<String>,
 }
 

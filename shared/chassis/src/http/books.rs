@@ -10,8 +10,10 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::header::{AGE, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
-use axum::routing::get;
 use sqlx::{AssertSqlSafe, PgPool};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::http::cached_answer::CachedAnswer;
 use crate::http::problem::Problem;
@@ -26,15 +28,55 @@ use crate::http::problem::Problem;
 /// `Cache-Control: max-age=60` accepts books of this process that are up to 60 s old; the header `Age` of the answer
 /// is their age in seconds.
 pub fn router(db: PgPool, sums: &'static str) -> Router {
-    let cached = Arc::new(CachedAnswer::<String>::default());
-    let books = async move |State((db, cached)): State<(PgPool, Arc<CachedAnswer<String>>)>,
-                            headers: HeaderMap| {
-        let (books, age) = cached.get(accepted_age(&headers), read(&db, sums)).await?;
-        let headers: [(HeaderName, String); 2] =
-            [(CONTENT_TYPE, "application/json".into()), (AGE, age.as_secs().to_string())];
-        Ok::<_, Problem>((headers, books))
-    };
-    Router::new().route("/books", get(books)).with_state((db, cached))
+    let cached = Arc::default();
+    Router::from(routes().with_state(Source { db, sums, cached }))
+}
+
+/// The route with its description.
+pub(crate) fn routes() -> OpenApiRouter<Source> {
+    OpenApiRouter::new().routes(routes!(show))
+}
+
+/// Where the books are read.
+#[derive(Clone)]
+pub(crate) struct Source {
+    db: PgPool,
+    sums: &'static str,
+    cached: Arc<CachedAnswer<String>>,
+}
+
+/// The sums that must balance. Each service has further fields.
+#[derive(ToSchema)]
+#[allow(dead_code)] // The database writes the JSON.
+struct Books {
+    /// Whether the sums agree with the rows that they count.
+    balanced: bool,
+    /// What was given up with dead letters that were discarded, by unit.
+    written_off: Vec<WrittenOff>,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code)]
+struct WrittenOff {
+    unit: String,
+    amount: i64,
+}
+
+/// Shows the sums that must balance.
+///
+/// It may read every row, so it may take up to 14 s, and longer than that is a 503.
+#[utoipa::path(get, path = "/books",
+    params(("Cache-Control" = Option<String>, Header, example = "max-age=60",
+        description = "With `max-age`, the answer may be so many seconds old.")),
+    responses((status = 200, description = "The sums.", body = Books,
+        headers(("Age" = u64, description = "How many seconds old the sums are.")))))]
+async fn show(
+    State(Source { db, sums, cached }): State<Source>,
+    headers: HeaderMap,
+) -> Result<([(HeaderName, String); 2], String), Problem> {
+    let (books, age) = cached.get(accepted_age(&headers), read(&db, sums)).await?;
+    let headers = [(CONTENT_TYPE, "application/json".into()), (AGE, age.as_secs().to_string())];
+    Ok((headers, books))
 }
 
 async fn read(db: &PgPool, sums: &str) -> Result<String, Problem> {

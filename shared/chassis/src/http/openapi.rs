@@ -4,6 +4,9 @@
 //! A route and its description are one declaration, so there is none without the other. Handlers describe
 //! what is specific to them: what they do, their successful response, and why they refuse. This module adds what
 //! all operations have in common.
+//!
+//! The admin port has such a description too, without the page: the page would need to send requests as a browser, which
+//! that port rejects.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -15,7 +18,7 @@ use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::http::callers::authorize::authorize;
+use crate::http::callers::authorize::{OPERATOR, authorize};
 use crate::http::limits::Limits;
 use crate::http::openapi_responses::{common_responses, fill_responses, problem_schema};
 use crate::http::openapi_security::{ensure_secured, is_public, route_access};
@@ -33,21 +36,38 @@ pub fn serve<S>(service: &str, routes: OpenApiRouter<S>) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let document = document(service, &routes);
-    let access = route_access(&document);
-    let document = Bytes::from(document);
-    let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
     // The page uses no validator on the internet.
     let config = Config::from("/openapi.json").use_base_layout().validator_url("none");
     let page = Router::from(SwaggerUi::new("/docs").config(config.try_it_out_enabled(true)));
+    let document = document(service, &routes);
+    serve_described(routes, document)
+        .route("/", get(async || Redirect::temporary("/docs/")))
+        .merge(page.route_layer(map_response(restrict_page)))
+}
+
+/// The routes of a service's admin port, with their description. The port's own layer asks every caller for the scope of
+/// operators, and the description lists it under `security`.
+///
+/// # Panics
+/// If a route does not describe a parameter of its path.
+pub(crate) fn serve_admin(service: &str, routes: OpenApiRouter) -> Router {
+    let document = admin_document(service, &routes);
+    serve_described(routes, document)
+}
+
+/// A route that the description lacks answers 500.
+fn serve_described<S>(routes: OpenApiRouter<S>, document: String) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let access = route_access(&document);
+    let document = Bytes::from(document);
+    let json = async move || ([(header::CONTENT_TYPE, "application/json")], document.clone());
     let mut router = Router::from(routes);
     if router.has_routes() {
         router = router.route_layer(from_fn_with_state(access, authorize));
     }
-    router
-        .route("/openapi.json", get(json))
-        .route("/", get(async || Redirect::temporary("/docs/")))
-        .merge(page.route_layer(map_response(restrict_page)))
+    router.route("/openapi.json", get(json))
 }
 
 async fn restrict_page(mut response: Response) -> Response {
@@ -69,16 +89,45 @@ pub fn document<S>(service: &str, routes: &OpenApiRouter<S>) -> String
 where
     S: Clone + Send + Sync + 'static,
 {
-    let mut document =
-        serde_json::to_value(routes.get_openapi()).expect("a description is plain JSON");
-    document["info"] =
-        json!({ "title": service, "version": "1", "description": service_description() });
-    for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
-        for (method, operation) in item.as_object_mut().into_iter().flatten() {
-            ensure_secured(path, method, operation);
-            let is_protected = !is_public(operation);
-            fill_responses(path, method, operation, is_protected);
-        }
+    let document = to_json(routes);
+    complete(document, service.to_owned(), service_description())
+}
+
+/// The description of the routes of an admin port, as it is served and committed.
+///
+/// # Panics
+/// If a route does not describe a parameter of its path.
+pub fn admin_document<S>(service: &str, routes: &OpenApiRouter<S>) -> String
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let mut document = to_json(routes);
+    for (_, _, operation) in operations(&mut document) {
+        operation["security"] = json!([{ "token": [OPERATOR] }]);
+    }
+    complete(document, format!("{service}: admin port"), admin_description())
+}
+
+fn to_json<S: Clone + Send + Sync + 'static>(routes: &OpenApiRouter<S>) -> Value {
+    serde_json::to_value(routes.get_openapi()).expect("a description is plain JSON")
+}
+
+/// The operations of a description, each with its path and its method.
+fn operations(document: &mut Value) -> impl Iterator<Item = (&str, &str, &mut Value)> {
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    paths.flat_map(|(path, item)| {
+        let methods = item.as_object_mut().into_iter().flatten();
+        methods.map(move |(method, operation)| (path.as_str(), method.as_str(), operation))
+    })
+}
+
+/// Adds to the description of routes what all operations have in common.
+fn complete(mut document: Value, title: String, description: String) -> String {
+    document["info"] = json!({ "title": title, "version": "1", "description": description });
+    for (path, method, operation) in operations(&mut document) {
+        ensure_secured(path, method, operation);
+        let is_protected = !is_public(operation);
+        fill_responses(path, method, operation, is_protected);
     }
     for schema in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
         mark_enumerations_open(schema.1);
@@ -111,6 +160,17 @@ fn service_description() -> String {
          exceptions are a 431, and the 400 to a request that is not HTTP. A field that is not listed here is \
          refused. A body has {body_bytes_max} bytes at most, a request's line and headers {header_bytes_max}, \
          and there are 100 headers at most."
+    )
+}
+
+fn admin_description() -> String {
+    format!(
+        "For operators. Every instance of a service answers, and every request can be repeated safely.\n\n\
+         A service that knows its callers asks each of them for a token with the scope `{OPERATOR}`. The port \
+         rejects the requests of web pages: a request has no header `Origin`, and its `Host` is `localhost`, an \
+         address, or a name that the service was given.\n\n\
+         A refusal is `application/problem+json` (RFC 9457). A 409 changes nothing, and its type names the reason. A \
+         503 of type `/problems/outcome-unknown` leaves open what was done. A field that is not listed here is refused."
     )
 }
 

@@ -31,7 +31,7 @@ struct RunningService {
 /// A service on a database that is migrated if `migrated`, and otherwise waits for that.
 async fn start(migrated: bool, api: Router, loops: Vec<ServiceLoop>) -> (RunningService, Config) {
     let books = Router::new().route("/books", get(async || "balanced"));
-    let routers = Routers { api, books, admin: Router::new() };
+    let routers = Routers { api, books, admin: OpenApiRouter::new() };
     start_with(migrated, |_| (), routers, loops).await
 }
 
@@ -224,7 +224,7 @@ async fn a_service_that_could_not_republish_a_topic_does_not_start() {
         service
     };
     let refusal = async |service: Service| {
-        let (api, books, admin) = (Router::new(), Router::new(), Router::new());
+        let (api, books, admin) = (Router::new(), Router::new(), OpenApiRouter::new());
         service.run(Routers { api, books, admin }, []).await.unwrap_err().to_string()
     };
     let refused = refusal(service(vec![&OPENED])).await;
@@ -245,6 +245,9 @@ async fn count() {}
 #[utoipa::path(get, path = "/open", security(()), responses((status = 200)))]
 async fn open() {}
 
+#[utoipa::path(get, path = "/act", responses((status = 200)))]
+async fn act() {}
+
 /// The public key of RFC 7515, A.3.
 const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "first",
     "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
@@ -258,7 +261,7 @@ async fn a_service_with_an_issuer_knows_the_callers_of_its_api_and_of_its_admin_
     for (issuer, protected) in [(None, "200"), (Some("issuer".to_owned()), "401")] {
         let routes = OpenApiRouter::new().routes(routes!(count)).routes(routes!(open));
         let api = openapi::serve::<()>("till", routes);
-        let admin = Router::new().route("/act", get(async || "done"));
+        let admin = OpenApiRouter::new().routes(routes!(act));
         let routers = Routers { api, books: Router::new(), admin };
         let change = |config: &mut Config| {
             config.tokens.token_keys = issuer.as_ref().map(|_| location.clone());

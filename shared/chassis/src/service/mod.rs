@@ -23,6 +23,7 @@ use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::admin;
 use crate::admin::replay::DeadLetters;
@@ -37,8 +38,11 @@ use crate::db::pool::RenewablePool;
 use crate::event::{Event, Topic};
 use crate::flow::heartbeat::{Heartbeat, Heartbeats};
 use crate::flow::wakeups::Wakeups;
+use crate::http::books;
+use crate::http::callers::authorize::operators_only;
 use crate::http::callers::identify::Callers;
 use crate::http::change_feed::{ChangeFeed, FeedEntry};
+use crate::http::openapi;
 use crate::http::tls::TlsAcceptor;
 use crate::kafka::compacted_topic::CompactedTopic;
 use crate::kafka::schema_registry::SchemaRegistryClient;
@@ -90,8 +94,9 @@ pub struct Routers {
     pub api: Router,
     /// For operators, read-only: the sums that must balance. They tell a revenue, so they are no probe.
     pub books: Router,
-    /// For operators.
-    pub admin: Router,
+    /// For operators. A route has a description by `#[utoipa::path]`, like those of an API; a route without one
+    /// answers 500.
+    pub admin: OpenApiRouter,
 }
 
 /// A loop around the database. When its token is cancelled it finishes its batch and ends.
@@ -132,12 +137,18 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> From<Consumer<R, Last>> for Ser
 
 impl<R: UnitOfWork, Last> Consumer<R, Last> {
     /// The routes of the admin port for this consumer and its dead letters.
-    pub fn admin(&self) -> Router {
+    pub fn admin(&self) -> OpenApiRouter {
         let ConsumerResources { db, registry, wakeups, router, .. } = &self.resources;
         let (db, registry) = (db.clone(), registry.clone());
         let (router, wakeups) = (router.clone(), wakeups.clone());
         admin::router(DeadLetters { db, registry, router, wakeups })
     }
+}
+
+/// The admin port of a service: its routes, their description, and the check of operators.
+pub(crate) fn admin_port(name: &str, mut admin: OpenApiRouter, books: Router) -> Router {
+    admin.get_openapi_mut().merge(books::routes().into_openapi());
+    operators_only(openapi::serve_admin(name, admin.merge(books.into())))
 }
 
 impl Service {
@@ -225,7 +236,7 @@ impl Service {
     }
 
     /// The route `POST /republish` for operators, which publishes the events of these rows again.
-    pub fn republish(&self, sources: impl IntoIterator<Item = RepublishSource>) -> Router {
+    pub fn republish(&self, sources: impl IntoIterator<Item = RepublishSource>) -> OpenApiRouter {
         let sources = Vec::from_iter(sources);
         let topics = sources.iter().flat_map(RepublishSource::topic_names).copied();
         let _ = self.republished_topics.set(topics.collect());

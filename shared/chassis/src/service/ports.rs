@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{AdminHosts, reject_browser_requests};
 use crate::config::Config;
 use crate::config::env::BadConfiguration;
-use crate::http::callers::authorize::operators_only;
 use crate::http::health::{self, Phase, ProbeState};
 use crate::http::limits::Limits;
 use crate::http::login_retry::retry_refused_login;
@@ -24,7 +23,7 @@ use crate::http::server;
 use crate::http::tls::TlsAcceptor;
 use crate::service::open_files;
 use crate::service::tasks::Tasks;
-use crate::service::{Routers, Service};
+use crate::service::{Routers, Service, admin_port};
 use crate::telemetry::refusals;
 
 pub(super) const API_TASK: &str = "API";
@@ -56,7 +55,8 @@ impl Service {
         let with_retry = |router: Router| router.layer(middleware::from_fn(retry_refused_login));
         let api = with_retry(routers.api).layer(callers.clone());
         let api = api.layer(middleware::from_fn_with_state(phase, reject_until_started));
-        let admin = with_retry(operators_only(routers.admin.merge(routers.books))).layer(callers);
+        let admin = admin_port(self.name, routers.admin, routers.books);
+        let admin = with_retry(admin).layer(callers);
         let names = AdminHosts::new(self.config.admin_hosts.as_deref());
         let admin = admin.layer(middleware::from_fn_with_state(names, reject_browser_requests));
         let connections = open_files::connection_limits(self.config.database_pool_size)?;

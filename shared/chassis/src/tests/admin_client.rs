@@ -5,6 +5,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use serde_json::Value;
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::*;
 
@@ -12,9 +13,18 @@ use super::*;
 pub const OPERATOR: &str = "ann";
 
 /// The admin port as an operator reaches it.
-pub fn as_operator(admin: Router) -> Router {
-    let port = crate::testing::operators_only(admin);
-    crate::testing::router_for(port, OPERATOR, &["operator"])
+pub fn as_operator(admin: OpenApiRouter) -> Router {
+    with_scope(admin, "operator")
+}
+
+/// The admin port as a caller with this scope reaches it.
+pub fn with_scope(admin: OpenApiRouter, scope: &str) -> Router {
+    crate::testing::router_for(admin_port(admin), OPERATOR, &[scope])
+}
+
+/// The admin port of a service without books.
+pub fn admin_port(admin: OpenApiRouter) -> Router {
+    crate::service::admin_port("till", admin, Router::new())
 }
 
 /// Sends a request to the admin router: status and body of the response.

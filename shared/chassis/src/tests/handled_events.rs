@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::admin_client::{as_operator, get, outcome, send_request};
+use super::admin_client::{as_operator, get, outcome, send_request, with_scope};
 use super::*;
 
 /// The id of the event in each record of a batch.
@@ -82,11 +82,7 @@ async fn a_request_about_handled_events_names_1_to_50_ids_and_nothing_else() {
         let (status, problem) = send_request(&admin, "GET", &path, Value::Null).await;
         assert_eq!((status, &problem["field"]), (422, &json!(field)), "{query}");
     }
-    let customer = crate::testing::router_for(
-        crate::testing::operators_only(fixture.consumer().admin()),
-        "ann",
-        &["support:read"],
-    );
+    let customer = with_scope(fixture.consumer().admin(), "support:read");
     let path = format!("/handled-events?{}", ids(1));
     assert_eq!(send_request(&customer, "GET", &path, Value::Null).await.0, 403);
 }

@@ -12,6 +12,7 @@ mod proxy;
 mod support;
 mod test_server;
 
+mod admin_description;
 mod change_feed;
 mod clock;
 mod commands;

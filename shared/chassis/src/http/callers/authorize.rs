@@ -21,7 +21,7 @@ use crate::http::problem::Problem;
 use crate::telemetry::log_throttle::LogThrottle;
 
 /// The scope of operators.
-const OPERATOR: &str = "operator";
+pub(crate) const OPERATOR: &str = "operator";
 
 /// Who may use a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
