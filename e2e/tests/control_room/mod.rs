@@ -123,6 +123,16 @@ async fn show_an_outage(
     ensure_clean(browser, url).await
 }
 
+/// The list of what is stuck names the cause, and the order's page shows the event that payment refused.
+async fn show_stuck_order(browser: &Browser, url: &str, order: &Order) -> Result<()> {
+    browser.open(&format!("{url}/orders")).await?;
+    browser.wait_for("dead letters of payment wait for an operator", TIMEOUT).await?;
+    take_screenshot(browser, "stuck").await?;
+    browser.open(&format!("{url}/orders/{}", order.order_id)).await?;
+    browser.wait_for("orders.created is dead letter", TIMEOUT).await?;
+    take_screenshot(browser, "stuck-order").await
+}
+
 /// Payment's consumer is paused: the list of what is stuck names the pause, and the resume ends it.
 async fn pause_and_resume(client: &Client, browser: &Browser, url: &str) -> Result<()> {
     browser.open(&format!("{url}/repair")).await?;
