@@ -123,7 +123,20 @@ fn no_health_check_asks_a_proxy_for_its_own_container() {
             asked += 1;
         }
     }
-    assert_eq!(asked, 2, "curl asks the registry and the exporter of lag");
+    assert_eq!(asked, 2, "the registry and the exporter of lag are asked by curl");
+}
+
+/// `docker compose up --wait` of some versions fails at a container that runs on and whose check is disabled.
+#[test]
+fn only_a_job_has_a_disabled_health_check() {
+    let compose = compose();
+    let is_disabled = |service: &Value| service["healthcheck"]["disable"] == true;
+    let (jobs, others): (Vec<_>, Vec<_>) =
+        services(&compose).partition(|(_, service)| service["restart"] == "no");
+    assert!(!jobs.is_empty() && jobs.iter().all(|(_, job)| is_disabled(job)));
+    for (name, service) in others {
+        assert!(!is_disabled(service), "{name}");
+    }
 }
 
 /// The stage of a Dockerfile that each line belongs to, and its base stage.
