@@ -49,7 +49,7 @@ const NOTICE_CHARS_MAX: usize = 600;
 pub fn page(headers: &HeaderMap, section: Section, title: &str, body: Markup) -> Response {
     let notice = cookie(headers, NOTICE_COOKIE).and_then(parse_notice);
     let has_notice = notice.is_some();
-    let signed_in_for = Operator::of(headers).remaining().map(|it| it.as_secs());
+    let signed_in_for = Operator::from_headers(headers).remaining().map(|it| it.as_secs());
     let ended = signed_in_for.filter(|_| has_sign_in(section)).map(sign_in_ended);
     let page =
         frame(section, title, notice, html! { @if let Some(ended) = ended { (ended) } (body) });

@@ -44,7 +44,7 @@ impl Audience {
 
 impl Claims {
     /// The claims of a JWT, without a check of its signature.
-    pub fn of(token: &str) -> Option<Claims> {
+    pub fn parse(token: &str) -> Option<Claims> {
         let claims = encoding::decode(token.split('.').nth(1)?)?;
         serde_json::from_slice(&claims).ok()
     }
@@ -75,22 +75,22 @@ pub mod tests {
     #[test]
     fn the_end_of_a_token_is_read_from_its_claims() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let remaining = |claims: Value| Claims::of(&unsigned(&claims)).unwrap().remaining();
+        let remaining = |claims: Value| Claims::parse(&unsigned(&claims)).unwrap().remaining();
         let left = remaining(json!({"exp": now + 100})).unwrap();
         assert!(left <= Duration::from_secs(100) && left > Duration::from_secs(95), "{left:?}");
         assert_eq!(remaining(json!({"exp": now - 1})), Some(Duration::ZERO));
         assert_eq!(remaining(json!({"sub": "a"})), None);
         assert_eq!(remaining(json!({"exp": -1e300})), None);
-        assert!(Claims::of("opaque").is_none() && Claims::of("a.b.c").is_none());
+        assert!(Claims::parse("opaque").is_none() && Claims::parse("a.b.c").is_none());
     }
 
     #[test]
     fn an_audience_is_one_name_or_many() {
         for (aud, expected) in [(json!("a"), true), (json!(["b", "a"]), true), (json!("ab"), false)]
         {
-            let claims = Claims::of(&unsigned(&json!({"aud": aud}))).unwrap();
+            let claims = Claims::parse(&unsigned(&json!({"aud": aud}))).unwrap();
             assert_eq!(claims.aud.contains("a"), expected, "{aud}");
         }
-        assert!(!Claims::of(&unsigned(&json!({}))).unwrap().aud.contains("a"));
+        assert!(!Claims::parse(&unsigned(&json!({}))).unwrap().aud.contains("a"));
     }
 }

@@ -40,6 +40,7 @@ pub struct Callback {
 
 impl From<IssuerError> for Refusal {
     fn from(error: IssuerError) -> Refusal {
+        tracing::warn!(reason = ?error.to_string(), "the issuer signed no operator in");
         let status = match error {
             IssuerError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             IssuerError::Unusable { .. } => StatusCode::BAD_GATEWAY,

@@ -190,7 +190,7 @@ impl Issuer {
     /// The identity token belongs to this sign-in. It came from the issuer itself over TLS, which takes the place of a
     /// check of its signature (OpenID Connect Core, 3.1.3.7).
     fn check_identity(&self, token: Option<&str>, nonce: &str) -> Result<(), IssuerError> {
-        let claims = token.and_then(Claims::of);
+        let claims = token.and_then(Claims::parse);
         let claims = claims.ok_or_else(|| self.unusable("it has no identity token"))?;
         let is_alive = claims.remaining().is_some_and(|remaining| !remaining.is_zero());
         for (holds, violation) in [

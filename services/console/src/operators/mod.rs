@@ -55,13 +55,13 @@ impl Operator {
     }
 
     /// The operator whose token the cookies of a request hold.
-    pub fn of(headers: &HeaderMap) -> Operator {
+    pub fn from_headers(headers: &HeaderMap) -> Operator {
         Operator(token_cookies::read(headers))
     }
 
     /// How long the token is valid, if it says so.
     pub fn remaining(&self) -> Option<Duration> {
-        self.token().and_then(Claims::of)?.remaining()
+        self.token().and_then(Claims::parse)?.remaining()
     }
 }
 
@@ -69,7 +69,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Operator {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Operator, Infallible> {
-        Ok(Operator::of(&parts.headers))
+        Ok(Operator::from_headers(&parts.headers))
     }
 }
 
