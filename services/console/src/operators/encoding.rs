@@ -14,9 +14,11 @@ pub fn encode(bytes: &[u8]) -> String {
 
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let is_alphabet = text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
+    // No number of bytes ends with a single character.
+    let is_whole = text.len() % 4 != 1;
     let padding = "=".repeat((4 - text.len() % 4) % 4);
     let text = text.replace('-', "+").replace('_', "/") + &padding;
-    decode_block(&text).ok().filter(|_| is_alphabet)
+    decode_block(&text).ok().filter(|_| is_alphabet && is_whole)
 }
 
 /// A value that a stranger cannot guess.
