@@ -84,6 +84,25 @@ fn other_faults() -> Vec<OverlayFault> {
             Some(json!("enabled")),
             "the registry answers by HTTPS alone",
         ),
+        (
+            "Deployment",
+            "payment",
+            place(container, "/env/another"),
+            Some(json!({"name": "TOKEN_ISSUER", "value": "http://issuer.example.com"})),
+            "an issuer of tokens",
+        ),
+        (
+            "ResourceQuota",
+            "holdfast",
+            "/spec/hard/services.nodeports",
+            None,
+            "no way around the gateway",
+        ),
+    ]
+}
+
+fn network_faults() -> Vec<OverlayFault> {
+    vec![
         ("NetworkPolicy", "order", "/spec/ingress/0/from", None, "a named gateway"),
         (
             "NetworkPolicy",
@@ -107,18 +126,11 @@ fn other_faults() -> Vec<OverlayFault> {
             "the issuer by its address",
         ),
         (
-            "Deployment",
-            "payment",
-            place(container, "/env/another"),
-            Some(json!({"name": "TOKEN_ISSUER", "value": "http://issuer.example.com"})),
-            "an issuer of tokens",
-        ),
-        (
-            "ResourceQuota",
-            "holdfast",
-            "/spec/hard/services.nodeports",
+            "NetworkPolicy",
+            "console-to-issuer",
+            "/spec/egress/0/to",
             None,
-            "no way around the gateway",
+            "the issuer by its address",
         ),
     ]
 }
@@ -126,7 +138,8 @@ fn other_faults() -> Vec<OverlayFault> {
 #[test]
 fn each_bad_overlay_is_refused_by_the_rule_that_it_breaks() {
     let Some(good) = production() else { return println!("skipped: there is no kubectl") };
-    for (kind, named, place, put, rule) in kafka_faults().into_iter().chain(other_faults()) {
+    let faults = [kafka_faults(), network_faults(), other_faults()];
+    for (kind, named, place, put, rule) in faults.into_iter().flatten() {
         let mut bad = good.clone();
         let object = bad.iter_mut().find(|it| it["kind"] == kind && name(it) == named).unwrap();
         let (inside, field) = place.rsplit_once('/').unwrap();
@@ -144,6 +157,8 @@ fn each_bad_overlay_is_refused_by_the_rule_that_it_breaks() {
         ("SECURE", "SECURE"),
         ("TOKEN_ISSUER", "an issuer of tokens"),
         ("TOKEN_AUDIENCE", "an issuer of tokens"),
+        ("OIDC_ISSUER", "operators sign in at an issuer"),
+        ("OIDC_CLIENT_ID", "operators sign in at an issuer"),
     ] {
         let mut unset = good.clone();
         let maps = unset.iter_mut().filter(|it| it["kind"] == "ConfigMap");

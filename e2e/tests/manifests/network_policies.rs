@@ -225,16 +225,16 @@ fn every_pod_resolves_names_wherever_the_cluster_keeps_its_dns() {
     }
 }
 
-/// The services ask the issuer of tokens for its keys, and no other address.
+/// The services ask the issuer of tokens for its keys, operators sign in there, and no other address is reached.
 #[test]
-fn services_in_production_reach_their_issuer_alone() {
+fn services_and_control_room_in_production_reach_their_issuer_alone() {
     let Some((_, objects)) = OVERLAYS.iter().find(|(tree, _)| tree == "production") else {
         return println!("skipped: there is no kubectl");
     };
     // The address is that of no machine until a forker puts in the one of the issuer.
     let issuer = Peer::outside_cluster("192.0.2.2");
     let internet = Peer::outside_cluster("203.0.113.9");
-    for service in deployed_services() {
+    for service in deployed_services().into_iter().chain(["console"]) {
         let own = Peer::app(objects, service);
         assert!(is_allowed(objects, &own, &issuer, 443), "{service}");
         assert!(!is_allowed(objects, &own, &issuer, 80), "{service}");

@@ -112,6 +112,9 @@ fn check_programs(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
                 let urls = ["API_URLS", "ADMIN_URLS"].map(&value);
                 hold("TLS to the services", urls.iter().all(|it| !it.contains("=http://")));
                 hold("operators sign in", value("SIGN_IN") == "1");
+                let issuer = (value("OIDC_ISSUER"), value("OIDC_CLIENT_ID"));
+                let is_safe = issuer.0.starts_with("https://") && !issuer.1.is_empty();
+                hold("operators sign in at an issuer", is_safe);
             } else {
                 hold("TLS to Kafka", is_encrypted);
                 hold("TLS to the registry", value("SCHEMA_REGISTRY_URL").starts_with("https://"));
@@ -171,8 +174,10 @@ fn check_network(objects: &[Value], mut hold: impl FnMut(&'static str, bool)) {
     }
     let to_api = &find(objects, "NetworkPolicy", "operands-to-api-server")["spec"]["egress"][0];
     hold("the API server by its address", is_by_address(to_api));
-    let to_issuer = &find(objects, "NetworkPolicy", "services-to-issuer")["spec"]["egress"][0];
-    hold("the issuer by its address", is_by_address(to_issuer));
+    for policy in ["services-to-issuer", "console-to-issuer"] {
+        let to_issuer = &find(objects, "NetworkPolicy", policy)["spec"]["egress"][0];
+        hold("the issuer by its address", is_by_address(to_issuer));
+    }
     let quota = &find(objects, "ResourceQuota", "holdfast")["spec"]["hard"];
     let opens = ["services.nodeports", "services.loadbalancers"];
     hold("no way around the gateway", opens.iter().all(|kind| quota[*kind] == "0"));
