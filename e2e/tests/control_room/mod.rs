@@ -1,9 +1,11 @@
 //! The control room in a real browser: each page, each action, no complaint of the browser, and no request to another
 //! host. Pictures of the pages land in `target/screenshots`.
 
+mod authorization_server;
 mod browser;
 mod dead_letters;
 mod outage;
+mod sign_in;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
