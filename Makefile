@@ -80,7 +80,7 @@ chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of 
 faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (25 minutes; ALLOW_SKIP=1 without root or Go)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
-alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (30 minutes; ONLY=KafkaAway)
+alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
 
 browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (three minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
