@@ -12,6 +12,9 @@ use tokio::process::{Child, Command};
 /// How long the driver may take to start, and a page to show something.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long an element may take to be there.
+const CLICK_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The field that names an element in WebDriver.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -105,12 +108,15 @@ impl Browser {
         Ok(found[ELEMENT].as_str().context("no element")?.to_string())
     }
 
-    /// Clicks the first element of a CSS selector, as a person would: it has to be visible.
+    /// Clicks the first element of a CSS selector, as a person would: it has to be visible. A region that is replaced
+    /// at the same moment takes its elements along.
     pub async fn click(&self, selector: &str) -> Result<()> {
-        let id = self.element(selector).await?;
-        let clicked =
-            self.send(Method::POST, &format!("/element/{id}/click"), Some(json!({}))).await;
-        clicked.map(drop).with_context(|| selector.to_string())
+        eventually(selector, CLICK_TIMEOUT, async || {
+            let id = self.element(selector).await?;
+            self.send(Method::POST, &format!("/element/{id}/click"), Some(json!({}))).await
+        })
+        .await
+        .map(drop)
     }
 
     /// Types into an element.
@@ -131,11 +137,24 @@ impl Browser {
         .await
     }
 
+    /// Presses a key a number of times.
+    pub async fn press(&self, key: &str, times: usize) -> Result<()> {
+        let strokes = (0..times).flat_map(|_| ["keyDown", "keyUp"]);
+        let strokes: Vec<_> = strokes.map(|kind| json!({"type": kind, "value": key})).collect();
+        let body = json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]});
+        self.send(Method::POST, "/actions", Some(body)).await.map(drop)
+    }
+
+    /// A command of the browser's own protocol.
+    pub async fn command(&self, name: &str, parameters: Value) -> Result<Value> {
+        let body = json!({"cmd": name, "params": parameters});
+        self.send(Method::POST, "/goog/cdp/execute", Some(body)).await
+    }
+
     /// A picture of the whole page as PNG, in base64.
     pub async fn screenshot(&self) -> Result<String> {
-        let body =
-            json!({"cmd": "Page.captureScreenshot", "params": {"captureBeyondViewport": true}});
-        let picture = self.send(Method::POST, "/goog/cdp/execute", Some(body)).await?;
+        let whole = json!({"captureBeyondViewport": true});
+        let picture = self.command("Page.captureScreenshot", whole).await?;
         Ok(picture["data"].as_str().context("no picture")?.to_string())
     }
 

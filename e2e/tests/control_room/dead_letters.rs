@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
+use e2e::client::order::Order;
 use launcher::{Stack, eventually};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -80,7 +81,6 @@ async fn find_and_understand(browser: &Browser, url: &str) -> Result<()> {
     browser.wait_for("never answers order", TIMEOUT).await?;
     take_screenshot(browser, "dead-letter").await?;
     browser.click("button.primary").await?;
-    // The browser's console shows no failed request: a refusal is a notice on a page.
     browser.wait_for("payment refuses it", TIMEOUT).await?;
     browser.click(".crumbs a").await
 }
@@ -100,10 +100,10 @@ async fn resume_until_all_wait(browser: &Browser) -> Result<()> {
             begun.elapsed() < REPLAY_TIME_MAX,
             "{resumed} resumptions, and the page shows:\n{text}"
         );
-        // A click fails if the region is replaced at the same moment.
         if text.contains(NEW) {
-            let _ = browser.click(SHOW_NEW).await;
-        } else if text.contains(PAUSED) && browser.click(RESUME).await.is_ok() {
+            browser.click(SHOW_NEW).await?;
+        } else if text.contains(PAUSED) {
+            browser.click(RESUME).await?;
             browser.wait_for("The consumer of payment reads again.", TIMEOUT).await?;
             resumed += 1;
         }
@@ -111,31 +111,28 @@ async fn resume_until_all_wait(browser: &Browser) -> Result<()> {
     }
 }
 
-/// Payment cannot handle a cancellation; its refund is written off, and the books on the overview show it.
-pub async fn discard_with_write_off(
-    stack: &Stack,
-    client: &Client,
-    browser: &Browser,
-    url: &str,
-) -> Result<()> {
+/// Payment cannot handle the cancellation of an order, and stock is down, for which another order waits.
+pub async fn refuse_refund(stack: &Stack, client: &Client) -> Result<Order> {
     const REFUSE_REFUNDS: (&str, &str, &str) = ("payment", "payments", "state <> 'refunded'");
-    let order = {
-        stack.stop("stock").await?;
-        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
-        eventually("payment to verify it", TIMEOUT, async || {
-            let order = client.get_order(order.order_id).await?;
-            ensure!(order.payment == "verified", "{order:?}");
-            Ok(())
-        })
-        .await?;
-        order
-    };
+    stack.stop("stock").await?;
+    let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+    place_orders(client, 1).await?;
+    eventually("payment to verify it", TIMEOUT, async || {
+        let order = client.get_order(order.order_id).await?;
+        ensure!(order.payment == "verified", "{order:?}");
+        Ok(())
+    })
+    .await?;
     with_strict_check(stack, REFUSE_REFUNDS, async || {
         client.cancel_until_accepted(&order).await?;
         wait_for_dead_letters(client, "payment", 1).await
     })
     .await?;
-    stack.start("stock").await?;
+    Ok(order)
+}
+
+/// The refund is written off, and the books on the overview show it.
+pub async fn write_off(client: &Client, browser: &Browser, url: &str, order: &Order) -> Result<()> {
     browser.open(&format!("{url}/dead-letters")).await?;
     browser.click(FIRST_ROW).await?;
     browser.wait_for("Write off", TIMEOUT).await?;
@@ -147,12 +144,12 @@ pub async fn discard_with_write_off(
     let books: Value =
         client.get_url(&format!("{}/books", client.addresses.admins["payment"])).await?;
     ensure!(books["written_off"][0]["amount"] == order.total_cents, "{books}");
-    // The control room reads the books once a minute, and at once after a write-off.
+    // The control room reads the books once a minute, and at once after a discard.
     browser.open(url).await?;
     eventually("the write-off in the books", Duration::from_secs(10), async || {
         let shown = browser.run("return document.getElementById('books').textContent").await?;
         let shown = shown.as_str().unwrap_or_default().replace(',', "");
-        let expected = format!("written off cents{}", order.total_cents);
+        let expected = format!("written off EUR cents{}", order.total_cents);
         ensure!(shown.contains(&expected), "{shown}");
         Ok(())
     })

@@ -29,7 +29,7 @@ const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-bufferi
 pub async fn region(app: &App, operator: &Operator) -> Markup {
     html! {
         div data-stream="/orders/stuck/events" {
-            div.title { h2 { "Stuck" } span #stream-state .live { "as loaded" } }
+            div.title { h2 { "Stuck" } span #stream-state .live role="status" { "as loaded" } }
             section #stuck aria-label="Stuck orders" { (render(app, operator).await) }
         }
     }

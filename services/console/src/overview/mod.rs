@@ -6,6 +6,7 @@ mod charts;
 mod headlines;
 mod pending;
 pub mod regions;
+mod summary;
 mod tables;
 
 use std::convert::Infallible;
@@ -25,7 +26,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::app::{App, Stopping};
 use crate::operators::Operator;
-use crate::overview::regions::{REGIONS, Rendered};
+use crate::overview::regions::{REGIONS, Rendered, SPOKEN_REGION};
 use crate::pages::{self, Section};
 
 /// How long one stream lasts; the browser then opens another. The server closes older connections anyway.
@@ -45,11 +46,12 @@ async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) ->
     let body = html! {
         div.title {
             h1 { "Overview" }
-            span #stream-state .live { "as loaded" }
+            span #stream-state .live role="status" { "as loaded" }
         }
         div.overview data-stream="/overview/events" {
             @for region in REGIONS {
-                section id=(region.id) class=(region.class) aria-label=(region.name) {
+                @let spoken = (region.id == SPOKEN_REGION).then_some("polite");
+                section id=(region.id) class=(region.class) aria-label=(region.name) aria-live=[spoken] {
                     (rendered.markup(region.id))
                 }
             }

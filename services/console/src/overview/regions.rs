@@ -7,7 +7,7 @@ use maud::{Markup, PreEscaped};
 
 use crate::app::App;
 use crate::metrics::snapshot::Snapshot;
-use crate::overview::{charts, headlines, pending, tables};
+use crate::overview::{charts, headlines, pending, summary, tables};
 
 /// A region of the page.
 pub struct Region {
@@ -16,8 +16,12 @@ pub struct Region {
     pub class: &'static str,
 }
 
+/// The region whose changes a screen reader speaks.
+pub const SPOKEN_REGION: &str = "summary";
+
 /// The regions in the sequence of the page.
-pub const REGIONS: [Region; 8] = [
+pub const REGIONS: [Region; 9] = [
+    Region { id: SPOKEN_REGION, name: "Summary", class: "summary" },
     Region { id: "figures", name: "Figures", class: "figures" },
     Region { id: "orders-chart", name: "Orders a minute", class: "panel" },
     Region { id: "decisions-chart", name: "Time to a decision", class: "panel" },
@@ -56,6 +60,7 @@ pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
     let pending = pending.as_deref();
     let version = before.version + 1;
     let markup = |id: &str| match id {
+        SPOKEN_REGION => summary::render(snapshot),
         "figures" => headlines::render(snapshot, &books, pending),
         "orders-chart" => charts::orders(snapshot),
         "decisions-chart" => charts::decisions(snapshot),
