@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::stream::{FuturesUnordered, StreamExt};
+use openssl::memcmp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +29,9 @@ pub(crate) const COMMAND: &str = "control-server";
 /// The size of a request, which has no body, and the time in which it has to arrive.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The status of an action that the stack does not allow.
+const CONFLICT: &str = "409 Conflict";
 
 impl Stack {
     fn control_process(&self) -> Result<Process> {
@@ -86,10 +90,13 @@ impl Stack {
 
     async fn answer(&self, mut client: TcpStream, token: &str) -> Result<()> {
         let request = timeout(REQUEST_TIMEOUT, read_request(&mut client)).await??;
-        let answered = self.execute(&request, token).await;
+        let answered = match request.action(token) {
+            Ok(action) => self.execute(action).await,
+            Err((status, reason)) => Err((status, anyhow::anyhow!(reason))),
+        };
         let (status, body) = match answered {
             Ok(body) => ("200 OK", body.to_string()),
-            Err(error) => ("409 Conflict", format!("{error:#}")),
+            Err((status, error)) => (status, format!("{error:#}")),
         };
         let length = body.len();
         let head =
@@ -98,19 +105,23 @@ impl Stack {
         client.shutdown().await.map_err(anyhow::Error::from)
     }
 
-    async fn execute(&self, request: &ControlRequest, token: &str) -> Result<Value> {
-        ensure!(request.token.as_deref() == Some(token), "the token of the stack is missing");
-        let component = |name: &str| -> Result<String> {
-            let component = self.component(name)?;
-            ensure!(component != Component::Console, "the control room does not end itself");
-            Ok(component.to_string())
+    /// Answers, or refuses with a status.
+    async fn execute(&self, action: Action<'_>) -> Result<Value, (&'static str, anyhow::Error)> {
+        let component = |name: &str| {
+            let component = self.component(name).map_err(|error| ("404 Not Found", error))?;
+            match component {
+                Component::Console => {
+                    Err((CONFLICT, anyhow::anyhow!("the control room does not end itself")))
+                }
+                other => Ok(other.to_string()),
+            }
         };
-        match (&*request.method, request.path.trim_start_matches('/').split_once('/')) {
-            ("GET", None) => self.list_components().await,
-            ("POST", Some(("kill", name))) => Ok(json!(self.kill(&component(name)?).await?)),
-            ("POST", Some(("start", name))) => Ok(json!(self.start(&component(name)?).await?)),
-            _ => anyhow::bail!("there is no such request"),
-        }
+        let done = match action {
+            Action::List => self.list_components().await,
+            Action::Kill(name) => self.kill(&component(name)?).await.map(Value::from),
+            Action::Start(name) => self.start(&component(name)?).await.map(Value::from),
+        };
+        done.map_err(|error| (CONFLICT, error))
     }
 
     async fn list_components(&self) -> Result<Value> {
@@ -126,11 +137,45 @@ impl Stack {
     }
 }
 
-/// What a client wants.
+/// What a client sent.
+#[derive(Default)]
 struct ControlRequest {
     method: String,
     path: String,
+    host: String,
     token: Option<String>,
+}
+
+/// What it wants.
+#[derive(Debug, PartialEq, Eq)]
+enum Action<'a> {
+    List,
+    Kill(&'a str),
+    Start(&'a str),
+}
+
+impl ControlRequest {
+    /// What the client may have done, or the status of the refusal and its reason.
+    fn action(&self, token: &str) -> Result<Action<'_>, (&'static str, &'static str)> {
+        // A page that lets its own name resolve to this address has that name here.
+        let name = self.host.rsplit_once(':').map_or(&*self.host, |(name, _)| name);
+        if name != HOST && name != "localhost" {
+            return Err(("403 Forbidden", "this server has another name"));
+        }
+        let given = self.token.as_deref().unwrap_or_default();
+        if given.len() != token.len() || !memcmp::eq(given.as_bytes(), token.as_bytes()) {
+            return Err(("401 Unauthorized", "the token of the stack is missing"));
+        }
+        match (&*self.method, self.path.trim_start_matches('/').split_once('/')) {
+            ("GET", None) => Ok(Action::List),
+            ("POST", Some(("kill", name))) => Ok(Action::Kill(name)),
+            ("POST", Some(("start", name))) => Ok(Action::Start(name)),
+            (_, None | Some(("kill" | "start", _))) => {
+                Err(("405 Method Not Allowed", "GET lists, and POST changes"))
+            }
+            _ => Err(("404 Not Found", "there is no such request")),
+        }
+    }
 }
 
 async fn read_request(client: &mut TcpStream) -> Result<ControlRequest> {
@@ -146,10 +191,16 @@ fn parse_request(text: &str) -> Result<ControlRequest> {
     let mut lines = text.lines();
     let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_string);
     let (method, path) = words.next().zip(words.next()).context("there is no request line")?;
-    let headers = lines.filter_map(|line| line.split_once(':'));
-    let mut tokens = headers.filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
-    let token = tokens.next().and_then(|(_, value)| value.trim().strip_prefix("Bearer "));
-    Ok(ControlRequest { method, path, token: token.map(str::to_string) })
+    let mut request = ControlRequest { method, path, ..ControlRequest::default() };
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        match name.to_ascii_lowercase().as_str() {
+            "host" => request.host = value.to_string(),
+            "authorization" => request.token = value.strip_prefix("Bearer ").map(str::to_string),
+            _ => {}
+        }
+    }
+    Ok(request)
 }
 
 #[cfg(test)]
@@ -161,9 +212,36 @@ mod tests {
         let text = "POST /kill/stock HTTP/1.1\r\nHost: a\r\nauthorization: Bearer abc\r\n\r\n";
         let request = parse_request(text).unwrap();
         assert_eq!((&*request.method, &*request.path), ("POST", "/kill/stock"));
-        assert_eq!(request.token.as_deref(), Some("abc"));
+        assert_eq!((&*request.host, request.token.as_deref()), ("a", Some("abc")));
         let without = parse_request("GET / HTTP/1.1\r\nauthorization: Basic abc\r\n\r\n").unwrap();
         assert_eq!(without.token, None);
         assert!(parse_request("\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn only_a_post_with_the_token_and_the_own_name_changes_something() {
+        let send = |method: &str, path: &str, host: &str, token: Option<&str>| {
+            let (method, path, host) = (method.into(), path.into(), host.into());
+            let request = ControlRequest { method, path, host, token: token.map(str::to_string) };
+            match request.action("abc") {
+                Ok(action) => format!("{action:?}"),
+                Err((status, _)) => status[..3].to_string(),
+            }
+        };
+        let (host, token) = ("127.0.0.1:9", Some("abc"));
+        assert_eq!(send("GET", "/", host, token), "List");
+        assert_eq!(send("POST", "/kill/stock", host, token), "Kill(\"stock\")");
+        assert_eq!(send("POST", "/start/stock", "localhost:9", token), "Start(\"stock\")");
+        for other in ["", "rebound.example.com:9", "127.0.0.1.example.com", "[::1]:9"] {
+            assert_eq!(send("POST", "/kill/stock", other, token), "403", "{other}");
+        }
+        for other in [None, Some(""), Some("ab"), Some("abd"), Some("abcd")] {
+            assert_eq!(send("POST", "/kill/stock", host, other), "401", "{other:?}");
+            assert_eq!(send("GET", "/", host, other), "401", "{other:?}");
+        }
+        assert_eq!(send("GET", "/kill/stock", host, token), "405");
+        assert_eq!(send("PUT", "/start/stock", host, token), "405");
+        assert_eq!(send("POST", "/", host, token), "405");
+        assert_eq!(send("POST", "/stop/stock", host, token), "404");
     }
 }

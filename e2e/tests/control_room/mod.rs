@@ -7,6 +7,7 @@ mod browser;
 mod dead_letters;
 mod outage;
 mod sign_in;
+mod demo;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

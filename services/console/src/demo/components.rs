@@ -71,7 +71,9 @@ pub async fn panel(app: &App) -> Markup {
     html! {
         section.panel aria-label="Components" {
             h2 { "Kill and start" }
-            table { tbody { @for Component { name, state } in &components {
+            table {
+                thead { tr { th { "Component" } th { "State" } th.number { "Action" } } }
+                tbody { @for Component { name, state } in &components {
                 tr {
                     th scope="row" { (name) }
                     td { span.state.is-good[state == "ready"].is-bad[state == "stopped"] { (state) } }
@@ -113,10 +115,13 @@ pub async fn act(State(app): State<App>, Form(form): Form<ComponentForm>) -> Res
     let Some(launcher) = &app.launcher else {
         return pages::redirect("/demo", Notice::failed("The launcher gives no control here."));
     };
-    let action = if form.action == "start" { "start" } else { "kill" };
-    let notice = match launcher.act(action, &form.name).await {
-        Ok(()) if action == "start" => Notice::done(format!("{} runs again.", form.name)),
-        Ok(()) => Notice::done(format!("{} is killed.", form.name)),
+    let done = match &*form.action {
+        "start" => "runs again",
+        "kill" => "is killed",
+        _ => return pages::redirect("/demo", Notice::failed("There is no such action.")),
+    };
+    let notice = match launcher.act(&form.action, &form.name).await {
+        Ok(()) => Notice::done(format!("{} {done}.", form.name)),
         Err(reason) => Notice::failed(reason),
     };
     pages::redirect("/demo", notice)
