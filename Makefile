@@ -83,7 +83,7 @@ faults: build ## The faults that take minutes each, three brokers, a small disk 
 alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
 
-browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (three minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
+browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (six minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
 	@sh e2e/tools.sh browser
 	@cargo test --package e2e --test main --profile ci --locked -- --ignored control_room::
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::browser::Browser;
-use super::{ensure_clean, take_screenshot};
+use super::{ensure_clean, show_stuck_order, take_screenshot};
 use crate::dead_letters::{REFUSE_PAYMENTS, with_strict_check};
 use crate::fixture::{TIMEOUT, basket, place_orders, rich_customer, wait_until_confirmed};
 
@@ -44,6 +44,8 @@ pub async fn replay_fifty(
         find_and_understand(browser, url).await?;
         resume_until_all_wait(browser).await?;
         take_screenshot(browser, "dead-letters").await?;
+        show_stuck_order(browser, url, &orders[0]).await?;
+        browser.open(&format!("{url}/dead-letters?service=payment")).await?;
         Ok(orders)
     })
     .await?;

@@ -8,6 +8,7 @@ mod dead_letters;
 mod outage;
 mod sign_in;
 mod demo;
+mod viewers;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

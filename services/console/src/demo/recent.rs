@@ -1,51 +1,60 @@
 //! The orders that were placed on the page of the demo, and how far each is.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use chassis::{CachedAnswer, Problem};
 use futures::future::join_all;
 use futures::stream;
 use maud::{Markup, html};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::app::App;
 use crate::operators::Operator;
 use crate::services::Port;
+use crate::streams;
 
 const ORDERS_MAX: usize = 12;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The newest orders, the newest first.
 #[derive(Default)]
-pub struct RecentOrders(Mutex<VecDeque<Value>>);
+pub struct RecentOrders {
+    orders: Mutex<VecDeque<Value>>,
+    /// When they were last read again, for all viewers.
+    refreshed: CachedAnswer<()>,
+}
 
 impl RecentOrders {
     /// Adds an order as its service answered.
     pub fn add(&self, order: Value) {
-        let mut orders = self.0.lock();
+        let mut orders = self.orders.lock();
         orders.push_front(order);
         orders.truncate(ORDERS_MAX);
     }
 
     pub fn orders(&self) -> Vec<Value> {
-        self.0.lock().iter().cloned().collect()
+        self.orders.lock().iter().cloned().collect()
     }
 
     fn replace(&self, order: Value) {
-        let mut orders = self.0.lock();
+        let mut orders = self.orders.lock();
         if let Some(known) = orders.iter_mut().find(|it| it["order_id"] == order["order_id"]) {
             *known = order;
         }
     }
 
-    /// Reads those that have not ended again.
+    /// Reads those that have not ended again, however many viewers ask for it.
     async fn refresh(&self, app: &App, operator: &Operator) {
+        let read = async { Ok::<_, Problem>(self.read_open(app, operator).await) };
+        let _ = self.refreshed.get(POLL_INTERVAL, read).await;
+    }
+
+    async fn read_open(&self, app: &App, operator: &Operator) {
         let is_open = |order: &Value| {
             let is_undone = [("payment", "verified"), ("stock", "reserved")]
                 .iter()
@@ -90,24 +99,17 @@ pub fn render(orders: &[Value]) -> Markup {
 
 /// Streams the table, whenever it changes.
 pub async fn follow(State(app): State<App>, operator: Operator) -> Response {
-    let start = (app, operator, String::new());
-    let events = stream::unfold(start, |(app, operator, shown)| async move {
-        let mut stopping = app.stopping.clone();
+    let first = (app.clone(), operator, None);
+    let messages = stream::unfold(first, |(app, operator, sent)| async move {
         loop {
             app.recent.refresh(&app, &operator).await;
             let markup = render(&app.recent.orders()).into_string();
-            if markup != shown {
-                let data = json!({"region": "recent", "markup": markup}).to_string();
-                return Some((
-                    Ok::<_, Infallible>(Event::default().data(data)),
-                    (app, operator, markup),
-                ));
+            if sent.as_ref() != Some(&markup) {
+                let message = streams::replace_region("recent", &markup);
+                return Some((message, (app, operator, Some(markup))));
             }
-            tokio::select! {
-                () = sleep(POLL_INTERVAL) => {}
-                () = stopping.wait() => return None,
-            }
+            sleep(POLL_INTERVAL).await;
         }
     });
-    Sse::new(events).keep_alive(KeepAlive::new()).into_response()
+    streams::respond(&app, messages)
 }
