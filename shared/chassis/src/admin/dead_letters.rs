@@ -51,7 +51,6 @@ struct ListQuery {
     topic: Option<String>,
     /// Only dead letters after this id: `next` of the page before.
     #[serde(default)]
-    #[param(minimum = 0)]
     after: i64,
     #[serde(default)]
     #[param(inline)]
@@ -185,7 +184,6 @@ struct ReplayAllRequest {
     topic: Option<String>,
     /// Only dead letters after this one: `next` of the request before.
     #[serde(default, deserialize_with = "deserialize_integer")]
-    #[schema(minimum = 0)]
     after: i64,
 }
 
