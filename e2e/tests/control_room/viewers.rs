@@ -37,9 +37,6 @@ const NOISE: (f64, f64) = (1.1, 8.0);
 /// The services that answer: stock is down, so that orders wait and every page has something to ask.
 const SERVICES: [&str; 2] = ["order", "payment"];
 
-/// How long the control room asks once a second after the last viewer has left.
-const UNTIL_IDLE: Duration = Duration::from_secs(3);
-
 /// What the control room may take without a viewer: 1 % of a core, and 40 MB.
 const IDLE_CPU_SHARE_MAX: f64 = 0.01;
 const MEMORY_BYTES_MAX: u64 = 40_000_000;
