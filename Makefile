@@ -190,7 +190,7 @@ check: build ## Formatting, lints and documentation (warnings are errors), packa
 	@cargo fmt --check
 	@bash k8s/check.sh
 	@bash k8s/monitoring/check.sh
-	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
+	@if docker compose version >/dev/null 2>&1; then docker compose config --quiet && docker compose -f docker-compose.yml -f docker-compose.secure.yml config --quiet; else echo "  skipped  docker-compose.yml: there is no docker compose"; fi
 	@if command -v cargo-deny >/dev/null; then cargo deny --locked --log-level error check bans licenses sources --hide-inclusion-graph; else echo "  skipped  the dependencies: there is no cargo-deny (cargo install --locked cargo-deny@$(CARGO_DENY))"; fi
 	@cargo package --no-verify --allow-dirty --locked --quiet $(addprefix --package holdfast-,$(LIBRARIES))
 	@cargo clippy --workspace --all-targets --profile ci --locked -- -D warnings
