@@ -58,7 +58,10 @@ mod tests {
         let down = Readiness::Down("refused".to_string());
         let healthy = service(&[Readiness::Ready], "dead_letters_waiting 0\nconsumer_paused 0\n");
         assert_eq!(complaints(&healthy), Vec::<String>::new());
-        assert_eq!(complaints(&service(&[down.clone()], "")), ["No instance of stock is ready."]);
+        assert_eq!(
+            complaints(&service(std::slice::from_ref(&down), "")),
+            ["No instance of stock is ready."]
+        );
         let half =
             service(&[down, Readiness::Ready], "dead_letters_waiting 3\nconsumer_paused 1\n");
         let expected = [
