@@ -36,6 +36,10 @@ async fn boards(stack: &Stack) -> Result<()> {
             client.deposit(Uuid::now_v7(), 100, &key).await?;
             client.deliver("deck-lantern", 1, &key).await?;
         }
+        // A metric exists once it was counted, and the load follows no order.
+        let order = client.place_until_accepted(rich_customer(), &basket()).await?;
+        let api = &client.addresses.apis["order"];
+        reqwest::get(format!("{api}/orders/{}/events", order.order_id)).await?.text().await?;
         Ok(())
     };
     under_load_without_errors(&client, 30, 20, commands).await?;
