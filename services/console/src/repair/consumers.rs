@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::format;
 use crate::operators::Operator;
 use crate::pages::{self, Notice};
 use crate::services::{Port, ServiceError};
@@ -54,6 +55,7 @@ pub async fn paused_notices(app: &App, operator: &Operator) -> Markup {
 fn describe_pause(state: &Value) -> Option<String> {
     let text = |field: &str| state[field].as_str();
     let since = text("paused_at")?;
+    let since = since.parse().map_or_else(|_| since.to_owned(), |at| format::time(at) + " UTC");
     let by = match text("cause") {
         Some("operator") => text("actor").unwrap_or("an operator"),
         _ => "its circuit breaker",
