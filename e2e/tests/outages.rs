@@ -7,21 +7,18 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::checker::relay_leadership::active_relays;
 use e2e::client::http_client::Client;
-use e2e::scenarios::order_faults;
 use e2e::scenarios::outage;
 use e2e::scenarios::outage::plan::Outage;
-use e2e::stack_description::{SERVICES, stack_description};
+use e2e::stack_description::SERVICES;
 use e2e::workload::load;
 use e2e::workload::options::Load;
-use faults::database_faults;
 use futures::future::try_join_all;
 use launcher::{Stack, eventually};
 use tokio::time::{Instant, sleep};
 
 use crate::fixture::{
     DRAIN_TIMEOUT, Fixture, TIMEOUT, component_names, group_assignments, place_orders,
-    stack_permit, subscribed_partitions, wait_until_confirmed, with_exclusive_fixture,
-    with_unverified_fixture,
+    subscribed_partitions, wait_until_confirmed, with_exclusive_fixture, with_unverified_fixture,
 };
 
 /// A short version of `make outage`: a load, one kill, the checker.
@@ -125,39 +122,6 @@ async fn without_kafka_and_registry_orders_are_accepted_and_all_end_when_they_ar
         wait_until_confirmed(client, &orders).await
     })
     .await
-}
-
-/// A service above its memory limit would be killed, and again after each start.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_of_the_largest_events_needs_no_more_memory_than_docker_compose_gives()
--> Result<()> {
-    const EVENTS: i64 = 1_000;
-    const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
-    let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
-    stack.up().await?;
-    let check_memory = |service| {
-        let bytes = stack.memory_bytes(service)?;
-        ensure!(bytes <= MEMORY_BYTES_MAX, "{service} grew to {bytes} bytes");
-        Ok(())
-    };
-    stack.kill("kafka").await?;
-    order_faults::publish_largest_events(&stack, EVENTS).await?;
-    let until = Instant::now() + Duration::from_secs(5);
-    while Instant::now() < until {
-        check_memory("order")?;
-        sleep(Duration::from_millis(50)).await;
-    }
-    stack.start("kafka").await?;
-    let within = Instant::now() + DRAIN_TIMEOUT;
-    while database_faults::count_dead_letters(&stack, "payment", "undecodable").await? < EVENTS
-        || database_faults::count_dead_letters(&stack, "stock", "undecodable").await? < EVENTS
-    {
-        SERVICES.into_iter().try_for_each(check_memory)?;
-        ensure!(Instant::now() < within, "payment and stock have not read them all");
-        sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
 }
 
 /// Under load, second instances join, the first ones are killed and restarted, and the second ones

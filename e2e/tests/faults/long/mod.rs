@@ -37,6 +37,7 @@ mod disks;
 mod foreign_transactions;
 mod gateways;
 mod generated_repository;
+mod memory;
 mod open_files;
 mod readiness;
 mod rejected_records;
