@@ -9,7 +9,7 @@ mod bad_overlays;
 mod compose;
 mod compose_secured;
 mod configuration;
-mod monitoring;
+pub mod monitoring;
 mod network_policies;
 mod observe;
 mod portability;

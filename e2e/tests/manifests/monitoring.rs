@@ -25,7 +25,7 @@ const LAG_EXPORTER: [&str; 8] = [
 ];
 
 /// Every metric of the services, by its name in their code, with what Prometheus makes of a histogram.
-fn metrics_of_services() -> BTreeSet<String> {
+pub fn metrics_of_services() -> BTreeSet<String> {
     let mut folders = vec![path("shared/chassis/src"), path("services")];
     let mut found = BTreeSet::new();
     while let Some(folder) = folders.pop() {
