@@ -1,8 +1,10 @@
 //! Plain clients of Kafka, without code of the services: consumers, and queries of topics and groups.
 //! Each call blocks for at most ten seconds, and fails if Kafka does not respond in that time.
 
+use std::cell::Cell;
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +17,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The assumed accuracy of the clocks of different machines that run brokers.
 const CLOCK_SKEW_MAX: Duration = Duration::from_millis(500);
+
+static SILENT_HOOK: Once = Once::new();
+
+thread_local! {
+    static READS_HEADERS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// A consumer that reads every record, those of open transactions too. It never joins the group, whose
 /// offsets it can query.
@@ -101,10 +109,21 @@ pub(crate) fn clock_skew(client: &BaseConsumer) -> Result<Duration> {
 }
 
 /// The headers of a record; `None` if a name is not UTF-8. Kafka accepts any bytes as a name, and
-/// librdkafka's wrapper panics for those. This function catches the panic, so every reader of
-/// headers uses it.
+/// librdkafka's wrapper panics for those. This function catches the panic without a report of it, so
+/// every reader of headers uses it.
 pub fn headers(message: &impl Message) -> Option<Vec<Header<'_, &[u8]>>> {
+    SILENT_HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !READS_HEADERS.get() {
+                report(panic);
+            }
+        }));
+    });
+    READS_HEADERS.set(true);
     let headers = message.headers();
     let read = || headers.into_iter().flat_map(Headers::iter).collect();
-    catch_unwind(AssertUnwindSafe(read)).ok()
+    let headers = catch_unwind(AssertUnwindSafe(read));
+    READS_HEADERS.set(false);
+    headers.ok()
 }

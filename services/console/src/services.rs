@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use crate::operators::Operator;
 use crate::settings::{Addresses, Settings};
@@ -13,6 +14,9 @@ use crate::settings::{Addresses, Settings};
 /// Longer than a service takes for any answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(16);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a read waits for an instance while another one is left: a frozen process accepts connections.
+const NEXT_INSTANCE_TIMEOUT: Duration = Duration::from_secs(2);
+const NO_ANSWER: &str = "it does not answer in time";
 
 /// The services by their names, and where they are reached.
 pub struct Services {
@@ -120,7 +124,7 @@ impl Services {
         self.send(operator, (service, port), request, path).await
     }
 
-    /// Sends a request to the first instance that accepts a connection.
+    /// Sends a request to the first instance that accepts a connection; a read, to the first that answers.
     async fn send<T: DeserializeOwned>(
         &self,
         operator: &Operator,
@@ -134,24 +138,31 @@ impl Services {
         };
         let named = || service.to_string();
         let mut reason = "it has no address here".to_string();
-        for address in addresses {
-            let url = address.join(path).map_err(|error| ServiceError::Unreadable {
-                service: named(),
-                reason: error.to_string(),
-            })?;
+        for (nth, address) in addresses.iter().enumerate() {
+            let unreadable = |reason| ServiceError::Unreadable { service: named(), reason };
+            let url = address.join(path).map_err(|error| unreadable(error.to_string()))?;
             let mut request = request(&self.http, url);
             if let Some(token) = operator.token() {
                 request = request.bearer_auth(token);
             }
-            match request.send().await {
-                Ok(response) => return read(named(), response).await,
-                Err(error) => {
+            let request = request.build().map_err(|error| unreadable(error.to_string()))?;
+            let is_read = request.method() == Method::GET;
+            let is_last = nth + 1 == addresses.len();
+            let limit = if is_read && !is_last { NEXT_INSTANCE_TIMEOUT } else { REQUEST_TIMEOUT };
+            let is_refused = match timeout(limit, self.http.execute(request)).await {
+                Ok(Ok(response)) => return read(named(), response).await,
+                Ok(Err(error)) => {
                     reason = describe(&error);
-                    // The next instance must not do what this one may be doing.
-                    if !error.is_connect() {
-                        break;
-                    }
+                    error.is_connect()
                 }
+                Err(_) => {
+                    reason = NO_ANSWER.to_string();
+                    false
+                }
+            };
+            // The next instance must not do what this one may be doing.
+            if !is_read && !is_refused {
+                break;
             }
         }
         Err(ServiceError::Unreachable { service: named(), reason })
@@ -183,11 +194,44 @@ async fn read<T: DeserializeOwned>(
 /// The innermost reason: the outer ones repeat the address.
 pub fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "it does not answer in time".to_string();
+        return NO_ANSWER.to_string();
     }
     let mut reason: &dyn std::error::Error = error;
     while let Some(source) = reason.source() {
         reason = source;
     }
     reason.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::any;
+    use axum::{Json, Router};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn url(listener: &TcpListener) -> Url {
+        format!("http://{}", listener.local_addr().unwrap()).parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_read_goes_on_to_the_next_instance_when_one_is_frozen_and_a_write_does_not() {
+        // The kernel accepts connections for a frozen process, which reads none of them.
+        let frozen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let running = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let urls = vec![url(&frozen).await, url(&running).await];
+        let router = Router::new().route("/books", any(|| async { Json(1) }));
+        tokio::spawn(async move { axum::serve(running, router).await });
+        let services = Services {
+            names: vec!["order".to_string()],
+            api: Addresses(vec![]),
+            admin: Addresses(vec![("order".to_string(), urls)]),
+            http: Client::builder().timeout(NEXT_INSTANCE_TIMEOUT * 2).no_proxy().build().unwrap(),
+        };
+        let (operator, admin) = (Operator::default(), ("order", Port::Admin));
+        assert_eq!(services.get::<u32>(&operator, admin, "/books").await.unwrap(), 1);
+        let written = services.post::<u32>(&operator, admin, "/books", None::<&u32>).await;
+        assert!(matches!(written, Err(ServiceError::Unreachable { .. })), "{written:?}");
+    }
 }
