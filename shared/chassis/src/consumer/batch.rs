@@ -120,11 +120,15 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             .collect()
     }
 
-    /// Runs sub-batches from left to right, until each is committed or deferred.
+    /// Runs sub-batches from left to right, until each is committed or deferred, or the consumer is stopped. After an
+    /// outage of the registry there may be a thousand of them, each with a transaction of its own.
     async fn run_sub_batches(&mut self, mut parts: Vec<SubBatch<R>>, assigned: &Assignment) {
         let mut failures = 0;
         parts.reverse();
         while let Some(part) = parts.pop() {
+            if self.wait.stop.is_cancelled() {
+                return;
+            }
             match self.try_sub_batch(part, assigned).await {
                 Step::Done => failures = 0,
                 // Pushed from right to left: the left part is popped, and has to end, first.
@@ -141,10 +145,6 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             let db = &self.resources.db;
             if let Some(reason) = self.circuit_breaker.open_reason(db).await {
                 self.circuit_breaker.open(db, &self.wait, &reason).await;
-                // Stopped while paused: the rest of the batch must not be handled.
-                if self.wait.stop.is_cancelled() {
-                    return;
-                }
             }
         }
     }

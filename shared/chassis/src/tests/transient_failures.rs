@@ -153,3 +153,18 @@ async fn without_the_registry_events_wait_and_none_becomes_a_dead_letter() {
     assert_eq!(fixture.tallies().await["a"], (1, 1));
     assert_eq!(fixture.dead_letters().await.len(), 0);
 }
+
+/// It has twenty seconds to stop, and a thousand events that waited for the registry take longer than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_consumer_leaves_the_events_that_it_has_not_begun() {
+    let fixture = Fixture::<60>::create_with_contracts().await;
+    let (consumer, client) = (fixture.consumer(), fixture.group_client());
+    let records = fixture.to_records(&[counted("a", 1), counted("a", 2)]).await;
+    let (stopped, running) = (CancellationToken::new(), CancellationToken::new());
+    stopped.cancel();
+    for (stop, expected) in [(stopped, 0), (running, 2)] {
+        let mut batches = consumer.batch_runner(&client, &stop);
+        batches.handle(records.clone(), &Assignment::default()).await;
+        assert_eq!(fixture.query_number("select count(*) from chassis.inbox").await, expected);
+    }
+}
