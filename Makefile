@@ -109,7 +109,7 @@ verify: build ## Check that nothing was lost or applied twice and that the books
 # A benchmark gives its components more memory than the small, quick stack has. The write-ahead log stays within
 # Postgres' default of 1 GB, so that its files are used again: docs/performance.md. Checkpoints are those of the default.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
-bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on
+bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on $(if $(STATEMENTS),-c shared_preload_libraries=pg_stat_statements)
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
 	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench

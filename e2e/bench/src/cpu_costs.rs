@@ -1,5 +1,5 @@
 //! The resources that the machine spent: processor time by process, memory, bytes on loopback and
-//! on disk.
+//! on disk, and the work of the databases.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,8 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use checker::kafka;
 use chrono::{DateTime, Utc};
 use e2e::stack_description::SERVICES;
+use events::TOPICS;
 use launcher::Stack;
 use launcher::proc_fs::ProcessIdentity;
 use sqlx::{Connection, PgConnection};
@@ -25,12 +27,20 @@ pub struct Costs {
     pub cpu_micros: BTreeMap<String, f64>,
     /// The processor time of everything on this machine.
     pub busy_micros: f64,
-    pub loopback_bytes: f64,
-    /// Write-ahead log and databases; Kafka's log.
-    pub wal_bytes: f64,
-    pub table_bytes: f64,
-    pub kafka_bytes: f64,
+    /// All else, by the names of its figures for each saga.
+    pub sums: BTreeMap<&'static str, f64>,
 }
+
+/// What a database did since it was created. Rows include those of the catalogs.
+const DATABASE_SUMS: &str = "
+    select (pg_current_wal_lsn() - '0/0'::pg_lsn)::float8, pg_database_size(current_database())::float8,
+           xact_commit::float8, (tup_inserted + tup_updated + tup_deleted)::float8
+    from pg_stat_database where datname = current_database()";
+const DATABASE_FIGURES: [&str; 4] =
+    ["bytes/saga WAL", "bytes/saga tables", "work/saga commits", "work/saga rows"];
+
+/// The figure of the records that the services published.
+pub const PUBLISHED: &str = "work/saga events";
 
 impl Costs {
     pub async fn measure(stack: &Stack) -> Result<Costs> {
@@ -43,30 +53,24 @@ impl Costs {
         let cpu_micros = sum_by_component(
             times.into_iter().map(|(name, time)| (name, time.as_secs_f64() * 1e6)),
         );
-        let (busy_micros, loopback_bytes) = (busy_micros()?, loopback_bytes()?);
-        let kafka_bytes = bytes_in(&stack.directory().join("kafka").join("data"));
-        let (mut wal_bytes, mut table_bytes) = (0.0, 0.0);
+        let mut sums = BTreeMap::from([
+            ("bytes/saga loopback", loopback_bytes()?),
+            ("bytes/saga Kafka", bytes_in(&stack.directory().join("kafka").join("data"))),
+            (PUBLISHED, published_events(stack).await?),
+        ]);
         for service in SERVICES {
             let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
-            let (wal, tables): (f64, f64) = sqlx::query_as(
-                "select (pg_current_wal_lsn() - '0/0'::pg_lsn)::float8,
-                        pg_database_size(current_database())::float8",
-            )
-            .fetch_one(&mut db)
-            .await?;
+            let (wal, tables, commits, rows): (f64, f64, f64, f64) =
+                sqlx::query_as(DATABASE_SUMS).fetch_one(&mut db).await?;
+            for (figure, sum) in DATABASE_FIGURES.into_iter().zip([wal, tables, commits, rows]) {
+                *sums.entry(figure).or_default() += sum;
+            }
+            if let Some(statements) = statement_count(&mut db).await? {
+                *sums.entry("work/saga statements").or_default() += statements;
+            }
             db.close().await?;
-            wal_bytes += wal;
-            table_bytes += tables;
         }
-        Ok(Costs {
-            at,
-            cpu_micros,
-            busy_micros,
-            loopback_bytes,
-            wal_bytes,
-            table_bytes,
-            kafka_bytes,
-        })
+        Ok(Costs { at, cpu_micros, busy_micros: busy_micros()?, sums })
     }
 
     /// The cost since `earlier`.
@@ -78,10 +82,11 @@ impl Costs {
             at: self.at,
             cpu_micros: self.cpu_micros.iter().map(spent).collect(),
             busy_micros: self.busy_micros - earlier.busy_micros,
-            loopback_bytes: self.loopback_bytes - earlier.loopback_bytes,
-            wal_bytes: self.wal_bytes - earlier.wal_bytes,
-            table_bytes: self.table_bytes - earlier.table_bytes,
-            kafka_bytes: self.kafka_bytes - earlier.kafka_bytes,
+            sums: self
+                .sums
+                .iter()
+                .map(|(figure, sum)| (*figure, sum - earlier.sums.get(figure).unwrap_or(&0.0)))
+                .collect(),
         }
     }
 
@@ -126,6 +131,37 @@ fn sum_by_component(figures: impl IntoIterator<Item = (String, f64)>) -> BTreeMa
         *sums.entry(name.to_string()).or_default() += figure;
     }
     sums
+}
+
+/// The records on the topics of the services. Queries of Kafka block, and callers must not wait for them.
+async fn published_events(stack: &Stack) -> Result<f64> {
+    let client = stack.kafka_client()?;
+    let count = move || {
+        let reader = kafka::create_consumer(&client, "bench")?;
+        let mut count = 0;
+        for topic in TOPICS {
+            let partitions = kafka::watermarks(&reader, topic.name)?;
+            count += partitions.into_iter().map(|(_, end)| end).sum::<i64>();
+        }
+        anyhow::Ok(count as f64)
+    };
+    tokio::task::spawn_blocking(count).await?
+}
+
+/// How many statements a database has executed; `None` unless Postgres loads `pg_stat_statements`: `STATEMENTS=1`.
+async fn statement_count(db: &mut PgConnection) -> Result<Option<f64>> {
+    let libraries: String =
+        sqlx::query_scalar("show shared_preload_libraries").fetch_one(&mut *db).await?;
+    if !libraries.contains("pg_stat_statements") {
+        return Ok(None);
+    }
+    let is_missing = "select to_regclass('pg_stat_statements') is null";
+    if sqlx::query_scalar(is_missing).fetch_one(&mut *db).await? {
+        sqlx::query("create extension pg_stat_statements").execute(&mut *db).await?;
+    }
+    let calls = "select sum(calls)::float8 from pg_stat_statements
+                 where dbid = (select oid from pg_database where datname = current_database())";
+    Ok(sqlx::query_scalar(calls).fetch_one(db).await?)
 }
 
 /// All processor time except idling and waiting for disks, in hundredths of a second as everywhere.

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::completion_watch::{COMPLETION_TIMEOUT, CompletionWatch};
 use crate::cpu_costs::{self, Costs};
+use crate::endurance;
 use crate::environment::BenchEnvironment;
 use crate::loads::Load;
 use crate::plan::MeasurementPlan;
@@ -37,6 +38,8 @@ pub enum Experiment {
     Old,
     /// The cost of an idle stack
     Idle,
+    /// An hour at half of the peak, and the dead rows that it leaves; on request only
+    Hour,
     /// A secured stack whose callers send tokens, and one that is not, in turn; on request only
     Security,
 }
@@ -63,6 +66,7 @@ impl Experiment {
                     preload::describe(&mut environment.connect_database().await?).await?;
                 report.environment.insert("Old orders".to_string(), description);
             }
+            Experiment::Hour => return endurance::measure(environment, plan, report).await,
             _ => (),
         }
         for nth in 0..plan.repeats {

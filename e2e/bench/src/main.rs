@@ -8,7 +8,7 @@
 //!   `measurement`: one measurement on it.
 //! - `loads`, `caller`, `workload`: which orders are placed, and when; `access`: what callers present to
 //!   a secured stack; `completion_watch`: when orders end.
-//! - `security_cost`: a secured stack beside one that is not.
+//! - `security_cost`: a secured stack beside one that is not; `endurance`: an hour.
 //! - `preload`: old orders; `machine`: the machine and its settings.
 //! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
@@ -16,6 +16,7 @@ mod access;
 mod caller;
 mod completion_watch;
 mod cpu_costs;
+mod endurance;
 mod environment;
 mod experiments;
 mod loads;
@@ -117,8 +118,8 @@ async fn warm_up(
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
-    // The cost of security needs two stacks at the same time: it is measured on request only.
-    let is_of_all = |part: &Experiment| *part != Experiment::Security;
+    // The cost of security needs two stacks at the same time, and an hour is long: both are measured on request only.
+    let is_of_all = |part: &Experiment| !matches!(part, Experiment::Security | Experiment::Hour);
     let all = || Experiment::value_variants().iter().copied().filter(is_of_all).collect();
     let parts = if arguments.parts.is_empty() { all() } else { arguments.parts.clone() };
     let plan = MeasurementPlan {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+#[derive(Clone)]
 pub struct MeasurementPlan {
     pub repeats: u32,
     pub warm_up: Duration,

@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cpu_costs::Costs;
+use crate::cpu_costs::{Costs, PUBLISHED};
 use crate::yardstick::Yardstick;
 
 /// One run: a name that its repeats share, and figures.
@@ -25,7 +25,8 @@ const CPU_PREFIX: &str = "µs/saga ";
 /// The load of the machine before the run, and of other processes during it.
 const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
 /// Each prefix has a table of its own.
-const COST_PREFIXES: [&str; 4] = [CPU_PREFIX, "MB ", "% of a core ", "bytes/saga "];
+const COST_PREFIXES: [&str; 6] =
+    [CPU_PREFIX, "MB ", "% of a core ", "bytes/saga ", "work/saga ", "dead rows "];
 
 impl Run {
     pub fn new(name: &str) -> Run {
@@ -44,10 +45,11 @@ impl Run {
         }
         let others = spent.busy_micros - spent.all_micros();
         run.set("others' cores", others / seconds / 1e6);
-        run.set("bytes/saga loopback", spent.loopback_bytes / each);
-        run.set("bytes/saga WAL", spent.wal_bytes / each);
-        run.set("bytes/saga tables", spent.table_bytes / each);
-        run.set("bytes/saga Kafka", spent.kafka_bytes / each);
+        for (figure, sum) in &spent.sums {
+            run.set(figure, sum / each);
+        }
+        let published = spent.sums.get(PUBLISHED).copied().unwrap_or_default();
+        run.set("published/s", published / seconds);
         run
     }
 
@@ -153,6 +155,7 @@ impl Report {
         let rates = [
             "offered/s",
             SAGAS_PER_SECOND,
+            "published/s",
             "× tx4",
             "tx4 % apart",
             "POST p50 ms",
