@@ -104,7 +104,8 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         self.deferred.next_due()
     }
 
-    /// The deferred events that are due, each by itself.
+    /// The deferred events that are due. Those that only waited for their schema, and have it now, are events like any
+    /// other: they share a transaction. An outage of the registry may have left a thousand of them.
     async fn take_due(&mut self, assigned: &Assignment) -> Vec<SubBatch<R>> {
         let due = self.deferred.take_due(assigned);
         if due.is_empty() {
@@ -112,16 +113,22 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         }
         let (messages, attempts): (Vec<_>, Vec<_>) =
             due.into_iter().map(|event| (event.item.message, event.attempts)).unzip();
-        let items = self.decode(messages).await;
-        items
-            .into_iter()
-            .zip(attempts)
-            .map(|(item, attempts)| SubBatch::new(vec![item], attempts))
-            .collect()
+        let (mut readable, mut parts) = (Vec::new(), Vec::new());
+        for (item, attempts) in self.decode(messages).await.into_iter().zip(attempts) {
+            match &item.content {
+                Content::SchemaPending(_) => parts.push(SubBatch::new(vec![item], attempts)),
+                _ if attempts.count == 0 => readable.push(item),
+                _ => parts.push(SubBatch::new(vec![item], attempts)),
+            }
+        }
+        if !readable.is_empty() {
+            parts.push(SubBatch::new(readable, Attempts::new(0)));
+        }
+        parts
     }
 
-    /// Runs sub-batches from left to right, until each is committed or deferred, or the consumer is stopped. After an
-    /// outage of the registry there may be a thousand of them, each with a transaction of its own.
+    /// Runs sub-batches from left to right, until each is committed or deferred, or the consumer is stopped. There
+    /// may be a thousand of them, each with a transaction of its own.
     async fn run_sub_batches(&mut self, mut parts: Vec<SubBatch<R>>, assigned: &Assignment) {
         let mut failures = 0;
         parts.reverse();

@@ -141,20 +141,29 @@ async fn a_connection_that_stops_responding_during_a_batch_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_registry_events_wait_and_none_becomes_a_dead_letter() {
+async fn without_the_registry_events_wait_then_share_a_transaction_and_none_becomes_a_dead_letter()
+{
     let fixture = Fixture::<8>::create_with_contracts().await;
-    let batch = fixture.to_records(&[counted("a", 1)]).await;
+    let batch = fixture.to_records(&[1, 2, 3].map(|amount| counted("a", amount))).await;
     let (away, proxy) = fixture.with_registry_proxy().await;
+    let (consumer, client, stop) = (away.consumer(), away.group_client(), CancellationToken::new());
+    let mut batches = consumer.batch_runner(&client, &stop);
     proxy.set_mode(ProxyMode::Refuse);
-    let mut handling = std::pin::pin!(away.handle(batch));
-    assert!(tokio::time::timeout(QUIET_PERIOD, &mut handling).await.is_err());
+    batches.handle(batch, &Assignment::default()).await;
+    assert!(batches.next_due().is_some(), "they wait");
     proxy.set_mode(ProxyMode::PassThrough);
-    handling.await;
-    assert_eq!(fixture.tallies().await["a"], (1, 1));
+    while batches.next_due().is_some() {
+        // Longer than the pauses after a first and a second attempt: all of them are due.
+        sleep(Duration::from_secs(2)).await;
+        batches.retry_deferred().await;
+    }
+    assert_eq!(fixture.tallies().await["a"], (3, 6));
+    let transactions = "select count(distinct xmin::text) from chassis.inbox";
+    assert_eq!(fixture.query_number(transactions).await, 1);
     assert_eq!(fixture.dead_letters().await.len(), 0);
 }
 
-/// It has twenty seconds to stop, and a thousand events that waited for the registry take longer than that.
+/// It has twenty seconds to stop, and a thousand events with a transaction each take longer than that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_consumer_leaves_the_events_that_it_has_not_begun() {
     let fixture = Fixture::<60>::create_with_contracts().await;
