@@ -1,0 +1,140 @@
+package insights;
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.ByteBuffer;
+import java.nio.charset.StandardCharsets;
+import java.time.Instant;
+import java.util.List;
+import java.util.Map;
+import java.util.UUID;
+import java.util.concurrent.ConcurrentHashMap;
+import org.apache.avro.AvroRuntimeException;
+import org.apache.avro.Schema;
+import org.apache.avro.generic.GenericData;
+import org.apache.avro.generic.GenericDatumReader;
+import org.apache.avro.generic.GenericDatumWriter;
+import org.apache.avro.generic.GenericRecord;
+import org.apache.avro.io.BinaryDecoder;
+import org.apache.avro.io.BinaryEncoder;
+import org.apache.avro.io.DecoderFactory;
+import org.apache.avro.io.EncoderFactory;
+import org.apache.kafka.common.errors.SerializationException;
+import org.apache.kafka.common.header.Headers;
+import org.apache.kafka.common.header.internals.RecordHeaders;
+import org.apache.kafka.common.serialization.Deserializer;
+import org.apache.kafka.common.serialization.Serializer;
+
+/** Events in Avro behind the id of their schema (Confluent's wire format), with the headers of CloudEvents. */
+final class Events implements Serializer<GenericRecord>, Deserializer<GenericRecord> {
+    private static final int HEADER_BYTES = 5;
+
+    private final SchemaRegistry registry;
+    private final Map<String, Schema> schemas = new ConcurrentHashMap<>();
+    private final Map<String, Schema> projections = new ConcurrentHashMap<>();
+
+    Events(SchemaRegistry registry) {
+        this.registry = registry;
+    }
+
+    /** A new event for a topic, with the values of its fields in the order of the schema. */
+    GenericRecord event(String topic, Object... values) {
+        GenericRecord event = new GenericData.Record(schema(topic));
+        for (Schema.Field field : event.getSchema().getFields()) {
+            Object value = values[field.pos()];
+            boolean isEnum = field.schema().getType() == Schema.Type.ENUM;
+            event.put(field.pos(), isEnum ? symbol(field.schema(), value.toString()) : value);
+        }
+        return event;
+    }
+
+    /** A symbol of an enum, or its default if a later version of a publisher has added one. */
+    private static GenericData.EnumSymbol symbol(Schema type, String name) {
+        return new GenericData.EnumSymbol(type, type.hasEnumSymbol(name) ? name : type.getEnumDefault());
+    }
+
+    /** Waits until the registry has the schemas of what is published. */
+    void awaitSchemas(List<String> topics) {
+        topics.forEach(topic -> registry.idOf(topic, schema(topic)));
+    }
+
+    @Override
+    public byte[] serialize(String topic, GenericRecord event) {
+        return serialize(topic, new RecordHeaders(), event);
+    }
+
+    @Override
+    public byte[] serialize(String topic, Headers headers, GenericRecord event) {
+        // A sum has no single cause, so the headers of the event that was added last are replaced.
+        List.of("traceparent", "ce_causationid").forEach(headers::remove);
+        Map.of("ce_specversion", "1.0", "ce_id", UUID.randomUUID().toString(), "ce_type", topic, "ce_time",
+                Instant.now().toString(), "ce_source", "/" + Settings.SERVICE, "content-type", "application/avro")
+                .forEach((name, value) -> {
+                    headers.remove(name);
+                    headers.add(name, value.getBytes(StandardCharsets.UTF_8));
+                });
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        bytes.writeBytes(ByteBuffer.allocate(HEADER_BYTES).putInt(1, registry.idOf(topic, event.getSchema())).array());
+        try {
+            BinaryEncoder encoder = EncoderFactory.get().directBinaryEncoder(bytes, null);
+            new GenericDatumWriter<GenericRecord>(event.getSchema()).write(event, encoder);
+            return bytes.toByteArray();
+        } catch (IOException error) {
+            throw new SerializationException(topic, error);
+        }
+    }
+
+    /** Decodes what is not personal. */
+    @Override
+    public GenericRecord deserialize(String topic, byte[] bytes) {
+        if (bytes == null || bytes.length < HEADER_BYTES || bytes[0] != 0) {
+            throw new SerializationException("it has no id of a schema");
+        }
+        Schema written = registry.schema(ByteBuffer.wrap(bytes).getInt(1));
+        int length = bytes.length - HEADER_BYTES;
+        BinaryDecoder decoder = DecoderFactory.get().binaryDecoder(bytes, HEADER_BYTES, length, null);
+        try {
+            Schema read = projections.computeIfAbsent(topic, name -> withoutPersonal(schema(name)));
+            GenericRecord event = new GenericDatumReader<GenericRecord>(written, read).read(null, decoder);
+            if (!decoder.isEnd()) {
+                throw new SerializationException("it has bytes after its end");
+            }
+            return event;
+        } catch (IOException | AvroRuntimeException error) {
+            throw new SerializationException(error.toString(), error);
+        }
+    }
+
+    /** The key of a record. A record without a key belongs to no order and to no item. */
+    static String key(String topic, byte[] bytes) {
+        if (bytes == null) {
+            throw new SerializationException("it has no key");
+        }
+        return new String(bytes, StandardCharsets.UTF_8);
+    }
+
+    private Schema schema(String topic) {
+        return schemas.computeIfAbsent(topic, name -> {
+            try (InputStream file = Events.class.getResourceAsStream("/schemas/" + name + ".avsc")) {
+                return new Schema.Parser().parse(file);
+            } catch (IOException error) {
+                throw new SerializationException(name, error);
+            }
+        });
+    }
+
+    /** A reader's schema that skips what is marked as personal, so that it reaches no store and no topic. */
+    private static Schema withoutPersonal(Schema schema) {
+        List<Schema.Field> fields = schema.getFields().stream()
+                .filter(field -> !Boolean.TRUE.equals(field.getObjectProp("personal")))
+                .map(field -> new Schema.Field(field, field.schema())).toList();
+        return Schema.createRecord(schema.getName(), schema.getDoc(), schema.getNamespace(), false, fields);
+    }
+
+    @Override
+    public void configure(Map<String, ?> configs, boolean isKey) {}
+
+    @Override
+    public void close() {}
+}
