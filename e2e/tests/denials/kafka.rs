@@ -8,7 +8,7 @@ use contracts::grants::AclOperation::{
 };
 use contracts::grants::{AclOperation, AclResource, Grant, OBSERVER};
 use e2e::stack_description::{SERVICES, stack_description};
-use events::{CONTRACTS, TOPICS};
+use events::{CONTRACTS, DECLARED_TOPICS, insights};
 use launcher::directories::programs_directory;
 use launcher::{Stack, StackDescription, eventually};
 
@@ -19,8 +19,12 @@ use crate::fixture::{TIMEOUT, stack_permit};
 /// A client with a valid certificate and without rights.
 const STRANGER: &str = "stranger";
 
-/// The topics that no service may touch: the one that names the owner of the cluster, and one of another system.
-const OTHER_TOPICS: [&str; 2] = ["stack.name", "reports.made"];
+/// The topics that no service may touch: the one that names the owner of the cluster, one of another system, and one
+/// that the stream processor alone may touch.
+const OTHER_TOPICS: [&str; 3] = ["stack.name", "reports.made", INTERNAL_TOPIC];
+
+/// A topic as Kafka Streams creates it for the stream processor.
+const INTERNAL_TOPIC: &str = "insights-orders-changelog";
 
 /// A topic that is created after all attempts.
 const LAST_TOPIC: &str = "last";
@@ -56,6 +60,7 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
     stack.apply_contracts(&programs_directory()?).await?;
     let administrator = Client::new("administrator", stack.kafka_client()?)?;
     administrator.create_topic(OTHER_TOPICS[1])?;
+    administrator.create_topic(INTERNAL_TOPIC)?;
     let attempts = identities().map(|identity| {
         let client = Client::new(identity, stack.kafka_client_as(identity)?)?;
         anyhow::Ok(tokio::task::spawn_blocking(move || observe(&client)))
@@ -71,20 +76,25 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
 }
 
 fn identities() -> impl Iterator<Item = &'static str> {
-    SERVICES.into_iter().chain([OBSERVER, STRANGER])
+    SERVICES.into_iter().chain([insights::NAME, OBSERVER, STRANGER])
 }
 
 fn topics() -> impl Iterator<Item = &'static str> {
-    TOPICS.iter().map(|topic| topic.name).chain(OTHER_TOPICS)
+    DECLARED_TOPICS.iter().map(|topic| topic.name).chain(OTHER_TOPICS)
 }
 
 fn groups() -> impl Iterator<Item = String> {
     let own = SERVICES.into_iter().flat_map(|it| [it.to_string(), format!("{it}-rebuild")]);
-    own.chain([OTHER_GROUP.to_string()])
+    own.chain([insights::NAME.to_string(), OTHER_GROUP.to_string()])
 }
 
 fn cells(identity: &str, kind: &str, name: &str) -> Cells {
     Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
+}
+
+/// Kafka Streams names its transactions in this way.
+fn transaction_of(identity: &str) -> String {
+    format!("{identity}-1")
 }
 
 /// Attempts everything with one identity.
@@ -118,8 +128,9 @@ fn observe(client: &Client) -> Result<Matrix> {
     let reads = client.reads_settings(Setting::OF_BROKER).map(|value| value.is_some());
     matrix.insert(cells(identity, "broker", BROKER), allowed([('g', reads)])?);
     client.changes_settings(Setting::OF_BROKER, &value)?;
-    let begins = client.begins_transaction(identity);
-    matrix.insert(cells(identity, "transaction", identity), allowed([('w', begins)])?);
+    let transaction = transaction_of(identity);
+    let begins = client.begins_transaction(&transaction);
+    matrix.insert(cells(identity, "transaction", &transaction), allowed([('w', begins)])?);
     Ok(matrix)
 }
 
@@ -168,7 +179,8 @@ fn declare(grants: &BTreeSet<Grant>, identity: &str) -> Matrix {
     let topics = topics().map(|topic| of("topic", topic, AclResource::Topic, &TOPIC_ACTS));
     let groups = groups().map(|group| of("group", &group, AclResource::Group, &GROUP_ACTS));
     let broker = (cells(identity, "broker", BROKER), BTreeSet::new());
-    let transaction = of("transaction", identity, AclResource::TransactionalId, &[('w', Write)]);
+    let own = transaction_of(identity);
+    let transaction = of("transaction", &own, AclResource::TransactionalId, &[('w', Write)]);
     topics.chain(groups).chain([broker, transaction]).collect()
 }
 

@@ -159,7 +159,7 @@ impl Client {
     /// commit either.
     pub fn tries_group(&self, group: &str) -> Result<GroupAttempts> {
         let consumer = self.consumer(group)?;
-        let topics: Vec<&str> = events::TOPICS.iter().map(|topic| topic.name).collect();
+        let topics: Vec<&str> = events::DECLARED_TOPICS.iter().map(|topic| topic.name).collect();
         consumer.subscribe(&topics)?;
         let joins = joins(&consumer)?;
         let places = beginning_of(topics[0])?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chassis::event::Retention;
 use chassis::kafka::RECORD_BYTES_MAX;
-use events::TOPICS;
+use events::DECLARED_TOPICS;
 use launcher::directories::programs_directory;
 
 use super::*;
@@ -200,7 +200,7 @@ fn topics_are_declared_to_strimzi_as_they_are_in_code() {
             (name(&topic).to_string(), topic["spec"].clone())
         })
         .collect();
-    let expected: BTreeMap<String, Value> = TOPICS
+    let expected: BTreeMap<String, Value> = DECLARED_TOPICS
         .iter()
         .map(|topic| {
             let mut config = json!({

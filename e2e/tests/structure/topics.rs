@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use events::TOPICS;
+use events::{COMPUTED_TOPICS, DECLARED_TOPICS, TOPICS, insights};
 use serde_json::Value;
 
 use super::{read, root, services};
@@ -54,7 +54,7 @@ fn is_named_after(publisher: &str, topic: &str) -> bool {
 fn a_topic_is_named_after_its_publisher_and_its_schema_file_after_it() {
     assert!(is_named_after("sms", "sms.sent"), "a service's name may end in s");
     assert!(!is_named_after("order", "ordering.begun") && !is_named_after("sms", "sm.sent"));
-    for topic in TOPICS {
+    for topic in DECLARED_TOPICS {
         assert!(is_named_after(topic.publisher, topic.name), "{}", topic.name);
         assert_eq!(read(&format!("schemas/{}.avsc", topic.name)), topic.schema);
         assert!(topic.subscribers.iter().all(|subscriber| services().contains(*subscriber)));
@@ -62,7 +62,16 @@ fn a_topic_is_named_after_its_publisher_and_its_schema_file_after_it() {
     }
     let files = std::fs::read_dir(root().join("schemas")).unwrap();
     let files = files.filter(|file| file.as_ref().unwrap().path().is_file());
-    assert_eq!(files.count(), TOPICS.len());
+    assert_eq!(files.count(), DECLARED_TOPICS.len());
+    for topic in COMPUTED_TOPICS {
+        assert_eq!(
+            (topic.publisher, topic.subscribers),
+            (insights::NAME, &[][..]),
+            "{}",
+            topic.name
+        );
+        assert!(!services().contains(topic.publisher), "it is no service of the saga");
+    }
 }
 
 #[test]

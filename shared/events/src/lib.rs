@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+pub mod insights;
 pub mod orders;
 pub mod payments;
 mod retention;
@@ -17,7 +18,7 @@ use contracts::Contracts;
 
 pub use retention::{FACT_RETENTION, TOLERATED_OUTAGE};
 
-/// All topics, with publisher and subscribers.
+/// All topics of the saga, with publisher and subscribers. Each record in them is an event of a service's outbox.
 ///
 /// ```text
 /// topic               published by   subscribers
@@ -45,13 +46,34 @@ pub static TOPICS: [&Topic; 10] = [
     &stock::ITEMS,
 ];
 
+/// The topics of the stream processor: what is computed from those of the saga.
+pub static COMPUTED_TOPICS: [&Topic; 2] = [&insights::SALES, &insights::OUTCOMES];
+
+/// Every declared topic: those of the saga, then the computed ones.
+pub static DECLARED_TOPICS: [&Topic; 12] = {
+    let mut all = [TOPICS[0]; TOPICS.len() + COMPUTED_TOPICS.len()];
+    let mut nth = 0;
+    while nth < all.len() {
+        all[nth] = match nth.checked_sub(TOPICS.len()) {
+            None => TOPICS[nth],
+            Some(computed) => COMPUTED_TOPICS[computed],
+        };
+        nth += 1;
+    }
+    all
+};
+
 /// The topics, for the program `contracts` and the AsyncAPI document.
 pub static CONTRACTS: Contracts =
-    Contracts::new("holdfast", env!("CARGO_PKG_VERSION"), &TOPICS).title("Holdfast").description(
-        "The events of orders, payments and stock. A customer places an order. Payment takes the \
-         money and stock reserves the items, and each of them answers with an event. The order is \
-         then confirmed or cancelled, and a cancelled order is undone in both.",
-    );
+    Contracts::new("holdfast", env!("CARGO_PKG_VERSION"), &DECLARED_TOPICS)
+        .title("Holdfast")
+        .grants_also(&insights::GRANTS)
+        .description(
+            "The events of orders, payments and stock. A customer places an order. Payment takes the \
+             money and stock reserves the items, and each of them answers with an event. The order is \
+             then confirmed or cancelled, and a cancelled order is undone in both. A stream processor \
+             sums up what was sold and how orders ended.",
+        );
 
 /// Checks that a currency has the form of an ISO 4217 code, three capital letters; whether the code
 /// is assigned is not checked.

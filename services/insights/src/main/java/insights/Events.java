@@ -31,6 +31,7 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
     private static final int HEADER_BYTES = 5;
 
     private final SchemaRegistry registry;
+    private final Map<String, String> texts = new ConcurrentHashMap<>();
     private final Map<String, Schema> schemas = new ConcurrentHashMap<>();
     private final Map<String, Schema> projections = new ConcurrentHashMap<>();
 
@@ -56,7 +57,7 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
 
     /** Waits until the registry has the schemas of what is published. */
     void awaitSchemas(List<String> topics) {
-        topics.forEach(topic -> registry.idOf(topic, schema(topic)));
+        topics.forEach(topic -> registry.idOf(topic, text(topic)));
     }
 
     @Override
@@ -75,7 +76,7 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
                     headers.add(name, value.getBytes(StandardCharsets.UTF_8));
                 });
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-        bytes.writeBytes(ByteBuffer.allocate(HEADER_BYTES).putInt(1, registry.idOf(topic, event.getSchema())).array());
+        bytes.writeBytes(ByteBuffer.allocate(HEADER_BYTES).putInt(1, registry.idOf(topic, text(topic))).array());
         try {
             BinaryEncoder encoder = EncoderFactory.get().directBinaryEncoder(bytes, null);
             new GenericDatumWriter<GenericRecord>(event.getSchema()).write(event, encoder);
@@ -106,18 +107,15 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
         }
     }
 
-    /** The key of a record. A record without a key belongs to no order and to no item. */
-    static String key(String topic, byte[] bytes) {
-        if (bytes == null) {
-            throw new SerializationException("it has no key");
-        }
-        return new String(bytes, StandardCharsets.UTF_8);
+    private Schema schema(String topic) {
+        return schemas.computeIfAbsent(topic, name -> new Schema.Parser().parse(text(name)));
     }
 
-    private Schema schema(String topic) {
-        return schemas.computeIfAbsent(topic, name -> {
+    /** The text as it was registered: a registry may compare it word for word. */
+    private String text(String topic) {
+        return texts.computeIfAbsent(topic, name -> {
             try (InputStream file = Events.class.getResourceAsStream("/schemas/" + name + ".avsc")) {
-                return new Schema.Parser().parse(file);
+                return new String(file.readAllBytes(), StandardCharsets.UTF_8);
             } catch (IOException error) {
                 throw new SerializationException(name, error);
             }

@@ -53,7 +53,8 @@ final class Metrics {
     /** Whether it is the lag of a partition, of the consumer that reads events and not of one that restores a store. */
     private static boolean isLag(MetricName metric) {
         String client = metric.tags().getOrDefault("client-id", "");
-        return metric.name().equals("records-lag") && metric.tags().containsKey("partition")
-                && client.endsWith("-consumer") && !client.endsWith("-restore-consumer");
+        // The client shows each topic a second time, with `_` for each dot in its name.
+        return metric.name().equals("records-lag") && metric.tags().getOrDefault("topic", "").matches(".*[.-].*")
+                && metric.tags().containsKey("partition") && client.endsWith("-consumer") && !client.endsWith("-restore-consumer");
     }
 }

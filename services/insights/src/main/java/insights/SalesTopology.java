@@ -2,6 +2,7 @@ package insights;
 
 import insights.Sum.Decided;
 import insights.Sum.Sale;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.List;
 import org.apache.avro.generic.GenericRecord;
@@ -14,7 +15,6 @@ import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.GlobalKTable;
-import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.KGroupedStream;
 import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.Materialized;
@@ -48,7 +48,9 @@ final class SalesTopology {
     static final List<String> PUBLISHED = List.of(SALES, OUTCOMES);
 
     private final StreamsBuilder builder = new StreamsBuilder();
-    private final Serde<String> keys = Serdes.serdeFrom(Serdes.String().serializer(), Events::key);
+    /** A record without a key cannot be decoded: it belongs to no order and to no item. */
+    private final Serde<String> keys = Serdes.serdeFrom(
+            Serdes.String().serializer(), (topic, bytes) -> new String(bytes, StandardCharsets.UTF_8));
     private final Serde<GenericRecord> events;
     private final Events contracts;
     /** How long a minute stays open for what arrives out of order. */
@@ -102,8 +104,8 @@ final class SalesTopology {
     private <S extends Sum<S>> KStream<Windowed<String>, S> sums(String name, KStream<String, S> facts, Class<S> type) {
         Serde<S> serde = Sum.serde(type);
         KStream<String, S> all = facts.repartition(Repartitioned.with(Serdes.String(), serde).withName(name));
-        KGroupedStream<String, S> onTime = punctual(all, name + "-on-time", serde, false);
-        KGroupedStream<String, S> late = punctual(all, name + "-late", serde, true);
+        KGroupedStream<String, S> onTime = punctual(all, name + "-on-time", false);
+        KGroupedStream<String, S> late = punctual(all, name + "-late", true);
         late.reduce(Sum::plus, Named.as(name + "-sum-late"), total(name + LATE_TOTAL, serde));
         onTime.reduce(Sum::plus, Named.as(name + "-sum"), total(name + TOTAL, serde));
         Materialized<String, S, WindowStore<Bytes, byte[]>> byMinute = Materialized.as(name + BY_MINUTE);
@@ -119,8 +121,7 @@ final class SalesTopology {
     }
 
     /** Of what arrives, only what is late for its minute, or only what is not. */
-    private <S> KGroupedStream<String, S> punctual(
-            KStream<String, S> all, String name, Serde<S> serde, boolean isLateWanted) {
+    private <S> KGroupedStream<String, S> punctual(KStream<String, S> all, String name, boolean isLateWanted) {
         FixedKeyProcessorSupplier<String, S, S> filter = () -> new ContextualFixedKeyProcessor<>() {
             @Override
             public void process(FixedKeyRecord<String, S> record) {
@@ -130,7 +131,7 @@ final class SalesTopology {
                 }
             }
         };
-        return all.processValues(filter, Named.as(name)).groupByKey(Grouped.with(name, Serdes.String(), serde));
+        return all.processValues(filter, Named.as(name)).groupByKey();
     }
 
     /** The same rule by which Streams closes a window. It drops what is late; here it is known before. */

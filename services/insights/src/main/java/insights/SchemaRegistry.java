@@ -52,9 +52,9 @@ class SchemaRegistry {
     }
 
     /** The id of the schema of a topic. */
-    int idOf(String topic, Schema schema) {
+    int idOf(String topic, String schema) {
         return ids.computeIfAbsent(topic, absent -> {
-            ObjectNode body = Sum.JSON.createObjectNode().put("schema", schema.toString()).put("schemaType", "AVRO");
+            ObjectNode body = Sum.JSON.createObjectNode().put("schema", schema).put("schemaType", "AVRO");
             HttpRequest.Builder request = request("/subjects/" + topic + "-value")
                     .header("content-type", "application/json").POST(BodyPublishers.ofString(body.toString()));
             return ask(request.build(), Instant.MAX).get("id").asInt();

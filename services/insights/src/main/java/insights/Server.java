@@ -80,7 +80,7 @@ record Server(KafkaStreams streams) {
         return isHealthy ? new Reply(200, "text/plain", "ok\n") : problem(503, "the streams are " + streams.state());
     }
 
-    /** The sums of the last minutes, and those since the beginning: what was on time for its minute, and what was late. */
+    /** The sums of the last minutes, and those since the beginning: what was on time, and what was late. */
     private Reply sums(String name, String query) {
         String asked = query == null ? "minutes=60" : query;
         if (!asked.matches("minutes=\\d{1,4}")) {

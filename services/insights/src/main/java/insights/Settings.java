@@ -38,7 +38,7 @@ record Settings(Map<String, String> environment) {
         streams.put(StreamsConfig.ERRORS_DEAD_LETTER_QUEUE_TOPIC_NAME_CONFIG, DEAD_LETTERS);
         // Kafka may be away for any time: what times out is tried again.
         streams.put(StreamsConfig.TASK_TIMEOUT_MS_CONFIG, Long.MAX_VALUE);
-        streams.put(StreamsConfig.mainConsumerPrefix("session.timeout.ms"), 10_000);
+        streams.put(StreamsConfig.mainConsumerPrefix("session.timeout.ms"), 6_000);
         return streams;
     }
 
@@ -103,6 +103,8 @@ record Settings(Map<String, String> environment) {
     private static SSLContext tls(Map<String, Object> stores) {
         Map<String, Object> settings = new HashMap<>(stores);
         settings.put(SslConfigs.SSL_PROTOCOL_CONFIG, SslConfigs.DEFAULT_SSL_PROTOCOL);
+        settings.put(SslConfigs.SSL_CIPHER_SUITES_CONFIG, List.of());
+        settings.put(SslConfigs.SSL_ENABLED_PROTOCOLS_CONFIG, List.of(SslConfigs.DEFAULT_SSL_PROTOCOL));
         try (DefaultSslEngineFactory factory = new DefaultSslEngineFactory()) {
             factory.configure(settings);
             return factory.sslContext();

@@ -1,6 +1,7 @@
 package insights;
 
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -27,8 +28,8 @@ final class PublishedEvents {
         }
 
         @Override
-        int idOf(String topic, Schema schema) {
-            schemas.put(schema.hashCode(), schema);
+        int idOf(String topic, String schema) {
+            schemas.put(schema.hashCode(), new Schema.Parser().parse(schema));
             return schema.hashCode();
         }
     };
@@ -64,9 +65,13 @@ final class PublishedEvents {
         String text = text("orders.cancelled")
                 .replace("\"customer\",", "\"customer\", \"" + reason + "\",")
                 .replace("\"fields\": [", "\"fields\": [{\"name\": \"note\", \"type\": \"string\"},");
-        GenericRecord event = cancellation(new Schema.Parser().parse(text), id, at, reason);
+        Schema later = new Schema.Parser().parse(text);
+        GenericRecord event = cancellation(later, id, at, reason);
         event.put("note", "seen before");
-        return publish("orders.cancelled", id, event);
+        Published published = publish("orders.cancelled", id, event);
+        int schemaId = registry.idOf("orders.cancelled", text);
+        ByteBuffer.wrap(published.bytes()).putInt(1, schemaId);
+        return published;
     }
 
     Published item(String sku, String name, long at) {

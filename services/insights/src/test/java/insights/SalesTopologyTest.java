@@ -78,7 +78,8 @@ class SalesTopologyTest {
         cancelled("c", START + MINUTE, "stock_rejected");
 
         assertEquals(Map.of(PEN, new Sale(2, 3, 400)), totals("sales-total"));
-        assertEquals(Map.of(PEN + "@0", new Sale(1, 2, 300), PEN + "@1", new Sale(1, 1, 100)), minutes("sales-by-minute"));
+        assertEquals(
+                Map.of(PEN + "@0", new Sale(1, 2, 300), PEN + "@1", new Sale(1, 1, 100)), minutes("sales-by-minute"));
         assertEquals(
                 Map.of("confirmed", new Decided(2, 1, 3_000, 3_000), "stock_rejected", new Decided(1, 0, 0, 0)),
                 totals("outcomes-total"));

@@ -45,7 +45,9 @@ class SettingsTest {
     @Test
     void aPasswordDoesNotCrossTheNetworkInTheClear() {
         Settings settings = new Settings(Map.of(
-                "SCHEMA_REGISTRY_URL", "http://registry", "SCHEMA_REGISTRY_USERNAME", "u", "SCHEMA_REGISTRY_PASSWORD", "p"));
+                "SCHEMA_REGISTRY_URL", "http://registry",
+                "SCHEMA_REGISTRY_USERNAME", "u",
+                "SCHEMA_REGISTRY_PASSWORD", "p"));
         assertRefused(settings::registryUrl, "SCHEMA_REGISTRY_URL");
     }
 

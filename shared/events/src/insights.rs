@@ -1,0 +1,145 @@
+//! The events of the stream processor `insights`: sums of what happened to orders, by minute. It writes them in
+//! transactions. A later record replaces an earlier one of the same key and minute.
+
+use chassis::event::{Event, Topic};
+use chrono::{DateTime, Utc};
+use contracts::grants::{AclOperation, AclResource, Grant};
+use serde::{Deserialize, Serialize};
+
+use crate::retention::{FACT_RETENTION, PARTITIONS};
+
+/// Its name: that of its user, of its group and of its folder.
+pub const NAME: &str = "insights";
+
+/// The names of its internal topics and of its transactions begin with this.
+const INTERNAL: &str = "insights-";
+
+/// See [`ItemSales`].
+pub static SALES: Topic = Topic::new(
+    "insights.sales",
+    NAME,
+    &[],
+    PARTITIONS,
+    FACT_RETENTION,
+    include_str!("../../../schemas/insights.sales.avsc"),
+)
+.read_committed();
+
+/// See [`OrderOutcomes`].
+pub static OUTCOMES: Topic = Topic::new(
+    "insights.outcomes",
+    NAME,
+    &[],
+    PARTITIONS,
+    FACT_RETENTION,
+    include_str!("../../../schemas/insights.outcomes.avsc"),
+)
+.read_committed();
+
+/// Its rights beside those of a publisher: what it reads, and what Kafka Streams does with its internal topics. It is
+/// no subscriber: it has no inbox and no dead letters of its own database, and no order waits for it.
+pub static GRANTS: [Grant; 10] = {
+    use AclOperation::{Create, Delete, Read, Write};
+    use AclResource::{Group, Topic, TransactionalId};
+    [
+        Grant::new(NAME, Topic, "orders.created", Read),
+        Grant::new(NAME, Topic, "orders.confirmed", Read),
+        Grant::new(NAME, Topic, "orders.cancelled", Read),
+        Grant::new(NAME, Topic, "stock.items", Read),
+        Grant::new(NAME, Group, NAME, Read),
+        Grant::new(NAME, Topic, INTERNAL, Create).prefix(),
+        Grant::new(NAME, Topic, INTERNAL, Read).prefix(),
+        Grant::new(NAME, Topic, INTERNAL, Write).prefix(),
+        // It deletes the records of a repartition topic that it has read.
+        Grant::new(NAME, Topic, INTERNAL, Delete).prefix(),
+        Grant::new(NAME, TransactionalId, INTERNAL, Write).prefix(),
+    ]
+};
+
+/// What was sold of one item in one minute, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemSales {
+    /// The item.
+    pub sku: String,
+    /// What the item is called now, if that is known.
+    pub name: Option<String>,
+    /// ISO 4217.
+    pub currency: String,
+    /// The beginning of the minute in which the orders were confirmed.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub minute: DateTime<Utc>,
+    /// The number of confirmed orders with the item.
+    pub orders: i64,
+    /// The quantity of the item in them.
+    pub units: i64,
+    /// Sum of quantity times unit price.
+    pub revenue_cents: i64,
+}
+
+/// How many orders ended in one minute with one outcome, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderOutcomes {
+    /// How the orders ended.
+    pub outcome: Outcome,
+    /// The beginning of the minute in which they ended.
+    #[serde(with = "chrono::serde::ts_microseconds")]
+    pub minute: DateTime<Utc>,
+    /// The number of orders that ended so.
+    pub orders: i64,
+    /// The number of those whose beginning is known: the two times are about them.
+    pub timed_orders: i64,
+    /// Sum of the times from an order to its end.
+    pub decision_millis_sum: i64,
+    /// The longest of these times.
+    pub decision_millis_max: i64,
+}
+
+/// How an order ended: confirmed, or the reason of its cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Payment and stock both accepted it.
+    Confirmed,
+    /// Payment declined.
+    PaymentDeclined,
+    /// Stock rejected.
+    StockRejected,
+    /// The customer cancelled.
+    Customer,
+    /// The order was still pending at its deadline.
+    Deadline,
+    /// A reason newer than this reader.
+    Unknown,
+}
+
+impl Outcome {
+    /// The symbol in the schema.
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Outcome::Confirmed => "confirmed",
+            Outcome::PaymentDeclined => "payment_declined",
+            Outcome::StockRejected => "stock_rejected",
+            Outcome::Customer => "customer",
+            Outcome::Deadline => "deadline",
+            Outcome::Unknown => "unknown",
+        }
+    }
+}
+
+impl Event for ItemSales {
+    fn topic() -> &'static Topic {
+        &SALES
+    }
+    fn key(&self) -> String {
+        self.sku.clone()
+    }
+}
+
+impl Event for OrderOutcomes {
+    fn topic() -> &'static Topic {
+        &OUTCOMES
+    }
+    fn key(&self) -> String {
+        self.outcome.symbol().to_string()
+    }
+}
