@@ -26,7 +26,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard pause resume poison sql token
-.PHONY: pin new browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
+.PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -35,11 +35,12 @@ demo: build ## Start everything, kill stock, go on placing orders; every order e
 	@$(E2E) demo
 
 # Most tests wait most of the time; those that need the machine for themselves take turns.
-test: build crash-programs ## Every test but those of faults, on real Kafka, registry and databases
+test: build crash-programs streams ## Every test but those of faults, on real Kafka, registry and databases
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces)
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights)
+	@$(if $(STREAMS),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
 down: build ## Stop the stack, keep all data
@@ -82,6 +83,10 @@ faults: build ## The faults that take minutes each, three brokers, a small disk 
 
 alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
+
+streams: tools ## The tests of the stream processor, in Java (half a minute; Maven fetches its libraries once)
+	@sh e2e/tools.sh streams
+	@mvn -B -q -f services/insights/pom.xml test
 
 browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (six minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
 	@sh e2e/tools.sh browser

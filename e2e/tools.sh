@@ -18,6 +18,10 @@ if [ "${1:-}" = browser ]; then
   command -v chromium >/dev/null || command -v google-chrome >/dev/null || want chromium
   command -v chromedriver >/dev/null || want chromium-driver
 fi
+# `tools.sh streams`: for the stream processor, which Maven compiles.
+if [ "${1:-}" = streams ]; then
+  command -v "${JAVA_HOME:+$JAVA_HOME/bin/}javac" >/dev/null || want jdk
+fi
 if command -v pkg-config >/dev/null; then
   pkg-config --exists openssl || want libssl-dev
   pkg-config --exists zlib || want zlib1g-dev
@@ -57,7 +61,7 @@ else
   as_root=none
 fi
 if [ "$as_root" = none ] || ! command -v apt-get >/dev/null; then
-  echo "This machine lacks (named as in Debian): $(echo "$absent" | sed 's/ java/ openjdk-17-jre-headless/; s/^ //'); install them, then run this again." >&2
+  echo "This machine lacks (named as in Debian): $(echo "$absent" | sed 's/ java/ openjdk-17-jre-headless/; s/ jdk/ openjdk-17-jdk-headless/; s/^ //'); install them, then run this again." >&2
   exit 1
 fi
 
@@ -72,6 +76,15 @@ fail() {
 }
 apt update || fail
 case "$absent" in
+*jdk*)
+  # It has Java as well.
+  for version in 25 21 17; do
+    if apt-cache show "openjdk-$version-jdk-headless" >/dev/null 2>&1; then
+      absent=$(echo "$absent" | sed "s/ java//; s/jdk/openjdk-$version-jdk-headless/")
+      break
+    fi
+  done
+  ;;
 *java*)
   # The newest long-term release of this distribution.
   for jre in openjdk-25-jre-headless openjdk-21-jre-headless openjdk-17-jre-headless; do

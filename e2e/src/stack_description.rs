@@ -16,6 +16,7 @@ pub fn stack_description() -> StackDescription {
         services: SERVICES.map(String::from).to_vec(),
         contracts_program: Some("contracts".to_string()),
         console: false,
+        stream_processors: vec![events::insights::NAME.to_string()],
         secure: launcher::secure_from_environment(),
     }
 }

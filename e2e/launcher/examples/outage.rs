@@ -13,6 +13,7 @@ async fn main() -> Result<()> {
         services: vec!["shop".to_string()],
         contracts_program: None,
         console: false,
+        stream_processors: Vec::new(),
         secure: false,
     };
     let stack = Stack::ephemeral(&description)?;

@@ -168,6 +168,17 @@ impl Stack {
         Ok(state.observed.then(|| state.jaeger_url()))
     }
 
+    /// The stream processors of a stack that has them, each with the URL of its sums.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn streams_urls(&self) -> Result<Vec<(String, String)>> {
+        let state = self.state()?;
+        let ports = state.ports.streams.iter().filter(|_| state.streams);
+        let url = |port: u16| format!("{}://{HOST}:{port}", state.http_scheme());
+        Ok(ports.map(|(name, ports)| (name.clone(), url(ports.api))).collect())
+    }
+
     /// The names of a service's instances, the first one first.
     ///
     /// # Errors

@@ -265,7 +265,7 @@ async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()>
 }
 
 /// The Java to run, with links followed: Debian's `java` is a link to a link.
-fn find_java() -> Result<PathBuf> {
+pub(crate) fn find_java() -> Result<PathBuf> {
     let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = home.into_iter().chain(std::env::split_paths(&path));

@@ -31,7 +31,7 @@ pub struct Brokers<'a> {
 
 struct Broker {
     node: u16,
-    /// The ports for its peers and for each service.
+    /// The ports for its peers, for each service and for each stream processor.
     ports: Vec<u16>,
 }
 
@@ -47,17 +47,17 @@ impl<'a> Brokers<'a> {
         stack.up_infrastructure().await?;
         let mut brokers = Brokers { stack, additional: Vec::new() };
         for node in 2..=BROKER_COUNT {
-            let services = stack.description().services.len();
-            let ports = (0..=services).map(|_| ports::free_port());
+            let own = stack.ports()?.kafka_listeners().len();
+            let ports = (0..=own).map(|_| ports::free_port());
             let ports = ports.collect::<Result<_>>()?;
             brokers.additional.push(Broker { node, ports });
             brokers.start(node).await?;
         }
-        for (nth, service) in stack.description().services.iter().enumerate() {
-            let further = brokers.additional.iter().map(|b| format!("{HOST}:{}", b.ports[nth + 1]));
-            let first = stack.kafka_listener(service)?;
-            let all: Vec<String> = [first].into_iter().chain(further).collect();
-            stack.set_environment(service, "KAFKA_BOOTSTRAP_SERVERS", Some(&all.join(",")))?;
+        for (nth, (client, first)) in stack.ports()?.kafka_listeners().into_iter().enumerate() {
+            let further = brokers.additional.iter().map(|b| b.ports[nth + 1]);
+            let all = [first].into_iter().chain(further).map(|port| format!("{HOST}:{port}"));
+            let all = all.collect::<Vec<_>>().join(",");
+            stack.set_environment(client, "KAFKA_BOOTSTRAP_SERVERS", Some(&all))?;
         }
         Ok(brokers)
     }

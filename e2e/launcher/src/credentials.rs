@@ -15,15 +15,15 @@ impl StackState {
     /// The settings of a client of Kafka with a name; see [`crate::Stack::kafka_client_as`].
     pub fn kafka_client_as(&self, name: &str) -> Result<ClientConfig> {
         let mut client = ClientConfig::new();
-        let service = self.ports.services.get(name);
-        let port = service.map_or(self.ports.kafka, |ports| ports.kafka);
+        let own = self.ports.kafka_listener(name);
+        let port = own.unwrap_or(self.ports.kafka);
         client.set("bootstrap.servers", format!("{HOST}:{port}"));
         if !self.secure {
             return Ok(client);
         }
         let secrets = self.secrets()?;
         client.set("ssl.ca.location", text(&secrets.ca()?));
-        if service.is_some() {
+        if own.is_some() {
             client
                 .set("security.protocol", "sasl_ssl")
                 .set("sasl.mechanism", SCRAM)
@@ -48,33 +48,59 @@ impl StackState {
             return Ok(variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]));
         }
         let secrets = self.secrets()?;
+        let further = variables([
+            ("DATABASE_URL_FILE", text(&secrets.url_file(service, &own)?)),
+            ("MIGRATION_DATABASE_URL_FILE", text(&secrets.url_file(&migrator, &owner)?)),
+            ("TOKEN_ISSUER", ISSUER.to_string()),
+            ("TOKEN_AUDIENCE", AUDIENCE.to_string()),
+            ("TOKEN_KEYS", text(&secrets.token_key_set()?)),
+        ]);
+        Ok(self.wires_of(service)?.into_iter().chain(further).collect())
+    }
+
+    /// What a service or a stream processor of a secured stack presents to Kafka, and how it encrypts.
+    fn wires_of(&self, name: &str) -> Result<Vec<(String, String)>> {
+        let secrets = self.secrets()?;
         let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(SERVICES)?));
         Ok(variables([
             ("SECURE", "1".to_string()),
-            ("DATABASE_URL_FILE", text(&secrets.url_file(service, &own)?)),
-            ("MIGRATION_DATABASE_URL_FILE", text(&secrets.url_file(&migrator, &owner)?)),
             ("KAFKA_SECURITY_PROTOCOL", "sasl_ssl".to_string()),
             ("KAFKA_SASL_MECHANISM", SCRAM.to_string()),
-            ("KAFKA_SASL_USERNAME", service.to_string()),
-            ("KAFKA_SASL_PASSWORD_FILE", text(&secrets.password_file(&kafka_secret(service))?)),
+            ("KAFKA_SASL_USERNAME", name.to_string()),
+            ("KAFKA_SASL_PASSWORD_FILE", text(&secrets.password_file(&kafka_secret(name))?)),
             ("KAFKA_SSL_CA_LOCATION", ca.clone()),
             ("SSL_CERT_FILE", ca),
             ("HTTP_TLS_CERTIFICATE_LOCATION", certificate.clone()),
             ("HTTP_TLS_KEY_LOCATION", certificate),
-            ("TOKEN_ISSUER", ISSUER.to_string()),
-            ("TOKEN_AUDIENCE", AUDIENCE.to_string()),
-            ("TOKEN_KEYS", text(&secrets.token_key_set()?)),
         ]))
     }
 
-    /// The same for the program of the contracts, which also gives every service its user in Kafka.
+    /// The variables of a stream processor.
+    pub fn streams_environment(&self, name: &str) -> Result<Vec<(String, String)>> {
+        let ports = self.streams_ports(name)?;
+        let mut environment = variables([
+            ("HTTP_ADDR", format!("{HOST}:{}", ports.api)),
+            ("PROBE_ADDR", format!("{HOST}:{}", ports.probe)),
+            ("KAFKA_BOOTSTRAP_SERVERS", self.kafka_address(name)?),
+            ("SCHEMA_REGISTRY_URL", self.registry_url()),
+            // In its working directory.
+            ("STATE_DIRECTORY", "state".to_string()),
+        ]);
+        if self.secure {
+            environment.extend(self.wires_of(name)?);
+        }
+        Ok(environment)
+    }
+
+    /// The same for the program of the contracts, which also gives every service and every stream processor its user
+    /// in Kafka.
     pub fn credentials_of_contracts(&self) -> Result<Vec<(String, String)>> {
         if !self.secure {
             return Ok(Vec::new());
         }
         let secrets = self.secrets()?;
-        for service in self.ports.services.keys() {
-            secrets.password_file(&kafka_secret(service))?;
+        for (name, _) in self.ports.kafka_listeners() {
+            secrets.password_file(&kafka_secret(name))?;
         }
         let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(CONTRACTS)?));
         Ok(variables([

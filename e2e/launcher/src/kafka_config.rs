@@ -47,8 +47,8 @@ pub fn new_cluster_id() -> String {
 pub fn kafka_certificate_settings(stack_state: &StackState) -> Result<Vec<(String, String)>> {
     let secrets = stack_state.secrets()?;
     let files = [("keystore", secrets.certificate(BROKER)?), ("truststore", secrets.ca()?)];
-    let services = stack_state.ports.services.keys().map(|service| service.to_lowercase());
-    let listeners = services.chain([PLATFORM.to_lowercase()]);
+    let own = stack_state.ports.kafka_listeners().into_iter().map(|(name, _)| name.to_lowercase());
+    let listeners = own.chain([PLATFORM.to_lowercase()]);
     let settings = listeners.flat_map(|listener| {
         files.clone().map(|(store, file)| {
             let name = format!("listener.name.{listener}.ssl.{store}.location");
@@ -86,10 +86,10 @@ pub fn kafka_config(stack_state: &StackState, data: &Path) -> Result<String> {
     let ports = &stack_state.ports;
     let mut listeners = vec![format!("CLIENTS://{HOST}:{}", ports.kafka)];
     let mut advertised = listeners.clone();
-    for (service, ports) in &ports.services {
-        let name = service.to_uppercase();
-        listeners.push(format!("{name}://{HOST}:{}", ports.kafka));
-        advertised.push(format!("{name}://{}", stack_state.kafka_address(service)?));
+    for (client, port) in ports.kafka_listeners() {
+        let name = client.to_uppercase();
+        listeners.push(format!("{name}://{HOST}:{port}"));
+        advertised.push(format!("{name}://{}", stack_state.kafka_address(client)?));
     }
     listeners.push(format!("CONTROLLER://{HOST}:{}", ports.kafka_controller));
     let mut lines = kafka_properties(stack_state, &listeners, &advertised, data)?;
@@ -105,8 +105,8 @@ pub fn kafka_additional_config(
     data: &Path,
 ) -> Result<String> {
     let names = [PLATFORM.to_string()].into_iter();
-    let names =
-        names.chain(stack_state.ports.services.keys().map(|service| service.to_uppercase()));
+    let own = stack_state.ports.kafka_listeners();
+    let names = names.chain(own.into_iter().map(|(client, _)| client.to_uppercase()));
     let listeners = names.zip(ports).map(|(name, port)| format!("{name}://{HOST}:{port}"));
     let listeners: Vec<String> = listeners.collect();
     let mut lines = kafka_properties(stack_state, &listeners, &listeners, data)?;

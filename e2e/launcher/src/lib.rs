@@ -39,6 +39,7 @@ mod signals;
 mod stack;
 mod stack_settings;
 mod stack_state;
+mod streams_project;
 mod status;
 mod token_issuer;
 mod token_keys;

@@ -22,7 +22,7 @@ use crate::topology::Component;
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Stack {
-    /// Starts what does not run: the infrastructure, then the services, then the control room. In between it applies the
+    /// Starts what does not run: the infrastructure, then the services, then stream processors and the control room. In between it applies the
     /// contracts, and migrates each service whose first instance does not run. Returns when all are
     /// ready.
     ///
@@ -61,6 +61,10 @@ impl Stack {
             .map(|service| self.migrate_with(&programs, service));
         tokio::try_join!(self.apply_contracts(&programs), try_join_all(migrations))?;
         try_join_all(services.iter().map(|component| self.start_component(component))).await?;
+        let streams = self.components().into_iter();
+        let streams: Vec<Component> =
+            streams.filter(|component| matches!(component, Component::Streams(_))).collect();
+        try_join_all(streams.iter().map(|component| self.start_component(component))).await?;
         if self.description().console {
             self.refresh_console().await?;
             self.start_component(&Component::Console).await?;
@@ -115,7 +119,10 @@ impl Stack {
         let components = self.components();
         let (services, infrastructure): (Vec<_>, Vec<_>) =
             components.iter().partition(|component| {
-                matches!(component, Component::Service { .. } | Component::Console)
+                matches!(
+                    component,
+                    Component::Service { .. } | Component::Console | Component::Streams(_)
+                )
             });
         for group in [services, infrastructure] {
             for (component, stopped) in group

@@ -66,12 +66,26 @@ pub struct ConsolePorts {
     pub control: u16,
 }
 
+/// The ports of a stream processor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamsPorts {
+    /// For clients that ask for its sums.
+    pub api: u16,
+    /// For `/livez`, `/readyz` and `/metrics`.
+    pub probe: u16,
+    /// Kafka's listener for it alone.
+    pub kafka: u16,
+}
+
 /// Every port of the stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
     /// The ports of each service, by its name.
     pub services: BTreeMap<String, ServicePorts>,
-    /// Kafka's listener for clients that are not services.
+    /// The ports of each stream processor, by its name.
+    #[serde(default)]
+    pub streams: BTreeMap<String, StreamsPorts>,
+    /// Kafka's listener for clients that are neither.
     pub kafka: u16,
     /// Kafka's controller.
     pub kafka_controller: u16,
@@ -99,17 +113,21 @@ fn otlp_port() -> u16 {
 impl Ports {
     /// The default ports. Those of the nth service, from 1, are 8000 + n, 9000 + n and 9010 + n for
     /// its API, probes and operators, 54320 + n for its database and 9093 + n for Kafka. Those of the
-    /// control room are 8000, 9000 and 9010.
+    /// control room are 8000, 9000 and 9010, and those of the first stream processor 8020, 9020 and 9030.
     pub fn new(description: &StackDescription) -> Self {
         let services = description.services.iter().zip(1..).map(|(service, n)| {
             let first = InstancePorts { api: 8000 + n, probe: 9000 + n, admin: 9010 + n };
             let ports = ServicePorts { first, database: 54320 + n, kafka: 9093 + n };
             (service.clone(), ports)
         });
+        let streams = description.stream_processors.iter().zip(0..).map(|(name, n)| {
+            (name.clone(), StreamsPorts { api: 8020 + n, probe: 9020 + n, kafka: 9030 + n })
+        });
         let console =
             description.console.then_some(ConsolePorts { pages: 8000, probe: 9000, control: 9010 });
         Self {
             services: services.collect(),
+            streams: streams.collect(),
             kafka: 9092,
             kafka_controller: 9093,
             registry: 8081,
@@ -119,9 +137,22 @@ impl Ports {
         }
     }
 
+    /// Kafka's listeners for one client each: the services, then the stream processors.
+    pub(crate) fn kafka_listeners(&self) -> Vec<(&str, u16)> {
+        let services = self.services.iter().map(|(name, ports)| (name.as_str(), ports.kafka));
+        let streams = self.streams.iter().map(|(name, ports)| (name.as_str(), ports.kafka));
+        services.chain(streams).collect()
+    }
+
+    /// Kafka's listener for the client of this name.
+    pub(crate) fn kafka_listener(&self, name: &str) -> Option<u16> {
+        self.kafka_listeners().into_iter().find(|(known, _)| *known == name).map(|(_, port)| port)
+    }
+
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
     /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, `JAEGER_PORT`, `OTLP_PORT`, and for a
     /// service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`, `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
+    /// A stream processor `sums` has `SUMS_PORT`, `SUMS_PROBE_PORT` and `SUMS_KAFKA_PORT`.
     ///
     /// # Errors
     /// If a variable is no port, or two ports are the same.
@@ -178,6 +209,12 @@ impl Ports {
             settings.push((format!("{name}_PROBE_PORT"), &mut ports.first.probe));
             settings.push((format!("{name}_ADMIN_PORT"), &mut ports.first.admin));
             settings.push((format!("{name}_DB_PORT"), &mut ports.database));
+            settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
+        }
+        for (name, ports) in &mut self.streams {
+            let name = name.to_uppercase();
+            settings.push((format!("{name}_PORT"), &mut ports.api));
+            settings.push((format!("{name}_PROBE_PORT"), &mut ports.probe));
             settings.push((format!("{name}_KAFKA_PORT"), &mut ports.kafka));
         }
         // Last: a stack without a control room has the same settings before it.

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::secrets::Secrets;
-use crate::topology::observe_from_environment;
+use crate::topology::{observe_from_environment, streams_from_environment};
 use crate::{ComponentState, Stack, StackDescription, StopOutcome, run_with_infrastructure};
 
 /// A command on the stack of a project. A program with further commands flattens these into its own.
@@ -146,8 +146,8 @@ impl StackCommand {
     }
 }
 
-/// Starts the stack and prints the addresses of its services. With `OBSERVE=1` the stack gets a store of traces. A
-/// program with an `up` of its own calls this.
+/// Starts the stack and prints the addresses of its services. With `OBSERVE=1` the stack gets a store of traces, and
+/// with `STREAMS=1` its stream processors. A program with an `up` of its own calls this.
 ///
 /// # Errors
 /// If a component does not become ready.
@@ -159,6 +159,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     }
     if observe_from_environment() && stack.is_native() {
         stack.observe()?;
+    }
+    if streams_from_environment() && stack.is_native() {
+        stack.process_streams()?;
     }
     stack.up().await?;
     eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
@@ -172,6 +175,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
             stack.start_control_server().await?;
         }
         println!("{:<9} {}", "console", stack.console_url()?);
+    }
+    for (name, url) in stack.streams_urls()? {
+        println!("{name:<9} {url}");
     }
     if let Some(traces) = stack.traces_url()? {
         println!("{:<9} {traces}", "traces");

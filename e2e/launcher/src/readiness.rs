@@ -52,6 +52,10 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
                 let probe = stack_state.console_ports().ok()?.probe;
                 http_is_ready(probe, "/readyz", None).await
             }
+            Component::Streams(name) => {
+                let probe = stack_state.streams_ports(name).ok()?.probe;
+                http_is_ready(probe, "/readyz", None).await
+            }
             Component::Service { .. } => {
                 let probe = stack_state.instance_ports(&component.to_string()).ok()?.probe;
                 http_is_ready(probe, "/readyz", None).await

@@ -61,16 +61,28 @@ impl Stack {
             renewed.with_context(|| format!("the passwords of the database of {service}"))?;
         }
         self.print_progress("the passwords of the databases are renewed");
-        for service in &self.description().services {
-            self.state()?.secrets()?.renew_password(&kafka_secret(service))?;
+        for (name, _) in self.ports()?.kafka_listeners() {
+            self.state()?.secrets()?.renew_password(&kafka_secret(name))?;
         }
         self.apply_contracts(&programs_directory()?).await?;
+        self.restart_stream_processors().await?;
         self.print_progress("the passwords of Kafka are renewed");
         sleep_until(announced + KEYS_READ_AFTER).await;
         self.state()?.secrets()?.switch_token_key()?;
         self.print_progress("a new key signs the tokens");
         self.renew_certificates(everything).await?;
         self.retire_old_token_key().await
+    }
+
+    /// A stream processor reads its password and its certificate at its start alone.
+    async fn restart_stream_processors(&self) -> Result<()> {
+        for (name, _) in self.streams_urls()? {
+            if self.is_running(&name).await? {
+                self.stop(&name).await?;
+                self.start(&name).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn renew_certificates(&self, everything: bool) -> Result<()> {
@@ -90,6 +102,7 @@ impl Stack {
         }
         self.reload_database_certificates(databases).await?;
         self.reload_kafka_certificates().await?;
+        self.restart_stream_processors().await?;
         self.print_progress("the certificates are renewed");
         if everything {
             sleep(TAKEOVER).await;

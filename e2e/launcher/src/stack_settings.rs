@@ -38,6 +38,14 @@ impl Stack {
         self.update_state(|stack_state| stack_state.observed = true)
     }
 
+    /// Adds the stream processors of the description, which start with the next `up`.
+    ///
+    /// # Errors
+    /// If the stack is not native.
+    pub fn process_streams(&self) -> Result<()> {
+        self.update_state(|stack_state| stack_state.streams = true)
+    }
+
     /// How long the services wait for a schema that the registry does not have. A single registry
     /// is never behind.
     ///

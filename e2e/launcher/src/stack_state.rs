@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{InstancePorts, Ports, ServicePorts};
+use crate::ports::{InstancePorts, Ports, ServicePorts, StreamsPorts};
 use crate::secrets::{Secrets, database_secret};
 use crate::topology::{Component, HOST, StackDescription};
 
@@ -36,6 +36,9 @@ pub struct StackState {
     /// Whether it has a store of traces.
     #[serde(default)]
     pub observed: bool,
+    /// Whether it has its stream processors.
+    #[serde(default)]
+    pub streams: bool,
     /// The password of the databases that docker compose runs.
     #[serde(skip)]
     pub database_password: Option<String>,
@@ -57,6 +60,7 @@ impl StackState {
             replication_factor: None,
             secure: false,
             observed: false,
+            streams: false,
             database_password: None,
             secrets: None,
         }
@@ -68,27 +72,39 @@ impl StackState {
         for (service, ports) in Ports::new(description).services {
             self.ports.services.entry(service).or_insert(ports);
         }
+        self.ports.streams.retain(|name, _| description.stream_processors.contains(name));
+        for (name, ports) in Ports::new(description).streams {
+            self.ports.streams.entry(name).or_insert(ports);
+        }
         if description.console && self.ports.console.is_none() {
             self.ports.console = Ports::new(description).console;
         }
         self
     }
 
-    /// The infrastructure, the first instance of each service, the further ones, the control room, and the store of traces
-    /// of an observed stack.
+    /// The infrastructure, the first instance of each service, the further ones, the control room, the store of traces
+    /// of an observed stack, and the stream processors of a stack that has them.
     pub fn components(&self, description: &StackDescription) -> Vec<Component> {
         let first = description.services.iter().map(|service| Component::service(service));
         let further = self.instances.keys().filter_map(|name| description.component(name).ok());
         let console = description.console.then_some(Component::Console);
         let traces = self.observed.then_some(Component::Jaeger);
         let services = first.chain(further);
+        let streams = self.streams.then_some(&description.stream_processors);
+        let streams = streams.into_iter().flatten().cloned().map(Component::Streams);
         description
             .infrastructure()
             .into_iter()
             .chain(services)
             .chain(console)
             .chain(traces)
+            .chain(streams)
             .collect()
+    }
+
+    pub fn streams_ports(&self, name: &str) -> Result<&StreamsPorts> {
+        let ports = self.ports.streams.get(name);
+        ports.with_context(|| format!("there is no stream processor `{name}`"))
     }
 
     pub fn service_ports(&self, service: &str) -> Result<&ServicePorts> {
@@ -135,8 +151,12 @@ impl StackState {
                 vec![ports.pages, ports.probe]
             }
             Component::Jaeger => vec![self.ports.jaeger, self.ports.otlp],
+            Component::Streams(name) => {
+                let ports = self.streams_ports(name)?;
+                vec![ports.api, ports.probe]
+            }
             Component::Kafka => {
-                let listeners = self.ports.services.values().map(|ports| ports.kafka);
+                let listeners = self.ports.kafka_listeners().into_iter().map(|(_, port)| port);
                 [self.ports.kafka, self.ports.kafka_controller]
                     .into_iter()
                     .chain(listeners)
@@ -150,10 +170,14 @@ impl StackState {
         Ok(ports.into_iter().map(with_variable).collect())
     }
 
-    /// Kafka's address for one service.
-    pub fn kafka_address(&self, service: &str) -> Result<String> {
-        let own = format!("{HOST}:{}", self.service_ports(service)?.kafka);
-        Ok(self.kafka_advertised.get(service).cloned().unwrap_or(own))
+    /// Kafka's address for one service or stream processor.
+    pub fn kafka_address(&self, name: &str) -> Result<String> {
+        let port = self.ports.kafka_listener(name);
+        let own = format!(
+            "{HOST}:{}",
+            port.with_context(|| format!("Kafka has no listener for `{name}`"))?
+        );
+        Ok(self.kafka_advertised.get(name).cloned().unwrap_or(own))
     }
 
     /// The scheme of the URLs of the services and of the registry.
@@ -198,6 +222,10 @@ impl StackState {
             Component::Console => {
                 let given = BTreeMap::from_iter(self.console_environment()?);
                 return Ok(given.into_iter().chain(own(&name)).collect());
+            }
+            Component::Streams(name) => {
+                let given = BTreeMap::from_iter(self.streams_environment(name)?);
+                return Ok(given.into_iter().chain(own(name)).collect());
             }
             _ => return Ok(own(&name).into_iter().collect()),
         };

@@ -36,6 +36,12 @@ pub struct StackDescription {
     ///
     /// [`Stack::up`]: crate::Stack::up
     pub console: bool,
+    /// The stream processors that a stack may have: each is a Maven project in the folder `services/<name>`, whose jar
+    /// has this name. It is no service: it has no database, no run counts on it, and it starts only in a stack to which
+    /// [`Stack::process_streams`] has added it.
+    ///
+    /// [`Stack::process_streams`]: crate::Stack::process_streams
+    pub stream_processors: Vec<String>,
     /// Whether a new stack encrypts every connection, and every component knows its clients by name.
     pub secure: bool,
 }
@@ -50,13 +56,18 @@ pub(crate) fn observe_from_environment() -> bool {
     is_set("OBSERVE")
 }
 
+/// Whether the variable `STREAMS` asks for a stack with its stream processors: it is `1` or `true`.
+pub(crate) fn streams_from_environment() -> bool {
+    is_set("STREAMS")
+}
+
 fn is_set(variable: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| ["1", "true"].contains(&value.as_str()))
 }
 
 impl StackDescription {
     /// The component of this name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, `<service>-2` for
-    /// a second instance, or `jaeger` in an observed stack.
+    /// a second instance, `jaeger` in an observed stack, or the name of a stream processor.
     ///
     /// # Errors
     /// If the stack has no such component. The error lists all names.
@@ -68,6 +79,9 @@ impl StackDescription {
             ("registry", _) => Component::Registry,
             ("console", "") if self.console && name == "console" => Component::Console,
             ("jaeger", _) => Component::Jaeger,
+            _ if self.stream_processors.iter().any(|known| known == name) => {
+                Component::Streams(name.to_string())
+            }
             (_, "db") if known => Component::Database(service.to_string()),
             (_, "") if known && service == name => Component::service(service),
             (_, number) if known && number.parse::<u16>().is_ok_and(|instance| instance >= 2) => {
@@ -139,7 +153,8 @@ impl StackDescription {
                 "the service `{name}` must have a name of lower-case letters, digits and `_`"
             );
             let is_taken = RESERVED_NAMES.contains(&name.as_str())
-                || self.contracts_program.as_ref() == Some(name);
+                || self.contracts_program.as_ref() == Some(name)
+                || self.stream_processors.contains(name);
             ensure!(
                 !is_taken,
                 "no service can have the name `{name}`: another part of the stack has it"
@@ -163,6 +178,8 @@ pub enum Component {
     Console,
     /// The store of traces of an observed stack: `jaeger`.
     Jaeger,
+    /// A stream processor, by its name.
+    Streams(String),
     /// One instance of a service: the first has the service's name, the second is `<service>-2`.
     Service {
         /// The name of the service.
@@ -192,6 +209,7 @@ impl Display for Component {
             Component::Registry => write!(out, "registry"),
             Component::Console => write!(out, "console"),
             Component::Jaeger => write!(out, "jaeger"),
+            Component::Streams(name) => write!(out, "{name}"),
             Component::Service { service, instance: 1 } => write!(out, "{service}"),
             Component::Service { service, instance } => write!(out, "{service}-{instance}"),
         }
@@ -210,6 +228,7 @@ pub(crate) mod tests {
             services: services.iter().map(|service| service.to_string()).collect(),
             contracts_program: None,
             console: true,
+            stream_processors: vec!["sums".to_string()],
             secure: false,
         }
     }
@@ -217,8 +236,13 @@ pub(crate) mod tests {
     #[test]
     fn every_component_parses_from_its_displayed_name() {
         let stack = describe(&["a", "b_2", "c"]);
-        let further =
-            [Component::instance("a", 2), Component::instance("b_2", 19), Component::Jaeger];
+        let streams = Component::Streams("sums".to_string());
+        let further = [
+            Component::instance("a", 2),
+            Component::instance("b_2", 19),
+            Component::Jaeger,
+            streams,
+        ];
         for component in stack.components() {
             assert_eq!(stack.component(&component.to_string()).unwrap(), component);
             let refusal = stack.component("nothing").unwrap_err().to_string();
@@ -238,7 +262,7 @@ pub(crate) mod tests {
     fn a_name_that_cannot_be_part_of_other_names_is_refused() {
         assert!(describe(&["shop", "shop_2"]).check().is_ok());
         for names in
-            [&["a", "b", "a"][..], &["a-b"], &["console"], &["Shop"], &["kafka"], &["2nd"], &[""]]
+            [&["a", "b", "a"][..], &["a-b"], &["console"], &["sums"], &["kafka"], &["2nd"], &[""]]
         {
             assert!(describe(names).check().is_err(), "{names:?}");
         }

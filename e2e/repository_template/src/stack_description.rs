@@ -10,6 +10,7 @@ pub fn stack_description() -> StackDescription {
         services: vec!["shop".to_string()],
         contracts_program: Some("contracts".to_string()),
         console: false,
+        stream_processors: Vec::new(),
         secure: launcher::secure_from_environment(),
     }
 }

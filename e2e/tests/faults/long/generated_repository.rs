@@ -151,6 +151,7 @@ async fn upgrade_and_roll_back(root: &Path, older: &Path, newer: &Path) -> Resul
         services: vec![SERVICE.to_string()],
         contracts_program: Some("contracts".to_string()),
         console: false,
+        stream_processors: Vec::new(),
         secure: false,
     };
     let stack = Stack::ephemeral(&description)?;
