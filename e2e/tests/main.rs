@@ -1,6 +1,7 @@
 //! The proofs on the native stack, and the checks of the whole workspace.
 
 mod structure;
+mod streams;
 mod launcher;
 mod wires;
 mod callers;

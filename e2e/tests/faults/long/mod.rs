@@ -43,6 +43,7 @@ mod readiness;
 mod rejected_records;
 mod restored_database;
 mod rotation;
+mod streams;
 mod traces;
 
 /// F22: the longest time that a partition may be without an owner.

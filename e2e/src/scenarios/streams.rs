@@ -1,0 +1,152 @@
+//! The sums of the stream processor, compared with the orders in the database of the order service: each ended order
+//! is in the sums exactly once, whatever happened in between.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use checker::kafka::{self, create_consumer};
+use events::{insights, orders};
+use launcher::{Stack, eventually};
+use serde::Deserialize;
+use sqlx::{Connection, PgConnection};
+
+use crate::client::http_client::Client;
+
+/// The confirmed orders, as the stream processor sums them up.
+const SALES_QUERY: &str = "
+    select currency || ' ' || (line ->> 'sku') as key, count(*) as orders,
+           sum((line ->> 'quantity')::bigint)::bigint as units,
+           sum((line ->> 'quantity')::bigint * (line ->> 'unit_price_cents')::bigint)::bigint as revenue_cents
+    from orders, jsonb_array_elements(lines) line where status = 'confirmed' group by 1";
+
+const OUTCOMES_QUERY: &str = "
+    select coalesce(reason, status) as key, count(*) as orders from orders where status <> 'pending' group by 1";
+
+/// The sums by key: orders, units and cents of an item; orders of an outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    pub sales: BTreeMap<String, Sale>,
+    pub outcomes: BTreeMap<String, i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, sqlx::FromRow)]
+#[serde(rename_all = "camelCase")]
+pub struct Sale {
+    pub orders: i64,
+    pub units: i64,
+    pub revenue_cents: i64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Decided {
+    orders: i64,
+    timed_orders: i64,
+    millis_sum: i64,
+    millis_max: i64,
+}
+
+/// What `/sales` and `/outcomes` answer.
+#[derive(Debug, Deserialize)]
+struct Answer<S> {
+    minutes: Vec<Minute<S>>,
+    totals: Vec<Total<S>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Minute<S> {
+    key: String,
+    #[serde(flatten)]
+    sum: S,
+}
+
+#[derive(Debug, Deserialize)]
+struct Total<S> {
+    key: String,
+    on_time: Option<S>,
+    late: Option<S>,
+}
+
+/// Waits until the stream processor has read everything, and its sums are those of the orders.
+///
+/// # Errors
+/// If they are not after this time. The error has both.
+pub async fn wait_until_equal(client: &Client, stack: &Stack, within: Duration) -> Result<Sums> {
+    let urls = stack.streams_urls()?;
+    let (_, url) = urls.first().context("the stack has no stream processor")?;
+    eventually("the sums to be those of the orders", within, async || {
+        let expected = expected_sums(&client.addresses.databases["order"]).await?;
+        let sums = read_sums(client, url).await?;
+        ensure!(sums == expected, "the sums are {sums:?}, and the orders {expected:?}");
+        Ok(sums)
+    })
+    .await
+}
+
+/// The number of records of the orders' topics that the stream processor has not committed.
+///
+/// # Errors
+/// If Kafka does not answer.
+pub async fn consumer_lag(client: &Client) -> Result<i64> {
+    let kafka = client.addresses.kafka.clone();
+    tokio::task::spawn_blocking(move || {
+        let group = create_consumer(&kafka, insights::NAME)?;
+        let topics = [&orders::CREATED, &orders::CONFIRMED, &orders::CANCELLED];
+        let positions = topics.map(|topic| kafka::group_positions(&group, topic.name));
+        let positions = positions.into_iter().collect::<Result<Vec<_>>>()?.concat();
+        Ok(positions.iter().map(|(next, high)| high - next).sum())
+    })
+    .await?
+}
+
+async fn expected_sums(database: &str) -> Result<Sums> {
+    #[derive(sqlx::FromRow)]
+    struct ItemRow {
+        key: String,
+        #[sqlx(flatten)]
+        sale: Sale,
+    }
+    let mut db = PgConnection::connect(database).await?;
+    let sales: Vec<ItemRow> = sqlx::query_as(SALES_QUERY).fetch_all(&mut db).await?;
+    let outcomes: Vec<(String, i64)> = sqlx::query_as(OUTCOMES_QUERY).fetch_all(&mut db).await?;
+    db.close().await?;
+    let sales = sales.into_iter().map(|row| (row.key, row.sale));
+    Ok(Sums { sales: sales.collect(), outcomes: outcomes.into_iter().collect() })
+}
+
+/// The totals of both kinds together. The sums by minute are those of what was on time, for a load of some minutes.
+async fn read_sums(client: &Client, url: &str) -> Result<Sums> {
+    let sales: Answer<Sale> = client.get_url(&format!("{url}/sales?minutes=1000")).await?;
+    let outcomes: Answer<Decided> = client.get_url(&format!("{url}/outcomes?minutes=1000")).await?;
+    let mut sums = Sums::default();
+    for Total { key, on_time, late } in sales.totals {
+        let minutes = sales.minutes.iter().filter(|minute| minute.key == key);
+        let minutes = minutes.fold(Sale::default(), |sum, minute| add(&sum, &minute.sum));
+        let on_time = on_time.unwrap_or_default();
+        ensure!(minutes == on_time, "{key}: the minutes are {minutes:?}, and on time {on_time:?}");
+        sums.sales.insert(key, add(&on_time, &late.unwrap_or_default()));
+    }
+    for Total { key, on_time, late } in outcomes.totals {
+        let (on_time, late) = (on_time.unwrap_or_default(), late.unwrap_or_default());
+        let orders = on_time.orders + late.orders;
+        let timed = on_time.timed_orders + late.timed_orders;
+        ensure!(
+            timed == orders,
+            "{key}: {orders} orders ended, and the times of {timed} are known"
+        );
+        let longest = on_time.millis_max.max(late.millis_max);
+        let total = on_time.millis_sum + late.millis_sum;
+        ensure!((longest..=longest * orders).contains(&total), "{key}: {total} ms, {longest} ms");
+        sums.outcomes.insert(key, orders);
+    }
+    Ok(sums)
+}
+
+fn add(one: &Sale, other: &Sale) -> Sale {
+    Sale {
+        orders: one.orders + other.orders,
+        units: one.units + other.units,
+        revenue_cents: one.revenue_cents + other.revenue_cents,
+    }
+}
