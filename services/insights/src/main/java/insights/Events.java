@@ -23,11 +23,10 @@ import org.apache.avro.io.EncoderFactory;
 import org.apache.kafka.common.errors.SerializationException;
 import org.apache.kafka.common.header.Headers;
 import org.apache.kafka.common.header.internals.RecordHeaders;
-import org.apache.kafka.common.serialization.Deserializer;
 import org.apache.kafka.common.serialization.Serializer;
 
 /** Events in Avro behind the id of their schema (Confluent's wire format), with the headers of CloudEvents. */
-final class Events implements Serializer<GenericRecord>, Deserializer<GenericRecord> {
+final class Events implements Serializer<GenericRecord> {
     private static final int HEADER_BYTES = 5;
 
     private final SchemaRegistry registry;
@@ -45,14 +44,9 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
         for (Schema.Field field : event.getSchema().getFields()) {
             Object value = values[field.pos()];
             boolean isEnum = field.schema().getType() == Schema.Type.ENUM;
-            event.put(field.pos(), isEnum ? symbol(field.schema(), value.toString()) : value);
+            event.put(field.pos(), isEnum ? new GenericData.EnumSymbol(field.schema(), value) : value);
         }
         return event;
-    }
-
-    /** A symbol of an enum, or its default if a later version of a publisher has added one. */
-    private static GenericData.EnumSymbol symbol(Schema type, String name) {
-        return new GenericData.EnumSymbol(type, type.hasEnumSymbol(name) ? name : type.getEnumDefault());
     }
 
     /** Waits until the registry has the schemas of what is published. */
@@ -87,8 +81,7 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
     }
 
     /** Decodes what is not personal. */
-    @Override
-    public GenericRecord deserialize(String topic, byte[] bytes) {
+    GenericRecord deserialize(String topic, byte[] bytes) {
         if (bytes == null || bytes.length < HEADER_BYTES || bytes[0] != 0) {
             throw new SerializationException("it has no id of a schema");
         }
@@ -129,10 +122,4 @@ final class Events implements Serializer<GenericRecord>, Deserializer<GenericRec
                 .map(field -> new Schema.Field(field, field.schema())).toList();
         return Schema.createRecord(schema.getName(), schema.getDoc(), schema.getNamespace(), false, fields);
     }
-
-    @Override
-    public void configure(Map<String, ?> configs, boolean isKey) {}
-
-    @Override
-    public void close() {}
 }

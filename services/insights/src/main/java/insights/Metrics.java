@@ -9,7 +9,7 @@ import org.apache.kafka.streams.KafkaStreams;
 
 /** What `/metrics` shows, by the names that the other services use for like things. */
 final class Metrics {
-    private static final Map<String, Double> COUNTERS = new ConcurrentSkipListMap<>();
+    static final Map<String, Double> COUNTERS = new ConcurrentSkipListMap<>();
 
     private Metrics() {}
 
@@ -17,11 +17,7 @@ final class Metrics {
         COUNTERS.merge(series(name, label, value), 1.0, Double::sum);
     }
 
-    static double counted(String name, String label, String value) {
-        return COUNTERS.getOrDefault(series(name, label, value), 0.0);
-    }
-
-    private static String series(String name, String label, String value) {
+    static String series(String name, String label, String value) {
         return name + "{" + label + "=\"" + value + "\"}";
     }
 

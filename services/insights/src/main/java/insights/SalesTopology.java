@@ -59,7 +59,7 @@ final class SalesTopology {
     SalesTopology(Events contracts, Duration grace) {
         this.contracts = contracts;
         this.grace = grace;
-        events = Serdes.serdeFrom(contracts, contracts);
+        events = Serdes.serdeFrom(contracts, contracts::deserialize);
     }
 
     Topology build() {
@@ -144,13 +144,9 @@ final class SalesTopology {
         return item.substring(item.indexOf(' ') + 1);
     }
 
-    private static String currency(String item) {
-        return item.substring(0, item.indexOf(' '));
-    }
-
     private GenericRecord itemSales(Windowed<String> item, Sale sale, GenericRecord known) {
         Object name = known == null ? null : known.get("name");
-        return contracts.event(SALES, sku(item.key()), name, currency(item.key()), item.window().start() * 1000,
+        return contracts.event(SALES, sku(item.key()), name, item.key().split(" ")[0], item.window().start() * 1000,
                 sale.orders(), sale.units(), sale.revenueCents());
     }
 

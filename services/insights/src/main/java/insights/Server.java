@@ -1,6 +1,5 @@
 package insights;
 
-import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
@@ -88,17 +87,21 @@ record Server(KafkaStreams streams) {
         }
         Instant now = Instant.now();
         Instant from = now.minus(Duration.ofMinutes(Long.parseLong(asked.substring("minutes=".length()))));
-        ObjectNode reply = Sum.JSON.createObjectNode();
-        ArrayNode minutes = reply.putArray("minutes");
+        Map<String, ObjectNode> minutes = new TreeMap<>();
         ReadOnlyWindowStore<String, Object> store = streams.store(StoreQueryParameters.fromNameAndType(
                 name + SalesTopology.BY_MINUTE, QueryableStoreTypes.windowStore()));
         try (KeyValueIterator<Windowed<String>, Object> found = store.fetchAll(from, now)) {
-            found.forEachRemaining(sum -> minutes.addObject().put("minute", sum.key.window().startTime().toString())
-                    .put("key", sum.key.key()).setAll((ObjectNode) Sum.JSON.valueToTree(sum.value)));
+            found.forEachRemaining(sum -> {
+                String minute = sum.key.window().startTime().toString();
+                ObjectNode row = Sum.JSON.createObjectNode().put("minute", minute).put("key", sum.key.key());
+                minutes.put(minute + sum.key.key(), row.setAll((ObjectNode) Sum.JSON.valueToTree(sum.value)));
+            });
         }
         Map<String, ObjectNode> totals = new TreeMap<>();
         collect(name + SalesTopology.TOTAL, "on_time", totals);
         collect(name + SalesTopology.LATE_TOTAL, "late", totals);
+        ObjectNode reply = Sum.JSON.createObjectNode();
+        reply.putArray("minutes").addAll(minutes.values());
         reply.putArray("totals").addAll(totals.values());
         return new Reply(200, "application/json", reply.toString());
     }
