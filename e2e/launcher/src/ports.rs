@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::kafka_listeners::StreamsPorts;
 use crate::topology::{HOST, StackDescription};
 
 /// The three ports of one instance of a service.
@@ -64,17 +65,6 @@ pub struct ConsolePorts {
     pub probe: u16,
     /// The launcher's control server, which the page of the demo uses.
     pub control: u16,
-}
-
-/// The ports of a stream processor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamsPorts {
-    /// For clients that ask for its sums.
-    pub api: u16,
-    /// For `/livez`, `/readyz` and `/metrics`.
-    pub probe: u16,
-    /// Kafka's listener for it alone.
-    pub kafka: u16,
 }
 
 /// Every port of the stack.
@@ -135,18 +125,6 @@ impl Ports {
             jaeger: jaeger_port(),
             otlp: otlp_port(),
         }
-    }
-
-    /// Kafka's listeners for one client each: the services, then the stream processors.
-    pub(crate) fn kafka_listeners(&self) -> Vec<(&str, u16)> {
-        let services = self.services.iter().map(|(name, ports)| (name.as_str(), ports.kafka));
-        let streams = self.streams.iter().map(|(name, ports)| (name.as_str(), ports.kafka));
-        services.chain(streams).collect()
-    }
-
-    /// Kafka's listener for the client of this name.
-    pub(crate) fn kafka_listener(&self, name: &str) -> Option<u16> {
-        self.kafka_listeners().into_iter().find(|(known, _)| *known == name).map(|(_, port)| port)
     }
 
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::ports::{InstancePorts, Ports, ServicePorts, StreamsPorts};
+use crate::kafka_listeners::StreamsPorts;
+use crate::ports::{InstancePorts, Ports, ServicePorts};
 use crate::secrets::{Secrets, database_secret};
 use crate::topology::{Component, HOST, StackDescription};
 

@@ -40,7 +40,7 @@ pub struct Sale {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Decided {
+struct OutcomeSum {
     orders: i64,
     timed_orders: i64,
     millis_sum: i64,
@@ -49,7 +49,7 @@ struct Decided {
 
 /// What `/sales` and `/outcomes` answer.
 #[derive(Debug, Deserialize)]
-struct Answer<S> {
+struct SumsResponse<S> {
     minutes: Vec<Minute<S>>,
     totals: Vec<Total<S>>,
 }
@@ -117,8 +117,9 @@ async fn expected_sums(database: &str) -> Result<Sums> {
 
 /// The totals of both kinds together. The sums by minute are those of what was on time, for a load of some minutes.
 async fn read_sums(client: &Client, url: &str) -> Result<Sums> {
-    let sales: Answer<Sale> = client.get_url(&format!("{url}/sales?minutes=1000")).await?;
-    let outcomes: Answer<Decided> = client.get_url(&format!("{url}/outcomes?minutes=1000")).await?;
+    let sales: SumsResponse<Sale> = client.get_url(&format!("{url}/sales?minutes=1000")).await?;
+    let outcomes: SumsResponse<OutcomeSum> =
+        client.get_url(&format!("{url}/outcomes?minutes=1000")).await?;
     let mut sums = Sums::default();
     for Total { key, on_time, late } in sales.totals {
         let minutes = sales.minutes.iter().filter(|minute| minute.key == key);

@@ -1,0 +1,30 @@
+//! Kafka has a listener of its own for each service and each stream processor, so that a test can cut off one of them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ports::Ports;
+
+/// The ports of a stream processor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamsPorts {
+    /// For clients that ask for its sums.
+    pub api: u16,
+    /// For `/livez`, `/readyz` and `/metrics`.
+    pub probe: u16,
+    /// Kafka's listener for it alone.
+    pub kafka: u16,
+}
+
+impl Ports {
+    /// Kafka's listeners for one client each: the services, then the stream processors.
+    pub(crate) fn kafka_listeners(&self) -> Vec<(&str, u16)> {
+        let services = self.services.iter().map(|(name, ports)| (name.as_str(), ports.kafka));
+        let streams = self.streams.iter().map(|(name, ports)| (name.as_str(), ports.kafka));
+        services.chain(streams).collect()
+    }
+
+    /// Kafka's listener for the client of this name.
+    pub(crate) fn kafka_listener(&self, name: &str) -> Option<u16> {
+        self.kafka_listeners().into_iter().find(|(known, _)| *known == name).map(|(_, port)| port)
+    }
+}
