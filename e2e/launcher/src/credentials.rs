@@ -51,14 +51,12 @@ impl StackState {
         let further = variables([
             ("DATABASE_URL_FILE", text(&secrets.url_file(service, &own)?)),
             ("MIGRATION_DATABASE_URL_FILE", text(&secrets.url_file(&migrator, &owner)?)),
-            ("TOKEN_ISSUER", ISSUER.to_string()),
-            ("TOKEN_AUDIENCE", AUDIENCE.to_string()),
-            ("TOKEN_KEYS", text(&secrets.token_key_set()?)),
         ]);
         Ok(self.wires_of(service)?.into_iter().chain(further).collect())
     }
 
-    /// What a service or a stream processor of a secured stack presents to Kafka, and how it encrypts.
+    /// What a service or a stream processor of a secured stack presents to Kafka, how it encrypts, and whose tokens name
+    /// its callers.
     fn wires_of(&self, name: &str) -> Result<Vec<(String, String)>> {
         let secrets = self.secrets()?;
         let (ca, certificate) = (text(&secrets.ca()?), text(&secrets.certificate(SERVICES)?));
@@ -72,6 +70,9 @@ impl StackState {
             ("SSL_CERT_FILE", ca),
             ("HTTP_TLS_CERTIFICATE_LOCATION", certificate.clone()),
             ("HTTP_TLS_KEY_LOCATION", certificate),
+            ("TOKEN_ISSUER", ISSUER.to_string()),
+            ("TOKEN_AUDIENCE", AUDIENCE.to_string()),
+            ("TOKEN_KEYS", text(&secrets.token_key_set()?)),
         ]))
     }
 

@@ -28,6 +28,7 @@ impl Identity {
         match (method.as_str(), &segments[..]) {
             (_, ["consumer" | "dead-letters" | "republish" | "books", ..])
             | ("GET", ["published-events" | "handled-events" | "pending-orders"])
+            | ("GET", ["sales" | "outcomes"])
             | ("POST", ["items", "rebuild"]) => Identity::Operator,
             ("POST", ["orders"]) => Identity::Customer(customer_in(body).unwrap_or_default()),
             ("POST", ["accounts", _, "deposits"]) => Identity::PaymentProvider,
@@ -95,6 +96,7 @@ mod tests {
             (&get, "/published-events?key=7", Identity::Operator),
             (&get, "/handled-events?event_id=7", Identity::Operator),
             (&get, "/pending-orders", Identity::Operator),
+            (&get, "/sales?minutes=7", Identity::Operator),
         ] {
             assert_eq!(of(method, path, None), identity, "{method} {path}");
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use checker::kafka::{self, create_consumer};
+use chrono::{DateTime, Utc};
 use events::{insights, orders};
 use launcher::{Stack, eventually};
 use serde::Deserialize;
@@ -31,7 +32,6 @@ pub struct Sums {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, sqlx::FromRow)]
-#[serde(rename_all = "camelCase")]
 pub struct Sale {
     pub orders: i64,
     pub units: i64,
@@ -39,7 +39,6 @@ pub struct Sale {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct OutcomeSum {
     orders: i64,
     timed_orders: i64,
@@ -47,25 +46,21 @@ struct OutcomeSum {
     millis_max: i64,
 }
 
-/// What `/sales` and `/outcomes` answer.
+/// What `/sales` and `/outcomes` answer: sums by key.
 #[derive(Debug, Deserialize)]
 struct SumsResponse<S> {
-    minutes: Vec<Minute<S>>,
-    totals: Vec<Total<S>>,
+    minutes: BTreeMap<DateTime<Utc>, BTreeMap<String, S>>,
+    on_time: BTreeMap<String, S>,
+    late: BTreeMap<String, S>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Minute<S> {
-    key: String,
-    #[serde(flatten)]
-    sum: S,
-}
-
-#[derive(Debug, Deserialize)]
-struct Total<S> {
-    key: String,
-    on_time: Option<S>,
-    late: Option<S>,
+impl<S: Clone + Default> SumsResponse<S> {
+    /// Each key with its sum on time and its late sum.
+    fn totals(&self) -> BTreeMap<&str, (S, S)> {
+        let keys = self.on_time.keys().chain(self.late.keys());
+        let sum = |sums: &BTreeMap<String, S>, key| sums.get(key).cloned().unwrap_or_default();
+        keys.map(|key| (key.as_str(), (sum(&self.on_time, key), sum(&self.late, key)))).collect()
+    }
 }
 
 /// Waits until the stream processor has read everything, and its sums are those of the orders.
@@ -121,15 +116,13 @@ async fn read_sums(client: &Client, url: &str) -> Result<Sums> {
     let outcomes: SumsResponse<OutcomeSum> =
         client.get_url(&format!("{url}/outcomes?minutes=1000")).await?;
     let mut sums = Sums::default();
-    for Total { key, on_time, late } in sales.totals {
-        let minutes = sales.minutes.iter().filter(|minute| minute.key == key);
-        let minutes = minutes.fold(Sale::default(), |sum, minute| add(&sum, &minute.sum));
-        let on_time = on_time.unwrap_or_default();
+    for (key, (on_time, late)) in sales.totals() {
+        let minutes = sales.minutes.values().filter_map(|minute| minute.get(key));
+        let minutes = minutes.fold(Sale::default(), |sum, sale| add(&sum, sale));
         ensure!(minutes == on_time, "{key}: the minutes are {minutes:?}, and on time {on_time:?}");
-        sums.sales.insert(key, add(&on_time, &late.unwrap_or_default()));
+        sums.sales.insert(key.to_string(), add(&on_time, &late));
     }
-    for Total { key, on_time, late } in outcomes.totals {
-        let (on_time, late) = (on_time.unwrap_or_default(), late.unwrap_or_default());
+    for (key, (on_time, late)) in outcomes.totals() {
         let orders = on_time.orders + late.orders;
         let timed = on_time.timed_orders + late.timed_orders;
         ensure!(
@@ -139,7 +132,7 @@ async fn read_sums(client: &Client, url: &str) -> Result<Sums> {
         let longest = on_time.millis_max.max(late.millis_max);
         let total = on_time.millis_sum + late.millis_sum;
         ensure!((longest..=longest * orders).contains(&total), "{key}: {total} ms, {longest} ms");
-        sums.outcomes.insert(key, orders);
+        sums.outcomes.insert(key.to_string(), orders);
     }
     Ok(sums)
 }

@@ -10,27 +10,24 @@ import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.ConcurrentHashMap;
-import org.apache.avro.AvroRuntimeException;
 import org.apache.avro.Schema;
 import org.apache.avro.generic.GenericData;
 import org.apache.avro.generic.GenericDatumReader;
 import org.apache.avro.generic.GenericDatumWriter;
 import org.apache.avro.generic.GenericRecord;
 import org.apache.avro.io.BinaryDecoder;
-import org.apache.avro.io.BinaryEncoder;
 import org.apache.avro.io.DecoderFactory;
 import org.apache.avro.io.EncoderFactory;
 import org.apache.kafka.common.errors.SerializationException;
+import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.Headers;
-import org.apache.kafka.common.header.internals.RecordHeaders;
 import org.apache.kafka.common.serialization.Serializer;
 
 /** Events in Avro behind the id of their schema (Confluent's wire format), with the headers of CloudEvents. */
 final class Events implements Serializer<GenericRecord> {
-    private static final int HEADER_BYTES = 5;
+    private static final byte MAGIC = 0;
 
     private final SchemaRegistry registry;
-    private final Map<String, String> texts = new ConcurrentHashMap<>();
     private final Map<String, Schema> schemas = new ConcurrentHashMap<>();
     private final Map<String, Schema> projections = new ConcurrentHashMap<>();
 
@@ -49,31 +46,26 @@ final class Events implements Serializer<GenericRecord> {
         return event;
     }
 
-    /** Waits until the registry has the schemas of what is published. */
-    void awaitSchemas(List<String> topics) {
-        topics.forEach(topic -> registry.idOf(topic, text(topic)));
+    @Override
+    public byte[] serialize(String topic, Headers headers, GenericRecord event) {
+        // A sum has no single cause, so it has no header of the event that was added last.
+        for (Header inherited : headers.toArray()) {
+            headers.remove(inherited.key());
+        }
+        Map.of("ce_specversion", "1.0", "ce_id", UUID.randomUUID().toString(), "ce_type", topic,
+                "ce_source", "/insights", "ce_time", Instant.now().toString(), "content-type", "application/avro")
+                .forEach((name, value) -> headers.add(name, value.getBytes(StandardCharsets.UTF_8)));
+        return serialize(topic, event);
     }
 
     @Override
     public byte[] serialize(String topic, GenericRecord event) {
-        return serialize(topic, new RecordHeaders(), event);
-    }
-
-    @Override
-    public byte[] serialize(String topic, Headers headers, GenericRecord event) {
-        // A sum has no single cause, so the headers of the event that was added last are replaced.
-        List.of("traceparent", "ce_causationid").forEach(headers::remove);
-        Map.of("ce_specversion", "1.0", "ce_id", UUID.randomUUID().toString(), "ce_type", topic, "ce_time",
-                Instant.now().toString(), "ce_source", "/" + Settings.SERVICE, "content-type", "application/avro")
-                .forEach((name, value) -> {
-                    headers.remove(name);
-                    headers.add(name, value.getBytes(StandardCharsets.UTF_8));
-                });
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-        bytes.writeBytes(ByteBuffer.allocate(HEADER_BYTES).putInt(1, registry.idOf(topic, text(topic))).array());
+        int schemaId = registry.idOf(topic, event.getSchema());
+        bytes.writeBytes(ByteBuffer.allocate(1 + Integer.BYTES).put(MAGIC).putInt(schemaId).array());
         try {
-            BinaryEncoder encoder = EncoderFactory.get().directBinaryEncoder(bytes, null);
-            new GenericDatumWriter<GenericRecord>(event.getSchema()).write(event, encoder);
+            new GenericDatumWriter<GenericRecord>(event.getSchema())
+                    .write(event, EncoderFactory.get().directBinaryEncoder(bytes, null));
             return bytes.toByteArray();
         } catch (IOException error) {
             throw new SerializationException(topic, error);
@@ -82,12 +74,12 @@ final class Events implements Serializer<GenericRecord> {
 
     /** Decodes what is not personal. */
     GenericRecord deserialize(String topic, byte[] bytes) {
-        if (bytes == null || bytes.length < HEADER_BYTES || bytes[0] != 0) {
+        ByteBuffer frame = ByteBuffer.wrap(bytes);
+        if (frame.get() != MAGIC) {
             throw new SerializationException("it has no id of a schema");
         }
-        Schema written = registry.schema(ByteBuffer.wrap(bytes).getInt(1));
-        int length = bytes.length - HEADER_BYTES;
-        BinaryDecoder decoder = DecoderFactory.get().binaryDecoder(bytes, HEADER_BYTES, length, null);
+        Schema written = registry.schema(frame.getInt());
+        BinaryDecoder decoder = DecoderFactory.get().binaryDecoder(bytes, frame.position(), frame.remaining(), null);
         try {
             Schema read = projections.computeIfAbsent(topic, name -> withoutPersonal(schema(name)));
             GenericRecord event = new GenericDatumReader<GenericRecord>(written, read).read(null, decoder);
@@ -95,20 +87,15 @@ final class Events implements Serializer<GenericRecord> {
                 throw new SerializationException("it has bytes after its end");
             }
             return event;
-        } catch (IOException | AvroRuntimeException error) {
-            throw new SerializationException(error.toString(), error);
+        } catch (IOException error) {
+            throw new SerializationException(topic, error);
         }
     }
 
     private Schema schema(String topic) {
-        return schemas.computeIfAbsent(topic, name -> new Schema.Parser().parse(text(name)));
-    }
-
-    /** The text as it was registered: a registry may compare it word for word. */
-    private String text(String topic) {
-        return texts.computeIfAbsent(topic, name -> {
+        return schemas.computeIfAbsent(topic, name -> {
             try (InputStream file = Events.class.getResourceAsStream("/schemas/" + name + ".avsc")) {
-                return new String(file.readAllBytes(), StandardCharsets.UTF_8);
+                return new Schema.Parser().parse(file);
             } catch (IOException error) {
                 throw new SerializationException(name, error);
             }

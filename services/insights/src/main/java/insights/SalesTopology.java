@@ -2,6 +2,7 @@ package insights;
 
 import insights.Sum.Decided;
 import insights.Sum.Sale;
+import io.micrometer.core.instrument.Metrics;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.List;
@@ -10,11 +11,10 @@ import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.common.utils.Bytes;
-import org.apache.kafka.streams.KeyValue;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.kstream.Consumed;
-import org.apache.kafka.streams.kstream.GlobalKTable;
+import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.KGroupedStream;
 import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.Materialized;
@@ -26,13 +26,14 @@ import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.processor.api.ContextualFixedKeyProcessor;
 import org.apache.kafka.streams.processor.api.FixedKeyProcessorSupplier;
 import org.apache.kafka.streams.processor.api.FixedKeyRecord;
-import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.Stores;
 import org.apache.kafka.streams.state.WindowStore;
 
 /** The way from the events of orders to the sums, by item and by outcome. */
-final class SalesTopology {
-    static final Duration MINUTE = Duration.ofMinutes(1);
+record SalesTopology(Events contracts) {
+    private static final Duration MINUTE = Duration.ofMinutes(1);
+    /** How long a minute stays open for what arrives out of order, in event time. */
+    private static final Duration GRACE = Duration.ofMinutes(10);
     /** How long an order is remembered: the retention of the topics of its events. */
     static final Duration ORDERS_RETENTION = Duration.ofDays(14);
     /** How long the sums of a minute can be asked for. */
@@ -41,50 +42,30 @@ final class SalesTopology {
     static final String BY_MINUTE = "-by-minute";
     static final String TOTAL = "-total";
     static final String LATE_TOTAL = "-late-total";
-    static final List<String> ORDER_TOPICS = List.of("orders.created", "orders.confirmed", "orders.cancelled");
-    static final String ITEMS = "stock.items";
     static final String SALES = "insights.sales";
     static final String OUTCOMES = "insights.outcomes";
-    static final List<String> PUBLISHED = List.of(SALES, OUTCOMES);
 
-    private final StreamsBuilder builder = new StreamsBuilder();
     /** A record without a key cannot be decoded: it belongs to no order and to no item. */
-    private final Serde<String> keys = Serdes.serdeFrom(
+    private static final Serde<String> KEYS = Serdes.serdeFrom(
             Serdes.String().serializer(), (topic, bytes) -> new String(bytes, StandardCharsets.UTF_8));
-    private final Serde<GenericRecord> events;
-    private final Events contracts;
-    /** How long a minute stays open for what arrives out of order. */
-    private final Duration grace;
-
-    SalesTopology(Events contracts, Duration grace) {
-        this.contracts = contracts;
-        this.grace = grace;
-        events = Serdes.serdeFrom(contracts, contracts::deserialize);
-    }
 
     Topology build() {
+        StreamsBuilder builder = new StreamsBuilder();
+        Serde<GenericRecord> events = Serdes.serdeFrom(contracts, contracts::deserialize);
         builder.addStateStore(Stores.windowStoreBuilder(
                 Stores.persistentWindowStore(OrderSteps.STORE, ORDERS_RETENTION, MINUTE, false),
                 Serdes.String(), Sum.serde(OrderSteps.Order.class)));
         Consumed<String, GenericRecord> read =
-                Consumed.with(keys, events).withTimestampExtractor(SalesTopology::occurredAt);
-        KStream<String, OrderSteps.Step> steps = builder.stream(ORDER_TOPICS, read.withName("order-events"))
+                Consumed.with(KEYS, events).withTimestampExtractor(SalesTopology::occurredAt);
+        KStream<String, Sum<?>> steps = builder
+                .stream(List.of("orders.created", "orders.confirmed", "orders.cancelled"), read.withName("orders"))
                 .process(OrderSteps::new, Named.as("order-steps"), OrderSteps.STORE);
-        GlobalKTable<String, GenericRecord> items =
-                builder.globalTable(ITEMS, read.withName("item-events"), Materialized.as("items"));
-
-        KStream<String, Sale> sales = steps.flatMap(
-                (order, step) -> step.sales().entrySet().stream()
-                        .map(sale -> KeyValue.pair(sale.getKey(), sale.getValue())).toList(),
-                Named.as("sales-of-order"));
-        sums("sales", sales, Sale.class)
-                .leftJoin(items, (item, sale) -> sku(item.key()), this::itemSales, Named.as("sales-with-name"))
-                .selectKey((item, event) -> sku(item.key()), Named.as("sales-by-sku"))
+        var items = builder.globalTable("stock.items", read.withName("items"), Materialized.as("items"));
+        sums("sales", steps, Sale.class)
+                .leftJoin(items, (item, sale) -> item.key().split(" ", 2)[1], this::itemSales, Named.as("sales-named"))
+                .selectKey((item, event) -> event.get("sku").toString(), Named.as("sales-by-sku"))
                 .to(SALES, Produced.with(Serdes.String(), events).withName("sales-events"));
-
-        KStream<String, Decided> outcomes = steps.map(
-                (order, step) -> KeyValue.pair(step.outcome(), step.decided()), Named.as("outcome-of-order"));
-        sums("outcomes", outcomes, Decided.class)
+        sums("outcomes", steps, Decided.class)
                 .mapValues(this::orderOutcomes, Named.as("outcomes-with-minute"))
                 .selectKey((outcome, event) -> outcome.key(), Named.as("outcomes-by-outcome"))
                 .to(OUTCOMES, Produced.with(Serdes.String(), events).withName("outcome-events"));
@@ -101,53 +82,44 @@ final class SalesTopology {
     }
 
     /** Sums by key and minute, and for all time. What is late for its minute is summed apart. */
-    private <S extends Sum<S>> KStream<Windowed<String>, S> sums(String name, KStream<String, S> facts, Class<S> type) {
+    private <S extends Sum<S>> KStream<Windowed<String>, S> sums(
+            String name, KStream<String, Sum<?>> steps, Class<S> type) {
         Serde<S> serde = Sum.serde(type);
-        KStream<String, S> all = facts.repartition(Repartitioned.with(Serdes.String(), serde).withName(name));
-        KGroupedStream<String, S> onTime = punctual(all, name + "-on-time", false);
-        KGroupedStream<String, S> late = punctual(all, name + "-late", true);
-        late.reduce(Sum::plus, Named.as(name + "-sum-late"), total(name + LATE_TOTAL, serde));
-        onTime.reduce(Sum::plus, Named.as(name + "-sum"), total(name + TOTAL, serde));
-        Materialized<String, S, WindowStore<Bytes, byte[]>> byMinute = Materialized.as(name + BY_MINUTE);
-        return onTime.windowedBy(TimeWindows.ofSizeAndGrace(MINUTE, grace))
-                .reduce(Sum::plus, Named.as(name + "-sum-by-minute"),
-                        byMinute.withKeySerde(Serdes.String()).withValueSerde(serde).withRetention(MINUTES_RETENTION))
+        KStream<String, S> all = steps.filter((key, step) -> type.isInstance(step), Named.as(name + "-of-orders"))
+                .mapValues(type::cast, Named.as(name + "-typed"))
+                .repartition(Repartitioned.with(Serdes.String(), serde).withName(name));
+        KGroupedStream<String, S> onTime = punctual(all, name + "-on-time", false, serde);
+        KGroupedStream<String, S> late = punctual(all, name + "-late", true, serde);
+        late.reduce(Sum::plus, Named.as(name + "-sum-late"), Materialized.as(name + LATE_TOTAL));
+        onTime.reduce(Sum::plus, Named.as(name + "-sum"), Materialized.as(name + TOTAL));
+        return onTime.windowedBy(TimeWindows.ofSizeAndGrace(MINUTE, GRACE))
+                .reduce(Sum::plus, Named.as(name + "-sum-by-minute"), Materialized
+                        .<String, S, WindowStore<Bytes, byte[]>>as(name + BY_MINUTE).withRetention(MINUTES_RETENTION))
                 .toStream(Named.as(name + "-minutes"));
     }
 
-    private static <S> Materialized<String, S, KeyValueStore<Bytes, byte[]>> total(String store, Serde<S> serde) {
-        Materialized<String, S, KeyValueStore<Bytes, byte[]>> total = Materialized.as(store);
-        return total.withKeySerde(Serdes.String()).withValueSerde(serde);
-    }
-
     /** Of what arrives, only what is late for its minute, or only what is not. */
-    private <S> KGroupedStream<String, S> punctual(KStream<String, S> all, String name, boolean isLateWanted) {
+    private static <S> KGroupedStream<String, S> punctual(
+            KStream<String, S> all, String name, boolean isLateWanted, Serde<S> serde) {
         FixedKeyProcessorSupplier<String, S, S> filter = () -> new ContextualFixedKeyProcessor<>() {
             @Override
             public void process(FixedKeyRecord<String, S> record) {
-                if (isLate(record.timestamp(), context().currentStreamTimeMs()) == isLateWanted) {
+                // The rule by which Streams closes a window. It drops what is late; here it is known before.
+                long minute = record.timestamp() - record.timestamp() % MINUTE.toMillis();
+                long closes = minute + MINUTE.plus(GRACE).toMillis();
+                if (closes <= context().currentStreamTimeMs() == isLateWanted) {
                     context().forward(record);
-                    Metrics.count("facts_summed_total", "sum", name);
+                    Metrics.counter("facts.summed", "sum", name).increment();
                 }
             }
         };
-        return all.processValues(filter, Named.as(name)).groupByKey();
-    }
-
-    /** The same rule by which Streams closes a window. It drops what is late; here it is known before. */
-    private boolean isLate(long at, long now) {
-        long end = at - at % MINUTE.toMillis() + MINUTE.toMillis();
-        return end + grace.toMillis() <= now;
-    }
-
-    private static String sku(String item) {
-        return item.substring(item.indexOf(' ') + 1);
+        return all.processValues(filter, Named.as(name)).groupByKey(Grouped.with(Serdes.String(), serde));
     }
 
     private GenericRecord itemSales(Windowed<String> item, Sale sale, GenericRecord known) {
-        Object name = known == null ? null : known.get("name");
-        return contracts.event(SALES, sku(item.key()), name, item.key().split(" ")[0], item.window().start() * 1000,
-                sale.orders(), sale.units(), sale.revenueCents());
+        String[] currencyAndSku = item.key().split(" ", 2);
+        return contracts.event(SALES, currencyAndSku[1], known == null ? null : known.get("name"), currencyAndSku[0],
+                item.window().start() * 1000, sale.orders(), sale.units(), sale.revenueCents());
     }
 
     private GenericRecord orderOutcomes(Windowed<String> outcome, Decided decided) {

@@ -1,6 +1,7 @@
 package insights;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import org.apache.kafka.common.serialization.Serde;
@@ -8,7 +9,7 @@ import org.apache.kafka.common.serialization.Serdes;
 
 /** What is added up, for one key. */
 interface Sum<S> {
-    ObjectMapper JSON = new ObjectMapper();
+    ObjectMapper JSON = new ObjectMapper().setPropertyNamingStrategy(PropertyNamingStrategies.SNAKE_CASE);
 
     S plus(S other);
 
