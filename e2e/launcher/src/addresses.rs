@@ -173,10 +173,7 @@ impl Stack {
     /// # Errors
     /// If the stack was deleted.
     pub fn streams_urls(&self) -> Result<Vec<(String, String)>> {
-        let state = self.state()?;
-        let ports = state.ports.streams.iter().filter(|_| state.streams);
-        let url = |port: u16| format!("{}://{HOST}:{port}", state.http_scheme());
-        Ok(ports.map(|(name, ports)| (name.clone(), url(ports.api))).collect())
+        Ok(self.state()?.streams_urls())
     }
 
     /// The names of a service's instances, the first one first.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::time::Instant;
 
-use crate::artifacts::{Artifacts, find_java};
+use crate::artifacts::Artifacts;
 use crate::class_archives::class_archive_mode;
 use crate::directories::{create_public_directory, lock_file, programs_directory};
 use crate::eventually::eventually;
@@ -21,7 +21,7 @@ use crate::provision;
 use crate::readiness::{wait_for_free_ports, wait_until_ready};
 use crate::stack::Stack;
 use crate::status::{STOP_TIMEOUT, StopOutcome};
-use crate::streams_project::StreamsProject;
+use crate::streams_project;
 use crate::topology::Component;
 
 /// How long the supervisor of a process may take to record its exit.
@@ -219,13 +219,8 @@ impl Stack {
                 jaeger.launch_command(&process.home, &stack_state)?
             }
             Component::Streams(name) => {
-                provision::provision_java(&process.home)?;
-                let java = find_java()?;
-                let root = &self.description().root;
-                let project =
-                    StreamsProject::build_missing(root, name, &|line| eprintln!("{line}"));
                 let environment = stack_state.environment_of(component)?;
-                project.await?.launch_command(java, &process.home, environment)?
+                streams_project::launch_command(self, name, &process.home, environment).await?
             }
             Component::Service { service, .. } => {
                 let own = stack_state.programs.get(&component.to_string()).cloned();

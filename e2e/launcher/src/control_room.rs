@@ -21,7 +21,7 @@ impl StackState {
         self.ports.console.as_ref().context("the stack has no control room")
     }
 
-    /// The variables of the control room: its ports, and the ports of every instance.
+    /// The variables of the control room: its ports, the ports of every instance, and the stream processors.
     pub fn console_environment(&self) -> Result<Vec<(String, String)>> {
         let ports = self.console_ports()?;
         let (http, scheme) = ("http", self.http_scheme());
@@ -32,6 +32,8 @@ impl StackState {
             ("ADMIN_URLS", self.urls(scheme, |ports| ports.admin)?),
             ("PROBE_URLS", self.urls(http, |ports| ports.probe)?),
         ];
+        let streams = self.streams_urls().into_iter();
+        let streams = streams.map(|(name, url)| (format!("{}_URL", name.to_uppercase()), url));
         if self.observed {
             variables.push(("JAEGER_URL", self.jaeger_url()));
         }
@@ -53,7 +55,8 @@ impl StackState {
                 ("HTTP_TLS_KEY_LOCATION", certificate),
             ]);
         }
-        Ok(variables.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+        let variables = variables.into_iter().map(|(name, value)| (name.to_string(), value));
+        Ok(variables.chain(streams).collect())
     }
 
     /// One port of every instance, as in `a=http://127.0.0.1:9001,a=http://127.0.0.1:9101`.

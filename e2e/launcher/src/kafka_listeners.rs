@@ -1,19 +1,6 @@
 //! Kafka has a listener of its own for each service and each stream processor, so that a test can cut off one of them.
 
-use serde::{Deserialize, Serialize};
-
 use crate::ports::Ports;
-
-/// The ports of a stream processor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamsPorts {
-    /// For clients that ask for its sums.
-    pub api: u16,
-    /// For `/livez`, `/readyz` and `/metrics`.
-    pub probe: u16,
-    /// Kafka's listener for it alone.
-    pub kafka: u16,
-}
 
 impl Ports {
     /// Kafka's listeners for one client each: the services, then the stream processors.

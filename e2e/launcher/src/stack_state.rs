@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::kafka_listeners::StreamsPorts;
 use crate::ports::{InstancePorts, Ports, ServicePorts};
 use crate::secrets::{Secrets, database_secret};
+use crate::streams_ports::StreamsPorts;
 use crate::topology::{Component, HOST, StackDescription};
 
 /// The saved state of a stack, beside its data.
@@ -106,6 +106,13 @@ impl StackState {
     pub fn streams_ports(&self, name: &str) -> Result<&StreamsPorts> {
         let ports = self.ports.streams.get(name);
         ports.with_context(|| format!("there is no stream processor `{name}`"))
+    }
+
+    /// See [`crate::Stack::streams_urls`].
+    pub fn streams_urls(&self) -> Vec<(String, String)> {
+        let ports = self.ports.streams.iter().filter(|_| self.streams);
+        let url = |port: u16| format!("{}://{HOST}:{port}", self.http_scheme());
+        ports.map(|(name, ports)| (name.clone(), url(ports.api))).collect()
     }
 
     pub fn service_ports(&self, service: &str) -> Result<&ServicePorts> {

@@ -7,18 +7,34 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::artifacts::hex;
+use crate::artifacts::{find_java, hex};
 use crate::directories::lock_file;
 use crate::launch_config::java_options;
 use crate::process::LaunchCommand;
+use crate::provision;
+use crate::stack::Stack;
 
 /// What goes into the jar: the sources, and the schemas of the checkout, which the project includes.
 const SOURCES: [&str; 2] = ["src/main", "../../schemas"];
 
 const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
 
+/// How a stream processor of a stack is started. It is compiled first, if its sources have changed.
+pub async fn launch_command(
+    stack: &Stack,
+    name: &str,
+    home: &Path,
+    environment: Vec<(String, String)>,
+) -> Result<LaunchCommand> {
+    provision::provision_java(home)?;
+    let java = find_java()?;
+    let root = &stack.description().root;
+    let project = StreamsProject::build_missing(root, name, &|line| eprintln!("{line}")).await?;
+    project.launch_command(java, home, environment)
+}
+
 /// A compiled project, by its folder and its name.
-pub struct StreamsProject {
+struct StreamsProject {
     folder: PathBuf,
     name: String,
 }
@@ -26,7 +42,7 @@ pub struct StreamsProject {
 impl StreamsProject {
     /// Compiles it, unless its folder `target` has the jar of these sources. `progress` gets one line for each long
     /// step.
-    pub async fn build_missing(
+    async fn build_missing(
         root: &Path,
         name: &str,
         progress: &impl Fn(&str),
@@ -85,7 +101,7 @@ impl StreamsProject {
     }
 
     /// Its command line. It runs from a copy of the jar, because a later build replaces the jar while it runs.
-    pub fn launch_command(
+    fn launch_command(
         &self,
         java: PathBuf,
         home: &Path,

@@ -28,10 +28,10 @@ fn secured() -> Value {
         }
     }
     let services = services.as_object().unwrap();
-    // The two profiles are for the stack without the switch, and the forwarders pass on what they cannot read.
+    // These profiles are for the stack without the switch, and the forwarders pass on what they cannot read.
     let is_secured = |name: &str, it: &Value| {
         let profiles = texts(&it["profiles"]);
-        let is_left_out = profiles.contains(&"observe") || profiles.contains(&"ui");
+        let is_left_out = ["observe", "ui", "flows"].iter().any(|it| profiles.contains(it));
         !(is_left_out || name == "demo" || name.ends_with("-ports"))
     };
     let kept = services.iter().filter(|(name, it)| is_secured(name, it));

@@ -11,12 +11,15 @@ use super::*;
 
 /// A variable in the `--help` of a program.
 #[derive(Debug)]
-struct Variable {
-    is_required: bool,
-    default: Option<String>,
+pub struct Variable {
+    pub is_required: bool,
+    pub default: Option<String>,
 }
 
 fn variables(program: &str) -> BTreeMap<String, Variable> {
+    if program == events::insights::NAME {
+        return stream_processor::variables();
+    }
     let output = Command::new(programs_directory().unwrap().join(program)).arg("--help").output();
     let output =
         output.unwrap_or_else(|error| panic!("{program} --help: {error}: run `make build`"));
@@ -48,8 +51,7 @@ fn port(address: &str) -> u64 {
 /// Variables of the logging library, which every program reads.
 const LOG_VARIABLE: &str = "RUST_LOG";
 
-/// Variables of OpenSSL: the certificate authorities, if the registry's certificate is not from a
-/// public one.
+/// OpenSSL's file of certificate authorities, if that of the registry is no public one.
 const OPENSSL_VARIABLE: &str = "SSL_CERT_FILE";
 
 fn assert_environment(program: &str, set: &BTreeSet<String>, source: &str) {
@@ -162,8 +164,7 @@ fn ports_and_probes_are_those_that_the_code_serves() {
     }
 }
 
-/// The time after `SHUTDOWN_TIMEOUT_SECONDS` within which the process has exited, according to the
-/// chassis.
+/// The time after `SHUTDOWN_TIMEOUT_SECONDS` within which the chassis ends the process.
 const EXIT_DELAY_SECONDS_MAX: u64 = 5;
 
 #[test]
@@ -247,8 +248,7 @@ fn production_pulls_every_image_from_a_registry() {
     }
 }
 
-/// If the image was not loaded into the cluster, a pull would run whatever a stranger published by
-/// its name.
+/// Without a loaded image, a pull would run whatever a stranger published by its name.
 #[test]
 fn the_demo_pulls_none_of_our_images() {
     // Patches set this, so it is visible in kubectl's output, if there is kubectl.

@@ -14,6 +14,7 @@ mod network_policies;
 mod observe;
 mod portability;
 mod secured;
+mod stream_processor;
 mod supply_chain;
 mod versions;
 mod workload_rules;

@@ -140,8 +140,8 @@ fn production_is_scraped_and_has_the_rules_and_the_boards() {
             let wanted = &selector["matchLabels"]["app"];
             let one_of =
                 list(&selector["matchExpressions"]).iter().flat_map(|it| list(&it["values"]));
-            let is_meant = object["kind"] == "Deployment"
-                && (app == wanted || one_of.into_iter().any(|it| it == app));
+            let is_meant =
+                pod(object).is_some() && (app == wanted || one_of.into_iter().any(|it| it == app));
             is_meant.then(|| {
                 (
                     text(app),

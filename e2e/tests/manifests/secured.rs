@@ -61,7 +61,8 @@ fn has_quotas(user: &Value, default: &Value) -> bool {
     own["producerByteRate"].is_u64() && own == *default
 }
 
-/// Every right in Kafka: the user, the kind and name of the resource, and the operation.
+/// Every right in Kafka: the user, the kind and name of the resource, and the operation. A name with `*` at its end
+/// stands for all that begin so.
 type Rights = BTreeSet<(String, String, String, String)>;
 
 fn rights_of_users(objects: &[Value]) -> Rights {
@@ -69,12 +70,11 @@ fn rights_of_users(objects: &[Value]) -> Rights {
     for user in of_kind(objects, "KafkaUser") {
         for rule in list(&user["spec"]["authorization"]["acls"]) {
             let resource = &rule["resource"];
-            // A name stands for itself alone, and a rule allows.
-            let is_literal = matches!(text(&resource["patternType"]), "" | "literal");
-            assert!(is_literal && matches!(text(&rule["type"]), "" | "allow"), "{rule}");
+            assert!(matches!(text(&rule["type"]), "" | "allow"), "{rule}");
+            let any = if resource["patternType"] == "prefix" { "*" } else { "" };
             for operation in texts(&rule["operations"]) {
-                let [kind, named] =
-                    ["type", "name"].map(|field| text(&resource[field]).to_string());
+                let kind = text(&resource["type"]).to_lowercase();
+                let named = format!("{}{any}", text(&resource["name"]));
                 rights.insert((name(user).to_string(), kind, named, operation.to_string()));
             }
         }
@@ -90,7 +90,8 @@ fn declared_rights(objects: &[Value]) -> Rights {
     let grants = CONTRACTS.grants().into_iter().filter(|grant| users.contains(&*grant.user));
     let rights = grants.map(|grant| {
         let kind = format!("{:?}", grant.resource).to_lowercase();
-        let (user, name) = (grant.user.into_owned(), grant.name.into_owned());
+        let any = if grant.is_prefix { "*" } else { "" };
+        let (user, name) = (grant.user.into_owned(), format!("{}{any}", grant.name));
         (user, kind, name, format!("{:?}", grant.operation))
     });
     rights.collect()
