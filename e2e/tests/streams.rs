@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::client::http_client::Client;
 use e2e::scenarios::streams;
-use e2e::stack_description::stack_description;
+use e2e::stack_description::with_console;
 use e2e::workload::load;
 use e2e::workload::options::Load;
 use e2e::workload::seed;
 use events::insights;
-use launcher::Stack;
+use launcher::{Stack, eventually};
 use tokio::time::sleep;
 
 use crate::fixture::{DRAIN_TIMEOUT, TIMEOUT, stack_permit, without_unexpected_exits};
@@ -19,7 +19,7 @@ use crate::fixture::{DRAIN_TIMEOUT, TIMEOUT, stack_permit, without_unexpected_ex
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sums_are_those_of_the_orders_although_the_stream_processor_is_killed() -> Result<()> {
     let _permit = stack_permit().await?;
-    let stack = Stack::ephemeral(&stack_description())?;
+    let stack = Stack::ephemeral(&with_console())?;
     stack.process_streams()?;
     without_unexpected_exits(&stack, async {
         stack.up().await?;
@@ -37,6 +37,24 @@ async fn the_sums_are_those_of_the_orders_although_the_stream_processor_is_kille
         ensure!(summary.holds() && summary.confirmed > 60, "{}", summary.lines().join("\n"));
         let sums = streams::wait_until_equal(&client, &stack, TIMEOUT).await?;
         ensure!(sums.outcomes["confirmed"] > 60 && !sums.sales.is_empty(), "{sums:?}");
+        assert_control_room_draws_them(&stack, true).await?;
+        stack.kill(insights::NAME).await?;
+        assert_control_room_draws_them(&stack, false).await
+    })
+    .await
+}
+
+/// The overview has charts of the sums while the stream processor answers, and nothing else changes without it.
+async fn assert_control_room_draws_them(stack: &Stack, is_drawn: bool) -> Result<()> {
+    let url = stack.console_url()?;
+    eventually("the control room to follow the stream processor", TIMEOUT, async || {
+        let page = reqwest::get(&url).await?.error_for_status()?.text().await?;
+        ensure!(page.contains("Orders a minute"), "{page}");
+        for drawn in
+            ["Revenue by item and minute EUR;", "Units by item and minute;", "% now", "; mean "]
+        {
+            ensure!(page.contains(drawn) == is_drawn, "{drawn}");
+        }
         Ok(())
     })
     .await

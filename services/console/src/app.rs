@@ -16,6 +16,7 @@ use crate::metrics::snapshot::Snapshot;
 use crate::operators::{self, Issuer, PendingSignIns, VerifiedTokens};
 use crate::orders::pending::PendingCache;
 use crate::overview::books::BooksCache;
+use crate::overview::insights::InsightsCache;
 use crate::overview::regions::Rendered;
 use crate::services::Services;
 use crate::settings::Settings;
@@ -36,6 +37,7 @@ pub struct AppState {
     pub rendered: watch::Sender<Arc<Rendered>>,
     pub books: BooksCache,
     pub pending: PendingCache,
+    pub insights: InsightsCache,
     pub attention: AttentionCache,
     pub jobs: Jobs,
     pub recent: RecentOrders,
@@ -93,6 +95,7 @@ impl App {
             rendered: watch::Sender::default(),
             books: BooksCache::default(),
             pending: PendingCache::default(),
+            insights: InsightsCache::default(),
             attention: AttentionCache::default(),
             jobs: Jobs::default(),
             recent: RecentOrders::default(),

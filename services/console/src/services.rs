@@ -18,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const NEXT_INSTANCE_TIMEOUT: Duration = Duration::from_secs(2);
 const NO_ANSWER: &str = "it does not answer in time";
 
+/// The stream processor. It is asked like a service, and is not one of their names.
+pub const INSIGHTS: &str = "insights";
+
 /// The services by their names, and where they are reached.
 pub struct Services {
     /// The names, in the sequence of the settings.
@@ -69,9 +72,13 @@ impl Services {
         let accepted = HeaderValue::from_static("max-age=60");
         let http = http.default_headers([(header::CACHE_CONTROL, accepted)].into_iter().collect());
         let http = http.build()?;
+        let mut api = settings.api_urls.clone();
+        api.0.extend(
+            settings.insights_url.iter().map(|url| (INSIGHTS.to_string(), vec![url.clone()])),
+        );
         Ok(Services {
             names: settings.probe_urls.names().map(str::to_string).collect(),
-            api: settings.api_urls.clone(),
+            api,
             admin: settings.admin_urls.clone(),
             http,
         })

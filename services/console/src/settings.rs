@@ -21,6 +21,10 @@ pub struct Settings {
     /// The port with the probes and the metrics of each service, likewise.
     #[arg(long, env, value_parser = parse_addresses)]
     pub probe_urls: Addresses,
+    /// The API of the stream processor, whose sums the overview draws. Unset, or while it does not answer, there are no
+    /// such charts.
+    #[arg(long, env)]
+    pub insights_url: Option<Url>,
     /// The host names, comma-separated, by which browsers reach the control room, beside `localhost` and addresses.
     #[arg(long, env, default_value = "")]
     pub hosts: String,

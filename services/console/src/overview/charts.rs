@@ -1,5 +1,6 @@
 //! The charts: SVG made here, with its geometry in attributes and its colours in the style sheet.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use maud::{Markup, html};
 
 use crate::format;
@@ -7,12 +8,12 @@ use crate::metrics::snapshot::Snapshot;
 use crate::metrics::window::{BUCKET_SECONDS, BUCKETS_MAX, Bucket};
 
 /// The drawing: its size, and the room of the labels.
-const WIDTH: f64 = 640.0;
+pub(super) const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 200.0;
 const LEFT: f64 = 48.0;
-const TOP: f64 = 8.0;
+pub(super) const TOP: f64 = 8.0;
 const BOTTOM: f64 = 22.0;
-const RIGHT: f64 = 6.0;
+pub(super) const RIGHT: f64 = 6.0;
 
 /// The charts span whole minutes: from the start of the console on, at least some, and at most what is kept.
 const MINUTES_MIN: usize = 3;
@@ -53,7 +54,7 @@ pub fn orders(snapshot: &Snapshot) -> Markup {
         h2 { "Orders a minute"
             span.legend { i.key-confirmed {} "confirmed" i.key-cancelled {} "cancelled" i.key-placed {} "placed" } }
         svg.chart viewBox=(view_box()) role="img" aria-label=(summary) {
-            (axis.draw(snapshot, &grid))
+            (axis.draw(snapshot.at, &grid))
             @for (x, confirmed, height, all, rest) in columns {
                 rect.confirmed x=(px(x)) y=(px(confirmed)) width=(px(axis.step() - 1.0)) height=(px(height)) {}
                 rect.cancelled x=(px(x)) y=(px(all)) width=(px(axis.step() - 1.0)) height=(px(rest)) {}
@@ -88,7 +89,7 @@ pub fn decisions(snapshot: &Snapshot) -> Markup {
     html! {
         h2 { "Time to a decision" span.legend { i.key-median {} "half within" i.key-slow {} "95 % within" } }
         svg.chart viewBox=(view_box()) role="img" aria-label=(summary) {
-            (axis.draw(snapshot, &grid))
+            (axis.draw(snapshot.at, &grid))
             path.slow d=(slow) {}
             path.median d=(median) {}
         }
@@ -105,28 +106,31 @@ fn complete(snapshot: &Snapshot) -> Vec<(usize, &Bucket)> {
 
 /// The axis of time, whose right edge is now.
 #[derive(Clone, Copy)]
-struct TimeAxis {
-    minutes: usize,
+pub(super) struct TimeAxis {
+    pub minutes: usize,
+    /// The time of a bucket.
+    pub bucket_seconds: i64,
 }
 
 impl TimeAxis {
     fn new(snapshot: &Snapshot) -> TimeAxis {
         let seconds = snapshot.window.buckets.len() * BUCKET_SECONDS as usize;
-        TimeAxis { minutes: seconds.div_ceil(60).clamp(MINUTES_MIN, MINUTES_MAX) }
+        let minutes = seconds.div_ceil(60).clamp(MINUTES_MIN, MINUTES_MAX);
+        TimeAxis { minutes, bucket_seconds: BUCKET_SECONDS }
     }
 
     /// The width of a bucket.
-    fn step(self) -> f64 {
-        (WIDTH - LEFT - RIGHT) * BUCKET_SECONDS as f64 / (self.minutes * 60) as f64
+    pub fn step(self) -> f64 {
+        (WIDTH - LEFT - RIGHT) * self.bucket_seconds as f64 / (self.minutes * 60) as f64
     }
 
     /// The left edge of a bucket, by its place from the right.
-    fn x(self, nth: usize) -> f64 {
+    pub fn x(self, nth: usize) -> f64 {
         WIDTH - RIGHT - self.step() * (nth + 1) as f64
     }
 
     /// A line with a step for each bucket, from its left edge; it is interrupted where there is none.
-    fn path(self, points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
+    pub fn path(self, points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
         let (mut path, mut is_drawn) = (String::new(), false);
         for point in points {
             if let Some((x, y)) = point {
@@ -143,11 +147,11 @@ impl TimeAxis {
         (0..=self.minutes).step_by(self.minutes.div_ceil(TIME_LABELS_MAX))
     }
 
-    fn draw(self, snapshot: &Snapshot, grid: &[(f64, String)]) -> Markup {
+    pub fn draw(self, now: DateTime<Utc>, grid: &[(f64, String)]) -> Markup {
         let labels = self.labels().map(|ago| {
             let right = WIDTH - RIGHT;
             let x = right - (right - LEFT) * ago as f64 / self.minutes as f64;
-            let at = snapshot.at - chrono::TimeDelta::minutes(ago as i64);
+            let at = now - TimeDelta::minutes(ago as i64);
             let anchor = match ago {
                 0 => "end",
                 _ if ago == self.minutes => "start",
@@ -167,20 +171,20 @@ impl TimeAxis {
     }
 }
 
-fn view_box() -> String {
+pub(super) fn view_box() -> String {
     format!("0 0 {WIDTH} {HEIGHT}")
 }
 
-fn plot_height() -> f64 {
+pub(super) fn plot_height() -> f64 {
     HEIGHT - TOP - BOTTOM
 }
 
-fn px(number: f64) -> String {
+pub(super) fn px(number: f64) -> String {
     format!("{number:.1}")
 }
 
 /// The smallest of 1, 2 and 5 times a power of ten that is not below.
-fn nice_maximum(number: f64) -> f64 {
+pub(super) fn nice_maximum(number: f64) -> f64 {
     let number = number.max(10.0);
     let power = 10f64.powf(number.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= number);
@@ -189,8 +193,6 @@ fn nice_maximum(number: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
 
     #[test]
@@ -201,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_line_is_interrupted_where_nothing_ended() {
-        let axis = TimeAxis { minutes: MINUTES_MAX };
+        let axis = TimeAxis { minutes: MINUTES_MAX, bucket_seconds: BUCKET_SECONDS };
         let points = [Some((0.0, 1.0)), Some((1.0, 2.0)), None, Some((3.0, 4.0))];
         let width = px(axis.step());
         let expected = format!("M0.0 1.0h{width}L1.0 2.0h{width}M3.0 4.0h{width}");

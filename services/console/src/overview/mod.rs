@@ -4,8 +4,10 @@
 pub mod books;
 mod charts;
 mod headlines;
+pub mod insights;
 mod pending;
 pub mod regions;
+mod sales_charts;
 mod summary;
 mod tables;
 
@@ -42,6 +44,7 @@ pub fn router() -> Router<App> {
 async fn show(State(app): State<App>, operator: Operator, headers: HeaderMap) -> Response {
     app.books.refresh(&app, &operator);
     app.pending.refresh(&app, &operator);
+    app.insights.refresh(&app, &operator);
     let rendered = regions::render(&app, &app.snapshot.borrow().clone(), &Rendered::default());
     let body = html! {
         div.title {
@@ -100,6 +103,7 @@ impl RegionStream {
             changed.ok()?.ok()?;
             self.app.books.refresh(&self.app, &self.operator);
             self.app.pending.refresh(&self.app, &self.operator);
+            self.app.insights.refresh(&self.app, &self.operator);
             let rendered = self.rendered.borrow_and_update().clone();
             let message = |(region, markup): (&str, &str)| {
                 Event::default().data(json!({"region": region, "markup": markup}).to_string())

@@ -7,7 +7,7 @@ use maud::{Markup, PreEscaped};
 
 use crate::app::App;
 use crate::metrics::snapshot::Snapshot;
-use crate::overview::{charts, headlines, pending, summary, tables};
+use crate::overview::{charts, headlines, pending, sales_charts, summary, tables};
 
 /// A region of the page.
 pub struct Region {
@@ -20,11 +20,15 @@ pub struct Region {
 pub const SPOKEN_REGION: &str = "summary";
 
 /// The regions in the sequence of the page.
-pub const REGIONS: [Region; 9] = [
+pub const REGIONS: [Region; 13] = [
     Region { id: SPOKEN_REGION, name: "Summary", class: "summary" },
     Region { id: "figures", name: "Figures", class: "figures" },
     Region { id: "orders-chart", name: "Orders a minute", class: "panel" },
     Region { id: "decisions-chart", name: "Time to a decision", class: "panel" },
+    Region { id: "revenue-chart", name: "Revenue by item and minute", class: "panel" },
+    Region { id: "units-chart", name: "Units by item and minute", class: "panel" },
+    Region { id: "rate-chart", name: "Confirmation rate by minute", class: "panel" },
+    Region { id: "durations-chart", name: "Time to a decision by minute", class: "panel" },
     Region { id: "pending", name: "Pending by age", class: "panel wide" },
     Region { id: "instances", name: "Instances", class: "panel wide" },
     Region { id: "lag", name: "Lag", class: "panel wide" },
@@ -58,12 +62,18 @@ impl Rendered {
 pub fn render(app: &App, snapshot: &Snapshot, before: &Rendered) -> Rendered {
     let (books, pending) = (app.books.present(), app.pending.present());
     let pending = pending.as_deref();
+    let sums = app.insights.present();
+    let sums = sums.as_deref();
     let version = before.version + 1;
     let markup = |id: &str| match id {
         SPOKEN_REGION => summary::render(snapshot),
         "figures" => headlines::render(snapshot, &books, pending),
         "orders-chart" => charts::orders(snapshot),
         "decisions-chart" => charts::decisions(snapshot),
+        "revenue-chart" => sales_charts::revenue(sums),
+        "units-chart" => sales_charts::units(sums),
+        "rate-chart" => sales_charts::confirmation_rate(sums),
+        "durations-chart" => sales_charts::durations(sums),
         "pending" => pending::render(pending),
         "instances" => tables::instances(snapshot),
         "lag" => tables::lag(snapshot),
