@@ -113,38 +113,49 @@ fn is_allowed(objects: &[Value], from: &Peer, to: &Peer, port: u64) -> bool {
         && allows_direction(objects, "ingress", to, from, port)
 }
 
+/// Each connection in use, and its port.
+fn connections_in_use(tree: &str) -> BTreeSet<(String, String, u64)> {
+    let is_production = tree == "production";
+    let (api, probes, admin) = (8080, 9090, 9091);
+    // In production, the listeners and the registry are encrypted, and the contracts have a listener of their own.
+    let (kafka, platform, registry) =
+        if is_production { (9093, 9094, 8443) } else { (9092, 9092, api) };
+    let mut used = BTreeSet::new();
+    for service in deployed_services() {
+        let database = format!("{service}-db");
+        used.insert((service.into(), database.clone(), 5432));
+        used.insert((format!("{service}-migrations"), database, 5432));
+        used.insert((service.into(), "kafka".into(), kafka));
+        used.insert((service.into(), "registry".into(), registry));
+        for port in [api, probes, admin] {
+            used.insert(("console".into(), service.into(), port));
+        }
+        if tree == "demo" {
+            used.insert(("seed".into(), service.into(), api));
+            used.insert((service.into(), "jaeger".into(), 4318));
+        }
+    }
+    used.insert(("contracts".into(), "kafka".into(), platform));
+    used.insert(("contracts".into(), "registry".into(), registry));
+    used.insert(("registry".into(), "registry-db".into(), 5432));
+    if is_production {
+        used.insert(("lag-exporter".into(), "kafka".into(), platform));
+        used.insert(("insights".into(), "kafka".into(), kafka));
+        used.insert(("insights".into(), "registry".into(), registry));
+        used.insert(("console".into(), "insights".into(), api));
+    }
+    used
+}
+
 #[test]
 fn every_connection_in_use_is_allowed_and_no_other() {
     for (tree, objects) in OVERLAYS.iter() {
         let deny = &find(objects, "NetworkPolicy", "default-deny")["spec"];
         assert_eq!(*deny, json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}));
         let is_production = tree == "production";
-        let (api, probes, admin) = (8080, 9090, 9091);
-        // In production, the listeners and the registry are encrypted, and the contracts have a listener of their own.
-        let (kafka, platform, registry) =
-            if is_production { (9093, 9094, 8443) } else { (9092, 9092, api) };
-        let mut used: BTreeSet<(String, String, u64)> = BTreeSet::new();
-        for service in deployed_services() {
-            let database = format!("{service}-db");
-            used.insert((service.into(), database.clone(), 5432));
-            used.insert((format!("{service}-migrations"), database, 5432));
-            used.insert((service.into(), "kafka".into(), kafka));
-            used.insert((service.into(), "registry".into(), registry));
-            for port in [api, probes, admin] {
-                used.insert(("console".into(), service.into(), port));
-            }
-            if tree == "demo" {
-                used.insert(("seed".into(), service.into(), api));
-                used.insert((service.into(), "jaeger".into(), 4318));
-            }
-        }
-        used.insert(("contracts".into(), "kafka".into(), platform));
-        used.insert(("contracts".into(), "registry".into(), registry));
-        used.insert(("registry".into(), "registry-db".into(), 5432));
-        if is_production {
-            used.insert(("lag-exporter".into(), "kafka".into(), platform));
-        }
-
+        let (api, probes, admin, platform) =
+            (8080, 9090, 9091, if is_production { 9094 } else { 9092 });
+        let used = connections_in_use(tree);
         let mut apps: BTreeSet<String> = BTreeSet::new();
         used.iter().for_each(|(from, to, _)| apps.extend([from.clone(), to.clone()]));
         for from in &apps {
@@ -234,7 +245,7 @@ fn services_and_control_room_in_production_reach_their_issuer_alone() {
     // The address is that of no machine until a forker puts in the one of the issuer.
     let issuer = Peer::outside_cluster("192.0.2.2");
     let internet = Peer::outside_cluster("203.0.113.9");
-    for service in deployed_services().into_iter().chain(["console"]) {
+    for service in deployed_services().into_iter().chain(["console", "insights"]) {
         let own = Peer::app(objects, service);
         assert!(is_allowed(objects, &own, &issuer, 443), "{service}");
         assert!(!is_allowed(objects, &own, &issuer, 80), "{service}");
