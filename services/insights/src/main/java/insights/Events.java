@@ -61,8 +61,8 @@ final class Events implements Serializer<GenericRecord> {
     @Override
     public byte[] serialize(String topic, GenericRecord event) {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-        int schemaId = registry.idOf(topic, event.getSchema());
-        bytes.writeBytes(ByteBuffer.allocate(1 + Integer.BYTES).put(MAGIC).putInt(schemaId).array());
+        int id = registry.idOf(topic, event.getSchema());
+        bytes.writeBytes(ByteBuffer.allocate(1 + Integer.BYTES).put(MAGIC).putInt(id).array());
         try {
             new GenericDatumWriter<GenericRecord>(event.getSchema())
                     .write(event, EncoderFactory.get().directBinaryEncoder(bytes, null));

@@ -5,6 +5,7 @@ import io.micrometer.core.instrument.Gauge;
 import io.micrometer.core.instrument.Metrics;
 import io.micrometer.core.instrument.binder.kafka.KafkaStreamsMetrics;
 import io.micrometer.core.instrument.binder.system.UptimeMetrics;
+import io.micrometer.core.instrument.config.MeterFilter;
 import io.micrometer.prometheusmetrics.PrometheusConfig;
 import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 import java.io.IOException;
@@ -64,10 +65,14 @@ public final class Main {
         streams.start();
     }
 
-    /** The metrics of Streams and of Kafka's clients by their own names, and what the other services have too. */
+    /** Those of Kafka by its own names, and what the other services have too. */
     private static PrometheusMeterRegistry metrics(KafkaStreams streams) {
         PrometheusMeterRegistry metrics = new PrometheusMeterRegistry(PrometheusConfig.DEFAULT);
         Metrics.addRegistry(metrics);
+        // Of the thousands of metrics of Streams and of Kafka's clients, those that tell whether it works.
+        metrics.config().meterFilter(MeterFilter.acceptNameStartsWith("kafka.stream.task.dropped"))
+                .meterFilter(MeterFilter.acceptNameStartsWith("kafka.consumer.fetch.manager.records.lag"))
+                .meterFilter(MeterFilter.denyNameStartsWith("kafka"));
         new KafkaStreamsMetrics(streams).bindTo(metrics);
         new UptimeMetrics().bindTo(metrics);
         String version = Main.class.getPackage().getImplementationVersion();

@@ -8,7 +8,6 @@ import io.javalin.json.JavalinJackson;
 import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 import java.net.InetSocketAddress;
 import java.time.Instant;
-import java.time.temporal.ChronoUnit;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.function.Consumer;
@@ -68,8 +67,7 @@ record Server(KafkaStreams streams, PrometheusMeterRegistry metrics) {
     /** The sums of the last minutes, and those since the beginning: what was on time, and what was late. */
     private Map<String, Map<String, ?>> sums(String name, Context request) {
         Instant now = Instant.now();
-        int past = request.queryParamAsClass("minutes", Integer.class).getOrDefault(60);
-        Instant from = now.minus(past, ChronoUnit.MINUTES);
+        Instant from = now.minusSeconds(60L * request.queryParamAsClass("minutes", Integer.class).getOrDefault(60));
         Map<String, Map<String, Object>> minutes = new TreeMap<>();
         ReadOnlyWindowStore<String, Object> store = streams.store(StoreQueryParameters.fromNameAndType(
                 name + SalesTopology.BY_MINUTE, QueryableStoreTypes.windowStore()));
@@ -78,8 +76,8 @@ record Server(KafkaStreams streams, PrometheusMeterRegistry metrics) {
                     .computeIfAbsent(sum.key.window().startTime().toString(), minute -> new TreeMap<>())
                     .put(sum.key.key(), sum.value));
         }
-        return Map.of("minutes", minutes, "on_time", totals(name + SalesTopology.TOTAL),
-                "late", totals(name + SalesTopology.LATE_TOTAL));
+        return new TreeMap<>(Map.of("minutes", minutes, "on_time", totals(name + SalesTopology.TOTAL),
+                "late", totals(name + SalesTopology.LATE_TOTAL)));
     }
 
     private Map<String, Object> totals(String name) {

@@ -203,7 +203,8 @@ class CallersTest {
     }
 
     private static HttpResponse<String> ask(Javalin server, String authorization) throws Exception {
-        HttpRequest.Builder request = HttpRequest.newBuilder(URI.create("http://127.0.0.1:" + server.port() + "/sales"));
+        URI sales = URI.create("http://127.0.0.1:" + server.port() + "/sales");
+        HttpRequest.Builder request = HttpRequest.newBuilder(sales);
         if (authorization != null) {
             request.header("authorization", authorization);
         }
