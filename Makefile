@@ -39,7 +39,7 @@ test: build crash-programs streams ## Every test but those of faults, on real Ka
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights)
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect)
 	@$(if $(STREAMS),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::directories::{cache_directory, create_public_directory, lock_file, path_variable};
+use crate::launch_config::find_java;
 use crate::process::LaunchCommand;
 
 /// The versions are in the Maven file, where tools that propose updates find them.
@@ -44,9 +45,7 @@ impl Artifacts {
             "the native stack runs on Linux x86-64; elsewhere use `docker compose up`"
         );
         let cache = cache_directory()?;
-        if ARTIFACTS.iter().any(|part| !part.is_complete(&cache)) {
-            fetch_all_missing(&cache, progress).await?;
-        }
+        fetch_all_missing(&ARTIFACTS, &cache, progress).await?;
         let kafka = ARTIFACTS[0].directory(&cache);
         let mut jars: Vec<String> =
             list_files(&kafka)?.into_iter().filter(|path| path.ends_with(".jar")).collect();
@@ -87,18 +86,19 @@ pub fn versions() -> impl Iterator<Item = (&'static str, &'static str)> {
     ARTIFACTS.iter().map(|part| (part.title, part.version()))
 }
 
-struct Artifact {
-    name: &'static str,
-    title: &'static str,
-    size: &'static str,
-    unpack: Option<Unpack>,
+/// A part of the stack that is fetched as a whole. Its name is that of its profile in the Maven file.
+pub(crate) struct Artifact {
+    pub name: &'static str,
+    pub title: &'static str,
+    pub size: &'static str,
+    pub unpack: Option<Unpack>,
 }
 
 /// The archive inside the download, by the end of its name, and the flags with which `tar` unpacks
 /// it.
-struct Unpack {
-    archive: &'static str,
-    flags: &'static str,
+pub(crate) struct Unpack {
+    pub archive: &'static str,
+    pub flags: &'static str,
 }
 
 const ARTIFACTS: [Artifact; 3] = [
@@ -124,7 +124,7 @@ impl Artifact {
         rest.split('<').next().unwrap_or_default()
     }
 
-    fn directory(&self, cache: &Path) -> PathBuf {
+    pub fn directory(&self, cache: &Path) -> PathBuf {
         cache.join(format!("{}-{}", self.name, self.version()))
     }
 
@@ -243,7 +243,15 @@ pub(crate) fn checksums(artifact: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()> {
+/// Fetches those of these artifacts that the cache lacks.
+pub(crate) async fn fetch_all_missing(
+    artifacts: &[Artifact],
+    cache: &Path,
+    progress: &impl Fn(&str),
+) -> Result<()> {
+    if artifacts.iter().all(|part| part.is_complete(cache)) {
+        return Ok(());
+    }
     create_public_directory(cache).with_context(|| {
         format!("cannot create the cache {} (HOLDFAST_CACHE moves it)", cache.display())
     })?;
@@ -255,7 +263,7 @@ async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()>
     let work = cache.join("partial");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work)?;
-    for part in &ARTIFACTS {
+    for part in artifacts {
         if !part.is_complete(cache) {
             part.fetch(cache, &work, progress).await?;
         }
@@ -264,16 +272,7 @@ async fn fetch_all_missing(cache: &Path, progress: &impl Fn(&str)) -> Result<()>
     Ok(())
 }
 
-/// The Java to run, with links followed: Debian's `java` is a link to a link.
-pub(crate) fn find_java() -> Result<PathBuf> {
-    let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = home.into_iter().chain(std::env::split_paths(&path));
-    let java = places.find_map(|place| fs::canonicalize(place.join("java")).ok());
-    java.context("no Java found on the PATH or in JAVA_HOME: install version 17 or newer")
-}
-
-fn list_files(directory: &Path) -> Result<Vec<String>> {
+pub(crate) fn list_files(directory: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(directory).with_context(|| format!("no {}", directory.display()))?;
     entries.map(|entry| Ok(entry?.path().display().to_string())).collect()
 }

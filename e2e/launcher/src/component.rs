@@ -9,12 +9,13 @@ use tokio::time::Instant;
 
 use crate::artifacts::Artifacts;
 use crate::class_archives::class_archive_mode;
+use crate::connect_worker::{self, ConnectArtifacts};
 use crate::directories::{create_public_directory, lock_file, programs_directory};
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
 use crate::jaeger::Jaeger;
 use crate::kafka_config;
-use crate::launch_config;
+use crate::launch_config::{self, find_java};
 use crate::proc_fs::ProcessIdentity;
 use crate::process::{self, Process, Signal};
 use crate::provision;
@@ -158,6 +159,9 @@ impl Stack {
             .await?;
         if let Component::Database(service) = component {
             provision::create_roles(&self.state()?, service).await?;
+            if self.state()?.connect {
+                provision::create_connector_role(&self.state()?, service).await?;
+            }
         }
         if started {
             self.print_progress(&format!(
@@ -217,6 +221,12 @@ impl Stack {
             Component::Jaeger => {
                 let jaeger = Jaeger::build_missing(&|line| eprintln!("{line}")).await?;
                 jaeger.launch_command(&process.home, &stack_state)?
+            }
+            Component::Connect => {
+                provision::provision_java(&process.home)?;
+                let artifacts =
+                    ConnectArtifacts::fetch_missing(&|line| eprintln!("{line}")).await?;
+                connect_worker::launch_command(&artifacts, &process.home, &stack_state)?
             }
             Component::Streams(name) => {
                 let environment = stack_state.environment_of(component)?;

@@ -2,9 +2,10 @@
 //! a crash (`fsync`, `synchronous_commit`, `acks`) keep their defaults. The others make the stack
 //! small and quick to start.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::Artifacts;
 use crate::directories::is_root;
@@ -16,6 +17,10 @@ use crate::topology::{Component, HOST};
 
 /// Enough for a quick start; a benchmark sets a larger heap and the second compiler.
 const DEFAULT_JAVA_OPTIONS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
+
+/// What a connector needs: a log from which rows can be read. A connector that is away keeps that log, up to a bound:
+/// beyond it the database goes on, and the connector has lost its place.
+const LOGICAL_LOG: [&str; 2] = ["wal_level=logical", "max_slot_wal_keep_size=2GB"];
 
 /// The PostgreSQL server of a service, with its data in `home/data`.
 pub fn postgres(
@@ -41,9 +46,11 @@ pub fn postgres(
         // The detail of a refused row contains its values.
         "log_error_verbosity=terse".to_string(),
     ];
+    let captured = stack_state.connect.then(|| LOGICAL_LOG.map(String::from));
+    let settings = settings.into_iter().chain(captured.into_iter().flatten());
     let mut arguments = vec!["-D".to_string(), home.join("data").display().to_string()];
     let tls = stack_state.secure.then(|| postgres_tls(home));
-    for setting in settings.into_iter().chain(tls.into_iter().flatten()) {
+    for setting in settings.chain(tls.into_iter().flatten()) {
         arguments.extend(["-c".to_string(), setting]);
     }
     // PostgreSQL uses the last value of an option.
@@ -152,6 +159,15 @@ pub fn registry(
     .map(|(key, value)| (key.to_string(), value.to_string()))
     .to_vec();
     Ok(launch)
+}
+
+/// The Java to run, with links followed: Debian's `java` is a link to a link.
+pub(crate) fn find_java() -> Result<PathBuf> {
+    let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = home.into_iter().chain(std::env::split_paths(&path));
+    let java = places.find_map(|place| fs::canonicalize(place.join("java")).ok());
+    java.context("no Java found on the PATH or in JAVA_HOME: install version 17 or newer")
 }
 
 /// Java's options: the variable replaces the defaults, since two garbage collectors exclude each

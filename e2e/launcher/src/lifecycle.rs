@@ -22,9 +22,9 @@ use crate::topology::Component;
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Stack {
-    /// Starts what does not run: the infrastructure, then the services, then stream processors and the control room. In between it applies the
-    /// contracts, and migrates each service whose first instance does not run. Returns when all are
-    /// ready.
+    /// Starts what does not run: the infrastructure, then the services, Kafka Connect, stream processors and the control
+    /// room. In between it applies the contracts, and migrates each service whose first instance does not run. Returns
+    /// when all are ready.
     ///
     /// # Errors
     /// If a port is taken, a migration or the contracts fail, or a component exits during its start
@@ -61,10 +61,11 @@ impl Stack {
             .map(|service| self.migrate_with(&programs, service));
         tokio::try_join!(self.apply_contracts(&programs), try_join_all(migrations))?;
         try_join_all(services.iter().map(|component| self.start_component(component))).await?;
-        let streams = self.components().into_iter();
-        let streams: Vec<Component> =
-            streams.filter(|component| matches!(component, Component::Streams(_))).collect();
-        try_join_all(streams.iter().map(|component| self.start_component(component))).await?;
+        let flows = self.components().into_iter();
+        let flows: Vec<Component> = flows
+            .filter(|component| matches!(component, Component::Connect | Component::Streams(_)))
+            .collect();
+        try_join_all(flows.iter().map(|component| self.start_component(component))).await?;
         if self.description().console {
             self.refresh_console().await?;
             self.start_component(&Component::Console).await?;
@@ -121,7 +122,10 @@ impl Stack {
             components.iter().partition(|component| {
                 matches!(
                     component,
-                    Component::Service { .. } | Component::Console | Component::Streams(_)
+                    Component::Service { .. }
+                        | Component::Console
+                        | Component::Connect
+                        | Component::Streams(_)
                 )
             });
         for group in [services, infrastructure] {
@@ -258,9 +262,26 @@ impl Stack {
         })
     }
 
+    /// The databases of a stack that got Kafka Connect while they ran have to start again.
+    async fn stop_databases_without_logical_log(&self) -> Result<()> {
+        let state = self.state()?;
+        for service in self.description().services.iter().filter(|_| state.connect) {
+            let database = Component::Database(service.clone());
+            let runs = self.process(&database).running().is_some();
+            if runs && !provision::has_logical_log(&state, service).await? {
+                self.print_progress(&format!(
+                    "{database} gets a log for connectors: restarting it …"
+                ));
+                self.stop_component(&database).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn start_infrastructure(&self) -> Result<()> {
         let artifacts = self.artifacts().await?;
         create_class_archives(self.description(), &artifacts).await;
+        self.stop_databases_without_logical_log().await?;
         let mut components = self.description().infrastructure();
         components.extend(self.state()?.observed.then_some(Component::Jaeger));
         try_join_all(components.iter().map(|component| self.start_component(component))).await?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::kafka_listeners::ConnectPorts;
 use crate::streams_ports::StreamsPorts;
 use crate::topology::{HOST, StackDescription};
 
@@ -75,7 +76,10 @@ pub struct Ports {
     /// The ports of each stream processor, by its name.
     #[serde(default)]
     pub streams: BTreeMap<String, StreamsPorts>,
-    /// Kafka's listener for clients that are neither.
+    /// The ports of the worker of Kafka Connect, which a stack may have.
+    #[serde(default)]
+    pub connect: ConnectPorts,
+    /// Kafka's listener for clients that are none of these.
     pub kafka: u16,
     /// Kafka's controller.
     pub kafka_controller: u16,
@@ -103,7 +107,8 @@ fn otlp_port() -> u16 {
 impl Ports {
     /// The default ports. Those of the nth service, from 1, are 8000 + n, 9000 + n and 9010 + n for
     /// its API, probes and operators, 54320 + n for its database and 9093 + n for Kafka. Those of the
-    /// control room are 8000, 9000 and 9010, and those of the first stream processor 8020, 9020 and 9030.
+    /// control room are 8000, 9000 and 9010, and those of the first stream processor 8020, 9020 and 9030. Kafka Connect has
+    /// 8083 and 9040.
     pub fn new(description: &StackDescription) -> Self {
         let services = description.services.iter().zip(1..).map(|(service, n)| {
             let first = InstancePorts { api: 8000 + n, probe: 9000 + n, admin: 9010 + n };
@@ -118,6 +123,7 @@ impl Ports {
         Self {
             services: services.collect(),
             streams: streams.collect(),
+            connect: ConnectPorts::default(),
             kafka: 9092,
             kafka_controller: 9093,
             registry: 8081,
@@ -130,7 +136,8 @@ impl Ports {
     /// The same ports, but for those that a variable moves: `KAFKA_PORT`, `KAFKA_CONTROLLER_PORT`,
     /// `REGISTRY_PORT`, `CONSOLE_PORT`, `CONSOLE_PROBE_PORT`, `CONSOLE_CONTROL_PORT`, `JAEGER_PORT`, `OTLP_PORT`, and for a
     /// service `shop` `SHOP_PORT`, `SHOP_PROBE_PORT`, `SHOP_ADMIN_PORT`, `SHOP_DB_PORT` and `SHOP_KAFKA_PORT`.
-    /// A stream processor `sums` has `SUMS_PORT`, `SUMS_PROBE_PORT` and `SUMS_KAFKA_PORT`.
+    /// A stream processor `sums` has `SUMS_PORT`, `SUMS_PROBE_PORT` and `SUMS_KAFKA_PORT`, and Kafka Connect
+    /// `CONNECT_PORT` and `CONNECT_KAFKA_PORT`.
     ///
     /// # Errors
     /// If a variable is no port, or two ports are the same.
@@ -180,6 +187,8 @@ impl Ports {
             ("REGISTRY_PORT".to_string(), &mut self.registry),
             ("JAEGER_PORT".to_string(), &mut self.jaeger),
             ("OTLP_PORT".to_string(), &mut self.otlp),
+            ("CONNECT_PORT".to_string(), &mut self.connect.rest),
+            ("CONNECT_KAFKA_PORT".to_string(), &mut self.connect.kafka),
         ];
         for (service, ports) in &mut self.services {
             let name = service.to_uppercase();

@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::secrets::Secrets;
-use crate::topology::{observe_from_environment, streams_from_environment};
+use crate::topology::{
+    connect_from_environment, observe_from_environment, streams_from_environment,
+};
 use crate::{ComponentState, Stack, StackDescription, StopOutcome, run_with_infrastructure};
 
 /// A command on the stack of a project. A program with further commands flattens these into its own.
@@ -146,8 +148,8 @@ impl StackCommand {
     }
 }
 
-/// Starts the stack and prints the addresses of its services. With `OBSERVE=1` the stack gets a store of traces, and
-/// with `STREAMS=1` its stream processors. A program with an `up` of its own calls this.
+/// Starts the stack and prints the addresses of its services. With `OBSERVE=1` the stack gets a store of traces,
+/// with `STREAMS=1` its stream processors, and with `CONNECT=1` Kafka Connect. A program with an `up` of its own calls this.
 ///
 /// # Errors
 /// If a component does not become ready.
@@ -162,6 +164,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     }
     if streams_from_environment() && stack.is_native() {
         stack.process_streams()?;
+    }
+    if connect_from_environment() && stack.is_native() {
+        stack.connect()?;
     }
     stack.up().await?;
     eprintln!("everything is ready ({:.1} s)", begun.elapsed().as_secs_f64());
@@ -178,6 +183,9 @@ pub async fn up(description: &StackDescription, instances: Option<u16>) -> Resul
     }
     for (name, url) in stack.streams_urls()? {
         println!("{name:<9} {url}");
+    }
+    if let Some(connect) = stack.connect_url()? {
+        println!("{:<9} {connect}", "connect");
     }
     if let Some(traces) = stack.traces_url()? {
         println!("{:<9} {traces}", "traces");

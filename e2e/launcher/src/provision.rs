@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection};
 
 use crate::artifacts::Artifacts;
 use crate::directories::{create_public_directory, is_root};
@@ -15,7 +15,9 @@ use crate::kafka_config;
 use crate::launch_config::{self, POSTGRES_CERTIFICATE, POSTGRES_RULES};
 use crate::process::{NOBODY_ID, Process};
 use crate::readiness::{READY_TIMEOUT, connect_database};
-use crate::secrets::{POSTGRES, SUPERUSER, database_secret, owner_role, write_private};
+use crate::secrets::{
+    POSTGRES, SUPERUSER, connector_role, database_secret, owner_role, write_private,
+};
 use crate::stack_state::StackState;
 
 /// Creates the cluster if there is none, and removes the lock file of a killed server.
@@ -127,6 +129,32 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// Creates the role with which a connector reads the log of a database. It may read no table: the migrations grant it
+/// those that it captures.
+pub async fn create_connector_role(stack_state: &StackState, service: &str) -> Result<()> {
+    let mut db =
+        connect_database(&stack_state.database_url(service, SUPERUSER, "postgres")?).await?;
+    let role = connector_role(service);
+    let password = stack_state.secrets()?.password(&database_secret(service, &role))?;
+    // Another launcher may do the same.
+    let create = format!(
+        r#"do $$ begin
+               create role "{role}" login replication password '{password}';
+           exception when duplicate_object or unique_violation then null; end $$"#
+    );
+    sqlx::query(AssertSqlSafe(create)).execute(&mut db).await?;
+    Ok(db.close().await?)
+}
+
+/// Whether a running database writes a log from which a connector can read rows.
+pub async fn has_logical_log(stack_state: &StackState, service: &str) -> Result<bool> {
+    let mut db =
+        connect_database(&stack_state.database_url(service, SUPERUSER, "postgres")?).await?;
+    let level: String = sqlx::query_scalar("show wal_level").fetch_one(&mut db).await?;
+    db.close().await?;
+    Ok(level == "logical")
 }
 
 pub fn provision_java(home: &Path) -> Result<()> {

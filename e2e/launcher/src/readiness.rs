@@ -29,6 +29,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 const REGISTRY_SUBJECTS_PATH: &str = "/apis/ccompat/v7/subjects";
 const JAEGER_SERVICES_PATH: &str = "/api/services";
+/// The worker answers this once it has joined its group.
+const CONNECTORS_PATH: &str = "/connectors";
 const READINESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database executes statements, Kafka is in its own metadata, registry and services respond with
@@ -51,6 +53,9 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
             Component::Console => {
                 let probe = stack_state.console_ports().ok()?.probe;
                 http_is_ready(probe, "/readyz", None).await
+            }
+            Component::Connect => {
+                http_is_ready(stack_state.ports.connect.rest, CONNECTORS_PATH, None).await
             }
             Component::Streams(name) => {
                 let probe = stack_state.streams_ports(name).ok()?.probe;

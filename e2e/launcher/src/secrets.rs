@@ -36,14 +36,22 @@ pub const SCRAM: &str = "SCRAM-SHA-512";
 /// The directory of the passwords of Kafka's users, one file a user.
 pub const KAFKA_USERS: &str = "kafka-users";
 
+/// The directory of the passwords of the databases' roles, a directory for each service and a file for each role.
+pub const DATABASE_USERS: &str = "database-users";
+
 /// The role that owns the tables of a service.
 pub fn owner_role(service: &str) -> String {
     format!("{service}_migrator")
 }
 
+/// The role with which a connector reads the log of a service's database.
+pub fn connector_role(service: &str) -> String {
+    format!("{service}_connector")
+}
+
 /// The name of the secret of a role in the database of a service.
 pub fn database_secret(service: &str, role: &str) -> String {
-    format!("database-users/{service}/{role}")
+    format!("{DATABASE_USERS}/{service}/{role}")
 }
 
 /// The name of the secret of a service's user in Kafka.

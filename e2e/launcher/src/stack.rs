@@ -258,7 +258,9 @@ impl Stack {
         let name = component.to_string();
         let program = match component {
             Component::Database(_) => "postgres",
-            Component::Kafka | Component::Registry | Component::Streams(_) => "java",
+            Component::Kafka | Component::Registry | Component::Connect | Component::Streams(_) => {
+                "java"
+            }
             Component::Console => "console",
             Component::Jaeger => "jaeger",
             Component::Service { service, .. } => service,

@@ -46,6 +46,16 @@ impl Stack {
         self.update_state(|stack_state| stack_state.streams = true)
     }
 
+    /// Adds the worker of Kafka Connect, which starts with the next `up`. The databases then write what a connector
+    /// reads from their log: `up` starts those again that do not.
+    ///
+    /// # Errors
+    /// If the stack is not native, or secured.
+    pub fn connect(&self) -> Result<()> {
+        ensure!(!self.state()?.secure, "a secured stack has no Kafka Connect yet");
+        self.update_state(|stack_state| stack_state.connect = true)
+    }
+
     /// How long the services wait for a schema that the registry does not have. A single registry
     /// is never behind.
     ///

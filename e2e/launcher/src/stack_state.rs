@@ -40,6 +40,9 @@ pub struct StackState {
     /// Whether it has its stream processors.
     #[serde(default)]
     pub streams: bool,
+    /// Whether it has Kafka Connect, and databases whose log connectors can read.
+    #[serde(default)]
+    pub connect: bool,
     /// The password of the databases that docker compose runs.
     #[serde(skip)]
     pub database_password: Option<String>,
@@ -62,6 +65,7 @@ impl StackState {
             secure: false,
             observed: false,
             streams: false,
+            connect: false,
             database_password: None,
             secrets: None,
         }
@@ -84,12 +88,13 @@ impl StackState {
     }
 
     /// The infrastructure, the first instance of each service, the further ones, the control room, the store of traces
-    /// of an observed stack, and the stream processors of a stack that has them.
+    /// of an observed stack, the worker of Kafka Connect, and the stream processors of a stack that has them.
     pub fn components(&self, description: &StackDescription) -> Vec<Component> {
         let first = description.services.iter().map(|service| Component::service(service));
         let further = self.instances.keys().filter_map(|name| description.component(name).ok());
         let console = description.console.then_some(Component::Console);
         let traces = self.observed.then_some(Component::Jaeger);
+        let connect = self.connect.then_some(Component::Connect);
         let services = first.chain(further);
         let streams = self.streams.then_some(&description.stream_processors);
         let streams = streams.into_iter().flatten().cloned().map(Component::Streams);
@@ -99,6 +104,7 @@ impl StackState {
             .chain(services)
             .chain(console)
             .chain(traces)
+            .chain(connect)
             .chain(streams)
             .collect()
     }
@@ -159,6 +165,7 @@ impl StackState {
                 vec![ports.pages, ports.probe]
             }
             Component::Jaeger => vec![self.ports.jaeger, self.ports.otlp],
+            Component::Connect => vec![self.ports.connect.rest],
             Component::Streams(name) => {
                 let ports = self.streams_ports(name)?;
                 vec![ports.api, ports.probe]

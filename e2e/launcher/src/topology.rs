@@ -10,7 +10,8 @@ pub const HOST: &str = "127.0.0.1";
 
 /// Names that a service cannot have, because the stack has another component or program of that
 /// name.
-const RESERVED_NAMES: [&str; 6] = ["console", "kafka", "registry", "jaeger", "java", "postgres"];
+const RESERVED_NAMES: [&str; 7] =
+    ["console", "kafka", "registry", "connect", "jaeger", "java", "postgres"];
 
 /// What a stack consists of. Everything else follows from it: the ports, the databases and Kafka's
 /// listeners from the position of each service, and the directories from the project and its root.
@@ -61,13 +62,19 @@ pub(crate) fn streams_from_environment() -> bool {
     is_set("STREAMS")
 }
 
+/// Whether the variable `CONNECT` asks for a stack with Kafka Connect: it is `1` or `true`.
+pub(crate) fn connect_from_environment() -> bool {
+    is_set("CONNECT")
+}
+
 fn is_set(variable: &str) -> bool {
     std::env::var(variable).is_ok_and(|value| ["1", "true"].contains(&value.as_str()))
 }
 
 impl StackDescription {
     /// The component of this name: `kafka`, `registry`, `console`, `<service>-db`, `<service>`, `<service>-2` for
-    /// a second instance, `jaeger` in an observed stack, or the name of a stream processor.
+    /// a second instance, `jaeger` in an observed stack, `connect` in a stack with Kafka Connect, or the name of a
+    /// stream processor.
     ///
     /// # Errors
     /// If the stack has no such component. The error lists all names.
@@ -79,6 +86,7 @@ impl StackDescription {
             ("registry", _) => Component::Registry,
             ("console", "") if self.console && name == "console" => Component::Console,
             ("jaeger", _) => Component::Jaeger,
+            ("connect", "") if name == "connect" => Component::Connect,
             _ if self.stream_processors.iter().any(|known| known == name) => {
                 Component::Streams(name.to_string())
             }
@@ -178,6 +186,8 @@ pub enum Component {
     Console,
     /// The store of traces of an observed stack: `jaeger`.
     Jaeger,
+    /// The worker of Kafka Connect: `connect`.
+    Connect,
     /// A stream processor, by its name.
     Streams(String),
     /// One instance of a service: the first has the service's name, the second is `<service>-2`.
@@ -209,6 +219,7 @@ impl Display for Component {
             Component::Registry => write!(out, "registry"),
             Component::Console => write!(out, "console"),
             Component::Jaeger => write!(out, "jaeger"),
+            Component::Connect => write!(out, "connect"),
             Component::Streams(name) => write!(out, "{name}"),
             Component::Service { service, instance: 1 } => write!(out, "{service}"),
             Component::Service { service, instance } => write!(out, "{service}-{instance}"),
@@ -241,6 +252,7 @@ pub(crate) mod tests {
             Component::instance("a", 2),
             Component::instance("b_2", 19),
             Component::Jaeger,
+            Component::Connect,
             streams,
         ];
         for component in stack.components() {
@@ -253,7 +265,7 @@ pub(crate) mod tests {
         }
         assert_eq!(stack.components().len(), 2 * stack.services.len() + 3);
         assert_eq!(stack.infrastructure().len(), stack.services.len() + 2);
-        for name in ["", "a-1", "a-", "d-db", "kafka-2", "console-2"] {
+        for name in ["", "a-1", "a-", "d-db", "kafka-2", "console-2", "connect-2"] {
             assert!(stack.component(name).is_err(), "{name}");
         }
     }

@@ -1,0 +1,131 @@
+//! The connectors of a stack with Kafka Connect, by the REST API of its worker.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::{Instant, sleep};
+
+use crate::secrets::database_secret;
+use crate::stack::Stack;
+use crate::topology::HOST;
+
+/// How long a connector and its tasks may take to run.
+const RUNNING_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The characters of a stack trace that an error shows.
+const TRACE_LENGTH_MAX: usize = 600;
+
+/// The settings of a connector.
+pub type ConnectorConfig = Map<String, Value>;
+
+#[derive(Deserialize)]
+struct ConnectorStatus {
+    connector: RunStatus,
+    tasks: Vec<RunStatus>,
+}
+
+/// How a connector or one of its tasks runs.
+#[derive(Deserialize)]
+struct RunStatus {
+    state: String,
+    #[serde(default)]
+    trace: String,
+}
+
+impl ConnectorStatus {
+    fn is_running(&self) -> bool {
+        let mut all = self.tasks.iter().chain([&self.connector]);
+        !self.tasks.is_empty() && all.all(|it| it.state == "RUNNING")
+    }
+
+    /// Why the connector or one of its tasks has failed.
+    fn failure(&self) -> Option<String> {
+        let mut all = self.tasks.iter().chain([&self.connector]);
+        let failed = all.find(|it| it.state == "FAILED")?;
+        Some(failed.trace.chars().take(TRACE_LENGTH_MAX).collect())
+    }
+}
+
+impl Stack {
+    /// The REST API of the worker of Kafka Connect, in a stack that has one.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn connect_url(&self) -> Result<Option<String>> {
+        let state = self.state()?;
+        let url = format!("http://{HOST}:{}", state.ports.connect.rest);
+        Ok(state.connect.then_some(url))
+    }
+
+    /// The settings with which a connector reaches the database of a service as this role. The password is a reference
+    /// to its file, which the worker reads.
+    ///
+    /// # Errors
+    /// If the stack has no such service.
+    pub fn connector_database(&self, service: &str, role: &str) -> Result<ConnectorConfig> {
+        let state = self.state()?;
+        let secret = state.secrets()?.password_file(&database_secret(service, role))?;
+        let directory = secret.parent().context("a secret lies in a directory")?.display();
+        let port = state.service_ports(service)?.database;
+        let settings = [
+            ("database.hostname", HOST.to_string()),
+            ("database.port", port.to_string()),
+            ("database.user", role.to_string()),
+            ("database.password", format!("${{secrets:{directory}:{role}}}")),
+            ("database.dbname", service.to_string()),
+        ];
+        Ok(settings
+            .map(|(key, value)| (key.to_string(), Value::String(value)))
+            .into_iter()
+            .collect())
+    }
+
+    /// Creates the connector of this name, or changes it to this configuration, and waits until all of it runs. Its
+    /// failed tasks start again.
+    ///
+    /// # Errors
+    /// If the stack has no Kafka Connect, the worker refuses the configuration, or the connector does not run after a
+    /// minute.
+    pub async fn apply_connector(&self, name: &str, config: &ConnectorConfig) -> Result<()> {
+        let url = self.connect_url()?.context("the stack has no Kafka Connect")?;
+        let url = format!("{url}/connectors/{name}");
+        let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+        let deadline = Instant::now() + RUNNING_TIMEOUT;
+        loop {
+            let answer = http.put(format!("{url}/config")).json(config).send().await?;
+            match answer.status() {
+                status if status.is_success() => break,
+                // The worker is joining its group.
+                StatusCode::CONFLICT | StatusCode::INTERNAL_SERVER_ERROR
+                    if Instant::now() < deadline => {}
+                status => bail!("{name} was refused with {status}: {}", answer.text().await?),
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        let restart = format!("{url}/restart?includeTasks=true&onlyFailed=true");
+        http.post(restart).send().await?;
+        loop {
+            let answer = http.get(format!("{url}/status")).send().await?;
+            // It is unknown until the worker has read the configuration back from Kafka.
+            let status = match answer.status() {
+                StatusCode::NOT_FOUND => None,
+                _ => Some(answer.error_for_status()?.json::<ConnectorStatus>().await?),
+            };
+            if status.as_ref().is_some_and(ConnectorStatus::is_running) {
+                return Ok(());
+            }
+            let failure = status.and_then(|status| status.failure());
+            ensure!(
+                Instant::now() < deadline,
+                "{name} does not run after {RUNNING_TIMEOUT:?}: {}",
+                failure.unwrap_or_default()
+            );
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+}
