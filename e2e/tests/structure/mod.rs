@@ -6,6 +6,7 @@
 
 mod apis;
 mod concepts;
+mod connectors;
 mod crates;
 mod imports;
 mod java;
@@ -39,8 +40,8 @@ fn services() -> BTreeSet<String> {
     SERVICES.into_iter().map(String::from).collect()
 }
 
-/// Every crate below `services/`, by its folder: the services of the saga, and the control room. `java.rs` has the
-/// one that is no crate.
+/// Every crate below `services/`, by its folder: the services of the saga, and the control room. `java.rs` has those
+/// that are no crates.
 fn deployables() -> BTreeSet<String> {
     std::fs::read_dir(root().join("services"))
         .unwrap()
