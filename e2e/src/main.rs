@@ -8,6 +8,7 @@ use e2e::admin::dead_letters;
 use e2e::admin::erasure;
 use e2e::admin::order_timeline;
 use e2e::admin::rebuild;
+use e2e::admin::reporting;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
@@ -75,6 +76,8 @@ enum Command {
     LoseDisk,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,
+    /// Print the report of the reporting database
+    Report,
     /// Erase a customer in all services; the id is read from CUSTOMER or from standard input
     Erase,
     /// Show the timeline of an order: every event across the services
@@ -107,7 +110,13 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Stack(StackCommand::Up { instances }) => {
+            if reporting::is_wanted() {
+                reporting::add(&Stack::for_checkout(&with_console())?).await?;
+            }
             let stack = program::up(&with_console(), instances).await?;
+            if reporting::is_wanted() {
+                reporting::apply(&stack).await?;
+            }
             seed::run(&Client::for_stack(&stack)?).await?;
         }
         Command::Stack(command) => return command.run(&with_console()).await,
@@ -152,6 +161,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
         Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
+        Command::Report => {
+            let table = reporting::report(&open_stack()?).await?;
+            print_lines(&reporting::lines(&table));
+        }
         Command::Erase => {
             let (customer_id, replacement) =
                 (erasure::read_customer()?, erasure::read_replacement()?);

@@ -15,14 +15,14 @@ use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
 use crate::jaeger::Jaeger;
 use crate::kafka_config;
-use crate::launch_config::{self, find_java};
+use crate::launch_config;
+use crate::maven_project;
 use crate::proc_fs::ProcessIdentity;
 use crate::process::{self, Process, Signal};
 use crate::provision;
 use crate::readiness::{wait_for_free_ports, wait_until_ready};
 use crate::stack::Stack;
 use crate::status::{STOP_TIMEOUT, StopOutcome};
-use crate::streams_project;
 use crate::topology::Component;
 
 /// How long the supervisor of a process may take to record its exit.
@@ -158,7 +158,7 @@ impl Stack {
         wait_until_ready(&self.state()?, component, &process, (identity, log_from), &progress)
             .await?;
         if let Component::Database(service) = component {
-            provision::create_roles(&self.state()?, service).await?;
+            provision::create_roles(&self.state()?, service, service).await?;
             if self.state()?.connect {
                 provision::create_connector_role(&self.state()?, service).await?;
             }
@@ -224,13 +224,14 @@ impl Stack {
             }
             Component::Connect => {
                 provision::provision_java(&process.home)?;
+                let further = self.connect_plugins(&stack_state).await?;
                 let artifacts =
-                    ConnectArtifacts::fetch_missing(&|line| eprintln!("{line}")).await?;
+                    ConnectArtifacts::fetch_missing(further, &|line| eprintln!("{line}")).await?;
                 connect_worker::launch_command(&artifacts, &process.home, &stack_state)?
             }
             Component::Streams(name) => {
                 let environment = stack_state.environment_of(component)?;
-                streams_project::launch_command(self, name, &process.home, environment).await?
+                maven_project::launch_command(self, name, &process.home, environment).await?
             }
             Component::Service { service, .. } => {
                 let own = stack_state.programs.get(&component.to_string()).cloned();

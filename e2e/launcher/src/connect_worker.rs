@@ -36,15 +36,16 @@ pub(crate) struct ConnectArtifacts {
 }
 
 impl ConnectArtifacts {
-    /// Fetches what is missing. `progress` gets one line for each long step.
-    pub async fn fetch_missing(progress: &impl Fn(&str)) -> Result<Self> {
+    /// Fetches what is missing, and adds the folders of further plugins. `progress` gets one line for each long step.
+    pub async fn fetch_missing(further: Vec<PathBuf>, progress: &impl Fn(&str)) -> Result<Self> {
         let cache = cache_directory()?;
         fetch_all_missing(&ARTIFACTS, &cache, progress).await?;
         let [worker, plugins @ ..] = &ARTIFACTS;
         let files = list_files(&worker.directory(&cache))?.into_iter();
         let mut jars: Vec<String> = files.filter(|path| path.ends_with(".jar")).collect();
         jars.sort();
-        let plugins = plugins.iter().map(|plugin| plugin.directory(&cache).display().to_string());
+        let plugins = plugins.iter().map(|plugin| plugin.directory(&cache));
+        let plugins = plugins.chain(further).map(|folder| folder.display().to_string());
         let plugins: Vec<String> = plugins.collect();
         Ok(Self { java: find_java()?, classpath: jars.join(":"), plugins: plugins.join(",") })
     }

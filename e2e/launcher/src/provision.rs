@@ -88,16 +88,16 @@ fn write_for_postgres(file: &Path, content: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Creates a database named like its service. The role that migrates it is its owner; the migration
-/// grants the serving role what it needs.
-pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()> {
+/// Creates a database in the cluster of a service, with two roles: the one that migrates it is its owner, and grants the
+/// one with the name of the database what it needs. A service's own database has its name.
+pub async fn create_roles(stack_state: &StackState, service: &str, name: &str) -> Result<()> {
     let mut db =
         connect_database(&stack_state.database_url(service, SUPERUSER, "postgres")?).await?;
     // Another launcher may do the same; the lock ends with the session.
     sqlx::query("select pg_advisory_lock(hashtext('roles'))").execute(&mut db).await?;
     let there: bool =
         sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-            .bind(service)
+            .bind(name)
             .fetch_one(&mut db)
             .await?;
     if there {
@@ -109,11 +109,11 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
         Ok(format!(r#"create role "{role}" login password '{password}'"#))
     };
     let statements = [
-        create_role(&owner_role(service))?,
-        create_role(service)?,
+        create_role(&owner_role(name))?,
+        create_role(name)?,
         "create extension if not exists pg_stat_statements".to_string(),
         "revoke connect on database postgres, template1 from public".to_string(),
-        format!(r#"create database "{service}" owner "{}""#, owner_role(service)),
+        format!(r#"create database "{name}" owner "{}""#, owner_role(name)),
     ];
     for statement in statements {
         let made = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
@@ -125,7 +125,7 @@ pub async fn create_roles(stack_state: &StackState, service: &str) -> Result<()>
         if let Err(error) = made
             && !there(&error)
         {
-            return Err(error).with_context(|| format!("cannot prepare the database of {service}"));
+            return Err(error).with_context(|| format!("cannot prepare the database {name}"));
         }
     }
     Ok(())

@@ -56,6 +56,21 @@ impl Stack {
         self.update_state(|stack_state| stack_state.connect = true)
     }
 
+    /// Adds the worker of Kafka Connect with further plugins: those that the Maven project in the folder
+    /// `services/<project>` leaves in `target/plugins`. A worker without them is stopped, since it finds its plugins at
+    /// its start. The next `up` starts it.
+    ///
+    /// # Errors
+    /// If the stack is not native, or secured, or the worker cannot be stopped.
+    pub async fn connect_with_plugins_of(&self, project: &str) -> Result<()> {
+        self.connect()?;
+        if self.state()?.connect_plugins.iter().any(|known| known == project) {
+            return Ok(());
+        }
+        self.update_state(|stack_state| stack_state.connect_plugins.push(project.to_string()))?;
+        self.stop_component(&Component::Connect).await.map(drop)
+    }
+
     /// How long the services wait for a schema that the registry does not have. A single registry
     /// is never behind.
     ///

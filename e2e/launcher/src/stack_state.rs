@@ -43,6 +43,9 @@ pub struct StackState {
     /// Whether it has Kafka Connect, and databases whose log connectors can read.
     #[serde(default)]
     pub connect: bool,
+    /// The Maven projects whose plugins Kafka Connect has beside its own.
+    #[serde(default)]
+    pub connect_plugins: Vec<String>,
     /// The password of the databases that docker compose runs.
     #[serde(skip)]
     pub database_password: Option<String>,
@@ -66,6 +69,7 @@ impl StackState {
             observed: false,
             streams: false,
             connect: false,
+            connect_plugins: Vec::new(),
             database_password: None,
             secrets: None,
         }

@@ -7,3 +7,4 @@ pub mod erasure;
 pub mod order_timeline;
 pub mod republish;
 pub mod rebuild;
+pub mod reporting;

@@ -6,6 +6,7 @@ pub mod alerts;
 pub mod poison;
 pub mod proof;
 pub mod redelivery;
+pub mod reporting;
 pub mod streams;
 pub mod demo;
 pub mod order_faults;

@@ -41,6 +41,7 @@ mod memory;
 mod open_files;
 mod readiness;
 mod rejected_records;
+mod reporting;
 mod restored_database;
 mod rotation;
 mod streams;

@@ -1,4 +1,5 @@
-//! The Maven project of a stream processor: its jar, compiled when its sources have changed, and how it is started.
+//! The Maven project of a stream processor or of plugins of Kafka Connect: compiled when its sources have changed, and
+//! how a stream processor is started.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::artifacts::{find_java, hex};
+use crate::artifacts::hex;
 use crate::directories::lock_file;
-use crate::launch_config::java_options;
+use crate::launch_config::{find_java, java_options};
 use crate::process::LaunchCommand;
 use crate::provision;
 use crate::stack::Stack;
 
-/// What goes into the jar: the sources, and the schemas of the checkout, which the project includes.
+/// What goes into its jar: the sources, and the schemas of the checkout, which the project includes.
 const SOURCES: [&str; 2] = ["src/main", "../../schemas"];
 
 const BUILD_TIMEOUT: Duration = Duration::from_secs(900);
@@ -29,26 +30,26 @@ pub async fn launch_command(
     provision::provision_java(home)?;
     let java = find_java()?;
     let root = &stack.description().root;
-    let project = StreamsProject::build_missing(root, name, &|line| eprintln!("{line}")).await?;
+    let project = MavenProject::build_missing(root, name, &|line| eprintln!("{line}")).await?;
     project.launch_command(java, home, environment)
 }
 
 /// A compiled project, by its folder and its name.
-struct StreamsProject {
+pub struct MavenProject {
     folder: PathBuf,
     name: String,
 }
 
-impl StreamsProject {
-    /// Compiles it, unless its folder `target` has the jar of these sources. `progress` gets one line for each long
+impl MavenProject {
+    /// Compiles it, unless its folder `target` has the result of these sources. `progress` gets one line for each long
     /// step.
-    async fn build_missing(
+    pub async fn build_missing(
         root: &Path,
         name: &str,
         progress: &impl Fn(&str),
-    ) -> Result<StreamsProject> {
+    ) -> Result<MavenProject> {
         let folder = root.join("services").join(name);
-        let project = StreamsProject { folder, name: name.to_string() };
+        let project = MavenProject { folder, name: name.to_string() };
         let target = project.folder.join("target");
         fs::create_dir_all(&target)?;
         let _lock = lock_file(&target.join("lock"), &|| {
@@ -65,6 +66,11 @@ impl StreamsProject {
             progress(&format!("compiled {name} in {:.0} s", begun.elapsed().as_secs_f64()));
         }
         Ok(project)
+    }
+
+    /// The folder of its plugins for Kafka Connect.
+    pub fn plugins(&self) -> PathBuf {
+        self.folder.join("target/plugins")
     }
 
     /// Changes with everything that goes into the jar.
@@ -100,8 +106,8 @@ impl StreamsProject {
         Ok(())
     }
 
-    /// Its command line. It runs from a copy of the jar, because a later build replaces the jar while it runs.
-    fn launch_command(
+    /// The command line of a stream processor. It runs from a copy of the jar, because a later build replaces the jar while it runs.
+    pub fn launch_command(
         &self,
         java: PathBuf,
         home: &Path,
@@ -151,7 +157,7 @@ mod tests {
             root.join("schemas/a.avsc"),
         ];
         files.iter().for_each(|file| fs::write(file, "before").unwrap());
-        let project = StreamsProject { folder, name: "sums".to_string() };
+        let project = MavenProject { folder, name: "sums".to_string() };
         let before = project.stamp().unwrap();
         assert_eq!(project.stamp().unwrap(), before);
         for file in &files {

@@ -1,0 +1,82 @@
+//! Databases that belong to no service, beside that of a service, such as the one that a connector writes; and the
+//! plugins of the connectors that write them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use sqlx::AssertSqlSafe;
+
+use crate::maven_project::MavenProject;
+use crate::provision;
+use crate::readiness::connect_database;
+use crate::secrets::{SUPERUSER, database_secret, owner_role};
+use crate::stack::Stack;
+use crate::stack_state::StackState;
+use crate::topology::HOST;
+
+/// A database that belongs to no service.
+#[derive(Clone, Debug)]
+pub struct FurtherDatabase {
+    /// The database as the role that owns its tables: the role has the name of the database with `_migrator` behind it.
+    pub owner_url: String,
+    /// The same database as JDBC names it, without a role.
+    pub jdbc_url: String,
+    /// What stands for the password of its other role in the settings of a connector: a reference to the file of the
+    /// password. The role has the name of the database.
+    pub password_reference: String,
+}
+
+impl Stack {
+    /// A database of this name in the cluster of a service. It is created if it does not exist, with two roles: the one
+    /// with its name may log in to it and to no other database, and has no rights yet.
+    ///
+    /// # Errors
+    /// If the stack is not native or has no such service, or the cluster does not run.
+    pub async fn further_database(&self, service: &str, name: &str) -> Result<FurtherDatabase> {
+        ensure!(self.is_native(), "only a native stack has databases beside those of its services");
+        let state = self.state()?;
+        provision::create_roles(&state, service, name).await?;
+        separate(&state, service, name).await?;
+        let secret = state.secrets()?.password_file(&database_secret(service, name))?;
+        let directory = secret.parent().context("a secret lies in a directory")?.display();
+        let port = state.service_ports(service)?.database;
+        Ok(FurtherDatabase {
+            owner_url: state.database_url(service, &owner_role(name), name)?,
+            jdbc_url: format!("jdbc:postgresql://{HOST}:{port}/{name}"),
+            password_reference: format!("${{secrets:{directory}:{name}}}"),
+        })
+    }
+
+    /// The folders of the plugins that Kafka Connect has beside its own, compiled if they are missing.
+    pub(crate) async fn connect_plugins(&self, stack_state: &StackState) -> Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        for name in &stack_state.connect_plugins {
+            let root = &self.description().root;
+            let project = MavenProject::build_missing(root, name, &|line| eprintln!("{line}"));
+            folders.push(project.await?.plugins());
+        }
+        Ok(folders)
+    }
+}
+
+/// Every role may log in to a new database. From here on, the roles of the service stay out of this one, and its roles
+/// out of that of the service.
+async fn separate(stack_state: &StackState, service: &str, name: &str) -> Result<()> {
+    let url = stack_state.database_url(service, SUPERUSER, "postgres")?;
+    let mut db = connect_database(&url).await?;
+    let owner = owner_role(name);
+    let statement = format!(
+        r#"do $$ declare existing name; begin
+               for existing in select rolname from pg_roles
+                   where rolcanlogin and rolname not in ('{name}', '{owner}') loop
+                   execute format('grant connect on database "{service}" to %I', existing);
+               end loop;
+           end $$;
+           revoke connect on database "{service}", "{name}" from public;
+           grant connect on database "{name}" to "{name}""#
+    );
+    // Another launcher may do the same; the lock ends with the session.
+    sqlx::query("select pg_advisory_lock(hashtext('roles'))").execute(&mut db).await?;
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut db).await?;
+    Ok(())
+}
