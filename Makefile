@@ -25,7 +25,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: alerts crash-points crash-programs monitoring
-.PHONY: dead-letters dead-letter replay discard pause resume poison sql token
+.PHONY: dead-letters dead-letter replay discard pause resume poison sql token report
 .PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
@@ -39,8 +39,8 @@ test: build crash-programs streams ## Every test but those of faults, on real Ka
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect)
-	@$(if $(STREAMS),sh e2e/tools.sh streams)
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect; REPORTING=1: with the reporting database)
+	@$(if $(STREAMS)$(REPORTING),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
 
 down: build ## Stop the stack, keep all data
@@ -84,9 +84,10 @@ faults: build ## The faults that take minutes each, three brokers, a small disk 
 alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
 	@$(E2E) alerts $(if $(ONLY),--only $(ONLY))
 
-streams: tools ## The tests of the stream processor, in Java (half a minute; Maven fetches its libraries once)
+streams: tools ## The tests of the stream processor and of the converter for Kafka Connect, in Java (half a minute; Maven fetches their libraries once)
 	@sh e2e/tools.sh streams
 	@mvn -B -q -f services/insights/pom.xml test
+	@mvn -B -q -f services/reporting/pom.xml test
 
 browser: build ## The control room in a headless Chromium or Chrome, with a picture of each page in target/screenshots (six minutes; ALLOW_SKIP=1 without Go, which builds Prometheus once)
 	@sh e2e/tools.sh browser
@@ -161,6 +162,9 @@ poison: build ## Put a record that is not an event into orders.created, which ma
 
 sql: build ## Run SQL="…" in the database of SERVICE=x, as its superuser
 	@$(call need,SERVICE SQL)$(E2E) sql "$(SERVICE)"
+
+report: build ## Print the report of the reporting database, which make up REPORTING=1 starts
+	@$(E2E) report
 
 republish: build ## Publish all events again, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time limit them)
 	@$(E2E) republish $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")

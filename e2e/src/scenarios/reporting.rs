@@ -32,6 +32,21 @@ const TEXTS: &str = "
         format('select distinct %I from reporting.%I', column_name, table_name), true, false, '')::text
     from information_schema.columns where table_schema = 'reporting'";
 
+/// What the role of the connectors may do in the cluster: each privilege, with what it is about.
+const RIGHTS: &str = "
+    select privilege || ' ' || relname from pg_class, unnest(array['select', 'insert', 'update', 'delete', 'truncate'])
+        as privilege
+    where relkind = 'r' and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+        and has_table_privilege('reporting', oid, privilege)
+    union all
+    select 'create in ' || nspname from pg_namespace where has_schema_privilege('reporting', oid, 'create')
+    union all
+    select 'connect to ' || datname from pg_database
+    where datallowconn and has_database_privilege('reporting', oid, 'connect')
+    order by 1";
+
+const TABLES: [&str; 3] = ["confirmed_orders", "item_sales", "order_outcomes"];
+
 /// Waits until the rows are those of the confirmed orders, and returns them.
 ///
 /// # Errors
@@ -80,5 +95,21 @@ pub async fn assert_no_customer(stack: &Stack, customers: &[Uuid]) -> Result<()>
         let found = customers.iter().find(|customer| text.contains(&customer.to_string()));
         ensure!(found.is_none(), "{column} has the customer {found:?}");
     }
+    Ok(())
+}
+
+/// Checks that the role of the connectors adds and changes rows of its tables, and does nothing else.
+///
+/// # Errors
+/// If it may do more, or less.
+pub async fn assert_rights(stack: &Stack) -> Result<()> {
+    let database = stack.further_database(BESIDE, NAME).await?;
+    let mut db = PgConnection::connect(&database.owner_url).await?;
+    let observed: Vec<String> = sqlx::query_scalar(RIGHTS).fetch_all(&mut db).await?;
+    db.close().await?;
+    let rights = ["insert", "select", "update"];
+    let tables = rights.iter().flat_map(|right| TABLES.map(|table| format!("{right} {table}")));
+    let declared: Vec<String> = [format!("connect to {NAME}")].into_iter().chain(tables).collect();
+    ensure!(observed == declared, "the role may {observed:?}");
     Ok(())
 }

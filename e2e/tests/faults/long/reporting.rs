@@ -52,6 +52,7 @@ async fn the_rows_of_the_reporting_database_are_those_of_the_orders_after_stops_
         let letters = dead_letters(&client).await?;
         ensure!(letters == 0, "{letters} records were given up: an outage is no fault of a record");
         rows::assert_no_customer(stack, &seed::CUSTOMERS.map(|it| it.customer_id)).await?;
+        rows::assert_rights(stack).await?;
         assert_verified(&client).await?;
         assert_report(stack, before.len()).await?;
         a_bad_record_is_set_aside_and_the_next_one_is_written(stack, &client).await
