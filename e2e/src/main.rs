@@ -109,16 +109,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Stack(StackCommand::Up { instances }) => {
-            if reporting::is_wanted() {
-                reporting::add(&Stack::for_checkout(&with_console())?).await?;
-            }
-            let stack = program::up(&with_console(), instances).await?;
-            if reporting::is_wanted() {
-                reporting::apply(&stack).await?;
-            }
-            seed::run(&Client::for_stack(&stack)?).await?;
-        }
+        Command::Stack(StackCommand::Up { instances }) => up(instances).await?,
         Command::Stack(command) => return command.run(&with_console()).await,
         Command::Demo => demo::run(&Stack::for_checkout(&with_console())?).await?,
         Command::Outage(options) => {
@@ -161,10 +152,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
         Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
-        Command::Report => {
-            let table = reporting::report(&open_stack()?).await?;
-            print_lines(&reporting::lines(&table));
-        }
+        Command::Report => reporting::print(&reporting::report(&open_stack()?).await?),
         Command::Erase => {
             let (customer_id, replacement) =
                 (erasure::read_customer()?, erasure::read_replacement()?);
@@ -176,6 +164,18 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the stack, with the reporting database if it is wanted, and creates the missing demo items.
+async fn up(instances: Option<u16>) -> Result<()> {
+    if reporting::is_wanted() {
+        reporting::add(&Stack::for_checkout(&with_console())?).await?;
+    }
+    let stack = program::up(&with_console(), instances).await?;
+    if reporting::is_wanted() {
+        reporting::apply(&stack).await?;
+    }
+    seed::run(&Client::for_stack(&stack)?).await.map(drop)
 }
 
 /// Success if what the command had to show holds.

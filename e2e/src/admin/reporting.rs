@@ -7,6 +7,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 use sqlx::{AssertSqlSafe, Column, Connection, PgConnection, Row};
 
+use crate::console::print_lines;
+
 /// Its name: that of the database, of the role that writes it, and of the folder of its files.
 pub const NAME: &str = "reporting";
 
@@ -123,7 +125,7 @@ pub async fn report(stack: &Stack) -> Result<Vec<Vec<String>>> {
 }
 
 /// The report as a table, with the columns under each other.
-pub fn lines(table: &[Vec<String>]) -> Vec<String> {
+pub fn print(table: &[Vec<String>]) {
     let columns = table.first().map_or(0, Vec::len);
     let width = |nth: usize| table.iter().map(|row| row[nth].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -131,5 +133,5 @@ pub fn lines(table: &[Vec<String>]) -> Vec<String> {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
     };
-    table.iter().map(line).collect()
+    print_lines(&table.iter().map(line).collect::<Vec<_>>());
 }

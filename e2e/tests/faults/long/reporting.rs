@@ -67,7 +67,7 @@ async fn assert_report(stack: &Stack, confirmed: usize) -> Result<()> {
     let counts = table[1..].iter().map(|row| row[position].parse::<usize>());
     let sum: usize = counts.sum::<Result<_, _>>()?;
     ensure!(sum == confirmed, "{table:?}, and {confirmed} orders");
-    println!("{}", reporting::lines(&table).join("\n"));
+    reporting::print(&table);
     Ok(())
 }
 
