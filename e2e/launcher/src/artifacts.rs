@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::directories::{cache_directory, create_public_directory, lock_file, path_variable};
-use crate::launch_config::find_java;
+use crate::java::find_java;
 use crate::process::LaunchCommand;
 
 /// The versions are in the Maven file, where tools that propose updates find them.

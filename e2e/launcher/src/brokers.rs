@@ -9,8 +9,8 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::class_archives::class_archive_mode;
 use crate::directories::create_public_directory;
+use crate::java::java_options;
 use crate::kafka_config;
-use crate::launch_config;
 use crate::ports;
 use crate::process::{self, Process, Signal};
 use crate::provision;
@@ -113,8 +113,7 @@ impl<'a> Brokers<'a> {
             ensure!(formatted, "broker {node} could not format its log");
             fs::rename(fresh, logs)?;
         }
-        let archive =
-            artifacts.class_archive("kafka", &launch_config::java_options("KAFKA_JAVA_OPTS"));
+        let archive = artifacts.class_archive("kafka", &java_options("KAFKA_JAVA_OPTS"));
         let archived = class_archive_mode(&archive);
         let launch = kafka_config::kafka(&artifacts, &process.home, archived, &archive);
         let identity = process.spawn(&launch).await?;

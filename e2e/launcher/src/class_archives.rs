@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 
 use crate::artifacts::Artifacts;
 use crate::directories::{create_public_directory, lock_file};
+use crate::java::java_options;
 use crate::kafka_config;
 use crate::launch_config::{self, ClassArchiveMode};
 use crate::process::{self, Signal};
@@ -25,7 +26,7 @@ pub fn class_archive_mode(archive: &Path) -> ClassArchiveMode {
 /// that fails, the stack starts without archives.
 pub async fn create_class_archives(description: &StackDescription, artifacts: &Artifacts) {
     let archives = ["kafka", "registry"].map(|name| {
-        let options = launch_config::java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
+        let options = java_options(&format!("{}_JAVA_OPTS", name.to_uppercase()));
         (name, artifacts.class_archive(name, &options))
     });
     if archives.iter().all(|(_, archive)| archive.exists()) {

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::artifacts::Artifacts;
 use crate::class_archives::class_archive_mode;
-use crate::connect_worker::{self, ConnectArtifacts};
 use crate::directories::{create_public_directory, lock_file, programs_directory};
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
 use crate::jaeger::Jaeger;
+use crate::java::java_options;
 use crate::kafka_config;
 use crate::launch_config;
 use crate::maven_project;
@@ -189,8 +189,7 @@ impl Stack {
                 let artifacts = self.artifacts().await?;
                 provision::provision_java(&process.home)?;
                 provision::provision_kafka(&artifacts, &stack_state, process).await?;
-                let archive = artifacts
-                    .class_archive("kafka", &launch_config::java_options("KAFKA_JAVA_OPTS"));
+                let archive = artifacts.class_archive("kafka", &java_options("KAFKA_JAVA_OPTS"));
                 kafka_config::kafka(
                     &artifacts,
                     &process.home,
@@ -201,8 +200,8 @@ impl Stack {
             Component::Registry => {
                 let artifacts = self.artifacts().await?;
                 provision::provision_java(&process.home)?;
-                let archive = artifacts
-                    .class_archive("registry", &launch_config::java_options("REGISTRY_JAVA_OPTS"));
+                let archive =
+                    artifacts.class_archive("registry", &java_options("REGISTRY_JAVA_OPTS"));
                 launch_config::registry(
                     &artifacts,
                     &process.home,
@@ -222,13 +221,7 @@ impl Stack {
                 let jaeger = Jaeger::build_missing(&|line| eprintln!("{line}")).await?;
                 jaeger.launch_command(&process.home, &stack_state)?
             }
-            Component::Connect => {
-                provision::provision_java(&process.home)?;
-                let further = self.connect_plugins(&stack_state).await?;
-                let artifacts =
-                    ConnectArtifacts::fetch_missing(further, &|line| eprintln!("{line}")).await?;
-                connect_worker::launch_command(&artifacts, &process.home, &stack_state)?
-            }
+            Component::Connect => self.connect_command(&process.home, &stack_state).await?,
             Component::Streams(name) => {
                 let environment = stack_state.environment_of(component)?;
                 maven_project::launch_command(self, name, &process.home, environment).await?

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::artifacts::{Artifact, Unpack, fetch_all_missing, list_files};
+use crate::connect_ports::CONNECT;
 use crate::directories::{cache_directory, create_public_directory};
+use crate::java::{find_java, java_options};
 use crate::kafka_config::kafka_log_config;
-use crate::kafka_listeners::CONNECT;
-use crate::launch_config::{find_java, java_options};
 use crate::process::LaunchCommand;
 use crate::secrets::DATABASE_USERS;
 use crate::stack_state::StackState;

@@ -1,27 +1,8 @@
 //! Kafka has a listener of its own for each service, each stream processor and Kafka Connect, so that a test can cut
 //! off one of them.
 
-use serde::{Deserialize, Serialize};
-
+use crate::connect_ports::CONNECT;
 use crate::ports::Ports;
-
-/// The name of the worker of Kafka Connect: of its component, of its group and of its user in Kafka.
-pub(crate) const CONNECT: &str = "connect";
-
-/// The ports of the worker of Kafka Connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectPorts {
-    /// Its REST API.
-    pub rest: u16,
-    /// Kafka's listener for it alone.
-    pub kafka: u16,
-}
-
-impl Default for ConnectPorts {
-    fn default() -> Self {
-        Self { rest: 8083, kafka: 9040 }
-    }
-}
 
 impl Ports {
     /// Kafka's listeners for one client each: the services, the stream processors, and Kafka Connect.

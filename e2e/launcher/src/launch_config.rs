@@ -2,21 +2,18 @@
 //! a crash (`fsync`, `synchronous_commit`, `acks`) keep their defaults. The others make the stack
 //! small and quick to start.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::artifacts::Artifacts;
 use crate::directories::is_root;
+use crate::java::java_options;
 use crate::process::LaunchCommand;
 use crate::registry_tokens;
 use crate::secrets::REGISTRY;
 use crate::stack_state::StackState;
 use crate::topology::{Component, HOST};
-
-/// Enough for a quick start; a benchmark sets a larger heap and the second compiler.
-const DEFAULT_JAVA_OPTIONS: &str = "-Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1";
 
 /// What a connector needs: a log from which rows can be read. A connector that is away keeps that log, up to a bound:
 /// beyond it the database goes on, and the connector has lost its place.
@@ -159,21 +156,6 @@ pub fn registry(
     .map(|(key, value)| (key.to_string(), value.to_string()))
     .to_vec();
     Ok(launch)
-}
-
-/// The Java to run, with links followed: Debian's `java` is a link to a link.
-pub(crate) fn find_java() -> Result<PathBuf> {
-    let home = std::env::var_os("JAVA_HOME").map(|home| PathBuf::from(home).join("bin"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = home.into_iter().chain(std::env::split_paths(&path));
-    let java = places.find_map(|place| fs::canonicalize(place.join("java")).ok());
-    java.context("no Java found on the PATH or in JAVA_HOME: install version 17 or newer")
-}
-
-/// Java's options: the variable replaces the defaults, since two garbage collectors exclude each
-/// other.
-pub fn java_options(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| DEFAULT_JAVA_OPTIONS.to_string())
 }
 
 pub fn java(

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::artifacts::hex;
 use crate::directories::lock_file;
-use crate::launch_config::{find_java, java_options};
+use crate::java::{find_java, java_options};
 use crate::process::LaunchCommand;
 use crate::provision;
 use crate::stack::Stack;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::kafka_listeners::ConnectPorts;
+use crate::connect_ports::ConnectPorts;
 use crate::streams_ports::StreamsPorts;
 use crate::topology::{HOST, StackDescription};
 
