@@ -51,7 +51,7 @@ async fn assert_control_room_draws_them(stack: &Stack, is_drawn: bool) -> Result
         let page = reqwest::get(&url).await?.error_for_status()?.text().await?;
         ensure!(page.contains("Orders a minute"), "{page}");
         for drawn in
-            ["Revenue by item and minute EUR;", "Units by item and minute;", "% now", "; mean "]
+            ["Revenue in EUR by item and minute;", "Units by item and minute;", "% now", "; mean "]
         {
             ensure!(page.contains(drawn) == is_drawn, "{drawn}");
         }

@@ -24,9 +24,9 @@ const AXIS: TimeAxis = TimeAxis { minutes: MINUTES, bucket_seconds: 60 };
 
 pub fn revenue(sums: Option<&Sums>) -> Markup {
     let Some(sums) = sums else { return html! {} };
-    let currency = currency_of(sums).unwrap_or_default();
-    let title = format!("Revenue by item and minute {currency}");
-    by_item(sums, title.trim_end(), |sale| sale.revenue_cents / 100.0)
+    let currency = currency_of(sums).map_or(String::new(), |it| format!(" in {it}"));
+    let title = format!("Revenue{currency} by item and minute");
+    by_item(sums, &title, |sale| sale.revenue_cents / 100.0)
 }
 
 pub fn units(sums: Option<&Sums>) -> Markup {
@@ -97,7 +97,7 @@ fn by_item(sums: &Sums, title: &str, value: impl Fn(&Sale) -> f64) -> Markup {
     let largest = columns.iter().map(|(_, parts)| parts.iter().sum()).fold(0.0, f64::max);
     let top = nice_maximum(largest);
     let y = |number: f64| TOP + plot_height() * (1.0 - number / top);
-    let grid = [0.0, 0.5, 1.0].map(|share| (y(top * share), format::rate(top * share)));
+    let grid = [0.0, 0.5, 1.0].map(|share| (y(top * share), label(top * share)));
     let now: f64 = columns.last().map_or(0.0, |(_, parts)| parts.iter().sum());
     html! {
         h2 { (title)
@@ -112,6 +112,11 @@ fn by_item(sums: &Sums, title: &str, value: impl Fn(&Sale) -> f64) -> Markup {
             }
         }
     }
+}
+
+/// There is room for six characters.
+fn label(number: f64) -> String {
+    if number < 1e5 { format::rate(number) } else { format!("{}k", format::rate(number / 1e3)) }
 }
 
 /// The left edge of each minute with sales, and its parts by item.
@@ -224,9 +229,10 @@ mod tests {
         assert_eq!(drawn[1], (AXIS.x(0), vec![60.0, 50.0, 40.0, 30.0, 30.0]));
         assert_eq!(drawn[0].0, AXIS.x(2));
         let chart = revenue(Some(&sums())).into_string();
-        assert!(chart.contains("Revenue by item and minute EUR; 210 now"), "{chart}");
+        assert!(chart.contains("Revenue in EUR by item and minute; 210 now"), "{chart}");
         assert!(chart.contains("key-item-4") && !chart.contains("cap"), "{chart}");
         assert!(units(Some(&sums())).into_string().contains("minute; 12 now"));
+        assert_eq!([0.0, 50_000.0, 500_000.0].map(label), ["0", "50,000", "500k"]);
     }
 
     #[test]
