@@ -25,7 +25,7 @@ const OUTCOMES_QUERY: &str = "
     select coalesce(reason, status) as key, count(*) as orders from orders where status <> 'pending' group by 1";
 
 /// The sums by key: orders, units and cents of an item; orders of an outcome.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Sums {
     pub sales: BTreeMap<String, Sale>,
     pub outcomes: BTreeMap<String, i64>,

@@ -34,6 +34,7 @@ mod captured_traffic;
 mod catch_up;
 mod clocks;
 mod disks;
+mod foreign_client;
 mod foreign_transactions;
 mod gateways;
 mod generated_repository;
