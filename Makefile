@@ -24,7 +24,7 @@ CARGO_DENY := 0.20.2
 LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
-.PHONY: alerts crash-points crash-programs monitoring
+.PHONY: relay connectors alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard pause resume poison sql token report
 .PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
@@ -39,9 +39,15 @@ test: build crash-programs streams ## Every test but those of faults, on real Ka
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
-up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect; REPORTING=1: with the reporting database)
+up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect; RELAY=cdc: its connectors carry the outboxes; REPORTING=1: with the reporting database)
 	@$(if $(STREAMS)$(REPORTING),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))
+
+relay: build ## Change who carries the outboxes while the stack works: RELAY=cdc or RELAY=service
+	@$(call need,RELAY)$(E2E) relay "$(RELAY)"
+
+connectors: build ## Create the connectors of a stack with Kafka Connect, or change them to what their files say
+	@$(E2E) connectors
 
 down: build ## Stop the stack, keep all data
 	@$(E2E) down

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::dead_letters;
 use e2e::admin::erasure;
 use e2e::admin::order_timeline;
@@ -46,6 +47,10 @@ enum Command {
     Stack(StackCommand),
     /// The demo: orders go through, stock is killed and comes back, nothing is lost
     Demo,
+    /// Create the connectors of a stack with Kafka Connect, or change them to what their files say
+    Connectors,
+    /// Change who carries the outboxes to Kafka, while the stack works
+    Relay { carrier: Carrier },
     /// Create the missing demo items and accounts
     Seed(seed::SeedOptions),
     /// Place orders, kill a component again and again, and prove that nothing was lost
@@ -111,6 +116,8 @@ async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Stack(StackCommand::Up { instances }) => up(instances).await?,
         Command::Stack(command) => return command.run(&with_console()).await,
+        Command::Connectors => connectors::apply(&open_stack()?).await?,
+        Command::Relay { carrier } => connectors::switch(&open_stack()?, carrier).await?,
         Command::Demo => demo::run(&Stack::for_checkout(&with_console())?).await?,
         Command::Outage(options) => {
             let stack = create_stack()?.quiet();
@@ -166,16 +173,20 @@ async fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the stack, with the reporting database if it is wanted, and creates the missing demo items.
+/// Starts the stack, with its connectors if it has any, and with items and accounts to try it.
 async fn up(instances: Option<u16>) -> Result<()> {
+    if let Some(carrier) = Carrier::from_environment()? {
+        connectors::choose(&Stack::for_checkout(&with_console())?, carrier)?;
+    }
     if reporting::is_wanted() {
         reporting::add(&Stack::for_checkout(&with_console())?).await?;
     }
     let stack = program::up(&with_console(), instances).await?;
+    connectors::apply(&stack).await?;
     if reporting::is_wanted() {
         reporting::apply(&stack).await?;
     }
-    seed::run(&Client::for_stack(&stack)?).await.map(drop)
+    seed::run(&Client::for_stack(&stack)?).await
 }
 
 /// Success if what the command had to show holds.

@@ -2,6 +2,7 @@
 
 mod structure;
 mod streams;
+mod connector;
 mod launcher;
 mod wires;
 mod callers;

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod captured_events;
 mod check;
 pub mod dead_letters;
 pub mod envelope;
@@ -16,6 +17,7 @@ mod sources;
 mod topic_reader;
 mod writer_schemas;
 
+pub use captured_events::LogEnds;
 pub use check::{Verdict, check};
 pub use findings::Findings;
 pub use format::group_digits;

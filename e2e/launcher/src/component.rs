@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::artifacts::Artifacts;
 use crate::class_archives::class_archive_mode;
+use crate::connect_worker;
 use crate::directories::{create_public_directory, lock_file, programs_directory};
 use crate::eventually::eventually;
 use crate::exit_journal::ExitCause;
@@ -221,7 +222,7 @@ impl Stack {
                 let jaeger = Jaeger::build_missing(&|line| eprintln!("{line}")).await?;
                 jaeger.launch_command(&process.home, &stack_state)?
             }
-            Component::Connect => self.connect_command(&process.home, &stack_state).await?,
+            Component::Connect => connect_worker::prepare(self, process, &stack_state).await?,
             Component::Streams(name) => {
                 let environment = stack_state.environment_of(component)?;
                 maven_project::launch_command(self, name, &process.home, environment).await?

@@ -1,4 +1,4 @@
-//! The name and the ports of Kafka Connect.
+//! The name and the ports of the worker of Kafka Connect.
 
 use serde::{Deserialize, Serialize};
 

@@ -2,17 +2,19 @@
 //! confirms no more of a database's log than what Kafka has, and of two workers that run one task, only one writes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 
 use crate::artifacts::{Artifact, Unpack, fetch_all_missing, list_files};
 use crate::connect_ports::CONNECT;
-use crate::directories::{cache_directory, create_public_directory};
+use crate::directories::cache_directory;
 use crate::java::{find_java, java_options};
 use crate::kafka_config::kafka_log_config;
-use crate::process::LaunchCommand;
+use crate::process::{LaunchCommand, Process};
+use crate::provision::provision_java;
 use crate::secrets::DATABASE_USERS;
+use crate::stack::Stack;
 use crate::stack_state::StackState;
 use crate::topology::HOST;
 
@@ -28,7 +30,7 @@ const ARTIFACTS: [Artifact; 2] = [
 ];
 
 /// The files of the worker, all of them complete.
-pub(crate) struct ConnectArtifacts {
+struct ConnectArtifacts {
     java: PathBuf,
     classpath: String,
     /// The directories of the plugins, separated by commas.
@@ -37,7 +39,7 @@ pub(crate) struct ConnectArtifacts {
 
 impl ConnectArtifacts {
     /// Fetches what is missing, and adds the folders of further plugins. `progress` gets one line for each long step.
-    pub async fn fetch_missing(further: Vec<PathBuf>, progress: &impl Fn(&str)) -> Result<Self> {
+    async fn fetch_missing(further: Vec<PathBuf>, progress: &impl Fn(&str)) -> Result<Self> {
         let cache = cache_directory()?;
         fetch_all_missing(&ARTIFACTS, &cache, progress).await?;
         let [worker, plugins @ ..] = &ARTIFACTS;
@@ -51,13 +53,17 @@ impl ConnectArtifacts {
     }
 }
 
-/// Writes the settings of the worker, and returns its command line.
-pub(crate) fn launch_command(
-    artifacts: &ConnectArtifacts,
-    home: &Path,
+/// Fetches the worker if it is missing, writes its settings with the further plugins of the stack, and returns its
+/// command line.
+pub(crate) async fn prepare(
+    stack: &Stack,
+    process: &Process,
     stack_state: &StackState,
 ) -> Result<LaunchCommand> {
-    create_public_directory(home)?;
+    let home = &process.home;
+    let further = stack.connect_plugins(stack_state).await?;
+    provision_java(home)?;
+    let artifacts = &ConnectArtifacts::fetch_missing(further, &|line| eprintln!("{line}")).await?;
     let (settings, logging) = (home.join("worker.properties"), home.join("log4j2.properties"));
     fs::write(&settings, worker_properties(artifacts, stack_state)?.join("\n") + "\n")?;
     fs::write(&logging, kafka_log_config())?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use crate::secrets::database_secret;
+use crate::secrets::{connector_role, database_secret};
 use crate::stack::Stack;
 use crate::topology::HOST;
 
@@ -62,13 +62,13 @@ impl Stack {
         Ok(state.connect.then_some(url))
     }
 
-    /// The settings with which a connector reaches the database of a service as this role. The password is a reference
-    /// to its file, which the worker reads.
+    /// The settings with which a connector reads the log of the database of a service. The password is a reference to its
+    /// file, which the worker reads.
     ///
     /// # Errors
     /// If the stack has no such service.
-    pub fn connector_database(&self, service: &str, role: &str) -> Result<ConnectorConfig> {
-        let state = self.state()?;
+    pub fn connector_database(&self, service: &str) -> Result<ConnectorConfig> {
+        let (state, role) = (self.state()?, &connector_role(service));
         let secret = state.secrets()?.password_file(&database_secret(service, role))?;
         let directory = secret.parent().context("a secret lies in a directory")?.display();
         let port = state.service_ports(service)?.database;

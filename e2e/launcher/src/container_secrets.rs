@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::connect_ports::CONNECT;
 use crate::directories::is_root;
 use crate::registry_tokens;
 use crate::secrets::{
@@ -64,8 +65,9 @@ impl Secrets {
         contracts.add_certificate(CONTRACTS)?;
         contracts.add("registry-token", &fs::read(self.registry_token()?)?)?;
         contracts.add_directory(KAFKA_USERS)?;
-        for service in &description.services {
-            let secret = kafka_secret(service);
+        let further = description.stream_processors.iter().map(String::as_str).chain([CONNECT]);
+        for user in description.services.iter().map(String::as_str).chain(further) {
+            let secret = kafka_secret(user);
             contracts.add(&secret, self.password(&secret)?.as_bytes())?;
         }
         // The launcher signs tokens with the key, and uses Kafka as its administrator.

@@ -6,7 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use rdkafka::ClientConfig;
 
-use crate::secrets::{CONTRACTS, KAFKA_USERS, SCRAM, SERVICES, kafka_secret, owner_role};
+use crate::secrets::{
+    CONTRACTS, KAFKA_USERS, SCRAM, SERVICES, connector_role, kafka_secret, owner_role,
+};
 use crate::stack_state::StackState;
 use crate::token_issuer::{AUDIENCE, ISSUER};
 use crate::topology::HOST;
@@ -45,7 +47,12 @@ impl StackState {
         let migrator = owner_role(service);
         let (own, owner) = (url(service)?, url(&migrator)?);
         if !self.secure {
-            return Ok(variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]));
+            let mut variables =
+                variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]);
+            if self.connect {
+                variables.push(("CONNECTOR_ROLE".to_string(), connector_role(service)));
+            }
+            return Ok(variables);
         }
         let secrets = self.secrets()?;
         let further = variables([

@@ -1,14 +1,12 @@
 //! Databases that belong to no service, beside that of a service, such as the one that a connector writes; and the
 //! plugins of the connectors that write them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use sqlx::AssertSqlSafe;
 
-use crate::connect_worker::{self, ConnectArtifacts};
 use crate::maven_project::MavenProject;
-use crate::process::LaunchCommand;
 use crate::provision;
 use crate::readiness::connect_database;
 use crate::secrets::{SUPERUSER, database_secret, owner_role};
@@ -49,21 +47,8 @@ impl Stack {
         })
     }
 
-    /// How Kafka Connect is started.
-    pub(crate) async fn connect_command(
-        &self,
-        home: &Path,
-        stack_state: &StackState,
-    ) -> Result<LaunchCommand> {
-        provision::provision_java(home)?;
-        let further = self.connect_plugins(stack_state).await?;
-        let artifacts =
-            ConnectArtifacts::fetch_missing(further, &|line| eprintln!("{line}")).await?;
-        connect_worker::launch_command(&artifacts, home, stack_state)
-    }
-
     /// The folders of the plugins that Kafka Connect has beside its own, compiled if they are missing.
-    async fn connect_plugins(&self, stack_state: &StackState) -> Result<Vec<PathBuf>> {
+    pub(crate) async fn connect_plugins(&self, stack_state: &StackState) -> Result<Vec<PathBuf>> {
         let mut folders = Vec::new();
         for name in &stack_state.connect_plugins {
             let root = &self.description().root;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use checker::{Sources, group_digits};
+use checker::{LogEnds, Sources, group_digits};
 
 use crate::checker::findings::Findings;
 use crate::checker::invariants::Invariant::I13;
@@ -28,8 +28,20 @@ pub(crate) async fn wait(
 ) -> Result<Vec<String>> {
     let began = Instant::now();
     let mut reported_at = began;
+    // What a connector carries when nothing else is pending.
+    let mut captured: Option<LogEnds> = None;
     loop {
-        let pending = pending_work(sources, waivers).await?;
+        let mut pending = pending_work(sources, waivers).await?;
+        if pending.is_empty() {
+            let ends = match captured.take() {
+                None => sources.log_ends().await?,
+                Some(ends) => ends,
+            };
+            pending = sources.undelivered(&ends).await?;
+            captured = Some(ends);
+        } else {
+            captured = None;
+        }
         if pending.is_empty() || began.elapsed() > timeout {
             return Ok(pending);
         }

@@ -56,4 +56,5 @@ fn its_libraries_have_the_versions_of_the_broker() {
         assert!(log4j.is_empty() || log4j == element(&launcher, "log4j.version"), "{folder}");
         assert!(workspace.contains(&format!("version = \"{}\"", element(&own, "version"))));
     }
+    assert_eq!(element(&launcher, "connect.version"), element(&launcher, "kafka.version"));
 }

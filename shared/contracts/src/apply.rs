@@ -80,6 +80,12 @@ pub async fn apply(contracts: &Contracts) -> anyhow::Result<()> {
         let (topic, settings_of) = (cluster_owner::TOPIC, cluster_owner::TOPIC_CONFIG);
         create_topic(&admin, topic, 1, settings_of, settings.replication_factor).await?;
     }
+    let absent = |name: &str| !there.iter().any(|(existing, _)| existing == name);
+    for internal in contracts.internal_topics.iter().filter(|internal| absent(internal.name)) {
+        let settings_of = internal.settings.iter().copied();
+        create_topic(&admin, internal.name, 1, settings_of, settings.replication_factor).await?;
+        println!("{:<20} created, internal", internal.name);
+    }
     let stack_name = settings.stack_name.as_deref().unwrap_or(contracts.name);
     cluster_owner::claim(&settings.kafka, stack_name).await?;
     for topic in contracts.topics {

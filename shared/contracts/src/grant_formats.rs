@@ -101,7 +101,7 @@ mod tests {
         Grant::new("mail", AclResource::Topic, "mail-", AclOperation::Create).prefix(),
         Grant::new("mail", AclResource::Topic, "mail-", AclOperation::Write).prefix(),
     ];
-    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&FURTHER);
+    static SHOP: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&[&FURTHER]);
 
     #[test]
     fn each_right_is_a_line_for_kafka_acls() {

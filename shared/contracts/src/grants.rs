@@ -81,7 +81,8 @@ impl Contracts {
     pub fn grants(&self) -> BTreeSet<Grant> {
         use AclOperation::{Describe, Read, Write};
         use AclResource::{Group, Topic};
-        let mut grants: BTreeSet<Grant> = self.further_grants.iter().cloned().collect();
+        let mut grants: BTreeSet<Grant> =
+            self.further_grants.iter().copied().flatten().cloned().collect();
         for resource in [Topic, Group] {
             grants.insert(Grant::new(OBSERVER, resource, "*", Describe));
         }
@@ -99,6 +100,12 @@ impl Contracts {
             }
         }
         grants
+    }
+
+    /// The users that prove their name with a password: the services, and those that have further rights alone.
+    pub(crate) fn users_with_password(&self) -> BTreeSet<&str> {
+        let further = self.further_grants.iter().copied().flatten().map(|grant| &*grant.user);
+        self.services().into_iter().chain(further).collect()
     }
 
     /// The services: each publishes or subscribes to a topic.
@@ -159,7 +166,11 @@ mod tests {
 
     #[test]
     fn a_system_may_declare_further_grants() {
-        static MORE: Contracts = Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&FURTHER);
+        static MORE: Contracts =
+            Contracts::new("shop", "1", &[&SOLD_TOPIC]).grants_also(&[&FURTHER]);
         assert!(MORE.grants().contains(&FURTHER[0]));
+        assert!(
+            MORE.users_with_password().contains("connect") && !MORE.services().contains("connect")
+        );
     }
 }

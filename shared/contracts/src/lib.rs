@@ -32,7 +32,16 @@ pub struct Contracts {
     description: Option<&'static str>,
     schemas_folder: &'static str,
     topics: &'static [&'static Topic],
-    further_grants: &'static [Grant],
+    further_grants: &'static [&'static [Grant]],
+    internal_topics: &'static [InternalTopic],
+}
+
+/// A topic whose records are no events: it has no schema, one partition, and is in no document.
+pub struct InternalTopic {
+    /// Its name.
+    pub name: &'static str,
+    /// Its settings, by Kafka's names.
+    pub settings: &'static [(&'static str, &'static str)],
 }
 
 impl Contracts {
@@ -53,7 +62,7 @@ impl Contracts {
             "a name has 1 to 63 letters, digits, dashes and underscores"
         );
         let schemas_folder = "schemas";
-        let (description, further_grants) = (None, &[]);
+        let (description, further_grants, internal_topics) = (None, &[], &[]);
         Contracts {
             name,
             title: name,
@@ -62,6 +71,7 @@ impl Contracts {
             schemas_folder,
             topics,
             further_grants,
+            internal_topics,
         }
     }
 
@@ -77,10 +87,16 @@ impl Contracts {
         self
     }
 
-    /// The same contracts, with rights in Kafka beyond those that the topics give: of a stream processor with
-    /// internal topics, or of a connector.
-    pub const fn grants_also(mut self, grants: &'static [Grant]) -> Contracts {
+    /// The same contracts, with rights in Kafka beyond those that the topics give, a list for each user: a stream
+    /// processor with internal topics, or a connector.
+    pub const fn grants_also(mut self, grants: &'static [&'static [Grant]]) -> Contracts {
         self.further_grants = grants;
+        self
+    }
+
+    /// The same contracts, with topics that `apply` creates beside those of the events.
+    pub const fn creates_also(mut self, topics: &'static [InternalTopic]) -> Contracts {
+        self.internal_topics = topics;
         self
     }
 

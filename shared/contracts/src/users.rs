@@ -107,7 +107,8 @@ async fn set_passwords(
             .with_salt(Bytes::copy_from_slice(&salt))
             .with_salted_password(Bytes::copy_from_slice(&salted)))
     };
-    let upsertions = contracts.services().into_iter().map(upsertion).collect::<Result<_>>()?;
+    let upsertions =
+        contracts.users_with_password().into_iter().map(upsertion).collect::<Result<_>>()?;
     let request = AlterUserScramCredentialsRequest::default().with_upsertions(upsertions);
     let response = admin.send(SCRAM_VERSION, &request).await?;
     response.results.iter().try_for_each(|result| {

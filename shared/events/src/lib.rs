@@ -7,6 +7,7 @@
 
 #![warn(missing_docs)]
 
+pub mod connect;
 pub mod insights;
 pub mod orders;
 pub mod payments;
@@ -67,7 +68,8 @@ pub static DECLARED_TOPICS: [&Topic; 12] = {
 pub static CONTRACTS: Contracts =
     Contracts::new("holdfast", env!("CARGO_PKG_VERSION"), &DECLARED_TOPICS)
         .title("Holdfast")
-        .grants_also(&insights::GRANTS)
+        .grants_also(&[&insights::GRANTS, &connect::GRANTS])
+        .creates_also(&[connect::HEARTBEATS])
         .description(
             "The events of orders, payments and stock. A customer places an order. Payment takes the \
              money and stock reserves the items, and each of them answers with an event. The order is \

@@ -33,6 +33,7 @@ mod boards;
 mod captured_traffic;
 mod catch_up;
 mod clocks;
+mod connector;
 mod disks;
 mod foreign_client;
 mod foreign_transactions;

@@ -7,6 +7,7 @@
 pub mod env;
 
 pub(crate) mod address;
+mod carrier;
 pub(crate) mod reload;
 mod frontend;
 mod http_tls;
@@ -19,6 +20,7 @@ mod tokens;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use crate::config::carrier::Carrier;
 use crate::config::env::{BadConfiguration, parse_seconds};
 pub use crate::config::frontend::FrontendConfig;
 pub use crate::config::http_tls::HttpTlsConfig;
@@ -45,6 +47,13 @@ pub struct Config {
     /// their own, and its probes one.
     #[arg(long, env, default_value = "16", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub database_pool_size: u32,
+
+    /// What carries events to Kafka: `service` is the relay, and `cdc` a connector that reads the log of the database.
+    #[arg(long, env, value_enum, default_value = "service")]
+    pub relay: Carrier,
+    /// The role of that connector in the database, which `migrate` grants what it reads. Unset: none.
+    #[arg(long, env)]
+    pub connector_role: Option<String>,
 
     /// Where the API listens.
     #[arg(long, env, default_value = "0.0.0.0:8080")]

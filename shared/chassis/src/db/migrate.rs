@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::crash_point;
 use crate::db;
 use crate::db::pool::connect_options;
-use crate::db::privileges::grant_privileges;
+use crate::db::privileges::{grant_capture, grant_privileges};
 use crate::db::{CHASSIS_SCHEMA, CHASSIS_VERSIONS, DbErrorClass, SERVICE_VERSIONS};
 use crate::telemetry::log_throttle::LogThrottle;
 
@@ -77,6 +77,9 @@ async fn migrate_once(service: &str, config: &Config, migrator: &Migrator) -> an
     let server = connect_options(service, &config.database_url)?;
     if server.get_username() != owner.get_username() {
         grant_privileges(&mut db, server.get_username()).await.context("the grants failed")?;
+    }
+    if let Some(role) = &config.connector_role {
+        grant_capture(&mut db, role).await.context("the grants of the connector failed")?;
     }
     crash_point!("schema.granted");
     let newest = |it: &Migrator| it.iter().map(|migration| migration.version).max().unwrap_or(0);

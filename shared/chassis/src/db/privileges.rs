@@ -41,6 +41,7 @@ pub(super) async fn grant_privileges(db: &mut PgConnection, role: &str) -> sqlx:
         format!("revoke delete on all tables in {schemas} from {role}"),
         // To draw numbers, and to advance a sequence that a failover left behind its table.
         format!("grant usage, update on all sequences in {schemas} to {role}"),
+        format!("grant execute on all functions in schema {CHASSIS_SCHEMA} to {role}"),
         format!("revoke insert, update on {SERVICE_VERSIONS}, {CHASSIS_VERSIONS} from {role}"),
     ];
     let declared: Vec<String> =
@@ -48,6 +49,16 @@ pub(super) async fn grant_privileges(db: &mut PgConnection, role: &str) -> sqlx:
     grants.extend(declared);
     sqlx::raw_sql(AssertSqlSafe(grants.join(";"))).execute(&mut *tx).await?;
     tx.commit().await
+}
+
+/// Grants a role what a connector needs that carries the outbox: to read the tables that it captures.
+pub(super) async fn grant_capture(db: &mut PgConnection, role: &str) -> sqlx::Result<()> {
+    let role = format!("\"{}\"", role.replace('"', "\"\""));
+    let grants = format!(
+        "grant usage on schema {CHASSIS_SCHEMA} to {role};
+         grant select on chassis.captured_events, chassis.captured_answers to {role}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(grants)).execute(db).await.map(drop)
 }
 
 #[cfg(test)]

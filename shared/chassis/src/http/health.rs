@@ -87,7 +87,11 @@ async fn livez(State(probes): State<ProbeState>) -> Result<&'static str, Problem
 async fn readyz(probes: &ProbeState, database: &DatabaseProbe) -> Result<&'static str, Problem> {
     let phase = *probes.phase.borrow();
     match phase {
-        Phase::Starting => return Err(Problem::unavailable("Starting: waiting for the database.")),
+        Phase::Starting => {
+            return Err(Problem::unavailable(
+                "Starting: waiting for the database, or for what RELAY=cdc needs.",
+            ));
+        }
         Phase::Stopping => return Err(Problem::unavailable("Stopping.")),
         Phase::Serving => {}
     }

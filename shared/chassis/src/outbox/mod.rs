@@ -6,14 +6,17 @@
 //! write batch of an open transaction.
 
 mod backoff;
+pub(crate) mod connector;
 pub(crate) mod in_flight;
 mod lag;
+mod leader;
 pub(crate) mod low_watermark;
 pub(crate) mod producer;
 pub(crate) mod query;
 pub mod relay;
-mod schema_ids;
+pub(crate) mod schema_ids;
 pub(crate) mod sender;
+pub(crate) mod session;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;

@@ -10,36 +10,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use metrics::gauge;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::KafkaConfig;
 use crate::config::reload::Live;
-use crate::db::{self, login, sequences};
+use crate::config::{Carrier, KafkaConfig};
+use crate::db::{self, sequences};
+use crate::event::Topic;
 use crate::flow::backoff::RetryBackoff;
 use crate::flow::heartbeat::Heartbeat;
 use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
+use crate::outbox::connector::Connector;
 use crate::outbox::producer::Producer;
 use crate::outbox::query::with_query_timeout;
 use crate::outbox::sender::{BATCH_ROWS_MAX, OutboxSender};
+use crate::outbox::session::{self, STATEMENT_TIMEOUT};
 
 /// The advisory lock of the active relay. A lock belongs to a database, and each service has its own, so all
 /// services use the same number.
 const RELAY_LOCK_ID: i64 = 0x0072_656c_6179;
-
-/// How long the session of the relay may be idle. After that Postgres assumes that the relay is frozen or cut off,
-/// and ends the session and with it the lock. The relay polls far more often than this.
-const SESSION_IDLE_TIMEOUT: &str = "10s";
-
-/// How long a statement of the session may take, and so how long an abandoned one may still hold the lock.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A batch of at least this many rows counts as concurrent; see [`crate::flow::linger`].
 const SIBLINGS_MIN: usize = 3;
@@ -85,12 +80,15 @@ fn backoff_poll_interval(took: Duration) -> Duration {
 
 /// One of the three loops of a service.
 pub struct Relay {
-    service: &'static str,
+    pub(super) service: &'static str,
     config: Live<KafkaConfig>,
     db: PgPool,
-    registry: Arc<SchemaRegistryClient>,
+    pub(super) registry: Arc<SchemaRegistryClient>,
     wakeups: Arc<Wakeups>,
     heartbeat: Heartbeat,
+    pub(super) carrier: Carrier,
+    /// The topics that the service publishes.
+    pub(super) topics: Vec<&'static Topic>,
 }
 
 impl Relay {
@@ -103,7 +101,15 @@ impl Relay {
         wakeups: Arc<Wakeups>,
         heartbeat: Heartbeat,
     ) -> Relay {
-        Relay { service, config, db, registry, wakeups, heartbeat }
+        let (carrier, topics) = (Carrier::Service, Vec::new());
+        Relay { service, config, db, registry, wakeups, heartbeat, carrier, topics }
+    }
+
+    /// The same loop of a service that publishes these topics, by this carrier.
+    pub(crate) fn carried_by(mut self, carrier: Carrier, topics: &[&'static Topic]) -> Relay {
+        self.carrier = carrier;
+        self.topics = topics.to_vec();
+        self
     }
 
     /// Runs until stopped. After any failure it starts again, for ever.
@@ -120,7 +126,7 @@ impl Relay {
     /// Waits until it is the active relay, then relays until it is stopped or fails, or until its password for the
     /// database or its credentials for Kafka have changed.
     async fn run_as_leader(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let (mut db, opened_with) = self.open_session().await?;
+        let (mut db, opened_with) = session::open(&self.db).await?;
         let mut config = self.config.clone();
         let settings = config.read();
         let is_outdated =
@@ -151,18 +157,35 @@ impl Relay {
         }
         // This relay may have become active because the database failed over.
         sequences::advance_all(&self.db).await;
-        let producer = Producer::new(self.service, &settings)?;
+        let ended = self.lead(&mut db, &settings, stop, &is_outdated).await;
+        // Closing flushes the connection, and the database may have stopped reading.
+        let _ = with_query_timeout(db.close()).await;
+        ended
+    }
+
+    /// Relays until it is stopped or fails, or until the connector can take over. Returns whether it can: its slot is
+    /// read, and the broker has acknowledged every record.
+    pub(super) async fn relay(
+        &self,
+        db: &mut PgConnection,
+        settings: &KafkaConfig,
+        stop: &CancellationToken,
+        is_outdated: &impl Fn() -> bool,
+        successor: Option<&mut Connector>,
+    ) -> anyhow::Result<bool> {
+        let producer = Producer::new(self.service, settings)?;
         gauge!("relay_active").set(1);
         info!("relaying");
         let mut sender = OutboxSender::new(self.service, producer, &self.registry);
-        let ended = self.relay_until_stopped(&mut db, &mut sender, stop, is_outdated).await;
+        let ended = self.relay_until_stopped(db, &mut sender, stop, is_outdated, successor).await;
         // The next active relay sends the records in flight again. This one may send nothing once it has lost the
         // lock, so it closes the producer before the session. Closing waits for librdkafka's threads and runs on
         // a separate thread: one of them may be resolving a name, which takes ten seconds and more without a
         // name server. That thread has no connection, so it can send none of its records, and drops them.
         let OutboxSender { producer, .. } = sender;
         let closed = kafka::close_in_background(Arc::new(producer));
-        if tokio::time::timeout(PRODUCER_CLOSE_TIMEOUT, closed).await.is_err() {
+        let closed = tokio::time::timeout(PRODUCER_CLOSE_TIMEOUT, closed).await;
+        if closed.is_err() {
             warn!("the producer could not be closed in time");
         }
         self.wakeups.relay_backpressure.report_busy(false);
@@ -172,36 +195,8 @@ impl Relay {
         if ended.is_ok() {
             gauge!("outbox_oldest_seconds").set(0);
         }
-        // Closing flushes the connection, and the database may have stopped reading.
-        let _ = with_query_timeout(db.close()).await;
-        ended
-    }
-
-    /// Opens the session that holds the lock and reads the outbox.
-    pub(crate) async fn open_session(
-        &self,
-    ) -> anyhow::Result<(PgConnection, Arc<PgConnectOptions>)> {
-        let statement_timeout = format!("{}s", STATEMENT_TIMEOUT.as_secs());
-        let settings = [
-            ("idle_session_timeout", SESSION_IDLE_TIMEOUT),
-            // Polls may take longer than other statements of the service.
-            ("statement_timeout", statement_timeout.as_str()),
-            // A poll has one plan. Postgres would plan each poll if it estimated that to be cheaper, and planning
-            // is a large part of a poll for a single event.
-            ("plan_cache_mode", "force_generic_plan"),
-            ("jit", "off"),
-            // While a topic backs off, rows are joined by a hash of their keys. A nested loop, which the planner
-            // estimates to be cheaper, needs time in proportion to the product of both sides.
-            ("enable_nestloop", "off"),
-            ("enable_mergejoin", "off"),
-            // An index scan marks dead rows as it reads. A bitmap scan would fetch every row that was deleted since
-            // the last vacuum, at each poll.
-            ("enable_bitmapscan", "off"),
-            ("enable_seqscan", "off"),
-        ];
-        with_query_timeout(login::connect(&self.db, |options| options.options(settings)))
-            .await
-            .context("no session with the database")
+        // A producer that is still closing may send, so the connector would not be the only one.
+        Ok(ended? && closed.is_ok())
     }
 
     async fn relay_until_stopped(
@@ -209,11 +204,13 @@ impl Relay {
         db: &mut PgConnection,
         sender: &mut OutboxSender<'_>,
         stop: &CancellationToken,
-        is_outdated: impl Fn() -> bool,
-    ) -> anyhow::Result<()> {
+        is_outdated: &impl Fn() -> bool,
+        mut successor: Option<&mut Connector>,
+    ) -> anyhow::Result<bool> {
+        let mut can_be_relieved = false;
         let mut worked_at = Instant::now();
         let mut linger = AdaptiveLinger::new(SIBLINGS_MIN);
-        while !stop.is_cancelled() && !is_outdated() {
+        while !stop.is_cancelled() && !is_outdated() && !can_be_relieved {
             sender.check_producer()?;
             self.heartbeat.beat();
             sender.lag.measure(db).await?;
@@ -229,6 +226,9 @@ impl Relay {
             }
             if sender.has_more() {
                 continue;
+            }
+            if let Some(connector) = successor.as_deref_mut().filter(|_| !sender.has_backoff()) {
+                can_be_relieved = connector.can_take_over(db).await?;
             }
             linger.pause(LINGER_PAUSE).await;
             let poll = match worked_at.elapsed() < BUSY_PERIOD {
@@ -258,7 +258,13 @@ impl Relay {
                 Ok(None) | Err(_) => break,
             }
         }
-        sender.send_batch(db, 0).await.map(drop)
+        let all_acknowledged = sender.in_flight.is_empty();
+        sender.send_batch(db, 0).await?;
+        Ok(can_be_relieved && all_acknowledged)
+    }
+
+    pub(super) fn beat(&self) {
+        self.heartbeat.beat();
     }
 
     async fn wait_before_retry(&self, stop: &CancellationToken) {
@@ -271,6 +277,7 @@ impl Relay {
 mod tests {
     use super::*;
     use crate::kafka::schema_registry;
+    use crate::outbox::session::SESSION_IDLE_TIMEOUT;
 
     #[test]
     fn no_poll_interval_outlasts_the_session_or_the_heartbeat() {

@@ -12,14 +12,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Carrier;
 use crate::crash_point;
 use crate::db;
 use crate::db::clock;
 use crate::db::migrate;
 use crate::db::sequences;
+use crate::event::Topic;
 use crate::http::health::Phase;
 use crate::http::tls::TlsAcceptor;
-use crate::outbox;
+use crate::outbox::{self, connector, schema_ids};
 use crate::service::ports::{ADMIN_TASK, API_TASK, INTERNAL_DRAIN_TIMEOUT, PROBES_TASK};
 use crate::service::tasks::Tasks;
 use crate::service::{Routers, Service, ServiceLoop};
@@ -129,7 +131,7 @@ impl Service {
 
     /// Waits, without a limit, until the database has the migrations of this version and the schema of every event
     /// that this version may write. An older relay can then publish what this process commits, even if this
-    /// process dies right afterwards.
+    /// process dies right afterwards. If a connector carries the outbox, also until it has the ids of the schemas.
     async fn wait_until_prepared(&self) {
         migrate::wait_for_migrations(&self.db, &self.migrator).await;
         // Before anything is numbered: the database may have failed over while no process ran.
@@ -141,6 +143,19 @@ impl Service {
             tracing::warn!("the schemas of the published topics could not be stored: {error}");
             sleep(STORE_SCHEMAS_RETRY_INTERVAL).await;
         }
+        while let Err(error) = self.store_schema_ids(published).await {
+            tracing::warn!("waiting for the ids of the schemas: {error:#}");
+            sleep(STORE_SCHEMAS_RETRY_INTERVAL).await;
+        }
+    }
+
+    /// Before the first request, so that none waits for the registry.
+    async fn store_schema_ids(&self, published: &[&'static Topic]) -> anyhow::Result<()> {
+        let mut db = self.db.acquire().await?;
+        if self.config.relay == Carrier::Cdc || connector::is_carrying(&mut db).await? {
+            schema_ids::store(&self.registry, &mut db, self.name, published).await?;
+        }
+        Ok(())
     }
 }
 

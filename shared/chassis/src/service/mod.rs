@@ -197,7 +197,8 @@ impl Service {
         let heartbeat = self.heartbeats.register("relay", RELAY_HEARTBEAT_TIMEOUT);
         let (registry, wakeups) = (self.registry.clone(), self.wakeups.clone());
         let kafka = Live::new(&self.kafka);
-        Relay::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat)
+        let relay = Relay::new(self.name, kafka, self.db.clone(), registry, wakeups, heartbeat);
+        relay.carried_by(self.config.relay, self.published_topics.get().map_or(&[], Vec::as_slice))
     }
 
     /// The loop that applies the events of other services; add a handler for each topic.

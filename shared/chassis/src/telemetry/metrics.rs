@@ -87,7 +87,7 @@ const COUNTERS: [(&str, &str); 9] = [
     ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
 ];
 
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 14] = [
     ("build_info", "1, with the version of the service."),
     ("consumer_events_deferred", "Events that are deferred while all others go on."),
     ("consumer_lag", "Records of a topic that are not handled yet, here."),
@@ -101,8 +101,24 @@ const GAUGES: [(&str, &str); 10] = [
     ),
     ("dead_letters_waiting", "Dead letters that wait for an operator, up to 1,000."),
     ("outbox_oldest_seconds", "How long the oldest event has been waiting to be published."),
+    (
+        "outbox_slot_active",
+        "1 while the connector reads the log of the database, in the instance that stands by for it.",
+    ),
+    (
+        "outbox_slot_free_bytes",
+        "How much the database may write until an absent connector has lost its place.",
+    ),
+    ("outbox_slot_lag_bytes", "How much of the log the connector has not confirmed."),
+    (
+        "outbox_slot_lag_seconds",
+        "How long the oldest heartbeat waits that the connector has not confirmed.",
+    ),
     ("process_start_time_seconds", "When the process began, as a Unix time."),
-    ("relay_active", "1 in the instance whose relay is the active one."),
+    (
+        "relay_active",
+        "1 in the instance whose relay is the active one, or stands by for a connector.",
+    ),
     (
         "change_feed_subscribers",
         "Subscribers of the change feed: clients that wait for a change or follow a stream.",

@@ -17,6 +17,7 @@ mod change_feed;
 mod clock;
 mod commands;
 mod connection;
+mod connector;
 mod consumer;
 mod dead_letters;
 mod discard;

@@ -9,6 +9,7 @@ use crate::outbox::in_flight::{DELETE_BATCH_MIN, DELETE_DELAY_MAX};
 use crate::outbox::low_watermark::{LowWatermark, OPEN_WRITERS_QUERY};
 use crate::outbox::query::{BATCH_BYTES_MAX, select_statement};
 use crate::outbox::sender::{DELIVERY_SILENCE_MAX, OutboxSender};
+use crate::outbox::session;
 
 /// Waits for the next delivery report and handles it; returns the position of its row.
 async fn await_delivery(sender: &mut OutboxSender<'_>) -> i64 {
@@ -366,7 +367,7 @@ async fn a_backlog_of_other_topics_is_sent_without_a_pause_beside_a_topic_that_b
 #[tokio::test]
 async fn the_outbox_query_reads_only_the_rows_that_it_returns_and_in_order() {
     let fixture = Fixture::<122>::create().await;
-    let (mut db, _) = fixture.relay().open_session().await.unwrap();
+    let (mut db, _) = session::open(&fixture.db).await.unwrap();
     for deletes in [false, true] {
         let explain = format!("explain (generic_plan) {}", select_statement(deletes, false));
         let plan: Vec<String> = sqlx::raw_sql(AssertSqlSafe(explain))

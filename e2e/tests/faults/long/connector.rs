@@ -1,0 +1,64 @@
+//! Faults while a connector carries the outboxes of the services.
+
+use super::*;
+use e2e::admin::connectors::{self, Carrier};
+use e2e::scenarios::outage;
+use e2e::scenarios::outage::plan::Outage;
+
+/// How long a switch may take under load: instances start again, and the one carrier ends before the other begins.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+async fn start_with_connector(stack: &Stack) -> Result<Client> {
+    connectors::choose(stack, Carrier::Cdc)?;
+    let client = start_and_seed(stack).await?;
+    connectors::apply(stack).await?;
+    connectors::wait_until_carried(stack, Carrier::Cdc, SWITCH_TIMEOUT).await?;
+    Ok(client)
+}
+
+/// The services start again for it, so a client repeats some requests.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes three minutes: make faults"]
+async fn from_the_relay_to_the_connector_and_back_under_load_nothing_is_lost() -> Result<()> {
+    on_ephemeral_stack(async |stack| {
+        let client = start_and_seed(stack).await?;
+        let duration = Duration::from_secs(100);
+        let load = Load { rate: 50, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
+        let switching = async {
+            for carrier in [Carrier::Cdc, Carrier::Service, Carrier::Cdc, Carrier::Service] {
+                sleep(Duration::from_secs(3)).await;
+                connectors::switch(stack, carrier).await?;
+                connectors::wait_until_carried(stack, carrier, SWITCH_TIMEOUT).await?;
+            }
+            Ok(())
+        };
+        let (summary, ()) = load::run(&client, &load, switching).await?;
+        ensure!(summary.holds() && summary.confirmed > 1_000, "{}", summary.lines().join("\n"));
+        assert_verified(&client).await
+    })
+    .await
+}
+
+/// 100 orders a second, as `make outage` places them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes: make faults"]
+async fn whatever_is_killed_while_a_connector_carries_the_events_nothing_is_lost() -> Result<()> {
+    on_ephemeral_stack(async |stack| {
+        let client = start_with_connector(stack).await?;
+        for victim in ["connect", "order", "order-db", "kafka"] {
+            let outage = Outage {
+                victims: vec![victim.to_string()],
+                rate: 100,
+                load_duration: Duration::from_secs(30),
+                kills: 2,
+                downtime: Duration::from_secs(5),
+                drain_timeout: DRAIN_TIMEOUT,
+                is_redundant: false,
+            };
+            let report = outage::run_one(stack, &client, &outage).await?;
+            ensure!(report.holds(), "{victim}: {}", report.failures.join("\n"));
+        }
+        Ok(())
+    })
+    .await
+}

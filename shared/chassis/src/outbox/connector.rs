@@ -1,0 +1,161 @@
+//! The connector that may carry the outbox in place of the relay. It reads the log of the database through a replication
+//! slot; a trigger on the outbox makes the rows that it sees (`migrations/7_connector.sql`).
+//!
+//! Promise: an event is carried by the relay or by the connector, and of one key the earlier event first. The loop that
+//! holds the relay's lock switches the trigger, under a lock of the table. It does so only when its own records are
+//! acknowledged, and it relays again only when the slot has confirmed all that was captured.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use metrics::gauge;
+use sqlx::PgConnection;
+use tracing::{info, warn};
+
+use crate::outbox::query::with_query_timeout;
+
+/// How often the slot is polled, and a heartbeat is written. A slot confirms a transaction when the next one arrives.
+pub(super) const SLOT_POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Heartbeats whose confirmation is waited for, at most.
+const HEARTBEATS_MAX: usize = 2_000;
+
+/// The connector of one service, by its slot.
+pub(super) struct Connector {
+    slot: String,
+    polled_at: Option<Instant>,
+    /// The heartbeats that the slot has not confirmed, by their position in the log. Beyond the bound the oldest stays
+    /// and the newest are forgotten.
+    heartbeats: VecDeque<(i64, Instant)>,
+}
+
+/// What the database knows of a slot. Positions count bytes of the log.
+#[derive(sqlx::FromRow)]
+struct SlotStatus {
+    active: bool,
+    is_lost: bool,
+    confirmed: i64,
+    lag_bytes: i64,
+    /// How much may be written until the slot is lost, if that is bounded.
+    free_bytes: Option<i64>,
+}
+
+impl Connector {
+    pub fn new(service: &str) -> Connector {
+        Connector {
+            slot: format!("{service}_outbox"),
+            polled_at: None,
+            heartbeats: VecDeque::new(),
+        }
+    }
+
+    /// Whether what is written now is the connector's to carry.
+    pub async fn is_carrying(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
+        is_carrying(db).await
+    }
+
+    /// Whether the slot is read, at most once in its interval: the connector can take over then.
+    pub async fn can_take_over(&mut self, db: &mut PgConnection) -> sqlx::Result<bool> {
+        if self.polled_at.is_some_and(|at| at.elapsed() < SLOT_POLL_INTERVAL) {
+            return Ok(false);
+        }
+        self.polled_at = Some(Instant::now());
+        Ok(self.status(db).await?.is_some_and(|slot| slot.active && !slot.is_lost))
+    }
+
+    /// Hands everything to the connector that is in the outbox, and that is written from now on.
+    pub async fn hand_over(&self, db: &mut PgConnection) -> sqlx::Result<()> {
+        let hand_over = sqlx::query("select chassis.deliver_by_connector()").execute(db);
+        with_query_timeout(hand_over).await?;
+        info!("the connector carries the outbox");
+        Ok(())
+    }
+
+    /// Takes back what is written from now on.
+    pub async fn take_back(&self, db: &mut PgConnection) -> sqlx::Result<()> {
+        let take_back = sqlx::query("select chassis.deliver_by_relay()").execute(db);
+        with_query_timeout(take_back).await.map(drop)
+    }
+
+    /// Whether all that was captured lies in Kafka, so that the relay may send. Without a slot nothing can be waited
+    /// for.
+    pub async fn is_drained(&mut self, db: &mut PgConnection) -> sqlx::Result<bool> {
+        let drain_to = "select (drain_to - '0/0'::pg_lsn)::bigint from chassis.delivery";
+        let drain_to = sqlx::query_scalar(drain_to).fetch_one(&mut *db);
+        let drain_to: Option<i64> = with_query_timeout(drain_to).await?;
+        let Some(drain_to) = drain_to else { return Ok(true) };
+        let slot = self.status(db).await?;
+        let is_lost = slot.as_ref().is_none_or(|slot| slot.is_lost);
+        if is_lost {
+            warn!("the slot {} is gone: republish what it may have lost", self.slot);
+        }
+        if !is_lost && slot.is_some_and(|slot| slot.confirmed <= drain_to) {
+            write_heartbeat(db).await?;
+            return Ok(false);
+        }
+        let forget = sqlx::query("update chassis.delivery set drain_to = null").execute(db);
+        with_query_timeout(forget).await?;
+        Ok(true)
+    }
+
+    /// Whether rows wait in the outbox although the connector carries it: without a known id.
+    pub async fn has_waiting_rows(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
+        let waiting = "select exists (select from chassis.outbox)";
+        with_query_timeout(sqlx::query_scalar(waiting).fetch_one(db)).await
+    }
+
+    /// Writes a heartbeat, and reports the lag of the slot.
+    pub async fn measure(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
+        let Some(slot) = self.status(&mut *db).await? else {
+            gauge!("outbox_slot_active").set(0);
+            return Ok(());
+        };
+        while self.heartbeats.front().is_some_and(|(position, _)| *position < slot.confirmed) {
+            self.heartbeats.pop_front();
+        }
+        let lag = self.heartbeats.front().map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        gauge!("outbox_slot_active").set(u8::from(slot.active && !slot.is_lost));
+        gauge!("outbox_slot_lag_seconds").set(lag.as_secs_f64());
+        gauge!("outbox_slot_lag_bytes").set(slot.lag_bytes as f64);
+        if let Some(free) = slot.free_bytes {
+            gauge!("outbox_slot_free_bytes").set(free as f64);
+        }
+        let written = write_heartbeat(db).await?;
+        if self.heartbeats.len() < HEARTBEATS_MAX {
+            self.heartbeats.push_back((written, Instant::now()));
+        }
+        Ok(())
+    }
+
+    /// No other instance reports the slot while this one does not hold the lock.
+    pub fn report_nothing(&self) {
+        for name in ["outbox_slot_active", "outbox_slot_lag_seconds", "outbox_slot_lag_bytes"] {
+            gauge!(name).set(0);
+        }
+    }
+
+    async fn status(&self, db: &mut PgConnection) -> sqlx::Result<Option<SlotStatus>> {
+        let status = sqlx::query_as(
+            "select active, wal_status = 'lost' as is_lost,
+                    (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint as confirmed,
+                    (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint as lag_bytes,
+                    safe_wal_size as free_bytes
+             from pg_replication_slots
+             where slot_name = $1 and database = current_database() and confirmed_flush_lsn is not null",
+        );
+        with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await
+    }
+}
+
+/// Writes a record whose confirmation tells how far the connector has come. Returns a position before it.
+async fn write_heartbeat(db: &mut PgConnection) -> sqlx::Result<i64> {
+    let written = "select (chassis.write_heartbeat() - '0/0'::pg_lsn)::bigint";
+    with_query_timeout(sqlx::query_scalar(written).fetch_one(db)).await
+}
+
+/// Whether the trigger is on.
+pub(crate) async fn is_carrying(db: &mut PgConnection) -> sqlx::Result<bool> {
+    let enabled = "select tgenabled <> 'D' from pg_trigger
+                   where tgrelid = 'chassis.outbox'::regclass and tgname = 'capture_event'";
+    with_query_timeout(sqlx::query_scalar(enabled).fetch_one(db)).await
+}

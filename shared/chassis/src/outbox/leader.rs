@@ -1,0 +1,76 @@
+//! Who carries the outbox to Kafka: what the loop does that holds the relay's lock.
+
+use anyhow::Context;
+use metrics::gauge;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Carrier, KafkaConfig};
+use crate::outbox::connector::{Connector, SLOT_POLL_INTERVAL};
+use crate::outbox::relay::Relay;
+use crate::outbox::schema_ids;
+
+impl Relay {
+    /// Relays or stands by, until it is stopped or fails. Before the one begins, the other has ended.
+    pub(super) async fn lead(
+        &self,
+        db: &mut PgConnection,
+        settings: &KafkaConfig,
+        stop: &CancellationToken,
+        is_outdated: &impl Fn() -> bool,
+    ) -> anyhow::Result<()> {
+        let mut connector = Connector::new(self.service);
+        let ended = || stop.is_cancelled() || is_outdated();
+        let is_carrying = connector.is_carrying(db).await?;
+        if self.carrier == Carrier::Service {
+            if is_carrying {
+                connector.take_back(db).await.context("the outbox could not be taken back")?;
+                info!("the relay waits until the connector has sent all that it captured");
+            }
+            while !connector.is_drained(db).await? {
+                if ended() {
+                    return Ok(());
+                }
+                self.pause(stop).await;
+            }
+            return self.relay(db, settings, stop, is_outdated, None).await.map(drop);
+        }
+        if !is_carrying {
+            if !connector.is_drained(db).await? {
+                // It was to be relieved by the relay, which has not sent anything yet.
+                connector.hand_over(db).await?;
+            } else {
+                self.store_schema_ids(db).await?;
+                let successor = Some(&mut connector);
+                if !self.relay(db, settings, stop, is_outdated, successor).await? {
+                    return Ok(());
+                }
+                connector.hand_over(db).await.context("the outbox could not be handed over")?;
+            }
+        }
+        gauge!("relay_active").set(1);
+        while !ended() {
+            if connector.has_waiting_rows(db).await? {
+                match self.store_schema_ids(db).await {
+                    Ok(()) => connector.hand_over(db).await?,
+                    Err(error) => warn!("events wait in the outbox: {error:#}"),
+                }
+            }
+            connector.measure(db).await?;
+            self.pause(stop).await;
+        }
+        gauge!("relay_active").set(0);
+        connector.report_nothing();
+        Ok(())
+    }
+
+    async fn store_schema_ids(&self, db: &mut PgConnection) -> anyhow::Result<()> {
+        schema_ids::store(&self.registry, db, self.service, &self.topics).await
+    }
+
+    async fn pause(&self, stop: &CancellationToken) {
+        self.beat();
+        stop.run_until_cancelled(tokio::time::sleep(SLOT_POLL_INTERVAL)).await;
+    }
+}
