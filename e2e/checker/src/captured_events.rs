@@ -1,9 +1,10 @@
 //! The events that a connector carries: they wait in no outbox, and are in Kafka when the connector's slot has confirmed
 //! the log of the database so far.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use sqlx::PgPool;
 
 use crate::sources::Sources;
 
@@ -11,6 +12,20 @@ use crate::sources::Sources;
 pub type LogEnds = BTreeMap<&'static str, i64>;
 
 impl Sources {
+    /// The services whose database has a slot of a connector, which carries their events or did so.
+    ///
+    /// # Errors
+    /// If a database does not respond.
+    pub async fn carried_by_connector(&self) -> Result<BTreeSet<&'static str>> {
+        let mut services = BTreeSet::new();
+        for (service, db) in self.databases() {
+            if has_slot(db, service).await? {
+                services.insert(*service);
+            }
+        }
+        Ok(services)
+    }
+
     /// Where the logs end now.
     ///
     /// # Errors
@@ -49,4 +64,10 @@ impl Sources {
         }
         Ok(waiting)
     }
+}
+
+/// Whether a database has the slot of a connector.
+pub(crate) async fn has_slot(db: &PgPool, service: &str) -> Result<bool> {
+    let there = "select exists (select from pg_replication_slots where slot_name = $1)";
+    Ok(sqlx::query_scalar(there).bind(format!("{service}_outbox")).fetch_one(db).await?)
 }

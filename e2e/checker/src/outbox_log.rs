@@ -12,6 +12,7 @@ use futures::stream::StreamExt;
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::captured_events::has_slot;
 use crate::findings::Findings;
 use crate::invariants::InvariantName;
 use crate::invariants::MessagingInvariant::{Ordered, Published};
@@ -110,9 +111,7 @@ pub(crate) async fn check<I: InvariantName>(
     )
     .fetch(db);
     // A connector sends the records of several topics at once, and waits for none.
-    let sent_by_connector = "select exists (select from pg_replication_slots where slot_name = $1)";
-    let sent_by_connector = sqlx::query_scalar(sent_by_connector).bind(format!("{service}_outbox"));
-    check.compares_topics = !sent_by_connector.fetch_one(db).await?;
+    check.compares_topics = !has_slot(db, service).await?;
     let mut count = 0;
     while let Some(row) = rows.next().await {
         check.check_event(service, &row?, findings);

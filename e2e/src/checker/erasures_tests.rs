@@ -48,6 +48,7 @@ fn findings_of(cases: &[OrderCase], journals: &[&'static str]) -> Vec<String> {
         erasures: &erasures,
         retained_since: now() - TimeDelta::days(13),
         clock_skew_ms: 0,
+        carried_by_connector: std::collections::BTreeSet::new(),
     };
     let (mut tally, mut findings) = (Tally::default(), Findings::default());
     cases.iter().for_each(|case| check_case(case, &context, &mut tally, &mut findings));

@@ -230,6 +230,7 @@ pub(super) fn context(dead_letters: &DeadLetterIndex) -> crate::checker::tally::
         erasures: crate::checker::test_cases::no_erasures(),
         retained_since: DateTime::default(),
         clock_skew_ms: 0,
+        carried_by_connector: std::collections::BTreeSet::new(),
     }
 }
 

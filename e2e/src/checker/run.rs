@@ -105,15 +105,15 @@ async fn check_all(
         erasures: &erasures,
         retained_since: Utc::now() - TimeDelta::days(RETENTION_DAYS),
         clock_skew_ms: sources.clock_skew_ms()?,
+        carried_by_connector: sources.carried_by_connector().await?,
     };
     check_records(&snapshot, &context, &mut findings);
     snapshot.order_records.sort_unstable_by_key(|record| (record.order_id, record.position));
-    let mut tally = Tally::default();
+    let (mut tally, mut handled) = (Tally::default(), BTreeMap::new());
     let mut cases = OrderCases::new(&sources, &snapshot.order_records);
     while let Some(case) = cases.next_case().await? {
         waivers.check_case(&case, &context, &mut tally, &mut findings);
     }
-    let mut handled = BTreeMap::new();
     for service in SERVICES {
         let entered =
             check_inbox(&sources, service, &snapshot, &context, &tally, &mut findings).await?;

@@ -16,6 +16,8 @@ pub struct CheckContext<'a> {
     pub retained_since: DateTime<Utc>,
     /// The largest difference between the clocks of the brokers, in milliseconds.
     pub clock_skew_ms: i64,
+    /// The services whose connector sends the records of several topics at once.
+    pub carried_by_connector: BTreeSet<&'static str>,
 }
 
 /// Totals over all orders.

@@ -194,6 +194,7 @@ pub(crate) fn checked_with(case: &OrderCase, dead_letters: &DeadLetterIndex) -> 
         erasures: no_erasures(),
         retained_since: now() - TimeDelta::days(13),
         clock_skew_ms: 0,
+        carried_by_connector: std::collections::BTreeSet::new(),
     };
     check_case(case, &context, &mut tally, &mut findings);
     (tally, findings)

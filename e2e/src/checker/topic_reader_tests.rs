@@ -132,6 +132,7 @@ fn findings_of(records: &[TestRecord]) -> Vec<String> {
         erasures: no_erasures(),
         retained_since: DateTime::default(),
         clock_skew_ms: 0,
+        carried_by_connector: std::collections::BTreeSet::new(),
     };
     records::check_records(&read_records(records), &context, &mut findings);
     findings.kinds()

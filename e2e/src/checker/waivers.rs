@@ -171,6 +171,7 @@ mod tests {
             erasures: no_erasures(),
             retained_since: now(),
             clock_skew_ms: 0,
+            carried_by_connector: std::collections::BTreeSet::new(),
         };
         waivers.check_case(case, &context, &mut Tally::default(), &mut findings);
         findings.kinds()
