@@ -74,8 +74,7 @@ async fn assert_verified(client: &Client) -> Result<()> {
     Ok(())
 }
 
-/// F12. Longer than the broker's session with the controller, and than the delivery timeout of the
-/// relays.
+/// F12. Longer than the broker's session with the controller and the relays' delivery timeout.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes a minute: make faults"]
 async fn a_broker_that_is_frozen_under_load_refuses_no_customer_and_loses_nothing() -> Result<()> {
