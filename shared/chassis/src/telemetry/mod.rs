@@ -118,12 +118,14 @@ pub(crate) fn exports_spans() -> bool {
 }
 
 /// Begins a span below its parent and returns the context of the span. Without an exporter it returns the context
-/// of the parent; if that has no trace, one begins.
+/// of the parent; if that has no trace, one begins. It also returns the parent if that is not recorded: the first
+/// service of a trace decides, whatever the sampler, and the other traces cost nothing.
 pub(crate) fn start_span(
     parent: &TraceContext,
     span: impl FnOnce() -> SpanBuilder,
 ) -> TraceContext {
-    if !exports_spans() {
+    let is_unrecorded = |of: &SpanContext| of.is_valid() && !of.is_sampled();
+    if !exports_spans() || is_unrecorded(parent.span().span_context()) {
         return with_trace(parent);
     }
     parent.with_span(global::tracer("chassis").build_with_context(span(), parent))
@@ -206,6 +208,17 @@ mod tests {
         assert_eq!(traceparent(&parse_traceparent(Some(unsampled))), unsampled);
         for nothing in [None, Some(""), Some("00-nonsense-x-01")] {
             assert!(!parse_traceparent(nothing).span().span_context().is_valid());
+        }
+    }
+
+    #[test]
+    fn below_a_parent_that_is_not_recorded_no_span_begins() {
+        install_tracer_provider(&SdkTracerProvider::builder().build());
+        for (flags, is_child) in [("00", false), ("01", true)] {
+            let parent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
+            let span =
+                start_span(&parse_traceparent(Some(&parent)), || SpanBuilder::from_name("x"));
+            assert_eq!(traceparent(&span) != parent, is_child, "{flags}");
         }
     }
 
