@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::fixture::{
     Fixture, TIMEOUT, active_relay_instance, group_assignments, start_two_of_each,
-    subscribed_partitions, under_load_without_errors, with_exclusive_fixture,
+    subscribed_partitions, under_load_without_errors,
 };
 
 /// How long a table is locked to keep an instance inside a batch: less than its lock timeout.
@@ -93,9 +93,4 @@ async fn wait_until_replaced(fixture: &Fixture, service: &str, frozen: &str) -> 
         Ok(())
     })
     .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_wakes_after_others_took_its_place_does_nothing_twice() -> Result<()> {
-    with_exclusive_fixture(async |fixture| freeze_under_load(fixture, 16).await).await
 }

@@ -6,8 +6,6 @@ use anyhow::{Context, Result, ensure};
 use e2e::client::order::Order;
 use e2e::client::outcome::Outcome;
 use e2e::stack_description::SERVICES;
-use e2e::workload::load;
-use e2e::workload::options::Load;
 use e2e::workload::seed;
 use faults::faulty_network::Toxics;
 use faults::links::{Dependency, Link, Links};
@@ -15,40 +13,8 @@ use launcher::eventually;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::fixture::{
-    DRAIN_TIMEOUT, Fixture, TIMEOUT, basket, place_orders, rich_customer, through_proxies,
-    wait_until_confirmed,
+    Fixture, TIMEOUT, basket, place_orders, rich_customer, through_proxies, wait_until_confirmed,
 };
-
-/// F15.
-#[tokio::test(flavor = "multi_thread")]
-async fn commits_whose_answers_are_cut_off_happen_once_and_clients_learn_the_truth() -> Result<()> {
-    through_proxies(async |Fixture { client, .. }, pairs| {
-        let duration = Duration::from_secs(60);
-        let load = Load { rate: 50, duration, drain_timeout: DRAIN_TIMEOUT, ..Load::default() };
-        let (summary, ()) = load::run_while(client, &load, async {
-            sleep(Duration::from_secs(1)).await;
-            let proxies = SERVICES.map(|service| pairs.proxy(service, Dependency::Database));
-            for way in proxies {
-                way.set_toxics(Toxics { commit_cut_percent: 30, ..Toxics::default() });
-            }
-            sleep(Duration::from_secs(5)).await;
-            for way in proxies {
-                eventually("some commits to be cut", TIMEOUT, async || {
-                    ensure!(way.commits_cut() >= 5, "only {}", way.commits_cut());
-                    Ok(())
-                })
-                .await?;
-            }
-            proxies.iter().for_each(|way| way.heal());
-            Ok(())
-        })
-        .await?;
-        ensure!(summary.holds(), "{}", summary.lines().join("\n"));
-        ensure!(summary.confirmed > 100, "{}", summary.lines().join("\n"));
-        Ok(())
-    })
-    .await
-}
 
 /// How long bytes in flight when a link is cut may take to arrive.
 const IN_FLIGHT_TIME: Duration = Duration::from_secs(1);
@@ -163,66 +129,6 @@ async fn whichever_dependency_is_cut_off_the_others_go_on_and_all_orders_end_aft
             orders.extend(cut_link(fixture, pairs, pair, way, Duration::from_secs(2)).await?);
         }
         wait_until_confirmed(&fixture.client, &orders).await
-    })
-    .await
-}
-
-/// Proves that no traffic bypasses a proxy: with all proxies shut, nothing reaches a service, at
-/// any address that Kafka advertises.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_service_can_bypass_its_proxies() -> Result<()> {
-    through_proxies(async |Fixture { stack, client }, pairs| {
-        wait_until_confirmed(client, &place_orders(client, 5).await?).await?;
-        let shut = |service: &str, dependency| {
-            let proxy = pairs.proxy(service, dependency);
-            proxy.set_toxics(Toxics { refuses_connections: true, ..Toxics::default() });
-            proxy.reset_connections();
-            proxy.bytes_forwarded()
-        };
-        let before: Vec<u64> =
-            SERVICES.iter().map(|service| shut(service, Dependency::Kafka)).collect();
-        ensure!(before.iter().all(|bytes| *bytes > 0), "{before:?}");
-        let orders = place_orders(client, 5).await?;
-        sleep(Duration::from_secs(4)).await;
-        for order in &orders {
-            let order = client.get_order(order.order_id).await?;
-            ensure!(
-                (&*order.payment, &*order.stock) == ("waiting", "waiting"),
-                "a response bypassed the proxies: {order:?}"
-            );
-        }
-        for service in SERVICES {
-            ensure!(shut(service, Dependency::Database) > 0, "{service} bypasses its proxy");
-            let began = Instant::now();
-            let outcome = seed::send_any_command(client, service).await;
-            ensure!(
-                !matches!(outcome, Some(Outcome::Ok(_))),
-                "{service} stored an order without its proxy"
-            );
-            ensure!(began.elapsed() < TIMEOUT, "a client waited {:?}", began.elapsed());
-            ensure!(stack.is_running(service).await?, "{service} lives");
-        }
-        pairs.heal();
-        wait_until_confirmed(client, &orders).await?;
-
-        // A service that starts has no schemas, and must request them.
-        for service in SERVICES {
-            stack.stop(service).await?;
-            ensure!(shut(service, Dependency::Registry) > 0, "{service} bypasses its proxy");
-            stack.start(service).await?;
-        }
-        let orders = place_orders(client, 5).await?;
-        sleep(Duration::from_secs(4)).await;
-        for order in &orders {
-            let order = client.get_order(order.order_id).await?;
-            let legs = (&*order.payment, &*order.stock);
-            ensure!(
-                legs == ("waiting", "waiting"),
-                "a schema request bypassed the proxies: {order:?}"
-            );
-        }
-        pairs.heal();
-        wait_until_confirmed(client, &orders).await
     })
     .await
 }

@@ -39,6 +39,7 @@ mod foreign_transactions;
 mod gateways;
 mod generated_repository;
 mod memory;
+mod network;
 mod open_files;
 mod readiness;
 mod rejected_records;
