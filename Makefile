@@ -39,6 +39,8 @@ test: build crash-programs streams ## Every test but those of faults, on real Ka
 	@cargo test --workspace --profile ci --locked --no-run --quiet
 	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
 
+# In docker compose, a profile has what these variables ask for.
+up: export COMPOSE_PROFILES := $(if $(STREAMS)$(CONNECT)$(REPORTING)$(filter cdc,$(RELAY)),flows$(COMPOSE_PROFILES:%=,%),$(COMPOSE_PROFILES))
 up: build ## Start the stack in the background, INSTANCES=1 to 9 of each service; returns when everything is ready (OBSERVE=1: with Jaeger, for traces; STREAMS=1: with insights; CONNECT=1: with Kafka Connect; RELAY=cdc: its connectors carry the outboxes; REPORTING=1: with the reporting database)
 	@$(if $(STREAMS)$(REPORTING),sh e2e/tools.sh streams)
 	@$(E2E) up $(if $(INSTANCES),--instances $(INSTANCES))

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use e2e::admin::connector_container;
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::dead_letters;
 use e2e::admin::erasure;
@@ -48,7 +49,7 @@ enum Command {
     /// The demo: orders go through, stock is killed and comes back, nothing is lost
     Demo,
     /// Create the connectors of a stack with Kafka Connect, or change them to what their files say
-    Connectors,
+    Connectors(connector_container::ConnectorOptions),
     /// Change who carries the outboxes to Kafka, while the stack works
     Relay { carrier: Carrier },
     /// Create the missing demo items and accounts
@@ -116,7 +117,7 @@ async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Stack(StackCommand::Up { instances }) => up(instances).await?,
         Command::Stack(command) => return command.run(&with_console()).await,
-        Command::Connectors => connectors::apply(&open_stack()?).await?,
+        Command::Connectors(options) => connector_container::command(&options).await?,
         Command::Relay { carrier } => connectors::switch(&open_stack()?, carrier).await?,
         Command::Demo => demo::run(&Stack::for_checkout(&with_console())?).await?,
         Command::Outage(options) => {
@@ -175,15 +176,18 @@ async fn run(command: Command) -> Result<ExitCode> {
 
 /// Starts the stack, with its connectors if it has any, and with items and accounts to try it.
 async fn up(instances: Option<u16>) -> Result<()> {
-    if let Some(carrier) = Carrier::from_environment()? {
-        connectors::choose(&Stack::for_checkout(&with_console())?, carrier)?;
+    // In docker compose, containers do the same.
+    let stack = Stack::for_checkout(&with_console())?;
+    let reports = stack.is_native() && reporting::is_wanted();
+    if let Some(carrier) = Carrier::from_environment()?.filter(|_| stack.is_native()) {
+        connectors::choose(&stack, carrier)?;
     }
-    if reporting::is_wanted() {
-        reporting::add(&Stack::for_checkout(&with_console())?).await?;
+    if reports {
+        reporting::add(&stack).await?;
     }
     let stack = program::up(&with_console(), instances).await?;
     connectors::apply(&stack).await?;
-    if reporting::is_wanted() {
+    if reports {
         reporting::apply(&stack).await?;
     }
     seed::run(&Client::for_stack(&stack)?).await

@@ -93,6 +93,14 @@ impl Stack {
     /// minute.
     pub async fn apply_connector(&self, name: &str, config: &ConnectorConfig) -> Result<()> {
         let url = self.connect_url()?.context("the stack has no Kafka Connect")?;
+        Self::apply_connector_at(&url, name, config).await
+    }
+
+    /// The same, by the URL of a worker that need not be one of the launcher.
+    ///
+    /// # Errors
+    /// If the worker refuses the configuration, or the connector does not run after a minute.
+    pub async fn apply_connector_at(url: &str, name: &str, config: &ConnectorConfig) -> Result<()> {
         let url = format!("{url}/connectors/{name}");
         let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
         let deadline = Instant::now() + RUNNING_TIMEOUT;

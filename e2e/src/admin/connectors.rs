@@ -69,7 +69,8 @@ pub async fn apply(stack: &Stack) -> Result<()> {
         return Ok(());
     }
     for service in SERVICES {
-        stack.apply_connector(&format!("{service}-outbox"), &outbox(stack, service)?).await?;
+        let config = outbox(service, stack.connector_database(service)?)?;
+        stack.apply_connector(&outbox_name(service), &config).await?;
     }
     Ok(())
 }
@@ -118,10 +119,19 @@ pub async fn wait_until_carried(stack: &Stack, by: Carrier, within: Duration) ->
     Ok(())
 }
 
-fn outbox(stack: &Stack, service: &str) -> Result<ConnectorConfig> {
+/// The name of the connector that carries the outbox of a service.
+pub fn outbox_name(service: &str) -> String {
+    format!("{service}-outbox")
+}
+
+/// The settings of that connector. `database` says how it reaches the database of the service.
+///
+/// # Errors
+/// If the file of the connector is no object.
+pub fn outbox(service: &str, database: ConnectorConfig) -> Result<ConnectorConfig> {
     let text = OUTBOX.replace("<service>", service);
     let mut config: ConnectorConfig =
         serde_json::from_str(&text).context("the file of the connector is no object")?;
-    config.extend(stack.connector_database(service)?);
+    config.extend(database);
     Ok(config)
 }

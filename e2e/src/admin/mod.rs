@@ -2,6 +2,7 @@
 //! republishing, rebuilding and erasing. They use the admin ports of the services, Kafka and the databases. A
 //! changed path or field name of an admin port breaks them.
 
+pub mod connector_container;
 pub mod connectors;
 pub mod dead_letters;
 pub mod erasure;

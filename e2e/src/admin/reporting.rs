@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use launcher::{ConnectorConfig, FurtherDatabase, Stack};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
@@ -62,10 +63,8 @@ pub async fn add(stack: &Stack) -> Result<()> {
 /// If a connector does not run.
 pub async fn apply(stack: &Stack) -> Result<()> {
     let database = stack.further_database(BESIDE, NAME).await?;
-    let mut db = PgConnection::connect(&database.owner_url).await?;
-    sqlx::raw_sql(TABLES).execute(&mut db).await?;
-    db.close().await?;
-    create_dead_letters(stack).await?;
+    create_tables(&database.owner_url).await?;
+    create_dead_letters(&stack.kafka_client()?).await?;
     for (name, text) in CONNECTORS {
         let config = configuration(stack, &database, text)?;
         stack.apply_connector(name, &config).await.with_context(|| name.to_string())?;
@@ -91,8 +90,22 @@ fn configuration(stack: &Stack, database: &FurtherDatabase, text: &str) -> Resul
     serde_json::from_str(&text).context("the file of a connector is no object")
 }
 
-async fn create_dead_letters(stack: &Stack) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = stack.kafka_client()?.create()?;
+/// Creates the tables in a database, as the role that owns them. It can be repeated.
+///
+/// # Errors
+/// If the database cannot be reached, or refuses the tables.
+pub async fn create_tables(owner_url: &str) -> Result<()> {
+    let mut db = PgConnection::connect(owner_url).await?;
+    sqlx::raw_sql(TABLES).execute(&mut db).await?;
+    Ok(db.close().await?)
+}
+
+/// Creates the topic of dead letters, if it does not exist.
+///
+/// # Errors
+/// If Kafka cannot be reached, or refuses the topic.
+pub async fn create_dead_letters(kafka: &ClientConfig) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = kafka.create()?;
     let broker_default = TopicReplication::Fixed(-1);
     let topic = NewTopic::new(DEAD_LETTERS, 1, broker_default).set("retention.ms", RETENTION_MS);
     let made = admin.create_topics([&topic], &AdminOptions::new()).await?;

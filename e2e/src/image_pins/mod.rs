@@ -14,10 +14,11 @@ use crate::stack_description::checkout;
 mod tests;
 
 /// Where images are named: files, and folders of YAML files.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 7] = [
     "docker-compose.yml",
     "services/Dockerfile",
     "services/insights/Dockerfile",
+    "services/connect/Dockerfile",
     "k8s",
     "e2e/repository_template/docker-compose.yml",
     "e2e/repository_template/Dockerfile",

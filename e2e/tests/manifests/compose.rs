@@ -79,7 +79,11 @@ fn no_role_of_a_database_has_the_password_of_another_and_the_registry_is_no_supe
         let superuser = default_password(text(&database["POSTGRES_PASSWORD"]));
         assert_eq!(default_password(text(&database["SERVICE_PASSWORD"])), serving);
         assert_eq!(default_password(text(&database["MIGRATOR_PASSWORD"])), migrating);
-        assert_eq!(BTreeSet::from([serving, migrating, superuser]).len(), 3, "{service}");
+        let role = &services[format!("{service}-connector-role")]["environment"];
+        assert_eq!(default_password(text(&role["PGPASSWORD"])), superuser);
+        let capturing = default_password(text(&role["CONNECTOR_PASSWORD"]));
+        let all = BTreeSet::from([serving, migrating, superuser, capturing]);
+        assert_eq!(all.len(), 4, "{service}");
         let served = serde_json::to_string(&services[service]["environment"]).unwrap();
         assert!(!served.contains("MIGRATION_DATABASE_URL"), "{service} serves as the owner");
     }

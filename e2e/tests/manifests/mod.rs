@@ -9,6 +9,7 @@ mod bad_overlays;
 mod compose;
 mod compose_secured;
 mod configuration;
+mod connect;
 pub mod monitoring;
 mod network_policies;
 mod observe;

@@ -1,9 +1,10 @@
-//! Versions of images, the retention of offsets and scaling: the values on which several files must
+//! Versions of images, topics, the retention of offsets and scaling: the values on which several files must
 //! agree.
 
 use chassis::event::Retention;
-use e2e::image_pins::tag;
-use events::TOPICS;
+use chassis::kafka::RECORD_BYTES_MAX;
+use e2e::image_pins::{pulled_images, tag};
+use events::{DECLARED_TOPICS, TOPICS};
 
 use super::configuration::default_value;
 use super::*;
@@ -70,6 +71,14 @@ fn each_dependency_has_one_version_wherever_it_runs() {
     for (image, version) in parts {
         assert_eq!(tag(image), version, "{image}");
     }
+    // The worker of Kafka Connect, by itself and as the operator starts it, and what its plugins are compiled for.
+    let pulled = pulled_images(&read("services/connect/Dockerfile"));
+    let worker: Vec<&str> = pulled.iter().map(|image| tag(image)).collect();
+    assert!(worker.contains(&&*kafka), "{pulled:?}");
+    assert!(worker.iter().any(|it| it.ends_with(&format!("-kafka-{kafka}"))), "{pulled:?}");
+    assert_eq!(natively("connect"), kafka);
+    let compiled = format!("<kafka.version>{kafka}</kafka.version>");
+    assert!(read("services/reporting/pom.xml").contains(&compiled), "services/reporting/pom.xml");
     // Jaeger is released twice at a time: 2.13.0 is the Go module v1.76.0.
     let module = read("e2e/launcher/jaeger/go.mod");
     let (_, module) = module.split_once("github.com/jaegertracing/jaeger v1.").unwrap();
@@ -82,6 +91,37 @@ fn each_dependency_has_one_version_wherever_it_runs() {
         let version = tag(text(&cluster["spec"]["imageName"])).split('-').next();
         assert_eq!(version, Some(postgres), "{}", name(&cluster));
     }
+}
+
+#[test]
+fn topics_are_declared_to_strimzi_as_they_are_in_code() {
+    let declared: BTreeMap<String, Value> = file("k8s/overlays/production/topics.yaml")
+        .into_iter()
+        .map(|topic| {
+            assert_eq!(topic["kind"], "KafkaTopic");
+            (name(&topic).to_string(), topic["spec"].clone())
+        })
+        .collect();
+    let expected: BTreeMap<String, Value> = DECLARED_TOPICS
+        .iter()
+        .map(|topic| {
+            let mut config = json!({
+                "message.timestamp.type": "LogAppendTime",
+                "max.message.bytes": RECORD_BYTES_MAX,
+                "min.insync.replicas": 2,
+            });
+            match topic.retention {
+                Retention::Compact => config["cleanup.policy"] = "compact".into(),
+                Retention::Days(days) => {
+                    config["cleanup.policy"] = "delete".into();
+                    config["retention.ms"] = (i64::from(days) * 86_400_000).into();
+                }
+            }
+            let spec = json!({"partitions": topic.partitions, "replicas": 3, "config": config});
+            (topic.name.to_string(), spec)
+        })
+        .collect();
+    assert_eq!(declared, expected);
 }
 
 /// The detail of an error contains values of the row, such as the customer whose key exists already.
