@@ -53,6 +53,9 @@ impl Secrets {
             migrations.add_service(service)?;
             migrations.add_url("migration-database-url", service, &owner_role(service))?;
         }
+        for processor in &description.stream_processors {
+            container(processor, PROGRAM)?.add_program(processor)?;
+        }
         for service in description.services.iter().map(String::as_str).chain([REGISTRY_NAME]) {
             container(&format!("{service}-db"), POSTGRES)?.add_database(service)?;
         }
@@ -116,9 +119,14 @@ impl<'a> Container<'a> {
     }
 
     fn add_service(&self, service: &str) -> Result<()> {
-        self.add_certificate(service)?;
-        self.add_url("database-url", service, service)?;
-        self.add("kafka-password", self.secrets.password(&kafka_secret(service))?.as_bytes())?;
+        self.add_program(service)?;
+        self.add_url("database-url", service, service)
+    }
+
+    /// What a program needs that consumes events and answers callers.
+    fn add_program(&self, name: &str) -> Result<()> {
+        self.add_certificate(name)?;
+        self.add("kafka-password", self.secrets.password(&kafka_secret(name))?.as_bytes())?;
         self.add("token-keys.json", &fs::read(self.secrets.token_key_set()?)?)
     }
 

@@ -32,7 +32,8 @@ fn secured() -> Value {
     let is_secured = |name: &str, it: &Value| {
         let profiles = texts(&it["profiles"]);
         let is_left_out = ["observe", "ui", "flows"].iter().any(|it| profiles.contains(it));
-        !(is_left_out || name == "demo" || name.ends_with("-ports"))
+        let is_in = name == events::insights::NAME || !is_left_out;
+        is_in && name != "demo" && !name.ends_with("-ports")
     };
     let kept = services.iter().filter(|(name, it)| is_secured(name, it));
     kept.map(|(name, it)| (name.clone(), it.clone())).collect()
@@ -45,7 +46,7 @@ fn broken_rules(name: &str, service: &Value) -> Vec<&'static str> {
     let mut rules = vec![("its own secrets", mounts_its_own_secrets(name, service))];
     rules.push(("no secret in a variable", holds_no_secret(&service["environment"])));
     if image.starts_with("postgres") {
-        let command = text(&service["command"]);
+        let command = texts(&service["entrypoint"]).join(" ");
         let is_encrypted = command.contains(" -c ssl=on ") && command.contains("hba_file=/etc/");
         rules.push(("TLS to Postgres", is_encrypted));
     } else if image.starts_with("apache/kafka") {
@@ -94,7 +95,7 @@ fn holds_no_secret(environment: &Value) -> bool {
 fn every_container_of_the_secured_compose_keeps_the_rules() {
     let services = secured();
     let services = services.as_object().unwrap();
-    assert!(services.len() >= 17, "{:?}", services.keys());
+    assert!(services.len() >= 18, "{:?}", services.keys());
     for (name, service) in services {
         let broken = broken_rules(name, service);
         assert!(broken.is_empty(), "{name}: {broken:?}");
@@ -117,7 +118,7 @@ fn each_bad_secured_container_is_refused_by_the_rule_that_it_breaks() {
         ),
         ("order", "/volumes".to_string(), other, "its own secrets"),
         ("order-db", env("POSTGRES_PASSWORD"), json!("a"), "no secret in a variable"),
-        ("order-db", "/command".to_string(), json!("postgres -c ssl=off"), "TLS to Postgres"),
+        ("order-db", "/entrypoint".to_string(), json!(["docker-entrypoint.sh"]), "TLS to Postgres"),
         ("kafka", env("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"), protocols, "encrypted listeners"),
         ("kafka", env("KAFKA_LISTENER_NAME_HOST_SSL_CLIENT_AUTH"), json!("none"), "known clients"),
         ("kafka-2", env("KAFKA_ALLOW_EVERYONE_IF_NO_ACL_FOUND"), json!("true"), "no rule means no"),
@@ -130,14 +131,16 @@ fn each_bad_secured_container_is_refused_by_the_rule_that_it_breaks() {
     }
 }
 
-/// The settings of a database stand in both files, because the second replaces the command of the first.
+/// The second file adds its settings to the command of the first one.
 #[test]
 fn a_database_of_the_secured_compose_has_the_settings_of_the_other() {
     let (base, secured) = (compose(), secured());
     for service in SERVICES.into_iter().chain(["registry"]) {
         let name = format!("{service}-db");
-        let command = text(&base["services"][&name]["command"]).trim();
-        assert!(text(&secured[&name]["command"]).starts_with(command), "{name}");
+        assert_eq!(secured[&name]["command"], base["services"][&name]["command"], "{name}");
+        let entrypoint = texts(&secured[&name]["entrypoint"]);
+        let [_, _, script, _] = entrypoint[..] else { panic!("{name}: {entrypoint:?}") };
+        assert!(script.starts_with("exec docker-entrypoint.sh \"$$@\" -c "), "{name}: {script}");
     }
 }
 
