@@ -10,6 +10,7 @@ mod compose;
 mod compose_secured;
 mod configuration;
 mod connect;
+mod flows;
 pub mod monitoring;
 mod network_policies;
 mod observe;

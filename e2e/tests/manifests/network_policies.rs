@@ -7,7 +7,7 @@ use super::*;
 type Labels = BTreeMap<String, String>;
 
 /// A sender or receiver: its labels, its namespace, its named ports, and its address if it is no pod.
-struct Peer {
+pub struct Peer {
     namespace: &'static str,
     address: &'static str,
     labels: Labels,
@@ -16,7 +16,7 @@ struct Peer {
 
 impl Peer {
     /// A pod by its label `app`: of a workload, or of an operator's custom resource.
-    fn app(objects: &[Value], app: &str) -> Peer {
+    pub fn app(objects: &[Value], app: &str) -> Peer {
         let templates =
             objects.iter().filter(|it| pod(it).is_some()).map(|it| &it["spec"]["template"]);
         let template = templates.into_iter().find(|it| it["metadata"]["labels"]["app"] == app);
@@ -30,17 +30,17 @@ impl Peer {
         Peer { namespace: "holdfast", address: "", labels, ports }
     }
 
-    fn in_namespace(namespace: &'static str) -> Peer {
+    pub fn in_namespace(namespace: &'static str) -> Peer {
         Peer { namespace, address: "", labels: Labels::new(), ports: BTreeMap::new() }
     }
 
-    fn with_label(mut self, key: &str, value: &str) -> Peer {
+    pub fn with_label(mut self, key: &str, value: &str) -> Peer {
         self.labels.insert(key.into(), value.into());
         self
     }
 
     /// An address without a pod, such as that of a node or of a host beside the cluster.
-    fn outside_cluster(address: &'static str) -> Peer {
+    pub fn outside_cluster(address: &'static str) -> Peer {
         Peer { address, ..Peer::in_namespace("") }
     }
 }
@@ -108,7 +108,7 @@ fn allows_direction(
     own.namespace != "holdfast" || for_own.any(|it| list(&it[direction]).iter().any(rule))
 }
 
-fn is_allowed(objects: &[Value], from: &Peer, to: &Peer, port: u64) -> bool {
+pub fn is_allowed(objects: &[Value], from: &Peer, to: &Peer, port: u64) -> bool {
     allows_direction(objects, "egress", from, to, port)
         && allows_direction(objects, "ingress", to, from, port)
 }

@@ -14,7 +14,7 @@ const JOB_REPLACEMENT: [(&str, &str); 3] = [
 ];
 
 /// The rules that an object breaks, by name.
-fn broken_rules(object: &Value) -> Vec<&'static str> {
+pub fn broken_rules(object: &Value) -> Vec<&'static str> {
     let mut broken = Vec::new();
     let mut hold = |rule, is_kept: bool| {
         if !is_kept && !broken.contains(&rule) {
