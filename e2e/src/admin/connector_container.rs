@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use launcher::{ConnectorConfig, Stack};
-use rdkafka::ClientConfig;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,9 +21,6 @@ pub struct ConnectorOptions {
     /// Who carries the outboxes
     #[arg(long, requires = "worker", default_value = "service")]
     relay: Carrier,
-    /// A broker of Kafka, which gets the topic of dead letters
-    #[arg(long, requires = "worker")]
-    kafka: Option<String>,
     /// URL of the reporting database, for the role that owns its tables; the password is in PGPASSWORD
     #[arg(long, requires = "worker")]
     reporting: Option<String>,
@@ -62,10 +58,6 @@ pub async fn command(options: &ConnectorOptions) -> Result<()> {
 async fn apply(worker: &str, options: &ConnectorOptions) -> Result<()> {
     if let Some(database) = &options.reporting {
         reporting::create_tables(database).await.context("the tables of the reports")?;
-    }
-    if let Some(broker) = &options.kafka {
-        let mut kafka = ClientConfig::new();
-        reporting::create_dead_letters(kafka.set("bootstrap.servers", broker)).await?;
     }
     for (name, config) in wanted(options.relay)? {
         Stack::apply_connector_at(worker, &name, &config).await.with_context(|| name.clone())?;

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use launcher::{ConnectorConfig, FurtherDatabase, Stack};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
@@ -64,7 +63,7 @@ pub async fn add(stack: &Stack) -> Result<()> {
 pub async fn apply(stack: &Stack) -> Result<()> {
     let database = stack.further_database(BESIDE, NAME).await?;
     create_tables(&database.owner_url).await?;
-    create_dead_letters(&stack.kafka_client()?).await?;
+    create_dead_letters(stack).await?;
     for (name, text) in CONNECTORS {
         let config = configuration(stack, &database, text)?;
         stack.apply_connector(name, &config).await.with_context(|| name.to_string())?;
@@ -100,12 +99,8 @@ pub async fn create_tables(owner_url: &str) -> Result<()> {
     Ok(db.close().await?)
 }
 
-/// Creates the topic of dead letters, if it does not exist.
-///
-/// # Errors
-/// If Kafka cannot be reached, or refuses the topic.
-pub async fn create_dead_letters(kafka: &ClientConfig) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = kafka.create()?;
+async fn create_dead_letters(stack: &Stack) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = stack.kafka_client()?.create()?;
     let broker_default = TopicReplication::Fixed(-1);
     let topic = NewTopic::new(DEAD_LETTERS, 1, broker_default).set("retention.ms", RETENTION_MS);
     let made = admin.create_topics([&topic], &AdminOptions::new()).await?;

@@ -51,6 +51,9 @@ const VALUES: [(&str, &str); 4] = [
     ("${env:REPORTING_REPLICATION}", "3"),
 ];
 
+/// The setting of the converter for the authority of the registry.
+const CONVERTER_CA: &str = "value.converter.apicurio.rest.request.ssl.ca-bundle.location";
+
 fn resource(name: &str, mut config: ConnectorConfig) -> String {
     let [class, tasks] = ["connector.class", "tasks.max"].map(|key| config.remove(key).unwrap());
     let settings = config.iter().map(|(key, value)| format!("    {key}: {value}\n"));
@@ -87,7 +90,9 @@ fn connectors_of_production_are_those_of_the_files() {
         let put = |file: String, (variable, value): &(&str, &str)| file.replace(variable, value);
         let file = VALUES.iter().fold(file.to_string(), put);
         assert!(!file.contains("${env:"), "{name}: {file}");
-        resource(name, serde_json::from_str(&file).unwrap())
+        let mut sink: ConnectorConfig = serde_json::from_str(&file).unwrap();
+        sink.extend(config(json!({CONVERTER_CA: "/mnt/registry-tls/ca.crt"})));
+        resource(name, sink)
     });
     compare("reporting", "services/reporting/connectors", &sinks);
     assert_eq!(
@@ -128,11 +133,18 @@ fn the_worker_of_production_has_the_settings_of_the_image() {
         let found = if key == "group.id" { &worker["groupId"] } else { &worker["config"][key] };
         assert_eq!(found, value, "{key}");
     }
+    let rules = &find(&objects, "KafkaUser", connect::PROGRAM)["spec"]["authorization"]["acls"];
     for topic in ["configStorageTopic", "offsetStorageTopic", "statusStorageTopic"] {
-        assert!(
-            text(&worker[topic]).starts_with("connect-"),
-            "{topic}: its rights have this prefix"
-        );
+        let topic = text(&worker[topic]);
+        let is_named = |rule: &&Value| {
+            let named = text(&rule["resource"]["name"]);
+            let is_prefix = rule["resource"]["patternType"] == "prefix";
+            rule["resource"]["type"] == "topic"
+                && (named == topic || is_prefix && topic.starts_with(named))
+        };
+        let rule = list(rules).iter().find(is_named).unwrap_or_else(|| panic!("{topic}"));
+        let operations = texts(&rule["operations"]);
+        assert!(["Read", "Write"].iter().all(|it| operations.contains(it)), "{topic}: {rule}");
     }
 }
 
@@ -154,7 +166,7 @@ fn mounted_files(worker: &Value) -> BTreeSet<String> {
 fn each_file_that_a_connector_names_is_mounted_and_no_other() {
     let Some(objects) = flows() else { return };
     let worker = find(&objects, "KafkaConnect", connect::PROGRAM);
-    let mut named = BTreeSet::from(["/mnt/authority/truststore.p12".to_string()]);
+    let mut named = BTreeSet::new();
     for connector in of_kind(&objects, "KafkaConnector") {
         for value in connector["spec"]["config"].as_object().unwrap().values().map(text) {
             let Some((_, rest)) = value.split_once("/mnt/") else { continue };
@@ -162,8 +174,6 @@ fn each_file_that_a_connector_names_is_mounted_and_no_other() {
         }
     }
     assert_eq!(mounted_files(worker), named);
-    let trusted = serde_json::to_string(&worker["spec"]["jvmOptions"]).unwrap();
-    assert!(trusted.contains("/mnt/authority/truststore.p12"), "{trusted}");
     let allowed = &worker["spec"]["config"]["config.providers.secrets.param.allowed.paths"];
     assert_eq!(allowed, "/mnt");
 }
