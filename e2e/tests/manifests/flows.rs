@@ -191,6 +191,10 @@ fn each_database_of_production_has_the_role_of_its_connector_and_keeps_a_bounded
         assert!(own["superuser"].is_null(), "{own}");
         let parameters = &database["postgresql"]["parameters"];
         assert_eq!(parameters["max_slot_wal_keep_size"], "10GB", "{service}");
+        // The operator writes `synchronized_standby_slots` if both are on: a connector sends what every standby has.
+        for setting in ["sync_replication_slots", "hot_standby_feedback"] {
+            assert_eq!(parameters[setting], "on", "{service}: {setting}");
+        }
         assert_eq!(parameters["log_error_verbosity"], "terse", "{service}: they are merged");
         assert_eq!(
             database["replicationSlots"]["highAvailability"]["synchronizeLogicalDecoding"],
