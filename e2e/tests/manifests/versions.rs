@@ -38,6 +38,15 @@ fn a_service_is_never_scaled_beyond_its_partitions_nor_beyond_its_database() {
     }
 }
 
+/// The databases of production, with that of its component.
+fn clusters() -> Vec<Value> {
+    let reporting = file("k8s/components/reporting/database.yaml");
+    let mut clusters = file("k8s/overlays/production/databases.yaml");
+    clusters.extend(reporting.into_iter().filter(|it| it["kind"] == "Cluster"));
+    assert_eq!(clusters.len(), 5);
+    clusters
+}
+
 #[test]
 fn each_dependency_has_one_version_wherever_it_runs() {
     let pom = read("e2e/launcher/pom.xml");
@@ -87,7 +96,7 @@ fn each_dependency_has_one_version_wherever_it_runs() {
     assert_eq!(tag(image), format!("2.{}.0", minor - 63), "{image}");
     let strimzi = file("k8s/overlays/production/kafka.yaml");
     assert_eq!(find(&strimzi, "Kafka", "kafka")["spec"]["kafka"]["version"], kafka);
-    for cluster in file("k8s/overlays/production/databases.yaml") {
+    for cluster in clusters() {
         let version = tag(text(&cluster["spec"]["imageName"])).split('-').next();
         assert_eq!(version, Some(postgres), "{}", name(&cluster));
     }
@@ -136,7 +145,7 @@ fn no_postgres_logs_the_values_of_rows() {
     for file in files {
         assert!(read(file).contains("log_error_verbosity=terse"), "{file}");
     }
-    for cluster in file("k8s/overlays/production/databases.yaml") {
+    for cluster in clusters() {
         let parameters = &cluster["spec"]["postgresql"]["parameters"];
         assert_eq!(parameters["log_error_verbosity"], "terse", "{}", name(&cluster));
     }
