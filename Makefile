@@ -126,7 +126,7 @@ bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
 bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on $(if $(STATEMENTS),-c shared_preload_libraries=pg_stat_statements)
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
-	@$(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
+	@$(if $(LOAD_CPUS),taskset --cpu-list $(LOAD_CPUS)) $(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 
 microbench: build ## The cost of single steps: encoding and decoding events, outbox and inbox statements, handlers (four minutes)
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet

@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use checker::kafka;
 use chrono::{DateTime, Utc};
-use e2e::stack_description::SERVICES;
+use e2e::client::addresses::Addresses;
 use events::TOPICS;
 use launcher::Stack;
 use launcher::proc_fs::ProcessIdentity;
+use rdkafka::ClientConfig;
 use sqlx::{Connection, PgConnection};
 
 /// The name of this program in the results.
@@ -43,9 +44,14 @@ const DATABASE_FIGURES: [&str; 4] =
 pub const PUBLISHED: &str = "work/saga events";
 
 impl Costs {
-    pub async fn measure(stack: &Stack) -> Result<Costs> {
-        let at = Utc::now();
-        let mut times = stack.cpu_times();
+    /// What the load has spent; with a stack on this machine, what each of its components has spent as well.
+    pub async fn measure(own: Option<&Stack>, addresses: &Addresses) -> Result<Costs> {
+        // Commits are counted between two readings, by the clock of the database.
+        let at = match own {
+            Some(_) => Utc::now(),
+            None => database_clock(&addresses.databases["order"]).await?,
+        };
+        let mut times = own.map(Stack::cpu_times).unwrap_or_default();
         times.push((
             LOAD_GENERATOR.to_string(),
             ProcessIdentity::from_pid(std::process::id()).cpu_time(),
@@ -53,13 +59,14 @@ impl Costs {
         let cpu_micros = sum_by_component(
             times.into_iter().map(|(name, time)| (name, time.as_secs_f64() * 1e6)),
         );
-        let mut sums = BTreeMap::from([
-            ("bytes/saga loopback", loopback_bytes()?),
-            ("bytes/saga Kafka", bytes_in(&stack.directory().join("kafka").join("data"))),
-            (PUBLISHED, published_events(stack).await?),
-        ]);
-        for service in SERVICES {
-            let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+        let mut sums = BTreeMap::from([(PUBLISHED, published_events(&addresses.kafka).await?)]);
+        if let Some(stack) = own {
+            let kafka = stack.directory().join("kafka").join("data");
+            sums.insert("bytes/saga loopback", loopback_bytes()?);
+            sums.insert("bytes/saga Kafka", bytes_in(&kafka));
+        }
+        for url in addresses.databases.values() {
+            let mut db = PgConnection::connect(url).await?;
             let (wal, tables, commits, rows): (f64, f64, f64, f64) =
                 sqlx::query_as(DATABASE_SUMS).fetch_one(&mut db).await?;
             for (figure, sum) in DATABASE_FIGURES.into_iter().zip([wal, tables, commits, rows]) {
@@ -71,6 +78,11 @@ impl Costs {
             db.close().await?;
         }
         Ok(Costs { at, cpu_micros, busy_micros: busy_micros()?, sums })
+    }
+
+    /// Whether the processor time of the services and databases is known, and not that of the load alone.
+    pub fn has_stack(&self) -> bool {
+        self.cpu_micros.len() > 1
     }
 
     /// The cost since `earlier`.
@@ -102,8 +114,11 @@ impl Costs {
 
 /// The memory of each component. This is slow, since it reads every page: not for use during a
 /// measurement.
-pub async fn memory_bytes(stack: &Stack) -> Result<BTreeMap<String, f64>> {
-    let held = stack.status().await?.into_iter();
+pub async fn memory_bytes(own: Option<&Stack>) -> Result<BTreeMap<String, f64>> {
+    let held = match own {
+        Some(stack) => stack.status().await?.into_iter(),
+        None => Vec::new().into_iter(),
+    };
     let mut held: Vec<_> =
         held.map(|component| (component.name, component.memory_bytes as f64)).collect();
     held.push((
@@ -134,8 +149,8 @@ fn sum_by_component(figures: impl IntoIterator<Item = (String, f64)>) -> BTreeMa
 }
 
 /// The records on the topics of the services. Queries of Kafka block, and callers must not wait for them.
-async fn published_events(stack: &Stack) -> Result<f64> {
-    let client = stack.kafka_client()?;
+async fn published_events(client: &ClientConfig) -> Result<f64> {
+    let client = client.clone();
     let count = move || {
         let reader = kafka::create_consumer(&client, "bench")?;
         let mut count = 0;
@@ -146,6 +161,14 @@ async fn published_events(stack: &Stack) -> Result<f64> {
         anyhow::Ok(count as f64)
     };
     tokio::task::spawn_blocking(count).await?
+}
+
+/// The time of the machine of a database.
+pub async fn database_clock(url: &str) -> Result<DateTime<Utc>> {
+    let mut db = PgConnection::connect(url).await?;
+    let now = sqlx::query_scalar("select clock_timestamp()").fetch_one(&mut db).await?;
+    db.close().await?;
+    Ok(now)
 }
 
 /// How many statements a database has executed; `None` unless Postgres loads `pg_stat_statements`: `STATEMENTS=1`.

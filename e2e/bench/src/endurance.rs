@@ -43,7 +43,7 @@ pub async fn measure(
 
 /// The tables of a service that have dead rows.
 async fn dead_rows(environment: &BenchEnvironment, service: &str) -> Result<Vec<(String, f64)>> {
-    let mut db = PgConnection::connect(&environment.stack.database_url(service)?).await?;
+    let mut db = PgConnection::connect(&environment.client.addresses.databases[service]).await?;
     let found = sqlx::query_as(
         "select relname::text, n_dead_tup::float8 from pg_stat_user_tables where n_dead_tup > 0",
     );

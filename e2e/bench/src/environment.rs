@@ -1,8 +1,9 @@
 //! The measured stack: its items and accounts, the loads on it, and the check that its books
 //! balance afterwards.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,17 +13,18 @@ use chrono::{DateTime, Utc};
 use e2e::client::http_client::Client;
 use futures::{StreamExt, TryStreamExt, stream};
 use launcher::{Stack, StackDescription, eventually};
-use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::access::Access;
+use crate::books::unpaid_cents;
 use crate::completion_watch::CompletionWatch;
-use crate::cpu_costs;
+use crate::cpu_costs::{self, Costs};
 use crate::loads::{Load, Measurements, RunningLoad, Target};
+use crate::other_stack::OtherStack;
 use crate::preload;
 use crate::workload::{CUSTOMER_COUNT, Workload, customer_id, sku_name};
-use crate::yardstick;
+use crate::yardstick::YardstickRunner;
 
 /// Enough for every order of every run.
 const DEPOSITED_CENTS: i64 = 10_000_000_000_000;
@@ -38,18 +40,32 @@ const JIT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 const JIT_IDLE_SHARE: f64 = 0.03;
 const JIT_IDLE_POLLS: u32 = 2;
 
+/// How long another stack is loaded before the first measurement.
+const OTHER_WARM_UP: Duration = Duration::from_secs(120);
+
 /// The timeout for the end of all orders of an overload.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How far the clocks of the machines of another stack may differ.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 pub struct BenchEnvironment {
-    pub stack: Stack,
+    /// The stack on this machine; `None` if the stack runs on other machines.
+    pub own: Option<OwnStack>,
     pub client: Client,
+    /// The APIs of the order service, if it is on another machine.
+    other_order_urls: Vec<String>,
     access: Option<Arc<Access>>,
-    pub yardstick: yardstick::YardstickRunner,
     sku_count: usize,
     pub baseline: Baseline,
     /// The number of orders accepted since the baseline.
-    accepted: AtomicI64,
+    pub accepted: AtomicI64,
+}
+
+/// A stack that the benchmark started.
+pub struct OwnStack {
+    pub stack: Stack,
+    pub yardstick: YardstickRunner,
     /// This lock keeps other processes from creating the same stack.
     _lock: File,
 }
@@ -58,7 +74,7 @@ pub struct BenchEnvironment {
 pub struct Baseline {
     pub started_at: DateTime<Utc>,
     /// The sum of the orders that payment never received: the preloaded ones.
-    unpaid_cents: i64,
+    pub unpaid_cents: i64,
 }
 
 impl BenchEnvironment {
@@ -90,28 +106,69 @@ impl BenchEnvironment {
         stack.up().await?;
         let client = Client::for_stack(&stack)?;
         let access = Access::to_stack(&stack)?;
-        let yardstick = yardstick::YardstickRunner::prepare(&stack, pgbench).await?;
-        let baseline = Baseline { started_at: Utc::now(), unpaid_cents: 0 };
-        let (skus, accepted) = (0, AtomicI64::new(0));
+        let yardstick = YardstickRunner::prepare(&stack, pgbench).await?;
         let mut environment = BenchEnvironment {
-            stack,
+            own: Some(OwnStack { stack, yardstick, _lock: lock }),
             client,
+            other_order_urls: Vec::new(),
             access,
-            yardstick,
-            sku_count: skus,
-            baseline,
-            accepted,
-            _lock: lock,
+            sku_count: 0,
+            baseline: Baseline { started_at: Utc::now(), unpaid_cents: 0 },
+            accepted: AtomicI64::new(0),
         };
         environment.seed(SKU_COUNT).await?;
         Ok(environment)
     }
 
-    /// Deletes the stack. It is stopped first, since a cluster with preloaded orders is kept.
+    /// Uses a stack that runs on other machines, with the same items and rich customers. Orders of earlier runs
+    /// may be in it.
+    pub async fn open_other(other: OtherStack) -> Result<BenchEnvironment> {
+        let mut environment = BenchEnvironment {
+            own: None,
+            client: Client::new(other.addresses)?,
+            other_order_urls: other.order_urls,
+            access: None,
+            sku_count: 0,
+            baseline: Baseline { started_at: Utc::now(), unpaid_cents: 0 },
+            accepted: AtomicI64::new(0),
+        };
+        environment.seed(SKU_COUNT).await?;
+        let [order, payment, _] = environment.books().await?;
+        // The ids of orders have the time of the order service, and the baseline has that of its database.
+        tokio::time::sleep(CLOCK_TOLERANCE).await;
+        let database = &environment.client.addresses.databases["order"];
+        let started_at = cpu_costs::database_clock(database).await?;
+        tokio::time::sleep(CLOCK_TOLERANCE).await;
+        let unpaid_cents = unpaid_cents(&order, &payment)?;
+        environment.baseline = Baseline { started_at, unpaid_cents };
+        Ok(environment)
+    }
+
+    /// The stack on this machine.
+    ///
+    /// # Errors
+    /// If the stack runs on other machines.
+    pub fn stack(&self) -> Result<&Stack> {
+        let own = self.own.as_ref();
+        own.map(|own| &own.stack).context("this part needs a stack on this machine")
+    }
+
+    /// What has been spent so far.
+    pub async fn measure_costs(&self) -> Result<Costs> {
+        Costs::measure(self.stack().ok(), &self.client.addresses).await
+    }
+
+    /// The memory of each component.
+    pub async fn memory_bytes(&self) -> Result<BTreeMap<String, f64>> {
+        cpu_costs::memory_bytes(self.stack().ok()).await
+    }
+
+    /// Deletes the stack on this machine. It is stopped first, since a cluster with preloaded orders is kept.
     pub async fn close(self) -> Result<()> {
-        self.stack.down().await?;
-        preload::detach(&self.stack)?;
-        self.stack.clean().await
+        let Some(OwnStack { stack, .. }) = self.own else { return Ok(()) };
+        stack.down().await?;
+        preload::detach(&stack)?;
+        stack.clean().await
     }
 
     /// Creates the missing items and accounts.
@@ -158,16 +215,23 @@ impl BenchEnvironment {
 
     /// Begins to place orders.
     pub fn start_load(&self, workload: Workload, load: Load) -> Result<RunningLoad> {
-        let apis = self.stack.instances_of("order")?;
-        let address = |name: &String| -> Result<SocketAddr> {
-            let url = self.stack.url(name)?;
-            let address = url.split_once("://").map_or(&*url, |(_, address)| address);
-            address.parse().with_context(|| url.clone())
+        let address = |url: &String| -> Result<SocketAddr> {
+            let address = url.split_once("://").map_or(&**url, |(_, address)| address);
+            let found = address.to_socket_addrs().with_context(|| url.clone())?.next();
+            found.with_context(|| format!("{url} has no address"))
         };
-        let apis = apis.iter().map(address).collect::<Result<_>>()?;
-        let completions = Arc::new(CompletionWatch::start(&self.stack.kafka_client()?)?);
+        let apis = self.order_urls()?.iter().map(address).collect::<Result<_>>()?;
+        let completions = Arc::new(CompletionWatch::start(&self.client.addresses.kafka)?);
         let access = self.access.clone();
         Ok(load.start(Target { apis, access, completions, workload }))
+    }
+
+    /// The APIs of the order service's instances.
+    fn order_urls(&self) -> Result<Vec<String>> {
+        let Some(OwnStack { stack, .. }) = &self.own else {
+            return Ok(self.other_order_urls.clone());
+        };
+        stack.instances_of("order")?.iter().map(|name| stack.url(name)).collect()
     }
 
     /// Waits until every order of a finished load has ended.
@@ -178,16 +242,23 @@ impl BenchEnvironment {
     }
 
     /// Runs a load until Java's compilers have settled, since they take processor time of the
-    /// measurement until then. Returns how long that was, and their share in the end.
+    /// measurement until then. Returns how long that was, and their share in the end. The compilers of another stack
+    /// cannot be seen from here.
     pub async fn warm_up(&self, at_most: Duration) -> Result<String> {
         eprintln!("warming up …");
         let load = self.start_load(Workload::default(), Load::SATURATING)?;
-        let (began, mut jit_time) = (Instant::now(), cpu_costs::jit_cpu_time(&self.stack).await?);
+        let Some(OwnStack { stack, .. }) = &self.own else {
+            let lasting = at_most.min(OTHER_WARM_UP);
+            tokio::time::sleep(lasting).await;
+            self.finish(&*load.stop().await?).await?;
+            return Ok(format!("for {} s", lasting.as_secs()));
+        };
+        let (began, mut jit_time) = (Instant::now(), cpu_costs::jit_cpu_time(stack).await?);
         let mut idle_polls = 0;
         let share = loop {
             let polled_at = Instant::now();
             tokio::time::sleep(JIT_POLL_INTERVAL).await;
-            let now = cpu_costs::jit_cpu_time(&self.stack).await?;
+            let now = cpu_costs::jit_cpu_time(stack).await?;
             let took = now.saturating_sub(std::mem::replace(&mut jit_time, now));
             let share = took.as_secs_f64() / polled_at.elapsed().as_secs_f64();
             idle_polls = if share < JIT_IDLE_SHARE { idle_polls + 1 } else { 0 };
@@ -200,68 +271,9 @@ impl BenchEnvironment {
         Ok(format!("for {seconds} s; Java's compilers took {percent:.1} % of a core in the end"))
     }
 
-    /// Refuses to report a stack that lost an order or whose books do not balance. Preloaded orders
-    /// are only in the books, which sum up all orders.
-    async fn wait_until_settled(&self) -> Result<()> {
-        let mut db = self.connect_database().await?;
-        let since = min_id_at(self.baseline.started_at)?;
-        eventually("all orders to have ended", SETTLE_TIMEOUT, async || {
-            let pending: i64 = sqlx::query_scalar(
-                "select count(*) from orders where order_id >= $1
-                 and (status = 'pending' or payment = 'waiting' or stock = 'waiting')",
-            )
-            .bind(since)
-            .fetch_one(&mut self.connect_database().await?)
-            .await?;
-            ensure!(pending == 0, "{pending} are pending");
-            Ok(())
-        })
-        .await?;
-        let there: i64 = sqlx::query_scalar("select count(*) from orders where order_id >= $1")
-            .bind(since)
-            .fetch_one(&mut db)
-            .await?;
-        let accepted = self.accepted.load(Ordering::Relaxed);
-        ensure!(there == accepted, "{accepted} orders were accepted and {there} are stored");
-        let [order, payment, _] = self.books().await?;
-        let (untaken, before) = (unpaid_cents(&order, &payment)?, self.baseline.unpaid_cents);
-        ensure!(
-            untaken == before,
-            "the totals of orders exceed the payments by {}",
-            untaken - before
-        );
-        let dead_letters: i64 = sqlx::query_scalar("select count(*) from chassis.dead_letters")
-            .fetch_one(&mut db)
-            .await?;
-        ensure!(dead_letters == 0, "{dead_letters} dead letters");
-        let cancelled: i64 = sqlx::query_scalar(
-            "select count(*) from orders where order_id >= $1 and status = 'cancelled'",
-        )
-        .bind(since)
-        .fetch_one(&mut db)
-        .await?;
-        ensure!(cancelled == 0, "{cancelled} orders were cancelled, which is less work");
-        Ok(())
-    }
-
-    async fn books(&self) -> Result<[Value; 3]> {
-        let books = ["order", "payment", "stock"].map(|service| async move {
-            let of: Value = self.client.books(service).await?;
-            ensure!(of["balanced"] == json!(true), "the books of {service} don't balance: {of}");
-            Ok(of)
-        });
-        let [order, payment, stock] = books;
-        Ok([order.await?, payment.await?, stock.await?])
-    }
-
     pub async fn connect_database(&self) -> Result<PgConnection> {
-        Ok(PgConnection::connect(&self.stack.database_url("order")?).await?)
+        Ok(PgConnection::connect(&self.client.addresses.databases["order"]).await?)
     }
-}
-
-fn unpaid_cents(order: &Value, payment: &Value) -> Result<i64> {
-    let cents = |of: &Value| of.as_i64().context("books hold sums");
-    Ok(cents(&order["confirmed_cents"])? - cents(&payment["taken_cents"])?)
 }
 
 /// Ids grow with time: no later order has a smaller one.

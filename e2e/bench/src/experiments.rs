@@ -9,15 +9,16 @@ use clap::ValueEnum;
 use launcher::eventually;
 use tokio::time::sleep;
 
+use crate::cases::Case;
 use crate::completion_watch::{COMPLETION_TIMEOUT, CompletionWatch};
-use crate::cpu_costs::{self, Costs};
+use crate::cpu_costs;
 use crate::endurance;
 use crate::environment::BenchEnvironment;
 use crate::loads::Load;
 use crate::plan::MeasurementPlan;
 use crate::preload;
 use crate::report::{Report, Run, SAGAS_PER_SECOND};
-use crate::workload::{SkuDistribution, Workload};
+use crate::workload::Workload;
 use crate::yardstick::Yardstick;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,6 +54,19 @@ const YARDSTICK_DURATION: Duration = Duration::from_secs(5);
 const OPEN_LOOP_PERCENTS: [u32; 7] = [25, 50, 75, 90, 110, 125, 150];
 
 impl Experiment {
+    /// Whether it runs only if it is asked for: an hour is long, and the cost of security needs two stacks at the same
+    /// time.
+    pub fn is_on_request(self) -> bool {
+        matches!(self, Experiment::Hour | Experiment::Security)
+    }
+
+    /// Whether it can be measured on a stack on other machines: it starts and stops nothing, and does
+    /// not ask for the processor time of each component.
+    pub fn is_for_other_stacks(self) -> bool {
+        use Experiment::{Closed, Hour, Lines, Open, Skus};
+        matches!(self, Closed | Open | Skus | Lines | Hour)
+    }
+
     pub async fn run(
         self,
         environment: &mut BenchEnvironment,
@@ -86,38 +100,7 @@ impl Experiment {
         }
         Ok(())
     }
-
-    /// The cases of an experiment that differ in the workload or in the number of callers.
-    fn cases(self, plan: &MeasurementPlan) -> Vec<Case> {
-        let many = |name: &str, workload| (name.to_string(), workload, Load::SATURATING);
-        let of = |skus| Workload { skus, lines: 1 };
-        match self {
-            Experiment::Skus => vec![
-                many("10 items", of(SkuDistribution::Uniform(10))),
-                many("10,000 items", of(SkuDistribution::Uniform(10_000))),
-                many("100,000 items", of(SkuDistribution::Uniform(100_000))),
-                many("10,000 items, Zipf", of(SkuDistribution::zipf(10_000))),
-                many("one item", of(SkuDistribution::Uniform(1))),
-            ],
-            Experiment::Lines => [1, 2, 10, 50]
-                .map(|lines| {
-                    many(
-                        &format!("{lines} lines an order"),
-                        Workload { lines, ..Workload::default() },
-                    )
-                })
-                .to_vec(),
-            _ => {
-                let closed = |callers: &usize| {
-                    (format!("{callers} callers"), Workload::default(), Load::Callers(*callers))
-                };
-                plan.callers.iter().map(closed).collect()
-            }
-        }
-    }
 }
-
-type Case = (String, Workload, Load);
 
 /// One case of several, with the yardstick between them.
 struct Repeat<'a> {
@@ -128,7 +111,7 @@ struct Repeat<'a> {
     /// case.
     reversed: bool,
     /// The yardstick after this case is the one before the next.
-    tx4: Yardstick,
+    tx4: Option<Yardstick>,
 }
 
 impl<'a> Repeat<'a> {
@@ -145,8 +128,11 @@ impl<'a> Repeat<'a> {
     async fn measure(&mut self, name: &str, workload: Workload, load: Load) -> Result<&mut Run> {
         let run = self.environment.measure(name, workload, load, self.plan).await?;
         let after = measure_yardstick(self.environment, self.report).await?;
-        let before = std::mem::replace(&mut self.tx4, after);
-        Ok(self.report.add(run.relative_to(&before, &after)))
+        let run = match std::mem::replace(&mut self.tx4, after).zip(after) {
+            Some((before, after)) => run.relative_to(&before, &after),
+            None => run,
+        };
+        Ok(self.report.add(run))
     }
 
     async fn measure_peak(&mut self) -> Result<f64> {
@@ -162,10 +148,8 @@ impl<'a> Repeat<'a> {
         }
         for (name, workload, load) in cases {
             self.measure(&name, workload, load).await?;
-            if load == Load::Callers(1) {
-                let (environment, plan) = (&self.environment, self.plan);
-                let alone =
-                    environment.yardstick.run(&environment.stack, plan.duration, true).await?;
+            if let (Load::Callers(1), Some(own)) = (load, &self.environment.own) {
+                let alone = own.yardstick.run(self.environment, self.plan.duration, true).await?;
                 let run = self.report.last_run();
                 run.set("tx4 alone p50 ms", alone.p50_ms);
                 for end in ["commit p50", "end p50"] {
@@ -198,7 +182,8 @@ impl<'a> Repeat<'a> {
     async fn run_drain(&mut self) -> Result<()> {
         let peak = self.measure_peak().await?;
         let (environment, load_average) = (&self.environment, cpu_costs::load_average());
-        environment.stack.stop("stock").await?;
+        let stack = environment.stack()?;
+        stack.stop("stock").await?;
         let load = environment.start_load(Workload::default(), Load::PerSecond(peak * 0.75))?;
         sleep(self.plan.duration).await;
         let (measurements, completions) = (load.measurements.clone(), load.completions.clone());
@@ -207,7 +192,7 @@ impl<'a> Repeat<'a> {
         sleep(Duration::from_secs(1)).await;
         let backlog = measurements.accepted.load(Ordering::Relaxed);
         let started = Instant::now();
-        environment.stack.start("stock").await?;
+        stack.start("stock").await?;
         let first = wait_until_ended(&completions, 1).await?;
         let last = wait_until_ended(&completions, backlog).await?;
         environment.finish(&*placing.await??).await?;
@@ -227,14 +212,15 @@ impl<'a> Repeat<'a> {
 
     async fn run_instances(&mut self) -> Result<()> {
         for count in if self.reversed { [2, 1] } else { [1, 2] } {
-            self.environment.stack.set_instances(count).await?;
-            self.environment.stack.up().await?;
+            let stack = self.environment.stack()?;
+            stack.set_instances(count).await?;
+            stack.up().await?;
             // The partitions of the groups move.
             sleep(Duration::from_secs(5)).await;
             let name = format!("{count} of each service");
             self.measure(&name, Workload::default(), Load::SATURATING).await?;
         }
-        self.environment.stack.set_instances(1).await
+        self.environment.stack()?.set_instances(1).await
     }
 
     async fn run_preloaded(&mut self) -> Result<()> {
@@ -253,27 +239,28 @@ impl<'a> Repeat<'a> {
     }
 }
 
-/// Runs the yardstick.
+/// Runs the yardstick on a stack on this machine.
 async fn measure_yardstick(
     environment: &BenchEnvironment,
     report: &mut Report,
-) -> Result<Yardstick> {
+) -> Result<Option<Yardstick>> {
+    let Some(own) = &environment.own else { return Ok(None) };
     let load_average = cpu_costs::load_average();
-    let tx4 = environment.yardstick.run(&environment.stack, YARDSTICK_DURATION, false).await?;
+    let tx4 = own.yardstick.run(environment, YARDSTICK_DURATION, false).await?;
     eprintln!("  tx4: {:.0}/s, Postgres {:.0} µs", tx4.per_second, tx4.postgres_micros);
     let run = report.add(Run::new("tx4, 16 clients"));
     run.set("tx4/s", tx4.per_second);
     run.set("Postgres µs/tx4", tx4.postgres_micros);
     run.set("load average", load_average);
-    Ok(tx4)
+    Ok(Some(tx4))
 }
 
 async fn measure_idle(environment: &BenchEnvironment, report: &mut Report) -> Result<()> {
     sleep(Duration::from_secs(10)).await;
-    let before = Costs::measure(&environment.stack).await?;
+    let before = environment.measure_costs().await?;
     sleep(IDLE_DURATION).await;
-    let after = Costs::measure(&environment.stack).await?;
-    let memory = cpu_costs::memory_bytes(&environment.stack).await?;
+    let after = environment.measure_costs().await?;
+    let memory = environment.memory_bytes().await?;
     let (spent, seconds) = (after.since(&before), (after.at - before.at).as_seconds_f64());
     let run = report.add(Run::new("idle"));
     run.set("load average", cpu_costs::load_average());

@@ -4,31 +4,58 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{Result, ensure};
-use e2e::stack_description::SERVICES;
+use e2e::client::addresses::Addresses;
 use launcher::{Stack, artifacts};
 use sqlx::{Connection, PgConnection};
 
-/// Titles and descriptions.
-pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    let mut note = |what: &str, text: String| found.insert(what.to_string(), text);
-    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
-    let value = |file: &str, label: &str| {
-        let text = read(file);
-        let line = text.lines().find_map(|line| line.strip_prefix(label));
-        line.unwrap_or_default().trim_start_matches([' ', '\t', ':']).to_string()
-    };
-    let kib = value("/proc/meminfo", "MemTotal:");
-    let kib: f64 = kib.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or_default();
+use crate::environment::BenchEnvironment;
+use crate::processors;
+
+/// Titles and descriptions. Of a stack on other machines only its databases can be described.
+pub async fn describe_environment(
+    environment: &BenchEnvironment,
+) -> Result<BTreeMap<String, String>> {
+    let postgres = describe_postgres(&environment.client.addresses).await?;
     let machine = format!(
-        "{} cores ({}) and {:.0} GB, shared by everything, the load too; Linux {}",
-        std::thread::available_parallelism()?,
+        "{} cores ({}) and {:.0} GB, {}; Linux {}",
+        std::fs::read_to_string("/proc/cpuinfo")?.matches("processor\t").count(),
         value("/proc/cpuinfo", "model name"),
-        kib / 1e6,
+        memory_gigabytes(),
+        if environment.own.is_some() { processors::describe()? } else { "of the load".to_string() },
         read("/proc/sys/kernel/osrelease").trim(),
     );
-    note("Machine", machine);
+    let mut found = BTreeMap::from([("PostgreSQL", postgres), ("Machine", machine)]);
+    if let Ok(stack) = environment.stack() {
+        found.extend(describe_java(stack).await?);
+    } else {
+        found.insert("Stack", OTHER_STACK.to_string());
+    }
+    Ok(found.into_iter().map(|(title, text)| (title.to_string(), text)).collect())
+}
 
+/// What a report about a stack on other machines lacks.
+const OTHER_STACK: &str = "on other machines. What needs access to them is missing here: tx4, processor time and memory of \
+     each component, the bytes of Kafka, and the time until the commit of a decision";
+
+fn read(file: &str) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+/// The rest of the first line that begins with this label.
+fn value(file: &str, label: &str) -> String {
+    let text = read(file);
+    let line = text.lines().find_map(|line| line.strip_prefix(label));
+    line.unwrap_or_default().trim_start_matches([' ', '\t', ':']).to_string()
+}
+
+fn memory_gigabytes() -> f64 {
+    let kib = value("/proc/meminfo", "MemTotal:");
+    let kib: f64 = kib.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or_default();
+    kib / 1e6
+}
+
+/// Kafka and the registry, with the options of Java that count.
+async fn describe_java(stack: &Stack) -> Result<BTreeMap<&'static str, String>> {
     let (mut java, mut options) = (String::new(), BTreeMap::new());
     for component in stack.status().await? {
         let Some(pid) = component.pid else { continue };
@@ -42,19 +69,19 @@ pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, Stri
         }
         options.insert(component.name, chosen.join(" "));
     }
-    for (title, version) in artifacts::versions() {
-        let text = match title {
-            "Kafka" => format!(
-                "{version} on Java {java}, {}; acks=all, of one broker: one copy, which it leaves to \
-                 the system to sync",
+    let described = artifacts::versions().filter_map(|(title, version)| match title {
+        "Kafka" => Some((
+            title,
+            format!(
+                "{version} on Java {java}, {}; acks=all, of one broker: one copy, which it leaves to the \
+                 system to sync",
                 options["kafka"]
             ),
-            "PostgreSQL" => describe_postgres(stack).await?,
-            _ => format!("{version} on Java {java}, {}", options["registry"]),
-        };
-        note(title, text);
-    }
-    Ok(found)
+        )),
+        "PostgreSQL" => None,
+        _ => Some((title, format!("{version} on Java {java}, {}", options["registry"]))),
+    });
+    Ok(described.collect())
 }
 
 /// The version of PostgreSQL, its compiler flags, its settings, and those that decide whether a
@@ -63,10 +90,9 @@ pub async fn describe_environment(stack: &Stack) -> Result<BTreeMap<String, Stri
 /// # Errors
 /// Settings with which a commit does not survive a crash are an error: such results cannot be
 /// compared.
-async fn describe_postgres(stack: &Stack) -> Result<String> {
-    for service in SERVICES {
-        // As the service's role, which may have settings of its own.
-        let mut db = PgConnection::connect(&stack.database_url(service)?).await?;
+async fn describe_postgres(addresses: &Addresses) -> Result<String> {
+    for (service, url) in &addresses.databases {
+        let mut db = PgConnection::connect(url).await?;
         let off: Vec<String> = sqlx::query_scalar(
             "select name from pg_settings
              where name in ('fsync', 'synchronous_commit', 'full_page_writes') and setting = 'off'",
@@ -77,7 +103,7 @@ async fn describe_postgres(stack: &Stack) -> Result<String> {
         db.close().await?;
     }
     // As the superuser, the only role that may read the compiler flags.
-    let mut db = PgConnection::connect(&stack.maintenance_database_url("order")?).await?;
+    let mut db = PgConnection::connect(&addresses.databases["order"]).await?;
     let (version, flags, settings): (String, String, String) = sqlx::query_as(
         "select current_setting('server_version'),
                 (select coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')

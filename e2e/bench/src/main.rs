@@ -2,18 +2,22 @@
 //!
 //! The native stack with full durability, a load on the same machine, and the yardstick at the same
 //! time: a plain transaction of two inserts. Only committed decisions count as completed. A run
-//! that lost an order is not reported.
+//! that lost an order is not reported. Variables keep the load and Kafka on other processors, or name
+//! a stack on other machines.
 //!
-//! - `experiments`: what is measured; `plan`: how often and for how long; `environment`: the stack;
+//! - `experiments`, `cases`: what is measured; `plan`: how often and for how long; `environment`: the stack;
 //!   `measurement`: one measurement on it.
 //! - `loads`, `caller`, `workload`: which orders are placed, and when; `access`: what callers present to
 //!   a secured stack; `completion_watch`: when orders end.
 //! - `security_cost`: a secured stack beside one that is not; `endurance`: an hour.
-//! - `preload`: old orders; `machine`: the machine and its settings.
+//! - `other_stack`: the addresses of a stack on other machines; `processors`: who uses which of this one.
+//! - `preload`: old orders; `machine`: the machine and its settings; `books`: whether all orders have ended.
 //! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
 
 mod access;
+mod books;
 mod caller;
+mod cases;
 mod completion_watch;
 mod cpu_costs;
 mod endurance;
@@ -22,8 +26,10 @@ mod experiments;
 mod loads;
 mod machine;
 mod measurement;
+mod other_stack;
 mod plan;
 mod preload;
+mod processors;
 mod report;
 mod security_cost;
 mod workload;
@@ -33,7 +39,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use e2e::stack_description::stack_description;
 
@@ -106,8 +112,10 @@ async fn warm_up(
     plan: &MeasurementPlan,
     report: &mut Report,
 ) -> Result<()> {
-    report.environment.extend(machine::describe_environment(&environment.stack).await?);
-    report.environment.insert("Yardstick".to_string(), environment.yardstick.describe());
+    report.environment.extend(machine::describe_environment(environment).await?);
+    if let Some(own) = &environment.own {
+        report.environment.insert("Yardstick".to_string(), own.yardstick.describe());
+    }
     report.environment.insert("Measured".to_string(), plan.describe());
     eprintln!("{}", report.environment_lines());
     let at_most = Duration::from_secs(arguments.warm_first_seconds);
@@ -117,11 +125,45 @@ async fn warm_up(
     Ok(())
 }
 
+/// The experiments that were asked for: by default all that take minutes and that the stack allows.
+fn chosen_parts(arguments: &Arguments, is_other: bool) -> Result<Vec<Experiment>> {
+    let parts = &arguments.parts;
+    if parts.is_empty() {
+        let all = Experiment::value_variants().iter().copied();
+        let all = all.filter(|part| !part.is_on_request());
+        return Ok(all.filter(|part| !is_other || part.is_for_other_stacks()).collect());
+    }
+    if let Some(part) = parts.iter().find(|part| is_other && !part.is_for_other_stacks()) {
+        bail!("{part:?} needs a stack on this machine: unset the variables that begin with BENCH_");
+    }
+    Ok(parts.clone())
+}
+
+/// Measures some experiments on one stack, and closes it.
+async fn measure_on(
+    mut environment: BenchEnvironment,
+    parts: Vec<Experiment>,
+    arguments: &Arguments,
+    plan: &MeasurementPlan,
+    report: &mut Report,
+) -> Result<()> {
+    let measured = async {
+        warm_up(&environment, arguments, plan, report).await?;
+        for part in parts {
+            part.run(&mut environment, plan, report).await?;
+        }
+        anyhow::Ok(())
+    };
+    let measured = measured.await;
+    if !arguments.stay {
+        environment.close().await?;
+    }
+    measured
+}
+
 async fn run(arguments: Arguments) -> Result<()> {
-    // The cost of security needs two stacks at the same time, and an hour is long: both are measured on request only.
-    let is_of_all = |part: &Experiment| !matches!(part, Experiment::Security | Experiment::Hour);
-    let all = || Experiment::value_variants().iter().copied().filter(is_of_all).collect();
-    let parts = if arguments.parts.is_empty() { all() } else { arguments.parts.clone() };
+    let other = other_stack::from_environment()?;
+    let parts = chosen_parts(&arguments, other.is_some())?;
     let plan = MeasurementPlan {
         repeats: arguments.repeats,
         warm_up: Duration::from_secs(arguments.warm_seconds),
@@ -131,37 +173,42 @@ async fn run(arguments: Arguments) -> Result<()> {
     };
     let mut report = Report::default();
     Report::delete_previous(&arguments.into)?;
-    // Preloaded orders need a stack that has them.
+    if let Some(other) = other {
+        let environment = BenchEnvironment::open_other(other).await?;
+        measure_on(environment, parts, &arguments, &plan, &mut report).await?;
+    } else {
+        measure_own_stacks(parts, &arguments, &plan, &mut report).await?;
+    }
+    report.write(&arguments.into)?;
+    println!("{}", report.markdown());
+    println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
+    Ok(())
+}
+
+/// Measures on stacks that the benchmark starts: one without preloaded orders, one with them, and two that run at the
+/// same time.
+async fn measure_own_stacks(
+    parts: Vec<Experiment>,
+    arguments: &Arguments,
+    plan: &MeasurementPlan,
+    report: &mut Report,
+) -> Result<()> {
     let (old, others): (Vec<Experiment>, Vec<Experiment>) =
         parts.into_iter().partition(|part| *part == Experiment::Old);
     let (security, others): (Vec<Experiment>, Vec<Experiment>) =
         others.into_iter().partition(|part| *part == Experiment::Security);
-    let description = stack_description();
     for (old, parts) in [(false, others), (true, old)] {
         if parts.is_empty() {
             continue;
         }
         let old = old.then_some(plan.old_orders);
         let pgbench = !arguments.without_pgbench;
-        let mut environment = BenchEnvironment::open(&description, "bench", old, pgbench).await?;
-        let measured = async {
-            warm_up(&environment, &arguments, &plan, &mut report).await?;
-            for part in parts {
-                part.run(&mut environment, &plan, &mut report).await?;
-            }
-            anyhow::Ok(())
-        };
-        let measured = measured.await;
-        if !arguments.stay {
-            environment.close().await?;
-        }
-        measured?;
+        let environment =
+            BenchEnvironment::open(&stack_description(), "bench", old, pgbench).await?;
+        measure_on(environment, parts, arguments, plan, report).await?;
     }
     if !security.is_empty() {
-        security_cost::measure(&arguments, &plan, &mut report).await?;
+        security_cost::measure(arguments, plan, report).await?;
     }
-    report.write(&arguments.into)?;
-    println!("{}", report.markdown());
-    println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
     Ok(())
 }

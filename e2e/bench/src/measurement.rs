@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use crate::cpu_costs::{self, Costs};
+use crate::cpu_costs;
 use crate::environment::{BenchEnvironment, min_id_at};
 use crate::loads::{Load, Measurements, percentile_ms, sample_count};
 use crate::plan::MeasurementPlan;
@@ -33,13 +33,13 @@ impl BenchEnvironment {
         tokio::time::sleep(plan.warm_up).await;
         let measurements = load.measurements.clone();
         let load_average = cpu_costs::load_average();
-        let before = Costs::measure(&self.stack).await?;
+        let before = self.measure_costs().await?;
         let refused_before = measurements.refused.load(Ordering::Relaxed);
         measurements.open_window(plan.duration);
         tokio::time::sleep(plan.duration).await;
         let refused = measurements.refused.load(Ordering::Relaxed) - refused_before;
-        let after = Costs::measure(&self.stack).await?;
-        let memory = cpu_costs::memory_bytes(&self.stack).await?;
+        let after = self.measure_costs().await?;
+        let memory = self.memory_bytes().await?;
         self.finish(&*load.stop().await?).await?;
         let ended = self.ended_between(before.at, after.at).await?;
         let commits = self.commit_latencies(&measurements, before.at).await?;
@@ -82,14 +82,14 @@ impl BenchEnvironment {
 
     /// The time until the commit of the decision, sorted, in milliseconds, of confirmed orders:
     /// their rows do not change afterwards. Postgres takes the time of a commit right before its
-    /// flush. Empty if Postgres does not record it.
+    /// flush. Empty if Postgres does not record it, or has the clock of another machine.
     async fn commit_latencies(
         &self,
         measurements: &Measurements,
         since: DateTime<Utc>,
     ) -> Result<Vec<f64>> {
         let mut db = self.connect_database().await?;
-        if !tracks_commit_timestamps(&mut db).await? {
+        if self.own.is_none() || !tracks_commit_timestamps(&mut db).await? {
             return Ok(Vec::new());
         }
         let committed: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(
@@ -108,8 +108,7 @@ impl BenchEnvironment {
         Ok(took)
     }
 
-    /// The number of decisions committed in a span of time, by the database's clock, which is this
-    /// machine's. If Postgres does not record commit times, the begin of the transaction counts.
+    /// The number of decisions committed in a span of time, by the database's clock. If Postgres does not record commit times, the begin of the transaction counts.
     async fn ended_between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<i64> {
         let mut db = self.connect_database().await?;
         let at = if tracks_commit_timestamps(&mut db).await? {

@@ -38,8 +38,10 @@ impl Run {
         let mut run = Run::new(name);
         let each = sagas.max(1.0);
         run.set(SAGAS_PER_SECOND, sagas / seconds);
-        run.set("CPU µs/saga", spent.all_micros() / each);
-        run.set("Postgres µs/saga", spent.postgres_micros() / each);
+        if spent.has_stack() {
+            run.set("CPU µs/saga", spent.all_micros() / each);
+            run.set("Postgres µs/saga", spent.postgres_micros() / each);
+        }
         for (name, micros) in &spent.cpu_micros {
             run.set(&format!("{CPU_PREFIX}{name}"), micros / each);
         }

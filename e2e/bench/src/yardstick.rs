@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::process::Command;
 use url::Url;
 
-use crate::cpu_costs::Costs;
+use crate::environment::BenchEnvironment;
 
 const DATABASE: &str = "yardstick";
 const CLIENTS: u32 = 16;
@@ -90,19 +90,24 @@ impl YardstickRunner {
     }
 
     /// Runs the yardstick, with one client or with sixteen.
-    pub async fn run(&self, stack: &Stack, lasting: Duration, alone: bool) -> Result<Yardstick> {
+    pub async fn run(
+        &self,
+        environment: &BenchEnvironment,
+        lasting: Duration,
+        alone: bool,
+    ) -> Result<Yardstick> {
         let mut db = PgConnection::connect(&self.url).await?;
         db.execute(TABLES).await?;
         db.close().await?;
         let clients = if alone { 1 } else { CLIENTS };
-        let before = Costs::measure(stack).await?;
+        let before = environment.measure_costs().await?;
         let (per_second, done, p50_ms) = match &self.program {
             Some((program, _)) => self.run_pgbench(program, clients, lasting).await?,
             None => self.run_in_process(clients, lasting).await?,
         };
         // Postgres reports the times of its backends after they have exited.
         tokio::time::sleep(STATISTICS_DELAY).await;
-        let spent = Costs::measure(stack).await?.since(&before);
+        let spent = environment.measure_costs().await?.since(&before);
         let postgres_micros = spent.postgres_micros() / done.max(1.0);
         Ok(Yardstick { per_second, p50_ms, postgres_micros })
     }

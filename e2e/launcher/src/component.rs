@@ -18,6 +18,7 @@ use crate::java::java_options;
 use crate::kafka_config;
 use crate::launch_config;
 use crate::maven_project;
+use crate::placement::place;
 use crate::proc_fs::ProcessIdentity;
 use crate::process::{self, Process, Signal};
 use crate::provision;
@@ -233,7 +234,7 @@ impl Stack {
                 launch_config::service(&programs, service, "serve", &stack_state, component)?
             }
         };
-        process.spawn(&launch).await
+        process.spawn(&place(component, launch)).await
     }
 
     pub(crate) async fn stop_component(&self, component: &Component) -> Result<StopOutcome> {

@@ -31,6 +31,7 @@ mod launch_config;
 mod lifecycle;
 mod logs;
 mod maven_project;
+mod placement;
 mod ports;
 pub mod program;
 pub mod proc_fs;
