@@ -84,8 +84,21 @@ async fn describe_java(stack: &Stack) -> Result<BTreeMap<&'static str, String>> 
     Ok(described.collect())
 }
 
-/// The version of PostgreSQL, its compiler flags, its settings, and those that decide whether a
-/// commit survives.
+/// Versions compiled with different optimisation cannot be compared.
+const POSTGRES_DESCRIPTION: &str = "
+    select format('%s in %s, compiled by %s with %s, %s', current_setting('server_version'),
+                  (select setting from pg_config where name = 'BINDIR'),
+                  coalesce(substring(version() from 'compiled by ([^,]+),'), '(unknown compiler)'),
+                  (select coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')
+                   from pg_config where name = 'CFLAGS'),
+                  string_agg(name || '=' || current_setting(name), ' ' order by name))
+    from pg_settings
+    where name in ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level', 'data_checksums')
+       or source = 'command line'
+          and name not in ('port', 'listen_addresses', 'unix_socket_directories')";
+
+/// The version of PostgreSQL, its compiler and flags, its directory, and its settings, with those that decide
+/// whether a commit survives.
 ///
 /// # Errors
 /// Settings with which a commit does not survive a crash are an error: such results cannot be
@@ -104,19 +117,7 @@ async fn describe_postgres(addresses: &Addresses) -> Result<String> {
     }
     // As the superuser, the only role that may read the compiler flags.
     let mut db = PgConnection::connect(&addresses.databases["order"]).await?;
-    let (version, flags, settings): (String, String, String) = sqlx::query_as(
-        "select current_setting('server_version'),
-                (select coalesce(substring(setting from '-O[0-3sg]'), '(unknown optimisation)')
-                 from pg_config where name = 'CFLAGS'),
-                string_agg(name || '=' || current_setting(name), ' ' order by name)
-         from pg_settings
-         where name in ('fsync', 'synchronous_commit', 'full_page_writes', 'wal_level',
-                        'data_checksums')
-            or source = 'command line'
-               and name not in ('port', 'listen_addresses', 'unix_socket_directories')",
-    )
-    .fetch_one(&mut db)
-    .await?;
+    let described = sqlx::query_scalar(POSTGRES_DESCRIPTION).fetch_one(&mut db).await?;
     db.close().await?;
-    Ok(format!("{version} compiled with {flags}, {settings}"))
+    Ok(described)
 }
