@@ -13,7 +13,6 @@ use crate::java::{find_java, java_options};
 use crate::kafka_config::kafka_log_config;
 use crate::process::{LaunchCommand, Process};
 use crate::provision::provision_java;
-use crate::secrets::DATABASE_USERS;
 use crate::stack::Stack;
 use crate::stack_state::StackState;
 use crate::topology::HOST;
@@ -65,7 +64,11 @@ pub(crate) async fn prepare(
     provision_java(home)?;
     let artifacts = &ConnectArtifacts::fetch_missing(further, &|line| eprintln!("{line}")).await?;
     let (settings, logging) = (home.join("worker.properties"), home.join("log4j2.properties"));
-    fs::write(&settings, worker_properties(artifacts, stack_state)?.join("\n") + "\n")?;
+    let mut lines = worker_properties(artifacts, stack_state)?;
+    if stack_state.secure {
+        lines.extend(stack_state.connect_credentials(home)?);
+    }
+    fs::write(&settings, lines.join("\n") + "\n")?;
     fs::write(&logging, kafka_log_config())?;
     let options = java_options("CONNECT_JAVA_OPTS");
     let mut arguments: Vec<String> = options.split_whitespace().map(String::from).collect();
@@ -94,11 +97,11 @@ fn worker_properties(
     let own = stack_state.environment.get(CONNECT);
     let brokers = own.and_then(|variables| variables.get("KAFKA_BOOTSTRAP_SERVERS"));
     let brokers = brokers.cloned().map_or_else(|| stack_state.kafka_address(CONNECT), Ok)?;
-    let secrets = stack_state.secrets()?.path(DATABASE_USERS);
+    let secrets = stack_state.connect_secrets()?;
     let mut lines = vec![
         format!("bootstrap.servers={brokers}"),
         format!("group.id={CONNECT}"),
-        format!("listeners=http://{HOST}:{}", stack_state.ports.connect.rest),
+        format!("listeners={}", stack_state.connect_url()),
         format!("rest.advertised.host.name={HOST}"),
         "exactly.once.source.support=enabled".to_string(),
         format!("plugin.path={}", artifacts.plugins),
@@ -118,8 +121,9 @@ fn worker_properties(
         "session.timeout.ms=6000".to_string(),
         "heartbeat.interval.ms=2000".to_string(),
     ];
-    for topic in ["config", "offset", "status"] {
-        lines.push(format!("{topic}.storage.topic={CONNECT}-{topic}s"));
+    // `contracts apply` has created them.
+    for (topic, plural) in [("config", "configs"), ("offset", "offsets"), ("status", "statuses")] {
+        lines.push(format!("{topic}.storage.topic={CONNECT}-{plural}"));
         lines.push(format!("{topic}.storage.replication.factor={copies}"));
     }
     lines.extend(["offset", "status"].map(|topic| format!("{topic}.storage.partitions=1")));

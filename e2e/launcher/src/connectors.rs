@@ -1,5 +1,6 @@
 //! The connectors of a stack with Kafka Connect, by the REST API of its worker.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use crate::secrets::{connector_role, database_secret};
+use crate::secrets::connector_role;
 use crate::stack::Stack;
 use crate::topology::HOST;
 
@@ -58,31 +59,39 @@ impl Stack {
     /// If the stack was deleted.
     pub fn connect_url(&self) -> Result<Option<String>> {
         let state = self.state()?;
-        let url = format!("http://{HOST}:{}", state.ports.connect.rest);
-        Ok(state.connect.then_some(url))
+        Ok(state.connect.then(|| state.connect_url()))
     }
 
-    /// The settings with which a connector reads the log of the database of a service. The password is a reference to its
-    /// file, which the worker reads.
+    /// The file with the key and the certificate that a client of that API presents, in a secured stack.
+    ///
+    /// # Errors
+    /// If the stack was deleted.
+    pub fn connect_certificate(&self) -> Result<Option<PathBuf>> {
+        self.state()?.connect_certificate()
+    }
+
+    /// The settings with which a connector reads the log of the database of a service. The password is a reference, which
+    /// the worker resolves.
     ///
     /// # Errors
     /// If the stack has no such service.
     pub fn connector_database(&self, service: &str) -> Result<ConnectorConfig> {
-        let (state, role) = (self.state()?, &connector_role(service));
-        let secret = state.secrets()?.password_file(&database_secret(service, role))?;
-        let directory = secret.parent().context("a secret lies in a directory")?.display();
+        let (state, role) = (self.state()?, connector_role(service));
         let port = state.service_ports(service)?.database;
-        let settings = [
+        let mut settings = vec![
             ("database.hostname", HOST.to_string()),
             ("database.port", port.to_string()),
-            ("database.user", role.to_string()),
-            ("database.password", format!("${{secrets:{directory}:{role}}}")),
+            ("database.password", state.connect_password(service, &role)?),
+            ("database.user", role),
             ("database.dbname", service.to_string()),
         ];
-        Ok(settings
-            .map(|(key, value)| (key.to_string(), Value::String(value)))
-            .into_iter()
-            .collect())
+        if state.secure {
+            let ca = state.secrets()?.ca()?.display().to_string();
+            settings.push(("database.sslmode", "verify-full".to_string()));
+            settings.push(("database.sslrootcert", ca));
+        }
+        let settings = settings.into_iter();
+        Ok(settings.map(|(key, value)| (key.to_string(), Value::String(value))).collect())
     }
 
     /// Creates the connector of this name, or changes it to this configuration, and waits until all of it runs. Its
@@ -102,7 +111,7 @@ impl Stack {
     /// If the worker refuses the configuration, or the connector does not run after a minute.
     pub async fn apply_connector_at(url: &str, name: &str, config: &ConnectorConfig) -> Result<()> {
         let url = format!("{url}/connectors/{name}");
-        let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+        let http = self.state()?.connect_client()?.timeout(REQUEST_TIMEOUT).build()?;
         let deadline = Instant::now() + RUNNING_TIMEOUT;
         loop {
             let answer = http.put(format!("{url}/config")).json(config).send().await?;

@@ -46,20 +46,18 @@ impl StackState {
         let url = |role: &str| self.database_url(service, role, service);
         let migrator = owner_role(service);
         let (own, owner) = (url(service)?, url(&migrator)?);
+        let role = variables([("CONNECTOR_ROLE", connector_role(service))]);
+        let role = role.into_iter().filter(|_| self.connect);
         if !self.secure {
-            let mut variables =
-                variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]);
-            if self.connect {
-                variables.push(("CONNECTOR_ROLE".to_string(), connector_role(service)));
-            }
-            return Ok(variables);
+            let urls = variables([("DATABASE_URL", own), ("MIGRATION_DATABASE_URL", owner)]);
+            return Ok(urls.into_iter().chain(role).collect());
         }
         let secrets = self.secrets()?;
         let further = variables([
             ("DATABASE_URL_FILE", text(&secrets.url_file(service, &own)?)),
             ("MIGRATION_DATABASE_URL_FILE", text(&secrets.url_file(&migrator, &owner)?)),
         ]);
-        Ok(self.wires_of(service)?.into_iter().chain(further).collect())
+        Ok(self.wires_of(service)?.into_iter().chain(further).chain(role).collect())
     }
 
     /// What a service or a stream processor of a secured stack presents to Kafka, how it encrypts, and whose tokens name

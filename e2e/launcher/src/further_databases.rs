@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
 
 use crate::maven_project::MavenProject;
 use crate::provision;
 use crate::readiness::connect_database;
-use crate::secrets::{SUPERUSER, database_secret, owner_role};
+use crate::secrets::{SUPERUSER, owner_role};
 use crate::stack::Stack;
 use crate::stack_state::StackState;
 use crate::topology::HOST;
@@ -21,8 +21,8 @@ pub struct FurtherDatabase {
     pub owner_url: String,
     /// The same database as JDBC names it, without a role.
     pub jdbc_url: String,
-    /// What stands for the password of its other role in the settings of a connector: a reference to the file of the
-    /// password. The role has the name of the database.
+    /// What stands for the password of its other role in the settings of a connector: a reference that the worker
+    /// resolves. The role has the name of the database.
     pub password_reference: String,
 }
 
@@ -37,13 +37,16 @@ impl Stack {
         let state = self.state()?;
         provision::create_roles(&state, service, name).await?;
         separate(&state, service, name).await?;
-        let secret = state.secrets()?.password_file(&database_secret(service, name))?;
-        let directory = secret.parent().context("a secret lies in a directory")?.display();
         let port = state.service_ports(service)?.database;
+        let mut jdbc_url = format!("jdbc:postgresql://{HOST}:{port}/{name}");
+        if state.secure {
+            let ca = state.secrets()?.ca()?;
+            jdbc_url += &format!("?sslmode=verify-full&sslrootcert={}", ca.display());
+        }
         Ok(FurtherDatabase {
             owner_url: state.database_url(service, &owner_role(name), name)?,
-            jdbc_url: format!("jdbc:postgresql://{HOST}:{port}/{name}"),
-            password_reference: format!("${{secrets:{directory}:{name}}}"),
+            jdbc_url,
+            password_reference: state.connect_password(service, name)?,
         })
     }
 

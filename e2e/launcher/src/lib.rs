@@ -13,6 +13,7 @@ mod class_archives;
 mod component;
 mod compose;
 mod container_secrets;
+mod connect_credentials;
 mod connect_ports;
 mod connect_worker;
 mod connectors;

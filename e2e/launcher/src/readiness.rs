@@ -2,12 +2,12 @@
 //! its log.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use openssl::ssl::{SslConnector, SslMethod};
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
@@ -55,7 +55,8 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
                 http_is_ready(probe, "/readyz", None).await
             }
             Component::Connect => {
-                http_is_ready(stack_state.ports.connect.rest, CONNECTORS_PATH, None).await
+                let tls = Tls::of_connect(stack_state).ok()?;
+                http_is_ready(stack_state.ports.connect.rest, CONNECTORS_PATH, tls.as_ref()).await
             }
             Component::Streams(name) => {
                 let probe = stack_state.streams_ports(name).ok()?.probe;
@@ -72,26 +73,45 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
 
 /// A request to a server that speaks TLS in a secured stack.
 async fn server_is_ready(stack_state: &StackState, port: u16, path: &str) -> Option<()> {
-    let ca = match stack_state.secure {
-        true => Some(stack_state.secrets().ok()?.ca().ok()?),
-        false => None,
-    };
-    http_is_ready(port, path, ca.as_deref()).await
+    http_is_ready(port, path, Tls::of(stack_state).ok()?.as_ref()).await
 }
 
-/// A plain request over TCP: it is sent many times a second, and every new client would read the
-/// certificates of the system. With the certificate of an authority, the request is over TLS.
-async fn http_is_ready(port: u16, path: &str, ca: Option<&Path>) -> Option<()> {
-    let connection = TcpStream::connect((HOST, port)).await.ok()?;
-    match ca {
-        None => answers_ok(connection, path).await,
-        Some(ca) => answers_ok(connect_tls(connection, ca).await.ok()?, path).await,
+/// What a request trusts, and what it presents to a server that asks for a certificate.
+struct Tls {
+    ca: PathBuf,
+    certificate: Option<PathBuf>,
+}
+
+impl Tls {
+    /// None in a stack that is not secured.
+    fn of(stack_state: &StackState) -> Result<Option<Tls>> {
+        let ca = || Ok(Tls { ca: stack_state.secrets()?.ca()?, certificate: None });
+        stack_state.secure.then(ca).transpose()
+    }
+
+    fn of_connect(stack_state: &StackState) -> Result<Option<Tls>> {
+        let certificate = stack_state.connect_certificate()?;
+        Ok(Tls::of(stack_state)?.map(|tls| Tls { certificate, ..tls }))
     }
 }
 
-async fn connect_tls(connection: TcpStream, ca: &Path) -> Result<SslStream<TcpStream>> {
+/// A plain request over TCP: it is sent many times a second, and every new client would read the
+/// certificates of the system.
+async fn http_is_ready(port: u16, path: &str, tls: Option<&Tls>) -> Option<()> {
+    let connection = TcpStream::connect((HOST, port)).await.ok()?;
+    match tls {
+        None => answers_ok(connection, path).await,
+        Some(tls) => answers_ok(connect_tls(connection, tls).await.ok()?, path).await,
+    }
+}
+
+async fn connect_tls(connection: TcpStream, tls: &Tls) -> Result<SslStream<TcpStream>> {
     let mut connector = SslConnector::builder(SslMethod::tls_client())?;
-    connector.set_ca_file(ca)?;
+    connector.set_ca_file(&tls.ca)?;
+    if let Some(file) = &tls.certificate {
+        connector.set_certificate_file(file, SslFiletype::PEM)?;
+        connector.set_private_key_file(file, SslFiletype::PEM)?;
+    }
     let mut stream = SslStream::new(connector.build().configure()?.into_ssl(HOST)?, connection)?;
     Pin::new(&mut stream).connect().await?;
     Ok(stream)

@@ -13,6 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::connect_ports::CONNECT;
 use crate::directories::programs_directory;
 use crate::kafka_config;
 use crate::provision;
@@ -33,6 +34,9 @@ const KEYS_READ_AFTER: Duration = Duration::from_secs(10);
 
 /// How long a rotation waits for the last token of the old key. The tools' tokens end sooner.
 const TOKEN_END_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The roles of a cluster that have a password, without its superuser.
+const LOGIN_ROLES: &str = "select rolname::text from pg_roles where rolcanlogin and not rolsuper";
 
 /// The node of the first broker.
 const BROKER_ID: i32 = 1;
@@ -65,7 +69,7 @@ impl Stack {
             self.state()?.secrets()?.renew_password(&kafka_secret(name))?;
         }
         self.apply_contracts(&programs_directory()?).await?;
-        self.restart_stream_processors().await?;
+        self.restart_flows().await?;
         self.print_progress("the passwords of Kafka are renewed");
         sleep_until(announced + KEYS_READ_AFTER).await;
         self.state()?.secrets()?.switch_token_key()?;
@@ -74,9 +78,10 @@ impl Stack {
         self.retire_old_token_key().await
     }
 
-    /// A stream processor reads its password and its certificate at its start alone.
-    async fn restart_stream_processors(&self) -> Result<()> {
-        for (name, _) in self.streams_urls()? {
+    /// A stream processor and Kafka Connect read their passwords and their certificates at their start alone.
+    async fn restart_flows(&self) -> Result<()> {
+        let streams = self.streams_urls()?.into_iter().map(|(name, _)| name);
+        for name in streams.chain([CONNECT.to_string()]) {
             if self.is_running(&name).await? {
                 self.stop(&name).await?;
                 self.start(&name).await?;
@@ -97,12 +102,14 @@ impl Stack {
         if everything {
             self.state()?.secrets()?.sign_with_new_ca()?;
         }
-        for name in [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES, JAEGER] {
+        for name in
+            [BROKER, CONTRACTS, ADMINISTRATOR, POSTGRES, REGISTRY, SERVICES, JAEGER, CONNECT]
+        {
             self.state()?.secrets()?.renew_certificate(name)?;
         }
         self.reload_database_certificates(databases).await?;
         self.reload_kafka_certificates().await?;
-        self.restart_stream_processors().await?;
+        self.restart_flows().await?;
         self.print_progress("the certificates are renewed");
         if everything {
             sleep(TAKEOVER).await;
@@ -138,9 +145,13 @@ impl Stack {
         let alter = |role: &str, password: &str| {
             AssertSqlSafe(format!(r#"alter role "{role}" password '{password}'"#))
         };
-        for role in [service, &owner_role(service)] {
+        // Also those of connectors, and of databases beside that of the service.
+        let roles: Vec<String> = sqlx::query_scalar(LOGIN_ROLES).fetch_all(&mut db).await?;
+        for role in &roles {
             let password = secrets.renew_password(&database_secret(service, role))?;
-            secrets.url_file(role, &state.database_url(service, role, service)?)?;
+            if [service, &owner_role(service)].contains(&role.as_str()) {
+                secrets.url_file(role, &state.database_url(service, role, service)?)?;
+            }
             sqlx::query(alter(role, &password)).execute(&mut db).await?;
         }
         if everything {

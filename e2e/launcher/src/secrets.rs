@@ -235,7 +235,7 @@ impl Secrets {
     }
 }
 
-fn create_private_directory(directory: &Path) -> Result<()> {
+pub fn create_private_directory(directory: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.with_context(|| format!("cannot create {}", directory.display()))
 }

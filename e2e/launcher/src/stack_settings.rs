@@ -50,9 +50,8 @@ impl Stack {
     /// reads from their log: `up` starts those again that do not.
     ///
     /// # Errors
-    /// If the stack is not native, or secured.
+    /// If the stack is not native.
     pub fn connect(&self) -> Result<()> {
-        ensure!(!self.state()?.secure, "a secured stack has no Kafka Connect yet");
         self.update_state(|stack_state| stack_state.connect = true)
     }
 
@@ -61,7 +60,7 @@ impl Stack {
     /// its start. The next `up` starts it.
     ///
     /// # Errors
-    /// If the stack is not native, or secured, or the worker cannot be stopped.
+    /// If the stack is not native, or the worker cannot be stopped.
     pub async fn connect_with_plugins_of(&self, project: &str) -> Result<()> {
         self.connect()?;
         if self.state()?.connect_plugins.iter().any(|known| known == project) {

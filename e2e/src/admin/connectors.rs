@@ -49,7 +49,7 @@ impl Carrier {
 /// starts with the next `up`.
 ///
 /// # Errors
-/// If the stack is not native, or secured.
+/// If the stack is not native.
 pub fn choose(stack: &Stack, carrier: Carrier) -> Result<()> {
     if carrier == Carrier::Cdc {
         stack.connect()?;

@@ -2,9 +2,6 @@
 
 use anyhow::{Context, Result, ensure};
 use launcher::{ConnectorConfig, FurtherDatabase, Stack};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::types::RDKafkaErrorCode;
 use sqlx::{AssertSqlSafe, Column, Connection, PgConnection, Row};
 
 use crate::console::print_lines;
@@ -14,10 +11,6 @@ pub const NAME: &str = "reporting";
 
 /// The service beside whose database it is.
 pub const BESIDE: &str = "order";
-
-/// What a connector could not read, with the reason in its headers, for as long as the events of the topics.
-pub const DEAD_LETTERS: &str = "reporting-dead-letters";
-const RETENTION_MS: &str = "1209600000";
 
 /// The connectors, by their names.
 pub const CONNECTORS: [(&str, &str); 3] = [
@@ -42,6 +35,9 @@ const REPORT: &str = include_str!("../../../services/reporting/report.sql");
 const SERVICES_API: &str = "/apis/ccompat/v7";
 const CONVERTER_API: &str = "/apis/registry/v2";
 
+/// The setting of the converter for the file of the authority that it trusts, in place of those of Java.
+const CONVERTER_CA: &str = "value.converter.apicurio.rest.request.ssl.ca-bundle.location";
+
 /// Whether the variable `REPORTING` asks for the reporting database: it is `1` or `true`.
 pub fn is_wanted() -> bool {
     std::env::var("REPORTING").is_ok_and(|value| ["1", "true"].contains(&value.as_str()))
@@ -50,7 +46,7 @@ pub fn is_wanted() -> bool {
 /// Adds Kafka Connect with the plugins of the connectors, which start with the next `up`.
 ///
 /// # Errors
-/// If the stack is not native, or secured.
+/// If the stack is not native.
 pub async fn add(stack: &Stack) -> Result<()> {
     stack.connect_with_plugins_of(NAME).await
 }
@@ -63,7 +59,6 @@ pub async fn add(stack: &Stack) -> Result<()> {
 pub async fn apply(stack: &Stack) -> Result<()> {
     let database = stack.further_database(BESIDE, NAME).await?;
     create_tables(&database.owner_url).await?;
-    create_dead_letters(stack).await?;
     for (name, text) in CONNECTORS {
         let config = configuration(stack, &database, text)?;
         stack.apply_connector(name, &config).await.with_context(|| name.to_string())?;
@@ -86,7 +81,12 @@ fn configuration(stack: &Stack, database: &FurtherDatabase, text: &str) -> Resul
         .iter()
         .fold(text.to_string(), |text, (variable, value)| text.replace(variable, value));
     ensure!(!text.contains("${env:"), "a variable of a connector has no value: {text}");
-    serde_json::from_str(&text).context("the file of a connector is no object")
+    let mut config: ConnectorConfig =
+        serde_json::from_str(&text).context("the file of a connector is no object")?;
+    if let Some(ca) = stack.ca_certificate()? {
+        config.insert(CONVERTER_CA.to_string(), ca.display().to_string().into());
+    }
+    Ok(config)
 }
 
 /// Creates the tables in a database, as the role that owns them. It can be repeated.
@@ -97,17 +97,6 @@ pub async fn create_tables(owner_url: &str) -> Result<()> {
     let mut db = PgConnection::connect(owner_url).await?;
     sqlx::raw_sql(TABLES).execute(&mut db).await?;
     Ok(db.close().await?)
-}
-
-async fn create_dead_letters(stack: &Stack) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = stack.kafka_client()?.create()?;
-    let broker_default = TopicReplication::Fixed(-1);
-    let topic = NewTopic::new(DEAD_LETTERS, 1, broker_default).set("retention.ms", RETENTION_MS);
-    let made = admin.create_topics([&topic], &AdminOptions::new()).await?;
-    let failed = made.into_iter().find_map(Result::err);
-    let failed = failed.filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
-    ensure!(failed.is_none(), "the topic of dead letters could not be created: {failed:?}");
-    Ok(())
 }
 
 /// The report, as rows of texts; the first row has the names of the columns.

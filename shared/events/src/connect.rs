@@ -1,5 +1,5 @@
-//! The worker of Kafka Connect, which may carry the outboxes of the services in place of their relays: its internal
-//! topics and its rights.
+//! The worker of Kafka Connect, which may carry the outboxes of the services in place of their relays, and may write the
+//! reporting database: its topics and its rights.
 
 use contracts::InternalTopic;
 use contracts::grants::{AclOperation, AclResource, Grant};
@@ -7,19 +7,36 @@ use contracts::grants::{AclOperation, AclResource, Grant};
 /// Its name: that of its user and of its group.
 pub const NAME: &str = "connect";
 
-/// The names of its internal topics, of its groups and of its transactions begin with this.
+/// The names of its own topics and of its transactions begin with this.
 const INTERNAL: &str = "connect-";
 
+/// The names of the groups of the reporting database's connectors begin with this: Kafka Connect names the group of a
+/// connector so.
+const SINK_GROUPS: &str = "connect-reporting-";
+
+/// The topics in which the worker keeps the settings of its connectors, their positions and their states. It finds them
+/// by these names, and may not create them.
+pub const STORAGE: [InternalTopic; 3] =
+    [compacted("connect-configs"), compacted("connect-offsets"), compacted("connect-statuses")];
+
 /// The topic of the records by which a service learns how far the connector of its outbox has come. The migrations of
-/// the chassis have its name too. The worker creates its other internal topics itself.
+/// the chassis have its name too.
 pub const HEARTBEATS: InternalTopic = InternalTopic {
     name: "connect-heartbeats",
     settings: &[("cleanup.policy", "delete"), ("retention.ms", "3600000")],
 };
 
-/// Its rights: to publish what the services publish, and to keep its own topics.
-pub static GRANTS: [Grant; 17] = {
-    use AclOperation::{Create, DescribeConfigs, Read, Write};
+/// The topic of what a connector of the reporting database could not read, with the reason in the headers. A record may
+/// have the id of a customer, so it stays for 14 days, as in the topic of its event.
+pub const DEAD_LETTERS: InternalTopic = InternalTopic {
+    name: "reporting-dead-letters",
+    settings: &[("cleanup.policy", "delete"), ("retention.ms", "1209600000")],
+};
+
+/// Its rights: to publish what the services publish, to read what the reporting database has, and to keep its own
+/// topics.
+pub static GRANTS: [Grant; 20] = {
+    use AclOperation::{DescribeConfigs, Read, Write};
     use AclResource::{Group, Topic, TransactionalId};
     [
         Grant::new(NAME, Topic, "orders.created", Write),
@@ -32,12 +49,20 @@ pub static GRANTS: [Grant; 17] = {
         Grant::new(NAME, Topic, "stock.rejected", Write),
         Grant::new(NAME, Topic, "stock.released", Write),
         Grant::new(NAME, Topic, "stock.items", Write),
-        Grant::new(NAME, Topic, INTERNAL, Create).prefix(),
+        Grant::new(NAME, Topic, "orders.confirmed", Read),
+        Grant::new(NAME, Topic, "insights.sales", Read),
+        Grant::new(NAME, Topic, "insights.outcomes", Read),
+        Grant::new(NAME, Topic, DEAD_LETTERS.name, Write),
+        // It refuses to start if a topic of its own is not compacted.
         Grant::new(NAME, Topic, INTERNAL, DescribeConfigs).prefix(),
         Grant::new(NAME, Topic, INTERNAL, Read).prefix(),
         Grant::new(NAME, Topic, INTERNAL, Write).prefix(),
         Grant::new(NAME, Group, NAME, Read),
-        Grant::new(NAME, Group, INTERNAL, Read).prefix(),
+        Grant::new(NAME, Group, SINK_GROUPS, Read).prefix(),
         Grant::new(NAME, TransactionalId, INTERNAL, Write).prefix(),
     ]
 };
+
+const fn compacted(name: &'static str) -> InternalTopic {
+    InternalTopic { name, settings: &[("cleanup.policy", "compact")] }
+}

@@ -15,7 +15,7 @@ mod retention;
 pub mod stock;
 
 use chassis::event::Topic;
-use contracts::Contracts;
+use contracts::{Contracts, InternalTopic};
 
 pub use retention::{FACT_RETENTION, TOLERATED_OUTAGE};
 
@@ -64,12 +64,18 @@ pub static DECLARED_TOPICS: [&Topic; 12] = {
     all
 };
 
+/// The topics that are no events, and that `contracts apply` creates.
+pub static INTERNAL_TOPICS: [InternalTopic; 5] = {
+    let [configs, offsets, statuses] = connect::STORAGE;
+    [configs, offsets, statuses, connect::HEARTBEATS, connect::DEAD_LETTERS]
+};
+
 /// The topics, for the program `contracts` and the AsyncAPI document.
 pub static CONTRACTS: Contracts =
     Contracts::new("holdfast", env!("CARGO_PKG_VERSION"), &DECLARED_TOPICS)
         .title("Holdfast")
         .grants_also(&[&insights::GRANTS, &connect::GRANTS])
-        .creates_also(&[connect::HEARTBEATS])
+        .creates_also(&INTERNAL_TOPICS)
         .description(
             "The events of orders, payments and stock. A customer places an order. Payment takes the \
              money and stock reserves the items, and each of them answers with an event. The order is \

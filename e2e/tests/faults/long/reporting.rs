@@ -2,9 +2,10 @@
 //! the orders.
 
 use checker::kafka::create_consumer;
-use e2e::admin::reporting::{self, DEAD_LETTERS};
+use e2e::admin::reporting;
 use e2e::admin::republish::{self, RepublishOptions};
 use e2e::scenarios::{reporting as rows, streams};
+use events::connect::DEAD_LETTERS;
 use events::orders;
 use rdkafka::consumer::Consumer;
 use rdkafka::producer::FutureRecord;
@@ -104,7 +105,7 @@ async fn dead_letters(client: &Client) -> Result<i64> {
     let settings = client.addresses.kafka.clone();
     let count = move || {
         let consumer = create_consumer(&settings, "dead-letters-count")?;
-        let (low, high) = consumer.fetch_watermarks(DEAD_LETTERS, 0, TIMEOUT)?;
+        let (low, high) = consumer.fetch_watermarks(DEAD_LETTERS.name, 0, TIMEOUT)?;
         Ok(high - low)
     };
     tokio::task::spawn_blocking(count).await?

@@ -1,0 +1,120 @@
+//! What the worker of Kafka Connect presents and trusts in a secured stack, and what a client of its REST API presents.
+//!
+//! Promise: a connector can name the worker's own passwords and no others. A link to another secret in the directory
+//! that the worker's provider reads breaks it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use openssl::pkcs12::Pkcs12;
+use openssl::pkey::PKey;
+use openssl::x509::X509;
+use reqwest::{Certificate, Client, ClientBuilder, Identity};
+
+use crate::connect_ports::CONNECT;
+use crate::secrets::{
+    SCRAM, Secrets, create_private_directory, database_secret, kafka_secret, write_private,
+};
+use crate::stack_state::StackState;
+use crate::topology::HOST;
+
+/// The name of the worker's password for Kafka among its own secrets.
+const KAFKA_PASSWORD: &str = "kafka";
+
+/// The clients of Kafka whose settings have a prefix: that of the worker itself, and those of its connectors.
+const CLIENTS: [&str; 4] = ["", "producer.", "consumer.", "admin."];
+
+impl StackState {
+    /// The REST API of the worker.
+    pub(crate) fn connect_url(&self) -> String {
+        format!("{}://{HOST}:{}", self.http_scheme(), self.ports.connect.rest)
+    }
+
+    /// The directory of the worker's own secrets.
+    pub(crate) fn connect_secrets(&self) -> Result<PathBuf> {
+        link(self.secrets()?, KAFKA_PASSWORD, &kafka_secret(CONNECT))
+    }
+
+    /// Lets the worker read the password of a role in the database of a service. Returns what stands for the password in
+    /// the settings of a connector: a reference that the worker resolves.
+    pub(crate) fn connect_password(&self, service: &str, role: &str) -> Result<String> {
+        let directory = link(self.secrets()?, role, &database_secret(service, role))?;
+        Ok(reference(&directory, role))
+    }
+
+    /// The settings with which the worker of a secured stack reaches Kafka and serves its REST API. The API asks for the
+    /// certificate of the worker itself, which only the launcher has: the key store of the API has no other certificate,
+    /// and the API trusts what is in it.
+    pub(crate) fn connect_credentials(&self, home: &Path) -> Result<Vec<String>> {
+        let password = reference(&self.connect_secrets()?, KAFKA_PASSWORD);
+        let module = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+        let ca = self.secrets()?.ca()?;
+        let for_client = |prefix: &str| {
+            [
+                format!("{prefix}security.protocol=SASL_SSL"),
+                format!("{prefix}sasl.mechanism={SCRAM}"),
+                format!(
+                    "{prefix}sasl.jaas.config={module} username=\"{CONNECT}\" password=\"{password}\";"
+                ),
+                format!("{prefix}ssl.truststore.type=PEM"),
+                format!("{prefix}ssl.truststore.location={}", ca.display()),
+            ]
+        };
+        let key_store = self.write_key_store(home)?;
+        let api = [
+            "keystore.type=PKCS12".to_string(),
+            format!("keystore.location={}", key_store.display()),
+            format!("keystore.password={password}"),
+            format!("key.password={password}"),
+            "client.auth=required".to_string(),
+            "enabled.protocols=TLSv1.3".to_string(),
+        ];
+        let api = api.map(|setting| format!("listeners.https.ssl.{setting}"));
+        Ok(CLIENTS.into_iter().flat_map(for_client).chain(api).collect())
+    }
+
+    /// The REST API reads no PEM files.
+    fn write_key_store(&self, home: &Path) -> Result<PathBuf> {
+        let secrets = self.secrets()?;
+        let pem = fs::read(secrets.certificate(CONNECT)?)?;
+        let (key, certificate) = (PKey::private_key_from_pem(&pem)?, X509::from_pem(&pem)?);
+        let mut store = Pkcs12::builder();
+        store.name(CONNECT).pkey(&key).cert(&certificate);
+        let store = store.build2(&secrets.password(&kafka_secret(CONNECT))?)?;
+        let file = home.join("rest.p12");
+        write_private(&file, &store.to_der()?)?;
+        Ok(file)
+    }
+
+    /// A client of the worker's REST API.
+    pub(crate) fn connect_client(&self) -> Result<ClientBuilder> {
+        let client = Client::builder().no_proxy();
+        let Some(file) = self.connect_certificate()? else { return Ok(client) };
+        // While the authority is replaced, the file has two.
+        let authorities = Certificate::from_pem_bundle(&fs::read(self.secrets()?.ca()?)?)?;
+        let client = authorities.into_iter().fold(client, ClientBuilder::add_root_certificate);
+        let pem = fs::read(file)?;
+        Ok(client.identity(Identity::from_pkcs8_pem(&pem, &pem)?))
+    }
+
+    /// The file with the certificate and the key that a client of the REST API presents, in a secured stack.
+    pub(crate) fn connect_certificate(&self) -> Result<Option<PathBuf>> {
+        self.secure.then(|| self.secrets()?.certificate(CONNECT)).transpose()
+    }
+}
+
+/// Adds a password to the worker's own secrets. A link, because the password may be renewed. Returns their directory.
+fn link(secrets: &Secrets, name: &str, password: &str) -> Result<PathBuf> {
+    let (directory, file) = (secrets.path(CONNECT), secrets.password_file(password)?);
+    create_private_directory(&directory)?;
+    let fresh = directory.join(format!(".{name}.new"));
+    let _ = fs::remove_file(&fresh);
+    symlink(file, &fresh).and_then(|()| fs::rename(&fresh, directory.join(name)))?;
+    Ok(directory)
+}
+
+fn reference(directory: &Path, name: &str) -> String {
+    format!("${{secrets:{}:{name}}}", directory.display())
+}
