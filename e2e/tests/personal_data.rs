@@ -124,18 +124,18 @@ async fn send_rejected_requests(client: &Client, customer: Uuid) -> Result<()> {
 }
 
 /// The id of a customer that nothing else contains.
-struct Canary(Uuid);
+pub struct Canary(pub Uuid);
 
 impl Canary {
     /// Whether bytes contain the id: as text, or as it is.
-    fn is_in(&self, bytes: &[u8]) -> bool {
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
         let lower = bytes.to_ascii_lowercase();
         is_part(self.0.hyphenated().to_string().as_bytes(), &lower)
             || is_part(self.0.simple().to_string().as_bytes(), &lower)
             || is_part(self.0.as_bytes(), bytes)
     }
 
-    fn check(&self, place: &str, bytes: &[u8]) -> Result<()> {
+    pub fn check(&self, place: &str, bytes: &[u8]) -> Result<()> {
         ensure!(!self.is_in(bytes), "the id of the customer is in {place}");
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Canary {
     }
 
     /// In those of Kafka, the databases and the registry too.
-    async fn check_logs(&self, stack: &Stack) -> Result<()> {
+    pub async fn check_logs(&self, stack: &Stack) -> Result<()> {
         for name in component_names(stack).await? {
             let log = std::fs::read(stack.log_file(&name)?).with_context(|| name.clone())?;
             ensure!(!log.is_empty(), "{name} has no log");

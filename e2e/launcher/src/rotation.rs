@@ -78,10 +78,11 @@ impl Stack {
         self.retire_old_token_key().await
     }
 
-    /// A stream processor and Kafka Connect read their passwords and their certificates at their start alone.
+    /// A stream processor and Kafka Connect read their passwords and their certificates at their start alone. Kafka
+    /// Connect comes first, because orders may wait for it.
     async fn restart_flows(&self) -> Result<()> {
         let streams = self.streams_urls()?.into_iter().map(|(name, _)| name);
-        for name in streams.chain([CONNECT.to_string()]) {
+        for name in [CONNECT.to_string()].into_iter().chain(streams) {
             if self.is_running(&name).await? {
                 self.stop(&name).await?;
                 self.start(&name).await?;

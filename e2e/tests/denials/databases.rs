@@ -1,18 +1,27 @@
-//! The part of the databases: each role attempts to reach each database, to change its roles and its tables, and to
-//! read, add, change and remove rows of each table. Nothing stays, because each attempt is rolled back.
+//! The part of the databases: each role attempts to reach each database, to change its roles and its tables, to read its
+//! log, and to read, add, change and remove rows of each table. Nothing stays, because each attempt is rolled back.
 
 use std::collections::BTreeSet;
+use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use e2e::admin::reporting;
 use e2e::stack_description::{SERVICES, stack_description};
 use launcher::{Stack, StackDescription};
+use reqwest::Url;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::{Cells, Matrix, compare};
 use crate::fixture::stack_permit;
 
+/// The superuser of every cluster.
+const SUPERUSER: &str = "postgres";
+
 /// The database of each cluster that belongs to no service.
 const MAINTENANCE_DATABASE: &str = "postgres";
+
+/// The tables that a connector reads before it follows the log.
+const CAPTURED_TABLES: [&str; 2] = ["chassis.captured_answers", "chassis.captured_events"];
 
 /// The versions of the migrations, which only a migration changes.
 const VERSION_TABLES: [&str; 2] = ["public._sqlx_migrations", "chassis.migrations"];
@@ -21,13 +30,24 @@ const VERSION_TABLES: [&str; 2] = ["public._sqlx_migrations", "chassis.migration
 const TABLES: &str = "
     select c.oid::regclass::text, nspname || '.' || relname, coalesce(obj_description(c.oid, 'pg_class'), '')
     from pg_class as c join pg_namespace as n on n.oid = relnamespace
-    where relkind in ('r', 'p') and nspname in ('public', 'chassis')";
+    where relkind in ('r', 'p') and nspname in ('public', 'chassis', 'reporting')";
 
 /// The columns of a table, and whether the serving role may change them in a table that is append-only.
 const COLUMNS: &str = "
     select quote_ident(attname), coalesce(col_description(attrelid, attnum) like 'mutable%', false)
     from pg_attribute where attrelid = $1::regclass and attnum > 0 and attgenerated = '' and attidentity = ''
           and not attisdropped";
+
+/// What a role is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Serves,
+    Owns,
+    /// Reads the log for a connector.
+    Captures,
+    /// Writes the reporting database.
+    Reports,
+}
 
 struct DatabaseTable {
     /// As a statement names it.
@@ -41,52 +61,79 @@ struct DatabaseTable {
 async fn each_role_can_do_in_the_databases_what_is_declared_and_nothing_else() -> Result<()> {
     let _permit = stack_permit().await?;
     let stack = Stack::ephemeral(&StackDescription { secure: true, ..stack_description() })?;
+    stack.connect()?;
     stack.up_infrastructure().await?;
-    let (mut observed, mut expected) = (Matrix::new(), Matrix::new());
     for service in SERVICES {
         stack.migrate(service).await?;
-        let tables = read_tables(&stack, service).await?;
-        let serving = (service.to_string(), stack.service_database_url(service)?);
-        let owner = (format!("{service}_migrator"), stack.owner_database_url(service)?);
-        for (role, url) in [&serving, &owner] {
-            let is_owner = *role == owner.0;
-            for database in SERVICES.into_iter().chain([MAINTENANCE_DATABASE]) {
-                let cells = cells(role, "database", database);
-                let url = url_of(&stack, url, service, database)?;
+        let rules = replication_rules(&stack.maintenance_database_url(service)?).await?;
+        ensure!(rules == 0, "a role that reads the log may copy the cluster of {service}");
+    }
+    let reports = stack.further_database(reporting::BESIDE, reporting::NAME).await?;
+    reporting::create_tables(&reports.owner_url).await?;
+    let (mut observed, mut expected) = (Matrix::new(), Matrix::new());
+    for own in SERVICES.into_iter().chain([reporting::NAME]) {
+        let service = if own == reporting::NAME { reporting::BESIDE } else { own };
+        let tables = read_tables(&url_of(&stack, service, SUPERUSER, own)?).await?;
+        for (role, purpose) in roles_of(own) {
+            for database in SERVICES.into_iter().chain([reporting::NAME, MAINTENANCE_DATABASE]) {
+                let cells = cells(&role, "database", database);
+                let url = url_of(&stack, service, &role, database)?;
                 observed.insert(cells.clone(), attempt_in_database(&url).await?);
-                expected.insert(cells, declare_database(database == service, is_owner));
+                expected.insert(cells, declare_database(database == own, purpose));
             }
+            let url = url_of(&stack, service, &role, own)?;
             for table in &tables {
-                let cells = cells(role, "table", &table.name);
-                observed.insert(cells.clone(), attempt_on_table(url, table).await?);
-                expected.insert(cells, declare_table(table, is_owner));
+                let cells = cells(&role, "table", &table.name);
+                observed.insert(cells.clone(), attempt_on_table(&url, table).await?);
+                expected.insert(cells, declare_table(table, purpose));
             }
         }
     }
     compare(&observed, &expected, "databases.txt")
 }
 
+/// The roles of a database.
+fn roles_of(database: &str) -> Vec<(String, Purpose)> {
+    let owner = (format!("{database}_migrator"), Purpose::Owns);
+    match database {
+        reporting::NAME => vec![(database.to_string(), Purpose::Reports), owner],
+        _ => {
+            let connector = (format!("{database}_connector"), Purpose::Captures);
+            vec![(database.to_string(), Purpose::Serves), owner, connector]
+        }
+    }
+}
+
 fn cells(identity: &str, kind: &str, name: &str) -> Cells {
     Cells { identity: identity.to_string(), resource: format!("{kind} {name}") }
 }
 
-/// The URL of a role's own database, with another database in its place. Each service has a cluster of its own.
-fn url_of(stack: &Stack, own: &str, service: &str, database: &str) -> Result<String> {
-    let end = |name: &str| format!("/{name}?");
-    if database == service {
-        return Ok(own.to_string());
-    }
-    if database == MAINTENANCE_DATABASE {
-        return Ok(own.replace(&end(service), &end(database)));
-    }
-    let address = |url: &str| url.split(['@', '/']).nth(3).map(|it| format!("@{it}/"));
-    let other = stack.service_database_url(database)?;
-    let (from, to) = (address(own).context("an address")?, address(&other).context("an address")?);
-    Ok(own.replace(&from, &to).replace(&end(service), &end(database)))
+/// The URL of a database for a role of the cluster of a service. Each service has a cluster of its own.
+pub fn url_of(stack: &Stack, service: &str, role: &str, database: &str) -> Result<String> {
+    let cluster = match database {
+        MAINTENANCE_DATABASE => service,
+        reporting::NAME => reporting::BESIDE,
+        of_service => of_service,
+    };
+    let file = stack.directory().join("secrets/database-users").join(service).join(role);
+    let password = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
+    let mut url = Url::parse(&stack.service_database_url(cluster)?)?;
+    let named = url.set_username(role).and_then(|()| url.set_password(Some(&password)));
+    ensure!(named.is_ok(), "{role} cannot stand in a URL");
+    url.set_path(database);
+    Ok(url.to_string())
 }
 
-async fn read_tables(stack: &Stack, service: &str) -> Result<Vec<DatabaseTable>> {
-    let mut session = PgConnection::connect(&stack.database_url(service)?).await?;
+/// The number of rules by which a role could copy the files of all databases.
+async fn replication_rules(url: &str) -> Result<i64> {
+    const RULES: &str =
+        "select count(*) from pg_hba_file_rules where database && array['replication']";
+    let mut session = PgConnection::connect(url).await?;
+    Ok(sqlx::query_scalar(RULES).fetch_one(&mut session).await?)
+}
+
+async fn read_tables(url: &str) -> Result<Vec<DatabaseTable>> {
+    let mut session = PgConnection::connect(url).await?;
     let rows: Vec<(String, String, String)> =
         sqlx::query_as(TABLES).fetch_all(&mut session).await?;
     let mut tables = Vec::new();
@@ -109,6 +156,7 @@ async fn attempt_in_database(url: &str) -> Result<BTreeSet<char>> {
         ('o', "create role tried"),
         ('p', "set role postgres"),
         ('f', "select pg_read_file('/etc/hostname')"),
+        ('l', "select pg_create_logical_replication_slot('tried', 'pgoutput', true)"),
     ] {
         if is_allowed(&mut session, statement).await? {
             letters.insert(letter);
@@ -145,7 +193,9 @@ async fn attempt_on_table(url: &str, table: &DatabaseTable) -> Result<BTreeSet<c
     if changed == table.columns.len() {
         letters.insert('u');
         letters.remove(&'m');
-    } else if changed != table.columns.iter().filter(|(_, is_mutable)| *is_mutable).count() {
+    } else if ![0, table.columns.iter().filter(|(_, is_mutable)| *is_mutable).count()]
+        .contains(&changed)
+    {
         // A column that is not declared.
         letters.insert('!');
     }
@@ -166,27 +216,32 @@ async fn is_allowed(session: &mut PgConnection, statement: &str) -> Result<bool>
     }
 }
 
-/// A role reaches the database of its service. The owner makes tables and schemas there.
-fn declare_database(is_own: bool, is_owner: bool) -> BTreeSet<char> {
-    let letters = match (is_own, is_owner) {
-        (false, _) => "",
-        (true, false) => "c",
-        (true, true) => "cts",
+/// A role reaches its own database. The owner makes tables and schemas there.
+fn declare_database(is_own: bool, purpose: Purpose) -> BTreeSet<char> {
+    let letters = match purpose {
+        _ if !is_own => "",
+        Purpose::Owns => "cts",
+        Purpose::Captures => "cl",
+        Purpose::Serves | Purpose::Reports => "c",
     };
     letters.chars().collect()
 }
 
 /// The owner may do everything. The serving role may do what the comment of a table declares.
-fn declare_table(table: &DatabaseTable, is_owner: bool) -> BTreeSet<char> {
-    let letters = match &*table.comment {
-        _ if is_owner => "ridtaxu",
+fn declare_table(table: &DatabaseTable, purpose: Purpose) -> BTreeSet<char> {
+    let letters = match (purpose, &*table.comment) {
+        (Purpose::Owns, _) => "ridtaxu",
+        (Purpose::Reports, _) => "riu",
+        (Purpose::Captures, _) if CAPTURED_TABLES.contains(&&*table.name) => "r",
+        (Purpose::Captures, _) => "",
         _ if VERSION_TABLES.contains(&&*table.name) => "r",
-        comment if comment.starts_with("append-only, deletable") => "rid",
-        comment if comment.starts_with("append-only") => "ri",
-        comment if comment.starts_with("deletable") => "ridu",
-        comment if comment.starts_with("read-only") => "r",
+        (_, comment) if comment.starts_with("append-only, deletable") => "rid",
+        (_, comment) if comment.starts_with("append-only") => "ri",
+        (_, comment) if comment.starts_with("deletable") => "ridu",
+        (_, comment) if comment.starts_with("read-only") => "r",
         _ => "riu",
     };
     let mutable = table.columns.iter().any(|(_, is_mutable)| *is_mutable);
-    letters.chars().chain((mutable && !is_owner).then_some('m')).collect()
+    let is_mutable = mutable && purpose == Purpose::Serves;
+    letters.chars().chain(is_mutable.then_some('m')).collect()
 }

@@ -8,7 +8,7 @@ use contracts::grants::AclOperation::{
 };
 use contracts::grants::{AclOperation, AclResource, Grant, OBSERVER};
 use e2e::stack_description::{SERVICES, stack_description};
-use events::{CONTRACTS, DECLARED_TOPICS, insights};
+use events::{CONTRACTS, DECLARED_TOPICS, INTERNAL_TOPICS, connect, insights};
 use launcher::directories::programs_directory;
 use launcher::{Stack, StackDescription, eventually};
 
@@ -19,8 +19,8 @@ use crate::fixture::{TIMEOUT, stack_permit};
 /// A client with a valid certificate and without rights.
 const STRANGER: &str = "stranger";
 
-/// The topics that no service may touch: the one that names the owner of the cluster, one of another system, and one
-/// that the stream processor alone may touch.
+/// The topics that no service may touch, beside the internal ones: the one that names the owner of the cluster, one of
+/// another system, and one that the stream processor alone may touch.
 const OTHER_TOPICS: [&str; 3] = ["stack.name", "reports.made", INTERNAL_TOPIC];
 
 /// A topic as Kafka Streams creates it for the stream processor.
@@ -30,6 +30,9 @@ const INTERNAL_TOPIC: &str = "insights-orders-changelog";
 const LAST_TOPIC: &str = "last";
 
 const BROKER: &str = "1";
+
+/// The group of a connector of the reporting database.
+const SINK_GROUP: &str = "connect-reporting-orders";
 
 /// A group of another system.
 const OTHER_GROUP: &str = "reports";
@@ -76,16 +79,17 @@ async fn each_identity_can_do_in_kafka_what_is_declared_and_nothing_else() -> Re
 }
 
 fn identities() -> impl Iterator<Item = &'static str> {
-    SERVICES.into_iter().chain([insights::NAME, OBSERVER, STRANGER])
+    SERVICES.into_iter().chain([insights::NAME, connect::NAME, OBSERVER, STRANGER])
 }
 
 fn topics() -> impl Iterator<Item = &'static str> {
-    DECLARED_TOPICS.iter().map(|topic| topic.name).chain(OTHER_TOPICS)
+    let internal = INTERNAL_TOPICS.iter().map(|topic| topic.name);
+    DECLARED_TOPICS.iter().map(|topic| topic.name).chain(internal).chain(OTHER_TOPICS)
 }
 
 fn groups() -> impl Iterator<Item = String> {
     let own = SERVICES.into_iter().flat_map(|it| [it.to_string(), format!("{it}-rebuild")]);
-    own.chain([insights::NAME.to_string(), OTHER_GROUP.to_string()])
+    own.chain([insights::NAME, connect::NAME, SINK_GROUP, OTHER_GROUP].map(String::from))
 }
 
 fn cells(identity: &str, kind: &str, name: &str) -> Cells {

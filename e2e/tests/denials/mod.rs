@@ -2,7 +2,7 @@
 //! from the declarations. What it could do is compared with that, and with a golden file, in which a review sees each
 //! change of a right.
 
-mod databases;
+pub mod databases;
 mod kafka;
 mod kafka_attempts;
 mod registry;

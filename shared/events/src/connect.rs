@@ -7,8 +7,8 @@ use contracts::grants::{AclOperation, AclResource, Grant};
 /// Its name: that of its user and of its group.
 pub const NAME: &str = "connect";
 
-/// The names of its own topics and of its transactions begin with this.
-const INTERNAL: &str = "connect-";
+/// The names of its transactions begin with this.
+const TRANSACTIONS: &str = "connect-";
 
 /// The names of the groups of the reporting database's connectors begin with this: Kafka Connect names the group of a
 /// connector so.
@@ -16,8 +16,13 @@ const SINK_GROUPS: &str = "connect-reporting-";
 
 /// The topics in which the worker keeps the settings of its connectors, their positions and their states. It finds them
 /// by these names, and may not create them.
+const CONFIGS: &str = "connect-configs";
+const OFFSETS: &str = "connect-offsets";
+const STATUSES: &str = "connect-statuses";
+
+/// These topics.
 pub const STORAGE: [InternalTopic; 3] =
-    [compacted("connect-configs"), compacted("connect-offsets"), compacted("connect-statuses")];
+    [compacted(CONFIGS), compacted(OFFSETS), compacted(STATUSES)];
 
 /// The topic of the records by which a service learns how far the connector of its outbox has come. The migrations of
 /// the chassis have its name too.
@@ -35,7 +40,7 @@ pub const DEAD_LETTERS: InternalTopic = InternalTopic {
 
 /// Its rights: to publish what the services publish, to read what the reporting database has, and to keep its own
 /// topics.
-pub static GRANTS: [Grant; 20] = {
+pub static GRANTS: [Grant; 27] = {
     use AclOperation::{DescribeConfigs, Read, Write};
     use AclResource::{Group, Topic, TransactionalId};
     [
@@ -53,13 +58,20 @@ pub static GRANTS: [Grant; 20] = {
         Grant::new(NAME, Topic, "insights.sales", Read),
         Grant::new(NAME, Topic, "insights.outcomes", Read),
         Grant::new(NAME, Topic, DEAD_LETTERS.name, Write),
-        // It refuses to start if a topic of its own is not compacted.
-        Grant::new(NAME, Topic, INTERNAL, DescribeConfigs).prefix(),
-        Grant::new(NAME, Topic, INTERNAL, Read).prefix(),
-        Grant::new(NAME, Topic, INTERNAL, Write).prefix(),
+        Grant::new(NAME, Topic, HEARTBEATS.name, Write),
+        Grant::new(NAME, Topic, CONFIGS, Read),
+        Grant::new(NAME, Topic, CONFIGS, Write),
+        Grant::new(NAME, Topic, OFFSETS, Read),
+        Grant::new(NAME, Topic, OFFSETS, Write),
+        Grant::new(NAME, Topic, STATUSES, Read),
+        Grant::new(NAME, Topic, STATUSES, Write),
+        // It does not start if one of them is not compacted.
+        Grant::new(NAME, Topic, CONFIGS, DescribeConfigs),
+        Grant::new(NAME, Topic, OFFSETS, DescribeConfigs),
+        Grant::new(NAME, Topic, STATUSES, DescribeConfigs),
         Grant::new(NAME, Group, NAME, Read),
         Grant::new(NAME, Group, SINK_GROUPS, Read).prefix(),
-        Grant::new(NAME, TransactionalId, INTERNAL, Write).prefix(),
+        Grant::new(NAME, TransactionalId, TRANSACTIONS, Write).prefix(),
     ]
 };
 
