@@ -118,3 +118,33 @@ fn link(secrets: &Secrets, name: &str, password: &str) -> Result<PathBuf> {
 fn reference(directory: &Path, name: &str) -> String {
     format!("${{secrets:{}:{name}}}", directory.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::Ports;
+    use crate::topology::tests::describe;
+
+    #[test]
+    fn the_settings_name_passwords_and_the_provider_reaches_those_of_the_worker_alone() {
+        let home = std::env::temp_dir().join(format!("connect-{}", std::process::id()));
+        let secrets = Secrets::in_directory(home.join("secrets"));
+        secrets.create().unwrap();
+        let mut state = StackState::new(Ports::new(&describe(&["a"])));
+        (state.secure, state.secrets) = (true, Some(secrets.clone()));
+        secrets.password(&database_secret("a", "postgres")).unwrap();
+        let password = state.connect_password("a", "a_connector").unwrap();
+        let settings = state.connect_credentials(&home).unwrap().join("\n");
+        let known = secrets.password(&kafka_secret(CONNECT)).unwrap();
+        assert!(settings.contains("${secrets:") && !settings.contains(&known));
+        let role = secrets.password(&database_secret("a", "a_connector")).unwrap();
+        let directory = state.connect_secrets().unwrap();
+        assert_eq!(password, reference(&directory, "a_connector"));
+        assert_eq!(fs::read_to_string(directory.join("a_connector")).unwrap(), role);
+        // A renewed password is that of the same link.
+        let renewed = secrets.renew_password(&kafka_secret(CONNECT)).unwrap();
+        assert_eq!(fs::read_to_string(directory.join(KAFKA_PASSWORD)).unwrap(), renewed);
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 2);
+        fs::remove_dir_all(home).unwrap();
+    }
+}

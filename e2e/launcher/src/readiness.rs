@@ -55,7 +55,7 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
                 http_is_ready(probe, "/readyz", None).await
             }
             Component::Connect => {
-                let tls = Tls::of_connect(stack_state).ok()?;
+                let tls = Tls::for_connect(stack_state).ok()?;
                 http_is_ready(stack_state.ports.connect.rest, CONNECTORS_PATH, tls.as_ref()).await
             }
             Component::Streams(name) => {
@@ -73,7 +73,7 @@ pub async fn is_ready(stack_state: &StackState, component: &Component) -> bool {
 
 /// A request to a server that speaks TLS in a secured stack.
 async fn server_is_ready(stack_state: &StackState, port: u16, path: &str) -> Option<()> {
-    http_is_ready(port, path, Tls::of(stack_state).ok()?.as_ref()).await
+    http_is_ready(port, path, Tls::for_stack(stack_state).ok()?.as_ref()).await
 }
 
 /// What a request trusts, and what it presents to a server that asks for a certificate.
@@ -84,14 +84,14 @@ struct Tls {
 
 impl Tls {
     /// None in a stack that is not secured.
-    fn of(stack_state: &StackState) -> Result<Option<Tls>> {
+    fn for_stack(stack_state: &StackState) -> Result<Option<Tls>> {
         let ca = || Ok(Tls { ca: stack_state.secrets()?.ca()?, certificate: None });
         stack_state.secure.then(ca).transpose()
     }
 
-    fn of_connect(stack_state: &StackState) -> Result<Option<Tls>> {
+    fn for_connect(stack_state: &StackState) -> Result<Option<Tls>> {
         let certificate = stack_state.connect_certificate()?;
-        Ok(Tls::of(stack_state)?.map(|tls| Tls { certificate, ..tls }))
+        Ok(Tls::for_stack(stack_state)?.map(|tls| Tls { certificate, ..tls }))
     }
 }
 
