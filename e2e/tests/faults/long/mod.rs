@@ -46,6 +46,7 @@ mod rejected_records;
 mod reporting;
 mod restored_database;
 mod rotation;
+mod secured_flows;
 mod streams;
 mod traces;
 
@@ -241,8 +242,7 @@ async fn partitions_that_are_added_under_load_are_read_from_their_first_record()
 async fn partitions_added(stack: &Stack) -> Result<()> {
     let client = start_and_seed(stack).await?;
     under_load_without_errors(&client, 50, 50, async {
-        // Many partitions at once: records are refused while their logs are being created, and that
-        // takes long enough.
+        // Many at once: it takes long to create their logs, and records are refused until then.
         for count in [16, 40, 64] {
             sleep(Duration::from_secs(10)).await;
             let more = TOPICS.iter().map(|topic| NewPartitions::new(topic.name, count));

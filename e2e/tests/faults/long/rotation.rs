@@ -19,7 +19,7 @@ use crate::wires::reaches_kafka;
 const TAKEOVER: Duration = Duration::from_secs(60);
 
 /// Far longer than a rotation takes. The load ends with the rotation.
-const LOAD_SECONDS_MAX: u64 = 300;
+pub const LOAD_SECONDS_MAX: u64 = 300;
 
 /// What a client of one service presents.
 struct Login {
@@ -54,7 +54,7 @@ fn servers(stack: &Stack) -> Result<Vec<String>> {
 }
 
 /// The certificate that a server presents.
-async fn presented(address: &str) -> Result<Vec<u8>> {
+pub async fn presented(address: &str) -> Result<Vec<u8>> {
     let mut connector = SslConnector::builder(SslMethod::tls_client())?;
     connector.set_verify(SslVerifyMode::NONE);
     let ssl = connector.build().configure()?.verify_hostname(false).into_ssl("127.0.0.1")?;
@@ -128,7 +128,7 @@ async fn check_logins(stack: &Stack, old: &[Login]) -> Result<()> {
     Ok(())
 }
 
-async fn on_secured_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
+pub async fn on_secured_stack(test: impl AsyncFnOnce(&Stack) -> Result<()>) -> Result<()> {
     without_fixture(async || {
         let secure = StackDescription { secure: true, ..stack_description() };
         let stack = Stack::ephemeral(&secure)?;
