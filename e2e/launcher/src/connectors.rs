@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::StatusCode;
+use reqwest::{Client, ClientBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
@@ -102,47 +102,56 @@ impl Stack {
     /// minute.
     pub async fn apply_connector(&self, name: &str, config: &ConnectorConfig) -> Result<()> {
         let url = self.connect_url()?.context("the stack has no Kafka Connect")?;
-        Self::apply_connector_at(&url, name, config).await
+        apply(self.state()?.connect_client()?, &url, name, config).await
     }
 
-    /// The same, by the URL of a worker that need not be one of the launcher.
+    /// The same, by the URL of a worker that need not be one of the launcher. It is asked over HTTP without a password.
     ///
     /// # Errors
     /// If the worker refuses the configuration, or the connector does not run after a minute.
     pub async fn apply_connector_at(url: &str, name: &str, config: &ConnectorConfig) -> Result<()> {
-        let url = format!("{url}/connectors/{name}");
-        let http = self.state()?.connect_client()?.timeout(REQUEST_TIMEOUT).build()?;
-        let deadline = Instant::now() + RUNNING_TIMEOUT;
-        loop {
-            let answer = http.put(format!("{url}/config")).json(config).send().await?;
-            match answer.status() {
-                status if status.is_success() => break,
-                // The worker is joining its group.
-                StatusCode::CONFLICT | StatusCode::INTERNAL_SERVER_ERROR
-                    if Instant::now() < deadline => {}
-                status => bail!("{name} was refused with {status}: {}", answer.text().await?),
-            }
-            sleep(POLL_INTERVAL).await;
+        apply(Client::builder().no_proxy(), url, name, config).await
+    }
+}
+
+async fn apply(
+    client: ClientBuilder,
+    url: &str,
+    name: &str,
+    config: &ConnectorConfig,
+) -> Result<()> {
+    let url = format!("{url}/connectors/{name}");
+    let http = client.timeout(REQUEST_TIMEOUT).build()?;
+    let deadline = Instant::now() + RUNNING_TIMEOUT;
+    loop {
+        let answer = http.put(format!("{url}/config")).json(config).send().await?;
+        match answer.status() {
+            status if status.is_success() => break,
+            // The worker is joining its group.
+            StatusCode::CONFLICT | StatusCode::INTERNAL_SERVER_ERROR
+                if Instant::now() < deadline => {}
+            status => bail!("{name} was refused with {status}: {}", answer.text().await?),
         }
-        let restart = format!("{url}/restart?includeTasks=true&onlyFailed=true");
-        http.post(restart).send().await?;
-        loop {
-            let answer = http.get(format!("{url}/status")).send().await?;
-            // It is unknown until the worker has read the configuration back from Kafka.
-            let status = match answer.status() {
-                StatusCode::NOT_FOUND => None,
-                _ => Some(answer.error_for_status()?.json::<ConnectorStatus>().await?),
-            };
-            if status.as_ref().is_some_and(ConnectorStatus::is_running) {
-                return Ok(());
-            }
-            let failure = status.and_then(|status| status.failure());
-            ensure!(
-                Instant::now() < deadline,
-                "{name} does not run after {RUNNING_TIMEOUT:?}: {}",
-                failure.unwrap_or_default()
-            );
-            sleep(POLL_INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
+    }
+    let restart = format!("{url}/restart?includeTasks=true&onlyFailed=true");
+    http.post(restart).send().await?;
+    loop {
+        let answer = http.get(format!("{url}/status")).send().await?;
+        // It is unknown until the worker has read the configuration back from Kafka.
+        let status = match answer.status() {
+            StatusCode::NOT_FOUND => None,
+            _ => Some(answer.error_for_status()?.json::<ConnectorStatus>().await?),
+        };
+        if status.as_ref().is_some_and(ConnectorStatus::is_running) {
+            return Ok(());
         }
+        let failure = status.and_then(|status| status.failure());
+        ensure!(
+            Instant::now() < deadline,
+            "{name} does not run after {RUNNING_TIMEOUT:?}: {}",
+            failure.unwrap_or_default()
+        );
+        sleep(POLL_INTERVAL).await;
     }
 }
