@@ -41,7 +41,7 @@ const ROLES: [(&str, &str, &str); 4] = [
 
 /// Everything that a secured stack can have, at once.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes five minutes: make faults"]
+#[ignore = "takes nine minutes: make faults"]
 async fn flows_on_a_secured_stack_know_their_callers_and_no_customer_and_survive_a_rotation()
 -> Result<()> {
     on_secured_stack(async |stack| {
