@@ -12,7 +12,6 @@ use e2e::workload::options::Load;
 use e2e::workload::stall_detector::StallDetector;
 use e2e::workload::{load, seed};
 use events::TOPICS;
-use faults::links::{Dependency, Link};
 use futures::future::try_join_all;
 use launcher::{Brokers, Stack, eventually};
 use rdkafka::admin::{AdminOptions, NewPartitions};
@@ -20,12 +19,11 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::faults::frozen::freeze_under_load;
-use crate::faults::network::{cut_link, toxics};
 use crate::fixture::{
     DRAIN_TIMEOUT, Fixture, TIMEOUT, basket, component_names, place_orders, rich_customer,
-    skip_or_fail, start_two_of_each, through_proxies, under_load_without_errors,
-    wait_until_all_read, wait_until_confirmed, with_exclusive_fixture, with_shared_fixture,
-    without_fixture, without_unexpected_exits,
+    skip_or_fail, start_two_of_each, under_load_without_errors, wait_until_all_read,
+    wait_until_confirmed, with_exclusive_fixture, with_shared_fixture, without_fixture,
+    without_unexpected_exits,
 };
 
 mod boards;
@@ -210,24 +208,6 @@ async fn from_one_instance_to_three_and_back_under_load_no_partition_stalls() ->
             ensure!(longest < UNOWNED_MAX, "{stall:?}");
         }
         Ok(())
-    })
-    .await
-}
-
-/// F39. Each kind of failure at each kind of dependency, at one service each, and all three
-/// dependencies at every service.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes five minutes: make faults"]
-async fn whichever_link_is_cut_for_long_in_whichever_way_the_others_go_on() -> Result<()> {
-    through_proxies(async |fixture, pairs| {
-        let mut orders = Vec::new();
-        for (nth, way) in toxics().into_iter().enumerate() {
-            for (further, dependency) in Dependency::ALL.into_iter().enumerate() {
-                let pair = Link::new(SERVICES[(nth + further) % SERVICES.len()], dependency);
-                orders.extend(cut_link(fixture, pairs, &pair, way, Duration::from_secs(15)).await?);
-            }
-        }
-        wait_until_confirmed(&fixture.client, &orders).await
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! Commits whose answers are cut off, and the proof that nothing bypasses the proxies.
+//! Links that are cut for long, commits whose answers are cut off, and the proof that nothing bypasses the proxies.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use e2e::stack_description::SERVICES;
 use e2e::workload::options::Load;
 use e2e::workload::{load, seed};
 use faults::faulty_network::Toxics;
-use faults::links::Dependency;
+use faults::links::{Dependency, Link};
 use launcher::eventually;
 use tokio::time::{Instant, sleep};
 
+use crate::faults::network::{cut_link, toxics};
 use crate::fixture::{
     DRAIN_TIMEOUT, Fixture, TIMEOUT, place_orders, through_proxies, wait_until_confirmed,
 };
@@ -105,6 +106,24 @@ async fn no_service_can_bypass_its_proxies() -> Result<()> {
         }
         pairs.heal();
         wait_until_confirmed(client, &orders).await
+    })
+    .await
+}
+
+/// F39. Each kind of failure at each kind of dependency, at one service each, and all three
+/// dependencies at every service.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes five minutes: make faults"]
+async fn whichever_link_is_cut_for_long_in_whichever_way_the_others_go_on() -> Result<()> {
+    through_proxies(async |fixture, pairs| {
+        let mut orders = Vec::new();
+        for (nth, way) in toxics().into_iter().enumerate() {
+            for (further, dependency) in Dependency::ALL.into_iter().enumerate() {
+                let pair = Link::new(SERVICES[(nth + further) % SERVICES.len()], dependency);
+                orders.extend(cut_link(fixture, pairs, &pair, way, Duration::from_secs(15)).await?);
+            }
+        }
+        wait_until_confirmed(&fixture.client, &orders).await
     })
     .await
 }
