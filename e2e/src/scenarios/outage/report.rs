@@ -107,10 +107,11 @@ pub fn stall_lines(stalls: &[Stall], summary: &LoadSummary) -> Vec<String> {
     let mut lines = vec!["  the longest time with work and without progress:".to_string()];
     for stall in stalls {
         lines.push(format!(
-            "    {:<12} consumer {:>4.1} s, relay {:>4.1} s",
+            "    {:<12} consumer {:>4.1} s, relay {:>4.1} s, one partition {:>4.1} s",
             stall.service,
             stall.consumer.as_secs_f64(),
-            stall.relay.as_secs_f64()
+            stall.relay.as_secs_f64(),
+            stall.partition.as_secs_f64()
         ));
     }
     let longest_gap = summary.longest_gap.as_secs_f64();
