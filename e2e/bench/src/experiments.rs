@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use crate::cases::Case;
 use crate::completion_watch::{COMPLETION_TIMEOUT, CompletionWatch};
+use crate::cores;
 use crate::cpu_costs;
 use crate::endurance;
 use crate::environment::BenchEnvironment;
@@ -41,6 +42,8 @@ pub enum Experiment {
     Idle,
     /// An hour at half of the peak, and the dead rows that it leaves; on request only
     Hour,
+    /// Services and databases with 1, 1.5 and 2 cores, and how busy each loop is; on request only, as root
+    Cores,
     /// A secured stack whose callers send tokens, and one that is not, in turn; on request only
     Security,
 }
@@ -54,10 +57,10 @@ const YARDSTICK_DURATION: Duration = Duration::from_secs(5);
 const OPEN_LOOP_PERCENTS: [u32; 7] = [25, 50, 75, 90, 110, 125, 150];
 
 impl Experiment {
-    /// Whether it runs only if it is asked for: an hour is long, and the cost of security needs two stacks at the same
-    /// time.
+    /// Whether it runs only if it is asked for: an hour is long, the cost of security needs two stacks at the same
+    /// time, and a limit on the cores needs root.
     pub fn is_on_request(self) -> bool {
-        matches!(self, Experiment::Hour | Experiment::Security)
+        matches!(self, Experiment::Hour | Experiment::Security | Experiment::Cores)
     }
 
     /// Whether it can be measured on a stack on other machines: it starts and stops nothing, and does
@@ -81,6 +84,7 @@ impl Experiment {
                 report.environment.insert("Old orders".to_string(), description);
             }
             Experiment::Hour => return endurance::measure(environment, plan, report).await,
+            Experiment::Cores => return cores::measure(environment, plan, report).await,
             _ => (),
         }
         for nth in 0..plan.repeats {

@@ -10,6 +10,7 @@
 //! - `loads`, `caller`, `workload`: which orders are placed, and when; `access`: what callers present to
 //!   a secured stack; `completion_watch`: when orders end.
 //! - `security_cost`: a secured stack beside one that is not; `endurance`: an hour.
+//! - `cores`: services and databases with few cores; `cpu_limit`: how they get them; `session_use`: what limits then.
 //! - `other_stack`: the addresses of a stack on other machines; `processors`: who uses which of this one.
 //! - `preload`: old orders; `machine`: the machine and its settings; `books`: whether all orders have ended.
 //! - `cpu_costs`: what the machine spends; `yardstick`: tx4; `report`: tables and JSON.
@@ -19,7 +20,9 @@ mod books;
 mod caller;
 mod cases;
 mod completion_watch;
+mod cores;
 mod cpu_costs;
+mod cpu_limit;
 mod endurance;
 mod environment;
 mod experiments;
@@ -32,6 +35,7 @@ mod preload;
 mod processors;
 mod report;
 mod security_cost;
+mod session_use;
 mod workload;
 mod yardstick;
 

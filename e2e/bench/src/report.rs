@@ -25,8 +25,16 @@ const CPU_PREFIX: &str = "µs/saga ";
 /// The load of the machine before the run, and of other processes during it.
 const CONTEXT_FIGURES: [&str; 2] = ["load average", "others' cores"];
 /// Each prefix has a table of its own.
-const COST_PREFIXES: [&str; 6] =
-    [CPU_PREFIX, "MB ", "% of a core ", "bytes/saga ", "work/saga ", "dead rows "];
+const COST_PREFIXES: [&str; 8] = [
+    CPU_PREFIX,
+    "MB ",
+    "% of a core ",
+    "bytes/saga ",
+    "work/saga ",
+    "dead rows ",
+    "% busy ",
+    "sagas/s if always busy: ",
+];
 
 impl Run {
     pub fn new(name: &str) -> Run {
