@@ -82,9 +82,10 @@ fn compare(component: &str, source: &str, resources: &[String]) {
 
 #[test]
 fn connectors_of_production_are_those_of_the_files() {
-    let outboxes = SERVICES.map(|service| {
+    let of_service = |service: &str| {
         resource(&outbox_name(service), outbox(service, outbox_database(service)).unwrap())
-    });
+    };
+    let outboxes: Vec<_> = deployed_services().into_iter().map(of_service).collect();
     compare("cdc", "shared/chassis/connectors/outbox.json", &outboxes);
     let sinks = reporting::CONNECTORS.map(|(name, file)| {
         let put = |file: String, (variable, value): &(&str, &str)| file.replace(variable, value);
@@ -181,7 +182,7 @@ fn each_file_that_a_connector_names_is_mounted_and_no_other() {
 #[test]
 fn each_database_of_production_has_the_role_of_its_connector_and_keeps_a_bounded_log() {
     let Some(objects) = flows() else { return };
-    for service in SERVICES {
+    for service in deployed_services() {
         let role = format!("{service}_connector");
         let database = &find(&objects, "Cluster", &format!("{service}-db"))["spec"];
         let roles = list(&database["managed"]["roles"]);
@@ -217,7 +218,8 @@ fn the_worker_of_production_reaches_what_it_needs_and_no_other() {
             .with_label("messaging", "events")
             .with_label("app.kubernetes.io/managed-by", "strimzi-cluster-operator")
     };
-    let databases = SERVICES.map(|service| format!("{service}-db"));
+    let databases: Vec<_> =
+        deployed_services().into_iter().map(|service| format!("{service}-db")).collect();
     let databases = databases.iter().map(String::as_str).chain(["reporting-db"]);
     let reached: Vec<(&str, u64)> =
         databases.map(|it| (it, 5432)).chain([("kafka", 9093), ("registry", 8443)]).collect();
