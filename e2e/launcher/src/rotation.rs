@@ -69,7 +69,6 @@ impl Stack {
             self.state()?.secrets()?.renew_password(&kafka_secret(name))?;
         }
         self.apply_contracts(&programs_directory()?).await?;
-        self.restart_flows().await?;
         self.print_progress("the passwords of Kafka are renewed");
         sleep_until(announced + KEYS_READ_AFTER).await;
         self.state()?.secrets()?.switch_token_key()?;
@@ -78,8 +77,9 @@ impl Stack {
         self.retire_old_token_key().await
     }
 
-    /// A stream processor and Kafka Connect read their passwords and their certificates at their start alone. Kafka
-    /// Connect comes first, because orders may wait for it.
+    /// A stream processor and Kafka Connect read their passwords and their certificates at their start alone. They start
+    /// again once, after both are renewed, because orders may wait for Kafka Connect. Until then their open connections
+    /// stay valid. Kafka Connect comes first.
     async fn restart_flows(&self) -> Result<()> {
         let streams = self.streams_urls()?.into_iter().map(|(name, _)| name);
         for name in [CONNECT.to_string()].into_iter().chain(streams) {
