@@ -143,9 +143,8 @@ fn kafka_properties(
         format!("advertised.listeners={}", advertised.join(",")),
         format!("listener.security.protocol.map={}", protocols.join(",")),
         format!("log.dirs={}", data.display()),
-        // After a SIGKILL, the new broker can register only when the old one's session has expired.
         "broker.heartbeat.interval.ms=500".to_string(),
-        "broker.session.timeout.ms=3000".to_string(),
+        format!("broker.session.timeout.ms={}", broker_session_millis(stack_state)),
         "auto.create.topics.enable=false".to_string(),
         "log.message.timestamp.type=LogAppendTime".to_string(),
         // 21 days: longer than the retention of topics, so that a stopped consumer keeps its
@@ -170,6 +169,13 @@ fn kafka_properties(
         lines.extend(security_properties(stack_state, &names)?);
     }
     Ok(lines)
+}
+
+/// After a SIGKILL, the new broker can register only when the session of the old one has expired, so the session is
+/// short. Kafka's own 9 s are for stacks with transactions: a broker that is fenced because it was too busy for its
+/// heartbeats can drop the end of a transaction (KAFKA-20734), and all who read committed records wait for it.
+fn broker_session_millis(stack_state: &StackState) -> u32 {
+    if stack_state.streams || stack_state.connect { 9_000 } else { 3_000 }
 }
 
 /// Every connection is encrypted. A client of the platform presents a certificate, and a service its
