@@ -20,9 +20,21 @@ const CONFIGS: &str = "connect-configs";
 const OFFSETS: &str = "connect-offsets";
 const STATUSES: &str = "connect-statuses";
 
-/// These topics.
-pub const STORAGE: [InternalTopic; 3] =
-    [compacted(CONFIGS), compacted(OFFSETS), compacted(STATUSES)];
+/// These topics. A connector reads the whole topic of positions at its start, and each of its transactions writes to it,
+/// so that one is compacted early. A reader that starts from the beginning has ten minutes to see a deletion.
+pub const STORAGE: [InternalTopic; 3] = [
+    compacted(CONFIGS),
+    InternalTopic {
+        name: OFFSETS,
+        settings: &[
+            ("cleanup.policy", "compact"),
+            ("segment.bytes", "1048576"),
+            ("min.cleanable.dirty.ratio", "0.1"),
+            ("delete.retention.ms", "600000"),
+        ],
+    },
+    compacted(STATUSES),
+];
 
 /// The topic of the records by which a service learns how far the connector of its outbox has come. The migrations of
 /// the chassis have its name too.
