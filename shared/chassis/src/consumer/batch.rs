@@ -39,6 +39,9 @@ use crate::unit_of_work::UnitOfWork;
 /// How often deferred events are logged.
 const DEFERRED_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
+/// While fewer events wait, each is logged when it is deferred. An outage of the registry may defer a thousand.
+const DEFERRED_LOGGED_MAX: usize = 10;
+
 /// Runs the batches of one client of the consumer.
 pub(crate) struct BatchRunner<'a, R: UnitOfWork> {
     resources: &'a ConsumerResources<R>,
@@ -115,10 +118,9 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             due.into_iter().map(|event| (event.item.message, event.attempts)).unzip();
         let (mut readable, mut parts) = (Vec::new(), Vec::new());
         for (item, attempts) in self.decode(messages).await.into_iter().zip(attempts) {
-            match &item.content {
-                Content::SchemaPending(_) => parts.push(SubBatch::new(vec![item], attempts)),
-                _ if attempts.count == 0 => readable.push(item),
-                _ => parts.push(SubBatch::new(vec![item], attempts)),
+            match attempts.count > 0 || matches!(item.content, Content::SchemaPending(_)) {
+                true => parts.push(SubBatch::new(vec![item], attempts)),
+                false => readable.push(item),
             }
         }
         if !readable.is_empty() {
@@ -268,7 +270,7 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
     ) {
         self.committer.mark_deferred(&item.message, assigned);
         counter!("consumer_retries_total").increment(1);
-        if attempts.is_first() {
+        if attempts.is_first() && self.deferred.len() < DEFERRED_LOGGED_MAX {
             let record = describe_record(&item);
             item.in_context(|| warn!("{record} waits, and others go on: {reason}"));
         }
@@ -278,11 +280,8 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
             if let Some(oldest) = self.deferred.oldest() {
                 let (count, first) = (self.deferred.len(), describe_record(&oldest.item));
                 let waited = oldest.attempts.started_at.elapsed();
-                oldest.item.in_context(|| {
-                    warn!(
-                        "{count} events wait, and others go on; {first} for {waited:.0?}: {reason}"
-                    );
-                });
+                let log = || warn!("{count} events wait; {first} for {waited:.0?}: {reason}");
+                oldest.item.in_context(log);
             }
         }
     }
