@@ -132,6 +132,11 @@ impl BenchEnvironment {
             baseline: Baseline { started_at: Utc::now(), unpaid_cents: 0 },
             accepted: AtomicI64::new(0),
         };
+        // Later, a wrong password would look like a service that does not learn of its items.
+        for (service, url) in &environment.client.addresses.databases {
+            let answered = cpu_costs::database_clock(url).await;
+            answered.with_context(|| format!("the database of {service}"))?;
+        }
         environment.seed(SKU_COUNT).await?;
         let [order, payment, _] = environment.books().await?;
         // The ids of orders have the time of the order service, and the baseline has that of its database.
