@@ -23,7 +23,6 @@ mod rejected_records;
 mod new_service;
 mod republish;
 mod contracts;
-mod evolution;
 mod upgrade;
 mod dead_letters;
 mod control_room;

@@ -25,7 +25,9 @@ async fn a_service_made_from_the_template_builds_and_survives_its_outage() -> Re
     let made = new_service::generate(&scratch.root, &name)?;
     ensure!(made.changed.len() <= CHANGED_FILES_MAX, "it changed {} files", made.changed.len());
 
-    let built = scratch.cargo(&["build"]).await? + &scratch.cargo(&["test", "--no-run"]).await?;
+    // Of the tests those that run below: each program of tests that is linked takes seconds.
+    let tests = ["test", "--no-run", "--lib", "--test", "main", "--bin", &name];
+    let built = scratch.cargo(&["build"]).await? + &scratch.cargo(&tests).await?;
     ensure!(!built.contains("warning:"), "{built}");
     let own = ["src/main.rs", "outage.rs"].map(|file| format!("services/{name}/{file}"));
     let others = ["shared/events/src/orders.rs", "e2e/src/stack_description.rs"];

@@ -32,6 +32,7 @@ mod catch_up;
 mod clocks;
 mod connector;
 mod disks;
+mod evolution;
 mod foreign_client;
 mod foreign_transactions;
 mod gateways;
