@@ -84,12 +84,12 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
     pub(crate) async fn handle(&mut self, messages: Vec<OwnedMessage>, assigned: &Assignment) {
         histogram!("consumer_batch_size").record(messages.len() as f64);
         crash_point!("consumer.polled");
+        self.committer.mark_read(&messages, assigned);
         let items = self.decode(messages).await;
         let is_unread =
             |item: &IncomingRecord<R>| matches!(item.content, Content::SchemaPending(_));
         let (unread, items): (Vec<_>, Vec<_>) = items.into_iter().partition(is_unread);
         let attempts = Attempts::new(0);
-        // These are deferred first, before the offset of any record behind them is stored.
         let mut parts = SubBatch::new(unread, attempts).split(SplitBy::Singles);
         parts.extend((!items.is_empty()).then_some(SubBatch::new(items, attempts)));
         self.run_sub_batches(parts, assigned).await;
@@ -268,7 +268,6 @@ impl<'a, R: UnitOfWork> BatchRunner<'a, R> {
         assigned: &Assignment,
         reason: &str,
     ) {
-        self.committer.mark_deferred(&item.message, assigned);
         counter!("consumer_retries_total").increment(1);
         if attempts.is_first() && self.deferred.len() < DEFERRED_LOGGED_MAX {
             let record = describe_record(&item);

@@ -106,14 +106,12 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect() })
     }
 
-    /// Notes that an event is deferred: its partition's offset stays below it.
-    pub fn mark_deferred(&mut self, message: &OwnedMessage, assigned: &Assignment) {
-        self.offset_tracker.mark_deferred(
-            message.topic(),
-            message.partition(),
-            message.offset(),
-            assigned,
-        );
+    /// Notes the records of a batch: no offset above them is stored before they are handled.
+    pub fn mark_read(&mut self, batch: &[OwnedMessage], assigned: &Assignment) {
+        for message in batch {
+            let (topic, partition) = (message.topic(), message.partition());
+            self.offset_tracker.mark_read(topic, partition, message.offset(), assigned);
+        }
     }
 
     /// After the commit, never before: logs the new dead letters, and notes up to which offset every record of

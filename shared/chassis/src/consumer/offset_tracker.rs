@@ -1,7 +1,7 @@
 //! How far each partition was handled.
 //!
 //! Promise: an offset is stored only if every record below it was handled or stored as a dead letter. An offset
-//! above a deferred event breaks it.
+//! above a record that is deferred, or that waits in its batch, breaks it.
 
 use std::collections::BTreeSet;
 
@@ -18,28 +18,23 @@ pub(crate) struct OffsetTracker {
 struct PartitionOffsets {
     /// The generation for which this holds.
     generation: Option<u64>,
-    /// The last record that was handled in order.
-    handled: Option<i64>,
-    /// Records that are deferred.
-    deferred: BTreeSet<i64>,
+    /// The last record of the last batch. A topic may be read again from its beginning in the same generation, so it
+    /// is not always the highest one.
+    read: Option<i64>,
+    /// Records of batches that were not handled yet. Some of them are deferred.
+    unhandled: BTreeSet<i64>,
 }
 
 impl OffsetTracker {
-    /// Notes that a record is deferred, and that the records behind it are not.
-    pub fn mark_deferred(
-        &mut self,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        assigned: &Assignment,
-    ) {
+    /// Notes a record of a batch, in the order of its partition, before any record of the batch is handled. They may
+    /// be handled in any order.
+    pub fn mark_read(&mut self, topic: &str, partition: i32, offset: i64, assigned: &Assignment) {
         let progress = self.partition_mut(topic, partition, assigned);
-        if progress.deferred.insert(offset) {
-            progress.handled = progress.handled.max(Some(offset));
-        }
+        progress.read = Some(offset);
+        progress.unhandled.insert(offset);
     }
 
-    /// Notes that a record was handled or stored as a dead letter. Returns the last one up to which all were.
+    /// Notes that a record was handled or stored as a dead letter. Returns the last offset up to which all were.
     pub fn mark_handled(
         &mut self,
         topic: &str,
@@ -48,16 +43,9 @@ impl OffsetTracker {
         assigned: &Assignment,
     ) -> Option<i64> {
         let progress = self.partition_mut(topic, partition, assigned);
-        // A topic may be read again from its beginning in the same generation: the last record counts, not the
-        // highest one.
-        if !progress.deferred.remove(&offset) {
-            progress.handled = Some(offset);
-        }
-        let below = progress.deferred.first().map(|first| first - 1);
-        match below {
-            Some(below) => progress.handled.map(|handled| handled.min(below)),
-            None => progress.handled,
-        }
+        progress.unhandled.remove(&offset);
+        let below = progress.unhandled.first().map(|first| first - 1);
+        progress.read.map(|read| below.map_or(read, |below| read.min(below)))
     }
 
     fn partition_mut(
@@ -79,17 +67,34 @@ impl OffsetTracker {
 mod tests {
     use super::*;
 
+    /// Reads a batch; returns what handling its records in the second order allows to be stored.
+    fn handled(
+        offsets: &mut OffsetTracker,
+        batch: &[i64],
+        in_order: &[i64],
+    ) -> Vec<Option<i64>> {
+        let assigned = Assignment::default();
+        batch.iter().for_each(|offset| offsets.mark_read("topic", 0, *offset, &assigned));
+        let handle = |offset: &i64| offsets.mark_handled("topic", 0, *offset, &assigned);
+        in_order.iter().map(handle).collect()
+    }
+
     #[test]
     fn no_offset_is_stored_beyond_an_event_that_is_deferred() {
-        let (mut offsets, assigned) = (OffsetTracker::default(), Assignment::default());
-        let mut handle = |offset| offsets.mark_handled("topic", 0, offset, &assigned);
-        assert_eq!([handle(4), handle(5)], [Some(4), Some(5)]);
-        offsets.mark_deferred("topic", 0, 6, &assigned);
-        offsets.mark_deferred("topic", 0, 8, &assigned);
-        let mut handle = |offset| offsets.mark_handled("topic", 0, offset, &assigned);
-        assert_eq!([handle(7), handle(9)], [Some(5), Some(5)]);
-        assert_eq!(handle(8), Some(5), "the first one still waits");
-        assert_eq!(handle(6), Some(9), "all before it are handled");
-        assert_eq!(handle(3), Some(3), "the topic is read again");
+        let mut offsets = OffsetTracker::default();
+        assert_eq!(handled(&mut offsets, &[4, 5], &[4, 5]), [Some(4), Some(5)]);
+        assert_eq!(handled(&mut offsets, &[6, 7, 8, 9], &[7, 9]), [Some(5), Some(5)]);
+        assert_eq!(handled(&mut offsets, &[], &[8]), [Some(5)], "the first one still waits");
+        assert_eq!(handled(&mut offsets, &[], &[6]), [Some(9)], "all before it are handled");
+        assert_eq!(handled(&mut offsets, &[3], &[3]), [Some(3)], "the topic is read again");
+    }
+
+    #[test]
+    fn no_offset_is_stored_beyond_an_event_that_waits_in_its_batch() {
+        let mut offsets = OffsetTracker::default();
+        handled(&mut offsets, &[9], &[9]);
+        // The schema of 11 was not known at first. Its transaction ends while that of 10 and 12 is tried again.
+        assert_eq!(handled(&mut offsets, &[10, 11, 12], &[11]), [Some(9)]);
+        assert_eq!(handled(&mut offsets, &[], &[10, 12]), [Some(11), Some(12)]);
     }
 }
