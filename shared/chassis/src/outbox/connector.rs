@@ -17,12 +17,18 @@ use crate::outbox::query::with_query_timeout;
 /// How often the slot is polled, and a heartbeat is written. A slot confirms a transaction when the next one arrives.
 pub(super) const SLOT_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A slot that was absent or lost for so long does not come back by itself. After a failover the new primary may need a
+/// moment until it has the slot.
+const SLOT_GONE_AFTER: Duration = Duration::from_secs(15);
+
 /// Heartbeats whose confirmation is waited for, at most.
 const HEARTBEATS_MAX: usize = 2_000;
 
 /// The connector of one service, by its slot.
 pub(super) struct Connector {
     slot: String,
+    /// When the slot could last be read from, or when this began.
+    slot_seen_at: Instant,
     polled_at: Option<Instant>,
     /// The heartbeats that the slot has not confirmed, by their position in the log. Beyond the bound the oldest stays
     /// and the newest are forgotten.
@@ -44,6 +50,7 @@ impl Connector {
     pub fn new(service: &str) -> Connector {
         Connector {
             slot: format!("{service}_outbox"),
+            slot_seen_at: Instant::now(),
             polled_at: None,
             heartbeats: VecDeque::new(),
         }
@@ -60,7 +67,9 @@ impl Connector {
             return Ok(false);
         }
         self.polled_at = Some(Instant::now());
-        Ok(self.status(db).await?.is_some_and(|slot| slot.active && !slot.is_lost))
+        let can_take_over = self.status(db).await?.is_some_and(|slot| slot.active && !slot.is_lost);
+        report_slot(can_take_over, self.slot_seen_at.elapsed());
+        Ok(can_take_over)
     }
 
     /// Hands everything to the connector that is in the outbox, and that is written from now on.
@@ -106,16 +115,16 @@ impl Connector {
 
     /// Writes a heartbeat, and reports the lag of the slot.
     pub async fn measure(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
-        let Some(slot) = self.status(&mut *db).await? else {
-            gauge!("outbox_slot_active").set(0);
+        let Some(slot) = self.status(&mut *db).await?.filter(|slot| !slot.is_lost) else {
+            report_slot(false, self.slot_seen_at.elapsed());
             return Ok(());
         };
+        self.slot_seen_at = Instant::now();
         while self.heartbeats.front().is_some_and(|(position, _)| *position < slot.confirmed) {
             self.heartbeats.pop_front();
         }
         let lag = self.heartbeats.front().map_or(Duration::ZERO, |(_, at)| at.elapsed());
-        gauge!("outbox_slot_active").set(u8::from(slot.active && !slot.is_lost));
-        gauge!("outbox_slot_lag_seconds").set(lag.as_secs_f64());
+        report_slot(slot.active, lag);
         gauge!("outbox_slot_lag_bytes").set(slot.lag_bytes as f64);
         if let Some(free) = slot.free_bytes {
             gauge!("outbox_slot_free_bytes").set(free as f64);
@@ -127,11 +136,9 @@ impl Connector {
         Ok(())
     }
 
-    /// No other instance reports the slot while this one does not hold the lock.
-    pub fn report_nothing(&self) {
-        for name in ["outbox_slot_active", "outbox_slot_lag_seconds", "outbox_slot_lag_bytes"] {
-            gauge!(name).set(0);
-        }
+    /// Whether the slot is gone for good, as of the last measurement: what was captured since then is not kept.
+    pub fn is_gone(&self) -> bool {
+        self.slot_seen_at.elapsed() > SLOT_GONE_AFTER
     }
 
     async fn status(&self, db: &mut PgConnection) -> sqlx::Result<Option<SlotStatus>> {
@@ -145,6 +152,18 @@ impl Connector {
         );
         with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await
     }
+}
+
+fn report_slot(is_active: bool, lag: Duration) {
+    gauge!("outbox_slot_active").set(u8::from(is_active));
+    gauge!("outbox_slot_lag_seconds").set(lag.as_secs_f64());
+}
+
+/// Another instance reports the slot from now on, or none does.
+pub(super) fn report_nothing() {
+    report_slot(false, Duration::ZERO);
+    gauge!("outbox_slot_lag_bytes").set(0);
+    gauge!("outbox_slot_free_bytes").set(f64::INFINITY);
 }
 
 /// Writes a record whose confirmation tells how far the connector has come. Returns a position before it.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Carrier, KafkaConfig};
-use crate::outbox::connector::{Connector, SLOT_POLL_INTERVAL};
+use crate::outbox::connector::{self, Connector, SLOT_POLL_INTERVAL};
 use crate::outbox::relay::Relay;
 use crate::outbox::schema_ids;
 
@@ -50,6 +50,25 @@ impl Relay {
             }
         }
         gauge!("relay_active").set(1);
+        let ended = self.stand_by(db, &mut connector, stop, &ended).await;
+        gauge!("relay_active").set(0);
+        // After a failure the values of the slot stay: if the loop fails repeatedly, no other ones would show that
+        // events wait.
+        if ended.is_ok() {
+            connector::report_nothing();
+        }
+        ended
+    }
+
+    /// Watches the connector, until it is stopped or fails. Without a slot the log keeps nothing for the connector, so
+    /// the loop takes the outbox back, and relays until there is a slot again.
+    async fn stand_by(
+        &self,
+        db: &mut PgConnection,
+        connector: &mut Connector,
+        stop: &CancellationToken,
+        ended: &impl Fn() -> bool,
+    ) -> anyhow::Result<()> {
         while !ended() {
             if connector.has_waiting_rows(db).await? {
                 match self.store_schema_ids(db).await {
@@ -58,10 +77,12 @@ impl Relay {
                 }
             }
             connector.measure(db).await?;
+            if connector.is_gone() {
+                connector.take_back(db).await.context("the outbox could not be taken back")?;
+                return Ok(());
+            }
             self.pause(stop).await;
         }
-        gauge!("relay_active").set(0);
-        connector.report_nothing();
         Ok(())
     }
 

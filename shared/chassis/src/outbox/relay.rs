@@ -26,7 +26,7 @@ use crate::flow::linger::AdaptiveLinger;
 use crate::flow::wakeups::Wakeups;
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
-use crate::outbox::connector::Connector;
+use crate::outbox::connector::{self, Connector};
 use crate::outbox::producer::Producer;
 use crate::outbox::query::with_query_timeout;
 use crate::outbox::sender::{BATCH_ROWS_MAX, OutboxSender};
@@ -149,6 +149,9 @@ impl Relay {
             // stay. Before that, this relay's own earlier session may still have the lock.
             if waiting_since.elapsed() > STATEMENT_TIMEOUT {
                 gauge!("outbox_oldest_seconds").set(0);
+                if self.carrier == Carrier::Cdc {
+                    connector::report_nothing();
+                }
             }
             self.wait_before_retry(stop).await;
             if stop.is_cancelled() || is_outdated() {

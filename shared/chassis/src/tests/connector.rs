@@ -167,3 +167,22 @@ async fn until_a_connector_reads_the_log_the_relay_goes_on() {
     let mut db = fixture.db.acquire().await.unwrap();
     assert!(!is_carrying(&mut db).await.unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn if_the_slot_is_gone_the_relay_carries_the_outbox_until_there_is_one() {
+    let fixture = Fixture::<633>::create_with_contracts().await;
+    fixture.store_schema_ids().await;
+    fixture.hand_over().await;
+    let topics = [names(633).counted, names(633).tallied];
+    let relay = fixture.relay().carried_by(Carrier::Cdc, &topics);
+    let relaying = RunningLoop::start(|stop| relay.run(stop));
+    eventually("the relay takes the outbox back", async || {
+        let mut db = fixture.db.acquire().await.unwrap();
+        !is_carrying(&mut db).await.unwrap()
+    })
+    .await;
+    fixture.publish(&[counted::<633>("till", 1)]).await;
+    fixture.wait_for_empty_outbox().await;
+    relaying.stop().await;
+    assert_eq!(fixture.published().await.len(), 1);
+}
