@@ -29,7 +29,7 @@ const VIEWER_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The metrics that are kept; the others are skipped unread.
-const WANTED: [&str; 10] = [
+const WANTED: [&str; 11] = [
     "build_info",
     "consumer_events_deferred",
     "consumer_lag",
@@ -38,6 +38,7 @@ const WANTED: [&str; 10] = [
     "dead_letters_waiting",
     "http_server_errors_total",
     "outbox_oldest_seconds",
+    "outbox_slot_lag_seconds",
     "process_start_time_seconds",
     "relay_active",
 ];

@@ -83,6 +83,12 @@ impl ServiceState {
         values.reduce(f64::max)
     }
 
+    /// How long the oldest event has waited for Kafka, whether the relay or a connector carries it.
+    pub fn outbox_age(&self) -> Option<f64> {
+        let ages = ["outbox_oldest_seconds", "outbox_slot_lag_seconds"];
+        ages.iter().filter_map(|metric| self.largest(metric)).reduce(f64::max)
+    }
+
     /// The sum of a gauge that every instance reports about itself.
     pub fn sum(&self, metric: &str) -> Option<f64> {
         let values = self.instances.iter().filter_map(|instance| instance.samples.value(metric));

@@ -27,7 +27,7 @@ fn waiting_work(state: &ServiceState) -> Vec<String> {
     if let Some(by) = state.instances.iter().find_map(InstanceState::paused_by) {
         found.push(format!("the consumer of {name} is paused by {by}"));
     }
-    if let Some(seconds) = state.largest("outbox_oldest_seconds")
+    if let Some(seconds) = state.outbox_age()
         && seconds >= OUTBOX_SECONDS_MIN
     {
         let waits = format::span(seconds);

@@ -74,7 +74,7 @@ fn headlines(snapshot: &Snapshot, pending: Option<f64>) -> [Headline; 6] {
 fn attention(snapshot: &Snapshot) -> Headline {
     let waiting = snapshot.services.iter().filter_map(|it| it.largest("dead_letters_waiting"));
     let waiting: f64 = waiting.sum();
-    let outbox = snapshot.services.iter().filter_map(|it| it.largest("outbox_oldest_seconds"));
+    let outbox = snapshot.services.iter().filter_map(|it| it.outbox_age());
     let outbox = outbox.fold(0.0, f64::max);
     let is_late = outbox > OUTBOX_SECONDS_MAX;
     let hint = match is_late {

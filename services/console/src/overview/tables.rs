@@ -90,7 +90,7 @@ pub fn outboxes(snapshot: &Snapshot) -> Markup {
             } }
             tbody {
                 @for service in &snapshot.services {
-                    @let oldest = service.largest("outbox_oldest_seconds");
+                    @let oldest = service.outbox_age();
                     @let letters = service.largest("dead_letters_waiting");
                     // The gauge begins with the first event that waits.
                     @let deferred = service.sum("consumer_events_deferred").or(service.reports().then_some(0.0));

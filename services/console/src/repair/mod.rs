@@ -143,7 +143,11 @@ async fn republish_all(
                 "{} events republished, now {service}",
                 format::count(republished)
             ));
-            if done["next"].is_null() || report.is_stopping() {
+            if report.is_stopping() {
+                let count = format::count(republished);
+                return Ok(format!("{count} events republished, then stopped by an operator"));
+            }
+            if done["next"].is_null() {
                 break;
             }
             body["after"] = done["next"].clone();
