@@ -68,11 +68,7 @@ mod tests {
     use super::*;
 
     /// Reads a batch; returns what handling its records in the second order allows to be stored.
-    fn handled(
-        offsets: &mut OffsetTracker,
-        batch: &[i64],
-        in_order: &[i64],
-    ) -> Vec<Option<i64>> {
+    fn handled(offsets: &mut OffsetTracker, batch: &[i64], in_order: &[i64]) -> Vec<Option<i64>> {
         let assigned = Assignment::default();
         batch.iter().for_each(|offset| offsets.mark_read("topic", 0, *offset, &assigned));
         let handle = |offset: &i64| offsets.mark_handled("topic", 0, *offset, &assigned);
