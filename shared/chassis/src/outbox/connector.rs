@@ -35,11 +35,10 @@ pub(super) struct Connector {
     heartbeats: VecDeque<(i64, Instant)>,
 }
 
-/// What the database knows of a slot. Positions count bytes of the log.
+/// What the database knows of a slot that can be read. Positions count bytes of the log.
 #[derive(sqlx::FromRow)]
 struct SlotStatus {
     active: bool,
-    is_lost: bool,
     confirmed: i64,
     lag_bytes: i64,
     /// How much may be written until the slot is lost, if that is bounded.
@@ -67,7 +66,7 @@ impl Connector {
             return Ok(false);
         }
         self.polled_at = Some(Instant::now());
-        let can_take_over = self.status(db).await?.is_some_and(|slot| slot.active && !slot.is_lost);
+        let can_take_over = self.status(db).await?.is_some_and(|slot| slot.active);
         report_slot(can_take_over, self.slot_seen_at.elapsed());
         Ok(can_take_over)
     }
@@ -93,14 +92,13 @@ impl Connector {
         let drain_to = sqlx::query_scalar(drain_to).fetch_one(&mut *db);
         let drain_to: Option<i64> = with_query_timeout(drain_to).await?;
         let Some(drain_to) = drain_to else { return Ok(true) };
-        let slot = self.status(db).await?;
-        let is_lost = slot.as_ref().is_none_or(|slot| slot.is_lost);
-        if is_lost {
-            warn!("the slot {} is gone: republish what it may have lost", self.slot);
-        }
-        if !is_lost && slot.is_some_and(|slot| slot.confirmed <= drain_to) {
-            write_heartbeat(db).await?;
-            return Ok(false);
+        match self.status(db).await? {
+            None => warn!("the slot {} is gone: republish what it may have lost", self.slot),
+            Some(slot) if slot.confirmed <= drain_to => {
+                write_heartbeat(db).await?;
+                return Ok(false);
+            }
+            Some(_) => {}
         }
         let forget = sqlx::query("update chassis.delivery set drain_to = null").execute(db);
         with_query_timeout(forget).await?;
@@ -115,7 +113,7 @@ impl Connector {
 
     /// Writes a heartbeat, and reports the lag of the slot.
     pub async fn measure(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
-        let Some(slot) = self.status(&mut *db).await?.filter(|slot| !slot.is_lost) else {
+        let Some(slot) = self.status(&mut *db).await? else {
             report_slot(false, self.slot_seen_at.elapsed());
             return Ok(());
         };
@@ -141,14 +139,15 @@ impl Connector {
         self.slot_seen_at.elapsed() > SLOT_GONE_AFTER
     }
 
+    /// `None` if there is no slot, or if it has lost its log.
     async fn status(&self, db: &mut PgConnection) -> sqlx::Result<Option<SlotStatus>> {
         let status = sqlx::query_as(
-            "select active, wal_status = 'lost' as is_lost,
-                    (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint as confirmed,
+            "select active, (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint as confirmed,
                     (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint as lag_bytes,
                     safe_wal_size as free_bytes
              from pg_replication_slots
-             where slot_name = $1 and database = current_database() and confirmed_flush_lsn is not null",
+             where slot_name = $1 and database = current_database()
+               and confirmed_flush_lsn is not null and wal_status <> 'lost'",
         );
         with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await
     }
