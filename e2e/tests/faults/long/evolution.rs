@@ -118,7 +118,7 @@ async fn published_cancellations(stack: &Stack, client: &Client, name: &str) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes three minutes: make faults"]
+#[ignore = "takes a minute: make faults"]
 async fn two_versions_run_side_by_side_and_replace_each_other_under_load_without_client_errors()
 -> Result<()> {
     let scratch = Worktree::create("evolution").await?;
