@@ -222,10 +222,15 @@ async fn orders_that_are_placed_during_an_erasure_are_accepted_and_consistent() 
     with_exclusive_fixture(async |Fixture { stack, client }| {
         let customer = Uuid::now_v7();
         client.deposit(customer, DEPOSIT_CENTS, &Uuid::now_v7().to_string()).await?;
+        let buy = async || {
+            let order = client.place_until_accepted(customer, &basket()).await?;
+            client.wait_until_ended(order.order_id, TIMEOUT).await
+        };
+        // An erasure that comes before the first order would find nothing to replace.
+        buy().await?;
         let buying = async {
-            for _ in 0..ORDERS {
-                let order = client.place_until_accepted(customer, &basket()).await?;
-                client.wait_until_ended(order.order_id, TIMEOUT).await?;
+            for _ in 1..ORDERS {
+                buy().await?;
             }
             anyhow::Ok(())
         };
