@@ -24,7 +24,7 @@ CARGO_DENY := 0.20.2
 LIBRARIES := chassis checker contracts derive faults launcher testing
 
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
-.PHONY: relay connectors alerts crash-points crash-programs monitoring
+.PHONY: relay connectors end-transactions alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard pause resume poison sql token report
 .PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
 
@@ -181,6 +181,9 @@ republish: build ## Publish all events again, as after Kafka lost its disk (SERV
 
 lose-disk: build ## Kill Kafka and delete its log directory: the disaster that republish repairs
 	@$(E2E) lose-disk
+
+end-transactions: build ## Abort the transactions in Kafka that a crash of the broker left open for ever: docs/how-to/cdc.md
+	@$(E2E) end-transactions
 
 rebuild: build ## Rebuild the order service's copy of the items from their topic
 	@$(E2E) rebuild

@@ -8,6 +8,7 @@ use e2e::admin::connector_container;
 use e2e::admin::connectors::{self, Carrier};
 use e2e::admin::dead_letters;
 use e2e::admin::erasure;
+use e2e::admin::hanging_transactions;
 use e2e::admin::order_timeline;
 use e2e::admin::rebuild;
 use e2e::admin::reporting;
@@ -62,7 +63,7 @@ enum Command {
     Chaos(chaos::ChaosOptions),
     /// Stop stock for minutes while orders go on; it has to catch up beside new orders
     LongOutage(long_outage::LongOutageOptions),
-    /// Make the fault of each alert, and show that it fires and resolves (thirty minutes)
+    /// Make the fault of each alert, and show that it fires and resolves (ten minutes)
     Alerts(alerts::AlertOptions),
     /// Pass the connections of some ports to the instances of a service, until SIGTERM
     Forward(port_forward::ForwardOptions),
@@ -80,6 +81,8 @@ enum Command {
     Republish(RepublishOptions),
     /// Kill Kafka and delete its log, like a lost disk
     LoseDisk,
+    /// Abort the transactions in Kafka that a crash of the broker left open for ever
+    EndTransactions,
     /// Rebuild the order service's read model of items from its topic
     Rebuild,
     /// Print the report of the reporting database
@@ -159,6 +162,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             return dead_letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
+        Command::EndTransactions => hanging_transactions::command(&open_stack()?).await?,
         Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),
         Command::Report => reporting::print(&reporting::report(&open_stack()?).await?),
         Command::Erase => {

@@ -28,6 +28,7 @@ mod jaeger;
 mod java;
 mod kafka_config;
 mod kafka_listeners;
+mod kafka_tools;
 mod launch_config;
 mod lifecycle;
 mod logs;

@@ -6,6 +6,7 @@ pub mod connector_container;
 pub mod connectors;
 pub mod dead_letters;
 pub mod erasure;
+pub mod hanging_transactions;
 pub mod order_timeline;
 pub mod republish;
 pub mod rebuild;

@@ -1,0 +1,131 @@
+//! Transactions in Kafka that stay open for ever. A client that reads committed records waits at their first record.
+//!
+//! An only broker that is fenced while it works can drop the end of a transaction (KAFKA-20734): its producer and its
+//! coordinator believe that the transaction has ended, and the partition does not know.
+
+use anyhow::{Context, Result, ensure};
+use launcher::Stack;
+
+use crate::console::print_line;
+
+const TOOL: &str = "org.apache.kafka.tools.TransactionsCommand";
+
+/// The only broker of a native stack.
+const BROKER: &str = "1";
+
+/// The component that writes in transactions, beside the stream processors.
+const CONNECT: &str = "connect";
+
+/// Where a transaction began that stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HangingTransaction {
+    topic: String,
+    partition: String,
+    start_offset: String,
+}
+
+/// Aborts the transactions that hang, and returns them. The components that write in transactions are stopped meanwhile:
+/// a producer that goes on in such a partition could add records to the transaction, and they would be aborted too. What was in the
+/// transactions is sent again, because no producer has recorded it as sent.
+///
+/// # Errors
+/// If Kafka's tool fails, or a component does not stop or start.
+pub async fn end(stack: &Stack) -> Result<Vec<HangingTransaction>> {
+    ensure!(stack.is_native(), "the commands for docker compose are in docs/how-to/cdc.md");
+    let description = stack.description();
+    let mut writers = Vec::new();
+    for component in stack.status().await? {
+        let processes = &description.stream_processors;
+        if component.pid.is_some()
+            && (component.name == CONNECT || processes.contains(&component.name))
+        {
+            stack.stop(&component.name).await?;
+            writers.push(component.name);
+        }
+    }
+    let ended = abort_all(stack).await;
+    for writer in &writers {
+        stack.start(writer).await?;
+    }
+    ended
+}
+
+/// The transactions whose coordinator believes that they have ended, from a minute after their last record on.
+///
+/// # Errors
+/// If Kafka's tool fails.
+pub async fn find(stack: &Stack) -> Result<Vec<HangingTransaction>> {
+    let words = ["find-hanging", "--broker-id", BROKER, "--max-transaction-timeout", "1"];
+    parse(&stack.run_kafka_tool(TOOL, &words).await?)
+}
+
+async fn abort_all(stack: &Stack) -> Result<Vec<HangingTransaction>> {
+    let hanging = find(stack).await?;
+    for HangingTransaction { topic, partition, start_offset } in &hanging {
+        let of = ["--topic", topic, "--partition", partition, "--start-offset", start_offset];
+        let words: Vec<&str> = ["abort"].into_iter().chain(of).collect();
+        stack.run_kafka_tool(TOOL, &words).await?;
+    }
+    Ok(hanging)
+}
+
+/// Reads the table that the tool prints: a line of headings, then a line for each transaction.
+fn parse(table: &str) -> Result<Vec<HangingTransaction>> {
+    let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let headings = lines.find(|words| words.first() == Some(&"Topic")).unwrap_or_default();
+    let column = |name: &str| headings.iter().position(|heading| *heading == name);
+    let transactions = lines.filter(|words| !words.is_empty()).map(|words| {
+        let cell = |name: &str| {
+            let cell = column(name).and_then(|nth| words.get(nth));
+            cell.map(ToString::to_string).with_context(|| format!("no {name} in: {table}"))
+        };
+        let (topic, partition) = (cell("Topic")?, cell("Partition")?);
+        Ok(HangingTransaction { topic, partition, start_offset: cell("StartOffset")? })
+    });
+    transactions.collect()
+}
+
+/// Runs `e2e end-transactions`.
+///
+/// # Errors
+/// As [`end`].
+pub async fn command(stack: &Stack) -> Result<()> {
+    print(&end(stack).await?);
+    Ok(())
+}
+
+/// What was ended, as lines.
+pub fn print(ended: &[HangingTransaction]) {
+    for HangingTransaction { topic, partition, start_offset } in ended {
+        print_line(&format!(
+            "  aborted  {topic}, partition {partition}, from offset {start_offset}"
+        ));
+    }
+    if ended.is_empty() {
+        print_line(
+            "  no transaction hangs (one that does is listed a minute after its last record)",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_below_the_headings_is_a_transaction() {
+        let table = "Topic          \tPartition\tProducerId\tProducerEpoch\tCoordinatorEpoch\tStartOffset\t\
+                     LastTimestamp\tDuration(min)\t\n\
+                     connect-offsets\t0        \t6         \t1958         \t38              \t12036      \t\
+                     1795871146866\t1            \t\n";
+        let expected = HangingTransaction {
+            topic: "connect-offsets".into(),
+            partition: "0".into(),
+            start_offset: "12036".into(),
+        };
+        assert_eq!(parse(table).unwrap(), [expected]);
+        let (headings, _) = table.split_once('\n').unwrap();
+        assert_eq!(parse(headings).unwrap(), []);
+        assert!(parse("Topic\tPartition\norders.created\t0").is_err());
+    }
+}
