@@ -7,7 +7,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::insights::{self, ItemSales, OrderOutcomes, Outcome};
-use crate::{CONTRACTS, DECLARED_TOPICS, TOPICS, orders, orders::*, payments::*, stock::*};
+use crate::{
+    CONTRACTS, DECLARED_TOPICS, TOPICS, connect, orders, orders::*, payments::*, stock::*,
+};
 
 const SCHEMAS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../schemas");
 
@@ -155,6 +157,15 @@ fn the_stream_processor_may_read_topics_that_exist() {
     let read = read.filter(|grant| grant.resource == contracts::grants::AclResource::Topic);
     for grant in read {
         assert!(TOPICS.iter().any(|topic| topic.name == grant.name), "{}", grant.name);
+    }
+}
+
+#[test]
+fn a_connector_may_carry_every_topic_of_the_services() {
+    use contracts::grants::{AclOperation, AclResource, Grant};
+    for topic in TOPICS {
+        let right = Grant::new(connect::NAME, AclResource::Topic, topic.name, AclOperation::Write);
+        assert!(connect::GRANTS.contains(&right), "add to GRANTS: {right:?}");
     }
 }
 

@@ -30,7 +30,7 @@ use crate::db;
 use crate::flow::wakeups::Wakeups;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
-use crate::outbox::{self, Envelope};
+use crate::outbox::{self, Envelope, connector};
 use crate::unit_of_work::write_batch::WriteBatch;
 
 /// The time after which one request answers with a cursor instead of continuing.
@@ -38,6 +38,10 @@ const REQUEST_DURATION_MAX: Duration = Duration::from_secs(8);
 
 /// While this number of events waits for the relay, no more are added: the outbox is made for short queues.
 const OUTBOX_ROWS_MAX: i64 = 10_000;
+
+/// While the connector that carries the outbox is so far behind, no more are added: the database keeps the log for it,
+/// and a slot that keeps too much is lost.
+const UNCONFIRMED_BYTES_MAX: i64 = 64 << 20;
 const OUTBOX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 struct Republisher {
@@ -162,7 +166,8 @@ impl Republisher {
             if Instant::now() > until {
                 break;
             }
-            if progress.outbox > OUTBOX_ROWS_MAX {
+            let unconfirmed = connector::unconfirmed_bytes(&mut *self.db.acquire().await?).await?;
+            if progress.outbox > OUTBOX_ROWS_MAX || unconfirmed > UNCONFIRMED_BYTES_MAX {
                 tokio::time::sleep(OUTBOX_POLL_INTERVAL).await;
                 continue;
             }

@@ -66,17 +66,21 @@ impl Connector {
             return Ok(false);
         }
         self.polled_at = Some(Instant::now());
-        let can_take_over = self.status(db).await?.is_some_and(|slot| slot.active);
-        report_slot(can_take_over, self.slot_seen_at.elapsed());
-        Ok(can_take_over)
+        let slot = self.status(db).await?;
+        // The relay sends the events, so none waits for the connector.
+        self.report(slot.as_ref(), Duration::ZERO);
+        Ok(slot.is_some_and(|slot| slot.active))
     }
 
-    /// Hands everything to the connector that is in the outbox, and that is written from now on.
-    pub async fn hand_over(&self, db: &mut PgConnection) -> sqlx::Result<()> {
-        let hand_over = sqlx::query("select chassis.deliver_by_connector()").execute(db);
-        with_query_timeout(hand_over).await?;
-        info!("the connector carries the outbox");
-        Ok(())
+    /// Hands everything to the connector that is in the outbox, and that is written from now on. Returns false if rows
+    /// are left: then it has to be repeated.
+    pub async fn hand_over(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
+        let hand_over = sqlx::query_scalar("select chassis.deliver_by_connector()").fetch_one(db);
+        let done = with_query_timeout(hand_over).await?;
+        if done {
+            info!("the connector carries the outbox");
+        }
+        Ok(done)
     }
 
     /// Takes back what is written from now on.
@@ -113,19 +117,16 @@ impl Connector {
 
     /// Writes a heartbeat, and reports the lag of the slot.
     pub async fn measure(&mut self, db: &mut PgConnection) -> sqlx::Result<()> {
-        let Some(slot) = self.status(&mut *db).await? else {
-            report_slot(false, self.slot_seen_at.elapsed());
-            return Ok(());
-        };
-        self.slot_seen_at = Instant::now();
-        while self.heartbeats.front().is_some_and(|(position, _)| *position < slot.confirmed) {
-            self.heartbeats.pop_front();
+        let slot = self.status(&mut *db).await?;
+        if let Some(slot) = &slot {
+            while self.heartbeats.front().is_some_and(|(position, _)| *position < slot.confirmed) {
+                self.heartbeats.pop_front();
+            }
         }
         let lag = self.heartbeats.front().map_or(Duration::ZERO, |(_, at)| at.elapsed());
-        report_slot(slot.active, lag);
-        gauge!("outbox_slot_lag_bytes").set(slot.lag_bytes as f64);
-        if let Some(free) = slot.free_bytes {
-            gauge!("outbox_slot_free_bytes").set(free as f64);
+        self.report(slot.as_ref(), lag);
+        if slot.is_none() {
+            return Ok(());
         }
         let written = write_heartbeat(db).await?;
         if self.heartbeats.len() < HEARTBEATS_MAX {
@@ -140,7 +141,7 @@ impl Connector {
     }
 
     /// `None` if there is no slot, or if it has lost its log.
-    async fn status(&self, db: &mut PgConnection) -> sqlx::Result<Option<SlotStatus>> {
+    async fn status(&mut self, db: &mut PgConnection) -> sqlx::Result<Option<SlotStatus>> {
         let status = sqlx::query_as(
             "select active, (confirmed_flush_lsn - '0/0'::pg_lsn)::bigint as confirmed,
                     (pg_current_wal_lsn() - confirmed_flush_lsn)::bigint as lag_bytes,
@@ -149,19 +150,31 @@ impl Connector {
              where slot_name = $1 and database = current_database()
                and confirmed_flush_lsn is not null and wal_status <> 'lost'",
         );
-        with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await
+        let status = with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await?;
+        if status.is_some() {
+            self.slot_seen_at = Instant::now();
+        }
+        Ok(status)
     }
-}
 
-fn report_slot(is_active: bool, lag: Duration) {
-    gauge!("outbox_slot_active").set(u8::from(is_active));
-    gauge!("outbox_slot_lag_seconds").set(lag.as_secs_f64());
+    fn report(&self, slot: Option<&SlotStatus>, lag: Duration) {
+        let missing = slot.map_or(self.slot_seen_at.elapsed(), |_| Duration::ZERO);
+        gauge!("outbox_slot_active").set(u8::from(slot.is_some_and(|slot| slot.active)));
+        gauge!("outbox_slot_missing_seconds").set(missing.as_secs_f64());
+        gauge!("outbox_slot_lag_seconds").set(lag.as_secs_f64());
+        let Some(slot) = slot else { return };
+        gauge!("outbox_slot_lag_bytes").set(slot.lag_bytes as f64);
+        if let Some(free) = slot.free_bytes {
+            gauge!("outbox_slot_free_bytes").set(free as f64);
+        }
+    }
 }
 
 /// Another instance reports the slot from now on, or none does.
 pub(super) fn report_nothing() {
-    report_slot(false, Duration::ZERO);
-    gauge!("outbox_slot_lag_bytes").set(0);
+    for zero in ["active", "missing_seconds", "lag_seconds", "lag_bytes"] {
+        gauge!(format!("outbox_slot_{zero}")).set(0);
+    }
     gauge!("outbox_slot_free_bytes").set(f64::INFINITY);
 }
 
@@ -176,4 +189,14 @@ pub(crate) async fn is_carrying(db: &mut PgConnection) -> sqlx::Result<bool> {
     let enabled = "select tgenabled <> 'D' from pg_trigger
                    where tgrelid = 'chassis.outbox'::regclass and tgname = 'capture_event'";
     with_query_timeout(sqlx::query_scalar(enabled).fetch_one(db)).await
+}
+
+/// How many bytes of the log the connector has not confirmed; 0 while the relay carries the outbox, and without a slot.
+pub(crate) async fn unconfirmed_bytes(db: &mut PgConnection) -> sqlx::Result<i64> {
+    let unconfirmed = "
+        select coalesce(max(pg_current_wal_lsn() - confirmed_flush_lsn), 0)::bigint
+        from pg_replication_slots, pg_trigger
+        where database = current_database() and wal_status <> 'lost'
+          and tgrelid = 'chassis.outbox'::regclass and tgname = 'capture_event' and tgenabled <> 'D'";
+    with_query_timeout(sqlx::query_scalar(unconfirmed).fetch_one(db)).await
 }

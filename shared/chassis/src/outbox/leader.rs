@@ -37,16 +37,16 @@ impl Relay {
             return self.relay(db, settings, stop, is_outdated, None).await.map(drop);
         }
         if !is_carrying {
-            if !connector.is_drained(db).await? {
-                // It was to be relieved by the relay, which has not sent anything yet.
-                connector.hand_over(db).await?;
-            } else {
+            // If it is not drained, the relay was to relieve it, and has not sent anything yet.
+            if connector.is_drained(db).await? {
                 self.store_schema_ids(db).await?;
                 let successor = Some(&mut connector);
                 if !self.relay(db, settings, stop, is_outdated, successor).await? {
                     return Ok(());
                 }
-                connector.hand_over(db).await.context("the outbox could not be handed over")?;
+            }
+            if !self.hand_over(db, &connector, &ended).await? {
+                return Ok(());
             }
         }
         gauge!("relay_active").set(1);
@@ -72,7 +72,7 @@ impl Relay {
         while !ended() {
             if connector.has_waiting_rows(db).await? {
                 match self.store_schema_ids(db).await {
-                    Ok(()) => connector.hand_over(db).await?,
+                    Ok(()) => drop(self.hand_over(db, connector, ended).await?),
                     Err(error) => warn!("events wait in the outbox: {error:#}"),
                 }
             }
@@ -84,6 +84,22 @@ impl Relay {
             self.pause(stop).await;
         }
         Ok(())
+    }
+
+    /// Hands the outbox over, piece by piece. Returns false if it was stopped before the end.
+    async fn hand_over(
+        &self,
+        db: &mut PgConnection,
+        connector: &Connector,
+        ended: &impl Fn() -> bool,
+    ) -> anyhow::Result<bool> {
+        while !connector.hand_over(db).await.context("the outbox could not be handed over")? {
+            self.beat();
+            if ended() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn store_schema_ids(&self, db: &mut PgConnection) -> anyhow::Result<()> {

@@ -65,7 +65,9 @@ pub(crate) async fn store(
             };
             let insert = sqlx::query(
                 "insert into chassis.outbox_schema_ids (topic, fingerprint, registry_id, source)
-                 values ($1, $2, $3, $4) on conflict do nothing",
+                 values ($1, $2, $3, $4) on conflict (topic, fingerprint)
+                 do update set registry_id = excluded.registry_id
+                 where outbox_schema_ids.registry_id <> excluded.registry_id",
             );
             let insert = insert.bind(topic.name).bind(fingerprint).bind(id);
             let insert = insert.bind(format!("/{service}")).execute(&mut *db);

@@ -87,7 +87,7 @@ const COUNTERS: [(&str, &str); 9] = [
     ("relay_topic_backoffs_total", "Times that a topic's events were backed off, by topic."),
 ];
 
-const GAUGES: [(&str, &str); 14] = [
+const GAUGES: [(&str, &str); 15] = [
     ("build_info", "1, with the version of the service."),
     ("consumer_events_deferred", "Events that are deferred while all others go on."),
     ("consumer_lag", "Records of a topic that are not handled yet, here."),
@@ -113,6 +113,10 @@ const GAUGES: [(&str, &str); 14] = [
     (
         "outbox_slot_lag_seconds",
         "How long the oldest heartbeat waits that the connector has not confirmed.",
+    ),
+    (
+        "outbox_slot_missing_seconds",
+        "How long the connector has had no slot: the relay carries what is new, and older events may be missing in Kafka.",
     ),
     ("process_start_time_seconds", "When the process began, as a Unix time."),
     (

@@ -39,9 +39,10 @@ impl<const TEST: u32> Fixture<TEST> {
         schema_ids::store(&self.registry(), &mut db, self.service, &topics).await.unwrap();
     }
 
-    async fn hand_over(&self) {
-        let hand_over = sqlx::query("select chassis.deliver_by_connector()");
-        hand_over.execute(&self.db).await.unwrap();
+    /// Returns whether no row is left.
+    async fn hand_over(&self) -> bool {
+        let hand_over = sqlx::query_scalar("select chassis.deliver_by_connector()");
+        hand_over.fetch_one(&self.db).await.unwrap()
     }
 
     /// What was captured, in its order.
@@ -185,4 +186,32 @@ async fn if_the_slot_is_gone_the_relay_carries_the_outbox_until_there_is_one() {
     fixture.wait_for_empty_outbox().await;
     relaying.stop().await;
     assert_eq!(fixture.published().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_outbox_is_handed_over_in_pieces_and_in_its_order() {
+    const ROWS: i64 = 25_000;
+    let fixture = Fixture::<634>::create_with_contracts().await;
+    fixture.copy_captured().await;
+    fixture.store_schema_ids().await;
+    fixture.publish(&[counted::<634>("till", 1)]).await;
+    let fill =
+        "insert into chassis.outbox (event_id, topic, key, schema_fingerprint, body, occurred_at)
+                select gen_random_uuid(), topic, number::text as key, schema_fingerprint, body, occurred_at
+                from chassis.outbox, generate_series(2, $1) number order by number";
+    sqlx::query(fill).bind(ROWS).execute(&fixture.db).await.unwrap();
+    for expected in [false, false, true] {
+        let is_carrying = async || is_carrying(&mut *fixture.db.acquire().await.unwrap()).await;
+        assert!(!is_carrying().await.unwrap());
+        assert_eq!(fixture.hand_over().await, expected);
+        // Until nothing is left, the relay waits for what was captured.
+        let waits = "select count(drain_to) from chassis.delivery";
+        assert_eq!(fixture.query_number(waits).await, i64::from(!expected));
+        assert_eq!(is_carrying().await.unwrap(), expected);
+    }
+    let events =
+        fixture.captured().await.into_iter().filter(|it| it["topic"] != "connect-heartbeats");
+    let keys: Vec<String> = events.map(|it| it["key"].as_str().unwrap().to_owned()).collect();
+    let expected = ["till".to_owned()].into_iter().chain((2..=ROWS).map(|nth| nth.to_string()));
+    assert!(keys.into_iter().eq(expected));
 }
