@@ -12,14 +12,14 @@ use crate::sources::Sources;
 pub type LogEnds = BTreeMap<&'static str, i64>;
 
 impl Sources {
-    /// The services whose database has a slot of a connector, which carries their events or did so.
+    /// The services whose events a connector carries, or did so once.
     ///
     /// # Errors
     /// If a database does not respond.
     pub async fn carried_by_connector(&self) -> Result<BTreeSet<&'static str>> {
         let mut services = BTreeSet::new();
         for (service, db) in self.databases() {
-            if has_slot(db, service).await? {
+            if was_ever_carried(db).await? {
                 services.insert(*service);
             }
         }
@@ -66,8 +66,8 @@ impl Sources {
     }
 }
 
-/// Whether a database has the slot of a connector.
-pub(crate) async fn has_slot(db: &PgPool, service: &str) -> Result<bool> {
-    let there = "select exists (select from pg_replication_slots where slot_name = $1)";
-    Ok(sqlx::query_scalar(there).bind(format!("{service}_outbox")).fetch_one(db).await?)
+/// Whether a service was ever started with `RELAY=cdc`: its slot may be gone since then.
+pub(crate) async fn was_ever_carried(db: &PgPool) -> Result<bool> {
+    let stored = "select exists (select from chassis.outbox_schema_ids)";
+    Ok(sqlx::query_scalar(stored).fetch_one(db).await?)
 }
