@@ -14,10 +14,13 @@ use e2e::workload::seed;
 use events::TOPICS;
 use launcher::{Stack, eventually};
 use rdkafka::Message;
+use sqlx::{Connection, PgConnection};
 
 use crate::fixture::{
     TIMEOUT, place_orders, stack_permit, wait_until_confirmed, without_unexpected_exits,
 };
+
+const FORGED_KEY: &str = "forged";
 
 /// A record without its offset and its time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +131,25 @@ async fn the_records_of_the_connector_are_those_of_the_relay() -> Result<()> {
             shapes.map(PlainRecord::shape).collect::<BTreeSet<_>>()
         };
         ensure!(shapes(&all) == shapes(&by_relay), "{:?}, {:?}", shapes(&all), shapes(&by_relay));
-        Ok(())
+        assert_carries_no_foreign_topic(&client).await
     })
     .await
+}
+
+/// Kafka lets the worker write all topics, so the connector of order itself has to refuse one of payment.
+async fn assert_carries_no_foreign_topic(client: &Client) -> Result<()> {
+    let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+    let forge = "insert into chassis.captured_events
+        select 0, 'payments.verified', $1, '', '1.0', '', '', '', '', '', null";
+    sqlx::query(forge).bind(FORGED_KEY).execute(&mut db).await?;
+    // The worker says only half a minute later that the connector has failed.
+    let is_active = "select active from pg_replication_slots where slot_name = 'order_outbox'";
+    eventually("the connector of order to refuse it", TIMEOUT, async || {
+        ensure!(!sqlx::query_scalar::<_, bool>(is_active).fetch_one(&mut db).await?, "it goes on");
+        Ok(())
+    })
+    .await?;
+    let records = read_all(client).await?;
+    ensure!(records.iter().all(|it| it.key.as_deref() != Some(FORGED_KEY.as_bytes())), "forged");
+    Ok(())
 }
