@@ -1,15 +1,22 @@
 //! Transactions of foreign producers in our topics, and a log that loses its tail.
 
+use std::collections::BTreeMap;
+
+use e2e::admin::republish::{self, RepublishOptions};
 use e2e::client::sample_events::POISON_KEY;
 use e2e::metrics::Metrics;
 use e2e::scenarios::order_faults::DEADLINE_VARIABLE;
 use faults::log_truncation;
 use faults::transactional_producer::TransactionalProducer;
+use rdkafka::Message;
+use sqlx::{Connection, PgConnection};
 
 use super::*;
 
 /// The statistics of librdkafka come every ten seconds.
 const LAG_TIMEOUT: Duration = Duration::from_secs(15);
+
+const PAYMENTS: &str = "payments.verified";
 
 async fn set_deadline(stack: &Stack, seconds: u32) -> Result<()> {
     stack.set_environment("order", DEADLINE_VARIABLE, Some(&seconds.to_string()))?;
@@ -148,4 +155,69 @@ async fn truncated_log(stack: &Stack) -> Result<()> {
         lines.join("\n")
     );
     Ok(())
+}
+
+/// What a client has read belongs to the log of before. The records below the truncation are in the topic as they were,
+/// and the service has not handled them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn what_was_read_and_not_handled_before_its_log_was_truncated_is_read_again() -> Result<()> {
+    on_ephemeral_stack(async |stack| {
+        const PARTITION: i32 = 0;
+        let client = start_and_seed(stack).await?;
+        wait_until_confirmed(&client, &place_orders(&client, 12).await?).await?;
+        let mut db = PgConnection::connect(&client.addresses.databases["order"]).await?;
+        let mut tx = db.begin().await?;
+        sqlx::query("lock table chassis.inbox in access exclusive mode").execute(&mut *tx).await?;
+        let mut orders = Vec::new();
+        for _ in 0..30 {
+            orders.extend(place_orders(&client, 1).await?);
+        }
+        // Order reads the answers of payment meanwhile, and cannot handle them.
+        sleep(Duration::from_secs(3)).await;
+        stack.kill("kafka").await?;
+        log_truncation::truncate(stack, PAYMENTS, PARTITION, 2)?;
+        stack.start("kafka").await?;
+        let there = eventually("Kafka to lead", TIMEOUT, async || read_keys(&client).await).await?;
+        let partition_of = |order: &Order| there.get(order.order_id.to_string().as_bytes());
+        let (kept, cut): (Vec<Order>, Vec<Order>) =
+            orders.into_iter().partition(|order| partition_of(order).is_some());
+        let below = kept.iter().filter(|order| partition_of(order) == Some(&PARTITION)).count();
+        ensure!(below > 0 && !cut.is_empty(), "{below} below the truncation, {} above", cut.len());
+
+        // The first of their answers in that partition lies where the log was cut.
+        let later = place_orders(&client, 12).await?;
+        eventually("it is noticed", TIMEOUT, async || {
+            let name = "consumer_log_truncated_total";
+            let noticed = order_metric(stack, &client, name, PAYMENTS).await?;
+            ensure!(noticed == Some(1.0), "{noticed:?}");
+            Ok(())
+        })
+        .await?;
+        tx.rollback().await?;
+        wait_until_confirmed(&client, &kept).await.context("below the truncation")?;
+        wait_until_confirmed(&client, &later).await.context("after it")?;
+
+        // Kafka has lost the others, and their publisher has not.
+        let payment = RepublishOptions { service: Some("payment".into()), ..Default::default() };
+        republish::run(stack, &payment).await?;
+        wait_until_confirmed(&client, &cut).await.context("above the truncation")?;
+        assert_verified(&client).await
+    })
+    .await
+}
+
+/// The partition of each key in the topic of verified payments.
+async fn read_keys(client: &Client) -> Result<BTreeMap<Vec<u8>, i32>> {
+    let settings = client.addresses.kafka.clone();
+    let topic = TOPICS.iter().find(|topic| topic.name == PAYMENTS).context("a declared topic")?;
+    let read = move || {
+        let mut keys = BTreeMap::new();
+        checker::read_topic(&settings, topic, |position, message| {
+            keys.insert(message.key().unwrap_or_default().to_vec(), position.partition);
+            Ok(())
+        })?;
+        Ok(keys)
+    };
+    tokio::task::spawn_blocking(read).await?
 }

@@ -18,6 +18,7 @@ pub(crate) mod prefetch;
 pub(crate) mod rebalance;
 mod replacement;
 pub(crate) mod resume;
+mod seek;
 pub(crate) mod retry;
 pub(crate) mod router;
 pub(crate) mod sub_batch;

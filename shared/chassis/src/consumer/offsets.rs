@@ -73,6 +73,13 @@ impl HandledOffsets {
         }
         progress.handled = Some(next);
     }
+
+    /// Up to where every record of a partition was handled in this generation; `None` if none was.
+    pub(crate) fn handled(&self, topic: &str, partition: i32, generation: u64) -> Option<i64> {
+        let all = self.0.lock();
+        let progress = all.get(topic)?.get(&partition)?;
+        progress.handled.filter(|_| progress.generation == generation)
+    }
 }
 
 /// How far a reader has read each partition.
@@ -104,8 +111,7 @@ impl ReadPositions {
         }
     }
 
-    /// Notes a record. Returns the offset that was expected, if it is greater than the record's: the log was
-    /// truncated.
+    /// Notes a record. If a greater offset was expected, the log was truncated: returns that offset, and notes nothing.
     pub(crate) fn record_read(
         &mut self,
         topic: &str,
@@ -118,8 +124,16 @@ impl ReadPositions {
             *read = ReadPosition { generation, ..ReadPosition::default() };
         }
         let before = read.next.unwrap_or(read.committed);
+        if offset < before {
+            return Some(before);
+        }
         read.next = Some(offset + 1);
-        (offset < before).then_some(before)
+        None
+    }
+
+    /// The group's committed offset when a partition was assigned.
+    pub(crate) fn committed(&self, topic: &str, partition: i32) -> Option<i64> {
+        Some(self.0.get(topic)?.get(&partition)?.committed)
     }
 
     /// Whether anything is known of a partition in the generation of its present assignment.
@@ -241,10 +255,11 @@ mod tests {
         read.record_start(&committed, |_, _| Some(1));
         assert_eq!(read.next_offset("topic", 0, 1), None);
         assert_eq!(read.record_read("topic", 0, 8, 1), Some(12));
-        assert_eq!(read.record_read("topic", 0, 9, 1), None);
+        assert_eq!(read.record_read("topic", 0, 9, 1), Some(12), "nothing was noted");
+        assert_eq!(read.record_read("topic", 0, 12, 1), None);
         read.record_start(&committed, |_, _| Some(1));
-        assert_eq!(read.record_read("topic", 0, 10, 1), None, "known since assignment");
-        assert_eq!(read.record_read("topic", 0, 9, 1), Some(11));
+        assert_eq!(read.record_read("topic", 0, 13, 1), None, "known since assignment");
+        assert_eq!(read.record_read("topic", 0, 12, 1), Some(14));
         assert_eq!(read.record_read("topic", 0, 3, 2), None, "it was assigned again");
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::counter;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{Message, OwnedMessage};
-use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::error::Elapsed;
 use tracing::{error, warn};
@@ -21,6 +21,7 @@ use crate::consumer::lag;
 use crate::consumer::offsets::{OffsetsByPartition, ReadPositions, STORE_INTERVAL};
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resume::{ResumeRetry, resume_all};
+use crate::consumer::seek::{seek_to, seek_to_committed};
 use crate::kafka::record;
 use crate::telemetry::{log_throttle::LogThrottle, refusals};
 
@@ -43,9 +44,6 @@ const KEEPALIVE_POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// If one such wake-up is lost, in any layer, nothing more is read until the crate polls by itself, after 150 s
 /// (its issues 665 and 848).
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Timeout of each of the two requests that validate the offsets of an assignment.
-const VALIDATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A prefetched record, with its share of the memory for such records.
 pub(crate) struct PrefetchedRecord {
@@ -190,11 +188,28 @@ impl PrefetchReader {
         let Some(before) = self.positions.record_read(topic, partition, offset, assigned_in) else {
             return Some((message, generation));
         };
+        // What was read belongs to an old generation from now on, and is dropped. Records below the truncation that
+        // were not handled are therefore read again.
+        let handled = self.client.context().offsets.handled(topic, partition, assigned_in);
+        let handled = handled.or_else(|| self.positions.committed(topic, partition));
+        let again = handled.filter(|handled| *handled < offset);
+        if let Some(from) = again
+            && !seek_to(self.client.clone(), topic, partition, from).await
+        {
+            warn!("{topic}[{partition}] was truncated, and cannot be read from {from} yet");
+            // The next record finds the same.
+            return None;
+        }
         error!(
             "{topic}[{partition}] was truncated: offset {before} was next, but {offset} was read. The lost records are gone from the topic"
         );
         counter!("consumer_log_truncated_total", "topic" => topic.to_string()).increment(1);
         let generation = self.client.context().on_log_truncated(topic, partition);
+        if let Some(from) = again {
+            let start = OffsetsByPartition::from([((topic.to_string(), partition), from)]);
+            self.positions.record_start(&start, |_, _| Some(generation));
+            return None;
+        }
         let _ = self.positions.record_read(topic, partition, offset, generation);
         Some((message, Some(generation)))
     }
@@ -241,36 +256,6 @@ impl PrefetchReader {
             self.stored_at = Instant::now();
         }
     }
-}
-
-/// Seeks to the group's committed offsets of these partitions; to the beginning of those that have none. Returns
-/// the offset from which each is read, and whether these are all partitions: one whose fetching has not begun
-/// cannot be sought yet.
-fn seek_to_committed(
-    client: &StreamConsumer<GroupContext>,
-    new: TopicPartitionList,
-) -> KafkaResult<(OffsetsByPartition, bool)> {
-    let count = new.count();
-    if count == 0 {
-        return Ok((OffsetsByPartition::new(), true));
-    }
-    // The list has the epochs as well.
-    let mut places = client.committed_offsets(new, VALIDATION_TIMEOUT)?;
-    for mut place in places.elements() {
-        if !matches!(place.offset(), Offset::Offset(_)) {
-            place.set_offset(Offset::Beginning)?;
-        }
-    }
-    places = client.seek_partitions(places, VALIDATION_TIMEOUT)?;
-    let mut at = OffsetsByPartition::new();
-    for place in places.elements() {
-        if place.error().is_ok() {
-            let offset = place.offset().to_raw().unwrap_or_default().max(0);
-            at.insert((place.topic().to_string(), place.partition()), offset);
-        }
-    }
-    let all = at.len() == count;
-    Ok((at, all))
 }
 
 /// Prefetches records, up to a bound of records and of bytes. If there is no room for a while, fetching is paused
