@@ -109,10 +109,12 @@ impl Connector {
         Ok(true)
     }
 
-    /// Whether rows wait in the outbox although the connector carries it: without a known id.
-    pub async fn has_waiting_rows(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
-        let waiting = "select exists (select from chassis.outbox)";
-        with_query_timeout(sqlx::query_scalar(waiting).fetch_one(db)).await
+    /// Whether rows are in the outbox whose schemas have ids.
+    pub async fn can_hand_over(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
+        let rows = "
+            select exists (select from chassis.outbox join chassis.outbox_schema_ids known
+                           on known.topic = outbox.topic and known.fingerprint = schema_fingerprint)";
+        with_query_timeout(sqlx::query_scalar(rows).fetch_one(db)).await
     }
 
     /// Writes a heartbeat, and reports the lag of the slot.

@@ -47,6 +47,11 @@ impl OutboxLag {
         (now - occurred_at).to_std().unwrap_or_default()
     }
 
+    /// Whether the last measurement found a row.
+    pub(super) fn has_rows(&self) -> bool {
+        self.oldest_row.is_some()
+    }
+
     /// Periodically measures the age of the oldest row, which is the only sign of records that are never
     /// acknowledged, and advances the low watermark.
     pub(crate) async fn measure(&mut self, db: &mut PgConnection) -> anyhow::Result<()> {

@@ -8,8 +8,10 @@ use tracing::{info, warn};
 
 use crate::config::{Carrier, KafkaConfig};
 use crate::outbox::connector::{self, Connector, SLOT_POLL_INTERVAL};
+use crate::outbox::lag::OutboxLag;
 use crate::outbox::relay::Relay;
 use crate::outbox::schema_ids;
+use crate::telemetry::log_throttle::LogThrottle;
 
 impl Relay {
     /// Relays or stands by, until it is stopped or fails. Before the one begins, the other has ended.
@@ -56,6 +58,7 @@ impl Relay {
         // events wait.
         if ended.is_ok() {
             connector::report_nothing();
+            gauge!("outbox_oldest_seconds").set(0);
         }
         ended
     }
@@ -69,11 +72,18 @@ impl Relay {
         stop: &CancellationToken,
         ended: &impl Fn() -> bool,
     ) -> anyhow::Result<()> {
+        let mut lag = OutboxLag::new();
+        let mut log_throttle = LogThrottle::default();
         while !ended() {
-            if connector.has_waiting_rows(db).await? {
-                match self.store_schema_ids(db).await {
-                    Ok(()) => drop(self.hand_over(db, connector, ended).await?),
-                    Err(error) => warn!("events wait in the outbox: {error:#}"),
+            lag.measure(db).await?;
+            // Only rows whose schema has no id stay in the outbox.
+            if lag.has_rows() {
+                if let Err(error) = self.store_schema_ids(db).await {
+                    warn!("events wait in the outbox: {error:#}");
+                } else if connector.can_hand_over(db).await? {
+                    self.hand_over(db, connector, ended).await?;
+                } else if log_throttle.should_log("", "") {
+                    warn!("events wait in the outbox: the registry does not have their schema");
                 }
             }
             connector.measure(db).await?;
