@@ -185,8 +185,8 @@ async fn what_was_read_and_not_handled_before_its_log_was_truncated_is_read_agai
         let below = kept.iter().filter(|order| partition_of(order) == Some(&PARTITION)).count();
         ensure!(below > 0 && !cut.is_empty(), "{below} below the truncation, {} above", cut.len());
 
-        // The first of their answers in that partition lies where the log was cut.
-        let later = place_orders(&client, 12).await?;
+        // The first of their answers in that partition lies where the log was cut. Keys spread over three partitions.
+        let later = place_orders(&client, 40).await?;
         eventually("it is noticed", TIMEOUT, async || {
             let name = "consumer_log_truncated_total";
             let noticed = order_metric(stack, &client, name, PAYMENTS).await?;

@@ -21,7 +21,7 @@ use crate::consumer::lag;
 use crate::consumer::offsets::{OffsetsByPartition, ReadPositions, STORE_INTERVAL};
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resume::{ResumeRetry, resume_all};
-use crate::consumer::seek::{seek_to, seek_to_committed};
+use crate::consumer::seek::seek_to_committed;
 use crate::kafka::record;
 use crate::telemetry::{log_throttle::LogThrottle, refusals};
 
@@ -188,26 +188,17 @@ impl PrefetchReader {
         let Some(before) = self.positions.record_read(topic, partition, offset, assigned_in) else {
             return Some((message, generation));
         };
-        // What was read belongs to an old generation from now on, and is dropped. Records below the truncation that
-        // were not handled are therefore read again.
-        let handled = self.client.context().offsets.handled(topic, partition, assigned_in);
-        let handled = handled.or_else(|| self.positions.committed(topic, partition));
-        let again = handled.filter(|handled| *handled < offset);
-        if let Some(from) = again
-            && !seek_to(self.client.clone(), topic, partition, from).await
-        {
-            warn!("{topic}[{partition}] was truncated, and cannot be read from {from} yet");
-            // The next record finds the same.
-            return None;
-        }
         error!(
             "{topic}[{partition}] was truncated: offset {before} was next, but {offset} was read. The lost records are gone from the topic"
         );
         counter!("consumer_log_truncated_total", "topic" => topic.to_string()).increment(1);
+        let handled = self.client.context().offsets.handled(topic, partition, assigned_in);
+        let handled = handled.or_else(|| self.positions.committed(topic, partition));
         let generation = self.client.context().on_log_truncated(topic, partition);
-        if let Some(from) = again {
-            let start = OffsetsByPartition::from([((topic.to_string(), partition), from)]);
-            self.positions.record_start(&start, |_, _| Some(generation));
+        if handled.is_some_and(|handled| handled < offset) {
+            // What was read belongs to an old generation now, and is dropped. The records below the truncation that
+            // were not handled are read again, from the committed offset on, as after an assignment.
+            self.validate_offsets().await;
             return None;
         }
         let _ = self.positions.record_read(topic, partition, offset, generation);

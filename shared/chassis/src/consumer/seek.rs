@@ -1,6 +1,5 @@
 //! Where a client reads its partitions from, when that is not where it has come to.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
@@ -12,18 +11,6 @@ use crate::consumer::rebalance::GroupContext;
 
 /// Timeout of a request.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Lets a partition be read from this offset. Returns whether it will be.
-pub(super) async fn seek_to(
-    client: Arc<StreamConsumer<GroupContext>>,
-    topic: &str,
-    partition: i32,
-    offset: i64,
-) -> bool {
-    let topic = topic.to_string();
-    let seek = move || client.seek(&topic, partition, Offset::Offset(offset), SEEK_TIMEOUT);
-    matches!(tokio::task::spawn_blocking(seek).await, Ok(Ok(())))
-}
 
 /// Seeks to the group's committed offsets of these partitions; to the beginning of those that have none. Returns
 /// the offset from which each is read, and whether these are all partitions: one whose fetching has not begun
