@@ -4,6 +4,7 @@
 //! coordinator believe that the transaction has ended, and the partition does not know.
 
 use anyhow::{Context, Result, ensure};
+use futures::future::join_all;
 use launcher::Stack;
 
 use crate::console::print_line;
@@ -25,28 +26,28 @@ pub struct HangingTransaction {
 }
 
 /// Aborts the transactions that hang, and returns them. The components that write in transactions are stopped meanwhile:
-/// a producer that goes on in such a partition could add records to the transaction, and they would be aborted too. What was in the
-/// transactions is sent again, because no producer has recorded it as sent.
+/// a producer that goes on in such a partition could add records to the transaction, and they would be aborted too.
+///
+/// A client that reads committed records never gets the records of these transactions. Their producer sends them again if
+/// it was not told that they were committed. Kafka tells it so before the end of the transaction reaches the partitions,
+/// so republish afterwards.
 ///
 /// # Errors
-/// If Kafka's tool fails, or a component does not stop or start.
+/// If Kafka's tool fails, or a component does not stop or start. Every component that was stopped is started.
 pub async fn end(stack: &Stack) -> Result<Vec<HangingTransaction>> {
     ensure!(stack.is_native(), "the commands for docker compose are in docs/how-to/cdc.md");
-    let description = stack.description();
-    let mut writers = Vec::new();
-    for component in stack.status().await? {
-        let processes = &description.stream_processors;
-        if component.pid.is_some()
-            && (component.name == CONNECT || processes.contains(&component.name))
-        {
-            stack.stop(&component.name).await?;
-            writers.push(component.name);
+    let processors = &stack.description().stream_processors;
+    let mut writers = stack.status().await?;
+    writers.retain(|it| it.pid.is_some() && (it.name == CONNECT || processors.contains(&it.name)));
+    let ended = async {
+        for writer in &writers {
+            stack.stop(&writer.name).await?;
         }
-    }
-    let ended = abort_all(stack).await;
-    for writer in &writers {
-        stack.start(writer).await?;
-    }
+        abort_all(stack).await
+    };
+    let ended = ended.await;
+    let started = join_all(writers.iter().map(|writer| stack.start(&writer.name))).await;
+    started.into_iter().collect::<Result<()>>()?;
     ended
 }
 

@@ -38,10 +38,6 @@ const REQUEST_DURATION_MAX: Duration = Duration::from_secs(8);
 
 /// While this number of events waits for the relay, no more are added: the outbox is made for short queues.
 const OUTBOX_ROWS_MAX: i64 = 10_000;
-
-/// While the connector that carries the outbox is so far behind, no more are added: the database keeps the log for it,
-/// and a slot that keeps too much is lost.
-const UNCONFIRMED_BYTES_MAX: i64 = 64 << 20;
 const OUTBOX_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 struct Republisher {
@@ -167,7 +163,7 @@ impl Republisher {
                 break;
             }
             let unconfirmed = connector::unconfirmed_bytes(&mut *self.db.acquire().await?).await?;
-            if progress.outbox > OUTBOX_ROWS_MAX || unconfirmed > UNCONFIRMED_BYTES_MAX {
+            if progress.outbox > OUTBOX_ROWS_MAX || unconfirmed > connector::UNCONFIRMED_BYTES_MAX {
                 tokio::time::sleep(OUTBOX_POLL_INTERVAL).await;
                 continue;
             }

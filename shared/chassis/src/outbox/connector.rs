@@ -21,6 +21,9 @@ pub(super) const SLOT_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// moment until it has the slot.
 const SLOT_GONE_AFTER: Duration = Duration::from_secs(15);
 
+/// While the connector is so far behind, no more is handed to it in bulk: a slot that keeps too much of the log is lost.
+pub(crate) const UNCONFIRMED_BYTES_MAX: i64 = 64 << 20;
+
 /// Heartbeats whose confirmation is waited for, at most.
 const HEARTBEATS_MAX: usize = 2_000;
 
@@ -30,6 +33,9 @@ pub(super) struct Connector {
     /// When the slot could last be read from, or when this began.
     slot_seen_at: Instant,
     polled_at: Option<Instant>,
+    /// Whether it read the log when it was polled last, and how much it had not confirmed.
+    is_active: bool,
+    unconfirmed_bytes: i64,
     /// The heartbeats that the slot has not confirmed, by their position in the log. Beyond the bound the oldest stays
     /// and the newest are forgotten.
     heartbeats: VecDeque<(i64, Instant)>,
@@ -51,6 +57,8 @@ impl Connector {
             slot: format!("{service}_outbox"),
             slot_seen_at: Instant::now(),
             polled_at: None,
+            is_active: false,
+            unconfirmed_bytes: 0,
             heartbeats: VecDeque::new(),
         }
     }
@@ -70,6 +78,11 @@ impl Connector {
         // The relay sends the events, so none waits for the connector.
         self.report(slot.as_ref(), Duration::ZERO);
         Ok(slot.is_some_and(|slot| slot.active))
+    }
+
+    /// Whether the connector reads the log and is not far behind, as of the last poll.
+    pub fn keeps_up(&self) -> bool {
+        self.is_active && self.unconfirmed_bytes <= UNCONFIRMED_BYTES_MAX
     }
 
     /// Hands everything to the connector that is in the outbox, and that is written from now on. Returns false if rows
@@ -110,7 +123,7 @@ impl Connector {
     }
 
     /// Whether rows are in the outbox whose schemas have ids.
-    pub async fn can_hand_over(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
+    pub async fn has_known_rows(&self, db: &mut PgConnection) -> sqlx::Result<bool> {
         let rows = "
             select exists (select from chassis.outbox join chassis.outbox_schema_ids known
                            on known.topic = outbox.topic and known.fingerprint = schema_fingerprint)";
@@ -152,9 +165,11 @@ impl Connector {
              where slot_name = $1 and database = current_database()
                and confirmed_flush_lsn is not null and wal_status <> 'lost'",
         );
-        let status = with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await?;
-        if status.is_some() {
-            self.slot_seen_at = Instant::now();
+        let status: Option<SlotStatus> =
+            with_query_timeout(status.bind(&self.slot).fetch_optional(db)).await?;
+        self.is_active = status.as_ref().is_some_and(|slot| slot.active);
+        if let Some(slot) = &status {
+            (self.slot_seen_at, self.unconfirmed_bytes) = (Instant::now(), slot.lag_bytes);
         }
         Ok(status)
     }
@@ -198,7 +213,7 @@ pub(crate) async fn unconfirmed_bytes(db: &mut PgConnection) -> sqlx::Result<i64
     let unconfirmed = "
         select coalesce(max(pg_current_wal_lsn() - confirmed_flush_lsn), 0)::bigint
         from pg_replication_slots, pg_trigger
-        where database = current_database() and wal_status <> 'lost'
+        where database = current_database() and slot_name like '%\\_outbox' and wal_status <> 'lost'
           and tgrelid = 'chassis.outbox'::regclass and tgname = 'capture_event' and tgenabled <> 'D'";
     with_query_timeout(sqlx::query_scalar(unconfirmed).fetch_one(db)).await
 }

@@ -38,21 +38,16 @@ impl Relay {
             }
             return self.relay(db, settings, stop, is_outdated, None).await.map(drop);
         }
-        if !is_carrying {
-            // If it is not drained, the relay was to relieve it, and has not sent anything yet.
-            if connector.is_drained(db).await? {
-                self.store_schema_ids(db).await?;
-                let successor = Some(&mut connector);
-                if !self.relay(db, settings, stop, is_outdated, successor).await? {
-                    return Ok(());
-                }
-            }
-            if !self.hand_over(db, &connector, &ended).await? {
+        // If it is not drained, the relay was to relieve the connector, and has not sent anything yet.
+        if !is_carrying && connector.is_drained(db).await? {
+            self.store_schema_ids(db).await?;
+            let successor = Some(&mut connector);
+            if !self.relay(db, settings, stop, is_outdated, successor).await? {
                 return Ok(());
             }
         }
         gauge!("relay_active").set(1);
-        let ended = self.stand_by(db, &mut connector, stop, &ended).await;
+        let ended = self.stand_by(db, &mut connector, is_carrying, stop, &ended).await;
         gauge!("relay_active").set(0);
         // After a failure the values of the slot stay: if the loop fails repeatedly, no other ones would show that
         // events wait.
@@ -63,53 +58,48 @@ impl Relay {
         ended
     }
 
-    /// Watches the connector, until it is stopped or fails. Without a slot the log keeps nothing for the connector, so
-    /// the loop takes the outbox back, and relays until there is a slot again.
+    /// Lets the connector carry the outbox and watches it, until it is stopped or fails. Without a slot the log keeps
+    /// nothing for the connector, so the loop takes the outbox back, and relays until there is a slot again.
     async fn stand_by(
         &self,
         db: &mut PgConnection,
         connector: &mut Connector,
+        mut is_carrying: bool,
         stop: &CancellationToken,
         ended: &impl Fn() -> bool,
     ) -> anyhow::Result<()> {
         let mut lag = OutboxLag::new();
         let mut log_throttle = LogThrottle::default();
         while !ended() {
-            lag.measure(db).await?;
-            // Only rows whose schema has no id stay in the outbox.
-            if lag.has_rows() {
-                if let Err(error) = self.store_schema_ids(db).await {
-                    warn!("events wait in the outbox: {error:#}");
-                } else if connector.can_hand_over(db).await? {
-                    self.hand_over(db, connector, ended).await?;
-                } else if log_throttle.should_log("", "") {
-                    warn!("events wait in the outbox: the registry does not have their schema");
-                }
-            }
             connector.measure(db).await?;
             if connector.is_gone() {
                 connector.take_back(db).await.context("the outbox could not be taken back")?;
                 return Ok(());
             }
+            lag.measure(db).await?;
+            // While the connector carries the outbox, only rows whose schema has no id stay there.
+            if lag.has_rows() || !is_carrying {
+                let stored = self.store_schema_ids(db).await;
+                let can_hand_over = match is_carrying {
+                    true => connector.has_known_rows(db).await?,
+                    false => connector.keeps_up(),
+                };
+                if can_hand_over {
+                    let handed = connector.hand_over(db).await;
+                    is_carrying = handed.context("the outbox could not be handed over")?;
+                    lag = OutboxLag::new();
+                } else {
+                    let error = stored.err().map(|error| format!("{error:#}"));
+                    let reason =
+                        error.as_deref().unwrap_or("for the connector, or for their schema");
+                    if log_throttle.should_log("", reason) {
+                        warn!("events wait in the outbox: {reason}");
+                    }
+                }
+            }
             self.pause(stop).await;
         }
         Ok(())
-    }
-
-    /// Hands the outbox over, piece by piece. Returns false if it was stopped before the end.
-    async fn hand_over(
-        &self,
-        db: &mut PgConnection,
-        connector: &Connector,
-        ended: &impl Fn() -> bool,
-    ) -> anyhow::Result<bool> {
-        while !connector.hand_over(db).await.context("the outbox could not be handed over")? {
-            self.beat();
-            if ended() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     async fn store_schema_ids(&self, db: &mut PgConnection) -> anyhow::Result<()> {
