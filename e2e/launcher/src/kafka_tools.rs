@@ -1,15 +1,14 @@
 //! The tools that Kafka comes with, in Java, for what no other client can do.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::process::LaunchCommand;
+use crate::launch_config::{ClassArchiveMode, java};
+use crate::provision::provision_java;
 use crate::secrets::{ADMINISTRATOR, create_private_directory};
 use crate::stack::Stack;
-
-/// A tool runs for a second and holds little.
-const OPTIONS: [&str; 3] = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 impl Stack {
     /// Runs one of Kafka's tools as the administrator, by the name of its class, such as
@@ -20,18 +19,16 @@ impl Stack {
     pub async fn run_kafka_tool(&self, class: &str, arguments: &[&str]) -> Result<String> {
         let directory = self.directory().join("kafka-tools");
         create_private_directory(&directory)?;
+        provision_java(&directory)?;
         let settings = directory.join("administrator.properties");
         fs::write(&settings, self.kafka_tool_settings()?)?;
         let (artifacts, settings) = (self.artifacts().await?, settings.display().to_string());
         let bootstrap = self.kafka_bootstrap()?;
-        let words = ["-cp", &artifacts.kafka_classpath, class];
+        let (archive, none) = (ClassArchiveMode::Disabled, Path::new(""));
+        let mut launch = java(&artifacts, &directory, "KAFKA_JAVA_OPTS", archive, none);
+        launch.arguments.extend(["-cp", &artifacts.kafka_classpath, class].map(String::from));
         let connection = ["--bootstrap-server", &bootstrap, "--command-config", &settings];
-        let words = OPTIONS.iter().chain(&words).chain(&connection).chain(arguments);
-        let launch = LaunchCommand {
-            program: artifacts.java.clone(),
-            arguments: words.map(ToString::to_string).collect(),
-            ..LaunchCommand::default()
-        };
+        launch.arguments.extend(connection.iter().chain(arguments).map(ToString::to_string));
         launch.run_with_input(&directory, "").await.with_context(|| format!("{class} failed"))
     }
 

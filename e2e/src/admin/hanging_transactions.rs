@@ -4,6 +4,7 @@
 //! coordinator believe that the transaction has ended, and the partition does not know.
 
 use anyhow::{Context, Result, ensure};
+use events::connect;
 use futures::future::join_all;
 use launcher::Stack;
 
@@ -13,9 +14,6 @@ const TOOL: &str = "org.apache.kafka.tools.TransactionsCommand";
 
 /// The only broker of a native stack.
 const BROKER: &str = "1";
-
-/// The component that writes in transactions, beside the stream processors.
-const CONNECT: &str = "connect";
 
 /// Where a transaction began that stays open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +36,9 @@ pub async fn end(stack: &Stack) -> Result<Vec<HangingTransaction>> {
     ensure!(stack.is_native(), "the commands for docker compose are in docs/how-to/cdc.md");
     let processors = &stack.description().stream_processors;
     let mut writers = stack.status().await?;
-    writers.retain(|it| it.pid.is_some() && (it.name == CONNECT || processors.contains(&it.name)));
+    writers.retain(|it| {
+        it.pid.is_some() && (it.name == connect::NAME || processors.contains(&it.name))
+    });
     let ended = async {
         for writer in &writers {
             stack.stop(&writer.name).await?;
@@ -102,11 +102,10 @@ pub fn print(ended: &[HangingTransaction]) {
             "  aborted  {topic}, partition {partition}, from offset {start_offset}"
         ));
     }
-    if ended.is_empty() {
-        print_line(
-            "  no transaction hangs (one that does is listed a minute after its last record)",
-        );
-    }
+    print_line(match ended.is_empty() {
+        true => "  no transaction hangs (one that does is listed a minute after its last record)",
+        false => "Now republish what was decided since the crash: docs/how-to/cdc.md says why.",
+    });
 }
 
 #[cfg(test)]
