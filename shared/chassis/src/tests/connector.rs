@@ -201,7 +201,7 @@ async fn a_large_outbox_is_handed_over_in_pieces_and_in_its_order() {
                 from chassis.outbox, generate_series(2, $1) number order by number";
     sqlx::query(fill).bind(ROWS).execute(&fixture.db).await.unwrap();
     for expected in [false, false, true] {
-        let is_carrying = async || is_carrying(&mut *fixture.db.acquire().await.unwrap()).await;
+        let is_carrying = async || is_carrying(&mut fixture.db.acquire().await.unwrap()).await;
         assert!(!is_carrying().await.unwrap());
         assert_eq!(fixture.hand_over().await, expected);
         // Until nothing is left, the relay waits for what was captured.
