@@ -151,9 +151,9 @@ pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         // How long a topic may be unknown before its records are reported as undeliverable.
         .set("topic.metadata.propagation.max.ms", "5000")
-        // The relay hands over its rows at once, and lingers itself where that pays: lingering here too would
-        // only add latency.
-        .set("linger.ms", "0")
+        // The relay hands over a batch row by row. Without a wait, the client sends the first row in a request of
+        // its own. The client rounds a wait up to whole milliseconds.
+        .set("linger.ms", "1")
         // A broker compares a whole batch with the limit of the topic.
         .set("batch.size", RECORD_BYTES_MAX.to_string())
         // Records in flight are bounded by their number, and here by their size: a row may have 256 KiB.
