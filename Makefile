@@ -123,7 +123,7 @@ verify: build ## Check that nothing was lost or applied twice and that the books
 # A benchmark gives its components more memory than the small, quick stack has. The write-ahead log stays within
 # Postgres' default of 1 GB, so that its files are used again: docs/performance.md. Checkpoints are those of the default.
 bench: export KAFKA_JAVA_OPTS ?= -Xms1g -Xmx1g -XX:+UseParallelGC
-bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on $(if $(STATEMENTS),-c shared_preload_libraries=pg_stat_statements) $(if $(findstring cores,$(PART)),-c track_activity_query_size=16384)
+bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c track_commit_timestamp=on $(if $(findstring cores,$(PART)),-c track_activity_query_size=16384)
 # Debian compiles PostgreSQL for speed, and what `make` fetches is compiled for size. The newest of 17 and later serves.
 bench: export POSTGRES_BIN ?= $(lastword $(sort $(wildcard /usr/lib/postgresql/1[7-9]/bin /usr/lib/postgresql/[2-9][0-9]/bin)))
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)

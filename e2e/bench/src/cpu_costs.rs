@@ -171,7 +171,7 @@ pub async fn database_clock(url: &str) -> Result<DateTime<Utc>> {
     Ok(now)
 }
 
-/// How many statements a database has executed; `None` unless Postgres loads `pg_stat_statements`: `STATEMENTS=1`.
+/// How many statements a database has executed; `None` unless Postgres loads `pg_stat_statements`.
 async fn statement_count(db: &mut PgConnection) -> Result<Option<f64>> {
     let libraries: String =
         sqlx::query_scalar("show shared_preload_libraries").fetch_one(&mut *db).await?;

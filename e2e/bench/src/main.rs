@@ -1,7 +1,7 @@
 //! `make bench`: how many sagas a second, how long one takes, and what it costs.
 //!
 //! The native stack with full durability, a load on the same machine, and the yardstick at the same
-//! time: a plain transaction of two inserts. Only committed decisions count as completed. A run
+//! time: a plain transaction of two inserts. Only committed decisions count as completed. A part
 //! that lost an order is not reported. Variables keep the load and Kafka on other processors, or name
 //! a stack on other machines.
 //!
@@ -155,6 +155,8 @@ async fn measure_on(
         warm_up(&environment, arguments, plan, report).await?;
         for part in parts {
             part.run(&mut environment, plan, report).await?;
+            // A later part may fail.
+            report.write(&arguments.into)?;
         }
         anyhow::Ok(())
     };

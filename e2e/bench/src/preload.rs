@@ -6,12 +6,13 @@
 //! the same processes are measured with and without them in turn. Only the order service's database
 //! is filled: payment and stock only read an order by its primary key, in smaller tables.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use e2e::stack_description::stack_description;
 use launcher::Stack;
 use launcher::artifacts::{self, Artifacts};
@@ -25,8 +26,9 @@ const BYTES_PER_ORDER: f64 = 1_000.0;
 /// The file with the version of the code and of Postgres, beside the cluster.
 const FINGERPRINT_FILE: &str = "fingerprint";
 
-/// As the migrations of the chassis create them.
-const MESSAGING_TABLES: &str = include_str!("../../../shared/chassis/migrations/1_messaging.sql");
+/// The directory with the passwords of the cluster's roles, beside the cluster. Each stack makes passwords of its own,
+/// so the stack that borrows the cluster takes these.
+const PASSWORDS_DIRECTORY: &str = "passwords";
 
 /// As the service's own migrations create them.
 const TABLES: &str = include_str!("../../../services/order/migrations/1_order.sql");
@@ -67,6 +69,14 @@ const INSERT_HISTORY: &str = "
     from generate_series($1::bigint, $2::bigint) as n,
          (values (1, 'orders.created'), (2, 'orders.confirmed')) as line (nth, event)";
 
+/// What a service finds in a new database. The tables of another stack would hold its ids of schemas, and those of an
+/// older version.
+const EMPTY_DATABASE: &str = "
+    drop publication if exists outbox;
+    drop schema if exists chassis, public cascade;
+    create schema public authorization pg_database_owner;
+    grant usage on schema public to public;";
+
 /// Creates the orders, unless this version of the code and of Postgres has created them already.
 pub async fn create(directory: &Path, count: i64) -> Result<()> {
     let versions: Vec<_> = artifacts::versions().collect();
@@ -74,10 +84,12 @@ pub async fn create(directory: &Path, count: i64) -> Result<()> {
     let postgres = Command::new(postgres).arg("--version").output()?.stdout;
     let postgres = String::from_utf8_lossy(&postgres);
     let fingerprint = format!(
-        "{versions:?} {postgres} {MESSAGING_TABLES} {TABLES} {ID_FUNCTIONS} {INSERT_ORDERS} {INSERT_HISTORY} {count}"
+        "{versions:?} {postgres} {TABLES} {ID_FUNCTIONS} {INSERT_ORDERS} {INSERT_HISTORY} {count}"
     );
     let cached = preload_directory()?;
-    if fs::read_to_string(cached.join(FINGERPRINT_FILE)).is_ok_and(|text| text == fingerprint) {
+    let is_current =
+        fs::read_to_string(cached.join(FINGERPRINT_FILE)).is_ok_and(|text| text == fingerprint);
+    if is_current && cached.join(PASSWORDS_DIRECTORY).exists() {
         return Ok(());
     }
     let began = Instant::now();
@@ -90,6 +102,7 @@ pub async fn create(directory: &Path, count: i64) -> Result<()> {
     stack.up().await?;
     fill(&stack.database_url("order")?, count).await?;
     stack.down().await?;
+    copy_files(&stack_passwords(&stack), &cluster_directory(&stack).join(PASSWORDS_DIRECTORY))?;
     fs::write(cluster_directory(&stack).join(FINGERPRINT_FILE), fingerprint)?;
     detach(&stack)?;
     eprintln!("made in {:.0} s", began.elapsed().as_secs_f64());
@@ -122,16 +135,15 @@ async fn fill(url: &str, count: i64) -> Result<()> {
     Ok(())
 }
 
-/// Gives a stopped stack the cluster with the preloaded orders, and deletes everything else in it.
+/// Gives a stopped stack the cluster with the preloaded orders, and deletes everything else in it. The service creates
+/// its tables when it starts.
 pub async fn attach(stack: &Stack) -> Result<()> {
     fs::rename(preload_directory()?, cluster_directory(stack))?;
+    copy_files(&cluster_directory(stack).join(PASSWORDS_DIRECTORY), &stack_passwords(stack))?;
     stack.up_infrastructure().await?;
     let mut db = PgConnection::connect(&stack.database_url("order")?).await?;
     select_tables(&mut db, false).await?;
-    db.execute(
-        "truncate orders, history, items, inbox, outbox, idempotency_keys, dead_letters, write_offs",
-    )
-    .await?;
+    db.execute(EMPTY_DATABASE).await?;
     for table in ["aside.orders", "aside.history"] {
         db.execute(AssertSqlSafe(format!("delete from {table} where order_id >= {FIRST_NEW_ID}")))
             .await?;
@@ -144,7 +156,7 @@ pub async fn attach(stack: &Stack) -> Result<()> {
 /// Switches the service to the tables with the preloaded orders, or to those without.
 pub async fn select_tables(db: &mut PgConnection, old: bool) -> Result<()> {
     let there =
-        format!("select exists (select from public.orders where order_id < {FIRST_NEW_ID})");
+        format!("select not exists (select from aside.orders where order_id < {FIRST_NEW_ID})");
     let there: bool = sqlx::query_scalar(AssertSqlSafe(there)).fetch_one(&mut *db).await?;
     if there == old {
         return Ok(());
@@ -193,7 +205,22 @@ fn preload_directory() -> Result<PathBuf> {
     Ok(stack_description().state_directory()?.join("old-orders"))
 }
 
-/// The URL of the order service's cluster.
+/// Where the stack keeps the passwords of the roles in the order service's cluster, a file for each role.
+fn stack_passwords(stack: &Stack) -> PathBuf {
+    stack.directory().join("secrets/database-users/order")
+}
+
+/// Copies the files of a directory, with their permissions, into a directory that only this user may enter.
+fn copy_files(from: &Path, into: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(into)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        fs::copy(entry.path(), into.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// The directory of the order service's cluster.
 fn cluster_directory(stack: &Stack) -> PathBuf {
     stack.directory().join("order-db")
 }

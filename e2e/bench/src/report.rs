@@ -224,7 +224,7 @@ impl Report {
         Ok(())
     }
 
-    /// Writes the report, after all experiments have passed.
+    /// Writes the report of the experiments that have passed, in place of an earlier one of this run.
     pub fn write(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory)?;
         let [markdown, json] = OUTPUT_FILES.map(|name| directory.join(name));

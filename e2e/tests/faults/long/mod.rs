@@ -26,6 +26,7 @@ use crate::fixture::{
     without_unexpected_exits,
 };
 
+mod benchmark;
 mod boards;
 mod captured_traffic;
 mod catch_up;
