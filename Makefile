@@ -86,7 +86,7 @@ crash-points: build crash-programs ## Kill the services at every crash point, an
 chaos: build ## Load and faults drawn from SEED=s for MINUTES=30, on a stack of its own; a report in target/chaos
 	@$(E2E) chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (about 80 minutes; ALLOW_SKIP=1 without root, Go, Python, nginx or tcpdump)
+faults: build ## The faults that take minutes each, three brokers, a small disk or a wrong clock (about 85 minutes; ALLOW_SKIP=1 without root, Go, Python, nginx or tcpdump)
 	@RUST_TEST_THREADS=1 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast -- --ignored faults::long::
 
 alerts: build ## Make the fault of each alert on a stack of its own, with durations of a tenth; each fires and resolves (ten minutes; ONLY=KafkaAway)
