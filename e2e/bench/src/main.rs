@@ -185,7 +185,6 @@ async fn run(arguments: Arguments) -> Result<()> {
     } else {
         measure_own_stacks(parts, &arguments, &plan, &mut report).await?;
     }
-    report.write(&arguments.into)?;
     println!("{}", report.markdown());
     println!("{} and bench.json beside it", arguments.into.join("bench.md").display());
     Ok(())
@@ -215,6 +214,7 @@ async fn measure_own_stacks(
     }
     if !security.is_empty() {
         security_cost::measure(arguments, plan, report).await?;
+        report.write(&arguments.into)?;
     }
     Ok(())
 }
