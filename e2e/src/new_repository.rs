@@ -32,13 +32,14 @@ macro_rules! template {
     };
 }
 
-const FILES: [(&str, &str); 25] = template! {
+const FILES: [(&str, &str); 26] = template! {
     "Cargo.toml": "Cargo.toml",
     "Makefile": "Makefile",
     "README.md": "README.md",
     "Dockerfile": "Dockerfile",
     ".dockerignore": "dockerignore",
     ".gitignore": "gitignore",
+    ".cargo/config.toml": "cargo_config.toml",
     ".rustfmt.toml": "rustfmt.toml",
     ".github/workflows/ci.yml": "ci.yml",
     "docker-compose.yml": "docker-compose.yml",

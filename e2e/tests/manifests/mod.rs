@@ -5,6 +5,7 @@
 // Clippy recognises tests by their attribute, and this whole module is a test.
 #![allow(clippy::unwrap_used)]
 
+mod allocator;
 mod bad_overlays;
 mod compose;
 mod compose_secured;

@@ -1,5 +1,5 @@
-//! Differences between machines: the host of the daemon, permissions of the checkout, proxies, page
-//! sizes, and the major version of Postgres.
+//! Differences between machines: the host of the daemon, permissions of the checkout, proxies, and the major
+//! version of Postgres.
 
 use super::*;
 
@@ -140,40 +140,4 @@ fn only_a_job_has_a_disabled_health_check() {
     for (name, service) in others {
         assert!(!is_disabled(service), "{name}");
     }
-}
-
-/// The stage of a Dockerfile that each line belongs to, and its base stage.
-fn stages(dockerfile: &str) -> Vec<(String, String, String)> {
-    let (mut name, mut from) = (String::new(), String::new());
-    let mut lines = Vec::new();
-    for line in dockerfile.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.first() == Some(&"FROM") {
-            from = words[1].to_string();
-            name = words.get(3).copied().unwrap_or_default().to_string();
-        }
-        lines.push((name.clone(), from.clone(), line.to_string()));
-    }
-    lines
-}
-
-/// jemalloc aborts at the start if pages are larger than those that it was compiled for.
-#[test]
-fn one_image_for_arm64_starts_on_pages_of_every_size() {
-    let lines = stages(&read("services/Dockerfile"));
-    let set = "ENV AARCH64_UNKNOWN_LINUX_GNU_JEMALLOC_SYS_WITH_LG_PAGE=16";
-    let (stage, ..) = lines.iter().find(|(_, _, line)| line == set).expect(set);
-    let compiles = lines.iter().filter(|(_, _, line)| {
-        line.contains("cargo build") || line.contains("cargo auditable build")
-    });
-    let mut count = 0;
-    for (name, ..) in compiles {
-        let mut at = name;
-        while at != stage {
-            let from = lines.iter().find(|(name, ..)| name == at).map(|(_, from, _)| from);
-            at = from.unwrap_or_else(|| panic!("{name} compiles without {set}"));
-        }
-        count += 1;
-    }
-    assert_eq!(count, 2, "the dependencies, and our own code");
 }
