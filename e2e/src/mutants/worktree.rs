@@ -5,6 +5,7 @@
 //! target must not change.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -72,13 +73,12 @@ impl Worktree {
                 std::process::Command::new("cp").arg(how).args(folders).arg(&target).status()?;
             ensure!(copied.success(), "the compiled dependencies could not be copied");
         }
-        std::fs::create_dir_all(worktree.root.join(".cargo"))?;
-        std::fs::write(
-            worktree.root.join(".cargo/config.toml"),
-            format!(
-                "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
-                 [profile.ci]\nincremental = {incremental}\n"
-            ),
+        // Beside the settings of the checkout.
+        let settings = File::options().append(true).open(worktree.root.join(".cargo/config.toml"));
+        write!(
+            settings?,
+            "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
+             [profile.ci]\nincremental = {incremental}\n"
         )?;
         // The crates of the workspace have the same names in the copy, so the links to their
         // artifacts are removed.
