@@ -30,6 +30,8 @@ pub(crate) struct CommittedSubBatch {
     pub handled: HashSet<&'static str>,
     /// The positions of the records that became dead letters in this transaction.
     pub dead_letters: HashSet<RecordPosition>,
+    /// Whether each record of the sub-batch had its effect in this transaction.
+    had_effect: Vec<bool>,
 }
 
 impl CommittedSubBatch {
@@ -102,8 +104,9 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
         crash_point!("dead_letters.committed", !dead_letters.is_empty());
         crash_point!("consumer.committed", effect.has_effect());
         self.expects_duplicates = effect.has_duplicates();
+        let had_effect = effect.had_effect();
         let handled = effect.after_commit(&self.resources.wakeups);
-        Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect() })
+        Ok(CommittedSubBatch { handled, dead_letters: new.into_iter().collect(), had_effect })
     }
 
     /// Notes the records of a batch: no offset above them is stored before they are handled.
@@ -131,6 +134,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
             item.trace_dead_letter(&reason);
             counter!("dead_letters_total", "topic" => topic.to_string()).increment(1);
         }
+        self.report_gaps(part, committed);
         let mut handled: HashMap<(&str, i32), Option<i64>> = HashMap::new();
         for IncomingRecord { message, .. } in &part.items {
             let (topic, partition, offset) =
@@ -143,6 +147,21 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
             let next = up_to.map(|offset| offset + 1);
             let by = assigned.generation_of(topic, partition);
             next.into_iter().for_each(|next| offsets.record_handled(topic, partition, next, by));
+        }
+    }
+
+    /// Tells the gaps of this client which records were handled for the first time. A record without an inbox row does
+    /// not tell whether it is the first time.
+    fn report_gaps(&self, part: &SubBatch<R>, committed: &CommittedSubBatch) {
+        let gaps = &self.client.context().gaps;
+        if gaps.is_empty() {
+            return;
+        }
+        let new = part.items.iter().zip(&committed.had_effect);
+        let new = new.filter(|(item, is_new)| **is_new && item.inbox_key().is_some());
+        let letters = committed.new_dead_letters(part).map(|(item, _)| item);
+        for IncomingRecord { message, .. } in new.map(|(item, _)| item).chain(letters) {
+            gaps.record_first_handling(message.topic(), message.partition(), message.offset());
         }
     }
 

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use sqlx::PgPool;
 use tokio::sync::Mutex;
 
 use crate::consumer::offsets::{CLUSTER_REQUEST_TIMEOUT, OffsetsByPartition};
-use crate::consumer::rebalance::GroupContext;
+use crate::consumer::positions;
+use crate::consumer::rebalance::{self, GroupContext};
 use crate::event::Isolation;
 
 /// The maximum age of end offsets against which the lag is measured.
@@ -20,8 +22,9 @@ pub const LAG_VALID_FOR: Duration = Duration::from_secs(30);
 const END_OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The lag of a service's consumer group, for other parts of the process.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ConsumerLag {
+    db: PgPool,
     clients: Arc<Mutex<BTreeMap<Isolation, ClientHandle>>>,
     /// The recent end offsets of all partitions, each with the time of its query.
     end_offsets: Arc<Mutex<Vec<(Instant, OffsetsByPartition)>>>,
@@ -31,6 +34,11 @@ pub struct ConsumerLag {
 type ClientHandle = (Weak<StreamConsumer<GroupContext>>, ClientConfig);
 
 impl ConsumerLag {
+    /// The lag of the service with this database.
+    pub(crate) fn new(db: PgPool) -> ConsumerLag {
+        ConsumerLag { db, clients: Arc::default(), end_offsets: Arc::default() }
+    }
+
     /// The lag is unknown until a client has joined for each of these.
     pub(crate) async fn expect_clients(&self, isolations: impl Iterator<Item = Isolation>) {
         let none = || (Weak::new(), ClientConfig::new());
@@ -54,15 +62,18 @@ impl ConsumerLag {
 
     /// The age of the latest moment up to which the group has handled every record: all instances, all partitions.
     /// It is one of the moments of the last 30 s at which this was called; later records may be unread. `None` if
-    /// the lag is unknown, or if this was not called in that time. The latest call alone is not enough: offsets are
-    /// committed once a second.
+    /// the lag is unknown, or if this was not called in that time. The latest call alone is not enough: positions are
+    /// written once a second.
     pub async fn caught_up(&self) -> Option<Duration> {
         let members: Vec<_> = self.clients.lock().await.clone().into_iter().collect();
         let asked_at = Instant::now();
         let (mut handled, mut end_offsets) = (OffsetsByPartition::new(), OffsetsByPartition::new());
         for (isolation, (client, plain)) in members {
             let client = client.upgrade()?;
-            let fetch = move || handled_and_end_offsets(&client, (isolation, plain));
+            // The committed offset alone does not suffice: another program may have committed it.
+            let cluster = rebalance::cluster_id(&client).await?;
+            let positions = positions::load(&self.db, &cluster).await.ok()?;
+            let fetch = move || handled_and_end_offsets(&client, positions, (isolation, plain));
             let of_client = tokio::task::spawn_blocking(fetch).await.ok()?.ok()?;
             handled.extend(of_client.0);
             end_offsets.extend(of_client.1);
@@ -90,13 +101,14 @@ fn reached_since(
     reached.map(|(asked_at, _)| asked_at.elapsed())
 }
 
-/// The committed offset and the end offset of each partition of the group's topics. A partition that never had
-/// a record counts as handled up to its end.
+/// Up to where each partition of the group's topics was handled, by Kafka and by the database, and its end offset. A
+/// partition that never had a record counts as handled up to its end.
 ///
 /// A request of an idle client waits behind the pending fetch on the same connection, for half a second. So each
 /// request is made once, for all partitions.
 fn handled_and_end_offsets(
     client: &StreamConsumer<GroupContext>,
+    positions: OffsetsByPartition,
     (isolation, plain): (Isolation, ClientConfig),
 ) -> KafkaResult<(OffsetsByPartition, OffsetsByPartition)> {
     let subscribed = client.subscription()?;
@@ -126,12 +138,16 @@ fn handled_and_end_offsets(
     if end_offsets.len() < all.count() {
         return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
     }
-    let mut handled = valid_offsets(&committed)?;
-    for (place, begin) in start_offsets {
-        let next = handled.entry(place).or_insert(begin);
+    let committed = valid_offsets(&committed)?;
+    let handled = start_offsets.into_iter().map(|(place, start)| {
+        let next = match (committed.get(&place), positions.get(&place)) {
+            (Some(committed), Some(position)) => (*committed).min(*position),
+            _ => start,
+        };
         // Expired records cannot be handled.
-        *next = (*next).max(begin);
-    }
+        (place, next.max(start))
+    });
+    let handled = handled.collect();
     Ok((handled, end_offsets))
 }
 
@@ -144,7 +160,7 @@ pub(crate) fn end_offsets(
 }
 
 /// Requests offsets by time, of which the beginning and the end are special cases.
-fn request_offsets<C: ConsumerContext>(
+pub(super) fn request_offsets<C: ConsumerContext>(
     client: &impl Consumer<C>,
     mut partitions: TopicPartitionList,
     which: Offset,

@@ -33,6 +33,21 @@ pub(super) fn record(
     fetches_all
 }
 
+/// The first offset of each assigned partition's log, as Kafka told it about ten seconds ago.
+pub(super) fn log_starts(statistics: &Statistics, owned: &OwnedPartitions) -> OffsetsByPartition {
+    let mut starts = OffsetsByPartition::new();
+    for (topic, partitions) in owned {
+        let Some(known) = statistics.topics.get(topic) else { continue };
+        for partition in partitions {
+            let start = known.partitions.get(partition).map_or(-1, |of| of.lo_offset);
+            if start >= 0 {
+                starts.insert((topic.clone(), *partition), start);
+            }
+        }
+    }
+    starts
+}
+
 /// Whether an assigned partition is fetched, or about to be. It is in one of the other states only for a moment:
 /// before it is first fetched, and between its revocation and its next assignment.
 fn is_fetched(partition: &Partition) -> bool {

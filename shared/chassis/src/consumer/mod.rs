@@ -8,17 +8,19 @@ pub(crate) mod batch;
 pub(crate) mod circuit_breaker;
 pub(crate) mod commit;
 pub(crate) mod deferred;
+pub(crate) mod gaps;
 pub mod lag;
 pub(crate) mod lag_metrics;
 pub(crate) mod offset_tracker;
 pub(crate) mod offsets;
 pub(crate) mod pause;
-pub(crate) mod resources;
+pub(crate) mod positions;
 pub(crate) mod prefetch;
 pub(crate) mod rebalance;
 mod replacement;
+pub(crate) mod resources;
 pub(crate) mod resume;
-mod seek;
+mod start;
 pub(crate) mod retry;
 pub(crate) mod router;
 pub(crate) mod sub_batch;
@@ -95,7 +97,7 @@ impl<R: UnitOfWork> Consumer<R> {
         wakeups: Arc<Wakeups>,
         heartbeat: Heartbeat,
     ) -> Consumer<R> {
-        let (router, lag) = (Arc::new(EventRouter::new(service)), ConsumerLag::default());
+        let (router, lag) = (Arc::new(EventRouter::new(service)), ConsumerLag::new(db.clone()));
         let resources = ConsumerResources { db, registry, wakeups, heartbeat, router };
         Consumer { service, config, resources, lag, last: () }
     }
@@ -177,6 +179,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             gauge!("consumer_partitions", "topic" => *topic).set(0);
             // An alert on an increase does not see the first increment of a new counter.
             counter!("consumer_log_truncated_total", "topic" => *topic).increment(0);
+            gaps::describe(topic);
         }
         let mut config = self.config.clone();
         let settings = config.read();
@@ -188,7 +191,8 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         let plain = kafka::client_config(self.service, &settings);
         self.lag.attach(isolation, &client, plain).await;
         let (prefetched, records) = mpsc::channel(PREFETCH_MAX);
-        let prefetching = tokio::spawn(prefetch::prefetch(client.clone(), prefetched));
+        let prefetching =
+            tokio::spawn(prefetch::prefetch(client.clone(), self.resources.db.clone(), prefetched));
 
         let mut replacement = Replacement::new(config);
         self.run_batches(&client, records, stop, &mut replacement).await?;
@@ -205,6 +209,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             counter!("consumer_clients_replaced_total").increment(1);
         }
         prefetching.abort();
+        positions::save(&self.resources.db, client.context()).await;
         self.lag.detach(isolation).await;
         // Once no other reference exists, the client commits the stored offsets and leaves the group, so that other
         // members take over at once. If it hangs, its session expires, or `max.poll.interval.ms` if it still sends

@@ -18,6 +18,8 @@ use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::consumer::assignment::Assignment;
+use crate::consumer::gaps::Gap;
+use crate::consumer::positions::Position;
 use crate::crash_point;
 
 /// Timeout of a request to the cluster.
@@ -54,6 +56,19 @@ struct HandledOffset {
     generation: u64,
     handled: Option<i64>,
     stored: Option<i64>,
+    /// The position in the database, once reading has begun by it.
+    saved: Option<i64>,
+}
+
+impl HandledOffset {
+    /// Forgets what holds for an older generation. Returns whether `generation` is the present one: a batch of an older
+    /// one may end late.
+    fn begin(&mut self, generation: u64) -> bool {
+        if self.generation < generation {
+            *self = HandledOffset { generation, ..HandledOffset::default() };
+        }
+        self.generation == generation
+    }
 }
 
 impl HandledOffsets {
@@ -68,10 +83,47 @@ impl HandledOffsets {
         let generation = generation.unwrap_or_default();
         let mut all = self.0.lock();
         let progress = entry_of(&mut all, topic, partition);
-        if progress.generation != generation {
-            *progress = HandledOffset { generation, ..HandledOffset::default() };
+        if progress.begin(generation) {
+            progress.handled = Some(next);
         }
-        progress.handled = Some(next);
+    }
+
+    /// Notes the position that the database has of a partition, whose records are read from now on.
+    pub(crate) fn begin(&self, topic: &str, partition: i32, saved: i64, generation: u64) {
+        let mut all = self.0.lock();
+        let progress = entry_of(&mut all, topic, partition);
+        if progress.begin(generation) {
+            progress.saved = Some(saved);
+        }
+    }
+
+    /// The offset that is stored of a partition.
+    pub(crate) fn stored(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.0.lock().get(topic)?.get(&partition)?.stored
+    }
+
+    /// The positions that are higher than those of the database.
+    pub(crate) fn unsaved(&self) -> Vec<Position> {
+        let all = self.0.lock();
+        let mut unsaved = Vec::new();
+        for (topic, partitions) in &*all {
+            for (partition, HandledOffset { handled, stored, saved, .. }) in partitions {
+                let Some(next) = (*handled).max(*stored) else { continue };
+                if saved.is_some_and(|saved| saved < next) {
+                    unsaved.push(Position { topic: topic.clone(), partition: *partition, next });
+                }
+            }
+        }
+        unsaved
+    }
+
+    /// Notes that the database has these positions.
+    pub(crate) fn record_saved(&self, positions: &[Position]) {
+        let mut all = self.0.lock();
+        for Position { topic, partition, next } in positions {
+            let progress = entry_of(&mut all, topic, *partition);
+            progress.saved = progress.saved.map(|saved| saved.max(*next));
+        }
     }
 
     /// Up to where every record of a partition was handled in this generation; `None` if none was.
@@ -89,24 +141,29 @@ pub(crate) struct ReadPositions(ByPartition<ReadPosition>);
 #[derive(Clone, Copy, Default)]
 struct ReadPosition {
     generation: u64,
-    /// The group's committed offset when the partition was assigned.
-    committed: i64,
+    /// Where reading began when the partition was assigned.
+    start: i64,
     next: Option<i64>,
+    /// No record before it is missing: there were none, or it was reported.
+    passed: i64,
+    /// The first offset that was expected and not read since the log's start was last known, and how often it was
+    /// known since. There were markers or compacted records, or records that were deleted.
+    skipped: Option<(i64, u32)>,
 }
 
 impl ReadPositions {
-    /// Notes the group's committed offsets of partitions that were assigned, of which nothing was read yet.
+    /// Notes where reading begins in partitions that were assigned, of which nothing was read yet.
     pub(crate) fn record_start(
         &mut self,
-        committed: &OffsetsByPartition,
+        starts: &OffsetsByPartition,
         generation_of: impl Fn(&str, i32) -> Option<u64>,
     ) {
-        for ((topic, partition), next) in committed {
+        for ((topic, partition), start) in starts {
             let read = entry_of(&mut self.0, topic, *partition);
             if let Some(generation) =
                 generation_of(topic, *partition).filter(|generation| *generation != read.generation)
             {
-                *read = ReadPosition { generation, committed: *next, next: None };
+                *read = ReadPosition { generation, start: *start, ..ReadPosition::default() };
             }
         }
     }
@@ -123,17 +180,53 @@ impl ReadPositions {
         if read.generation != generation {
             *read = ReadPosition { generation, ..ReadPosition::default() };
         }
-        let before = read.next.unwrap_or(read.committed);
+        let before = read.next.unwrap_or(read.start);
         if offset < before {
             return Some(before);
+        }
+        let expected = before.max(read.passed);
+        if offset > expected {
+            read.skipped.get_or_insert((expected, 0));
         }
         read.next = Some(offset + 1);
         None
     }
 
-    /// The group's committed offset when a partition was assigned.
-    pub(crate) fn committed(&self, topic: &str, partition: i32) -> Option<i64> {
-        Some(self.0.get(topic)?.get(&partition)?.committed)
+    /// The records that were deleted from the beginning of logs before they were read, each time once. `stored` is the
+    /// offset of a partition that is stored: it is behind the markers at the end.
+    pub(super) fn deleted(
+        &mut self,
+        log_starts: &OffsetsByPartition,
+        assigned: &Assignment,
+        stored: impl Fn(&str, i32) -> Option<i64>,
+    ) -> Vec<Gap> {
+        let mut deleted = Vec::new();
+        for ((topic, partition), log_start) in log_starts {
+            if !self.is_known(topic, *partition, assigned) {
+                continue;
+            }
+            let read = entry_of(&mut self.0, topic, *partition);
+            let stored = stored(topic, *partition).unwrap_or_default();
+            let next = read.next.unwrap_or(read.start).max(read.passed).max(stored);
+            let from = read.skipped.map_or(next, |(from, _)| from);
+            read.passed = next.max(*log_start);
+            if from < *log_start {
+                let (topic, partition) = (topic.clone(), *partition);
+                deleted.push(Gap { topic, partition, from, to: *log_start });
+                read.skipped = None;
+            }
+            // The start that is known now may be that of a moment before the offset was skipped.
+            read.skipped = match read.skipped {
+                Some((from, 0)) => Some((from, 1)),
+                _ => None,
+            };
+        }
+        deleted
+    }
+
+    /// Where reading began when a partition was assigned.
+    pub(crate) fn start(&self, topic: &str, partition: i32) -> Option<i64> {
+        Some(self.0.get(topic)?.get(&partition)?.start)
     }
 
     /// Whether anything is known of a partition in the generation of its present assignment.
@@ -186,9 +279,7 @@ impl HandledOffsets {
             };
             let generation = generation_of(topic, partition).unwrap_or_default();
             let progress = entry_of(&mut all, topic, partition);
-            if progress.generation != generation {
-                *progress = HandledOffset { generation, ..HandledOffset::default() };
-            }
+            progress.begin(generation);
             let read = read
                 .filter(|_| generation > 0)
                 .map(|read| read.next_offset(topic, partition, generation));
@@ -261,5 +352,32 @@ mod tests {
         assert_eq!(read.record_read("topic", 0, 13, 1), None, "known since assignment");
         assert_eq!(read.record_read("topic", 0, 12, 1), Some(14));
         assert_eq!(read.record_read("topic", 0, 3, 2), None, "it was assigned again");
+    }
+
+    #[test]
+    fn records_that_were_deleted_before_they_were_read_are_told_once_and_markers_are_not() {
+        let mut assigned = Assignment::default();
+        let mut given = TopicPartitionList::new();
+        given.add_partition("topic", 0);
+        assigned.assign(&given);
+        let at = |offset| OffsetsByPartition::from([(("topic".to_string(), 0), offset)]);
+        let mut read = ReadPositions::default();
+        let deleted = |read: &mut ReadPositions, log_start, stored: Option<i64>| {
+            let deleted = read.deleted(&at(log_start), &assigned, |_, _| stored);
+            deleted.into_iter().map(|gap| (gap.from, gap.to)).collect::<Vec<_>>()
+        };
+        assert_eq!(deleted(&mut read, 9, None), [], "it is not known where reading begins");
+        read.record_start(&at(5), |_, _| Some(1));
+        assert_eq!(deleted(&mut read, 5, None), []);
+        assert_eq!(deleted(&mut read, 9, None), [(5, 9)], "nothing was read since");
+        assert_eq!(deleted(&mut read, 9, None), []);
+        assert_eq!(read.record_read("topic", 0, 9, 1), None);
+        assert_eq!(deleted(&mut read, 12, Some(12)), [], "two markers lay at the end");
+        assert_eq!(read.record_read("topic", 0, 20, 1), None);
+        assert_eq!(deleted(&mut read, 9, None), [], "the start from before");
+        assert_eq!(deleted(&mut read, 15, None), [(12, 15)]);
+        assert_eq!(read.record_read("topic", 0, 23, 1), None);
+        assert_eq!([(); 2].map(|()| deleted(&mut read, 15, None)), [[], []]);
+        assert_eq!(deleted(&mut read, 24, None), [], "handled, and deleted since");
     }
 }

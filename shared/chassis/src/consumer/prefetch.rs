@@ -3,7 +3,7 @@
 //! Promise: as long as the process lives it keeps its partitions, however long its own database is unavailable.
 //! A client that is not polled while there is no room breaks it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,17 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{Message, OwnedMessage};
+use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::error::Elapsed;
 use tracing::{error, warn};
 
 use crate::consumer::assignment::Assignment;
-use crate::consumer::lag;
 use crate::consumer::offsets::{OffsetsByPartition, ReadPositions, STORE_INTERVAL};
+use crate::consumer::positions::PositionWriter;
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::resume::{ResumeRetry, resume_all};
-use crate::consumer::seek::seek_to_committed;
+use crate::consumer::{gaps, lag, start};
 use crate::kafka::record;
 use crate::telemetry::{log_throttle::LogThrottle, refusals};
 
@@ -80,34 +81,38 @@ type ReceivedRecord = (OwnedMessage, Option<u64>);
 /// The reader of one client.
 struct PrefetchReader {
     client: Arc<StreamConsumer<GroupContext>>,
+    db: PgPool,
     positions: ReadPositions,
     /// Records for which there was no room yet.
     unplaced: VecDeque<ReceivedRecord>,
     /// When a record last arrived, or polls without one were last counted.
     last_record_at: Instant,
     log_throttle: LogThrottle,
-    /// Whether fetching is paused because there is no room.
+    /// Whether fetching is paused because there is no room, or because it is not known where reading begins.
     is_paused: bool,
     resume_retry: ResumeRetry,
-    /// The last generation whose offsets were validated.
-    validated_generation: u64,
-    validated_at: Instant,
+    /// The last generation of which all partitions are read from the right offset, and the last attempt.
+    begun_generation: u64,
+    begun_at: Instant,
     stored_at: Instant,
+    position_writer: PositionWriter,
 }
 
 impl PrefetchReader {
-    fn new(client: Arc<StreamConsumer<GroupContext>>) -> PrefetchReader {
+    fn new(client: Arc<StreamConsumer<GroupContext>>, db: PgPool) -> PrefetchReader {
         let now = Instant::now();
         PrefetchReader {
+            position_writer: PositionWriter::new(client.clone(), db.clone()),
             client,
+            db,
             positions: ReadPositions::default(),
             unplaced: VecDeque::new(),
             last_record_at: now,
             log_throttle: LogThrottle::default(),
             is_paused: false,
             resume_retry: ResumeRetry::new(),
-            validated_generation: 0,
-            validated_at: now,
+            begun_generation: 0,
+            begun_at: now,
             stored_at: now,
         }
     }
@@ -152,8 +157,8 @@ impl PrefetchReader {
     /// Pauses fetching while there is no room for a record, and polls the client further.
     async fn pause(&mut self, unplaced: ReceivedRecord) {
         self.unplaced.push_front(unplaced);
+        self.pause_fetching();
         if let Ok(assigned) = self.client.assignment() {
-            self.is_paused = self.client.pause(&assigned).is_ok();
             let client = self.client.clone();
             // Records that arrive meanwhile are lag too. The query is not awaited: the cluster may be unreachable.
             tokio::task::spawn_blocking(move || {
@@ -165,6 +170,11 @@ impl PrefetchReader {
             let tracked = self.track(received).await;
             self.unplaced.extend(tracked);
         }
+    }
+
+    fn pause_fetching(&mut self) {
+        let assigned = self.client.assignment();
+        self.is_paused = assigned.and_then(|assigned| self.client.pause(&assigned)).is_ok();
     }
 
     /// Resumes fetching, once there is room again.
@@ -180,9 +190,14 @@ impl PrefetchReader {
     async fn track(&mut self, (message, generation): ReceivedRecord) -> Option<ReceivedRecord> {
         let Some(assigned_in) = generation else { return Some((message, generation)) };
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
-        let is_new = assigned_in > self.validated_generation
-            && !self.positions.is_known(topic, partition, &self.client.context().assignment());
-        if is_new && self.validate_offsets().await.contains(&(topic.to_string(), partition)) {
+        if !self.is_begun(topic, partition) {
+            if self.begun_at.elapsed() >= STORE_INTERVAL || assigned_in > self.begun_generation {
+                self.begin_reading().await;
+            }
+            // It was sought now. Or Kafka or the database did not answer, and it is not known where reading begins.
+            if !self.is_begun(topic, partition) {
+                self.pause_fetching();
+            }
             return None;
         }
         let Some(before) = self.positions.record_read(topic, partition, offset, assigned_in) else {
@@ -193,24 +208,29 @@ impl PrefetchReader {
         );
         counter!("consumer_log_truncated_total", "topic" => topic.to_string()).increment(1);
         let handled = self.client.context().offsets.handled(topic, partition, assigned_in);
-        let handled = handled.or_else(|| self.positions.committed(topic, partition));
+        let handled = handled.or_else(|| self.positions.start(topic, partition));
         let generation = self.client.context().on_log_truncated(topic, partition);
         if handled.is_some_and(|handled| handled < offset) {
             // What was read belongs to an old generation now, and is dropped. The records below the truncation that
             // were not handled are read again, from the committed offset on, as after an assignment.
-            self.validate_offsets().await;
+            self.begin_reading().await;
             return None;
         }
         let _ = self.positions.record_read(topic, partition, offset, generation);
         Some((message, Some(generation)))
     }
 
-    /// Seeks to the group's committed offsets in newly assigned partitions, before any of their records is read.
-    /// The client validates the epoch of an offset only if it is sought, and not if it begins with a committed one.
-    /// In a truncated log it goes back to the truncation. Returns the partitions that are read from there. If Kafka
-    /// does not answer, the validation is repeated, as long as none of their records was read.
-    async fn validate_offsets(&mut self) -> HashSet<(String, i32)> {
-        self.validated_at = Instant::now();
+    /// Whether a partition is read from the right offset.
+    fn is_begun(&self, topic: &str, partition: i32) -> bool {
+        self.positions.is_known(topic, partition, &self.client.context().assignment())
+    }
+
+    /// Seeks to where reading begins in newly assigned partitions, before any of their records is read. The client
+    /// validates the epoch of an offset only if it is sought, and not if it begins with a committed one. In a truncated
+    /// log it goes back to the truncation. If Kafka or the database does not answer, this is repeated, and no record is
+    /// handed on meanwhile.
+    async fn begin_reading(&mut self) {
+        self.begun_at = Instant::now();
         let (last, assigned) =
             (self.client.context().generation(), self.client.context().assignment());
         let mut new = TopicPartitionList::new();
@@ -219,17 +239,22 @@ impl PrefetchReader {
                 new.add_partition(place.topic(), place.partition());
             }
         }
-        let client = self.client.clone();
-        let seek = move || seek_to_committed(&client, new);
-        let Ok(Ok((at, all))) = tokio::task::spawn_blocking(seek).await else {
-            return HashSet::new();
-        };
-        self.positions
-            .record_start(&at, |topic, partition| assigned.generation_of(topic, partition));
-        if all {
-            self.validated_generation = last;
+        match start::begin(&self.client, &self.db, new, &assigned).await {
+            Ok((starts, all)) => {
+                self.positions.record_start(&starts, |topic, partition| {
+                    assigned.generation_of(topic, partition)
+                });
+                if all {
+                    self.begun_generation = last;
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.log_throttle.should_log("start", &text) {
+                    warn!("reading waits until it is known where it begins: {text}");
+                }
+            }
         }
-        at.into_keys().collect()
     }
 
     /// Runs the tasks that are due between two records.
@@ -238,14 +263,29 @@ impl PrefetchReader {
         if !self.is_paused {
             self.resume_retry.retry_if_due(&self.client);
         }
-        let is_new = self.client.context().generation() > self.validated_generation;
-        if is_new && self.validated_at.elapsed() >= STORE_INTERVAL {
-            self.validate_offsets().await;
+        let is_new = self.client.context().generation() > self.begun_generation;
+        if is_new && self.begun_at.elapsed() >= STORE_INTERVAL {
+            self.begin_reading().await;
+            if self.client.context().generation() == self.begun_generation {
+                self.resume_if_paused();
+            }
         }
         if self.stored_at.elapsed() >= STORE_INTERVAL {
             rebalance::store_offsets(&*self.client, Some(&self.positions));
             self.stored_at = Instant::now();
+            self.report_deleted();
         }
+        self.position_writer.write_if_due();
+    }
+
+    /// Reports records that the log lost at its beginning before they were read.
+    fn report_deleted(&mut self) {
+        let context = self.client.context();
+        let Some(log_starts) = context.log_starts.lock().take() else { return };
+        let assigned = context.assignment();
+        let stored = |topic: &str, partition| context.offsets.stored(topic, partition);
+        let deleted = self.positions.deleted(&log_starts, &assigned, stored);
+        deleted.iter().for_each(gaps::report_deleted);
     }
 }
 
@@ -253,10 +293,11 @@ impl PrefetchReader {
 /// and the client is polled further: the service must not lose its partitions in an outage of its database.
 pub(crate) async fn prefetch(
     client: Arc<StreamConsumer<GroupContext>>,
+    db: PgPool,
     prefetched: mpsc::Sender<PrefetchedRecord>,
 ) {
     let memory = Arc::new(Semaphore::new(PREFETCH_BYTES_MAX));
-    let mut reader = PrefetchReader::new(client);
+    let mut reader = PrefetchReader::new(client, db);
     loop {
         reader.run_due_tasks().await;
         let Some((message, generation)) = reader.next_record().await else { continue };

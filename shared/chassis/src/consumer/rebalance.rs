@@ -2,6 +2,7 @@
 //! it leaves the group.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use tracing::{info, warn};
 
 use crate::consumer::assignment::{Assignment, OwnedPartitions};
+use crate::consumer::gaps::SuspectedGaps;
 use crate::consumer::lag_metrics;
 use crate::consumer::offsets::{
     self, CLUSTER_REQUEST_TIMEOUT, HandledOffsets, OffsetsByPartition, ReadPositions,
@@ -36,12 +38,17 @@ pub struct GroupContext {
     cluster_id: OnceLock<String>,
     assignment: Mutex<Assignment>,
     pub(crate) offsets: HandledOffsets,
+    pub(crate) gaps: SuspectedGaps,
     /// The partitions that it has now. librdkafka calls others `desired` as well: all partitions whose offsets
     /// were queried.
     partitions: Mutex<OwnedPartitions>,
     /// Their end offsets, as far as they were queried: librdkafka learns them by fetching, and does not fetch
     /// paused partitions.
     pub(crate) end_offsets: Mutex<OffsetsByPartition>,
+    /// The first offsets of their logs, since the last statistics.
+    pub(crate) log_starts: Mutex<Option<OffsetsByPartition>>,
+    /// Whether partitions were revoked whose positions may not be written yet.
+    revoked: AtomicBool,
 }
 
 fn partition_count(partitions: &OwnedPartitions) -> usize {
@@ -57,6 +64,11 @@ impl GroupContext {
     /// The present assignment.
     pub(crate) fn assignment(&self) -> Assignment {
         self.assignment.lock().clone()
+    }
+
+    /// The id of the cluster, if [`cluster_id`] has found it.
+    pub(crate) fn known_cluster_id(&self) -> Option<&str> {
+        self.cluster_id.get().map(String::as_str)
     }
 
     fn add_partitions(&self, given: &TopicPartitionList) {
@@ -79,6 +91,11 @@ impl GroupContext {
         if taken.count() > 0 {
             info!("{} partitions revoked, {} in all", taken.count(), partition_count(&partitions));
         }
+    }
+
+    /// Whether partitions were revoked since the last call.
+    pub(super) fn take_revoked(&self) -> bool {
+        self.revoked.swap(false, Ordering::Relaxed)
     }
 
     /// Notes the end offsets of partitions; none, once they are fetched.
@@ -171,6 +188,7 @@ impl ClientContext for GroupContext {
         let end_offsets = self.end_offsets.lock().clone();
         let fetches_all = lag_metrics::record(&statistics, &owned, &end_offsets, self.isolation);
         self.health.all_partitions_fetched(fetches_all);
+        *self.log_starts.lock() = Some(lag_metrics::log_starts(&statistics, &owned));
     }
 }
 
@@ -183,7 +201,10 @@ impl ConsumerContext for GroupContext {
                 self.assignment.lock().assign(given);
             }
             // The client commits the stored offsets when it gives up the partitions.
-            Rebalance::Revoke(_) => store_offsets(client, None),
+            Rebalance::Revoke(_) => {
+                store_offsets(client, None);
+                self.revoked.store(true, Ordering::Relaxed);
+            }
             Rebalance::Error(_) => {}
         }
     }

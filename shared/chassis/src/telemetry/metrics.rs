@@ -63,7 +63,7 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
     ),
 ];
 
-const COUNTERS: [(&str, &str); 9] = [
+const COUNTERS: [(&str, &str); 10] = [
     (
         refusals::COUNTER,
         "Times that another system refused this service, by system and kind: its password or its rights.",
@@ -80,6 +80,10 @@ const COUNTERS: [(&str, &str); 9] = [
         "Events dropped as duplicates because they had their effect before, by topic.",
     ),
     ("events_published_total", "Events that the broker acknowledged, by topic."),
+    (
+        "consumer_gaps_total",
+        "Times that records were skipped or deleted before they were handled, by topic and cause.",
+    ),
     (
         "consumer_log_truncated_total",
         "Times that a partition's log lost records at its end that were read before, by topic.",

@@ -93,7 +93,7 @@ async fn records_read_from_a_lost_cluster_store_no_offset_in_the_recreated_one()
         (fixture.consumer(), fixture.group_client(), CancellationToken::new());
     client.subscribe(&[names(14).counted.name]).unwrap();
     let (ahead, _records) = mpsc::channel(1);
-    let polling = tokio::spawn(prefetch::prefetch(client.clone(), ahead));
+    let polling = tokio::spawn(prefetch::prefetch(client.clone(), fixture.db.clone(), ahead));
     eventually("all partitions are its own", async || {
         client.assignment().unwrap().count() == names(14).counted.partitions as usize
     })

@@ -31,6 +31,7 @@ mod ipv6;
 mod kafka_transactions;
 mod pauses;
 mod poison_records;
+mod positions;
 mod pool;
 mod producer;
 mod rebalance;

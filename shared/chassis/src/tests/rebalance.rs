@@ -64,7 +64,7 @@ async fn a_resumed_partition_is_read_though_librdkafka_lost_the_resume() {
     let client = fixture.group_client();
     client.subscribe(&[names(22).counted.name]).unwrap();
     let (ahead, mut records) = mpsc::channel(1);
-    let reading = tokio::spawn(prefetch::prefetch(client.clone(), ahead));
+    let reading = tokio::spawn(prefetch::prefetch(client.clone(), fixture.db.clone(), ahead));
     let pause = || client.pause(&client.assignment().unwrap()).unwrap();
     let relay = fixture.relay();
     let relaying = RunningLoop::start(|stop| relay.run(stop));

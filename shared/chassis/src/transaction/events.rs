@@ -102,6 +102,8 @@ pub(crate) struct AppliedEvents {
     handled: BTreeMap<&'static str, Vec<Option<DateTime<Utc>>>>,
     /// The topic of each event that had its effect before.
     duplicates: Vec<&'static str>,
+    /// Whether each record had its effect in this transaction.
+    had_effect: Vec<bool>,
     /// When its transaction began, by the database's clock.
     now: DateTime<Utc>,
     /// When handling began, right after that, by ours.
@@ -126,6 +128,7 @@ pub(crate) async fn apply_events<R: UnitOfWork>(
     let (publishes, ages) = (applied.publishes, applied.ages);
     let (mut handled, mut duplicates) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
     let mut spans = Vec::with_capacity(items.len());
+    let had_effect = applied.answers.iter().map(|answer| matches!(answer, Some(Some(_)))).collect();
     for (item, answer) in items.iter().zip(applied.answers) {
         let Content::Event(topic, _) = &item.content else { continue };
         match answer.flatten() {
@@ -136,7 +139,16 @@ pub(crate) async fn apply_events<R: UnitOfWork>(
             None => duplicates.push(topic.name),
         }
     }
-    Ok(AppliedEvents { handled, duplicates, now, started_at, publishes, ages, _spans: spans })
+    Ok(AppliedEvents {
+        handled,
+        duplicates,
+        had_effect,
+        now,
+        started_at,
+        publishes,
+        ages,
+        _spans: spans,
+    })
 }
 
 impl AppliedEvents {
@@ -148,6 +160,11 @@ impl AppliedEvents {
     /// Whether any event had its effect in this transaction.
     pub fn has_effect(&self) -> bool {
         !self.handled.is_empty()
+    }
+
+    /// Whether each record of the batch had its effect in this transaction.
+    pub fn had_effect(&self) -> Vec<bool> {
+        self.had_effect.clone()
     }
 
     /// After the commit, never before: wakes the relay and the change feed, and updates the metrics. Returns

@@ -1,0 +1,183 @@
+//! Where a client begins to read partitions that it was assigned: at the group's committed offset, or at the position
+//! in the service's database if that is lower.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+use sqlx::PgPool;
+
+use crate::consumer::assignment::Assignment;
+use crate::consumer::gaps::{self, Gap};
+use crate::consumer::lag::request_offsets;
+use crate::consumer::offsets::OffsetsByPartition;
+use crate::consumer::positions::{self, Position};
+use crate::consumer::rebalance::{self, GroupContext};
+
+/// Timeout of a request.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Begins to read newly assigned partitions. Returns the offset from which each is read, and whether these are all of
+/// them.
+///
+/// # Errors
+/// If Kafka or the database does not answer. Then nothing may be read of them.
+pub(super) async fn begin(
+    client: &Arc<StreamConsumer<GroupContext>>,
+    db: &PgPool,
+    new: TopicPartitionList,
+    assigned: &Assignment,
+) -> anyhow::Result<(OffsetsByPartition, bool)> {
+    if new.count() == 0 {
+        return Ok((OffsetsByPartition::new(), true));
+    }
+    let cluster = rebalance::cluster_id(client).await.context("Kafka does not tell its id")?;
+    let known = positions::load(db, &cluster).await.context("the positions cannot be read")?;
+    let seeking = client.clone();
+    let seek = tokio::task::spawn_blocking(move || {
+        seek_to_start(&seeking, new, &known).map(|started| (started, known))
+    });
+    let (started, mut saved) = seek.await?.context("the partitions cannot be sought")?;
+    positions::set(db, &cluster, &started.moved).await.context("the positions cannot be set")?;
+    started.deleted.iter().for_each(gaps::report_deleted);
+    let context = client.context();
+    started.suspected.into_iter().for_each(|gap| context.gaps.suspect(gap));
+    for Position { topic, partition, next } in started.moved {
+        saved.insert((topic, partition), next);
+    }
+    for (place, _) in &started.at {
+        let generation = assigned.generation_of(&place.0, place.1).unwrap_or_default();
+        let saved = saved.get(place).copied().unwrap_or_default();
+        context.offsets.begin(&place.0, place.1, saved, generation);
+    }
+    Ok((started.at, started.all))
+}
+
+/// Where reading began.
+#[derive(Default)]
+struct Started {
+    /// The offset from which each partition is read. One whose fetching has not begun cannot be sought yet, and is
+    /// missing.
+    pub at: OffsetsByPartition,
+    /// Whether these are all partitions.
+    pub all: bool,
+    /// Positions that are not what the database has: of a partition that is read for the first time or from its
+    /// beginning, or whose records were deleted.
+    pub moved: Vec<Position>,
+    pub suspected: Vec<Gap>,
+    pub deleted: Vec<Gap>,
+}
+
+/// What is known of a partition before it is read.
+#[derive(Clone, Copy)]
+struct Known {
+    /// The group's committed offset. Kafka deletes it with the topic or the group.
+    committed: Option<i64>,
+    /// The position in the database.
+    position: Option<i64>,
+    /// The first offset of the log.
+    log_start: i64,
+}
+
+impl Known {
+    /// Where reading begins. Without a committed offset everything is read: the topic may be another one of the same
+    /// name, and then a position of before says nothing.
+    fn start(self) -> i64 {
+        let Known { committed, position, log_start } = self;
+        let start = committed.map_or(log_start, |offset| position.unwrap_or(offset).min(offset));
+        start.max(log_start)
+    }
+
+    /// The position that is to be written, if any.
+    fn moved(self) -> Option<i64> {
+        let Known { committed, position, log_start } = self;
+        let is_kept = committed.is_some() && position.is_some_and(|next| next >= log_start);
+        (!is_kept).then(|| self.start())
+    }
+
+    /// From and to where a committed offset skips records that were not handled, or only markers.
+    fn suspected(self) -> Option<(i64, i64)> {
+        let (from, to) = (self.position?.max(self.log_start), self.committed?);
+        (from < to).then_some((from, to))
+    }
+
+    /// From and to where records were deleted that were not handled.
+    fn deleted(self) -> Option<(i64, i64)> {
+        let from = self.position?;
+        (from < self.log_start).then_some((from, self.log_start))
+    }
+}
+
+/// Seeks to where reading begins in these partitions. `positions` are those of the database.
+fn seek_to_start(
+    client: &StreamConsumer<GroupContext>,
+    new: TopicPartitionList,
+    positions: &OffsetsByPartition,
+) -> KafkaResult<Started> {
+    let count = new.count();
+    let log_starts = request_offsets(client, new.clone(), Offset::Beginning)?;
+    // The list has the epochs as well. That of a later record is as good for a lower offset.
+    let mut places = client.committed_offsets(new, SEEK_TIMEOUT)?;
+    let mut known = Vec::with_capacity(count);
+    for mut place in places.elements() {
+        let of = (place.topic().to_string(), place.partition());
+        let committed = match place.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        };
+        let log_start = log_starts.get(&of).copied().unwrap_or_default();
+        let partition = Known { committed, position: positions.get(&of).copied(), log_start };
+        let start = partition.start();
+        // An epoch is compared with an offset that is sought, and the beginning needs none.
+        let is_beginning = start == log_start;
+        place.set_offset(if is_beginning { Offset::Beginning } else { Offset::Offset(start) })?;
+        known.push((of, partition));
+    }
+    places = client.seek_partitions(places, SEEK_TIMEOUT)?;
+    let mut started = Started::default();
+    for (place, ((topic, partition), known)) in places.elements().iter().zip(known) {
+        if place.error().is_err() {
+            continue;
+        }
+        let gap = |(from, to)| Gap { topic: topic.clone(), partition, from, to };
+        started.suspected.extend(known.suspected().map(gap));
+        started.deleted.extend(known.deleted().map(gap));
+        let moved = |next| Position { topic: topic.clone(), partition, next };
+        started.moved.extend(known.moved().map(moved));
+        started.at.insert((topic, partition), known.start());
+    }
+    started.all = started.at.len() == count;
+    Ok(started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_read_from_the_lower_of_both_offsets_and_what_was_skipped_or_deleted_is_told()
+    {
+        let (none, kept) = (None, None);
+        for (committed, position, log_start, start, moved, suspected, deleted) in [
+            (Some(7), Some(7), 0, 7, kept, none, none),
+            (Some(5), Some(7), 0, 5, kept, none, none), // killed before the offset was committed, or rewound
+            (Some(9), Some(7), 0, 7, kept, Some((7, 9)), none),
+            (Some(9), None, 0, 9, Some(9), none, none), // the first start of this version
+            (None, None, 3, 3, Some(3), none, none),
+            (None, Some(7), 0, 0, Some(0), none, none), // another topic of that name, or a group that was deleted
+            (None, Some(7), 9, 9, Some(9), none, Some((7, 9))),
+            (Some(7), Some(7), 9, 9, Some(9), none, Some((7, 9))),
+            (Some(12), Some(7), 9, 9, Some(9), Some((9, 12)), Some((7, 9))),
+            (Some(7), Some(7), 7, 7, kept, none, none),
+        ] {
+            let known = Known { committed, position, log_start };
+            assert_eq!(known.start(), start, "{committed:?} {position:?} {log_start}");
+            assert_eq!(known.moved(), moved, "{committed:?} {position:?} {log_start}");
+            assert_eq!(known.suspected(), suspected, "{committed:?} {position:?} {log_start}");
+            assert_eq!(known.deleted(), deleted, "{committed:?} {position:?} {log_start}");
+        }
+    }
+}
