@@ -26,7 +26,7 @@ LIBRARIES := chassis checker contracts derive faults launcher testing
 .PHONY: help demo test up down clean status logs kill stop start load outage verify service schema check build tools
 .PHONY: relay connectors end-transactions alerts crash-points crash-programs monitoring
 .PHONY: dead-letters dead-letter replay discard pause resume poison sql token report
-.PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish lose-disk rebuild erase timeline openapi bench microbench mutants
+.PHONY: pin new streams browser chaos denials faults rotate long-outage hostile republish rewind lose-disk rebuild erase timeline openapi bench microbench mutants
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
@@ -178,6 +178,10 @@ report: build ## Print the report of the reporting database, which make up REPOR
 
 republish: build ## Publish all events again, as after Kafka lost its disk (SERVICE=x, KEY=…, SINCE=time limit them)
 	@$(E2E) republish $(if $(SERVICE),--service "$(SERVICE)") $(if $(KEY),--key "$(KEY)") $(if $(SINCE),--since "$(SINCE)")
+
+rewind: build ## Move the consumer of SERVICE=x to TO=a time or an offset, on purpose: REASON="…" (TOPIC=, PARTITION=); the inbox absorbs what it knows
+	@$(call need,SERVICE TO REASON)$(E2E) rewind "$(SERVICE)" --to "$(TO)" --reason "$(REASON)" \
+	  $(if $(TOPIC),--topic "$(TOPIC)") $(if $(PARTITION),--partition "$(PARTITION)")
 
 lose-disk: build ## Kill Kafka and delete its log directory: the disaster that republish repairs
 	@$(E2E) lose-disk

@@ -13,6 +13,7 @@ use e2e::admin::order_timeline;
 use e2e::admin::rebuild;
 use e2e::admin::reporting;
 use e2e::admin::republish::{self, RepublishOptions};
+use e2e::admin::rewind::{self, RewindOptions};
 use e2e::checker::run;
 use e2e::client::http_client::Client;
 use e2e::console::{print_lines, printable_lines};
@@ -79,6 +80,8 @@ enum Command {
     },
     /// Let the services republish their events; starts Kafka if it is down
     Republish(RepublishOptions),
+    /// Move the consumer of a service to an earlier or a later place
+    Rewind(RewindOptions),
     /// Kill Kafka and delete its log, like a lost disk
     LoseDisk,
     /// Abort the transactions in Kafka that a crash of the broker left open for ever
@@ -161,6 +164,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let stack = open_stack()?;
             return dead_letters::run(&stack, &command, &mut std::io::stdout()).await;
         }
+        Command::Rewind(options) => rewind::run(&open_stack()?, &options).await?,
         Command::LoseDisk => republish::lose_disk(&open_stack()?).await?,
         Command::EndTransactions => hanging_transactions::command(&open_stack()?).await?,
         Command::Rebuild => rebuild::print(&rebuild::run(&open_client()?).await?),

@@ -20,6 +20,7 @@ mod personal_data;
 mod erasure;
 mod messaging;
 mod rejected_records;
+mod skipped_records;
 mod new_service;
 mod republish;
 mod contracts;

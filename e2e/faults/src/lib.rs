@@ -4,6 +4,7 @@
 pub mod database_faults;
 pub mod faulty_network;
 pub mod file_limit;
+pub mod group_offsets;
 pub mod keep_alive_clients;
 pub mod links;
 pub mod log_truncation;

@@ -11,3 +11,4 @@ pub mod order_timeline;
 pub mod republish;
 pub mod rebuild;
 pub mod reporting;
+pub mod rewind;

@@ -11,6 +11,7 @@ use axum::Json as JsonResponse;
 use axum::extract::State;
 use chassis::{CachedAnswer, Problem, Query, db};
 use chrono::{DateTime, TimeDelta, Utc};
+use metrics::{describe_gauge, gauge};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::time::sleep;
@@ -33,6 +34,10 @@ const AGES: [i32; 5] = [10, 60, 600, 3_600, 86_400];
 
 /// How long one answer serves all callers.
 const CACHED_FOR: Duration = Duration::from_secs(1);
+
+/// The age of the oldest pending order, and how often it is measured.
+const OLDEST_METRIC: &str = "pending_order_oldest_seconds";
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rows that one query of the repair reads, at most, and how long a query may take.
 const PAGE_ROWS_MAX: i64 = 1_000;
@@ -173,11 +178,42 @@ async fn read(db: &PgPool) -> Result<Snapshot, Problem> {
     Ok(Snapshot { read_at, counts, oldest: oldest.into() })
 }
 
+/// Keeps the table and its metric for as long as it is polled.
+pub async fn maintain(db: &PgPool, has_deadline: bool) {
+    tokio::join!(repair(db, has_deadline), report_oldest(db));
+}
+
+/// What a pending order waits for, by the services whose answer is missing: the label of the metric.
+fn waits_for(order: &PendingOrder) -> &'static str {
+    match (order.payment, order.stock) {
+        (PaymentLeg::Waiting, StockLeg::Waiting) => "payment and stock",
+        (PaymentLeg::Waiting, _) => "payment",
+        (_, StockLeg::Waiting) => "stock",
+        _ => "order",
+    }
+}
+
+/// Measures the age of the oldest pending order by what it waits for, among the orders that an operator can list. Nothing
+/// else shows an order that waits for an event which is in no topic any more.
+async fn report_oldest(db: &PgPool) {
+    describe_gauge!(OLDEST_METRIC, "Age of the oldest pending order, by what it waits for.");
+    loop {
+        if let Ok(Snapshot { read_at, oldest, .. }) = read(db).await {
+            for waited in ["payment and stock", "payment", "stock", "order"] {
+                let first = oldest.iter().find(|order| waits_for(order) == waited);
+                let age = first.map_or(TimeDelta::zero(), |order| read_at - order.created_at);
+                gauge!(OLDEST_METRIC, "waits_for" => waited).set(age.as_seconds_f64());
+            }
+        }
+        sleep(REPORT_INTERVAL).await;
+    }
+}
+
 /// Repairs the table for as long as it is polled: once an hour it deletes the rows of orders that have ended, and gives
 /// a row to pending orders that have none. With a deadline it searches all orders each time, since an order without a
 /// row would miss its deadline. Without one the row is missing in the operators' list alone: it searches young orders,
 /// at the start and once more an hour later, when no older version runs any more.
-pub async fn maintain(db: &PgPool, has_deadline: bool) {
+async fn repair(db: &PgPool, has_deadline: bool) {
     let (mut searches, after) = match has_deadline {
         true => (u64::MAX, Uuid::nil()),
         false => (2, first_id_at(Utc::now() - UPGRADE_DURATION_MAX)),

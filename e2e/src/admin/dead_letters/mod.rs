@@ -3,7 +3,7 @@
 //! settles it. `by_hand.rs` has two ways to make one.
 
 pub mod by_hand;
-mod client;
+pub(super) mod client;
 mod view;
 
 use std::io::{IsTerminal, Write};

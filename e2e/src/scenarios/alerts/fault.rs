@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use faults::{database_faults, log_truncation};
+use faults::{database_faults, group_offsets, log_truncation};
 use launcher::{Stack, eventually};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
@@ -46,11 +46,12 @@ pub enum AlertFault {
     RightRevoked,
     ShortCertificate,
     LogTruncated,
+    RecordsDeleted,
     DiskLost,
 }
 
 impl AlertFault {
-    pub const ALL: [AlertFault; 8] = [
+    pub const ALL: [AlertFault; 9] = [
         AlertFault::ServiceAway,
         AlertFault::DatabaseAway,
         AlertFault::KafkaAway,
@@ -58,6 +59,7 @@ impl AlertFault {
         AlertFault::RightRevoked,
         AlertFault::ShortCertificate,
         AlertFault::LogTruncated,
+        AlertFault::RecordsDeleted,
         AlertFault::DiskLost,
     ];
 
@@ -74,6 +76,7 @@ impl AlertFault {
                 "A certificate that the services trust expires within hours"
             }
             AlertFault::LogTruncated => "Kafka loses records that order has read",
+            AlertFault::RecordsDeleted => "Orders are deleted from Kafka before payment reads them",
             AlertFault::DiskLost => "Kafka loses its disk and is created again",
         }
     }
@@ -91,6 +94,9 @@ impl AlertFault {
             AlertFault::RightRevoked => &[("AccessRefused", "stock"), ("EventsWaiting", "stock")],
             AlertFault::ShortCertificate => &[("CertificateExpires", "stock")],
             AlertFault::LogTruncated => &[("LogTruncated", "order")],
+            AlertFault::RecordsDeleted => {
+                &[("RecordsMissed", "payment"), ("OrdersPending", "order")]
+            }
             AlertFault::DiskLost => &[("KafkaUnsteady", "order")],
         }
     }
@@ -111,6 +117,12 @@ impl AlertFault {
             }
             AlertFault::ShortCertificate => write_certificate(stack, SHORT_DAYS),
             AlertFault::LogTruncated => truncate_log(context).await,
+            AlertFault::RecordsDeleted => {
+                stack.stop("payment").await?;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                group_offsets::delete_records(&stack.kafka_client()?, "orders.created").await?;
+                stack.start("payment").await
+            }
             AlertFault::DiskLost => {
                 republish::lose_disk(stack).await?;
                 republish::run(stack, &RepublishOptions::default()).await.map(drop)
@@ -134,7 +146,7 @@ impl AlertFault {
             }
             AlertFault::ShortCertificate => write_certificate(stack, LONG_DAYS),
             // What was lost is published again.
-            AlertFault::LogTruncated => {
+            AlertFault::LogTruncated | AlertFault::RecordsDeleted => {
                 republish::run(stack, &RepublishOptions::default()).await.map(drop)
             }
             AlertFault::DiskLost => Ok(()),

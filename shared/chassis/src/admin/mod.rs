@@ -22,6 +22,7 @@ use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
@@ -31,6 +32,7 @@ use utoipa_axum::routes;
 use crate::admin::reason::check_reason;
 use crate::admin::replay::DeadLetters;
 use crate::consumer::pause::{self, PauseState};
+use crate::consumer::rewind::{self, Rewind, RewindRequest, RewindTo};
 use crate::http::callers::caller::Caller;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
@@ -42,6 +44,7 @@ pub(crate) fn router<R: UnitOfWork>(dead_letters: DeadLetters<R>) -> OpenApiRout
         .routes(routes!(show_pause))
         .routes(routes!(pause_consumer))
         .routes(routes!(resume))
+        .routes(routes!(rewind_consumer))
         .with_state(dead_letters.db.clone());
     let handled_events = handled_events::router(dead_letters.db.clone());
     dead_letters::router(dead_letters).merge(consumer).merge(handled_events)
@@ -79,6 +82,46 @@ async fn pause_consumer(
     responses((status = 200, description = "It is not paused.", body = PauseState)))]
 async fn resume(State(db): State<PgPool>, actor: Caller) -> Result<Json<PauseState>, Problem> {
     Ok(Json(pause::resume(&db, actor.subject()).await?))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RewindBody {
+    /// The first record of this time or later. Either this or `to_offset`.
+    to_time: Option<DateTime<Utc>>,
+    /// This offset, in each of the partitions. Either this or `to_time`.
+    #[schema(minimum = 0)]
+    to_offset: Option<i64>,
+    /// Only this topic.
+    topic: Option<String>,
+    /// Only this partition.
+    #[schema(minimum = 0)]
+    partition: Option<i32>,
+    /// The operator's reason, of 1 to 1,000 characters.
+    #[schema(min_length = 1, max_length = 1_000)]
+    reason: String,
+}
+
+/// Moves the consumer to an earlier offset, or to a later one: then it never handles the records between.
+///
+/// Every instance applies it within seconds to the partitions that it has. Events that are in the inbox have no effect
+/// if they are read again; the answer counts them.
+#[utoipa::path(post, path = "/consumer/rewind", request_body = RewindBody,
+    responses((status = 200, description = "It is applied within seconds.", body = Rewind)))]
+async fn rewind_consumer(
+    State(db): State<PgPool>,
+    actor: Caller,
+    Json(body): Json<RewindBody>,
+) -> Result<Json<Rewind>, Problem> {
+    let reason = check_reason(&body.reason)?;
+    let to = match (body.to_time, body.to_offset) {
+        (Some(time), None) => RewindTo::Time(time),
+        (None, Some(offset)) if offset >= 0 => RewindTo::Offset(offset),
+        _ => return Err(Problem::invalid("to_time", "Either to_time or to_offset must be given.")),
+    };
+    let (topic, partition) = (body.topic.as_deref(), body.partition);
+    let asked = RewindRequest { topic, partition, to, reason, actor: actor.subject() };
+    Ok(Json(rewind::request(&db, asked).await?))
 }
 
 /// The host names by which tools reach the admin port, beside `localhost` and addresses.

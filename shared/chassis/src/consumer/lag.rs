@@ -170,7 +170,7 @@ pub(super) fn request_offsets<C: ConsumerContext>(
 }
 
 /// The offsets of a list, as far as it has any.
-fn valid_offsets(list: &TopicPartitionList) -> KafkaResult<OffsetsByPartition> {
+pub(super) fn valid_offsets(list: &TopicPartitionList) -> KafkaResult<OffsetsByPartition> {
     let mut offsets = OffsetsByPartition::new();
     for element in list.elements() {
         element.error()?;

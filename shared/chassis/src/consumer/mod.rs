@@ -20,6 +20,7 @@ pub(crate) mod rebalance;
 mod replacement;
 pub(crate) mod resources;
 pub(crate) mod resume;
+pub(crate) mod rewind;
 mod start;
 pub(crate) mod retry;
 pub(crate) mod router;

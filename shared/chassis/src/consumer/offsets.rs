@@ -28,8 +28,11 @@ pub(crate) const CLUSTER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often offsets are stored, while records arrive.
 pub(crate) const STORE_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The name of a topic, and a partition of it.
+pub(crate) type TopicPartition = (String, i32);
+
 /// An offset for each topic and partition.
-pub(crate) type OffsetsByPartition = HashMap<(String, i32), i64>;
+pub(crate) type OffsetsByPartition = HashMap<TopicPartition, i64>;
 
 /// A value for each topic and partition, found without a copy of the topic's name.
 pub(super) type ByPartition<T> = HashMap<String, HashMap<i32, T>>;

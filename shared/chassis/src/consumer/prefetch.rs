@@ -263,6 +263,7 @@ impl PrefetchReader {
         if !self.is_paused {
             self.resume_retry.retry_if_due(&self.client);
         }
+        self.client.context().begin_rewind();
         let is_new = self.client.context().generation() > self.begun_generation;
         if is_new && self.begun_at.elapsed() >= STORE_INTERVAL {
             self.begin_reading().await;

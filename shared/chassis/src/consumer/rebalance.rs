@@ -2,7 +2,7 @@
 //! it leaves the group.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -49,6 +49,9 @@ pub struct GroupContext {
     pub(crate) log_starts: Mutex<Option<OffsetsByPartition>>,
     /// Whether partitions were revoked whose positions may not be written yet.
     revoked: AtomicBool,
+    /// The last rewind that an operator asked for, and the last one that was considered where reading began.
+    requested_rewind: AtomicI64,
+    applied_rewind: AtomicI64,
 }
 
 fn partition_count(partitions: &OwnedPartitions) -> usize {
@@ -90,6 +93,38 @@ impl GroupContext {
         }
         if taken.count() > 0 {
             info!("{} partitions revoked, {} in all", taken.count(), partition_count(&partitions));
+        }
+    }
+
+    /// Notes a rewind that an operator asked for.
+    pub(super) fn request_rewind(&self, rewind_id: i64) {
+        self.requested_rewind.fetch_max(rewind_id, Ordering::Relaxed);
+    }
+
+    /// Notes that reading began, or begins again, with knowledge of a rewind.
+    pub(super) fn record_rewind(&self, rewind_id: i64) {
+        self.applied_rewind.fetch_max(rewind_id, Ordering::Relaxed);
+    }
+
+    /// The last rewind that this client knows.
+    pub(super) fn known_rewind(&self) -> i64 {
+        self.applied_rewind.load(Ordering::Relaxed)
+    }
+
+    /// Begins a generation with all partitions, if an operator has asked for a rewind since reading began: what was
+    /// read before belongs to an old generation, and reading begins again.
+    pub(super) fn begin_rewind(&self) {
+        let requested = self.requested_rewind.load(Ordering::Relaxed);
+        if requested <= self.known_rewind() {
+            return;
+        }
+        self.record_rewind(requested);
+        let mut assignment = self.assignment.lock();
+        assignment.generation += 1;
+        for (topic, partitions) in &*self.partitions.lock() {
+            for partition in partitions {
+                assignment.assign_partition(topic, *partition);
+            }
         }
     }
 

@@ -1,21 +1,24 @@
 //! Where a client begins to read partitions that it was assigned: at the group's committed offset, or at the position
 //! in the service's database if that is lower.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::PgPool;
+use tracing::warn;
 
 use crate::consumer::assignment::Assignment;
 use crate::consumer::gaps::{self, Gap};
 use crate::consumer::lag::request_offsets;
-use crate::consumer::offsets::OffsetsByPartition;
+use crate::consumer::offsets::{OffsetsByPartition, TopicPartition};
 use crate::consumer::positions::{self, Position};
 use crate::consumer::rebalance::{self, GroupContext};
+use crate::consumer::rewind::{self, RewindTo};
 
 /// Timeout of a request.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,13 +38,18 @@ pub(super) async fn begin(
         return Ok((OffsetsByPartition::new(), true));
     }
     let cluster = rebalance::cluster_id(client).await.context("Kafka does not tell its id")?;
-    let known = positions::load(db, &cluster).await.context("the positions cannot be read")?;
-    let seeking = client.clone();
-    let seek = tokio::task::spawn_blocking(move || {
-        seek_to_start(&seeking, new, &known).map(|started| (started, known))
-    });
-    let (started, mut saved) = seek.await?.context("the partitions cannot be sought")?;
-    positions::set(db, &cluster, &started.moved).await.context("the positions cannot be set")?;
+    let mut saved = positions::load(db, &cluster).await.context("the positions cannot be read")?;
+    let rewinds = rewind::pending(db, &cluster).await.context("the rewinds cannot be read")?;
+    let (seeking, known, last_rewind) = (client.clone(), saved.clone(), rewinds.last_id);
+    let seek = move || seek_to_start(&seeking, new, &known, &rewinds.to);
+    let seek = tokio::task::spawn_blocking(seek).await?;
+    let started = seek.context("the partitions cannot be sought")?;
+    let moved = positions::set(db, &cluster, &started.moved, last_rewind).await;
+    moved.context("the positions cannot be set")?;
+    client.context().record_rewind(last_rewind);
+    for ((topic, partition), offset) in &started.rewound {
+        warn!("{topic}[{partition}]: an operator has moved reading to offset {offset}");
+    }
     started.deleted.iter().for_each(gaps::report_deleted);
     let context = client.context();
     started.suspected.into_iter().for_each(|gap| context.gaps.suspect(gap));
@@ -69,6 +77,8 @@ struct Started {
     pub moved: Vec<Position>,
     pub suspected: Vec<Gap>,
     pub deleted: Vec<Gap>,
+    /// Where an operator moved partitions to.
+    pub rewound: OffsetsByPartition,
 }
 
 /// What is known of a partition before it is read.
@@ -80,34 +90,39 @@ struct Known {
     position: Option<i64>,
     /// The first offset of the log.
     log_start: i64,
+    /// Where an operator moves it to.
+    rewind: Option<i64>,
 }
 
 impl Known {
     /// Where reading begins. Without a committed offset everything is read: the topic may be another one of the same
     /// name, and then a position of before says nothing.
     fn start(self) -> i64 {
-        let Known { committed, position, log_start } = self;
+        let Known { committed, position, log_start, rewind } = self;
         let start = committed.map_or(log_start, |offset| position.unwrap_or(offset).min(offset));
-        start.max(log_start)
+        rewind.unwrap_or(start).max(log_start)
     }
 
     /// The position that is to be written, if any.
     fn moved(self) -> Option<i64> {
-        let Known { committed, position, log_start } = self;
-        let is_kept = committed.is_some() && position.is_some_and(|next| next >= log_start);
+        let Known { committed, position, log_start, rewind } = self;
+        let is_kept = rewind.is_none()
+            && committed.is_some()
+            && position.is_some_and(|next| next >= log_start);
         (!is_kept).then(|| self.start())
     }
 
     /// From and to where a committed offset skips records that were not handled, or only markers.
     fn suspected(self) -> Option<(i64, i64)> {
         let (from, to) = (self.position?.max(self.log_start), self.committed?);
-        (from < to).then_some((from, to))
+        (from < to && self.rewind.is_none()).then_some((from, to))
     }
 
     /// From and to where records were deleted that were not handled.
     fn deleted(self) -> Option<(i64, i64)> {
         let from = self.position?;
-        (from < self.log_start).then_some((from, self.log_start))
+        let is_deleted = from < self.log_start && self.rewind.is_none();
+        is_deleted.then_some((from, self.log_start))
     }
 }
 
@@ -116,8 +131,14 @@ fn seek_to_start(
     client: &StreamConsumer<GroupContext>,
     new: TopicPartitionList,
     positions: &OffsetsByPartition,
+    rewinds: &HashMap<TopicPartition, RewindTo>,
 ) -> KafkaResult<Started> {
     let count = new.count();
+    let pending = new.elements().into_iter().filter_map(|place| {
+        let of = (place.topic().to_string(), place.partition());
+        rewinds.get(&of).map(|to| (of, *to))
+    });
+    let rewound = rewind::resolve(client, &Vec::from_iter(pending))?;
     let log_starts = request_offsets(client, new.clone(), Offset::Beginning)?;
     // The list has the epochs as well. That of a later record is as good for a lower offset.
     let mut places = client.committed_offsets(new, SEEK_TIMEOUT)?;
@@ -129,15 +150,17 @@ fn seek_to_start(
             _ => None,
         };
         let log_start = log_starts.get(&of).copied().unwrap_or_default();
-        let partition = Known { committed, position: positions.get(&of).copied(), log_start };
+        let (position, rewind) = (positions.get(&of).copied(), rewound.get(&of).copied());
+        let partition = Known { committed, position, log_start, rewind };
         let start = partition.start();
         // An epoch is compared with an offset that is sought, and the beginning needs none.
         let is_beginning = start == log_start;
         place.set_offset(if is_beginning { Offset::Beginning } else { Offset::Offset(start) })?;
         known.push((of, partition));
     }
+    commit(client, &rewound)?;
     places = client.seek_partitions(places, SEEK_TIMEOUT)?;
-    let mut started = Started::default();
+    let mut started = Started { rewound, ..Started::default() };
     for (place, ((topic, partition), known)) in places.elements().iter().zip(known) {
         if place.error().is_err() {
             continue;
@@ -151,6 +174,19 @@ fn seek_to_start(
     }
     started.all = started.at.len() == count;
     Ok(started)
+}
+
+/// Commits the offsets of rewound partitions, so that a lower one is not taken for the last that was handled after a
+/// skip.
+fn commit(client: &StreamConsumer<GroupContext>, rewound: &OffsetsByPartition) -> KafkaResult<()> {
+    let mut offsets = TopicPartitionList::new();
+    for ((topic, partition), offset) in rewound {
+        offsets.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    match offsets.count() {
+        0 => Ok(()),
+        _ => client.commit(&offsets, CommitMode::Sync),
+    }
 }
 
 #[cfg(test)]
@@ -173,11 +209,16 @@ mod tests {
             (Some(12), Some(7), 9, 9, Some(9), Some((9, 12)), Some((7, 9))),
             (Some(7), Some(7), 7, 7, kept, none, none),
         ] {
-            let known = Known { committed, position, log_start };
+            let known = Known { committed, position, log_start, rewind: None };
             assert_eq!(known.start(), start, "{committed:?} {position:?} {log_start}");
             assert_eq!(known.moved(), moved, "{committed:?} {position:?} {log_start}");
             assert_eq!(known.suspected(), suspected, "{committed:?} {position:?} {log_start}");
             assert_eq!(known.deleted(), deleted, "{committed:?} {position:?} {log_start}");
+            for (to, start) in [(log_start + 1, log_start + 1), (20, 20), (0, log_start)] {
+                let rewound = Known { rewind: Some(to), ..known };
+                assert_eq!([Some(rewound.start()), rewound.moved()], [Some(start); 2]);
+                assert_eq!([rewound.suspected(), rewound.deleted()], [None; 2]);
+            }
         }
     }
 }

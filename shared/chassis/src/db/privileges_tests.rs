@@ -11,11 +11,12 @@ use crate::db::pool::{connect, connect_options};
 use crate::testing::{config, fresh_database};
 
 /// Each table of the chassis: a column of it, and whether the serving role updates and deletes its rows.
-const CHASSIS_TABLES: [(&str, &str, bool, bool); 15] = [
+const CHASSIS_TABLES: [(&str, &str, bool, bool); 17] = [
     ("captured_answers", "key", false, true),
     ("captured_events", "key", false, true),
     ("clock_ticks", "recorded_at", false, true),
     ("consumer", "reason", true, false),
+    ("consumer_positions", "next_offset", true, false),
     ("dead_letters", "reason", false, false),
     ("delivery", "drain_to", true, false),
     ("erasures", "actor", false, false),
@@ -25,6 +26,7 @@ const CHASSIS_TABLES: [(&str, &str, bool, bool); 15] = [
     ("outbox", "key", false, true),
     ("outbox_schema_ids", "source", false, false),
     ("outbox_schemas", "schema", false, false),
+    ("rewinds", "reason", false, false),
     ("unfinished_erasures", "person_id", false, false),
     ("write_offs", "amount", false, false),
 ];

@@ -6,6 +6,7 @@ use tracing::subscriber::set_default;
 
 use super::captured_log::CapturedLog;
 use super::*;
+use crate::consumer::rewind::{self, RewindRequest, RewindTo};
 
 /// Publishes one event into each of three tills, and puts them into the topic.
 async fn publish<const TEST: u32>(fixture: &Fixture<TEST>, amount: i64) {
@@ -192,4 +193,47 @@ async fn nothing_is_read_before_the_database_tells_where_reading_begins() {
     proxy.set_mode(ProxyMode::PassThrough);
     eventually("all are handled", async || total(&fixture).await == 33).await;
     consuming.stop().await;
+}
+
+/// The inbox absorbs what is read again. The test empties it, so that a second effect shows.
+#[tokio::test]
+async fn an_operator_moves_the_consumer_back_or_ahead_and_that_is_no_gap() {
+    let fixture = Fixture::<707>::create_with_contracts().await;
+    let log = CapturedLog::default();
+    let _logging = set_default(log.json_subscriber());
+    let request = async |topic, to| {
+        let (reason, partition) = ("a bug in the handler", None);
+        let asked = RewindRequest { topic, partition, to, reason, actor: Some("operator") };
+        rewind::request(&fixture.db, asked).await.unwrap()
+    };
+    publish(&fixture, 1).await;
+    let consumer = fixture.consumer();
+    let consuming = RunningLoop::start(|stop| consumer.run(stop));
+    eventually("it is handled", async || total(&fixture).await == 3).await;
+    eventually("the positions are written", async || fixture.query_number(POSITIONS).await == 3)
+        .await;
+    let rewound = request(None, RewindTo::Time(chrono::DateTime::UNIX_EPOCH)).await;
+    let absorbed = serde_json::to_value(&rewound).unwrap();
+    assert_eq!(absorbed["inbox"][0]["events"], 3, "{absorbed}");
+    let moved = "an operator has moved reading to offset 0";
+    let lines = |what: &str| log.text().lines().filter(|line| line.contains(what)).count();
+    eventually("each partition was moved", async || lines(moved) == 3).await;
+    eventually("it is at the ends again", async || fixture.query_number(POSITIONS).await == 3)
+        .await;
+    assert_eq!(total(&fixture).await, 3, "the inbox knows them");
+
+    fixture.execute_as_superuser("delete from chassis.inbox").await;
+    request(Some("another"), RewindTo::Offset(0)).await;
+    request(Some(names(707).counted.name), RewindTo::Offset(0)).await;
+    eventually("they are handled again", async || total(&fixture).await == 6).await;
+    consuming.stop().await;
+
+    publish(&fixture, 10).await;
+    request(None, RewindTo::Offset(i64::MAX)).await;
+    assert_eq!(errors_while_catching_up(&fixture).await, [""; 0]);
+    publish(&fixture, 100).await;
+    assert_eq!(errors_while_catching_up(&fixture).await, [""; 0]);
+    assert_eq!(total(&fixture).await, 306, "what was skipped is not handled");
+    assert_eq!(lines("ERROR"), 0, "{}", log.text());
+    assert_eq!(fixture.query_number("select count(*) from chassis.rewinds").await, 4);
 }
