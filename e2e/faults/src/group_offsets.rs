@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The end of each partition of a topic.
-fn ends(client: &BaseConsumer, topic: &str) -> Result<TopicPartitionList> {
+fn end_offsets(client: &BaseConsumer, topic: &str) -> Result<TopicPartitionList> {
     let metadata = client.fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
     let mut ends = TopicPartitionList::new();
     for partition in metadata.topics().first().context("the topic exists")?.partitions() {
@@ -70,7 +70,7 @@ pub async fn reset_to_end(kafka: &ClientConfig, group: &str, topic: &'static str
     kafka.set("group.id", group);
     spawn_blocking(move || {
         let client: BaseConsumer = kafka.create()?;
-        Ok(client.commit(&ends(&client, topic)?, CommitMode::Sync)?)
+        Ok(client.commit(&end_offsets(&client, topic)?, CommitMode::Sync)?)
     })
     .await?
 }
@@ -82,7 +82,7 @@ pub async fn reset_to_end(kafka: &ClientConfig, group: &str, topic: &'static str
 pub async fn delete_records(kafka: &ClientConfig, topic: &'static str) -> Result<()> {
     let mut reader = kafka.clone();
     reader.set("group.id", "ends");
-    let ends = spawn_blocking(move || ends(&reader.create()?, topic)).await??;
+    let ends = spawn_blocking(move || end_offsets(&reader.create()?, topic)).await??;
     let admin: AdminClient<DefaultClientContext> = kafka.create()?;
     for place in admin.delete_records(&ends, &AdminOptions::new()).await?.elements() {
         place.error()?;

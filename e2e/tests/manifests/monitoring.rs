@@ -7,7 +7,7 @@ use e2e::monitoring::{self, promql, rule_file, rules};
 use super::*;
 
 /// More alerts than these are not read.
-const ALERTS_MAX: usize = 12;
+const ALERTS_MAX: usize = 16;
 
 /// Where a fork has its checkout on the web, with the runbooks below it.
 const RUNBOOKS: &str = "https://git.example.com/holdfast/";

@@ -35,8 +35,7 @@ const AGES: [i32; 5] = [10, 60, 600, 3_600, 86_400];
 /// How long one answer serves all callers.
 const CACHED_FOR: Duration = Duration::from_secs(1);
 
-/// The age of the oldest pending order, and how often it is measured.
-const OLDEST_METRIC: &str = "pending_order_oldest_seconds";
+/// How often the age of the oldest pending order is measured.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rows that one query of the repair reads, at most, and how long a query may take.
@@ -196,13 +195,17 @@ fn waits_for(order: &PendingOrder) -> &'static str {
 /// Measures the age of the oldest pending order by what it waits for, among the orders that an operator can list. Nothing
 /// else shows an order that waits for an event which is in no topic any more.
 async fn report_oldest(db: &PgPool) {
-    describe_gauge!(OLDEST_METRIC, "Age of the oldest pending order, by what it waits for.");
+    describe_gauge!(
+        "pending_order_oldest_seconds",
+        "Age of the oldest pending order, by what it waits for."
+    );
     loop {
         if let Ok(Snapshot { read_at, oldest, .. }) = read(db).await {
             for waited in ["payment and stock", "payment", "stock", "order"] {
                 let first = oldest.iter().find(|order| waits_for(order) == waited);
                 let age = first.map_or(TimeDelta::zero(), |order| read_at - order.created_at);
-                gauge!(OLDEST_METRIC, "waits_for" => waited).set(age.as_seconds_f64());
+                gauge!("pending_order_oldest_seconds", "waits_for" => waited)
+                    .set(age.as_seconds_f64());
             }
         }
         sleep(REPORT_INTERVAL).await;

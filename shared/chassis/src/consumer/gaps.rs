@@ -9,9 +9,6 @@ use metrics::counter;
 use parking_lot::Mutex;
 use tracing::error;
 
-/// The counter of gaps, by topic and cause.
-pub(crate) const COUNTER: &str = "consumer_gaps_total";
-
 /// Why the records of a gap were not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GapCause {
@@ -40,14 +37,15 @@ pub(super) struct Gap {
 }
 
 /// An alert on an increase does not see the first increment of a new counter.
-pub(super) fn describe(topic: &str) {
+pub(super) fn start_counters(topic: &'static str) {
+    counter!("consumer_log_truncated_total", "topic" => topic).increment(0);
     for cause in [GapCause::Skipped, GapCause::Deleted] {
         counter(topic, cause).increment(0);
     }
 }
 
 fn counter(topic: &str, cause: GapCause) -> metrics::Counter {
-    counter!(COUNTER, "topic" => topic.to_string(), "cause" => cause.as_str())
+    counter!("consumer_gaps_total", "topic" => topic.to_string(), "cause" => cause.as_str())
 }
 
 /// Reports records that are gone from the log.

@@ -10,7 +10,8 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
-use crate::consumer::offsets::{CLUSTER_REQUEST_TIMEOUT, OffsetsByPartition};
+use crate::consumer::by_partition::OffsetsByPartition;
+use crate::consumer::offsets::CLUSTER_REQUEST_TIMEOUT;
 use crate::consumer::positions;
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::event::Isolation;

@@ -4,7 +4,7 @@ use metrics::gauge;
 use rdkafka::statistics::{Partition, Statistics};
 
 use crate::consumer::assignment::OwnedPartitions;
-use crate::consumer::offsets::OffsetsByPartition;
+use crate::consumer::by_partition::OffsetsByPartition;
 use crate::event::Isolation;
 
 /// librdkafka's states of a partition that is fetched, and of a broker that is connected.

@@ -5,6 +5,7 @@
 
 pub(crate) mod assignment;
 pub(crate) mod batch;
+pub(crate) mod by_partition;
 pub(crate) mod circuit_breaker;
 pub(crate) mod commit;
 pub(crate) mod deferred;
@@ -14,8 +15,10 @@ pub(crate) mod lag_metrics;
 pub(crate) mod offset_tracker;
 pub(crate) mod offsets;
 pub(crate) mod pause;
+mod position_writer;
 pub(crate) mod positions;
 pub(crate) mod prefetch;
+pub(crate) mod prefetched_record;
 pub(crate) mod rebalance;
 mod replacement;
 pub(crate) mod resources;
@@ -44,7 +47,7 @@ use crate::config::reload::Live;
 use crate::consumer::batch::BatchRunner;
 use crate::consumer::lag::ConsumerLag;
 use crate::consumer::pause::PAUSE_POLL_INTERVAL;
-use crate::consumer::prefetch::PrefetchedRecord;
+use crate::consumer::prefetched_record::PrefetchedRecord;
 use crate::consumer::rebalance::GroupContext;
 use crate::consumer::replacement::Replacement;
 use crate::consumer::resources::ConsumerResources;
@@ -178,9 +181,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
         for topic in topics {
             // Until the client reports its partitions: partitions that it does not read have no lag here.
             gauge!("consumer_partitions", "topic" => *topic).set(0);
-            // An alert on an increase does not see the first increment of a new counter.
-            counter!("consumer_log_truncated_total", "topic" => *topic).increment(0);
-            gaps::describe(topic);
+            gaps::start_counters(topic);
         }
         let mut config = self.config.clone();
         let settings = config.read();
@@ -210,7 +211,7 @@ impl<R: UnitOfWork, Last: Send + Sync + 'static> Consumer<R, Last> {
             counter!("consumer_clients_replaced_total").increment(1);
         }
         prefetching.abort();
-        positions::save(&self.resources.db, client.context()).await;
+        position_writer::save(&self.resources.db, client.context()).await;
         self.lag.detach(isolation).await;
         // Once no other reference exists, the client commits the stored offsets and leaves the group, so that other
         // members take over at once. If it hangs, its session expires, or `max.poll.interval.ms` if it still sends

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::consumer::assignment::Assignment;
-use crate::consumer::offsets::{ByPartition, entry_of};
+use crate::consumer::by_partition::{ByPartition, entry_of};
 
 /// The partitions that a client was assigned.
 #[derive(Default)]

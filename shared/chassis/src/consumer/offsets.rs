@@ -10,7 +10,6 @@
 //! epochs, which rdkafka does not expose: an offset in it may be replaced by a lower one, and its epoch is then
 //! that of a later record. A truncated log has only greater epochs, so that this hides no truncation.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,8 +17,8 @@ use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::consumer::assignment::Assignment;
+use crate::consumer::by_partition::{ByPartition, OffsetsByPartition, Position, entry_of};
 use crate::consumer::gaps::Gap;
-use crate::consumer::positions::Position;
 use crate::crash_point;
 
 /// Timeout of a request to the cluster.
@@ -27,27 +26,6 @@ pub(crate) const CLUSTER_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often offsets are stored, while records arrive.
 pub(crate) const STORE_INTERVAL: Duration = Duration::from_millis(200);
-
-/// The name of a topic, and a partition of it.
-pub(crate) type TopicPartition = (String, i32);
-
-/// An offset for each topic and partition.
-pub(crate) type OffsetsByPartition = HashMap<TopicPartition, i64>;
-
-/// A value for each topic and partition, found without a copy of the topic's name.
-pub(super) type ByPartition<T> = HashMap<String, HashMap<i32, T>>;
-
-/// The value of a partition; the default if it has none yet.
-pub(super) fn entry_of<'a, T: Default>(
-    all: &'a mut ByPartition<T>,
-    topic: &str,
-    partition: i32,
-) -> &'a mut T {
-    if !all.contains_key(topic) {
-        all.insert(topic.to_string(), HashMap::new());
-    }
-    all.get_mut(topic).expect("it is there now").entry(partition).or_default()
-}
 
 /// How far a client's partitions were handled, and how much of that is stored.
 #[derive(Default)]

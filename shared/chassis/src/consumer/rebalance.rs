@@ -16,11 +16,10 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use tracing::{info, warn};
 
 use crate::consumer::assignment::{Assignment, OwnedPartitions};
+use crate::consumer::by_partition::OffsetsByPartition;
 use crate::consumer::gaps::SuspectedGaps;
 use crate::consumer::lag_metrics;
-use crate::consumer::offsets::{
-    self, CLUSTER_REQUEST_TIMEOUT, HandledOffsets, OffsetsByPartition, ReadPositions,
-};
+use crate::consumer::offsets::{self, CLUSTER_REQUEST_TIMEOUT, HandledOffsets, ReadPositions};
 use crate::crash_point;
 use crate::event::Isolation;
 use crate::kafka::client_health::ClientHealth;

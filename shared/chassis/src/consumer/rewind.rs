@@ -11,8 +11,9 @@ use serde::Serialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
 
+use crate::consumer::by_partition::{OffsetsByPartition, TopicPartition};
 use crate::consumer::lag;
-use crate::consumer::offsets::{CLUSTER_REQUEST_TIMEOUT, OffsetsByPartition, TopicPartition};
+use crate::consumer::offsets::CLUSTER_REQUEST_TIMEOUT;
 use crate::consumer::positions::QUERY_TIMEOUT;
 use crate::consumer::rebalance::GroupContext;
 use crate::db;

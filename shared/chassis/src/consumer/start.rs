@@ -13,10 +13,10 @@ use sqlx::PgPool;
 use tracing::warn;
 
 use crate::consumer::assignment::Assignment;
+use crate::consumer::by_partition::{OffsetsByPartition, Position, TopicPartition};
 use crate::consumer::gaps::{self, Gap};
 use crate::consumer::lag::request_offsets;
-use crate::consumer::offsets::{OffsetsByPartition, TopicPartition};
-use crate::consumer::positions::{self, Position};
+use crate::consumer::positions;
 use crate::consumer::rebalance::{self, GroupContext};
 use crate::consumer::rewind::{self, RewindTo};
 
@@ -56,7 +56,7 @@ pub(super) async fn begin(
     for Position { topic, partition, next } in started.moved {
         saved.insert((topic, partition), next);
     }
-    for (place, _) in &started.at {
+    for place in started.at.keys() {
         let generation = assigned.generation_of(&place.0, place.1).unwrap_or_default();
         let saved = saved.get(place).copied().unwrap_or_default();
         context.offsets.begin(&place.0, place.1, saved, generation);
