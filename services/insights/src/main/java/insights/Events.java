@@ -28,6 +28,7 @@ final class Events implements Serializer<GenericRecord> {
     private static final byte MAGIC = 0;
 
     private final SchemaRegistry registry;
+    private final Map<String, Integer> ids = new ConcurrentHashMap<>();
     private final Map<String, Schema> schemas = new ConcurrentHashMap<>();
     private final Map<String, Schema> projections = new ConcurrentHashMap<>();
 
@@ -61,7 +62,7 @@ final class Events implements Serializer<GenericRecord> {
     @Override
     public byte[] serialize(String topic, GenericRecord event) {
         ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-        int id = registry.idOf(topic, event.getSchema());
+        int id = ids.computeIfAbsent(topic, name -> registry.idOf(name, text(name)));
         bytes.writeBytes(ByteBuffer.allocate(1 + Integer.BYTES).put(MAGIC).putInt(id).array());
         try {
             new GenericDatumWriter<GenericRecord>(event.getSchema())
@@ -83,6 +84,7 @@ final class Events implements Serializer<GenericRecord> {
         try {
             Schema read = projections.computeIfAbsent(topic, name -> withoutPersonal(schema(name)));
             GenericRecord event = new GenericDatumReader<GenericRecord>(written, read).read(null, decoder);
+            Timestamps.convert(event, written);
             if (!decoder.isEnd()) {
                 throw new SerializationException("it has bytes after its end");
             }
@@ -93,13 +95,15 @@ final class Events implements Serializer<GenericRecord> {
     }
 
     private Schema schema(String topic) {
-        return schemas.computeIfAbsent(topic, name -> {
-            try (InputStream file = Events.class.getResourceAsStream("/schemas/" + name + ".avsc")) {
-                return new Schema.Parser().parse(file);
-            } catch (IOException error) {
-                throw new SerializationException(name, error);
-            }
-        });
+        return schemas.computeIfAbsent(topic, name -> new Schema.Parser().parse(text(name)));
+    }
+
+    private static String text(String topic) {
+        try (InputStream file = Events.class.getResourceAsStream("/schemas/" + topic + ".avsc")) {
+            return new String(file.readAllBytes(), StandardCharsets.UTF_8);
+        } catch (IOException error) {
+            throw new SerializationException(topic, error);
+        }
     }
 
     /** A reader's schema that skips what is marked as personal, so that it reaches no store and no topic. */

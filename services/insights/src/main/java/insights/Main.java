@@ -9,6 +9,7 @@ import io.micrometer.core.instrument.config.MeterFilter;
 import io.micrometer.prometheusmetrics.PrometheusConfig;
 import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 import java.io.IOException;
+import java.time.Clock;
 import java.time.Duration;
 import javax.net.ssl.SSLContext;
 import org.apache.kafka.common.utils.Utils;
@@ -32,7 +33,7 @@ public final class Main {
         } catch (IOException | RuntimeException error) {
             LOG.error("it cannot start: {}", error.getMessage());
             // EX_USAGE of sysexits.h: a configuration that can never work.
-            Runtime.getRuntime().halt(error instanceof IllegalArgumentException ? 64 : 1);
+            Log.exit(error instanceof IllegalArgumentException ? 64 : 1);
         }
     }
 
@@ -43,21 +44,22 @@ public final class Main {
         Topology topology = new SalesTopology(new Events(registry)).build();
         StreamsConfig kafka = new StreamsConfig(settings.values().originalsWithPrefix("kafka."));
         KafkaStreams streams = new KafkaStreams(topology, kafka);
+        Health health = new Health(Clock.systemUTC());
         streams.setUncaughtExceptionHandler(error -> {
-            LOG.error("a thread failed, and another one begins where it committed last", error);
+            StreamThreadExceptionResponse response = health.failed(error);
             Utils.sleep(RETRY_MILLIS);
-            return StreamThreadExceptionResponse.REPLACE_THREAD;
+            return response;
         });
         streams.setStateListener((now, before) -> {
             if (now == KafkaStreams.State.ERROR) {
-                // The thread that reads the items cannot be replaced: a supervisor starts the process again.
-                Runtime.getRuntime().halt(1);
+                // Threads go on failing, or the one that reads the items failed, which cannot be replaced: a supervisor
+                // starts the process again.
+                Log.exit(1);
             }
         });
         // Java's own status after SIGTERM is 143.
-        Runtime.getRuntime().addShutdownHook(
-                new Thread(() -> Runtime.getRuntime().halt(streams.close(STOP_TIMEOUT) ? 0 : 1)));
-        Server server = new Server(streams, metrics(streams));
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> Log.exit(streams.close(STOP_TIMEOUT) ? 0 : 1)));
+        Server server = new Server(streams, registry, health, metrics(streams));
         server.serveProbes(settings.address("PROBE_ADDR"));
         // Without an issuer of tokens it knows no callers, and answers everybody who reaches the port.
         Handler callers = settings.text("TOKEN_ISSUER") == null ? request -> {} : new Callers(settings);

@@ -24,8 +24,13 @@ import org.apache.kafka.streams.kstream.Repartitioned;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.processor.api.ContextualFixedKeyProcessor;
+import org.apache.kafka.streams.processor.api.ContextualProcessor;
+import org.apache.kafka.streams.processor.api.FixedKeyProcessor;
 import org.apache.kafka.streams.processor.api.FixedKeyProcessorSupplier;
 import org.apache.kafka.streams.processor.api.FixedKeyRecord;
+import org.apache.kafka.streams.processor.api.Processor;
+import org.apache.kafka.streams.processor.api.Record;
+import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.Stores;
 import org.apache.kafka.streams.state.WindowStore;
 
@@ -42,6 +47,8 @@ record SalesTopology(Events contracts) {
     static final String BY_MINUTE = "-by-minute";
     static final String TOTAL = "-total";
     static final String LATE_TOTAL = "-late-total";
+    /** The store of the names of items, by SKU. */
+    private static final String NAMES = "item-names";
     static final String SALES = "insights.sales";
     static final String OUTCOMES = "insights.outcomes";
 
@@ -60,9 +67,11 @@ record SalesTopology(Events contracts) {
         KStream<String, Sum<?>> steps = builder
                 .stream(List.of("orders.created", "orders.confirmed", "orders.cancelled"), read.withName("orders"))
                 .process(OrderSteps::new, Named.as("order-steps"), OrderSteps.STORE);
-        var items = builder.globalTable("stock.items", read.withName("items"), Materialized.as("items"));
+        builder.addGlobalStore(Stores.keyValueStoreBuilder(
+                Stores.persistentKeyValueStore(NAMES), Serdes.String(), Serdes.String()),
+                "stock.items", Consumed.with(KEYS, events).withName("items"), SalesTopology::rememberName);
         sums("sales", steps, Sale.class)
-                .leftJoin(items, (item, sale) -> item.key().split(" ", 2)[1], this::itemSales, Named.as("sales-named"))
+                .processValues(this::nameSales, Named.as("sales-named"))
                 .selectKey((item, event) -> event.get("sku").toString(), Named.as("sales-by-sku"))
                 .to(SALES, Produced.with(Serdes.String(), events).withName("sales-events"));
         sums("outcomes", steps, Decided.class)
@@ -115,10 +124,32 @@ record SalesTopology(Events contracts) {
         return all.processValues(filter, Named.as(name)).groupByKey(Grouped.with(Serdes.String(), serde));
     }
 
-    private GenericRecord itemSales(Windowed<String> item, Sale sale, GenericRecord known) {
-        String[] currencyAndSku = item.key().split(" ", 2);
-        return contracts.event(SALES, currencyAndSku[1], known == null ? null : known.get("name"), currencyAndSku[0],
-                item.window().start() * 1000, sale.orders(), sale.units(), sale.revenueCents());
+    /**
+     * Decodes an item before it is stored, also while its store is restored. A global table stores the bytes, restores
+     * them past the handler of undecodable records, and fails at the first sale of the item.
+     */
+    private static Processor<String, GenericRecord, Void, Void> rememberName() {
+        return new ContextualProcessor<>() {
+            @Override
+            public void process(Record<String, GenericRecord> item) {
+                KeyValueStore<String, String> names = context().getStateStore(NAMES);
+                names.put(item.key(), item.value().get("name").toString());
+            }
+        };
+    }
+
+    private FixedKeyProcessor<Windowed<String>, Sale, GenericRecord> nameSales() {
+        return new ContextualFixedKeyProcessor<>() {
+            @Override
+            public void process(FixedKeyRecord<Windowed<String>, Sale> record) {
+                String[] currencyAndSku = record.key().key().split(" ", 2);
+                KeyValueStore<String, String> names = context().getStateStore(NAMES);
+                Sale sale = record.value();
+                context().forward(record.withValue(contracts.event(SALES, currencyAndSku[1],
+                        names.get(currencyAndSku[1]), currencyAndSku[0], record.key().window().start() * 1000,
+                        sale.orders(), sale.units(), sale.revenueCents())));
+            }
+        };
     }
 
     private GenericRecord orderOutcomes(Windowed<String> outcome, Decided decided) {

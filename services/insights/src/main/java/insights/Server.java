@@ -9,6 +9,7 @@ import io.micrometer.prometheusmetrics.PrometheusMeterRegistry;
 import java.net.InetSocketAddress;
 import java.time.Instant;
 import java.util.Map;
+import java.util.Optional;
 import java.util.TreeMap;
 import java.util.function.Consumer;
 import javax.net.ssl.SSLContext;
@@ -25,11 +26,14 @@ import org.eclipse.jetty.server.ServerConnector;
 import org.eclipse.jetty.util.ssl.SslContextFactory;
 
 /** The sums over HTTP, and the port of the probes. The sums are asked of the stores: interactive queries. */
-record Server(KafkaStreams streams, PrometheusMeterRegistry metrics) {
+record Server(KafkaStreams streams, SchemaRegistry registry, Health health, PrometheusMeterRegistry metrics) {
     void serveProbes(InetSocketAddress address) {
         serve(address, null, routes -> routes
-                .get("/livez", request -> answer(request, streams.state() != KafkaStreams.State.ERROR))
-                .get("/readyz", request -> answer(request, streams.state() == KafkaStreams.State.RUNNING))
+                .get("/livez", request -> answer(request, streams.state() != KafkaStreams.State.ERROR, state()))
+                .get("/readyz", request -> {
+                    Optional<String> obstacle = obstacle();
+                    answer(request, obstacle.isEmpty(), obstacle.orElse(state()));
+                })
                 .get("/metrics", request -> request.result(metrics.scrape())));
     }
 
@@ -40,7 +44,7 @@ record Server(KafkaStreams streams, PrometheusMeterRegistry metrics) {
                 .get("/sales", request -> request.json(sums("sales", request)))
                 .get("/outcomes", request -> request.json(sums("outcomes", request)))
                 // While they are being restored.
-                .exception(InvalidStateStoreException.class, (error, request) -> answer(request, false)));
+                .exception(InvalidStateStoreException.class, (error, request) -> answer(request, false, state())));
     }
 
     private static void serve(InetSocketAddress address, SSLContext tls, Consumer<RoutesConfig> routes) {
@@ -60,8 +64,27 @@ record Server(KafkaStreams streams, PrometheusMeterRegistry metrics) {
         }).start();
     }
 
-    private void answer(Context request, boolean isHealthy) {
-        request.status(isHealthy ? 200 : 503).result("the streams are " + streams.state());
+    private static void answer(Context request, boolean isHealthy, String text) {
+        request.status(isHealthy ? 200 : 503).result(text);
+    }
+
+    private String state() {
+        return "the streams are " + streams.state();
+    }
+
+    /** Why it does not process. Streams whose threads wait or fail, or that reach no broker, count as running. */
+    private Optional<String> obstacle() {
+        return health.failure()
+                .or(() -> registry.awaited().map(what -> "waiting for the schema registry: " + what))
+                .or(() -> Optional.of(state()).filter(state -> streams.state() != KafkaStreams.State.RUNNING))
+                .or(() -> Optional.of("no connection to Kafka").filter(reason -> connections() == 0));
+    }
+
+    private double connections() {
+        return streams.metrics().values().stream()
+                .filter(metric -> metric.metricName().group().equals("consumer-metrics"))
+                .filter(metric -> metric.metricName().name().equals("connection-count"))
+                .mapToDouble(metric -> (Double) metric.metricValue()).sum();
     }
 
     /** The sums of the last minutes, and those since the beginning: what was on time, and what was late. */

@@ -1,6 +1,8 @@
 package insights;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.javalin.Javalin;
 import java.io.IOException;
@@ -15,6 +17,8 @@ import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Consumer;
 import org.jose4j.jwk.EcJwkGenerator;
 import org.jose4j.jwk.JsonWebKey;
@@ -56,6 +60,38 @@ class CallersTest {
         for (String scope : List.of("sales:read", "operator", "orders:read sales:read")) {
             assertEquals(200, status(signed(claims -> claims.setStringClaim("scope", scope))), scope);
         }
+        Map<String, String> good = new LinkedHashMap<>();
+        good.put("a type in capitals", signed(key, claims -> {}, token -> token.setHeader("typ", "AT+JWT")));
+        good.put("the full type", signed(key, claims -> {}, token -> token.setHeader("typ", "application/at+jwt")));
+        good.put("a thumbprint", signed(key, claims -> {}, token -> token.setHeader("x5t", "thumb")));
+        good.put("two audiences", signed(claims -> claims.setAudience("another", "holdfast")));
+        good.put("a clock that is behind", signed(claims -> claims.setExpirationTimeMinutesInTheFuture(-0.4f)));
+        good.put("a clock that is ahead", signed(claims -> claims.setNotBeforeMinutesInThePast(-0.4f)));
+        good.put("a fraction of a second", signed(claims -> claims.setClaim("exp", inAMinute() + 0.5)));
+        good.put("issued tomorrow", signed(claims -> claims.setClaim("iat", inAMinute() + 86_400)));
+        for (Map.Entry<String, String> token : good.entrySet()) {
+            assertEquals(200, status(token.getValue()), token.getKey());
+        }
+    }
+
+    private static long inAMinute() {
+        return System.currentTimeMillis() / 1000 + 60;
+    }
+
+    /** As `a_route_admits_callers_with_its_scopes_and_refuses_all_others` has it for the other services. */
+    @Test
+    void theSchemeHasNoCaseAndTheHeaderIsThereOnce() throws Exception {
+        String good = signed(claims -> {});
+        assertEquals(200, ask(server, "bEARER " + good).statusCode());
+        for (String authorization : List.of("Bearer  " + good, "Bearer " + good + ",Bearer " + good, "Bearer x",
+                "bearer of news")) {
+            HttpResponse<String> response = ask(authorization);
+            assertEquals(401, response.statusCode(), authorization);
+            assertEquals("Bearer error=\"invalid_token\"", response.headers().firstValue("www-authenticate").get());
+        }
+        HttpRequest twice = HttpRequest.newBuilder(URI.create("http://127.0.0.1:" + server.port() + "/sales"))
+                .header("authorization", "Bearer " + good).header("authorization", "Bearer " + good).build();
+        assertEquals(401, HttpClient.newHttpClient().send(twice, BodyHandlers.ofString()).statusCode());
     }
 
     @Test
@@ -68,7 +104,7 @@ class CallersTest {
 
     @Test
     void aRequestWithoutATokenIsAskedForOne() throws Exception {
-        for (String authorization : new String[] {null, "", "Bearer", "Basic dTpw", "bearer of news"}) {
+        for (String authorization : new String[] {null, "", "Bearer", "Bearer ", "Basic dTpw", "news"}) {
             HttpResponse<String> response = ask(authorization);
             assertEquals(401, response.statusCode(), authorization);
             assertEquals("Bearer", response.headers().firstValue("www-authenticate").orElse(""), authorization);
@@ -102,6 +138,20 @@ class CallersTest {
             token.setCriticalHeaderNames("made-up");
             token.setHeader("made-up", "x");
         }));
+        bad.put("no key id", signed(key, claims -> {}, token -> token.getHeaders().setObjectHeaderValue("kid", null)));
+        bad.put("any type", signed(key, claims -> {}, token -> token.setHeader("typ", "application/*")));
+        for (String field : List.of("jku", "jwk", "x5u", "x5c", "enc", "zip")) {
+            bad.put(field, signed(key, claims -> {}, token -> token.setHeader(field, "x")));
+        }
+        bad.put("padding", good + "=");
+        bad.put("two signatures", good + good.substring(good.lastIndexOf('.')));
+        bad.put("issuers", signed(claims -> claims.setClaim("iss", List.of(ISSUER, "another"))));
+        bad.put("an issuer with a slash", signed(claims -> claims.setIssuer(ISSUER + "/")));
+        bad.put("an empty subject", signed(claims -> claims.setSubject("")));
+        bad.put("a subject of two lines", signed(claims -> claims.setSubject("a\nb")));
+        bad.put("a long subject", signed(claims -> claims.setSubject("x".repeat(256))));
+        bad.put("an end that is no time", signed(claims -> claims.setClaim("exp", "never")));
+        bad.put("a beginning that is no time", signed(claims -> claims.setClaim("nbf", "soon")));
         bad.put("expired", signed(claims -> claims.setExpirationTimeMinutesInTheFuture(-1)));
         bad.put("without an end", signed(claims -> claims.unsetClaim("exp")));
         bad.put("not valid yet", signed(claims -> claims.setNotBeforeMinutesInThePast(-1)));
@@ -142,6 +192,60 @@ class CallersTest {
         } finally {
             issuer.stop();
             other.stop();
+        }
+    }
+
+    @Test
+    void whileTheIssuerIsAwayTheLastKeysStayAndWithoutKeysTheAnswerIsNotGivenYet() throws Exception {
+        AtomicReference<String> answer = new AtomicReference<>();
+        AtomicInteger requests = new AtomicInteger();
+        Javalin issuer = Javalin.create(config -> config.routes.get("/keys", request -> {
+            requests.incrementAndGet();
+            if (answer.get() == null) {
+                request.status(503);
+            } else if (answer.get().isEmpty()) {
+                Thread.sleep(60_000);
+            } else {
+                request.result(answer.get());
+            }
+        })).start("127.0.0.1", 0);
+        Javalin waiting = serve(Map.of(
+                "TOKEN_ISSUER", ISSUER, "TOKEN_KEYS", "http://127.0.0.1:" + issuer.port() + "/keys"));
+        try {
+            String good = "Bearer " + signed(claims -> {});
+            assertEquals(503, ask(waiting, good).statusCode());
+            assertEquals("1", ask(waiting, good).headers().firstValue("retry-after").orElse(""));
+            assertEquals(401, ask(waiting, null).statusCode());
+            answer.set("");
+            long began = System.nanoTime();
+            assertEquals(503, ask(waiting, good).statusCode());
+            assertTrue(System.nanoTime() - began < 4e9, "it hangs as long as its issuer");
+            answer.set(new JsonWebKeySet(key).toJson());
+            long deadline = System.nanoTime() + 20_000_000_000L;
+            while (ask(waiting, good).statusCode() != 200) {
+                assertTrue(System.nanoTime() < deadline, "the keys are not read");
+                Thread.sleep(50);
+            }
+            answer.set(null);
+            int before = requests.get();
+            for (int nth = 0; nth < 30; nth++) {
+                String unknown = signed(generate("unknown " + nth), claims -> {}, token -> {});
+                assertEquals(401, ask(waiting, "Bearer " + unknown).statusCode());
+                assertEquals(200, ask(waiting, good).statusCode());
+            }
+            assertTrue(requests.get() <= before + 3, "strangers make it ask its issuer");
+        } finally {
+            waiting.stop();
+            issuer.stop();
+        }
+    }
+
+    @Test
+    void aFileWithoutKeysIsRefusedAtTheStart(@TempDir Path directory) throws Exception {
+        Path keys = Files.writeString(directory.resolve("keys.json"), "{\"keys\": []}");
+        for (String address : List.of(keys.toString(), "/nowhere")) {
+            Map<String, String> variables = Map.of("TOKEN_ISSUER", ISSUER, "TOKEN_KEYS", address);
+            assertThrows(IllegalArgumentException.class, () -> serve(variables), address);
         }
     }
 

@@ -1,6 +1,8 @@
 package insights;
 
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
@@ -8,7 +10,9 @@ import java.util.Map;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.avro.Schema;
 import org.apache.avro.generic.GenericData;
+import org.apache.avro.generic.GenericDatumWriter;
 import org.apache.avro.generic.GenericRecord;
+import org.apache.avro.io.EncoderFactory;
 import org.apache.kafka.common.header.internals.RecordHeaders;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 import org.apache.kafka.common.serialization.StringSerializer;
@@ -27,9 +31,8 @@ final class PublishedEvents {
         }
 
         @Override
-        int idOf(String topic, Schema schema) {
-            schemas.put(schema.hashCode(), schema);
-            return schema.hashCode();
+        int idOf(String topic, String schema) {
+            return registered(new Schema.Parser().parse(schema));
         }
     };
     private final Events events = new Events(registry);
@@ -48,11 +51,19 @@ final class PublishedEvents {
     }
 
     Published created(String id, long at) {
-        return publish("orders.created", id, order(id, at, 1, 100, "orders.created"));
+        return publish("orders.created", id, order(id, at, 1, 100, schema("orders.created")));
     }
 
     Published confirmed(String id, long at, int units, long price) {
-        return publish("orders.confirmed", id, order(id, at, units, price, "orders.confirmed"));
+        return publish("orders.confirmed", id, order(id, at, units, price, schema("orders.confirmed")));
+    }
+
+    /** The time is in another unit, which the schema names. */
+    Published confirmed(String id, String unit, long time) {
+        String text = text("orders.confirmed").replace("timestamp-micros", unit);
+        GenericRecord event = order(id, 0, 2, 100, new Schema.Parser().parse(text));
+        event.put("occurred_at", time);
+        return publish("orders.confirmed", id, event);
     }
 
     Published cancelled(String id, long at, String reason) {
@@ -93,8 +104,8 @@ final class PublishedEvents {
         return event;
     }
 
-    private static GenericRecord order(String id, long at, int units, long price, String topic) {
-        GenericRecord event = new GenericData.Record(schema(topic));
+    private static GenericRecord order(String id, long at, int units, long price, Schema schema) {
+        GenericRecord event = new GenericData.Record(schema);
         Schema lines = event.getSchema().getField("lines").schema();
         GenericRecord line = new GenericData.Record(lines.getElementType());
         line.put("sku", "pen");
@@ -109,8 +120,21 @@ final class PublishedEvents {
         return event;
     }
 
-    private Published publish(String topic, String key, GenericRecord event) {
-        return new Published(topic, key, events.serialize(topic, event));
+    private int registered(Schema schema) {
+        schemas.put(schema.hashCode(), schema);
+        return schema.hashCode();
+    }
+
+    Published publish(String topic, String key, GenericRecord event) {
+        ByteArrayOutputStream bytes = new ByteArrayOutputStream();
+        bytes.writeBytes(ByteBuffer.allocate(5).put((byte) 0).putInt(registered(event.getSchema())).array());
+        try {
+            new GenericDatumWriter<GenericRecord>(event.getSchema())
+                    .write(event, EncoderFactory.get().directBinaryEncoder(bytes, null));
+        } catch (IOException error) {
+            throw new AssertionError(error);
+        }
+        return new Published(topic, key, bytes.toByteArray());
     }
 
     private static Schema schema(String topic) {

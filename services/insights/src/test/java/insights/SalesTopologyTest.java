@@ -226,14 +226,38 @@ class SalesTopologyTest {
     }
 
     @Test
+    void aTimeInAnotherUnitIsConvertedAndOneWithoutAUnitIsRefused() {
+        for (Map.Entry<String, Long> unit : Map.of("timestamp-millis", 1L, "timestamp-nanos", 1_000_000L).entrySet()) {
+            confirmedAt(unit.getKey(), "a" + unit, START * unit.getValue());
+        }
+        assertEquals(Map.of("confirmed@0", new Decided(2, 0, 0, 0)), minutes("outcomes-by-minute"));
+        assertEquals(0.0, dropped());
+        confirmedAt("", "b", START * 1_000);
+        confirmedAt("local-timestamp-micros", "c", START * 1_000);
+        confirmedAt("timestamp-millis", "d", Long.MAX_VALUE);
+        assertEquals(3.0, dropped());
+        assertEquals(Map.of("confirmed", new Decided(2, 0, 0, 0)), totals("outcomes-total"));
+    }
+
+    /** By a publisher whose schema has the time in this unit. */
+    private void confirmedAt(String unit, String id, long time) {
+        published.confirmed(id, unit, time).pipe(driver, START + MINUTE);
+    }
+
+    @Test
     void whatIsPublishedHasTheNameOfTheItemAndAnEnvelopeOfItsOwn() {
         confirmed("a", START, 1, 100);
         published.item("pen", "Fountain pen", START).pipe(driver, START);
         confirmed("b", START + SECOND, 2, 100);
         cancelled("c", START, "deadline");
+        // The name that was known stays.
+        raw("stock.items", "pen", "no event".getBytes(StandardCharsets.UTF_8));
+        confirmed("d", START + 2 * SECOND, 4, 100);
 
         List<TestRecord<byte[], byte[]>> sales = produced(SalesTopology.SALES);
-        assertEquals(2, sales.size());
+        assertEquals(3, sales.size());
+        GenericRecord later = published.decode(SalesTopology.SALES, sales.get(2).value());
+        assertEquals("Fountain pen", later.get("name").toString());
         assertNull(published.decode(SalesTopology.SALES, sales.get(0).value()).get("name"));
         GenericRecord event = published.decode(SalesTopology.SALES, sales.get(1).value());
         assertEquals("{\"sku\": \"pen\", \"name\": \"Fountain pen\", \"currency\": \"EUR\", \"minute\": " + START * 1000
