@@ -12,7 +12,7 @@ const FOLDER: &str = "services/reporting/connectors";
 /// What every connector has, and why its effect is exact: it writes a row again instead of once more, it reads no
 /// record of a transaction that was aborted, and it gives up a record only for the record's own fault.
 const SETTINGS: [(&str, &str); 11] = [
-    ("connector.class", "io.debezium.connector.jdbc.JdbcSinkConnector"),
+    ("connector.class", "reporting.RowSinkConnector"),
     ("value.converter", "reporting.EventConverter"),
     ("insert.mode", "upsert"),
     ("primary.key.mode", "record_value"),
