@@ -45,11 +45,24 @@ fn sample(topic: &Topic) -> Option<Value> {
 
 /// The body of a valid event of a topic, for an order that does not exist.
 pub fn valid_body(topic: &Topic) -> Result<Vec<u8>> {
+    encode_json(topic.schema, valid_event(topic)?)
+}
+
+/// The same with another value of one field. A text that is no UUID may stand where the schema has one: Avro's wire
+/// format knows texts alone.
+pub fn body_with(topic: &Topic, field: &str, value: Value) -> Result<Vec<u8>> {
+    let mut event = valid_event(topic)?;
+    event[field] = value;
+    let texts = topic.schema.replace(r#""logicalType": "uuid""#, r#""logicalType": "text""#);
+    encode_json(&texts, event)
+}
+
+fn valid_event(topic: &Topic) -> Result<Value> {
     let mut event =
         sample(topic).with_context(|| format!("add a sample record of {} here", topic.name))?;
     event["order_id"] = json!(Uuid::now_v7());
     event["occurred_at"] = json!(Utc::now().timestamp_micros());
-    encode_json(topic.schema, event)
+    Ok(event)
 }
 
 /// The body of an event that is given as JSON. A member that the schema does not have is left out.
