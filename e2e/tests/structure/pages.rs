@@ -112,6 +112,7 @@ fn every_test_and_make_target_that_a_page_names_exists() {
                         .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
                 if is_test
                     && !code.contains(&format!("fn {name}("))
+                    && !code.contains(&format!("void {name}("))
                     && !code.contains(&format!("\"{name}\""))
                 {
                     wrong.push(format!("{page}: {name}"));
@@ -155,7 +156,7 @@ fn collect(folder: &str, text: &mut String) {
         match entry.path().is_dir() {
             true if path.ends_with("/target") => {}
             true => collect(&path, text),
-            false if path.ends_with(".rs") => *text += &read(&path),
+            false if path.ends_with(".rs") || path.ends_with(".java") => *text += &read(&path),
             false => {}
         }
     }

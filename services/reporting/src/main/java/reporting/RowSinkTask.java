@@ -3,23 +3,30 @@ package reporting;
 import io.debezium.connector.jdbc.JdbcSinkConnectorTask;
 import java.util.Collection;
 import java.util.Map;
-import org.apache.kafka.clients.consumer.OffsetAndMetadata;
-import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.connect.sink.SinkRecord;
+import org.apache.kafka.connect.sink.SinkTask;
 
 /**
- * A task of Debezium's JDBC sink that gives a record which its table refuses to the dead letters of Connect. Debezium's
- * own task keeps its first error and fails with the next records; it writes again only after it was started again.
+ * A task of Debezium's JDBC sink, and dead letters for the records that its table refuses. Debezium's own task keeps its
+ * first error and fails with the next records, so after an error a new one takes its place.
  */
-public final class RowSinkTask extends JdbcSinkConnectorTask {
+public final class RowSinkTask extends SinkTask {
     private final RowByRow rows = new RowByRow(
             this::write, (record, error) -> context.errantRecordReporter().report(record, error));
     private Map<String, String> settings;
+    private JdbcSinkConnectorTask sink;
+
+    @Override
+    public String version() {
+        return new RowSinkConnector().version();
+    }
 
     @Override
     public void start(Map<String, String> properties) {
         settings = properties;
-        super.start(properties);
+        sink = new JdbcSinkConnectorTask();
+        sink.initialize(context);
+        sink.start(settings);
     }
 
     @Override
@@ -28,8 +35,8 @@ public final class RowSinkTask extends JdbcSinkConnectorTask {
     }
 
     private Throwable write(Collection<SinkRecord> records) {
-        super.put(records);
-        Throwable error = getLastProcessingException();
+        sink.put(records);
+        Throwable error = sink.getLastProcessingException();
         if (error != null) {
             stop();
             start(settings);
@@ -37,9 +44,8 @@ public final class RowSinkTask extends JdbcSinkConnectorTask {
         return error;
     }
 
-    /** What was put is written or set aside. */
     @Override
-    public Map<TopicPartition, OffsetAndMetadata> preCommit(Map<TopicPartition, OffsetAndMetadata> offsets) {
-        return offsets;
+    public void stop() {
+        sink.stop();
     }
 }
