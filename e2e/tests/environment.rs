@@ -20,13 +20,13 @@ use crate::fixture::{
 
 /// The environment that a service, and `contracts apply`, need to start; nothing listens at these
 /// addresses.
-const REQUIRED: [(&str, &str); 3] = [
+pub const REQUIRED: [(&str, &str); 3] = [
     ("DATABASE_URL", "postgres://order@127.0.0.1:1/order"),
     ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"),
     ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1"),
 ];
 
-const BAD_CONFIGURATION: i32 = 64;
+pub const BAD_CONFIGURATION: i32 = 64;
 
 /// Runs one of our programs with only these variables. A program that runs for 10 s is killed.
 fn run_program(program: &str, command: &str, variables: &[(&str, &OsStr)]) -> Result<Output> {

@@ -32,6 +32,7 @@ mod read_model;
 mod timeline;
 mod manifests;
 mod environment;
+mod terminal;
 mod mutants;
 mod change_log;
 mod checker;

@@ -9,6 +9,10 @@ use std::str::FromStr;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::{Host, Url};
 
+use crate::config::env::BadConfiguration;
+use crate::config::private_key::PemSetting;
+use crate::config::secret::Secret;
+
 /// The port of a broker that is given without one, as in Kafka's own clients.
 const BROKER_PORT_DEFAULT: &str = "9092";
 
@@ -171,6 +175,32 @@ fn check_parameter(name: &str, value: &str) -> Result<(), String> {
         check_readable(value).map_err(|why| format!("its parameter {name} is {value:?}: {why}"))?;
     }
     Ok(())
+}
+
+/// Checks the key that a database's URL names for the certificate of the client.
+///
+/// # Errors
+/// If no connection can be made with it. The error names `variable`, which holds the URL, and not the URL.
+pub(super) fn check_database_key(variable: &str, url: &Secret) -> Result<(), BadConfiguration> {
+    let Ok(url) = Url::parse(url.expose()) else { return Ok(()) };
+    let given = |names: [&str; 2]| {
+        let named = url.query_pairs().filter(|(name, _)| names.contains(&&**name));
+        named.map(|(_, value)| value).last()
+    };
+    let files = given(["sslcert", "ssl-cert"]).zip(given(["sslkey", "ssl-key"]));
+    let Some((certificate, key)) = files else { return Ok(()) };
+    let (certificate_name, key_name) =
+        (format!("{variable}'s sslcert"), format!("{variable}'s sslkey"));
+    let certificate = PemSetting::read_or_inline(&certificate_name, certificate)?;
+    let key = PemSetting::read_or_inline(&key_name, key)?;
+    key.key_of(&certificate)?;
+    // The client of Postgres looks at nothing but this line.
+    match key.starts_with("-----BEGIN PRIVATE KEY-----") {
+        true => Ok(()),
+        false => Err(BadConfiguration::new(format!(
+            "{key_name} does not begin with a key in the form of PKCS#8: `openssl pkey` writes it so."
+        ))),
+    }
 }
 
 /// Accepts a readable file.

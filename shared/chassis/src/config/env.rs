@@ -56,7 +56,7 @@ pub(crate) fn read_os<C: clap::Parser>(
                     file_variable(name)
                 )));
             }
-            given = text(Some(read_secret(name, &file)?))?;
+            given = variable_text(&file_variable(name), read_secret(name, &file)?, true)?;
         }
         if let Some(value) = given {
             flags.push(format!("--{flag}={value}"));
@@ -74,32 +74,43 @@ fn file_variable(name: &str) -> String {
     format!("{name}_FILE")
 }
 
-/// The content of the file that holds a secret, without the newline that most editors and tools put at its end.
 fn read_secret(name: &str, file: &OsStr) -> Result<OsString, BadConfiguration> {
-    let mut content = std::fs::read(file).map_err(|error| {
+    let content = std::fs::read(file).map_err(|error| {
         let (name, file) = (file_variable(name), file.display());
         BadConfiguration(format!("{name} is `{file}`, which cannot be read: {error}."))
     })?;
-    let text_end = content.strip_suffix(b"\n").unwrap_or(&content).len();
-    content.truncate(text_end);
     Ok(OsString::from_vec(content))
 }
 
-/// The text of one variable; `None` if it is empty. Blanks around the text are removed, but not from a secret.
+/// A secret without what editors and tools put around it: a byte order mark, and the end of its one line.
+///
+/// # Errors
+/// If it holds a control character. No person sees it, and each server would refuse the secret with it.
+fn secret_text(text: &str) -> Result<&str, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    match text.chars().find(|c| c.is_control()) {
+        None => Ok(text),
+        Some('\n' | '\r') => Err("it has more than one line".to_owned()),
+        Some(c) => Err(format!("it holds the control character U+{:04X}", u32::from(c))),
+    }
+}
+
+/// The text of one variable; `None` if it is empty. Blanks around the text are removed; those of a secret are a part
+/// of it.
 pub(crate) fn variable_text(
     name: &str,
     value: OsString,
     is_secret: bool,
 ) -> Result<Option<String>, BadConfiguration> {
-    let refused = |why| Err(BadConfiguration(format!("{name} cannot be used: {why}.")));
-    let Ok(value) = value.into_string() else { return refused("it is not valid UTF-8") };
-    if value.is_empty() {
-        return Ok(None);
-    }
-    match value.trim() {
-        "" => refused("it holds only blanks"),
-        trimmed if !is_secret => Ok(Some(trimmed.to_owned())),
-        _ => Ok(Some(value)),
+    let refused = |why: String| BadConfiguration(format!("{name} cannot be used: {why}."));
+    let value = value.into_string().map_err(|_| refused("it is not valid UTF-8".to_owned()))?;
+    let value = if is_secret { secret_text(&value).map_err(refused)? } else { &value };
+    match (value, value.trim()) {
+        ("", _) => Ok(None),
+        (_, "") => Err(refused("it holds only blanks".to_owned())),
+        (_, trimmed) => Ok(Some(if is_secret { value } else { trimmed }.to_owned())),
     }
 }
 

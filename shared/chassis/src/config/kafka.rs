@@ -4,6 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::config::address;
 use crate::config::env::BadConfiguration;
+use crate::config::private_key::PemSetting;
 use crate::config::secret::Secret;
 
 /// How to connect to Kafka.
@@ -79,6 +80,18 @@ impl KafkaConfig {
             )));
         }
         Ok(())
+    }
+
+    /// Checks the key of the client's certificate.
+    ///
+    /// # Errors
+    /// If it is encrypted, is no key, or belongs to another certificate.
+    pub(crate) fn check_key(&self) -> Result<(), BadConfiguration> {
+        let files =
+            self.kafka_ssl_certificate_location.as_ref().zip(self.kafka_ssl_key_location.as_ref());
+        let Some((certificate, key)) = files else { return Ok(()) };
+        let certificate = PemSetting::read("KAFKA_SSL_CERTIFICATE_LOCATION", certificate)?;
+        PemSetting::read("KAFKA_SSL_KEY_LOCATION", key)?.key_of(&certificate).map(drop)
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod reload;
 mod frontend;
 mod http_tls;
 mod kafka;
+pub(crate) mod private_key;
 mod schema_registry;
 mod secret;
 mod security;
@@ -173,6 +174,19 @@ impl Config {
             security.check_url("OTEL_EXPORTER_OTLP_ENDPOINT", url)?;
         }
         security.check_http(&self.http_tls)
+    }
+
+    /// Checks the keys that the URLs of databases name. A service that runs keeps its connections while a key is
+    /// replaced, so this is no part of reading the configuration.
+    ///
+    /// # Errors
+    /// If no connection can be made with a key.
+    pub(crate) fn check_database_keys(&self) -> Result<(), BadConfiguration> {
+        address::check_database_key("DATABASE_URL", &self.database_url)?;
+        match &self.migration_database_url {
+            Some(url) => address::check_database_key("MIGRATION_DATABASE_URL", url),
+            None => Ok(()),
+        }
     }
 
     /// Checks what `serve` alone needs, and neither `migrate` nor `health`.

@@ -72,7 +72,7 @@ fn a_secret_may_stand_in_a_file_and_nowhere_else_at_the_same_time() {
     };
     let url = "postgres://till:hunter2@127.0.0.1/till";
     let (url_file, password_file) =
-        (file("url", &format!("{url}\n")), file("password", " x y \n\n"));
+        (file("url", &format!("{url}\n")), file("password", "\u{feff} x y \r\n"));
     let changes = [
         ("DATABASE_URL", ""),
         ("DATABASE_URL_FILE", &*url_file),
@@ -85,7 +85,11 @@ fn a_secret_may_stand_in_a_file_and_nowhere_else_at_the_same_time() {
     let read = config(&changes).unwrap();
     assert_eq!(read.database_url.expose(), url);
     let password = read.kafka.kafka_sasl_password.unwrap();
-    assert_eq!(password.expose(), " x y \n", "one newline at the end is not a part of it");
+    assert_eq!(
+        password.expose(),
+        " x y ",
+        "neither the mark nor the end of the line is a part of it"
+    );
     assert!(read.schema_registry.schema_registry_password.is_none());
 
     let empty = file("empty", "\n");
@@ -93,12 +97,26 @@ fn a_secret_may_stand_in_a_file_and_nowhere_else_at_the_same_time() {
         (("DATABASE_URL", url), ("DATABASE_URL_FILE", &*url_file), "DATABASE_URL and "),
         (("DATABASE_URL", ""), ("DATABASE_URL_FILE", "/nowhere"), "DATABASE_URL_FILE is "),
         (("DATABASE_URL", ""), ("DATABASE_URL_FILE", &empty), "DATABASE_URL must be set"),
-        (("DATABASE_URL", ""), ("DATABASE_URL_FILE", FILE), "DATABASE_URL cannot be used"),
+        (("DATABASE_URL", ""), ("DATABASE_URL_FILE", FILE), "DATABASE_URL_FILE cannot be used"),
     ];
     for (value, file, start) in refused {
         let message = config(&[value, file]).unwrap_err().to_string();
         assert!(message.starts_with(start), "{message}");
         assert!(!message.contains("hunter2"), "{message}");
+    }
+    for (content, why) in [
+        ("hunter2\n\n", "it has more than one line"),
+        ("hunter2\r\r\n", "it has more than one line"),
+        ("hunter2\thunter2\n", "it holds the control character U+0009"),
+        ("hunter2\0", "it holds the control character U+0000"),
+    ] {
+        let token = file("token", content);
+        let (in_file, in_variable) =
+            (("SCHEMA_REGISTRY_TOKEN_FILE", &*token), ("SCHEMA_REGISTRY_TOKEN", content));
+        for (name, value) in [in_file, in_variable] {
+            let message = config(&[(name, value)]).unwrap_err().to_string();
+            assert_eq!(message, format!("{name} cannot be used: {why}."), "{content:?}");
+        }
     }
     std::fs::remove_dir_all(directory).unwrap();
 }

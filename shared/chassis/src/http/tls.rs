@@ -4,15 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{
-    AlpnError, Ssl, SslAcceptor, SslFiletype, SslMethod, SslVersion, select_next_proto,
-};
+use openssl::ssl::{AlpnError, Ssl, SslAcceptor, SslMethod, SslVersion, select_next_proto};
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
 use crate::config::HttpTlsConfig;
 use crate::config::env::BadConfiguration;
+use crate::config::private_key::PemSetting;
 
 /// The one protocol of the server, as ALPN names it: its length, then its name.
 const HTTP_1_1: &[u8] = b"\x08http/1.1";
@@ -56,22 +55,21 @@ impl TlsAcceptor {
     }
 
     fn build(certificate: &str, key: &str) -> Result<SslAcceptor, BadConfiguration> {
-        let refused = |variable: &str| {
-            let variable = format!("HTTP_TLS_{variable}_LOCATION");
-            move |error: ErrorStack| {
-                let reason = error.errors().first().and_then(openssl::error::Error::reason);
-                let reason = reason.unwrap_or("OpenSSL gives no reason");
-                BadConfiguration::new(format!("{variable} cannot be used: {reason}."))
-            }
+        const CERTIFICATE: &str = "HTTP_TLS_CERTIFICATE_LOCATION";
+        let refused = |error: ErrorStack| {
+            let reason = error.errors().first().and_then(openssl::error::Error::reason);
+            let reason = reason.unwrap_or("OpenSSL gives no reason");
+            BadConfiguration::new(format!("{CERTIFICATE} cannot be used: {reason}."))
         };
+        let key = PemSetting::read("HTTP_TLS_KEY_LOCATION", key)?
+            .key_of(&PemSetting::read(CERTIFICATE, certificate)?)?;
         // TLS 1.2 and 1.3, with the ciphers that Mozilla recommends for servers of any client.
         let acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server());
-        let mut acceptor = acceptor.map_err(refused("CERTIFICATE"))?;
-        acceptor.set_certificate_chain_file(certificate).map_err(refused("CERTIFICATE"))?;
-        acceptor.set_private_key_file(key, SslFiletype::PEM).map_err(refused("KEY"))?;
-        acceptor.check_private_key().map_err(refused("KEY"))?;
+        let mut acceptor = acceptor.map_err(refused)?;
+        acceptor.set_certificate_chain_file(certificate).map_err(refused)?;
+        acceptor.set_private_key(&key).map_err(refused)?;
         let oldest = acceptor.set_min_proto_version(Some(SslVersion::TLS1_2));
-        oldest.map_err(refused("CERTIFICATE"))?;
+        oldest.map_err(refused)?;
         acceptor.set_alpn_select_callback(|_, offered| {
             select_next_proto(HTTP_1_1, offered).ok_or(AlpnError::NOACK)
         });

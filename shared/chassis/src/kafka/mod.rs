@@ -75,6 +75,7 @@ pub fn client_config(service: &str, config: &KafkaConfig) -> ClientConfig {
 /// If no client can ever be created with them, for example because a file is no certificate, or a key belongs to
 /// another one.
 pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
+    config.check_key()?;
     let settings = client_config("check", config);
     let made = settings.create_native_config().and_then(|native| {
         Client::new(&settings, native, RDKafkaType::RD_KAFKA_PRODUCER, DefaultClientContext)
@@ -95,6 +96,7 @@ pub fn validate(config: &KafkaConfig) -> Result<(), BadConfiguration> {
 /// # Errors
 /// If it refuses the client, or does not answer in time.
 pub(crate) async fn try_login(config: &KafkaConfig) -> anyhow::Result<()> {
+    config.check_key()?;
     let mut settings = client_config("check", config);
     settings.set_log_level(RDKafkaLogLevel::Emerg);
     let client: BaseProducer = settings.create()?;

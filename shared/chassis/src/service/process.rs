@@ -43,6 +43,10 @@ where
 {
     run_command::<Config, S, _>(name, &COMMANDS, |command| async move {
         let config = Config::from_env()?;
+        if command == "health" {
+            return check_health(config.probe_addr).await;
+        }
+        config.check_database_keys()?;
         match &*command {
             "serve" => run_serve((name, version), config, migrator, serve).await,
             "migrate" => {
@@ -55,8 +59,7 @@ where
                 println!("{}", serde_json::to_string(&erased)?);
                 Ok(())
             }
-            "end-erasure" => erasure::end(name, &config, &read_erasure_request()?).await,
-            _ => check_health(config.probe_addr).await,
+            _ => erasure::end(name, &config, &read_erasure_request()?).await,
         }
     })
 }

@@ -168,7 +168,10 @@ impl Users {
     /// Has new connections use the new content, if they can.
     async fn take_over(&self, part: ReloadedPart, config: &Config) -> anyhow::Result<()> {
         match part {
-            ReloadedPart::Database => self.pool.renew(&config.database_url).await,
+            ReloadedPart::Database => {
+                config.check_database_keys()?;
+                self.pool.renew(&config.database_url).await
+            }
             ReloadedPart::Kafka => {
                 kafka::try_login(&config.kafka).await?;
                 self.kafka.send_replace(config.kafka.clone());

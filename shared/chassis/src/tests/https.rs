@@ -1,59 +1,19 @@
 //! HTTPS keeps every bound of HTTP: a handshake that does not end, a client that does not answer, a stop.
 
-use std::path::PathBuf;
 use std::pin::Pin;
 
-use openssl::asn1::Asn1Time;
-use openssl::ec::{EcGroup, EcKey};
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslMethod, SslVersion};
-use openssl::x509::extension::SubjectAlternativeName;
-use openssl::x509::{X509, X509NameBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
+use super::certificate::Certificate;
 use super::test_server::*;
 use super::*;
 use crate::http::limits::Limits;
 use crate::http::tls::TlsAcceptor;
 
-/// A key with its own certificate for 127.0.0.1, in one file.
-struct Certificate(PathBuf);
-
 impl Certificate {
-    fn new(name: &str) -> Certificate {
-        let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
-        let mut subject = X509NameBuilder::new().unwrap();
-        subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
-        let subject = subject.build();
-        let mut builder = X509::builder().unwrap();
-        builder.set_version(2).unwrap();
-        builder.set_subject_name(&subject).unwrap();
-        builder.set_issuer_name(&subject).unwrap();
-        builder.set_pubkey(&key).unwrap();
-        builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
-        builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
-        let names = SubjectAlternativeName::new()
-            .ip("127.0.0.1")
-            .build(&builder.x509v3_context(None, None))
-            .unwrap();
-        builder.append_extension(names).unwrap();
-        builder.sign(&key, MessageDigest::sha256()).unwrap();
-        let mut text = key.private_key_to_pem_pkcs8().unwrap();
-        text.extend(builder.build().to_pem().unwrap());
-        let path = std::env::temp_dir().join(format!("{}-{name}.pem", std::process::id()));
-        std::fs::write(&path, text).unwrap();
-        Certificate(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
     fn acceptor(&self) -> Option<TlsAcceptor> {
         Some(TlsAcceptor::from_files(self.path(), self.path()).unwrap())
     }
@@ -65,19 +25,13 @@ impl Certificate {
         newest: Option<SslVersion>,
     ) -> anyhow::Result<SslStream<TcpStream>> {
         let mut connector = SslConnector::builder(SslMethod::tls_client())?;
-        connector.set_ca_file(&self.0)?;
+        connector.set_ca_file(self.path())?;
         connector.set_max_proto_version(newest)?;
         connector.set_alpn_protos(b"\x02h2\x08http/1.1")?;
         let ssl = connector.build().configure()?.into_ssl("127.0.0.1")?;
         let mut stream = SslStream::new(ssl, TcpStream::connect(server.addr).await?)?;
         Pin::new(&mut stream).connect().await?;
         Ok(stream)
-    }
-}
-
-impl Drop for Certificate {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -170,13 +124,20 @@ async fn a_replaced_certificate_is_presented_to_new_connections_and_ends_no_open
 #[test]
 fn files_that_are_no_certificate_or_no_key_are_refused_by_the_name_of_their_variable() {
     let (own, other) = (Certificate::new("named"), Certificate::new("unnamed"));
+    let [modern, older, plain] = own.in_other_forms();
+    TlsAcceptor::from_files(own.path(), plain.path()).unwrap();
     let text = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    for (certificate, key, variable) in [
-        (text, own.path(), "HTTP_TLS_CERTIFICATE_LOCATION "),
-        (own.path(), text, "HTTP_TLS_KEY_LOCATION "),
-        (own.path(), other.path(), "HTTP_TLS_KEY_LOCATION "),
+    const CERTIFICATE: &str = "HTTP_TLS_CERTIFICATE_LOCATION holds no certificate";
+    for (certificate, key, why) in [
+        (text, own.path(), CERTIFICATE),
+        (own.path(), text, "HTTP_TLS_KEY_LOCATION holds no private key"),
+        (own.path(), other.path(), "HTTP_TLS_KEY_LOCATION holds the key of another certificate"),
+        (own.path(), modern.path(), "HTTP_TLS_KEY_LOCATION holds an encrypted key"),
+        (own.path(), older.path(), "HTTP_TLS_KEY_LOCATION holds an encrypted key"),
     ] {
         let error = TlsAcceptor::from_files(certificate, key).err().unwrap().to_string();
-        assert!(error.starts_with(variable) && error.ends_with('.'), "{error}");
+        assert!(error.starts_with(why) && error.ends_with('.'), "{error}");
+        let replaced = own.acceptor().unwrap().replace(certificate, key);
+        assert_eq!(replaced.unwrap_err().to_string(), error, "at a reload");
     }
 }

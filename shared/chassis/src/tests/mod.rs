@@ -6,6 +6,7 @@
 
 mod admin_client;
 pub(crate) mod captured_log;
+mod certificate;
 mod domain;
 mod fixture;
 mod proxy;
@@ -32,6 +33,7 @@ mod kafka_transactions;
 mod pauses;
 mod poison_records;
 mod positions;
+mod private_keys;
 mod pool;
 mod producer;
 mod rebalance;

@@ -42,7 +42,7 @@ record Settings(AbstractConfig values) {
         }
         String path = variable(environment, name.substring("file:".length()));
         try {
-            return path == null ? "" : Files.readString(Path.of(path)).replaceFirst("\n$", "");
+            return path == null ? "" : Files.readString(Path.of(path)).replaceAll("^\uFEFF|\r?\n\\z", "");
         } catch (IOException error) {
             throw new IllegalArgumentException(path + " cannot be read");
         }

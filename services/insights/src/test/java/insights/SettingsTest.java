@@ -51,7 +51,7 @@ class SettingsTest {
 
     @Test
     void aSecretMayStandInAFile(@TempDir Path directory) throws IOException {
-        Path file = Files.writeString(directory.resolve("password"), "${SECURE}\n");
+        Path file = Files.writeString(directory.resolve("password"), "\uFEFF${SECURE}\r\n");
         Map<String, String> environment = with("KAFKA_SASL_PASSWORD", "");
         environment.put("KAFKA_SASL_PASSWORD_FILE", file.toString());
         String login = Settings.of(environment).text("kafka.sasl.jaas.config");
