@@ -9,7 +9,10 @@ SHELL := bash
 .DEFAULT_GOAL := help
 # Where rustup puts cargo, for a shell that was opened before.
 export PATH := $(PATH):$(HOME)/.cargo/bin
-CARGO_TARGET := $(or $(CARGO_TARGET_DIR),target)
+# What cargo reads: a variable, and then .cargo/config.toml.
+CARGO_TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
+# CARGO_BUILD_TARGET would put the programs into a folder of that target's name.
+unexport CARGO_BUILD_TARGET
 TARGET := $(CARGO_TARGET)/ci
 E2E := $(TARGET)/e2e
 # The services of the saga: those with a database. The control room is none of them.
@@ -35,9 +38,9 @@ demo: build ## Start everything, kill stock, go on placing orders; every order e
 	@$(E2E) demo
 
 # Most tests wait most of the time; those that need the machine for themselves take turns.
-test: build crash-programs streams ## Every test but those of faults, on real Kafka, registry and databases
-	@cargo test --workspace --profile ci --locked --no-run --quiet
-	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast
+test: build $(if $(ONLY),,crash-programs streams) ## Every test but those of faults, on real Kafka, registry and databases (ONLY=a_name: whose names contain it)
+	@cargo test --workspace --profile ci --locked --no-run --quiet $(ONLY)
+	@RUST_TEST_THREADS=5 $(E2E) with-infrastructure -- cargo test --workspace --profile ci --locked --no-fail-fast $(ONLY)
 
 # In docker compose, a profile has what these variables ask for.
 up: export COMPOSE_PROFILES := $(if $(STREAMS)$(CONNECT)$(REPORTING)$(filter cdc,$(RELAY)),flows$(COMPOSE_PROFILES:%=,%),$(COMPOSE_PROFILES))
@@ -128,7 +131,7 @@ bench: export POSTGRES_OPTS ?= -c shared_buffers=1GB -c min_wal_size=1GB -c trac
 bench: export POSTGRES_BIN ?= $(lastword $(sort $(wildcard /usr/lib/postgresql/1[7-9]/bin /usr/lib/postgresql/[2-9][0-9]/bin)))
 bench: tools ## How many sagas a second, how fast, at what cost: PART="closed open", or all of it (forty minutes)
 	@cargo build --workspace --release --locked 2>&1 | sed -u '/^ *Finished /d' >&2
-	@$(if $(LOAD_CPUS),taskset --cpu-list $(LOAD_CPUS)) $(or $(CARGO_TARGET_DIR),target)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
+	@$(if $(LOAD_CPUS),taskset --cpu-list $(LOAD_CPUS)) $(CARGO_TARGET)/release/bench $(PART) $(if $(REPEATS),--repeats $(REPEATS)) --into target/bench
 
 microbench: build ## The cost of single steps: encoding and decoding events, outbox and inbox statements, handlers (four minutes)
 	@cargo bench --workspace --locked --bench '*' --no-run --quiet
@@ -227,6 +230,7 @@ check: build ## Formatting, lints and documentation (warnings are errors), packa
 build: tools ## Compile everything, in the profile of all tests and demos
 	@[ -e $(E2E) ] || echo "compiling everything for the first time: this takes some minutes …" >&2
 	@cargo build --workspace --profile ci --locked 2>&1 | sed -u '/^ *Finished /d' >&2
+	@[ -e $(E2E) ] || { echo "cargo wrote no $(E2E): unset build.target in the configuration of cargo (in ~/.cargo, or in a folder above)" >&2; exit 1; }
 
 # The services with crash points, in a directory beside the ordinary programs. Both share the compiled
 # dependencies, so only our own crates are compiled twice.

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 e2e=$1 minutes=$2 seed=${3:-$((RANDOM + 1))}
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+target=$(realpath "$(dirname "$e2e")/..")
 tools=$target/tools into=$target/hostile
 mkdir -p "$into"
 

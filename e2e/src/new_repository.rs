@@ -2,16 +2,15 @@
 //! Holdfast, outside of this checkout.
 //!
 //! The files come from `e2e/repository_template`, a repository of a service called shop. The name is inserted, and
-//! where the crates come from. Nothing is written unless the directory is new or empty.
+//! where the crates come from. The directory is new or empty before, and afterwards either complete or as it was.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::new_service::edits::run_rustfmt;
-use crate::new_service::names::check_word;
+use crate::new_service::names::{check_word, git};
 
 /// Where the crates lie in a checkout of Holdfast.
 const CRATES: [(&str, &str); 5] = [
@@ -87,18 +86,39 @@ pub fn run(options: &RepositoryOptions) -> Result<()> {
 /// Generates the repository. Returns its files.
 pub fn generate(directory: &Path, name: &str, from: Option<&str>) -> Result<Vec<PathBuf>> {
     check_word(name)?;
+    let file = Path::new(name).with_extension("rs");
+    let mut own = FILES.iter().map(|(path, _)| Path::new(path));
+    ensure!(
+        name != "request" && !own.any(|path| path.file_name() == Some(file.as_os_str())),
+        "`{name}` already has another meaning in a new repository: choose another name"
+    );
     let is_empty = directory.read_dir().map_or(true, |mut files| files.next().is_none());
     ensure!(is_empty, "{} is not empty", directory.display());
     let location = from.map(location).transpose()?;
+    let directory = std::path::absolute(directory)?;
+    let last = directory.file_name().context("the directory has no name")?;
+    // Beside the directory: a rename stays within one file system.
+    let mut incomplete = std::ffi::OsString::from(".incomplete-");
+    incomplete.push(last);
+    let incomplete = directory.with_file_name(incomplete);
+    let written = write_files(&incomplete, name, location.as_ref()).and_then(|written| {
+        fs::rename(&incomplete, &directory).context("the new repository could not be moved")?;
+        Ok(written)
+    });
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&incomplete);
+    }
+    let moved = |path: PathBuf| Ok(directory.join(path.strip_prefix(&incomplete)?));
+    written?.into_iter().map(moved).collect()
+}
+
+fn write_files(directory: &Path, name: &str, location: Option<&Location>) -> Result<Vec<PathBuf>> {
+    let _ = fs::remove_dir_all(directory);
     let mut written = Vec::new();
     for (path, text) in FILES {
         let path = directory.join(path.replace("shop", name));
         let text = text.replace("shop", name);
-        let text = if path.ends_with("Cargo.toml") {
-            with_location(&text, location.as_ref())
-        } else {
-            text
-        };
+        let text = if path.ends_with("Cargo.toml") { with_location(&text, location) } else { text };
         fs::create_dir_all(path.parent().context("a file lies in a directory")?)?;
         fs::write(&path, text).with_context(|| path.display().to_string())?;
         written.push(path);
@@ -109,7 +129,9 @@ pub fn generate(directory: &Path, name: &str, from: Option<&str>) -> Result<Vec<
     written.extend(contracts::record_versions(&directory.join("schemas"))?);
     // The length of a line depends on the name.
     run_rustfmt(directory, written.iter());
-    Command::new("git").args(["init", "--quiet"]).arg(directory).status().context("git")?;
+    let initialised = git().args(["init", "--quiet"]).arg(directory).status();
+    let initialised = initialised.context("git cannot be started")?;
+    ensure!(initialised.success(), "`git init` failed: {initialised}");
     Ok(written)
 }
 

@@ -21,6 +21,7 @@ mod erasure;
 mod messaging;
 mod rejected_records;
 mod skipped_records;
+mod new_repository;
 mod new_service;
 mod republish;
 mod contracts;

@@ -75,11 +75,7 @@ impl Worktree {
         }
         // Beside the settings of the checkout.
         let settings = File::options().append(true).open(worktree.root.join(".cargo/config.toml"));
-        write!(
-            settings?,
-            "[net]\noffline = true\n[build]\ntarget-dir = \"target\"\n\
-             [profile.ci]\nincremental = {incremental}\n"
-        )?;
+        write!(settings?, "[net]\noffline = true\n[profile.ci]\nincremental = {incremental}\n")?;
         // The crates of the workspace have the same names in the copy, so the links to their
         // artifacts are removed.
         worktree.cargo(&["clean"]).await?;
@@ -122,7 +118,10 @@ impl Worktree {
     /// Runs a command in the copy, and returns its output; a failure contains the output as well.
     pub async fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(program.as_ref());
-        command.args(arguments).current_dir(&self.root).env_remove("CARGO_TARGET_DIR");
+        command.args(arguments).current_dir(&self.root);
+        for elsewhere in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "CARGO_BUILD_TARGET"] {
+            command.env_remove(elsewhere);
+        }
         command.env("HOLDFAST_STATE", &self.state);
         // The copy is inside the target of the original checkout, and not part of its repository.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));

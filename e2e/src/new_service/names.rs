@@ -12,9 +12,9 @@ pub fn read_file(path: &Path) -> Result<String> {
 
 const NAME_CHARS_MAX: usize = 30;
 
-/// Words with another meaning in Rust, SQL or the stack. Names of crates and of test modules are
+/// Words with another meaning in Rust, cargo, SQL or the stack. Names of crates and of test modules are
 /// looked up.
-const RESERVED_NAMES: [&str; 73] = [
+const RESERVED_NAMES: [&str; 80] = [
     "abstract",
     "alloc",
     "api",
@@ -25,19 +25,23 @@ const RESERVED_NAMES: [&str; 73] = [
     "bin",
     "box",
     "break",
+    "build",
     "chassis",
     "checker",
+    "connect",
     "console",
     "const",
     "continue",
     "contracts",
     "core",
     "crate",
+    "deps",
     "derive",
     "do",
     "dyn",
     "else",
     "enum",
+    "examples",
     "extern",
     "false",
     "faults",
@@ -48,6 +52,8 @@ const RESERVED_NAMES: [&str; 73] = [
     "if",
     "impl",
     "in",
+    "incremental",
+    "jaeger",
     "java",
     "kafka",
     "launcher",
@@ -69,6 +75,7 @@ const RESERVED_NAMES: [&str; 73] = [
     "registry",
     "return",
     "self",
+    "stack",
     "static",
     "std",
     "struct",
@@ -94,7 +101,7 @@ pub fn check_name(root: &Path, name: &str) -> Result<()> {
     check_word(name)?;
     let folder = root.join("services").join(name);
     ensure!(!folder.exists(), "service {name} already exists, in {}", folder.display());
-    let is_crate = read_file(&root.join("Cargo.lock"))?.contains(&format!("\nname = \"{name}\"\n"));
+    let is_crate = is_package(&read_file(&root.join("Cargo.lock"))?, name);
     let is_module = read_file(&root.join("e2e/tests/main.rs"))?.contains(&format!("mod {name};"));
     ensure!(!is_crate && !is_module, "`{name}` {ANOTHER_MEANING}");
     Ok(())
@@ -102,7 +109,13 @@ pub fn check_name(root: &Path, name: &str) -> Result<()> {
 
 const ANOTHER_MEANING: &str = "already has another meaning here: choose another name";
 
-/// Checks that a name is one word, and that no part of a stack and no word of Rust has it.
+/// Whether a package of a `Cargo.lock` has this name.
+fn is_package(lockfile: &str, name: &str) -> bool {
+    lockfile.contains(&format!("\nname = \"{name}\"\n"))
+}
+
+/// Checks the name of a service, in this checkout or in a repository of its own: that it is one word, and that no part
+/// of a stack, no word of Rust or cargo, and no crate that others publish has it.
 pub fn check_word(name: &str) -> Result<()> {
     let is_word = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -111,8 +124,23 @@ pub fn check_word(name: &str) -> Result<()> {
         is_word,
         "`{name}` cannot be a service's name: one word of lower-case letters and digits, at most {NAME_CHARS_MAX}"
     );
-    ensure!(!RESERVED_NAMES.contains(&name), "`{name}` {ANOTHER_MEANING}");
+    let published = include_str!("../../../Cargo.lock").split("\n[[package]]");
+    let mut published = published.filter(|package| package.contains("\nsource = "));
+    let is_taken =
+        RESERVED_NAMES.contains(&name) || published.any(|package| is_package(package, name));
+    ensure!(!is_taken, "`{name}` {ANOTHER_MEANING}");
     Ok(())
+}
+
+/// The command git without what it would inherit: in a hook, `GIT_DIR` names another repository.
+pub fn git() -> Command {
+    let mut git = Command::new("git");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"GIT_") {
+            git.env_remove(name);
+        }
+    }
+    git
 }
 
 /// The new service must be visible in git, and removable, separately from other changes.
@@ -120,8 +148,14 @@ pub fn check_clean(root: &Path) -> Result<()> {
     if !root.join(".git").exists() {
         return Ok(());
     }
-    let status = Command::new("git").args(["status", "--porcelain"]).current_dir(root).output()?;
+    let status = git().args(["status", "--porcelain"]).current_dir(root).output();
+    let status = status.context("git cannot be started")?;
     let changed = String::from_utf8_lossy(&status.stdout);
+    ensure!(
+        status.status.success(),
+        "`git status` failed: {}",
+        String::from_utf8_lossy(&status.stderr)
+    );
     if let Some(first) = changed.lines().next() {
         bail!(
             "the checkout has uncommitted changes, such as {}: commit or stash them first, so \
