@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use crate::admin::replay::{DeadLetters, DecodedRecord, STILL_UNPROCESSABLE, Sett
 use crate::dead_letter::discard_impact::DiscardImpact;
 use crate::dead_letter::{self, DeadLetter, DeadLetterFilter, DeadLetterState, DeadLetterSummary};
 use crate::http::callers::caller::Caller;
-use crate::http::extractors::{Json, Path, Query, deserialize_integer};
+use crate::http::extractors::{Json, JsonOrDefault, Path, Query, deserialize_integer};
 use crate::http::pagination::PageLimit;
 use crate::http::problem::Problem;
 use crate::unit_of_work::UnitOfWork;
@@ -205,12 +204,8 @@ struct ReplayAllResponse {
 async fn replay_all<R: UnitOfWork>(
     State(dead_letters): AdminState<R>,
     actor: Caller,
-    body: Bytes,
+    JsonOrDefault(request): JsonOrDefault<ReplayAllRequest>,
 ) -> Result<Json<ReplayAllResponse>, Problem> {
-    let request: ReplayAllRequest = match body.is_empty() {
-        true => ReplayAllRequest::default(),
-        false => serde_json::from_slice(&body).map_err(|e| Problem::malformed(e.to_string()))?,
-    };
     // Once for all of them: it takes seconds until an unknown schema is known to be unknown again.
     dead_letters.registry.evict_unresolved();
     let state = Some(DeadLetterState::Waiting);

@@ -23,6 +23,9 @@ pub struct Json<T>(pub T);
 /// The body of a request without parameters: none, or `{}`. Any field in it is refused like any unknown field.
 pub struct EmptyBody;
 
+/// A JSON body, or none for the default.
+pub(crate) struct JsonOrDefault<T>(pub T);
+
 /// The parameters of the path. A parameter that cannot be read is a 404: nothing exists at such an address.
 pub struct Path<T>(pub T);
 
@@ -34,12 +37,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
+            return Err(unsupported(
                 "The body must be sent with `Content-Type: application/json`.",
             ));
         }
+        check_charset(request.headers())?;
         parse_json(&read_bytes(request, state).await?).map(Self)
     }
 }
@@ -48,21 +50,36 @@ impl<S: Send + Sync> FromRequest<S> for EmptyBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = read_bytes(request, state).await?;
-        if body.is_empty() {
-            return Ok(Self);
-        }
         // It is read as a map: serde would read a struct without fields from an empty list as well.
-        match parse_json::<BTreeMap<String, IgnoredAny>>(&body)?.into_keys().next() {
+        type Fields = BTreeMap<String, IgnoredAny>;
+        let JsonOrDefault(fields) = JsonOrDefault::<Fields>::from_request(request, state).await?;
+        match fields.into_keys().next() {
             None => Ok(Self),
             Some(field) => Err(Problem::invalid(field, "is not known: there are no fields")),
         }
     }
 }
 
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrDefault<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let charset = check_charset(request.headers());
+        let body = read_bytes(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        charset?;
+        parse_json(&body).map(Self)
+    }
+}
+
+/// The bytes of a body, without the byte order mark that some clients write before JSON (RFC 8259, section 8.1).
 async fn read_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     let body = Bytes::from_request(request, state).await;
-    body.map_err(|error| Problem::malformed(error.body_text()))
+    let body = body.map_err(|error| Problem::malformed(error.body_text()))?;
+    let mark = if body.starts_with("\u{feff}".as_bytes()) { "\u{feff}".len() } else { 0 };
+    Ok(body.slice(mark..))
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
@@ -110,11 +127,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+fn unsupported(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = value.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    value.unwrap_or_default()
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = content_type(headers).split(';').next().unwrap_or_default().trim();
     media_type.eq_ignore_ascii_case("application/json")
         || media_type.to_ascii_lowercase().ends_with("+json")
+}
+
+/// Refuses every charset but UTF-8, which is the one of JSON and the default.
+fn check_charset(headers: &HeaderMap) -> Result<(), Problem> {
+    let parameters = content_type(headers).split(';').skip(1);
+    for (name, value) in parameters.filter_map(|parameter| parameter.split_once('=')) {
+        let charset = value.trim().trim_matches('"');
+        let is_utf_8 = ["utf-8", "utf8"].iter().any(|it| charset.eq_ignore_ascii_case(it));
+        if name.trim().eq_ignore_ascii_case("charset") && !is_utf_8 {
+            let detail = format!("The body is sent with the charset {charset}: send it in UTF-8.");
+            return Err(unsupported(detail));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a whole number of a body, for `#[serde(deserialize_with)]`: to JSON, and to the schemas that
@@ -289,7 +328,34 @@ mod tests {
     #[tokio::test]
     async fn another_content_type_is_a_415() {
         assert_eq!(refusal("text/plain", "{}").await.0, 415);
-        assert_eq!(refusal("application/json; charset=utf-8", "{").await.0, 400);
+        for utf_8 in ["charset=utf-8", "Charset=\"UTF-8\"", "profile=a; charset=UTF8", "charset"] {
+            assert_eq!(refusal(&format!("application/json; {utf_8}"), "{").await.0, 400, "{utf_8}");
+        }
+        for charset in ["utf-16", "iso-8859-1", "US-ASCII"] {
+            let content_type = format!("application/json;charset={charset}");
+            let (status, kind, _, detail) = refusal(&content_type, "{}").await;
+            assert_eq!((status, kind), (415, "unsupported-media-type"));
+            assert!(detail.contains(charset), "{detail}");
+        }
+        let request = Request::post("/").header("content-type", "text/plain; charset=utf-16");
+        let request = request.body(Body::from("{\0}\0")).unwrap();
+        assert_eq!(EmptyBody::from_request(request, &()).await.err().unwrap().status, 415);
+    }
+
+    /// Windows' PowerShell and .NET write it.
+    #[tokio::test]
+    async fn a_byte_order_mark_before_a_body_is_ignored() {
+        let request = |body: &'static str| {
+            let request = Request::post("/").header("content-type", "application/json");
+            request.body(Body::from(body)).unwrap()
+        };
+        let body = "\u{feff}{\"owner\": \"a\", \"lines\": []}";
+        assert!(Json::<Basket>::from_request(request(body), &()).await.is_ok());
+        for empty in ["\u{feff}", "\u{feff}{}"] {
+            assert!(EmptyBody::from_request(request(empty), &()).await.is_ok(), "{empty:?}");
+        }
+        let (status, ..) = refusal("application/json", "\u{feff}\u{feff}{}").await;
+        assert_eq!(status, 400, "one of them");
     }
 
     #[tokio::test]

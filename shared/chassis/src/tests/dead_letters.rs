@@ -260,7 +260,7 @@ async fn a_bulk_replay_goes_oldest_first_and_unprocessable_events_do_not_block_i
         json!({ "replayed": 4, "still_unprocessable": 10, "left": 0, "next": null })
     );
     assert_eq!(fixture.tallies().await["a"].0, 20);
-    assert_eq!(post(&admin, "/dead-letters/replay", json!({ "tpoic": "x" })).await.0, 400);
+    assert_eq!(post(&admin, "/dead-letters/replay", json!({ "tpoic": "x" })).await.0, 422);
 }
 
 #[tokio::test(flavor = "multi_thread")]
