@@ -23,7 +23,7 @@ struct ForeignSums {
 async fn a_foreign_client_reads_the_sums_of_the_orders() -> Result<()> {
     let python = checkout().join("target/foreign-client/bin/python");
     if !python.exists()
-        && let Err(error) = install(&python)
+        && let Err(error) = install(&python, "e2e/foreign_client.txt")
     {
         return skip_or_fail(&format!("there is no client of Kafka in Python: {error:#}"));
     }
@@ -48,8 +48,8 @@ async fn a_foreign_client_reads_the_sums_of_the_orders() -> Result<()> {
     .await
 }
 
-/// A virtual environment with the client.
-fn install(python: &Path) -> Result<()> {
+/// A virtual environment with the packages of a list.
+pub fn install(python: &Path, list: &str) -> Result<()> {
     let folder = python.ancestors().nth(2).context("a folder")?;
     let run = |program: &Path, arguments: &[&str]| -> Result<()> {
         let output = Command::new(program).args(arguments).current_dir(checkout()).output()?;
@@ -58,7 +58,6 @@ fn install(python: &Path) -> Result<()> {
     };
     let name = folder.display().to_string();
     run(Path::new("python3"), &["-m", "venv", &name])?;
-    let list = "e2e/foreign_client.txt";
     let installed =
         run(python, &["-m", "pip", "install", "--quiet", "--require-hashes", "-r", list]);
     if installed.is_err() {

@@ -35,6 +35,7 @@ mod connector;
 mod disks;
 mod evolution;
 mod foreign_client;
+mod foreign_generators;
 mod foreign_transactions;
 mod gateways;
 mod generated_repository;

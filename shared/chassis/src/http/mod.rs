@@ -19,6 +19,7 @@ pub(crate) mod instrument;
 pub(crate) mod login_retry;
 pub(crate) mod limits;
 pub mod openapi;
+mod openapi_compatibility;
 mod openapi_responses;
 mod openapi_security;
 pub mod pagination;

@@ -1,4 +1,4 @@
-//! The description of a service's API, made from its code: OpenAPI 3.1 at `/openapi.json`, and at
+//! The description of a service's API, made from its code: OpenAPI 3.0 at `/openapi.json`, and at
 //! `/docs` Swagger UI, which shows it and tries it out, without any asset from elsewhere.
 //!
 //! A route and its description are one declaration, so there is none without the other. Handlers describe
@@ -20,6 +20,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::http::callers::authorize::{OPERATOR, authorize};
 use crate::http::limits::Limits;
+use crate::http::openapi_compatibility;
 use crate::http::openapi_responses::{common_responses, fill_responses, problem_schema};
 use crate::http::openapi_security::{ensure_secured, is_public, route_access};
 
@@ -139,6 +140,8 @@ fn complete(mut document: Value, title: String, description: String) -> String {
     components["securitySchemes"]["token"] = json!({
         "type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": TOKEN_DESCRIPTION,
     });
+    openapi_compatibility::rewrite(&mut document);
+    document["openapi"] = openapi_compatibility::VERSION.into();
     let mut text = serde_json::to_string_pretty(&document).expect("a description is plain JSON");
     text.push('\n');
     text
