@@ -18,7 +18,7 @@ mod secret;
 mod security;
 mod tokens;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 pub use crate::config::carrier::Carrier;
@@ -56,7 +56,7 @@ pub struct Config {
     #[arg(long, env)]
     pub connector_role: Option<String>,
 
-    /// Where the API listens.
+    /// Where the API listens. A wildcard, and loopback, of either family serves clients of both.
     #[arg(long, env, default_value = "0.0.0.0:8080")]
     pub http_addr: SocketAddr,
     /// How long the API keeps an idle connection. Set it above the idle time of the gateway in front: the
@@ -200,7 +200,12 @@ impl Config {
 
 /// Whether two sockets cannot listen at the same time. Port 0 is any free port.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // A socket for each family listens for either address of loopback.
+    let canonical = |ip: IpAddr| match ip.to_canonical() {
+        ip if ip == IpAddr::from(Ipv6Addr::LOCALHOST) => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let (a, b) = (canonical(one.ip()), canonical(other.ip()));
     one.port() == other.port()
         && one.port() != 0
         && (a == b || a.is_unspecified() || b.is_unspecified())

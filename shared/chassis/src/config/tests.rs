@@ -211,6 +211,10 @@ fn variables_that_contradict_each_other_are_refused_by_name() {
         (&[("TOKEN_ISSUER", "holdfast")], "TOKEN_ISSUER is `holdfast`"),
         (&[("PROBE_ADDR", "127.0.0.1:8080")], "PROBE_ADDR is 127.0.0.1:8080, which HTTP_ADDR"),
         (&[("ADMIN_ADDR", "[::]:9090")], "ADMIN_ADDR is [::]:9090, which PROBE_ADDR"),
+        (
+            &[("PROBE_ADDR", "127.0.0.1:9090"), ("ADMIN_ADDR", "[::1]:9090")],
+            "ADMIN_ADDR is [::1]:9090, which PROBE_ADDR",
+        ),
         (&[("PGOPTIONS", "-c search_path=mine")], "PGOPTIONS"),
         (&[("PGSSLROOTCERT", "/nowhere")], "PGSSLROOTCERT"),
     ] {

@@ -18,6 +18,7 @@ pub mod health;
 pub(crate) mod instrument;
 pub(crate) mod login_retry;
 pub(crate) mod limits;
+pub(crate) mod listeners;
 pub mod openapi;
 mod openapi_compatibility;
 mod openapi_responses;

@@ -3,8 +3,6 @@
 //!
 //! axum's own server has no timeout for a half-sent header, and none for a stalled request at a stop.
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +10,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::Response;
-use axum::serve::Listener;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -20,7 +17,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -29,6 +26,7 @@ use tower::ServiceExt;
 
 use crate::http::connection::{HeaderTimer, TrackedStream};
 use crate::http::limits::{self, Limits};
+use crate::http::listeners::Listeners;
 use crate::http::slots::ConnectionSlots;
 use crate::http::tls::TlsAcceptor;
 
@@ -37,35 +35,18 @@ use crate::http::tls::TlsAcceptor;
 /// that is shorter than twice this time halves it.
 pub(crate) const KEEPALIVE_GRACE: Duration = Duration::from_secs(1);
 
-/// Connections that wait to be served, at most: as many as are served at a time. The system drops further ones,
-/// and when it is busy some of their clients believe that they are connected.
-const LISTEN_BACKLOG: u32 = 1024;
-
-/// Listens with a backlog of [`LISTEN_BACKLOG`]; tokio's own listener has a backlog of 128.
-pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if addr.is_ipv6() {
-        // `[::]` accepts IPv4 clients too, whatever the system's default.
-        SockRef::from(&socket).set_only_v6(false)?;
-    }
-    // The next process may listen while the last connections of this one are still closing.
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(LISTEN_BACKLOG)
-}
-
 /// Serves until `stop`. After that it accepts no new connection, and for at most `drain` it still answers the
 /// requests under way, the connections that wait already, and one last request that arrives within a second on
 /// each kept connection.
 pub(crate) async fn serve(
-    mut listener: TcpListener,
+    listeners: impl Into<Listeners>,
     tls: Option<TlsAcceptor>,
     router: Router,
     limits: Limits,
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
-    let slots = ConnectionSlots::new(limits.connections_max);
+    let (mut listeners, slots) = (listeners.into(), ConnectionSlots::new(limits.connections_max));
     let router = limits::apply(router, limits)
         .layer(from_fn_with_state(slots.clone(), set_connection_close))
         .layer(map_response(set_handling));
@@ -91,12 +72,12 @@ pub(crate) async fn serve(
                 let stream = next_stream.take().expect("it waits for this");
                 connections.spawn(server.clone().serve_connection(stream, slot));
             }
-            (stream, _) = Listener::accept(&mut listener), if next_stream.is_none() => {
+            stream = listeners.accept(), if next_stream.is_none() => {
                 next_stream = Some(stream);
             }
         }
     }
-    for stream in next_stream.into_iter().chain(accept_backlog(listener)) {
+    for stream in next_stream.into_iter().chain(listeners.accept_backlog()) {
         let server = server.clone();
         connections.spawn(async move {
             let slot = server.slots.acquire().await;
@@ -141,16 +122,6 @@ async fn set_handling(mut response: Response) -> Response {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
-}
-
-/// The connections that wait in the backlog. Dropping the listener would reset them and lose their requests.
-fn accept_backlog(listener: TcpListener) -> impl Iterator<Item = TcpStream> {
-    let listener = listener.into_std().ok();
-    std::iter::from_fn(move || {
-        let (stream, _) = listener.as_ref()?.accept().ok()?;
-        stream.set_nonblocking(true).ok()?;
-        TcpStream::from_std(stream).ok()
-    })
 }
 
 /// How connections are served.

@@ -8,7 +8,6 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +16,7 @@ use crate::config::Config;
 use crate::config::env::BadConfiguration;
 use crate::http::health::{self, Phase, ProbeState};
 use crate::http::limits::Limits;
+use crate::http::listeners::{self, Listeners};
 use crate::http::login_retry::retry_refused_login;
 use crate::http::problem::Problem;
 use crate::http::server;
@@ -81,9 +81,9 @@ impl Service {
     }
 }
 
-pub(super) fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(super) fn bind(variable: &str, addr: SocketAddr) -> anyhow::Result<Listeners> {
     let message = format!("{variable} is {addr}, where nothing can listen");
-    server::listen(addr).map_err(|error| match error.kind() {
+    listeners::listen(addr).map_err(|error| match error.kind() {
         // Another process may end and free its port.
         ErrorKind::AddrInUse => anyhow::Error::new(error).context(message),
         _ => BadConfiguration::new(format!("{message}: {error}")).into(),
@@ -105,6 +105,8 @@ async fn reject_until_started(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]

@@ -8,8 +8,9 @@ use tokio::time::timeout;
 use super::test_server::*;
 use super::*;
 use crate::http::limits::Limits;
+use crate::http::listeners::listen;
 use crate::http::pagination::PAGE_BYTES_MAX;
-use crate::http::server::{KEEPALIVE_GRACE, listen};
+use crate::http::server::KEEPALIVE_GRACE;
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_closed_within_its_timeout() {

@@ -1,5 +1,6 @@
 //! IPv6 addresses in every setting that holds an address, and ports that listen for both kinds of clients.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::env::read_from;
 use crate::config::{Config, address};
 use crate::http::limits::Limits;
-use crate::http::server;
+use crate::http::{listeners, server};
 use crate::kafka;
 use crate::kafka::schema_registry::SchemaRegistryClient;
 use crate::service::process;
@@ -57,24 +58,53 @@ async fn broker_registry_and_database_are_reached_by_an_ipv6_address() {
     assert_eq!(options.get_port(), 5432);
 }
 
+/// Serves at an address, and returns the port.
+fn serve_at(addr: IpAddr, stop: &CancellationToken) -> u16 {
+    let listeners = listeners::listen((addr, 0).into()).unwrap();
+    let port = listeners.local_addr().unwrap().port();
+    let router = Router::new().route("/readyz", get(async || "ready"));
+    let (limits, drain) = (Limits::default(), Duration::ZERO);
+    tokio::spawn(server::serve(listeners, None, router, limits, stop.clone(), drain));
+    port
+}
+
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+const WILDCARDS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+
 #[tokio::test]
-async fn an_unspecified_ipv6_address_serves_ipv4_and_ipv6_clients_and_the_health_check() {
-    let listener = server::listen((Ipv6Addr::UNSPECIFIED, 0).into()).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let router = Router::new().route("/readyz", get(async || "ready"));
-    let (limits, stop, drain) = (Limits::default(), CancellationToken::new(), Duration::ZERO);
-    tokio::spawn(server::serve(listener, None, router, limits, stop.clone(), drain));
-    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-        TcpStream::connect((ip, port)).await.unwrap();
-        process::check_health((ip, port).into()).await.unwrap();
+async fn a_wildcard_and_loopback_serve_clients_of_both_families_and_the_health_check() {
+    let stop = CancellationToken::new();
+    for addr in [WILDCARDS, LOOPBACK].concat() {
+        let port = serve_at(addr, &stop);
+        for client in LOOPBACK {
+            process::check_health((client, port).into()).await.unwrap();
+        }
+        for wildcard in WILDCARDS {
+            process::check_health((wildcard, port).into()).await.unwrap();
+        }
     }
-    process::check_health((Ipv6Addr::UNSPECIFIED, port).into()).await.unwrap();
-    process::check_health((Ipv4Addr::UNSPECIFIED, port).into()).await.unwrap();
     stop.cancel();
-    // A service that listens on IPv6 only.
-    let listener = server::listen((Ipv6Addr::LOCALHOST, 0).into()).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let router = Router::new().route("/readyz", get(async || "ready"));
-    tokio::spawn(server::serve(listener, None, router, limits, CancellationToken::new(), drain));
-    process::check_health((Ipv6Addr::UNSPECIFIED, port).into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_listens_on_loopback_or_at_one_address_is_reached_at_no_other_one() {
+    let stop = CancellationToken::new();
+    let elsewhere = Ipv4Addr::new(127, 0, 0, 2);
+    for addr in LOOPBACK {
+        let port = serve_at(addr, &stop);
+        TcpStream::connect((elsewhere, port)).await.unwrap_err();
+    }
+    let port = serve_at(elsewhere.into(), &stop);
+    for client in LOOPBACK {
+        TcpStream::connect((client, port)).await.unwrap_err();
+    }
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_port_that_another_program_has_in_the_other_family_is_taken() {
+    let (_taken, addr) = listen_on_loopback().await;
+    let refused = listeners::listen((Ipv4Addr::LOCALHOST, addr.port()).into()).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::AddrInUse);
 }
