@@ -48,6 +48,7 @@ mod reporting;
 mod restored_database;
 mod rotation;
 mod secured_flows;
+mod standby;
 mod streams;
 mod traces;
 

@@ -94,7 +94,7 @@ impl BatchExecutor {
         let (mut parts, mut failures) = (vec![batch], 0);
         while let Some(part) = parts.pop() {
             self.heartbeat.beat();
-            let mut part = drop_expired(part);
+            let mut part = self.drop_expired(part).await;
             if part.is_empty() {
                 continue;
             }
@@ -123,6 +123,28 @@ impl BatchExecutor {
                 }
             }
         }
+    }
+
+    /// Refuses the commands whose deadline has passed, and drops those whose caller no longer waits.
+    async fn drop_expired<R: UnitOfWork>(
+        &mut self,
+        batch: Vec<QueuedCommand<R>>,
+    ) -> Vec<QueuedCommand<R>> {
+        let now = Instant::now();
+        let waiting = batch.into_iter().filter(|pending| !pending.reply_sender.is_closed());
+        let (mut late, in_time): (Vec<_>, Vec<_>) =
+            waiting.partition(|pending| pending.deadline <= now);
+        if !late.is_empty()
+            && self.connection.had_hung_commit()
+            && self.connection.has_hung_commits().await
+        {
+            late.iter_mut().for_each(QueuedCommand::note_hung_commits);
+        }
+        for pending in late {
+            let late = "it could not be stored in time; nothing was stored";
+            pending.reject(Problem::unavailable(late));
+        }
+        in_time
     }
 
     /// The step after a failed attempt, as [`crate::transaction::failure`] decides it.
@@ -194,9 +216,24 @@ impl BatchExecutor {
             };
             let now = tx.now;
             let applied = transaction::apply(&mut tx, batch, now, expects_duplicates, 1).await;
-            tx.keep_or_rollback(applied).await
+            let (mut tx, applied) = tx.keep_or_rollback(applied).await?;
+            let checked = tx.check_hung_commits().await;
+            if checked.is_err() {
+                let had_duplicates = applied.expects_duplicates;
+                batch.iter_mut().for_each(|pending| pending.note_rollback(had_duplicates));
+            }
+            Ok::<_, ApplyError>(tx.keep_or_rollback(checked.map(|()| applied)).await?)
         };
-        let (tx, applied) = db::with_timeout(PREPARE_TIMEOUT, prepared).await?;
+        let (tx, applied) = match db::with_timeout(PREPARE_TIMEOUT, prepared).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                if let ([single], true) = (&mut *batch, error.is_lock_timeout()) {
+                    // An earlier request of its client may hold the row or the key, in a commit that has no answer.
+                    single.outcome_unknown |= self.connection.has_hung_commits().await;
+                }
+                return Err(error);
+            }
+        };
         crash_point!("commands.prepared");
         if let Err(error) = db::with_timeout(COMMIT_TIMEOUT, tx.commit()).await {
             for (pending, answer) in batch.iter_mut().zip(&applied.answers) {
@@ -253,16 +290,4 @@ fn reply_all<R: UnitOfWork>(
         let _ = pending.reply_sender.send(answer);
     }
     repeated
-}
-
-/// Refuses the commands whose deadline has passed, and drops those whose caller no longer waits.
-fn drop_expired<R: UnitOfWork>(batch: Vec<QueuedCommand<R>>) -> Vec<QueuedCommand<R>> {
-    let now = Instant::now();
-    let waiting = batch.into_iter().filter(|pending| !pending.reply_sender.is_closed());
-    let (late, in_time): (Vec<_>, _) = waiting.partition(|pending| pending.deadline <= now);
-    for pending in late {
-        let late = "it could not be stored in time; nothing was stored";
-        pending.reject(Problem::unavailable(late));
-    }
-    in_time
 }

@@ -116,6 +116,7 @@ impl<R: UnitOfWork> Commands<R> {
             context: telemetry::with_trace(&Context::current()),
             deadline: Instant::now() + START_TIMEOUT,
             outcome_unknown: false,
+            key_was_free: false,
             reply_sender: caller,
         };
         if self.queue.try_send(pending).is_err() {

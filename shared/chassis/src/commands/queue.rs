@@ -39,10 +39,24 @@ pub(crate) struct QueuedCommand<R: UnitOfWork> {
     pub deadline: Instant,
     /// A commit with its effect was cut: from then on it is unknown whether something was stored.
     pub outcome_unknown: bool,
+    /// An attempt stored its key and was rolled back: no earlier request with the key is under way.
+    pub key_was_free: bool,
     pub reply_sender: oneshot::Sender<Result<Reply, Problem>>,
 }
 
 impl<R: UnitOfWork> QueuedCommand<R> {
+    /// Notes that an attempt was rolled back before its commit. A reply that is stored under its key may be lost with a
+    /// database that waits for its standby, so it proves nothing.
+    pub fn note_rollback(&mut self, had_duplicates: bool) {
+        self.key_was_free |= !had_duplicates;
+        self.outcome_unknown |= had_duplicates && self.idempotent_request.is_some();
+    }
+
+    /// Notes that commits without an answer may have its key.
+    pub fn note_hung_commits(&mut self) {
+        self.outcome_unknown |= self.idempotent_request.is_some() && !self.key_was_free;
+    }
+
     /// Replaces a problem that states that nothing was stored, if that is not certain.
     pub fn or_outcome_unknown(&self, problem: Problem) -> Problem {
         if self.outcome_unknown { Problem::outcome_unknown() } else { problem }

@@ -94,6 +94,7 @@ impl<'a, R: UnitOfWork> SubBatchCommitter<'a, R> {
             let effect =
                 apply_events(&mut tx, &part.items, now, expects_duplicates, attempts).await?;
             let new = dead_letter::store(&mut tx, &cluster, &dead_letters, attempts).await?;
+            tx.check_hung_commits().await?;
             Ok::<_, ApplyError>((effect, new))
         };
         let prepared = prepared.await;

@@ -5,6 +5,9 @@
 //!
 //! Promise: a transaction begins on a connection without an open transaction. Keeping a connection whose last
 //! transaction did not end breaks that promise; such a connection is closed, and its transaction with it.
+//!
+//! A commit that gets no answer, as while it waits for a standby that is gone, keeps its session in the database after
+//! its connection is closed here. So the number of such sessions is bounded: see [`HUNG_COMMITS_MAX`].
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -23,6 +26,15 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take to close a connection whose login is outdated.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// After so many commits of the service without an answer, its loops begin no further one until some have ended. Each
+/// loop may have found one fewer.
+const HUNG_COMMITS_MAX: i64 = 4;
+
+/// The commits of all sessions of this role that have had no answer for a second, whatever instance began them.
+const COUNT_HUNG_COMMITS: &str = "select count(*) from pg_stat_activity \
+     where datname = current_database() and usename = current_user \
+     and state = 'active' and query = 'COMMIT' and state_change < clock_timestamp() - interval '1 second'";
+
 /// The connection of one loop, open or not.
 pub(crate) struct DedicatedConnection {
     db: PgPool,
@@ -30,6 +42,8 @@ pub(crate) struct DedicatedConnection {
     /// The options of the pool with which the kept connection was opened.
     opened_with: Arc<PgConnectOptions>,
     idle: Option<PgConnection>,
+    /// Whether a commit got no answer, so that it may wait in the database still.
+    had_hung_commit: bool,
 }
 
 /// A transaction on a dedicated connection. If it is dropped without an end, as when its future is cancelled, its
@@ -39,13 +53,20 @@ pub(crate) struct DedicatedTransaction<'a> {
     pub now: DateTime<Utc>,
     connection: PgConnection,
     idle: &'a mut Option<PgConnection>,
+    had_hung_commit: &'a mut bool,
 }
 
 impl DedicatedConnection {
     /// A connection to the database of the pool. It connects when first used.
     pub(crate) fn new(db: &PgPool) -> DedicatedConnection {
         let (db, opened_with) = (db.clone(), db.connect_options());
-        DedicatedConnection { db, lock_timeout: None, opened_with, idle: None }
+        DedicatedConnection {
+            db,
+            lock_timeout: None,
+            opened_with,
+            idle: None,
+            had_hung_commit: false,
+        }
     }
 
     /// The same, with a limit on the wait for a lock, in the form of Postgres: `500ms`.
@@ -101,7 +122,25 @@ impl DedicatedConnection {
                 begin_on(connection, settings).await?
             }
         };
-        Ok(DedicatedTransaction { now, connection, idle: &mut self.idle })
+        let (idle, had_hung_commit) = (&mut self.idle, &mut self.had_hung_commit);
+        Ok(DedicatedTransaction { now, connection, idle, had_hung_commit })
+    }
+
+    /// Whether a commit got no answer on this connection, since the last check found none.
+    pub(crate) fn had_hung_commit(&self) -> bool {
+        self.had_hung_commit
+    }
+
+    /// Whether commits of the service wait in the database now. A database that cannot tell has none.
+    pub(crate) async fn has_hung_commits(&mut self) -> bool {
+        let count = async {
+            let mut tx = self.begin().await?;
+            let count = count_hung_commits(&mut tx).await;
+            let (tx, count) = tx.keep_or_rollback(count).await?;
+            tx.rollback().await.map(|()| count)
+        };
+        let count: sqlx::Result<i64> = db::with_timeout(BEGIN_TIMEOUT, count).await;
+        count.is_ok_and(|count| count > 0)
     }
 }
 
@@ -127,7 +166,11 @@ async fn begin_on(
     Ok((connection, now))
 }
 
-impl DedicatedTransaction<'_> {
+async fn count_hung_commits(tx: &mut PgConnection) -> sqlx::Result<i64> {
+    tx.fetch_one(sqlx::raw_sql(COUNT_HUNG_COMMITS)).await?.try_get(0)
+}
+
+impl<'a> DedicatedTransaction<'a> {
     /// Returns the transaction with the result that was prepared in it. After an error it rolls the transaction
     /// back, so that the connection can be kept, and returns the error.
     pub(crate) async fn keep_or_rollback<T, E>(
@@ -143,18 +186,35 @@ impl DedicatedTransaction<'_> {
         }
     }
 
+    /// Fails while so many commits of the service wait in the database that it may begin no further one.
+    pub(crate) async fn check_hung_commits(&mut self) -> sqlx::Result<()> {
+        if !*self.had_hung_commit {
+            return Ok(());
+        }
+        let hung = count_hung_commits(self).await?;
+        *self.had_hung_commit = hung > 0;
+        if hung < HUNG_COMMITS_MAX {
+            return Ok(());
+        }
+        let reason = "commits have no answer from the database, which may wait for a standby";
+        Err(sqlx::Error::Io(io::Error::other(format!("{hung} {reason}"))))
+    }
+
     pub(crate) async fn commit(self) -> sqlx::Result<()> {
-        self.finish("COMMIT").await
+        // It stays so if the commit fails, or the caller stops waiting for its answer.
+        let had_hung_commit = std::mem::replace(self.had_hung_commit, true);
+        *self.finish("COMMIT").await? = had_hung_commit;
+        Ok(())
     }
 
     pub(crate) async fn rollback(self) -> sqlx::Result<()> {
-        self.finish("ROLLBACK").await
+        self.finish("ROLLBACK").await.map(drop)
     }
 
-    async fn finish(mut self, statement: &'static str) -> sqlx::Result<()> {
+    async fn finish(mut self, statement: &'static str) -> sqlx::Result<&'a mut bool> {
         self.connection.execute(statement).await?;
         *self.idle = Some(self.connection);
-        Ok(())
+        Ok(self.had_hung_commit)
     }
 }
 

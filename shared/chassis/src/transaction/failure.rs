@@ -70,6 +70,11 @@ impl ApplyError {
         }
     }
 
+    /// Whether another transaction held a row or a key for too long.
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, ApplyError::Database(error) if db::classify(error) == DbErrorClass::LockTimeout)
+    }
+
     /// Whether the cause may be a duplicate that was assumed to be new.
     fn may_be_duplicate(&self) -> bool {
         match self {
