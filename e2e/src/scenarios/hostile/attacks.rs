@@ -13,8 +13,11 @@ use crate::scenarios::hostile::target::{Connection, Target};
 /// A declared body size far above the limit.
 const HUGE_BODY_BYTES: usize = 64 * 1024 * 1024;
 
+/// For how long a client renews its half-open connection: longer than a header may take.
+const RENEWAL_TIME: Duration = Duration::from_secs(15);
+
 /// What a hostile client does with its connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttackKind {
     /// Sends a byte of a header every second, and never completes it.
     SlowHeader,
@@ -28,13 +31,15 @@ pub enum AttackKind {
     NeverReads,
     /// Connects, and sends nothing.
     Silent,
+    /// Sends half a header, and does so again for a while whenever the service closes the connection.
+    HalfOpen,
 }
 
 /// The result of one attack.
 pub struct AttackReport {
     /// Whether it got a connection.
     pub connected: bool,
-    /// How long until the service closed it.
+    /// How long until the service closed it, or the slowest of them.
     pub duration: Duration,
 }
 
@@ -47,19 +52,26 @@ impl AttackKind {
             AttackKind::HugeBody => "bodies far too large",
             AttackKind::NeverReads => "clients that never read the response",
             AttackKind::Silent => "connections without a request",
+            AttackKind::HalfOpen => "half-open connections, renewed",
         }
     }
 
     /// Attacks until the service closes the connection.
     pub async fn run(self, target: &Target) -> AttackReport {
-        let began = Instant::now();
-        let connection = self.connect(target).await;
-        let connected = connection.is_ok();
-        if let Ok(connection) = connection {
-            // A reset connection is closed as well.
-            let _ = self.try_run(connection, &target.authorization).await;
+        let (began, mut connected) = (Instant::now(), false);
+        let mut slowest = Duration::ZERO;
+        loop {
+            let opened = Instant::now();
+            if let Ok(connection) = self.connect(target).await {
+                connected = true;
+                // A reset connection is closed as well.
+                let _ = self.try_run(connection, &target.authorization).await;
+            }
+            slowest = slowest.max(opened.elapsed());
+            if self != AttackKind::HalfOpen || began.elapsed() > RENEWAL_TIME {
+                return AttackReport { connected, duration: slowest };
+            }
         }
-        AttackReport { connected, duration: began.elapsed() }
     }
 
     async fn connect(self, target: &Target) -> Result<Box<dyn Connection>> {
@@ -105,6 +117,10 @@ impl AttackKind {
                 stream.write_all(b"GET /openapi.json HTTP/1.1\r\nHost: hostile\r\n\r\n").await?;
                 sleep(Duration::from_millis(20)).await;
             },
+            AttackKind::HalfOpen => {
+                stream.write_all(b"GET /items HTTP/1.1\r\nHost: hostile\r\n").await?;
+                stream.read_to_end(&mut Vec::new()).await.map(drop)
+            }
             AttackKind::Silent => stream.read_to_end(&mut Vec::new()).await.map(drop),
         }
     }

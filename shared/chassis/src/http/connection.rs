@@ -13,7 +13,6 @@ use hyper::rt::{Sleep, Timer};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 
 use crate::http::limits::Limits;
 use crate::http::slots::ConnectionSlots;
@@ -148,21 +147,12 @@ impl Timer for HeaderTimer {
                 tokio::select! {
                     biased;
                     () = begins => {}
-                    () = wait_until_idle_timeout(limits, &slots) => return,
+                    () = slots.wait_until_idle_too_long(limits.idle_timeout) => return,
                 }
             }
-            sleep(limits.header_timeout).await;
+            slots.wait_until_overdue(limits.header_timeout).await;
         };
         Box::pin(BoxedSleep(Box::pin(waited)))
-    }
-}
-
-/// Returns when an idle connection is to be closed.
-async fn wait_until_idle_timeout(limits: Limits, slots: &ConnectionSlots) {
-    sleep(limits.header_timeout.min(limits.idle_timeout)).await;
-    tokio::select! {
-        () = sleep(limits.idle_timeout.saturating_sub(limits.header_timeout)) => {}
-        () = slots.wait_for_reclaim() => {}
     }
 }
 

@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::http::instrument;
 use crate::http::problem::Problem;
+use crate::http::slots::ConnectionSlots;
 
 /// How much of a refused body is read and dropped, so that its client gets the answer.
 const DRAINED_BYTES_MAX: usize = 1024 * 1024;
@@ -28,9 +29,11 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// From the end of an answer to the first byte of the next request. It is longer than gateways keep an idle
     /// connection, usually 60 s: the gateway has to close first, or it sends a request into a connection that is
-    /// being closed. While a client waits for a slot, a connection that was idle for `header_timeout` gives up its
-    /// slot.
+    /// being closed.
     pub idle_timeout: Duration,
+    /// While a client waits for a slot, a connection keeps its own for so long in a handshake, a header or a body, or
+    /// idle.
+    pub slot_grace: Duration,
     /// From the end of the header to the answer, the sending of the body included.
     pub request_timeout: Duration,
     /// How long sent data may stay unread by the client.
@@ -54,6 +57,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(10),
             // `HTTP_IDLE_TIMEOUT_SECONDS` has the same default.
             idle_timeout: Duration::from_secs(75),
+            slot_grace: Duration::from_secs(1),
             request_timeout: Duration::from_secs(15),
             unread_timeout: Duration::from_secs(15),
             header_bytes_max: 16 * 1024,
@@ -66,29 +70,33 @@ impl Default for Limits {
 
 /// Adds to a router the limits of each request, and the answers to an unknown address, an unknown method and a
 /// panic.
-pub(crate) fn apply(router: Router, limits: Limits) -> Router {
+pub(crate) fn apply(router: Router, limits: Limits, slots: ConnectionSlots) -> Router {
     router
         .fallback(async || Problem::not_found("There is nothing at this address."))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(CatchPanicLayer::custom(panic_response))
-        .layer(middleware::from_fn_with_state(limits, enforce))
+        .layer(middleware::from_fn_with_state((limits, slots), enforce))
         .layer(middleware::from_fn(instrument::instrument_request))
 }
 
 /// One deadline for the body and the answer. The body is read before the handler runs, so that a slow sender gets an
 /// answer, and a handler that reaches the deadline never waited for a body.
 async fn enforce(
-    State(limits): State<Limits>,
+    State((limits, slots)): State<(Limits, ConnectionSlots)>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + limits.request_timeout;
     let is_safe = request.method().is_safe();
-    let reading = read_request(request, limits.body_bytes_max);
-    let request = match timeout_at(deadline, reading).await {
-        Ok(Ok(request)) => request,
-        Ok(Err(refused)) => return Ok(with_connection_close(refused)),
-        Err(_) => return Ok(with_connection_close(body_timed_out())),
+    let request = tokio::select! {
+        biased;
+        read = read_request(request, limits.body_bytes_max) => match read {
+            Ok(request) => request,
+            Err(refused) => return Ok(with_connection_close(refused)),
+        },
+        () = slots.wait_until_overdue(limits.request_timeout) => {
+            return Ok(with_connection_close(body_timed_out()));
+        }
     };
     timeout_at(deadline, next.run(request)).await.map_err(|_| match is_safe {
         true => Problem::unavailable("The answer took too long."),

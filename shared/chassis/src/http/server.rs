@@ -46,8 +46,9 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     drain: Duration,
 ) -> anyhow::Result<()> {
-    let (mut listeners, slots) = (listeners.into(), ConnectionSlots::new(limits.connections_max));
-    let router = limits::apply(router, limits)
+    let mut listeners = listeners.into();
+    let slots = ConnectionSlots::new(limits.connections_max, limits.slot_grace);
+    let router = limits::apply(router, limits, slots.clone())
         .layer(from_fn_with_state(slots.clone(), set_connection_close))
         .layer(map_response(set_handling));
     // Shorter than the drain: otherwise an idle connection would count as one amid a request.
@@ -153,12 +154,14 @@ impl HttpServer {
         let stream = tokio::select! {
             () = socket.wait_for_reset() => return,
             () = stopped => return,
-            accepted = timeout(self.limits.header_timeout, tls.accept(socket.clone())) => accepted,
+            () = self.slots.wait_until_overdue(self.limits.header_timeout) => {
+                return tracing::debug!("a TLS handshake was not completed in time");
+            }
+            accepted = tls.accept(socket.clone()) => accepted,
         };
         match stream {
-            Ok(Ok(stream)) => self.serve_stream(stream, socket).await,
-            Ok(Err(error)) => tracing::debug!("a TLS handshake failed: {error:#}"),
-            Err(_) => tracing::debug!("a TLS handshake was not completed in time"),
+            Ok(stream) => self.serve_stream(stream, socket).await,
+            Err(error) => tracing::debug!("a TLS handshake failed: {error:#}"),
         }
     }
 

@@ -130,6 +130,62 @@ async fn connections_beyond_the_cap_wait_for_a_free_slot() {
     assert!(began.elapsed() > SHORT_TIMEOUT / 2, "served beside {} others", idle.len());
 }
 
+/// Takes every slot with connections whose clients have something to send and do not, more of them than slots, and
+/// renews each that the server closes. Returns how long another client then waits.
+async fn wait_beside_half_open(server: &TestServer, half: &'static str) -> Duration {
+    const WAVES: usize = 2;
+    let mut stalled = JoinSet::new();
+    for _ in 0..WAVES * limits().connections_max {
+        let addr = server.addr;
+        stalled.spawn(async move {
+            loop {
+                let mut stream = TcpStream::connect(addr).await.unwrap();
+                let _ = stream.write_all(half.as_bytes()).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        });
+    }
+    sleep(SHORT_TIMEOUT / 2).await;
+    let began = Instant::now();
+    let answer =
+        timeout(LONG_TIMEOUT, async { read_one_response(server.send(REQUEST).await).await });
+    assert!(answer.await.expect("a slot").ends_with("here"), "{half}");
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn half_open_connections_cannot_keep_every_slot() {
+    let patient = Limits {
+        header_timeout: LONG_TIMEOUT,
+        idle_timeout: LONG_TIMEOUT,
+        request_timeout: LONG_TIMEOUT,
+        ..limits()
+    };
+    for half in [
+        "",
+        "GET / HTTP/1.1\r\nhost: a\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\n",
+        "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf",
+        REQUEST,
+    ] {
+        let server = start_server(patient, LONG_TIMEOUT).await;
+        let waited = wait_beside_half_open(&server, half).await;
+        assert!(waited < LONG_TIMEOUT / 2, "{half:?}: {waited:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_client_keeps_its_connection_while_slots_are_free() {
+    let limits = Limits { header_timeout: LONG_TIMEOUT, request_timeout: LONG_TIMEOUT, ..limits() };
+    let server = start_server(limits, LONG_TIMEOUT).await;
+    let mut slow = server.send("POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n").await;
+    for part in ["content-length: 9\r\n\r\n", "half", "whole"] {
+        sleep(2 * SHORT_TIMEOUT).await;
+        slow.write_all(part.as_bytes()).await.unwrap();
+    }
+    assert!(read_to_end(slow).await.ends_with("halfwhole"));
+}
+
 #[tokio::test]
 async fn busy_connections_are_closed_for_queued_clients() {
     let server = start_server(

@@ -29,6 +29,7 @@ pub fn limits() -> Limits {
     let quick = Limits {
         header_timeout: SHORT_TIMEOUT,
         idle_timeout: SHORT_TIMEOUT,
+        slot_grace: SHORT_TIMEOUT,
         request_timeout: SHORT_TIMEOUT,
         ..Limits::default()
     };
