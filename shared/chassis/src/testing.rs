@@ -190,7 +190,8 @@ impl<R: UnitOfWork> LocalService<R> {
 
     /// The operators' route that publishes the events of these rows again.
     pub fn republish(&self, sources: Vec<RepublishSource>) -> Router {
-        Router::from(republish::router(self.db.clone(), Arc::default(), sources))
+        let router = Router::from(republish::router(self.db.clone(), Arc::default(), sources));
+        router.layer(Extension(unknown_callers()))
     }
 }
 

@@ -30,6 +30,13 @@ async fn published_events_are_republished_unchanged() {
     let mut published = fixture.outbox_records().await;
     let (answer, again) = fixture.republished([orders()], json!({})).await;
     assert_eq!((answer.status, &answer.body["republished"]), (200, &json!(11)));
+    let (unknown, _) = fixture.republished([orders()], json!({"key": Uuid::nil()})).await;
+    assert_eq!(unknown.status, 404);
+    let acts = "select act, request::jsonb from chassis.operator_acts order by act_id";
+    let acts: Vec<(String, Value)> = sqlx::query_as(acts).fetch_all(&fixture.db).await.unwrap();
+    let act =
+        |key: Value| ("republish".to_owned(), json!({"key": key, "since": null, "after": null}));
+    assert_eq!(acts, [act(json!(ids[4])), act(Value::Null)], "each is on record");
     published.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(again, published, "by order, and of each in the order in which it was published");
 }

@@ -27,7 +27,9 @@ use crate::admin::published_events;
 use crate::admin::republish_source::{PAGE_ROWS, Page, Selection};
 pub use crate::admin::republish_source::{PublishedEvent, Republish, RepublishSource, traceparent};
 use crate::db;
+use crate::db::operator_acts::{self, OperatorAct};
 use crate::flow::wakeups::Wakeups;
+use crate::http::callers::caller::Caller;
 use crate::http::extractors::Json;
 use crate::http::problem::Problem;
 use crate::outbox::{self, Envelope, connector};
@@ -60,7 +62,7 @@ pub fn router(
 }
 
 /// What to republish: everything, unless it names a key or a time.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 struct RepublishRequest {
     /// Only events with this key. It excludes `after`.
@@ -94,14 +96,19 @@ struct RepublishProgress {
 ))]
 async fn republish(
     State(republisher): State<Arc<Republisher>>,
+    actor: Caller,
     Json(request): Json<RepublishRequest>,
 ) -> Result<Json<RepublishProgress>, Problem> {
-    let since = request.since.unwrap_or(DateTime::<Utc>::MIN_UTC);
+    let act = Act {
+        since: request.since.unwrap_or(DateTime::<Utc>::MIN_UTC),
+        request: serde_json::to_string(&request).unwrap_or_default(),
+        actor: &actor,
+    };
     let progress = match (request.key, request.after) {
-        (Some(key), None) => republisher.republish_key(&key, since).await?,
+        (Some(key), None) => republisher.republish_key(&key, &act).await?,
         (None, after) => {
             let first = || republisher.sources.first().map(RepublishSource::start);
-            republisher.republish_all(after.or_else(first), since).await?
+            republisher.republish_all(after.or_else(first), &act).await?
         }
         (Some(_), Some(_)) => {
             return Err(Problem::invalid("after", "a key is republished in one request"));
@@ -110,15 +117,18 @@ async fn republish(
     Ok(Json(progress))
 }
 
+/// What one request asks for, and who asks.
+struct Act<'a> {
+    since: DateTime<Utc>,
+    request: String,
+    actor: &'a Caller,
+}
+
 impl Republisher {
-    async fn republish_key(
-        &self,
-        key: &str,
-        since: DateTime<Utc>,
-    ) -> Result<RepublishProgress, Problem> {
+    async fn republish_key(&self, key: &str, act: &Act<'_>) -> Result<RepublishProgress, Problem> {
         let mut progress = RepublishProgress::default();
         for source in self.sources.iter() {
-            let written = self.republish_page(source, Selection::Key(key), since, &mut progress);
+            let written = self.republish_page(source, Selection::Key(key), act, &mut progress);
             // The events of another table under this key are already written.
             written.await.map_err(|problem| match progress.rows {
                 0 => problem,
@@ -137,10 +147,10 @@ impl Republisher {
     async fn republish_all(
         &self,
         from: Option<String>,
-        since: DateTime<Utc>,
+        act: &Act<'_>,
     ) -> Result<RepublishProgress, Problem> {
         let mut progress = RepublishProgress { next: from, ..RepublishProgress::default() };
-        match self.republish_pages(since, &mut progress).await {
+        match self.republish_pages(act, &mut progress).await {
             Err(problem) if progress.rows == 0 => Err(problem),
             Err(problem) => {
                 warn!("republishing stopped early: {problem:?}");
@@ -152,7 +162,7 @@ impl Republisher {
 
     async fn republish_pages(
         &self,
-        since: DateTime<Utc>,
+        act: &Act<'_>,
         progress: &mut RepublishProgress,
     ) -> Result<(), Problem> {
         let until = Instant::now() + REQUEST_DURATION_MAX;
@@ -168,7 +178,7 @@ impl Republisher {
                 continue;
             }
             let source = &self.sources[index];
-            let last = self.republish_page(source, Selection::After(key), since, progress).await?;
+            let last = self.republish_page(source, Selection::After(key), act, progress).await?;
             progress.next = match last {
                 Some(key) => Some(format!("{}/{key}", source.table)),
                 None => self.sources.get(index + 1).map(RepublishSource::start),
@@ -177,24 +187,28 @@ impl Republisher {
         Ok(())
     }
 
-    /// Republishes some rows. Returns the key of the last one if there may be more behind it. The rows stay locked
+    /// Republishes some rows. The first ones of a request record it as an act. Returns the key of the last one if there may be more behind it. The rows stay locked
     /// from the read to the commit: a transaction that changes them waits, and its events follow.
     async fn republish_page(
         &self,
         source: &RepublishSource,
         selection: Selection<'_>,
-        since: DateTime<Utc>,
+        act: &Act<'_>,
         progress: &mut RepublishProgress,
     ) -> Result<Option<String>, Problem> {
         let mut tx = db::begin(&self.db).await?;
         let Page { rows, last, events } = (source.read)(&mut tx, selection).await?;
-        let published = events.into_iter().filter(|event| event.occurred_at >= since);
+        let published = events.into_iter().filter(|event| event.occurred_at >= act.since);
         let envelopes: Vec<Envelope> = published
             .map(|PublishedEvent { event_id, occurred_at, event }| {
                 let traceparent = Some(traceparent(&event.key));
                 Envelope { event, event_id, traceparent, causation_id: None, occurred_at }
             })
             .collect();
+        if progress.republished == 0 && !envelopes.is_empty() {
+            let (request, actor) = (Some(&*act.request), act.actor.subject());
+            operator_acts::insert(&mut tx, OperatorAct::Republish, request, actor).await?;
+        }
         let mut writes = WriteBatch::new(&mut tx);
         outbox::insert(&mut writes, &envelopes);
         writes.execute().await?;

@@ -12,6 +12,7 @@ use tracing::{error, warn};
 use utoipa::ToSchema;
 
 use crate::consumer::wait::{LoopWait, with_attempt_timeout};
+use crate::db::operator_acts::{self, OperatorAct};
 use crate::dead_letter::storable_text;
 use crate::http::problem::Problem;
 
@@ -121,7 +122,9 @@ pub(crate) async fn pause_by_operator(
     let pause = "update chassis.consumer
                  set paused_at = now(), cause = 'operator', reason = $1, actor = $2
                  where paused_at is null";
-    sqlx::query(pause).bind(storable_text(reason)).bind(actor).execute(&mut *tx).await?;
+    let reason = storable_text(reason);
+    sqlx::query(pause).bind(&reason).bind(actor).execute(&mut *tx).await?;
+    operator_acts::insert(&mut tx, OperatorAct::Pause, Some(&reason), actor).await?;
     let paused = pause_state(&mut *tx).await?;
     tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
     Ok(paused)
@@ -133,6 +136,7 @@ pub(crate) async fn resume(db: &PgPool, actor: Option<&str>) -> Result<PauseStat
     let resume = "update chassis.consumer
                   set paused_at = null, cause = null, reason = null, actor = $1";
     sqlx::query(resume).bind(actor).execute(&mut *tx).await?;
+    operator_acts::insert(&mut tx, OperatorAct::Resume, None, actor).await?;
     let resumed = pause_state(&mut *tx).await?;
     tx.commit().await.map_err(Problem::admin_outcome_unknown)?;
     Ok(resumed)

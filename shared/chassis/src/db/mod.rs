@@ -10,6 +10,7 @@ pub mod erasure;
 pub mod horizon;
 pub(crate) mod login;
 pub mod migrate;
+pub(crate) mod operator_acts;
 pub mod pool;
 mod privileges;
 pub(crate) mod retention;

@@ -11,7 +11,7 @@ use crate::db::pool::{connect, connect_options};
 use crate::testing::{config, fresh_database};
 
 /// Each table of the chassis: a column of it, and whether the serving role updates and deletes its rows.
-const CHASSIS_TABLES: [(&str, &str, bool, bool); 17] = [
+const CHASSIS_TABLES: [(&str, &str, bool, bool); 18] = [
     ("captured_answers", "key", false, true),
     ("captured_events", "key", false, true),
     ("clock_ticks", "recorded_at", false, true),
@@ -23,6 +23,7 @@ const CHASSIS_TABLES: [(&str, &str, bool, bool); 17] = [
     ("idempotency_keys", "body", false, true),
     ("inbox", "event_id", false, true),
     ("migrations", "version", false, false),
+    ("operator_acts", "request", false, false),
     ("outbox", "key", false, true),
     ("outbox_schema_ids", "source", false, false),
     ("outbox_schemas", "schema", false, false),

@@ -90,6 +90,30 @@ async fn a_pause_by_the_circuit_breaker_outranks_one_by_an_operator() {
     assert_eq!(paused["actor"], Value::Null);
 }
 
+/// The log is no record of an act: its lines may be lost.
+#[tokio::test]
+async fn a_pause_and_a_resume_are_recorded_with_their_actor_or_refused() {
+    let fixture = Fixture::<624>::create().await;
+    let admin = fixture.admin_router();
+    let pause = json!({"reason": " a copy\0 "});
+    let acts = async || -> Vec<(String, Option<String>, Option<String>)> {
+        let acts = "select act, request, actor from chassis.operator_acts order by act_id";
+        sqlx::query_as(acts).fetch_all(&fixture.db).await.unwrap()
+    };
+    post(&admin, "/consumer/pause", pause.clone()).await;
+    post(&admin, "/consumer/resume", Value::Null).await;
+    let by_operator = |act: &str, request: Option<&str>| {
+        (act.to_owned(), request.map(str::to_owned), Some(OPERATOR.to_owned()))
+    };
+    assert_eq!(acts().await, [by_operator("pause", Some("a copy")), by_operator("resume", None)]);
+
+    let stop = "alter table chassis.operator_acts add check (act = 'none') not valid";
+    fixture.execute_as_superuser(stop).await;
+    assert_eq!(post(&admin, "/consumer/pause", pause).await.0, 500);
+    assert_eq!(get(&admin, "/consumer").await["paused_at"], Value::Null);
+    assert_eq!(acts().await.len(), 2);
+}
+
 #[tokio::test]
 async fn a_pause_needs_a_reason() {
     let fixture = Fixture::<622>::create().await;

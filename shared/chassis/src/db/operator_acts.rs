@@ -1,0 +1,34 @@
+//! The acts of operators that no other row records.
+//!
+//! Promise: an act that had its effect is on record, with its actor. The log is no record: its lines may be lost. Code
+//! that stores an act in another transaction than its effect breaks the promise.
+
+use sqlx::{PgConnection, query};
+
+/// What an operator did.
+#[derive(Clone, Copy, Debug, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub(crate) enum OperatorAct {
+    /// Paused the consumer, or asked for that while it was paused.
+    Pause,
+    /// Ended the pause of the consumer, or asked for that while it was not paused.
+    Resume,
+    /// Republished events.
+    Republish,
+}
+
+/// Records an act in the transaction of its effect. `request` is the reason for it, or what it is about.
+pub(crate) async fn insert(
+    tx: &mut PgConnection,
+    act: OperatorAct,
+    request: Option<&str>,
+    actor: Option<&str>,
+) -> sqlx::Result<()> {
+    query("insert into chassis.operator_acts (act, request, actor) values ($1, $2, $3)")
+        .bind(act)
+        .bind(request)
+        .bind(actor)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
