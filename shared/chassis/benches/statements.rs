@@ -61,6 +61,7 @@ fn envelopes(rows: usize) -> Vec<Envelope> {
         event: Outgoing { topic: &COUNTED, key: event_id.to_string(), body: BODY.to_vec() },
         event_id,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_string()),
+        tracestate: None,
         causation_id: Some(event_id),
         occurred_at: Utc::now(),
     };

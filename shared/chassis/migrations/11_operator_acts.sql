@@ -11,3 +11,6 @@ create table chassis.operator_acts (
 );
 comment on table chassis.operator_acts is 'append-only';
 comment on column chassis.operator_acts.request is 'personal';
+
+-- What the vendors of tracing systems add to `traceparent`. A connector does not carry it.
+alter table chassis.outbox add column tracestate text;

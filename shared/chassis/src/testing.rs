@@ -96,6 +96,7 @@ pub fn record_headers(topic: &Topic, event_id: Uuid) -> OwnedHeaders {
         schema_fingerprint: Vec::new(),
         body: Vec::new(),
         traceparent: Some(format!("00-{trace}-{}-01", &trace[16..])),
+        tracestate: None,
         causation_id: None,
         occurred_at: Utc::now(),
     };

@@ -51,6 +51,7 @@ mod secured_flows;
 mod standby;
 mod streams;
 mod traces;
+mod unread_log;
 
 /// F22: the longest time that a partition may be without an owner.
 const UNOWNED_MAX: Duration = Duration::from_secs(15);

@@ -202,7 +202,8 @@ impl Republisher {
         let envelopes: Vec<Envelope> = published
             .map(|PublishedEvent { event_id, occurred_at, event }| {
                 let traceparent = Some(traceparent(&event.key));
-                Envelope { event, event_id, traceparent, causation_id: None, occurred_at }
+                let (tracestate, causation_id) = (None, None);
+                Envelope { event, event_id, traceparent, tracestate, causation_id, occurred_at }
             })
             .collect();
         if progress.republished == 0 && !envelopes.is_empty() {

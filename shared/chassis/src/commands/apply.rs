@@ -56,12 +56,16 @@ impl<R: UnitOfWork> WorkItem<R> for QueuedCommand<R> {
             return Err(Unprocessable("it changed rows and was refused".to_string()));
         }
         let event = answer.as_mut().ok().and_then(|reply| reply.event.take());
-        let envelope = event.map(|event| Envelope {
-            event,
-            event_id: self.event_id,
-            traceparent: Some(telemetry::traceparent(&self.context)),
-            causation_id: None,
-            occurred_at: now,
+        let envelope = event.map(|event| {
+            let (traceparent, tracestate) = telemetry::trace_headers(&self.context);
+            Envelope {
+                event,
+                event_id: self.event_id,
+                traceparent: Some(traceparent),
+                tracestate,
+                causation_id: None,
+                occurred_at: now,
+            }
         });
         Ok((answer, envelope))
     }

@@ -51,8 +51,13 @@ pub async fn instrument_request(request: Request, next: Next) -> Response {
 
 /// It has the route and not `url.path`: ids of customers are parts of paths, and spans are stored elsewhere.
 fn request_span(request: &Request, method: &'static str, path: &Arc<str>) -> TraceContext {
-    let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-    let caller = telemetry::parse_traceparent(header);
+    let headers = request.headers();
+    let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    // It may be in several parts.
+    let state =
+        headers.get_all("tracestate").iter().map(|value| value.to_str().unwrap_or_default());
+    let state = Vec::from_iter(state).join(",");
+    let caller = telemetry::parse_trace(parent, Some(&state));
     telemetry::start_span(&caller, || {
         SpanBuilder::from_name(format!("{method} {path}"))
             .with_kind(SpanKind::Server)
@@ -93,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn a_handler_runs_in_a_span_that_continues_its_callers_trace() {
         telemetry::install_tracer_provider(&SdkTracerProvider::builder().build());
-        let route = get(async || telemetry::traceparent(&TraceContext::current()));
+        let route = get(async || telemetry::trace_headers(&TraceContext::current()).0);
         let router = Router::new().route("/baskets/{id}", route);
         let router = router.layer(middleware::from_fn(super::instrument_request));
         let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -33,12 +33,13 @@ pub(crate) struct EventHeaders {
 
 /// Reads the headers of an event. If a header occurs twice, the first one counts.
 pub(crate) fn read_headers(headers: Vec<Header<'_, &[u8]>>) -> EventHeaders {
-    let (mut id, mut time, mut parent) = (None, None, None);
+    let (mut id, mut time, mut parent, mut state) = (None, None, None, None);
     for Header { key, value } in headers {
         let slot = match key {
             "ce_id" => &mut id,
             "ce_time" => &mut time,
             "traceparent" => &mut parent,
+            "tracestate" => &mut state,
             _ => continue,
         };
         slot.get_or_insert_with(|| value.and_then(|value| std::str::from_utf8(value).ok()));
@@ -46,7 +47,7 @@ pub(crate) fn read_headers(headers: Vec<Header<'_, &[u8]>>) -> EventHeaders {
     EventHeaders {
         event_id: id.flatten().and_then(|id| id.parse().ok()),
         sent_at: time.flatten().and_then(|time| time.parse().ok()),
-        parent: telemetry::parse_traceparent(parent.flatten()),
+        parent: telemetry::parse_trace(parent.flatten(), state.flatten()),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Envelope {
     pub event_id: Uuid,
     /// The W3C trace context of what caused it.
     pub traceparent: Option<String>,
+    /// What the vendors of tracing systems have added to it.
+    pub tracestate: Option<String>,
     /// The event that caused it, if one did.
     pub causation_id: Option<Uuid>,
     /// When it was decided.
@@ -48,10 +50,11 @@ pub fn insert(writes: &mut WriteBatch<'_>, events: &[Envelope]) {
     writes
         .statement(
             "insert into chassis.outbox
-             (event_id, topic, key, schema_fingerprint, body, traceparent, causation_id, occurred_at)
+             (event_id, topic, key, schema_fingerprint, body, traceparent, tracestate, causation_id,
+              occurred_at)
          select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bytea[]),
-                unnest($5::bytea[]), unnest($6::text[]), unnest($7::uuid[]),
-                unnest($8::timestamptz[])",
+                unnest($5::bytea[]), unnest($6::text[]), unnest($7::text[]), unnest($8::uuid[]),
+                unnest($9::timestamptz[])",
         )
         .bind(events.iter().map(|e| e.event_id).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.event.topic.name).collect::<Vec<_>>())
@@ -61,6 +64,7 @@ pub fn insert(writes: &mut WriteBatch<'_>, events: &[Envelope]) {
         )
         .bind(events.iter().map(|e| e.event.body.as_slice()).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(events.iter().map(|e| e.tracestate.as_deref()).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.causation_id).collect::<Vec<_>>())
         .bind(events.iter().map(|e| e.occurred_at).collect::<Vec<_>>());
 }

@@ -41,6 +41,7 @@ pub(crate) struct OutboxRow {
     pub schema_fingerprint: Vec<u8>,
     pub body: Vec<u8>,
     pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
     pub causation_id: Option<Uuid>,
     pub occurred_at: DateTime<Utc>,
 }
@@ -69,8 +70,8 @@ pub(crate) fn select_statement(with_delete: bool, with_topic_backoff: bool) -> S
     };
     format!(
         "{and_deletes}
-         select position, event_id, topic, key, schema_fingerprint, body, traceparent, causation_id,
-                occurred_at
+         select position, event_id, topic, key, schema_fingerprint, body, traceparent, tracestate,
+                causation_id, occurred_at
          from chassis.outbox
          where position > $2
            and position not in (select unnest($1::bigint[]))
@@ -110,12 +111,13 @@ pub(crate) fn record_headers(source: &str, row: &OutboxRow) -> OwnedHeaders {
         ("ce_time", Some(time.as_str())),
         ("content-type", Some("application/avro")),
         ("traceparent", row.traceparent.as_deref()),
+        ("tracestate", row.tracestate.as_deref()),
         ("ce_causationid", causation_id.as_deref()),
     ];
     headers
         .into_iter()
         .filter(|(_, value)| value.is_some())
-        .fold(OwnedHeaders::new_with_capacity(8), |headers, (key, value)| {
+        .fold(OwnedHeaders::new_with_capacity(9), |headers, (key, value)| {
             headers.insert(Header { key, value })
         })
 }
@@ -126,7 +128,7 @@ pub(crate) fn send_span(row: &OutboxRow) -> Option<Context> {
     if !telemetry::exports_spans() {
         return None;
     }
-    let parent = telemetry::parse_traceparent(row.traceparent.as_deref());
+    let parent = telemetry::parse_trace(row.traceparent.as_deref(), row.tracestate.as_deref());
     Some(telemetry::start_span(&parent, || {
         SpanBuilder::from_name(format!("send {}", row.topic))
             .with_kind(SpanKind::Producer)

@@ -20,7 +20,7 @@ use crate::db::migrate;
 use crate::kafka;
 use crate::service::Service;
 use crate::service::open_files;
-use crate::telemetry;
+use crate::telemetry::{self, LogFlush};
 
 const COMMANDS: [&str; 5] = ["serve", "migrate", "health", "erase", "end-erasure"];
 
@@ -93,6 +93,8 @@ where
             return ExitCode::from(EXIT_BAD_CONFIGURATION);
         }
     };
+    // Declared before all that logs, so that it is dropped at the end.
+    let _log_flush = LogFlush;
     let ended = build_runtime().and_then(|runtime| {
         let ended = runtime.block_on(run(command));
         // A blocked thread would keep the runtime, and with it the process, without a limit.

@@ -116,7 +116,7 @@ mod tests {
 
     /// The lines of a request that is labelled with a hostile text, and one after it.
     fn log_lines() {
-        let parent = telemetry::parse_traceparent(Some(TRACEPARENT));
+        let parent = telemetry::parse_trace(Some(TRACEPARENT), None);
         let request = parent.with_value(Labels::default()).attach();
         tracing::info!(attempts = 3, "before the label");
         label_request("parcel_id", "7\"\n");

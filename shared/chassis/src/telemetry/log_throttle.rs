@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// By subject, the text that was logged last, and when.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct LogThrottle(HashMap<String, (String, Instant)>);
 
 impl LogThrottle {

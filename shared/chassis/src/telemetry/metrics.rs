@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::telemetry::refusals;
+use crate::telemetry::{log_buffer, refusals, trace_export};
 
 /// How often the exporter drops the samples of histograms that have left its window.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub(super) fn prometheus_builder() -> anyhow::Result<PrometheusBuilder> {
 }
 
 /// Counters that exist from the start: an alert on an increase cannot see the first increment of a new counter.
-const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
+const COUNTERS_FROM_ZERO: [(&str, &str); 10] = [
     ("commands_refused_total", "Commands refused because too many were waiting."),
     ("consumer_clients_replaced_total", "Kafka consumers replaced after a fatal error."),
     ("consumer_retries_total", "Parts of batches that were retried."),
@@ -56,6 +56,10 @@ const COUNTERS_FROM_ZERO: [(&str, &str); 9] = [
         "relay_possibly_persisted_total",
         "Records sent again because they were only possibly persisted: no broker acknowledged them.",
     ),
+    (
+        trace_export::LOST_COUNTER,
+        "Spans that were lost because the collector of traces did not take them in time.",
+    ),
     ("change_feed_polls_total", "Polls of the database by the change feed."),
     (
         "change_feed_refused_total",
@@ -67,6 +71,10 @@ const COUNTERS: [(&str, &str); 10] = [
     (
         refusals::COUNTER,
         "Times that another system refused this service, by system and kind: its password or its rights.",
+    ),
+    (
+        log_buffer::LOST_COUNTER,
+        "Lines of the log that were lost because nothing read it in time, by level.",
     ),
     ("http_requests_total", "Requests answered, by method, route and status."),
     ("http_requests_refused_total", "Requests refused because of their access token, by reason."),
@@ -161,6 +169,9 @@ fn describe_metrics() {
         for kind in refusals::KINDS {
             metrics::counter!(refusals::COUNTER, "system" => system, "kind" => kind).increment(0);
         }
+    }
+    for level in log_buffer::LEVELS {
+        metrics::counter!(log_buffer::LOST_COUNTER, "level" => level).increment(0);
     }
     for (name, meaning) in GAUGES {
         metrics::describe_gauge!(name, meaning);

@@ -6,12 +6,15 @@
 
 mod escaped_fields;
 pub(crate) mod labels;
+mod log_buffer;
 pub(crate) mod log_lines;
 pub(crate) mod log_throttle;
 pub(crate) mod metrics;
 pub(crate) mod panics;
 pub(crate) mod refusals;
 mod resource;
+mod trace_context;
+pub(crate) mod trace_export;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -21,23 +24,20 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use opentelemetry::Context as TraceContext;
 use opentelemetry::global;
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{
-    SpanBuilder, SpanContext, TraceContextExt, TraceFlags, TraceState, Tracer,
-};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracerProvider};
+use opentelemetry::trace::{SpanBuilder, SpanContext, TraceContextExt, Tracer};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::env::{self, BadConfiguration};
 use crate::config::{Config, LogFormat};
+pub(crate) use crate::telemetry::log_buffer::LogFlush;
+use crate::telemetry::log_buffer::{LogBuffer, standard_output};
 use crate::telemetry::log_lines::{json_format, text_format};
+pub(crate) use crate::telemetry::trace_context::{parse_trace, trace_headers, with_trace};
+use crate::telemetry::trace_export::tracer_provider;
 
 const RUST_LOG: &str = EnvFilter::DEFAULT_ENV;
 const DEFAULT_FILTER: &str = "info,librdkafka=warn,rdkafka=warn,sqlx::postgres::notice=warn";
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The exporter of traces, to be flushed at the end, and the metrics for `/metrics`.
@@ -65,12 +65,25 @@ pub fn init(
 
 /// Sets up the logs alone, with the log of panics.
 pub fn init_logs(format: LogFormat) -> anyhow::Result<()> {
-    let logs = tracing_subscriber::fmt().with_env_filter(log_filter(std::env::var_os(RUST_LOG))?);
+    let buffer = LogBuffer::start(standard_output()?, |lost| {
+        tracing::warn!(
+            error = lost[0],
+            warn = lost[1],
+            info = lost[2],
+            debug = lost[3],
+            trace = lost[4],
+            "the log was not read in time, and has lost so many lines since the start"
+        );
+    })?;
+    let logs = tracing_subscriber::fmt()
+        .with_writer(buffer.clone())
+        .with_env_filter(log_filter(std::env::var_os(RUST_LOG))?);
     let set = match format {
         LogFormat::Text => text_format(logs, std::io::stdout().is_terminal()).try_init(),
         LogFormat::Json => json_format(logs).try_init(),
     };
     set.map_err(|error| anyhow::anyhow!("the logs were set up before: {error}"))?;
+    buffer.keep_for_flush();
     panics::install_hook();
     Ok(())
 }
@@ -131,61 +144,6 @@ pub(crate) fn start_span(
     parent.with_span(global::tracer("chassis").build_with_context(span(), parent))
 }
 
-/// The context itself if it belongs to a trace, or one in which a trace begins.
-pub(crate) fn with_trace(cx: &TraceContext) -> TraceContext {
-    if cx.span().span_context().is_valid() {
-        return cx.clone();
-    }
-    let ids = RandomIdGenerator::default();
-    cx.with_remote_span_context(SpanContext::new(
-        ids.new_trace_id(),
-        ids.new_span_id(),
-        TraceFlags::SAMPLED,
-        true,
-        TraceState::NONE,
-    ))
-}
-
-/// The W3C `traceparent` of a context, to be stored beside an event. If the context has no trace, one begins.
-pub fn traceparent(cx: &TraceContext) -> String {
-    let cx = with_trace(cx);
-    let span = cx.span();
-    let span = span.span_context();
-    let sampled = u8::from(span.is_sampled());
-    format!("00-{}-{}-{sampled:02x}", span.trace_id(), span.span_id())
-}
-
-/// The context of a stored or received `traceparent`; an empty context if it is absent or invalid.
-pub fn parse_traceparent(traceparent: Option<&str>) -> TraceContext {
-    struct Carrier<'a>(&'a str);
-    impl Extractor for Carrier<'_> {
-        fn get(&self, key: &str) -> Option<&str> {
-            (key == "traceparent").then_some(self.0)
-        }
-        fn keys(&self) -> Vec<&str> {
-            vec!["traceparent"]
-        }
-    }
-    let Some(traceparent) = traceparent else {
-        return TraceContext::new();
-    };
-    TraceContextPropagator::new().extract_with_context(&TraceContext::new(), &Carrier(traceparent))
-}
-
-fn tracer_provider(resource: Resource, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
-    let provider = SdkTracerProvider::builder().with_resource(resource);
-    let exporter = SpanExporter::builder()
-        .with_http()
-        .with_endpoint(format!("{endpoint}/v1/traces"))
-        .with_timeout(EXPORT_TIMEOUT)
-        .build()
-        .map_err(|error| {
-            let exporter = "no traces can go to OTEL_EXPORTER_OTLP_ENDPOINT";
-            BadConfiguration::new(format!("{exporter} ({endpoint}): {error}."))
-        })?;
-    Ok(provider.with_batch_exporter(exporter).build())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -200,25 +158,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_traceparent_survives_the_outbox_and_the_header() {
-        let begun = traceparent(&TraceContext::new());
-        assert_eq!((begun.len(), &begun[..3], &begun[52..]), (55, "00-", "-01"));
-        assert_eq!(traceparent(&parse_traceparent(Some(&begun))), begun);
-        let unsampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
-        assert_eq!(traceparent(&parse_traceparent(Some(unsampled))), unsampled);
-        for nothing in [None, Some(""), Some("00-nonsense-x-01")] {
-            assert!(!parse_traceparent(nothing).span().span_context().is_valid());
-        }
-    }
-
-    #[test]
     fn below_a_parent_that_is_not_recorded_no_span_begins() {
         install_tracer_provider(&SdkTracerProvider::builder().build());
         for (flags, is_child) in [("00", false), ("01", true)] {
             let parent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
-            let span =
-                start_span(&parse_traceparent(Some(&parent)), || SpanBuilder::from_name("x"));
-            assert_eq!(traceparent(&span) != parent, is_child, "{flags}");
+            let span = start_span(&parse_trace(Some(&parent), Some("a=b")), || {
+                SpanBuilder::from_name("x")
+            });
+            let (traceparent, tracestate) = trace_headers(&span);
+            assert_eq!(traceparent != parent, is_child, "{flags}");
+            assert_eq!(tracestate.as_deref(), Some("a=b"), "{flags}");
         }
     }
 

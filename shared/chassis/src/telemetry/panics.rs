@@ -4,6 +4,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::telemetry::log_buffer;
+
 thread_local! {
     static SILENCE_PANICS: Cell<bool> = const { Cell::new(false) };
 }
@@ -17,6 +19,8 @@ pub(super) fn install_hook() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let message = panic_message(panic.payload());
         tracing::error!("panicked at {place}: {message}");
+        // The panic may end the process at once.
+        log_buffer::flush_at_panic();
     }));
 }
 

@@ -86,6 +86,7 @@ async fn a_captured_row_is_the_record_that_the_relay_would_send() {
             schema_fingerprint: Vec::new(),
             body: event.body.clone(),
             traceparent: envelope.traceparent.clone(),
+            tracestate: None,
             causation_id,
             occurred_at: time,
         };

@@ -319,6 +319,7 @@ pub fn envelope<const TEST: u32>(event: &Counted<TEST>) -> Envelope {
         event: Outgoing::from_event(event),
         event_id: Uuid::now_v7(),
         traceparent: None,
+        tracestate: None,
         causation_id: None,
         occurred_at: chrono::Utc::now(),
     }

@@ -89,7 +89,14 @@ async fn publish<const TEST: u32, E: Event>(fixture: &Fixture<TEST>, event: &E) 
     let mut tx = fixture.db.begin().await.unwrap();
     let (event_id, occurred_at) = (Uuid::now_v7(), chrono::Utc::now());
     let event = Outgoing::from_event(event);
-    let envelope = Envelope { event, event_id, traceparent: None, causation_id: None, occurred_at };
+    let envelope = Envelope {
+        event,
+        event_id,
+        traceparent: None,
+        tracestate: None,
+        causation_id: None,
+        occurred_at,
+    };
     super::publish_in(&mut tx, &[envelope]).await;
     tx.commit().await.unwrap();
     fixture.wakeups.relay.notify_one();

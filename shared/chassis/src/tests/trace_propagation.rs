@@ -19,7 +19,8 @@ async fn the_trace_of_a_command_continues_through_kafka_into_the_published_answe
     let (commands, writing) = fixture.commands();
 
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let caller = telemetry::parse_traceparent(Some(&format!("00-{trace}-00f067aa0ba902b7-01")));
+    let (parent, state) = (format!("00-{trace}-00f067aa0ba902b7-01"), "rojo=1,congo=t61rcWkgMzE");
+    let caller = telemetry::parse_trace(Some(&parent), Some(state));
     commands.execute(counted::<301>("a", 1), None, count).with_context(caller).await.unwrap();
     eventually("the answer is published", async || {
         !fixture.records(names(301).tallied).await.is_empty()
@@ -33,6 +34,7 @@ async fn the_trace_of_a_command_continues_through_kafka_into_the_published_answe
     let tallied = &fixture.records(names(301).tallied).await[0];
     for (record, topic) in [(counted, names(301).counted), (tallied, names(301).tallied)] {
         assert_eq!(&header(record, "traceparent").unwrap()[3..35], trace);
+        assert_eq!(header(record, "tracestate"), Some(state));
         assert_eq!(header(record, "ce_type"), Some(topic.name));
         assert_eq!(header(record, "ce_specversion"), Some("1.0"));
         assert_eq!(header(record, "ce_source").unwrap(), format!("/{}", fixture.service));
@@ -72,7 +74,7 @@ async fn the_log_of_a_command_and_of_a_dead_letter_names_the_trace_and_what_each
 
     let (commands, writing) = fixture.commands();
     let request = format!("00-{command_trace}-{command_span}-01");
-    let request = telemetry::parse_traceparent(Some(&request)).with_value(Labels::default());
+    let request = telemetry::parse_trace(Some(&request), None).with_value(Labels::default());
     let command = async {
         label_request("till", "a");
         commands.execute(counted::<302>("a", -1), None, count).await

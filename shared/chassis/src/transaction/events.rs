@@ -75,11 +75,12 @@ impl<R: UnitOfWork> WorkItem<R> for IncomingRecord<R> {
         let event = handler.decide(rows, HandlerContext { now, event_id, causation_id });
         drop(current);
         let event = event.inspect_err(|_| span.span().set_status(Status::error("")))?;
-        let traceparent = Some(telemetry::traceparent(&span));
+        let (traceparent, tracestate) = telemetry::trace_headers(&span);
         let envelope = event.map(|event| Envelope {
             event,
             event_id,
-            traceparent,
+            traceparent: Some(traceparent),
+            tracestate,
             causation_id,
             occurred_at: now,
         });

@@ -157,6 +157,13 @@ fn message_trait() -> MessageTrait {
         ("content-type", constant(CONTENT_TYPE)),
         ("traceparent", described("The trace that the event belongs to (W3C Trace Context).")),
         (
+            "tracestate",
+            described(
+                "What the vendors of tracing systems have added to the trace, up to 512 characters. \
+                 Absent if they added nothing, and where a connector carries the outbox.",
+            ),
+        ),
+        (
             "ce_causationid",
             formatted(
                 "uuid",
@@ -165,7 +172,7 @@ fn message_trait() -> MessageTrait {
             ),
         ),
     ];
-    let is_optional = |name: &str| ["traceparent", "ce_causationid"].contains(&name);
+    let is_optional = |name: &str| ["traceparent", "tracestate", "ce_causationid"].contains(&name);
     let required = headers.iter().map(|(name, _)| *name).filter(|name| !is_optional(name));
     let kafka = MessageBinding { key: described(KEY), binding_version: BINDING_VERSION };
     MessageTrait {
