@@ -117,6 +117,7 @@ fn topics_are_declared_to_strimzi_as_they_are_in_code() {
             let mut config = json!({
                 "message.timestamp.type": "LogAppendTime",
                 "max.message.bytes": RECORD_BYTES_MAX,
+                "compression.type": "uncompressed",
                 "min.insync.replicas": 2,
             });
             match topic.retention {

@@ -26,6 +26,9 @@ pub fn topic_config(topic: &Topic, replication: Option<i32>) -> Vec<(&'static st
         ("message.timestamp.type", "LogAppendTime".to_string()),
         // A larger record is no event, and each subscriber would keep it as a dead letter.
         ("max.message.bytes", RECORD_BYTES_MAX.to_string()),
+        // A broker compares that limit with a batch as it is stored. A batch that it stores as it came may be a
+        // thousand times larger where it is read (docs/decisions/0045).
+        ("compression.type", "uncompressed".to_string()),
     ];
     if let Some(replication) = replication {
         // With three replicas, one broker may be down, and no acknowledged record is on one disk

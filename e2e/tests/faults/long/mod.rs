@@ -31,6 +31,7 @@ mod boards;
 mod captured_traffic;
 mod catch_up;
 mod clocks;
+mod compressed_records;
 mod connector;
 mod disks;
 mod evolution;

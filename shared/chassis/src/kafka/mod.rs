@@ -160,7 +160,8 @@ pub fn producer_config(service: &str, config: &KafkaConfig) -> ClientConfig {
         .set("batch.size", RECORD_BYTES_MAX.to_string())
         // Records in flight are bounded by their number, and here by their size: a row may have 256 KiB.
         .set("queue.buffering.max.kbytes", "16384")
-        .set("compression.type", "lz4")
+        // The topics store no compression, so the broker would only have to undo it (docs/decisions/0045).
+        .set("compression.type", "none")
         // For `ClientHealth::on_statistics`.
         .set("statistics.interval.ms", "10000");
     producer

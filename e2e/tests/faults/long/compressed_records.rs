@@ -1,0 +1,131 @@
+//! Records that are small where they are written and large where they are read.
+
+use chassis::kafka::RECORD_BYTES_MAX;
+use e2e::client::sample_events::POISON_KEY;
+use events::stock::RESERVED;
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientContext, Message as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::*;
+use crate::fixture::waiting_dead_letters;
+
+/// The limit of docker compose.
+const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+const MIB: usize = 1024 * 1024;
+
+/// Each codec, with the zeros of which a fetch has three records, and those of the largest record that a topic accepts
+/// if it counts compressed bytes. A zstd record of 100 MB or more is refused by librdkafka itself.
+const CODECS: [(&str, usize, usize); 4] = [
+    ("gzip", 60 * MIB, 250 * MIB),
+    ("snappy", MIB, 5 * MIB),
+    ("lz4", 15 * MIB, 64 * MIB),
+    ("zstd", 90 * MIB, 95 * MIB),
+];
+
+/// The largest record that a topic accepts, whatever its compression.
+const LARGEST_BYTES: usize = RECORD_BYTES_MAX - 1024;
+
+/// A position for each record that Kafka accepted.
+#[derive(Clone, Default)]
+struct Accepted(Arc<Mutex<Vec<(String, i32, i64)>>>);
+
+impl ClientContext for Accepted {}
+
+impl ProducerContext for Accepted {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Ok(record) = result {
+            let position = (record.topic().to_string(), record.partition(), record.offset());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(position);
+        }
+    }
+}
+
+impl Accepted {
+    fn positions(&self) -> Vec<(String, i32, i64)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A producer without a limit of its own, which sends each record once.
+fn hostile_producer(client: &Client, codec: &str) -> Result<ThreadedProducer<Accepted>> {
+    let mut settings = client.addresses.kafka.clone();
+    settings
+        .set("compression.type", codec)
+        .set("message.max.bytes", "1000000000")
+        .set("queue.buffering.max.kbytes", "2000000")
+        .set("retries", "0");
+    Ok(settings.create_with_context(Accepted::default())?)
+}
+
+/// The most memory that a service ever had since its start.
+async fn peak_memory_bytes(stack: &Stack, service: &str) -> Result<u64> {
+    let status = stack.status().await?;
+    let component = status.iter().find(|component| component.name == service);
+    let pid = component.and_then(|component| component.pid).context("the service runs")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|rest| rest.split_whitespace().next()).context("Linux counts it")?;
+    Ok(peak.parse::<u64>()? * 1024)
+}
+
+/// A service above its memory limit would be killed, would read the record again, and would be killed again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes a minute: make faults"]
+async fn a_record_that_compression_makes_small_is_refused_by_kafka_or_fits_into_the_memory_of_its_readers()
+-> Result<()> {
+    with_exclusive_fixture(async |Fixture { stack, client }| {
+        stack.stop("order").await?;
+        let mut accepted = Vec::new();
+        for (codec, share_bytes, largest_bytes) in CODECS {
+            let producer = hostile_producer(client, codec)?;
+            for bytes in [share_bytes, LARGEST_BYTES] {
+                for partition in 0..RESERVED.partitions {
+                    send_zeros(&producer, bytes, partition)?;
+                }
+            }
+            send_zeros(&producer, largest_bytes, 0)?;
+            let codec_accepted = producer.context().positions();
+            ensure!(codec_accepted.len() >= 3, "{codec}: Kafka accepted {codec_accepted:?}");
+            accepted.extend(codec_accepted);
+        }
+        stack.start("order").await?;
+        wait_until_confirmed(client, &place_orders(client, 3).await?).await?;
+        let peak = wait_for_dead_letters(stack, client, &accepted).await?;
+        ensure!(peak <= MEMORY_BYTES_MAX, "order grew to {peak} bytes");
+        Ok(())
+    })
+    .await
+}
+
+fn send_zeros(producer: &ThreadedProducer<Accepted>, bytes: usize, partition: i32) -> Result<()> {
+    let zeros = vec![0_u8; bytes];
+    let record = BaseRecord::to(RESERVED.name).partition(partition).key(POISON_KEY).payload(&zeros);
+    producer.send(record).map_err(|(error, _)| error)?;
+    Ok(producer.flush(TIMEOUT)?)
+}
+
+/// Waits for a dead letter of order for each of these records, and returns the most memory that it needed.
+async fn wait_for_dead_letters(
+    stack: &Stack,
+    client: &Client,
+    records: &[(String, i32, i64)],
+) -> Result<u64> {
+    eventually("a dead letter for each", DRAIN_TIMEOUT, async || {
+        let letters = waiting_dead_letters(client, "order").await?;
+        let found = |record: &&(String, i32, i64)| {
+            letters
+                .iter()
+                .any(|letter| (&letter.0, letter.1, letter.2) == (&record.0, record.1, record.2))
+        };
+        let missing = records.iter().find(|record| !found(record));
+        ensure!(missing.is_none(), "none for {missing:?}");
+        Ok(())
+    })
+    .await?;
+    peak_memory_bytes(stack, "order").await
+}
