@@ -236,10 +236,10 @@ async fn ten_posts_with_one_key_at_once_are_one_order() -> Result<()> {
 async fn a_deposit_and_a_delivery_are_booked_once_however_often_they_are_sent() -> Result<()> {
     with_shared_fixture(async |Fixture { client, .. }| {
         let (customer, key) = (Uuid::now_v7(), Uuid::now_v7().to_string());
-        let deposits = join_all((0..5).map(|_| client.deposit(customer, 700, &key))).await;
-        for account in deposits {
-            assert_eq!(account?["deposited_cents"], 700);
-        }
+        let deposits = try_join_all((0..5).map(|_| client.deposit(customer, 700, &key))).await?;
+        assert!(deposits.iter().all(|deposit| *deposit == deposits[0]), "{deposits:?}");
+        let account: Value = client.get("payment", &format!("/accounts/{customer}")).await?;
+        assert_eq!(account["deposited_cents"], 700);
         let sku = format!("brick-{}", &key[24..]);
         client.put_item(&sku, "Brick", 50).await?;
         let deliveries = join_all((0..5).map(|_| client.deliver(&sku, 9, &key))).await;

@@ -64,10 +64,10 @@ struct DepositRequest {
 /// Takes a deposit into an account.
 ///
 /// The first deposit opens the account, in the currency of this service. A payment provider makes deposits, into the
-/// account of any customer.
+/// account of any customer, and the answer tells nothing else of that account.
 #[utoipa::path(post, path = "/accounts/{customer_id}/deposits", params(IdempotencyKey),
     security(("token" = ["accounts:deposit"])), responses(
-    (status = 201, description = "The account, with the deposit.", body = Account),
+    (status = 201, description = "The deposit. `Location` has the account.", body = Deposit),
     (status = 409, description = "The account is in another currency than deposits are now."),
     (status = 422, description = "`field` breaks a rule, or all deposits together would be too large. \
         Or the key was used with another request."),
@@ -89,8 +89,7 @@ async fn deposit(
     let deposit = Deposit { deposit_id, customer_id, amount_cents, currency };
     let decide = |deposit: &Deposit, ledger: &mut Ledger, context| {
         saga::deposit(deposit, ledger, context)?;
-        let account = ledger.account(deposit.customer_id).ok_or_else(Problem::internal)?;
-        Ok(Reply::created(format!("/accounts/{}", deposit.customer_id), account))
+        Ok(Reply::created(format!("/accounts/{}", deposit.customer_id), deposit))
     };
     api.commands.execute(deposit, Some(once), decide).await
 }

@@ -133,8 +133,8 @@ impl Republish for Payment {
     }
 }
 
-/// The command that takes a deposit.
-#[derive(Clone, Debug)]
+/// The command that takes a deposit, and what its client gets in answer.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Deposit {
     pub deposit_id: Uuid,
     pub customer_id: Uuid,

@@ -54,3 +54,18 @@ async fn two_providers_with_the_same_idempotency_key_make_a_deposit_each() {
     let account = client.get(&format!("/accounts/{CUSTOMER}")).await.body;
     assert_eq!(account["balance_cents"], 200);
 }
+
+/// The same answer for all: a repeat gets the stored one, whatever its token may read by then.
+#[tokio::test]
+async fn a_deposit_and_its_repeat_tell_nothing_of_the_account() {
+    let (_fixture, client) = fixture().await;
+    post_deposit(&client, CUSTOMER, 1_000, "earlier").await;
+    let path = format!("/accounts/{CUSTOMER}/deposits");
+    for scopes in [&["accounts:deposit", "support:read"][..], &["accounts:deposit"]] {
+        let provider = client.with_caller("bank", scopes);
+        let answer = provider.post(&path, Some("one"), json!({"amount_cents": 1})).await;
+        let deposit = json!({"deposit_id": answer.body["deposit_id"], "customer_id": CUSTOMER,
+                             "amount_cents": 1, "currency": "EUR"});
+        assert_eq!((answer.status, answer.body), (201, deposit));
+    }
+}
