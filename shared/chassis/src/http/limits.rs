@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::http::host::check_host;
 use crate::http::instrument;
 use crate::http::problem::Problem;
 use crate::http::slots::ConnectionSlots;
@@ -75,6 +76,7 @@ pub(crate) fn apply(router: Router, limits: Limits, slots: ConnectionSlots) -> R
         .fallback(async || Problem::not_found("There is nothing at this address."))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(CatchPanicLayer::custom(panic_response))
+        .layer(middleware::from_fn(check_host))
         .layer(middleware::from_fn_with_state((limits, slots), enforce))
         .layer(middleware::from_fn(instrument::instrument_request))
 }

@@ -15,6 +15,7 @@ pub mod extractors;
 pub(crate) mod feed_entry;
 pub mod headers;
 pub mod health;
+mod host;
 pub(crate) mod instrument;
 pub(crate) mod login_retry;
 pub(crate) mod limits;

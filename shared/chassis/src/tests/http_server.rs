@@ -61,6 +61,27 @@ async fn a_body_over_the_limit_is_a_413_even_for_a_client_that_sends_it_all_firs
 }
 
 #[tokio::test]
+async fn a_request_that_names_two_hosts_is_a_400() {
+    let server = start_server(limits(), LONG_TIMEOUT).await;
+    let send = async |target, hosts| {
+        let request = format!("GET {target} HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        server.send_and_read(&request).await
+    };
+    for (target, hosts) in [
+        ("/", "host: a\r\nhost: b\r\n"),
+        ("/", "host: a\r\nhost: a\r\n"),
+        ("http://b/", "host: a\r\n"),
+        ("http://a:80/", "host: a\r\n"),
+        ("http://b@a/", "host: a\r\n"),
+    ] {
+        assert_problem(&send(target, hosts).await, "400", "malformed-request");
+    }
+    for (target, hosts) in [("/", "host: a\r\n"), ("http://A/", "host: a\r\n")] {
+        assert!(send(target, hosts).await.ends_with("here"), "{target}");
+    }
+}
+
+#[tokio::test]
 async fn a_header_over_the_limit_is_a_431() {
     let server = start_server(limits(), LONG_TIMEOUT).await;
     let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(17_000));

@@ -1,0 +1,27 @@
+//! The host that a request names. A proxy and a service that read different ones of two hosts would check one name and
+//! serve the other (RFC 9112, 3.2).
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::http::problem::Problem;
+
+/// Refuses a request that names two hosts.
+pub(super) async fn check_host(request: Request, next: Next) -> Result<Response, Problem> {
+    if !names_one_host(request.uri(), request.headers()) {
+        return Err(Problem::malformed("The request names two hosts."));
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether there is one header `Host` at most, and the target of the request names no other host.
+fn names_one_host(target: &Uri, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    let is_same = target.authority().zip(host).is_none_or(|(target, host)| {
+        host.as_bytes().eq_ignore_ascii_case(target.as_str().as_bytes())
+    });
+    is_same && hosts.next().is_none()
+}
