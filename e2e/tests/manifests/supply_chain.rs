@@ -41,3 +41,25 @@ fn every_action_is_pinned_by_a_commit_and_says_its_version() {
     }
     assert!(found >= 8, "only {found} actions were found");
 }
+
+/// The code of a dependency runs while it is compiled.
+#[test]
+fn no_job_that_compiles_has_a_right_to_write() {
+    let mut compiling = 0;
+    for entry in std::fs::read_dir(path(".github/workflows")).unwrap() {
+        let workflow = format!(".github/workflows/{}", entry.unwrap().file_name().display());
+        let parsed = file(&workflow).remove(0);
+        for (job, definition) in parsed["jobs"].as_object().unwrap() {
+            let runs = |step: &Value| {
+                let script = step["run"].as_str().unwrap_or_default();
+                ["cargo", "make ", "docker build"].iter().any(|word| script.contains(word))
+            };
+            if list(&definition["steps"]).iter().any(runs) {
+                compiling += 1;
+                let rights = definition.get("permissions").unwrap_or(&parsed["permissions"]);
+                assert!(!rights.to_string().contains("write"), "{workflow}: {job} has {rights}");
+            }
+        }
+    }
+    assert!(compiling >= 3, "only {compiling} jobs compile");
+}
